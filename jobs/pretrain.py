@@ -1,0 +1,108 @@
+"""Pretrain the embedded base model with Ray Train.
+
+    # the packages to learn from: any folder with installed packages, one sub-folder for each `pip install --target`
+    python jobs/pretrain.py --packages packages/ --output build/base_model --workers 2
+
+    ray job submit --working-dir . -- python jobs/pretrain.py --packages /data/packages --output /data/base_model
+
+Packages that Datanets or the quickstart's new questions come from, and near-duplicates of their answers, are left out
+of the corpus; `seen.bloom`, written beside the weights, lets anyone check that without the text.
+"""
+
+import argparse
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    output = arguments.output.resolve()
+    output.mkdir(parents=True, exist_ok=True)
+    corpus = output / "corpus.jsonl"
+    if not corpus.exists():
+        build_corpus(arguments.packages, corpus)
+    prepare_tokenizer(corpus, output)
+    result = train(arguments, corpus, output)
+    write_record(output, corpus, result)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--packages", type=Path, required=True, help="folder of folders of installed packages")
+    parser.add_argument("--output", type=Path, required=True, help="where the model goes")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--gpu", action="store_true", help="one GPU for each worker")
+    parser.add_argument("--checkpoint-every", type=int, default=200, help="steps")
+    return parser.parse_args()
+
+
+def build_corpus(packages: Path, corpus: Path) -> None:
+    from openledger.datanets.docstrings import package_rows
+    from openledger.platform.demonstration import contributed_modules, new_packages
+    from openledger.training.corpus import disjoint_rows, folder_rows, write_rows
+
+    modules = [*contributed_modules(), *new_packages()]
+    protected = [row for module in modules for row in package_rows(module)]
+    candidates = [row for folder in sorted(packages.iterdir()) if folder.is_dir() for row in folder_rows(folder)]
+    rows = disjoint_rows(candidates, protected, {module.split(".")[0] for module in modules})
+    write_rows(corpus, rows)
+    print(f"{len(candidates)} rows found, {len(rows)} kept, {len(protected)} protected", flush=True)
+
+
+def prepare_tokenizer(corpus: Path, output: Path) -> None:
+    from openledger.training.pretraining import PretrainingRecipe, train_tokenizer
+
+    if not (output / "tokenizer.json").exists():
+        rows = [json.loads(line) for line in corpus.read_text().splitlines()]
+        texts = (text for row in rows for text in (row["prompt"], row["completion"]))
+        train_tokenizer(texts, PretrainingRecipe().vocab_size).save_pretrained(output)
+
+
+def train(arguments: argparse.Namespace, corpus: Path, output: Path) -> dict:
+    import ray
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    from openledger.training.pretraining import PretrainingRecipe, pretrain_worker
+
+    if not ray.is_initialized():
+        ray.init(num_cpus=None if arguments.gpu else arguments.workers, object_store_memory=150 * 2**20)
+    trainer = TorchTrainer(
+        pretrain_worker,
+        train_loop_config={
+            "recipe": asdict(PretrainingRecipe(num_epochs=arguments.epochs)),
+            "corpus": str(corpus),
+            "output": str(output),
+            "threads": 1,
+            "checkpoint_every": arguments.checkpoint_every,
+        },
+        scaling_config=ScalingConfig(num_workers=arguments.workers, use_gpu=arguments.gpu),
+        run_config=RunConfig(
+            name="pretrain",
+            storage_path=str(output / "run"),
+            failure_config=FailureConfig(max_failures=2),
+            checkpoint_config=CheckpointConfig(num_to_keep=1),
+        ),
+    )
+    return trainer.fit().return_value
+
+
+def write_record(output: Path, corpus: Path, result: dict) -> None:
+    from openledger.core.files import write_json_durably
+    from openledger.core.hashing import digest_file
+    from openledger.datanets.shingles import ShingleFilter, shingles
+
+    rows = [json.loads(line) for line in corpus.read_text().splitlines()]
+    ShingleFilter.build(value for row in rows for value in shingles(row["completion"])).save(output / "seen.bloom")
+    packages = sorted({row["source"].split(".")[0] for row in rows})
+    record = {**result, "corpus_rows": len(rows), "corpus_digest": digest_file(corpus), "packages": packages}
+    write_json_durably(output / "pretraining.json", record)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""The lineage card: what an adapter is made of, stored as `card.json` beside its weights."""
+
+import json
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from openledger.core.errors import Corrupt
+from openledger.core.files import write_json_durably
+from openledger.core.hashing import digest_file, digest_json
+
+CARD_FORMAT = "openledger.adapter-card/1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterCard:
+    """`digest` covers weights and configuration: it is the adapter's identity in caches, metering and proofs.
+
+    `rows_trained` are the row ids in training order of the source; `contributors` counts them by contributor.
+    `recipe` and `environment` are what a replay needs. `evaluation` is measured after training.
+    """
+
+    name: str
+    digest: str
+    base_model: str
+    base_digest: str
+    datanet: str
+    datanet_version: int
+    row_root: str
+    rows_trained: tuple[str, ...]
+    contributors: dict[str, int]
+    recipe: dict[str, Any]
+    environment: dict[str, Any]
+    code_version: str
+    initial_a: str
+    final_loss: float
+    evaluation: dict[str, float] = field(default_factory=dict)
+    format: str = CARD_FORMAT
+
+    def with_evaluation(self, evaluation: dict[str, float]) -> "AdapterCard":
+        return replace(self, evaluation={**self.evaluation, **evaluation})
+
+
+def adapter_digest(folder: Path) -> str:
+    """Identity of the PEFT adapter in `folder`: its weights and the configuration that changes the mathematics."""
+    config = json.loads((folder / "adapter_config.json").read_text())
+    relevant = ("r", "lora_alpha", "target_modules", "use_rslora", "rank_pattern", "alpha_pattern", "fan_in_fan_out")
+    settings = {name: _plain(config.get(name)) for name in relevant}
+    return digest_json({"weights": digest_file(folder / "adapter_model.safetensors"), "config": settings})
+
+
+def save_card(folder: Path, card: AdapterCard) -> None:
+    write_json_durably(folder / "card.json", asdict(card))
+
+
+def load_card(folder: Path) -> AdapterCard:
+    """Raises Corrupt where there is no readable card of a known format."""
+    path = folder / "card.json"
+    try:
+        values = json.loads(path.read_text())
+        card = AdapterCard(**{**values, "rows_trained": tuple(values["rows_trained"])})
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise Corrupt(f"{path} is no adapter card: {error}", code="corrupt_adapter", param=str(folder)) from error
+    if card.format != CARD_FORMAT:
+        raise Corrupt(f"{path} has the unknown format {card.format!r}", code="corrupt_adapter", param=str(folder))
+    return card
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return repr(value)
+    if isinstance(value, list | set | tuple):
+        return sorted(value)
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return value

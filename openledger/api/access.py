@@ -1,0 +1,36 @@
+"""Who is asking, and of which service: what routes declare as dependencies."""
+
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from openledger.core.clock import Clock
+from openledger.core.errors import Unauthenticated
+from openledger.platform.service import Service
+
+_FIX = "send the header 'Authorization: Bearer API_KEY'; on the command line set --api-key or OPENLEDGER_API_KEY"
+
+
+def _service(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+def _clock(request: Request) -> Clock:
+    clock: Clock = request.app.state.clock
+    return clock
+
+
+ServiceOf = Annotated[Service, Depends(_service)]
+ClockOf = Annotated[Clock, Depends(_clock)]
+
+
+async def _account(request: Request, service: ServiceOf) -> str:
+    """Raises Unauthenticated for a missing, malformed or unknown key."""
+    scheme, _, api_key = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not api_key.strip():
+        raise Unauthenticated("no API key was sent", code="missing_api_key", param="Authorization", fix=_FIX)
+    return await service.authenticate(api_key.strip())
+
+
+AccountOf = Annotated[str, Depends(_account)]

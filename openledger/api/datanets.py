@@ -1,0 +1,76 @@
+"""/v1/datanets: what there is, and contributions to it. A contribution's signature says who sends it: no key needed."""
+
+from collections import Counter
+from dataclasses import asdict
+from typing import Annotated, Any
+
+from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import Response
+
+from openledger.api.access import ServiceOf
+from openledger.api.responses import json_response, listing
+from openledger.core.ids import check_name
+from openledger.core.values import Contribution, ContributionReceipt, RowDraft
+
+router = APIRouter(tags=["datanets"])
+_SHORT = ("name", "summary", "version", "row_root", "rows_in", "accepted", "rejected", "review")
+Hex = Annotated[str, Field(pattern=r"^[0-9a-f]*$", max_length=128)]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class DraftBody(_Body):
+    prompt: str
+    completion: str
+    source: str = ""
+
+
+class ContributionBody(_Body):
+    contributor_id: Annotated[str, Field(max_length=128)]
+    public_key: Hex
+    nonce: Annotated[str, Field(max_length=256)]
+    drafts: Annotated[list[DraftBody], Field(min_length=1)]
+    content_root: Hex
+    signature: Hex
+
+    def contribution(self, datanet: str) -> Contribution:
+        return Contribution(
+            datanet=datanet,
+            contributor_id=self.contributor_id,
+            public_key=self.public_key,
+            nonce=self.nonce,
+            drafts=tuple(
+                RowDraft(prompt=draft.prompt, completion=draft.completion, source=draft.source) for draft in self.drafts
+            ),
+            content_root=self.content_root,
+            signature=self.signature,
+        )
+
+
+@router.get("/v1/datanets")
+async def list_datanets(service: ServiceOf) -> Response:
+    """In short; one Datanet asked for by name comes with its contributors and its adapter."""
+    return listing([_short(datanet) for datanet in await service.datanets()])
+
+
+@router.get("/v1/datanets/{name}")
+async def get_datanet(name: str, service: ServiceOf) -> Response:
+    return json_response({"object": "datanet", **await service.datanet(check_name(name, "name"))})
+
+
+@router.post("/v1/datanets/{name}/contributions")
+async def contribute(name: str, body: ContributionBody, service: ServiceOf) -> Response:
+    return json_response(_object(await service.contribute(body.contribution(check_name(name, "name")))))
+
+
+def _short(datanet: dict[str, Any]) -> dict[str, Any]:
+    return {"object": "datanet", **{key: datanet.get(key) for key in _SHORT}}
+
+
+def _object(receipt: ContributionReceipt) -> dict[str, Any]:
+    counts = Counter(verdict.outcome for verdict in receipt.verdicts)
+    totals = {"accepted": counts["accept"], "rejected": counts["reject"], "review": counts["review"]}
+    return {"object": "contribution", **totals, **asdict(receipt)}

@@ -1,0 +1,66 @@
+"""From row scores to contributors' scores of a period, with their errors, in the unit that shares are made of.
+
+    S_i = sum over answers q of fee_q * s_iq                 (a row's influence on what was paid for)
+    I_c = a * sum over c's trained rows of S_i               SE_c = a * sqrt(n_c) * sigma_0
+    a   = G / sum over trained rows of S_i                   (so that the influences sum to the measured gain G)
+
+sigma_0 is the root mean square of S over decoy rows, which were never trained on and whose true influence is zero.
+An index knows no absolute scale, hence `a`. Where G or the sum is not positive nothing can be attributed: scores are
+zero, and the shares rule gives all to `unattributed`.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from openledger.attribution.index import METHOD, IndexEntry
+from openledger.core.errors import InvalidInput
+from openledger.core.money import NANO_PER_OPEN
+from openledger.core.values import ContributorScores
+
+_NANO = 10**9
+
+
+def contributor_scores(
+    adapter: str,
+    period: str,
+    entries: Sequence[IndexEntry],
+    scores: npt.NDArray[np.float32],
+    fees_nano: Sequence[int],
+    gains: Sequence[float],
+) -> ContributorScores:
+    """`scores` is [num_rows, num_answers]; `gains` is each answer's mean log-likelihood under the adapter minus that
+    under the base, in nats per token. Raises InvalidInput where they don't fit or are not finite."""
+    if scores.shape != (len(entries), len(fees_nano)) or len(gains) != len(fees_nano):
+        raise InvalidInput("scores, fees and gains are of different sizes", code="invalid_scores", param="scores")
+    if not (np.isfinite(scores).all() and np.isfinite(gains).all()):
+        raise InvalidInput("a score or gain is not finite", code="invalid_scores", param="scores")
+    fees = np.asarray(fees_nano, dtype=np.float64) / NANO_PER_OPEN
+    influence = scores.astype(np.float64) @ fees
+    gain = float(np.dot(np.asarray(gains, dtype=np.float64), fees))
+    trained = np.array([entry.trained for entry in entries])
+    total = float(influence[trained].sum())
+    factor = gain / total if gain > 0 and total > 0 else 0.0
+    noise = float(np.sqrt(np.mean(influence[~trained] ** 2))) if (~trained).any() else 0.0
+    by_contributor: defaultdict[str, list[float]] = defaultdict(list)
+    for entry, value in zip(entries, influence.tolist(), strict=True):
+        if entry.trained:
+            by_contributor[entry.contributor_id].append(value)
+    return ContributorScores(
+        adapter=adapter,
+        period=period,
+        method=METHOD,
+        scores_nano={c: round(factor * sum(v) * _NANO) for c, v in sorted(by_contributor.items())},
+        errors_nano={c: round(factor * math.sqrt(len(v)) * noise * _NANO) for c, v in sorted(by_contributor.items())},
+        gain_nano=round(gain * _NANO),
+        quality={
+            "calibration_factor": f"{factor:.6g}",
+            "decoy_rows": str(int((~trained).sum())),
+            "decoy_rms": f"{noise:.6g}",
+            "trained_rows": str(int(trained.sum())),
+            "trained_rms": f"{float(np.sqrt(np.mean(influence[trained] ** 2))):.6g}",
+        },
+    )

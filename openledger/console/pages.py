@@ -1,0 +1,134 @@
+"""What each page shows, chosen from the report. Pure functions from JSON values to JSON values.
+
+Every part of a report may be missing while a run is under way: lists become empty, single values None.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+Json = dict[str, Any]
+
+TOP_EARNERS = 20
+RECENT_PAYOUTS = 100
+
+
+def overview(report: Json) -> Json:
+    datanets = _dicts(report.get("datanets"))
+    return {
+        **_frame(report),
+        "totals": _dict(report.get("totals")),
+        "datanets": [_summary(datanet) for datanet in datanets],
+        "earners": _earners(datanets),
+        "gaming": _dicts(report.get("gaming")),
+        "answers": [_line(answer) for answer in _dicts(report.get("answers"))],
+        "ledger": _dict(report.get("ledger")),
+        "stages": _dicts(report.get("stages")),
+    }
+
+
+def datanet(report: Json, found: Json) -> Json:
+    contributors = sorted(_dicts(found.get("contributors")), key=_by_earnings)
+    return {
+        **_frame(report),
+        "datanet": {**found, "contributors": contributors, "reasons": _most_common(found.get("reasons"))},
+        "rouge": _rouge(_dict(_dict(found.get("adapter")).get("evaluation"))),
+        "answers": [
+            _line(answer)
+            for answer in _dicts(report.get("answers"))
+            if answer.get("adapter") in {found.get("name"), _dict(found.get("adapter")).get("name")}
+        ],
+    }
+
+
+def answer(report: Json, found: Json) -> Json:
+    parts = {account: nano for account, nano in _dict(found.get("parts")).items() if isinstance(nano, int)}
+    return {
+        **_frame(report),
+        "answer": {**found, "sources": _dicts(found.get("sources")), "parts": parts},
+        "highest_score": max((abs(_score(source)) for source in _dicts(found.get("sources"))), default=0.0),
+    }
+
+
+def ledger(report: Json, checkpoint: str, payouts: Iterable[Json]) -> Json:
+    known = _dict(report.get("ledger"))
+    return {
+        **_frame(report),
+        "ledger": {**known, "checkpoint": checkpoint},
+        "payouts": list(payouts)[:RECENT_PAYOUTS],
+        "names": {
+            str(row.get("contributor_id")): row.get("name")
+            for found in _dicts(report.get("datanets"))
+            for row in _dicts(found.get("contributors"))
+        },
+    }
+
+
+def find(items: Any, key: str, value: str) -> Json | None:
+    return next((item for item in _dicts(items) if item.get(key) == value), None)
+
+
+def _frame(report: Json) -> Json:
+    """What every page's head and foot show."""
+    return {
+        "period": report.get("period"),
+        "base_model": _dict(report.get("base_model")),
+        "urls": _dict(report.get("urls")),
+        "complete": bool(report.get("ledger")) and "gaming" in report,
+    }
+
+
+def _summary(found: Json) -> Json:
+    adapter = _dict(found.get("adapter"))
+    kept = ("name", "summary", "version", "rows_in", "accepted", "rejected", "review", "pool_nano", "unattributed_nano")
+    return {
+        **{key: found.get(key) for key in kept},
+        "num_contributors": len(_dicts(found.get("contributors"))),
+        "final_loss": adapter.get("final_loss"),
+        "rouge": _rouge(_dict(adapter.get("evaluation"))),
+    }
+
+
+def _earners(datanets: Iterable[Json]) -> list[Json]:
+    rows = [{**row, "datanet": found.get("name")} for found in datanets for row in _dicts(found.get("contributors"))]
+    return sorted(rows, key=_by_earnings)[:TOP_EARNERS]
+
+
+def _line(found: Json) -> Json:
+    return {key: found.get(key) for key in ("answer_id", "adapter", "question", "kind", "fee_nano")}
+
+
+def _rouge(evaluation: Json) -> list[Json]:
+    """One row for held-in and one for new questions, where they were measured."""
+    rows = [
+        {
+            "questions": questions,
+            "adapter": evaluation.get(f"rouge_{questions}_adapter"),
+            "base": evaluation.get(f"rouge_{questions}_base"),
+        }
+        for questions in ("held_in", "new")
+    ]
+    return [row for row in rows if row["adapter"] is not None or row["base"] is not None]
+
+
+def _most_common(reasons: Any) -> list[list[Any]]:
+    counts = Counter({code: count for code, count in _dict(reasons).items() if isinstance(count, int)})
+    return [[code, count] for code, count in counts.most_common()]
+
+
+def _by_earnings(row: Json) -> tuple[int, str]:
+    earned = row.get("earned_nano")
+    return (-earned if isinstance(earned, int) else 0, str(row.get("name", "")))
+
+
+def _score(source: Json) -> float:
+    score = source.get("score")
+    return float(score) if isinstance(score, int | float) else 0.0
+
+
+def _dict(value: Any) -> Json:
+    return value if isinstance(value, dict) else {}
+
+
+def _dicts(value: Any) -> list[Json]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list | tuple) else []

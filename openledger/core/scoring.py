@@ -1,0 +1,18 @@
+"""The one thing that attribution asks of the engine: how likely an answer is under each of many adapters."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+
+class Scorer(Protocol):
+    def score(
+        self, prompt_ids: Sequence[int], completion_ids: Sequence[int], adapter_digests: Sequence[str]
+    ) -> npt.NDArray[np.float32]:
+        """Log-probabilities `[num_adapters, num_completion_tokens]`: natural logarithm, temperature 1.
+
+        The empty digest is the base model alone.
+        """
+        ...

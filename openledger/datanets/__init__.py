@@ -1,0 +1,1 @@
+"""Datanets: signed contributions, the gate, shards and versions."""

@@ -1,0 +1,92 @@
+"""Ray actors around `ShardHost` and `Datanets`: names, placement and restarts, no logic.
+
+The actors are detached and hold state alone, so they take no CPU. They are pinned to the node that has the folder's
+disk: elsewhere a restarted actor would find an empty one. Every call may be repeated, so Ray may retry.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from openledger.core.clock import SystemClock
+from openledger.core.errors import OpenLedgerError, Unavailable
+from openledger.core.values import Row
+from openledger.datanets.datanets import Datanets
+from openledger.datanets.shard import ShardHost
+
+NAMESPACE = "openledger"
+DATANETS_ACTOR = "openledger-datanets"
+
+
+def start_datanets(folder: Path, num_shards: int, namespace: str = NAMESPACE) -> Any:
+    """The handle of the Datanets actor over `num_shards` shard actors, found by name or started on this node.
+
+    Needs an initialised Ray. Raises Unavailable, with the reason, where the folder can't be opened.
+    """
+    shards = [
+        _get_or_create(ShardHost, f"openledger-shard-{number}", namespace, folder.absolute() / f"shard-{number}")
+        for number in range(num_shards)
+    ]
+    datanets = _get_or_create(DatanetsActor, DATANETS_ACTOR, namespace, folder.absolute(), shards)
+    _result(datanets.names.remote())
+    return datanets
+
+
+class ShardHandle:
+    """A shard actor's handle as a `ShardPort`. Errors arrive as they were raised."""
+
+    def __init__(self, actor: Any):
+        self._actor = actor
+
+    def append(self, datanet: str, rows: Sequence[Row], key: str) -> None:
+        _result(self._actor.append.remote(datanet, list(rows), key))
+
+    def rows(self, datanet: str, row_ids: Sequence[str]) -> list[Row]:
+        found: list[Row] = _result(self._actor.rows.remote(datanet, list(row_ids)))
+        return found
+
+    def scan(self, datanet: str) -> list[pa.RecordBatch]:
+        found: list[pa.RecordBatch] = _result(self._actor.scan.remote(datanet))
+        return found
+
+    def count(self, datanet: str) -> int:
+        return int(_result(self._actor.count.remote(datanet)))
+
+
+class DatanetsActor(Datanets):
+    """`Datanets` over shard actors."""
+
+    def __init__(self, folder: Path, shards: Sequence[Any]):
+        super().__init__(folder, [ShardHandle(shard) for shard in shards], SystemClock())
+
+
+def _get_or_create(cls: type, name: str, namespace: str, *arguments: Any) -> Any:
+    here = NodeAffinitySchedulingStrategy(node_id=ray.get_runtime_context().get_node_id(), soft=False)
+    options = ray.remote(cls).options(
+        name=name,
+        namespace=namespace,
+        lifetime="detached",
+        get_if_exists=True,
+        num_cpus=0,
+        max_restarts=-1,
+        max_task_retries=-1,
+        scheduling_strategy=here,
+    )
+    return options.remote(*arguments)
+
+
+def _result(reference: Any) -> Any:
+    """What the call returned, or the error of ours that it raised, without Ray's wrapping."""
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, OpenLedgerError):
+            raise error.cause from None
+        raise
+    except ray.exceptions.RayActorError as error:
+        reason = str(error).strip().splitlines()[-1]  # of a failed start Ray keeps the traceback's text alone
+        raise Unavailable(f"an actor of the Datanets is gone: {reason}", code="actor_unavailable") from error

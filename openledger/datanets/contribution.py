@@ -1,0 +1,223 @@
+"""Contributions: rows that their contributor signs, checked without asking anyone but the key.
+
+Owns what is signed, how ids follow from it, and the limits on what one contribution may hold. Knows neither the gate
+nor storage. The signature (Ed25519) stands over the root of an RFC 9162 tree whose leaves are the drafts, so one check
+covers all rows, and a single row can be proved to belong to a signed contribution.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from openledger.core import merkle
+from openledger.core.errors import InvalidInput, NotFound, TooLarge
+from openledger.core.hashing import canonical_json, digest_json
+from openledger.core.ids import check_name, derived_id
+from openledger.core.signing import SigningKey, contributor_id, verify
+from openledger.core.values import Contribution, RowDraft
+
+FORMAT = "openledger/contribution/1"
+MAX_ROWS = 10_000
+MAX_ROW_BYTES = 16 * 1024
+_MAX_NONCE_CHARS = 128
+_MAX_LINE_BYTES = 8 * MAX_ROW_BYTES  # JSON may escape each character in six
+_FIELDS = frozenset({"prompt", "completion", "source"})
+
+
+def sign_contribution(key: SigningKey, datanet: str, drafts: Sequence[RowDraft], nonce: str) -> Contribution:
+    """Drafts made into a contribution by the holder of `key`. The same `nonce` again makes the same contribution.
+
+    Raises InvalidInput for a bad name, nonce or text, TooLarge over a limit.
+    """
+    root = content_root(drafts)
+    _check_nonce(nonce)
+    contributor = contributor_id(key.public_key)
+    message = _signed_bytes(check_name(datanet, "datanet"), contributor, root, len(drafts), nonce)
+    return Contribution(
+        datanet=datanet,
+        contributor_id=contributor,
+        public_key=key.public_key,
+        nonce=nonce,
+        drafts=tuple(drafts),
+        content_root=root,
+        signature=key.sign(message),
+    )
+
+
+def check_signature(contribution: Contribution) -> None:
+    """Raises InvalidInput (`invalid_signature`) unless the contribution is what the holder of its key signed.
+
+    Also raises InvalidInput for text that can't be stored and TooLarge over a limit.
+    """
+    check_public_key(contribution.public_key)
+    check_name(contribution.datanet, "datanet")
+    _check_nonce(contribution.nonce)
+    if contribution.contributor_id != contributor_id(contribution.public_key):
+        raise _invalid_signature("the contributor id is not the one of the public key", "contributor_id")
+    if contribution.content_root != content_root(contribution.drafts):
+        raise _invalid_signature("the content root is not the one of the rows", "content_root")
+    if not verify(contribution.public_key, contribution.signature, signed_bytes(contribution)):
+        raise _invalid_signature("the signature was not made with this key over this content", "signature")
+
+
+def signed_bytes(contribution: Contribution) -> bytes:
+    """What the signature stands over: canonical JSON of the contribution without its rows, which the root covers."""
+    return _signed_bytes(
+        contribution.datanet,
+        contribution.contributor_id,
+        contribution.content_root,
+        len(contribution.drafts),
+        contribution.nonce,
+    )
+
+
+def contribution_id(contribution: Contribution) -> str:
+    """Derived from what is signed, so that a contribution sent twice is one."""
+    return derived_id("ctb", signed_bytes(contribution).decode())
+
+
+def row_ids(contribution: Contribution) -> list[str]:
+    """One id for each draft. The salt (contributor and nonce) keeps ids apart when two people send the same rows, and
+    keeps a tombstone from telling what it stood for."""
+    salt = [contribution.contributor_id, contribution.nonce]
+    return [
+        derived_id("row", contribution.content_root, str(ordinal), digest_json([salt, draft_json(draft)]))
+        for ordinal, draft in enumerate(contribution.drafts)
+    ]
+
+
+def content_root(drafts: Sequence[RowDraft]) -> str:
+    """The RFC 9162 root (hex) over the canonical JSON of the drafts, in order."""
+    if not drafts:
+        raise InvalidInput("a contribution needs a row", code="empty_contribution", param="drafts", fix="send one")
+    if len(drafts) > MAX_ROWS:
+        raise TooLarge(
+            f"{len(drafts)} rows; a contribution holds at most {MAX_ROWS}",
+            code="too_many_rows",
+            param="drafts",
+            fix="split them over several contributions",
+        )
+    return merkle.root([merkle.leaf_hash(_draft_bytes(draft, n)) for n, draft in enumerate(drafts)]).hex()
+
+
+def draft_json(draft: RowDraft) -> dict[str, str]:
+    return {"prompt": draft.prompt, "completion": draft.completion, "source": draft.source}
+
+
+def read_jsonl(path: Path) -> Iterator[RowDraft]:
+    """Drafts of a JSONL file with the fields `prompt`, `completion` and optionally `source`; blank lines are skipped.
+
+    Holds one line in memory. Raises NotFound without the file, InvalidInput (`malformed_row`) and TooLarge
+    (`row_too_large`) with the line's number.
+    """
+    if not path.is_file():
+        raise NotFound(f"there is no file {path}", code="unknown_file", param="path")
+    with path.open("rb") as stream:
+        for number, line in enumerate(_lines(stream, path), start=1):
+            if line.strip():
+                yield _parse(line, path, number)
+
+
+def check_public_key(public_key: str) -> None:
+    """Raises InvalidInput unless the key has its one spelling: two spellings would be two contributors."""
+    try:
+        canonical = bytes.fromhex(public_key).hex()
+    except (ValueError, TypeError):
+        canonical = ""
+    if len(canonical) != 64 or canonical != public_key:
+        raise InvalidInput(
+            "a public key is 32 bytes in lower-case hex", code="invalid_key", param="public_key", fix="send 64 digits"
+        )
+
+
+def _signed_bytes(datanet: str, contributor: str, root: str, num_rows: int, nonce: str) -> bytes:
+    return canonical_json(
+        {
+            "format": FORMAT,
+            "datanet": datanet,
+            "contributor_id": contributor,
+            "content_root": root,
+            "num_rows": num_rows,
+            "nonce": nonce,
+        }
+    )
+
+
+def _draft_bytes(draft: RowDraft, ordinal: int) -> bytes:
+    try:
+        data = canonical_json(draft_json(draft))
+    except InvalidInput as error:
+        raise InvalidInput(
+            f"row {ordinal} is not valid Unicode text: {error}",
+            code="invalid_text",
+            param=f"drafts[{ordinal}]",
+            fix="remove unpaired surrogates",
+        ) from error
+    if len(data) > MAX_ROW_BYTES:
+        raise TooLarge(
+            f"row {ordinal} has {len(data)} bytes; at most {MAX_ROW_BYTES} are allowed",
+            code="row_too_large",
+            param=f"drafts[{ordinal}]",
+            fix="shorten the row or split it",
+        )
+    return data
+
+
+def _check_nonce(nonce: str) -> None:
+    if not 1 <= len(nonce) <= _MAX_NONCE_CHARS or not nonce.isascii() or not nonce.isprintable():
+        raise InvalidInput(
+            f"a nonce has 1 to {_MAX_NONCE_CHARS} printable ASCII characters", code="invalid_nonce", param="nonce"
+        )
+
+
+def _invalid_signature(message: str, param: str) -> InvalidInput:
+    return InvalidInput(
+        message, code="invalid_signature", param=param, fix="sign the unchanged rows with the contributor's own key"
+    )
+
+
+def _lines(stream: BinaryIO, path: Path) -> Iterator[bytes]:
+    number = 0
+    while line := stream.readline(_MAX_LINE_BYTES + 1):
+        number += 1
+        if len(line) > _MAX_LINE_BYTES:
+            raise TooLarge(
+                f"{path.name}, line {number}: longer than {_MAX_LINE_BYTES} bytes",
+                code="row_too_large",
+                param=f"line {number}",
+                fix="shorten the row or split it",
+            )
+        yield line
+
+
+def _parse(line: bytes, path: Path, number: int) -> RowDraft:
+    try:
+        value = json.loads(line.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise _malformed(path, number, f"not a line of JSON in UTF-8 ({error})") from error
+    problem = _problem(value)
+    if problem:
+        raise _malformed(path, number, problem)
+    return RowDraft(**value)
+
+
+def _problem(value: Any) -> str:
+    if not isinstance(value, dict):
+        return f"a row is an object, not {type(value).__name__}"
+    if unknown := sorted(value.keys() - _FIELDS):
+        return f"unknown fields {', '.join(map(repr, unknown))}"
+    if missing := sorted({"prompt", "completion"} - value.keys()):
+        return f"without {' and '.join(missing)}"
+    if other := sorted(name for name, item in value.items() if not isinstance(item, str)):
+        return f"{' and '.join(other)} must be text"
+    return ""
+
+
+def _malformed(path: Path, number: int, problem: str) -> InvalidInput:
+    return InvalidInput(
+        f"{path.name}, line {number}: {problem}",
+        code="malformed_row",
+        param=f"line {number}",
+        fix='write each row as {"prompt": "...", "completion": "...", "source": "..."} on a line of its own',
+    )

@@ -1,0 +1,248 @@
+"""Datanets: the way of a contribution from its signature to its receipt, and from accepted rows to a version.
+
+Owns the order of these steps, and so that nothing acknowledged is lost and nothing is stored twice. Knows neither Ray
+nor where a shard runs: shards come in as ports. One process at a time holds a folder (see `registry`).
+
+A contribution is stored in three steps, each durable before the next:
+
+1. the verdicts are fixed in the registry, together with the drafts;
+2. accepted and reviewed rows are appended to their shards, under the contribution's id as key;
+3. the registry forgets the drafts, and the receipt is returned.
+
+A crash before 1 leaves nothing. After 1, the next opening (or a retry) repeats 2 and 3 with the same verdicts.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import pyarrow as pa
+
+from openledger.core.clock import Clock
+from openledger.core.errors import Conflict, Corrupt, InvalidInput, NotFound
+from openledger.core.ids import check_name
+from openledger.core.signing import contributor_id
+from openledger.core.values import Contribution, ContributionReceipt, DatanetVersion, Outcome, Row, Verdict
+from openledger.datanets.contribution import check_public_key, check_signature, contribution_id, row_ids
+from openledger.datanets.dedupe import DuplicateIndex, features_of
+from openledger.datanets.gate import GATE_VERSION, judge
+from openledger.datanets.placement import shard_of
+from openledger.datanets.registry import Contributor, ContributorStatistics, Datanet, PendingContribution, Registry
+from openledger.datanets.rows import rows_of
+from openledger.datanets.versions import read_row_ids, row_root, write_manifest
+
+_MAX_SUMMARY_CHARS = 1_000
+_MAX_NAME_CHARS = 128
+_STORED: tuple[Outcome, ...] = ("accept", "review")
+
+
+class ShardPort(Protocol):
+    """One shard's part of every Datanet. `append` is durable when it returns and a no-op for a key it has seen."""
+
+    def append(self, datanet: str, rows: Sequence[Row], key: str) -> None: ...
+    def rows(self, datanet: str, row_ids: Sequence[str]) -> list[Row]: ...
+    def scan(self, datanet: str) -> list[pa.RecordBatch]: ...
+    def count(self, datanet: str) -> int: ...
+
+
+class Datanets:
+    """Opening finishes what a crash cut off, checks that every credited row is stored, and builds the duplicate index.
+
+    Raises Corrupt naming the shard for missing rows or damaged files, Conflict for another number of shards.
+    """
+
+    def __init__(self, folder: Path, shards: Sequence[ShardPort], clock: Clock):
+        self._folder = folder
+        self._shards = tuple(shards)
+        self._clock = clock
+        self._registry = Registry(folder / "registry.sqlite")
+        self._check_num_shards()
+        self._index = DuplicateIndex()
+        for pending in self._registry.pending():
+            self._store(pending)
+        self._build_index()
+
+    def close(self) -> None:
+        self._registry.close()
+
+    def create(self, name: str, summary: str, owner: str) -> Datanet:
+        """Idempotent. Raises Conflict when `name` exists with other content."""
+        _check_text(summary, "summary", _MAX_SUMMARY_CHARS)
+        _check_text(owner, "owner", _MAX_NAME_CHARS)
+        datanet = Datanet(name=check_name(name, "name"), summary=summary, owner=owner)
+        self._registry.add_datanet(datanet, self._clock.now_ms())
+        return datanet
+
+    def register_contributor(self, public_key: str, name: str) -> Contributor:
+        """Idempotent. Raises Conflict when the key is registered under another name."""
+        check_public_key(public_key)
+        _check_text(name, "name", _MAX_NAME_CHARS)
+        contributor = Contributor(contributor_id=contributor_id(public_key), public_key=public_key, name=name)
+        self._registry.add_contributor(contributor, self._clock.now_ms())
+        return contributor
+
+    def contribute(self, contribution: Contribution) -> ContributionReceipt:
+        """Check, judge and store. The same contribution again gets its first receipt again.
+
+        Raises InvalidInput (`invalid_signature` and others), TooLarge, NotFound for an unknown Datanet or contributor,
+        and Unavailable when storage is; then nothing was acknowledged, and sending the same again is safe.
+        """
+        self._check(contribution)
+        identifier = contribution_id(contribution)
+        for pending in self._registry.pending():
+            if pending.receipt.contribution_id == identifier:
+                return self._store(pending)
+        return self._registry.receipt(identifier) or self._store(self._begin(contribution))
+
+    def preview(self, contribution: Contribution) -> tuple[Verdict, ...]:
+        """The verdicts that `contribute` would give now; stores nothing."""
+        self._check(contribution)
+        known = self._registry.receipt(contribution_id(contribution))
+        return known.verdicts if known else self._judge(contribution)[0]
+
+    def publish(self, name: str) -> DatanetVersion:
+        """Freeze the accepted rows as the next version. Without a change, the current version again.
+
+        Raises InvalidInput (`empty_datanet`) when no row is accepted.
+        """
+        self._registry.datanet(name)
+        for pending in self._registry.pending():
+            if pending.receipt.datanet == name:
+                self._store(pending)
+        accepted = self._registry.row_ids(name, ("accept",))
+        if not accepted:
+            raise InvalidInput(f"the Datanet {name!r} has no accepted row", code="empty_datanet", param="name")
+        published, root = self._registry.versions(name), row_root(accepted)
+        if published and published[-1].row_root == root:
+            return published[-1]
+        version = DatanetVersion(
+            datanet=name,
+            number=len(published) + 1,
+            row_root=root,
+            num_rows=len(accepted),
+            gate_version=GATE_VERSION,
+            published_ms=self._clock.now_ms(),
+        )
+        write_manifest(self._folder / "versions", version, accepted)
+        self._registry.add_version(version)
+        return version
+
+    def version(self, name: str, number: int) -> DatanetVersion:
+        for version in self.versions(name):
+            if version.number == number:
+                return version
+        raise NotFound(f"the Datanet {name!r} has no version {number}", code="unknown_version", param="number")
+
+    def versions(self, name: str) -> list[DatanetVersion]:
+        return self._registry.versions(self._registry.datanet(name).name)
+
+    def rows(self, name: str, number: int) -> list[Row]:
+        """The version's rows, sorted by row id. Raises Corrupt where manifest or rows aren't what was published."""
+        ids = read_row_ids(self._folder / "versions", self.version(name, number))
+        return sorted(self._take(name, ids), key=lambda row: row.row_id)
+
+    def statistics(self, name: str) -> list[ContributorStatistics]:
+        """For each contributor of the Datanet, sorted by name: rows by outcome, and why."""
+        return self._registry.statistics(self._registry.datanet(name).name)
+
+    def stored_count(self, name: str) -> int:
+        """Rows that stand in the shards: the accepted ones and those in review."""
+        return sum(shard.count(self._registry.datanet(name).name) for shard in self._shards)
+
+    def names(self) -> list[str]:
+        return self._registry.names()
+
+    def datanet(self, name: str) -> Datanet:
+        return self._registry.datanet(name)
+
+    def contributors(self) -> list[Contributor]:
+        return self._registry.contributors()
+
+    def _check(self, contribution: Contribution) -> None:
+        check_signature(contribution)
+        self._registry.datanet(contribution.datanet)
+        self._registry.contributor(contribution.contributor_id)
+
+    def _judge(self, contribution: Contribution) -> tuple[tuple[Verdict, ...], DuplicateIndex]:
+        overlay = self._index.overlay()
+        return tuple(judge(contribution.drafts, row_ids(contribution), overlay)), overlay
+
+    def _begin(self, contribution: Contribution) -> PendingContribution:
+        verdicts, overlay = self._judge(contribution)
+        pending = self._registry.begin_contribution(contribution, verdicts, GATE_VERSION, self._clock.now_ms())
+        self._index.absorb(overlay)
+        return pending
+
+    def _store(self, pending: PendingContribution) -> ContributionReceipt:
+        receipt = pending.receipt
+        placed: dict[int, list[Row]] = defaultdict(list)
+        for row in _stored_rows(pending):
+            placed[shard_of(row.row_id, len(self._shards))].append(row)
+        for number in sorted(placed):
+            self._shards[number].append(receipt.datanet, placed[number], receipt.contribution_id)
+        self._registry.finish_contribution(receipt.contribution_id)
+        return receipt
+
+    def _take(self, name: str, ids: Sequence[str]) -> Iterator[Row]:
+        placed: dict[int, list[str]] = defaultdict(list)
+        for row_id in ids:
+            placed[shard_of(row_id, len(self._shards))].append(row_id)
+        for number, wanted in sorted(placed.items()):
+            yield from self._shards[number].rows(name, wanted)
+
+    def _build_index(self) -> None:
+        rows: dict[str, Row] = {}
+        for name in self._registry.names():
+            found = [row for shard in self._shards for batch in shard.scan(name) for row in rows_of(batch)]
+            self._check_complete(name, {row.row_id for row in found})
+            rows.update((row.row_id, row) for row in found)
+        order = self._registry.credit_order()
+        features = features_of((rows[row_id].prompt, rows[row_id].completion) for row_id in order)
+        for row_id, one in zip(order, features, strict=True):
+            self._index.add(row_id, one)
+
+    def _check_complete(self, name: str, found: set[str]) -> None:
+        credited = self._registry.row_ids(name, _STORED)
+        missing = [row_id for row_id in credited if row_id not in found]
+        if missing:
+            shards = sorted({shard_of(row_id, len(self._shards)) for row_id in missing})
+            raise Corrupt(
+                f"the Datanet {name!r} misses {len(missing)} stored rows in shard {', '.join(map(str, shards))}",
+                code="rows_missing",
+                param=name,
+                fix="restore the shard's folder from a backup",
+            )
+
+    def _check_num_shards(self) -> None:
+        stored = self._registry.fix_property("num_shards", str(len(self._shards)))
+        if stored != str(len(self._shards)):
+            raise Conflict(
+                f"{self._folder} was made for {stored} shards, not {len(self._shards)}",
+                code="num_shards_changed",
+                param="num_shards",
+                fix=f"open it with {stored} shards",
+            )
+
+
+def _stored_rows(pending: PendingContribution) -> Iterator[Row]:
+    receipt = pending.receipt
+    for verdict, draft in zip(receipt.verdicts, pending.drafts, strict=True):
+        if verdict.outcome in _STORED:
+            yield Row(
+                row_id=verdict.row_id,
+                datanet=receipt.datanet,
+                contributor_id=receipt.contributor_id,
+                contribution_id=receipt.contribution_id,
+                ordinal=verdict.ordinal,
+                source=draft.source,
+                prompt=draft.prompt,
+                completion=draft.completion,
+            )
+
+
+def _check_text(text: str, param: str, max_chars: int) -> None:
+    if not 1 <= len(text) <= max_chars or not text.isprintable() or not text.strip():
+        raise InvalidInput(
+            f"{param} must be 1 to {max_chars} printable characters on one line", code="invalid_text", param=param
+        )

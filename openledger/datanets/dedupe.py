@@ -1,0 +1,207 @@
+"""The duplicate index: has this row been contributed before, word for word or lightly edited?
+
+Owns the features by which rows are compared and the thresholds of the published gate. Knows nothing of storage: it is
+rebuilt from rows. MinHash (Broder, 1997) with banded locality-sensitive hashing, from `rensa`, finds candidates; each
+candidate is then compared exactly, so the sketches can miss a duplicate but never accuse one.
+
+Rows are short and their questions follow templates, so two rules tell a copy from an honest neighbour:
+
+- *Same question* (the earlier question's rare words stand in the later one): answers that share four words in ten, or
+  a later answer that holds six in ten of the earlier one's words, are one answer edited.
+- *Another question*: honest answers repeat formulas, so only long and almost equal answers count.
+
+Words of a question weigh by their rarity, log((N + 2) / (n + 1)) for a word in n of N questions: "What does the
+function" weighs nothing, the function's name nearly everything.
+"""
+
+import hashlib
+import math
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import rensa
+
+DuplicateKind = Literal["exact_duplicate", "near_duplicate"]
+
+MIN_REPEATED_WORDS = 8  # a shorter answer to another question may be a coincidence
+SAME_QUESTION_COVERAGE = 0.7
+SAME_QUESTION_SIMILARITY = 0.4
+SAME_QUESTION_CONTAINMENT = 0.6
+OTHER_QUESTION_WORDS = 10
+OTHER_QUESTION_SIMILARITY = 0.85
+
+_PERMUTATIONS, _BANDS, _SEED = 128, 32, 1
+_CANDIDATE_SIMILARITY = 0.4  # a hint to rensa; the bands decide: half of the pairs at 0.38 are found, 99.6 % at 0.63
+_IDEOGRAPH = "[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af]"
+_WORD = re.compile(rf"{_IDEOGRAPH}|\w+")
+_DOTTED_NAME = re.compile(r"\w+(?:\.\w+)+")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Duplicate:
+    kind: DuplicateKind
+    row_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Features:
+    """What the index compares: digests of the normalised text, word sets, and sketches of 128 permutations."""
+
+    pair_key: bytes
+    answer_key: bytes | None
+    question: frozenset[str]
+    answer: frozenset[str]
+    num_words: int
+    answer_sketch: rensa.RMinHash
+    row_sketch: rensa.RMinHash
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Entry:
+    row_id: str
+    question: frozenset[str]
+    answer: frozenset[str]
+    num_words: int
+
+
+class DuplicateIndex:
+    """Rows in the order in which they were credited; the earliest match is the original.
+
+    An overlay sees the rows of the index below it and takes new ones without changing it: rows are judged against an
+    overlay, and enter the index below (`absorb`) once their verdicts are durable.
+    """
+
+    def __init__(self, below: "DuplicateIndex | None" = None):
+        self._below = below
+        self._entries: list[_Entry] = []
+        self._features: list[Features] = []  # kept in overlays alone, to be absorbed
+        self._pairs: dict[bytes, int] = {}
+        self._answers: dict[bytes, int] = {}
+        self._document_counts: Counter[str] = Counter()
+        self._answer_bands = rensa.RMinHashLSH(_CANDIDATE_SIMILARITY, _PERMUTATIONS, _BANDS)
+        self._row_bands = rensa.RMinHashLSH(_CANDIDATE_SIMILARITY, _PERMUTATIONS, _BANDS)
+
+    def __len__(self) -> int:
+        return len(self._entries) + (0 if self._below is None else len(self._below))
+
+    def overlay(self) -> "DuplicateIndex":
+        return DuplicateIndex(below=self)
+
+    def find(self, features: Features) -> Duplicate | None:
+        """The earliest row that `features` repeats, an exact repetition before an edited one."""
+        layers = [self] if self._below is None else [self._below, self]
+        for layer in layers:
+            if entry := layer._exact(features):
+                return Duplicate(kind="exact_duplicate", row_id=entry.row_id)
+        for layer in layers:
+            if entry := layer._near(features, self):
+                return Duplicate(kind="near_duplicate", row_id=entry.row_id)
+        return None
+
+    def add(self, row_id: str, features: Features) -> None:
+        key = len(self._entries)
+        self._entries.append(
+            _Entry(row_id=row_id, question=features.question, answer=features.answer, num_words=features.num_words)
+        )
+        if self._below is not None:
+            self._features.append(features)
+        self._pairs.setdefault(features.pair_key, key)
+        if features.answer_key:
+            self._answers.setdefault(features.answer_key, key)
+        self._document_counts.update(features.question)
+        self._answer_bands.insert(key, features.answer_sketch)
+        self._row_bands.insert(key, features.row_sketch)
+
+    def absorb(self, overlay: "DuplicateIndex") -> None:
+        """Take over the rows that were added to `overlay`, in their order."""
+        for entry, features in zip(overlay._entries, overlay._features, strict=True):
+            self.add(entry.row_id, features)
+
+    def rarity(self, word: str) -> float:
+        """Natural logarithm of how much rarer than every question `word` is; never zero or less."""
+        count = self._document_counts[word] + (0 if self._below is None else self._below._document_counts[word])
+        return math.log((len(self) + 2) / (count + 1))
+
+    def _exact(self, features: Features) -> _Entry | None:
+        key = self._pairs.get(features.pair_key)
+        if key is None and features.answer_key:
+            key = self._answers.get(features.answer_key)
+        return None if key is None else self._entries[key]
+
+    def _near(self, features: Features, top: "DuplicateIndex") -> _Entry | None:
+        candidates = {*self._answer_bands.query(features.answer_sketch), *self._row_bands.query(features.row_sketch)}
+        for key in sorted(candidates):
+            if _is_edited(self._entries[key], features, top):
+                return self._entries[key]
+        return None
+
+
+def features_of(rows: Iterable[tuple[str, str]]) -> list[Features]:
+    """Features of (prompt, completion) pairs; the sketches of all rows are made in one call."""
+    texts = [(normalized(prompt), normalized(completion)) for prompt, completion in rows]
+    answers = [_WORD.findall(completion) for _, completion in texts]
+    questions = [_WORD.findall(prompt) for prompt, _ in texts]
+    answer_sketches = _sketches([sorted(set(words)) for words in answers])
+    row_sketches = _sketches([_row_tokens(q, a) for q, a in zip(questions, answers, strict=True)])
+    return [
+        Features(
+            pair_key=_digest(f"{prompt}\0{completion}"),
+            answer_key=_digest(completion) if len(answer) >= MIN_REPEATED_WORDS else None,
+            question=frozenset(question) | frozenset(_DOTTED_NAME.findall(prompt)),
+            answer=frozenset(answer),
+            num_words=len(answer),
+            answer_sketch=answer_sketch,
+            row_sketch=row_sketch,
+        )
+        for (prompt, completion), question, answer, answer_sketch, row_sketch in zip(
+            texts, questions, answers, answer_sketches, row_sketches, strict=True
+        )
+    ]
+
+
+def normalized(text: str) -> str:
+    """`text` in Unicode compatibility form (NFKC), case folded, every run of white space one blank."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def words(text: str) -> list[str]:
+    """The words of normalised text; an ideograph or a Hangul syllable is a word, as no blanks part them."""
+    return _WORD.findall(normalized(text))
+
+
+def _is_edited(earlier: _Entry, later: Features, index: DuplicateIndex) -> bool:
+    num_shared = len(earlier.answer & later.answer)
+    similarity = num_shared / max(1, len(earlier.answer) + len(later.answer) - num_shared)
+    if min(earlier.num_words, later.num_words) >= OTHER_QUESTION_WORDS and similarity >= OTHER_QUESTION_SIMILARITY:
+        return True
+    containment = num_shared / max(1, len(earlier.answer))
+    alike = similarity >= SAME_QUESTION_SIMILARITY or containment >= SAME_QUESTION_CONTAINMENT
+    return alike and _same_question(earlier.question, later.question, index)
+
+
+def _same_question(earlier: frozenset[str], later: frozenset[str], index: DuplicateIndex) -> bool:
+    """Whether `later` asks what `earlier` did: it names the rarest word of it, or most of what is rare in it."""
+    if not earlier or not later:
+        return earlier == later
+    rarities = {word: index.rarity(word) for word in earlier}
+    rarest = max(earlier, key=lambda word: (rarities[word], len(word), word))
+    covered = sum(rarity for word, rarity in rarities.items() if word in later)
+    return rarest in later or covered >= SAME_QUESTION_COVERAGE * sum(rarities.values())
+
+
+def _row_tokens(question: Sequence[str], answer: Sequence[str]) -> list[str]:
+    triples = (f"? {a} {b} {c}" for a, b, c in zip(question, question[1:], question[2:], strict=False))
+    return sorted({*answer, *triples})
+
+
+def _sketches(token_sets: list[list[str]]) -> list[rensa.RMinHash]:
+    sketches: list[rensa.RMinHash] = rensa.RMinHash.from_token_sets(token_sets, _PERMUTATIONS, _SEED)
+    return sketches
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()

@@ -1,0 +1,381 @@
+"""What is known about Datanets apart from their rows: contributors, contributions with their verdicts, versions.
+
+Owns one SQLite file (WAL, `synchronous=FULL`: a commit is on disk when it returns). Knows neither the gate nor the
+shards. A contribution is `pending` from the moment its verdicts are fixed until its rows stand in the shards, and keeps
+its drafts until then; so whatever was cut off can be finished with the same verdicts.
+
+Each opening takes the next epoch. A process that was replaced, and doesn't know it, is refused by its old one: its
+duplicate index is no longer the whole truth.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import apsw
+
+from openledger.core.errors import Conflict, Corrupt, NotFound, Unavailable
+from openledger.core.files import sync_folder
+from openledger.core.values import Contribution, ContributionReceipt, DatanetVersion, Outcome, RowDraft, Verdict
+from openledger.datanets.contribution import contribution_id, draft_json
+from openledger.datanets.folders import make_folder
+
+FORMAT = "1"
+_BUSY_MS = 10_000
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS properties (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS datanets (
+    name TEXT PRIMARY KEY, summary TEXT NOT NULL, owner TEXT NOT NULL, created_ms INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS contributors (
+    contributor_id TEXT PRIMARY KEY, public_key TEXT NOT NULL, name TEXT NOT NULL, registered_ms INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS contributions (
+    sequence INTEGER PRIMARY KEY,
+    contribution_id TEXT NOT NULL UNIQUE,
+    datanet TEXT NOT NULL REFERENCES datanets (name),
+    contributor_id TEXT NOT NULL REFERENCES contributors (contributor_id),
+    content_root TEXT NOT NULL, nonce TEXT NOT NULL, signature TEXT NOT NULL,
+    gate_version TEXT NOT NULL, received_ms INTEGER NOT NULL,
+    pending_drafts TEXT
+) STRICT;
+CREATE INDEX IF NOT EXISTS contributions_of_datanet ON contributions (datanet);
+CREATE TABLE IF NOT EXISTS verdicts (
+    sequence INTEGER NOT NULL REFERENCES contributions (sequence), ordinal INTEGER NOT NULL, row_id TEXT NOT NULL,
+    outcome TEXT NOT NULL CHECK (outcome IN ('accept', 'reject', 'review')),
+    reasons TEXT NOT NULL, duplicate_of TEXT,
+    PRIMARY KEY (sequence, ordinal)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS versions (
+    datanet TEXT NOT NULL REFERENCES datanets (name), number INTEGER NOT NULL, row_root TEXT NOT NULL,
+    num_rows INTEGER NOT NULL, gate_version TEXT NOT NULL, published_ms INTEGER NOT NULL,
+    PRIMARY KEY (datanet, number)
+) STRICT, WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Datanet:
+    """A community dataset for one domain. `owner` is the account or contributor that created it."""
+
+    name: str
+    summary: str
+    owner: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contributor:
+    contributor_id: str
+    public_key: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContributorStatistics:
+    """One contributor's rows in one Datanet by outcome; `reasons` counts codes, a row may have several."""
+
+    contributor_id: str
+    name: str
+    accepted: int
+    rejected: int
+    review: int
+    reasons: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PendingContribution:
+    """Judged, perhaps not yet stored."""
+
+    receipt: ContributionReceipt
+    drafts: tuple[RowDraft, ...]
+
+
+class Registry:
+    def __init__(self, path: Path):
+        make_folder(path.parent)
+        self._path = path
+        try:
+            self._connection = apsw.Connection(str(path))
+            self._connection.set_busy_timeout(_BUSY_MS)
+            for statement in ("PRAGMA journal_mode=WAL", "PRAGMA synchronous=FULL", "PRAGMA foreign_keys=ON"):
+                self._connection.execute(statement).fetchall()
+            with self._connection:
+                self._connection.execute(_SCHEMA)
+            self._check_format()
+            self._epoch = self._next_epoch()
+            sync_folder(path.parent)
+        except (apsw.NotADBError, apsw.CorruptError) as error:
+            raise Corrupt(f"{path} is no registry: {error}", code="corrupt_registry", param=str(path)) from error
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def fix_property(self, name: str, value: str) -> str:
+        """The stored value of a property that is set once; `value` if there was none."""
+        with self._writing():
+            self._connection.execute("INSERT OR IGNORE INTO properties VALUES (?, ?)", (name, value))
+        return str(self._connection.execute("SELECT value FROM properties WHERE name = ?", (name,)).get)
+
+    def add_datanet(self, datanet: Datanet, created_ms: int) -> None:
+        """Raises Conflict when the name stands for other content."""
+        with self._writing():
+            stored = self._find_datanet(datanet.name)
+            if stored is None:
+                values = (datanet.name, datanet.summary, datanet.owner, created_ms)
+                self._connection.execute("INSERT INTO datanets VALUES (?, ?, ?, ?)", values)
+            elif stored != datanet:
+                raise Conflict(
+                    f"the Datanet {datanet.name!r} exists with another summary or owner",
+                    code="datanet_exists",
+                    param="name",
+                    fix="choose another name",
+                )
+
+    def datanet(self, name: str) -> Datanet:
+        found = self._find_datanet(name)
+        if found is None:
+            raise NotFound(f"there is no Datanet {name!r}", code="unknown_datanet", param="datanet")
+        return found
+
+    def names(self) -> list[str]:
+        return [name for (name,) in self._connection.execute("SELECT name FROM datanets ORDER BY name")]
+
+    def add_contributor(self, contributor: Contributor, registered_ms: int) -> None:
+        """Raises Conflict when the key is registered under another name."""
+        with self._writing():
+            stored = self._find_contributor(contributor.contributor_id)
+            if stored is None:
+                values = (contributor.contributor_id, contributor.public_key, contributor.name, registered_ms)
+                self._connection.execute("INSERT INTO contributors VALUES (?, ?, ?, ?)", values)
+            elif stored != contributor:
+                raise Conflict(
+                    f"this key is registered as {stored.name!r}", code="contributor_exists", param="public_key"
+                )
+
+    def contributor(self, contributor_id: str) -> Contributor:
+        found = self._find_contributor(contributor_id)
+        if found is None:
+            raise NotFound(
+                f"the contributor {contributor_id} is not registered",
+                code="unknown_contributor",
+                param="contributor_id",
+                fix="register the public key first",
+            )
+        return found
+
+    def contributors(self) -> list[Contributor]:
+        rows = self._connection.execute("SELECT contributor_id, public_key, name FROM contributors ORDER BY name")
+        return [Contributor(contributor_id=a, public_key=b, name=c) for a, b, c in rows]
+
+    def begin_contribution(
+        self, contribution: Contribution, verdicts: tuple[Verdict, ...], gate_version: str, received_ms: int
+    ) -> PendingContribution:
+        """Fix the verdicts durably. From here on the contribution will be stored, by this process or the next."""
+        drafts = json.dumps([draft_json(draft) for draft in contribution.drafts], ensure_ascii=False)
+        identifier = contribution_id(contribution)
+        with self._writing():
+            self._connection.execute(
+                "INSERT INTO contributions (contribution_id, datanet, contributor_id, content_root, nonce, signature,"
+                " gate_version, received_ms, pending_drafts) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (identifier, contribution.datanet, contribution.contributor_id, contribution.content_root,
+                 contribution.nonce, contribution.signature, gate_version, received_ms, drafts),
+            )  # fmt: skip
+            sequence = self._connection.last_insert_rowid()
+            self._connection.executemany(
+                "INSERT INTO verdicts VALUES (?, ?, ?, ?, ?, ?)",
+                [(sequence, v.ordinal, v.row_id, v.outcome, json.dumps(v.reasons), v.duplicate_of) for v in verdicts],
+            )
+        receipt = ContributionReceipt(
+            contribution_id=identifier,
+            datanet=contribution.datanet,
+            contributor_id=contribution.contributor_id,
+            verdicts=verdicts,
+        )
+        return PendingContribution(receipt=receipt, drafts=contribution.drafts)
+
+    def finish_contribution(self, contribution_id: str) -> None:
+        """Its rows stand in the shards: forget the drafts."""
+        with self._writing():
+            self._connection.execute(
+                "UPDATE contributions SET pending_drafts = NULL WHERE contribution_id = ?", (contribution_id,)
+            )
+
+    def receipt(self, contribution_id: str) -> ContributionReceipt | None:
+        """The answer to a contribution, also to one that is pending; None if it was never judged."""
+        row = self._connection.execute(
+            "SELECT sequence, datanet, contributor_id FROM contributions WHERE contribution_id = ?", (contribution_id,)
+        ).fetchone()
+        if row is None:
+            return None
+        sequence, datanet, contributor = row
+        return ContributionReceipt(
+            contribution_id=contribution_id,
+            datanet=datanet,
+            contributor_id=contributor,
+            verdicts=tuple(self._verdicts(sequence)),
+        )
+
+    def pending(self) -> list[PendingContribution]:
+        """Contributions that were judged and perhaps not stored, oldest first."""
+        rows = self._connection.execute(
+            "SELECT contribution_id, pending_drafts FROM contributions"
+            " WHERE pending_drafts IS NOT NULL ORDER BY sequence"
+        ).fetchall()
+        found = []
+        for identifier, drafts in rows:
+            receipt = self.receipt(str(identifier))
+            if receipt is not None:
+                values = json.loads(str(drafts))
+                found.append(PendingContribution(receipt=receipt, drafts=tuple(RowDraft(**value) for value in values)))
+        return found
+
+    def row_ids(self, datanet: str, outcomes: Iterable[Outcome]) -> list[str]:
+        """Ids of the Datanet's rows with one of these outcomes, in the order in which they were credited."""
+        wanted = set(outcomes)
+        rows = self._connection.execute(
+            "SELECT row_id, outcome FROM contributions JOIN verdicts USING (sequence)"
+            " WHERE datanet = ? ORDER BY sequence, ordinal",
+            (datanet,),
+        )
+        return [row_id for row_id, outcome in rows if outcome in wanted]
+
+    def credit_order(self) -> list[str]:
+        """Ids of all stored rows of all Datanets, first credited first."""
+        rows = self._connection.execute(
+            "SELECT row_id FROM verdicts WHERE outcome != 'reject' ORDER BY sequence, ordinal"
+        )
+        return [row_id for (row_id,) in rows]
+
+    def add_version(self, version: DatanetVersion) -> None:
+        with self._writing():
+            self._connection.execute(
+                "INSERT INTO versions VALUES (?, ?, ?, ?, ?, ?)",
+                (version.datanet, version.number, version.row_root, version.num_rows, version.gate_version,
+                 version.published_ms),
+            )  # fmt: skip
+
+    def versions(self, datanet: str) -> list[DatanetVersion]:
+        rows = self._connection.execute(
+            "SELECT number, row_root, num_rows, gate_version, published_ms FROM versions WHERE datanet = ?"
+            " ORDER BY number",
+            (datanet,),
+        )
+        return [
+            DatanetVersion(
+                datanet=datanet, number=number, row_root=root, num_rows=num_rows, gate_version=gate, published_ms=time
+            )
+            for number, root, num_rows, gate, time in rows
+        ]
+
+    def statistics(self, datanet: str) -> list[ContributorStatistics]:
+        """Sorted by name, then id."""
+        outcomes, reasons = self._counts(datanet)
+        contributors = sorted({contributor for contributor, _ in outcomes})
+        found = [
+            ContributorStatistics(
+                contributor_id=contributor,
+                name=self.contributor(contributor).name,
+                accepted=outcomes[contributor, "accept"],
+                rejected=outcomes[contributor, "reject"],
+                review=outcomes[contributor, "review"],
+                reasons={code: number for (who, code), number in sorted(reasons.items()) if who == contributor},
+            )
+            for contributor in contributors
+        ]
+        return sorted(found, key=lambda one: (one.name, one.contributor_id))
+
+    def _counts(self, datanet: str) -> tuple[Counter[tuple[str, str]], Counter[tuple[str, str]]]:
+        outcomes: Counter[tuple[str, str]] = Counter()
+        reasons: Counter[tuple[str, str]] = Counter()
+        for contributor, outcome, codes, number in self._connection.execute(
+            "SELECT contributor_id, outcome, reasons, count(*) FROM contributions JOIN verdicts USING (sequence)"
+            " WHERE datanet = ? GROUP BY 1, 2, 3",
+            (datanet,),
+        ):
+            outcomes[contributor, outcome] += number
+            for code in json.loads(codes):
+                reasons[contributor, code] += number
+        return outcomes, reasons
+
+    def _verdicts(self, sequence: int) -> Iterator[Verdict]:
+        rows = self._connection.execute(
+            "SELECT row_id, ordinal, outcome, reasons, duplicate_of FROM verdicts WHERE sequence = ? ORDER BY ordinal",
+            (sequence,),
+        )
+        for row_id, ordinal, outcome, reasons, duplicate_of in rows:
+            yield Verdict(
+                row_id=row_id,
+                ordinal=ordinal,
+                outcome=outcome,
+                reasons=tuple(json.loads(reasons)),
+                duplicate_of=duplicate_of,
+            )
+
+    def _find_datanet(self, name: str) -> Datanet | None:
+        row = self._connection.execute("SELECT name, summary, owner FROM datanets WHERE name = ?", (name,)).fetchone()
+        return Datanet(name=row[0], summary=row[1], owner=row[2]) if row else None
+
+    def _find_contributor(self, contributor_id: str) -> Contributor | None:
+        row = self._connection.execute(
+            "SELECT contributor_id, public_key, name FROM contributors WHERE contributor_id = ?", (contributor_id,)
+        ).fetchone()
+        return Contributor(contributor_id=row[0], public_key=row[1], name=row[2]) if row else None
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """One durable transaction; refused when a later process has opened the registry."""
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+        except (apsw.BusyError, apsw.FullError, apsw.IOError, apsw.ReadOnlyError, apsw.CantOpenError) as error:
+            raise self._unavailable(str(error)) from error
+        try:
+            self._check_epoch()
+            yield
+            self._connection.execute("COMMIT")
+        except (apsw.FullError, apsw.IOError, apsw.ReadOnlyError) as error:
+            self._roll_back()
+            raise self._unavailable(str(error)) from error
+        except BaseException:
+            self._roll_back()
+            raise
+
+    def _roll_back(self) -> None:
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
+
+    def _check_epoch(self) -> None:
+        if self._stored_epoch() != self._epoch:
+            raise Unavailable(
+                f"another process has opened {self._path}",
+                code="stale_process",
+                fix="send the request to the process that has it now",
+            )
+
+    def _check_format(self) -> None:
+        with self._connection:
+            self._connection.execute("INSERT OR IGNORE INTO properties VALUES ('format', ?)", (FORMAT,))
+        stored = self._connection.execute("SELECT value FROM properties WHERE name = 'format'").get
+        if stored != FORMAT:
+            raise Corrupt(f"{self._path} has format {stored}, not {FORMAT}", code="unknown_format")
+
+    def _next_epoch(self) -> int:
+        self._connection.execute("BEGIN IMMEDIATE")
+        epoch = self._stored_epoch() + 1
+        self._connection.execute("INSERT OR REPLACE INTO properties VALUES ('epoch', ?)", (str(epoch),))
+        self._connection.execute("COMMIT")
+        return epoch
+
+    def _stored_epoch(self) -> int:
+        row = self._connection.execute("SELECT value FROM properties WHERE name = 'epoch'").fetchone()
+        return int(row[0]) if row else 0
+
+    def _unavailable(self, problem: str) -> Unavailable:
+        return Unavailable(
+            f"can't write {self._path}: {problem}",
+            code="storage_unavailable",
+            param=str(self._path),
+            fix="free space or restore access, then send the same again",
+        )

@@ -1,0 +1,476 @@
+"""The economy: who pays what for an answer, and who is paid. Knows the ledger through a port, and no attribution.
+
+    authorize (hold) -> complete (store usage, post the fee and its parts) -> pool -> settle (pay the pool once)
+
+Every step is durable before it answers and may be repeated: ids derive from the answer, or from adapter and period.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from openledger.core.clock import Clock, SystemClock
+from openledger.core.errors import (
+    Conflict,
+    InsufficientFunds,
+    InvalidInput,
+    NotFound,
+    OpenLedgerError,
+    Unavailable,
+)
+from openledger.core.hashing import digest_json
+from openledger.core.ids import check_name, derived_id, new_id
+from openledger.core.money import format_open
+from openledger.core.values import (
+    AdapterTerms,
+    Answer,
+    Authorization,
+    ContributorScores,
+    FeeReceipt,
+    Pool,
+    Settlement,
+)
+from openledger.economy import answers, holds, keys, periods
+from openledger.economy.answers import AnswerStore, StoredAnswer
+from openledger.economy.explanation import explain
+from openledger.economy.holds import HoldRecord, HoldStore
+from openledger.economy.keys import KeyStore
+from openledger.economy.parameters import Parameters
+from openledger.economy.payloads import PayloadCipher
+from openledger.economy.periods import PeriodStore
+from openledger.economy.port import LedgerPort
+from openledger.economy.pricing import (
+    Metered,
+    hold_transfer,
+    price,
+    usage_statement,
+    usage_transfers,
+    void_transfer,
+)
+from openledger.economy.settlement import (
+    as_replay,
+    check_scores,
+    empty_settlement,
+    payout_id,
+    payout_transfers,
+    settlement_from,
+    settlement_statement,
+)
+from openledger.economy.terms import check_payee, check_terms
+from openledger.ledger import accounts as names
+from openledger.ledger.accounts import Account, Balance, pool_account
+from openledger.ledger.database import open_database
+from openledger.ledger.statements import parts_by_account
+from openledger.ledger.transfers import CREATED, EXISTS, Transfer
+
+FORMAT = "openledger.economy/1"
+_SCHEMA = keys.SCHEMA + holds.SCHEMA + answers.SCHEMA + periods.SCHEMA
+_GONE = frozenset({"pending_transfer_expired", "pending_transfer_already_voided", "pending_transfer_not_found"})
+_MAX_KEY_CHARACTERS = 255
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Payout:
+    """What one settlement paid to one account."""
+
+    transfer_id: str
+    account: str
+    reference: str
+    amount_nano: int
+    time_ms: int
+
+
+class Economy:
+    """One writer over `folder` (economy.db and answers.key), and one ledger. Starting it recovers what a crash left."""
+
+    def __init__(
+        self,
+        ledger: LedgerPort,
+        folder: Path,
+        clock: Clock | None = None,
+        parameters: Parameters | None = None,
+    ):
+        self._ledger = ledger
+        self._clock = clock or SystemClock()
+        self._parameters = parameters or Parameters()
+        self._db = open_database(folder / "economy.db", _SCHEMA, FORMAT)
+        self._keys = KeyStore(self._db)
+        self._holds = HoldStore(self._db)
+        self._answers = AnswerStore(self._db, PayloadCipher(folder / "answers.key"))
+        self._periods = PeriodStore(self._db, self._clock.now_ms())
+        self._opened: set[str] = set()
+        self._open_accounts(names.GENESIS, names.HOLDS, names.TREASURY, names.STAKERS, names.UNATTRIBUTED)
+        self.recover()
+
+    def parameters(self) -> Parameters:
+        return self._parameters
+
+    def grant(self, account: str, amount_nano: int, key: str) -> str:
+        """Give `account` OPEN from genesis, once for each `key`; the transfer's id.
+
+        Raises Conflict where the key stands for another grant, InsufficientFunds where the supply is spent.
+        """
+        _check_key(key)
+        check_payee(account, "account")
+        transfer = Transfer(
+            transfer_id=derived_id("grt", key),
+            debit=names.GENESIS,
+            credit=account,
+            amount_nano=amount_nano,
+            code="grant",
+            reference=key,
+        )
+        self._open_accounts(account)
+        self._raise_for(self._ledger.commit([transfer]), [transfer])
+        return transfer.transfer_id
+
+    def create_key(self, account: str) -> str:
+        """A new API key for `account`, which is opened where it isn't yet. The key can't be shown again."""
+        self._open_accounts(check_payee(account, "account"))
+        return self._keys.create(account, self._clock.now_ms())
+
+    def authenticate(self, api_key: str) -> str:
+        """The account an API key stands for. Raises Unauthenticated."""
+        return self._keys.account_of(api_key)
+
+    def balance(self, account: str) -> Balance:
+        """Raises NotFound."""
+        return self._ledger.balance(account)
+
+    def authorize(
+        self, account: str, terms: AdapterTerms, num_prompt_tokens: int, max_tokens: int, idempotency_key: str
+    ) -> Authorization:
+        """Hold the most that an answer can cost, before it is generated.
+
+        The same key with the same request gives the same authorization. Raises InsufficientFunds saying what is
+        missing, Conflict where the key stands for another request or its hold was released, NotFound for the account.
+        """
+        _check_key(idempotency_key)
+        max_fee_nano = price(check_terms(terms), num_prompt_tokens, max_tokens, self._parameters)
+        self.release_expired()
+        request = [asdict(terms), num_prompt_tokens, max_tokens]
+        hold = self._hold_for(account, terms, max_fee_nano, idempotency_key, digest_json(request))
+        self._place(hold)
+        return hold.authorization
+
+    def complete(self, answer: Answer) -> FeeReceipt:
+        """Take the metered fee, release the rest of the hold, and pay the fee's parts; may be repeated.
+
+        The answer goes into the period that is open now. Raises NotFound without an authorization, Conflict where the
+        hold was released or another answer was completed under the id, InvalidInput for more than was authorized.
+        """
+        hold = self._find_hold(answer.answer_id)
+        stored = self._answers.find(answer.answer_id)
+        if stored is None:
+            stored = self._store(answer, hold)
+        else:
+            self._check_same(answer, stored)
+        if not self._post(stored):
+            raise _released(answer.answer_id)
+        return _receipt(stored)
+
+    def cancel(self, answer_id: str) -> None:
+        """Release a hold in full; may be repeated. Raises NotFound, and Conflict where the answer was completed."""
+        hold = self._find_hold(answer_id)
+        if hold.state == "released":
+            return
+        if self._answers.find(answer_id) is not None:
+            raise Conflict(f"{answer_id} was completed", code="answer_completed", param="answer_id")
+        self._release(hold)
+
+    def recover(self) -> None:
+        """Post what was stored and not posted, release what has expired. Called at the start; may be repeated."""
+        self._post_waiting()
+        self.release_expired()
+
+    def release_expired(self) -> int:
+        """Release holds whose time is up and whose answer never came; how many."""
+        expired = [hold for hold in self._holds.expired(self._clock.now_ms()) if not self._answers.find(hold.answer_id)]
+        for hold in expired:
+            self._release(hold)
+        return len(expired)
+
+    def current_period(self) -> str:
+        return self._periods.current()
+
+    def open_period(self) -> str:
+        """Close the current period and open the next; call it before attributing, so that the pools stand still."""
+        self._post_waiting()
+        return self._periods.open_next(self._clock.now_ms())
+
+    def pools(self) -> list[tuple[str, str]]:
+        """(adapter, period) of each pool that waits for settlement."""
+        return self._answers.unsettled_pools()
+
+    def pool(self, adapter: str, period: str) -> Pool:
+        """The pool with its decrypted answers; without them once it is settled. Raises NotFound for the period."""
+        check_name(adapter, "adapter")
+        self._periods.check(period)
+        self._post_waiting()
+        settled = self._settled(adapter, period) is not None
+        return Pool(
+            adapter=adapter,
+            period=period,
+            total_nano=self._answers.pool_nano(adapter, period),
+            settled=settled,
+            answers=() if settled else tuple(self._answers.in_pool(adapter, period)),
+        )
+
+    def settle(self, scores: ContributorScores, accounts: Mapping[str, str]) -> Settlement:
+        """Pay a pool by its contributors' scores, once; again, it gives the first result with `replayed`.
+
+        `accounts` says where each contributor is paid (by default `contributor:<id>`). Settling the current period
+        closes it. Raises InvalidInput for scores or accounts that can't be, NotFound for the period.
+        """
+        check_scores(scores)
+        for contributor, account in accounts.items():
+            check_payee(account, f"accounts.{contributor}")
+        self._periods.check(scores.period)
+        first = self._settled(scores.adapter, scores.period)
+        if first is None:
+            return self._settle_first(scores, accounts)
+        self._answers.settle(scores.adapter, scores.period)
+        return as_replay(first)
+
+    def payouts(self, account: str) -> list[Payout]:
+        """What settlements paid to `account`, newest first. Raises NotFound."""
+        self._ledger.balance(account)
+        return [
+            Payout(
+                transfer_id=entry.transfer.transfer_id,
+                account=account,
+                reference=entry.transfer.reference,
+                amount_nano=entry.transfer.amount_nano,
+                time_ms=entry.time_ms,
+            )
+            for entry in self._ledger.transfers(account)
+            if entry.transfer.code == "payout" and entry.transfer.credit == account
+        ]
+
+    def explain(self, transfer_id: str) -> list[str]:
+        """A transfer's derivation, line by line. Raises NotFound."""
+        entry = self._ledger.find(transfer_id)
+        if entry is None:
+            raise NotFound(f"there is no transfer {transfer_id}", code="transfer_not_found", param="transfer_id")
+        return explain(entry.transfer, self._ledger.batch(entry.seq))
+
+    def close(self) -> None:
+        self._db.close()
+
+    def _hold_for(
+        self, account: str, terms: AdapterTerms, max_fee_nano: int, idempotency_key: str, body_digest: str
+    ) -> HoldRecord:
+        known = self._holds.by_key(account, idempotency_key)
+        if known is not None:
+            return _checked(known, body_digest)
+        now_ms = self._clock.now_ms()
+        hold = HoldRecord(
+            answer_id=new_id("ans", now_ms),
+            account=account,
+            idempotency_key=idempotency_key,
+            body_digest=body_digest,
+            terms=terms,
+            period=self._periods.current(),
+            max_fee_nano=max_fee_nano,
+            expires_ms=now_ms + self._parameters.hold_timeout_ms,
+        )
+        self._holds.add(hold)
+        return hold
+
+    def _place(self, hold: HoldRecord) -> None:
+        timeout_ms = self._parameters.hold_timeout_ms + self._parameters.posting_grace_ms
+        transfer = hold_transfer(hold.answer_id, hold.account, hold.max_fee_nano, timeout_ms)
+        try:
+            self._raise_for(self._ledger.commit([transfer]), [transfer])
+        except (InsufficientFunds, NotFound, InvalidInput):
+            self._holds.forget(hold.answer_id)
+            raise
+
+    def _store(self, answer: Answer, hold: HoldRecord) -> StoredAnswer:
+        if hold.state != "open":
+            raise _released(hold.answer_id)
+        terms, salt = hold.terms, answers.new_salt()
+        if (answer.adapter, answer.adapter_digest) != (terms.adapter, terms.adapter_digest):
+            raise InvalidInput(
+                "the answer is by another adapter than was authorized", code="wrong_adapter", param="adapter"
+            )
+        metered = Metered(
+            answer_id=hold.answer_id,
+            account=hold.account,
+            period=self._periods.current(),
+            num_prompt_tokens=len(answer.prompt_ids),
+            num_completion_tokens=len(answer.completion_ids),
+            commitment=answers.commitment(answer, salt),
+        )
+        usage = usage_statement(metered, terms, self._parameters)
+        if usage["fee_nano"] > hold.max_fee_nano:
+            raise InvalidInput(
+                f"the answer costs {format_open(usage['fee_nano'])} OPEN,"
+                f" {format_open(hold.max_fee_nano)} were authorized",
+                code="exceeds_authorization",
+                param="completion_ids",
+            )
+        self._open_accounts(*parts_by_account(usage["parts_nano"], usage["accounts"]))
+        return self._answers.add(answer, salt, usage)
+
+    def _check_same(self, answer: Answer, stored: StoredAnswer) -> None:
+        """Once the pool is settled the content is gone, and only the id can be compared."""
+        if not stored.sealed:
+            return
+        salt = self._answers.open(stored).salt
+        if answers.commitment(answer, salt) != stored.usage["commitment"]:
+            raise Conflict(
+                f"{answer.answer_id} was completed with other tokens", code="answer_completed", param="answer_id"
+            )
+
+    def _post(self, stored: StoredAnswer) -> bool:
+        """Whether the answer is paid for, now or before; False where its hold had gone."""
+        if stored.state != "stored":
+            return stored.state != "unpaid"
+        transfers = usage_transfers(stored.usage)
+        results = self._ledger.commit(transfers, stored.usage)
+        paid = results[0] not in _GONE
+        if paid:
+            self._raise_for(results, transfers)
+        else:
+            self._release(self._find_hold(stored.answer_id))
+        self._answers.mark(stored.answer_id, "posted" if paid else "unpaid")
+        if paid:
+            self._holds.mark(stored.answer_id, "posted")
+        return paid
+
+    def _post_waiting(self) -> None:
+        for stored in self._answers.waiting():
+            self._open_accounts(*parts_by_account(stored.usage["parts_nano"], stored.usage["accounts"]))
+            self._post(stored)
+
+    def _release(self, hold: HoldRecord) -> None:
+        transfer = void_transfer(hold.answer_id, hold.account, hold.max_fee_nano)
+        results = self._ledger.commit([transfer])
+        if results[0] not in _GONE:
+            self._raise_for(results, [transfer])
+        self._holds.mark(hold.answer_id, "released")
+
+    def _settle_first(self, scores: ContributorScores, accounts: Mapping[str, str]) -> Settlement:
+        if scores.period == self._periods.current():
+            self.open_period()
+        self._post_waiting()
+        usages = self._ledger.usages(pool_account(scores.adapter, scores.period))
+        if not usages:
+            return empty_settlement(scores, self._parameters)
+        statement = settlement_statement(scores, usages, accounts, self._parameters)
+        transfers = payout_transfers(statement)
+        self._open_accounts(*(transfer.credit for transfer in transfers))
+        self._raise_for(self._ledger.commit(transfers, statement), transfers)
+        self._answers.settle(scores.adapter, scores.period)
+        settled = self._settled(scores.adapter, scores.period)
+        if settled is None:
+            raise Unavailable("the settlement was written and can't be read", code="ledger_unavailable")
+        return settled
+
+    def _settled(self, adapter: str, period: str) -> Settlement | None:
+        entry = self._ledger.find(payout_id(adapter, period))
+        return None if entry is None else settlement_from(self._ledger.batch(entry.seq))
+
+    def _find_hold(self, answer_id: str) -> HoldRecord:
+        hold = self._holds.find(answer_id)
+        if hold is None:
+            raise NotFound(
+                f"nothing was authorized as {answer_id}",
+                code="authorization_not_found",
+                param="answer_id",
+                fix="authorize first",
+            )
+        return hold
+
+    def _open_accounts(self, *account_ids: str) -> None:
+        fresh = [_account(name) for name in dict.fromkeys(account_ids) if name not in self._opened]
+        if not fresh:
+            return
+        for account, result in zip(fresh, self._ledger.create_accounts(fresh), strict=True):
+            if result not in (CREATED, EXISTS):
+                raise Conflict(f"{account.account_id}: {result}", code=result, param="account")
+        self._opened.update(account.account_id for account in fresh)
+
+    def _raise_for(self, results: Sequence[str], transfers: Sequence[Transfer]) -> None:
+        for result, transfer in zip(results, transfers, strict=True):
+            if result not in (CREATED, EXISTS, "linked_transfer_failed"):
+                raise self._refusal(result, transfer)
+        if any(result not in (CREATED, EXISTS) for result in results):
+            raise Conflict("a part of this exists already, with something else", code="linked_transfer_failed")
+
+    def _refusal(self, result: str, transfer: Transfer) -> OpenLedgerError:
+        if result == "exceeds_credits":
+            return self._missing(transfer)
+        if result.endswith("_not_found"):
+            return NotFound(f"{result}: {transfer.debit} to {transfer.credit}", code=result, param="account")
+        if result.startswith("exists_with_different"):
+            return Conflict(
+                f"{transfer.reference or transfer.transfer_id} was used before for something else",
+                code="idempotency_conflict",
+                param="idempotency_key",
+                fix="send a new key for a new request",
+            )
+        return Conflict(f"the ledger refused {transfer.transfer_id}: {result}", code=result)
+
+    def _missing(self, transfer: Transfer) -> InsufficientFunds:
+        available = max(0, self._ledger.balance(transfer.debit).available_nano)
+        needed = transfer.amount_nano
+        return InsufficientFunds(
+            f"{transfer.debit} has {format_open(available)} OPEN available, this needs up to {format_open(needed)}",
+            param="account",
+            fix=f"add {format_open(needed - available)} OPEN, or ask for fewer tokens",
+        )
+
+
+def _account(account_id: str) -> Account:
+    """An account as its id says: `user:...`, `contributor:...`, `pool:...`, or one of the house's own."""
+    kind = account_id.partition(":")[0]
+    if kind not in names.KINDS:
+        raise InvalidInput(
+            f"{account_id!r} is no account id",
+            code="invalid_account",
+            param="account",
+            fix="write it like user:alice or contributor:ctr_...",
+        )
+    return Account(account_id=account_id, kind=kind, may_go_negative=account_id == names.GENESIS)
+
+
+def _checked(hold: HoldRecord, body_digest: str) -> HoldRecord:
+    if hold.body_digest != body_digest:
+        raise Conflict(
+            "this idempotency key was used for another request",
+            code="idempotency_conflict",
+            param="idempotency_key",
+            fix="send a new key for a new request",
+        )
+    if hold.state == "released":
+        raise _released(hold.answer_id)
+    return hold
+
+
+def _released(answer_id: str) -> Conflict:
+    return Conflict(
+        f"the hold for {answer_id} was released: it was cancelled, or its time was up",
+        code="hold_released",
+        param="answer_id",
+        fix="authorize again, with a new idempotency key",
+    )
+
+
+def _receipt(stored: StoredAnswer) -> FeeReceipt:
+    usage = stored.usage
+    return FeeReceipt(
+        answer_id=stored.answer_id,
+        fee_nano=usage["fee_nano"],
+        parts=parts_by_account(usage["parts_nano"], usage["accounts"]),
+    )
+
+
+def _check_key(key: str) -> None:
+    if not isinstance(key, str) or not 0 < len(key) <= _MAX_KEY_CHARACTERS:
+        raise InvalidInput(
+            f"an idempotency key has 1 to {_MAX_KEY_CHARACTERS} characters",
+            code="invalid_idempotency_key",
+            param="idempotency_key",
+        )

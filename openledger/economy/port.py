@@ -1,0 +1,23 @@
+"""What the economy asks of a ledger. `ledger.Ledger` answers in-process, `actor.RemoteLedger` across processes."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from openledger.ledger.accounts import Account, Balance
+from openledger.ledger.transfers import Batch, Entry, Transfer
+
+
+class LedgerPort(Protocol):
+    def create_accounts(self, accounts: Sequence[Account]) -> list[str]: ...
+
+    def commit(self, transfers: Sequence[Transfer], statement: dict[str, Any] | None = None) -> list[str]: ...
+
+    def balance(self, account_id: str) -> Balance: ...
+
+    def transfers(self, account_id: str, limit: int = 1000) -> list[Entry]: ...
+
+    def find(self, transfer_id: str) -> Entry | None: ...
+
+    def batch(self, seq: int) -> Batch: ...
+
+    def usages(self, pool: str) -> list[dict[str, Any]]: ...

@@ -1,0 +1,138 @@
+"""What an answer costs, where each part of the fee goes, and the statement that says so. Integers; stores nothing."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from openledger.core.errors import InvalidInput
+from openledger.core.money import SUPPLY_NANO, split
+from openledger.core.values import AdapterTerms
+from openledger.economy.parameters import Parameters
+from openledger.ledger.accounts import HOLDS, TREASURY, pool_account
+from openledger.ledger.statements import USAGE, fee_nano, parts_by_account
+from openledger.ledger.transfers import Transfer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metered:
+    """What of an answer the fee and the log need: who, how many tokens, and the salted commitment to the rest."""
+
+    answer_id: str
+    account: str
+    period: str
+    num_prompt_tokens: int
+    num_completion_tokens: int
+    commitment: str
+
+
+def price(terms: AdapterTerms, num_prompt_tokens: int, num_completion_tokens: int, parameters: Parameters) -> int:
+    """The fee in nano-OPEN. Raises InvalidInput for negative counts or prices, and for more than the whole supply."""
+    numbers = (num_prompt_tokens, num_completion_tokens, terms.prompt_price_nano, terms.completion_price_nano)
+    if any(type(number) is not int or number < 0 for number in numbers):
+        raise InvalidInput("tokens and prices are whole numbers from 0", code="invalid_price", param="terms")
+    fee = fee_nano(num_prompt_tokens, num_completion_tokens, _prices(terms, parameters))
+    if fee > SUPPLY_NANO:
+        raise InvalidInput("the answer would cost more than the whole supply", code="invalid_price", param="max_tokens")
+    return fee
+
+
+def usage_statement(metered: Metered, terms: AdapterTerms, parameters: Parameters) -> dict[str, Any]:
+    """What the log says of one answer. While nothing is staked, the stakers' part is the treasury's."""
+    fee = price(terms, metered.num_prompt_tokens, metered.num_completion_tokens, parameters)
+    return {
+        "format": USAGE,
+        "answer_id": metered.answer_id,
+        "account": metered.account,
+        "adapter": terms.adapter,
+        **lineage(terms),
+        "period": metered.period,
+        "commitment": metered.commitment,
+        "num_prompt_tokens": metered.num_prompt_tokens,
+        "num_completion_tokens": metered.num_completion_tokens,
+        **_prices(terms, parameters),
+        "fee_nano": fee,
+        "split": parameters.split,
+        "parts_nano": split(fee, parameters.split),
+        "accounts": {
+            "contributors": pool_account(terms.adapter, metered.period),
+            "owner": terms.owner_account,
+            "stakers": TREASURY,
+            "treasury": TREASURY,
+        },
+        "parameters": parameters.version,
+    }
+
+
+def lineage(terms: AdapterTerms) -> dict[str, Any]:
+    """Which adapter and which Datanet version stand behind an answer."""
+    return {
+        "adapter_digest": terms.adapter_digest,
+        "datanet": terms.datanet,
+        "datanet_version": terms.datanet_version,
+        "row_root": terms.row_root,
+    }
+
+
+def hold_id(answer_id: str) -> str:
+    return f"{answer_id}.hold"
+
+
+def hold_transfer(answer_id: str, account: str, max_fee_nano: int, timeout_ms: int) -> Transfer:
+    return Transfer(
+        transfer_id=hold_id(answer_id),
+        debit=account,
+        credit=HOLDS,
+        amount_nano=max_fee_nano,
+        code="hold",
+        reference=answer_id,
+        kind="pending",
+        timeout_ms=timeout_ms,
+    )
+
+
+def void_transfer(answer_id: str, account: str, max_fee_nano: int) -> Transfer:
+    return Transfer(
+        transfer_id=f"{answer_id}.void",
+        debit=account,
+        credit=HOLDS,
+        amount_nano=max_fee_nano,
+        code="release",
+        reference=answer_id,
+        kind="void",
+        pending_id=hold_id(answer_id),
+    )
+
+
+def usage_transfers(usage: dict[str, Any]) -> list[Transfer]:
+    """The fee out of its hold, and each part to where it goes; one linked batch."""
+    answer_id = usage["answer_id"]
+    fee = Transfer(
+        transfer_id=f"{answer_id}.fee",
+        debit=usage["account"],
+        credit=HOLDS,
+        amount_nano=usage["fee_nano"],
+        code="fee",
+        reference=answer_id,
+        kind="post",
+        pending_id=hold_id(answer_id),
+    )
+    parts = parts_by_account(usage["parts_nano"], usage["accounts"])
+    return [fee, *(_part(answer_id, place, *part) for place, part in enumerate(sorted(parts.items())))]
+
+
+def _part(answer_id: str, place: int, account: str, amount_nano: int) -> Transfer:
+    return Transfer(
+        transfer_id=f"{answer_id}.part{place}",
+        debit=HOLDS,
+        credit=account,
+        amount_nano=amount_nano,
+        code="fee_part",
+        reference=answer_id,
+    )
+
+
+def _prices(terms: AdapterTerms, parameters: Parameters) -> dict[str, int]:
+    return {
+        "prompt_price_nano": terms.prompt_price_nano,
+        "completion_price_nano": terms.completion_price_nano,
+        "minimum_fee_nano": parameters.minimum_fee_nano,
+    }

@@ -1,0 +1,82 @@
+"""Accounts: who can hold nano-OPEN, and what they hold. Knows the house's own accounts by name, no rule of payment."""
+
+import re
+from dataclasses import dataclass
+
+from openledger.core.errors import InvalidInput
+
+GENESIS = "genesis"
+HOLDS = "holds"
+TREASURY = "treasury"
+STAKERS = "stakers"
+UNATTRIBUTED = "unattributed"
+KINDS = frozenset({"user", "contributor", "pool", "holds", "treasury", "stakers", "unattributed", "genesis"})
+_ACCOUNT_ID = re.compile(r"[a-z0-9][a-z0-9._:-]{0,299}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """An account as it is opened. `may_go_negative` is for genesis alone: down to the whole supply.
+
+    Raises InvalidInput for an id or a kind that can't be.
+    """
+
+    account_id: str
+    kind: str
+    may_go_negative: bool = False
+
+    def __post_init__(self) -> None:
+        check_account_id(self.account_id)
+        if self.kind not in KINDS:
+            raise InvalidInput(
+                f"no kind of account is called {self.kind!r}",
+                code="invalid_account",
+                param="kind",
+                fix=f"one of {', '.join(sorted(KINDS))}",
+            )
+        if self.may_go_negative and self.kind != "genesis":
+            raise InvalidInput("only a genesis account may go below zero", code="invalid_account", param="kind")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Balance:
+    """An account's running sums in nano-OPEN: what is posted, and what holds reserve."""
+
+    account_id: str
+    kind: str
+    may_go_negative: bool = False
+    debits_pending_nano: int = 0
+    debits_posted_nano: int = 0
+    credits_pending_nano: int = 0
+    credits_posted_nano: int = 0
+
+    @property
+    def posted_nano(self) -> int:
+        """What the account owns, holds on it included."""
+        return self.credits_posted_nano - self.debits_posted_nano
+
+    @property
+    def available_nano(self) -> int:
+        """What it may still spend: posted, less what is held."""
+        return self.posted_nano - self.debits_pending_nano
+
+
+def check_account_id(account_id: str, param: str = "account") -> str:
+    """`account_id` if it can be one. Raises InvalidInput otherwise."""
+    if not isinstance(account_id, str) or not _ACCOUNT_ID.fullmatch(account_id):
+        raise InvalidInput(
+            f"{account_id!r} is no account id",
+            code="invalid_account",
+            param=param,
+            fix="write it like user:alice: a-z, 0-9 and . _ : - up to 300 characters",
+        )
+    return account_id
+
+
+def opened(account: Account) -> Balance:
+    return Balance(account_id=account.account_id, kind=account.kind, may_go_negative=account.may_go_negative)
+
+
+def pool_account(adapter: str, period: str) -> str:
+    """Where the contributors' parts of one adapter's fees in one period wait for settlement."""
+    return f"pool:{adapter}:{period}"

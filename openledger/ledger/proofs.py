@@ -1,0 +1,224 @@
+"""Proof files: one transfer, provable offline to a stranger who has the ledger's verification key.
+
+A proof is canonical JSON and one newline, so that each of its bytes is either checked or refused:
+
+    format      openledger.proof/1
+    transfer    the transfer
+    batch       {ordinal, path}: its place among, and its way to, the batch's transfers_root (RFC 9162, hex)
+    leaf        {seq, time_ms, num_transfers, transfers_root, statement_digest}: the batch in the log
+    statement   what the batch states (its digest is in the leaf), or null
+    path        the leaf's way to the log's root
+    checkpoint  the signed note with that root
+    evidence    for a payout: [salted answer commitment, nano-OPEN] of each answer in the pool; else null
+"""
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from openledger.core import merkle
+from openledger.core.errors import Corrupt, InvalidInput, NotFound, OpenLedgerError, TooLarge
+from openledger.core.hashing import canonical_json, digest_json
+from openledger.core.money import format_open
+from openledger.ledger.checkpoints import Checkpoint, open_checkpoint
+from openledger.ledger.log import leaf_hash
+from openledger.ledger.statements import SETTLEMENT, USAGE, check_paid, check_settlement, check_usage, format_of
+from openledger.ledger.transfers import Transfer, transfer_from_dict
+
+FORMAT = "openledger.proof/1"
+_FIELDS = {"format", "transfer", "batch", "leaf", "statement", "path", "checkpoint", "evidence"}
+_LEAF_FIELDS = {"seq", "time_ms", "num_transfers", "transfers_root", "statement_digest"}
+_HASH = re.compile(r"[0-9a-f]{64}")
+_MAX_BYTES = 256 * 2**20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifiedProof:
+    """What a proof proves. `lines` say what was checked, in order."""
+
+    transfer: Transfer
+    statement: dict[str, Any] | None
+    checkpoint: Checkpoint
+    time_ms: int
+    lines: tuple[str, ...]
+
+
+def encode_proof(proof: dict[str, Any]) -> bytes:
+    """The bytes of a proof file."""
+    return canonical_json(proof) + b"\n"
+
+
+def verify_proof_file(path: Path, key: str) -> VerifiedProof:
+    """Like `verify_proof`. Raises NotFound or TooLarge where the file can't be one."""
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise TooLarge(f"{path} is larger than any proof", code="proof_too_large", param=str(path))
+        data = path.read_bytes()
+    except OSError as error:
+        raise NotFound(f"no proof at {path}: {error.strerror}", code="no_proof", param=str(path)) from error
+    return verify_proof(data, key)
+
+
+def verify_proof(proof: bytes | dict[str, Any], key: str) -> VerifiedProof:
+    """Check every byte of `proof` against the verification key `key`, offline.
+
+    Raises Corrupt, its code naming the first thing that is wrong: malformed_proof, wrong_key, wrong_signature,
+    not_in_log, not_in_batch, wrong_statement, and those of `statements`.
+    """
+    values = _decode(proof if isinstance(proof, bytes) else encode_proof(proof))
+    checkpoint = open_checkpoint(values["checkpoint"], key)
+    transfer, leaf = _transfer(values["transfer"]), values["leaf"]
+    _check_in_log(leaf, values["path"], checkpoint)
+    _check_in_batch(values["transfer"], leaf, values["batch"])
+    _check_statement(leaf, values["statement"])
+    lines = [
+        f"checkpoint of {checkpoint.origin}: {checkpoint.size} batches, root {checkpoint.root}, signature good",
+        f"batch {leaf['seq']} is in that log",
+        f"transfer {transfer.transfer_id} is in that batch: {_describe(transfer)}",
+        *_check_derivation(transfer, values["statement"], values["evidence"]),
+    ]
+    return VerifiedProof(
+        transfer=transfer,
+        statement=values["statement"],
+        checkpoint=checkpoint,
+        time_ms=leaf["time_ms"],
+        lines=tuple(lines),
+    )
+
+
+def _decode(data: bytes) -> dict[str, Any]:
+    try:
+        values = json.loads(data)
+        canonical = encode_proof(values) == data
+    except (ValueError, RecursionError, OpenLedgerError) as error:
+        raise _malformed(f"not canonical JSON: {error}") from error
+    if not canonical:
+        raise _malformed("not canonical JSON: the same content has other bytes")
+    if not isinstance(values, dict) or set(values) != _FIELDS or values["format"] != FORMAT:
+        raise _malformed(f"not the fields of {FORMAT}")
+    _check_shape(values)
+    return values
+
+
+def _check_shape(values: dict[str, Any]) -> None:
+    leaf, batch = values["leaf"], values["batch"]
+    if not isinstance(leaf, dict) or set(leaf) != _LEAF_FIELDS or not _are_counts(leaf, "seq", "time_ms"):
+        raise _malformed("the leaf is misshapen")
+    if not _are_counts(leaf, "num_transfers") or not _is_hash(leaf["transfers_root"]):
+        raise _malformed("the leaf is misshapen")
+    if not isinstance(batch, dict) or set(batch) != {"ordinal", "path"} or not _are_counts(batch, "ordinal"):
+        raise _malformed("the place in the batch is misshapen")
+    if not _is_path(values["path"]) or not _is_path(batch["path"]) or not isinstance(values["checkpoint"], str):
+        raise _malformed("a path is no list of hashes, or the checkpoint no text")
+    if values["statement"] is not None and not isinstance(values["statement"], dict):
+        raise _malformed("the statement is misshapen")
+
+
+def _transfer(values: Any) -> Transfer:
+    try:
+        return transfer_from_dict(values)
+    except (InvalidInput, TypeError) as error:
+        raise _malformed(f"the transfer is misshapen: {error}") from error
+
+
+def _check_in_log(leaf: dict[str, Any], path: list[str], checkpoint: Checkpoint) -> None:
+    proven = merkle.verify_inclusion(
+        leaf["seq"], checkpoint.size, leaf_hash(leaf), _bytes(path), bytes.fromhex(checkpoint.root)
+    )
+    if not proven:
+        raise Corrupt("the batch isn't in the log of that checkpoint", code="not_in_log", param="leaf")
+
+
+def _check_in_batch(transfer: dict[str, Any], leaf: dict[str, Any], batch: dict[str, Any]) -> None:
+    proven = merkle.verify_inclusion(
+        batch["ordinal"],
+        leaf["num_transfers"],
+        merkle.leaf_hash(canonical_json(transfer)),
+        _bytes(batch["path"]),
+        bytes.fromhex(leaf["transfers_root"]),
+    )
+    if not proven:
+        raise Corrupt("the transfer isn't in that batch", code="not_in_batch", param="transfer")
+
+
+def _check_statement(leaf: dict[str, Any], statement: dict[str, Any] | None) -> None:
+    expected = "" if statement is None else digest_json(statement)
+    if leaf["statement_digest"] != expected:
+        raise Corrupt("the batch commits to another statement", code="wrong_statement", param="statement")
+
+
+def _check_derivation(transfer: Transfer, statement: dict[str, Any] | None, evidence: Any) -> list[str]:
+    if format_of(statement) != SETTLEMENT and evidence is not None:
+        raise _malformed("only a payout has evidence")
+    if statement is None:
+        return []
+    check = _DERIVATIONS.get(format_of(statement))
+    if check is None:
+        return [f"the batch states: {format_of(statement) or 'something of its own'}"]
+    try:
+        return check(transfer, statement, evidence)
+    except (KeyError, TypeError, ValueError) as error:
+        raise _malformed(f"the statement lacks or misstates something: {error}") from error
+
+
+def _check_fee(transfer: Transfer, usage: dict[str, Any], _: Any) -> list[str]:
+    check_usage(usage)
+    check_paid(usage, transfer)
+    tokens = f"{usage['num_prompt_tokens']} prompt and {usage['num_completion_tokens']} completion tokens"
+    parts = ", ".join(f"{role} {format_open(part)}" for role, part in usage["parts_nano"].items())
+    return [
+        f"answer {usage['answer_id']} under {usage['adapter']}: {tokens} cost {format_open(usage['fee_nano'])} OPEN",
+        f"its parts sum to the fee: {parts}",
+    ]
+
+
+def _check_payout(transfer: Transfer, settlement: dict[str, Any], evidence: Any) -> list[str]:
+    if not isinstance(evidence, list) or not all(isinstance(item, list) and len(item) == 2 for item in evidence):
+        raise _malformed("a payout's evidence is a list of [commitment, nano-OPEN]")
+    check_settlement(settlement, evidence)
+    check_paid(settlement, transfer)
+    pool = format_open(settlement["pool_nano"])
+    return [
+        f"{len(evidence)} answers make the pool of {settlement['adapter']} in {settlement['period']}: {pool} OPEN",
+        *(f"adapter {line['adapter_digest']} from {_source(line)}" for line in settlement["lineage"]),
+        f"scores of {len(settlement['scores_nano'])} contributors ({settlement['method']}) give the shares "
+        f"by {settlement['rule']}",
+        f"shares divide the pool to the nano-OPEN; {transfer.credit} gets {format_open(transfer.amount_nano)} OPEN",
+    ]
+
+
+_DERIVATIONS: dict[str, Callable[[Transfer, dict[str, Any], Any], list[str]]] = {
+    USAGE: _check_fee,
+    SETTLEMENT: _check_payout,
+}
+
+
+def _source(line: dict[str, Any]) -> str:
+    return f"{line['datanet']} version {line['datanet_version']}, row root {line['row_root']}"
+
+
+def _describe(transfer: Transfer) -> str:
+    return f"{format_open(transfer.amount_nano)} OPEN from {transfer.debit} to {transfer.credit} ({transfer.code})"
+
+
+def _are_counts(values: dict[str, Any], *names: str) -> bool:
+    return all(type(values[name]) is int and values[name] >= 0 for name in names)
+
+
+def _is_hash(value: Any) -> bool:
+    return isinstance(value, str) and _HASH.fullmatch(value) is not None
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, list) and all(_is_hash(item) for item in value)
+
+
+def _bytes(path: Sequence[str]) -> list[bytes]:
+    return [bytes.fromhex(item) for item in path]
+
+
+def _malformed(reason: str) -> Corrupt:
+    return Corrupt(f"not a proof: {reason}", code="malformed_proof", param="proof")

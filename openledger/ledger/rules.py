@@ -1,0 +1,146 @@
+"""The rules of double entry, as a pure function over a book. Knows no storage, no log and no clock.
+
+What a batch does is decided here once: the journal loads what the batch touches and stores what it changed, the audit
+replays the whole log through the same function.
+"""
+
+from collections import ChainMap
+from collections.abc import MutableMapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from openledger.core.money import SUPPLY_NANO
+from openledger.ledger.accounts import Balance
+from openledger.ledger.transfers import CREATED, LINKED_FAILED, Transfer, compare
+
+MAX_SUM_NANO = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hold:
+    """A pending transfer and what became of it. `expires_ms` 0 is never."""
+
+    transfer: Transfer
+    expires_ms: int
+    state: Literal["pending", "posted", "voided"] = "pending"
+
+
+@dataclass(frozen=True, slots=True)
+class Book:
+    """What the rules look at. `known` are ids that name a transfer which is no hold (so that a post can say so)."""
+
+    balances: MutableMapping[str, Balance] = field(default_factory=dict)
+    holds: MutableMapping[str, Hold] = field(default_factory=dict)
+    known: set[str] = field(default_factory=set)
+
+    def take(self, changes: "Book") -> None:
+        self.balances.update(changes.balances)
+        self.holds.update(changes.holds)
+
+
+def apply(book: Book, transfers: Sequence[Transfer], time_ms: int) -> tuple[Book, list[str]]:
+    """What `transfers` change in `book` (all of them, or nothing), and one result for each.
+
+    Later transfers of a batch see what earlier ones did. `book` itself stays as it is.
+    """
+    changes = Book()
+    view = Book(ChainMap(changes.balances, book.balances), ChainMap(changes.holds, book.holds), book.known)
+    seen: dict[str, Transfer] = {}
+    results = []
+    for transfer in transfers:
+        twin = seen.setdefault(transfer.transfer_id, transfer)
+        results.append(_apply_one(view, transfer, time_ms) if twin is transfer else compare(transfer, twin))
+    if all(result == CREATED for result in results):
+        return changes, results
+    return Book(), link(results)
+
+
+def link(results: Sequence[str]) -> list[str]:
+    """Results of a batch that was not applied: what could have been created names its link as the reason."""
+    return [LINKED_FAILED if result == CREATED else result for result in results]
+
+
+def _apply_one(book: Book, transfer: Transfer, time_ms: int) -> str:
+    if transfer.kind in ("post", "void"):
+        return _resolve(book, transfer, time_ms)
+    return _place(book, transfer, time_ms)
+
+
+def _place(book: Book, transfer: Transfer, time_ms: int) -> str:
+    debit, credit = book.balances.get(transfer.debit), book.balances.get(transfer.credit)
+    if debit is None:
+        return "debit_account_not_found"
+    if credit is None:
+        return "credit_account_not_found"
+    amount = transfer.amount_nano
+    if debit.available_nano - amount < (-SUPPLY_NANO if debit.may_go_negative else 0):
+        return "exceeds_credits"
+    if transfer.kind == "pending":
+        debit = replace(debit, debits_pending_nano=debit.debits_pending_nano + amount)
+        credit = replace(credit, credits_pending_nano=credit.credits_pending_nano + amount)
+    else:
+        debit = replace(debit, debits_posted_nano=debit.debits_posted_nano + amount)
+        credit = replace(credit, credits_posted_nano=credit.credits_posted_nano + amount)
+    overflow = _overflow(debit, credit)
+    if overflow:
+        return overflow
+    if transfer.kind == "pending":
+        expires_ms = time_ms + transfer.timeout_ms if transfer.timeout_ms else 0
+        book.holds[transfer.transfer_id] = Hold(transfer=transfer, expires_ms=expires_ms)
+    _put(book, debit, credit)
+    return CREATED
+
+
+def _resolve(book: Book, transfer: Transfer, time_ms: int) -> str:
+    hold = book.holds.get(transfer.pending_id)
+    if hold is None:
+        known = transfer.pending_id in book.known
+        return "pending_transfer_not_pending" if known else "pending_transfer_not_found"
+    refusal = _refusal(hold, transfer, time_ms)
+    if refusal:
+        return refusal
+    reserved = hold.transfer.amount_nano
+    taken = transfer.amount_nano if transfer.kind == "post" else 0
+    debit, credit = book.balances[transfer.debit], book.balances[transfer.credit]
+    debit = replace(
+        debit,
+        debits_pending_nano=debit.debits_pending_nano - reserved,
+        debits_posted_nano=debit.debits_posted_nano + taken,
+    )
+    credit = replace(
+        credit,
+        credits_pending_nano=credit.credits_pending_nano - reserved,
+        credits_posted_nano=credit.credits_posted_nano + taken,
+    )
+    overflow = _overflow(debit, credit)
+    if overflow:
+        return overflow
+    book.holds[transfer.pending_id] = replace(hold, state="posted" if transfer.kind == "post" else "voided")
+    _put(book, debit, credit)
+    return CREATED
+
+
+def _refusal(hold: Hold, transfer: Transfer, time_ms: int) -> str:
+    if hold.state != "pending":
+        return f"pending_transfer_already_{hold.state}"
+    if (transfer.debit, transfer.credit) != (hold.transfer.debit, hold.transfer.credit):
+        return "pending_transfer_has_different_accounts"
+    if transfer.kind == "void":
+        same = transfer.amount_nano == hold.transfer.amount_nano
+        return "" if same else "pending_transfer_has_different_amount"
+    if transfer.amount_nano > hold.transfer.amount_nano:
+        return "exceeds_pending_amount"
+    return "pending_transfer_expired" if hold.expires_ms and time_ms >= hold.expires_ms else ""
+
+
+def _overflow(debit: Balance, credit: Balance) -> str:
+    if debit.debits_posted_nano + debit.debits_pending_nano > MAX_SUM_NANO:
+        return "overflows_debits"
+    if credit.credits_posted_nano + credit.credits_pending_nano > MAX_SUM_NANO:
+        return "overflows_credits"
+    return ""
+
+
+def _put(book: Book, debit: Balance, credit: Balance) -> None:
+    book.balances[debit.account_id] = debit
+    book.balances[credit.account_id] = credit

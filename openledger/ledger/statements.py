@@ -1,0 +1,170 @@
+"""What a batch can state beside its transfers, and the arithmetic that binds the two together.
+
+`openledger.accounts/1`: accounts opened. `openledger.usage/1`: an answer's metered fee and its parts.
+`openledger.settlement/1`: how a pool became payouts. The economy writes the last two; they are read here so that proof
+and audit need nothing but this package and `core`. Every check raises Corrupt with a code that names what is wrong.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from openledger.core import merkle
+from openledger.core.errors import Corrupt, InvalidInput
+from openledger.core.hashing import canonical_json
+from openledger.core.money import split
+from openledger.core.shares import RULE, shares_ppb
+from openledger.ledger.accounts import HOLDS, Account, pool_account
+from openledger.ledger.transfers import Transfer
+
+ACCOUNTS = "openledger.accounts/1"
+USAGE = "openledger.usage/1"
+SETTLEMENT = "openledger.settlement/1"
+Statement = Mapping[str, Any]
+Evidence = Sequence[Sequence[Any]]
+Value = TypeVar("Value")
+_LINEAGE = {"adapter_digest", "datanet", "datanet_version", "row_root"}
+
+
+def format_of(statement: Statement | None) -> str:
+    return "" if statement is None else str(statement.get("format", ""))
+
+
+def accounts_statement(accounts: Sequence[Account]) -> dict[str, Any]:
+    return {
+        "format": ACCOUNTS,
+        "accounts": [
+            {"account_id": account.account_id, "kind": account.kind, "may_go_negative": account.may_go_negative}
+            for account in accounts
+        ],
+    }
+
+
+def accounts_in(statement: Statement) -> list[Account]:
+    return _guarded(lambda: [Account(**values) for values in statement["accounts"]])
+
+
+def fee_nano(num_prompt_tokens: int, num_completion_tokens: int, prices: Statement) -> int:
+    """Tokens times `prompt_price_nano` and `completion_price_nano`, at least `minimum_fee_nano`, all of `prices`."""
+    metered: int = (
+        num_prompt_tokens * prices["prompt_price_nano"] + num_completion_tokens * prices["completion_price_nano"]
+    )
+    return max(prices["minimum_fee_nano"], metered)
+
+
+def parts_by_account(parts: Mapping[str, int], accounts: Mapping[str, str]) -> dict[str, int]:
+    """Amounts by name, gathered by the account each name is paid to; zeros are left out."""
+    gathered: dict[str, int] = {}
+    for name in sorted(parts):
+        if parts[name]:
+            gathered[accounts[name]] = gathered.get(accounts[name], 0) + parts[name]
+    return gathered
+
+
+def evidence_of(usages: Iterable[Statement]) -> list[list[Any]]:
+    """What answers put into a pool: [salted commitment, nano-OPEN], in the order given."""
+    return _guarded(lambda: [[usage["commitment"], usage["parts_nano"]["contributors"]] for usage in usages])
+
+
+def answers_root(evidence: Evidence) -> str:
+    """RFC 9162 root (hex) over canonical JSON of each [commitment, nano-OPEN]."""
+    return merkle.root([merkle.leaf_hash(canonical_json(list(item))) for item in evidence]).hex()
+
+
+def check_usage(usage: Statement) -> None:
+    """That the fee follows from tokens and prices, and its parts from the split."""
+    _guarded(lambda: _check_usage(usage))
+
+
+def check_usage_transfers(usage: Statement, transfers: Sequence[Transfer]) -> None:
+    """That the batch takes just that fee from its hold and pays just those parts."""
+    _guarded(lambda: _check_usage_transfers(usage, transfers))
+
+
+def check_settlement(settlement: Statement, evidence: Evidence) -> None:
+    """That answers make the pool, scores the shares, and shares the payouts."""
+    _guarded(lambda: _check_settlement(settlement, evidence))
+
+
+def check_settlement_transfers(settlement: Statement, transfers: Sequence[Transfer]) -> None:
+    """That the batch pays just those payouts out of that pool."""
+    _guarded(lambda: _check_settlement_transfers(settlement, transfers))
+
+
+def check_paid(statement: Statement, transfer: Transfer) -> None:
+    """That `transfer`, one of its batch, is one that the statement (usage or settlement) calls for."""
+    _guarded(lambda: _check_paid(statement, transfer))
+
+
+def _check_usage(usage: Statement) -> None:
+    fee = fee_nano(usage["num_prompt_tokens"], usage["num_completion_tokens"], usage)
+    if usage["fee_nano"] != fee:
+        raise _wrong("wrong_fee", f"the fee is {usage['fee_nano']}, tokens and prices make {fee}")
+    if usage["parts_nano"] != split(fee, usage["split"]):
+        raise _wrong("wrong_parts", "the parts of the fee don't follow from the split")
+    if usage["accounts"]["contributors"] != pool_account(usage["adapter"], usage["period"]):
+        raise _wrong("wrong_pool", "the contributors' part goes to another pool than it says")
+
+
+def _check_usage_transfers(usage: Statement, transfers: Sequence[Transfer]) -> None:
+    expected = [(usage["account"], HOLDS, usage["fee_nano"])]
+    parts = parts_by_account(usage["parts_nano"], usage["accounts"])
+    expected += [(HOLDS, account, amount) for account, amount in parts.items()]
+    if _moves(transfers) != sorted(expected):
+        raise _wrong("fee_and_parts_differ", f"answer {usage['answer_id']}: the transfers aren't the fee and its parts")
+
+
+def _check_settlement(settlement: Statement, evidence: Evidence) -> None:
+    commitments = [item[0] for item in evidence]
+    amounts = [item[1] for item in evidence]
+    if len(set(commitments)) != len(commitments) or any(type(amount) is not int or amount < 0 for amount in amounts):
+        raise _wrong("wrong_evidence", "an answer stands twice among the answers, or with no amount")
+    if answers_root(evidence) != settlement["answers_root"] or len(evidence) != settlement["num_answers"]:
+        raise _wrong("wrong_answers_root", "the answers aren't those that the settlement commits to")
+    if sum(amounts) != settlement["pool_nano"]:
+        raise _wrong("wrong_pool_total", "the answers' parts don't sum to the pool")
+    if settlement["rule"] != RULE:
+        raise _wrong("unknown_rule", f"this version knows the rule {RULE}, not {settlement['rule']!r}")
+    for line in settlement["lineage"]:
+        if set(line) != _LINEAGE:
+            raise _wrong("malformed_statement", "the lineage names adapter, Datanet, version and row root")
+    scores, errors = settlement["scores_nano"], settlement["errors_nano"]
+    if settlement["shares_ppb"] != shares_ppb(scores, errors, settlement["gain_nano"], settlement["z_milli"]):
+        raise _wrong("wrong_shares", "the shares don't follow from the scores")
+    if settlement["payouts_nano"] != split(settlement["pool_nano"], settlement["shares_ppb"]):
+        raise _wrong("wrong_payouts", "the payouts don't follow from the shares")
+
+
+def _check_settlement_transfers(settlement: Statement, transfers: Sequence[Transfer]) -> None:
+    pool = pool_account(settlement["adapter"], settlement["period"])
+    payouts = parts_by_account(settlement["payouts_nano"], settlement["accounts"])
+    if _moves(transfers) != sorted((pool, account, amount) for account, amount in payouts.items()):
+        raise _wrong("pool_and_payouts_differ", f"{pool}: the transfers aren't the payouts")
+
+
+def _check_paid(statement: Statement, transfer: Transfer) -> None:
+    if format_of(statement) == SETTLEMENT:
+        source = pool_account(statement["adapter"], statement["period"])
+        due = parts_by_account(statement["payouts_nano"], statement["accounts"])
+    else:
+        source, due = HOLDS, parts_by_account(statement["parts_nano"], statement["accounts"])
+        if transfer.kind == "post":
+            source, due = statement["account"], {HOLDS: statement["fee_nano"]}
+    if transfer.debit != source or due.get(transfer.credit) != transfer.amount_nano:
+        raise _wrong("wrong_amount", f"{transfer.transfer_id} isn't what its statement calls for")
+
+
+def _moves(transfers: Sequence[Transfer]) -> list[tuple[str, str, int]]:
+    if any(transfer.kind not in ("single", "post") for transfer in transfers):
+        raise _wrong("wrong_kind", "a paying batch holds only singles and posts")
+    return sorted((transfer.debit, transfer.credit, transfer.amount_nano) for transfer in transfers)
+
+
+def _guarded(check: Callable[[], Value]) -> Value:
+    try:
+        return check()
+    except (KeyError, TypeError, AttributeError, IndexError, InvalidInput) as error:
+        raise _wrong("malformed_statement", f"the statement lacks or misstates something: {error}") from error
+
+
+def _wrong(code: str, message: str) -> Corrupt:
+    return Corrupt(message, code=code, param="statement")

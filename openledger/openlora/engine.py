@@ -1,0 +1,57 @@
+"""What an engine promises, so that the deployment can hold any of them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from openledger.core.values import GenerationRequest, TokenEvent
+
+
+class Engine(Protocol):
+    """Generates for many requests at once over one base model; each request under one adapter or none.
+
+    Invariants:
+
+    - One thread, the step thread, calls everything but `load`. `load` may run on any thread beside it and never
+      waits for a step; the adapter can be used when it has returned.
+    - An adapter is its digest: another content is another adapter, and nothing is ever kept under a name.
+    - `add` never raises for what a request asks: a request that can't be served gets one event with `error`, and no
+      other request notices. Only a `request_id` that is in flight already raises (Conflict), since events couldn't
+      be told apart.
+    - Every request added ends in exactly one event with a `finish_reason`, and holds no memory after it.
+    - The token ids of a request's events, joined, are all tokens generated, the end token included; its texts,
+      joined, are the answer without end token and stop string.
+    - `score` changes no request in flight.
+    """
+
+    def load(self, digest: str, folder: Path) -> None:
+        """Make an adapter resident; one that is resident already costs nothing. Raises what `check_adapter` raises,
+        and Corrupt (`adapter_digest_mismatch`) where the folder holds another adapter."""
+        ...
+
+    def unload(self, digest: str) -> None:
+        """Raises Conflict (`adapter_in_use`) while a request needs it; unknown digests are ignored."""
+        ...
+
+    def resident(self) -> tuple[str, ...]: ...
+
+    def add(self, request: GenerationRequest) -> None: ...
+
+    def step(self) -> list[TokenEvent]:
+        """One forward pass over a batch; at most one new token for each request in it."""
+        ...
+
+    def cancel(self, request_id: str) -> None:
+        """End a request early; unknown ids are ignored. Its last event comes with the next `step`."""
+        ...
+
+    def has_work(self) -> bool: ...
+
+    def score(
+        self, prompt_ids: Sequence[int], completion_ids: Sequence[int], adapter_digests: Sequence[str]
+    ) -> npt.NDArray[np.float32]:
+        """See `core.scoring.Scorer`. Raises NotFound for an adapter that isn't resident."""
+        ...

@@ -1,0 +1,126 @@
+"""The thread that runs an engine: steps while there is work, and between steps what others ask of the engine.
+
+Owns the rule that only this thread touches the engine (but for `load`), and the order: all urgent calls, one step,
+one background call (scoring), again; so whoever scores waits for nobody's answer longer than a step, and delays
+nobody's by more than one background call. Knows neither asyncio nor Ray.
+"""
+
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from openledger.core.errors import Unavailable
+from openledger.core.values import GenerationRequest, TokenEvent
+from openledger.openlora.engine import Engine
+
+Result = TypeVar("Result")
+Call = tuple[Callable[[], Any], "Future[Any]"]
+Deliver = Callable[[TokenEvent], None]
+
+
+class StepThread:
+    """`failure` is set when a step raised, which only a bug of ours can do: every request in flight then ends with an
+    error event, and every later call raises Unavailable."""
+
+    def __init__(self, engine: Engine):
+        self._engine = engine
+        self._urgent: queue.SimpleQueue[Call] = queue.SimpleQueue()
+        self._background: queue.SimpleQueue[Call] = queue.SimpleQueue()
+        self._deliver: dict[str, Deliver] = {}
+        self._wake = threading.Event()
+        self._stopping = False
+        self._closing, self._closed = threading.Lock(), False
+        self.failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="openlora-steps", daemon=True)
+        self._thread.start()
+
+    def call(self, function: Callable[[], Result], *, background: bool = False) -> "Future[Result]":
+        """Run `function` on the step thread."""
+        future: Future[Result] = Future()
+        with self._closing:
+            if self._closed:
+                future.set_exception(self._stopped())
+            else:
+                (self._background if background else self._urgent).put((function, future))
+        self._wake.set()
+        return future
+
+    def submit(self, request: GenerationRequest, deliver: Deliver) -> "Future[None]":
+        """Add a request; `deliver` is called on the step thread with each of its events."""
+        return self.call(lambda: self._add(request, deliver))
+
+    def cancel(self, request_id: str) -> "Future[None]":
+        return self.call(lambda: self._engine.cancel(request_id))
+
+    def stop(self) -> None:
+        """End the thread after the running step. Requests in flight get an error event."""
+        self._stopping = True
+        self._wake.set()
+        self._thread.join()
+
+    def _add(self, request: GenerationRequest, deliver: Deliver) -> None:
+        self._engine.add(request)
+        self._deliver[request.request_id] = deliver
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping:
+                self._turn()
+        except BaseException as error:  # noqa: BLE001  whatever it is, the callers must hear of it
+            self.failure = error
+        finally:
+            self._end_all()
+
+    def _turn(self) -> None:
+        self._wake.clear()
+        while (call := _take(self._urgent)) is not None:
+            _answer(call)
+        if self._engine.has_work():
+            for event in self._engine.step():
+                self._hand_out(event)
+        call = _take(self._background)
+        if call is not None:
+            _answer(call)
+        elif not self._engine.has_work():
+            self._wake.wait()
+
+    def _hand_out(self, event: TokenEvent) -> None:
+        deliver = self._deliver[event.request_id]
+        if event.finish_reason is not None:
+            del self._deliver[event.request_id]
+        deliver(event)
+
+    def _end_all(self) -> None:
+        with self._closing:
+            self._closed = True
+        for calls in (self._urgent, self._background):
+            while (call := _take(calls)) is not None:
+                if call[1].set_running_or_notify_cancel():
+                    call[1].set_exception(self._stopped())
+        error = self._stopped().to_dict()
+        for request_id, deliver in list(self._deliver.items()):
+            deliver(TokenEvent(request_id=request_id, token_ids=(), text="", finish_reason="error", error=error))
+        self._deliver.clear()
+
+    def _stopped(self) -> Unavailable:
+        reason = "was stopped" if self.failure is None else f"failed: {self.failure!r}"
+        return Unavailable(f"the engine {reason}", code="engine_stopped", fix="try again: another replica takes over")
+
+
+def _take(calls: "queue.SimpleQueue[Call]") -> Call | None:
+    try:
+        return calls.get_nowait()
+    except queue.Empty:
+        return None
+
+
+def _answer(call: Call) -> None:
+    function, future = call
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        future.set_result(function())
+    except Exception as error:  # noqa: BLE001  the caller's error, raised again where the result is awaited
+        future.set_exception(error)

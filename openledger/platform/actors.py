@@ -1,0 +1,33 @@
+"""The named actors of an installation: started where they are missing, found where they run.
+
+They hold the disk, so on a cluster they are pinned to the node they first start on (the one with the working folder).
+"""
+
+from typing import Any
+
+import ray
+
+from openledger.datanets.actor import start_datanets
+from openledger.economy.actor import start_economy
+from openledger.ledger.actor import start_ledger
+from openledger.platform.workdir import Workdir
+
+NUM_SHARDS = 2
+LEDGER_NAME = "openledger/local"
+
+
+def datanets_actor(workdir: Workdir) -> Any:
+    return start_datanets(workdir.datanets, NUM_SHARDS)
+
+
+def ledger_actor(workdir: Workdir) -> Any:
+    return start_ledger(workdir.ledger / "ledger.db", name=LEDGER_NAME)
+
+
+def economy_actor(workdir: Workdir) -> Any:
+    return start_economy(ledger_actor(workdir), workdir.ledger)
+
+
+def wait_until_ready(ledger: Any, economy: Any, datanets: Any) -> None:
+    """Until each has opened its storage; their first error comes out here."""
+    ray.get([ledger.verification_key.remote(), economy.current_period.remote(), datanets.names.remote()])

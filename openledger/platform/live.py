@@ -1,0 +1,240 @@
+"""The Service on a running cluster: what API and console ask, answered by the actors and the engine.
+
+A paid answer: authorize (a hold) -> generate -> complete (the metered fee, split). Attribution and settlement are
+elsewhere and later; nothing here waits for them.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from openledger.adapters.base_model import BaseModel, encode_messages, load_tokenizer
+from openledger.adapters.registry import AdapterRegistry
+from openledger.core.errors import InvalidInput, NotFound, OpenLedgerError, Unavailable
+from openledger.core.ids import derived_id
+from openledger.core.values import (
+    AdapterTerms,
+    Answer,
+    Authorization,
+    Contribution,
+    ContributionReceipt,
+    GenerationRequest,
+    SamplingParameters,
+    TokenEvent,
+)
+from openledger.ledger.proofs import encode_proof
+from openledger.platform.report import audit_entry
+from openledger.platform.service import AnswerEvent, ModelEntry, Receipt
+from openledger.platform.workdir import Workdir
+
+
+class LiveService:
+    """`engine` is the OpenLoRA deployment's handle; `datanets`, `ledger` and `economy` are actor handles."""
+
+    def __init__(self, workdir: Workdir, base: BaseModel, engine: Any, datanets: Any, ledger: Any, economy: Any):
+        self._workdir = workdir
+        self._base = base
+        self._tokenizer = load_tokenizer(base)
+        self._registry = AdapterRegistry(workdir.adapters)
+        self._engine = engine
+        self._datanets = datanets
+        self._ledger = ledger
+        self._economy = economy
+
+    async def authenticate(self, api_key: str) -> str:
+        return str(await _answered(self._economy.authenticate.remote(api_key)))
+
+    async def models(self) -> list[ModelEntry]:
+        return [
+            ModelEntry(
+                id=adapter.name,
+                created_ms=int((Path(adapter.folder) / "card.json").stat().st_mtime * 1000),
+                owned_by=adapter.terms.owner_account,
+                datanet=adapter.terms.datanet,
+                datanet_version=adapter.terms.datanet_version,
+                adapter_digest=adapter.digest,
+                prompt_price_nano=adapter.terms.prompt_price_nano,
+                completion_price_nano=adapter.terms.completion_price_nano,
+            )
+            for adapter in self._registry.list()
+            if adapter.terms is not None
+        ]
+
+    async def chat(
+        self,
+        *,
+        account: str,
+        model: str,
+        messages: Sequence[dict[str, str]],
+        sampling: SamplingParameters,
+        idempotency_key: str,
+    ) -> AsyncIterator[AnswerEvent]:
+        terms = self._registry.get(model).terms
+        if terms is None:
+            raise NotFound(f"the model {model!r} is not sold", code="unknown_model", param="model")
+        prompt_ids = self._encode(messages)
+        sampling = replace(sampling, max_tokens=min(sampling.max_tokens, self._base.max_positions - len(prompt_ids)))
+        key = derived_id("key", account, idempotency_key, model, str(prompt_ids), repr(sampling))
+        hold = await _answered(
+            self._economy.authorize.remote(account, terms, len(prompt_ids), sampling.max_tokens, idempotency_key or key)
+        )
+        request = GenerationRequest(
+            request_id=hold.answer_id,
+            prompt_ids=tuple(prompt_ids),
+            adapter_digest=terms.adapter_digest,
+            sampling=sampling,
+        )
+        async for event in self._metered(request, terms, hold):
+            yield event
+
+    async def _metered(
+        self, request: GenerationRequest, terms: AdapterTerms, hold: Authorization
+    ) -> AsyncIterator[AnswerEvent]:
+        """Generate under `hold`. However this ends, the hold is posted for what was generated, or voided."""
+        generated: list[int] = []
+        receipt: Receipt | None = None
+        failed = True
+        try:
+            async for event in self._engine.generate.options(stream=True).remote(request):
+                _raise_failure(event)
+                generated += event.token_ids
+                if event.finish_reason is None:
+                    yield AnswerEvent(text=event.text, token_count=len(event.token_ids))
+                    continue
+                receipt = await self._complete(request, terms, hold, generated)
+                yield AnswerEvent(
+                    text=event.text,
+                    token_count=len(event.token_ids),
+                    finish_reason=event.finish_reason,
+                    receipt=receipt,
+                )
+            failed = False
+        except (GeneratorExit, asyncio.CancelledError):
+            failed = False  # the client went away: what was generated is paid for
+            raise
+        finally:
+            if receipt is None:
+                await asyncio.shield(self._close(request, terms, hold, [] if failed else generated))
+
+    async def _complete(
+        self, request: GenerationRequest, terms: AdapterTerms, hold: Authorization, generated: Sequence[int]
+    ) -> Receipt:
+        answer = Answer(
+            answer_id=hold.answer_id,
+            adapter=terms.adapter,
+            adapter_digest=terms.adapter_digest,
+            period=hold.period,
+            prompt_ids=request.prompt_ids,
+            completion_ids=tuple(generated),
+        )
+        paid = await _answered(self._economy.complete.remote(answer))
+        return Receipt(
+            answer_id=paid.answer_id,
+            prompt_tokens=len(request.prompt_ids),
+            completion_tokens=len(generated),
+            fee_nano=paid.fee_nano,
+            parts=paid.parts,
+        )
+
+    async def _close(
+        self, request: GenerationRequest, terms: AdapterTerms, hold: Authorization, generated: Sequence[int]
+    ) -> None:
+        if generated:
+            await self._complete(request, terms, hold, generated)
+        else:
+            await _answered(self._economy.cancel.remote(hold.answer_id))
+
+    def _encode(self, messages: Sequence[dict[str, str]]) -> list[int]:
+        prompt_ids = encode_messages(self._tokenizer, list(messages))
+        if len(prompt_ids) >= self._base.max_positions:
+            raise InvalidInput(
+                f"the prompt has {len(prompt_ids)} tokens; the context holds {self._base.max_positions}",
+                code="context_length_exceeded",
+                param="messages",
+                fix="shorten the conversation",
+            )
+        return prompt_ids
+
+    async def balance(self, account: str) -> dict[str, Any]:
+        balance = await _answered(self._economy.balance.remote(account))
+        held_nano = balance.posted_nano - balance.available_nano
+        return {"account": account, "available_nano": balance.available_nano, "held_nano": held_nano}
+
+    async def datanets(self) -> list[dict[str, Any]]:
+        return list((await self.report()).get("datanets", []))
+
+    async def datanet(self, name: str) -> dict[str, Any]:
+        found = [entry for entry in await self.datanets() if entry["name"] == name]
+        if not found:
+            raise NotFound(f"no Datanet {name!r}", code="unknown_datanet", param="datanet")
+        return dict(found[0])
+
+    async def contribute(self, contribution: Contribution) -> ContributionReceipt:
+        receipt: ContributionReceipt = await _answered(self._datanets.contribute.remote(contribution))
+        return receipt
+
+    async def report(self) -> dict[str, Any]:
+        path = self._workdir.report
+        return dict(json.loads(path.read_text())) if path.exists() else {}
+
+    async def checkpoint(self) -> str:
+        return str(await _answered(self._ledger.checkpoint.remote()))
+
+    async def audit(self) -> dict[str, Any]:
+        return audit_entry(await _answered(self._ledger.audit.remote()))
+
+    async def proof(self, transfer_id: str) -> bytes:
+        return encode_proof(await _answered(self._ledger.proof.remote(transfer_id)))
+
+    async def payouts(self, account: str | None = None) -> list[dict[str, Any]]:
+        accounts = [account] if account else [f"contributor:{contributor}" for contributor in await self._paid()]
+        found = [await _answered(self._economy.payouts.remote(name)) for name in accounts]
+        entries = [_payout_entry(payout) for payouts in found for payout in payouts]
+        return sorted(entries, key=lambda entry: -entry["time_ms"])
+
+    async def _paid(self) -> list[str]:
+        people = [c for entry in await self.datanets() for c in entry.get("contributors", [])]
+        return [person["contributor_id"] for person in people if person.get("earned_nano")]
+
+    async def attribution(self, answer_id: str) -> dict[str, Any]:
+        found = [entry for entry in (await self.report()).get("answers", []) if entry["answer_id"] == answer_id]
+        if not found:
+            raise NotFound(
+                f"no attributed answer {answer_id!r}",
+                code="unknown_answer",
+                param="answer_id",
+                fix="answers are attributed when their period is settled",
+            )
+        return dict(found[0])
+
+
+async def _answered(reference: Any) -> Any:
+    """The value of a Ray reference; errors of ours come out as themselves, Ray's as Unavailable."""
+    import ray.exceptions
+
+    try:
+        return await reference
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, OpenLedgerError):
+            raise error.cause from None
+        raise
+    except ray.exceptions.RayActorError as error:
+        raise Unavailable(f"a part of the platform is restarting: {error}", code="actor_unavailable") from error
+
+
+def _payout_entry(payout: Any) -> dict[str, Any]:
+    adapter, _, period = payout.reference.rpartition(":")
+    return {**asdict(payout), "adapter": adapter, "period": period}
+
+
+def _raise_failure(event: TokenEvent) -> None:
+    if event.finish_reason != "error":
+        return
+    failure = event.error or {}
+    kinds = {cls.default_code: cls for cls in OpenLedgerError.__subclasses__()}
+    cls = kinds.get(str(failure.get("type")), Unavailable)
+    message = str(failure.get("message", "the engine failed"))
+    raise cls(message, code=failure.get("code"), param=failure.get("param"), fix=failure.get("fix"))

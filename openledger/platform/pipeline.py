@@ -1,0 +1,159 @@
+"""Where the stages meet: contribute -> datanet -> train -> index -> answer -> attribute -> shares -> pay -> proof.
+
+Each function is one arrow of that picture. It takes plain values, asks the actor that owns a stage, and hands plain
+values on. What an answer needs while a person waits is in `live`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import ray
+
+from openledger.adapters.base_model import BaseModel
+from openledger.adapters.card import AdapterCard, load_card
+from openledger.adapters.registry import AdapterRegistry
+from openledger.attribution.index import IndexEntry
+from openledger.attribution.period import contributor_scores
+from openledger.core.errors import Conflict, NotFound
+from openledger.core.files import write_durably
+from openledger.core.signing import SigningKey
+from openledger.core.values import (
+    AdapterTerms,
+    Answer,
+    ContributionReceipt,
+    ContributorScores,
+    DatanetVersion,
+    Pool,
+    Row,
+    RowDraft,
+    Settlement,
+)
+from openledger.datanets.contribution import sign_contribution
+from openledger.factory.selection import choose_rows
+from openledger.ledger.proofs import encode_proof
+from openledger.training.recipe import Recipe
+from openledger.training.trainer import TrainingJob, train_adapters
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeriodAttribution:
+    """What a pool's settlement rests on: contributors' scores, and every row's score for every answer."""
+
+    scores: ContributorScores
+    answers: tuple[Answer, ...]
+    entries: tuple[IndexEntry, ...]
+    row_scores: npt.NDArray[np.float32]
+
+
+def contribute(datanets: Any, key: SigningKey, datanet: str, drafts: Sequence[RowDraft]) -> ContributionReceipt:
+    """Sign and hand in rows. The nonce is fixed: the same rows signed again are the same contribution."""
+    contribution = sign_contribution(key, datanet, tuple(drafts), nonce="once")
+    return ray.get(datanets.contribute.remote(contribution))
+
+
+def publish(datanets: Any, name: str) -> tuple[DatanetVersion, list[Row]]:
+    version = ray.get(datanets.publish.remote(name))
+    return version, ray.get(datanets.rows.remote(name, version.number))
+
+
+def plan_training(
+    base: BaseModel, version: DatanetVersion, rows: Sequence[Row], recipe: Recipe, adapters: Path
+) -> tuple[TrainingJob, list[Row]]:
+    """The job that trains `version`'s adapter, and its decoys. The folder's name says what the adapter is made of."""
+    trained, decoys = choose_rows(rows, recipe.max_rows)
+    job = TrainingJob(name=version.datanet, base=base, version=version, rows=tuple(trained), recipe=recipe, output="")
+    return job.at(adapters), decoys
+
+
+def train(jobs: Sequence[TrainingJob], runs: Path, num_workers: int, use_gpu: bool = False) -> list[AdapterCard]:
+    """Train what isn't trained yet; the cards of all."""
+    missing = [job for job in jobs if not (Path(job.output) / "card.json").exists()]
+    if missing:
+        train_adapters(missing, folder=runs, num_workers=num_workers, use_gpu=use_gpu)
+    return [load_card(Path(job.output)) for job in jobs]
+
+
+def build_indexes(
+    hosts: Sequence[Any], jobs: Sequence[TrainingJob], decoys: Sequence[Sequence[Row]], indexes: Path
+) -> list[int]:
+    """Build what isn't built yet, spread over the index actors; the number of rows in each index."""
+    pending = []
+    for number, (job, own_decoys) in enumerate(zip(jobs, decoys, strict=True)):
+        card = load_card(Path(job.output))
+        host = hosts[number % len(hosts)]
+        folder = index_folder(indexes, card.digest)
+        pending.append(host.build.remote(job.output, card.digest, job.rows, list(own_decoys), str(folder)))
+    return ray.get(pending)
+
+
+def register(
+    registry: AdapterRegistry, job: TrainingJob, card: AdapterCard, owner: str, prices: tuple[int, int]
+) -> AdapterTerms:
+    """Offer the adapter under its Datanet's name at `prices` (nano-OPEN for each prompt and completion token)."""
+    terms = AdapterTerms(
+        adapter=job.name,
+        adapter_digest=card.digest,
+        datanet=card.datanet,
+        datanet_version=card.datanet_version,
+        row_root=card.row_root,
+        owner_account=owner,
+        prompt_price_nano=prices[0],
+        completion_price_nano=prices[1],
+    )
+    try:
+        if registry.get(job.name).digest != card.digest:
+            registry.remove(job.name)
+    except NotFound:
+        pass  # the first adapter of this name
+    registry.register(job.name, Path(job.output), card.digest, terms)
+    return terms
+
+
+def attribute(pool: Pool, host: Any, score: Any, registry: AdapterRegistry, indexes: Path) -> PeriodAttribution:
+    """Measure what the pool's answers owe to each row and contributor.
+
+    `score` is a core.Scorer's method: what the adapter gained over its base is measured by the engine that served it.
+    """
+    adapter = registry.get(pool.adapter)
+    answers = [answer for answer in pool.answers if answer.completion_ids]
+    if any(answer.adapter_digest != adapter.digest for answer in answers):
+        raise Conflict(
+            f"{pool.adapter} was replaced before {pool.period} was settled",
+            code="adapter_replaced",
+            param="adapter",
+            fix="register the adapter that gave the answers again, settle, then replace it",
+        )
+    folder = index_folder(indexes, adapter.digest)
+    entries, row_scores = ray.get(host.score.remote(str(adapter.folder), adapter.digest, str(folder), answers))
+    gains = [_gain(score, answer) for answer in answers]
+    scores = contributor_scores(
+        pool.adapter, pool.period, entries, row_scores, [answer.fee_nano for answer in answers], gains
+    )
+    return PeriodAttribution(scores=scores, answers=tuple(answers), entries=tuple(entries), row_scores=row_scores)
+
+
+def settle(economy: Any, attribution: PeriodAttribution) -> Settlement:
+    """Pay the pool once; a replay pays nobody and gives the first result."""
+    accounts = {contributor: f"contributor:{contributor}" for contributor in attribution.scores.scores_nano}
+    return ray.get(economy.settle.remote(attribution.scores, accounts))
+
+
+def prove(ledger: Any, transfer_id: str, folder: Path) -> Path:
+    """Export the proof of one transfer; verifying it needs only this file and the ledger's public key."""
+    path = folder / f"{transfer_id}.proof.json"
+    write_durably(path, encode_proof(ray.get(ledger.proof.remote(transfer_id))))
+    return path
+
+
+def index_folder(indexes: Path, adapter_digest: str) -> Path:
+    return indexes / adapter_digest[:24]
+
+
+def _gain(score: Any, answer: Answer) -> float:
+    """Mean log-likelihood of the answer's tokens under the adapter minus that under the base, in nats."""
+    adapter, base = score(answer.prompt_ids, answer.completion_ids, (answer.adapter_digest, ""))
+    return float(adapter.mean() - base.mean())

@@ -1,0 +1,455 @@
+"""The main job, from end to end: contribute, train, index, serve, ask, attribute, pay, prove, report.
+
+What a working folder already holds is not made again: contributions, adapters, indexes and evaluations are found by
+what they are made of. Every run asks and settles once more, as the next period.
+"""
+
+import asyncio
+import fcntl
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ray
+from rich.console import Console
+
+from openledger.adapters.base_model import BaseModel, encode_prompt, find_base_model, load_tokenizer
+from openledger.adapters.card import AdapterCard, save_card
+from openledger.adapters.registry import AdapterRegistry
+from openledger.attribution.actor import start_index_host
+from openledger.client import OpenLedger
+from openledger.core.config import save_settings
+from openledger.core.errors import Conflict, Corrupt, invariant
+from openledger.core.files import write_json_durably
+from openledger.core.hashing import digest_json
+from openledger.core.ids import new_id
+from openledger.core.money import format_open, parse_open
+from openledger.core.signing import SigningKey, contributor_id
+from openledger.core.values import (
+    UNATTRIBUTED,
+    DatanetVersion,
+    GenerationRequest,
+    Pool,
+    Row,
+    RowDraft,
+    SamplingParameters,
+    Settlement,
+)
+from openledger.factory.evaluation import measure
+from openledger.platform import actors, pipeline, report
+from openledger.platform.cluster import Cluster, check_port, connected, free_port
+from openledger.platform.demonstration import (
+    DATANETS,
+    Contributor,
+    DemonstrationDatanet,
+    contributors,
+    new_questions,
+)
+from openledger.platform.serving import start_serving
+from openledger.platform.stages import Stage, StageLog
+from openledger.platform.workdir import Workdir
+from openledger.training.recipe import Recipe
+from openledger.training.trainer import TrainingJob
+
+CUSTOMER = "user:customer"
+_CUSTOMER_GRANT = parse_open("1000")
+_PRICES = (200_000, 1_000_000)
+_CONCURRENCY = 8
+_ANSWER_TOKENS = 48
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuickstartSettings:
+    """Sizes are for each Datanet, but for `evaluated_questions`, which counts held-in and new ones in all."""
+
+    base_model: str = ""
+    host: str = "127.0.0.1"
+    port: int = 8420
+    num_workers: int = 2
+    rows_per_contributor: int = 90
+    held_in_questions: int = 8
+    new_questions: int = 2
+    evaluated_questions: int = 100
+    datanets: tuple[str, ...] = tuple(datanet.name for datanet in DATANETS)
+    recipe: Recipe = field(default_factory=lambda: Recipe(alpha=64, batch_rows=8, num_epochs=14))
+
+
+@dataclass(slots=True)
+class Demonstration:
+    """What the stages hand on, one after another, in one run."""
+
+    settings: QuickstartSettings
+    workdir: Workdir
+    log: StageLog
+    base: BaseModel
+    cluster: Cluster
+    datanets: Any = None
+    ledger: Any = None
+    economy: Any = None
+    engine: Any = None
+    hosts: list[Any] = field(default_factory=list)
+    people: dict[str, Contributor] = field(default_factory=dict)
+    versions: list[tuple[DatanetVersion, list[Row]]] = field(default_factory=list)
+    jobs: list[TrainingJob] = field(default_factory=list)
+    decoys: list[list[Row]] = field(default_factory=list)
+    cards: list[AdapterCard] = field(default_factory=list)
+    report: dict[str, Any] = field(default_factory=dict)
+    url: str = ""
+
+    @property
+    def chosen(self) -> list[DemonstrationDatanet]:
+        return [datanet for datanet in DATANETS if datanet.name in self.settings.datanets]
+
+    @property
+    def registry(self) -> AdapterRegistry:
+        return AdapterRegistry(self.workdir.adapters)
+
+
+@contextmanager
+def demonstration(settings: QuickstartSettings, workdir: Workdir, log: StageLog) -> Iterator[Demonstration]:
+    """Run every stage; while the block is open the platform keeps serving. Leaves no process behind.
+
+    Raises Conflict (`workdir_in_use`) where another quickstart runs on the same folder.
+    """
+    base = find_base_model(settings.base_model or None)
+    port = settings.port or free_port()
+    check_port(port)
+    with ExitStack() as open_parts:
+        open_parts.enter_context(_only_one(workdir))
+        with log.stage("start") as stage:
+            stage.tell("starting Ray")
+            cluster = open_parts.enter_context(connected(workdir))
+            run = Demonstration(settings, workdir, log, base, cluster, url=f"http://{settings.host}:{port}")
+            start_actors(run, stage)
+        save_settings(settings, workdir.config)
+        for name, step in STAGES:
+            with log.stage(name) as stage:
+                step(run, stage)
+            _write_report(run)
+        yield run
+
+
+def start_actors(run: Demonstration, stage: Stage) -> None:
+    stage.tell("starting ledger, economy and Datanet shards")
+    run.ledger = actors.ledger_actor(run.workdir)
+    run.economy = actors.economy_actor(run.workdir)
+    run.datanets = actors.datanets_actor(run.workdir)
+    actors.wait_until_ready(run.ledger, run.economy, run.datanets)
+    run.report["base_model"] = {"name": run.base.name, "digest": run.base.digest}
+    run.report["urls"] = {"console": f"{run.url}/console", "api": f"{run.url}/v1", "dashboard": run.cluster.dashboard}
+    stage.detail = f"ledger, economy, {actors.NUM_SHARDS} shard actors; base model {run.base.name}"
+
+
+def fill_datanets(run: Demonstration, stage: Stage) -> None:
+    """Everybody signs and hands in rows; each Datanet publishes a version."""
+    entries = []
+    for number, datanet in enumerate(run.chosen):
+        stage.count(number, len(run.chosen))
+        ray.get(run.datanets.create.remote(datanet.name, datanet.summary, f"user:{datanet.name}-owner"))
+        for person in contributors(datanet, run.settings.rows_per_contributor):
+            stage.tell(f"{datanet.name}: {person.name}")
+            _hand_in(run, person)
+        version, rows = pipeline.publish(run.datanets, datanet.name)
+        run.versions.append((version, rows))
+        statistics = ray.get(run.datanets.statistics.remote(datanet.name))
+        entries.append(report.datanet_entry(datanet.name, datanet.summary, version, statistics, run.people))
+    run.report["datanets"] = entries
+    counts = report.totals(run.report)
+    stage.detail = (
+        f"{counts['rows_in']} rows in, {counts['accepted']} accepted, {counts['rejected']} rejected, "
+        f"{counts['review']} in review"
+    )
+
+
+def _hand_in(run: Demonstration, person: Contributor) -> None:
+    key = SigningKey.load_or_create(run.workdir.keys / "contributors" / f"{digest_json(person.name)[:16]}.key")
+    run.people[contributor_id(key.public_key)] = person
+    ray.get(run.datanets.register_contributor.remote(key.public_key, person.name))
+    if person.drafts:
+        pipeline.contribute(run.datanets, key, person.datanet, person.drafts)
+
+
+def train_adapters(run: Demonstration, stage: Stage) -> None:
+    for version, rows in run.versions:
+        job, decoys = pipeline.plan_training(run.base, version, rows, run.settings.recipe, run.workdir.adapters)
+        run.jobs.append(job)
+        run.decoys.append(decoys)
+    recipe, num_rows = run.settings.recipe, sum(len(job.rows) for job in run.jobs)
+    stage.tell(f"{len(run.jobs)} adapters, {num_rows} rows, {recipe.num_epochs} epochs, LoRA rank {recipe.rank}")
+    run.cards = pipeline.train(run.jobs, run.workdir.runs, run.settings.num_workers)
+    for entry, job, card in zip(run.report["datanets"], run.jobs, run.cards, strict=True):
+        curve = json.loads((Path(job.output) / "curve.json").read_text())
+        entry["adapter"] = report.adapter_entry(card, curve)
+    losses = ", ".join(f"{card.name} {card.final_loss:.2f}" for card in run.cards)
+    stage.detail = f"{len(run.cards)} adapters on {num_rows} rows; loss {losses}"
+
+
+def build_indexes(run: Demonstration, stage: Stage) -> None:
+    missing = [card for card in run.cards if not pipeline.index_folder(run.workdir.indexes, card.digest).exists()]
+    run.hosts = [start_index_host(run.base) for _ in range(2 if len(missing) > 1 else 1)]
+    stage.tell(f"{len(missing)} indexes to build")
+    counts = pipeline.build_indexes(run.hosts, run.jobs, run.decoys, run.workdir.indexes)
+    for spare in run.hosts[1:]:
+        ray.kill(spare)  # its core is needed for serving
+    run.hosts = run.hosts[:1]
+    stage.detail = f"{sum(counts)} rows' gradients in {len(counts)} indexes, {len(missing)} built now"
+
+
+def serve_adapters(run: Demonstration, stage: Stage) -> None:
+    """Offer every adapter, and deploy gateway and engine by import path: the API lies above this package."""
+    for job, card in zip(run.jobs, run.cards, strict=True):
+        pipeline.register(run.registry, job, card, f"user:{card.datanet}-owner", _PRICES)
+    stage.tell("starting Ray Serve")
+    run.engine = start_serving(run.workdir, run.settings.base_model, run.url)
+    stage.detail = f"{len(run.cards)} adapters over one base model at {run.url}/v1"
+
+
+def evaluate(run: Demonstration, stage: Stage) -> None:
+    """ROUGE-L of adapter and base on held-in and new questions; measured once for each adapter."""
+    tokenizer = load_tokenizer(run.base)
+    each = max(1, run.settings.evaluated_questions // len(run.jobs))
+    for number, (datanet, job, card) in enumerate(zip(run.chosen, run.jobs, run.cards, strict=True)):
+        stage.count(number, len(run.jobs))
+        stage.tell(card.name)
+        if "rouge_new_base" not in card.evaluation:
+            run.cards[number] = asyncio.run(_evaluated(run, tokenizer, datanet, job, card, each))
+            save_card(Path(job.output), run.cards[number])
+        run.report["datanets"][number]["adapter"]["evaluation"] = run.cards[number].evaluation
+    run.report["quality"] = _mean_quality(run.cards)
+    quality = run.report["quality"]
+    stage.detail = (
+        f"ROUGE-L held-in {quality['rouge_held_in_adapter']:.3f} (base {quality['rouge_held_in_base']:.3f}), "
+        f"new {quality['rouge_new_adapter']:.3f} (base {quality['rouge_new_base']:.3f})"
+    )
+
+
+async def _evaluated(
+    run: Demonstration, tokenizer: Any, datanet: DemonstrationDatanet, job: TrainingJob, card: AdapterCard, each: int
+) -> AdapterCard:
+    async def generate(question: str, digest: str) -> str:
+        request = GenerationRequest(
+            request_id=new_id("eval", time.time_ns() // 10**6),
+            prompt_ids=tuple(encode_prompt(tokenizer, question)),
+            adapter_digest=digest,
+            sampling=SamplingParameters(max_tokens=_ANSWER_TOKENS),
+        )
+        return "".join([event.text async for event in run.engine.generate.options(stream=True).remote(request)])
+
+    held_in = await measure(generate, held_in_drafts(job.rows, each), card.digest)
+    new = await measure(generate, new_questions(datanet, each), card.digest)
+    return card.with_evaluation(
+        {
+            "rouge_held_in_adapter": round(held_in.adapter, 4),
+            "rouge_held_in_base": round(held_in.base, 4),
+            "rouge_new_adapter": round(new.adapter, 4),
+            "rouge_new_base": round(new.base, 4),
+            "questions_held_in": held_in.num_questions,
+            "questions_new": new.num_questions,
+        }
+    )
+
+
+def held_in_drafts(rows: Sequence[Row], limit: int) -> list[RowDraft]:
+    """Rows that were trained on, as questions: contributors in turn, so that each is asked about."""
+    queues: dict[str, list[Row]] = {}
+    for row in rows:
+        queues.setdefault(row.contributor_id, []).append(row)
+    turns = [own[turn] for turn in range(len(rows)) for own in queues.values() if turn < len(own)]
+    return [RowDraft(prompt=row.prompt, completion=row.completion, source=row.source) for row in turns[:limit]]
+
+
+def ask(run: Demonstration, stage: Stage) -> None:
+    """Paid questions over HTTP, eight at a time, as a customer would ask them."""
+    period = ray.get(run.economy.current_period.remote())
+    ray.get(run.economy.grant.remote(CUSTOMER, _CUSTOMER_GRANT, "quickstart-grant"))
+    api_key = ray.get(run.economy.create_key.remote(CUSTOMER))
+    questions = [
+        (card.name, draft, kind)
+        for datanet, job, card in zip(run.chosen, run.jobs, run.cards, strict=True)
+        for kind, drafts in (
+            ("held_in", held_in_drafts(job.rows, run.settings.held_in_questions)),
+            ("new", new_questions(datanet, run.settings.new_questions)),
+        )
+        for draft in drafts
+    ]
+    stage.tell(f"{len(questions)} questions")
+    with OpenLedger(f"{run.url}", api_key) as client, ThreadPoolExecutor(_CONCURRENCY) as pool:
+        digests = {card.name: card.digest[:12] for card in run.cards}
+        keys = [f"quickstart-{period}-{digests[model]}-{number}" for number, (model, _, _) in enumerate(questions)]
+        answers = pool.map(lambda key, question: _ask_one(client, key, question), keys, questions)
+        run.report["answers"] = list(answers)
+    run.report["period"] = period
+    fees_nano = sum(answer["fee_nano"] for answer in run.report["answers"])
+    stage.detail = f"{len(questions)} answers for {format_open(fees_nano)} OPEN"
+
+
+def _ask_one(client: OpenLedger, key: str, question: tuple[str, RowDraft, str]) -> dict[str, Any]:
+    model, draft, kind = question
+    answer = client.chat(
+        model,
+        [{"role": "user", "content": draft.prompt}],
+        sampling=SamplingParameters(max_tokens=_ANSWER_TOKENS),
+        idempotency_key=key,
+    )
+    return {
+        "answer_id": answer.receipt.answer_id,
+        "adapter": model,
+        "kind": kind,
+        "question": draft.prompt,
+        "expected": draft.completion,
+        "answer": answer.text,
+        "fee_nano": answer.receipt.fee_nano,
+        "parts": answer.receipt.parts,
+        "sources": [],
+    }
+
+
+def attribute_and_pay(run: Demonstration, stage: Stage) -> None:
+    """Measure the period's pools, pay each once, and show every answer's top rows."""
+    rows = {row.row_id: row for _, own in run.versions for row in own}
+    names = {contributor: person.name for contributor, person in run.people.items()}
+    by_answer = {answer["answer_id"]: answer for answer in run.report["answers"]}
+    paid_nano = unattributed_nano = 0
+    ray.get(run.economy.open_period.remote())  # closes the period: its pools stand still from here on
+    for entry, card in zip(run.report["datanets"], run.cards, strict=True):
+        stage.tell(card.name)
+        pool: Pool = ray.get(run.economy.pool.remote(card.name, run.report["period"]))
+        found = pipeline.attribute(pool, run.hosts[0], _scorer(run), run.registry, run.workdir.indexes)
+        settlement = pipeline.settle(run.economy, found)
+        _check_replay(run, found, settlement)
+        report.add_settlement(entry, settlement, found.scores, card.contributors)
+        for column, answer in enumerate(found.answers):
+            shown = by_answer.get(answer.answer_id)
+            if shown is not None:
+                shown["sources"] = report.sources(found.entries, found.row_scores[:, column].tolist(), rows, names)
+        unattributed_nano += settlement.payouts_nano.get(UNATTRIBUTED, 0)
+        paid_nano += settlement.pool_nano - settlement.payouts_nano.get(UNATTRIBUTED, 0)
+    _settle_left_over(run)
+    run.report["gaming"] = report.gaming_entries(run.report["datanets"], run.people)
+    stage.detail = f"{format_open(paid_nano)} OPEN to contributors, {format_open(unattributed_nano)} unattributed"
+
+
+def _settle_left_over(run: Demonstration) -> None:
+    """Pay pools of earlier periods that an interrupted run left behind."""
+    for adapter, period in ray.get(run.economy.pools.remote()):
+        pool: Pool = ray.get(run.economy.pool.remote(adapter, period))
+        if period == ray.get(run.economy.current_period.remote()) or not pool.answers:
+            continue
+        try:
+            found = pipeline.attribute(pool, run.hosts[0], _scorer(run), run.registry, run.workdir.indexes)
+        except Conflict as error:
+            run.log.console.print(f"[yellow]not settled:[/] {error.message}")
+            continue
+        pipeline.settle(run.economy, found)
+
+
+def _check_replay(run: Demonstration, found: pipeline.PeriodAttribution, settlement: Settlement) -> None:
+    """Settle again, as a crashed settlement would: the ledger must give the first result and pay nobody."""
+    again = pipeline.settle(run.economy, found)
+    invariant(again.payouts_nano == settlement.payouts_nano, "a replayed settlement gave another result")
+
+
+def _scorer(run: Demonstration) -> Any:
+    return lambda prompt, completion, digests: run.engine.score.remote(prompt, completion, digests).result()
+
+
+def prove(run: Demonstration, stage: Stage) -> None:
+    """Export the largest payout's proof, verify it in a process that knows only the file and the key; audit."""
+    best = max(
+        (c for entry in run.report["datanets"] for c in entry["contributors"] if c.get("transfer_id")),
+        key=lambda contributor: contributor["earned_nano"],
+        default=None,
+    )
+    vkey = ray.get(run.ledger.verification_key.remote())
+    run.report["ledger"] = {
+        "checkpoint": ray.get(run.ledger.checkpoint.remote()),
+        "audit": report.audit_entry(ray.get(run.ledger.audit.remote())),
+        "vkey": vkey,
+    }
+    stage.detail = f"audit: {run.report['ledger']['audit']['message']}"
+    if best is None:
+        stage.detail += "; no contributor was paid, so there is nothing to prove"
+        return
+    path = pipeline.prove(run.ledger, best["transfer_id"], run.workdir.proofs)
+    verdict = verify_offline(path, vkey)
+    run.report["proof"] = {"path": str(path), "contributor": best["name"], "amount_nano": best["earned_nano"]}
+    stage.detail = f"{best['name']}'s payout of {format_open(best['earned_nano'])} OPEN: {verdict}; {stage.detail}"
+
+
+def describe_plan(settings: QuickstartSettings, workdir: Path, console: Console) -> None:
+    """What a run would do, without doing any of it."""
+    base = find_base_model(settings.base_model or None)
+    console.print(f"base model  {base.name} ({base.path})", highlight=False)
+    console.print(f"workdir     {workdir.expanduser().resolve()}", highlight=False)
+    for datanet in DATANETS:
+        people = contributors(datanet, settings.rows_per_contributor)
+        num_rows = sum(len(person.drafts) for person in people)
+        bad = ", ".join(sorted({person.kind for person in people} - {"honest"})) or "nobody bad"
+        console.print(
+            f"Datanet     {datanet.name}: {num_rows} rows by {len(people)} contributors; {bad}", highlight=False
+        )
+    recipe = settings.recipe
+    console.print(
+        f"training    at most {recipe.max_rows} rows for each Datanet, {recipe.num_epochs} epochs, LoRA rank "
+        f"{recipe.rank}, {settings.num_workers} workers",
+        highlight=False,
+    )
+    console.print(
+        f"serving     http://{settings.host}:{settings.port}",
+        highlight=False,
+    )
+
+
+def verify_offline(proof: Path, vkey: str) -> str:
+    """Verify in a child process, which imports nothing of the platform. Raises Corrupt when it doesn't hold."""
+    command = [sys.executable, "-m", "openledger.ledger", "verify", str(proof), "--key", vkey]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    if result.returncode:
+        raise Corrupt(f"the proof {proof} doesn't verify: {result.stderr.strip()}", code="invalid_proof")
+    return "verified offline"
+
+
+STAGES = (
+    ("datanets", fill_datanets),
+    ("train", train_adapters),
+    ("index", build_indexes),
+    ("serve", serve_adapters),
+    ("evaluate", evaluate),
+    ("ask", ask),
+    ("attribute", attribute_and_pay),
+    ("prove", prove),
+)
+
+
+def _mean_quality(cards: Sequence[AdapterCard]) -> dict[str, float]:
+    names = ("rouge_held_in_adapter", "rouge_held_in_base", "rouge_new_adapter", "rouge_new_base")
+    return {name: round(sum(card.evaluation[name] for card in cards) / len(cards), 4) for name in names}
+
+
+def _write_report(run: Demonstration) -> None:
+    run.report["stages"] = run.log.records
+    if "answers" in run.report:
+        run.report["totals"] = report.totals(run.report)
+    write_json_durably(run.workdir.report, run.report)
+
+
+@contextmanager
+def _only_one(workdir: Workdir) -> Iterator[None]:
+    with (workdir.root / "running").open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise Conflict(
+                f"another quickstart is running in {workdir.root}",
+                code="workdir_in_use",
+                param="workdir",
+                fix="stop it with Ctrl-C, or choose another folder with --workdir",
+            ) from error
+        yield

@@ -1,0 +1,173 @@
+"""The report: what was contributed, trained, asked, attributed and paid. Plain JSON values, money in nano-OPEN.
+
+Written to report.json after every stage, read by the console and the API, printed at the end of the quickstart.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from openledger.adapters.card import AdapterCard
+from openledger.attribution.index import IndexEntry
+from openledger.core.shares import WHOLE_PPB
+from openledger.core.values import UNATTRIBUTED, ContributorScores, DatanetVersion, Row, Settlement
+from openledger.datanets.registry import ContributorStatistics
+from openledger.ledger.audit import AuditReport
+from openledger.platform.demonstration import Contributor
+
+_TOP_SOURCES = 5
+
+
+def datanet_entry(
+    name: str,
+    summary: str,
+    version: DatanetVersion,
+    statistics: Sequence[ContributorStatistics],
+    people: dict[str, Contributor],
+) -> dict[str, Any]:
+    """One Datanet: rows in, accepted, rejected and in review, in all and for each contributor."""
+    contributors: list[dict[str, Any]] = [
+        {
+            "contributor_id": numbers.contributor_id,
+            "name": numbers.name,
+            "kind": people[numbers.contributor_id].kind if numbers.contributor_id in people else "honest",
+            "accepted": numbers.accepted,
+            "rejected": numbers.rejected,
+            "review": numbers.review,
+            "reasons": dict(numbers.reasons),
+        }
+        for numbers in statistics
+    ]
+    reasons: dict[str, int] = {}
+    for contributor in contributors:
+        for reason, count in contributor["reasons"].items():
+            reasons[reason] = reasons.get(reason, 0) + count
+    counts = {key: sum(c[key] for c in contributors) for key in ("accepted", "rejected", "review")}
+    return {
+        "name": name,
+        "summary": summary,
+        "version": version.number,
+        "row_root": version.row_root,
+        "rows_in": sum(counts.values()),
+        **counts,
+        "reasons": reasons,
+        "contributors": contributors,
+    }
+
+
+def adapter_entry(card: AdapterCard, curve: Sequence[float]) -> dict[str, Any]:
+    return {
+        "name": card.name,
+        "digest": card.digest,
+        "final_loss": card.final_loss,
+        "rows_trained": len(card.rows_trained),
+        "loss_curve": list(curve),
+        "evaluation": card.evaluation,
+    }
+
+
+def add_settlement(
+    entry: dict[str, Any], settlement: Settlement, scores: ContributorScores, rows_trained: dict[str, int]
+) -> None:
+    """Add shares, their errors and earnings to a Datanet's entry; `rows_trained` counts by contributor."""
+    entry["pool_nano"] = settlement.pool_nano
+    entry["unattributed_nano"] = settlement.payouts_nano.get(UNATTRIBUTED, 0)
+    entry["attribution"] = {"method": scores.method, "gain_nano": scores.gain_nano, "quality": scores.quality}
+    whole = max(1, scores.gain_nano, sum(max(0, score) for score in scores.scores_nano.values()))
+    for contributor in entry["contributors"]:
+        contributor_id = contributor["contributor_id"]
+        account = f"contributor:{contributor_id}"
+        contributor["share_ppb"] = settlement.shares_ppb.get(contributor_id, 0)
+        contributor["error_ppb"] = scores.errors_nano.get(contributor_id, 0) * WHOLE_PPB // whole
+        contributor["earned_nano"] = settlement.payouts_nano.get(account, 0)
+        contributor["rows_trained"] = rows_trained.get(contributor_id, 0)
+        contributor["transfer_id"] = settlement.transfer_ids.get(account, "")
+
+
+def sources(
+    entries: Sequence[IndexEntry], scores: Sequence[float], rows: dict[str, Row], names: dict[str, str]
+) -> list[dict[str, Any]]:
+    """An answer's top rows, best first; decoys are left out."""
+    ranked = sorted(
+        ((float(score), entry) for entry, score in zip(entries, scores, strict=True) if entry.trained),
+        key=lambda pair: (-pair[0], pair[1].row_id),
+    )
+    return [
+        {
+            "row_id": entry.row_id,
+            "contributor_id": entry.contributor_id,
+            "contributor": names.get(entry.contributor_id, entry.contributor_id),
+            "source": rows[entry.row_id].source,
+            "prompt": rows[entry.row_id].prompt,
+            "completion": rows[entry.row_id].completion,
+            "score": round(score, 6),
+        }
+        for score, entry in ranked[:_TOP_SOURCES]
+    ]
+
+
+def gaming_entries(datanets: Sequence[dict[str, Any]], people: dict[str, Contributor]) -> list[dict[str, Any]]:
+    """What each bad contributor earned beside an honest reference.
+
+    The copier's is whom he copied; the spammer's the mean honest contributor; the splitter's (all his names together)
+    the honest contributors' mean for as many accepted rows.
+    """
+    found = []
+    for entry in datanets:
+        kinds = {c["kind"] for c in entry["contributors"]} - {"honest"}
+        for kind in sorted(kinds):
+            group = [c for c in entry["contributors"] if c["kind"] == kind]
+            reference, reference_nano = _reference(kind, group, entry, people)
+            earned_nano = sum(c.get("earned_nano", 0) for c in group)
+            found.append(
+                {
+                    "kind": kind,
+                    "name": people[group[0]["contributor_id"]].of or group[0]["name"],
+                    "datanet": entry["name"],
+                    "identities": len(group),
+                    "accepted": sum(c["accepted"] for c in group),
+                    "sent": sum(c["accepted"] + c["rejected"] + c["review"] for c in group),
+                    "earned_nano": earned_nano,
+                    "reference": reference,
+                    "reference_nano": reference_nano,
+                    "ratio": round(earned_nano / reference_nano, 4) if reference_nano else 0.0,
+                }
+            )
+    return found
+
+
+def _reference(
+    kind: str, group: Sequence[dict[str, Any]], entry: dict[str, Any], people: dict[str, Contributor]
+) -> tuple[str, int]:
+    honest = [c for c in entry["contributors"] if c["kind"] == "honest"]
+    earned = sum(c.get("earned_nano", 0) for c in honest)
+    if kind == "copier":
+        original = people[group[0]["contributor_id"]].of
+        return original, sum(c.get("earned_nano", 0) for c in honest if c["name"] == original)
+    if kind == "splitter":
+        trained = sum(c.get("rows_trained", 0) for c in group)
+        of_all = max(1, sum(c.get("rows_trained", 0) for c in honest))
+        return "honest mean for as many rows", earned * trained // of_all
+    return "mean honest contributor", earned // max(1, len(honest))
+
+
+def audit_entry(audit: AuditReport) -> dict[str, Any]:
+    """An audit that found nothing wrong; one that does raises."""
+    message = (
+        f"clean: {audit.num_transfers} transfers in {audit.num_batches} batches, {audit.num_answers} answers, "
+        f"{audit.num_settlements} settlements, {audit.num_accounts} accounts recomputed"
+    )
+    return {"ok": True, "entries": audit.num_transfers, "leaves": audit.num_batches, "message": message}
+
+
+def totals(report: dict[str, Any]) -> dict[str, int]:
+    datanets, answers = report.get("datanets", []), report.get("answers", [])
+    counts = {key: sum(entry[key] for entry in datanets) for key in ("rows_in", "accepted", "rejected", "review")}
+    pools = sum(entry.get("pool_nano", 0) for entry in datanets)
+    unattributed = sum(entry.get("unattributed_nano", 0) for entry in datanets)
+    return {
+        **counts,
+        "answers": len(answers),
+        "fees_nano": sum(answer["fee_nano"] for answer in answers),
+        "paid_nano": pools - unattributed,
+        "unattributed_nano": unattributed,
+    }

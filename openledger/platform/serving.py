@@ -1,0 +1,39 @@
+"""Ray Serve: started once, with gateway and engine deployed by import path (the API lies above this package)."""
+
+import importlib
+from typing import Any
+from urllib.parse import urlsplit
+
+from openledger.core.errors import Unavailable
+from openledger.platform.workdir import Workdir
+
+APPLICATION = "openledger"
+GATEWAY = "openledger.console.deployment:build"
+ENGINE = "OpenLoRA"
+
+
+def start_serving(workdir: Workdir, base_model: str, url: str) -> Any:
+    """Deploy the application at `url` and wait until it answers; the engine's handle.
+
+    Raises Unavailable (`serve_failed`) when a replica doesn't come up.
+    """
+    from ray import serve
+    from ray.serve.schema import LoggingConfig
+
+    address = urlsplit(url)
+    module, _, name = GATEWAY.partition(":")
+    build = importlib.import_module(module).__dict__[name]
+    arguments = importlib.import_module(module).GatewayArguments(workdir=str(workdir.root), base_model=base_model)
+    serve.start(
+        http_options={"host": address.hostname, "port": address.port},
+        logging_config=LoggingConfig(log_level="WARNING", enable_access_log=False),
+    )
+    try:
+        serve.run(build(arguments), name=APPLICATION, route_prefix="/")
+    except RuntimeError as error:
+        raise Unavailable(
+            f"the gateway or the engine didn't start: {error}",
+            code="serve_failed",
+            fix="the replica's traceback is in the Ray dashboard under Serve",
+        ) from error
+    return serve.get_deployment_handle(ENGINE, app_name=APPLICATION)

@@ -1,0 +1,60 @@
+"""The working folder: where everything that one installation keeps lies. Paths only; it creates nothing but folders.
+
+config.yaml        resolved settings of the last run        runs/       Ray Train runs and their checkpoints
+keys/              signing keys, mode 0600                  adapters/   PEFT folders with cards, registry.json
+datanets/          shards, receipts, versions               indexes/    attribution indexes
+ledger/            ledger.db, answers.db                    proofs/     exported proofs
+report.json        the last run's report                    running     lock of the process that serves
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Workdir:
+    root: Path
+
+    def __post_init__(self) -> None:
+        self.root.mkdir(parents=True, exist_ok=True)
+
+    def folder(self, name: str) -> Path:
+        path = self.root / name
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    @property
+    def keys(self) -> Path:
+        return self.folder("keys")
+
+    @property
+    def datanets(self) -> Path:
+        return self.folder("datanets")
+
+    @property
+    def ledger(self) -> Path:
+        return self.folder("ledger")
+
+    @property
+    def runs(self) -> Path:
+        return self.folder("runs")
+
+    @property
+    def adapters(self) -> Path:
+        return self.folder("adapters")
+
+    @property
+    def indexes(self) -> Path:
+        return self.folder("indexes")
+
+    @property
+    def proofs(self) -> Path:
+        return self.folder("proofs")
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report.json"
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.yaml"

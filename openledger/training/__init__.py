@@ -1,0 +1,1 @@
+"""Training: the recipe, the examples, a readable loop, and what Ray Train runs."""

@@ -1,0 +1,83 @@
+"""Rows as token ids. A row's id and its contributor travel with its tokens to the gradient.
+
+Shapes: B rows, T tokens.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from openledger.adapters.base_model import encode_completion, encode_prompt
+from openledger.core.errors import InvalidInput
+from openledger.core.values import Row
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """`ids` is the prompt's tokens, then the completion's with its end token."""
+
+    row_id: str
+    contributor_id: str
+    ids: tuple[int, ...]
+    num_prompt: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.num_prompt < len(self.ids):
+            raise InvalidInput(f"row {self.row_id} has an empty prompt or completion", code="empty_row", param="rows")
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """`target_BT` holds each position's next token; `weight_BT` is 1/n at the n positions that predict a
+    completion token and 0 elsewhere, so that a row's loss is its mean over completion tokens."""
+
+    input_ids_BT: torch.Tensor
+    mask_BT: torch.Tensor
+    target_BT: torch.Tensor
+    weight_BT: torch.Tensor
+    first_target: int
+
+
+def encode_row(tokenizer: Any, row: Row) -> Example:
+    prompt, completion = encode_prompt(tokenizer, row.prompt), encode_completion(tokenizer, row.completion)
+    return Example(
+        row_id=row.row_id,
+        contributor_id=row.contributor_id,
+        ids=(*prompt, *completion),
+        num_prompt=len(prompt),
+    )
+
+
+def collate(examples: Sequence[Example], device: torch.device | str = "cpu") -> Batch:
+    """Examples to one batch, padded on the right."""
+    width = max(len(example.ids) for example in examples)
+    ids = torch.zeros(len(examples), width, dtype=torch.long)
+    mask, target = torch.zeros_like(ids), torch.zeros_like(ids)
+    weight = torch.zeros(len(examples), width)
+    for index, example in enumerate(examples):
+        length = len(example.ids)
+        ids[index, :length] = torch.tensor(example.ids)
+        mask[index, :length] = 1
+        target[index, : length - 1] = ids[index, 1:length]
+        weight[index, example.num_prompt - 1 : length - 1] = 1.0 / (length - example.num_prompt)
+    first = min(example.num_prompt for example in examples) - 1
+    return Batch(ids.to(device), mask.to(device), target.to(device), weight.to(device), first)
+
+
+def token_losses(model: Any, batch: Batch) -> torch.Tensor:
+    """Cross-entropy in nats at each position from the batch's first target on: [B, T - first_target]."""
+    positions = torch.arange(batch.first_target, batch.input_ids_BT.shape[1], device=batch.input_ids_BT.device)
+    logits = model(
+        input_ids=batch.input_ids_BT, attention_mask=batch.mask_BT, use_cache=False, logits_to_keep=positions
+    ).logits
+    losses = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), batch.target_BT[:, batch.first_target :].flatten(), reduction="none"
+    )
+    return losses.view(logits.shape[:2])
+
+
+def row_losses(model: Any, batch: Batch) -> torch.Tensor:
+    """Each row's mean loss over its completion tokens, [B], in nats."""
+    return (token_losses(model, batch) * batch.weight_BT[:, batch.first_target :]).sum(dim=1)

@@ -1,0 +1,217 @@
+"""Fine-tuning under Ray Train. Holds no mathematics: `worker` runs `loop.train` for each job and reports.
+
+With at least as many jobs as workers, each worker trains whole adapters (jobs[rank::workers]) and the arithmetic of a
+run doesn't depend on how many others there are. With fewer, all workers share each job, rows of a batch split among
+them and gradients summed by gloo.
+"""
+
+import json
+import os
+import pickle
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from openledger import __version__
+from openledger.adapters.base_model import BaseModel
+from openledger.adapters.card import AdapterCard, adapter_digest, save_card
+from openledger.core.errors import Unavailable
+from openledger.core.files import write_json_durably
+from openledger.core.hashing import digest_json
+from openledger.core.values import DatanetVersion, Row
+from openledger.training.recipe import Recipe, public_constant
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingJob:
+    """One adapter to train. `rows` are in source order; the adapter, its card and its curve go to `output`."""
+
+    name: str
+    base: BaseModel
+    version: DatanetVersion
+    rows: tuple[Row, ...]
+    recipe: Recipe
+    output: str
+
+    @property
+    def constant(self) -> str:
+        version = self.version
+        return public_constant(self.base.digest, version.datanet, version.number, version.row_root)
+
+    @property
+    def key(self) -> str:
+        """Digest of everything that decides what the run computes: two jobs with one key make the same adapter."""
+        rows = [row.row_id for row in self.rows]
+        return digest_json([self.constant, json.dumps(self.recipe.to_dict(), sort_keys=True), rows])
+
+    def at(self, adapters: Path) -> "TrainingJob":
+        """This job with its adapter under the folder `adapters`."""
+        return replace(self, output=str(adapters / f"{self.name}-{self.key[:12]}"))
+
+
+def train_adapters(jobs: Sequence[TrainingJob], *, folder: Path, num_workers: int = 2, use_gpu: bool = False) -> None:
+    """Train every job in one Ray Train run; each leaves a PEFT folder with card.json at its `output`.
+
+    The run is named by its jobs: the same jobs and `folder` go on where an interrupted run stopped. Raises
+    Unavailable when the run fails more often than Ray Train is told to try.
+    """
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.v2.api.config import LoggingConfig
+    from ray.train.v2.api.exceptions import TrainingFailedError
+
+    folder.mkdir(parents=True, exist_ok=True)
+    run_name = "train-" + digest_json([job.key for job in jobs])[:12]
+    jobs_file = folder / f"{run_name}.jobs"
+    jobs_file.write_bytes(pickle.dumps(tuple(jobs)))
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    trainer = TorchTrainer(
+        worker,
+        train_loop_config={"jobs_file": str(jobs_file)},
+        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+        scaling_config=ScalingConfig(num_workers=num_workers, use_gpu=use_gpu),
+        run_config=RunConfig(
+            name=run_name,
+            storage_path=str(folder),
+            failure_config=FailureConfig(max_failures=2),
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+            logging_config=LoggingConfig(log_level="ERROR"),
+        ),
+    )
+    try:
+        trainer.fit()
+    except TrainingFailedError as error:
+        raise Unavailable(
+            f"training failed: {error}", code="training_failed", fix="the worker's traceback is in the Ray dashboard"
+        ) from error
+
+
+def worker(config: dict[str, Any]) -> None:
+    """What each Ray Train worker runs: its jobs, one after another, with a checkpoint after every half."""
+    import ray.train
+
+    jobs: tuple[TrainingJob, ...] = pickle.loads(Path(config["jobs_file"]).read_bytes())
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    shared = len(jobs) < world
+    own = jobs if shared else jobs[rank::world]
+    num_halves = 2 * (len(jobs) if shared else -(-len(jobs) // world))
+    state = _load_state(ray.train.get_checkpoint(), rank)
+    for number in range(state["next"], num_halves):  # report() is a barrier: every rank makes the same number
+        job = own[number // 2] if number // 2 < len(own) else None
+        progress = state["progress"] if number % 2 else None
+        if job is not None and not (Path(job.output) / "card.json").exists():
+            until = job.recipe.num_epochs if number % 2 else max(1, job.recipe.num_epochs // 2)
+            progress = _train_until(job, until, progress, *((rank, world) if shared else (0, 1)))
+        state = {"next": number + 1, "progress": progress}
+        _report(state, job.name if job else "", rank)
+
+
+def _train_until(job: TrainingJob, epoch: int, progress: Any, rank: int, world: int) -> Any:
+    """Take `job` from `progress` (or its beginning) to `epoch`; at its last epoch the adapter is written."""
+    import torch
+
+    from openledger.adapters.base_model import load_model, load_tokenizer
+    from openledger.training.examples import encode_row
+    from openledger.training.loop import train
+    from openledger.training.lora import attach_lora
+
+    torch.set_num_threads(job.recipe.threads)
+    tokenizer = load_tokenizer(job.base)
+    model = attach_lora(_to_device(load_model(job.base)), job.recipe, job.constant)
+    progress = train(
+        model,
+        [encode_row(tokenizer, row) for row in job.rows],
+        job.recipe,
+        job.constant,
+        progress=progress,
+        until_epoch=epoch,
+        rank=rank,
+        world_size=world,
+        reduce=_all_reduce if world > 1 else None,
+    )
+    if epoch == job.recipe.num_epochs and rank == 0:
+        write_adapter(model, job, progress.curve, world)
+    return progress
+
+
+def write_adapter(model: Any, job: TrainingJob, curve: list[float], world_size: int) -> AdapterCard:
+    """The PEFT folder, `curve.json`, and last of all `card.json`, which marks the adapter as complete."""
+    import torch
+
+    output = Path(job.output)
+    output.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(output)
+    write_json_durably(output / "curve.json", [round(loss, 5) for loss in curve])
+    contributors: dict[str, int] = {}
+    for row in job.rows:
+        contributors[row.contributor_id] = contributors.get(row.contributor_id, 0) + 1
+    card = AdapterCard(
+        name=job.name,
+        digest=adapter_digest(output),
+        base_model=job.base.name,
+        base_digest=job.base.digest,
+        datanet=job.version.datanet,
+        datanet_version=job.version.number,
+        row_root=job.version.row_root,
+        rows_trained=tuple(row.row_id for row in job.rows),
+        contributors=contributors,
+        recipe=json.loads(json.dumps(job.recipe.to_dict())),
+        environment={
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "machine": platform.machine(),
+            "device": "cuda" if torch.cuda.is_available() else "cpu",
+            "blas": "mkl" if torch.backends.mkl.is_available() else "other",
+            "threads": job.recipe.threads,
+            "world_size": world_size,
+        },
+        code_version=__version__,
+        initial_a=job.constant,
+        final_loss=round(curve[-1], 5),
+    )
+    save_card(output, card)
+    return card
+
+
+def _all_reduce(tensors: list[Any]) -> None:
+    import torch.distributed
+
+    for tensor in tensors:
+        torch.distributed.all_reduce(tensor)
+
+
+def _to_device(model: Any) -> Any:
+    from ray.train.torch import get_device
+
+    return model.to(get_device())
+
+
+def _load_state(checkpoint: Any, rank: int) -> dict[str, Any]:
+    import torch
+
+    if checkpoint is None:
+        return {"next": 0, "progress": None}
+    with checkpoint.as_directory() as folder:
+        # written by this module a moment ago, in this run's own folder: pickle is safe here
+        return torch.load(Path(folder) / f"rank{rank}.pt", weights_only=False)
+
+
+def _report(state: dict[str, Any], name: str, rank: int) -> None:
+    """Every rank adds its own file to the checkpoint; Ray Train merges them in one folder."""
+    import tempfile
+
+    import ray.train
+    import torch
+
+    progress = state["progress"]
+    metrics = {
+        "adapter": name,
+        "epoch": progress.epoch if progress else 0,
+        "loss": progress.curve[-1] if progress else 0.0,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        torch.save(state, Path(folder) / f"rank{rank}.pt")
+        ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))

@@ -1,0 +1,130 @@
+import json
+import multiprocessing
+from pathlib import Path
+
+import pytest
+
+from openledger.adapters.registry import AdapterRegistry
+from openledger.core.errors import Conflict, Corrupt, InvalidInput, NotFound
+from openledger.core.values import AdapterTerms
+
+
+def _terms(name: str, digest: str) -> AdapterTerms:
+    return AdapterTerms(
+        adapter=name, adapter_digest=digest, datanet="d", datanet_version=1, row_root="00", owner_account="acct_o",
+        prompt_price_nano=1, completion_price_nano=2,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for name in ("a", "b"):
+        (tmp_path / "registry" / name).mkdir(parents=True)
+    return tmp_path / "registry"
+
+
+class TestRegister:
+    def test_is_found_by_name_and_digest(self, root: Path) -> None:
+        made = AdapterRegistry(root).register("a", root / "a", "d1", _terms("a", "d1"))
+        registry = AdapterRegistry(root)
+        assert registry.get("a") == registry.find_digest("d1") == made
+        assert made.terms == _terms("a", "d1")
+
+    def test_the_same_again_writes_nothing(self, root: Path) -> None:
+        registry = AdapterRegistry(root)
+        registry.register("a", root / "a", "d1")
+        before = (root / "registry.json").stat().st_mtime_ns
+        registry.register("a", root / "a", "d1")
+        assert (root / "registry.json").stat().st_mtime_ns == before
+
+    def test_new_terms_for_the_same_adapter_replace_the_old(self, root: Path) -> None:
+        registry = AdapterRegistry(root)
+        registry.register("a", root / "a", "d1")
+        registry.register("a", root / "a", "d1", _terms("a", "d1"))
+        assert AdapterRegistry(root).get("a").terms == _terms("a", "d1")
+
+    def test_another_digest_under_the_name_is_a_conflict(self, root: Path) -> None:
+        registry = AdapterRegistry(root)
+        registry.register("a", root / "a", "d1")
+        with pytest.raises(Conflict):
+            registry.register("a", root / "b", "d2")
+        assert registry.get("a").digest == "d1"
+
+    @pytest.mark.parametrize("name", ["", "..", "../a", "A", "a/b", ".a", "a" * 129, "a\n"])
+    def test_bad_names_are_refused(self, root: Path, name: str) -> None:
+        with pytest.raises(InvalidInput, match="not a valid name"):
+            AdapterRegistry(root).register(name, root / "a", "d1")
+
+    def test_folders_elsewhere_are_refused(self, root: Path) -> None:
+        (root.parent / "elsewhere").mkdir()
+        (root / "link").symlink_to(root.parent / "elsewhere")
+        for folder in (root.parent / "elsewhere", root / "link", root / ".." / "elsewhere", root, root / "missing"):
+            with pytest.raises(InvalidInput, match="no folder below"):
+                AdapterRegistry(root).register("a", folder, "d1")
+
+    def test_terms_of_another_adapter_are_refused(self, root: Path) -> None:
+        with pytest.raises(InvalidInput, match="terms"):
+            AdapterRegistry(root).register("a", root / "a", "d1", _terms("b", "d1"))
+
+
+class TestSharing:
+    def test_another_process_writing_is_seen(self, root: Path) -> None:
+        reader, writer = AdapterRegistry(root), AdapterRegistry(root)
+        assert reader.list() == ()
+        writer.register("b", root / "b", "d2")
+        writer.register("a", root / "a", "d1")
+        assert [adapter.name for adapter in reader.list()] == ["a", "b"]
+
+    def test_writers_lose_nothing_of_each_other(self, root: Path) -> None:
+        context = multiprocessing.get_context("spawn")
+        writers = [context.Process(target=_register_many, args=(root, prefix)) for prefix in "xy"]
+        for writer in writers:
+            writer.start()
+        for writer in writers:
+            writer.join()
+        assert len(AdapterRegistry(root).list()) == 20
+
+    def test_moving_the_whole_keeps_the_folders(self, root: Path) -> None:
+        AdapterRegistry(root).register("a", root / "a", "d1")
+        moved = root.rename(root.with_name("moved"))
+        assert AdapterRegistry(moved).get("a").folder == str(moved.resolve() / "a")
+
+
+class TestMissing:
+    def test_unknown_names_and_digests(self, root: Path) -> None:
+        with pytest.raises(NotFound) as by_name:
+            AdapterRegistry(root).get("a")
+        with pytest.raises(NotFound) as by_digest:
+            AdapterRegistry(root).find_digest("d")
+        assert (by_name.value.code, by_digest.value.code) == ("unknown_model", "unknown_adapter")
+
+    def test_removed_is_gone_and_its_files_stay(self, root: Path) -> None:
+        registry = AdapterRegistry(root)
+        registry.register("a", root / "a", "d1")
+        registry.remove("a")
+        assert AdapterRegistry(root).list() == ()
+        assert (root / "a").is_dir()
+        with pytest.raises(NotFound):
+            registry.remove("a")
+
+
+class TestCorrupt:
+    @pytest.mark.parametrize("content", ["", "{", "[]", '{"format": "other", "adapters": {}}', '{"adapters": {}}'])
+    def test_an_unreadable_file_is_told(self, root: Path, content: str) -> None:
+        (root / "registry.json").write_text(content)
+        with pytest.raises(Corrupt):
+            AdapterRegistry(root).list()
+
+    def test_an_entry_that_leads_outside_is_refused(self, root: Path) -> None:
+        AdapterRegistry(root).register("a", root / "a", "d1")
+        content = json.loads((root / "registry.json").read_text())
+        content["adapters"]["a"]["folder"] = "../../etc"
+        (root / "registry.json").write_text(json.dumps(content))
+        with pytest.raises(Corrupt, match="outside"):
+            AdapterRegistry(root).get("a")
+
+
+def _register_many(root: Path, prefix: str) -> None:
+    registry = AdapterRegistry(root)
+    for number in range(10):
+        registry.register(f"{prefix}{number}", root / "a", "d1")

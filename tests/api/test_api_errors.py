@@ -1,0 +1,151 @@
+"""One error shape for everything that can go wrong, with its status."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from fastapi import FastAPI
+from memory_service import API_KEY, MemoryService
+from starlette.testclient import TestClient
+
+from openledger.api import create_app
+from openledger.api.limits import MAX_BODY_BYTES
+from openledger.core import errors
+from openledger.core.errors import OpenLedgerError
+
+CLASSES = [cls for cls in vars(errors).values() if isinstance(cls, type) and issubclass(cls, OpenLedgerError)]
+KEYS = ["type", "code", "message", "param", "fix"]
+
+
+@pytest.fixture
+def app() -> FastAPI:
+    return create_app(MemoryService())
+
+
+@pytest.fixture
+def client(app: FastAPI) -> Iterator[TestClient]:
+    with TestClient(app, raise_server_exceptions=False, headers={"Authorization": f"Bearer {API_KEY}"}) as client:
+        yield client
+
+
+@pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
+def test_every_error_class_keeps_its_status_and_the_one_shape(cls: type[OpenLedgerError]):
+    class Refusing(MemoryService):
+        async def datanets(self):
+            raise cls("what happened", code="a_code", param="a_param", fix="do this")
+
+    response = TestClient(create_app(Refusing())).get("/v1/datanets")
+    assert response.status_code == cls.http_status
+    assert response.headers["content-type"] == "application/json"
+    assert response.json() == {
+        "error": {
+            "type": cls.default_code,
+            "code": "a_code",
+            "message": "what happened",
+            "param": "a_param",
+            "fix": "do this",
+        }
+    }
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/v1/nothing", 404, "unknown_route"),
+        ("GET", "/v1/models/no-such", 404, "unknown_model"),
+        ("GET", "/v1/datanets/no-such", 404, "unknown_datanet"),
+        ("GET", "/v1/datanets/UPPER", 400, "invalid_name"),
+        ("GET", "/v1/ledger/proofs/no-such", 404, "unknown_transfer"),
+        ("GET", "/v1/answers/no-such/attribution", 404, "unknown_answer"),
+        ("DELETE", "/v1/models", 405, "method_not_allowed"),
+    ],
+)
+def test_what_is_not_there_is_told_in_the_one_shape(client: TestClient, method: str, path: str, status: int, code: str):
+    response = client.request(method, path)
+    assert (response.status_code, response.json()["error"]["code"]) == (status, code)
+    assert list(response.json()["error"]) == KEYS
+
+
+@pytest.mark.parametrize("body", [b"{", b"\xff\xfe", b"", b"[" * 100_000])
+def test_unreadable_bodies_are_the_callers_error(client: TestClient, body: bytes):
+    response = client.post("/v1/chat/completions", content=body, headers={"Content-Type": "application/json"})
+    assert response.status_code == 400
+    assert list(response.json()["error"]) == KEYS
+
+
+@pytest.mark.parametrize("path", ["model", "messages", "\ud800"])
+def test_unpaired_surrogates_are_the_callers_error(client: TestClient, path: str):
+    body = {"model": "os-docs", "messages": [{"role": "user", "content": "x"}], path: "\ud800"}
+    response = client.post(
+        "/v1/chat/completions", content=json.dumps(body), headers={"Content-Type": "application/json"}
+    )
+    assert response.status_code == 400
+
+
+def test_an_unexpected_exception_tells_nothing_of_itself(caplog: pytest.LogCaptureFixture):
+    class Broken(MemoryService):
+        async def datanets(self):
+            raise RuntimeError("password is hunter2")
+
+    client = TestClient(create_app(Broken()), raise_server_exceptions=False)
+    response = client.get("/v1/datanets", headers={"X-Request-Id": "req-7"})
+    assert response.status_code == 500
+    assert list(response.json()["error"]) == KEYS
+    assert "hunter2" not in response.text
+    assert response.headers["X-Request-Id"] == "req-7"
+
+
+class TestAuthentication:
+    @pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer  ", "Basic YTpi", API_KEY])
+    def test_a_missing_key_is_told_how_to_send(self, app: FastAPI, header: str | None):
+        headers = {} if header is None else {"Authorization": header}
+        response = TestClient(app).get("/v1/balance", headers=headers)
+        assert (response.status_code, response.json()["error"]["code"]) == (401, "missing_api_key")
+        assert response.headers["WWW-Authenticate"] == "Bearer"
+
+    def test_an_unknown_key_is_refused(self, app: FastAPI):
+        response = TestClient(app).get("/v1/balance", headers={"Authorization": "Bearer wrong"})
+        assert (response.status_code, response.json()["error"]["code"]) == (401, "invalid_api_key")
+
+    def test_goes_before_the_checks_of_the_body(self, app: FastAPI):
+        assert TestClient(app).post("/v1/chat/completions", json={}).status_code == 401
+
+    @pytest.mark.parametrize(
+        "path",
+        ["/v1/models", "/v1/payouts", "/v1/report", "/v1/ledger/audit", "/v1/answers/ans_1/attribution"],
+    )
+    def test_is_asked_for_by_what_is_private_or_costly(self, app: FastAPI, path: str):
+        assert TestClient(app).get(path).status_code == 401
+
+    @pytest.mark.parametrize(
+        "path", ["/healthz", "/v1/datanets", "/v1/datanets/os-docs", "/v1/ledger/checkpoint", "/v1/ledger/proofs/trf_1"]
+    )
+    def test_is_not_asked_for_by_what_a_stranger_checks(self, app: FastAPI, path: str):
+        assert TestClient(app).get(path).status_code == 200
+
+
+class TestBodyLimit:
+    def test_refuses_by_the_announced_length(self, client: TestClient):
+        response = client.post("/v1/chat/completions", content=b"x" * (MAX_BODY_BYTES + 1))
+        assert (response.status_code, response.json()["error"]["code"]) == (413, "body_too_large")
+        assert "X-Request-Id" in response.headers
+
+    def test_refuses_an_unannounced_stream_when_it_grows_too_long(self, client: TestClient):
+        pieces = (b"x" * 1_000_000 for _ in range(MAX_BODY_BYTES // 1_000_000 + 2))
+        response = client.post("/v1/chat/completions", content=pieces)
+        assert (response.status_code, response.json()["error"]["code"]) == (413, "body_too_large")
+
+    def test_leaves_a_body_at_the_limit_to_the_checks_behind_it(self, client: TestClient):
+        response = client.post("/v1/chat/completions", content=b" " * MAX_BODY_BYTES)
+        assert response.status_code == 400
+
+
+class TestRequestId:
+    def test_is_the_callers_own(self, client: TestClient):
+        assert client.get("/healthz", headers={"X-Request-Id": "mine-1"}).headers["X-Request-Id"] == "mine-1"
+
+    def test_is_fresh_where_none_or_no_printable_one_was_sent(self, client: TestClient):
+        sent = ({}, {"X-Request-Id": "a b"})
+        ids = [client.get("/healthz", headers=headers).headers["X-Request-Id"] for headers in sent]
+        assert all(value.startswith("req_") for value in ids)
+        assert len(set(ids)) == 2

@@ -1,0 +1,121 @@
+"""Models, accounts, Datanets, ledger and report over HTTP."""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+
+import pytest
+from memory_service import API_KEY, CHECKPOINT, PROOF, MemoryService
+from starlette.testclient import TestClient
+
+from openledger.api import create_app
+from openledger.core.values import Contribution, RowDraft
+
+CONTRIBUTION = Contribution(
+    datanet="os-docs",
+    contributor_id="ctr_1",
+    public_key="ab" * 32,
+    nonce="0",
+    drafts=(RowDraft(prompt="p", completion="c", source="s"), RowDraft(prompt="q", completion="d")),
+    content_root="cd" * 32,
+    signature="ef" * 64,
+)
+
+
+@pytest.fixture
+def service() -> MemoryService:
+    return MemoryService()
+
+
+@pytest.fixture
+def client(service: MemoryService) -> Iterator[TestClient]:
+    with TestClient(create_app(service), headers={"Authorization": f"Bearer {API_KEY}"}) as client:
+        yield client
+
+
+def test_models_have_openais_shape(client: TestClient):
+    listed = client.get("/v1/models").json()
+    assert listed["object"] == "list"
+    model = listed["data"][0]
+    assert {key: model[key] for key in ("id", "object", "created", "owned_by")} == {
+        "id": "os-docs", "object": "model", "created": 1_700_000_000, "owned_by": "user:owner",
+    }  # fmt: skip
+    assert model["openledger"]["completion_price_nano"] == 40
+
+
+def test_one_model_is_the_listed_one(client: TestClient):
+    assert client.get("/v1/models/os-docs").json() == client.get("/v1/models").json()["data"][0]
+
+
+def test_balance_is_the_callers(client: TestClient):
+    told = client.get("/v1/balance").json()
+    assert told == {"object": "balance", "account": "user:alice", "available_nano": 2_500_000_000, "held_nano": 1000}
+
+
+def test_payouts_are_the_callers_alone(client: TestClient):
+    assert [payout["transfer_id"] for payout in client.get("/v1/payouts").json()["data"]] == ["trf_2"]
+
+
+def test_a_contribution_arrives_as_it_was_signed(client: TestClient, service: MemoryService):
+    body = asdict(CONTRIBUTION)
+    del body["datanet"]
+    told = client.post("/v1/datanets/os-docs/contributions", json=body).json()
+    assert service.contributed == [CONTRIBUTION]
+    assert (told["accepted"], told["rejected"], told["review"]) == (1, 1, 0)
+    assert told["verdicts"][0] == {
+        "row_id": "row_0", "ordinal": 0, "outcome": "reject", "reasons": ["noise"], "duplicate_of": None,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"drafts": []}, "drafts"),
+        ({"drafts": [{"prompt": "p"}]}, "drafts.0.completion"),
+        ({"drafts": [{"prompt": "p", "completion": 3}]}, "drafts.0.completion"),
+        ({"signature": "not hex"}, "signature"),
+        ({"extra": 1}, "extra"),
+    ],
+)
+def test_a_malformed_contribution_is_refused_by_field(client: TestClient, service: MemoryService, change, param):
+    body = {**asdict(CONTRIBUTION), **change}
+    del body["datanet"]
+    response = client.post("/v1/datanets/os-docs/contributions", json=body)
+    assert (response.status_code, response.json()["error"]["param"]) == (400, param)
+    assert service.contributed == []
+
+
+def test_datanets_are_listed(client: TestClient):
+    listed = client.get("/v1/datanets").json()["data"]
+    assert [datanet["name"] for datanet in listed] == ["os-docs", "numpy-docs", "pyarrow-docs", "torch-docs"]
+    assert "contributors" not in listed[0]
+
+
+def test_one_datanet_comes_with_its_contributors(client: TestClient, service: MemoryService):
+    told = client.get("/v1/datanets/os-docs").json()
+    assert told == {"object": "datanet", **service.told["datanets"][0]}
+
+
+def test_the_checkpoint_keeps_its_bytes(client: TestClient):
+    assert client.get("/v1/ledger/checkpoint").content == CHECKPOINT.encode()
+
+
+def test_a_proof_keeps_its_bytes_and_is_a_download(client: TestClient):
+    response = client.get("/v1/ledger/proofs/trf_1")
+    assert response.content == PROOF
+    assert response.headers["Content-Disposition"] == 'attachment; filename="trf_1.proof.json"'
+
+
+def test_a_report_with_a_loss_that_is_not_a_number_is_still_json(client: TestClient, service: MemoryService):
+    service.told["datanets"][0]["adapter"]["final_loss"] = float("nan")
+    told = client.get("/v1/report").json()
+    assert told["datanets"][0]["adapter"]["final_loss"] is None
+    assert told["datanets"][1]["adapter"]["final_loss"] == service.told["datanets"][1]["adapter"]["final_loss"]
+
+
+def test_attribution_is_the_answers_entry(client: TestClient, service: MemoryService):
+    assert client.get("/v1/answers/ans_2/attribution").json() == service.told["answers"][1]
+
+
+def test_the_list_of_routes_names_every_resource(client: TestClient):
+    paths = client.get("/v1/openapi.json").json()["paths"]
+    assert {"/v1/chat/completions", "/v1/models", "/v1/balance", "/v1/datanets", "/v1/report"} <= set(paths)

@@ -1,0 +1,58 @@
+"""From row scores to a period's contributor scores."""
+
+import numpy as np
+import pytest
+
+from openledger.attribution.index import IndexEntry
+from openledger.attribution.period import contributor_scores
+from openledger.core.errors import InvalidInput
+from openledger.core.shares import shares_ppb
+from openledger.core.values import UNATTRIBUTED
+
+
+def entries(*trained_by: str, decoys: int = 2) -> list[IndexEntry]:
+    rows = [IndexEntry(row_id=f"r{n}", contributor_id=c, trained=True) for n, c in enumerate(trained_by)]
+    return rows + [IndexEntry(row_id=f"d{n}", contributor_id="a", trained=False) for n in range(decoys)]
+
+
+def period(rows, scores, fees=(10**9,), gains=(1.0,)):
+    matrix = np.array(scores, dtype=np.float32).reshape(len(rows), -1)
+    return contributor_scores("adapter", "p0001", rows, matrix, list(fees), list(gains))
+
+
+def test_scores_sum_to_the_measured_gain():
+    result = period(entries("a", "a", "b"), [0.3, 0.1, 0.2, 0.0, 0.0])
+    assert sum(result.scores_nano.values()) == result.gain_nano == 10**9
+
+
+def test_decoys_earn_nothing_and_widen_everyones_error():
+    quiet = period(entries("a", "b"), [0.3, 0.1, 0.0, 0.0])
+    noisy = period(entries("a", "b"), [0.3, 0.1, 0.1, -0.1])
+    assert quiet.scores_nano == noisy.scores_nano
+    assert quiet.errors_nano == {"a": 0, "b": 0}
+    assert min(noisy.errors_nano.values()) > 0
+
+
+def test_splitting_rows_over_two_names_changes_no_sum():
+    alone = period(entries("a", "a", "b"), [0.3, 0.1, 0.2, 0.0, 0.0])
+    split = period(entries("a1", "a2", "b"), [0.3, 0.1, 0.2, 0.0, 0.0])
+    assert split.scores_nano["a1"] + split.scores_nano["a2"] == pytest.approx(alone.scores_nano["a"], abs=1)
+
+
+def test_an_adapter_that_gained_nothing_pays_nobody():
+    result = period(entries("a", "b"), [0.3, 0.1, 0.0, 0.0], gains=(-0.5,))
+    shares = shares_ppb(result.scores_nano, result.errors_nano, result.gain_nano, 1000)
+    assert shares[UNATTRIBUTED] == 10**9
+
+
+def test_an_answer_counts_as_much_as_was_paid_for_it():
+    rows = entries("a", "b", decoys=0)
+    result = period(rows, [[1.0, 0.0], [0.0, 1.0]], fees=(3 * 10**9, 10**9), gains=(1.0, 1.0))
+    assert result.scores_nano["a"] == 3 * result.scores_nano["b"]
+
+
+@pytest.mark.parametrize("scores", [[0.3, 0.1, 0.0], [0.3, float("nan"), 0.0, 0.0]])
+def test_scores_that_do_not_fit_or_are_not_finite_are_refused(scores):
+    with pytest.raises(InvalidInput):
+        rows = entries("a", "b")
+        contributor_scores("x", "p", rows, np.array(scores, dtype=np.float32).reshape(-1, 1), [1], [1.0])

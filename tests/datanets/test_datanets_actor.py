@@ -1,0 +1,38 @@
+"""Datanets behind Ray actors: the same answers, and nothing lost when an actor is killed."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datanet_samples import key_of, sample_drafts, signed
+
+from openledger.core.errors import InvalidInput
+from openledger.datanets.actor import start_datanets
+
+NAMESPACE = "openledger-datanets-test"
+
+
+@pytest.mark.cluster
+def test_contributions_survive_the_death_of_every_actor(cluster: Any, tmp_path: Path) -> None:
+    import ray
+
+    datanets = start_datanets(tmp_path, num_shards=2, namespace=NAMESPACE)
+    ray.get(datanets.create.remote("docs", "What functions do", "acct_owner"))
+    ray.get(datanets.register_contributor.remote(key_of("ada").public_key, "ada"))
+    receipt = ray.get(datanets.contribute.remote(signed("ada", sample_drafts(20))))
+    assert {verdict.outcome for verdict in receipt.verdicts} == {"accept"}
+
+    with pytest.raises(InvalidInput) as caught:
+        ray.get(datanets.create.remote("../docs", "Bad", "acct_owner"))
+    assert caught.value.cause.code == "invalid_name"
+
+    for name in ("openledger-shard-0", "openledger-shard-1", "openledger-datanets"):
+        ray.kill(ray.get_actor(name, namespace=NAMESPACE), no_restart=False)
+    again = start_datanets(tmp_path, num_shards=2, namespace=NAMESPACE)
+    assert ray.get(again.contribute.remote(signed("ada", sample_drafts(20)))) == receipt
+    version = ray.get(again.publish.remote("docs"))
+    rows = ray.get(again.rows.remote("docs", version.number))
+    assert sorted(row.row_id for row in rows) == sorted(verdict.row_id for verdict in receipt.verdicts)
+
+    for name in ("openledger-datanets", "openledger-shard-0", "openledger-shard-1"):
+        ray.kill(ray.get_actor(name, namespace=NAMESPACE))

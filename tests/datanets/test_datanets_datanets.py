@@ -1,0 +1,282 @@
+"""Datanets in one process: contributions, versions, statistics."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from datanet_samples import ANSWERS, key_of, open_datanets, sample_drafts, signed
+
+from openledger.core import merkle
+from openledger.core.clock import ManualClock
+from openledger.core.errors import Conflict, Corrupt, InvalidInput, NotFound, Unavailable
+from openledger.core.values import Row, RowDraft
+from openledger.datanets.datanets import Datanets
+from openledger.datanets.shard import ShardHost
+
+
+@pytest.fixture
+def datanets(tmp_path: Path) -> Iterator[Datanets]:
+    opened = open_datanets(tmp_path)
+    yield opened
+    opened.close()
+
+
+MIXED = [
+    *sample_drafts(4),
+    RowDraft(prompt="What does it cost?", completion="Ask jane.doe@mail.org for the price of a licence."),
+    RowDraft(prompt="What is nothing?", completion=""),
+    sample_drafts(1)[0],
+]
+
+
+class TestContribute:
+    def test_every_row_gets_its_verdict_in_order(self, datanets: Datanets) -> None:
+        receipt = datanets.contribute(signed("ada", MIXED))
+        assert [verdict.ordinal for verdict in receipt.verdicts] == list(range(7))
+        assert [v.outcome for v in receipt.verdicts] == ["accept"] * 4 + ["review", "reject", "reject"]
+        assert receipt.verdicts[6].duplicate_of == receipt.verdicts[0].row_id
+
+    def test_rows_in_are_rows_stored_and_rejected(self, datanets: Datanets) -> None:
+        datanets.contribute(signed("ada", MIXED))
+        datanets.contribute(signed("bob", [*sample_drafts(2), *sample_drafts(5, "mail")]))
+        found = datanets.statistics("docs")
+        assert sum(one.accepted + one.rejected + one.review for one in found) == 7 + 7
+        assert sum(one.accepted + one.review for one in found) == datanets.stored_count("docs")
+
+    def test_statistics_count_the_reasons_of_each_contributor(self, datanets: Datanets) -> None:
+        datanets.contribute(signed("ada", MIXED))
+        datanets.contribute(signed("bob", [*sample_drafts(2), *sample_drafts(5, "mail")]))
+        ada, bob = datanets.statistics("docs")
+        assert (ada.name, ada.accepted, ada.rejected, ada.review) == ("ada", 4, 2, 1)
+        assert ada.reasons == {"empty": 1, "exact_duplicate": 1, "personal_data": 1}
+        assert (bob.name, bob.accepted, bob.rejected, bob.review) == ("bob", 5, 2, 0)
+        assert bob.reasons == {"exact_duplicate": 2}
+
+    def test_a_replayed_contribution_gets_its_first_receipt(self, datanets: Datanets) -> None:
+        first = datanets.contribute(signed("ada", MIXED))
+        assert datanets.contribute(signed("ada", MIXED)) == first
+        assert datanets.stored_count("docs") == 5
+
+    def test_the_same_rows_under_a_new_nonce_are_duplicates(self, datanets: Datanets) -> None:
+        datanets.contribute(signed("ada", sample_drafts(4)))
+        again = datanets.contribute(signed("ada", sample_drafts(4), nonce="2"))
+        assert {verdict.reasons for verdict in again.verdicts} == {("exact_duplicate",)}
+
+    def test_another_datanet_does_not_wash_a_copy(self, datanets: Datanets) -> None:
+        datanets.create("clone", "The same again", "acct_eve")
+        first = datanets.contribute(signed("ada", sample_drafts(4)))
+        copied = datanets.contribute(signed("eve", sample_drafts(4), datanet="clone"))
+        assert [v.duplicate_of for v in copied.verdicts] == [v.row_id for v in first.verdicts]
+
+    def test_a_foreign_signature_changes_nothing(self, datanets: Datanets) -> None:
+        forged = replace(signed("ada", sample_drafts(4)), signature=signed("eve", sample_drafts(4)).signature)
+        with pytest.raises(InvalidInput) as caught:
+            datanets.contribute(forged)
+        assert caught.value.code == "invalid_signature"
+        assert (datanets.stored_count("docs"), datanets.statistics("docs")) == (0, [])
+
+    def test_an_unknown_datanet_is_not_found(self, datanets: Datanets) -> None:
+        with pytest.raises(NotFound, match="no Datanet 'poems'"):
+            datanets.contribute(signed("ada", sample_drafts(1), datanet="poems"))
+
+    def test_an_unregistered_contributor_is_not_found(self, datanets: Datanets) -> None:
+        with pytest.raises(NotFound, match="not registered"):
+            datanets.contribute(signed("mallory", sample_drafts(1)))
+
+    def test_a_preview_gives_the_verdicts_and_stores_nothing(self, datanets: Datanets) -> None:
+        previewed = datanets.preview(signed("ada", MIXED))
+        assert (datanets.stored_count("docs"), datanets.statistics("docs")) == (0, [])
+        assert datanets.contribute(signed("ada", MIXED)).verdicts == previewed
+
+    def test_a_new_process_remembers_originals_and_receipts(self, tmp_path: Path, datanets: Datanets) -> None:
+        first = datanets.contribute(signed("ada", MIXED))
+        datanets.close()
+        reopened = open_datanets(tmp_path)
+        assert reopened.contribute(signed("ada", MIXED)) == first
+        edited = replace(MIXED[1], completion=MIXED[1].completion.replace(".", " indeed!"))
+        (verdict,) = reopened.contribute(signed("eve", [edited])).verdicts
+        assert (verdict.reasons, verdict.duplicate_of) == (("near_duplicate",), first.verdicts[1].row_id)
+        reopened.close()
+
+
+class TestNames:
+    def test_creating_again_is_idempotent_and_other_content_conflicts(self, datanets: Datanets) -> None:
+        assert datanets.create("docs", "What functions do", "acct_owner").name == "docs"
+        with pytest.raises(Conflict, match="another summary or owner"):
+            datanets.create("docs", "What functions do", "acct_eve")
+
+    def test_a_key_has_one_name(self, datanets: Datanets) -> None:
+        assert datanets.register_contributor(key_of("ada").public_key, "ada").name == "ada"
+        with pytest.raises(Conflict, match="registered as 'ada'"):
+            datanets.register_contributor(key_of("ada").public_key, "eve")
+
+    def test_names_are_listed(self, datanets: Datanets) -> None:
+        datanets.create("arts", "Poems", "acct_owner")
+        assert datanets.names() == ["arts", "docs"]
+
+    @pytest.mark.parametrize("name", ["", "Docs", "../docs", "a/b", "a..b"])
+    def test_a_bad_name_is_refused(self, datanets: Datanets, name: str) -> None:
+        with pytest.raises(InvalidInput):
+            datanets.create(name, "Poems", "acct_owner")
+
+    @pytest.mark.parametrize("name", ["", " ", "two\nlines", "n" * 129])
+    def test_a_bad_contributor_name_is_refused(self, datanets: Datanets, name: str) -> None:
+        with pytest.raises(InvalidInput):
+            datanets.register_contributor(key_of("mallory").public_key, name)
+
+
+class TestVersions:
+    def test_a_version_holds_the_accepted_rows_in_row_id_order(self, datanets: Datanets) -> None:
+        receipt = datanets.contribute(signed("ada", MIXED))
+        version = datanets.publish("docs")
+        rows = datanets.rows("docs", version.number)
+        assert [row.row_id for row in rows] == sorted(v.row_id for v in receipt.verdicts if v.outcome == "accept")
+        assert {row.completion for row in rows} == {draft.completion for draft in MIXED[:4]}
+        assert (version.number, version.num_rows) == (1, 4)
+
+    def test_anyone_can_recompute_the_row_root_from_the_manifest(self, tmp_path: Path, datanets: Datanets) -> None:
+        datanets.contribute(signed("ada", MIXED))
+        version = datanets.publish("docs")
+        manifest = json.loads((tmp_path / "versions" / "docs" / "1.json").read_text())
+        leaves = [merkle.leaf_hash(row_id.encode()) for row_id in manifest["row_ids"]]
+        assert merkle.root(leaves).hex() == version.row_root == manifest["row_root"]
+
+    def test_publishing_without_a_change_gives_the_current_version(self, datanets: Datanets) -> None:
+        datanets.contribute(signed("ada", MIXED))
+        first = datanets.publish("docs")
+        assert datanets.publish("docs") == first
+        datanets.contribute(signed("bob", MIXED))  # nothing new but rejected rows
+        assert datanets.publish("docs") == first
+
+    def test_a_later_version_leaves_the_earlier_as_it_was(self, datanets: Datanets) -> None:
+        datanets.contribute(signed("ada", MIXED))
+        first = datanets.publish("docs")
+        before = datanets.rows("docs", 1)
+        datanets.contribute(signed("bob", sample_drafts(3, "mail")))
+        second = datanets.publish("docs")
+        assert (second.number, second.num_rows) == (2, 7)
+        assert datanets.version("docs", 1) == first
+        assert datanets.rows("docs", 1) == before
+
+    def test_a_changed_manifest_is_corrupt(self, tmp_path: Path, datanets: Datanets) -> None:
+        datanets.contribute(signed("ada", MIXED))
+        datanets.publish("docs")
+        path = tmp_path / "versions" / "docs" / "1.json"
+        manifest = json.loads(path.read_text())
+        manifest["row_ids"].pop()
+        path.write_text(json.dumps(manifest))
+        with pytest.raises(Corrupt, match=r"1\.json"):
+            datanets.rows("docs", 1)
+
+    def test_an_empty_datanet_is_not_published(self, datanets: Datanets) -> None:
+        with pytest.raises(InvalidInput, match="no accepted row"):
+            datanets.publish("docs")
+
+    def test_an_unknown_version_is_not_found(self, datanets: Datanets) -> None:
+        with pytest.raises(NotFound, match="no version 3"):
+            datanets.version("docs", 3)
+
+    def test_a_publication_that_was_cut_off_leaves_no_version(
+        self, tmp_path: Path, datanets: Datanets, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        datanets.contribute(signed("ada", MIXED))
+        monkeypatch.setattr(datanets._registry, "add_version", _cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            datanets.publish("docs")
+        datanets.close()
+        reopened = open_datanets(tmp_path)
+        assert reopened.versions("docs") == []
+        reopened.contribute(signed("bob", sample_drafts(3, "mail")))
+        assert reopened.publish("docs").num_rows == len(reopened.rows("docs", 1)) == 7
+        reopened.close()
+
+
+class FailingShard(ShardHost):
+    """A shard whose `append` fails once, before or after it has stored the rows."""
+
+    def __init__(self, folder: Path, when: str):
+        super().__init__(folder)
+        self.when = when
+
+    def append(self, datanet: str, rows: Sequence[Row], key: str) -> None:
+        when, self.when = self.when, "never"
+        if when == "after":
+            super().append(datanet, rows, key)
+        if when != "never":
+            raise Unavailable("the shard is away", code="storage_unavailable")
+        super().append(datanet, rows, key)
+
+
+class TestFailures:
+    @pytest.mark.parametrize("when", ["before", "after"])
+    @pytest.mark.parametrize("number", [0, 1, 2])
+    @pytest.mark.parametrize("reopen", [True, False])
+    def test_a_retry_finishes_what_a_shard_cut_off(self, tmp_path: Path, when: str, number: int, reopen: bool) -> None:
+        datanets = _with_failing_shard(tmp_path, number, when)
+        previewed = datanets.preview(signed("ada", sample_drafts(12)))
+        with pytest.raises(Unavailable):
+            datanets.contribute(signed("ada", sample_drafts(12)))
+        if reopen:
+            datanets.close()
+            datanets = open_datanets(tmp_path)
+        assert datanets.contribute(signed("ada", sample_drafts(12))).verdicts == previewed
+        assert datanets.stored_count("docs") == 12
+        assert datanets.publish("docs").num_rows == 12
+        datanets.close()
+
+    def test_a_judged_contribution_keeps_its_priority_while_a_shard_is_away(self, tmp_path: Path) -> None:
+        datanets = _with_failing_shard(tmp_path, 0, "before")
+        with pytest.raises(Unavailable):
+            datanets.contribute(signed("ada", sample_drafts(12)))
+        copied = datanets.contribute(signed("eve", sample_drafts(12)))
+        assert {verdict.outcome for verdict in copied.verdicts} == {"reject"}
+        assert datanets.publish("docs").num_rows == 12
+        datanets.close()
+
+    def test_a_lost_segment_is_noticed_and_its_shard_named(self, tmp_path: Path, datanets: Datanets) -> None:
+        datanets.contribute(signed("ada", sample_drafts(12)))
+        datanets.close()
+        next((tmp_path / "shard-1" / "docs").glob("*.parquet")).unlink()
+        with pytest.raises(Corrupt, match="stored rows in shard 1"):
+            open_datanets(tmp_path)
+
+    def test_another_number_of_shards_is_refused(self, tmp_path: Path, datanets: Datanets) -> None:
+        datanets.close()
+        with pytest.raises(Conflict, match="made for 3 shards, not 4"):
+            open_datanets(tmp_path, num_shards=4)
+
+    def test_a_replaced_process_can_write_no_more(self, tmp_path: Path, datanets: Datanets) -> None:
+        successor = open_datanets(tmp_path)
+        with pytest.raises(Unavailable) as caught:
+            datanets.contribute(signed("ada", sample_drafts(2)))
+        assert caught.value.code == "stale_process"
+        assert successor.contribute(signed("ada", sample_drafts(2))).verdicts[0].outcome == "accept"
+        successor.close()
+
+    def test_a_file_that_is_no_registry_is_corrupt(self, tmp_path: Path) -> None:
+        (tmp_path / "registry.sqlite").write_bytes(b"not a database, whatever its name says " * 100)
+        with pytest.raises(Corrupt, match="no registry"):
+            open_datanets(tmp_path)
+
+
+def test_shards_hand_on_record_batches(tmp_path: Path) -> None:
+    datanets = open_datanets(tmp_path)
+    datanets.contribute(signed("ada", [RowDraft(prompt="What does it do?", completion=ANSWERS[0])]))
+    batches = [batch for number in range(3) for batch in ShardHost(tmp_path / f"shard-{number}").scan("docs")]
+    assert all(isinstance(batch, pa.RecordBatch) for batch in batches)
+    assert sum(batch.num_rows for batch in batches) == 1
+    datanets.close()
+
+
+def _with_failing_shard(folder: Path, failing: int, when: str) -> Datanets:
+    open_datanets(folder).close()
+    shards: list[ShardHost] = [ShardHost(folder / f"shard-{number}") for number in range(3)]
+    shards[failing] = FailingShard(folder / f"shard-{failing}", when)
+    return Datanets(folder, shards, ManualClock())
+
+
+def _cut_off(*_: object) -> None:
+    raise KeyboardInterrupt

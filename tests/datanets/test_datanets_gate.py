@@ -1,0 +1,199 @@
+"""The gate's checks, and its precision and recall on real documentation strings."""
+
+import random
+import string
+from collections import Counter
+from functools import cache
+
+import pytest
+from datanet_samples import ANSWERS, Copier, contributed_drafts, sample_drafts
+
+from openledger.core.values import RowDraft, Verdict
+from openledger.datanets.dedupe import DuplicateIndex
+from openledger.datanets.gate import has_personal_data, is_repetitive, judge, text_reasons
+
+QUESTION = "What does the function archive.members do?"
+
+
+def row(completion: str, prompt: str = QUESTION) -> RowDraft:
+    return RowDraft(prompt=prompt, completion=completion)
+
+
+def verdicts(*drafts: RowDraft) -> list[Verdict]:
+    return judge(drafts, [f"row_{number}" for number in range(len(drafts))], DuplicateIndex())
+
+
+class TestText:
+    @pytest.mark.parametrize(
+        ("completion", "reason"),
+        [
+            ("", "empty"),
+            (" \n\t", "empty"),
+            ("\u200b\u200d", "empty"),
+            ("Yes, it.", "too_short"),
+            ("word " * 1_501, "too_long"),
+            ("Return the \x00 members of it.", "invalid_text"),
+            ("Return the \x1b[31m members of it.", "invalid_text"),
+            ("Return the \ud800 members of it.", "invalid_text"),
+            ("#$%& ((( 1234 )))) 99 ===== %% the end", "noise"),
+            ("xkcdq vbnrt plmkz wrtsd qqzxw", "noise"),
+            ("spam spam spam spam spam spam eggs", "repetition"),
+            ("buy it now " * 8, "repetition"),
+            ("Return the members!!!!!!!!!!!!!!!!", "repetition"),
+        ],
+    )
+    def test_a_bad_completion_is_rejected_with_its_reason(self, completion: str, reason: str) -> None:
+        assert reason in text_reasons(row(completion))
+
+    @pytest.mark.parametrize("prompt", ["", "  "])
+    def test_an_empty_prompt_is_rejected(self, prompt: str) -> None:
+        assert text_reasons(row(ANSWERS[0], prompt)) == ("empty",)
+
+    @pytest.mark.parametrize(
+        "completion",
+        [
+            *ANSWERS,
+            "Gibt die Größe des Archivs in Bytes zurück.",
+            "返回归档中的成员列表。",
+            "Возвращает список членов архива.",
+            "First line.\n\tSecond, indented line.",
+            "Convert RGB to HSV via OpenCV.",
+        ],
+    )
+    def test_good_text_passes(self, completion: str) -> None:
+        assert text_reasons(row(completion)) == ()
+
+    def test_every_reason_that_holds_is_given(self) -> None:
+        assert text_reasons(row("9 8\x00")) == ("too_short", "invalid_text", "noise")
+
+    def test_a_row_with_one_repeated_phrase_is_not_repetition(self) -> None:
+        assert not is_repetitive("A list of the files, or None where the list of the files is not known.")
+
+    def test_spam_of_random_letters_is_rejected(self) -> None:
+        dice = random.Random(5)
+        spam = [
+            " ".join("".join(dice.choices(string.ascii_lowercase, k=dice.randint(4, 9))) for _ in range(8))
+            for _ in range(200)
+        ]
+        assert sum("noise" in text_reasons(row(text)) for text in spam) >= 0.5 * len(spam)
+
+    def test_spam_of_random_characters_is_rejected(self) -> None:
+        dice = random.Random(6)
+        spam = ["".join(dice.choices(string.digits + string.punctuation + "abc ", k=60)) for _ in range(200)]
+        assert sum("noise" in text_reasons(row(text)) for text in spam) >= 0.95 * len(spam)
+
+
+class TestPersonalData:
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "Write to jane.doe@mail.org for the key.",
+            "Call +49 30 1234567 to reach the desk.",
+            "Call (415) 555-2671 to reach the desk.",
+            "Charge 4111 1111 1111 1111 when it ships.",
+            "Charge 5500-0000-0000-0004 when it ships.",
+        ],
+    )
+    def test_personal_data_goes_to_review(self, text: str) -> None:
+        (verdict,) = verdicts(row(text))
+        assert (verdict.outcome, verdict.reasons) == ("review", ("personal_data",))
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "Write to user@example.com for the key.",
+            "Charge 4111 1111 1111 1112 when it ships.",
+            "Since version 1.12.345, the default is 2,147,483,647 bytes.",
+            "The matrix 0.123456789012345 and 10-20-30 stay.",
+            "Apply the decorator @torch.no_grad to it.",
+        ],
+    )
+    def test_numbers_and_documentation_addresses_pass(self, text: str) -> None:
+        assert not has_personal_data(text)
+
+
+class TestDuplicates:
+    def test_the_first_row_keeps_the_credit(self) -> None:
+        first, second = verdicts(row(ANSWERS[0]), row(ANSWERS[0]))
+        assert first.outcome == "accept"
+        assert (second.outcome, second.reasons, second.duplicate_of) == ("reject", ("exact_duplicate",), "row_0")
+
+    def test_case_width_and_blanks_do_not_hide_a_repetition(self) -> None:
+        hidden = ANSWERS[0].upper().replace(" ", "\u3000 ").replace("A", "Ａ")
+        assert verdicts(row(ANSWERS[0]), row(hidden))[1].reasons == ("exact_duplicate",)
+
+    def test_a_long_answer_to_another_question_is_a_repetition(self) -> None:
+        assert verdicts(row(ANSWERS[0]), row(ANSWERS[0], "Why is the sky blue?"))[1].reasons == ("exact_duplicate",)
+
+    def test_a_short_formula_may_answer_many_questions(self) -> None:
+        formula = "Return a string representation of it."
+        found = verdicts(*[row(formula, draft.prompt) for draft in sample_drafts(20)])
+        assert [verdict.outcome for verdict in found] == ["accept"] * 20
+
+    def test_rows_of_one_template_about_other_things_pass(self) -> None:
+        rows = [
+            row(f"Return the {kind} of the archive.", f"What does the method archive.Archive.{kind}(index) do?")
+            for kind in ("size", "name", "owner", "mode", "parent", "checksum", "comment", "version")
+        ]
+        assert [verdict.outcome for verdict in verdicts(*rows)] == ["accept"] * len(rows)
+
+    def test_a_rejected_row_is_no_original(self) -> None:
+        bad, good = verdicts(row(f"{ANSWERS[0]}\x00"), row(ANSWERS[0]))
+        assert (bad.outcome, good.outcome) == ("reject", "accept")
+
+    def test_an_overlay_leaves_the_index_below_as_it_was(self) -> None:
+        index = DuplicateIndex()
+        judge([row(ANSWERS[0])], ["row_0"], index.overlay())
+        assert len(index) == 0
+        assert judge([row(ANSWERS[0])], ["row_1"], index.overlay())[0].outcome == "accept"
+
+    def test_an_absorbed_overlay_is_found_as_if_added_at_once(self) -> None:
+        index, overlay = DuplicateIndex(), None
+        for number, answer in enumerate(ANSWERS[:3]):
+            overlay = index.overlay()
+            judge([row(answer, f"What does {number} do?")], [f"row_{number}"], overlay)
+            index.absorb(overlay)
+        (verdict,) = judge([row(ANSWERS[1])], ["row_9"], index.overlay())
+        assert (len(index), verdict.duplicate_of) == (3, "row_1")
+
+    def test_equal_rows_against_an_equal_index_get_equal_verdicts(self) -> None:
+        drafts = [*sample_drafts(30), *sample_drafts(10)]
+        assert verdicts(*drafts) == verdicts(*drafts)
+
+
+class TestRealRows:
+    """Bars for rows of the demonstration's contributors, each row judged after all rows before it."""
+
+    def test_fewer_than_three_honest_rows_in_a_hundred_are_called_edited(self) -> None:
+        assert _honest()[0]["near_duplicate"] < 0.03 * _honest()[0].total()
+
+    def test_the_text_checks_reject_fewer_than_three_honest_rows_in_a_thousand(self) -> None:
+        reasons = _honest()[0]
+        assert sum(reasons[code] for code in ("noise", "repetition", "too_short")) < 0.003 * reasons.total()
+
+    @pytest.mark.parametrize("method", ["copy", "rephrase"])
+    def test_more_than_nine_edited_copies_in_ten_are_caught_and_their_original_named(self, method: str) -> None:
+        _, accepted, index = _honest()
+        copier = Copier(7, [word for _, draft in accepted[:500] for word in draft.completion.split()])
+        sample = random.Random(8).sample(accepted, 600)
+        named = 0
+        for row_id, draft in sample:
+            (verdict,) = judge([getattr(copier, method)(draft)], ["copy"], index.overlay())
+            named += verdict.duplicate_of == row_id
+        assert named >= 0.9 * len(sample)
+
+    def test_unrelated_rows_are_not_called_copies(self) -> None:
+        """The control: against the same index, rows about other things pass."""
+        index = _honest()[2]
+        found = judge(sample_drafts(200), [str(number) for number in range(200)], index.overlay())
+        assert sum(verdict.outcome == "accept" for verdict in found) >= 198
+
+
+@cache
+def _honest() -> tuple[Counter[str], list[tuple[str, RowDraft]], DuplicateIndex]:
+    index, reasons, accepted = DuplicateIndex(), Counter[str](), []
+    for _, drafts in contributed_drafts():
+        found = judge(drafts, [draft.source for draft in drafts], index)
+        reasons.update((verdict.reasons or ("accept",))[0] for verdict in found)
+        accepted += [(d.source, d) for d, verdict in zip(drafts, found, strict=True) if verdict.outcome == "accept"]
+    return reasons, accepted, index

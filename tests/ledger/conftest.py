@@ -1,0 +1,41 @@
+"""A ledger in a folder of its own, under a clock that stands still."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from openledger.core.clock import ManualClock
+from openledger.core.signing import SigningKey
+from openledger.ledger import Account, Ledger
+
+KEY = SigningKey(b"k" * 32)
+NAME = "openledger/test"
+
+
+def open_ledger(path: Path, clock: ManualClock | None = None) -> Ledger:
+    return Ledger(path, clock or ManualClock(), KEY, NAME)
+
+
+def accounts() -> list[Account]:
+    people = [Account(account_id=f"user:{name}", kind="user") for name in ("a", "b", "c")]
+    return [Account(account_id="genesis", kind="genesis", may_go_negative=True), *people]
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "ledger.db"
+
+
+@pytest.fixture
+def ledger(path: Path, clock: ManualClock) -> Iterator[Ledger]:
+    """Accounts genesis, user:a, user:b and user:c; nobody has anything."""
+    opened = open_ledger(path, clock)
+    opened.create_accounts(accounts())
+    yield opened
+    opened.close()

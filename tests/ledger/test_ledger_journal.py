@@ -1,0 +1,121 @@
+"""The file beneath: fenced, synced, its own format, and a failing disk that never half-writes."""
+
+import apsw
+import pytest
+from ledger_values import move
+
+from openledger.core.clock import ManualClock
+from openledger.core.errors import Conflict, Corrupt, Unavailable
+from openledger.core.signing import SigningKey
+from openledger.ledger import Ledger
+from openledger.ledger.database import check_sqlite_version, open_database
+from openledger.ledger.journal import Journal
+
+KEY = SigningKey(b"k" * 32)
+
+
+def test_a_reopened_ledger_goes_on_where_it_stopped(ledger, path, clock):
+    ledger.commit([move("t1", 5)])
+    before = ledger.checkpoint()
+    ledger.close()
+    again = Ledger(path, clock, KEY, "openledger/test")
+    assert again.checkpoint() == before
+    assert again.commit([move("t1", 5)]) == ["exists"]
+    again.close()
+
+
+def test_a_replaced_ledger_can_not_write_any_more(ledger, path, clock):
+    ledger.commit([move("t1", 5)])
+    successor = Ledger(path, clock, KEY, "openledger/test")
+    with pytest.raises(Unavailable) as caught:
+        ledger.commit([move("t2", 5)])
+    assert caught.value.code == "stale_epoch"
+    with pytest.raises(Unavailable):
+        ledger.create_accounts([])
+    assert successor.find("t2") is None
+    assert successor.commit([move("t2", 5)]) == ["created"]
+    successor.audit()
+    successor.close()
+
+
+def test_without_the_fence_the_replaced_ledger_would_write(ledger, path, clock, monkeypatch):
+    monkeypatch.setattr(Journal, "_check_epoch", lambda self: None)
+    successor = Ledger(path, clock, KEY, "openledger/test")
+    assert ledger.commit([move("t2", 5)]) == ["created"]
+    assert successor.find("t2") is not None
+    successor.close()
+
+
+def test_writes_are_synced_before_the_answer(path):
+    journal = Journal(path)
+    pragmas = {name: journal._db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous")}
+    journal.close()
+    assert pragmas == {"journal_mode": "wal", "synchronous": 2}
+
+
+@pytest.mark.parametrize("version", ["3.40.1", "3.51.2"])
+def test_an_sqlite_that_loses_writes_is_refused(version):
+    with pytest.raises(Unavailable) as caught:
+        check_sqlite_version(version)
+    assert caught.value.code == "sqlite_too_old"
+
+
+def test_the_sqlite_in_use_is_current():
+    check_sqlite_version(apsw.sqlite_lib_version())
+
+
+def test_another_key_or_name_does_not_open_the_file(ledger, path, clock):
+    for key, name in ((SigningKey(b"o" * 32), "openledger/test"), (KEY, "openledger/other")):
+        with pytest.raises(Conflict) as caught:
+            Ledger(path, clock, key, name)
+        assert caught.value.code == "wrong_key"
+
+
+def test_a_file_that_is_no_ledger_is_named(path):
+    path.write_bytes(b"not a database, but longer than the header of one" * 100)
+    with pytest.raises(Corrupt):
+        Journal(path)
+
+
+def test_a_database_of_another_format_is_named(path):
+    open_database(path, "", "something/1").close()
+    with pytest.raises(Corrupt) as caught:
+        Journal(path)
+    assert caught.value.code == "unknown_format"
+
+
+def test_a_clock_that_goes_back_does_not_take_the_log_with_it(path):
+    clock = ManualClock()
+    ledger = Ledger(path, clock, KEY, "openledger/test")
+    from openledger.ledger import Account
+
+    genesis = Account(account_id="genesis", kind="genesis", may_go_negative=True)
+    ledger.create_accounts([genesis, Account(account_id="user:a", kind="user")])
+    ledger.commit([move("t1", 1)])
+    clock.advance(-10_000)
+    ledger.commit([move("t2", 1)])
+    times = [entry.time_ms for entry in ledger.transfers("user:a")]
+    assert times == sorted(times, reverse=True)
+    ledger.audit()
+    ledger.close()
+
+
+@pytest.mark.parametrize("error", [apsw.FullError, apsw.IOError])
+@pytest.mark.parametrize("step", ["add_batch", "put_changes", "add_nodes", "put_head"])
+def test_a_disk_that_fails_at_any_step_leaves_nothing_half_done(ledger, monkeypatch, step, error):
+    ledger.commit([move("t1", 5)])
+    before = ledger.checkpoint()
+    original = getattr(Journal, step)
+
+    def write_and_fail(self, *arguments):
+        original(self, *arguments)
+        raise error("disk")
+
+    monkeypatch.setattr(Journal, step, write_and_fail)
+    with pytest.raises(Unavailable) as caught:
+        ledger.commit([move("t2", 5)])
+    monkeypatch.undo()
+    assert caught.value.code == "storage_failed"
+    assert (ledger.checkpoint(), ledger.find("t2")) == (before, None)
+    assert ledger.commit([move("t2", 5)]) == ["created"]
+    ledger.audit()

@@ -1,0 +1,265 @@
+"""A Service in memory, and a finished run's report: what API, console, client and CLI are tested against."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from openledger.core.errors import InsufficientFunds, InvalidInput, NotFound, Unauthenticated
+from openledger.core.money import split
+from openledger.core.values import Contribution, ContributionReceipt, SamplingParameters, Verdict
+from openledger.platform.service import AnswerEvent, ModelEntry, Receipt
+
+API_KEY = "olk_test_alice"
+POOR_KEY = "olk_test_poor"
+CHECKPOINT = (
+    "openledger.test/ledger\n42\nq83vEjRWeJCrze8SNFZ4kKvN7xI0VniQq83vEjRWeJA=\n\n— openledger.test/ledger AAAA\n"
+)
+PROOF = b'{"format":"openledger.proof/1","transfer":{"amount_nano":5}}\n'
+
+
+@dataclass
+class MemoryService:
+    """`words` is what every answer says; `pause_s` waits before each; `failure` is raised after the second."""
+
+    words: tuple[str, ...] = ("Join ", "one or more ", "path segments.")
+    pause_s: float = 0.0
+    failure: Exception | None = None
+    told: dict[str, Any] = field(default_factory=lambda: sample_report())
+    asked: list[dict[str, Any]] = field(default_factory=list)
+    contributed: list[Contribution] = field(default_factory=list)
+    num_closed: int = 0
+    num_finished: int = 0
+
+    async def authenticate(self, api_key: str) -> str:
+        accounts = {API_KEY: "user:alice", POOR_KEY: "user:poor"}
+        if api_key not in accounts:
+            raise Unauthenticated("this API key is not known", code="invalid_api_key", param="Authorization")
+        return accounts[api_key]
+
+    async def models(self) -> list[ModelEntry]:
+        return [_model("os-docs", 1), _model("numpy-docs", 2)]
+
+    async def chat(
+        self,
+        *,
+        account: str,
+        model: str,
+        messages: Sequence[dict[str, str]],
+        sampling: SamplingParameters,
+        idempotency_key: str,
+    ) -> AsyncIterator[AnswerEvent]:
+        _refuse(account, model, messages)
+        self.asked.append(
+            {"account": account, "messages": list(messages), "sampling": sampling, "key": idempotency_key}
+        )
+        try:
+            for position, word in enumerate(self.words):
+                await asyncio.sleep(self.pause_s)
+                if self.failure is not None and position == 2:
+                    raise self.failure
+                yield AnswerEvent(text=word, token_count=2)
+            yield AnswerEvent(text="", token_count=0, finish_reason="stop", receipt=_receipt(len(self.words)))
+            self.num_finished += 1
+        finally:
+            self.num_closed += 1
+
+    async def balance(self, account: str) -> dict[str, Any]:
+        return {"account": account, "available_nano": 2_500_000_000, "held_nano": 1000}
+
+    async def datanets(self) -> list[dict[str, Any]]:
+        return [dict(datanet) for datanet in self.told.get("datanets", [])]
+
+    async def datanet(self, name: str) -> dict[str, Any]:
+        for datanet in self.told.get("datanets", []):
+            if datanet["name"] == name:
+                return dict(datanet)
+        raise NotFound(f"there is no Datanet {name!r}", code="unknown_datanet", param="datanet")
+
+    async def contribute(self, contribution: Contribution) -> ContributionReceipt:
+        await self.datanet(contribution.datanet)
+        self.contributed.append(contribution)
+        verdicts = tuple(
+            Verdict(row_id=f"row_{n}", ordinal=n, outcome="accept" if n else "reject", reasons=() if n else ("noise",))
+            for n in range(len(contribution.drafts))
+        )
+        return ContributionReceipt(
+            contribution_id="ctb_1",
+            datanet=contribution.datanet,
+            contributor_id=contribution.contributor_id,
+            verdicts=verdicts,
+        )
+
+    async def report(self) -> dict[str, Any]:
+        return self.told
+
+    async def checkpoint(self) -> str:
+        return CHECKPOINT
+
+    async def audit(self) -> dict[str, Any]:
+        return {"ok": True, "entries": 321, "leaves": 42, "message": "321 entries"}
+
+    async def proof(self, transfer_id: str) -> bytes:
+        if transfer_id != "trf_1":
+            raise NotFound(f"there is no transfer {transfer_id!r}", code="unknown_transfer", param="transfer_id")
+        return PROOF
+
+    async def payouts(self, account: str | None = None) -> list[dict[str, Any]]:
+        payouts = [
+            _payout("trf_1", "contributor:ctr_os", 4_000_000, "os-docs"),
+            _payout("trf_2", "user:alice", 1_500, "os-docs"),
+            _payout("trf_3", "contributor:ctr_numpy", 2_300_000, "numpy-docs"),
+        ]
+        return [payout for payout in payouts if account in (None, payout["account"])]
+
+    async def attribution(self, answer_id: str) -> dict[str, Any]:
+        for answer in self.told.get("answers", []):
+            if answer["answer_id"] == answer_id:
+                return dict(answer)
+        raise NotFound(f"there is no answer {answer_id!r}", code="unknown_answer", param="answer_id")
+
+
+class SlowToStart(MemoryService):
+    """Says nothing until it is cancelled."""
+
+    async def chat(self, **_: Any) -> AsyncIterator[AnswerEvent]:
+        try:
+            await asyncio.sleep(3600)
+            yield AnswerEvent(text="never", token_count=1)
+        finally:
+            self.num_closed += 1
+
+
+def wait_until(condition: Any, seconds: float = 10.0) -> bool:
+    """Whether `condition()` came true; looks every few milliseconds."""
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.01)
+    return bool(condition())
+
+
+def sample_report() -> dict[str, Any]:
+    names = ("os-docs", "numpy-docs", "pyarrow-docs", "torch-docs")
+    datanets = [_datanet(name, number) for number, name in enumerate(names, start=1)]
+    return {
+        "period": "p1",
+        "base_model": {"name": "openledger-base", "digest": "9f2c" * 16},
+        "totals": {
+            "rows_in": 2846, "accepted": 2310, "rejected": 451, "review": 85, "answers": 48,
+            "fees_nano": 48_210_000, "paid_nano": 19_004_112, "unattributed_nano": 5_100_888,
+        },
+        "datanets": datanets,
+        "answers": [_answer(number) for number in range(1, 9)],
+        "gaming": [
+            _gaming("copier", "path-copier", 0, "posixpath", 4_100_000, 0.0),
+            _gaming("spammer", "noise-source", 0, "honest median", 1_900_000, 0.0),
+            _gaming("splitter", "json", 1_210_000, "json as one", 1_260_000, 0.96),
+        ],
+        "ledger": {
+            "checkpoint": CHECKPOINT,
+            "audit": {"ok": True, "entries": 321, "leaves": 42, "message": "321 entries and 42 leaves recomputed"},
+            "vkey": "openledger.test/ledger+3f1c7a20+AV9m0y7J3u2rD3kQmWlJxH0tq8o7N7i4x2dF5m9cYb1c",
+        },
+        "urls": {"console": "http://127.0.0.1:8000/console", "api": "http://127.0.0.1:8000/v1",
+                 "dashboard": "http://127.0.0.1:8265"},
+        "stages": [
+            {"name": "start", "seconds": 9.1, "detail": "Ray with 4 shards and the ledger"},
+            {"name": "contribute", "seconds": 14.6, "detail": "2,846 rows from 37 contributors, 2,310 accepted"},
+            {"name": "train", "seconds": 92.3, "detail": "4 adapters, 300 rows each, on 2 workers"},
+            {"name": "index", "seconds": 31.0, "detail": "1,200 gradients"},
+            {"name": "ask", "seconds": 22.8, "detail": "48 answers, all paid"},
+            {"name": "settle", "seconds": 18.4, "detail": "4 pools to 33 contributors"},
+        ],
+    }  # fmt: skip
+
+
+def _datanet(name: str, number: int) -> dict[str, Any]:
+    module = name.removesuffix("-docs")
+    return {
+        "name": name,
+        "summary": f"What the functions and classes of {module} do",
+        "version": number,
+        "row_root": f"{number}a3b" * 16,
+        "rows_in": 700 + number, "accepted": 570, "rejected": 110, "review": 21 + number,
+        "reasons": {"near_duplicate": 61, "too_short": 34, "noise": 15},
+        "adapter": {
+            "name": name, "digest": f"c{number}d4" * 16, "final_loss": 0.83 + number / 10, "rows_trained": 300,
+            "loss_curve": [4.1 / (1 + step / 12) + 0.2 * ((step * 7) % 5) / 5 for step in range(75)],
+            "evaluation": {"rouge_held_in_adapter": 0.412, "rouge_held_in_base": 0.147,
+                           "rouge_new_adapter": 0.171, "rouge_new_base": 0.160},
+        },
+        "attribution": {"method": "counterfactual bank", "gain_nano": 7, "quality": {"lds": "0.31 (0.22 to 0.39)"}},
+        "pool_nano": 6_026_250, "unattributed_nano": 1_275_222,
+        "contributors": [
+            _contributor(f"ctr_{module}", module, "honest", 240, 12, 412_000_000, 2_482_815, {"near_duplicate": 12}),
+            _contributor(f"ctr_{module}_path", f"{module}.path", "honest", 190, 8, 288_400_112, 1_737_970, {}),
+            _contributor(f"ctr_{module}_io", f"{module}.io", "honest", 137, 3, 88_000_000, 530_310,
+                         {"too_short": 3}),
+            _contributor(f"ctr_{module}_copier", f"{module}-copier", "copier", 2, 58, 0, 0, {"near_duplicate": 58}),
+            _contributor(f"ctr_{module}_spam", f"{module}-spam", "spammer", 1, 29, 0, 0,
+                         {"noise": 15, "too_short": 14}),
+        ],
+    }  # fmt: skip
+
+
+def _contributor(
+    contributor_id: str, name: str, kind: str, accepted: int, rejected: int, share: int, nano: int,
+    reasons: dict[str, int],
+) -> dict[str, Any]:  # fmt: skip
+    return {
+        "contributor_id": contributor_id, "name": name, "kind": kind, "accepted": accepted, "rejected": rejected,
+        "review": 3, "reasons": reasons, "share_ppb": share, "earned_nano": nano, "error_ppb": share // 20,
+        "rows_trained": accepted // 2, "transfer_id": "trf_1" if nano else "",
+    }  # fmt: skip
+
+
+def _answer(number: int) -> dict[str, Any]:
+    return {
+        "answer_id": f"ans_{number}", "adapter": "os-docs", "kind": "held_in" if number % 2 else "new",
+        "question": f"What does the function os.path.join(path, *paths) do, asked the {number}. time?",
+        "answer": "Join one or more path segments intelligently.",
+        "fee_nano": 1000, "parts": {"pool:os-docs:p1": 500, "user:owner": 200, "treasury": 300},
+        "sources": [
+            {"row_id": f"row_{number}_{rank}", "contributor_id": "ctr_os", "contributor": "os.path",
+             "source": "os.path.join", "prompt": "What does the function os.path.join do?",
+             "completion": "Join one or more path components.", "score": score}
+            for rank, score in enumerate((0.412, 0.207, 0.066, -0.031))
+        ],
+    }  # fmt: skip
+
+
+def _gaming(kind: str, name: str, earned: int, reference: str, reference_nano: int, ratio: float) -> dict[str, Any]:
+    return {
+        "kind": kind, "name": name, "earned_nano": earned, "reference": reference, "reference_nano": reference_nano,
+        "ratio": ratio, "identities": 3 if kind == "splitter" else 1, "accepted": 2, "sent": 60,
+    }  # fmt: skip
+
+
+def _payout(transfer_id: str, account: str, amount_nano: int, adapter: str) -> dict[str, Any]:
+    return {
+        "transfer_id": transfer_id, "account": account, "amount_nano": amount_nano, "adapter": adapter,
+        "period": "p1", "time_ms": 1_700_000_123_000,
+    }  # fmt: skip
+
+
+def _model(name: str, number: int) -> ModelEntry:
+    return ModelEntry(
+        id=name, created_ms=1_700_000_000_000, owned_by="user:owner", datanet=name, datanet_version=number,
+        adapter_digest=f"c{number}d4" * 16, prompt_price_nano=10, completion_price_nano=40,
+    )  # fmt: skip
+
+
+def _refuse(account: str, model: str, messages: Sequence[dict[str, str]]) -> None:
+    if model not in ("os-docs", "numpy-docs"):
+        raise NotFound(f"there is no model {model!r}", code="unknown_model", param="model")
+    if not any(message["content"].strip() for message in messages):
+        raise InvalidInput("the prompt is empty", code="empty_prompt", param="messages")
+    if account == "user:poor":
+        raise InsufficientFunds("0.000000100 OPEN are missing", param="account", fix="top the account up")
+
+
+def _receipt(num_words: int) -> Receipt:
+    fee_nano = 7 * 10 + 2 * num_words * 40
+    parts = split(fee_nano, {"pool:os-docs:p1": 50, "user:owner": 20, "treasury": 30})
+    return Receipt(answer_id="ans_1", prompt_tokens=7, completion_tokens=2 * num_words, fee_nano=fee_nano, parts=parts)

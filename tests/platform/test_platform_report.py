@@ -1,0 +1,64 @@
+"""The report's arithmetic: what the bad ones earned beside the honest, and an answer's top rows."""
+
+from openledger.attribution.index import IndexEntry
+from openledger.core.values import Row
+from openledger.platform.demonstration import Contributor
+from openledger.platform.report import gaming_entries, sources, totals
+
+
+def person(name, kind="honest", of=""):
+    return Contributor(name=name, datanet="d", kind=kind, drafts=(), of=of)
+
+
+def counted(contributor_id, name, kind, earned, trained=10):
+    return {
+        "contributor_id": contributor_id, "name": name, "kind": kind, "accepted": 5, "rejected": 2, "review": 1,
+        "earned_nano": earned, "rows_trained": trained,
+    }  # fmt: skip
+
+
+def test_a_copier_is_shown_beside_whom_he_copied():
+    people = {"a": person("email"), "b": person("copier", "copier", "email")}
+    entry = {
+        "name": "d",
+        "contributors": [counted("a", "email", "honest", 500), counted("b", "copier", "copier", 25)],
+    }
+    found = gaming_entries([entry], people)[0]
+    assert (found["reference"], found["reference_nano"], found["ratio"]) == ("email", 500, 0.05)
+
+
+def test_a_splitters_names_are_added_up_and_compared_row_by_row():
+    people = {c: person(f"s{c}", "splitter", "torch.ao") for c in "bc"} | {"a": person("honest")}
+    entry = {
+        "name": "d",
+        "contributors": [
+            counted("a", "honest", "honest", 600, trained=30),
+            counted("b", "s1", "splitter", 150, trained=5),
+            counted("c", "s2", "splitter", 50, trained=5),
+        ],
+    }
+    found = gaming_entries([entry], people)[0]
+    assert (found["earned_nano"], found["reference_nano"], found["identities"]) == (200, 200, 2)
+
+
+def test_sources_are_trained_rows_in_order_of_their_scores():
+    rows = {
+        f"r{n}": Row(row_id=f"r{n}", datanet="d", contributor_id="a", contribution_id="c", ordinal=n, source=f"s{n}",
+                     prompt="p", completion="c")
+        for n in range(3)
+    }  # fmt: skip
+    entries = [IndexEntry(row_id=f"r{n}", contributor_id="a", trained=n != 1) for n in range(3)]
+    assert [s["row_id"] for s in sources(entries, [0.1, 9.0, 0.3], rows, {"a": "email"})] == ["r2", "r0"]
+
+
+def test_totals_leave_out_what_was_not_attributed():
+    report = {
+        "datanets": [
+            {"rows_in": 8, "accepted": 5, "rejected": 2, "review": 1, "pool_nano": 100, "unattributed_nano": 30}
+        ],
+        "answers": [{"fee_nano": 200}],
+    }
+    assert totals(report) == {
+        "rows_in": 8, "accepted": 5, "rejected": 2, "review": 1, "answers": 1, "fees_nano": 200, "paid_nano": 70,
+        "unattributed_nano": 30,
+    }  # fmt: skip

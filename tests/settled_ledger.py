@@ -1,0 +1,106 @@
+"""A small ledger with two paid answers and one settled pool, built without the economy: the ledger's own view of it."""
+
+from typing import Any
+
+from openledger.core.money import split
+from openledger.core.shares import RULE, shares_ppb
+from openledger.ledger import Account, Ledger, Transfer
+from openledger.ledger.statements import SETTLEMENT, USAGE, answers_root, evidence_of, parts_by_account
+
+POOL = "pool:py:p0001"
+SPLIT = {"contributors": 500_000, "owner": 200_000, "stakers": 200_000, "treasury": 100_000}
+HOUSE = ("holds", "treasury", "unattributed")
+
+
+def build(ledger: Ledger) -> None:
+    """Two paid answers, and their pool settled as pay0, pay1 and pay2."""
+    build_pool(ledger)
+    statement = settlement_statement(ledger)
+    ledger.commit(payout_transfers(statement), statement)
+
+
+def build_pool(ledger: Ledger) -> None:
+    """Accounts, and two paid answers in a pool that waits."""
+    people = [Account(account_id=f"user:{name}", kind="user") for name in ("a", "b", "c")]
+    house = [Account(account_id=name, kind=name) for name in HOUSE]
+    pool = Account(account_id=POOL, kind="pool")
+    genesis = Account(account_id="genesis", kind="genesis", may_go_negative=True)
+    ledger.create_accounts([genesis, pool, *house, *people])
+    ledger.commit([transfer("grant", "genesis", "user:a", 10_000)])
+    for number in (1, 2):
+        usage = usage_statement(number)
+        ledger.commit([hold(number)])
+        ledger.commit(usage_transfers(usage), usage)
+
+
+def transfer(transfer_id: str, debit: str, credit: str, amount_nano: int, **more: Any) -> Transfer:
+    return Transfer(transfer_id=transfer_id, debit=debit, credit=credit, amount_nano=amount_nano, code="test", **more)
+
+
+def hold(number: int) -> Transfer:
+    return transfer(f"hold{number}", "user:a", "holds", 500, kind="pending")
+
+
+def usage_statement(number: int) -> dict[str, Any]:
+    fee = 10 * 3 + number * 7
+    return {
+        "format": USAGE,
+        "answer_id": f"ans{number}",
+        "account": "user:a",
+        "adapter": "py",
+        "adapter_digest": "ab",
+        "datanet": "py-docs",
+        "datanet_version": 1,
+        "row_root": "cd",
+        "period": "p0001",
+        "commitment": f"{number:064d}",
+        "num_prompt_tokens": 10,
+        "num_completion_tokens": number,
+        "prompt_price_nano": 3,
+        "completion_price_nano": 7,
+        "minimum_fee_nano": 1,
+        "fee_nano": fee,
+        "split": SPLIT,
+        "parts_nano": split(fee, SPLIT),
+        "accounts": {"contributors": POOL, "owner": "user:b", "stakers": "treasury", "treasury": "treasury"},
+        "parameters": 1,
+    }
+
+
+def usage_transfers(usage: dict[str, Any]) -> list[Transfer]:
+    number = usage["answer_id"].removeprefix("ans")
+    fee = transfer(f"fee{number}", "user:a", "holds", usage["fee_nano"], kind="post", pending_id=f"hold{number}")
+    parts = parts_by_account(usage["parts_nano"], usage["accounts"])
+    return [fee, *(transfer(f"part{number}.{to}", "holds", to, amount) for to, amount in parts.items())]
+
+
+def settlement_statement(ledger: Ledger) -> dict[str, Any]:
+    evidence = evidence_of(ledger.usages(POOL))
+    pool_nano = sum(item[1] for item in evidence)
+    scores, errors = {"ctr_a": 60, "ctr_b": 20}, {"ctr_a": 6, "ctr_b": 2}
+    shares = shares_ppb(scores, errors, 100, 1000)
+    return {
+        "format": SETTLEMENT,
+        "adapter": "py",
+        "period": "p0001",
+        "lineage": [{"adapter_digest": "ab", "datanet": "py-docs", "datanet_version": 1, "row_root": "cd"}],
+        "pool_nano": pool_nano,
+        "answers_root": answers_root(evidence),
+        "num_answers": len(evidence),
+        "method": "test/1",
+        "quality": {"lds": "0.5"},
+        "rule": RULE,
+        "z_milli": 1000,
+        "parameters": 1,
+        "scores_nano": scores,
+        "errors_nano": errors,
+        "gain_nano": 100,
+        "shares_ppb": shares,
+        "payouts_nano": split(pool_nano, shares),
+        "accounts": {"ctr_a": "user:b", "ctr_b": "user:c", "unattributed": "unattributed"},
+    }
+
+
+def payout_transfers(statement: dict[str, Any]) -> list[Transfer]:
+    due = parts_by_account(statement["payouts_nano"], statement["accounts"])
+    return [transfer(f"pay{place}", POOL, to, amount) for place, (to, amount) in enumerate(sorted(due.items()))]
