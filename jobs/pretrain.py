@@ -12,8 +12,10 @@ of the corpus; `seen.bloom`, written beside the weights, lets anyone check that 
 import argparse
 import json
 import os
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("RAY_AUTH_MODE", "token")
 
@@ -63,17 +65,17 @@ def prepare_tokenizer(corpus: Path, output: Path) -> None:
         train_tokenizer(texts, PretrainingRecipe().vocab_size).save_pretrained(output)
 
 
-def train(arguments: argparse.Namespace, corpus: Path, output: Path) -> dict:
+def train(arguments: argparse.Namespace, corpus: Path, output: Path) -> dict[str, Any]:
     import ray
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    from openledger.training.pretraining import PretrainingRecipe, pretrain_worker
+    from openledger.training.pretraining import PretrainingRecipe
 
     if not ray.is_initialized():
         ray.init(num_cpus=None if arguments.gpu else arguments.workers, object_store_memory=150 * 2**20)
     trainer = TorchTrainer(
-        pretrain_worker,
+        worker,
         train_loop_config={
             "recipe": asdict(PretrainingRecipe(num_epochs=arguments.epochs)),
             "corpus": str(corpus),
@@ -92,7 +94,74 @@ def train(arguments: argparse.Namespace, corpus: Path, output: Path) -> dict:
     return trainer.fit().return_value
 
 
-def write_record(output: Path, corpus: Path, result: dict) -> None:
+def worker(config: dict[str, Any]) -> dict[str, Any]:
+    """What each Ray Train worker runs: the loop, its checkpoints and reports."""
+    import ray.train
+    import torch
+    from ray.train.torch import prepare_model
+
+    from openledger.adapters.base_model import load_tokenizer_from
+    from openledger.training.pretraining import (
+        AnswerLoss,
+        PretrainingRecipe,
+        Rank,
+        encode_rows,
+        new_model,
+        parameter_groups,
+        pretrain,
+    )  # fmt: skip
+
+    torch.set_num_threads(config["threads"])
+    recipe, output = PretrainingRecipe(**config["recipe"]), Path(config["output"])
+    context = ray.train.get_context()
+    rank = Rank(context.get_world_rank(), context.get_world_size())
+    rows = [json.loads(line) for line in Path(config["corpus"]).read_text().splitlines()]
+    encoded = encode_rows(load_tokenizer_from(output), rows, recipe.max_row_tokens)
+    model = new_model(recipe)
+    loss_of = prepare_model(AnswerLoss(model), move_to_device=torch.cuda.is_available())
+    groups = parameter_groups(model, recipe.weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.95))
+    first_step = restore(ray.train.get_checkpoint(), model, optimizer)
+    curve: list[dict[str, float]] = []
+
+    def on_report(metrics: dict[str, float]) -> None:
+        curve.append(metrics)
+        report(metrics, model, optimizer, output if rank.number == 0 else None)
+
+    every = config["checkpoint_every"]
+    pretrain(loss_of, optimizer, encoded, recipe, rank, first_step=first_step, report_every=every, on_report=on_report)
+    return {"curve": curve, "num_rows": len(encoded), "recipe": asdict(recipe)}
+
+
+def restore(checkpoint: Any, model: Any, optimizer: Any) -> int:
+    """The step to go on from; 0 without a checkpoint."""
+    import torch
+
+    if checkpoint is None:
+        return 0
+    with checkpoint.as_directory() as folder:
+        state = torch.load(Path(folder) / "state.pt", weights_only=True)
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    return int(state["step"])
+
+
+def report(metrics: dict[str, float], model: Any, optimizer: Any, output: Path | None) -> None:
+    """Every rank reports; rank 0 (which is handed `output`) adds the checkpoint and writes the model for use."""
+    import ray.train
+    import torch
+
+    if output is None:
+        ray.train.report(metrics)
+        return
+    model.save_pretrained(output)
+    with tempfile.TemporaryDirectory() as folder:
+        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": metrics["step"]}
+        torch.save(state, Path(folder) / "state.pt")
+        ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
+
+
+def write_record(output: Path, corpus: Path, result: dict[str, Any]) -> None:
     from openledger.core.files import write_json_durably
     from openledger.core.hashing import digest_file
     from openledger.datanets.shingles import ShingleFilter, shingles

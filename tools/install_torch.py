@@ -3,32 +3,39 @@
     python tools/install_torch.py [--gpu] [--index "--index-url URL"]
 
 On Linux, PyPI's torch is the CUDA build and drags in gigabytes of packages that a machine without a GPU never loads.
-Whether an index would do that is asked of pip itself (a dry run, which reads metadata only); if so, the CPU build
-comes from torch's own CPU index. A mirror, a folder of wheels or macOS, which give a CPU build, are used as they are.
-Only torch is installed here: what it depends on follows with the package, from the configured index.
+The CPU build carries `+cpu` in its version, so asking for that version can't give the other one: the configured index
+is asked first (a mirror or a folder of wheels may have it), then torch's own CPU index. Nothing is downloaded to find
+out. Elsewhere there is one build, without CUDA. Only torch is installed here: what it depends on follows with the
+package.
 
 Runs in the fresh virtual environment, so it needs nothing but the standard library and pip.
 """
 
 import argparse
-import json
 import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 CONSTRAINTS = Path(__file__).parent.parent / "constraints.txt"
 CPU_INDEX = ("--index-url", "https://download.pytorch.org/whl/cpu")
-_CUDA_PACKAGE = re.compile(r"nvidia[-_].*|cuda[-_].*|(pytorch[-_])?triton")
 _FIX = """
-torch could not be installed. Name the place to take it from, or let pip take the CUDA build:
+torch could not be installed. Name the place to take it from, or let pip take what the index gives:
     make quickstart TORCH_INDEX="--index-url https://download.pytorch.org/whl/cpu"
     make quickstart TORCH_INDEX="--find-links /folder/with/wheels"
     make quickstart GPU=1"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One way to ask pip: what for, and with which index options (none for the configured index)."""
+
+    requirement: str
+    options: tuple[str, ...] = ()
 
 
 def main() -> int:
@@ -37,27 +44,29 @@ def main() -> int:
     if installed_version("torch") == pin:
         print(f"torch {version('torch')} is installed")
         return 0
-    options = choose_index(pin, gpu=arguments.gpu, index=shlex.split(arguments.index))
-    if options is None or pip("install", "--no-deps", *options, f"torch=={pin}").returncode:
-        print(_FIX, file=sys.stderr)
-        return 1
-    return 0
+    tried = attempts(pin, platform=sys.platform, gpu=arguments.gpu, index=shlex.split(arguments.index))
+    if any(install(attempt, quietly=attempt is not tried[-1]) for attempt in tried):
+        print(f"torch {version('torch')} installed")
+        return 0
+    print(_FIX, file=sys.stderr)
+    return 1
 
 
-def choose_index(pin: str, *, gpu: bool, index: Sequence[str]) -> Sequence[str] | None:
-    """The index options to install torch with; none for the configured index, None where pip finds no torch at all."""
-    if gpu or index:
-        return index
-    report = dry_run(f"torch=={pin}")
-    if report is None:
-        return None
-    return CPU_INDEX if cuda_packages(report) else ()
+def attempts(pin: str, *, platform: str, gpu: bool, index: Sequence[str]) -> list[Attempt]:
+    """What to try, in order; the first that pip can install is taken."""
+    if index:
+        return [Attempt(requirement=f"torch=={pin}", options=tuple(index))]
+    if gpu or not platform.startswith("linux"):
+        return [Attempt(requirement=f"torch=={pin}")]
+    cpu_build = f"torch=={pin}+cpu"
+    return [Attempt(requirement=cpu_build), Attempt(requirement=cpu_build, options=CPU_INDEX)]
 
 
-def cuda_packages(report: dict[str, Any]) -> list[str]:
-    """Names of the CUDA packages in pip's installation report (https://pip.pypa.io/en/stable/reference/installation-report)."""
-    names = (item["metadata"]["name"].lower() for item in report["install"])
-    return sorted(name for name in names if _CUDA_PACKAGE.fullmatch(name))
+def install(attempt: Attempt, *, quietly: bool) -> bool:
+    """Whether pip could. `quietly` hides its complaint where another attempt follows."""
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", "install", "--no-deps"]
+    errors = subprocess.DEVNULL if quietly else None
+    return subprocess.run([*command, *attempt.options, attempt.requirement], stderr=errors, check=False).returncode == 0
 
 
 def pinned_version(constraints: str, package: str) -> str:
@@ -73,16 +82,6 @@ def installed_version(package: str) -> str | None:
         return version(package).split("+")[0]
     except PackageNotFoundError:
         return None
-
-
-def dry_run(requirement: str) -> dict[str, Any] | None:
-    result = pip("install", "--dry-run", "--ignore-installed", "--quiet", "--report", "-", requirement, capture=True)
-    return json.loads(result.stdout) if result.returncode == 0 else None
-
-
-def pip(*arguments: str, capture: bool = False) -> subprocess.CompletedProcess[str]:
-    command = (sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments)
-    return subprocess.run(command, stdout=subprocess.PIPE if capture else None, text=True, check=False)
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -41,9 +41,13 @@ def find_base_model(name_or_path: str | None = None) -> BaseModel:
 
 
 def load_tokenizer(base: BaseModel) -> Any:
+    return load_tokenizer_from(Path(base.path))
+
+
+def load_tokenizer_from(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(base.path)
+    return AutoTokenizer.from_pretrained(folder)
 
 
 def load_model(base: BaseModel, attention: str = "eager") -> Any:

@@ -54,7 +54,6 @@ async def create_completion(
             return EventStream(heading, first, events, body.include_usage, request_id_of(request))
         text, last = await until_disconnected(request.receive, _collect(events))
     except ClientGone:
-        await _close(events)
         return Response(status_code=_CLIENT_GONE_STATUS)
     return json_response(completion(heading, text, str(last.finish_reason), _receipt(last)))
 

@@ -6,16 +6,15 @@ candidate is then compared exactly, so the sketches can miss a duplicate but nev
 
 Rows are short and their questions follow templates, so two rules tell a copy from an honest neighbour:
 
-- *Same question* (the earlier question's rare words stand in the later one): answers that share four words in ten, or
-  a later answer that holds six in ten of the earlier one's words, are one answer edited.
+- *Same question*: the later question names the earlier one's subject. Answers that share four words in ten, or a later
+  answer that holds six in ten of the earlier one's words, are one answer edited.
 - *Another question*: honest answers repeat formulas, so only long and almost equal answers count.
 
-Words of a question weigh by their rarity, log((N + 2) / (n + 1)) for a word in n of N questions: "What does the
-function" weighs nothing, the function's name nearly everything.
+The subject of a question is those of its words that fewest questions have. "What does the function" stands in every
+question; the function's name tells them apart.
 """
 
 import hashlib
-import math
 import re
 import unicodedata
 from collections import Counter
@@ -28,11 +27,11 @@ import rensa
 DuplicateKind = Literal["exact_duplicate", "near_duplicate"]
 
 MIN_REPEATED_WORDS = 8  # a shorter answer to another question may be a coincidence
-SAME_QUESTION_COVERAGE = 0.7
 SAME_QUESTION_SIMILARITY = 0.4
 SAME_QUESTION_CONTAINMENT = 0.6
 OTHER_QUESTION_WORDS = 10
 OTHER_QUESTION_SIMILARITY = 0.85
+MAX_CANDIDATES = 300  # rows like this one: ten thousand times one formula must not stop the gate
 
 _PERMUTATIONS, _BANDS, _SEED = 128, 32, 1
 _CANDIDATE_SIMILARITY = 0.4  # a hint to rensa; the bands decide: half of the pairs at 0.38 are found, 99.6 % at 0.63
@@ -81,7 +80,7 @@ class DuplicateIndex:
         self._features: list[Features] = []  # kept in overlays alone, to be absorbed
         self._pairs: dict[bytes, int] = {}
         self._answers: dict[bytes, int] = {}
-        self._document_counts: Counter[str] = Counter()
+        self._question_counts: Counter[str] = Counter()
         self._answer_bands = rensa.RMinHashLSH(_CANDIDATE_SIMILARITY, _PERMUTATIONS, _BANDS)
         self._row_bands = rensa.RMinHashLSH(_CANDIDATE_SIMILARITY, _PERMUTATIONS, _BANDS)
 
@@ -112,7 +111,7 @@ class DuplicateIndex:
         self._pairs.setdefault(features.pair_key, key)
         if features.answer_key:
             self._answers.setdefault(features.answer_key, key)
-        self._document_counts.update(features.question)
+        self._question_counts.update(features.question)
         self._answer_bands.insert(key, features.answer_sketch)
         self._row_bands.insert(key, features.row_sketch)
 
@@ -121,10 +120,9 @@ class DuplicateIndex:
         for entry, features in zip(overlay._entries, overlay._features, strict=True):
             self.add(entry.row_id, features)
 
-    def rarity(self, word: str) -> float:
-        """Natural logarithm of how much rarer than every question `word` is; never zero or less."""
-        count = self._document_counts[word] + (0 if self._below is None else self._below._document_counts[word])
-        return math.log((len(self) + 2) / (count + 1))
+    def num_questions_with(self, word: str) -> int:
+        below = 0 if self._below is None else self._below._question_counts[word]
+        return self._question_counts[word] + below
 
     def _exact(self, features: Features) -> _Entry | None:
         key = self._pairs.get(features.pair_key)
@@ -133,8 +131,10 @@ class DuplicateIndex:
         return None if key is None else self._entries[key]
 
     def _near(self, features: Features, top: "DuplicateIndex") -> _Entry | None:
-        candidates = {*self._answer_bands.query(features.answer_sketch), *self._row_bands.query(features.row_sketch)}
-        for key in sorted(candidates):
+        by_answer, by_row = self._answer_bands.query(features.answer_sketch), self._row_bands.query(features.row_sketch)
+        both = set(by_answer) & set(by_row)
+        others = sorted((set(by_answer) | set(by_row)) - both)
+        for key in sorted([*sorted(both), *others][:MAX_CANDIDATES]):
             if _is_edited(self._entries[key], features, top):
                 return self._entries[key]
         return None
@@ -184,13 +184,17 @@ def _is_edited(earlier: _Entry, later: Features, index: DuplicateIndex) -> bool:
 
 
 def _same_question(earlier: frozenset[str], later: frozenset[str], index: DuplicateIndex) -> bool:
-    """Whether `later` asks what `earlier` did: it names the rarest word of it, or most of what is rare in it."""
     if not earlier or not later:
         return earlier == later
-    rarities = {word: index.rarity(word) for word in earlier}
-    rarest = max(earlier, key=lambda word: (rarities[word], len(word), word))
-    covered = sum(rarity for word, rarity in rarities.items() if word in later)
-    return rarest in later or covered >= SAME_QUESTION_COVERAGE * sum(rarities.values())
+    return _subject(earlier, index) <= later
+
+
+def _subject(question: frozenset[str], index: DuplicateIndex) -> set[str]:
+    """The words of `question` that fewest questions have; of these the dotted names alone, if there are any."""
+    counts = {word: index.num_questions_with(word) for word in question}
+    fewest = min(counts.values())
+    rarest = {word for word, count in counts.items() if count == fewest}
+    return {word for word in rarest if "." in word} or rarest
 
 
 def _row_tokens(question: Sequence[str], answer: Sequence[str]) -> list[str]:

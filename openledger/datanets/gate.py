@@ -9,7 +9,7 @@ GATE_VERSION.
     too_short         reject   the completion has fewer than 3 words
     too_long          reject   prompt or completion has more than 1,500 words
     invalid_text      reject   control characters (NUL among them) or unpaired surrogates
-    noise             reject   too few letters, or words that can't be spoken
+    noise             reject   fewer letters than other marks, or words that can't be spoken
     repetition        reject   a few words, or one character, over and over
     exact_duplicate   reject   the same question and answer, or a same answer of 8 words or more, stands already
     near_duplicate    reject   an edited copy of a row that stands already (see `dedupe`)
@@ -32,15 +32,19 @@ GATE_VERSION = "gate/1"
 
 MIN_WORDS = 3
 MAX_WORDS = 1_500
-MIN_LETTER_RATIO = 0.6
-MIN_WORDLIKE_RATIO = 0.5
+MIN_LETTER_RATIO = 0.5
+MIN_SPEAKABLE_RATIO = 0.6
+MIN_WORDS_FOR_SPEAKABLE = 3
 MIN_WORDS_FOR_REPETITION = 6
 MAX_TOP_WORD_RATIO = 0.5
 MAX_REPEATED_PAIR_RATIO = 0.5
 
 _CHARACTER_RUN = re.compile(r"(\S)\1{9,}")
 _LATIN_WORD = re.compile(r"(?<![\w.])[a-z]{4,}(?![\w.(])")
-_UNSPEAKABLE = re.compile(r"^[^aeiouy]+$|[^aeiouy]{6,}|(.)\1{2,}")
+_UNSPEAKABLE = re.compile(  # pairs of letters that languages in Latin script hardly know, and runs of consonants
+    r"^[^aeiouy]+$|[^aeiouy]{6,}|(.)\1{2,}|q[^u]|j[bcfghpqvx]|[vz][bcdfghjkmnpqstvwx]|x[bdfgjkmnqrsvwxz]"
+    r"|w[bcfgjmpqvxz]|[bcdfgkmpt]q|[bfghkmpvw]x|[cfgkpqvwz]j"
+)
 _EMAIL = re.compile(r"[\w.+-]+@(?!example\.|[\w-]+\.example\b|localhost)[a-z0-9-]+(?:\.[a-z0-9-]+)*\.[a-z]{2,}", re.I)
 _PHONE = re.compile(
     r"(?<![\w.])(?:\+\d{1,3}[ .-]?(?:\(?\d{1,4}\)?[ .-]?){2,5}\d{2,4}|\(\d{3}\) ?\d{3}[ .-]\d{4}|\d{3}-\d{3}-\d{4})"
@@ -134,8 +138,8 @@ def _has_few_letters(text: str) -> bool:
 def _is_unspeakable(text: str) -> bool:
     """Judged by lower-case ASCII words of four letters or more, which are neither acronyms nor names with digits."""
     found = _LATIN_WORD.findall(text)
-    num_wordlike = sum(not _UNSPEAKABLE.search(word) for word in found)
-    return len(found) > 1 and num_wordlike < MIN_WORDLIKE_RATIO * len(found)
+    num_speakable = sum(not _UNSPEAKABLE.search(word) for word in found)
+    return len(found) >= MIN_WORDS_FOR_SPEAKABLE and num_speakable < MIN_SPEAKABLE_RATIO * len(found)
 
 
 def _passes_luhn(digits: str) -> bool:

@@ -164,6 +164,8 @@ class _Audit:
 
     def report(self, claim: Claim, key: str) -> AuditReport:
         checkpoint = open_checkpoint(claim.checkpoint, key)
+        if claim.origin != checkpoint.origin:
+            raise Corrupt("the log goes by another name than its checkpoint", code="wrong_origin", param="origin")
         if (checkpoint.size, checkpoint.root) != (self.tree.size, self.tree.root().hex()):
             raise Corrupt("the log isn't the one that the checkpoint signs", code="wrong_root", param="checkpoint")
         self.check_balances(claim.balances)
@@ -206,7 +208,8 @@ def _stored(journal: Journal) -> Iterator[tuple[Batch, bytes] | Claim]:
     size, _, note = journal.head()
     for seq in range(size):
         yield journal.batch(seq), journal.node(0, seq)
-    yield Claim(balances=tuple(journal.all_balances()), checkpoint=note)
+    origin = journal.meta("verification_key").partition("+")[0]
+    yield Claim(origin=origin, balances=tuple(journal.all_balances()), checkpoint=note)
 
 
 def _check_file(journal: Journal, audit: _Audit) -> None:

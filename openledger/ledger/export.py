@@ -24,8 +24,9 @@ FORMAT = "openledger.export/1"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """What the end of an export claims: every balance, and the checkpoint note."""
+    """What a log claims beside its batches: its name, every balance, and the checkpoint note."""
 
+    origin: str
     balances: tuple[Balance, ...]
     checkpoint: str
 
@@ -50,7 +51,7 @@ def read_export(path: Path) -> Iterator[tuple[Batch, bytes] | Claim]:
         header = _header(next(lines, (1, b"")))
         for _ in range(header["size"]):
             yield _batch(next(lines, (0, b"")))
-        yield _claim(next(lines, (0, b"")))
+        yield _claim(header["origin"], next(lines, (0, b"")))
         if next(lines, None) is not None:
             raise _malformed(0, "something follows its end")
 
@@ -92,7 +93,7 @@ def _batch(line: tuple[int, bytes]) -> tuple[Batch, bytes]:
     return batch, leaf
 
 
-def _claim(line: tuple[int, bytes]) -> Claim:
+def _claim(origin: str, line: tuple[int, bytes]) -> Claim:
     values = _value(line, {"balances", "checkpoint"})
     try:
         balances = tuple(Balance(**item) for item in values["balances"])
@@ -100,7 +101,7 @@ def _claim(line: tuple[int, bytes]) -> Claim:
         raise _malformed(line[0], str(error)) from error
     if not isinstance(values["checkpoint"], str):
         raise _malformed(line[0], "the checkpoint is no text")
-    return Claim(balances=balances, checkpoint=values["checkpoint"])
+    return Claim(origin=origin, balances=balances, checkpoint=values["checkpoint"])
 
 
 def _value(line: tuple[int, bytes], fields: set[str]) -> dict[str, Any]:

@@ -63,7 +63,7 @@ class Ledger:
                 return link(results)
             if fresh:
                 changes = Book({name: opened(account) for name, account in fresh.items()})
-                self._append((), statements.accounts_statement(list(fresh.values())), changes)
+                self._append((), statements.accounts_statement(list(fresh.values())), changes, self._now_ms())
         return results
 
     def commit(self, transfers: Sequence[Transfer], statement: dict[str, Any] | None = None) -> list[str]:
@@ -77,9 +77,10 @@ class Ledger:
             known = self._journal.entries(transfer.transfer_id for transfer in transfers)
             if known:
                 return self._compare_known(transfers, statement, known)
-            changes, results = apply(self._journal.book_for(transfers), transfers, self._now_ms())
+            time_ms = self._now_ms()  # read once: what expiry is reckoned from is what the leaf says
+            changes, results = apply(self._journal.book_for(transfers), transfers, time_ms)
             if all(result == CREATED for result in results):
-                self._append(tuple(transfers), statement, changes)
+                self._append(tuple(transfers), statement, changes, time_ms)
         return results
 
     def balance(self, account_id: str) -> Balance:
@@ -190,8 +191,10 @@ class Ledger:
         same = all(_same_statement(statement, stored) for stored in first.values())
         return results if same else ["exists_with_different_statement"] * len(transfers)
 
-    def _append(self, transfers: tuple[Transfer, ...], statement: dict[str, Any] | None, changes: Book) -> None:
-        size, time_ms = self._journal.head()[0], self._now_ms()
+    def _append(
+        self, transfers: tuple[Transfer, ...], statement: dict[str, Any] | None, changes: Book, time_ms: int
+    ) -> None:
+        size = self._journal.head()[0]
         batch = Batch(seq=size, time_ms=time_ms, transfers=transfers, statement=statement)
         leaf = log.leaf_hash(log.leaf_of(size, time_ms, transfers, statement))
         self._journal.add_batch(batch)

@@ -105,7 +105,7 @@ class AdapterServer:
                 yield event
         finally:
             if not finished and not submitted.cancelled():
-                self._steps.cancel(request.request_id)
+                self._steps.cancel(request.request_id, deliver)
 
     async def _score_between_steps(
         self, prompt_ids: Sequence[int], completion_ids: Sequence[int], digests: Sequence[str]

@@ -51,8 +51,9 @@ class StepThread:
         """Add a request; `deliver` is called on the step thread with each of its events."""
         return self.call(lambda: self._add(request, deliver))
 
-    def cancel(self, request_id: str) -> "Future[None]":
-        return self.call(lambda: self._engine.cancel(request_id))
+    def cancel(self, request_id: str, deliver: Deliver) -> "Future[None]":
+        """End the request that was submitted with this `deliver`; another under the same id goes on."""
+        return self.call(lambda: self._cancel(request_id, deliver))
 
     def stop(self) -> None:
         """End the thread after the running step. Requests in flight get an error event."""
@@ -63,6 +64,10 @@ class StepThread:
     def _add(self, request: GenerationRequest, deliver: Deliver) -> None:
         self._engine.add(request)
         self._deliver[request.request_id] = deliver
+
+    def _cancel(self, request_id: str, deliver: Deliver) -> None:
+        if self._deliver.get(request_id) is deliver:
+            self._engine.cancel(request_id)
 
     def _run(self) -> None:
         try:

@@ -80,6 +80,8 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         if arguments.json:
             print(json.dumps(finished.report, ensure_ascii=False), flush=True)
         if not arguments.exit:
+            key = workdir.customer_key.read_text()
+            console.print(f"api key    {key}  (a customer's, with OPEN to spend)", highlight=False, soft_wrap=True)
             console.print("\nserving; press Ctrl-C to stop")
             _wait_for_interrupt()
             console.print("stopping")

@@ -6,7 +6,8 @@ elsewhere and later; nothing here waits for them.
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -87,12 +88,13 @@ class LiveService:
             adapter_digest=terms.adapter_digest,
             sampling=sampling,
         )
-        async for event in self._metered(request, terms, hold):
-            yield event
+        async with aclosing(self._metered(request, terms, hold)) as events:
+            async for event in events:
+                yield event
 
     async def _metered(
         self, request: GenerationRequest, terms: AdapterTerms, hold: Authorization
-    ) -> AsyncIterator[AnswerEvent]:
+    ) -> AsyncGenerator[AnswerEvent]:
         """Generate under `hold`. However this ends, the hold is posted for what was generated, or voided."""
         generated: list[int] = []
         receipt: Receipt | None = None
@@ -191,7 +193,7 @@ class LiveService:
 
     async def payouts(self, account: str | None = None) -> list[dict[str, Any]]:
         accounts = [account] if account else [f"contributor:{contributor}" for contributor in await self._paid()]
-        found = [await _answered(self._economy.payouts.remote(name)) for name in accounts]
+        found = await asyncio.gather(*(_answered(self._economy.payouts.remote(name)) for name in accounts))
         entries = [_payout_entry(payout) for payouts in found for payout in payouts]
         return sorted(entries, key=lambda entry: -entry["time_ms"])
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -19,32 +20,34 @@ def print_report(report: dict[str, Any], console: Console) -> None:
 
 def _datanet_table(entry: dict[str, Any]) -> Table:
     pool, unattributed = format_open(entry.get("pool_nano", 0)), format_open(entry.get("unattributed_nano", 0))
-    table = Table(
-        title=f"{entry['name']} v{entry['version']}: pool {pool} OPEN, unattributed {unattributed}",
-        title_justify="left",
-    )
-    table.add_column("contributor")
-    for column in ("accepted", "rejected", "review", "trained", "share", "± error", "earned OPEN"):
-        table.add_column(column, justify="right")
-    table.add_column("why rejected")
+    title = f"{entry['name']} v{entry['version']}: pool {pool} OPEN, of which unattributed {unattributed}"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1))
+    table.add_column("contributor", overflow="fold")
+    for column in ("accepted", "trained", "share", "± error", "earned OPEN"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("turned away", overflow="fold")
     for person in sorted(entry["contributors"], key=lambda person: -person.get("earned_nano", 0)):
-        reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(person["reasons"].items()))
-        kind = "" if person["kind"] == "honest" else f" [yellow]({person['kind']})[/]"
+        kind = "" if person["kind"] in ("honest", person["name"]) else f" [yellow]{person['kind']}[/]"
+        sent = person["accepted"] + person["rejected"] + person["review"]
         table.add_row(
             person["name"] + kind,
-            *(str(person[key]) for key in ("accepted", "rejected", "review")),
+            f"{person['accepted']} of {sent}",
             str(person.get("rows_trained", 0)),
-            f"{person.get('share_ppb', 0) / 1e7:.2f} %",
-            f"{person.get('error_ppb', 0) / 1e7:.2f} %",
+            f"{person.get('share_ppb', 0) / 1e7:.1f} %",
+            f"{person.get('error_ppb', 0) / 1e7:.1f} %",
             format_open(person.get("earned_nano", 0)),
-            reasons,
+            _turned_away(person),
         )
     return table
 
 
+def _turned_away(person: dict[str, Any]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in sorted(person["reasons"].items()))
+
+
 def _gaming_table(entries: list[dict[str, Any]]) -> Table:
-    table = Table(title="what gaming earned", title_justify="left")
-    for column in ("who", "accepted of sent", "earned OPEN", "beside", "earned OPEN", "ratio"):
+    table = Table(title="what gaming earned", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1))
+    for column in ("who", "accepted", "earned OPEN", "beside", "earned OPEN", "ratio"):
         table.add_column(column, justify="left" if column in ("who", "beside") else "right")
     for entry in entries:
         table.add_row(
@@ -86,4 +89,4 @@ def _print_ledger(report: dict[str, Any], console: Console) -> None:
             f"proof    openledger ledger verify {report['proof']['path']} --key '{ledger['vkey']}'", soft_wrap=True
         )
     for name, url in urls.items():
-        console.print(f"{name:<9}{url}", highlight=False)
+        console.print(f"{name:<10} {url}", highlight=False, soft_wrap=True)

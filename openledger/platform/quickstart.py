@@ -7,6 +7,7 @@ what they are made of. Every run asks and settles once more, as the next period.
 import asyncio
 import fcntl
 import json
+import os
 import subprocess
 import sys
 import time
@@ -52,7 +53,7 @@ from openledger.platform.demonstration import (
     contributors,
     new_questions,
 )
-from openledger.platform.serving import start_serving
+from openledger.platform.serving import engine_score, start_serving
 from openledger.platform.stages import Stage, StageLog
 from openledger.platform.workdir import Workdir
 from openledger.training.recipe import Recipe
@@ -269,7 +270,7 @@ def ask(run: Demonstration, stage: Stage) -> None:
     """Paid questions over HTTP, eight at a time, as a customer would ask them."""
     period = ray.get(run.economy.current_period.remote())
     ray.get(run.economy.grant.remote(CUSTOMER, _CUSTOMER_GRANT, "quickstart-grant"))
-    api_key = ray.get(run.economy.create_key.remote(CUSTOMER))
+    api_key = _customer_key(run)
     questions = [
         (card.name, draft, kind)
         for datanet, job, card in zip(run.chosen, run.jobs, run.cards, strict=True)
@@ -288,6 +289,15 @@ def ask(run: Demonstration, stage: Stage) -> None:
     run.report["period"] = period
     fees_nano = sum(answer["fee_nano"] for answer in run.report["answers"])
     stage.detail = f"{len(questions)} answers for {format_open(fees_nano)} OPEN"
+
+
+def _customer_key(run: Demonstration) -> str:
+    """The customer's API key: made once, kept for its owner in the working folder, stored elsewhere as a digest."""
+    path = run.workdir.customer_key
+    if not path.exists():
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as stream:
+            stream.write(ray.get(run.economy.create_key.remote(CUSTOMER)))
+    return path.read_text()
 
 
 def _ask_one(client: OpenLedger, key: str, question: tuple[str, RowDraft, str]) -> dict[str, Any]:
@@ -321,7 +331,7 @@ def attribute_and_pay(run: Demonstration, stage: Stage) -> None:
     for entry, card in zip(run.report["datanets"], run.cards, strict=True):
         stage.tell(card.name)
         pool: Pool = ray.get(run.economy.pool.remote(card.name, run.report["period"]))
-        found = pipeline.attribute(pool, run.hosts[0], _scorer(run), run.registry, run.workdir.indexes)
+        found = pipeline.attribute(pool, run.hosts[0], engine_score(), run.registry, run.workdir.indexes)
         settlement = pipeline.settle(run.economy, found)
         _check_replay(run, found, settlement)
         report.add_settlement(entry, settlement, found.scores, card.contributors)
@@ -343,7 +353,7 @@ def _settle_left_over(run: Demonstration) -> None:
         if period == ray.get(run.economy.current_period.remote()) or not pool.answers:
             continue
         try:
-            found = pipeline.attribute(pool, run.hosts[0], _scorer(run), run.registry, run.workdir.indexes)
+            found = pipeline.attribute(pool, run.hosts[0], engine_score(), run.registry, run.workdir.indexes)
         except Conflict as error:
             run.log.console.print(f"[yellow]not settled:[/] {error.message}")
             continue
@@ -354,10 +364,6 @@ def _check_replay(run: Demonstration, found: pipeline.PeriodAttribution, settlem
     """Settle again, as a crashed settlement would: the ledger must give the first result and pay nobody."""
     again = pipeline.settle(run.economy, found)
     invariant(again.payouts_nano == settlement.payouts_nano, "a replayed settlement gave another result")
-
-
-def _scorer(run: Demonstration) -> Any:
-    return lambda prompt, completion, digests: run.engine.score.remote(prompt, completion, digests).result()
 
 
 def prove(run: Demonstration, stage: Stage) -> None:

@@ -78,7 +78,7 @@ def add_settlement(
         account = f"contributor:{contributor_id}"
         contributor["share_ppb"] = settlement.shares_ppb.get(contributor_id, 0)
         contributor["error_ppb"] = scores.errors_nano.get(contributor_id, 0) * WHOLE_PPB // whole
-        contributor["earned_nano"] = settlement.payouts_nano.get(account, 0)
+        contributor["earned_nano"] = settlement.payouts_nano.get(contributor_id, 0)
         contributor["rows_trained"] = rows_trained.get(contributor_id, 0)
         contributor["transfer_id"] = settlement.transfer_ids.get(account, "")
 

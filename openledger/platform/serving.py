@@ -36,4 +36,24 @@ def start_serving(workdir: Workdir, base_model: str, url: str) -> Any:
             code="serve_failed",
             fix="the replica's traceback is in the Ray dashboard under Serve",
         ) from error
+    return engine_handle()
+
+
+def engine_handle() -> Any:
+    from ray import serve
+
     return serve.get_deployment_handle(ENGINE, app_name=APPLICATION)
+
+
+def engine_score() -> Any:
+    """The running engine as a `core.Scorer`'s method. Raises Unavailable (`not_serving`) where none is deployed."""
+    from ray import serve
+
+    if APPLICATION not in serve.status().applications:
+        raise Unavailable(
+            "no engine is serving on this cluster",
+            code="not_serving",
+            fix="deploy it first: serve deploy serve_apps/openledger.yaml",
+        )
+    engine = engine_handle()
+    return lambda prompt, completion, digests: engine.score.remote(prompt, completion, digests).result()

@@ -54,7 +54,9 @@ class StageLog:
         self.records.append(
             {"name": name, "seconds": round(seconds, 1), "detail": stage.detail, "peak_mib": round(peak() / _MIB)}
         )
-        self.console.print(f"[green]{self.number}[/] {name:<12} {seconds:6.1f} s  {stage.detail}", highlight=False, soft_wrap=True)
+        self.console.print(
+            f"[green]{self.number}[/] {name:<12} {seconds:6.1f} s  {stage.detail}", highlight=False, soft_wrap=True
+        )
 
 
 @contextmanager

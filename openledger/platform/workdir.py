@@ -28,6 +28,10 @@ class Workdir:
         return self.folder("keys")
 
     @property
+    def customer_key(self) -> Path:
+        return self.keys / "customer.api_key"
+
+    @property
     def datanets(self) -> Path:
         return self.folder("datanets")
 

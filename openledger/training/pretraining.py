@@ -1,18 +1,16 @@
 """Pretraining of the embedded base model: a small Llama on question/answer rows, data-parallel under Ray Train.
 
 One step sees `rows_per_step` rows, split over the ranks; gradients are averaged by DDP. The loss is the mean over
-the answers' tokens. AdamW (Loshchilov and Hutter, 2019) with linear warm-up
-and cosine decay. fp32 throughout.
+the answers' tokens. AdamW (Loshchilov and Hutter, 2019) with linear warm-up and
+cosine decay. fp32 throughout.
 
 Shapes: B rows, T tokens, V vocabulary.
 """
 
-import json
 import math
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -131,60 +129,7 @@ def learning_rate_at(step: int, num_steps: int, recipe: PretrainingRecipe) -> fl
     return recipe.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-def pretrain_worker(config: dict[str, Any]) -> dict[str, Any]:
-    """What each Ray Train worker runs. `config`: recipe, corpus, output, threads, checkpoint_every (steps)."""
-    import ray.train
-    from ray.train.torch import prepare_model
-
-    torch.set_num_threads(config["threads"])
-    recipe = PretrainingRecipe(**config["recipe"])
-    context = ray.train.get_context()
-    rank, world = context.get_world_rank(), context.get_world_size()
-    output = Path(config["output"])
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(output)
-    rows = [json.loads(line) for line in Path(config["corpus"]).read_text().splitlines()]
-    encoded = encode_rows(tokenizer, rows, recipe.max_row_tokens)
-    held_out, encoded = encoded[::200], [row for index, row in enumerate(encoded) if index % 200]
-    lengths = [len(ids) for ids, _ in encoded]
-    plan = [(epoch, step) for epoch in range(recipe.num_epochs) for step in batches(lengths, recipe, epoch)]
-
-    plain = new_model(recipe)
-    loss_of = AnswerLoss(plain)
-    model = prepare_model(loss_of, move_to_device=torch.cuda.is_available())
-    device = next(plain.parameters()).device
-    optimizer = torch.optim.AdamW(
-        _parameter_groups(plain, recipe.weight_decay), lr=recipe.learning_rate, betas=(0.9, 0.95)
-    )
-    first_step = _restore(ray.train.get_checkpoint(), plain, optimizer)
-    curve: list[dict[str, float]] = []
-    started, seen_tokens, running = time.monotonic(), 0, 0.0
-    for number in range(first_step, len(plan)):
-        batch = [encoded[row] for row in plan[number][1][rank::world]]
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate_at(number, len(plan), recipe)
-        loss = model(*collate(batch, device))
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(plain.parameters(), 1.0)
-        optimizer.step()
-        seen_tokens += sum(len(ids) for ids, _ in batch) * world
-        running = loss.item() if not running else 0.98 * running + 0.02 * loss.item()
-        last = number + 1 == len(plan)
-        if (number + 1) % config["checkpoint_every"] == 0 or last:
-            metrics = {
-                "step": number + 1,
-                "num_steps": len(plan),
-                "train_loss": round(running, 4),
-                "held_out_loss": round(_held_out_loss(loss_of, held_out[rank::world], device), 4),
-                "tokens_per_s": round(seen_tokens / (time.monotonic() - started)),
-                "minutes": round((time.monotonic() - started) / 60, 1),
-            }
-            curve.append(metrics)
-            _report(metrics, plain, optimizer, output if rank == 0 else None)
-    return {"curve": curve, "num_rows": len(encoded), "tokens": seen_tokens, "recipe": asdict(recipe)}
-
-
-def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     matrices = [p for p in model.parameters() if p.dim() > 1]
     vectors = [p for p in model.parameters() if p.dim() <= 1]
     return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
@@ -205,36 +150,68 @@ class AnswerLoss(nn.Module):
 
 
 @torch.no_grad()  # type: ignore[untyped-decorator]
-def _held_out_loss(loss_of: AnswerLoss, rows: list[tuple[list[int], int]], device: torch.device) -> float:
+def held_out_loss(loss_of: nn.Module, rows: list[tuple[list[int], int]], device: torch.device) -> float:
     losses = [loss_of(*collate(rows[start : start + 64], device)).item() for start in range(0, len(rows), 64)]
     return sum(losses) / len(losses)
 
 
-def _restore(checkpoint: Any, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    if checkpoint is None:
-        return 0
-    with checkpoint.as_directory() as folder:
-        state = torch.load(Path(folder) / "state.pt", weights_only=True)
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    return int(state["step"])
+@dataclass(frozen=True, slots=True)
+class Rank:
+    """Which part of every batch a process computes."""
+
+    number: int
+    world_size: int
 
 
-def _report(
-    metrics: dict[str, float], model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, output: Path | None
+def pretrain(
+    loss_of: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    encoded: Sequence[tuple[list[int], int]],
+    recipe: PretrainingRecipe,
+    rank: Rank,
+    *,
+    first_step: int,
+    report_every: int,
+    on_report: Callable[[dict[str, float]], None],
 ) -> None:
-    """Every rank reports; rank 0 (which is handed `output`) adds the checkpoint and writes the model for use."""
-    import tempfile
+    """Train from `first_step` to the end. `loss_of` is AnswerLoss, wrapped by DDP where there are more ranks.
 
-    import ray.train
+    Every 200th row is held out, and its loss reported every `report_every` steps and at the end.
+    """
+    held_out = [row for index, row in enumerate(encoded) if index % 200 == 0]
+    rows = [row for index, row in enumerate(encoded) if index % 200]
+    lengths = [len(ids) for ids, _ in rows]
+    plan = [step for epoch in range(recipe.num_epochs) for step in batches(lengths, recipe, epoch)]
+    device = next(loss_of.parameters()).device
+    started, num_tokens, running = time.monotonic(), 0, 0.0
+    for number in range(first_step, len(plan)):
+        batch = [rows[row] for row in plan[number][rank.number :: rank.world_size]]
+        loss = _step(loss_of, optimizer, collate(batch, device), learning_rate_at(number, len(plan), recipe))
+        num_tokens += sum(len(ids) for ids, _ in batch) * rank.world_size
+        running = 0.98 * running + 0.02 * loss if running else loss
+        if (number + 1) % report_every == 0 or number + 1 == len(plan):
+            seconds = time.monotonic() - started
+            own_held_out = held_out[rank.number :: rank.world_size]
+            on_report(
+                {
+                    "step": number + 1,
+                    "num_steps": len(plan),
+                    "train_loss": round(running, 4),
+                    "held_out_loss": round(held_out_loss(loss_of, own_held_out, device), 4),
+                    "tokens_per_s": round(num_tokens / seconds),
+                    "minutes": round(seconds / 60, 1),
+                }
+            )
 
-    if output is None:
-        ray.train.report(metrics)
-        return
-    model.save_pretrained(output)
-    with (output / "curve.jsonl").open("a") as stream:
-        stream.write(json.dumps(metrics) + "\n")
-    with tempfile.TemporaryDirectory() as folder:
-        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": metrics["step"]}
-        torch.save(state, Path(folder) / "state.pt")
-        ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
+
+def _step(
+    loss_of: nn.Module, optimizer: torch.optim.Optimizer, batch: tuple[torch.Tensor, ...], learning_rate: float
+) -> float:
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+    loss = loss_of(*batch)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_(loss_of.parameters(), 1.0)
+    optimizer.step()
+    return float(loss.item())

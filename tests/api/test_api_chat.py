@@ -227,6 +227,26 @@ class TestHangingUp:
         assert service.num_closed == 1
         assert sent[0]["status"] == 499
 
+    async def test_while_the_connection_is_blocked_closes_the_answer_at_once(self):
+        service = MemoryService()
+        blocked = asyncio.Event()
+        body = json.dumps({**QUESTION, "stream": True}).encode()
+        waiting = iter([{"type": "http.request", "body": body, "more_body": False}])
+
+        async def receive() -> Any:
+            if (message := next(waiting, None)) is not None:
+                return message
+            await blocked.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            if b"content" in message.get("body", b""):
+                blocked.set()
+                await asyncio.sleep(3600)
+
+        await create_app(service)(_scope(), receive, send)
+        assert (service.num_closed, service.num_finished) == (1, 0)
+
     async def test_is_not_seen_where_the_client_stays(self):
         service = MemoryService()
         await ask(service, {**QUESTION, "stream": True})

@@ -9,7 +9,7 @@ from memory_service import API_KEY, MemoryService
 from starlette.testclient import TestClient
 
 from openledger.api import create_app
-from openledger.api.limits import MAX_BODY_BYTES
+from openledger.api.limits import MAX_BODY_BYTES, BodyLimit
 from openledger.core import errors
 from openledger.core.errors import OpenLedgerError
 
@@ -129,6 +129,22 @@ class TestBodyLimit:
         response = client.post("/v1/chat/completions", content=b"x" * (MAX_BODY_BYTES + 1))
         assert (response.status_code, response.json()["error"]["code"]) == (413, "body_too_large")
         assert "X-Request-Id" in response.headers
+
+    async def test_reads_nothing_of_what_announces_itself_as_too_long(self):
+        reached = []
+
+        async def behind(scope, receive, send):
+            reached.append("the app")
+
+        async def receive():
+            reached.append("the body")
+
+        async def send(message):
+            reached.append(message.get("status"))
+
+        scope = {"type": "http", "headers": [(b"content-length", b"11")]}
+        await BodyLimit(behind, max_bytes=10)(scope, receive, send)
+        assert reached == [413, None]
 
     def test_refuses_an_unannounced_stream_when_it_grows_too_long(self, client: TestClient):
         pieces = (b"x" * 1_000_000 for _ in range(MAX_BODY_BYTES // 1_000_000 + 2))

@@ -113,6 +113,16 @@ class TestRefusals:
             list(client.chat_stream("os-docs", ASKED))
         assert caught.value.fix == "top the account up"
 
+    def test_within_a_stream_come_after_its_pieces(self):
+        failing = MemoryService(failure=Unavailable("the engine is restarting", code="engine_gone"))
+        with served(create_app(failing)) as url, OpenLedger(url, API_KEY) as client:
+            pieces = client.chat_stream("os-docs", ASKED)
+            told = [next(pieces).text for _ in range(3)]
+            with pytest.raises(Unavailable) as caught:
+                next(pieces)
+        assert "".join(told) == "Join one or more "
+        assert caught.value.code == "engine_gone"
+
     def test_names_with_slashes_stay_one_segment(self, client: OpenLedger):
         with pytest.raises(OpenLedgerError) as caught:
             client.proof("../checkpoint")

@@ -45,7 +45,7 @@ def sample_drafts(num_rows: int, subject: str = "archive") -> list[RowDraft]:
     """Distinct rows; the same arguments give the same ones."""
     return [
         RowDraft(
-            prompt=f"What does the function {subject}.{_word(f'{subject}-name-{number}')} do?",
+            prompt=f"What does the function {subject}.{_word(f'{subject}-name-{number}')}_{number} do?",
             completion=" ".join(_word(f"{subject}-{number}-{place}") for place in range(11)).capitalize() + ".",
             source=f"{subject}:{number}",
         )

@@ -1,12 +1,13 @@
 """Datanets behind Ray actors: the same answers, and nothing lost when an actor is killed."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 from datanet_samples import key_of, sample_drafts, signed
 
-from openledger.core.errors import InvalidInput
+from openledger.core.errors import InvalidInput, Unavailable
 from openledger.datanets.actor import start_datanets
 
 NAMESPACE = "openledger-datanets-test"
@@ -34,5 +35,18 @@ def test_contributions_survive_the_death_of_every_actor(cluster: Any, tmp_path: 
     rows = ray.get(again.rows.remote("docs", version.number))
     assert sorted(row.row_id for row in rows) == sorted(verdict.row_id for verdict in receipt.verdicts)
 
+    _kill_all()
+
+    segment = next(tmp_path.glob("shard-1/docs/*.parquet"))
+    segment.write_bytes(segment.read_bytes()[:-1])
+    with pytest.raises(Unavailable, match=segment.name):
+        start_datanets(tmp_path, num_shards=2, namespace=NAMESPACE)
+    _kill_all()
+
+
+def _kill_all() -> None:
+    import ray
+
     for name in ("openledger-datanets", "openledger-shard-0", "openledger-shard-1"):
-        ray.kill(ray.get_actor(name, namespace=NAMESPACE))
+        with contextlib.suppress(ValueError):  # an actor that couldn't start has no name any more
+            ray.kill(ray.get_actor(name, namespace=NAMESPACE))

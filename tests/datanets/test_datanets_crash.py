@@ -18,8 +18,8 @@ from openledger.datanets.registry import Registry
 from openledger.datanets.rows import rows_of
 from openledger.datanets.shard import ShardHost
 
-NUM_ATTEMPTS = 8
-NEW_IN_EACH_ATTEMPT = 15
+NUM_ATTEMPTS = 6
+NEW_IN_EACH_ATTEMPT = 10
 NUM_CONTRIBUTIONS = NUM_ATTEMPTS * NEW_IN_EACH_ATTEMPT
 
 

@@ -6,12 +6,17 @@ from collections import Counter
 from functools import cache
 
 import pytest
-from datanet_samples import ANSWERS, Copier, contributed_drafts, sample_drafts
+from datanet_samples import ANSWERS, Copier, module_drafts, sample_drafts
 
 from openledger.core.values import RowDraft, Verdict
 from openledger.datanets.dedupe import DuplicateIndex
 from openledger.datanets.gate import has_personal_data, is_repetitive, judge, text_reasons
 
+HONEST = (
+    "asyncio", "email", "http", "logging", "xml", "importlib", "inspect", "tarfile", "numpy.lib", "numpy.ma",
+    "numpy.polynomial", "numpy._core", "pandas.io", "pyarrow", "torch.optim", "torch.ao", "torch.distributions",
+    "transformers.generation", "ray.train", "ray.tune",
+)  # fmt: skip
 QUESTION = "What does the function archive.members do?"
 
 
@@ -53,7 +58,10 @@ class TestText:
         "completion",
         [
             *ANSWERS,
-            "Gibt die Größe des Archivs in Bytes zurück.",
+            "Gibt die Liste aller Dateien zurück, die sich zwischen Anfang und Schluss befinden.",
+            "Geeft een lijst van alle belangrijke bestanden terug zodra het mogelijk is.",
+            "Zwraca wszystkie pliki archiwum, przez które przechodzi strumień danych wejściowych.",
+            "Palauttaa luettelon kaikista arkiston tiedostoista siinä järjestyksessä kuin ne kirjoitettiin.",
             "返回归档中的成员列表。",
             "Возвращает список членов архива.",
             "First line.\n\tSecond, indented line.",
@@ -75,7 +83,7 @@ class TestText:
             " ".join("".join(dice.choices(string.ascii_lowercase, k=dice.randint(4, 9))) for _ in range(8))
             for _ in range(200)
         ]
-        assert sum("noise" in text_reasons(row(text)) for text in spam) >= 0.5 * len(spam)
+        assert sum("noise" in text_reasons(row(text)) for text in spam) >= 0.8 * len(spam)
 
     def test_spam_of_random_characters_is_rejected(self) -> None:
         dice = random.Random(6)
@@ -91,7 +99,7 @@ class TestPersonalData:
             "Call +49 30 1234567 to reach the desk.",
             "Call (415) 555-2671 to reach the desk.",
             "Charge 4111 1111 1111 1111 when it ships.",
-            "Charge 5500-0000-0000-0004 when it ships.",
+            "Charge the card 5500-0000-0000-0004 when the parcel is on its way.",
         ],
     )
     def test_personal_data_goes_to_review(self, text: str) -> None:
@@ -137,6 +145,13 @@ class TestDuplicates:
         ]
         assert [verdict.outcome for verdict in verdicts(*rows)] == ["accept"] * len(rows)
 
+    def test_questions_that_share_all_but_their_subject_are_not_one(self) -> None:
+        rows = [
+            row(f"{dose} mg every six hours, for adults at most {dose * 8} mg a day.", f"What dose of {name} is usual?")
+            for name, dose in (("ibuprofen", 400), ("paracetamol", 500), ("naproxen", 250))
+        ]
+        assert [verdict.outcome for verdict in verdicts(*rows)] == ["accept"] * 3
+
     def test_a_rejected_row_is_no_original(self) -> None:
         bad, good = verdicts(row(f"{ANSWERS[0]}\x00"), row(ANSWERS[0]))
         assert (bad.outcome, good.outcome) == ("reject", "accept")
@@ -162,7 +177,10 @@ class TestDuplicates:
 
 
 class TestRealRows:
-    """Bars for rows of the demonstration's contributors, each row judged after all rows before it."""
+    """Bars for rows of the demonstration's contributors, each row judged after all rows before it.
+
+    The formulaic ones (numpy.polynomial, torch.ao) are among them.
+    """
 
     def test_fewer_than_three_honest_rows_in_a_hundred_are_called_edited(self) -> None:
         assert _honest()[0]["near_duplicate"] < 0.03 * _honest()[0].total()
@@ -192,7 +210,7 @@ class TestRealRows:
 @cache
 def _honest() -> tuple[Counter[str], list[tuple[str, RowDraft]], DuplicateIndex]:
     index, reasons, accepted = DuplicateIndex(), Counter[str](), []
-    for _, drafts in contributed_drafts():
+    for drafts in map(module_drafts, HONEST):
         found = judge(drafts, [draft.source for draft in drafts], index)
         reasons.update((verdict.reasons or ("accept",))[0] for verdict in found)
         accepted += [(d.source, d) for d, verdict in zip(drafts, found, strict=True) if verdict.outcome == "accept"]

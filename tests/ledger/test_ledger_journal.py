@@ -2,7 +2,8 @@
 
 import apsw
 import pytest
-from ledger_values import move
+from ledger_values import hold, move
+from settled_ledger import build_pool
 
 from openledger.core.clock import ManualClock
 from openledger.core.errors import Conflict, Corrupt, Unavailable
@@ -119,3 +120,18 @@ def test_a_disk_that_fails_at_any_step_leaves_nothing_half_done(ledger, monkeypa
     assert (ledger.checkpoint(), ledger.find("t2")) == (before, None)
     assert ledger.commit([move("t2", 5)]) == ["created"]
     ledger.audit()
+
+
+def test_a_hold_expires_by_the_time_its_leaf_states(path):
+    """Under a clock that moves with every look at it, the audit still finds the expiry that the ledger reckoned."""
+
+    class TickingClock(ManualClock):
+        def now_ms(self):
+            self.time_ms += 1
+            return self.time_ms
+
+    ledger = Ledger(path, TickingClock(), KEY, "openledger/test")
+    build_pool(ledger)
+    ledger.commit([hold("timed", 5, timeout_ms=100)])
+    ledger.audit()
+    ledger.close()

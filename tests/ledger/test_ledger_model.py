@@ -135,7 +135,7 @@ class LedgerAgainstModel(RuleBasedStateMachine):
 
 
 TestModel = LedgerAgainstModel.TestCase
-TestModel.settings = settings(max_examples=15, stateful_step_count=25, deadline=None)
+TestModel.settings = settings(max_examples=12, stateful_step_count=25, deadline=None)
 
 
 class LongerModel(LedgerAgainstModel):

@@ -1,0 +1,64 @@
+"""Sign and hand in rows of a JSONL file ({"prompt", "completion", "source"} on each line) to a Datanet.
+
+python jobs/contribute.py --workdir .openledger --datanet tables --rows rows.jsonl --key alice.key --name alice
+python jobs/contribute.py ... --dry-run     the gate's verdicts, nothing stored
+"""
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from openledger.core.errors import OpenLedgerError
+from openledger.platform.environment import prepare_environment
+from openledger.platform.workdir import Workdir
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    workdir = Workdir(arguments.workdir.resolve())
+    prepare_environment(workdir)  # before anything imports ray
+    try:
+        verdicts = contribute(workdir, arguments)
+    except OpenLedgerError as error:
+        print(json.dumps({"error": error.to_dict()}), file=sys.stderr)
+        return error.exit_code
+    for verdict in verdicts:
+        print(json.dumps(verdict))
+    return 0
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workdir", type=Path, required=True)
+    parser.add_argument("--datanet", required=True)
+    parser.add_argument("--rows", type=Path, required=True, help="a JSONL file")
+    parser.add_argument("--key", type=Path, required=True, help="the contributor's key; made where there is none")
+    parser.add_argument("--name", required=True, help="what reports call the contributor")
+    parser.add_argument("--dry-run", action="store_true", help="the gate's verdicts, nothing stored")
+    return parser.parse_args()
+
+
+def contribute(workdir: Workdir, arguments: argparse.Namespace) -> list[dict[str, object]]:
+    import ray
+
+    from openledger.core.signing import SigningKey
+    from openledger.datanets.contribution import read_jsonl, sign_contribution
+    from openledger.platform.actors import datanets_actor
+    from openledger.platform.cluster import connected
+
+    key = SigningKey.load_or_create(arguments.key)
+    contribution = sign_contribution(key, arguments.datanet, tuple(read_jsonl(arguments.rows)), nonce="once")
+    with connected(workdir):
+        datanets = datanets_actor(workdir)
+        if arguments.dry_run:
+            verdicts = ray.get(datanets.preview.remote(contribution))
+        else:
+            ray.get(datanets.register_contributor.remote(key.public_key, arguments.name))
+            verdicts = ray.get(datanets.contribute.remote(contribution)).verdicts
+    return [asdict(verdict) for verdict in verdicts]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

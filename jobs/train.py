@@ -1,0 +1,68 @@
+"""Publish a Datanet, fine-tune its LoRA adapter with Ray Train, build its attribution index and offer it for sale.
+
+    python jobs/train.py --workdir .openledger --datanet tables --workers 2
+    ray job submit --working-dir . -- python jobs/train.py --workdir /data/openledger --datanet tables --gpu
+
+`--recipe` names a YAML file with settings of training.recipe.Recipe; what is not named keeps its default.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from openledger.core.errors import OpenLedgerError
+from openledger.platform.environment import prepare_environment
+from openledger.platform.workdir import Workdir
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    workdir = Workdir(arguments.workdir.resolve())
+    prepare_environment(workdir)  # before anything imports ray
+    try:
+        print(json.dumps(train(workdir, arguments)))
+    except OpenLedgerError as error:
+        print(json.dumps({"error": error.to_dict()}), file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workdir", type=Path, required=True)
+    parser.add_argument("--datanet", required=True)
+    parser.add_argument("--base-model", default="", help="a folder or hub id; default: the embedded model")
+    parser.add_argument("--recipe", type=Path, help="YAML")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--gpu", action="store_true", help="one GPU for each worker")
+    parser.add_argument("--owner", default="", help="account that earns the owner's part; default: user:DATANET-owner")
+    parser.add_argument("--prices", type=int, nargs=2, default=(200_000, 1_000_000), metavar="NANO_OPEN",
+                        help="for each prompt and each completion token")  # fmt: skip
+    return parser.parse_args()
+
+
+def train(workdir: Workdir, arguments: argparse.Namespace) -> dict[str, object]:
+    from openledger.adapters.base_model import find_base_model
+    from openledger.adapters.registry import AdapterRegistry
+    from openledger.attribution.actor import start_index_host
+    from openledger.core.config import load_settings
+    from openledger.platform import pipeline
+    from openledger.platform.actors import datanets_actor
+    from openledger.platform.cluster import connected
+    from openledger.training.recipe import Recipe
+
+    base = find_base_model(arguments.base_model or None)
+    recipe = load_settings(Recipe, arguments.recipe) if arguments.recipe else Recipe()
+    owner = arguments.owner or f"user:{arguments.datanet}-owner"
+    with connected(workdir):
+        version, rows = pipeline.publish(datanets_actor(workdir), arguments.datanet)
+        job, decoys = pipeline.plan_training(base, version, rows, recipe, workdir.adapters)
+        card = pipeline.train([job], workdir.runs, arguments.workers, use_gpu=arguments.gpu)[0]
+        indexed = pipeline.build_indexes([start_index_host(base)], [job], [decoys], workdir.indexes)[0]
+        pipeline.register(AdapterRegistry(workdir.adapters), job, card, owner, tuple(arguments.prices))
+    return {"adapter": card.name, "digest": card.digest, "final_loss": card.final_loss, "rows_indexed": indexed}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

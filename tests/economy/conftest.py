@@ -1,0 +1,19 @@
+"""An economy over a ledger in one folder, under a clock that stands still; alice has 1,000,000 nano-OPEN."""
+
+import pytest
+from economy_values import Town
+
+from openledger.core.clock import ManualClock
+
+
+@pytest.fixture
+def clock():
+    return ManualClock()
+
+
+@pytest.fixture
+def town(tmp_path, clock):
+    made = Town(tmp_path, clock)
+    made.economy.grant("user:alice", 1_000_000, "start")
+    yield made
+    made.close()

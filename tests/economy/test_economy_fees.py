@@ -1,0 +1,220 @@
+"""From hold to receipt: metered, split to the nano-OPEN, once."""
+
+from dataclasses import replace
+
+import pytest
+from economy_values import TERMS, answer
+from hypothesis import given
+from hypothesis import strategies as st
+
+from openledger.core.errors import Conflict, InsufficientFunds, InvalidInput, NotFound
+from openledger.core.money import SUPPLY_NANO
+from openledger.economy import Parameters
+from openledger.economy.pricing import Metered, price, usage_statement, usage_transfers
+from openledger.ledger.statements import check_usage, check_usage_transfers
+
+counts, prices = st.integers(0, 10**5), st.integers(0, 10**9)
+
+
+@given(counts, counts, prices, prices)
+def test_every_fee_is_the_sum_of_its_parts_and_of_its_transfers(prompt, completion, prompt_price, completion_price):
+    terms = replace(TERMS, prompt_price_nano=prompt_price, completion_price_nano=completion_price)
+    metered = Metered(
+        answer_id="ans_1",
+        account="user:alice",
+        period="p0001",
+        num_prompt_tokens=prompt,
+        num_completion_tokens=completion,
+        commitment="00",
+    )
+    usage = usage_statement(metered, terms, Parameters())
+    fee, *parts = usage_transfers(usage)
+    assert fee.amount_nano == max(1, prompt * prompt_price + completion * completion_price)
+    assert sum(usage["parts_nano"].values()) == fee.amount_nano == sum(part.amount_nano for part in parts)
+    check_usage(usage)
+    check_usage_transfers(usage, [fee, *parts])
+
+
+def test_an_answer_is_held_for_metered_and_split(town):
+    authorized = town.authorize("k1")
+    assert authorized.max_fee_nano == 10 * 10 + 20 * 30
+    assert town.available() == 1_000_000 - 700
+    receipt = town.economy.complete(answer(authorized))
+    assert receipt.fee_nano == 10 * 10 + 7 * 30
+    assert receipt.parts == {"pool:py:p0001": 155, "user:owner": 62, "treasury": 62 + 31}
+    assert town.available() == 1_000_000 - 310
+    assert town.economy.balance("holds").posted_nano == 0
+    town.ledger.audit()
+
+
+def test_the_parts_of_a_receipt_are_what_was_paid(town):
+    for account, amount in town.sell("k1").parts.items():
+        assert town.economy.balance(account).posted_nano == amount
+
+
+def test_completing_again_gives_the_same_receipt_and_takes_nothing(town):
+    authorized = town.authorize("k1")
+    first = town.economy.complete(answer(authorized))
+    assert town.economy.complete(answer(authorized)) == first
+    assert town.available() == 1_000_000 - first.fee_nano
+
+
+def test_completing_again_with_other_tokens_is_a_conflict(town):
+    authorized = town.authorize("k1")
+    town.economy.complete(answer(authorized))
+    with pytest.raises(Conflict) as caught:
+        town.economy.complete(answer(authorized, token=3))
+    assert caught.value.code == "answer_completed"
+
+
+def test_the_same_key_gives_the_same_authorization(town):
+    assert town.authorize("k1") == town.authorize("k1")
+    assert town.available() == 1_000_000 - 700
+
+
+def test_another_key_gives_another_authorization(town):
+    assert town.authorize("k1").answer_id != town.authorize("k2").answer_id
+    assert town.available() == 1_000_000 - 1400
+
+
+def test_the_same_key_with_another_request_is_a_conflict(town):
+    town.authorize("k1")
+    with pytest.raises(Conflict) as caught:
+        town.authorize("k1", most=21)
+    assert caught.value.code == "idempotency_conflict"
+
+
+def test_a_key_belongs_to_its_account(town):
+    town.economy.grant("user:bob", 10_000, "bob")
+    assert town.authorize("k1").answer_id != town.authorize("k1", "user:bob").answer_id
+
+
+def test_what_is_missing_is_said_and_nothing_is_held(town):
+    with pytest.raises(InsufficientFunds) as caught:
+        town.authorize("k1", most=100_000)
+    assert "0.001 OPEN available" in caught.value.message
+    assert "0.0020001 OPEN" in caught.value.fix
+    assert town.available() == 1_000_000
+    town.economy.grant("user:alice", 10_000_000, "more")
+    assert town.authorize("k1", most=100_000).max_fee_nano == 3_000_100
+
+
+def test_held_money_can_not_be_held_twice(town):
+    town.authorize("k1", most=30_000)
+    with pytest.raises(InsufficientFunds):
+        town.authorize("k2", most=30_000)
+
+
+def test_an_unknown_account_is_not_found(town):
+    with pytest.raises(NotFound):
+        town.authorize("k1", "user:nobody")
+
+
+def test_a_cancelled_answer_costs_nothing(town):
+    authorized = town.authorize("k1")
+    town.economy.cancel(authorized.answer_id)
+    town.economy.cancel(authorized.answer_id)
+    assert town.available() == 1_000_000
+    for call in (lambda: town.economy.complete(answer(authorized)), lambda: town.authorize("k1")):
+        with pytest.raises(Conflict) as caught:
+            call()
+        assert caught.value.code == "hold_released"
+
+
+def test_a_completed_answer_can_not_be_cancelled(town):
+    authorized = town.authorize("k1")
+    town.economy.complete(answer(authorized))
+    with pytest.raises(Conflict) as caught:
+        town.economy.cancel(authorized.answer_id)
+    assert caught.value.code == "answer_completed"
+
+
+def test_an_expired_hold_is_released_by_itself(town, clock):
+    authorized = town.authorize("k1")
+    clock.advance(Parameters().hold_timeout_ms - 1)
+    assert town.economy.release_expired() == 0
+    clock.advance(1)
+    assert town.economy.release_expired() == 1
+    assert town.available() == 1_000_000
+    with pytest.raises(Conflict):
+        town.economy.complete(answer(authorized))
+    assert town.economy.release_expired() == 0
+
+
+@pytest.mark.parametrize("name", ["cancel", "complete"])
+def test_what_was_never_authorized_is_not_found(town, name):
+    value = replace(answer(town.authorize("k1")), answer_id="ans_x")
+    with pytest.raises(NotFound):
+        getattr(town.economy, name)(value if name == "complete" else value.answer_id)
+
+
+def test_more_tokens_than_were_authorized_are_refused(town):
+    authorized = town.authorize("k1")
+    with pytest.raises(InvalidInput) as caught:
+        town.economy.complete(answer(authorized, completion=21))
+    assert caught.value.code == "exceeds_authorization"
+    assert town.economy.complete(answer(authorized)).fee_nano == 310
+
+
+@pytest.mark.parametrize("other", [{"adapter": "other"}, {"adapter_digest": "00"}])
+def test_an_answer_by_another_adapter_is_refused(town, other):
+    with pytest.raises(InvalidInput) as caught:
+        town.economy.complete(answer(town.authorize("k1"), **other))
+    assert caught.value.code == "wrong_adapter"
+
+
+@pytest.mark.parametrize(
+    "terms",
+    [
+        replace(TERMS, prompt_price_nano=-1),
+        replace(TERMS, completion_price_nano=1.5),
+        replace(TERMS, completion_price_nano=SUPPLY_NANO),
+        replace(TERMS, owner_account="treasury"),
+        replace(TERMS, owner_account="pool:py:p0001"),
+        replace(TERMS, adapter="Py Docs"),
+    ],
+)
+def test_terms_that_can_not_be_are_refused(town, terms):
+    with pytest.raises(InvalidInput):
+        town.economy.authorize("user:alice", terms, 10, 20, "k1")
+
+
+def test_a_negative_number_of_tokens_is_refused():
+    with pytest.raises(InvalidInput):
+        price(TERMS, -1, 5, Parameters())
+
+
+def test_an_owner_may_buy_from_himself(town):
+    town.economy.grant("user:owner", 10_000, "owner")
+    town.economy.complete(answer(town.authorize("k1", "user:owner")))
+    assert town.economy.balance("user:owner").posted_nano == 10_000 - 310 + 62
+
+
+def test_a_grant_is_given_once_for_each_key(town):
+    assert town.economy.grant("user:bob", 5, "g") == town.economy.grant("user:bob", 5, "g")
+    assert town.available("user:bob") == 5
+    with pytest.raises(Conflict):
+        town.economy.grant("user:bob", 6, "g")
+    with pytest.raises(InsufficientFunds):
+        town.economy.grant("user:bob", SUPPLY_NANO, "all")
+
+
+@pytest.mark.parametrize(("account", "amount"), [("user:bob", 0), ("user:bob", 1.5), ("treasury", 1), ("bob", 1)])
+def test_a_grant_that_can_not_be_is_refused(town, account, amount):
+    with pytest.raises(InvalidInput):
+        town.economy.grant(account, amount, "g")
+
+
+@pytest.mark.parametrize("key", ["", "x" * 256, None])
+def test_an_idempotency_key_that_can_not_be_is_refused(town, key):
+    with pytest.raises(InvalidInput):
+        town.authorize(key)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"owner_ppm": 200_001}, {"owner_ppm": -1, "stakers_ppm": 400_001}, {"z_milli": -1}, {"minimum_fee_nano": 0}],
+)
+def test_parameters_that_can_not_be_are_refused(values):
+    with pytest.raises(InvalidInput):
+        Parameters(**values)

@@ -1,0 +1,150 @@
+"""A crash between any two steps: started again, the economy has taken each fee once and paid each pool once."""
+
+import pytest
+from economy_values import answer, scores
+
+from openledger.core.errors import Conflict, Unavailable
+from openledger.economy import Parameters
+from openledger.economy.answers import AnswerStore
+from openledger.economy.holds import HoldStore
+from openledger.ledger import Ledger
+
+
+class PowerCut(BaseException):
+    """Not an Exception: nothing may catch it."""
+
+
+def cut_power(monkeypatch, owner, name, *, after):
+    """The next call of `owner.name` ends the process, before or after it did its work."""
+    original = getattr(owner, name)
+
+    def crash(self, *arguments, **more):
+        if after:
+            original(self, *arguments, **more)
+        raise PowerCut
+
+    monkeypatch.setattr(owner, name, crash)
+
+
+STEPS = [
+    (AnswerStore, "add", False),
+    (AnswerStore, "add", True),
+    (Ledger, "commit", False),
+    (Ledger, "commit", True),
+    (AnswerStore, "mark", True),
+    (HoldStore, "mark", False),
+    (HoldStore, "mark", True),
+]
+
+
+@pytest.mark.parametrize(("owner", "name", "after"), STEPS)
+def test_a_fee_is_taken_once_wherever_completing_stopped(town, monkeypatch, owner, name, after):
+    authorized = town.authorize("k1")
+    cut_power(monkeypatch, owner, name, after=after)
+    with pytest.raises(PowerCut):
+        town.economy.complete(answer(authorized))
+    monkeypatch.undo()
+    town.restart()
+    assert town.economy.complete(answer(authorized)).fee_nano == 310
+    assert town.available() == 1_000_000 - 310
+    assert town.economy.pool("py", "p0001").total_nano == 155
+    town.ledger.audit()
+
+
+@pytest.mark.parametrize(("owner", "name", "after"), STEPS[1:])
+def test_starting_again_posts_what_was_stored(town, monkeypatch, owner, name, after):
+    authorized = town.authorize("k1")
+    cut_power(monkeypatch, owner, name, after=after)
+    with pytest.raises(PowerCut):
+        town.economy.complete(answer(authorized))
+    monkeypatch.undo()
+    town.restart()
+    assert town.available() == 1_000_000 - 310
+    assert town.economy.balance("user:alice").debits_pending_nano == 0
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_an_authorization_that_was_cut_off_is_the_same_on_retry(town, monkeypatch, after):
+    cut_power(monkeypatch, Ledger, "commit", after=after)
+    with pytest.raises(PowerCut):
+        town.authorize("k1")
+    monkeypatch.undo()
+    town.restart()
+    assert town.authorize("k1") == town.authorize("k1")
+    assert town.available() == 1_000_000 - 700
+
+
+def test_an_authorization_that_was_cut_off_expires(town, monkeypatch, clock):
+    cut_power(monkeypatch, Ledger, "commit", after=False)
+    with pytest.raises(PowerCut):
+        town.authorize("k1")
+    monkeypatch.undo()
+    clock.advance(Parameters().hold_timeout_ms)
+    town.restart()
+    with pytest.raises(Conflict):
+        town.authorize("k1")
+    assert town.available() == 1_000_000
+
+
+def test_a_stored_answer_is_paid_after_an_outage_longer_than_its_hold(town, monkeypatch, clock):
+    authorized = town.authorize("k1")
+    cut_power(monkeypatch, Ledger, "commit", after=False)
+    with pytest.raises(PowerCut):
+        town.economy.complete(answer(authorized))
+    monkeypatch.undo()
+    clock.advance(Parameters().hold_timeout_ms + 1)
+    town.restart()
+    assert town.available() == 1_000_000 - 310
+
+
+def test_after_the_grace_the_hold_is_released_and_the_answer_stays_unpaid(town, monkeypatch, clock):
+    authorized = town.authorize("k1")
+    cut_power(monkeypatch, Ledger, "commit", after=False)
+    with pytest.raises(PowerCut):
+        town.economy.complete(answer(authorized))
+    monkeypatch.undo()
+    clock.advance(Parameters().hold_timeout_ms + Parameters().posting_grace_ms)
+    town.restart()
+    assert town.available() == 1_000_000
+    assert town.economy.pool("py", "p0001").answers == ()
+    with pytest.raises(Conflict):
+        town.economy.complete(answer(authorized))
+    town.ledger.audit()
+
+
+def test_a_ledger_that_is_away_leaves_the_answer_stored_and_a_settlement_waits_for_it(town, monkeypatch):
+    authorized = town.authorize("k1")
+
+    def away(*_):
+        raise Unavailable("away")
+
+    monkeypatch.setattr(town.ledger, "commit", away)
+    with pytest.raises(Unavailable):
+        town.economy.complete(answer(authorized))
+    with pytest.raises(Unavailable):
+        town.economy.settle(scores(), {})
+    monkeypatch.undo()
+    assert town.economy.settle(scores(), {}).pool_nano == 155
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "after"),
+    [
+        (Ledger, "commit", False),
+        (Ledger, "commit", True),
+        (AnswerStore, "settle", False),
+        (AnswerStore, "settle", True),
+    ],
+)
+def test_a_pool_is_paid_once_wherever_settling_stopped(town, monkeypatch, owner, name, after):
+    town.sell("k1")
+    cut_power(monkeypatch, owner, name, after=after)
+    with pytest.raises(PowerCut):
+        town.economy.settle(scores(), {})
+    monkeypatch.undo()
+    town.restart()
+    assert town.economy.settle(scores(), {}).pool_nano == 155
+    assert town.economy.pools() == []
+    assert town.economy.balance("pool:py:p0001").credits_posted_nano == 155
+    assert town.economy.balance("pool:py:p0001").debits_posted_nano == 155
+    town.ledger.audit()

@@ -1,0 +1,69 @@
+"""A ledger and its economy, restartable, and short ways to sell answers in the economy's tests."""
+
+from pathlib import Path
+from typing import Any
+
+from openledger.core.clock import Clock
+from openledger.core.signing import SigningKey
+from openledger.core.values import AdapterTerms, Answer, Authorization, ContributorScores, FeeReceipt
+from openledger.economy import Economy
+from openledger.ledger import Ledger
+
+DIGEST = "ab" * 32
+TERMS = AdapterTerms(
+    adapter="py",
+    adapter_digest=DIGEST,
+    datanet="py-docs",
+    datanet_version=1,
+    row_root="cd" * 32,
+    owner_account="user:owner",
+    prompt_price_nano=10,
+    completion_price_nano=30,
+)
+
+
+class Town:
+    """A ledger and an economy over one folder."""
+
+    def __init__(self, folder: Path, clock: Clock):
+        self.folder, self.clock = folder, clock
+        self.ledger = Ledger(folder / "ledger.db", clock, SigningKey(b"k" * 32), "openledger/test")
+        self.economy = Economy(self.ledger, folder, clock)
+
+    def restart(self) -> None:
+        """As after a crash: the old objects are dropped, new ones open the files."""
+        self.close()
+        self.__init__(self.folder, self.clock)  # type: ignore[misc]
+
+    def close(self) -> None:
+        self.economy.close()
+        self.ledger.close()
+
+    def authorize(self, key: str, account: str = "user:alice", prompt: int = 10, most: int = 20) -> Authorization:
+        return self.economy.authorize(account, TERMS, prompt, most, key)
+
+    def sell(self, key: str, prompt: int = 10, completion: int = 7) -> FeeReceipt:
+        """Authorize and complete one answer of alice's."""
+        authorized = self.authorize(key, prompt=prompt, most=max(20, completion))
+        return self.economy.complete(answer(authorized, prompt, completion))
+
+    def available(self, account: str = "user:alice") -> int:
+        return self.economy.balance(account).available_nano
+
+
+def answer(authorized: Authorization, prompt: int = 10, completion: int = 7, token: int = 2, **other: Any) -> Answer:
+    values = {"adapter": "py", "adapter_digest": DIGEST, "period": authorized.period, **other}
+    return Answer(
+        answer_id=authorized.answer_id, prompt_ids=(1,) * prompt, completion_ids=(token,) * completion, **values
+    )
+
+
+def scores(period: str = "p0001", adapter: str = "py", **values: Any) -> ContributorScores:
+    given = {
+        "scores_nano": {"ctr_a": 60, "ctr_b": 20, "ctr_c": -5},
+        "errors_nano": {"ctr_a": 6, "ctr_b": 2, "ctr_c": 1},
+        "gain_nano": 100,
+        "quality": {"lds": "0.5"},
+        **values,
+    }
+    return ContributorScores(adapter=adapter, period=period, method="test/1", **given)

@@ -1,0 +1,127 @@
+"""Requests join and leave between steps; memory is bounded; what leaves gives everything back."""
+
+import random
+
+from openlora_models import Served, prompt_of, request, run, tokens_of
+
+from openledger.openlora.torch_engine import EngineOptions, TorchEngine
+
+
+def _counts(engine: TorchEngine) -> tuple[int, int, int]:
+    description = engine.describe()
+    return description["running"], description["waiting"], description["free_slots"]
+
+
+class TestAdmission:
+    def test_without_room_requests_wait_and_all_finish(self, served: Served) -> None:
+        engine = TorchEngine(served.base, EngineOptions(max_batch=2))
+        requests = [request(str(number), prompt_of(5 + number)) for number in range(7)]
+        for each in requests:
+            engine.add(each)
+        engine.step()
+        assert _counts(engine) == (2, 5, 0)
+        events = run(engine)
+        assert _counts(engine) == (0, 0, 2)
+        roomy = run(TorchEngine(served.base, EngineOptions(max_batch=8)), *requests)
+        assert all(
+            tokens_of(roomy[each.request_id])[1:] == tokens_of(events[each.request_id])[-11:] for each in requests[:2]
+        )
+        assert all(tokens_of(roomy[each.request_id]) == tokens_of(events[each.request_id]) for each in requests[2:])
+
+    def test_the_memory_limit_sets_the_number_of_slots(self, served: Served) -> None:
+        """A slot takes 128 positions of 384 bytes."""
+        engine = TorchEngine(served.base, EngineOptions(max_batch=8, kv_bytes=3 * 128 * 384 + 1))
+        assert _counts(engine) == (0, 0, 3)
+        assert engine.describe()["kv_bytes"] == 3 * 128 * 384
+
+    def test_a_request_joins_a_running_batch_at_once(self, engine: TorchEngine) -> None:
+        engine.add(request("first", prompt_of(5)))
+        engine.step()
+        engine.add(request("second", prompt_of(9)))
+        assert {event.request_id for event in engine.step()} == {"first", "second"}
+
+    def test_a_long_prompt_does_not_stop_the_others(self, served: Served) -> None:
+        """Eight tokens a step: while 100 are read, the running request gets its token in every step."""
+        engine = TorchEngine(served.base, EngineOptions(step_tokens=8))
+        engine.add(request("short", prompt_of(4), max_tokens=30))
+        engine.step()
+        engine.add(request("long", prompt_of(100)))
+        for _ in range(10):
+            assert [event.request_id for event in engine.step()] == ["short"]
+
+
+class TestSlots:
+    def test_far_apart_give_the_same_answers(self, served: Served, engine: TorchEngine) -> None:
+        """The last two of eight slots stay: their keys are gathered, where others are read in place."""
+        last = [request(name, prompt_of(9), served.digests[name]) for name in ("one", "two")]
+        expected = run(engine, *last)
+        for number in range(6):
+            engine.add(request(str(number), prompt_of(5)))
+        for each in last:
+            engine.add(each)
+        first = engine.step()
+        for number in range(6):
+            engine.cancel(str(number))
+        rest = run(engine)
+        for each in last:
+            got = [event for event in first if event.request_id == each.request_id] + rest[each.request_id]
+            assert tokens_of(got) == tokens_of(expected[each.request_id])
+
+
+class TestCancel:
+    def test_frees_the_slot_and_tells(self, served: Served) -> None:
+        engine = TorchEngine(served.base, EngineOptions(max_batch=1))
+        engine.add(request("first", prompt_of(5), max_tokens=100))
+        engine.add(request("second", prompt_of(9)))
+        engine.step()
+        engine.cancel("first")
+        events = run(engine)
+        assert [event.finish_reason for event in events["first"]] == ["cancelled"]
+        assert events["second"][-1].finish_reason in ("stop", "length")
+        assert _counts(engine) == (0, 0, 1)
+
+    def test_while_waiting(self, served: Served) -> None:
+        engine = TorchEngine(served.base, EngineOptions(max_batch=1))
+        for name in ("first", "second", "third"):
+            engine.add(request(name, prompt_of(5)))
+        engine.step()
+        engine.cancel("second")
+        events = run(engine)
+        assert [event.finish_reason for event in events["second"]] == ["cancelled"]
+        assert len(tokens_of(events["third"])) > 0
+
+    def test_of_unknown_ids_is_ignored(self, engine: TorchEngine) -> None:
+        engine.cancel("nobody")
+        assert not engine.has_work()
+
+    def test_others_are_not_disturbed(self, served: Served, engine: TorchEngine) -> None:
+        requests = [request(name, prompt_of(6), digest) for name, digest in served.digests.items()]
+        expected = run(engine, *requests)
+        engine.add(request("leaves", prompt_of(20), served.digests["one"], max_tokens=50))
+        for each in requests:
+            engine.add(each)
+        first = engine.step()
+        engine.cancel("leaves")
+        rest = run(engine)
+        for each in requests:
+            got = [event for event in first if event.request_id == each.request_id] + rest[each.request_id]
+            assert tokens_of(got) == tokens_of(expected[each.request_id])
+
+
+class TestSoak:
+    def test_every_request_ends_once_and_nothing_is_left(self, served: Served, engine: TorchEngine) -> None:
+        """Random arrivals, adapters, lengths and cancellations; some requests bad."""
+        rng = random.Random(5)
+        ends: dict[str, int] = {}
+        adapters = ["", "0" * 64, *served.digests.values()]
+        for number in range(120):
+            length, wanted = rng.choice([0, 1, 5, 30, 200]), rng.choice([0, 1, 4, 9])
+            engine.add(request(str(number), prompt_of(length), rng.choice(adapters), max_tokens=wanted))
+            if rng.random() < 0.2:
+                engine.cancel(str(rng.randrange(number + 1)))
+            for event in engine.step():
+                ends[event.request_id] = ends.get(event.request_id, 0) + (event.finish_reason is not None)
+        for name, events in run(engine).items():
+            ends[name] = ends.get(name, 0) + sum(event.finish_reason is not None for event in events)
+        assert ends == {str(number): 1 for number in range(120)}
+        assert _counts(engine) == (0, 0, 8)

@@ -1,0 +1,63 @@
+"""Ports, the working folder's lock, and the plan that changes nothing."""
+
+import os
+import socket
+import stat
+
+import pytest
+from rich.console import Console
+
+from openledger.core.errors import Conflict, Unavailable
+from openledger.platform.cluster import check_port, free_port
+from openledger.platform.environment import prepare_environment
+from openledger.platform.quickstart import QuickstartSettings, _only_one, describe_plan, held_in_drafts
+from openledger.platform.workdir import Workdir
+
+
+def test_a_taken_port_is_named_with_a_way_out():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        with pytest.raises(Unavailable) as caught:
+            check_port(listener.getsockname()[1])
+    assert caught.value.code == "port_taken"
+    assert "--port" in caught.value.fix
+
+
+def test_a_free_port_is_taken_without_complaint():
+    check_port(free_port())
+
+
+def test_a_working_folder_has_one_quickstart_at_a_time(tmp_path):
+    workdir = Workdir(tmp_path)
+    with _only_one(workdir):
+        with pytest.raises(Conflict) as caught, _only_one(workdir):
+            pass
+        assert caught.value.code == "workdir_in_use"
+    with _only_one(workdir):
+        pass
+
+
+def test_the_token_is_the_folders_own_and_nobody_elses_to_read(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
+    first = prepare_environment(Workdir(tmp_path))
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
+    assert prepare_environment(Workdir(tmp_path)) == first == os.environ["RAY_AUTH_TOKEN"]
+    assert stat.S_IMODE((tmp_path / "keys" / "ray_token").stat().st_mode) == 0o600
+
+
+def test_a_plan_names_what_would_be_done_and_writes_nothing(tmp_path):
+    console = Console(record=True, width=200)
+    describe_plan(QuickstartSettings(), tmp_path / "work", console)
+    text = console.export_text()
+    assert all(name in text for name in QuickstartSettings().datanets)
+    assert not (tmp_path / "work").exists()
+
+
+def test_held_in_questions_go_round_the_contributors():
+    from tiny_model import tiny_rows
+
+    drafts = held_in_drafts(tiny_rows(), 6)
+    asked = [row.contributor_id for draft in drafts for row in tiny_rows() if row.prompt == draft.prompt]
+    assert asked == ["ctr_0", "ctr_1", "ctr_2", "ctr_3", "ctr_0", "ctr_1"]
