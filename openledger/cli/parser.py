@@ -50,7 +50,7 @@ def _add_quickstart(commands: Any) -> None:
     parser = _command(commands, "quickstart", processes.quickstart, "run the whole loop on this machine, then serve it")
     parser.add_argument("--workdir", metavar="DIR", help="where everything is kept, and found again by the next run")
     parser.add_argument("--base-model", metavar="ID_OR_PATH", help="a Hugging Face causal LM; without it the embedded")
-    parser.add_argument("--port", type=_port, metavar="N", help="for API and console")
+    parser.add_argument("--port", type=_port, metavar="N", help="for API and console; 0 for any free one")
     parser.add_argument("--config", metavar="FILE", help="settings as YAML, as a run leaves them in config.yaml")
     parser.add_argument("--exit", action="store_true", help="end after the report instead of serving on")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done and do nothing")
@@ -120,8 +120,8 @@ def _remote(commands: Any, name: str, run: Any, about: str) -> argparse.Argument
 
 def _port(text: str) -> int:
     port = int(text)
-    if not 1 <= port <= 65535:
-        raise argparse.ArgumentTypeError(f"{text} is no port: 1 to 65535")
+    if not 0 <= port <= 65535:
+        raise argparse.ArgumentTypeError(f"{text} is no port: 1 to 65535, or 0 for any free one")
     return port
 
 

@@ -161,8 +161,8 @@ class ContributorScores:
 class Settlement:
     """The result of paying one pool: shares in parts per billion, payouts in nano-OPEN, both summing exactly.
 
-    Both are keyed by contributor (and `unattributed`); `transfer_ids` maps each paid account to its transfer. `replayed` says that the pool had been settled before and
-    this is the first result again.
+    Both are keyed by contributor (and `unattributed`); `transfer_ids` maps each paid account to its transfer.
+    `replayed` says that the pool had been settled before and this is the first result again.
     """
 
     adapter: str

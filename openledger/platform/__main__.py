@@ -52,7 +52,7 @@ def parse_arguments() -> argparse.Namespace:
     )  # fmt: skip
     quickstart.add_argument("--workdir", type=Path, default=Path(".openledger"), help="default: ./.openledger")
     quickstart.add_argument("--base-model", default="", help="a folder or hub id; default: the embedded model")
-    quickstart.add_argument("--port", type=int, default=8420, help="of API and console; 0 for any free one")
+    quickstart.add_argument("--port", type=int, help="of API and console; default 8420, 0 for any free one")
     quickstart.add_argument("--exit", action="store_true", help="end after the report")
     quickstart.add_argument("--json", action="store_true", help="print the report as JSON on standard output")
     quickstart.add_argument("--dry-run", action="store_true", help="say what would be done, and change nothing")
@@ -95,7 +95,8 @@ def _settings(arguments: argparse.Namespace) -> "QuickstartSettings":
     from openledger.platform.quickstart import QuickstartSettings
 
     settings = load_settings(QuickstartSettings, arguments.config) if arguments.config else QuickstartSettings()
-    return replace(settings, base_model=arguments.base_model or settings.base_model, port=arguments.port)
+    port = settings.port if arguments.port is None else arguments.port
+    return replace(settings, base_model=arguments.base_model or settings.base_model, port=port)
 
 
 def _wait_for_interrupt() -> None:

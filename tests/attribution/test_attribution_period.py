@@ -53,6 +53,6 @@ def test_an_answer_counts_as_much_as_was_paid_for_it():
 
 @pytest.mark.parametrize("scores", [[0.3, 0.1, 0.0], [0.3, float("nan"), 0.0, 0.0]])
 def test_scores_that_do_not_fit_or_are_not_finite_are_refused(scores):
+    matrix = np.array(scores, dtype=np.float32).reshape(-1, 1)
     with pytest.raises(InvalidInput):
-        rows = entries("a", "b")
-        contributor_scores("x", "p", rows, np.array(scores, dtype=np.float32).reshape(-1, 1), [1], [1.0])
+        contributor_scores("x", "p", entries("a", "b"), matrix, [1], [1.0])

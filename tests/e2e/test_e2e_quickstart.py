@@ -17,7 +17,7 @@ import openai
 import pytest
 
 from openledger.core.errors import Corrupt
-from openledger.core.values import UNATTRIBUTED, ContributorScores
+from openledger.core.values import ContributorScores
 from openledger.economy.economy import Economy
 from openledger.ledger import Ledger, audit_file, verify_proof
 
@@ -98,7 +98,26 @@ def first(workdir, interrupted) -> dict:
 
 
 @pytest.fixture(scope="module")
-def second(workdir, first) -> Iterator[dict]:
+def replayed(workdir, first) -> dict:
+    """The first period settled once more, with scores that would pay everybody; before the next run opens the ledger."""
+    ledger = Ledger(workdir / "ledger" / "ledger.db", name="openledger/local")
+    economy = Economy(ledger, workdir / "ledger")
+    before, settlements = ledger.balances(), []
+    for entry in first["datanets"]:
+        greedy = {contributor["contributor_id"]: 10**9 for contributor in entry["contributors"]}
+        scores = ContributorScores(
+            adapter=entry["name"], period="p0001", method="index/ekfac-1", scores_nano=greedy,
+            errors_nano=dict.fromkeys(greedy, 0), gain_nano=10**9,
+        )  # fmt: skip
+        settlements.append(economy.settle(scores, {}))
+    after = ledger.balances()
+    economy.close()
+    ledger.close()
+    return {"before": before, "after": after, "settlements": settlements}
+
+
+@pytest.fixture(scope="module")
+def second(workdir, first, replayed) -> Iterator[dict]:
     """The same command again, left serving; asked by the stock client while it does."""
     run = Run(workdir, "--json")
     run.wait_for("press Ctrl-C")
@@ -153,22 +172,9 @@ def test_every_answer_shows_the_rows_behind_it(first):
     assert all(len(answer["sources"]) == 5 for answer in first["answers"])
 
 
-def test_replaying_a_settlement_pays_nobody_twice(second, workdir):
-    ledger = Ledger(workdir / "ledger" / "ledger.db", name="openledger/local")
-    economy = Economy(ledger, workdir / "ledger")
-    contributors = [c for entry in second["datanets"] for c in entry["contributors"]]
-    accounts = [f"contributor:{c['contributor_id']}" for c in contributors if c["earned_nano"]]
-    before = [ledger.balance(account) for account in [*accounts, UNATTRIBUTED]]
-    for entry in second["datanets"]:
-        greedy = {c["contributor_id"]: 10**9 for c in entry["contributors"]}
-        scores = ContributorScores(
-            adapter=entry["name"], period="p0001", method="index/ekfac-1", scores_nano=greedy,
-            errors_nano=dict.fromkeys(greedy, 0), gain_nano=10**9,
-        )  # fmt: skip
-        assert economy.settle(scores, {}).replayed
-    assert [ledger.balance(account) for account in [*accounts, UNATTRIBUTED]] == before
-    economy.close()
-    ledger.close()
+def test_replaying_a_settlement_pays_nobody_twice(replayed):
+    assert all(settlement.replayed for settlement in replayed["settlements"])
+    assert replayed["before"] == replayed["after"]
 
 
 def test_the_proof_verifies_and_with_any_byte_changed_it_does_not(first):
