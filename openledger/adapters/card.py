@@ -60,10 +60,31 @@ def load_card(folder: Path) -> AdapterCard:
         values = json.loads(path.read_text())
         card = AdapterCard(**{**values, "rows_trained": tuple(values["rows_trained"])})
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise Corrupt(f"{path} is no adapter card: {error}", code="corrupt_adapter", param=str(folder)) from error
+        raise _corrupt(folder, f"card.json can't be read ({error})") from error
     if card.format != CARD_FORMAT:
-        raise Corrupt(f"{path} has the unknown format {card.format!r}", code="corrupt_adapter", param=str(folder))
+        raise _corrupt(folder, f"card.json has the unknown format {card.format!r}")
     return card
+
+
+def checked_card(folder: Path) -> AdapterCard:
+    """The card, once the weights beside it are found to be the ones it names. Raises Corrupt."""
+    card = load_card(folder)
+    try:
+        digest = adapter_digest(folder)
+    except (OSError, ValueError) as error:
+        raise _corrupt(folder, str(error)) from error
+    if digest != card.digest:
+        raise _corrupt(folder, "its weights or configuration are not those that its card names")
+    return card
+
+
+def _corrupt(folder: Path, reason: str) -> Corrupt:
+    return Corrupt(
+        f"the adapter in {folder} is damaged: {reason}",
+        code="corrupt_adapter",
+        param=str(folder),
+        fix="remove the folder and run again: the adapter is trained again from its rows",
+    )
 
 
 def _plain(value: Any) -> Any:

@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from openledger.adapters.base_model import EMBEDDED
 from openledger.core.hashing import digest_json
 from openledger.core.values import RowDraft
 from openledger.datanets.docstrings import package_rows
+from openledger.datanets.shingles import ShingleFilter
 
 Kind = Literal["honest", "copier", "spammer", "splitter"]
 
@@ -79,6 +81,7 @@ class Contributor:
 
 
 COPIED, SPLIT, NUM_SPLITS = "email", "torch.ao", 3
+SEEN = 0.8
 _ROWS_PER_CONTRIBUTOR = 90
 _BAD_ROWS = 60
 
@@ -101,9 +104,15 @@ def contributors(datanet: DemonstrationDatanet, rows_per_contributor: int = _ROW
 
 
 def module_drafts(module: str, limit: int) -> tuple[RowDraft, ...]:
-    """At most `limit` of the module's rows, drawn by a hash so that every part of it is represented."""
-    rows = sorted(package_rows(module), key=lambda row: digest_json(row.source))[:limit]
-    return tuple(RowDraft(prompt=row.prompt, completion=row.completion, source=row.source) for row in rows)
+    """At most `limit` of the module's rows, drawn by a hash so that every part of it is represented.
+
+    Rows whose words the embedded base model has met in pretraining (SEEN of their shingles or more) are left out: what
+    a model knows already shows no influence.
+    """
+    seen = ShingleFilter.load(EMBEDDED / "seen.bloom")
+    rows = sorted(package_rows(module), key=lambda row: digest_json(row.source))
+    unseen = [row for row in rows if seen.containment(row.completion) < SEEN]
+    return tuple(RowDraft(prompt=row.prompt, completion=row.completion, source=row.source) for row in unseen[:limit])
 
 
 def new_questions(datanet: DemonstrationDatanet, limit: int) -> tuple[RowDraft, ...]:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import ray
 
 from openledger.adapters.base_model import BaseModel
-from openledger.adapters.card import AdapterCard, load_card
+from openledger.adapters.card import AdapterCard, checked_card, load_card
 from openledger.adapters.registry import AdapterRegistry
 from openledger.attribution.index import IndexEntry
 from openledger.attribution.period import contributor_scores
@@ -70,11 +70,11 @@ def plan_training(
 
 
 def train(jobs: Sequence[TrainingJob], runs: Path, num_workers: int, use_gpu: bool = False) -> list[AdapterCard]:
-    """Train what isn't trained yet; the cards of all."""
+    """Train what isn't trained yet; the cards of all. Raises Corrupt for an adapter that was damaged since."""
     missing = [job for job in jobs if not (Path(job.output) / "card.json").exists()]
     if missing:
         train_adapters(missing, folder=runs, num_workers=num_workers, use_gpu=use_gpu)
-    return [load_card(Path(job.output)) for job in jobs]
+    return [checked_card(Path(job.output)) for job in jobs]
 
 
 def build_indexes(

@@ -12,6 +12,8 @@ import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from queue import Queue
+from threading import Thread
 from typing import Any
 
 from openledger import __version__
@@ -81,11 +83,30 @@ def train_adapters(jobs: Sequence[TrainingJob], *, folder: Path, num_workers: in
         ),
     )
     try:
-        trainer.fit()
+        _fit(trainer)
     except TrainingFailedError as error:
         raise Unavailable(
             f"training failed: {error}", code="training_failed", fix="the worker's traceback is in the Ray dashboard"
         ) from error
+
+
+def _fit(trainer: Any) -> None:
+    """`trainer.fit()` in a thread. In the main thread it would take over SIGINT for good: Ctrl-C would then end the
+    process with exit code 0 and no word (Ray 2.60)."""
+    outcome: Queue[BaseException | None] = Queue()
+
+    def run() -> None:
+        try:
+            trainer.fit()
+        except BaseException as error:  # noqa: BLE001  handed to the waiting thread, whatever it is
+            outcome.put(error)
+        else:
+            outcome.put(None)
+
+    Thread(target=run, daemon=True, name="ray-train-fit").start()
+    error = outcome.get()
+    if error is not None:
+        raise error
 
 
 def worker(config: dict[str, Any]) -> None:

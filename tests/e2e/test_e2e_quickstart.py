@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -87,9 +88,19 @@ def interrupted(workdir) -> Run:
     """Ctrl-C while the adapters are being trained."""
     run = Run(workdir, "--exit", "--json")
     run.wait_for("datanets")
+    _wait_for_checkpoint(workdir / "runs")
     run.process.send_signal(signal.SIGINT)
     run.finish()
     return run
+
+
+def _wait_for_checkpoint(runs: Path) -> None:
+    """Until Ray Train has kept a checkpoint: the next run has a half-trained adapter to go on from."""
+    for _ in range(STAGE_LIMIT_S * 5):
+        if list(runs.glob("*/checkpoint_*")):
+            return
+        time.sleep(0.2)
+    pytest.fail("no checkpoint was kept")
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +110,7 @@ def first(workdir, interrupted) -> dict:
 
 @pytest.fixture(scope="module")
 def replayed(workdir, first) -> dict:
-    """The first period settled once more, with scores that would pay everybody; before the next run opens the ledger."""
+    """The first period settled again, with scores that would pay everybody; before the next run opens the ledger."""
     ledger = Ledger(workdir / "ledger" / "ledger.db", name="openledger/local")
     economy = Economy(ledger, workdir / "ledger")
     before, settlements = ledger.balances(), []
