@@ -36,7 +36,8 @@ format: $(VENV)/.installed-dev ## let ruff format and mend what it can
 	@$(BIN)/ruff format
 	@$(BIN)/ruff check --fix
 
-docs: $(VENV)/.installed-dev ## check the documents: links, commands, code
+docs: $(VENV)/.installed-dev ## bring the reference up to date, check links, commands and code
+	@$(BIN)/python tools/write_reference.py
 	@$(PYTEST) tests/repo/test_repo_docs.py $(ARGS)
 
 bench: $(VENV)/.installed-core ## print the figures of README's performance table

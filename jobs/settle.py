@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from openledger.core.errors import OpenLedgerError
 from openledger.platform.environment import prepare_environment
@@ -21,12 +22,9 @@ def main() -> int:
     workdir = Workdir(arguments.workdir.resolve())
     prepare_environment(workdir)  # before anything imports ray
     try:
-        for line in settle(workdir, arguments.base_model):
-            print(json.dumps(line))
+        return settle(workdir, arguments.base_model)
     except OpenLedgerError as error:
-        print(json.dumps({"error": error.to_dict()}), file=sys.stderr)
-        return error.exit_code
-    return 0
+        return _complain(error)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -36,37 +34,50 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def settle(workdir: Workdir, base_model: str) -> list[dict[str, object]]:
+def settle(workdir: Workdir, base_model: str) -> int:
+    """Pay pool by pool, a line for each; one that can't be paid doesn't keep the others waiting."""
     import ray
 
     from openledger.adapters.base_model import find_base_model
-    from openledger.adapters.registry import AdapterRegistry
     from openledger.attribution.actor import start_index_host
-    from openledger.platform import pipeline
     from openledger.platform.actors import economy_actor
     from openledger.platform.cluster import connected
     from openledger.platform.serving import engine_score
 
-    paid = []
+    exit_code = 0
     with connected(workdir):
+        score = engine_score()  # first: without an engine nothing must be opened or closed
         economy = economy_actor(workdir)
-        score = engine_score()
         ray.get(economy.open_period.remote())
         host = start_index_host(find_base_model(base_model or None))
         for adapter, period in ray.get(economy.pools.remote()):
-            pool = ray.get(economy.pool.remote(adapter, period))
-            registry = AdapterRegistry(workdir.adapters)
-            found = pipeline.attribute(pool, host, score, registry, workdir.indexes)
-            settlement = pipeline.settle(economy, found)
-            paid.append(
-                {
-                    "adapter": adapter,
-                    "period": period,
-                    "pool_nano": settlement.pool_nano,
-                    "payouts_nano": settlement.payouts_nano,
-                }
-            )
-    return paid
+            try:
+                print(json.dumps(pay(workdir, economy, host, score, adapter, period)), flush=True)
+            except OpenLedgerError as error:
+                exit_code = _complain(error)
+    return exit_code
+
+
+def pay(workdir: Workdir, economy: Any, host: Any, score: Any, adapter: str, period: str) -> dict[str, object]:
+    import ray
+
+    from openledger.adapters.registry import AdapterRegistry
+    from openledger.platform import pipeline
+
+    pool = ray.get(economy.pool.remote(adapter, period))
+    found = pipeline.attribute(pool, host, score, AdapterRegistry(workdir.adapters), workdir.indexes)
+    settlement = pipeline.settle(economy, found)
+    return {
+        "adapter": adapter,
+        "period": period,
+        "pool_nano": settlement.pool_nano,
+        "payouts_nano": settlement.payouts_nano,
+    }
+
+
+def _complain(error: OpenLedgerError) -> int:
+    print(json.dumps({"error": error.to_dict()}), file=sys.stderr)
+    return error.exit_code
 
 
 if __name__ == "__main__":

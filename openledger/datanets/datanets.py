@@ -83,12 +83,15 @@ class Datanets:
         return contributor
 
     def contribute(self, contribution: Contribution) -> ContributionReceipt:
-        """Check, judge and store. The same contribution again gets its first receipt again.
+        """Check, judge and store. The same contribution again gets its first receipt again. A contributor who is not
+        registered is, by the id that his key gives: the signature shows that the key is his.
 
-        Raises InvalidInput (`invalid_signature` and others), TooLarge, NotFound for an unknown Datanet or contributor,
-        and Unavailable when storage is; then nothing was acknowledged, and sending the same again is safe.
+        Raises InvalidInput (`invalid_signature` and others), TooLarge, NotFound for an unknown Datanet, and
+        Unavailable when storage is; then nothing was acknowledged, and sending the same again is safe.
         """
         self._check(contribution)
+        if not self._registry.knows_contributor(contribution.contributor_id):
+            self.register_contributor(contribution.public_key, contribution.contributor_id)
         identifier = contribution_id(contribution)
         for pending in self._registry.pending():
             if pending.receipt.contribution_id == identifier:
@@ -162,7 +165,6 @@ class Datanets:
     def _check(self, contribution: Contribution) -> None:
         check_signature(contribution)
         self._registry.datanet(contribution.datanet)
-        self._registry.contributor(contribution.contributor_id)
 
     def _judge(self, contribution: Contribution) -> tuple[tuple[Verdict, ...], DuplicateIndex]:
         overlay = self._index.overlay()

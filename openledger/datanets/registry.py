@@ -155,6 +155,9 @@ class Registry:
                     f"this key is registered as {stored.name!r}", code="contributor_exists", param="public_key"
                 )
 
+    def knows_contributor(self, contributor_id: str) -> bool:
+        return self._find_contributor(contributor_id) is not None
+
     def contributor(self, contributor_id: str) -> Contributor:
         found = self._find_contributor(contributor_id)
         if found is None:

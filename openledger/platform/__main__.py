@@ -29,12 +29,12 @@ def main() -> int:
     arguments = parse_arguments()
     _quiet()
     console = Console(stderr=arguments.json)
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, _on_terminate)
     try:
         return run(arguments, console)
     except KeyboardInterrupt:
         return _fail(
-            Interrupted("stopped by Ctrl-C", fix="run the same command again: it goes on where it stopped"),
+            Interrupted("stopped before the end", fix="run the same command again: it goes on where it stopped"),
             arguments.json,
         )
     except OpenLedgerError as error:
@@ -97,6 +97,11 @@ def _settings(arguments: argparse.Namespace) -> "QuickstartSettings":
     settings = load_settings(QuickstartSettings, arguments.config) if arguments.config else QuickstartSettings()
     port = settings.port if arguments.port is None else arguments.port
     return replace(settings, base_model=arguments.base_model or settings.base_model, port=port)
+
+
+def _on_terminate(_number: int, _frame: object) -> None:
+    """A polite kill ends a run as Ctrl-C does: cleanly, and with a word."""
+    raise KeyboardInterrupt
 
 
 def _wait_for_interrupt() -> None:

@@ -15,10 +15,10 @@ import ray
 
 from openledger.adapters.base_model import BaseModel
 from openledger.adapters.card import AdapterCard, checked_card, load_card
-from openledger.adapters.registry import AdapterRegistry
+from openledger.adapters.registry import AdapterRegistry, RegisteredAdapter
 from openledger.attribution.index import IndexEntry
 from openledger.attribution.period import contributor_scores
-from openledger.core.errors import Conflict, NotFound
+from openledger.core.errors import NotFound
 from openledger.core.files import write_durably
 from openledger.core.signing import SigningKey
 from openledger.core.values import (
@@ -40,13 +40,22 @@ from openledger.training.trainer import TrainingJob, train_adapters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PeriodAttribution:
-    """What a pool's settlement rests on: contributors' scores, and every row's score for every answer."""
+class AdapterAttribution:
+    """The answers that one adapter (by digest) gave in a period: `row_scores` is [num_entries, num_answers]."""
 
     scores: ContributorScores
     answers: tuple[Answer, ...]
     entries: tuple[IndexEntry, ...]
     row_scores: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeriodAttribution:
+    """What a pool's settlement rests on. `parts` has one item for each adapter that served under the name: more than
+    one where it was retrained within the period."""
+
+    scores: ContributorScores
+    parts: tuple[AdapterAttribution, ...]
 
 
 def contribute(datanets: Any, key: SigningKey, datanet: str, drafts: Sequence[RowDraft]) -> ContributionReceipt:
@@ -104,11 +113,11 @@ def register(
         prompt_price_nano=prices[0],
         completion_price_nano=prices[1],
     )
-    try:
-        if registry.get(job.name).digest != card.digest:
-            registry.remove(job.name)
-    except NotFound:
-        pass  # the first adapter of this name
+    known = _registered(registry, job.name)
+    if known is not None and known.digest != card.digest:
+        # answers that wait for settlement were given by the old one: it stays findable by its digest
+        registry.register(f"{job.name}.{known.digest[:12]}", Path(known.folder), known.digest, None)
+        registry.remove(job.name)
     registry.register(job.name, Path(job.output), card.digest, terms)
     return terms
 
@@ -118,22 +127,55 @@ def attribute(pool: Pool, host: Any, score: Any, registry: AdapterRegistry, inde
 
     `score` is a core.Scorer's method: what the adapter gained over its base is measured by the engine that served it.
     """
-    adapter = registry.get(pool.adapter)
-    answers = [answer for answer in pool.answers if answer.completion_ids]
-    if any(answer.adapter_digest != adapter.digest for answer in answers):
-        raise Conflict(
-            f"{pool.adapter} was replaced before {pool.period} was settled",
-            code="adapter_replaced",
-            param="adapter",
-            fix="register the adapter that gave the answers again, settle, then replace it",
+    answers: dict[str, list[Answer]] = {}
+    for answer in pool.answers:
+        if answer.completion_ids:
+            answers.setdefault(answer.adapter_digest, []).append(answer)
+    parts = [
+        _attribute_part(pool, registry.find_digest(digest), own, host, score, indexes)
+        for digest, own in sorted(answers.items())
+    ]
+    if not parts:
+        raise NotFound(
+            f"the pool of {pool.adapter} in {pool.period} has no answers to attribute",
+            code="empty_pool",
+            param="period",
         )
+    return PeriodAttribution(scores=_summed([part.scores for part in parts]), parts=tuple(parts))
+
+
+def _attribute_part(
+    pool: Pool, adapter: RegisteredAdapter, answers: Sequence[Answer], host: Any, score: Any, indexes: Path
+) -> AdapterAttribution:
     folder = index_folder(indexes, adapter.digest)
-    entries, row_scores = ray.get(host.score.remote(str(adapter.folder), adapter.digest, str(folder), answers))
+    entries, row_scores = ray.get(host.score.remote(str(adapter.folder), adapter.digest, str(folder), list(answers)))
     gains = [_gain(score, answer) for answer in answers]
-    scores = contributor_scores(
-        pool.adapter, pool.period, entries, row_scores, [answer.fee_nano for answer in answers], gains
+    fees_nano = [answer.fee_nano for answer in answers]
+    scores = contributor_scores(pool.adapter, pool.period, entries, row_scores, fees_nano, gains)
+    return AdapterAttribution(scores=scores, answers=tuple(answers), entries=tuple(entries), row_scores=row_scores)
+
+
+def _summed(parts: Sequence[ContributorScores]) -> ContributorScores:
+    """Scores, errors and gains of several adapters' parts of a period, added: an error's sum is its upper bound."""
+    if len(parts) == 1:
+        return parts[0]
+    people = sorted({contributor for part in parts for contributor in part.scores_nano})
+    return ContributorScores(
+        adapter=parts[0].adapter,
+        period=parts[0].period,
+        method=parts[0].method,
+        scores_nano={person: sum(part.scores_nano.get(person, 0) for part in parts) for person in people},
+        errors_nano={person: sum(part.errors_nano.get(person, 0) for part in parts) for person in people},
+        gain_nano=sum(part.gain_nano for part in parts),
+        quality={f"{number}.{name}": text for number, part in enumerate(parts) for name, text in part.quality.items()},
     )
-    return PeriodAttribution(scores=scores, answers=tuple(answers), entries=tuple(entries), row_scores=row_scores)
+
+
+def _registered(registry: AdapterRegistry, name: str) -> RegisteredAdapter | None:
+    try:
+        return registry.get(name)
+    except NotFound:
+        return None
 
 
 def settle(economy: Any, attribution: PeriodAttribution) -> Settlement:

@@ -56,7 +56,7 @@ def _gaming_table(entries: list[dict[str, Any]]) -> Table:
             format_open(entry["earned_nano"]),
             entry["reference"],
             format_open(entry["reference_nano"]),
-            f"{entry['ratio']:.2f}",
+            "-" if entry["ratio"] is None else f"{entry['ratio']:.2f}",
         )
     return table
 

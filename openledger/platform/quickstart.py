@@ -5,7 +5,6 @@ what they are made of. Every run asks and settles once more, as the next period.
 """
 
 import asyncio
-import fcntl
 import json
 import os
 import subprocess
@@ -27,7 +26,7 @@ from openledger.adapters.registry import AdapterRegistry
 from openledger.attribution.actor import start_index_host
 from openledger.client import OpenLedger
 from openledger.core.config import save_settings
-from openledger.core.errors import Conflict, Corrupt, invariant
+from openledger.core.errors import Corrupt, InvalidInput, OpenLedgerError, invariant
 from openledger.core.files import write_json_durably
 from openledger.core.hashing import digest_json
 from openledger.core.ids import new_id
@@ -81,6 +80,22 @@ class QuickstartSettings:
     datanets: tuple[str, ...] = tuple(datanet.name for datanet in DATANETS)
     recipe: Recipe = field(default_factory=lambda: Recipe(alpha=64, batch_rows=8, num_epochs=14))
 
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.datanets) - {datanet.name for datanet in DATANETS})
+        if unknown or not self.datanets:
+            raise InvalidInput(
+                f"no demonstration Datanet {', '.join(unknown) or 'is named'}",
+                code="unknown_datanet",
+                param="datanets",
+                fix=f"choose among {', '.join(datanet.name for datanet in DATANETS)}",
+            )
+        counts = ("num_workers", "rows_per_contributor", "held_in_questions", "new_questions", "evaluated_questions")
+        for name in counts:
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+                raise InvalidInput(f"{name} must be a positive number", code="invalid_config", param=name)
+        if not isinstance(self.port, int) or not 0 <= self.port <= 65535:
+            raise InvalidInput(f"{self.port} is no port: 0 to 65535", code="invalid_config", param="port")
+
 
 @dataclass(slots=True)
 class Demonstration:
@@ -121,9 +136,8 @@ def demonstration(settings: QuickstartSettings, workdir: Workdir, log: StageLog)
     """
     base = find_base_model(settings.base_model or None)
     port = settings.port or free_port()
-    check_port(port)
+    check_port(settings.host, port)
     with ExitStack() as open_parts:
-        open_parts.enter_context(_only_one(workdir))
         with log.stage("start") as stage:
             stage.tell("starting Ray")
             cluster = open_parts.enter_context(connected(workdir))
@@ -335,10 +349,11 @@ def attribute_and_pay(run: Demonstration, stage: Stage) -> None:
         settlement = pipeline.settle(run.economy, found)
         _check_replay(run, found, settlement)
         report.add_settlement(entry, settlement, found.scores, card.contributors)
-        for column, answer in enumerate(found.answers):
-            shown = by_answer.get(answer.answer_id)
-            if shown is not None:
-                shown["sources"] = report.sources(found.entries, found.row_scores[:, column].tolist(), rows, names)
+        for part in found.parts:
+            for column, answer in enumerate(part.answers):
+                if shown := by_answer.get(answer.answer_id):
+                    scores = part.row_scores[:, column].tolist()
+                    shown["sources"] = report.sources(part.entries, scores, rows, names)
         unattributed_nano += settlement.payouts_nano.get(UNATTRIBUTED, 0)
         paid_nano += settlement.pool_nano - settlement.payouts_nano.get(UNATTRIBUTED, 0)
     _settle_left_over(run)
@@ -354,10 +369,9 @@ def _settle_left_over(run: Demonstration) -> None:
             continue
         try:
             found = pipeline.attribute(pool, run.hosts[0], engine_score(), run.registry, run.workdir.indexes)
-        except Conflict as error:
-            run.log.console.print(f"[yellow]not settled:[/] {error.message}")
-            continue
-        pipeline.settle(run.economy, found)
+            pipeline.settle(run.economy, found)
+        except OpenLedgerError as error:  # one pool that can't be paid must not keep the others waiting
+            run.log.console.print(f"[yellow]not settled:[/] {adapter} {period}: {error.message}")
 
 
 def _check_replay(run: Demonstration, found: pipeline.PeriodAttribution, settlement: Settlement) -> None:
@@ -394,7 +408,7 @@ def describe_plan(settings: QuickstartSettings, workdir: Path, console: Console)
     base = find_base_model(settings.base_model or None)
     console.print(f"base model  {base.name} ({base.path})", highlight=False)
     console.print(f"workdir     {workdir.expanduser().resolve()}", highlight=False)
-    for datanet in DATANETS:
+    for datanet in (datanet for datanet in DATANETS if datanet.name in settings.datanets):
         people = contributors(datanet, settings.rows_per_contributor)
         num_rows = sum(len(person.drafts) for person in people)
         bad = ", ".join(sorted({person.kind for person in people} - {"honest"})) or "nobody bad"
@@ -444,18 +458,3 @@ def _write_report(run: Demonstration) -> None:
     if "answers" in run.report:
         run.report["totals"] = report.totals(run.report)
     write_json_durably(run.workdir.report, run.report)
-
-
-@contextmanager
-def _only_one(workdir: Workdir) -> Iterator[None]:
-    with (workdir.root / "running").open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise Conflict(
-                f"another quickstart is running in {workdir.root}",
-                code="workdir_in_use",
-                param="workdir",
-                fix="stop it with Ctrl-C, or choose another folder with --workdir",
-            ) from error
-        yield

@@ -129,7 +129,7 @@ def gaming_entries(datanets: Sequence[dict[str, Any]], people: dict[str, Contrib
                     "earned_nano": earned_nano,
                     "reference": reference,
                     "reference_nano": reference_nano,
-                    "ratio": round(earned_nano / reference_nano, 4) if reference_nano else 0.0,
+                    "ratio": round(earned_nano / reference_nano, 4) if reference_nano else None,
                 }
             )
     return found

@@ -82,9 +82,13 @@ class TestContribute:
         with pytest.raises(NotFound, match="no Datanet 'poems'"):
             datanets.contribute(signed("ada", sample_drafts(1), datanet="poems"))
 
-    def test_an_unregistered_contributor_is_not_found(self, datanets: Datanets) -> None:
-        with pytest.raises(NotFound, match="not registered"):
-            datanets.contribute(signed("mallory", sample_drafts(1)))
+    def test_a_first_signed_contribution_registers_its_author_by_id(self, datanets: Datanets) -> None:
+        contribution = signed("newcomer", sample_drafts(1))
+        datanets.preview(contribution)
+        assert contribution.contributor_id not in {person.contributor_id for person in datanets.contributors()}
+        datanets.contribute(contribution)
+        known = {person.contributor_id: person.name for person in datanets.contributors()}
+        assert known[contribution.contributor_id] == contribution.contributor_id
 
     def test_a_preview_gives_the_verdicts_and_stores_nothing(self, datanets: Datanets) -> None:
         previewed = datanets.preview(signed("ada", MIXED))

@@ -7,10 +7,10 @@ import stat
 import pytest
 from rich.console import Console
 
-from openledger.core.errors import Conflict, Unavailable
-from openledger.platform.cluster import check_port, free_port
+from openledger.core.errors import Conflict, InvalidInput, Unavailable
+from openledger.platform.cluster import check_port, free_port, only_one
 from openledger.platform.environment import prepare_environment
-from openledger.platform.quickstart import QuickstartSettings, _only_one, describe_plan, held_in_drafts
+from openledger.platform.quickstart import QuickstartSettings, describe_plan, held_in_drafts
 from openledger.platform.workdir import Workdir
 
 
@@ -19,22 +19,22 @@ def test_a_taken_port_is_named_with_a_way_out():
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         with pytest.raises(Unavailable) as caught:
-            check_port(listener.getsockname()[1])
+            check_port("127.0.0.1", listener.getsockname()[1])
     assert caught.value.code == "port_taken"
     assert "--port" in caught.value.fix
 
 
 def test_a_free_port_is_taken_without_complaint():
-    check_port(free_port())
+    check_port("127.0.0.1", free_port())
 
 
 def test_a_working_folder_has_one_quickstart_at_a_time(tmp_path):
     workdir = Workdir(tmp_path)
-    with _only_one(workdir):
-        with pytest.raises(Conflict) as caught, _only_one(workdir):
+    with only_one(workdir):
+        with pytest.raises(Conflict) as caught, only_one(workdir):
             pass
         assert caught.value.code == "workdir_in_use"
-    with _only_one(workdir):
+    with only_one(workdir):
         pass
 
 
@@ -53,6 +53,22 @@ def test_a_plan_names_what_would_be_done_and_writes_nothing(tmp_path):
     text = console.export_text()
     assert all(name in text for name in QuickstartSettings().datanets)
     assert not (tmp_path / "work").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "param"),
+    [
+        ({"datanets": ("nope",)}, "datanets"),
+        ({"datanets": ()}, "datanets"),
+        ({"port": 99999}, "port"),
+        ({"rows_per_contributor": 0}, "rows_per_contributor"),
+        ({"held_in_questions": "many"}, "held_in_questions"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_by_name(settings, param):
+    with pytest.raises(InvalidInput) as caught:
+        QuickstartSettings(**settings)
+    assert caught.value.param == param
 
 
 def test_held_in_questions_go_round_the_contributors():

@@ -1,5 +1,10 @@
 """What the quickstart contributes: enough rows, in a fixed order, and three who cheat."""
 
+from openledger.core.clock import SystemClock
+from openledger.core.signing import SigningKey
+from openledger.datanets.contribution import sign_contribution
+from openledger.datanets.datanets import Datanets
+from openledger.datanets.shard import ShardHost
 from openledger.platform.demonstration import COPIED, DATANETS, SPLIT, contributors, new_questions
 
 
@@ -10,6 +15,26 @@ def everybody():
 def test_honest_contributors_bring_more_than_two_thousand_rows_to_four_datanets():
     assert len(DATANETS) >= 4
     assert sum(len(person.drafts) for person in everybody() if person.kind == "honest") >= 2200
+
+
+def test_more_than_two_thousand_rows_pass_the_gate_and_hardly_one_of_the_bad(tmp_path):
+    datanets = Datanets(tmp_path, [ShardHost(tmp_path / "shard-0"), ShardHost(tmp_path / "shard-1")], SystemClock())
+    kinds = {}
+    for datanet in DATANETS:
+        datanets.create(datanet.name, datanet.summary, "user:owner")
+        for person in contributors(datanet):
+            key = SigningKey.generate()
+            kinds[datanets.register_contributor(key.public_key, person.name).contributor_id] = person.kind
+            datanets.contribute(sign_contribution(key, datanet.name, person.drafts, "once"))
+    counts = {kind: [0, 0] for kind in ("honest", "copier", "spammer", "splitter")}
+    for datanet in DATANETS:
+        for numbers in datanets.statistics(datanet.name):
+            counts[kinds[numbers.contributor_id]][0] += numbers.accepted
+            counts[kinds[numbers.contributor_id]][1] += numbers.accepted + numbers.rejected + numbers.review
+    assert sum(accepted for accepted, _ in counts.values()) >= 2000
+    assert counts["copier"][0] <= 0.1 * counts["copier"][1] > 0
+    assert counts["spammer"][0] <= 0.1 * counts["spammer"][1] > 0
+    datanets.close()
 
 
 def test_the_copier_comes_after_whom_he_copies_and_changes_little():

@@ -6,11 +6,15 @@ import sys
 
 from processes import MARK, processes_marked, wait_until_gone
 
-SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
+SLEEP = [sys.executable, "-c", "import time; print('awake', flush=True); time.sleep(60)"]
 
 
 def started(mark: str) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen(SLEEP, env={**os.environ, MARK: mark}, start_new_session=True)
+    child = subprocess.Popen(SLEEP, env={**os.environ, MARK: mark}, start_new_session=True, stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    child.stdout.readline()  # a process that has only begun shows no environment yet
+    child.stdout.close()
+    return child
 
 
 def test_a_process_left_running_is_found_and_one_that_ended_is_not() -> None:
