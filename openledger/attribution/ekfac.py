@@ -19,6 +19,7 @@ from openledger.attribution.gradients import Site, sampled_fisher_pass, sites
 from openledger.training.examples import Example
 
 DAMPING = 0.1
+FACTOR_ROWS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,9 @@ class Eigenbasis:
 
 
 def fit(lora_model: Any, examples: Sequence[Example], batch_rows: int = 16, seed: int = 0) -> dict[str, Eigenbasis]:
-    """Two passes over `examples`: covariances, then eigenvalues in their eigenbasis."""
+    """Two passes over `examples` (over FACTOR_ROWS of them, evenly spaced, where there are more): covariances, then
+    eigenvalues in their eigenbasis."""
+    examples = examples[:: -(-len(examples) // FACTOR_ROWS)]
     batches = [examples[start : start + batch_rows] for start in range(0, len(examples), batch_rows)]
     bases = _eigenbases(lora_model, batches, seed)
     squares = {site.name: torch.zeros(site.outputs, site.inputs) for site in sites(lora_model)}

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from openledger.training.examples import Batch, Example, collate, token_losses
+from openledger.training.examples import Example, collate, completion_logits, row_losses
 from openledger.training.lora import lora_parameters
 
 Visit = Callable[[str, torch.Tensor, torch.Tensor], None]
@@ -54,7 +54,7 @@ def row_gradients(lora_model: Any, examples: Sequence[Example]) -> dict[str, tor
 
     batch = collate(examples, next(lora_model.parameters()).device)
     with visiting(lora_model, visit):
-        weighted_losses(lora_model, batch).sum().backward()
+        row_losses(lora_model, batch).sum().backward()
     _forget_gradients(lora_model)
     return found
 
@@ -66,24 +66,15 @@ def sampled_fisher_pass(lora_model: Any, examples: Sequence[Example], visit: Vis
     the expectation of the mean of its tokens' squares, which is the curvature of the row's mean loss.
     """
     batch = collate(examples, next(lora_model.parameters()).device)
-    labelled = _with_sampled_labels(lora_model, batch, seed)
-    scale_BT = batch.weight_BT[:, batch.first_target :].sqrt()
-    with visiting(lora_model, visit):
-        (token_losses(lora_model, labelled) * scale_BT).sum().backward()
-    _forget_gradients(lora_model)
-
-
-def weighted_losses(lora_model: Any, batch: Batch) -> torch.Tensor:
-    return (token_losses(lora_model, batch) * batch.weight_BT[:, batch.first_target :]).sum(dim=1)
-
-
-def _with_sampled_labels(lora_model: Any, batch: Batch, seed: int) -> Batch:
     generator = torch.Generator(device=batch.input_ids_BT.device).manual_seed(seed)
-    with torch.no_grad():
-        logits = lora_model(input_ids=batch.input_ids_BT, attention_mask=batch.mask_BT, use_cache=False).logits
-        draws = torch.multinomial(logits.softmax(-1).flatten(0, 1), 1, generator=generator)
-    target = draws.view(batch.target_BT.shape)
-    return Batch(batch.input_ids_BT, batch.mask_BT, target, batch.weight_BT, batch.first_target)
+    weight_BT = batch.weight_BT[:, batch.first_target :]
+    predicts_BT = weight_BT > 0
+    with visiting(lora_model, visit):
+        logits_NV = completion_logits(lora_model, batch)[predicts_BT]
+        labels_N = torch.multinomial(logits_NV.detach().softmax(-1), 1, generator=generator)[:, 0]
+        losses_N = torch.nn.functional.cross_entropy(logits_NV, labels_N, reduction="none")
+        (losses_N * weight_BT[predicts_BT].sqrt()).sum().backward()
+    _forget_gradients(lora_model)
 
 
 def _forward_hook(name: str, visit: Visit) -> Callable[[Any, Any, torch.Tensor], None]:

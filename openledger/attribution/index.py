@@ -6,6 +6,10 @@ g_i and g_q are gradients of the mean completion loss, N the rows trained on, H 
 the answer's loss by about this much. Rows that were never trained on ("decoys") are indexed beside the trained ones:
 their true influence is zero, so their scores show how far the measure can be wrong.
 
+Gradients are taken where the adapter stood in the middle of its training: at its end the rows it has learnt by heart
+have almost none, while decoys keep theirs, and an early checkpoint was measured to predict retraining better
+(LDS 0.54 in epoch 2 of 6, 0.49 at the end).
+
 On disk: rows.f16 (memory-mapped, [rows, parameters], each row scaled by its largest value), index.json, basis.pt.
 Built whole in a temporary folder and renamed: a folder that is there is complete.
 """

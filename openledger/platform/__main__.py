@@ -127,7 +127,7 @@ def _fail(error: OpenLedgerError, as_json: bool) -> int:
 def _quiet() -> None:
     """Libraries' progress bars and notices would hide what a stage says."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("RAY_DEDUP_LOGS", "1")
+    os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
     warnings.filterwarnings("ignore")
     for name in ("ray", "ray.serve", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -36,7 +36,7 @@ from openledger.datanets.contribution import sign_contribution
 from openledger.factory.selection import choose_rows
 from openledger.ledger.proofs import encode_proof
 from openledger.training.recipe import Recipe
-from openledger.training.trainer import TrainingJob, train_adapters
+from openledger.training.trainer import TrainingJob, middle_folder, train_adapters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +95,9 @@ def build_indexes(
         card = load_card(Path(job.output))
         host = hosts[number % len(hosts)]
         folder = index_folder(indexes, card.digest)
-        pending.append(host.build.remote(job.output, card.digest, job.rows, list(own_decoys), str(folder)))
+        pending.append(
+            host.build.remote(middle_folder(job.output), card.digest, job.rows, list(own_decoys), str(folder))
+        )
     return ray.get(pending)
 
 
@@ -148,7 +150,8 @@ def _attribute_part(
     pool: Pool, adapter: RegisteredAdapter, answers: Sequence[Answer], host: Any, score: Any, indexes: Path
 ) -> AdapterAttribution:
     folder = index_folder(indexes, adapter.digest)
-    entries, row_scores = ray.get(host.score.remote(str(adapter.folder), adapter.digest, str(folder), list(answers)))
+    middle = middle_folder(adapter.folder)
+    entries, row_scores = ray.get(host.score.remote(middle, adapter.digest, str(folder), list(answers)))
     gains = [_gain(score, answer) for answer in answers]
     fees_nano = [answer.fee_nano for answer in answers]
     scores = contributor_scores(pool.adapter, pool.period, entries, row_scores, fees_nano, gains)

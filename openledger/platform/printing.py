@@ -13,6 +13,9 @@ def print_report(report: dict[str, Any], console: Console) -> None:
     console.print()
     for entry in report.get("datanets", []):
         console.print(_datanet_table(entry))
+        for person in entry["contributors"]:
+            if person["rejected"] + person["review"] > person["accepted"]:
+                console.print(f"  turned away of {person['name']}: {_turned_away(person)}", highlight=False)
     console.print(_gaming_table(report.get("gaming", [])))
     _print_answer(report.get("answers", []), console)
     _print_ledger(report, console)
@@ -22,10 +25,9 @@ def _datanet_table(entry: dict[str, Any]) -> Table:
     pool, unattributed = format_open(entry.get("pool_nano", 0)), format_open(entry.get("unattributed_nano", 0))
     title = f"{entry['name']} v{entry['version']}: pool {pool} OPEN, of which unattributed {unattributed}"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1))
-    table.add_column("contributor", overflow="fold")
+    table.add_column("contributor", no_wrap=True)
     for column in ("accepted", "trained", "share", "± error", "earned OPEN"):
         table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("turned away", overflow="fold")
     for person in sorted(entry["contributors"], key=lambda person: -person.get("earned_nano", 0)):
         kind = "" if person["kind"] in ("honest", person["name"]) else f" [yellow]{person['kind']}[/]"
         sent = person["accepted"] + person["rejected"] + person["review"]
@@ -36,7 +38,6 @@ def _datanet_table(entry: dict[str, Any]) -> Table:
             f"{person.get('share_ppb', 0) / 1e7:.1f} %",
             f"{person.get('error_ppb', 0) / 1e7:.1f} %",
             format_open(person.get("earned_nano", 0)),
-            _turned_away(person),
         )
     return table
 

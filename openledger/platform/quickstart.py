@@ -78,7 +78,7 @@ class QuickstartSettings:
     new_questions: int = 2
     evaluated_questions: int = 100
     datanets: tuple[str, ...] = tuple(datanet.name for datanet in DATANETS)
-    recipe: Recipe = field(default_factory=lambda: Recipe(alpha=64, batch_rows=8, num_epochs=14))
+    recipe: Recipe = field(default_factory=lambda: Recipe(alpha=64, batch_rows=8, num_epochs=7, max_rows=200))
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.datanets) - {datanet.name for datanet in DATANETS})

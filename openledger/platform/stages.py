@@ -42,7 +42,10 @@ class StageLog:
         self.number += 1
         started = time.monotonic()
         columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), TimeElapsedColumn())
-        with Progress(*columns, console=self.console, transient=True) as progress, peak_memory() as peak:
+        with (
+            Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as progress,
+            peak_memory() as peak,
+        ):
             task = progress.add_task(name, total=None)
             stage = Stage(
                 name,

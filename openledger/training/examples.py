@@ -66,12 +66,17 @@ def collate(examples: Sequence[Example], device: torch.device | str = "cpu") -> 
     return Batch(ids.to(device), mask.to(device), target.to(device), weight.to(device), first)
 
 
-def token_losses(model: Any, batch: Batch) -> torch.Tensor:
-    """Cross-entropy in nats at each position from the batch's first target on: [B, T - first_target]."""
+def completion_logits(model: Any, batch: Batch) -> torch.Tensor:
+    """Logits at each position from the batch's first target on: [B, T - first_target, V]."""
     positions = torch.arange(batch.first_target, batch.input_ids_BT.shape[1], device=batch.input_ids_BT.device)
-    logits = model(
+    return model(
         input_ids=batch.input_ids_BT, attention_mask=batch.mask_BT, use_cache=False, logits_to_keep=positions
     ).logits
+
+
+def token_losses(model: Any, batch: Batch) -> torch.Tensor:
+    """Cross-entropy in nats at each position from the batch's first target on: [B, T - first_target]."""
+    logits = completion_logits(model, batch)
     losses = torch.nn.functional.cross_entropy(
         logits.flatten(0, 1), batch.target_BT[:, batch.first_target :].flatten(), reduction="none"
     )

@@ -3,7 +3,7 @@
 A run can be replayed from its recipe, its rows and its base model. So nothing is random that could be public: the
 initial A and the order of rows come from one public constant, there is no dropout, arithmetic is fp32, attention is
 mathematical, and AdamW has `eps_root` inside its square root (without it LoRA's first batch gets influence scores
-hundreds of times the others'; attribution_notes 0.1, docs/concepts/attribution.md).
+hundreds of times the others'; docs/concepts/attribution.md).
 """
 
 from collections.abc import Sequence
@@ -49,6 +49,10 @@ class Recipe:
                 raise InvalidInput(f"{name} is {value}: at least 1 is needed", code="invalid_recipe", param=name)
         if not 0 < self.learning_rate < 1:
             raise InvalidInput(f"learning_rate is {self.learning_rate}", code="invalid_recipe", param="learning_rate")
+
+    @property
+    def middle_epoch(self) -> int:
+        return max(1, self.num_epochs // 2)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

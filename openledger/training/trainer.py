@@ -124,7 +124,7 @@ def worker(config: dict[str, Any]) -> None:
         job = own[number // 2] if number // 2 < len(own) else None
         progress = state["progress"] if number % 2 else None
         if job is not None and not (Path(job.output) / "card.json").exists():
-            until = job.recipe.num_epochs if number % 2 else max(1, job.recipe.num_epochs // 2)
+            until = job.recipe.num_epochs if number % 2 else job.recipe.middle_epoch
             progress = _train_until(job, until, progress, *((rank, world) if shared else (0, 1)))
         state = {"next": number + 1, "progress": progress}
         _report(state, job.name if job else "", rank)
@@ -153,9 +153,16 @@ def _train_until(job: TrainingJob, epoch: int, progress: Any, rank: int, world: 
         world_size=world,
         reduce=_all_reduce if world > 1 else None,
     )
+    if epoch == job.recipe.middle_epoch and rank == 0:
+        model.save_pretrained(middle_folder(job.output))
     if epoch == job.recipe.num_epochs and rank == 0:
         write_adapter(model, job, progress.curve, world)
     return progress
+
+
+def middle_folder(adapter_folder: str) -> str:
+    """Where the adapter as it was in the middle of its training lies: what attribution measures with."""
+    return str(Path(adapter_folder) / "middle")
 
 
 def write_adapter(model: Any, job: TrainingJob, curve: list[float], world_size: int) -> AdapterCard:
