@@ -138,17 +138,24 @@ class Economy:
         return self._ledger.balance(account)
 
     def authorize(
-        self, account: str, terms: AdapterTerms, num_prompt_tokens: int, max_tokens: int, idempotency_key: str
+        self,
+        account: str,
+        terms: AdapterTerms,
+        num_prompt_tokens: int,
+        max_tokens: int,
+        idempotency_key: str,
+        request_digest: str = "",
     ) -> Authorization:
         """Hold the most that an answer can cost, before it is generated.
 
-        The same key with the same request gives the same authorization. Raises InsufficientFunds saying what is
-        missing, Conflict where the key stands for another request or its hold was released, NotFound for the account.
+        The same key with the same request (`request_digest` covers its content) gives the same authorization, unless
+        its hold was released, for then nothing was sold under it: a new one takes its place. Raises InsufficientFunds
+        saying what is missing, Conflict where the key stands for another request, NotFound for the account.
         """
         _check_key(idempotency_key)
         max_fee_nano = price(check_terms(terms), num_prompt_tokens, max_tokens, self._parameters)
         self.release_expired()
-        request = [asdict(terms), num_prompt_tokens, max_tokens]
+        request = [asdict(terms), num_prompt_tokens, max_tokens, request_digest]
         hold = self._hold_for(account, terms, max_fee_nano, idempotency_key, digest_json(request))
         self._place(hold)
         return hold.authorization
@@ -168,6 +175,23 @@ class Economy:
         if not self._post(stored):
             raise _released(answer.answer_id)
         return _receipt(stored)
+
+    def completed(self, answer_id: str) -> tuple[Answer, FeeReceipt] | None:
+        """What was sold under `answer_id` and what it cost, for a retry to be told again; None before it is complete.
+
+        Raises Conflict (`answer_settled`) once its pool is settled and the content is gone.
+        """
+        stored = self._answers.find(answer_id)
+        if stored is None or stored.state == "unpaid":
+            return None
+        if not stored.sealed:
+            raise Conflict(
+                f"{answer_id} was paid for and settled; its content is no longer kept",
+                code="answer_settled",
+                param="idempotency_key",
+                fix="send a new key to ask again, at the price of a new answer",
+            )
+        return self._answers.open(stored), _receipt(stored)
 
     def cancel(self, answer_id: str) -> None:
         """Release a hold in full; may be repeated. Raises NotFound, and Conflict where the answer was completed."""
@@ -262,7 +286,10 @@ class Economy:
     ) -> HoldRecord:
         known = self._holds.by_key(account, idempotency_key)
         if known is not None:
-            return _checked(known, body_digest)
+            _check_same_request(known, body_digest)
+            if known.state != "released":
+                return known
+            self._holds.free_key(known)
         now_ms = self._clock.now_ms()
         hold = HoldRecord(
             answer_id=new_id("ans", now_ms),
@@ -436,7 +463,7 @@ def _account(account_id: str) -> Account:
     return Account(account_id=account_id, kind=kind, may_go_negative=account_id == names.GENESIS)
 
 
-def _checked(hold: HoldRecord, body_digest: str) -> HoldRecord:
+def _check_same_request(hold: HoldRecord, body_digest: str) -> None:
     if hold.body_digest != body_digest:
         raise Conflict(
             "this idempotency key was used for another request",
@@ -444,9 +471,6 @@ def _checked(hold: HoldRecord, body_digest: str) -> HoldRecord:
             param="idempotency_key",
             fix="send a new key for a new request",
         )
-    if hold.state == "released":
-        raise _released(hold.answer_id)
-    return hold
 
 
 def _released(answer_id: str) -> Conflict:

@@ -74,6 +74,12 @@ class HoldStore:
         with writing(self._db):
             self._db.execute("DELETE FROM holds WHERE answer_id = ?", (answer_id,))
 
+    def free_key(self, hold: HoldRecord) -> None:
+        """Let another hold take the key of a released one, whose record stays under a key that nobody can send."""
+        with writing(self._db):
+            retired = f"{hold.idempotency_key}\n{hold.answer_id}"
+            self._db.execute("UPDATE holds SET idempotency_key = ? WHERE answer_id = ?", (retired, hold.answer_id))
+
     def find(self, answer_id: str) -> HoldRecord | None:
         return self._one("answer_id = ?", (answer_id,))
 

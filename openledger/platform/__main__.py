@@ -30,6 +30,7 @@ def main() -> int:
     _quiet()
     console = Console(stderr=arguments.json)
     signal.signal(signal.SIGTERM, _on_terminate)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell started us in the background
     try:
         return run(arguments, console)
     except KeyboardInterrupt:

@@ -14,14 +14,17 @@ from typing import Any
 
 from openledger.adapters.base_model import BaseModel, encode_messages, load_tokenizer
 from openledger.adapters.registry import AdapterRegistry
-from openledger.core.errors import InvalidInput, NotFound, OpenLedgerError, Unavailable
-from openledger.core.ids import derived_id
+from openledger.core.clock import SystemClock
+from openledger.core.errors import Conflict, InvalidInput, NotFound, OpenLedgerError, Unavailable
+from openledger.core.hashing import digest_json
+from openledger.core.ids import new_id
 from openledger.core.values import (
     AdapterTerms,
     Answer,
     Authorization,
     Contribution,
     ContributionReceipt,
+    FeeReceipt,
     GenerationRequest,
     SamplingParameters,
     TokenEvent,
@@ -44,6 +47,7 @@ class LiveService:
         self._datanets = datanets
         self._ledger = ledger
         self._economy = economy
+        self._in_flight: set[str] = set()  # this gateway's; there is one, so that a key is answered once at a time
 
     async def authenticate(self, api_key: str) -> str:
         return str(await _answered(self._economy.authenticate.remote(api_key)))
@@ -78,9 +82,10 @@ class LiveService:
             raise NotFound(f"the model {model!r} is not sold", code="unknown_model", param="model")
         prompt_ids = self._encode(messages)
         sampling = replace(sampling, max_tokens=min(sampling.max_tokens, self._base.max_positions - len(prompt_ids)))
-        key = derived_id("key", account, idempotency_key, model, str(prompt_ids), repr(sampling))
+        key = idempotency_key or new_id("key", SystemClock().now_ms())
+        digest = digest_json([terms.adapter_digest, prompt_ids, repr(sampling)])
         hold = await _answered(
-            self._economy.authorize.remote(account, terms, len(prompt_ids), sampling.max_tokens, idempotency_key or key)
+            self._economy.authorize.remote(account, terms, len(prompt_ids), sampling.max_tokens, key, digest)
         )
         request = GenerationRequest(
             request_id=hold.answer_id,
@@ -88,9 +93,34 @@ class LiveService:
             adapter_digest=terms.adapter_digest,
             sampling=sampling,
         )
-        async with aclosing(self._metered(request, terms, hold)) as events:
-            async for event in events:
-                yield event
+        if hold.answer_id in self._in_flight:
+            raise Conflict(
+                "a request with this idempotency key is being answered",
+                code="request_in_flight",
+                param="idempotency_key",
+                fix="wait for its answer, or send a new key",
+            )
+        self._in_flight.add(hold.answer_id)
+        try:
+            sold = await _answered(self._economy.completed.remote(hold.answer_id))
+            if sold is not None:
+                yield self._told_again(*sold)
+                return
+            async with aclosing(self._metered(request, terms, hold)) as events:
+                async for event in events:
+                    yield event
+        finally:
+            self._in_flight.discard(hold.answer_id)
+
+    def _told_again(self, answer: Answer, paid: FeeReceipt) -> AnswerEvent:
+        """A completed answer for a retry: the first text and the first receipt, and nothing to pay."""
+        ended = answer.completion_ids[-1:] == (self._tokenizer.eos_token_id,)
+        return AnswerEvent(
+            text=self._tokenizer.decode(answer.completion_ids, skip_special_tokens=True),
+            token_count=len(answer.completion_ids),
+            finish_reason="stop" if ended else "length",
+            receipt=_receipt(paid, answer),
+        )
 
     async def _metered(
         self, request: GenerationRequest, terms: AdapterTerms, hold: Authorization
@@ -133,13 +163,7 @@ class LiveService:
             completion_ids=tuple(generated),
         )
         paid = await _answered(self._economy.complete.remote(answer))
-        return Receipt(
-            answer_id=paid.answer_id,
-            prompt_tokens=len(request.prompt_ids),
-            completion_tokens=len(generated),
-            fee_nano=paid.fee_nano,
-            parts=paid.parts,
-        )
+        return _receipt(paid, answer)
 
     async def _close(
         self, request: GenerationRequest, terms: AdapterTerms, hold: Authorization, generated: Sequence[int]
@@ -208,9 +232,19 @@ class LiveService:
                 f"no attributed answer {answer_id!r}",
                 code="unknown_answer",
                 param="answer_id",
-                fix="answers are attributed when their period is settled",
+                fix="answers of the quickstart's last settled period are kept",
             )
         return dict(found[0])
+
+
+def _receipt(paid: FeeReceipt, answer: Answer) -> Receipt:
+    return Receipt(
+        answer_id=paid.answer_id,
+        prompt_tokens=len(answer.prompt_ids),
+        completion_tokens=len(answer.completion_ids),
+        fee_nano=paid.fee_nano,
+        parts=paid.parts,
+    )
 
 
 async def _answered(reference: Any) -> Any:

@@ -115,10 +115,35 @@ def test_a_cancelled_answer_costs_nothing(town):
     town.economy.cancel(authorized.answer_id)
     town.economy.cancel(authorized.answer_id)
     assert town.available() == 1_000_000
-    for call in (lambda: town.economy.complete(answer(authorized)), lambda: town.authorize("k1")):
-        with pytest.raises(Conflict) as caught:
-            call()
-        assert caught.value.code == "hold_released"
+    with pytest.raises(Conflict) as caught:
+        town.economy.complete(answer(authorized))
+    assert caught.value.code == "hold_released"
+
+
+def test_the_key_of_a_cancelled_answer_can_be_used_again(town):
+    first = town.authorize("k1")
+    town.economy.cancel(first.answer_id)
+    second = town.authorize("k1")
+    assert second.answer_id != first.answer_id
+    town.economy.complete(answer(second))
+    assert town.authorize("k1") == second
+    assert town.available() == 1_000_000 - (10 * 10 + 7 * 30)
+
+
+def test_a_key_stands_for_one_content_even_where_the_price_is_the_same(town):
+    arguments = ("user:alice", TERMS, 10, 20, "k1")
+    town.economy.authorize(*arguments, "digest of a question")
+    with pytest.raises(Conflict) as caught:
+        town.economy.authorize(*arguments, "digest of another")
+    assert caught.value.code == "idempotency_conflict"
+
+
+def test_a_completed_answer_is_told_again_until_it_is_settled(town):
+    authorized = town.authorize("k1")
+    assert town.economy.completed(authorized.answer_id) is None
+    paid = town.economy.complete(answer(authorized))
+    told, receipt = town.economy.completed(authorized.answer_id)
+    assert (told.completion_ids, receipt) == (answer(authorized).completion_ids, paid)
 
 
 def test_a_completed_answer_can_not_be_cancelled(town):
