@@ -72,7 +72,9 @@ def train(arguments: argparse.Namespace, corpus: Path, output: Path) -> dict[str
 
     from openledger.training.pretraining import PretrainingRecipe
 
-    if not ray.is_initialized():
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init()  # inside a job, or to a cluster that is named: its resources are its own
+    else:
         ray.init(num_cpus=None if arguments.gpu else arguments.workers, object_store_memory=150 * 2**20)
     trainer = TorchTrainer(
         worker,
@@ -121,44 +123,43 @@ def worker(config: dict[str, Any]) -> dict[str, Any]:
     loss_of = prepare_model(AnswerLoss(model), move_to_device=torch.cuda.is_available())
     groups = parameter_groups(model, recipe.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.95))
-    first_step = restore(ray.train.get_checkpoint(), model, optimizer)
-    curve: list[dict[str, float]] = []
+    first_step, curve = restore(ray.train.get_checkpoint(), model, optimizer)
 
     def on_report(metrics: dict[str, float]) -> None:
         curve.append(metrics)
-        report(metrics, model, optimizer, output if rank.number == 0 else None)
+        report(curve, model, optimizer, output if rank.number == 0 else None)
 
     every = config["checkpoint_every"]
     pretrain(loss_of, optimizer, encoded, recipe, rank, first_step=first_step, report_every=every, on_report=on_report)
     return {"curve": curve, "num_rows": len(encoded), "recipe": asdict(recipe)}
 
 
-def restore(checkpoint: Any, model: Any, optimizer: Any) -> int:
-    """The step to go on from; 0 without a checkpoint."""
+def restore(checkpoint: Any, model: Any, optimizer: Any) -> tuple[int, list[dict[str, float]]]:
+    """The step to go on from and the curve so far; 0 and nothing without a checkpoint."""
     import torch
 
     if checkpoint is None:
-        return 0
+        return 0, []
     with checkpoint.as_directory() as folder:
         state = torch.load(Path(folder) / "state.pt", weights_only=True)
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
-    return int(state["step"])
+    return int(state["step"]), state["curve"]
 
 
-def report(metrics: dict[str, float], model: Any, optimizer: Any, output: Path | None) -> None:
+def report(curve: list[dict[str, float]], model: Any, optimizer: Any, output: Path | None) -> None:
     """Every rank reports; rank 0 (which is handed `output`) adds the checkpoint and writes the model for use."""
     import ray.train
     import torch
 
     if output is None:
-        ray.train.report(metrics)
+        ray.train.report(curve[-1])
         return
     model.save_pretrained(output)
     with tempfile.TemporaryDirectory() as folder:
-        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": metrics["step"]}
-        torch.save(state, Path(folder) / "state.pt")
-        ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
+        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": curve[-1]["step"]}
+        torch.save({**state, "curve": curve}, Path(folder) / "state.pt")
+        ray.train.report(curve[-1], checkpoint=ray.train.Checkpoint.from_directory(folder))
 
 
 def write_record(output: Path, corpus: Path, result: dict[str, Any]) -> None:

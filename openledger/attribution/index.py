@@ -54,7 +54,7 @@ def build_index(
     """
     if (folder / "index.json").exists():
         return GradientIndex.open(folder, adapter_digest)
-    building = folder.with_name(f".{folder.name}.{os.getpid()}.building")
+    building = folder.with_name(f".{folder.name}.building")  # one process owns a working folder
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
     basis = fit(lora_model, trained)

@@ -5,6 +5,7 @@
     a   = G / sum over trained rows of S_i                   (so that the influences sum to the measured gain G)
 
 sigma_0 is the root mean square of S over decoy rows, which were never trained on and whose true influence is zero.
+Without decoys nothing is known of the error: SE_c is then |I_c|, and nobody is paid on it.
 An index knows no absolute scale, hence `a`. Where G or the sum is not positive nothing can be attributed: scores are
 zero, and the shares rule gives all to `unattributed`.
 """
@@ -44,7 +45,7 @@ def contributor_scores(
     trained = np.array([entry.trained for entry in entries])
     total = float(influence[trained].sum())
     factor = gain / total if gain > 0 and total > 0 else 0.0
-    noise = float(np.sqrt(np.mean(influence[~trained] ** 2))) if (~trained).any() else 0.0
+    noise = float(np.sqrt(np.mean(influence[~trained] ** 2))) if (~trained).any() else None
     by_contributor: defaultdict[str, list[float]] = defaultdict(list)
     for entry, value in zip(entries, influence.tolist(), strict=True):
         if entry.trained:
@@ -54,13 +55,17 @@ def contributor_scores(
         period=period,
         method=METHOD,
         scores_nano={c: round(factor * sum(v) * _NANO) for c, v in sorted(by_contributor.items())},
-        errors_nano={c: round(factor * math.sqrt(len(v)) * noise * _NANO) for c, v in sorted(by_contributor.items())},
+        errors_nano={c: round(factor * _error(v, noise) * _NANO) for c, v in sorted(by_contributor.items())},
         gain_nano=round(gain * _NANO),
         quality={
             "calibration_factor": f"{factor:.6g}",
             "decoy_rows": str(int((~trained).sum())),
-            "decoy_rms": f"{noise:.6g}",
+            "decoy_rms": "unknown" if noise is None else f"{noise:.6g}",
             "trained_rows": str(int(trained.sum())),
             "trained_rms": f"{float(np.sqrt(np.mean(influence[trained] ** 2))):.6g}",
         },
     )
+
+
+def _error(influences: Sequence[float], noise: float | None) -> float:
+    return abs(sum(influences)) if noise is None else math.sqrt(len(influences)) * noise

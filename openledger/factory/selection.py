@@ -9,25 +9,29 @@ from openledger.core.money import split
 from openledger.core.values import Row
 
 
-def choose_rows(rows: Sequence[Row], max_rows: int, max_decoys: int = 64) -> tuple[list[Row], list[Row]]:
-    """(rows to train on, decoys). With more than `max_rows` rows each contributor gives in proportion to his rows,
-    and which ones is decided by a hash: nobody can choose the rows that are paid. Decoys are the next rows in that
-    order, never trained on; there are none where every row is trained.
+def choose_rows(rows: Sequence[Row], max_rows: int, row_root: str, max_decoys: int = 64) -> tuple[list[Row], list[Row]]:
+    """(rows to train on, decoys). Each contributor gives in proportion to his rows; which ones is drawn by a hash of
+    the version's `row_root` and the row's id, so that nobody knows before the version is published (who contributes
+    last can still try out nonces). Decoys are the next rows in that order, never trained on: what is held back of a
+    small version is a tenth of it, and nothing of fewer than ten rows.
 
     Raises InvalidInput for a version without rows.
     """
     if not rows:
         raise InvalidInput("this Datanet version has no rows to train on", code="empty_version", param="datanet")
+    held_back = min(max_decoys, len(rows) // 10)
+    max_rows = min(max_rows, len(rows) - held_back)
     by_contributor: defaultdict[str, list[Row]] = defaultdict(list)
-    for row in sorted(rows, key=_lot):
+    for row in sorted(rows, key=lambda row: _lot(row_root, row)):
         by_contributor[row.contributor_id].append(row)
     counts = {contributor: len(own) for contributor, own in by_contributor.items()}
-    quotas = counts if len(rows) <= max_rows else split(max_rows, counts)
+    quotas = split(max_rows, counts)
     trained = [row for contributor, own in by_contributor.items() for row in own[: quotas[contributor]]]
     left = [row for contributor, own in by_contributor.items() for row in own[quotas[contributor] :]]
-    return sorted(trained, key=lambda row: row.row_id), sorted(left, key=_lot)[:max_decoys]
+    decoys = sorted(left, key=lambda row: _lot(row_root, row))[:max_decoys]
+    return sorted(trained, key=lambda row: row.row_id), decoys
 
 
-def _lot(row: Row) -> str:
-    """What decides a row's turn: known only once the row is, and the same for everyone who computes it."""
-    return digest_json(["openledger.lot/1", row.row_id])
+def _lot(row_root: str, row: Row) -> str:
+    """What decides a row's turn, the same for everyone who computes it."""
+    return digest_json(["openledger.lot/2", row_root, row.row_id])

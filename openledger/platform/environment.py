@@ -7,6 +7,7 @@ folder, so that nothing outside it is written.
 import os
 import secrets
 
+from openledger.core.files import write_secret
 from openledger.platform.workdir import Workdir
 
 
@@ -23,12 +24,16 @@ def prepare_environment(workdir: Workdir) -> str:
 
 
 def _use_token(workdir: Workdir) -> str:
-    """Set Ray's authentication mode explicitly, with the token of this working folder unless the user brings one."""
+    """Set Ray's authentication mode explicitly, with the token of this working folder unless the user brings one.
+
+    A cluster that RAY_ADDRESS names has its own token, and Ray's ways to find it.
+    """
+    if os.environ.get("RAY_ADDRESS") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        return os.environ.get("RAY_AUTH_TOKEN", "")
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     if os.environ["RAY_AUTH_MODE"] == "token" and "RAY_AUTH_TOKEN" not in os.environ:
         path = workdir.keys / "ray_token"
         if not path.exists():
-            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as stream:
-                stream.write(secrets.token_hex(32))
+            write_secret(path, secrets.token_hex(32).encode())
         os.environ["RAY_AUTH_TOKEN"] = path.read_text().strip()
     return os.environ.get("RAY_AUTH_TOKEN", "")

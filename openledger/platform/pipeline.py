@@ -35,6 +35,7 @@ from openledger.core.values import (
 from openledger.datanets.contribution import sign_contribution
 from openledger.factory.selection import choose_rows
 from openledger.ledger.proofs import encode_proof
+from openledger.training.examples import fitting_rows
 from openledger.training.recipe import Recipe
 from openledger.training.trainer import TrainingJob, middle_folder, train_adapters
 
@@ -73,16 +74,17 @@ def plan_training(
     base: BaseModel, version: DatanetVersion, rows: Sequence[Row], recipe: Recipe, adapters: Path
 ) -> tuple[TrainingJob, list[Row]]:
     """The job that trains `version`'s adapter, and its decoys. The folder's name says what the adapter is made of."""
-    trained, decoys = choose_rows(rows, recipe.max_rows)
+    fitting = fitting_rows(rows, base, recipe.max_row_tokens)
+    trained, decoys = choose_rows(fitting, recipe.max_rows, version.row_root)
     job = TrainingJob(name=version.datanet, base=base, version=version, rows=tuple(trained), recipe=recipe, output="")
     return job.at(adapters), decoys
 
 
 def train(jobs: Sequence[TrainingJob], runs: Path, num_workers: int, use_gpu: bool = False) -> list[AdapterCard]:
     """Train what isn't trained yet; the cards of all. Raises Corrupt for an adapter that was damaged since."""
-    missing = [job for job in jobs if not (Path(job.output) / "card.json").exists()]
-    if missing:
-        train_adapters(missing, folder=runs, num_workers=num_workers, use_gpu=use_gpu)
+    if not all((Path(job.output) / "card.json").exists() for job in jobs):
+        # with all jobs, finished ones too: the run's name, and so its checkpoints, are those of the interrupted one
+        train_adapters(jobs, folder=runs, num_workers=num_workers, use_gpu=use_gpu)
     return [checked_card(Path(job.output)) for job in jobs]
 
 

@@ -6,7 +6,6 @@ what they are made of. Every run asks and settles once more, as the next period.
 
 import asyncio
 import json
-import os
 import subprocess
 import sys
 import time
@@ -27,7 +26,7 @@ from openledger.attribution.actor import start_index_host
 from openledger.client import OpenLedger
 from openledger.core.config import save_settings
 from openledger.core.errors import Corrupt, InvalidInput, OpenLedgerError, invariant
-from openledger.core.files import write_json_durably
+from openledger.core.files import write_json_durably, write_secret
 from openledger.core.hashing import digest_json
 from openledger.core.ids import new_id
 from openledger.core.money import format_open, parse_open
@@ -309,8 +308,7 @@ def _customer_key(run: Demonstration) -> str:
     """The customer's API key: made once, kept for its owner in the working folder, stored elsewhere as a digest."""
     path = run.workdir.customer_key
     if not path.exists():
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as stream:
-            stream.write(ray.get(run.economy.create_key.remote(CUSTOMER)))
+        write_secret(path, ray.get(run.economy.create_key.remote(CUSTOMER)).encode())
     return path.read_text()
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from openledger.adapters.base_model import encode_completion, encode_prompt
+from openledger.adapters.base_model import BaseModel, encode_completion, encode_prompt, load_tokenizer
 from openledger.core.errors import InvalidInput
 from openledger.core.values import Row
 
@@ -48,6 +48,13 @@ def encode_row(tokenizer: Any, row: Row) -> Example:
         ids=(*prompt, *completion),
         num_prompt=len(prompt),
     )
+
+
+def fitting_rows(rows: Sequence[Row], base: BaseModel, max_tokens: int) -> list[Row]:
+    """The rows that have at most `max_tokens` tokens, and no more than the base model has positions for."""
+    tokenizer = load_tokenizer(base)
+    limit = min(max_tokens, base.max_positions)
+    return [row for row in rows if len(encode_row(tokenizer, row).ids) <= limit]
 
 
 def collate(examples: Sequence[Example], device: torch.device | str = "cpu") -> Batch:

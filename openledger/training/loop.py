@@ -88,9 +88,9 @@ def _gradients(
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """This rank's part of the batch's loss and gradients; both are sums over its rows, divided by the whole batch."""
     own = rows[rank::world_size]
-    if not own:
-        return torch.zeros(()), [torch.zeros_like(p) for p in parameters.values()]
     device = next(iter(parameters.values())).device
+    if not own:
+        return torch.zeros((), device=device), [torch.zeros_like(p) for p in parameters.values()]
     weight_B = torch.tensor([weights[row] for row in own], device=device)
     loss = (row_losses(lora_model, collate([examples[row] for row in own], device)) * weight_B).sum() / len(rows)
     gradients = torch.autograd.grad(loss, list(parameters.values()))

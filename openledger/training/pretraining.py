@@ -1,7 +1,7 @@
 """Pretraining of the embedded base model: a small Llama on question/answer rows, data-parallel under Ray Train.
 
 One step sees `rows_per_step` rows, split over the ranks; gradients are averaged by DDP. The loss is the mean over
-the answers' tokens. AdamW (Loshchilov and Hutter, 2019) with linear warm-up and
+the answers' tokens of a rank's rows. AdamW (Loshchilov and Hutter, 2019) with linear warm-up and
 cosine decay. fp32 throughout.
 
 Shapes: B rows, T tokens, V vocabulary.

@@ -9,6 +9,7 @@ import json
 import os
 import pickle
 import platform
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from openledger import __version__
 from openledger.adapters.base_model import BaseModel
 from openledger.adapters.card import AdapterCard, adapter_digest, save_card
 from openledger.core.errors import Unavailable
-from openledger.core.files import write_json_durably
+from openledger.core.files import sync_folder, write_json_durably
 from openledger.core.hashing import digest_json
 from openledger.core.values import DatanetVersion, Row
 from openledger.training.recipe import Recipe, public_constant
@@ -44,7 +45,8 @@ class TrainingJob:
 
     @property
     def key(self) -> str:
-        """Digest of everything that decides what the run computes: two jobs with one key make the same adapter."""
+        """Digest of base, version, rows and recipe. Code, libraries and (for a shared job) the number of workers also
+        decide the last bits of what is computed; the card records them."""
         rows = [row.row_id for row in self.rows]
         return digest_json([self.constant, json.dumps(self.recipe.to_dict(), sort_keys=True), rows])
 
@@ -56,8 +58,8 @@ class TrainingJob:
 def train_adapters(jobs: Sequence[TrainingJob], *, folder: Path, num_workers: int = 2, use_gpu: bool = False) -> None:
     """Train every job in one Ray Train run; each leaves a PEFT folder with card.json at its `output`.
 
-    The run is named by its jobs: the same jobs and `folder` go on where an interrupted run stopped. Raises
-    Unavailable when the run fails more often than Ray Train is told to try.
+    The run is named by its jobs and workers: with the same, and the same `folder`, it goes on where it was stopped.
+    Raises Unavailable when the run fails more often than Ray Train is told to try.
     """
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -65,7 +67,7 @@ def train_adapters(jobs: Sequence[TrainingJob], *, folder: Path, num_workers: in
     from ray.train.v2.api.exceptions import TrainingFailedError
 
     folder.mkdir(parents=True, exist_ok=True)
-    run_name = "train-" + digest_json([job.key for job in jobs])[:12]
+    run_name = "train-" + digest_json([num_workers, [job.key for job in jobs]])[:12]
     jobs_file = folder / f"{run_name}.jobs"
     jobs_file.write_bytes(pickle.dumps(tuple(jobs)))
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
@@ -88,6 +90,9 @@ def train_adapters(jobs: Sequence[TrainingJob], *, folder: Path, num_workers: in
         raise Unavailable(
             f"training failed: {error}", code="training_failed", fix="the worker's traceback is in the Ray dashboard"
         ) from error
+    # a finished run of this name would be restored, and an adapter that was removed since never trained again
+    shutil.rmtree(folder / run_name, ignore_errors=True)
+    jobs_file.unlink(missing_ok=True)
 
 
 def _fit(trainer: Any) -> None:
@@ -200,8 +205,18 @@ def write_adapter(model: Any, job: TrainingJob, curve: list[float], world_size: 
         initial_a=job.constant,
         final_loss=round(curve[-1], 5),
     )
+    _sync(output)
     save_card(output, card)
     return card
+
+
+def _sync(folder: Path) -> None:
+    """Put the folder's files on disk: the card that says they are complete must not outlive them in a power cut."""
+    for path in [*folder.glob("*"), *folder.glob("middle/*")]:
+        if path.is_file():
+            with path.open("rb") as stream:
+                os.fsync(stream.fileno())
+    sync_folder(folder)
 
 
 def _all_reduce(tensors: list[Any]) -> None:

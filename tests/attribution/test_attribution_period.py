@@ -45,6 +45,13 @@ def test_an_adapter_that_gained_nothing_pays_nobody():
     assert shares[UNATTRIBUTED] == 10**9
 
 
+def test_without_decoys_nobody_is_paid_on_a_score_of_unknown_error():
+    result = period(entries("a", "b", decoys=0), [0.3, 0.1])
+    shares = shares_ppb(result.scores_nano, result.errors_nano, result.gain_nano, 1000)
+    assert shares == {"a": 0, "b": 0, UNATTRIBUTED: 10**9}
+    assert result.quality["decoy_rms"] == "unknown"
+
+
 def test_an_answer_counts_as_much_as_was_paid_for_it():
     rows = entries("a", "b", decoys=0)
     result = period(rows, [[1.0, 0.0], [0.0, 1.0]], fees=(3 * 10**9, 10**9), gains=(1.0, 1.0))

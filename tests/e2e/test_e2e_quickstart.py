@@ -175,8 +175,9 @@ def test_honest_work_is_paid_and_the_copier_earns_no_tenth_of_the_original(first
     honest = [c for entry in first["datanets"] for c in entry["contributors"] if c["kind"] == "honest"]
     assert sum(contributor["earned_nano"] for contributor in honest) > 0
     copier = next(entry for entry in first["gaming"] if entry["kind"] == "copier")
-    assert copier["reference_nano"] > 0
     assert copier["earned_nano"] <= copier["reference_nano"] / 10
+    # at this size the original may be unlucky and earn nothing: beside the honest mean, the bar is no empty one
+    assert copier["earned_nano"] <= sum(contributor["earned_nano"] for contributor in honest) / len(honest) / 10
     assert copier["accepted"] <= copier["sent"] / 10
 
 

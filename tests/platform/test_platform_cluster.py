@@ -47,6 +47,14 @@ def test_the_token_is_the_folders_own_and_nobody_elses_to_read(tmp_path, monkeyp
     assert stat.S_IMODE((tmp_path / "keys" / "ray_token").stat().st_mode) == 0o600
 
 
+def test_a_named_clusters_authentication_is_left_alone(tmp_path, monkeypatch):
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")
+    prepare_environment(Workdir(tmp_path))
+    assert "RAY_AUTH_TOKEN" not in os.environ
+    assert not (tmp_path / "keys" / "ray_token").exists()
+
+
 def test_a_plan_names_what_would_be_done_and_writes_nothing(tmp_path):
     console = Console(record=True, width=200)
     describe_plan(QuickstartSettings(), tmp_path / "work", console)

@@ -1,12 +1,14 @@
 """The fine-tuning loop: it learns, can be replayed to the last bit, and resumes where it stopped."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tiny_model import make_tiny_base, tiny_rows
 
 from openledger.adapters.base_model import load_model, load_tokenizer
 from openledger.core.errors import Corrupt, InvalidInput
-from openledger.training.examples import collate, encode_row, row_losses, token_losses
+from openledger.training.examples import collate, encode_row, fitting_rows, row_losses, token_losses
 from openledger.training.loop import Progress, train
 from openledger.training.lora import attach_lora, lora_parameters
 from openledger.training.optimizer import AdamWEpsRoot
@@ -136,6 +138,13 @@ def test_a_row_loss_is_the_mean_over_its_completion_tokens(base, examples):
     expected = -alone[example.num_prompt - 1 : -1].gather(1, targets[:, None]).mean()
     assert torch.allclose(row_losses(model, batch)[0], expected, atol=1e-5)
     assert token_losses(model, batch).shape == (2, batch.input_ids_BT.shape[1] - batch.first_target)
+
+
+def test_rows_too_long_for_recipe_or_base_are_left_out(base):
+    rows = tiny_rows()
+    long = replace(rows[0], row_id="long", completion="alpha beta " * 80)
+    assert fitting_rows([*rows, long], base, 64) == rows
+    assert fitting_rows([long], base, 10_000) == []
 
 
 def test_every_epoch_sees_every_row_once():
