@@ -25,9 +25,11 @@ def _datanet_table(entry: dict[str, Any]) -> Table:
     pool, unattributed = format_open(entry.get("pool_nano", 0)), format_open(entry.get("unattributed_nano", 0))
     title = f"{entry['name']} v{entry['version']}: pool {pool} OPEN, of which unattributed {unattributed}"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1))
-    table.add_column("contributor", no_wrap=True)
+    table.add_column("contributor", overflow="fold")
     for column in ("accepted", "trained", "share", "± error", "earned OPEN"):
-        table.add_column(column, justify="right", no_wrap=True)
+        table.add_column(
+            column, justify="right", no_wrap=True, min_width=len(column) if column != "earned OPEN" else 12
+        )
     for person in sorted(entry["contributors"], key=lambda person: -person.get("earned_nano", 0)):
         kind = "" if person["kind"] in ("honest", person["name"]) else f" [yellow]{person['kind']}[/]"
         sent = person["accepted"] + person["rejected"] + person["review"]
