@@ -1,6 +1,7 @@
 """Ray Serve: started once, with gateway and engine deployed by import path (the API lies above this package)."""
 
 import importlib
+import logging
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -24,6 +25,7 @@ def start_serving(workdir: Workdir, base_model: str, url: str) -> Any:
     module, _, name = GATEWAY.partition(":")
     build = importlib.import_module(module).__dict__[name]
     arguments = importlib.import_module(module).GatewayArguments(workdir=str(workdir.root), base_model=base_model)
+    logging.getLogger("ray.serve").addFilter(lambda record: record.levelno >= logging.WARNING)
     serve.start(
         http_options={"host": address.hostname, "port": address.port},
         logging_config=LoggingConfig(log_level="WARNING", enable_access_log=False),
