@@ -142,7 +142,7 @@ def _incomplete() -> Unavailable:
     return Unavailable(
         "the answer broke off before its end",
         code="answer_incomplete",
-        fix="ask again with the same Idempotency-Key: a paid answer is not charged twice",
+        fix="ask again with the Idempotency-Key that you sent: what was paid for is told again at no charge",
     )
 
 

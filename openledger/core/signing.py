@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from openledger.core.errors import Corrupt, InvalidInput
-from openledger.core.files import sync_folder
+from openledger.core.files import write_secret
 from openledger.core.ids import derived_id
 
 
@@ -32,14 +32,7 @@ class SigningKey:
     def load_or_create(cls, path: Path) -> "SigningKey":
         """The key stored at `path` (hex of its seed, mode 0600); made and written durably when there is none."""
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_suffix(".new")
-            with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as stream:
-                stream.write(os.urandom(32).hex())
-                stream.flush()
-                os.fsync(stream.fileno())
-            temporary.rename(path)
-            sync_folder(path.parent)
+            write_secret(path, os.urandom(32).hex().encode())
         try:
             return cls(bytes.fromhex(path.read_text().strip()))
         except ValueError as error:

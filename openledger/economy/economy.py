@@ -179,10 +179,11 @@ class Economy:
     def completed(self, answer_id: str) -> tuple[Answer, FeeReceipt] | None:
         """What was sold under `answer_id` and what it cost, for a retry to be told again; None before it is complete.
 
-        Raises Conflict (`answer_settled`) once its pool is settled and the content is gone.
+        An answer that was stored and not yet paid for is paid for first. Raises Conflict (`answer_settled`) once its
+        pool is settled and the content is gone.
         """
         stored = self._answers.find(answer_id)
-        if stored is None or stored.state == "unpaid":
+        if stored is None or not self._post(stored):
             return None
         if not stored.sealed:
             raise Conflict(
@@ -287,7 +288,7 @@ class Economy:
         known = self._holds.by_key(account, idempotency_key)
         if known is not None:
             _check_same_request(known, body_digest)
-            if known.state != "released":
+            if not self._is_released(known):
                 return known
             self._holds.free_key(known)
         now_ms = self._clock.now_ms()
@@ -303,6 +304,11 @@ class Economy:
         )
         self._holds.add(hold)
         return hold
+
+    def _is_released(self, hold: HoldRecord) -> bool:
+        """Whether nothing was sold, nor can be, under `hold`. An answer that waits to be paid for decides it now."""
+        stored = self._answers.find(hold.answer_id)
+        return hold.state == "released" if stored is None else not self._post(stored)
 
     def _place(self, hold: HoldRecord) -> None:
         timeout_ms = self._parameters.hold_timeout_ms + self._parameters.posting_grace_ms
@@ -478,7 +484,7 @@ def _released(answer_id: str) -> Conflict:
         f"the hold for {answer_id} was released: it was cancelled, or its time was up",
         code="hold_released",
         param="answer_id",
-        fix="authorize again, with a new idempotency key",
+        fix="authorize again; the same idempotency key will do",
     )
 
 

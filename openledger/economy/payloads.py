@@ -7,7 +7,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from openledger.core.errors import Corrupt
-from openledger.core.files import sync_folder
+from openledger.core.files import write_secret
 
 _KEY_BYTES, _NONCE_BYTES = 32, 12
 
@@ -18,7 +18,7 @@ class PayloadCipher:
     def __init__(self, path: Path):
         self._path = path
         if not path.exists():
-            _make_key(path)
+            write_secret(path, AESGCM.generate_key(bit_length=8 * _KEY_BYTES))
         key = path.read_bytes()
         if len(key) != _KEY_BYTES:
             raise Corrupt(f"{path} doesn't hold a payload key", code="corrupt_key", param=str(path))
@@ -40,14 +40,3 @@ class PayloadCipher:
                 param=name,
                 fix=f"restore {self._path.name} that belongs to this data",
             ) from error
-
-
-def _make_key(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
-    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
-        stream.write(AESGCM.generate_key(bit_length=8 * _KEY_BYTES))
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
-    sync_folder(path.parent)

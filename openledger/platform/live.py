@@ -6,6 +6,7 @@ elsewhere and later; nothing here waits for them.
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, replace
@@ -24,15 +25,20 @@ from openledger.core.values import (
     Authorization,
     Contribution,
     ContributionReceipt,
+    DatanetVersion,
     FeeReceipt,
     GenerationRequest,
     SamplingParameters,
     TokenEvent,
 )
 from openledger.ledger.proofs import encode_proof
-from openledger.platform.report import audit_entry
+from openledger.openlora.text import TextStream, decoder
+from openledger.platform.report import audit_entry, datanet_entry
 from openledger.platform.service import AnswerEvent, ModelEntry, Receipt
 from openledger.platform.workdir import Workdir
+
+Seat = tuple[str, str]  # account and idempotency key
+_log = logging.getLogger(__name__)
 
 
 class LiveService:
@@ -47,7 +53,8 @@ class LiveService:
         self._datanets = datanets
         self._ledger = ledger
         self._economy = economy
-        self._in_flight: set[str] = set()  # this gateway's; there is one, so that a key is answered once at a time
+        self._in_flight: set[Seat] = set()  # this gateway's; there is one, so that a key is answered once at a time
+        self._closing: dict[Seat, asyncio.Task[None]] = {}  # holds being closed; they keep their seats
 
     async def authenticate(self, api_key: str) -> str:
         return str(await _answered(self._economy.authenticate.remote(api_key)))
@@ -84,48 +91,58 @@ class LiveService:
         sampling = replace(sampling, max_tokens=min(sampling.max_tokens, self._base.max_positions - len(prompt_ids)))
         key = idempotency_key or new_id("key", SystemClock().now_ms())
         digest = digest_json([terms.adapter_digest, prompt_ids, repr(sampling)])
-        hold = await _answered(
-            self._economy.authorize.remote(account, terms, len(prompt_ids), sampling.max_tokens, key, digest)
-        )
-        request = GenerationRequest(
-            request_id=hold.answer_id,
-            prompt_ids=tuple(prompt_ids),
-            adapter_digest=terms.adapter_digest,
-            sampling=sampling,
-        )
-        if hold.answer_id in self._in_flight:
+        seat = (account, key)
+        self._take(seat)
+        try:
+            hold = await _answered(
+                self._economy.authorize.remote(account, terms, len(prompt_ids), sampling.max_tokens, key, digest)
+            )
+            sold = await _answered(self._economy.completed.remote(hold.answer_id))
+            if sold is not None:
+                answer, paid = sold
+                yield self._told_again(answer, paid, sampling)
+                return
+            request = GenerationRequest(
+                request_id=hold.answer_id,
+                prompt_ids=tuple(prompt_ids),
+                adapter_digest=terms.adapter_digest,
+                sampling=sampling,
+            )
+            async with aclosing(self._metered(request, terms, hold, seat)) as events:
+                async for event in events:
+                    yield event
+        finally:
+            if seat not in self._closing:
+                self._in_flight.discard(seat)
+
+    def _take(self, seat: Seat) -> None:
+        """Raises Conflict while another request sits there: only the one that began generating may close its hold."""
+        if seat in self._in_flight:
             raise Conflict(
                 "a request with this idempotency key is being answered",
                 code="request_in_flight",
                 param="idempotency_key",
                 fix="wait for its answer, or send a new key",
             )
-        self._in_flight.add(hold.answer_id)
-        try:
-            sold = await _answered(self._economy.completed.remote(hold.answer_id))
-            if sold is not None:
-                yield self._told_again(*sold)
-                return
-            async with aclosing(self._metered(request, terms, hold)) as events:
-                async for event in events:
-                    yield event
-        finally:
-            self._in_flight.discard(hold.answer_id)
+        self._in_flight.add(seat)
 
-    def _told_again(self, answer: Answer, paid: FeeReceipt) -> AnswerEvent:
+    def _told_again(self, answer: Answer, paid: FeeReceipt, sampling: SamplingParameters) -> AnswerEvent:
         """A completed answer for a retry: the first text and the first receipt, and nothing to pay."""
-        ended = answer.completion_ids[-1:] == (self._tokenizer.eos_token_id,)
+        text = TextStream(decoder(self._tokenizer), sampling.stop)
+        told = "".join([*map(text.push, answer.completion_ids), text.finish()])
+        ended = text.stopped or answer.completion_ids[-1:] == (self._tokenizer.eos_token_id,)
         return AnswerEvent(
-            text=self._tokenizer.decode(answer.completion_ids, skip_special_tokens=True),
+            text=told,
             token_count=len(answer.completion_ids),
             finish_reason="stop" if ended else "length",
             receipt=_receipt(paid, answer),
         )
 
     async def _metered(
-        self, request: GenerationRequest, terms: AdapterTerms, hold: Authorization
+        self, request: GenerationRequest, terms: AdapterTerms, hold: Authorization, seat: Seat
     ) -> AsyncGenerator[AnswerEvent]:
-        """Generate under `hold`. However this ends, the hold is posted for what was generated, or voided."""
+        """Generate under `hold`. However this ends, the hold is posted for what was generated and not for a failed
+        generation, else voided; and what ended it is what the reader hears of."""
         generated: list[int] = []
         receipt: Receipt | None = None
         failed = True
@@ -136,6 +153,7 @@ class LiveService:
                 if event.finish_reason is None:
                     yield AnswerEvent(text=event.text, token_count=len(event.token_ids))
                     continue
+                failed = False  # it is whole: should the ledger not answer now, it is owed all the same
                 receipt = await self._complete(request, terms, hold, generated)
                 yield AnswerEvent(
                     text=event.text,
@@ -143,13 +161,16 @@ class LiveService:
                     finish_reason=event.finish_reason,
                     receipt=receipt,
                 )
-            failed = False
+            if receipt is None:
+                raise Unavailable("the engine broke off", code="engine_broke_off", fix="ask again with the same key")
         except (GeneratorExit, asyncio.CancelledError):
             failed = False  # the client went away: what was generated is paid for
             raise
         finally:
             if receipt is None:
-                await asyncio.shield(self._close(request, terms, hold, [] if failed else generated))
+                closing = self._close(request, terms, hold, seat, [] if failed else generated)
+                self._closing[seat] = asyncio.create_task(closing)
+                await asyncio.shield(self._closing[seat])
 
     async def _complete(
         self, request: GenerationRequest, terms: AdapterTerms, hold: Authorization, generated: Sequence[int]
@@ -166,12 +187,19 @@ class LiveService:
         return _receipt(paid, answer)
 
     async def _close(
-        self, request: GenerationRequest, terms: AdapterTerms, hold: Authorization, generated: Sequence[int]
+        self, request: GenerationRequest, terms: AdapterTerms, hold: Authorization, seat: Seat, generated: Sequence[int]
     ) -> None:
-        if generated:
-            await self._complete(request, terms, hold, generated)
-        else:
-            await _answered(self._economy.cancel.remote(hold.answer_id))
+        """Post or void `hold` and free the seat, also where the waiting reader is cancelled a second time."""
+        try:
+            if generated:
+                await self._complete(request, terms, hold, generated)
+            else:
+                await _answered(self._economy.cancel.remote(hold.answer_id))
+        except Exception:  # noqa: BLE001 - why the answer ended is being raised; a hold that stays expires
+            _log.exception("the hold of %s was not closed", hold.answer_id)
+        finally:
+            del self._closing[seat]
+            self._in_flight.discard(seat)
 
     def _encode(self, messages: Sequence[dict[str, str]]) -> list[int]:
         prompt_ids = encode_messages(self._tokenizer, list(messages))
@@ -190,13 +218,28 @@ class LiveService:
         return {"account": account, "available_nano": balance.available_nano, "held_nano": held_nano}
 
     async def datanets(self) -> list[dict[str, Any]]:
-        return list((await self.report()).get("datanets", []))
+        told = await self._told()
+        names = await _answered(self._datanets.names.remote())
+        return await asyncio.gather(*(self._datanet_entry(name, told.get(name, {})) for name in sorted(names)))
 
     async def datanet(self, name: str) -> dict[str, Any]:
-        found = [entry for entry in await self.datanets() if entry["name"] == name]
-        if not found:
-            raise NotFound(f"no Datanet {name!r}", code="unknown_datanet", param="datanet")
-        return dict(found[0])
+        return await self._datanet_entry(name, (await self._told()).get(name, {}))
+
+    async def _datanet_entry(self, name: str, told: dict[str, Any]) -> dict[str, Any]:
+        """What the Datanets know now, and beside it what the report tells of adapter, shares and earnings."""
+        found, versions, statistics = await asyncio.gather(
+            _answered(self._datanets.datanet.remote(name)),
+            _answered(self._datanets.versions.remote(name)),
+            _answered(self._datanets.statistics.remote(name)),
+        )
+        entry = datanet_entry(name, found.summary, versions[-1] if versions else _unpublished(name), statistics, {})
+        people = {person["contributor_id"]: person for person in told.get("contributors", [])}
+        contributors = [{**people.get(one["contributor_id"], {}), **_now(one)} for one in entry["contributors"]]
+        return {**told, **entry, "contributors": contributors}
+
+    async def _told(self) -> dict[str, dict[str, Any]]:
+        """The report's entries by Datanet."""
+        return {entry["name"]: entry for entry in (await self.report()).get("datanets", [])}
 
     async def contribute(self, contribution: Contribution) -> ContributionReceipt:
         receipt: ContributionReceipt = await _answered(self._datanets.contribute.remote(contribution))
@@ -222,7 +265,7 @@ class LiveService:
         return sorted(entries, key=lambda entry: -entry["time_ms"])
 
     async def _paid(self) -> list[str]:
-        people = [c for entry in await self.datanets() for c in entry.get("contributors", [])]
+        people = [c for entry in (await self._told()).values() for c in entry.get("contributors", [])]
         return [person["contributor_id"] for person in people if person.get("earned_nano")]
 
     async def attribution(self, answer_id: str) -> dict[str, Any]:
@@ -232,9 +275,18 @@ class LiveService:
                 f"no attributed answer {answer_id!r}",
                 code="unknown_answer",
                 param="answer_id",
-                fix="answers of the quickstart's last settled period are kept",
+                fix="the report keeps the answers of the quickstart's last settled period, and no others",
             )
         return dict(found[0])
+
+
+def _unpublished(name: str) -> DatanetVersion:
+    return DatanetVersion(datanet=name, number=0, row_root="", num_rows=0, gate_version="", published_ms=0)
+
+
+def _now(contributor: dict[str, Any]) -> dict[str, Any]:
+    """A contributor's counts, without the kind: only a demonstration's report knows that, and tells it."""
+    return {key: value for key, value in contributor.items() if key != "kind"}
 
 
 def _receipt(paid: FeeReceipt, answer: Answer) -> Receipt:

@@ -65,10 +65,16 @@ class Service(Protocol):
         sampling: SamplingParameters,
         idempotency_key: str,
     ) -> AsyncIterator[AnswerEvent]:
-        """An answer as it is made; written as an async generator, whose `aclose` cancels it and voids the hold.
+        """An answer as it is made; written as an async generator, whose `aclose` cancels it: the tokens generated so
+        far are charged, and where there are none the hold is voided. A failed generation costs nothing.
+
+        A key that has bought an answer tells it again, in one event with the first receipt, and charges nothing; a
+        key whose hold was voided buys anew.
 
         What can be refused is raised before the first event: NotFound (`unknown_model`), InvalidInput
-        (`empty_prompt`, `context_length_exceeded`), InsufficientFunds, Conflict (the same key with another body).
+        (`empty_prompt`, `context_length_exceeded`), InsufficientFunds, Conflict (`idempotency_conflict`: the same key
+        with another body; `request_in_flight`: the key is being answered; `answer_settled`: its answer was paid for
+        and settled, and is no longer kept).
         """
         ...
 
@@ -77,12 +83,12 @@ class Service(Protocol):
         ...
 
     async def datanets(self) -> list[dict[str, Any]]:
-        """One dict for each Datanet: at least `name`, `summary`, `version`, `rows_in`, `accepted`, `rejected`,
-        `review`."""
+        """One dict for each Datanet there is now, by name: at least `name`, `summary`, `version` (0 before the first),
+        `rows_in`, `accepted`, `rejected`, `review`, `reasons` and `contributors`; with what the report says of it."""
         ...
 
     async def datanet(self, name: str) -> dict[str, Any]:
-        """The report's entry for one Datanet. Raises NotFound (`unknown_datanet`)."""
+        """The entry of `datanets` for one Datanet. Raises NotFound (`unknown_datanet`)."""
         ...
 
     async def contribute(self, contribution: Contribution) -> ContributionReceipt:

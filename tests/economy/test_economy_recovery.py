@@ -148,3 +148,55 @@ def test_a_pool_is_paid_once_wherever_settling_stopped(town, monkeypatch, owner,
     assert town.economy.balance("pool:py:p0001").credits_posted_nano == 155
     assert town.economy.balance("pool:py:p0001").debits_posted_nano == 155
     town.ledger.audit()
+
+
+@pytest.mark.parametrize(("owner", "name", "after"), [*((HoldStore, "free_key", a) for a in (False, True)),
+                                                      *((HoldStore, "add", a) for a in (False, True)),
+                                                      *((Ledger, "commit", a) for a in (False, True))])  # fmt: skip
+def test_a_freed_key_holds_once_wherever_authorizing_stopped(town, monkeypatch, owner, name, after):
+    first = town.authorize("k1")
+    town.economy.cancel(first.answer_id)
+    cut_power(monkeypatch, owner, name, after=after)
+    with pytest.raises(PowerCut):
+        town.authorize("k1")
+    monkeypatch.undo()
+    town.restart()
+    second = town.authorize("k1")
+    assert second.answer_id != first.answer_id
+    assert town.available() == 1_000_000 - 700
+    assert town.economy.complete(answer(second)).fee_nano == 310
+    town.ledger.audit()
+
+
+def test_the_key_of_an_expired_hold_can_be_used_again(town, clock):
+    first = town.authorize("k1")
+    clock.advance(Parameters().hold_timeout_ms)
+    town.restart()
+    second = town.authorize("k1")
+    assert (second.answer_id != first.answer_id, town.available()) == (True, 1_000_000 - 700)
+
+
+def stored_only(town, monkeypatch):
+    """An answer that was stored while the ledger was away."""
+    authorized = town.authorize("k1")
+
+    def away(*_):
+        raise Unavailable("away")
+
+    monkeypatch.setattr(town.ledger, "commit", away)
+    with pytest.raises(Unavailable):
+        town.economy.complete(answer(authorized))
+    monkeypatch.undo()
+    return authorized
+
+
+def test_a_stored_answer_is_paid_for_before_it_is_told_again(town, monkeypatch):
+    authorized = stored_only(town, monkeypatch)
+    _, receipt = town.economy.completed(authorized.answer_id)
+    assert (receipt.fee_nano, town.available()) == (310, 1_000_000 - 310)
+
+
+def test_the_key_of_an_answer_that_can_no_longer_be_paid_can_be_used_again(town, monkeypatch, clock):
+    authorized = stored_only(town, monkeypatch)
+    clock.advance(Parameters().hold_timeout_ms + Parameters().posting_grace_ms)
+    assert town.authorize("k1").answer_id != authorized.answer_id

@@ -1,5 +1,7 @@
 """What must not be readable: API keys, and the text of answers."""
 
+import os
+
 import pytest
 from economy_values import answer, scores
 
@@ -92,3 +94,12 @@ def test_a_payload_opens_only_under_its_own_name(tmp_path):
 
 def fields(value):
     return {name: getattr(value, name) for name in value.__dataclass_fields__}
+
+
+def test_a_temporary_file_that_a_crash_left_open_to_all_does_not_open_the_secret(tmp_path):
+    path = tmp_path / "answers.key"
+    left = path.with_name(f".{path.name}.{os.getpid()}.new")
+    left.write_bytes(b"left")
+    left.chmod(0o644)
+    PayloadCipher(path)
+    assert (path.stat().st_mode & 0o777, [one.name for one in tmp_path.iterdir()]) == (0o600, ["answers.key"])

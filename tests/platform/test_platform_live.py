@@ -1,7 +1,8 @@
-"""Paid answers on LiveService: over a real economy, ledger and tokenizer, with an engine that says what it is told."""
+"""LiveService over a real economy, ledger, Datanets and tokenizer, with an engine that says what it is told."""
 
 import asyncio
 import inspect
+import json
 from contextlib import suppress
 
 import pytest
@@ -9,10 +10,16 @@ from tiny_model import make_tiny_base
 
 from openledger.adapters.base_model import load_tokenizer
 from openledger.adapters.registry import AdapterRegistry
+from openledger.core.clock import ManualClock
 from openledger.core.errors import Conflict, InsufficientFunds, InvalidInput, NotFound, Unavailable
-from openledger.core.values import AdapterTerms, SamplingParameters, TokenEvent
+from openledger.core.signing import SigningKey
+from openledger.core.values import AdapterTerms, ContributorScores, RowDraft, SamplingParameters, TokenEvent
+from openledger.datanets.contribution import sign_contribution
+from openledger.datanets.datanets import Datanets
+from openledger.datanets.shard import ShardHost
 from openledger.economy import Economy
 from openledger.ledger import Ledger
+from openledger.openlora.text import TextStream, decoder
 from openledger.platform.live import LiveService
 from openledger.platform.workdir import Workdir
 
@@ -20,10 +27,14 @@ DIGEST, ACCOUNT, FUNDS = "ab" * 32, "user:alice", 10**9
 
 
 class Remote:
-    """An object as Ray hands it out: every method is called by `.remote`, and awaited."""
+    """An object as Ray hands it out: every method is called by `.remote`, and awaited.
+
+    `away` names methods whose next call gets no answer: it isn't made, or (`done`) it is and its answer is lost.
+    """
 
     def __init__(self, target):
-        self._target = target
+        self._target, self.away, self.done, self.gate = target, set(), False, asyncio.Event()
+        self.gate.set()
 
     def __getattr__(self, name):
         method = getattr(self._target, name)
@@ -31,7 +42,13 @@ class Remote:
         class Call:
             @staticmethod
             async def remote(*arguments):
-                return method(*arguments)
+                await self.gate.wait()
+                lost = name in self.away
+                self.away.discard(name)
+                result = method(*arguments) if self.done or not lost else None
+                if lost:
+                    raise Unavailable("no answer", code="actor_unavailable")
+                return result
 
         return Call
 
@@ -41,7 +58,8 @@ class Engine:
 
     def __init__(self, tokenizer):
         self.tokens = [*tokenizer("It joins alpha with beta.", add_special_tokens=False)["input_ids"]]
-        self.tokenizer, self.fail_after, self.wait_after, self.calls = tokenizer, None, None, 0
+        self.tokenizer, self.calls = tokenizer, 0
+        self.fail_after = self.wait_after = self.break_after = None
         self.waiting = asyncio.Event()
 
     @property
@@ -53,7 +71,10 @@ class Engine:
 
     async def remote(self, request):
         self.calls += 1
+        stream = TextStream(decoder(self.tokenizer), request.sampling.stop)
         for number, token in enumerate([*self.tokens, self.tokenizer.eos_token_id]):
+            if number == self.break_after:
+                return
             if number == self.wait_after:
                 self.waiting.set()
                 await asyncio.Event().wait()
@@ -61,9 +82,15 @@ class Engine:
                 error = Unavailable("the engine broke", code="engine_failed").to_dict()
                 yield TokenEvent(request_id="", token_ids=(), text="", finish_reason="error", error=error)
                 return
-            last = token == self.tokenizer.eos_token_id
-            text = "" if last else self.tokenizer.decode([token])
-            yield TokenEvent(request_id="", token_ids=(token,), text=text, finish_reason="stop" if last else None)
+            text, reason = stream.push(token), None
+            if stream.stopped or token == self.tokenizer.eos_token_id:
+                reason = "stop"
+            elif number + 1 == request.sampling.max_tokens:
+                reason = "length"
+            text += stream.finish() if reason else ""
+            yield TokenEvent(request_id="", token_ids=(token,), text=text, finish_reason=reason)
+            if reason:
+                return
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +114,20 @@ def engine(base):
 
 
 @pytest.fixture
-def service(tmp_path, base, economy, engine):
+def datanets(tmp_path):
+    datanets = Datanets(tmp_path / "datanets", [ShardHost(tmp_path / "datanets" / "shard-0")], ManualClock())
+    datanets.create("greek", "What letters do", "user:owner")
+    yield datanets
+    datanets.close()
+
+
+@pytest.fixture
+def actor(economy):
+    return Remote(economy)
+
+
+@pytest.fixture
+def service(tmp_path, base, actor, engine, datanets):
     workdir = Workdir(tmp_path / "work")
     (workdir.adapters / "greek").mkdir()
     terms = AdapterTerms(
@@ -95,19 +135,37 @@ def service(tmp_path, base, economy, engine):
         owner_account="user:owner", prompt_price_nano=100, completion_price_nano=1000,
     )  # fmt: skip
     AdapterRegistry(workdir.adapters).register("greek", workdir.adapters / "greek", DIGEST, terms)
-    return LiveService(workdir, base, engine, None, None, Remote(economy))
+    return LiveService(workdir, base, engine, Remote(datanets), None, actor)
 
 
-def chat(service, text="What does alpha do?", key="k1", model="greek"):
+def chat(service, text="What does alpha do?", key="k1", model="greek", **sampling):
     messages = [{"role": "user", "content": text}]
-    return service.chat(
-        account=ACCOUNT, model=model, messages=messages, sampling=SamplingParameters(max_tokens=40), idempotency_key=key
-    )
+    chosen = SamplingParameters(**{"max_tokens": 40, **sampling})
+    return service.chat(account=ACCOUNT, model=model, messages=messages, sampling=chosen, idempotency_key=key)
 
 
 async def said(stream):
     events = [event async for event in stream]
     return "".join(event.text for event in events), events[-1].receipt
+
+
+async def ended(stream):
+    """The whole text, and why it ended."""
+    events = [event async for event in stream]
+    return "".join(event.text for event in events), events[-1].finish_reason
+
+
+async def hang_up(reading):
+    reading.cancel()
+    with suppress(asyncio.CancelledError):
+        await reading
+
+
+async def leave(stream, engine):
+    """Ask, and hang up once the engine waits."""
+    reading = asyncio.create_task(said(stream))
+    await engine.waiting.wait()
+    await hang_up(reading)
 
 
 def spent(economy):
@@ -183,3 +241,149 @@ async def test_what_can_be_refused_is_refused_before_the_engine_is_asked(service
         await said(stream)
     assert (engine.calls, spent(economy)) == (0, 0)
     assert inspect.isasyncgen(stream)
+
+
+@pytest.mark.parametrize(
+    ("sampling", "text", "reason"),
+    [
+        ({}, "It joins alpha with beta.", "stop"),
+        ({"stop": (" with",)}, "It joins alpha", "stop"),
+        ({"max_tokens": 1}, "It", "length"),
+    ],
+    ids=["to its end", "stop string", "token limit"],
+)
+async def test_a_retry_is_told_the_same_text_and_the_same_end(service, engine, sampling, text, reason):
+    first = await ended(chat(service, **sampling))
+    assert first[0].startswith(text[:2])
+    assert first[1] == reason
+    assert text == first[0] or reason == "length"
+    assert (await ended(chat(service, **sampling)), engine.calls) == (first, 1)
+
+
+@pytest.mark.parametrize("other", [{"max_tokens": 39}, {"temperature": 0.5}, {"seed": 1}, {"stop": ("x",)}], ids=str)
+async def test_a_paid_key_opens_no_other_sampling(service, engine, other):
+    await said(chat(service))
+    with pytest.raises(Conflict) as caught:
+        await said(chat(service, **other))
+    assert (caught.value.code, engine.calls) == ("idempotency_conflict", 1)
+
+
+async def test_a_settled_answer_is_not_told_again_and_not_made_again(service, economy, engine):
+    await said(chat(service))
+    before = spent(economy)
+    measured = {"scores_nano": {"ctr_a": 1}, "errors_nano": {"ctr_a": 0}, "gain_nano": 1}
+    economy.settle(ContributorScores(adapter="greek", period="p0001", method="test/1", **measured), {})
+    with pytest.raises(Conflict) as caught:
+        await said(chat(service))
+    assert (caught.value.code, engine.calls, spent(economy)) == ("answer_settled", 1, before)
+
+
+async def test_of_two_requests_at_once_one_is_answered(service, economy, engine, actor):
+    actor.gate.clear()
+    asking = asyncio.gather(said(chat(service)), said(chat(service)), return_exceptions=True)
+    await asyncio.sleep(0)
+    actor.gate.set()
+    both = await asking
+    (refused,) = [one for one in both if isinstance(one, Conflict)]
+    (answered,) = [one for one in both if isinstance(one, tuple)]
+    assert (refused.code, engine.calls, spent(economy)) == ("request_in_flight", 1, answered[1].fee_nano)
+
+
+async def test_a_client_that_leaves_before_the_first_token_pays_nothing(service, economy, engine):
+    engine.wait_after = 0
+    await leave(chat(service), engine)
+    assert spent(economy) == 0
+    engine.wait_after = None
+    assert (await said(chat(service)))[0] == "It joins alpha with beta."
+
+
+async def test_a_client_that_left_and_comes_back_is_told_what_it_paid_for(service, economy, engine):
+    engine.wait_after = 2
+    await leave(chat(service), engine)
+    before = spent(economy)
+    text, receipt = await said(chat(service))
+    assert "It joins alpha with beta.".startswith(text)
+    assert (receipt.completion_tokens, receipt.fee_nano, spent(economy), engine.calls) == (2, before, before, 1)
+
+
+async def test_a_key_stays_taken_until_its_hold_is_closed_also_for_a_reader_cancelled_twice(service, engine, actor):
+    engine.wait_after = 2
+    reading = asyncio.create_task(said(chat(service)))
+    await engine.waiting.wait()
+    actor.gate.clear()
+    reading.cancel()
+    await asyncio.sleep(0)
+    await hang_up(reading)
+    with pytest.raises(Conflict) as caught:
+        await said(chat(service))
+    assert caught.value.code == "request_in_flight"
+    actor.gate.set()
+    await asyncio.sleep(0.05)
+    assert (await said(chat(service)))[1].completion_tokens == 2
+
+
+@pytest.mark.parametrize("done", [True, False], ids=["after completing", "before completing"])
+async def test_an_answer_whose_receipt_was_lost_is_told_on_a_retry(service, economy, engine, actor, done):
+    actor.away, actor.done = {"complete"}, done
+    with pytest.raises(Unavailable, match="no answer"):
+        await said(chat(service))
+    text, receipt = await said(chat(service))
+    assert (text, engine.calls) == ("It joins alpha with beta.", 1)
+    assert spent(economy) == receipt.fee_nano > 0
+
+
+async def test_a_hold_that_can_not_be_voided_does_not_hide_why_the_engine_failed(service, engine, actor):
+    engine.fail_after, actor.away = 1, {"cancel"}
+    with pytest.raises(Unavailable, match="the engine broke"):
+        await said(chat(service))
+
+
+async def test_a_stream_that_breaks_off_is_an_error_and_costs_nothing(service, economy, engine):
+    engine.break_after = 2
+    with pytest.raises(Unavailable) as caught:
+        await said(chat(service))
+    assert (caught.value.code, spent(economy)) == ("engine_broke_off", 0)
+
+
+def contributed(datanets, name="ada"):
+    """One accepted and one refused row by `name`, and its id."""
+    key = SigningKey(name.encode().ljust(32, b"."))
+    who = datanets.register_contributor(key.public_key, name)
+    good = "Open the archive and return its members in the order in which they were written."
+    drafts = [RowDraft(prompt="What does archive.members do?", completion=good), RowDraft(prompt="x", completion="y")]
+    datanets.contribute(sign_contribution(key, "greek", drafts, "1"))
+    return who.contributor_id
+
+
+async def test_datanets_are_told_without_a_report(service, datanets):
+    contributed(datanets)
+    datanets.publish("greek")
+    datanets.create("empty", "Nothing yet", "user:owner")
+    empty, greek = await service.datanets()
+    assert (empty["name"], empty["version"], empty["rows_in"], empty["contributors"]) == ("empty", 0, 0, [])
+    assert (greek["summary"], greek["version"], len(greek["row_root"])) == ("What letters do", 1, 64)
+    assert (greek["rows_in"], greek["accepted"], greek["rejected"], greek["review"]) == (2, 1, 1, 0)
+    assert await service.datanet("greek") == greek
+    assert [person["name"] for person in greek["contributors"]] == ["ada"]
+
+
+async def test_what_the_report_tells_stands_beside_what_the_datanets_know(service, datanets, tmp_path):
+    person = {"contributor_id": contributed(datanets), "kind": "honest", "accepted": 9, "earned_nano": 5}
+    told = {"name": "greek", "rows_in": 9, "adapter": {"name": "greek"}, "pool_nano": 7, "contributors": [person]}
+    (tmp_path / "work" / "report.json").write_text(json.dumps({"datanets": [told]}))
+    entry = await service.datanet("greek")
+    assert (entry["rows_in"], entry["adapter"], entry["pool_nano"]) == (2, {"name": "greek"}, 7)
+    (one,) = entry["contributors"]
+    assert (one["accepted"], one["earned_nano"], one["kind"]) == (1, 5, "honest")
+
+
+async def test_an_unknown_datanet_is_not_found(service):
+    with pytest.raises(NotFound) as caught:
+        await service.datanet("nope")
+    assert caught.value.code == "unknown_datanet"
+
+
+async def test_an_answer_that_no_report_tells_of_is_not_found(service):
+    with pytest.raises(NotFound) as caught:
+        await service.attribution("ans_x")
+    assert caught.value.code == "unknown_answer"
