@@ -27,6 +27,10 @@ class Example:
         if not 0 < self.num_prompt < len(self.ids):
             raise InvalidInput(f"row {self.row_id} has an empty prompt or completion", code="empty_row", param="rows")
 
+    @property
+    def num_tokens(self) -> int:
+        return len(self.ids)
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:

@@ -13,10 +13,9 @@ from typing import Any
 import torch
 
 from openledger.core.errors import Corrupt
-from openledger.training.examples import Example, collate, row_losses
-from openledger.training.lora import lora_parameters
 from openledger.training.optimizer import AdamWEpsRoot
 from openledger.training.recipe import Recipe, epoch_batches, learning_rate_at
+from openledger.training.task import LANGUAGE, Task, Trainable, trainable_parameters
 
 Reduce = Callable[[list[torch.Tensor]], None]
 
@@ -32,11 +31,12 @@ class Progress:
 
 
 def train(
-    lora_model: Any,
-    examples: Sequence[Example],
+    module: Any,
+    examples: Sequence[Trainable],
     recipe: Recipe,
     constant: str,
     *,
+    task: Task = LANGUAGE,
     row_weights: Sequence[float] | None = None,
     progress: Progress | None = None,
     until_epoch: int | None = None,
@@ -45,24 +45,24 @@ def train(
     world_size: int = 1,
     reduce: Reduce | None = None,
 ) -> Progress:
-    """Train `lora_model` in place, going on from `progress` where one is given, to the recipe's last epoch or to
+    """Train `module` in place, going on from `progress` where one is given, to the recipe's last epoch or to
     `until_epoch`.
 
     With `world_size` > 1 each rank takes every world_size-th row of a batch, and `reduce` sums gradients and loss in
     place over the ranks. Raises Corrupt (code `diverged`) when the loss is not finite.
     """
-    parameters = lora_parameters(lora_model)
+    parameters = trainable_parameters(module)
     optimizer = AdamWEpsRoot(list(parameters.values()), recipe)
     progress = progress or Progress()
     if progress.lora:
         _restore(parameters, optimizer, progress)
     weights = [1.0] * len(examples) if row_weights is None else list(row_weights)
-    lengths = [len(example.ids) for example in examples]
+    lengths = [example.num_tokens for example in examples]
     steps_per_epoch = math.ceil(len(examples) / recipe.batch_rows)
     for epoch in range(progress.epoch, min(until_epoch or recipe.num_epochs, recipe.num_epochs)):
         total = 0.0
         for index, rows in enumerate(epoch_batches(lengths, recipe, constant, epoch)):
-            loss, gradients = _gradients(lora_model, parameters, examples, weights, rows, rank, world_size)
+            loss, gradients = _gradients(task, module, parameters, examples, weights, rows, rank, world_size)
             if reduce is not None:
                 reduce([*gradients, loss])
             step = epoch * steps_per_epoch + index
@@ -78,9 +78,10 @@ def train(
 
 
 def _gradients(
-    lora_model: Any,
+    task: Task,
+    module: Any,
     parameters: dict[str, torch.nn.Parameter],
-    examples: Sequence[Example],
+    examples: Sequence[Trainable],
     weights: Sequence[float],
     rows: Sequence[int],
     rank: int,
@@ -92,7 +93,7 @@ def _gradients(
     if not own:
         return torch.zeros((), device=device), [torch.zeros_like(p) for p in parameters.values()]
     weight_B = torch.tensor([weights[row] for row in own], device=device)
-    loss = (row_losses(lora_model, collate([examples[row] for row in own], device)) * weight_B).sum() / len(rows)
+    loss = (task.losses(module, [examples[row] for row in own]) * weight_B).sum() / len(rows)
     gradients = torch.autograd.grad(loss, list(parameters.values()))
     return loss.detach(), list(gradients)
 

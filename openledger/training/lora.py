@@ -8,6 +8,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from openledger.training.recipe import Recipe, generator
+from openledger.training.task import trainable_parameters
 
 
 def attach_lora(model: Any, recipe: Recipe, constant: str) -> Any:
@@ -27,20 +28,17 @@ def attach_lora(model: Any, recipe: Recipe, constant: str) -> Any:
 
 
 def reset_lora(lora_model: Any, constant: str) -> None:
-    """A to uniform(-1/sqrt(in), 1/sqrt(in)) (PEFT's own law) from `constant` and the module's name, B to zero."""
-    for name, parameter in lora_parameters(lora_model).items():
-        if ".lora_A." in name:
-            bound = 1 / math.sqrt(parameter.shape[1])
-            values = generator(constant, f"A-{name}").random(tuple(parameter.shape)) * 2 * bound - bound
-            parameter.data.copy_(torch.from_numpy(values))
-        else:
-            parameter.data.zero_()
+    """Put every LoRA matrix where a run under `constant` begins."""
+    for name, parameter in trainable_parameters(lora_model).items():
+        parameter.data.copy_(initial_matrix(name, tuple(parameter.shape), constant))
 
 
-def lora_parameters(lora_model: Any) -> dict[str, torch.nn.Parameter]:
-    """LoRA's parameters by name, sorted: the one order used by optimizer, index and digests."""
-    found = {name: p for name, p in lora_model.named_parameters() if ".lora_A." in name or ".lora_B." in name}
-    return dict(sorted(found.items()))
+def initial_matrix(name: str, shape: tuple[int, ...], constant: str) -> torch.Tensor:
+    """A: uniform(-1/sqrt(in), 1/sqrt(in)) (PEFT's own law) from `constant` and the parameter's name; B: zero. fp32."""
+    if ".lora_A." not in name:
+        return torch.zeros(shape)
+    bound = 1 / math.sqrt(shape[1])
+    return torch.from_numpy(generator(constant, f"A-{name}").random(shape) * 2 * bound - bound).float()
 
 
 def load_lora(model: Any, folder: Path) -> Any:

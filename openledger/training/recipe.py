@@ -15,12 +15,14 @@ import numpy as np
 from openledger.core.errors import InvalidInput
 from openledger.core.hashing import digest_json
 
-_POOLED_BATCHES = 4
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """`target_modules` as PEFT takes them; `all-linear` is every linear layer but the output embedding."""
+    """`target_modules` as PEFT takes them; `all-linear` is every linear layer but the output embedding.
+
+    `length_pool` batches are drawn at once and their rows grouped by length, which pads less; with 1 a row that is left
+    out changes the batches around it least.
+    """
 
     rank: int = 8
     alpha: int = 16
@@ -35,6 +37,7 @@ class Recipe:
     num_epochs: int = 6
     max_rows: int = 256
     max_row_tokens: int = 128
+    length_pool: int = 1
     threads: int = 1
 
     def __post_init__(self) -> None:
@@ -42,6 +45,7 @@ class Recipe:
             "rank": self.rank,
             "batch_rows": self.batch_rows,
             "num_epochs": self.num_epochs,
+            "length_pool": self.length_pool,
             "threads": self.threads,
         }
         for name, value in counts.items():
@@ -79,14 +83,22 @@ def generator(constant: str, purpose: str) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=int(digest_json([constant, purpose])[:32], 16)))
 
 
-def epoch_batches(lengths: Sequence[int], recipe: Recipe, constant: str, epoch: int) -> list[list[int]]:
-    """Row numbers of each step of an epoch. Shuffled, then grouped by length within pools so that little is padded."""
+def epoch_batches(
+    lengths: Sequence[int], recipe: Recipe, constant: str, epoch: int, rows: Sequence[int] | None = None
+) -> list[list[int]]:
+    """Row numbers of each step of an epoch, over `rows` (by default all that have a length).
+
+    Every row has a random key of its own, so that the others keep their order when one is left out.
+    """
     random = generator(constant, f"order-{epoch}")
-    order = random.permutation(len(lengths)).tolist()
+    key = random.random(len(lengths))
+    order = sorted(range(len(lengths)) if rows is None else rows, key=lambda row: key[row])
     size = recipe.batch_rows
+    if recipe.length_pool == 1:
+        return [order[start : start + size] for start in range(0, len(order), size)]
     batches: list[list[int]] = []
-    for start in range(0, len(order), size * _POOLED_BATCHES):
-        pool = sorted(order[start : start + size * _POOLED_BATCHES], key=lambda row: lengths[row])
+    for start in range(0, len(order), size * recipe.length_pool):
+        pool = sorted(order[start : start + size * recipe.length_pool], key=lambda row: lengths[row])
         batches += [pool[at : at + size] for at in range(0, len(pool), size)]
     return [batches[index] for index in random.permutation(len(batches)).tolist()]
 

@@ -13,8 +13,9 @@ from openledger.attribution.index import GradientIndex, build_index
 from openledger.core.errors import Corrupt, InvalidInput
 from openledger.training.examples import collate, encode_row, row_losses
 from openledger.training.loop import train
-from openledger.training.lora import attach_lora, lora_parameters
+from openledger.training.lora import attach_lora
 from openledger.training.recipe import Recipe, public_constant
+from openledger.training.task import trainable_parameters
 
 CONSTANT = public_constant("base", "greek", 1, "root")
 RECIPE = Recipe(rank=4, alpha=16, num_epochs=8, batch_rows=8, learning_rate=2e-2)
@@ -38,7 +39,7 @@ def test_hooked_gradients_equal_those_of_one_row_at_a_time(world):
     together = row_gradients(model, examples[:5])
     for number, example in enumerate(examples[:5]):
         loss = row_losses(model, collate([example])).sum()
-        alone = torch.autograd.grad(loss, list(lora_parameters(model).values()))
+        alone = torch.autograd.grad(loss, list(trainable_parameters(model).values()))
         for site, gradient in zip(sites(model), alone, strict=True):
             assert torch.allclose(together[site.name][number], gradient, atol=1e-5)
 
@@ -106,7 +107,7 @@ def test_a_truncated_index_is_refused(world, tmp_path):
 def test_a_gradient_that_is_not_finite_is_refused_and_leaves_no_index(world, tmp_path):
     base = make_tiny_base(tmp_path / "base")
     model = attach_lora(load_model(base), RECIPE, CONSTANT)
-    list(lora_parameters(model).values())[-1].data.fill_(float("nan"))
+    list(trainable_parameters(model).values())[-1].data.fill_(float("nan"))
     with pytest.raises((Corrupt, RuntimeError)):
         build_index(model.eval(), world[1][:4], [], tmp_path / "index", "digest")
     assert not (tmp_path / "index").exists()

@@ -10,9 +10,10 @@ from openledger.adapters.base_model import load_model, load_tokenizer
 from openledger.core.errors import Corrupt, InvalidInput
 from openledger.training.examples import collate, encode_row, fitting_rows, row_losses, token_losses
 from openledger.training.loop import Progress, train
-from openledger.training.lora import attach_lora, lora_parameters
+from openledger.training.lora import attach_lora
 from openledger.training.optimizer import AdamWEpsRoot
 from openledger.training.recipe import Recipe, epoch_batches, public_constant, recipe_from
+from openledger.training.task import LANGUAGE, trainable_parameters
 
 CONSTANT = public_constant("base", "greek", 1, "root")
 RECIPE = Recipe(rank=4, alpha=16, num_epochs=8, batch_rows=8, learning_rate=2e-2)
@@ -34,7 +35,7 @@ def fresh(base, constant=CONSTANT):
 
 
 def weights(model):
-    return torch.cat([p.detach().flatten() for p in lora_parameters(model).values()])
+    return torch.cat([p.detach().flatten() for p in trainable_parameters(model).values()])
 
 
 def test_training_lowers_the_loss(base, examples):
@@ -86,8 +87,8 @@ def test_two_ranks_that_sum_their_gradients_equal_one(base, examples):
     from openledger.training.loop import _gradients
 
     model = fresh(base)
-    parameters = lora_parameters(model)
-    arguments = (model, parameters, examples, [1.0] * len(examples), list(range(8)))
+    parameters = trainable_parameters(model)
+    arguments = (LANGUAGE, model, parameters, examples, [1.0] * len(examples), list(range(8)))
     loss, whole = _gradients(*arguments, 0, 1)
     parts = [_gradients(*arguments, rank, 2) for rank in range(2)]
     assert torch.allclose(loss, parts[0][0] + parts[1][0], atol=1e-6)
@@ -98,7 +99,7 @@ def test_two_ranks_that_sum_their_gradients_equal_one(base, examples):
 def test_a_diverging_run_is_refused_by_name(base, examples):
     recipe = Recipe(rank=4, num_epochs=2, batch_rows=8, learning_rate=0.9)
     model = fresh(base)
-    next(iter(lora_parameters(model).values())).data.fill_(float("nan"))
+    next(iter(trainable_parameters(model).values())).data.fill_(float("nan"))
     with pytest.raises(Corrupt, match="not finite") as caught:
         train(model, examples, recipe, CONSTANT)
     assert caught.value.code == "diverged"

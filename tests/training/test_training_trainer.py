@@ -13,8 +13,9 @@ from openledger.adapters.card import adapter_digest, load_card
 from openledger.core.values import DatanetVersion
 from openledger.training.examples import encode_row
 from openledger.training.loop import train
-from openledger.training.lora import attach_lora, lora_parameters
+from openledger.training.lora import attach_lora
 from openledger.training.recipe import Recipe
+from openledger.training.task import trainable_parameters
 from openledger.training.trainer import TrainingJob, train_adapters
 
 RECIPE = Recipe(rank=4, alpha=16, num_epochs=4, batch_rows=8, learning_rate=2e-2)
@@ -31,7 +32,7 @@ def trained_here(one: TrainingJob) -> dict[str, torch.Tensor]:
     tokenizer = load_tokenizer(one.base)
     model = attach_lora(load_model(one.base), one.recipe, one.constant)
     train(model, [encode_row(tokenizer, row) for row in one.rows], one.recipe, one.constant)
-    return {name.replace(".default", ""): p.detach() for name, p in lora_parameters(model).items()}
+    return {name.replace(".default", ""): p.detach() for name, p in trainable_parameters(model).items()}
 
 
 @pytest.fixture(scope="module")

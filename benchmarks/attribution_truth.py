@@ -1,0 +1,176 @@
+"""The truth that attribution is measured against: adapters retrained on parts of the rows.
+
+    python -m benchmarks.attribution_truth FOLDER        resumable; about an hour and a half on one core
+
+Every run is one file of LoRA matrices under FOLDER/truth, and no method reads them. Seeds are the runs' names.
+
+    halves-K-ORDER       a random half of the contributors, two orders each, the recipe's own initial A
+    other-initial-K      the same halves from a second initial A
+    rows-K-ORDER         a random half of the rows of all contributors
+    removed-P-K          the run itself with P % of the rows at weight 0, every batch as it was
+    reformed-NAME        the run without a contributor's rows, batches formed anew from the same order
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks import language_task
+from openledger.adapters.base_model import BaseModel, find_base_model, load_model, load_tokenizer
+from openledger.attribution.bank import Bank, plan_bank
+from openledger.attribution.records import contributors_of, read_examples
+from openledger.core.files import write_durably
+from openledger.core.hashing import digest_json
+from openledger.training.examples import Example
+from openledger.training.lora import load_lora
+from openledger.training.packed import Member
+from openledger.training.recipe import Recipe, generator
+from openledger.training.record import RunRecord, load_run, train_run
+
+COALITIONS, TWINS = 64, 4
+HALVES, ROW_HALVES, REMOVALS = 40, 40, 24
+REMOVED_PERCENT = (1, 5, 10, 20)
+RECIPE = Recipe(max_rows=10**6)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    base, examples, record = make_task(options.folder)
+    bank = Bank(options.folder / "run" / "bank", record, base, examples)
+    plan = bank_plan(record, examples)
+    truth = Bank(options.folder / "truth", record, base, examples)
+    stages = [(bank, plan.members), *((truth, members) for members in truth_members(record, examples).values())]
+    for store, members in stages:
+        _train(store, members)
+    return 0
+
+
+def make_task(folder: Path) -> tuple[BaseModel, list[Example], RunRecord]:
+    """The base model, the rows and the run under `folder`, made where they are not there; queries.jsonl beside."""
+    base = find_base_model(str(language_task.make_base(folder / "base")))
+    rows_file, _ = language_task.make_rows(Path(base.path), folder)
+    examples = read_examples(rows_file, base)
+    train_run(base, examples, RECIPE, folder / "run")
+    if not (folder / "queries.jsonl").exists():
+        language_task.write_queries(folder, _generated(base, folder / "run", rows_file))
+    return base, examples, load_run(folder / "run")
+
+
+def bank_plan(record: RunRecord, examples: Sequence[Example]):  # type: ignore[no-untyped-def]
+    names = contributors_of(examples)
+    return plan_bank(record, examples, num_coalitions=COALITIONS, num_twins=TWINS, without=names)
+
+
+def truth_members(record: RunRecord, examples: Sequence[Example]) -> dict[str, list[Member]]:
+    """By kind, in the order of their seeds."""
+    halves = contributor_halves(examples)
+    row_halves = [_half(len(examples), f"truth-rows-{number}") for number in range(ROW_HALVES)]
+    names = contributors_of(examples)
+    without = {name: _rows_of(examples, set(names) - {name}) for name in names}
+    other = digest_json(["second initial", record.initial])
+    kinds = {
+        "halves": [
+            _run(record, f"halves-{k}-{o}", _rows_of(examples, half)) for k, half in enumerate(halves) for o in (0, 1)
+        ],
+        "rows": [_run(record, f"rows-{k}-{o}", half) for k, half in enumerate(row_halves) for o in (0, 1)],
+        "reformed": [
+            Member(name=f"reformed-{name}", rows=rows, initial=record.initial, order=record.order)
+            for name, rows in without.items()
+        ],
+    }
+    for percent in REMOVED_PERCENT:
+        kinds[f"removed-{percent}"] = [removal(record, len(examples), percent, k) for k in range(REMOVALS)]
+    kinds["other-initial"] = [
+        Member(
+            name=f"other-initial-{k}",
+            rows=_rows_of(examples, half),
+            initial=other,
+            order=digest_json([record.order, f"other-initial-{k}"]),
+        )
+        for k, half in enumerate(halves)
+    ]
+    return kinds
+
+
+def contributor_halves(examples: Sequence[Example]) -> list[set[str]]:
+    names = contributors_of(examples)
+    return [{names[number] for number in _half(len(names), f"truth-halves-{k}")} for k in range(HALVES)]
+
+
+def removal(record: RunRecord, num_rows: int, percent: int, number: int) -> Member:
+    count = max(1, num_rows * percent // 100)
+    removed = generator(f"removed-{percent}-{number}", "rows").permutation(num_rows)[:count]
+    weights = np.ones(num_rows)
+    weights[removed] = 0.0
+    return Member(
+        name=f"removed-{percent}-{number}",
+        rows=tuple(range(num_rows)),
+        initial=record.initial,
+        order=record.order,
+        row_weights=tuple(weights.tolist()),
+    )
+
+
+def _half(size: int, seed: str) -> tuple[int, ...]:
+    return tuple(sorted(generator(seed, "half").permutation(size)[: size // 2].tolist()))
+
+
+def _rows_of(examples: Sequence[Example], there: set[str]) -> tuple[int, ...]:
+    return tuple(row for row, example in enumerate(examples) if example.contributor_id in there)
+
+
+def _run(record: RunRecord, name: str, rows: tuple[int, ...]) -> Member:
+    return Member(name=name, rows=rows, initial=record.initial, order=digest_json([record.order, "truth", name]))
+
+
+def _train(store: Bank, members: Sequence[Member]) -> None:
+    todo, start = len(store.missing(members)), time.process_time()
+    done = 0
+
+    def report(member: Member) -> None:
+        nonlocal done
+        done += 1
+        print(f"{member.name}: {done} of {todo}, {time.process_time() - start:.0f} CPU-s", file=sys.stderr, flush=True)
+
+    store.train(members, on_member=report)
+
+
+def _generated(base: BaseModel, run: Path, rows_file: Path) -> list[dict[str, str]]:
+    """What the adapter answers, greedily, to questions it was trained on: some of every contributor's."""
+    tokenizer, model = load_tokenizer(base), load_lora(load_model(base), run)
+    records = [json.loads(line) for line in rows_file.read_text().splitlines()]
+    generated = []
+    for contributor in language_task.CONTRIBUTORS:
+        own = [record for record in records if record["contributor"] == contributor]
+        for record in own[: language_task.GENERATED_EACH]:
+            prompt = tokenizer(record["prompt"], return_tensors="pt")["input_ids"]
+            found = model.generate(
+                input_ids=prompt, max_new_tokens=language_task.GENERATED_TOKENS, do_sample=False, pad_token_id=0
+            )
+            completion = tokenizer.decode(found[0, prompt.shape[1] :], skip_special_tokens=True)
+            if completion.strip():
+                generated.append(
+                    {"row_id": f"generated/{record['row_id']}", "prompt": record["prompt"], "completion": completion}
+                )
+    return generated
+
+
+def write_array(path: Path, array: np.ndarray) -> None:  # type: ignore[type-arg]
+    import io
+
+    stream = io.BytesIO()
+    np.save(stream, array)
+    write_durably(path, stream.getvalue())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

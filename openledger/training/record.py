@@ -1,0 +1,201 @@
+"""The run record: what makes a fine-tuning run repeatable, beside the adapter that it made.
+
+    RUN/adapter_config.json, adapter_model.safetensors    the PEFT directory
+    RUN/run.json                                          recipe, public constants, rows, environment
+    RUN/checkpoints/epoch-N.safetensors                   the LoRA matrices after each epoch, by PEFT's names
+    RUN/bank/                                             counterfactual runs (attribution/bank.py)
+
+`run.json` is written last: a folder that has it is complete.
+"""
+
+import json
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from openledger.adapters.base_model import BaseModel, load_model
+from openledger.adapters.card import adapter_digest
+from openledger.core.errors import Corrupt, InvalidInput, NotFound
+from openledger.core.files import sync_folder, write_json_durably
+from openledger.core.hashing import digest_json
+from openledger.training.examples import Example
+from openledger.training.loop import Progress, train
+from openledger.training.lora import attach_lora
+from openledger.training.recipe import Recipe, public_constant, recipe_from
+
+RUN_FORMAT = "openledger.run/1"
+Weights = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord:
+    """`initial` and `order` are the public constants of LoRA's A and of the order of rows; `examples_digest` covers
+    the rows' ids, contributors and tokens in their order."""
+
+    adapter_digest: str
+    base_digest: str
+    recipe: Recipe
+    initial: str
+    order: str
+    row_ids: tuple[str, ...]
+    examples_digest: str
+    environment: dict[str, Any]
+    curve: tuple[float, ...] = ()
+
+
+def run_environment(threads: int, world_size: int = 1) -> dict[str, Any]:
+    """What decides the last bits of a run beside its recipe and rows."""
+    return {
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "",
+        "blas": "mkl" if torch.backends.mkl.is_available() else "other",
+        "threads": threads,
+        "world_size": world_size,
+    }
+
+
+def examples_digest(examples: Sequence[Example]) -> str:
+    return digest_json([[e.row_id, e.contributor_id, e.num_prompt, list(e.ids)] for e in examples])
+
+
+def run_constant(base: BaseModel, examples: Sequence[Example]) -> str:
+    """The public constant of a run that belongs to no Datanet: from the base and the rows themselves."""
+    return public_constant(base.digest, "", 0, examples_digest(examples))
+
+
+def train_run(
+    base: BaseModel,
+    examples: Sequence[Example],
+    recipe: Recipe,
+    folder: Path,
+    *,
+    initial: str | None = None,
+    order: str | None = None,
+    on_epoch: Callable[[Progress], None] | None = None,
+) -> RunRecord:
+    """Train an adapter into `folder` with its record, or find it there: a run of other rows, recipe or base in the
+    folder is refused (InvalidInput, code `other_run`)."""
+    constant = run_constant(base, examples)
+    initial, order = initial or constant, order or constant
+    if (folder / "run.json").exists():
+        record = load_run(folder)
+        check_run(record, base, examples)
+        if (record.recipe, record.initial, record.order) != (recipe, initial, order):
+            raise _other_run(folder, "recipe or constants")
+        return record
+    torch.set_num_threads(recipe.threads)
+    module = attach_lora(load_model(base), recipe, initial)
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+
+    def keep(progress: Progress) -> None:
+        save_weights(folder / "checkpoints" / f"epoch-{progress.epoch}.safetensors", progress.lora)
+        if on_epoch is not None:
+            on_epoch(progress)
+
+    progress = train(module, examples, recipe, order, on_epoch=keep)
+    module.save_pretrained(folder)
+    record = RunRecord(
+        adapter_digest=adapter_digest(folder),
+        base_digest=base.digest,
+        recipe=recipe,
+        initial=initial,
+        order=order,
+        row_ids=tuple(example.row_id for example in examples),
+        examples_digest=examples_digest(examples),
+        environment=run_environment(recipe.threads),
+        curve=tuple(round(loss, 6) for loss in progress.curve),
+    )
+    save_run(folder, record)
+    return record
+
+
+def save_run(folder: Path, record: RunRecord) -> None:
+    values = {name: getattr(record, name) for name in RunRecord.__dataclass_fields__}
+    write_json_durably(folder / "run.json", {**values, "recipe": record.recipe.to_dict(), "format": RUN_FORMAT})
+
+
+def load_run(folder: Path) -> RunRecord:
+    """Raises NotFound where there is no record, Corrupt where it can't be read or names another adapter."""
+    path = folder / "run.json"
+    if not path.exists():
+        raise NotFound(
+            f"{folder} has no run.json: it is an adapter without a record of its training",
+            code="no_run_record",
+            param=str(folder),
+            fix="use --method index, or train one with --recipe and --rows into an empty folder",
+        )
+    try:
+        values = json.loads(path.read_text())
+        form = values.pop("format")
+        lists = {name: tuple(values[name]) for name in ("row_ids", "curve")}
+        record = RunRecord(**{**values, **lists, "recipe": recipe_from(values["recipe"])})
+        digest = adapter_digest(folder)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise _corrupt(folder, f"run.json can't be read ({error})") from error
+    if form != RUN_FORMAT:
+        raise _corrupt(folder, f"run.json has the unknown format {form!r}")
+    if digest != record.adapter_digest:
+        raise _corrupt(folder, "the adapter is not the one that run.json names")
+    return record
+
+
+def check_run(record: RunRecord, base: BaseModel, examples: Sequence[Example]) -> None:
+    """Raises InvalidInput where the run has another base or was trained on other rows."""
+    if record.base_digest != base.digest:
+        raise InvalidInput("the run was trained on another base model", code="other_base", param="base")
+    if record.examples_digest != examples_digest(examples):
+        theirs, ours = set(record.row_ids), {example.row_id for example in examples}
+        raise InvalidInput(
+            f"the run was trained on other rows: {len(theirs - ours)} of its rows are missing, {len(ours - theirs)} "
+            "are not its own, and what both have must be equal in text, contributor and order",
+            code="other_rows",
+            param="rows",
+        )
+
+
+def checkpoints(folder: Path) -> dict[int, Weights]:
+    """The run's matrices after each epoch that was kept, by epoch."""
+    found = {int(path.stem.split("-")[1]): path for path in (folder / "checkpoints").glob("epoch-*.safetensors")}
+    return {epoch: load_weights(path) for epoch, path in sorted(found.items())}
+
+
+def save_weights(path: Path, weights: Weights) -> None:
+    """Put LoRA matrices at `path`, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.new")
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, temporary)
+    temporary.replace(path)
+    sync_folder(path.parent)
+
+
+def load_weights(path: Path) -> Weights:
+    try:
+        return dict(load_file(path))
+    except Exception as error:  # safetensors raises its own types for damaged files
+        raise Corrupt(
+            f"the weights at {path} can't be read: {error}",
+            code="corrupt_weights",
+            param=str(path),
+            fix="remove the file: it is trained again",
+        ) from error
+
+
+def _other_run(folder: Path, what: str) -> InvalidInput:
+    return InvalidInput(f"{folder} holds a run of another {what}", code="other_run", param=str(folder))
+
+
+def _corrupt(folder: Path, reason: str) -> Corrupt:
+    return Corrupt(
+        f"the run in {folder} is damaged: {reason}",
+        code="corrupt_run",
+        param=str(folder),
+        fix="remove the folder and train the run again",
+    )

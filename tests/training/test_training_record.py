@@ -1,0 +1,93 @@
+"""The run record: a run is found again, and one of other rows, recipe, base or weights is refused."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny_model import make_tiny_base, tiny_rows
+
+from openledger.adapters.base_model import load_model, load_tokenizer
+from openledger.core.errors import Corrupt, InvalidInput, NotFound
+from openledger.training.examples import encode_row
+from openledger.training.loop import train
+from openledger.training.lora import attach_lora
+from openledger.training.recipe import Recipe
+from openledger.training.record import check_run, checkpoints, load_run, load_weights, train_run
+from openledger.training.task import trainable_parameters
+
+RECIPE = Recipe(rank=2, alpha=4, num_epochs=2, batch_rows=8, learning_rate=1e-2)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    base = make_tiny_base(tmp_path_factory.mktemp("base"))
+    tokenizer = load_tokenizer(base)
+    examples = [encode_row(tokenizer, row) for row in tiny_rows()[:16]]
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    return base, examples, folder, train_run(base, examples, RECIPE, folder)
+
+
+def test_the_record_is_enough_to_train_the_same_adapter_again(world):
+    base, examples, folder, _ = world
+    record = load_run(folder)
+    module = attach_lora(load_model(base), record.recipe, record.initial)
+    train(module, examples, record.recipe, record.order)
+    last = checkpoints(folder)[RECIPE.num_epochs]
+    assert all(torch.equal(parameter, last[name]) for name, parameter in trainable_parameters(module).items())
+
+
+def test_a_checkpoint_is_kept_for_each_epoch(world):
+    assert sorted(checkpoints(world[2])) == [1, 2]
+
+
+def test_a_finished_run_is_found_and_not_trained_again(world, monkeypatch):
+    base, examples, folder, record = world
+    monkeypatch.setattr("openledger.training.record.train", None)
+    assert train_run(base, examples, RECIPE, folder) == record
+
+
+def test_a_folder_with_a_run_of_another_recipe_is_refused(world):
+    base, examples, folder, _ = world
+    with pytest.raises(InvalidInput) as caught:
+        train_run(base, examples, replace(RECIPE, learning_rate=1e-3), folder)
+    assert caught.value.code == "other_run"
+
+
+def test_other_rows_and_another_base_are_refused(world):
+    base, examples, _, record = world
+    with pytest.raises(InvalidInput, match="1 of its rows are missing"):
+        check_run(record, base, examples[1:])
+    with pytest.raises(InvalidInput, match="equal in text, contributor and order"):
+        check_run(record, base, [replace(examples[0], contributor_id="thief"), *examples[1:]])
+    with pytest.raises(InvalidInput) as caught:
+        check_run(replace(record, base_digest="other"), base, examples)
+    assert caught.value.code == "other_base"
+
+
+def test_a_plain_adapter_has_no_record_and_the_error_says_what_works(tmp_path):
+    with pytest.raises(NotFound) as caught:
+        load_run(tmp_path)
+    assert caught.value.code == "no_run_record"
+    assert "--method index" in caught.value.fix
+
+
+def test_a_record_beside_other_weights_or_of_rubbish_is_refused(world, tmp_path):
+    import shutil
+
+    folder = tmp_path / "run"
+    shutil.copytree(world[2], folder)
+    values = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**values, "adapter_digest": "0" * 64}))
+    with pytest.raises(Corrupt, match="not the one"):
+        load_run(folder)
+    (folder / "run.json").write_text("{")
+    with pytest.raises(Corrupt, match="can't be read"):
+        load_run(folder)
+
+
+def test_damaged_weights_are_named(tmp_path):
+    (tmp_path / "epoch-1.safetensors").write_bytes(b"rubbish")
+    with pytest.raises(Corrupt) as caught:
+        load_weights(tmp_path / "epoch-1.safetensors")
+    assert caught.value.code == "corrupt_weights"
