@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, dataclass, field, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,13 @@ class AdapterCard:
     """`digest` covers weights and configuration: it is the adapter's identity in caches, metering and proofs.
 
     `rows_trained` are the row ids in training order of the source; `contributors` counts them by contributor.
-    `recipe` and `environment` are what a replay needs. `evaluation` is measured after training.
+    `recipe` and `environment` are what a replay needs; so is `initial_a`, the public constant, which comes from
+    `initial_from`: the `nonces` of owner and witnesses, or the version's `row_root`, which its last contributor can
+    influence. `evaluation` is measured after training.
+
+    `parents` are what the adapter began from, as (digest, weight) with the weight an exact number in text ("1/2"): one
+    of weight 1 for a continued fine-tune, several for a merge, none for an adapter of its own. See `lineage`. A merge
+    that was not trained any further has no rows, and its loss is not a number.
     """
 
     name: str
@@ -33,8 +40,10 @@ class AdapterCard:
     environment: dict[str, Any]
     code_version: str
     initial_a: str
+    initial_from: str = "row_root"
     final_loss: float
     evaluation: dict[str, float] = field(default_factory=dict)
+    parents: tuple[tuple[str, str], ...] = ()
     format: str = CARD_FORMAT
 
     def with_evaluation(self, evaluation: dict[str, float]) -> "AdapterCard":
@@ -58,8 +67,9 @@ def load_card(folder: Path) -> AdapterCard:
     path = folder / "card.json"
     try:
         values = json.loads(path.read_text())
-        card = AdapterCard(**{**values, "rows_trained": tuple(values["rows_trained"])})
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        parents = tuple((str(digest), str(Fraction(weight))) for digest, weight in values.get("parents", ()))
+        card = AdapterCard(**{**values, "rows_trained": tuple(values["rows_trained"]), "parents": parents})
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
         raise _corrupt(folder, f"card.json can't be read ({error})") from error
     if card.format != CARD_FORMAT:
         raise _corrupt(folder, f"card.json has the unknown format {card.format!r}")

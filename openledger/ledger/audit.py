@@ -18,6 +18,7 @@ from openledger.ledger.checkpoints import open_checkpoint
 from openledger.ledger.export import Claim, read_export
 from openledger.ledger.journal import Journal
 from openledger.ledger.log import leaf_hash, leaf_of, nodes_after_append
+from openledger.ledger.nonces import Rounds
 from openledger.ledger.rules import Book, apply
 from openledger.ledger.transfers import CREATED, Batch, Transfer
 
@@ -92,6 +93,7 @@ class _Audit:
     tree: merkle.Frontier = field(default_factory=merkle.Frontier)
     pools: dict[str, list[list[object]]] = field(default_factory=dict)
     settled: set[str] = field(default_factory=set)
+    rounds: Rounds = field(default_factory=Rounds)
     ids: set[str] = field(default_factory=set)
     time_ms: int = 0
     num_answers: int = 0
@@ -145,6 +147,7 @@ class _Audit:
 
     def check_statement(self, batch: Batch) -> None:
         statement, kind = batch.statement or {}, statements.format_of(batch.statement)
+        self.rounds.take(batch)
         if kind == statements.USAGE:
             statements.check_usage(statement)
             statements.check_usage_transfers(statement, batch.transfers)

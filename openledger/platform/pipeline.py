@@ -4,8 +4,9 @@ Each function is one arrow of that picture. It takes plain values, asks the acto
 values on. What an answer needs while a person waits is in `live`.
 """
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from openledger.attribution.index import IndexEntry
 from openledger.attribution.period import contributor_scores
 from openledger.core.errors import NotFound
 from openledger.core.files import write_durably
+from openledger.core.hashing import digest_json
 from openledger.core.signing import SigningKey
 from openledger.core.values import (
     AdapterTerms,
@@ -33,7 +35,9 @@ from openledger.core.values import (
     Settlement,
 )
 from openledger.datanets.contribution import sign_contribution
+from openledger.economy.nonces import NonceBook, find_nonce, kept_nonce
 from openledger.factory.selection import choose_rows
+from openledger.ledger.nonces import Purpose, commitment
 from openledger.ledger.proofs import encode_proof
 from openledger.training.examples import fitting_rows
 from openledger.training.recipe import Recipe
@@ -70,14 +74,62 @@ def publish(datanets: Any, name: str) -> tuple[DatanetVersion, list[Row]]:
     return version, ray.get(datanets.rows.remote(name, version.number))
 
 
+def commit_nonces(
+    book: NonceBook, folder: Path, datanet: str, version: int, owner: str, witnesses: Sequence[str]
+) -> None:
+    """Before the contributions of `version` close: put commitments of its owner and `witnesses` in the log. Their
+    nonces are kept in `folder` until `draw_nonces`; may be repeated."""
+    book.open(datanet, version, owner)
+    for party in (owner, *witnesses):
+        nonce = kept_nonce(folder, datanet, version, party)
+        book.commit(datanet, version, party, commitment(datanet, version, party, nonce))
+
+
+def draw_nonces(
+    book: NonceBook, folder: Path, version: DatanetVersion, base: BaseModel, recipe: Recipe
+) -> tuple[str, ...]:
+    """Once `version` is published: close its round for `base` and `recipe`, and reveal the nonces kept in `folder`.
+
+    Empty where the version has no round, or one that was closed for another base or recipe: those nonces are known by
+    now. Raises Unavailable (`nonces_withheld`) while another party's is missing.
+    """
+    name, number = version.datanet, version.number
+    found = book.find(name, number)
+    if found is None:
+        return ()
+    purpose = Purpose(
+        row_root=version.row_root,
+        base_digest=base.digest,
+        recipe_digest=digest_json(json.dumps(recipe.to_dict(), sort_keys=True)),
+    )
+    if found.purpose is None:
+        found = book.close(name, number, purpose)
+    if found.purpose != purpose:
+        return ()
+    for party in found.withheld:
+        if nonce := find_nonce(folder, name, number, party):
+            book.reveal(name, number, party, nonce)
+    return book.nonces(name, number)
+
+
 def plan_training(
-    base: BaseModel, version: DatanetVersion, rows: Sequence[Row], recipe: Recipe, adapters: Path
+    base: BaseModel,
+    version: DatanetVersion,
+    rows: Sequence[Row],
+    recipe: Recipe,
+    adapters: Path,
+    nonces: tuple[str, ...] = (),
 ) -> tuple[TrainingJob, list[Row]]:
-    """The job that trains `version`'s adapter, and its decoys. The folder's name says what the adapter is made of."""
+    """The job that trains `version`'s adapter, and its decoys. The folder's name says what the adapter is made of.
+
+    With `nonces` (of `draw_nonces`) they decide which rows are drawn too.
+    """
+    job = TrainingJob(
+        name=version.datanet, base=base, version=version, rows=(), recipe=recipe, output="", nonces=nonces
+    )
     fitting = fitting_rows(rows, base, recipe.max_row_tokens)
-    trained, decoys = choose_rows(fitting, recipe.max_rows, version.row_root)
-    job = TrainingJob(name=version.datanet, base=base, version=version, rows=tuple(trained), recipe=recipe, output="")
-    return job.at(adapters), decoys
+    trained, decoys = choose_rows(fitting, recipe.max_rows, job.constant if nonces else version.row_root)
+    return replace(job, rows=tuple(trained)).at(adapters), decoys
 
 
 def train(jobs: Sequence[TrainingJob], runs: Path, num_workers: int, use_gpu: bool = False) -> list[AdapterCard]:

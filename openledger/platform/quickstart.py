@@ -41,6 +41,8 @@ from openledger.core.values import (
     SamplingParameters,
     Settlement,
 )
+from openledger.economy.actor import RemoteLedger
+from openledger.economy.nonces import DEPOSIT_NANO, NonceBook
 from openledger.factory.evaluation import measure
 from openledger.platform import actors, pipeline, report
 from openledger.platform.cluster import Cluster, check_port, connected, free_port
@@ -58,6 +60,7 @@ from openledger.training.recipe import Recipe
 from openledger.training.trainer import TrainingJob
 
 CUSTOMER = "user:customer"
+OPERATOR = "user:operator"
 _CUSTOMER_GRANT = parse_open("1000")
 _PRICES = (200_000, 1_000_000)
 _CONCURRENCY = 8
@@ -112,6 +115,7 @@ class Demonstration:
     hosts: list[Any] = field(default_factory=list)
     people: dict[str, Contributor] = field(default_factory=dict)
     versions: list[tuple[DatanetVersion, list[Row]]] = field(default_factory=list)
+    nonces: list[tuple[str, ...]] = field(default_factory=list)
     jobs: list[TrainingJob] = field(default_factory=list)
     decoys: list[list[Row]] = field(default_factory=list)
     cards: list[AdapterCard] = field(default_factory=list)
@@ -162,16 +166,20 @@ def start_actors(run: Demonstration, stage: Stage) -> None:
 
 
 def fill_datanets(run: Demonstration, stage: Stage) -> None:
-    """Everybody signs and hands in rows; each Datanet publishes a version."""
+    """Owner and operator commit to nonces, everybody signs and hands in rows, each Datanet publishes a version, and
+    the nonces are revealed."""
     entries = []
+    book = NonceBook(RemoteLedger(run.ledger))
     for number, datanet in enumerate(run.chosen):
         stage.count(number, len(run.chosen))
         ray.get(run.datanets.create.remote(datanet.name, datanet.summary, f"user:{datanet.name}-owner"))
+        _commit_nonces(run, book, datanet.name)
         for person in contributors(datanet, run.settings.rows_per_contributor):
             stage.tell(f"{datanet.name}: {person.name}")
             _hand_in(run, person)
         version, rows = pipeline.publish(run.datanets, datanet.name)
         run.versions.append((version, rows))
+        run.nonces.append(pipeline.draw_nonces(book, run.workdir.nonces, version, run.base, run.settings.recipe))
         statistics = ray.get(run.datanets.statistics.remote(datanet.name))
         entries.append(report.datanet_entry(datanet.name, datanet.summary, version, statistics, run.people))
     run.report["datanets"] = entries
@@ -180,6 +188,14 @@ def fill_datanets(run: Demonstration, stage: Stage) -> None:
         f"{counts['rows_in']} rows in, {counts['accepted']} accepted, {counts['rejected']} rejected, "
         f"{counts['review']} in review"
     )
+
+
+def _commit_nonces(run: Demonstration, book: NonceBook, datanet: str) -> None:
+    """For the version that is to come; where no row changes, the commitments wait for the next run's."""
+    owner, version = f"user:{datanet}-owner", len(ray.get(run.datanets.versions.remote(datanet))) + 1
+    for party in (owner, OPERATOR):
+        ray.get(run.economy.grant.remote(party, DEPOSIT_NANO, f"quickstart-nonce-{datanet}-{version}-{party}"))
+    pipeline.commit_nonces(book, run.workdir.nonces, datanet, version, owner, [OPERATOR])
 
 
 def _hand_in(run: Demonstration, person: Contributor) -> None:
@@ -191,8 +207,8 @@ def _hand_in(run: Demonstration, person: Contributor) -> None:
 
 
 def train_adapters(run: Demonstration, stage: Stage) -> None:
-    for version, rows in run.versions:
-        job, decoys = pipeline.plan_training(run.base, version, rows, run.settings.recipe, run.workdir.adapters)
+    for (version, rows), nonces in zip(run.versions, run.nonces, strict=True):
+        job, decoys = pipeline.plan_training(run.base, version, rows, run.settings.recipe, run.workdir.adapters, nonces)
         run.jobs.append(job)
         run.decoys.append(decoys)
     recipe, num_rows = run.settings.recipe, sum(len(job.rows) for job in run.jobs)

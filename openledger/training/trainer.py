@@ -24,12 +24,16 @@ from openledger.core.errors import Unavailable
 from openledger.core.files import sync_folder, write_json_durably
 from openledger.core.hashing import digest_json
 from openledger.core.values import DatanetVersion, Row
-from openledger.training.recipe import Recipe, public_constant
+from openledger.training.recipe import Recipe, public_constant, row_root_constant
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingJob:
-    """One adapter to train. `rows` are in source order; the adapter, its card and its curve go to `output`."""
+    """One adapter to train. `rows` are in source order; the adapter, its card and its curve go to `output`.
+
+    `nonces` are those of the version's owner and witnesses, where its round of nonces was drawn for this base and
+    recipe; without them the constant comes from the row root, and the card says so.
+    """
 
     name: str
     base: BaseModel
@@ -37,11 +41,19 @@ class TrainingJob:
     rows: tuple[Row, ...]
     recipe: Recipe
     output: str
+    nonces: tuple[str, ...] = ()
 
     @property
     def constant(self) -> str:
         version = self.version
-        return public_constant(self.base.digest, version.datanet, version.number, version.row_root)
+        if self.nonces:
+            return public_constant(self.base.digest, version.datanet, version.number, self.nonces)
+        return row_root_constant(self.base.digest, version.datanet, version.number, version.row_root)
+
+    @property
+    def initial_from(self) -> str:
+        """What `constant` is derived from."""
+        return "nonces" if self.nonces else "row_root"
 
     @property
     def key(self) -> str:
@@ -203,6 +215,7 @@ def write_adapter(model: Any, job: TrainingJob, curve: list[float], world_size: 
         },
         code_version=__version__,
         initial_a=job.constant,
+        initial_from=job.initial_from,
         final_loss=round(curve[-1], 5),
     )
     _sync(output)

@@ -1,5 +1,7 @@
 """The lineage card, and the check that weights are the ones it names."""
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -26,6 +28,14 @@ def test_a_card_comes_back_as_it_was_saved(folder):
     save_card(folder, card.with_evaluation({"rouge": 0.5}))
     assert load_card(folder).evaluation == {"rouge": 0.5}
     assert checked_card(folder).rows_trained == ("row_1", "row_2")
+
+
+def test_a_card_from_before_there_were_nonces_says_row_root(folder):
+    path = folder / "card.json"
+    values = json.loads(path.read_text())
+    del values["initial_from"]
+    path.write_text(json.dumps(values))
+    assert load_card(folder).initial_from == "row_root"
 
 
 def test_the_digest_ignores_the_order_of_modules_and_settings_that_change_nothing(folder):

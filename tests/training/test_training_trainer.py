@@ -1,6 +1,7 @@
 """Ray Train runs the same arithmetic as the loop in one process, for whole adapters and for shared ones."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,9 @@ from openledger.core.values import DatanetVersion
 from openledger.training.examples import encode_row
 from openledger.training.loop import train
 from openledger.training.lora import attach_lora
-from openledger.training.recipe import Recipe
+from openledger.training.recipe import Recipe, public_constant
 from openledger.training.task import trainable_parameters
-from openledger.training.trainer import TrainingJob, train_adapters
+from openledger.training.trainer import TrainingJob, train_adapters, write_adapter
 
 RECIPE = Recipe(rank=4, alpha=16, num_epochs=4, batch_rows=8, learning_rate=2e-2)
 
@@ -38,6 +39,32 @@ def trained_here(one: TrainingJob) -> dict[str, torch.Tensor]:
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     return make_tiny_base(tmp_path_factory.mktemp("base"))
+
+
+def with_another_row_root(one: TrainingJob) -> TrainingJob:
+    return replace(one, version=replace(one.version, row_root="bb"))
+
+
+def test_with_nonces_no_row_moves_the_constant_and_without_them_every_row_does(base, tmp_path):
+    bare = job(base, tmp_path, "greek")
+    drawn = replace(bare, nonces=("0a" * 32, "0b" * 32))
+    assert drawn.constant == public_constant(base.digest, "greek", 1, drawn.nonces)
+    assert with_another_row_root(drawn).constant == drawn.constant
+    assert with_another_row_root(bare).constant != bare.constant
+
+
+def test_jobs_of_other_nonces_are_other_jobs(base, tmp_path):
+    bare = job(base, tmp_path, "greek")
+    keys = {replace(bare, nonces=nonces).key for nonces in ((), ("0a" * 32, "0b" * 32), ("0b" * 32, "0a" * 32))}
+    assert len(keys) == 3
+
+
+@pytest.mark.parametrize(("nonces", "initial_from"), [((), "row_root"), (("0a" * 32, "0b" * 32), "nonces")])
+def test_the_card_says_what_the_initial_a_comes_from(base, tmp_path, nonces, initial_from):
+    one = replace(job(base, tmp_path, "greek"), nonces=nonces, output=str(tmp_path / "adapter"))
+    write_adapter(attach_lora(load_model(base), RECIPE, one.constant), one, [1.0], world_size=1)
+    card = load_card(tmp_path / "adapter")
+    assert (card.initial_a, card.initial_from) == (one.constant, initial_from)
 
 
 @pytest.mark.cluster
