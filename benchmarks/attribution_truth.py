@@ -8,14 +8,17 @@ Every run is one file of LoRA matrices under FOLDER/truth, and no method reads t
     other-initial-K      the same halves from a second initial A
     rows-K-ORDER         a random half of the rows of all contributors
     removed-P-K          the run itself with P % of the rows at weight 0, every batch as it was
+    exact-K, exact-bank-K     all coalitions of eight contributors with 20 rows each, and a bank of their own
     reformed-NAME        the run without a contributor's rows, batches formed anew from the same order
 """
 
 import argparse
+import itertools
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,34 +26,38 @@ import torch
 
 from benchmarks import language_task
 from openledger.adapters.base_model import BaseModel, find_base_model, load_model, load_tokenizer
-from openledger.attribution.bank import Bank, plan_bank
+from openledger.attribution.bank import Bank, BankPlan, plan_bank, run_bank
+from openledger.attribution.coalitions import Design, design
 from openledger.attribution.records import contributors_of, read_examples
 from openledger.core.files import write_durably
 from openledger.core.hashing import digest_json
 from openledger.training.examples import Example
 from openledger.training.lora import load_lora
-from openledger.training.packed import Member
+from openledger.training.members import Member
 from openledger.training.recipe import Recipe, generator
 from openledger.training.record import RunRecord, load_run, train_run
 
 COALITIONS, TWINS = 64, 4
-HALVES, ROW_HALVES, REMOVALS = 40, 40, 24
-REMOVED_PERCENT = (1, 5, 10, 20)
+HALVES, ROW_HALVES, REMOVALS = 40, 30, 12
+REMOVED_PERCENT = (10, 5, 1, 20)
+EXACT_CONTRIBUTORS, EXACT_ROWS = 8, 20
 RECIPE = Recipe(max_rows=10**6)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--part", default="0/1", metavar="I/N", help="train every N-th run, for N processes")
     options = parser.parse_args()
+    part, parts = (int(number) for number in options.part.split("/"))
     torch.set_num_threads(1)
     base, examples, record = make_task(options.folder)
-    bank = Bank(options.folder / "run" / "bank", record, base, examples)
+    bank = run_bank(options.folder / "run" / "bank", record, base, examples)
     plan = bank_plan(record, examples)
-    truth = Bank(options.folder / "truth", record, base, examples)
+    truth = run_bank(options.folder / "truth", record, base, examples)
     stages = [(bank, plan.members), *((truth, members) for members in truth_members(record, examples).values())]
     for store, members in stages:
-        _train(store, members)
+        _train(store, members[part::parts])
     return 0
 
 
@@ -65,7 +72,7 @@ def make_task(folder: Path) -> tuple[BaseModel, list[Example], RunRecord]:
     return base, examples, load_run(folder / "run")
 
 
-def bank_plan(record: RunRecord, examples: Sequence[Example]):  # type: ignore[no-untyped-def]
+def bank_plan(record: RunRecord, examples: Sequence[Example]) -> BankPlan:
     names = contributors_of(examples)
     return plan_bank(record, examples, num_coalitions=COALITIONS, num_twins=TWINS, without=names)
 
@@ -98,7 +105,48 @@ def truth_members(record: RunRecord, examples: Sequence[Example]) -> dict[str, l
         )
         for k, half in enumerate(halves)
     ]
+    kinds["exact"] = [*exact_members(record, examples), *exact_bank(record, examples)[1]]
     return kinds
+
+
+def exact_coalitions(examples: Sequence[Example]) -> list[frozenset[str]]:
+    """All but the empty one of the first eight contributors."""
+    names = contributors_of(examples)[:EXACT_CONTRIBUTORS]
+    sizes = range(1, len(names) + 1)
+    return [frozenset(c) for size in sizes for c in itertools.combinations(names, size)]
+
+
+def exact_members(record: RunRecord, examples: Sequence[Example]) -> list[Member]:
+    """One run for each of `exact_coalitions`, on the first rows of each contributor."""
+    rows = _exact_rows(examples)
+    found = exact_coalitions(examples)
+    return [_run(record, f"exact-{n}", _chosen(rows, examples, coalition)) for n, coalition in enumerate(found)]
+
+
+def exact_bank(record: RunRecord, examples: Sequence[Example]) -> tuple[Design, list[Member]]:
+    """A bank of the same eight contributors and rows, with orders of its own."""
+    rows = _exact_rows(examples)
+    names = contributors_of(examples)[:EXACT_CONTRIBUTORS]
+    found = design(dict.fromkeys(names, EXACT_ROWS), COALITIONS, record.order)
+    members = []
+    for number, line in enumerate(found.members_MG):
+        there = {group[0] for group, on in zip(found.groups, line, strict=True) if on}
+        members.append(_run(record, f"exact-bank-{number}", _chosen(rows, examples, there)))
+    return found, members
+
+
+def _exact_rows(examples: Sequence[Example]) -> list[int]:
+    taken: Counter[str] = Counter()
+    rows = []
+    for row, example in enumerate(examples):
+        taken[example.contributor_id] += 1
+        if taken[example.contributor_id] <= EXACT_ROWS:
+            rows.append(row)
+    return rows
+
+
+def _chosen(rows: Sequence[int], examples: Sequence[Example], there: Collection[str]) -> tuple[int, ...]:
+    return tuple(row for row in rows if examples[row].contributor_id in there)
 
 
 def contributor_halves(examples: Sequence[Example]) -> list[set[str]]:

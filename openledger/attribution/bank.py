@@ -8,10 +8,12 @@ All start from the run's own initial A. Members are files of LoRA matrices under
 trained on, so that a bank can be stopped and taken up again, grown, and built by many workers.
 """
 
+import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,10 +23,22 @@ from openledger.attribution.coalitions import DEFAULT_COALITIONS, Design, design
 from openledger.core.errors import NotFound
 from openledger.core.hashing import digest_json
 from openledger.training.examples import Example
-from openledger.training.packed import Member, Weights, score_members, train_members
+from openledger.training.members import Member, Runs, Weights
+from openledger.training.packed import PackedRuns
 from openledger.training.record import RunRecord, check_run, load_weights, save_weights
+from openledger.training.task import Trainable
 
 DEFAULT_TWINS = 3
+
+
+class Constants(Protocol):
+    """Where a run began and in what order it took its rows; a `RunRecord` has them."""
+
+    @property
+    def initial(self) -> str: ...
+
+    @property
+    def order(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,8 +56,8 @@ class BankPlan:
 
 
 def plan_bank(
-    record: RunRecord,
-    examples: Sequence[Example],
+    constants: Constants,
+    examples: Sequence[Trainable],
     *,
     num_coalitions: int = DEFAULT_COALITIONS,
     num_twins: int = DEFAULT_TWINS,
@@ -52,23 +66,23 @@ def plan_bank(
 ) -> BankPlan:
     """The bank of a run. Raises InvalidInput for a run of one contributor or an unknown contributor in `without`."""
     counts = Counter(example.contributor_id for example in examples)
-    found = design(counts, num_coalitions, record.order, max_groups)
+    found = design(counts, num_coalitions, constants.order, max_groups)
     coalitions = []
     for number, present_G in enumerate(found.members_MG):
         there = {name for group, present in zip(found.groups, present_G, strict=True) if present for name in group}
         rows = tuple(row for row, example in enumerate(examples) if example.contributor_id in there)
-        coalitions.append(_member(record, f"coalition-{number:03}", rows))
+        coalitions.append(_member(constants, f"coalition-{number:03}", rows))
     everything = tuple(range(len(examples)))
-    twins = tuple(_member(record, f"twin-{number}", everything) for number in range(1, num_twins + 1))
+    twins = tuple(_member(constants, f"twin-{number}", everything) for number in range(1, num_twins + 1))
     return BankPlan(
         design=found,
         coalitions=tuple(coalitions),
         twins=twins,
-        withouts=tuple(member_without(record, examples, name) for name in without),
+        withouts=tuple(member_without(constants, examples, name) for name in without),
     )
 
 
-def member_without(record: RunRecord, examples: Sequence[Example], contributor: str) -> Member:
+def member_without(constants: Constants, examples: Sequence[Trainable], contributor: str) -> Member:
     """The run without a contributor's rows, every batch as it was."""
     weights = tuple(0.0 if example.contributor_id == contributor else 1.0 for example in examples)
     if not 0 < sum(weights) < len(weights):
@@ -77,40 +91,33 @@ def member_without(record: RunRecord, examples: Sequence[Example], contributor: 
         )
     rows = tuple(range(len(examples)))
     return Member(
-        name=f"without-{contributor}", rows=rows, initial=record.initial, order=record.order, row_weights=weights
+        name=f"without-{contributor}", rows=rows, initial=constants.initial, order=constants.order, row_weights=weights
     )
 
 
 class Bank:
-    """The members of one run on disk. One process trains a given member; any number may read."""
+    """Members on disk under `folder`. One process trains a given member; any number may read.
 
-    def __init__(self, folder: Path, record: RunRecord, base: BaseModel, examples: Sequence[Example]):
-        check_run(record, base, examples)
-        self.folder, self._record, self._base, self._examples = folder, record, base, examples
+    `identity` names what else decides a member's weights: base, recipe and rows.
+    """
+
+    def __init__(self, folder: Path, identity: str, runs: Runs):
+        self.folder, self._identity, self._runs = folder, identity, runs
 
     def path(self, member: Member) -> Path:
-        content = [self._record.adapter_digest, self._record.examples_digest, member.initial, member.order]
-        run = [list(member.rows), [repr(weight) for weight in member.row_weights]]
+        run = [list(member.rows), [repr(weight) for weight in member.row_weights], member.initial, member.order]
         name = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in member.name)[:64]
-        return self.folder / f"{name}-{digest_json([content, run])[:16]}.safetensors"
+        return self.folder / f"{name}-{digest_json([self._identity, run])[:16]}.safetensors"
 
     def missing(self, members: Sequence[Member]) -> list[Member]:
         return [member for member in members if not self.path(member).exists()]
 
-    def train(
-        self,
-        members: Sequence[Member],
-        *,
-        pack_members: int = 1,
-        device: str = "cpu",
-        on_member: Callable[[Member], None] | None = None,
-    ) -> None:
-        """Train what is missing, `pack_members` side by side (worth while on a GPU)."""
-        todo = self.missing(members)
-        for start in range(0, len(todo), pack_members):
-            chunk = todo[start : start + pack_members]
-            weights = train_members(self._base, self._examples, chunk, self._record.recipe, device=device)
-            for member, matrices in zip(chunk, weights, strict=True):
+    def train(self, members: Sequence[Member], on_member: Callable[[Member], None] | None = None) -> None:
+        """Train what is missing. A member is written whole or not at all: what is there is never trained again."""
+        todo, size = self.missing(members), self._runs.pack_members
+        for start in range(0, len(todo), size):
+            chunk = todo[start : start + size]
+            for member, matrices in zip(chunk, self._runs.train(chunk), strict=True):
                 save_weights(self.path(member), matrices)
                 if on_member is not None:
                     on_member(member)
@@ -127,12 +134,18 @@ class Bank:
             )
         return [load_weights(self.path(member)) for member in members]
 
-    def score(self, members: Sequence[Member], queries: Sequence[Example]) -> npt.NDArray[np.float64]:
+    def score(self, members: Sequence[Member], queries: Sequence[Any]) -> npt.NDArray[np.float64]:
         """Mean log-likelihood per token of each query under each member, [M, Q], in nats."""
-        scores = score_members(self._base, self._record.recipe, self.weights(members), queries)
-        return np.asarray(scores.numpy(), dtype=np.float64)
+        return self._runs.score(self.weights(members), queries)
 
 
-def _member(record: RunRecord, name: str, rows: tuple[int, ...]) -> Member:
+def run_bank(folder: Path, record: RunRecord, base: BaseModel, examples: Sequence[Example], **packing: Any) -> Bank:
+    """The bank of a language model's run at `folder`. Raises InvalidInput for another base's or other rows' run."""
+    check_run(record, base, examples)
+    identity = digest_json([base.digest, record.examples_digest, json.dumps(record.recipe.to_dict(), sort_keys=True)])
+    return Bank(folder, identity, PackedRuns(base=base, examples=examples, recipe=record.recipe, **packing))
+
+
+def _member(constants: Constants, name: str, rows: tuple[int, ...]) -> Member:
     """A run from the same initial A with an order of its own."""
-    return Member(name=name, rows=rows, initial=record.initial, order=digest_json([record.order, name]))
+    return Member(name=name, rows=rows, initial=constants.initial, order=digest_json([constants.order, name]))

@@ -1,23 +1,28 @@
-"""The attribution index: every row's gradient in the adapter's curvature eigenbasis, and queries against it.
+"""The attribution index: for every row H^-1 times its gradient, and queries against it.
 
-    influence of row i on answer q = 1/N g_q^T H^-1 g_i      positive: the row makes the answer likelier
+    influence of row i on answer q = 1/V sum over views v of 1/N g_qv^T H_v^-1 g_iv
 
-g_i and g_q are gradients of the mean completion loss, N the rows trained on, H by EK-FAC. Removing row i would raise
-the answer's loss by about this much. Rows that were never trained on ("decoys") are indexed beside the trained ones:
-their true influence is zero, so their scores show how far the measure can be wrong.
+Positive: the row makes the answer likelier. g_iv and g_qv are gradients of the mean loss with the module's parameters
+as view v has them (a checkpoint of the run, or of a twin), H_v the curvature there by EK-FAC, N the rows trained on.
+Removing row i would raise the answer's loss by about this much. H^-1 is symmetric and stands on the rows' side: kept is
 
-Gradients are taken where the adapter stood in the middle of its training: at its end the rows it has learnt by heart
-have almost none, while decoys keep theirs, and an early checkpoint was measured to predict retraining better
-(LDS 0.54 in epoch 2 of 6, 0.49 at the end).
+    z_iv = b_v * H_v^-1 g_iv          and a query is u_qv = g_qv / b_v
 
-On disk: rows.f16 (memory-mapped, [rows, parameters], each row scaled by its largest value), index.json, basis.pt.
-Built whole in a temporary folder and renamed: a folder that is there is complete.
+with one constant b for each matrix, the root of its mean curvature, so that one scale for a row fits matrices of very
+different curvature into fp16. A query costs a forward and a backward pass and one matrix-vector product for each view:
+as much as a gradient dot product. Views count alike: dividing each by the root mean square of its scores was measured
+to predict retraining a little worse (docs/attribution/log.md).
+
+Rows that were never trained on ("decoys") are indexed beside the trained ones: their true influence is zero, so their
+scores show how far the measure can be wrong. Sums over each contributor's trained rows are kept too: what contributors
+get costs the same however many rows there are. Rows withdrawn since are left out of every result; N stays what it was,
+because the module was trained on them.
+
+Shapes: V views, R entries, C contributors, Q queries, P parameters.
 """
 
-import json
-import os
-import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,136 +31,250 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from openledger.attribution.ekfac import Eigenbasis, fit
-from openledger.attribution.gradients import row_gradients, sites
-from openledger.core.errors import Corrupt, InvalidInput
-from openledger.core.files import sync_folder
-from openledger.training.examples import Example
+from openledger.attribution.ekfac import FIT_ROWS, Basis, fit
+from openledger.attribution.gradients import not_finite, row_gradients, sites
+from openledger.attribution.index_folder import (
+    METHOD,
+    IndexEntry,
+    IndexFolder,
+    IndexPlan,
+    View,
+    open_shards,
+    open_sums,
+    plan_index,
+    read_index,
+    weights_digest,
+    wrong_index,
+)
+from openledger.attribution.shards import RowVectors, Top, halved, merge_tops, top_of
+from openledger.core.errors import InvalidInput
+from openledger.training.task import LANGUAGE, Task, Trainable, trainable_parameters
 
-INDEX_FORMAT = "openledger.index/1"
-METHOD = "index/ekfac-1"
-_BATCH_ROWS = 16
-_SCORED_ROWS = 64
+__all__ = ["METHOD", "GradientIndex", "IndexEntry", "ScoredRow", "View", "build_index", "row_vectors"]
+
+_BATCH_ROWS, _BATCH_TOKENS, _BATCH_BYTES = 32, 16_384, 256 * 2**20
+
+Float = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class IndexEntry:
+class ScoredRow:
     row_id: str
     contributor_id: str
-    trained: bool
+    score: float
 
 
 def build_index(
-    lora_model: Any, trained: Sequence[Example], decoys: Sequence[Example], folder: Path, adapter_digest: str
+    module: Any,
+    trained: Sequence[Trainable],
+    decoys: Sequence[Trainable],
+    folder: Path,
+    adapter_digest: str,
+    *,
+    views: Sequence[View] = (),
+    base_digest: str = "",
+    task: Task = LANGUAGE,
+    fit_rows: int = FIT_ROWS,
+    shard_rows: int | None = None,
 ) -> "GradientIndex":
-    """Build the index of `lora_model` at `folder`, replacing none: an index of the same adapter is opened as it is.
+    """Build the index of `module` at `folder`, going on from finished shards, or open the one that is there.
 
-    Raises Corrupt (code `not_finite`) when a gradient is NaN or infinite, naming the row.
+    Without `views` the module is indexed as it stands. Raises InvalidInput (`wrong_index`) where the folder has the
+    index of something else, Corrupt (`not_finite`) naming a row whose loss or gradient is NaN or infinite.
     """
-    if (folder / "index.json").exists():
-        return GradientIndex.open(folder, adapter_digest)
-    building = folder.with_name(f".{folder.name}.building")  # one process owns a working folder
-    shutil.rmtree(building, ignore_errors=True)
-    building.mkdir(parents=True)
-    basis = fit(lora_model, trained)
-    rows = [(example, True) for example in trained] + [(example, False) for example in decoys]
-    _write_gradients(lora_model, basis, [example for example, _ in rows], building)
-    torch.save({name: (b.outputs_OO, b.inputs_II, b.curvature_OI) for name, b in basis.items()}, building / "basis.pt")
-    entries = [{"row_id": e.row_id, "contributor_id": e.contributor_id, "trained": t} for e, t in rows]
-    document = {"format": INDEX_FORMAT, "method": METHOD, "adapter_digest": adapter_digest, "entries": entries}
-    (building / "index.json").write_text(json.dumps(document))
-    for path in building.iterdir():
-        with path.open("rb") as stream:
-            os.fsync(stream.fileno())
-    building.rename(folder)
-    sync_folder(folder.parent)
-    return GradientIndex.open(folder, adapter_digest)
+    views, rows = views or [standing(module)], [*trained, *decoys]
+    plan = plan_index(
+        sites(module), digests(views), trained, decoys, adapter_digest,
+        base_digest=base_digest, fit_rows=fit_rows, shard_rows=shard_rows,
+    )  # fmt: skip
+    building = IndexFolder(folder, plan)
+    missing = building.missing()
+    for number in sorted({view for view, _ in missing}):
+        with loaded(module, views[number]):
+            if (basis := building.basis(number)) is None:
+                basis = fit(module, trained, task=task, fit_rows=fit_rows)
+                building.add_basis(number, basis)
+            for shard in [shard for view, shard in missing if view == number]:
+                building.add_shard(number, shard, row_vectors(module, basis, rows[plan.shards[shard]], task))
+    building.finish()
+    return GradientIndex.open(folder, adapter_digest, base_digest=base_digest)
+
+
+def row_vectors(module: Any, basis: Basis, examples: Sequence[Trainable], task: Task = LANGUAGE) -> RowVectors:
+    """z of the module's formula for each example, with `module` as it stands.
+
+    Raises Corrupt (`not_finite`) naming a row.
+    """
+    device = next(module.parameters()).device
+    balanced = {name: own.balanced().to(device) for name, own in basis.items()}
+    size = sum(own.curvature_SL.numel() for own in basis.values())
+    rows_RP, scale_R = np.empty((len(examples), size), np.float16), np.empty(len(examples), np.float32)
+    for numbers in _batches(examples, size):
+        gradients = row_gradients(module, [examples[number] for number in numbers], task)
+        parts = [own.precondition(gradients[name]).flatten(1) for name, own in balanced.items()]
+        half, scale = halved(torch.cat(parts, dim=1))
+        rows_RP[numbers], scale_R[numbers] = half.cpu().numpy(), scale.cpu().numpy()
+    for number in np.flatnonzero(~np.isfinite(scale_R)).tolist():
+        raise not_finite(f"the gradient of row {examples[number].row_id}")
+    return RowVectors(rows_RP, scale_R)
+
+
+def gradient_vectors(module: Any, examples: Sequence[Trainable], task: Task = LANGUAGE) -> Float:
+    """Each example's gradient in an index's order, with `module` as it stands: [num_examples, P]."""
+    all_sites = sites(module)
+    size = sum(site.size for site in all_sites)
+    vectors_QP = np.empty((len(examples), size), np.float32)
+    for numbers in _batches(examples, size):
+        gradients = row_gradients(module, [examples[number] for number in numbers], task)
+        parts = [gradients[site.name].flatten(1) for site in all_sites]
+        vectors_QP[numbers] = torch.cat(parts, dim=1).cpu().numpy()
+    return vectors_QP
+
+
+def standing(module: Any, name: str = "standing") -> View:
+    """The module as it stands."""
+    return View(name=name, weights={n: p.detach().clone() for n, p in trainable_parameters(module).items()})
+
+
+def digests(views: Sequence[View]) -> tuple[tuple[str, str], ...]:
+    return tuple((view.name, weights_digest(view.weights)) for view in views)
+
+
+@contextmanager
+def loaded(module: Any, view: View) -> Iterator[None]:
+    """While open, the module stands as `view` says. Raises InvalidInput where the view is of another module."""
+    parameters = trainable_parameters(module)
+    if {n: p.shape for n, p in parameters.items()} != {n: t.shape for n, t in view.weights.items()}:
+        raise InvalidInput(f"the view {view.name} is of another module", code="invalid_view", param="views")
+    before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    try:
+        for name, parameter in parameters.items():
+            parameter.data.copy_(view.weights[name])
+        yield
+    finally:
+        for name, parameter in parameters.items():
+            parameter.data.copy_(before[name])
 
 
 class GradientIndex:
-    """A finished index, memory-mapped."""
+    """A finished index, memory-mapped. `entries` are its rows but for those withdrawn: the order of `score`."""
 
     def __init__(
-        self,
-        entries: list[IndexEntry],
-        rows: npt.NDArray[np.float16],
-        scales: npt.NDArray[np.float32],
-        basis: dict[str, Eigenbasis],
+        self, folder: Path, plan: IndexPlan, finished: Sequence[dict[str, Any]], withdrawn: Collection[str] = ()
     ):
-        self.entries = entries
-        self._rows = rows
-        self._scales = scales
-        self._basis = basis
+        self.plan, self._folder = plan, folder
+        self._live_R = np.array([entry.row_id not in withdrawn for entry in plan.entries])
+        self._trained_R = np.array([entry.trained for entry in plan.entries])
+        self._balance_VP = [_spread(plan, own["balance"]) for own in finished]
+        self._shards = [open_shards(folder, plan, view, own["shards"]) for view, own in enumerate(finished)]
+        self._sums = [open_sums(folder, plan, view, own["sums"]) for view, own in enumerate(finished)]
+        self.entries = [entry for entry, live in zip(plan.entries, self._live_R, strict=True) if live]
+        self.withdrawn = [e.row_id for e, live in zip(plan.entries, self._live_R, strict=True) if not live]
+        self.contributors = sorted({entry.contributor_id for entry in self.entries if entry.trained})
+        self.num_trained = int(self._trained_R.sum())
 
     @classmethod
-    def open(cls, folder: Path, adapter_digest: str) -> "GradientIndex":
-        """Raises Corrupt where files are missing or don't fit together, InvalidInput for another adapter's index."""
-        try:
-            document = json.loads((folder / "index.json").read_text())
-            stored = torch.load(folder / "basis.pt", weights_only=True)
-            scales = np.load(folder / "scales.npy")
-            entries = [IndexEntry(**entry) for entry in document["entries"]]
-            basis = {name: Eigenbasis(*parts) for name, parts in stored.items()}
-            num_parameters = sum(b.curvature_OI.numel() for b in basis.values())
-            rows = np.memmap(folder / "rows.f16", dtype=np.float16, mode="r", shape=(len(entries), num_parameters))
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-            raise Corrupt(
-                f"the attribution index at {folder} can't be read: {error}",
-                code="corrupt_index",
-                param=str(folder),
-                fix="remove the folder; it is built again from the adapter and its rows",
-            ) from error
-        if document["adapter_digest"] != adapter_digest:
-            raise InvalidInput(f"{folder} is the index of another adapter", code="wrong_index", param="adapter")
-        return cls(entries, rows, scales, basis)
+    def open(
+        cls, folder: Path, adapter_digest: str, *, base_digest: str = "", withdrawn: Collection[str] = ()
+    ) -> "GradientIndex":
+        """`withdrawn` are ids of rows that no longer exist. Raises Corrupt (`corrupt_index`, `corrupt_shard`) where
+        files are missing or don't fit together, InvalidInput (`wrong_index`) for another adapter's or base's index.
+        """
+        plan, finished = read_index(folder)
+        if plan.adapter_digest != adapter_digest:
+            raise wrong_index(folder, "another adapter's")
+        if base_digest and plan.base_digest and plan.base_digest != base_digest:
+            raise wrong_index(folder, "another base model's")
+        return cls(folder, plan, finished, withdrawn)
 
-    @property
-    def num_trained(self) -> int:
-        return sum(entry.trained for entry in self.entries)
+    def query_vectors(
+        self, module: Any, answers: Sequence[Trainable], *, views: Sequence[View] = (), task: Task = LANGUAGE
+    ) -> Float:
+        """u of the module's formula for each answer, [V, Q, P]: many answers in one forward and backward pass.
 
-    def query_vectors(self, lora_model: Any, answers: Sequence[Example]) -> npt.NDArray[np.float32]:
-        """H^-1 g_q for each answer, in the eigenbasis: [num_answers, num_parameters]."""
-        vectors = []
-        for answer in answers:
-            gradients = row_gradients(lora_model, [answer])
-            parts = [self._basis[s.name] for s in sites(lora_model)]
-            rotated = [b.rotate(gradients[s.name].cpu()) for b, s in zip(parts, sites(lora_model), strict=True)]
-            flat = [b.precondition(r).flatten() for b, r in zip(parts, rotated, strict=True)]
-            vectors.append(torch.cat(flat).numpy())
-        return np.stack(vectors).astype(np.float32)
+        `views` are those of the build; without them the module stands as it did then. Raises InvalidInput
+        (`wrong_index`) where they differ.
+        """
+        views = views or [standing(module, self.plan.views[0][0])]
+        if digests(views) != self.plan.views:
+            raise wrong_index(self._folder, "its views are not these")
+        vectors_VQP = np.empty((len(views), len(answers), self.plan.num_parameters), np.float32)
+        for own_QP, view, balance_P in zip(vectors_VQP, views, self._balance_VP, strict=True):
+            with loaded(module, view):
+                own_QP[:] = gradient_vectors(module, answers, task) / balance_P
+        return vectors_VQP
 
-    def score(self, vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Influence of every row on every answer: [num_rows, num_answers], in nats per token of the answer."""
-        scores = np.empty((len(self.entries), len(vectors)), dtype=np.float32)
-        for start in range(0, len(self.entries), _SCORED_ROWS):
-            rows = slice(start, start + _SCORED_ROWS)
-            scores[rows] = (self._rows[rows].astype(np.float32) @ vectors.T) * self._scales[rows, None]
-        return (scores / self.num_trained).astype(np.float32)
+    def score(self, vectors_VQP: Float) -> Float:
+        """Influence of every entry on every answer, [R, Q], in nats per token of the answer."""
+        return np.asarray(self.view_scores(vectors_VQP).mean(axis=0))
+
+    def view_scores(self, vectors_VQP: Float) -> Float:
+        """What each view says, [V, R, Q]: `score` is their mean."""
+        views = [
+            np.concatenate([shard.products(queries) for shard in shards])[self._live_R]
+            for shards, queries in zip(self._shards, vectors_VQP, strict=True)
+        ]
+        return np.asarray(np.stack(views) / np.float32(self.num_trained), dtype=np.float32)
+
+    def contributor_scores(self, vectors_VQP: Float) -> Float:
+        """Sums of `score` over each contributor's trained entries, [C, Q], from the stored sums: no row is read, but
+        for those withdrawn."""
+        parts = [sums.products(queries) for sums, queries in zip(self._sums, vectors_VQP, strict=True)]
+        found_CQ, places = np.mean(parts, axis=0), {name: at for at, name in enumerate(self.plan.contributors)}
+        for number in np.flatnonzero(self._trained_R & ~self._live_R).tolist():
+            found_CQ[places[self.plan.entries[number].contributor_id]] -= self._row_products(number, vectors_VQP)
+        chosen = [places[name] for name in self.contributors]
+        return np.asarray(found_CQ[chosen] / np.float32(self.num_trained))
+
+    def top_rows(self, vectors_VQP: Float, k: int) -> list[list[ScoredRow]]:
+        """For each answer the `k` trained rows that made it likeliest, best first."""
+        return self.listed(self.top(vectors_VQP, k))
+
+    def top(self, vectors_VQP: Float, k: int, shards: Sequence[int] | None = None) -> Top:
+        """Numbers and scores of the best trained rows of some shards (default: all)."""
+        if k < 1:
+            raise InvalidInput(f"the top {k} rows were asked for", code="invalid_k", param="k")
+        chosen = range(len(self.plan.shards)) if shards is None else shards
+        return merge_tops([self._shard_top(shard, vectors_VQP, k) for shard in chosen], k)
+
+    def listed(self, top: Top) -> list[list[ScoredRow]]:
+        found = []
+        for rows, scores in zip(top.rows_QK.tolist(), top.scores_QK.tolist(), strict=True):
+            entries = [self.plan.entries[row] for row in rows]
+            found.append(
+                [
+                    ScoredRow(row_id=entry.row_id, contributor_id=entry.contributor_id, score=score)
+                    for entry, score in zip(entries, scores, strict=True)
+                ]
+            )
+        return found
+
+    def _shard_top(self, number: int, vectors_VQP: Float, k: int) -> Top:
+        rows = self.plan.shards[number]
+        products = [shards[number].products(q) for shards, q in zip(self._shards, vectors_VQP, strict=True)]
+        listed_R = np.flatnonzero((self._live_R & self._trained_R)[rows])
+        scores_RQ = np.mean(products, axis=0)[listed_R] / np.float32(self.num_trained)
+        return top_of(scores_RQ, listed_R + rows.start, k)
+
+    def _row_products(self, number: int, vectors_VQP: Float) -> Float:
+        shard, row = divmod(number, self.plan.shard_rows)
+        pairs = zip(self._shards, vectors_VQP, strict=True)
+        return np.asarray(np.mean([queries @ shards[shard].row(row) for shards, queries in pairs], axis=0))
 
 
-def _write_gradients(lora_model: Any, basis: dict[str, Eigenbasis], examples: Sequence[Example], folder: Path) -> None:
-    ordered = [basis[site.name] for site in sites(lora_model)]
-    names = [site.name for site in sites(lora_model)]
-    scales = np.empty(len(examples), dtype=np.float32)
-    with (folder / "rows.f16").open("wb") as stream:
-        for start in range(0, len(examples), _BATCH_ROWS):
-            batch = examples[start : start + _BATCH_ROWS]
-            gradients = row_gradients(lora_model, batch)
-            rotated = [b.rotate(gradients[name].cpu()) for name, b in zip(names, ordered, strict=True)]
-            flat = torch.cat([part.flatten(1) for part in rotated], dim=1)
-            _check_finite(flat, batch)
-            largest = flat.abs().amax(dim=1).clamp_min(torch.finfo(torch.float32).tiny)
-            scales[start : start + len(batch)] = largest.numpy()
-            stream.write((flat / largest[:, None]).to(torch.float16).numpy().tobytes())
-    np.save(folder / "scales.npy", scales)
+def _batches(examples: Sequence[Trainable], num_parameters: int) -> Iterator[list[int]]:
+    """Numbers of examples of like length, so that little is padded; as many as passes and gradients have room for."""
+    lengths = [example.num_tokens for example in examples]
+    most = max(1, min(_BATCH_ROWS, _BATCH_BYTES // (4 * num_parameters)))
+    batch: list[int] = []
+    for number in sorted(range(len(examples)), key=lambda at: lengths[at]):
+        if batch and (len(batch) == most or (len(batch) + 1) * lengths[number] > _BATCH_TOKENS):
+            yield batch
+            batch = []
+        batch.append(number)
+    if batch:
+        yield batch
 
 
-def _check_finite(gradients: torch.Tensor, examples: Sequence[Example]) -> None:
-    bad = (~gradients.isfinite().all(dim=1)).nonzero().flatten().tolist()
-    if bad:
-        raise Corrupt(
-            f"the gradient of row {examples[bad[0]].row_id} is not finite",
-            code="not_finite",
-            param="rows",
-            fix="leave the row out, or train with a lower learning rate",
-        )
+def _spread(plan: IndexPlan, balance: Sequence[float]) -> Float:
+    return np.repeat(np.array(balance, np.float32), [site.size for site in plan.sites])

@@ -8,6 +8,13 @@ sigma_0 is the root mean square of S over decoy rows, which were never trained o
 Without decoys nothing is known of the error: SE_c is then |I_c|, and nobody is paid on it.
 An index knows no absolute scale, hence `a`. Where G or the sum is not positive nothing can be attributed: scores are
 zero, and the shares rule gives all to `unattributed`.
+
+With a bank the scores are expected influence, in absolute units, with the posterior's error (`expected.py`):
+
+    I_g, SE_g   of y(S) = sum over answers q of fee_q * log-likelihood_q(S)      prior: the index's sums over g's rows
+
+The sum is fitted as one answer; the ratios come from the period's answers, of which there are more. A group of several
+contributors is divided as its rows are (`estimate.py`).
 """
 
 import math
@@ -17,12 +24,22 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from openledger.attribution.coalitions import Design
+from openledger.attribution.estimate import (
+    contributor_sums,
+    corrected_rows,
+    group_numbers,
+    group_sums,
+    row_variance,
+)
+from openledger.attribution.expected import fit_expected
 from openledger.attribution.index import METHOD, IndexEntry
 from openledger.core.errors import InvalidInput
 from openledger.core.money import NANO_PER_OPEN
 from openledger.core.values import ContributorScores
 
 _NANO = 10**9
+BANK_METHOD = "bank/1"
 
 
 def contributor_scores(
@@ -63,6 +80,56 @@ def contributor_scores(
             "decoy_rms": "unknown" if noise is None else f"{noise:.6g}",
             "trained_rows": str(int(trained.sum())),
             "trained_rms": f"{float(np.sqrt(np.mean(influence[trained] ** 2))):.6g}",
+        },
+    )
+
+
+def bank_scores(
+    adapter: str,
+    period: str,
+    design: Design,
+    outcomes_MQ: npt.NDArray[np.float64],
+    entries: Sequence[IndexEntry],
+    scores: npt.NDArray[np.float32],
+    fees_nano: Sequence[int],
+    gains: Sequence[float],
+) -> ContributorScores:
+    """`outcomes_MQ` is each answer's log-likelihood per token under each of the bank's coalitions; the rest as in
+    `contributor_scores`. Raises InvalidInput where they don't fit or are not finite."""
+    if scores.shape != (len(entries), len(fees_nano)) or not len(gains) == len(fees_nano) == outcomes_MQ.shape[1]:
+        raise InvalidInput("scores, outcomes, fees and gains are of different sizes", code="invalid_scores")
+    fees = np.asarray(fees_nano, dtype=np.float64) / NANO_PER_OPEN
+    trained = [number for number, entry in enumerate(entries) if entry.trained]
+    who = [entries[number].contributor_id for number in trained]
+    group_R = group_numbers(who, design.groups)
+    rows_RQ = scores[trained].astype(np.float64)
+    prior_GQ = group_sums(rows_RQ, group_R, len(design.groups))
+    answers, _ = fit_expected(design.members_MG, outcomes_MQ, prior_GQ)
+    total, _ = fit_expected(
+        design.members_MG, (outcomes_MQ @ fees)[:, None], (prior_GQ @ fees)[:, None], ratios=answers.ratios
+    )
+    row_sums = (rows_RQ @ fees)[:, None]
+    variance = row_variance(row_sums[None])
+    influence = corrected_rows(row_sums, variance, group_R, total.mean_GQ, total.prior_scale)
+    part = variance / group_sums(variance, group_R, len(design.groups))[group_R]
+    names = sorted(set(who))
+    sums = contributor_sums(influence, who, names)[:, 0]
+    errors = contributor_sums(part * total.error_GQ[group_R], who, names)[:, 0]
+    return ContributorScores(
+        adapter=adapter,
+        period=period,
+        method=BANK_METHOD,
+        scores_nano={name: round(value * _NANO) for name, value in zip(names, sums.tolist(), strict=True)},
+        errors_nano={name: round(value * _NANO) for name, value in zip(names, errors.tolist(), strict=True)},
+        gain_nano=round(float(np.dot(np.asarray(gains, dtype=np.float64), fees)) * _NANO),
+        quality={
+            "coalitions": str(len(outcomes_MQ)),
+            "groups": str(len(design.groups)),
+            "index_scale": f"{total.prior_scale:.6g}",
+            "noise": f"{float(total.noise_Q[0]):.6g}",
+            "quantity": "expected",
+            "ratios": " ".join(f"{name}={value:.3g}" for name, value in sorted(answers.ratios.items())),
+            "trained_rows": str(len(trained)),
         },
     )
 

@@ -20,7 +20,7 @@ def read_examples(path: Path, base: BaseModel, *, queries: bool = False) -> list
     """The file's records, encoded. Raises NotFound, and InvalidInput naming the line of a record that can't be used."""
     tokenizer = load_tokenizer(base)
     examples = []
-    for number, record in enumerate(_records(path), start=1):
+    for number, record in enumerate(read_records(path), start=1):
         examples.append(encode_record(tokenizer, record, f"{path.name}:{number}", base.max_positions, queries=queries))
     _check_ids(examples, path)
     return examples
@@ -50,7 +50,8 @@ def contributors_of(examples: Sequence[Example]) -> list[str]:
     return sorted({example.contributor_id for example in examples})
 
 
-def _records(path: Path) -> list[Any]:
+def read_records(path: Path) -> list[Any]:
+    """The file's lines as JSON. Raises NotFound for an unreadable file, InvalidInput for a line that is no JSON."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -5,6 +5,7 @@ import os
 from typing import Any, NoReturn
 
 from openledger import __version__
+from openledger.attribution.options import add_commands
 from openledger.cli import contributing, keys, processes, remote
 from openledger.core.errors import InvalidInput
 
@@ -18,6 +19,7 @@ _EXAMPLES = """examples:
   openledger payouts                       what this account was paid
   openledger proof TRANSFER_ID -o payout.json
   openledger ledger verify payout.json --key KEY
+  openledger attribution score --help      influence of rows and contributors, from files
 
 OPENLEDGER_URL and OPENLEDGER_API_KEY stand in for --url and --api-key.
 """
@@ -39,6 +41,7 @@ def build_parser() -> Parser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
     _add_quickstart(commands)
     _add_ledger(commands)
+    _add_attribution(commands)
     _add_questions(commands)
     _add_data(commands)
     _add_money(commands)
@@ -65,6 +68,14 @@ def _add_ledger(commands: Any) -> None:
     audit.add_argument("file", metavar="LEDGER", help="the database file, or an export of it")
     for action in (verify, audit):
         action.add_argument("--key", required=True, metavar="KEY", help="the ledger's public key, or a file with it")
+
+
+def _add_attribution(commands: Any) -> None:
+    group = commands.add_parser("attribution", help="measure influence from files, without any server")
+    actions = group.add_subparsers(metavar="ACTION", required=True, parser_class=Parser)
+    add_commands(actions)
+    for action in actions.choices.values():
+        action.set_defaults(run=processes.attribution)
 
 
 def _add_questions(commands: Any) -> None:

@@ -9,6 +9,8 @@ from argparse import Namespace
 from collections.abc import Sequence
 from typing import NoReturn
 
+from openledger.attribution.options import arguments_of
+
 
 def quickstart(options: Namespace) -> None:
     become("openledger.platform", quickstart_arguments(options))
@@ -20,6 +22,10 @@ def ledger_verify(options: Namespace) -> None:
 
 def ledger_audit(options: Namespace) -> None:
     become("openledger.ledger", ledger_arguments("audit", options))
+
+
+def attribution(options: Namespace) -> None:
+    become("openledger.attribution", arguments_of(options))
 
 
 def quickstart_arguments(options: Namespace) -> list[str]:

@@ -12,38 +12,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from openledger.adapters.base_model import BaseModel, load_model
-from openledger.core.errors import Corrupt, InvalidInput
+from openledger.core.errors import Corrupt
 from openledger.training.examples import Example, collate, row_losses, token_losses
 from openledger.training.lora import attach_lora, initial_matrix
+from openledger.training.members import Member, Weights
 from openledger.training.optimizer import AdamWEpsRoot
 from openledger.training.recipe import Recipe, epoch_batches, learning_rate_at
 from openledger.training.task import trainable_parameters
-
-Weights = dict[str, torch.Tensor]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Member:
-    """One run of a recipe: on `rows` (row numbers), from the public constants of its initial A and of its order.
-
-    `row_weights` (one for each of `rows`) are 1 in a real run; a counterfactual that keeps every batch as it was sets
-    some to 0.
-    """
-
-    name: str
-    rows: tuple[int, ...]
-    initial: str
-    order: str
-    row_weights: tuple[float, ...] = ()
-
-    def __post_init__(self) -> None:
-        if not self.rows:
-            raise InvalidInput(f"the run {self.name} has no rows", code="empty_run", param="rows")
-        if self.row_weights and len(self.row_weights) != len(self.rows):
-            raise InvalidInput(f"the run {self.name} has as many weights as rows", code="invalid_run", param="weights")
 
 
 class PackedLora(torch.nn.Module):
@@ -162,6 +142,24 @@ def score_members(
         pack.load(chunk)
         rows.append(torch.stack([pack.token_log_likelihoods(query).mean(dim=1) for query in queries], dim=1).cpu())
     return torch.cat(rows)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackedRuns:
+    """Counterfactual runs (`members.Runs`) of a language model's adapters, `pack_members` at a time."""
+
+    base: BaseModel
+    examples: Sequence[Example]
+    recipe: Recipe
+    pack_members: int = 1
+    device: str = "cpu"
+
+    def train(self, members: Sequence[Member]) -> list[Weights]:
+        return train_members(self.base, self.examples, members, self.recipe, device=self.device)
+
+    def score(self, weights: Sequence[Weights], queries: Sequence[Example]) -> npt.NDArray[np.float64]:
+        found = score_members(self.base, self.recipe, weights, queries, device=self.device)
+        return np.asarray(found.numpy(), dtype=np.float64)
 
 
 def initial_weights(pack: Pack, constant: str) -> Weights:

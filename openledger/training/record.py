@@ -26,10 +26,10 @@ from openledger.core.hashing import digest_json
 from openledger.training.examples import Example
 from openledger.training.loop import Progress, train
 from openledger.training.lora import attach_lora
-from openledger.training.recipe import Recipe, public_constant, recipe_from
+from openledger.training.members import Weights
+from openledger.training.recipe import Recipe, recipe_from, row_root_constant
 
 RUN_FORMAT = "openledger.run/1"
-Weights = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +68,7 @@ def examples_digest(examples: Sequence[Example]) -> str:
 
 def run_constant(base: BaseModel, examples: Sequence[Example]) -> str:
     """The public constant of a run that belongs to no Datanet: from the base and the rows themselves."""
-    return public_constant(base.digest, "", 0, examples_digest(examples))
+    return row_root_constant(base.digest, "", 0, examples_digest(examples))
 
 
 def train_run(

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from openledger.attribution import coalitions
 from openledger.attribution.index import IndexEntry
-from openledger.attribution.period import contributor_scores
+from openledger.attribution.period import bank_scores, contributor_scores
 from openledger.core.errors import InvalidInput
 from openledger.core.shares import shares_ppb
 from openledger.core.values import UNATTRIBUTED
@@ -63,3 +64,48 @@ def test_scores_that_do_not_fit_or_are_not_finite_are_refused(scores):
     matrix = np.array(scores, dtype=np.float32).reshape(-1, 1)
     with pytest.raises(InvalidInput):
         contributor_scores("x", "p", entries("a", "b"), matrix, [1], [1.0])
+
+
+def bank_period(people, true, groups=None, number=32, noise=0.05, answers=6):
+    """A simulated bank whose members' outcomes are sums of `true` influence (per contributor), and an index that is
+    right up to scale."""
+    random = np.random.default_rng(0)
+    rows = [IndexEntry(row_id=f"r{n}", contributor_id=who, trained=True) for n, who in enumerate(people)]
+    rows.append(IndexEntry(row_id="d0", contributor_id="a", trained=False))
+    design = coalitions.design({who: people.count(who) for who in people}, number, "constant", groups)
+    members = [
+        {who for group, on in zip(design.groups, line, strict=True) if on for who in group}
+        for line in design.members_MG
+    ]
+    outcomes = np.array([[sum(true[who] for who in there)] * answers for there in members])
+    outcomes = outcomes + random.normal(size=outcomes.shape) * noise
+    index = np.array(
+        [[true[e.contributor_id] / people.count(e.contributor_id) * 9 if e.trained else 0.0] * answers for e in rows]
+    )
+    return bank_scores(
+        "adapter", "p0001", design, outcomes, rows, index.astype(np.float32), [10**9] * answers, [2.0] * answers
+    )
+
+
+def test_a_banks_scores_are_the_true_influence_within_their_errors():
+    true = {"a": 0.5, "b": 0.1, "c": -0.2, "d": 0.0}
+    result = bank_period(["a", "a", "b", "c", "d"], true)
+    for who, value in true.items():
+        assert abs(result.scores_nano[who] - value * 6 * 10**9) < 3 * result.errors_nano[who]
+        assert 0 < result.errors_nano[who] < 0.3 * 6 * 10**9
+    assert result.gain_nano == 12 * 10**9
+    assert (result.method, result.quality["quantity"]) == ("bank/1", "expected")
+
+
+def test_contributors_of_one_group_are_told_apart_by_the_index():
+    true = {"a": 0.6, "b": 0.0, "c": 0.2, "d": 0.2}
+    result = bank_period(["a", "b", "c", "d"], true, groups=2, number=8)
+    assert result.quality["groups"] == "2"
+    assert result.scores_nano["a"] > result.scores_nano["b"]
+    assert sum(result.scores_nano.values()) == pytest.approx(6 * 10**9, rel=0.2)
+
+
+def test_outcomes_of_another_number_of_answers_are_refused():
+    design = coalitions.design({"a": 1, "b": 1}, 2, "constant")
+    with pytest.raises(InvalidInput):
+        bank_scores("adapter", "p", design, np.ones((2, 3)), entries("a", "b"), np.ones((4, 2)), [1, 1], [1.0, 1.0])

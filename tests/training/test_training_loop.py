@@ -12,10 +12,10 @@ from openledger.training.examples import collate, encode_row, fitting_rows, row_
 from openledger.training.loop import Progress, train
 from openledger.training.lora import attach_lora
 from openledger.training.optimizer import AdamWEpsRoot
-from openledger.training.recipe import Recipe, epoch_batches, public_constant, recipe_from
+from openledger.training.recipe import Recipe, epoch_batches, recipe_from, row_root_constant
 from openledger.training.task import LANGUAGE, trainable_parameters
 
-CONSTANT = public_constant("base", "greek", 1, "root")
+CONSTANT = row_root_constant("base", "greek", 1, "root")
 RECIPE = Recipe(rank=4, alpha=16, num_epochs=8, batch_rows=8, learning_rate=2e-2)
 
 

@@ -9,7 +9,8 @@ from openledger.core.errors import Corrupt, InvalidInput
 from openledger.training.examples import collate, encode_row, row_losses
 from openledger.training.loop import train
 from openledger.training.lora import attach_lora
-from openledger.training.packed import Member, score_members, train_members
+from openledger.training.members import Member
+from openledger.training.packed import score_members, train_members
 from openledger.training.recipe import Recipe
 from openledger.training.task import trainable_parameters
 

@@ -1,0 +1,282 @@
+"""How well each instrument predicts what happens when data is taken away: the language task.
+
+    python -m benchmarks.attribution FOLDER [--quick]
+
+Makes what is missing (benchmarks/attribution_truth.py: about two hours of one core), scores every method on the same
+truth, prints the tables and writes FOLDER/results.json. Resumable: all outcomes and scores are kept under FOLDER.
+"""
+
+import argparse
+import platform
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from benchmarks import attribution_truth as truth
+from openledger.attribution.bank import Bank, run_bank
+from openledger.attribution.estimate import contributor_sums, corrected_rows, group_numbers, row_variance
+from openledger.attribution.evaluation import (
+    datamodeling_scores,
+    noise_ceiling,
+    pooled_ceiling,
+    spearman,
+)
+from openledger.attribution.expected import fit_expected
+from openledger.attribution.gradients import row_gradients, sites
+from openledger.attribution.instruments import View, index_views, view_scores
+from openledger.attribution.records import contributors_of, read_examples
+from openledger.attribution.subject import Subject
+from openledger.core.files import write_json_durably
+from openledger.training.examples import Example
+from openledger.training.members import Member
+from openledger.training.task import trainable_parameters
+
+Array = npt.NDArray[np.float64]
+Figures = dict[str, float]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    started = time.time()
+    study = Study(options.folder)
+    results = {
+        "hardware": f"{platform.machine()}, 1 thread, torch {torch.__version__}",
+        "task": study.description,
+        "contributors, expected": contributors_expected(study),
+        "rows, expected": rows_expected(study),
+        "contributors, this run": contributors_this_run(study),
+    }
+    write_json_durably(options.folder / "results.json", results)
+    for name, value in results.items():
+        print(table(name, value) if isinstance(value, dict) else f"{name}: {value}")
+    print(f"{time.time() - started:.0f} s", file=sys.stderr)
+    return 0
+
+
+class Study:
+    """The task, the bank, the truth, and every outcome and score, kept on disk once computed."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        base, examples, record = truth.make_task(folder)
+        self.examples, self.record = examples, record
+        self.queries = read_examples(folder / "queries.jsonl", base, queries=True)
+        self.subject = Subject(base=base, folder=folder / "run", examples=tuple(examples), record=record)
+        self.plan = truth.bank_plan(record, examples)
+        self.bank = run_bank(folder / "run" / "bank", record, base, examples)
+        self.truth = run_bank(folder / "truth", record, base, examples)
+        self.members = truth.truth_members(record, examples)
+        self.names = contributors_of(examples)
+        self.who = [example.contributor_id for example in examples]
+
+    @property
+    def description(self) -> str:
+        return (
+            f"{len(self.examples)} rows, {len(self.names)} contributors, {len(self.queries)} answers, "
+            f"rows {self.record.examples_digest[:12]}, base {self.record.base_digest[:12]}"
+        )
+
+    def outcomes(self, store: Bank, members: Sequence[Member]) -> Array:
+        """Log-likelihood per token of each query under each member, [M, Q]; members are trained where missing."""
+        store.train(members)
+        return np.stack([self._outcome(store, member) for member in members])
+
+    def true(self, kind: str) -> Array:
+        return self.outcomes(self.truth, self.members[kind])
+
+    @cached_property
+    def views(self) -> dict[str, Array]:
+        """Scores of the index at every point of the run, at its twins, and at the adapter with B made smaller."""
+        scaled = index_views(
+            Subject(base=self.subject.base, folder=self.subject.folder, examples=self.subject.examples)
+        )
+        coalitions = zip(self.plan.coalitions, self.bank.weights(self.plan.coalitions), strict=True)
+        halves = [View(name=member.name, weights=weights) for member, weights in coalitions]
+        return {view.name: self.view(view) for view in [*index_views(self.subject, self.plan), *scaled, *halves]}
+
+    def view(self, view: View) -> Array:
+        return self._kept(f"views/{view.name}", lambda: view_scores(self.subject, view, self.queries))
+
+    @cached_property
+    def dot(self) -> Array:
+        """Gradient dot product at the run's end, [R, Q]."""
+        return self._kept("views/dot", self._dot)
+
+    def sums(self, scores_RQ: Array) -> Array:
+        return contributor_sums(scores_RQ, self.who, self.names)
+
+    def _outcome(self, store: Bank, member: Member) -> Array:
+        name = store.path(member).stem
+        return self._kept(f"outcomes/{name}", lambda: store.score([member], self.queries)[0])
+
+    def _dot(self) -> Array:
+        module = self.subject.module
+        last = self.subject.checkpoints()[self.record.recipe.num_epochs]
+        for name, parameter in trainable_parameters(module).items():
+            parameter.data.copy_(last[name])
+        rows, queries = (_gradients(module, examples) for examples in (self.examples, self.queries))
+        return np.asarray((rows @ queries.T).double().numpy())
+
+    def _kept(self, name: str, make: Callable[[], Array]) -> Array:
+        path = self.folder / "scores" / f"{name}.npy"
+        if not path.exists():
+            truth.write_array(path, make().astype(np.float32))
+        return np.load(path).astype(np.float64)
+
+
+@dataclass(frozen=True, slots=True)
+class Halves:
+    """Truth on halves of the players: two orders of each, [N, Q], and which players are in."""
+
+    first: Array
+    second: Array
+    members: npt.NDArray[np.bool_]
+
+    @property
+    def mean(self) -> Array:
+        return (self.first + self.second) / 2
+
+    def ceilings(self) -> Figures:
+        total = (self.first.sum(1, keepdims=True), self.second.sum(1, keepdims=True))
+        return {"per answer": pooled_ceiling(self.first, self.second), "sum": float(noise_ceiling(*total)[0])}
+
+    def figures(self, scores_PQ: Array, total_P: Array | None = None) -> Figures:
+        total = scores_PQ.sum(1, keepdims=True) if total_P is None else total_P
+        return {
+            "per answer": float(datamodeling_scores(scores_PQ, self.members, self.mean).mean()),
+            "sum": float(datamodeling_scores(total, self.members, self.mean.sum(1, keepdims=True))[0]),
+        }
+
+    def predicted(self, outcomes_NQ: Array, total_N: Array) -> Figures:
+        return {
+            "per answer": float(spearman(outcomes_NQ, self.mean).mean()),
+            "sum": float(spearman(total_N, self.mean.sum(1, keepdims=True))[0]),
+        }
+
+
+def contributors_expected(study: Study) -> dict[str, Figures]:
+    """LDS over unseen halves of the contributors."""
+    true = study.true("halves")
+    named = [[name in half for name in study.names] for half in truth.contributor_halves(study.examples)]
+    halves = Halves(true[0::2], true[1::2], np.array(named))
+    found = {"noise ceiling": halves.ceilings()}
+    for name, scores in row_methods(study).items():
+        found[name] = halves.figures(study.sums(scores))
+    full = study.outcomes(study.bank, study.plan.twins).mean(axis=0)
+    without = study.outcomes(study.bank, study.plan.withouts)
+    found["leave-one-out bank, 12 trainings"] = halves.figures(full - without)
+    outcomes, members = study.outcomes(study.bank, study.plan.coalitions), study.plan.design.members_MG
+    prior = study.sums(index_scores(study))
+    for number in (12, 24, 32, 64):
+        for named_prior, own in (("alone", None), ("with the index as prior", prior)):
+            part = slice(0, number)
+            expected, predictor = fit_expected(members[part], outcomes[part], own)
+            total, total_predictor = fit_expected(
+                members[part], outcomes[part].sum(1, keepdims=True), None if own is None else own.sum(1, keepdims=True)
+            )
+            label = f"bank of {number} coalitions, {named_prior}"
+            found[label] = halves.figures(expected.mean_GQ, total.mean_GQ)
+            if number == 64 and own is not None:
+                found[f"{label}, interactions predicted"] = halves.predicted(
+                    predictor.predict(halves.members), total_predictor.predict(halves.members)
+                )
+    other = study.true("other-initial")
+    found["another initial A (how far it agrees)"] = halves.predicted(other, other.sum(1, keepdims=True))
+    return found
+
+
+def rows_expected(study: Study) -> dict[str, Figures]:
+    """LDS over unseen halves of the rows."""
+    true = study.true("rows")
+    rows = [truth._half(len(study.examples), f"truth-rows-{k}") for k in range(truth.ROW_HALVES)]
+    members = np.zeros((len(rows), len(study.examples)), dtype=bool)
+    for number, own in enumerate(rows):
+        members[number, list(own)] = True
+    halves = Halves(true[0::2], true[1::2], members)
+    found = {"noise ceiling": halves.ceilings()}
+    for name, scores in row_methods(study).items():
+        found[name] = halves.figures(scores)
+    found["estimate"] = halves.figures(estimate_scores(study))
+    return found
+
+
+def contributors_this_run(study: Study) -> dict[str, Figures]:
+    """Leave-one-out members (weights 0 in place) against the run without the contributor, batches formed anew."""
+    full = study.outcomes(study.bank, study.plan.twins).mean(axis=0)
+    without = study.outcomes(study.bank, study.plan.withouts)
+    reformed = study.true("reformed")
+    return {
+        "leave-one-out members against re-formed batches": {
+            "per answer": float(spearman(without, reformed).mean()),
+            "sum": float(spearman(without.sum(1, keepdims=True), reformed.sum(1, keepdims=True))[0]),
+        },
+        "index, all views": {
+            "per answer": float(spearman(study.sums(index_scores(study)), full - reformed).mean()),
+        },
+    }
+
+
+def row_methods(study: Study) -> dict[str, Array]:
+    views = study.views
+    last = study.record.recipe.num_epochs
+    epochs = [f"epoch-{epoch}" for epoch in range(1, last + 1)]
+    twins = [twin.name for twin in study.plan.twins]
+    scaled = [name for name in views if name.startswith("scaled-")]
+    sets = {
+        "EK-FAC, one run": [epochs[-1]],
+        "EK-FAC, epoch 2 of 6": [epochs[1]],
+        "EK-FAC, the last 4 checkpoints": epochs[-4:],
+        "EK-FAC, 5 runs": [epochs[-1], *twins],
+        "EK-FAC, 5 runs and 4 checkpoints": [*epochs[-4:], *twins],
+        "index of a bare adapter": scaled,
+        "index of a run": epochs,
+    }
+    found = {"gradient dot": study.dot}
+    for name, chosen in sets.items():
+        found[name] = np.mean([views[view] for view in chosen], axis=0)
+    found["index of a run with its bank"] = index_scores(study)
+    return found
+
+
+def index_scores(study: Study) -> Array:
+    return np.mean([study.views[view.name] for view in index_views(study.subject, study.plan)], axis=0)
+
+
+def estimate_scores(study: Study) -> Array:
+    stack = np.stack([study.views[view.name] for view in index_views(study.subject, study.plan)])
+    outcomes = study.outcomes(study.bank, study.plan.coalitions)
+    expected, _ = fit_expected(study.plan.design.members_MG, outcomes, study.sums(stack.mean(axis=0)))
+    groups = group_numbers(study.who, study.plan.design.groups)
+    return corrected_rows(stack.mean(axis=0), row_variance(stack), groups, expected.mean_GQ, expected.prior_scale)
+
+
+def _gradients(module: Any, examples: Sequence[Example]) -> torch.Tensor:
+    parts = []
+    for start in range(0, len(examples), 16):
+        found = row_gradients(module, examples[start : start + 16])
+        parts.append(torch.cat([found[site.name].flatten(1) for site in sites(module)], dim=1))
+    return torch.cat(parts)
+
+
+def table(title: str, rows: dict[str, Figures]) -> str:
+    columns = list(dict.fromkeys(column for figures in rows.values() for column in figures))
+    lines = [f"\n{title}\n", f"| | {' | '.join(columns)} |", "| --- |" + " --- |" * len(columns)]
+    for name, figures in rows.items():
+        cells = [f"{figures[column]:.3f}" if column in figures else "" for column in columns]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,132 @@
+"""The classifier task: exact Banzhaf and Shapley values of eight contributors, and LDS over twelve.
+
+    python -m benchmarks.attribution_digits FOLDER          about three minutes on one core; resumable
+
+Every one of the 256 coalitions is trained, with an order of its own, and no method sees these runs. The bank has other
+orders. Prints the tables and writes FOLDER/digits.json.
+"""
+
+import argparse
+import itertools
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from benchmarks import digits_task as task
+from benchmarks.attribution import Figures, Halves, table
+from benchmarks.attribution_values import banzhaf, shapley
+from openledger.attribution.bank import Bank, BankPlan, plan_bank
+from openledger.attribution.evaluation import coverage, spearman
+from openledger.attribution.expected import fit_expected
+from openledger.core.files import write_json_durably
+from openledger.core.hashing import digest_json
+from openledger.training.members import Member
+from openledger.training.recipe import generator
+
+Array = npt.NDArray[np.float64]
+HALVES, ROW_HALVES = 40, 40
+
+
+@dataclass(frozen=True, slots=True)
+class Constants:
+    initial: str
+    order: str
+
+
+CONSTANTS = Constants(initial=digest_json([task.SEED, "initial"]), order=digest_json([task.SEED, "order"]))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    results = {**exact_values(options.folder), "contributors, expected": contributors_expected(options.folder)}
+    write_json_durably(options.folder / "digits.json", results)
+    for name, value in results.items():
+        print(table(name, value))
+    return 0
+
+
+def exact_values(folder: Path) -> dict[str, dict[str, Figures]]:
+    """Eight contributors: the bank's estimate before clipping against all 256 coalitions."""
+    examples, queries = task.make_examples(8)
+    names = sorted({example.contributor_id for example in examples})
+    runs = task.make_runs(examples)
+    truth = Bank(folder / "exact", digest_json([task.SEED, 8]), runs)
+    coalitions = [set(c) for size in range(1, 9) for c in itertools.combinations(names, size)]
+    members = [_member(f"exact-{'-'.join(sorted(there))}", examples, there) for there in coalitions]
+    truth.train(members)
+    outcomes = truth.score(members, queries)
+    start = dict(task.make_module(CONSTANTS.initial).named_parameters())
+    empty = runs.score([{name: p.detach() for name, p in start.items()}], queries)[0]
+    value = {frozenset(): empty, **{frozenset(c): row for c, row in zip(coalitions, outcomes, strict=True)}}
+    exact = {"Banzhaf": banzhaf(value, names), "Shapley": shapley(value, names)}
+    found: dict[str, dict[str, Figures]] = {"payouts, exact values": {}, "intervals": {}}
+    for number in (16, 32, 64):
+        plan = plan_bank(CONSTANTS, examples, num_coalitions=number, num_twins=0)
+        bank = Bank(folder / "bank8", digest_json([task.SEED, 8]), runs)
+        bank.train(plan.coalitions)
+        scores = bank.score(plan.coalitions, queries)
+        each, _ = fit_expected(plan.design.members_MG, scores)
+        total, _ = fit_expected(plan.design.members_MG, scores.sum(axis=1, keepdims=True), ratios=each.ratios)
+        found["payouts, exact values"][f"bank of {number} coalitions"] = {
+            f"{kind}, {what}": float(spearman(mine, truth_value).mean())
+            for kind, exact_GQ in exact.items()
+            for what, mine, truth_value in (
+                ("sum", total.mean_GQ, exact_GQ.sum(axis=1, keepdims=True)),
+                ("per answer", each.mean_GQ, exact_GQ),
+            )
+        }
+        found["intervals"][f"bank of {number} coalitions"] = {
+            "stated": 0.9,
+            "found, per answer": coverage(*each.interval(0.9), exact["Banzhaf"]),
+            "found, sum": coverage(*total.interval(0.9), exact["Banzhaf"].sum(axis=1, keepdims=True)),
+            "pairs": float(exact["Banzhaf"].size),
+        }
+    return found
+
+
+def contributors_expected(folder: Path) -> dict[str, Figures]:
+    """Twelve contributors: LDS over 40 unseen halves, two orders each."""
+    examples, queries = task.make_examples(12)
+    names = sorted({example.contributor_id for example in examples})
+    runs = task.make_runs(examples)
+    halves = [
+        {names[n] for n in generator(f"{task.SEED}-{k}", "half").permutation(len(names))[: len(names) // 2]}
+        for k in range(HALVES)
+    ]
+    truth = Bank(folder / "halves", digest_json([task.SEED, 12]), runs)
+    members = [_member(f"halves-{k}-{o}", examples, half) for k, half in enumerate(halves) for o in (0, 1)]
+    truth.train(members)
+    outcomes = truth.score(members, queries)
+    true = Halves(outcomes[0::2], outcomes[1::2], np.array([[name in half for name in names] for half in halves]))
+    found = {"noise ceiling": true.ceilings()}
+    bank = Bank(folder / "bank12", digest_json([task.SEED, 12]), runs)
+    for number in (12, 24, 32, 64):
+        plan: BankPlan = plan_bank(CONSTANTS, examples, num_coalitions=number, num_twins=0)
+        bank.train(plan.coalitions)
+        scores = bank.score(plan.coalitions, queries)
+        each, predictor = fit_expected(plan.design.members_MG, scores)
+        sums = scores.sum(axis=1, keepdims=True)
+        total, total_predictor = fit_expected(plan.design.members_MG, sums, ratios=each.ratios)
+        found[f"bank of {number} coalitions"] = true.figures(each.mean_GQ, total.mean_GQ)
+        found[f"bank of {number} coalitions, interactions predicted"] = true.predicted(
+            predictor.predict(true.members), total_predictor.predict(true.members)
+        )
+    return found
+
+
+def _member(name: str, examples: Sequence[task.Digit], there: set[str]) -> Member:
+    rows = tuple(row for row, example in enumerate(examples) if example.contributor_id in there)
+    order = digest_json([CONSTANTS.order, "truth", name])
+    return Member(name=name, rows=rows, initial=CONSTANTS.initial, order=order)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,228 @@
+"""The audit: what the instruments said against trainings that none of them has seen.
+
+Audit runs have orders of their own and the recipe's own initial A. `coalitions` are exact halves of the contributors,
+`rows` halves of the rows, each trained twice so that the truth's own noise is known (the ceiling); `without` are the
+run's rows without one contributor, batches formed anew. A run from a second initial A, where asked for, says how much
+of the number belongs to the initialisation.
+
+Shapes: N audit runs, C contributors, R rows, Q queries.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from openledger.attribution.bank import BankPlan
+from openledger.attribution.estimate import contributor_sums
+from openledger.attribution.evaluation import (
+    coverage,
+    datamodeling_scores,
+    noise_ceiling,
+    pooled_ceiling,
+    recall_of_planted,
+    spearman,
+)
+from openledger.attribution.expected import fit_expected
+from openledger.attribution.instruments import (
+    BankAttributor,
+    EstimateAttributor,
+    IndexAttributor,
+    Report,
+    train_bank,
+)
+from openledger.attribution.subject import Subject
+from openledger.core.errors import InvalidInput
+from openledger.core.hashing import digest_json
+from openledger.training.examples import Example
+from openledger.training.members import Member
+from openledger.training.recipe import generator
+
+Array = npt.NDArray[np.float64]
+LEVEL = 0.9
+COPY, MISLABELLED = "copy", "mislabelled"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditPlan:
+    """Runs in pairs of two orders: `coalitions[2k]` and `coalitions[2k + 1]` have the same rows."""
+
+    coalitions: tuple[Member, ...]
+    coalition_members_NC: npt.NDArray[np.bool_]
+    rows: tuple[Member, ...]
+    row_members_NR: npt.NDArray[np.bool_]
+    without: tuple[Member, ...]
+    second_initial: tuple[Member, ...]
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        return self.coalitions + self.rows + self.without + self.second_initial
+
+
+def plan_audit(subject: Subject, num_halves: int = 8, *, second_initial: bool = False) -> AuditPlan:
+    """Raises InvalidInput for fewer than four halves (a rank correlation of three says nothing) or one contributor."""
+    if num_halves < 4:
+        raise InvalidInput("an audit needs at least 4 halves", code="invalid_audit", param="audits")
+    record, names = subject.needed_record(), subject.contributors
+    if len(names) < 2:
+        raise InvalidInput("an audit needs two contributors", code="one_contributor", param="rows")
+    who = [example.contributor_id for example in subject.examples]
+    halves = [_half(len(names), record.order, f"audit-{k}") for k in range(num_halves)]
+    row_halves = [_half(len(who), record.order, f"audit-rows-{k}") for k in range(num_halves)]
+    own_rows = [tuple(row for row, name in enumerate(who) if half[names.index(name)]) for half in halves]
+
+    def member(name: str, rows: tuple[int, ...], initial: str = record.initial) -> Member:
+        return Member(name=name, rows=rows, initial=initial, order=digest_json([record.order, name]))
+
+    other = digest_json(["second initial", record.initial])
+    return AuditPlan(
+        coalitions=tuple(member(f"audit-{k}-{o}", rows) for k, rows in enumerate(own_rows) for o in (0, 1)),
+        coalition_members_NC=np.array(halves),
+        rows=tuple(
+            member(f"audit-rows-{k}-{o}", tuple(np.flatnonzero(half).tolist()))
+            for k, half in enumerate(row_halves)
+            for o in (0, 1)
+        ),
+        row_members_NR=np.array(row_halves),
+        without=tuple(
+            Member(
+                name=f"audit-without-{name}",
+                rows=tuple(row for row, own in enumerate(who) if own != name),
+                initial=record.initial,
+                order=record.order,
+            )
+            for name in names
+        ),
+        second_initial=tuple(member(f"audit-second-{k}", rows, other) for k, rows in enumerate(own_rows))
+        if second_initial
+        else (),
+    )
+
+
+def audit(
+    subject: Subject,
+    plan: BankPlan,
+    audit_plan: AuditPlan,
+    queries: Sequence[Example],
+    *,
+    decoys: Sequence[Example] = (),
+    planted: dict[str, str] | None = None,
+    report: Report = print,
+) -> dict[str, Any]:
+    """The report: LDS of index, bank and estimate beside the noise ceilings, agreement with leave-one-out, coverage of
+    the intervals, null level of decoys, recall of planted rows (`planted`: row id -> `copy` or `mislabelled`)."""
+    bank = subject.bank()
+    train_bank(bank, [*plan.members, *audit_plan.members], report)
+    index = IndexAttributor(subject=subject, plan=plan, report=report).attribute(queries).scores
+    contributors = BankAttributor(subject=subject, plan=plan, report=report).attribute(queries)
+    rows = EstimateAttributor(subject=subject, plan=plan, report=report).attribute(queries).scores
+    who, names = [example.contributor_id for example in subject.examples], subject.contributors
+    index_sums = contributor_sums(index, who, names)
+    full = bank.score(plan.twins, queries).mean(axis=0) if plan.twins else None
+    found: dict[str, Any] = {
+        "contributors": _against_halves(
+            bank.score(audit_plan.coalitions, queries),
+            audit_plan.coalition_members_NC,
+            {"index": index_sums, "bank": contributors.scores},
+        ),
+        "rows": _against_halves(
+            bank.score(audit_plan.rows, queries), audit_plan.row_members_NR, {"index": index, "estimate": rows}
+        ),
+        "coverage": _coverage(bank.score(plan.coalitions, queries), plan, index_sums, subject, audit_plan, queries),
+    }
+    if full is not None:
+        lost = full - bank.score(audit_plan.without, queries)
+        found["leave_one_out"] = {
+            "bank": _mean(spearman(contributors.scores, lost)),
+            "index": _mean(spearman(index_sums, lost)),
+            "bank_sum": _mean(spearman(contributors.scores.sum(1, keepdims=True), lost.sum(1, keepdims=True))),
+        }
+    if audit_plan.second_initial:
+        first = bank.score(audit_plan.coalitions[0::2], queries)
+        second = bank.score(audit_plan.second_initial, queries)
+        found["second_initial_agreement"] = _mean(spearman(first, second))
+    if decoys:
+        found["decoys"] = _null_level(subject, index, decoys, queries)
+    if planted:
+        found["planted"] = _planted(subject, rows, planted)
+    return found
+
+
+def _against_halves(
+    outcomes_NQ: Array, members: npt.NDArray[np.bool_], scores: dict[str, Array]
+) -> dict[str, dict[str, float]]:
+    first, second = outcomes_NQ[0::2], outcomes_NQ[1::2]
+    true = (first + second) / 2
+    total = true.sum(1, keepdims=True)
+    sums = noise_ceiling(first.sum(1, keepdims=True), second.sum(1, keepdims=True))
+    found = {"ceiling": {"per_answer": round(pooled_ceiling(first, second), 4), "sum": _mean(sums)}}
+    for name, own in scores.items():
+        found[name] = {
+            "per_answer": _mean(datamodeling_scores(own, members, true)),
+            "sum": _mean(datamodeling_scores(own.sum(1, keepdims=True), members, total)),
+        }
+    return found
+
+
+def _coverage(
+    outcomes_MQ: Array,
+    plan: BankPlan,
+    index_sums: Array,
+    subject: Subject,
+    audit_plan: AuditPlan,
+    queries: Sequence[Example],
+) -> dict[str, float]:
+    """How often a new training falls into the interval that the bank's model gives for it. Only where every group is
+    one contributor: halves of contributors may cut a larger group in two."""
+    groups = plan.design.groups
+    if any(len(group) > 1 for group in groups):
+        return {}
+    _, predictor = fit_expected(plan.design.members_MG, outcomes_MQ, index_sums)
+    members = np.repeat(audit_plan.coalition_members_NC, 2, axis=0)
+    mean, width = predictor.predict(members), NormalDist().inv_cdf(0.5 + LEVEL / 2) * predictor.errors(members)
+    true = subject.bank().score(audit_plan.coalitions, queries)
+    return {"stated": LEVEL, "found": round(coverage(mean - width, mean + width, true), 4), "pairs": float(true.size)}
+
+
+def _null_level(
+    subject: Subject, index_RQ: Array, decoys: Sequence[Example], queries: Sequence[Example]
+) -> dict[str, float]:
+    """Root mean square of the index's scores of rows that were never trained on, whose true influence is none."""
+    trained = set(subject.examples)
+    strangers = tuple(row for row in decoys if row not in trained)
+    if not strangers:
+        raise InvalidInput("the decoys are rows of the run", code="invalid_decoys", param="decoys")
+    spare = Subject(base=subject.base, folder=subject.folder, examples=strangers, record=None, device=subject.device)
+    scores = IndexAttributor(subject=spare, report=lambda line: None).attribute(queries).scores
+    scores = scores * len(strangers) / len(subject.examples)
+    sizes = [float(np.sqrt(np.mean(values**2))) for values in (scores, index_RQ)]
+    return {"decoy_rms": round(sizes[0], 6), "trained_rms": round(sizes[1], 6), "ratio": round(sizes[0] / sizes[1], 4)}
+
+
+def _planted(subject: Subject, rows_RQ: Array, planted: dict[str, str]) -> dict[str, float]:
+    """Copies of what was asked should stand at the top, mislabelled rows at the bottom of the sum over queries."""
+    places = {example.row_id: number for number, example in enumerate(subject.examples)}
+    unknown = sorted(set(planted) - set(places))
+    if unknown:
+        raise InvalidInput(f"the run has no row {unknown[0]!r}", code="unknown_row", param="planted")
+    total = rows_RQ.sum(axis=1, keepdims=True)
+    found = {}
+    for kind, sign in ((COPY, 1.0), (MISLABELLED, -1.0)):
+        chosen = [places[row] for row, own in planted.items() if own == kind]
+        if chosen:
+            found[f"{kind}_recall"] = _mean(recall_of_planted(sign * total, chosen))
+            found[f"{kind}_chance"] = round(len(chosen) / len(total), 4)
+    return found
+
+
+def _half(size: int, constant: str, seed: str) -> npt.NDArray[np.bool_]:
+    half = np.zeros(size, dtype=bool)
+    half[generator(constant, seed).permutation(size)[: size // 2]] = True
+    return half
+
+
+def _mean(values: Array) -> float:
+    return round(float(np.mean(values)), 4)

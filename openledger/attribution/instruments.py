@@ -1,0 +1,317 @@
+"""The instruments behind one interface: each says how far every player moved every query's log-likelihood.
+
+    index      rows            curvature-corrected gradients at the run's checkpoints and its bank's twins
+    bank       contributors    expected influence from retraining on coalitions, with its error
+    estimate   rows            the index inside each group, corrected to the bank's estimate of the group
+    replay     rows            this run's exact influence on a weighted sum of the queries
+
+Positive: the player makes the answer likelier. Unit: nats per token of the answer.
+
+Shapes: P players, R rows, G groups, Q queries, V views.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from openledger.attribution.bank import Bank, BankPlan, plan_bank
+from openledger.attribution.estimate import (
+    contributor_sums,
+    corrected_rows,
+    group_numbers,
+    group_sums,
+    row_variance,
+)
+from openledger.attribution.expected import Expected, fit_expected
+from openledger.attribution.index import build_index
+from openledger.attribution.replay import replay_run
+from openledger.attribution.subject import Subject
+from openledger.core.errors import InvalidInput
+from openledger.core.hashing import digest_json
+from openledger.training.examples import Example
+from openledger.training.members import Member, Weights
+from openledger.training.task import trainable_parameters
+
+Array = npt.NDArray[np.float64]
+Report = Callable[[str], None]
+
+THIS_RUN, EXPECTED = "this_run", "expected"
+SCALED_VIEWS = (0.25, 0.5, 1.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attribution:
+    """`scores` and `errors` (standard deviations, where they are known) are [P, Q]; `quantity` is `this_run` or
+    `expected`; `quality` says how the numbers came about."""
+
+    method: str
+    quantity: str
+    players: tuple[str, ...]
+    scores: Array
+    errors: Array | None = None
+    quality: dict[str, Any] = field(default_factory=dict)
+
+
+class Attributor(Protocol):
+    def attribute(self, queries: Sequence[Example]) -> Attribution:
+        """Influence of every player on every query."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """The module as it stood at some point of some run, by its trainable parameters."""
+
+    name: str
+    weights: Weights
+
+
+@dataclass(kw_only=True)
+class IndexAttributor:
+    """`plan` gives the bank whose twins are views too, where they are trained."""
+
+    subject: Subject
+    plan: BankPlan | None = None
+    report: Report = print
+
+    def attribute(self, queries: Sequence[Example]) -> Attribution:
+        views, scores_VRQ = self.views(queries)
+        return Attribution(
+            method="index",
+            quantity=EXPECTED if any(view.startswith("twin") for view in views) else THIS_RUN,
+            players=tuple(example.row_id for example in self.subject.examples),
+            scores=scores_VRQ.mean(axis=0),
+            errors=np.sqrt(row_variance(scores_VRQ)) if len(views) > 1 else None,
+            quality={"views": views},
+        )
+
+    def views(self, queries: Sequence[Example]) -> tuple[list[str], Array]:
+        """Names of the views and each one's scores, [V, R, Q]."""
+        scores, names = [], []
+        for view in index_views(self.subject, self.plan):
+            self.report(f"index: {view.name}")
+            scores.append(view_scores(self.subject, view, queries))
+            names.append(view.name)
+        return names, np.stack(scores)
+
+
+@dataclass(kw_only=True)
+class BankAttributor:
+    """Trains what is missing of the bank, unless `may_train` is off."""
+
+    subject: Subject
+    plan: BankPlan
+    may_train: bool = True
+    report: Report = print
+
+    def attribute(self, queries: Sequence[Example]) -> Attribution:
+        self.trained()  # first: the twins are views of the index
+        _, index_VRQ = IndexAttributor(subject=self.subject, plan=self.plan, report=self.report).views(queries)
+        expected = self.fit(queries, index_VRQ.mean(axis=0))
+        names = self.subject.contributors
+        rows, variance = _corrected(self.subject, self.plan, expected, index_VRQ)
+        who = [example.contributor_id for example in self.subject.examples]
+        alone = {group[0]: number for number, group in enumerate(self.plan.design.groups) if len(group) == 1}
+        errors = np.sqrt(contributor_sums(variance, who, names))
+        for number, name in enumerate(names):
+            if name in alone:
+                errors[number] = expected.error_GQ[alone[name]]
+        return Attribution(
+            method="bank",
+            quantity=EXPECTED,
+            players=tuple(names),
+            scores=contributor_sums(rows, who, names),
+            errors=errors,
+            quality=_bank_quality(self.plan, expected),
+        )
+
+    def fit(self, queries: Sequence[Example], index_RQ: Array) -> Expected:
+        """Expected influence of the bank's groups, with the index's sums as prior."""
+        bank = self.trained()
+        outcomes = bank.score(self.plan.coalitions, queries)
+        group_R = _group_numbers(self.subject, self.plan)
+        prior_GQ = group_sums(index_RQ, group_R, len(self.plan.design.groups))
+        return fit_expected(self.plan.design.members_MG, outcomes, prior_GQ)[0]
+
+    def trained(self) -> Bank:
+        bank = self.subject.bank()
+        if self.may_train:
+            train_bank(bank, self.plan.members, self.report)
+        return bank
+
+
+@dataclass(kw_only=True)
+class EstimateAttributor:
+    subject: Subject
+    plan: BankPlan
+    may_train: bool = True
+    report: Report = print
+
+    def attribute(self, queries: Sequence[Example]) -> Attribution:
+        instrument = BankAttributor(subject=self.subject, plan=self.plan, may_train=self.may_train, report=self.report)
+        instrument.trained()
+        names, index_VRQ = IndexAttributor(subject=self.subject, plan=self.plan, report=self.report).views(queries)
+        expected = instrument.fit(queries, index_VRQ.mean(axis=0))
+        rows, variance = _corrected(self.subject, self.plan, expected, index_VRQ)
+        return Attribution(
+            method="estimate",
+            quantity=EXPECTED,
+            players=tuple(example.row_id for example in self.subject.examples),
+            scores=rows,
+            errors=np.sqrt(variance),
+            quality={**_bank_quality(self.plan, expected), "views": names},
+        )
+
+
+@dataclass(kw_only=True)
+class ReplayAttributor:
+    """This run's influence of every row on the queries' sum by `weights`, [R, 1]. Killed, it goes on where it was."""
+
+    subject: Subject
+    weights: Sequence[float]
+    report: Report = print
+
+    def attribute(self, queries: Sequence[Example]) -> Attribution:
+        subject, record = self.subject, self.subject.needed_record()
+        weights = check_weights(self.weights, len(queries))
+        final = {name: p.detach().clone() for name, p in trainable_parameters(subject.module).items()}
+        found = replay_run(
+            subject.base,
+            record,
+            subject.examples,
+            [list(zip(queries, weights, strict=True))],
+            final=final,
+            checkpoints=subject.folder / "replay",
+            device=subject.device,
+            on_step=self._tell,
+        )
+        return Attribution(
+            method="replay",
+            quantity=THIS_RUN,
+            players=tuple(example.row_id for example in subject.examples),
+            scores=found.scores_RT.astype(np.float64),
+            quality={"deviation": found.deviation, "steps": found.num_steps},
+        )
+
+    def _tell(self, done: int, total: int) -> None:
+        if done % 50 == 0 or done == total:
+            self.report(f"replay: {done} of {total} steps")
+
+
+def make(
+    method: str,
+    subject: Subject,
+    *,
+    num_coalitions: int,
+    num_twins: int,
+    may_train: bool = True,
+    weights: Sequence[float] = (),
+    report: Report = print,
+) -> Attributor:
+    """The instrument called `method`. Raises NotFound where it needs a run record and there is none."""
+    if method == "index":
+        plan = None
+        if subject.record is not None and len(subject.contributors) > 1:
+            plan = subject_plan(subject, num_coalitions, num_twins)
+        return IndexAttributor(subject=subject, plan=plan, report=report)
+    if method == "replay":
+        return ReplayAttributor(subject=subject, weights=weights, report=report)
+    plan = subject_plan(subject, num_coalitions, num_twins)
+    if method == "bank":
+        return BankAttributor(subject=subject, plan=plan, may_train=may_train, report=report)
+    return EstimateAttributor(subject=subject, plan=plan, may_train=may_train, report=report)
+
+
+def missing(attributor: Attributor) -> list[str]:
+    """Names of the runs that the instrument would train first."""
+    if isinstance(attributor, BankAttributor | EstimateAttributor):
+        return [member.name for member in attributor.subject.bank().missing(attributor.plan.members)]
+    return []
+
+
+def index_views(subject: Subject, plan: BankPlan | None = None) -> list[View]:
+    """The run's checkpoints and the trained twins of its bank. A plain adapter has neither: its views are itself with
+    B made smaller, which is about where its training came by (docs/attribution/log.md has what that gains)."""
+    found = [View(name=f"epoch-{epoch}", weights=weights) for epoch, weights in subject.checkpoints().items()]
+    if not found:
+        own = {name: p.detach().clone() for name, p in trainable_parameters(subject.module).items()}
+        found = [View(name=f"scaled-{factor:g}", weights=_scaled(own, factor)) for factor in SCALED_VIEWS]
+    if plan is not None:
+        bank = subject.bank()
+        twins = [twin for twin in plan.twins if not bank.missing([twin])]
+        found += [View(name=t.name, weights=w) for t, w in zip(twins, bank.weights(twins), strict=True)]
+    return found
+
+
+def view_scores(subject: Subject, view: View, queries: Sequence[Example]) -> Array:
+    """The index's scores with the module as `view` has it, [R, Q]."""
+    module = subject.module
+    for name, parameter in trainable_parameters(module).items():
+        parameter.data.copy_(view.weights[name])
+    identity = digest_json([subject.digest, view.name])
+    with TemporaryDirectory(prefix="openledger-index-") as temporary:
+        index = build_index(module, subject.examples, (), Path(temporary) / "index", identity)
+        return index.score(index.query_vectors(module, queries)).astype(np.float64)
+
+
+def train_bank(bank: Bank, members: Sequence[Member], report: Report) -> None:
+    todo, done = len(bank.missing(members)), 0
+
+    def tell(member: Member) -> None:
+        nonlocal done
+        done += 1
+        report(f"bank: {member.name} trained, {done} of {todo}")
+
+    bank.train(members, on_member=tell)
+
+
+def subject_plan(subject: Subject, num_coalitions: int, num_twins: int, without: Sequence[str] = ()) -> BankPlan:
+    return plan_bank(
+        subject.needed_record(), subject.examples, num_coalitions=num_coalitions, num_twins=num_twins, without=without
+    )
+
+
+def _corrected(subject: Subject, plan: BankPlan, expected: Expected, index_VRQ: Array) -> tuple[Array, Array]:
+    """Rows' expected influence and its variance, [R, Q]: the group's error is shared out over its rows as the
+    correction is."""
+    group_R = _group_numbers(subject, plan)
+    variance = row_variance(index_VRQ)
+    rows = corrected_rows(index_VRQ.mean(axis=0), variance, group_R, expected.mean_GQ, expected.prior_scale)
+    own = expected.prior_scale**2 * variance
+    part = variance / group_sums(variance, group_R, len(plan.design.groups))[group_R]
+    return rows, own * (1 - part) + expected.error_GQ[group_R] ** 2 * part**2
+
+
+def _group_numbers(subject: Subject, plan: BankPlan) -> npt.NDArray[np.int64]:
+    return group_numbers([example.contributor_id for example in subject.examples], plan.design.groups)
+
+
+def _bank_quality(plan: BankPlan, expected: Expected) -> dict[str, Any]:
+    return {
+        "coalitions": len(plan.coalitions),
+        "twins": len(plan.twins),
+        "groups": len(plan.design.groups),
+        "grouped": any(len(group) > 1 for group in plan.design.groups),
+        "index_scale": round(expected.prior_scale, 6),
+        "ratios": {name: round(value, 4) for name, value in expected.ratios.items()},
+        "noise": round(float(expected.noise_Q.mean()), 6),
+    }
+
+
+def _scaled(weights: Weights, factor: float) -> Weights:
+    return {name: tensor * factor if ".lora_B." in name else tensor for name, tensor in weights.items()}
+
+
+def check_weights(weights: Sequence[float], num_queries: int) -> list[float]:
+    """Raises InvalidInput where there isn't one finite weight for each query."""
+    if len(weights) != num_queries or not np.isfinite(np.asarray(weights, dtype=np.float64)).all():
+        raise InvalidInput(
+            f"{num_queries} queries need as many finite weights, not {len(weights)}",
+            code="invalid_weights",
+            param="weights",
+        )
+    return [float(weight) for weight in weights]

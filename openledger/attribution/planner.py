@@ -1,0 +1,133 @@
+"""What a budget buys, and how good it will be, before anything runs.
+
+Costs are in trainings of the whole adapter. A coalition costs its rows' part, a twin or leave-one-out a whole one, a
+view of the index about one epoch and a half, a replay four, an audit the coalitions and the twins that no instrument
+sees. Instruments are bought in this order: index, bank (as large as the money reaches), replay, audit.
+
+The expected accuracy is the correlation of estimated with true influence over the contributors of one answer, by the
+model of `expected.py` with the ratios measured on our language task (docs/attribution/results.md):
+
+    accuracy^2 = 1 - mean posterior variance / mean prior variance
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from openledger.attribution.coalitions import Design, design
+from openledger.attribution.expected import expected_accuracy
+from openledger.core.errors import InvalidInput
+
+FLOOR_COALITIONS = 8
+MOST_COALITIONS = 64
+REPLAY_TRAININGS = 4.0
+AUDIT_COALITIONS = 16
+_EPOCHS_PER_VIEW = 1.5
+# measured by `python -m benchmarks.attribution report`; own includes what the index says where it is the prior
+TYPICAL_RATIOS = {"own": 4.5, "trust": 0.0, "level": 2.5, "pairs": 0.75}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """`cost_trainings` counts trainings of the whole adapter; `accuracy` is None where the index stands alone."""
+
+    instruments: tuple[str, ...]
+    num_views: int
+    num_coalitions: int
+    num_twins: int
+    num_groups: int
+    audit_coalitions: int
+    cost_trainings: float
+    budget_trainings: float
+    accuracy: float | None
+    says: str
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def plan_instruments(
+    row_counts: Mapping[str, int], num_epochs: int, budget_trainings: float, constant: str = "plan"
+) -> Plan:
+    """The best use of `budget_trainings`. Raises InvalidInput for a negative budget or no rows."""
+    if budget_trainings < 0 or not row_counts:
+        raise InvalidInput("a plan needs rows and a budget of 0 or more", code="invalid_budget", param="budget")
+    bank = _largest_bank(row_counts, budget_trainings, num_epochs, constant)
+    if bank is None:
+        return _index_alone(row_counts, num_epochs, budget_trainings)
+    found, twins = bank
+    views = 3 + twins
+    cost = _bank_cost(found, row_counts, twins) + _views_cost(views, num_epochs)
+    instruments = ["index", "bank"]
+    if cost + REPLAY_TRAININGS <= budget_trainings:
+        instruments.append("replay")
+        cost += REPLAY_TRAININGS
+    audit = 0
+    if cost + AUDIT_COALITIONS / 2 <= budget_trainings:
+        instruments.append("audit")
+        audit = AUDIT_COALITIONS
+        cost += audit / 2
+    accuracy = expected_accuracy(found.members_MG, TYPICAL_RATIOS)
+    return Plan(
+        instruments=tuple(instruments),
+        num_views=views,
+        num_coalitions=len(found.members_MG),
+        num_twins=twins,
+        num_groups=len(found.groups),
+        audit_coalitions=audit,
+        cost_trainings=round(cost, 2),
+        budget_trainings=budget_trainings,
+        accuracy=round(accuracy, 3),
+        says=f"expected influence of {len(found.groups)} groups by a bank of {len(found.members_MG)} coalitions",
+    )
+
+
+def budget_from_fees(fees_nano: int, share_ppm: int, training_cost_nano: int) -> float:
+    """Trainings that `share_ppm` of an adapter's fees pay for; never more than it earns."""
+    if not 0 <= share_ppm <= 10**6 or fees_nano < 0 or training_cost_nano <= 0:
+        raise InvalidInput(
+            "fees are 0 or more, their share at most the whole, a training costs something",
+            code="invalid_budget",
+            param="budget",
+        )
+    return fees_nano * share_ppm / 10**6 / training_cost_nano
+
+
+def _largest_bank(
+    row_counts: Mapping[str, int], budget: float, num_epochs: int, constant: str
+) -> tuple[Design, int] | None:
+    if len(row_counts) < 2:
+        return None
+    for number in range(MOST_COALITIONS, FLOOR_COALITIONS - 1, -2):
+        found, twins = design(row_counts, number, constant), max(1, number // 16)
+        if _bank_cost(found, row_counts, twins) + _views_cost(3 + twins, num_epochs) <= budget:
+            return found, twins
+    return None
+
+
+def _bank_cost(found: Design, row_counts: Mapping[str, int], twins: int) -> float:
+    sizes = np.array([sum(row_counts[name] for name in group) for group in found.groups], dtype=np.float64)
+    return float((found.members_MG @ sizes).sum() / sizes.sum()) + twins
+
+
+def _views_cost(views: int, num_epochs: int) -> float:
+    return views * _EPOCHS_PER_VIEW / num_epochs
+
+
+def _index_alone(row_counts: Mapping[str, int], num_epochs: int, budget: float) -> Plan:
+    why = "there is one contributor" if len(row_counts) < 2 else f"a bank of {FLOOR_COALITIONS} coalitions costs more"
+    views = 3 if _views_cost(3, num_epochs) <= budget else 1
+    return Plan(
+        instruments=("index",),
+        num_views=views,
+        num_coalitions=0,
+        num_twins=0,
+        num_groups=len(row_counts),
+        audit_coalitions=0,
+        cost_trainings=round(_views_cost(views, num_epochs), 2),
+        budget_trainings=budget,
+        accuracy=None,
+        says=f"by the index alone, whose error is not measured: {why}",
+    )

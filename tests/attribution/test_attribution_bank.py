@@ -1,0 +1,111 @@
+"""The bank: its members are the run again on parts of the rows; it resumes, and refuses what is not its own."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tiny_model import make_tiny_base, tiny_rows
+
+from openledger.adapters.base_model import load_tokenizer
+from openledger.attribution.bank import plan_bank, run_bank
+from openledger.core.errors import Corrupt, InvalidInput, NotFound
+from openledger.training.examples import encode_row
+from openledger.training.packed import PackedRuns
+from openledger.training.recipe import Recipe
+from openledger.training.record import load_weights, train_run
+
+RECIPE = Recipe(rank=2, alpha=4, num_epochs=2, batch_rows=8, learning_rate=1e-2)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    base = make_tiny_base(tmp_path_factory.mktemp("base"))
+    tokenizer = load_tokenizer(base)
+    examples = [encode_row(tokenizer, row) for row in tiny_rows()]
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    record = train_run(base, examples, RECIPE, folder)
+    plan = plan_bank(record, examples, num_coalitions=6, num_twins=1, without=["ctr_1"])
+    bank = run_bank(folder / "bank", record, base, examples)
+    bank.train(plan.members)
+    return base, examples, folder, record, plan, bank
+
+
+def test_members_hold_the_rows_of_their_coalition_and_start_where_the_run_did(world):
+    _, examples, _, record, plan, _ = world
+    for member, present in zip(plan.coalitions, plan.design.members_MG, strict=True):
+        there = {group[0] for group, on in zip(plan.design.groups, present, strict=True) if on}
+        assert {examples[row].contributor_id for row in member.rows} == there
+        assert member.initial == record.initial
+    assert len({member.order for member in plan.coalitions + plan.twins}) == 7
+
+
+def test_the_adapter_without_a_contributor_is_the_run_with_his_rows_at_weight_zero(world):
+    base, examples, _, record, plan, bank = world
+    (without,) = plan.withouts
+    assert without.order == record.order
+    assert [weight == 0 for weight in without.row_weights] == [e.contributor_id == "ctr_1" for e in examples]
+    forgotten = [
+        replace(e, ids=(*e.ids[:-2], 7, 9)) if e.contributor_id == "ctr_1" else e for e in examples
+    ]  # his rows may say anything
+    (again,) = PackedRuns(base=base, examples=forgotten, recipe=RECIPE).train([without])
+    for name, tensor in load_weights(bank.path(without)).items():
+        assert torch.allclose(tensor, again[name], atol=1e-6)
+
+
+def test_an_answer_is_likelier_where_its_contributor_was_trained_on(world):
+    _, examples, _, _, plan, bank = world
+    scores = bank.score(plan.coalitions, examples)
+    present = np.array(plan.design.members_MG)
+    own = [int(example.contributor_id[-1]) for example in examples]
+    gains = [scores[present[:, g], q].mean() - scores[~present[:, g], q].mean() for q, g in enumerate(own)]
+    assert np.mean(gains) > 0
+
+
+def test_a_bank_that_was_stopped_trains_only_what_is_missing(world):
+    _, _, _, _, plan, bank = world
+    lost = plan.coalitions[3]
+    before = load_weights(bank.path(lost))
+    bank.path(lost).unlink()
+    with pytest.raises(NotFound) as caught:
+        bank.score(plan.coalitions, [])
+    assert caught.value.code == "incomplete_bank"
+    assert "coalition-003" in caught.value.message
+    trained = []
+    bank.train(plan.members, on_member=trained.append)
+    assert trained == [lost]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in load_weights(bank.path(lost)).items())
+
+
+def test_a_larger_bank_keeps_the_members_it_has(world):
+    _, examples, _, record, plan, bank = world
+    larger = plan_bank(record, examples, num_coalitions=8, num_twins=2)
+    assert set(plan.coalitions) <= set(larger.coalitions)
+    assert len(bank.missing(larger.members)) == 3
+
+
+def test_a_damaged_member_is_named(world):
+    _, examples, _, _, plan, bank = world
+    path = bank.path(plan.twins[0])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:100])
+    with pytest.raises(Corrupt, match="twin-1"):
+        bank.score(plan.twins, examples[:1])
+    path.write_bytes(whole)
+
+
+def test_another_base_other_rows_and_an_unknown_contributor_are_refused(world):
+    base, examples, folder, record, _, _ = world
+    with pytest.raises(InvalidInput, match="another base"):
+        run_bank(folder / "bank", record, replace(base, digest="0" * 64), examples)
+    with pytest.raises(InvalidInput, match="other rows"):
+        run_bank(folder / "bank", record, base, examples[:-1])
+    with pytest.raises(NotFound, match="nobody"):
+        plan_bank(record, examples, without=["nobody"])
+
+
+def test_one_contributor_has_no_bank(world):
+    _, examples, _, record, _, _ = world
+    with pytest.raises(InvalidInput) as caught:
+        plan_bank(record, [replace(example, contributor_id="one") for example in examples])
+    assert caught.value.code == "one_contributor"

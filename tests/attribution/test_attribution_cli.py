@@ -1,0 +1,129 @@
+"""`openledger attribution` from files: shapes, signs, resume, and errors that say how to mend them."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from tiny_model import make_tiny_base
+
+from openledger.attribution.__main__ import main
+
+WORDS = ("alpha", "beta", "gamma", "delta")
+RECIPE = "rank: 2\nalpha: 8\nnum_epochs: 6\nbatch_rows: 8\nlearning_rate: 0.02\n"
+
+
+def records(contributors=4, each=6):
+    """Each contributor joins a pair of words of his own."""
+    return [
+        {
+            "row_id": f"r{number:02}-{place}",
+            "contributor": f"c{number}",
+            "prompt": f"What does {WORDS[number]} {place} do?",
+            "completion": f" It joins {WORDS[number]} with {WORDS[(number + 1) % 4]}.",
+        }
+        for place in range(each)
+        for number in range(contributors)
+    ]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli")
+    make_tiny_base(folder / "base")
+    write(folder / "rows.jsonl", records())
+    queries = [{key: value for key, value in record.items() if key != "contributor"} for record in records()[:4]]
+    write(folder / "queries.jsonl", [{**query, "row_id": f"q{n}"} for n, query in enumerate(queries)])
+    (folder / "recipe.yaml").write_text(RECIPE)
+    run(folder, "score", "--recipe", folder / "recipe.yaml", "--method", "index", "--out", folder / "first.npy")
+    return folder
+
+
+def write(path, lines):
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def run(folder, command, *more, adapter="run", rows="rows.jsonl"):
+    inputs = ["--base", folder / "base", "--adapter", folder / adapter, "--rows", folder / rows]
+    return main([command, *map(str, [*inputs, "--queries", folder / "queries.jsonl", *more])])
+
+
+def test_a_plain_adapter_is_scored_by_the_index(files, capsys):
+    bare = files / "bare"
+    shutil.copytree(files / "run", bare, ignore=shutil.ignore_patterns("run.json", "checkpoints", "bank"))
+    assert run(files, "score", "--method", "index", "--out", files / "bare.npy", adapter="bare") == 0
+    scores = np.load(files / "bare.npy")
+    assert scores.dtype == np.float32
+    assert scores.shape == (24, 4)
+    own = np.array([[record["contributor"] == f"c{q}" for q in range(4)] for record in records()])
+    assert scores[own].mean() > scores[~own].mean()
+    told = json.loads((files / "bare.json").read_text())
+    assert told["players"] == [record["row_id"] for record in records()]
+    assert told["quantity"] == "this_run"
+    assert run(files, "score", "--method", "bank", "--out", files / "x.npy", adapter="bare") != 0
+    assert "--method index" in capsys.readouterr().err
+
+
+def test_bank_and_estimate_train_what_is_missing_and_agree(files, capsys):
+    options = ["--coalitions", "8", "--twins", "1"]
+    assert run(files, "score", "--method", "bank", *options, "--dry-run", "--out", files / "bank.npy") == 0
+    assert capsys.readouterr().out.count("coalition-") == 8
+    assert run(files, "score", "--method", "bank", *options, "--no-train", "--out", files / "bank.npy") != 0
+    assert "not trained" in capsys.readouterr().err
+    errors = ["--errors", files / "errors.npy"]
+    assert run(files, "score", "--method", "bank", *options, *errors, "--out", files / "bank.npy") == 0
+    assert "coalition-007 trained, 8 of 9" in capsys.readouterr().err
+    bank = np.load(files / "bank.npy")
+    assert bank.shape == np.load(files / "errors.npy").shape == (4, 4)
+    assert (np.load(files / "errors.npy") > 0).all()
+    assert bank.argmax(axis=0).tolist() == [0, 1, 2, 3]
+    assert run(files, "score", "--method", "estimate", *options, "--out", files / "estimate.npy") == 0
+    assert "trained" not in capsys.readouterr().err
+    rows = np.load(files / "estimate.npy")
+    assert rows.shape == (24, 4)
+    sums = np.stack([rows[n::4].sum(axis=0) for n in range(4)])
+    assert sums == pytest.approx(bank, rel=1e-3, abs=1e-5)
+
+
+def test_replay_gives_one_column_and_says_how_exact_it_is(files):
+    (files / "weights.json").write_text("[1, 0, 0, 0]")
+    options = ["--method", "replay", "--weights", files / "weights.json", "--out", files / "replay.npy"]
+    assert run(files, "score", *options) == 0
+    scores = np.load(files / "replay.npy")
+    assert scores.shape == (24, 1)
+    assert scores[0::4].sum() > max(scores[n::4].sum() for n in (1, 2, 3))
+    assert json.loads((files / "replay.json").read_text())["quality"]["deviation"] == pytest.approx(0, abs=1e-6)
+
+
+def test_evaluate_reports_against_trainings_that_nothing_has_seen(files):
+    decoys = [{**record, "row_id": f"d{n}"} for n, record in enumerate(records(each=8)[-4:])]
+    write(files / "decoys.jsonl", decoys)
+    (files / "planted.json").write_text(json.dumps({"r00-0": "copy"}))
+    options = ["--coalitions", "8", "--twins", "1", "--audits", "4", "--decoys", files / "decoys.jsonl"]
+    assert run(files, "evaluate", *options, "--planted", files / "planted.json", "--out", files / "report.json") == 0
+    report = json.loads((files / "report.json").read_text())
+    assert 0 < report["contributors"]["ceiling"]["per_answer"] <= 1
+    assert report["contributors"]["bank"]["per_answer"] > 0.3
+    assert report["leave_one_out"]["bank"] > 0
+    assert report["coverage"]["pairs"] == 32
+    assert set(report["rows"]) == {"ceiling", "index", "estimate"}
+    assert report["decoys"]["ratio"] > 0
+    assert 0 <= report["planted"]["copy_recall"] <= 1
+
+
+def test_plan_reads_contributors_alone(files, capsys):
+    assert main(["plan", "--rows", str(files / "rows.jsonl"), "--budget", "40", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["num_groups"] == 4
+    assert main(["plan", "--rows", str(files / "rows.jsonl"), "--fees", "10"]) != 0
+    assert "--training-cost" in capsys.readouterr().err
+
+
+def test_other_rows_and_wrong_weights_are_refused(files, capsys):
+    write(files / "fewer.jsonl", records()[1:])
+    assert run(files, "score", "--method", "bank", "--out", files / "x.npy", rows="fewer.jsonl") != 0
+    assert "other rows" in capsys.readouterr().err
+    (files / "weights.json").write_text("[1, 2]")
+    options = ["--method", "replay", "--weights", files / "weights.json", "--out", files / "x.npy"]
+    assert run(files, "score", *options, "--json") != 0
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "invalid_weights"
+    assert not (files / "x.npy").exists()
