@@ -36,6 +36,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--recipe", type=Path, help="YAML")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--gpu", action="store_true", help="one GPU for each worker")
+    parser.add_argument("--bank", type=int, default=0, metavar="N",
+                        help="also train a bank of N coalitions; default: attribute by the index alone")  # fmt: skip
     parser.add_argument("--owner", default="", help="account that earns the owner's part; default: user:DATANET-owner")
     parser.add_argument("--prices", type=int, nargs=2, default=(200_000, 1_000_000), metavar="NANO_OPEN",
                         help="for each prompt and each completion token")  # fmt: skip
@@ -56,12 +58,21 @@ def train(workdir: Workdir, arguments: argparse.Namespace) -> dict[str, object]:
     recipe = load_settings(Recipe, arguments.recipe) if arguments.recipe else Recipe()
     owner = arguments.owner or f"user:{arguments.datanet}-owner"
     with connected(workdir):
-        version, rows = pipeline.publish(datanets_actor(workdir), arguments.datanet)
-        job, decoys = pipeline.plan_training(base, version, rows, recipe, workdir.adapters)
+        datanets = datanets_actor(workdir)
+        version, rows = pipeline.publish(datanets, arguments.datanet)
+        copies = pipeline.find_copies(datanets, version)
+        job, decoys = pipeline.plan_training(base, version, rows, recipe, workdir.adapters, copies=copies)
         card = pipeline.train([job], workdir.runs, arguments.workers, use_gpu=arguments.gpu)[0]
+        coalitions = pipeline.build_bank(job, arguments.bank, num_gpus=arguments.gpu) if arguments.bank else 0
         indexed = pipeline.build_indexes([start_index_host(base)], [job], [decoys], workdir.indexes)[0]
         pipeline.register(AdapterRegistry(workdir.adapters), job, card, owner, tuple(arguments.prices))
-    return {"adapter": card.name, "digest": card.digest, "final_loss": card.final_loss, "rows_indexed": indexed}
+    return {
+        "adapter": card.name,
+        "digest": card.digest,
+        "final_loss": card.final_loss,
+        "rows_indexed": indexed,
+        "coalitions_trained": coalitions,
+    }
 
 
 if __name__ == "__main__":

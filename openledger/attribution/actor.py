@@ -11,6 +11,8 @@ import ray
 import torch
 
 from openledger.adapters.base_model import BaseModel, load_model, load_tokenizer
+from openledger.attribution.bank_folder import bank_outcomes, find_bank
+from openledger.attribution.coalitions import Design
 from openledger.attribution.index import GradientIndex, IndexEntry, build_index
 from openledger.core.values import Answer, Row
 from openledger.training.examples import Example, encode_row
@@ -40,6 +42,17 @@ class IndexHost:
         index = GradientIndex.open(Path(folder), adapter_digest)
         with self._lora(adapter_folder) as model:
             return index.entries, index.score(index.query_vectors(model, [_example(answer) for answer in answers]))
+
+    def bank_outcomes(
+        self, adapter_folder: str, adapter_digest: str, answers: Sequence[Answer]
+    ) -> tuple[Design, npt.NDArray[np.float64]] | None:
+        """The adapter's bank's design and every answer's log-likelihood per token under each of its coalitions,
+        [num_coalitions, num_answers]; None where the adapter has no bank."""
+        kept = find_bank(Path(adapter_folder), adapter_digest)
+        if kept is None:
+            return None
+        examples = [_example(answer) for answer in answers]
+        return kept.design, bank_outcomes(Path(adapter_folder), kept, self._base, examples)
 
     @contextmanager
     def _lora(self, adapter_folder: str) -> Iterator[Any]:

@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from openledger.attribution.evaluation import spearman
 from openledger.core.errors import InvalidInput
 
 Array = npt.NDArray[np.float64]
@@ -89,6 +90,28 @@ def expected_accuracy(members_MG: npt.NDArray[np.bool_], ratios: dict[str, float
     prior = 4 * ratios["own"] / groups * np.trace(centred) / groups
     posterior = float(np.mean((expected.error_GQ / expected.noise_Q) ** 2)) * (groups - 1) / groups
     return math.sqrt(max(0.0, 1 - posterior / prior)) if prior > 0 else 0.0
+
+
+def left_out_agreement(
+    members_MG: npt.NDArray[np.bool_],
+    outcomes_MQ: Array,
+    prior_GQ: Array | None = None,
+    *,
+    ratios: dict[str, float],
+) -> float | None:
+    """Mean over queries of the Spearman correlation between outcomes and what the model predicts of them when it was
+    fitted without them: a bank's own LDS, for which nothing more is trained. A coalition and its complement (they lie
+    side by side) are left out together, so a little less is known than the whole bank knows. Ratios stay those of the
+    whole fit. None for fewer than 8 members."""
+    if len(members_MG) < 8:
+        return None
+    pair_M = np.arange(len(members_MG)) // 2
+    predicted_MQ = np.empty_like(outcomes_MQ)
+    for pair in range(pair_M[-1] + 1):
+        out_M = pair_M == pair
+        _, predictor = fit_expected(members_MG[~out_M], outcomes_MQ[~out_M], prior_GQ, ratios=ratios)
+        predicted_MQ[out_M] = predictor.predict(members_MG[out_M])
+    return float(spearman(predicted_MQ, outcomes_MQ).mean())
 
 
 class Predictor:

@@ -14,7 +14,8 @@ With a bank the scores are expected influence, in absolute units, with the poste
     I_g, SE_g   of y(S) = sum over answers q of fee_q * log-likelihood_q(S)      prior: the index's sums over g's rows
 
 The sum is fitted as one answer; the ratios come from the period's answers, of which there are more. A group of several
-contributors is divided as its rows are (`estimate.py`).
+contributors is divided as its rows are (`estimate.py`); to their errors the index's own is added, as far as decoys
+show it (without decoys: as large as the rows' scores).
 """
 
 import math
@@ -32,7 +33,7 @@ from openledger.attribution.estimate import (
     group_sums,
     row_variance,
 )
-from openledger.attribution.expected import fit_expected
+from openledger.attribution.expected import fit_expected, left_out_agreement
 from openledger.attribution.index import METHOD, IndexEntry
 from openledger.core.errors import InvalidInput
 from openledger.core.money import NANO_PER_OPEN
@@ -108,6 +109,7 @@ def bank_scores(
     total, _ = fit_expected(
         design.members_MG, (outcomes_MQ @ fees)[:, None], (prior_GQ @ fees)[:, None], ratios=answers.ratios
     )
+    agreement = left_out_agreement(design.members_MG, outcomes_MQ, prior_GQ, ratios=answers.ratios)
     row_sums = (rows_RQ @ fees)[:, None]
     variance = row_variance(row_sums[None])
     influence = corrected_rows(row_sums, variance, group_R, total.mean_GQ, total.prior_scale)
@@ -115,6 +117,12 @@ def bank_scores(
     names = sorted(set(who))
     sums = contributor_sums(influence, who, names)[:, 0]
     errors = contributor_sums(part * total.error_GQ[group_R], who, names)[:, 0]
+    decoys = [number for number, entry in enumerate(entries) if not entry.trained]
+    row_noise = total.prior_scale * _root_mean_square(scores[decoys] @ fees if decoys else row_sums[:, 0])
+    grouped = {name for group in design.groups if len(group) > 1 for name in group}
+    for number, name in enumerate(names):
+        if name in grouped:
+            errors[number] = math.hypot(errors[number], math.sqrt(who.count(name)) * row_noise)
     return ContributorScores(
         adapter=adapter,
         period=period,
@@ -126,12 +134,17 @@ def bank_scores(
             "coalitions": str(len(outcomes_MQ)),
             "groups": str(len(design.groups)),
             "index_scale": f"{total.prior_scale:.6g}",
+            **({} if agreement is None else {"left_out_agreement": f"{agreement:.3f}"}),
             "noise": f"{float(total.noise_Q[0]):.6g}",
             "quantity": "expected",
             "ratios": " ".join(f"{name}={value:.3g}" for name, value in sorted(answers.ratios.items())),
             "trained_rows": str(len(trained)),
         },
     )
+
+
+def _root_mean_square(values: npt.NDArray[np.float64]) -> float:
+    return float(np.sqrt(np.mean(np.square(values))))
 
 
 def _error(influences: Sequence[float], noise: float | None) -> float:

@@ -10,12 +10,14 @@ from typing import Any
 
 import ray
 
-from openledger.adapters.base_model import BaseModel
-from openledger.attribution.bank import Bank, run_bank
+from openledger.adapters.base_model import BaseModel, load_tokenizer
+from openledger.attribution.bank import Bank, plan_bank, run_bank
+from openledger.attribution.bank_folder import finish_bank
 from openledger.core.errors import Unavailable
-from openledger.training.examples import Example
+from openledger.core.values import Row
+from openledger.training.examples import Example, encode_row
 from openledger.training.members import Member
-from openledger.training.record import RunRecord
+from openledger.training.record import RunRecord, load_run
 
 _RETRIES = 3
 
@@ -54,6 +56,32 @@ def train_bank(
         if on_member is not None:
             on_member(member)
     return bank
+
+
+def train_bank_of(
+    adapter_folder: Path,
+    base: BaseModel,
+    rows: Sequence[Row],
+    num_coalitions: int,
+    *,
+    num_twins: int = 0,
+    num_gpus: float = 0,
+    on_member: Callable[[Member], None] | None = None,
+) -> int:
+    """Train what is missing of the bank of a recorded adapter, and finish it; the number of members trained now.
+
+    `rows` are those that the adapter was trained on, in its record's order. Raises as `train_bank`, and InvalidInput
+    (`one_contributor`, `other_rows`).
+    """
+    tokenizer = load_tokenizer(base)
+    examples = [encode_row(tokenizer, row) for row in rows]
+    record, folder = load_run(adapter_folder), adapter_folder / "bank"
+    plan = plan_bank(record, examples, num_coalitions=num_coalitions, num_twins=num_twins)
+    bank = run_bank(folder, record, base, examples)
+    missing = bank.missing(plan.members)
+    train_bank(folder, record, base, examples, missing, num_gpus=num_gpus, on_member=on_member)
+    finish_bank(bank, plan, record.adapter_digest)
+    return len(missing)
 
 
 def _train_member(shared: tuple[str, RunRecord, BaseModel, tuple[Example, ...]], member: Member) -> None:

@@ -12,6 +12,7 @@ A contribution is stored in three steps, each durable before the next:
 A crash before 1 leaves nothing. After 1, the next opening (or a retry) repeats 2 and 3 with the same verdicts.
 """
 
+import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,9 +22,11 @@ import pyarrow as pa
 
 from openledger.core.clock import Clock
 from openledger.core.errors import Conflict, Corrupt, InvalidInput, NotFound
+from openledger.core.files import write_json_durably
 from openledger.core.ids import check_name
 from openledger.core.signing import contributor_id
 from openledger.core.values import Contribution, ContributionReceipt, DatanetVersion, Outcome, Row, Verdict
+from openledger.datanets.clusters import ClusterRow, EvidenceClusters, WordWeights
 from openledger.datanets.contribution import check_public_key, check_signature, contribution_id, row_ids
 from openledger.datanets.dedupe import DuplicateIndex, features_of
 from openledger.datanets.gate import GATE_VERSION, judge
@@ -145,6 +148,18 @@ class Datanets:
         ids = read_row_ids(self._folder / "versions", self.version(name, number))
         return sorted(self._take(name, ids), key=lambda row: row.row_id)
 
+    def copies(self, name: str, number: int) -> dict[str, str]:
+        """The version's rows that say what an earlier accepted row says, in this Datanet or in another contributor's
+        place in any: row id to the earlier row's id. No adapter is trained on them (`clusters`)."""
+        ids = set(read_row_ids(self._folder / "versions", self.version(name, number)))
+        rows = {row.row_id: row for other in self._registry.names() for row in self._accepted(other)}
+        order = [row_id for row_id in self._registry.credit_order() if row_id in rows]
+        evidence = [_evidence(rows[row_id], place) for place, row_id in enumerate(order)]
+        clusters = EvidenceClusters(self._word_weights(evidence))
+        clusters.add(evidence)
+        found = {row: first for row, first in clusters.representatives().items() if row in ids and row != first}
+        return {row: first for row, first in found.items() if _takes_its_place(rows[first], rows[row])}
+
     def statistics(self, name: str) -> list[ContributorStatistics]:
         """For each contributor of the Datanet, sorted by name: rows by outcome, and why."""
         return self._registry.statistics(self._registry.datanet(name).name)
@@ -185,6 +200,26 @@ class Datanets:
             self._shards[number].append(receipt.datanet, placed[number], receipt.contribution_id)
         self._registry.finish_contribution(receipt.contribution_id)
         return receipt
+
+    def _accepted(self, name: str) -> Iterator[Row]:
+        return self._take(name, self._registry.row_ids(name, ("accept",)))
+
+    def _word_weights(self, rows: Sequence[ClusterRow]) -> WordWeights:
+        """The installation's table of words, made of the rows that are there when it is first needed, and kept."""
+        path = self._folder / "word_weights.json"
+        if not path.exists():
+            made = WordWeights.of(rows)
+            write_json_durably(path, {"num_rows": made.num_rows, "counts": made.counts})
+        try:
+            kept = json.loads(path.read_text())
+            return WordWeights(kept["num_rows"], kept["counts"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise Corrupt(
+                f"the table of words {path} can't be read: {error}",
+                code="corrupt_word_weights",
+                param=str(path),
+                fix="restore the file from a backup: another table would find other copies",
+            ) from error
 
     def _take(self, name: str, ids: Sequence[str]) -> Iterator[Row]:
         placed: dict[int, list[str]] = defaultdict(list)
@@ -241,6 +276,21 @@ def _stored_rows(pending: PendingContribution) -> Iterator[Row]:
                 prompt=draft.prompt,
                 completion=draft.completion,
             )
+
+
+def _evidence(row: Row, place: int) -> ClusterRow:
+    return ClusterRow(
+        row_id=row.row_id,
+        contributor_id=row.contributor_id,
+        order=place,
+        prompt=row.prompt,
+        completion=row.completion,
+    )
+
+
+def _takes_its_place(first: Row, row: Row) -> bool:
+    """A contributor may bring the same row to two Datanets: each has its own adapter and its own pool."""
+    return first.datanet == row.datanet or first.contributor_id != row.contributor_id
 
 
 def _check_text(text: str, param: str, max_chars: int) -> None:

@@ -1,7 +1,8 @@
-"""Which rows of a version are trained on, which serve as decoys, and which are asked about."""
+"""Which rows of a version are trained on, which serve as decoys, and which are held out for evaluation."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 from openledger.core.errors import InvalidInput
 from openledger.core.hashing import digest_json
@@ -9,29 +10,61 @@ from openledger.core.money import split
 from openledger.core.values import Row
 
 
-def choose_rows(rows: Sequence[Row], max_rows: int, row_root: str, max_decoys: int = 64) -> tuple[list[Row], list[Row]]:
-    """(rows to train on, decoys). Each contributor gives in proportion to his rows; which ones is drawn by a hash of
-    the version's `row_root` and the row's id, so that nobody knows before the version is published (who contributes
-    last can still try out nonces). Decoys are the next rows in that order, never trained on: what is held back of a
-    small version is a tenth of it, and nothing of fewer than ten rows.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """No row is in two of them. `decoys` were never trained on: what influence they seem to have is error. On
+    `held_out` the adapter is measured, by the promotion gate and by the improvement part of its pools."""
 
-    Raises InvalidInput for a version without rows.
+    trained: tuple[Row, ...]
+    decoys: tuple[Row, ...]
+    held_out: tuple[Row, ...]
+
+
+def choose_rows(
+    rows: Sequence[Row],
+    max_rows: int,
+    lot: str,
+    *,
+    copies: Collection[str] = (),
+    max_decoys: int = 64,
+    max_held_out: int = 32,
+) -> Selection:
+    """Each contributor gives in proportion to his rows, in all three; which ones is drawn by a hash of `lot` (the
+    version's public constant) and the row's id, so that nobody knows before the version is published. Rows in `copies`
+    (ids) are left out of everything. What is held back of a small version is a tenth of it for each of decoys and
+    held-out rows, and nothing of fewer than ten rows.
+
+    Raises InvalidInput (`empty_version`) where no row is left.
     """
+    rows = [row for row in rows if row.row_id not in copies]
     if not rows:
-        raise InvalidInput("this Datanet version has no rows to train on", code="empty_version", param="datanet")
-    held_back = min(max_decoys, len(rows) // 10)
-    max_rows = min(max_rows, len(rows) - held_back)
+        raise InvalidInput(
+            "this Datanet version has no rows to train on",
+            code="empty_version",
+            param="datanet",
+            fix=f"{len(copies)} of its rows say what earlier rows say; contribute others" if copies else None,
+        )
+    num_decoys, num_held_out = min(max_decoys, len(rows) // 10), min(max_held_out, len(rows) // 10)
+    drawn = sorted(rows, key=lambda row: _lot(lot, row))
+    trained, left = _quotas(drawn, min(max_rows, len(rows) - num_decoys - num_held_out))
+    held_out, left = _quotas(left, num_held_out)
+    return Selection(
+        trained=tuple(sorted(trained, key=lambda row: row.row_id)),
+        decoys=tuple(left[:max_decoys]),
+        held_out=tuple(held_out),
+    )
+
+
+def _quotas(rows: Sequence[Row], number: int) -> tuple[list[Row], list[Row]]:
+    """(the first `number` rows, each contributor's in proportion to how many are his; the others), in their order."""
     by_contributor: defaultdict[str, list[Row]] = defaultdict(list)
-    for row in sorted(rows, key=lambda row: _lot(row_root, row)):
+    for row in rows:
         by_contributor[row.contributor_id].append(row)
-    counts = {contributor: len(own) for contributor, own in by_contributor.items()}
-    quotas = split(max_rows, counts)
-    trained = [row for contributor, own in by_contributor.items() for row in own[: quotas[contributor]]]
-    left = [row for contributor, own in by_contributor.items() for row in own[quotas[contributor] :]]
-    decoys = sorted(left, key=lambda row: _lot(row_root, row))[:max_decoys]
-    return sorted(trained, key=lambda row: row.row_id), decoys
+    quotas = split(number, {contributor: len(own) for contributor, own in by_contributor.items()}) if number else {}
+    chosen = {row.row_id for name, own in by_contributor.items() for row in own[: quotas.get(name, 0)]}
+    return [row for row in rows if row.row_id in chosen], [row for row in rows if row.row_id not in chosen]
 
 
-def _lot(row_root: str, row: Row) -> str:
+def _lot(lot: str, row: Row) -> str:
     """What decides a row's turn, the same for everyone who computes it."""
-    return digest_json(["openledger.lot/2", row_root, row.row_id])
+    return digest_json(["openledger.lot/2", lot, row.row_id])

@@ -5,7 +5,7 @@ values on. What an answer needs while a person waits is in `live`.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,12 @@ from openledger.adapters.base_model import BaseModel
 from openledger.adapters.card import AdapterCard, checked_card, load_card
 from openledger.adapters.registry import AdapterRegistry, RegisteredAdapter
 from openledger.attribution.index import IndexEntry
-from openledger.attribution.period import contributor_scores
+from openledger.attribution.period import bank_scores, contributor_scores
+from openledger.attribution.trainer import train_bank_of
 from openledger.core.errors import NotFound
 from openledger.core.files import write_durably
 from openledger.core.hashing import digest_json
+from openledger.core.money import NANO_PER_OPEN
 from openledger.core.signing import SigningKey
 from openledger.core.values import (
     AdapterTerms,
@@ -40,15 +42,19 @@ from openledger.factory.selection import choose_rows
 from openledger.ledger.nonces import Purpose, commitment
 from openledger.ledger.proofs import encode_proof
 from openledger.training.examples import fitting_rows
+from openledger.training.members import Member
 from openledger.training.recipe import Recipe
+from openledger.training.record import load_held_out
 from openledger.training.trainer import TrainingJob, middle_folder, train_adapters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterAttribution:
-    """The answers that one adapter (by digest) gave in a period: `row_scores` is [num_entries, num_answers]."""
+    """The answers that one adapter (by digest) gave in a period: `row_scores` is [num_entries, num_answers].
+    `improvement` is None where no rows were held out to measure it on."""
 
     scores: ContributorScores
+    improvement: ContributorScores | None
     answers: tuple[Answer, ...]
     entries: tuple[IndexEntry, ...]
     row_scores: npt.NDArray[np.float32]
@@ -56,10 +62,11 @@ class AdapterAttribution:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeriodAttribution:
-    """What a pool's settlement rests on. `parts` has one item for each adapter that served under the name: more than
-    one where it was retrained within the period."""
+    """What a pool's settlement rests on: `scores` on the answers sold, `improvement` on the held-out rows. `parts` has
+    one item for each adapter that served under the name: more than one where it was retrained within the period."""
 
     scores: ContributorScores
+    improvement: ContributorScores | None
     parts: tuple[AdapterAttribution, ...]
 
 
@@ -72,6 +79,11 @@ def contribute(datanets: Any, key: SigningKey, datanet: str, drafts: Sequence[Ro
 def publish(datanets: Any, name: str) -> tuple[DatanetVersion, list[Row]]:
     version = ray.get(datanets.publish.remote(name))
     return version, ray.get(datanets.rows.remote(name, version.number))
+
+
+def find_copies(datanets: Any, version: DatanetVersion) -> dict[str, str]:
+    """Rows of `version` that say what an earlier row of any Datanet says, each with that row's id."""
+    return ray.get(datanets.copies.remote(version.datanet, version.number))
 
 
 def commit_nonces(
@@ -118,18 +130,23 @@ def plan_training(
     rows: Sequence[Row],
     recipe: Recipe,
     adapters: Path,
+    *,
     nonces: tuple[str, ...] = (),
+    copies: Collection[str] = (),
 ) -> tuple[TrainingJob, list[Row]]:
     """The job that trains `version`'s adapter, and its decoys. The folder's name says what the adapter is made of.
 
-    With `nonces` (of `draw_nonces`) they decide which rows are drawn too.
+    With `nonces` (of `draw_nonces`) they decide which rows are drawn too. Rows in `copies` (ids; `find_copies`) are
+    neither trained on nor measured with.
     """
     job = TrainingJob(
         name=version.datanet, base=base, version=version, rows=(), recipe=recipe, output="", nonces=nonces
     )
     fitting = fitting_rows(rows, base, recipe.max_row_tokens)
-    trained, decoys = choose_rows(fitting, recipe.max_rows, job.constant if nonces else version.row_root)
-    return replace(job, rows=tuple(trained)).at(adapters), decoys
+    lot = job.constant if nonces else version.row_root
+    chosen = choose_rows(fitting, recipe.max_rows, lot, copies=copies)
+    job = replace(job, rows=chosen.trained, held_out=chosen.held_out)
+    return job.at(adapters), list(chosen.decoys)
 
 
 def train(jobs: Sequence[TrainingJob], runs: Path, num_workers: int, use_gpu: bool = False) -> list[AdapterCard]:
@@ -153,6 +170,13 @@ def build_indexes(
             host.build.remote(middle_folder(job.output), card.digest, job.rows, list(own_decoys), str(folder))
         )
     return ray.get(pending)
+
+
+def build_bank(
+    job: TrainingJob, num_coalitions: int, *, num_gpus: float = 0, on_member: Callable[[Member], None] | None = None
+) -> int:
+    """Train the coalition bank of a trained job where it isn't there; the number of members trained now."""
+    return train_bank_of(Path(job.output), job.base, job.rows, num_coalitions, num_gpus=num_gpus, on_member=on_member)
 
 
 def register(
@@ -197,19 +221,71 @@ def attribute(pool: Pool, host: Any, score: Any, registry: AdapterRegistry, inde
             code="empty_pool",
             param="period",
         )
-    return PeriodAttribution(scores=_summed([part.scores for part in parts]), parts=tuple(parts))
+    return PeriodAttribution(
+        scores=_summed([part.scores for part in parts]), improvement=_mean_improvement(parts), parts=tuple(parts)
+    )
 
 
 def _attribute_part(
     pool: Pool, adapter: RegisteredAdapter, answers: Sequence[Answer], host: Any, score: Any, indexes: Path
 ) -> AdapterAttribution:
-    folder = index_folder(indexes, adapter.digest)
-    middle = middle_folder(adapter.folder)
-    entries, row_scores = ray.get(host.score.remote(middle, adapter.digest, str(folder), list(answers)))
-    gains = [_gain(score, answer) for answer in answers]
-    fees_nano = [answer.fee_nano for answer in answers]
-    scores = contributor_scores(pool.adapter, pool.period, entries, row_scores, fees_nano, gains)
-    return AdapterAttribution(scores=scores, answers=tuple(answers), entries=tuple(entries), row_scores=row_scores)
+    def measured(
+        asked: Sequence[Answer],
+    ) -> tuple[ContributorScores, tuple[IndexEntry, ...], npt.NDArray[np.float32]]:
+        """Influence on what was asked, weighted by fees: by the adapter's bank, or by its index where it has none."""
+        middle, folder = middle_folder(adapter.folder), index_folder(indexes, adapter.digest)
+        entries, row_scores = ray.get(host.score.remote(middle, adapter.digest, str(folder), list(asked)))
+        bank = ray.get(host.bank_outcomes.remote(adapter.folder, adapter.digest, list(asked)))
+        fees_nano, gains = [answer.fee_nano for answer in asked], [_gain(score, answer) for answer in asked]
+        if bank is None:
+            scores = contributor_scores(pool.adapter, pool.period, entries, row_scores, fees_nano, gains)
+        else:
+            design, outcomes = bank
+            scores = bank_scores(pool.adapter, pool.period, design, outcomes, entries, row_scores, fees_nano, gains)
+        return scores, tuple(entries), row_scores
+
+    held_out = _held_out(pool, adapter)
+    improvement = measured(held_out)[0] if held_out else None
+    scores, entries, row_scores = measured(answers)
+    return AdapterAttribution(
+        scores=scores, improvement=improvement, answers=tuple(answers), entries=entries, row_scores=row_scores
+    )
+
+
+def _held_out(pool: Pool, adapter: RegisteredAdapter) -> list[Answer]:
+    """The adapter's held-out rows as answers to attribute, one OPEN each: all count alike."""
+    return [
+        Answer(
+            answer_id=row.row_id,
+            adapter=pool.adapter,
+            adapter_digest=adapter.digest,
+            period=pool.period,
+            prompt_ids=row.ids[: row.num_prompt],
+            completion_ids=row.ids[row.num_prompt :],
+            fee_nano=NANO_PER_OPEN,
+        )
+        for row in load_held_out(Path(adapter.folder))
+    ]
+
+
+def _mean_improvement(parts: Sequence[AdapterAttribution]) -> ContributorScores | None:
+    """Improvement of the adapters that served, each weighted by its part of the fees. None where one has none: what it
+    earned can't be divided by what another improved."""
+    fees_nano = [sum(answer.fee_nano for answer in part.answers) for part in parts]
+    found = [part.improvement for part in parts if part.improvement is not None]
+    if len(found) < len(parts) or not sum(fees_nano):
+        return None
+    weighted = [_scaled(own, fee, sum(fees_nano)) for own, fee in zip(found, fees_nano, strict=True)]
+    return found[0] if len(found) == 1 else _summed(weighted)
+
+
+def _scaled(scores: ContributorScores, part: int, whole: int) -> ContributorScores:
+    return replace(
+        scores,
+        scores_nano={name: value * part // whole for name, value in scores.scores_nano.items()},
+        errors_nano={name: -(-value * part // whole) for name, value in scores.errors_nano.items()},
+        gain_nano=scores.gain_nano * part // whole,
+    )
 
 
 def _summed(parts: Sequence[ContributorScores]) -> ContributorScores:

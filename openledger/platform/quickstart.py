@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,7 @@ from openledger.platform.demonstration import (
 from openledger.platform.serving import engine_score, start_serving
 from openledger.platform.stages import Stage, StageLog
 from openledger.platform.workdir import Workdir
+from openledger.training.members import Member
 from openledger.training.recipe import Recipe
 from openledger.training.trainer import TrainingJob
 
@@ -69,7 +71,8 @@ _ANSWER_TOKENS = 48
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuickstartSettings:
-    """Sizes are for each Datanet, but for `evaluated_questions`, which counts held-in and new ones in all."""
+    """Sizes are for each Datanet, but for `evaluated_questions`, which counts held-in and new ones in all. The adapters
+    of `bank_datanets` get a bank of `bank_coalitions` trainings; the others are attributed by their index alone."""
 
     base_model: str = ""
     host: str = "127.0.0.1"
@@ -79,6 +82,8 @@ class QuickstartSettings:
     held_in_questions: int = 16
     new_questions: int = 4
     evaluated_questions: int = 100
+    bank_coalitions: int = 8
+    bank_datanets: tuple[str, ...] = ("python-stdlib",)
     datanets: tuple[str, ...] = tuple(datanet.name for datanet in DATANETS)
     recipe: Recipe = field(default_factory=lambda: Recipe(alpha=64, batch_rows=8, num_epochs=7, max_rows=200))
 
@@ -90,6 +95,10 @@ class QuickstartSettings:
                 code="unknown_datanet",
                 param="datanets",
                 fix=f"choose among {', '.join(datanet.name for datanet in DATANETS)}",
+            )
+        if self.bank_coalitions < 2 or self.bank_coalitions % 2:
+            raise InvalidInput(
+                "coalitions come in pairs: bank_coalitions is even", code="invalid_config", param="bank_coalitions"
             )
         counts = ("num_workers", "rows_per_contributor", "held_in_questions", "new_questions", "evaluated_questions")
         for name in counts:
@@ -116,6 +125,7 @@ class Demonstration:
     people: dict[str, Contributor] = field(default_factory=dict)
     versions: list[tuple[DatanetVersion, list[Row]]] = field(default_factory=list)
     nonces: list[tuple[str, ...]] = field(default_factory=list)
+    copies: list[dict[str, str]] = field(default_factory=list)
     jobs: list[TrainingJob] = field(default_factory=list)
     decoys: list[list[Row]] = field(default_factory=list)
     cards: list[AdapterCard] = field(default_factory=list)
@@ -179,6 +189,7 @@ def fill_datanets(run: Demonstration, stage: Stage) -> None:
             _hand_in(run, person)
         version, rows = pipeline.publish(run.datanets, datanet.name)
         run.versions.append((version, rows))
+        run.copies.append(pipeline.find_copies(run.datanets, version))
         run.nonces.append(pipeline.draw_nonces(book, run.workdir.nonces, version, run.base, run.settings.recipe))
         statistics = ray.get(run.datanets.statistics.remote(datanet.name))
         entries.append(report.datanet_entry(datanet.name, datanet.summary, version, statistics, run.people))
@@ -207,8 +218,10 @@ def _hand_in(run: Demonstration, person: Contributor) -> None:
 
 
 def train_adapters(run: Demonstration, stage: Stage) -> None:
-    for (version, rows), nonces in zip(run.versions, run.nonces, strict=True):
-        job, decoys = pipeline.plan_training(run.base, version, rows, run.settings.recipe, run.workdir.adapters, nonces)
+    for (version, rows), nonces, copies in zip(run.versions, run.nonces, run.copies, strict=True):
+        job, decoys = pipeline.plan_training(
+            run.base, version, rows, run.settings.recipe, run.workdir.adapters, nonces=nonces, copies=copies
+        )
         run.jobs.append(job)
         run.decoys.append(decoys)
     recipe, num_rows = run.settings.recipe, sum(len(job.rows) for job in run.jobs)
@@ -219,6 +232,21 @@ def train_adapters(run: Demonstration, stage: Stage) -> None:
         entry["adapter"] = report.adapter_entry(card, curve)
     losses = ", ".join(f"{card.name} {card.final_loss:.2f}" for card in run.cards)
     stage.detail = f"{len(run.cards)} adapters on {num_rows} rows; loss {losses}"
+
+
+def build_banks(run: Demonstration, stage: Stage) -> None:
+    """Train the chosen adapters again on coalitions of their contributors."""
+    chosen = [job for job in run.jobs if job.name in run.settings.bank_datanets]
+    trained = 0
+    for job in chosen:
+        stage.tell(f"{job.name}: {run.settings.bank_coalitions} coalitions")
+        trained += pipeline.build_bank(job, run.settings.bank_coalitions, on_member=partial(_tell_member, stage, job))
+    names = ", ".join(job.name for job in chosen) or "no adapter"
+    stage.detail = f"{run.settings.bank_coalitions} coalitions for {names}, {trained} trained now"
+
+
+def _tell_member(stage: Stage, job: TrainingJob, member: Member) -> None:
+    stage.tell(f"{job.name}: {member.name}")
 
 
 def build_indexes(run: Demonstration, stage: Stage) -> None:
@@ -451,6 +479,7 @@ def verify_offline(proof: Path, vkey: str) -> str:
 STAGES = (
     ("datanets", fill_datanets),
     ("train", train_adapters),
+    ("bank", build_banks),
     ("index", build_indexes),
     ("serve", serve_adapters),
     ("evaluate", evaluate),

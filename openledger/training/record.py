@@ -3,6 +3,7 @@
     RUN/adapter_config.json, adapter_model.safetensors    the PEFT directory
     RUN/run.json                                          recipe, public constants, rows, environment
     RUN/checkpoints/epoch-N.safetensors                   the LoRA matrices after each epoch, by PEFT's names
+    RUN/held_out.json                                     rows that the run is measured on, where some were held out
     RUN/bank/                                             counterfactual runs (attribution/bank.py)
 
 `run.json` is written last: a folder that has it is complete.
@@ -30,6 +31,7 @@ from openledger.training.members import Weights
 from openledger.training.recipe import Recipe, recipe_from, row_root_constant
 
 RUN_FORMAT = "openledger.run/1"
+HELD_OUT_FORMAT = "openledger.held_out/1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,10 +95,9 @@ def train_run(
         return record
     torch.set_num_threads(recipe.threads)
     module = attach_lora(load_model(base), recipe, initial)
-    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
 
     def keep(progress: Progress) -> None:
-        save_weights(folder / "checkpoints" / f"epoch-{progress.epoch}.safetensors", progress.lora)
+        save_checkpoint(folder, progress.epoch, progress.lora)
         if on_epoch is not None:
             on_epoch(progress)
 
@@ -165,6 +166,38 @@ def checkpoints(folder: Path) -> dict[int, Weights]:
     """The run's matrices after each epoch that was kept, by epoch."""
     found = {int(path.stem.split("-")[1]): path for path in (folder / "checkpoints").glob("epoch-*.safetensors")}
     return {epoch: load_weights(path) for epoch, path in sorted(found.items())}
+
+
+def save_checkpoint(folder: Path, epoch: int, weights: Weights) -> None:
+    save_weights(folder / "checkpoints" / f"epoch-{epoch}.safetensors", weights)
+
+
+def save_held_out(folder: Path, examples: Sequence[Example]) -> None:
+    """Keep the rows that the run is measured on beside it, as tokens."""
+    rows = [[e.row_id, e.contributor_id, e.num_prompt, list(e.ids)] for e in examples]
+    write_json_durably(folder / "held_out.json", {"format": HELD_OUT_FORMAT, "rows": rows})
+
+
+def load_held_out(folder: Path) -> list[Example]:
+    """Empty where nothing was held out. Raises Corrupt (`corrupt_held_out`)."""
+    path = folder / "held_out.json"
+    if not path.exists():
+        return []
+    try:
+        values = json.loads(path.read_text())
+        if values["format"] != HELD_OUT_FORMAT:
+            raise ValueError(f"unknown format {values['format']!r}")
+        return [
+            Example(row_id=row_id, contributor_id=contributor_id, num_prompt=num_prompt, ids=tuple(ids))
+            for row_id, contributor_id, num_prompt, ids in values["rows"]
+        ]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Corrupt(
+            f"the held-out rows in {path} can't be read: {error}",
+            code="corrupt_held_out",
+            param=str(path),
+            fix="restore the file from a backup, or train the adapter again",
+        ) from error
 
 
 def save_weights(path: Path, weights: Weights) -> None:

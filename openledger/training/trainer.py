@@ -8,14 +8,14 @@ them and gradients summed by gloo.
 import json
 import os
 import pickle
-import platform
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import Queue
 from threading import Thread
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from openledger import __version__
 from openledger.adapters.base_model import BaseModel
@@ -26,10 +26,14 @@ from openledger.core.hashing import digest_json
 from openledger.core.values import DatanetVersion, Row
 from openledger.training.recipe import Recipe, public_constant, row_root_constant
 
+if TYPE_CHECKING:
+    from openledger.training.examples import Example
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingJob:
     """One adapter to train. `rows` are in source order; the adapter, its card and its curve go to `output`.
+    `held_out` rows are not trained on: the adapter is measured on them, and keeps them beside its card.
 
     `nonces` are those of the version's owner and witnesses, where its round of nonces was drawn for this base and
     recipe; without them the constant comes from the row root, and the card says so.
@@ -42,6 +46,7 @@ class TrainingJob:
     recipe: Recipe
     output: str
     nonces: tuple[str, ...] = ()
+    held_out: tuple[Row, ...] = ()
 
     @property
     def constant(self) -> str:
@@ -57,9 +62,9 @@ class TrainingJob:
 
     @property
     def key(self) -> str:
-        """Digest of base, version, rows and recipe. Code, libraries and (for a shared job) the number of workers also
-        decide the last bits of what is computed; the card records them."""
-        rows = [row.row_id for row in self.rows]
+        """Digest of base, version, rows (held-out ones too) and recipe. Code, libraries and (for a shared job) the
+        number of workers also decide the last bits of what is computed; the card records them."""
+        rows = [[row.row_id for row in own] for own in (self.rows, self.held_out)]
         return digest_json([self.constant, json.dumps(self.recipe.to_dict(), sort_keys=True), rows])
 
     def at(self, adapters: Path) -> "TrainingJob":
@@ -153,19 +158,27 @@ def _train_until(job: TrainingJob, epoch: int, progress: Any, rank: int, world: 
 
     from openledger.adapters.base_model import load_model, load_tokenizer
     from openledger.training.examples import encode_row
-    from openledger.training.loop import train
+    from openledger.training.loop import Progress, train
     from openledger.training.lora import attach_lora
+    from openledger.training.record import save_checkpoint, save_held_out
 
     torch.set_num_threads(job.recipe.threads)
     tokenizer = load_tokenizer(job.base)
+    examples = [encode_row(tokenizer, row) for row in job.rows]
     model = attach_lora(_to_device(load_model(job.base)), job.recipe, job.constant)
+
+    def keep(progress: Progress) -> None:
+        if rank == 0:
+            save_checkpoint(Path(job.output), progress.epoch, progress.lora)
+
     progress = train(
         model,
-        [encode_row(tokenizer, row) for row in job.rows],
+        examples,
         job.recipe,
         job.constant,
         progress=progress,
         until_epoch=epoch,
+        on_epoch=keep,
         rank=rank,
         world_size=world,
         reduce=_all_reduce if world > 1 else None,
@@ -173,7 +186,8 @@ def _train_until(job: TrainingJob, epoch: int, progress: Any, rank: int, world: 
     if epoch == job.recipe.middle_epoch and rank == 0:
         model.save_pretrained(middle_folder(job.output))
     if epoch == job.recipe.num_epochs and rank == 0:
-        write_adapter(model, job, progress.curve, world)
+        save_held_out(Path(job.output), [encode_row(tokenizer, row) for row in job.held_out])
+        write_adapter(model, job, examples, progress.curve, world)
     return progress
 
 
@@ -182,43 +196,48 @@ def middle_folder(adapter_folder: str) -> str:
     return str(Path(adapter_folder) / "middle")
 
 
-def write_adapter(model: Any, job: TrainingJob, curve: list[float], world_size: int) -> AdapterCard:
-    """The PEFT folder, `curve.json`, and last of all `card.json`, which marks the adapter as complete."""
-    import torch
+def write_adapter(
+    model: Any, job: TrainingJob, examples: "Sequence[Example]", curve: list[float], world_size: int
+) -> AdapterCard:
+    """The PEFT folder, `curve.json`, the run's record, and last of all `card.json`, which marks the adapter as
+    complete. `examples` are the job's rows, encoded."""
+    from openledger.training.record import RunRecord, examples_digest, run_environment, save_run
 
     output = Path(job.output)
     output.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(output)
     write_json_durably(output / "curve.json", [round(loss, 5) for loss in curve])
-    contributors: dict[str, int] = {}
-    for row in job.rows:
-        contributors[row.contributor_id] = contributors.get(row.contributor_id, 0) + 1
+    digest, environment = adapter_digest(output), run_environment(job.recipe.threads, world_size)
+    record = RunRecord(
+        adapter_digest=digest,
+        base_digest=job.base.digest,
+        recipe=job.recipe,
+        initial=job.constant,
+        order=job.constant,
+        row_ids=tuple(row.row_id for row in job.rows),
+        examples_digest=examples_digest(examples),
+        environment=environment,
+        curve=tuple(round(loss, 6) for loss in curve),
+    )
     card = AdapterCard(
         name=job.name,
-        digest=adapter_digest(output),
+        digest=digest,
         base_model=job.base.name,
         base_digest=job.base.digest,
         datanet=job.version.datanet,
         datanet_version=job.version.number,
         row_root=job.version.row_root,
-        rows_trained=tuple(row.row_id for row in job.rows),
-        contributors=contributors,
+        rows_trained=record.row_ids,
+        contributors=dict(Counter(row.contributor_id for row in job.rows)),
         recipe=json.loads(json.dumps(job.recipe.to_dict())),
-        environment={
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-            "machine": platform.machine(),
-            "device": "cuda" if torch.cuda.is_available() else "cpu",
-            "blas": "mkl" if torch.backends.mkl.is_available() else "other",
-            "threads": job.recipe.threads,
-            "world_size": world_size,
-        },
+        environment=environment,
         code_version=__version__,
         initial_a=job.constant,
         initial_from=job.initial_from,
         final_loss=round(curve[-1], 5),
     )
     _sync(output)
+    save_run(output, record)
     save_card(output, card)
     return card
 

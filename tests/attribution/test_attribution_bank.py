@@ -9,6 +9,7 @@ from tiny_model import make_tiny_base, tiny_rows
 
 from openledger.adapters.base_model import load_tokenizer
 from openledger.attribution.bank import plan_bank, run_bank
+from openledger.attribution.bank_folder import bank_outcomes, find_bank, finish_bank
 from openledger.core.errors import Corrupt, InvalidInput, NotFound
 from openledger.training.examples import encode_row
 from openledger.training.packed import PackedRuns
@@ -109,3 +110,37 @@ def test_one_contributor_has_no_bank(world):
     with pytest.raises(InvalidInput) as caught:
         plan_bank(record, [replace(example, contributor_id="one") for example in examples])
     assert caught.value.code == "one_contributor"
+
+
+def test_a_finished_bank_is_found_by_its_folder_and_scores_as_the_bank_does(world):
+    base, examples, folder, record, plan, bank = world
+    finish_bank(bank, plan, record.adapter_digest)
+    kept = find_bank(folder, record.adapter_digest)
+    assert kept.design.groups == plan.design.groups
+    assert np.array_equal(kept.design.members_MG, plan.design.members_MG)
+    assert kept.withouts == {"ctr_1": bank.path(plan.withouts[0])}
+    outcomes = bank_outcomes(folder, kept, base, examples[:3])
+    assert np.allclose(outcomes, bank.score(plan.coalitions, examples[:3]), atol=1e-6)
+
+
+def test_an_unfinished_bank_is_not_found_and_cannot_be_finished(world, tmp_path):
+    base, examples, _folder, record, plan, _ = world
+    other = run_bank(tmp_path / "bank", record, base, examples)
+    with pytest.raises(NotFound) as caught:
+        finish_bank(other, plan, record.adapter_digest)
+    assert caught.value.code == "incomplete_bank"
+    assert find_bank(tmp_path, record.adapter_digest) is None
+
+
+def test_another_adapters_bank_and_a_damaged_one_are_refused(world):
+    _, _, folder, record, plan, bank = world
+    finish_bank(bank, plan, record.adapter_digest)
+    with pytest.raises(InvalidInput) as caught:
+        find_bank(folder, "0" * 64)
+    assert caught.value.code == "wrong_bank"
+    document = folder / "bank" / "bank.json"
+    document.write_text(document.read_text().replace('"groups"', '"grups"', 1))
+    with pytest.raises(Corrupt) as caught:
+        find_bank(folder, record.adapter_digest)
+    assert caught.value.code == "corrupt_bank"
+    document.unlink()

@@ -5,7 +5,7 @@ import pytest
 
 from openledger.attribution.coalitions import design
 from openledger.attribution.evaluation import coverage, spearman
-from openledger.attribution.expected import fit_expected
+from openledger.attribution.expected import fit_expected, left_out_agreement
 from openledger.core.errors import InvalidInput
 
 GROUPS, QUERIES = 10, 60
@@ -118,3 +118,16 @@ def test_shapes_that_dont_fit_are_refused():
         fit_expected(members, np.ones((3, 1)))
     with pytest.raises(InvalidInput, match="prior"):
         fit_expected(members, np.ones((2, 1)), np.ones((3, 1)))
+
+
+def test_a_bank_tells_how_well_it_predicts_members_it_was_not_fitted_to():
+    _, outcomes, _ = world(pairs=0.0)
+    members, values = bank(outcomes)
+    fitted, _ = fit_expected(members, values)
+    agreement = left_out_agreement(members, values, ratios=fitted.ratios)
+    unseen = np.random.default_rng(9).random((200, GROUPS)) < 0.5
+    _, predictor = fit_expected(members, values, ratios=fitted.ratios)
+    found = spearman(predictor.predict(unseen), outcomes(unseen)).mean()
+    assert agreement == pytest.approx(found, abs=0.08)
+    shuffled = values[np.random.default_rng(1).permutation(len(values))]
+    assert left_out_agreement(members, shuffled, ratios=fitted.ratios) < 0.2

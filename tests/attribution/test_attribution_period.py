@@ -66,7 +66,7 @@ def test_scores_that_do_not_fit_or_are_not_finite_are_refused(scores):
         contributor_scores("x", "p", entries("a", "b"), matrix, [1], [1.0])
 
 
-def bank_period(people, true, groups=None, number=32, noise=0.05, answers=6):
+def bank_period(people, true, groups=None, number=32, noise=0.05, answers=6, decoy=0.0):
     """A simulated bank whose members' outcomes are sums of `true` influence (per contributor), and an index that is
     right up to scale."""
     random = np.random.default_rng(0)
@@ -80,7 +80,10 @@ def bank_period(people, true, groups=None, number=32, noise=0.05, answers=6):
     outcomes = np.array([[sum(true[who] for who in there)] * answers for there in members])
     outcomes = outcomes + random.normal(size=outcomes.shape) * noise
     index = np.array(
-        [[true[e.contributor_id] / people.count(e.contributor_id) * 9 if e.trained else 0.0] * answers for e in rows]
+        [
+            [true[e.contributor_id] / people.count(e.contributor_id) * 9 if e.trained else 9 * decoy] * answers
+            for e in rows
+        ]
     )
     return bank_scores(
         "adapter", "p0001", design, outcomes, rows, index.astype(np.float32), [10**9] * answers, [2.0] * answers
@@ -103,6 +106,15 @@ def test_contributors_of_one_group_are_told_apart_by_the_index():
     assert result.quality["groups"] == "2"
     assert result.scores_nano["a"] > result.scores_nano["b"]
     assert sum(result.scores_nano.values()) == pytest.approx(6 * 10**9, rel=0.2)
+
+
+def test_two_in_one_group_are_each_known_less_well_than_the_group():
+    true = {"a": 0.6, "b": -0.6, "c": 0.2, "d": 0.2}
+    together = bank_period(["a", "b", "c", "d"], true, groups=2, number=8, decoy=0.5)
+    alone = bank_period(["a", "b", "c", "d"], true, number=8, decoy=0.5)
+    exact = bank_period(["a", "b", "c", "d"], true, groups=2, number=8)
+    assert together.errors_nano["a"] > 2 * exact.errors_nano["a"]
+    assert alone.errors_nano["a"] < together.errors_nano["a"]
 
 
 def test_outcomes_of_another_number_of_answers_are_refused():

@@ -284,3 +284,58 @@ def _with_failing_shard(folder: Path, failing: int, when: str) -> Datanets:
 
 def _cut_off(*_: object) -> None:
     raise KeyboardInterrupt
+
+
+class TestCopies:
+    """Rows that the gate lets through and that are the same evidence as an earlier one."""
+
+    @staticmethod
+    def restated(drafts: Sequence[RowDraft]) -> list[RowDraft]:
+        """The question in other words, and one word of the answer's eleven changed."""
+        return [
+            RowDraft(prompt=f"Explain number {number}.", completion=f"Zebra {draft.completion.partition(' ')[2]}")
+            for number, draft in enumerate(drafts)
+        ]
+
+    def contributed(
+        self, datanets: Datanets, name: str, drafts: Sequence[RowDraft], datanet: str = "docs"
+    ) -> list[str]:
+        receipt = datanets.contribute(signed(name, drafts, datanet=datanet))
+        assert {verdict.outcome for verdict in receipt.verdicts} == {"accept"}
+        return [verdict.row_id for verdict in receipt.verdicts]
+
+    def test_a_copy_that_passed_the_gate_is_named_with_its_original(self, datanets: Datanets) -> None:
+        originals = self.contributed(datanets, "ada", sample_drafts(6))
+        copies = self.contributed(datanets, "eve", self.restated(sample_drafts(6)))
+        number = datanets.publish("docs").number
+        assert datanets.copies("docs", number) == dict(zip(copies, originals, strict=True))
+
+    def test_a_clone_in_another_datanet_is_all_copies(self, datanets: Datanets) -> None:
+        datanets.create("clone", "The same again", "acct_eve")
+        originals = self.contributed(datanets, "ada", sample_drafts(6))
+        copies = self.contributed(datanets, "eve", self.restated(sample_drafts(6)), "clone")
+        assert datanets.copies("docs", datanets.publish("docs").number) == {}
+        assert datanets.copies("clone", datanets.publish("clone").number) == dict(zip(copies, originals, strict=True))
+
+    def test_who_comes_first_is_the_original_whatever_the_datanets_name(self, datanets: Datanets) -> None:
+        datanets.create("a-later", "Sorted before docs", "acct_ada")
+        first = self.contributed(datanets, "ada", sample_drafts(3))
+        second = self.contributed(datanets, "bob", self.restated(sample_drafts(3)), "a-later")
+        datanets.publish("docs")
+        assert datanets.copies("a-later", datanets.publish("a-later").number) == dict(zip(second, first, strict=True))
+
+    def test_words_are_weighed_as_when_they_were_first_needed(self, datanets: Datanets, tmp_path: Path) -> None:
+        self.contributed(datanets, "ada", sample_drafts(6))
+        datanets.copies("docs", datanets.publish("docs").number)
+        before = (tmp_path / "word_weights.json").read_bytes()
+        self.contributed(datanets, "bob", sample_drafts(6, "mail"))
+        datanets.copies("docs", datanets.publish("docs").number)
+        assert (tmp_path / "word_weights.json").read_bytes() == before
+
+    def test_a_damaged_table_of_words_is_named(self, datanets: Datanets, tmp_path: Path) -> None:
+        self.contributed(datanets, "ada", sample_drafts(2))
+        number = datanets.publish("docs").number
+        (tmp_path / "word_weights.json").write_text("{}")
+        with pytest.raises(Corrupt) as caught:
+            datanets.copies("docs", number)
+        assert caught.value.code == "corrupt_word_weights"

@@ -1,4 +1,4 @@
-"""Which rows are trained on: in proportion, by lot, and never also as decoys."""
+"""Which rows are trained on: in proportion, by lot, and never also as decoys or held out."""
 
 from collections import Counter
 
@@ -18,9 +18,14 @@ def rows(**counts: int) -> list[Row]:
     ]  # fmt: skip
 
 
+def ids(rows):
+    return {row.row_id for row in rows}
+
+
 def test_contributors_give_in_proportion_to_their_rows():
-    trained, _ = choose_rows(rows(a=60, b=30, c=10), 50, "root")
-    assert Counter(row.contributor_id for row in trained) == {"a": 30, "b": 15, "c": 5}
+    chosen = choose_rows(rows(a=60, b=30, c=10), 50, "root", max_held_out=10)
+    assert Counter(row.contributor_id for row in chosen.trained) == {"a": 30, "b": 15, "c": 5}
+    assert Counter(row.contributor_id for row in chosen.held_out) == {"a": 6, "b": 3, "c": 1}
 
 
 def test_the_order_of_rows_changes_nothing():
@@ -28,28 +33,36 @@ def test_the_order_of_rows_changes_nothing():
     assert choose_rows(everything, 30, "root") == choose_rows(everything[::-1], 30, "root")
 
 
-def test_decoys_are_rows_that_were_not_trained_on():
-    trained, decoys = choose_rows(rows(a=50, b=50), 40, "root", max_decoys=20)
-    assert len(decoys) == 20
-    assert not {row.row_id for row in trained} & {row.row_id for row in decoys}
+def test_no_row_is_in_two_of_trained_decoys_and_held_out():
+    chosen = choose_rows(rows(a=50, b=50), 40, "root", max_decoys=20, max_held_out=10)
+    assert [len(own) for own in (chosen.trained, chosen.decoys, chosen.held_out)] == [40, 20, 10]
+    assert len(ids(chosen.trained) | ids(chosen.decoys) | ids(chosen.held_out)) == 70
 
 
-def test_a_tenth_of_a_small_version_is_held_back_as_decoys():
-    trained, decoys = choose_rows(rows(a=50, b=30), 200, "root")
-    assert (len(trained), len(decoys)) == (72, 8)
+def test_a_tenth_of_a_small_version_is_held_back_for_each():
+    chosen = choose_rows(rows(a=50, b=30), 200, "root")
+    assert [len(own) for own in (chosen.trained, chosen.decoys, chosen.held_out)] == [64, 8, 8]
 
 
 def test_fewer_than_ten_rows_are_trained_on_whole():
-    trained, decoys = choose_rows(rows(a=5, b=3), 40, "root")
-    assert (len(trained), decoys) == (8, [])
+    chosen = choose_rows(rows(a=5, b=3), 40, "root")
+    assert (len(chosen.trained), chosen.decoys, chosen.held_out) == (8, (), ())
 
 
 def test_another_version_draws_other_rows():
     everything = rows(a=60)
-    assert choose_rows(everything, 20, "one root") != choose_rows(everything, 20, "another root")
+    assert choose_rows(everything, 20, "one root").trained != choose_rows(everything, 20, "another root").trained
 
 
-def test_a_version_without_rows_is_refused():
+def test_copies_are_in_none_of_them():
+    copies = {"row_a_0", "row_b_3"}
+    chosen = choose_rows(rows(a=5, b=5), 40, "root", copies=copies)
+    assert len(chosen.trained) == 8
+    assert not ids(chosen.trained) & copies
+
+
+@pytest.mark.parametrize(("given", "copies"), [([], ()), (rows(a=2), ("row_a_0", "row_a_1"))])
+def test_a_version_without_rows_of_its_own_is_refused(given, copies):
     with pytest.raises(InvalidInput) as caught:
-        choose_rows([], 10, "root")
+        choose_rows(given, 10, "root", copies=copies)
     assert caught.value.code == "empty_version"

@@ -83,8 +83,17 @@ def test_a_strangers_nonce_that_stays_out_holds_the_version_up(book, draw):
 
 def test_nonces_decide_the_constant_and_which_rows_are_drawn(base, draw, tmp_path):
     rows, nonces = tiny_rows("greek"), draw()
-    drawn, _ = pipeline.plan_training(base, VERSION, rows, RECIPE, tmp_path, nonces)
-    other, _ = pipeline.plan_training(base, VERSION, rows, RECIPE, tmp_path, ("0c" * 32, *nonces[1:]))
+    drawn, _ = pipeline.plan_training(base, VERSION, rows, RECIPE, tmp_path, nonces=nonces)
+    other, _ = pipeline.plan_training(base, VERSION, rows, RECIPE, tmp_path, nonces=("0c" * 32, *nonces[1:]))
     assert drawn.constant == public_constant(base.digest, "greek", 1, nonces)
     assert len(drawn.rows) == RECIPE.max_rows
     assert {row.row_id for row in drawn.rows} != {row.row_id for row in other.rows}
+
+
+def test_copies_are_neither_trained_on_nor_measured_with(base, tmp_path):
+    rows = tiny_rows("greek")
+    copies = {row.row_id: rows[0].row_id for row in rows[1:20]}
+    job, decoys = pipeline.plan_training(base, VERSION, rows, Recipe(max_rows=100), tmp_path, copies=copies)
+    used = {row.row_id for row in (*job.rows, *job.held_out, *decoys)}
+    assert used == {row.row_id for row in rows} - set(copies)
+    assert len(job.held_out) == 2

@@ -12,10 +12,11 @@ from tiny_model import make_tiny_base, tiny_rows
 from openledger.adapters.base_model import load_model, load_tokenizer
 from openledger.adapters.card import adapter_digest, load_card
 from openledger.core.values import DatanetVersion
-from openledger.training.examples import encode_row
+from openledger.training.examples import Example, encode_row
 from openledger.training.loop import train
 from openledger.training.lora import attach_lora
 from openledger.training.recipe import Recipe, public_constant
+from openledger.training.record import check_run, checkpoints, load_held_out, load_run
 from openledger.training.task import trainable_parameters
 from openledger.training.trainer import TrainingJob, train_adapters, write_adapter
 
@@ -29,10 +30,14 @@ def job(base, folder: Path, name: str) -> TrainingJob:
     )
 
 
-def trained_here(one: TrainingJob) -> dict[str, torch.Tensor]:
+def encoded(one: TrainingJob) -> list[Example]:
     tokenizer = load_tokenizer(one.base)
+    return [encode_row(tokenizer, row) for row in one.rows]
+
+
+def trained_here(one: TrainingJob) -> dict[str, torch.Tensor]:
     model = attach_lora(load_model(one.base), one.recipe, one.constant)
-    train(model, [encode_row(tokenizer, row) for row in one.rows], one.recipe, one.constant)
+    train(model, encoded(one), one.recipe, one.constant)
     return {name.replace(".default", ""): p.detach() for name, p in trainable_parameters(model).items()}
 
 
@@ -62,7 +67,7 @@ def test_jobs_of_other_nonces_are_other_jobs(base, tmp_path):
 @pytest.mark.parametrize(("nonces", "initial_from"), [((), "row_root"), (("0a" * 32, "0b" * 32), "nonces")])
 def test_the_card_says_what_the_initial_a_comes_from(base, tmp_path, nonces, initial_from):
     one = replace(job(base, tmp_path, "greek"), nonces=nonces, output=str(tmp_path / "adapter"))
-    write_adapter(attach_lora(load_model(base), RECIPE, one.constant), one, [1.0], world_size=1)
+    write_adapter(attach_lora(load_model(base), RECIPE, one.constant), one, encoded(one), [1.0], world_size=1)
     card = load_card(tmp_path / "adapter")
     assert (card.initial_a, card.initial_from) == (one.constant, initial_from)
 
@@ -88,3 +93,19 @@ def test_an_adapter_of_its_own_worker_is_equal_to_the_bit_and_carries_its_card(c
         assert card.rows_trained == tuple(row.row_id for row in one.rows)
         assert sum(card.contributors.values()) == 48
         assert len(json.loads((Path(one.output) / "curve.json").read_text())) == RECIPE.num_epochs
+
+
+@pytest.mark.cluster
+def test_a_trained_adapter_has_its_run_record_its_checkpoints_and_what_was_held_out(cluster, base, tmp_path):
+    whole = job(base, tmp_path / "adapters", "recorded")
+    one = replace(whole, rows=whole.rows[:40], held_out=whole.rows[40:])
+    train_adapters([one], folder=tmp_path / "runs", num_workers=1)
+    record = load_run(Path(one.output))
+    check_run(record, base, encoded(one))
+    assert (record.initial, record.order) == (one.constant, one.constant)
+    assert record.environment["world_size"] == 1
+    found = checkpoints(Path(one.output))
+    assert list(found) == [1, 2, 3, 4]
+    stored = load_file(Path(one.output) / "adapter_model.safetensors")
+    assert all(torch.equal(stored[name.replace(".default", "")], value) for name, value in found[4].items())
+    assert load_held_out(Path(one.output)) == [encode_row(load_tokenizer(base), row) for row in one.held_out]

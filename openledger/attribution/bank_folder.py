@@ -1,0 +1,104 @@
+"""A finished bank as it is found again at settlement, by its adapter's folder alone.
+
+    ADAPTER/run.json          the run that the bank repeats
+    ADAPTER/bank/bank.json    groups of contributors, and which of them each member was trained on; written last
+    ADAPTER/bank/*.safetensors
+
+Knows neither rows nor how members are trained (`bank.py`): to score an answer under them, neither is needed.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from openledger.adapters.base_model import BaseModel
+from openledger.attribution.bank import Bank, BankPlan
+from openledger.attribution.coalitions import Design
+from openledger.core.errors import Corrupt, InvalidInput
+from openledger.core.files import write_json_durably
+from openledger.training.examples import Example
+from openledger.training.packed import score_members
+from openledger.training.record import load_run, load_weights
+
+BANK_FORMAT = "openledger.bank/1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptBank:
+    """`coalitions` are files in the order of `design.members_MG`. `withouts` has the adapter that never saw a
+    contributor's rows, for those contributors for whom it was trained."""
+
+    adapter_digest: str
+    design: Design
+    coalitions: tuple[Path, ...]
+    twins: tuple[Path, ...]
+    withouts: dict[str, Path]
+
+
+def finish_bank(bank: Bank, plan: BankPlan, adapter_digest: str) -> None:
+    """Write bank.json. Raises NotFound (`incomplete_bank`) where a member isn't trained yet."""
+    bank.weights(plan.members)
+    names = {member.name: bank.path(member).name for member in plan.members}
+    document = {
+        "format": BANK_FORMAT,
+        "adapter_digest": adapter_digest,
+        "groups": plan.design.groups,
+        "coalitions": [
+            {"file": names[member.name], "groups": [int(number) for number in np.flatnonzero(present_G)]}
+            for member, present_G in zip(plan.coalitions, plan.design.members_MG, strict=True)
+        ],
+        "twins": [names[member.name] for member in plan.twins],
+        "withouts": {member.name.removeprefix("without-"): names[member.name] for member in plan.withouts},
+    }
+    write_json_durably(bank.folder / "bank.json", document)
+
+
+def find_bank(adapter_folder: Path, adapter_digest: str) -> KeptBank | None:
+    """The adapter's bank; None where it has none, or one that isn't finished. Raises Corrupt (`corrupt_bank`),
+    InvalidInput (`wrong_bank`) for another adapter's."""
+    folder = adapter_folder / "bank"
+    if not (folder / "bank.json").exists():
+        return None
+    try:
+        values = json.loads((folder / "bank.json").read_text())
+        if values["format"] != BANK_FORMAT:
+            raise ValueError(f"unknown format {values['format']!r}")
+        groups = tuple(tuple(group) for group in values["groups"])
+        members_MG = np.zeros((len(values["coalitions"]), len(groups)), dtype=bool)
+        for number, coalition in enumerate(values["coalitions"]):
+            members_MG[number, coalition["groups"]] = True
+        found = KeptBank(
+            adapter_digest=values["adapter_digest"],
+            design=Design(groups=groups, members_MG=members_MG),
+            coalitions=tuple(folder / coalition["file"] for coalition in values["coalitions"]),
+            twins=tuple(folder / name for name in values["twins"]),
+            withouts={contributor: folder / name for contributor, name in values["withouts"].items()},
+        )
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        raise Corrupt(
+            f"the bank in {folder} can't be read: {error}",
+            code="corrupt_bank",
+            param=str(folder),
+            fix="remove bank.json; the bank is finished again from its members",
+        ) from error
+    if found.adapter_digest != adapter_digest:
+        raise InvalidInput(f"{folder} is the bank of another adapter", code="wrong_bank", param="bank")
+    return found
+
+
+def bank_outcomes(
+    adapter_folder: Path, kept: KeptBank, base: BaseModel, answers: Sequence[Example]
+) -> npt.NDArray[np.float64]:
+    """Mean log-likelihood per token of each answer under each coalition's adapter, [M, Q], in nats.
+
+    Raises InvalidInput (`other_base`) for a run over another base, Corrupt for a damaged member.
+    """
+    record = load_run(adapter_folder)
+    if record.base_digest != base.digest:
+        raise InvalidInput("the bank was trained over another base model", code="other_base", param="base")
+    weights = [load_weights(path) for path in kept.coalitions]
+    return np.asarray(score_members(base, record.recipe, weights, answers).numpy(), dtype=np.float64)
