@@ -1,7 +1,7 @@
 """The coalition bank: the run again, on random coalitions of its contributors, and what each answer is worth there.
 
     coalition-NNN   trained on half of the contributors' rows, with an order of its own
-    twin-N          all rows, another order: what is luck
+    twin-N          all rows, another order: what is luck; where it stood after each epoch is kept, for the index
     without-NAME    the run with NAME's rows at weight 0 and every batch as it was: it never saw them
 
 All start from the run's own initial A. Members are files of LoRA matrices under RUN/bank, named by what they were
@@ -11,7 +11,8 @@ trained on, so that a bank can be stopped and taken up again, grown, and built b
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -73,7 +74,10 @@ def plan_bank(
         rows = tuple(row for row, example in enumerate(examples) if example.contributor_id in there)
         coalitions.append(_member(constants, f"coalition-{number:03}", rows))
     everything = tuple(range(len(examples)))
-    twins = tuple(_member(constants, f"twin-{number}", everything) for number in range(1, num_twins + 1))
+    twins = tuple(
+        replace(_member(constants, f"twin-{number}", everything), keeps_epochs=True)
+        for number in range(1, num_twins + 1)
+    )
     return BankPlan(
         design=found,
         coalitions=tuple(coalitions),
@@ -114,13 +118,19 @@ class Bank:
 
     def train(self, members: Sequence[Member], on_member: Callable[[Member], None] | None = None) -> None:
         """Train what is missing. A member is written whole or not at all: what is there is never trained again."""
-        todo, size = self.missing(members), self._runs.pack_members
-        for start in range(0, len(todo), size):
-            chunk = todo[start : start + size]
-            for member, matrices in zip(chunk, self._runs.train(chunk), strict=True):
+        for chunk in self._chunks(self.missing(members)):
+            keeps = any(member.keeps_epochs for member in chunk)
+            found = self._runs.train(chunk, partial(self._keep_epoch, chunk) if keeps else None)
+            for member, matrices in zip(chunk, found, strict=True):
                 save_weights(self.path(member), matrices)
                 if on_member is not None:
                     on_member(member)
+
+    def epochs(self, member: Member) -> dict[int, Weights]:
+        """Where a member stood after each of its epochs, as far as they were kept."""
+        paths = self._epochs_folder(member).glob("epoch-*.safetensors")
+        found = {int(path.stem.split("-")[1]): path for path in paths}
+        return {epoch: load_weights(path) for epoch, path in sorted(found.items())}
 
     def weights(self, members: Sequence[Member]) -> list[Weights]:
         """Raises NotFound naming the first member that hasn't been trained, Corrupt for a damaged file."""
@@ -137,6 +147,19 @@ class Bank:
     def score(self, members: Sequence[Member], queries: Sequence[Any]) -> npt.NDArray[np.float64]:
         """Mean log-likelihood per token of each query under each member, [M, Q], in nats."""
         return self._runs.score(self.weights(members), queries)
+
+    def _chunks(self, members: Sequence[Member]) -> list[Sequence[Member]]:
+        """What is trained side by side; members that keep their epochs are of one length, and stay together."""
+        size = self._runs.pack_members
+        kinds = [[member for member in members if member.keeps_epochs is keeps] for keeps in (False, True)]
+        return [kind[start : start + size] for kind in kinds for start in range(0, len(kind), size)]
+
+    def _keep_epoch(self, chunk: Sequence[Member], epoch: int, weights: Sequence[Weights]) -> None:
+        for member, own in zip(chunk, weights, strict=True):
+            save_weights(self._epochs_folder(member) / f"epoch-{epoch}.safetensors", own)
+
+    def _epochs_folder(self, member: Member) -> Path:
+        return self.folder / "epochs" / self.path(member).stem
 
 
 def run_bank(folder: Path, record: RunRecord, base: BaseModel, examples: Sequence[Example], **packing: Any) -> Bank:

@@ -17,6 +17,7 @@ from openledger.training.recipe import Recipe
 from openledger.training.task import Task, Trainable, trainable_parameters
 
 Weights = dict[str, torch.Tensor]
+OnEpoch = Callable[[int, list[Weights]], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +25,7 @@ class Member:
     """One run of a recipe: on `rows` (row numbers), from the public constants of its initial A and of its order.
 
     `row_weights` (one for each of `rows`) are 1 in a real run; a counterfactual that keeps every batch as it was sets
-    some to 0.
+    some to 0. With `keeps_epochs` where it stood after each epoch is of use too.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Member:
     initial: str
     order: str
     row_weights: tuple[float, ...] = ()
+    keeps_epochs: bool = False
 
     def __post_init__(self) -> None:
         if not self.rows:
@@ -47,8 +49,9 @@ class Runs(Protocol):
     def pack_members(self) -> int:
         """How many are best trained at once."""
 
-    def train(self, members: Sequence[Member]) -> list[Weights]:
-        """Each member's final trainable parameters by name."""
+    def train(self, members: Sequence[Member], on_epoch: OnEpoch | None = None) -> list[Weights]:
+        """Each member's final trainable parameters by name; `on_epoch(epoch, weights)` sees all members after each
+        epoch of the longest."""
 
     def score(self, weights: Sequence[Weights], queries: Sequence[Any]) -> npt.NDArray[np.float64]:
         """Mean log-likelihood per predicted token of each query under each member, [M, Q], in nats."""
@@ -62,8 +65,10 @@ class ModuleRuns:
     def __init__(self, make: Callable[[str], Any], examples: Sequence[Trainable], recipe: Recipe, task: Task):
         self._make, self._examples, self._recipe, self._task = make, examples, recipe, task
 
-    def train(self, members: Sequence[Member]) -> list[Weights]:
-        return [self._train(member) for member in members]
+    def train(self, members: Sequence[Member], on_epoch: OnEpoch | None = None) -> list[Weights]:
+        if on_epoch is not None and len(members) > 1:
+            raise InvalidInput("one member at a time has epochs of its own", code="invalid_run", param="members")
+        return [self._train(member, on_epoch) for member in members]
 
     def score(self, weights: Sequence[Weights], queries: Sequence[Any]) -> npt.NDArray[np.float64]:
         rows = []
@@ -75,8 +80,15 @@ class ModuleRuns:
                 rows.append(-self._task.losses(module, queries).double().cpu().numpy())
         return np.stack(rows)
 
-    def _train(self, member: Member) -> Weights:
+    def _train(self, member: Member, on_epoch: OnEpoch | None) -> Weights:
         module = self._make(member.initial)
-        examples = [self._examples[row] for row in member.rows]
-        train(module, examples, self._recipe, member.order, task=self._task, row_weights=member.row_weights or None)
+        train(
+            module,
+            [self._examples[row] for row in member.rows],
+            self._recipe,
+            member.order,
+            task=self._task,
+            row_weights=member.row_weights or None,
+            on_epoch=None if on_epoch is None else lambda progress: on_epoch(progress.epoch, [progress.lora]),
+        )
         return {name: parameter.detach().cpu().clone() for name, parameter in trainable_parameters(module).items()}

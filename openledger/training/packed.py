@@ -8,7 +8,7 @@ additions, and so the last bits, differ.
 Shapes: M members, B rows of one member, T tokens, I inputs, O outputs, R LoRA rank.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from openledger.adapters.base_model import BaseModel, load_model
 from openledger.core.errors import Corrupt
 from openledger.training.examples import Example, collate, row_losses, token_losses
 from openledger.training.lora import attach_lora, initial_matrix
-from openledger.training.members import Member, Weights
+from openledger.training.members import Member, OnEpoch, Weights
 from openledger.training.optimizer import AdamWEpsRoot
 from openledger.training.recipe import Recipe, epoch_batches, learning_rate_at
 from openledger.training.task import trainable_parameters
@@ -99,7 +99,7 @@ def train_members(
     recipe: Recipe,
     *,
     device: torch.device | str = "cpu",
-    on_epoch: Callable[[int, list[Weights]], None] | None = None,
+    on_epoch: OnEpoch | None = None,
 ) -> list[Weights]:
     """Train all `members` side by side; each one's final matrices by PEFT's names.
 
@@ -154,8 +154,8 @@ class PackedRuns:
     pack_members: int = 1
     device: str = "cpu"
 
-    def train(self, members: Sequence[Member]) -> list[Weights]:
-        return train_members(self.base, self.examples, members, self.recipe, device=self.device)
+    def train(self, members: Sequence[Member], on_epoch: OnEpoch | None = None) -> list[Weights]:
+        return train_members(self.base, self.examples, members, self.recipe, device=self.device, on_epoch=on_epoch)
 
     def score(self, weights: Sequence[Weights], queries: Sequence[Example]) -> npt.NDArray[np.float64]:
         found = score_members(self.base, self.recipe, weights, queries, device=self.device)

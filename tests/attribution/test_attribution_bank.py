@@ -78,6 +78,15 @@ def test_a_bank_that_was_stopped_trains_only_what_is_missing(world):
     assert all(torch.equal(tensor, before[name]) for name, tensor in load_weights(bank.path(lost)).items())
 
 
+def test_a_twin_keeps_where_it_stood_after_each_epoch(world):
+    _, _, _, _, plan, bank = world
+    found = bank.epochs(plan.twins[0])
+    assert list(found) == [1, 2]
+    (final,) = bank.weights(plan.twins)
+    assert all(torch.equal(tensor, found[2][name]) for name, tensor in final.items())
+    assert bank.epochs(plan.coalitions[0]) == {}
+
+
 def test_a_larger_bank_keeps_the_members_it_has(world):
     _, examples, _, record, plan, bank = world
     larger = plan_bank(record, examples, num_coalitions=8, num_twins=2)
