@@ -1,6 +1,6 @@
 """How well each instrument predicts what happens when data is taken away: the language task.
 
-    python -m benchmarks.attribution FOLDER [--quick]
+    python -m benchmarks.attribution FOLDER
 
 Makes what is missing (benchmarks/attribution_truth.py: about two hours of one core), scores every method on the same
 truth, prints the tables and writes FOLDER/results.json. Resumable: all outcomes and scores are kept under FOLDER.
@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -21,23 +22,29 @@ import numpy.typing as npt
 import torch
 
 from benchmarks import attribution_truth as truth
+from benchmarks.attribution_values import banzhaf, shapley
 from openledger.attribution.bank import Bank, run_bank
 from openledger.attribution.estimate import contributor_sums, corrected_rows, group_numbers, row_variance
 from openledger.attribution.evaluation import (
+    coverage,
     datamodeling_scores,
     noise_ceiling,
     pooled_ceiling,
     spearman,
 )
-from openledger.attribution.expected import fit_expected
+from openledger.attribution.expected import Predictor, fit_expected
 from openledger.attribution.gradients import row_gradients, sites
 from openledger.attribution.instruments import View, index_views, view_scores
 from openledger.attribution.records import contributors_of, read_examples
+from openledger.attribution.replay import replay_run
 from openledger.attribution.subject import Subject
 from openledger.core.files import write_json_durably
 from openledger.training.examples import Example
 from openledger.training.members import Member
+from openledger.training.packed import score_members
 from openledger.training.task import trainable_parameters
+
+REPLAYED, LEVEL = 8, 0.9
 
 Array = npt.NDArray[np.float64]
 Figures = dict[str, float]
@@ -56,6 +63,10 @@ def main() -> int:
         "contributors, expected": contributors_expected(study),
         "rows, expected": rows_expected(study),
         "contributors, this run": contributors_this_run(study),
+        "rows, this run": rows_this_run(study),
+        "all row weights at once": finite_differences(study),
+        "intervals": intervals(study),
+        "eight contributors, exact values": exact_values(study),
     }
     write_json_durably(options.folder / "results.json", results)
     for name, value in results.items():
@@ -101,9 +112,7 @@ class Study:
         scaled = index_views(
             Subject(base=self.subject.base, folder=self.subject.folder, examples=self.subject.examples)
         )
-        coalitions = zip(self.plan.coalitions, self.bank.weights(self.plan.coalitions), strict=True)
-        halves = [View(name=member.name, weights=weights) for member, weights in coalitions]
-        return {view.name: self.view(view) for view in [*index_views(self.subject, self.plan), *scaled, *halves]}
+        return {view.name: self.view(view) for view in [*index_views(self.subject, self.plan), *scaled]}
 
     def view(self, view: View) -> Array:
         return self._kept(f"views/{view.name}", lambda: view_scores(self.subject, view, self.queries))
@@ -112,6 +121,32 @@ class Study:
     def dot(self) -> Array:
         """Gradient dot product at the run's end, [R, Q]."""
         return self._kept("views/dot", self._dot)
+
+    @property
+    def replayed_answers(self) -> list[int]:
+        """Some answers, evenly spaced: each costs a replay a pass of its own."""
+        return list(range(0, len(self.queries), len(self.queries) // REPLAYED))[:REPLAYED]
+
+    @cached_property
+    def replay(self) -> Array:
+        """The replay of the sum of all answers, then of `replayed_answers`, [R, 1 + REPLAYED]."""
+        return self._kept("replay", self._replay)
+
+    def base_outcome(self) -> Array:
+        """What the base alone says: a run of no rows ends where it began, with B at zero."""
+        start = {name: 0 * tensor for name, tensor in self.bank.weights(self.plan.twins[:1])[0].items()}
+        found = score_members(self.subject.base, self.record.recipe, [start], self.queries)
+        return np.asarray(found.numpy()[0], dtype=np.float64)
+
+    def _replay(self) -> Array:
+        queries = [self.queries[number] for number in self.replayed_answers]
+        targets = [[(query, 1.0) for query in self.queries], *([(query, 1.0)] for query in queries)]
+        found = replay_run(
+            self.subject.base, self.record, self.examples, targets,
+            final=self.subject.checkpoints()[self.record.recipe.num_epochs], checkpoints=self.folder / "replay",
+        )  # fmt: skip
+        print(f"replay: final weights off by {found.deviation}", file=sys.stderr)
+        return found.scores_RT.astype(np.float64)
 
     def sums(self, scores_RQ: Array) -> Array:
         return contributor_sums(scores_RQ, self.who, self.names)
@@ -225,6 +260,103 @@ def contributors_this_run(study: Study) -> dict[str, Figures]:
             "per answer": float(spearman(study.sums(index_scores(study)), full - reformed).mean()),
         },
     }
+
+
+def rows_this_run(study: Study) -> dict[str, Figures]:
+    """The replay of the whole period and of some answers against removals from the same run, everything else as it
+    was."""
+    found: dict[str, Figures] = {}
+    answers = study.replayed_answers
+    index = index_scores(study)
+    for name, scores, total in (
+        ("replay", study.replay[:, 1:], study.replay[:, :1]),
+        ("index of a run with its bank", index[:, answers], index.sum(axis=1, keepdims=True)),
+        ("EK-FAC, one run", *_with_sum(study.views[f"epoch-{study.record.recipe.num_epochs}"], answers)),
+    ):
+        found[name] = {}
+        for percent in sorted(truth.REMOVED_PERCENT):
+            members = study.members[f"removed-{percent}"]
+            weights = np.array([member.row_weights for member in members])
+            true = study.true(f"removed-{percent}")
+            found[name][f"{percent} %, per answer"] = float(
+                datamodeling_scores(scores, weights, true[:, answers]).mean()
+            )
+            found[name][f"{percent} %, sum"] = float(datamodeling_scores(total, weights, true.sum(1, keepdims=True))[0])
+    return found
+
+
+def finite_differences(study: Study) -> dict[str, Figures]:
+    """The replay's derivative along random directions of all row weights, against two runs on either side of it."""
+    true = study.true("perturbed")
+    change = (true[0::2] - true[1::2]) / (2 * truth.PERTURBED_BY)
+    actual = np.column_stack([change.sum(axis=1), change[:, study.replayed_answers]])
+    predicted = truth.directions(len(study.examples)) @ study.replay
+    error = np.linalg.norm(predicted - actual, axis=0) / np.linalg.norm(actual, axis=0)
+    return {
+        "replay": {
+            "correlation": float(np.corrcoef(predicted[:, 1:].ravel(), actual[:, 1:].ravel())[0, 1]),
+            "relative error, per answer": float(np.median(error[1:])),
+            "relative error, sum": float(error[0]),
+        }
+    }
+
+
+def intervals(study: Study) -> dict[str, Figures]:
+    """How often a new training falls into the interval that a bank's model gives for it, at a stated 90 %."""
+    named = [[name in half for name in study.names] for half in truth.contributor_halves(study.examples)]
+    members, true = np.repeat(np.array(named), 2, axis=0), study.true("halves")
+    prior, found = study.sums(index_scores(study)), {}
+    outcomes, design = study.outcomes(study.bank, study.plan.coalitions), study.plan.design.members_MG
+    for number in (8, 16, 32, 64):
+        each, predictor = fit_expected(design[:number], outcomes[:number], prior)
+        sums = [values.sum(axis=1, keepdims=True) for values in (outcomes[:number], prior)]
+        _, total = fit_expected(design[:number], *sums, ratios=each.ratios)
+        found[f"bank of {number} coalitions"] = {
+            "stated": LEVEL,
+            "per answer": _covered(predictor, members, true),
+            "sum": _covered(total, members, true.sum(axis=1, keepdims=True)),
+            "pairs": float(true.size),
+        }
+    return found
+
+
+def exact_values(study: Study) -> dict[str, Figures]:
+    """A bank's estimate, before clipping, against values of which every coalition was trained."""
+    coalitions = truth.exact_coalitions(study.examples)
+    names = sorted(set().union(*coalitions))
+    trained = study.outcomes(study.truth, truth.exact_members(study.record, study.examples))
+    empty = study._kept("outcomes/base", lambda: study.base_outcome())
+    value = {frozenset(): empty, **dict(zip(coalitions, trained, strict=True))}
+    exact = {"Banzhaf": banzhaf(value, names), "Shapley": shapley(value, names)}
+    design, members = truth.exact_bank(study.record, study.examples)
+    outcomes = study.outcomes(study.truth, members)
+    found: dict[str, Figures] = {"Banzhaf and Shapley with each other": {}}
+    for what, own in (("per answer", exact), ("sum", {k: v.sum(1, keepdims=True) for k, v in exact.items()})):
+        found["Banzhaf and Shapley with each other"][f"Banzhaf, {what}"] = float(
+            spearman(own["Banzhaf"], own["Shapley"]).mean()
+        )
+    for number in (16, 32, 64):
+        part = slice(0, number)
+        each, _ = fit_expected(design.members_MG[part], outcomes[part])
+        total, _ = fit_expected(design.members_MG[part], outcomes[part].sum(axis=1, keepdims=True), ratios=each.ratios)
+        found[f"bank of {number} coalitions"] = {
+            f"{kind}, {what}": float(spearman(mine, true).mean())
+            for kind, values in exact.items()
+            for what, mine, true in (
+                ("per answer", each.mean_GQ, values),
+                ("sum", total.mean_GQ, values.sum(axis=1, keepdims=True)),
+            )
+        } | {"Banzhaf in its 90 % interval": coverage(*each.interval(LEVEL), exact["Banzhaf"])}
+    return found
+
+
+def _covered(predictor: Predictor, members: npt.NDArray[np.bool_], true: Array) -> float:
+    mean, width = predictor.predict(members), NormalDist().inv_cdf(0.5 + LEVEL / 2) * predictor.errors(members)
+    return coverage(mean - width, mean + width, true)
+
+
+def _with_sum(scores_RQ: Array, answers: Sequence[int]) -> tuple[Array, Array]:
+    return scores_RQ[:, list(answers)], scores_RQ.sum(axis=1, keepdims=True)
 
 
 def row_methods(study: Study) -> dict[str, Array]:

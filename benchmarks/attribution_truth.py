@@ -8,6 +8,7 @@ Every run is one file of LoRA matrices under FOLDER/truth, and no method reads t
     other-initial-K      the same halves from a second initial A
     rows-K-ORDER         a random half of the rows of all contributors
     removed-P-K          the run itself with P % of the rows at weight 0, every batch as it was
+    perturbed-K-SIGN     the run itself with every row's weight 1 + SIGN 0.1 u, u drawn from N(0, 1)
     exact-K, exact-bank-K     all coalitions of eight contributors with 20 rows each, and a bank of their own
     reformed-NAME        the run without a contributor's rows, batches formed anew from the same order
 """
@@ -41,6 +42,7 @@ COALITIONS, TWINS = 64, 4
 HALVES, ROW_HALVES, REMOVALS = 40, 30, 12
 REMOVED_PERCENT = (10, 5, 1, 20)
 EXACT_CONTRIBUTORS, EXACT_ROWS = 8, 20
+PERTURBATIONS, PERTURBED_BY = 4, 0.1
 RECIPE = Recipe(max_rows=10**6)
 
 
@@ -105,6 +107,9 @@ def truth_members(record: RunRecord, examples: Sequence[Example]) -> dict[str, l
         )
         for k, half in enumerate(halves)
     ]
+    kinds["perturbed"] = [
+        perturbed(record, len(examples), number, sign) for number in range(PERTURBATIONS) for sign in (1, -1)
+    ]
     kinds["exact"] = [*exact_members(record, examples), *exact_bank(record, examples)[1]]
     return kinds
 
@@ -161,6 +166,22 @@ def removal(record: RunRecord, num_rows: int, percent: int, number: int) -> Memb
     weights[removed] = 0.0
     return Member(
         name=f"removed-{percent}-{number}",
+        rows=tuple(range(num_rows)),
+        initial=record.initial,
+        order=record.order,
+        row_weights=tuple(weights.tolist()),
+    )
+
+
+def directions(num_rows: int) -> np.ndarray:  # type: ignore[type-arg]
+    """[PERTURBATIONS, R]: how the rows' weights are changed."""
+    return np.stack([generator(f"perturbed-{n}", "rows").standard_normal(num_rows) for n in range(PERTURBATIONS)])
+
+
+def perturbed(record: RunRecord, num_rows: int, number: int, sign: int) -> Member:
+    weights = 1.0 + sign * PERTURBED_BY * directions(num_rows)[number]
+    return Member(
+        name=f"perturbed-{number}-{sign}",
         rows=tuple(range(num_rows)),
         initial=record.initial,
         order=record.order,

@@ -5,8 +5,8 @@ and Q_x of the two factors, EK-FAC keeps the basis and measures the eigenvalues:
 
     Lambda = E over rows of (Q_g^T G Q_x)^2          H^-1 G  ~  Q_g ((Q_g^T G Q_x) / (Lambda + damping)) Q_x^T
 
-Labels are drawn from the model (the true Fisher), not taken from the data. Damping is a tenth of Lambda's mean, for
-each matrix on its own.
+Labels are drawn from the model (the true Fisher), not taken from the data. Damping is a part of Lambda's mean, for each
+matrix on its own.
 
 The fit takes FIT_ROWS rows, evenly spaced, whatever the number of rows indexed: curvature is a mean over rows, and the
 fit's cost would otherwise grow with them (docs/attribution/log.md has what fewer or more of them change).
@@ -71,6 +71,7 @@ def fit(
     task: Task = LANGUAGE,
     fit_rows: int = FIT_ROWS,
     seed: int = 0,
+    damping: float = DAMPING,
 ) -> Basis:
     """The eigenbasis of every site, on the CPU, from one pass over `fit_rows` of `examples`.
 
@@ -87,7 +88,9 @@ def fit(
         for start in range(0, len(chosen), _BATCH_ROWS):
             batch = chosen[start : start + _BATCH_ROWS]
             sampled_fisher_pass(module, batch, _Visit(covariances, gradients, start), seed + start, task)
-        return {site.name: _eigenbasis(site, *covariances[site.name], gradients.of(site)) for site in all_sites}
+        return {
+            site.name: _eigenbasis(site, *covariances[site.name], gradients.of(site), damping) for site in all_sites
+        }
 
 
 class _Gradients:
@@ -128,12 +131,14 @@ def _empty(site: Site, module: Any) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.zeros(site.outputs, site.outputs, device=device), torch.zeros(site.inputs, site.inputs, device=device)
 
 
-def _eigenbasis(site: Site, outputs_OO: torch.Tensor, inputs_II: torch.Tensor, gradient_BP: torch.Tensor) -> Eigenbasis:
+def _eigenbasis(
+    site: Site, outputs_OO: torch.Tensor, inputs_II: torch.Tensor, gradient_BP: torch.Tensor, damping: float
+) -> Eigenbasis:
     if not (outputs_OO.isfinite().all() and inputs_II.isfinite().all()):
         raise not_finite(f"the curvature of {site.name}")
     sides = (inputs_II, outputs_OO) if site.tall else (outputs_OO, inputs_II)
     short_SS, long_LL = (torch.linalg.eigh(covariance)[1].cpu() for covariance in sides)
     gradient_BSL = gradient_BP.view(-1, len(short_SS), len(long_LL))
     square_SL = (short_SS.T @ (gradient_BSL @ long_LL)).square().mean(dim=0)
-    damping = DAMPING * square_SL.mean() + torch.finfo(torch.float32).tiny
-    return Eigenbasis(short_SS, long_LL, square_SL + damping)
+    floor = damping * square_SL.mean() + torch.finfo(torch.float32).tiny
+    return Eigenbasis(short_SS, long_LL, square_SL + floor)

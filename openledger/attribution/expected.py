@@ -92,26 +92,41 @@ def expected_accuracy(members_MG: npt.NDArray[np.bool_], ratios: dict[str, float
     return math.sqrt(max(0.0, 1 - posterior / prior)) if prior > 0 else 0.0
 
 
-def left_out_agreement(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOut:
+    """How well a bank predicts members that it was not fitted to; nothing more is trained for it.
+
+    `agreement` is the mean over queries of the Spearman correlation of predicted with found outcomes: the bank's own
+    LDS. `error_scale` is the root mean square of what was found minus predicted over the stated error: above 1 the
+    stated errors are too small by that factor.
+    """
+
+    agreement: float
+    error_scale: float
+
+
+def left_out(
     members_MG: npt.NDArray[np.bool_],
     outcomes_MQ: Array,
     prior_GQ: Array | None = None,
     *,
     ratios: dict[str, float],
-) -> float | None:
-    """Mean over queries of the Spearman correlation between outcomes and what the model predicts of them when it was
-    fitted without them: a bank's own LDS, for which nothing more is trained. A coalition and its complement (they lie
-    side by side) are left out together, so a little less is known than the whole bank knows. Ratios stay those of the
-    whole fit. None for fewer than 8 members."""
+) -> LeftOut | None:
+    """A coalition and its complement (they lie side by side) are left out together, so a little less is known than the
+    whole bank knows. Ratios stay those of the whole fit. None for fewer than 8 members."""
     if len(members_MG) < 8:
         return None
     pair_M = np.arange(len(members_MG)) // 2
-    predicted_MQ = np.empty_like(outcomes_MQ)
+    predicted_MQ, error_MQ = np.empty_like(outcomes_MQ), np.empty_like(outcomes_MQ)
     for pair in range(pair_M[-1] + 1):
         out_M = pair_M == pair
         _, predictor = fit_expected(members_MG[~out_M], outcomes_MQ[~out_M], prior_GQ, ratios=ratios)
         predicted_MQ[out_M] = predictor.predict(members_MG[out_M])
-    return float(spearman(predicted_MQ, outcomes_MQ).mean())
+        error_MQ[out_M] = predictor.errors(members_MG[out_M])
+    return LeftOut(
+        agreement=float(spearman(predicted_MQ, outcomes_MQ).mean()),
+        error_scale=float(np.sqrt(np.mean(((outcomes_MQ - predicted_MQ) / error_MQ) ** 2))),
+    )
 
 
 class Predictor:

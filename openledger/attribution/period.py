@@ -13,7 +13,8 @@ With a bank the scores are expected influence, in absolute units, with the poste
 
     I_g, SE_g   of y(S) = sum over answers q of fee_q * log-likelihood_q(S)      prior: the index's sums over g's rows
 
-The sum is fitted as one answer; the ratios come from the period's answers, of which there are more. A group of several
+The sum is fitted as one answer; the ratios come from the period's answers, of which there are more. Where the model's
+errors were too small for members it was not fitted to, they are made larger by that factor. A group of several
 contributors is divided as its rows are (`estimate.py`); to their errors the index's own is added, as far as decoys
 show it (without decoys: as large as the rows' scores).
 """
@@ -33,7 +34,7 @@ from openledger.attribution.estimate import (
     group_sums,
     row_variance,
 )
-from openledger.attribution.expected import fit_expected, left_out_agreement
+from openledger.attribution.expected import fit_expected, left_out
 from openledger.attribution.index import METHOD, IndexEntry
 from openledger.core.errors import InvalidInput
 from openledger.core.money import NANO_PER_OPEN
@@ -109,14 +110,15 @@ def bank_scores(
     total, _ = fit_expected(
         design.members_MG, (outcomes_MQ @ fees)[:, None], (prior_GQ @ fees)[:, None], ratios=answers.ratios
     )
-    agreement = left_out_agreement(design.members_MG, outcomes_MQ, prior_GQ, ratios=answers.ratios)
+    checked = left_out(design.members_MG, outcomes_MQ, prior_GQ, ratios=answers.ratios)
+    error_scale = 1.0 if checked is None else max(1.0, checked.error_scale)
     row_sums = (rows_RQ @ fees)[:, None]
     variance = row_variance(row_sums[None])
     influence = corrected_rows(row_sums, variance, group_R, total.mean_GQ, total.prior_scale)
     part = variance / group_sums(variance, group_R, len(design.groups))[group_R]
     names = sorted(set(who))
     sums = contributor_sums(influence, who, names)[:, 0]
-    errors = contributor_sums(part * total.error_GQ[group_R], who, names)[:, 0]
+    errors = error_scale * contributor_sums(part * total.error_GQ[group_R], who, names)[:, 0]
     decoys = [number for number, entry in enumerate(entries) if not entry.trained]
     row_noise = total.prior_scale * _root_mean_square(scores[decoys] @ fees if decoys else row_sums[:, 0])
     grouped = {name for group in design.groups if len(group) > 1 for name in group}
@@ -134,7 +136,8 @@ def bank_scores(
             "coalitions": str(len(outcomes_MQ)),
             "groups": str(len(design.groups)),
             "index_scale": f"{total.prior_scale:.6g}",
-            **({} if agreement is None else {"left_out_agreement": f"{agreement:.3f}"}),
+            **({} if checked is None else {"left_out_agreement": f"{checked.agreement:.3f}"}),
+            "error_scale": f"{error_scale:.3f}",
             "noise": f"{float(total.noise_Q[0]):.6g}",
             "quantity": "expected",
             "ratios": " ".join(f"{name}={value:.3g}" for name, value in sorted(answers.ratios.items())),

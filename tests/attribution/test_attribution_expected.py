@@ -5,7 +5,7 @@ import pytest
 
 from openledger.attribution.coalitions import design
 from openledger.attribution.evaluation import coverage, spearman
-from openledger.attribution.expected import fit_expected, left_out_agreement
+from openledger.attribution.expected import fit_expected, left_out
 from openledger.core.errors import InvalidInput
 
 GROUPS, QUERIES = 10, 60
@@ -123,11 +123,27 @@ def test_shapes_that_dont_fit_are_refused():
 def test_a_bank_tells_how_well_it_predicts_members_it_was_not_fitted_to():
     _, outcomes, _ = world(pairs=0.0)
     members, values = bank(outcomes)
-    fitted, _ = fit_expected(members, values)
-    agreement = left_out_agreement(members, values, ratios=fitted.ratios)
+    fitted, predictor = fit_expected(members, values)
+    checked = left_out(members, values, ratios=fitted.ratios)
     unseen = np.random.default_rng(9).random((200, GROUPS)) < 0.5
-    _, predictor = fit_expected(members, values, ratios=fitted.ratios)
     found = spearman(predictor.predict(unseen), outcomes(unseen)).mean()
-    assert agreement == pytest.approx(found, abs=0.08)
+    assert checked.agreement == pytest.approx(found, abs=0.08)
+    assert checked.error_scale == pytest.approx(1.0, abs=0.1)
     shuffled = values[np.random.default_rng(1).permutation(len(values))]
-    assert left_out_agreement(members, shuffled, ratios=fitted.ratios) < 0.2
+    assert left_out(members, shuffled, ratios=fitted.ratios).agreement < 0.2
+
+
+def test_a_bank_too_small_for_its_groups_finds_its_errors_too_small():
+    scales = []
+    for seed in range(6):
+        _, outcomes, prior = world(seed)
+        members, values = bank(outcomes, 10)
+        fitted, _ = fit_expected(members[:8], values[:8], prior)
+        scales.append(left_out(members[:8], values[:8], prior, ratios=fitted.ratios).error_scale)
+    assert 1.1 < np.mean(scales) < 1.6
+
+
+def test_a_bank_of_few_members_says_nothing_about_itself():
+    _, outcomes, _ = world()
+    members, values = bank(outcomes, 10)
+    assert left_out(members[:6], values[:6], ratios=fit_expected(members, values)[0].ratios) is None
