@@ -57,10 +57,11 @@ class AdapterAttribution:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeriodAttribution:
     """What a pool's settlement rests on. `parts` has one item for each adapter that served under the name: more than
-    one where it was retrained within the period."""
+    one where it was retrained within the period. `left_out` are the answers that were marked wrong; None: not known."""
 
     scores: ContributorScores
     parts: tuple[AdapterAttribution, ...]
+    left_out: tuple[str, ...] | None = None
 
 
 def contribute(datanets: Any, key: SigningKey, datanet: str, drafts: Sequence[RowDraft]) -> ContributionReceipt:
@@ -197,7 +198,8 @@ def attribute(pool: Pool, host: Any, score: Any, registry: AdapterRegistry, inde
             code="empty_pool",
             param="period",
         )
-    return PeriodAttribution(scores=_summed([part.scores for part in parts]), parts=tuple(parts))
+    left_out = tuple(answer.answer_id for answer in pool.answers if not answer.counted)
+    return PeriodAttribution(scores=_summed([part.scores for part in parts]), parts=tuple(parts), left_out=left_out)
 
 
 def _attribute_part(
@@ -207,8 +209,8 @@ def _attribute_part(
     middle = middle_folder(adapter.folder)
     entries, row_scores = ray.get(host.score.remote(middle, adapter.digest, str(folder), list(answers)))
     gains = [_gain(score, answer) for answer in answers]
-    fees_nano = [answer.fee_nano for answer in answers]
-    scores = contributor_scores(pool.adapter, pool.period, entries, row_scores, fees_nano, gains)
+    weights_nano = [answer.weight_nano for answer in answers]
+    scores = contributor_scores(pool.adapter, pool.period, entries, row_scores, weights_nano, gains)
     return AdapterAttribution(scores=scores, answers=tuple(answers), entries=tuple(entries), row_scores=row_scores)
 
 
@@ -235,10 +237,10 @@ def _registered(registry: AdapterRegistry, name: str) -> RegisteredAdapter | Non
         return None
 
 
-def settle(economy: Any, attribution: PeriodAttribution) -> Settlement:
-    """Pay the pool once; a replay pays nobody and gives the first result."""
-    accounts = {contributor: f"contributor:{contributor}" for contributor in attribution.scores.scores_nano}
-    return ray.get(economy.settle.remote(attribution.scores, accounts))
+def settle(economy: Any, attribution: PeriodAttribution, improvement: ContributorScores | None = None) -> Settlement:
+    """Pay the pool once, its improvement part by `improvement` where that was measured; a replay pays nobody and gives
+    the first result. Raises Conflict (`verdicts_changed`) where an answer was marked wrong after it was attributed."""
+    return ray.get(economy.settle.remote(attribution.scores, {}, improvement, attribution.left_out))
 
 
 def prove(ledger: Any, transfer_id: str, folder: Path) -> Path:
