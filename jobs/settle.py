@@ -72,6 +72,10 @@ def pay(workdir: Workdir, economy: Any, host: Any, score: Any, adapter: str, per
         "period": period,
         "pool_nano": settlement.pool_nano,
         "payouts_nano": settlement.payouts_nano,
+        "parts": {
+            name: {"pool_nano": part.pool_nano, "measured": part.measured, "payouts_nano": part.payouts_nano}
+            for name, part in settlement.parts.items()
+        },
     }
 
 

@@ -67,3 +67,15 @@ def scores(period: str = "p0001", adapter: str = "py", **values: Any) -> Contrib
         **values,
     }
     return ContributorScores(adapter=adapter, period=period, method="test/1", **given)
+
+
+def improvement(period: str = "p0001", **values: Any) -> ContributorScores:
+    """Influence on the held-out set: ctr_b's rows and, unlike on the answers, ctr_c's."""
+    given = {
+        "scores_nano": {"ctr_b": 40, "ctr_c": 9},
+        "errors_nano": {"ctr_b": 10, "ctr_c": 5},
+        "gain_nano": 50,
+        "quality": {"lds": "0.4"},
+        **values,
+    }
+    return ContributorScores(adapter="py", period=period, method="test/2", **given)

@@ -29,6 +29,7 @@ class MemoryService:
     told: dict[str, Any] = field(default_factory=lambda: sample_report())
     asked: list[dict[str, Any]] = field(default_factory=list)
     contributed: list[Contribution] = field(default_factory=list)
+    marked: list[tuple[str, str]] = field(default_factory=list)
     num_closed: int = 0
     num_finished: int = 0
 
@@ -90,6 +91,14 @@ class MemoryService:
             contributor_id=contribution.contributor_id,
             verdicts=verdicts,
         )
+
+    async def mark(self, account: str, answer_id: str, verdict: str) -> str:
+        if verdict != "wrong":
+            raise InvalidInput(f"{verdict!r} is no verdict", code="invalid_verdict", param="verdict")
+        if answer_id != "ans_1":
+            raise NotFound(f"no answer {answer_id} was sold", code="answer_not_sold", param="answer_id")
+        self.marked.append((account, answer_id))
+        return f"{answer_id}.verdict"
 
     async def report(self) -> dict[str, Any]:
         return self.told

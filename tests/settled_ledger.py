@@ -4,8 +4,9 @@ from typing import Any
 
 from openledger.core.money import split
 from openledger.core.shares import RULE, shares_ppb
+from openledger.core.values import UNATTRIBUTED
 from openledger.ledger import Account, Ledger, Transfer
-from openledger.ledger.statements import SETTLEMENT, USAGE, answers_root, evidence_of, parts_by_account
+from openledger.ledger.statements import SETTLEMENT, SETTLEMENT_1, USAGE, answers_root, evidence_of, parts_by_account
 
 POOL = "pool:py:p0001"
 SPLIT = {"contributors": 500_000, "owner": 200_000, "stakers": 200_000, "treasury": 100_000}
@@ -80,7 +81,7 @@ def settlement_statement(ledger: Ledger) -> dict[str, Any]:
     scores, errors = {"ctr_a": 60, "ctr_b": 20}, {"ctr_a": 6, "ctr_b": 2}
     shares = shares_ppb(scores, errors, 100, 1000)
     return {
-        "format": SETTLEMENT,
+        "format": SETTLEMENT_1,
         "adapter": "py",
         "period": "p0001",
         "lineage": [{"adapter_digest": "ab", "datanet": "py-docs", "datanet_version": 1, "row_root": "cd"}],
@@ -98,6 +99,50 @@ def settlement_statement(ledger: Ledger) -> dict[str, Any]:
         "shares_ppb": shares,
         "payouts_nano": split(pool_nano, shares),
         "accounts": {"ctr_a": "user:b", "ctr_b": "user:c", "unattributed": "unattributed"},
+    }
+
+
+def two_part_statement(ledger: Ledger, *, measured: bool = True) -> dict[str, Any]:
+    """The same pool in the parts use and improvement (70 : 30), the second measured or not; the figures by hand."""
+    one = settlement_statement(ledger)
+    use_scores, errors = {"ctr_a": 60, "ctr_b": 20}, {"ctr_a": 6, "ctr_b": 2}
+    use = {
+        "ppm": 700_000, "pool_nano": 29, "measured": True, "method": "test/1", "quality": {"lds": "0.5"},
+        "scores_nano": use_scores, "errors_nano": errors, "gain_nano": 100,
+        "shares_ppb": {"ctr_a": 540_000_000, "ctr_b": 180_000_000, UNATTRIBUTED: 280_000_000},
+        "payouts_nano": {"ctr_a": 16, "ctr_b": 5, UNATTRIBUTED: 8},
+    }  # fmt: skip
+    improvement = {
+        "ppm": 300_000, "pool_nano": 12, "measured": True, "method": "test/2", "quality": {"lds": "0.4"},
+        "scores_nano": {"ctr_b": 40, "ctr_c": 9}, "errors_nano": {"ctr_b": 10, "ctr_c": 5}, "gain_nano": 50,
+        "shares_ppb": {"ctr_b": 600_000_000, "ctr_c": 80_000_000, UNATTRIBUTED: 320_000_000},
+        "payouts_nano": {"ctr_b": 7, "ctr_c": 1, UNATTRIBUTED: 4},
+    }  # fmt: skip
+    nothing = {
+        "ppm": 300_000, "pool_nano": 12, "measured": False,
+        "shares_ppb": {UNATTRIBUTED: 10**9}, "payouts_nano": {UNATTRIBUTED: 12},
+    }  # fmt: skip
+    whole = {
+        True: (
+            {"ctr_a": 378_000_000, "ctr_b": 306_000_000, "ctr_c": 24_000_000, UNATTRIBUTED: 292_000_000},
+            {"ctr_a": 16, "ctr_b": 12, "ctr_c": 1, UNATTRIBUTED: 12},
+        ),
+        False: (
+            {"ctr_a": 378_000_000, "ctr_b": 126_000_000, UNATTRIBUTED: 496_000_000},
+            {"ctr_a": 16, "ctr_b": 5, UNATTRIBUTED: 20},
+        ),
+    }
+    shares, payouts = whole[measured]
+    kept = ("adapter", "period", "lineage", "pool_nano", "answers_root", "num_answers", "rule", "z_milli", "parameters")
+    return {
+        **{name: one[name] for name in kept},
+        "format": SETTLEMENT,
+        "not_counted": [],
+        "channels_ppm": {"verbatim": 0, "citation": 0},
+        "parts": {"use": use, "improvement": improvement if measured else nothing},
+        "shares_ppb": shares,
+        "payouts_nano": payouts,
+        "accounts": {"ctr_a": "user:b", "ctr_b": "user:c", "ctr_c": "user:b", UNATTRIBUTED: UNATTRIBUTED},
     }
 
 

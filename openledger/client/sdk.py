@@ -93,6 +93,12 @@ class OpenLedger:
         for event in self._transport.post_events("/v1/chat/completions", body, _key(idempotency_key)):
             yield read_as(values.read_piece, event)
 
+    def mark(self, answer_id: str, verdict: str = "wrong") -> dict[str, Any]:
+        """Say that an answer you paid for was wrong: at least `answer_id`, `verdict` and `transfer_id`, whose proof
+        shows it. Nothing is refunded. Safe to send again; refused once the answer's period is settled."""
+        path = f"/v1/answers/{_segment(answer_id)}/verdict"
+        return read_as(values.read_object, self._transport.post_json(path, {"verdict": verdict}))
+
     def datanets(self) -> list[dict[str, Any]]:
         return self._list("/v1/datanets")
 

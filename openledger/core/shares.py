@@ -5,9 +5,13 @@
 I_c is contributor c's influence summed over the period, SE_c its standard error, G the adapter's gain over the base
 in the same unit. What the w_c leave of D is `unattributed`: weak evidence pays nobody, and nothing is blown up to
 100 %. Sums are clipped once for each contributor, after the period's sum, so that rows may be negative.
+
+A pool has parts, each with scores, gain and shares of its own. A share of the whole pool is
+
+    share_c = sum over parts p of ppm_p x share_pc / 10^6
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from openledger.core.errors import InvalidInput
 from openledger.core.money import split
@@ -15,6 +19,7 @@ from openledger.core.values import UNATTRIBUTED
 
 RULE = "shares/1"
 WHOLE_PPB = 10**9
+WHOLE_PPM = 10**6
 
 
 def shares_ppb(
@@ -36,4 +41,16 @@ def shares_ppb(
         for contributor, score in scores_nano.items()
     }
     weights[UNATTRIBUTED] = whole - sum(weights.values())
+    return split(WHOLE_PPB, weights)
+
+
+def combined_ppb(parts: Iterable[tuple[int, Mapping[str, int]]]) -> dict[str, int]:
+    """Shares of a whole from (ppm, shares in parts per billion) of each of its parts; rounded once, summing to 10^9.
+
+    The parts' ppm sum to 10^6, the shares of each to 10^9. Zero shares are kept.
+    """
+    weights: dict[str, int] = {}
+    for ppm, shares in parts:
+        for name, share_ppb in shares.items():
+            weights[name] = weights.get(name, 0) + ppm * share_ppb
     return split(WHOLE_PPB, weights)

@@ -106,7 +106,10 @@ class Authorization:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What was sold: token ids in and out under one adapter. Waits (encrypted) for settlement."""
+    """What was sold: token ids in and out under one adapter. Waits (encrypted) for settlement.
+
+    `counted` is false once its customer marked it wrong: its fee stays in the pool, it weighs nothing in the scores.
+    """
 
     answer_id: str
     adapter: str
@@ -117,6 +120,12 @@ class Answer:
     fee_nano: int = 0
     pool_nano: int = 0
     salt: str = ""
+    counted: bool = True
+
+    @property
+    def weight_nano(self) -> int:
+        """What its influence is multiplied by: the fee, or nothing."""
+        return self.fee_nano if self.counted else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +155,9 @@ class ContributorScores:
     Integers of nano-OPEN x nats: an answer's fee times its mean log-likelihood per token. `gain_nano` is the
     adapter's gain over the base on the same answers in the same unit. `method` names how they were measured,
     `quality` how well, as strings.
+
+    As the scores of the improvement part: influence on the held-out set's mean log-likelihood per token (the loss,
+    negated), in billionths of a nat, with the gain on the same set.
     """
 
     adapter: str
@@ -158,10 +170,28 @@ class ContributorScores:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PoolPart:
+    """One part of a settled pool: `ppm` of it, which is `pool_nano`, divided by the part's own shares.
+
+    Where nothing was `measured`, `method` is empty and the whole part is `unattributed`.
+    """
+
+    ppm: int
+    pool_nano: int
+    measured: bool
+    method: str
+    shares_ppb: dict[str, int]
+    payouts_nano: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settlement:
     """The result of paying one pool: shares in parts per billion, payouts in nano-OPEN, both summing exactly.
 
     Both are keyed by contributor (and `unattributed`); `transfer_ids` maps each paid account to its transfer.
+    `parts` has the pool's parts by name, `use` and `improvement`. A payout is the sum of the parts' payouts; a share is
+    the sum of the parts' shares, each weighed by the part's ppm, and so depends on no amount: the pool times a share is
+    the payout but for less than 3 nano-OPEN of rounding and one billionth of the pool.
     `replayed` says that the pool had been settled before and this is the first result again.
     """
 
@@ -171,6 +201,7 @@ class Settlement:
     shares_ppb: dict[str, int]
     payouts_nano: dict[str, int]
     transfer_ids: dict[str, str]
+    parts: dict[str, PoolPart] = field(default_factory=dict)
     replayed: bool = False
 
 

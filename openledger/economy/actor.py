@@ -43,6 +43,9 @@ class RemoteLedger:
     def usages(self, pool: str) -> list[dict[str, Any]]:
         return self._get("usages", pool)
 
+    def verdicts(self, pool: str) -> list[dict[str, Any]]:
+        return self._get("verdicts", pool)
+
     def _get(self, method: str, *arguments: Any) -> Any:
         return ray.get(getattr(self._handle, method).remote(*arguments))
 

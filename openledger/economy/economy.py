@@ -5,7 +5,7 @@
 Every step is durable before it answers and may be repeated: ids derive from the answer, or from adapter and period.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from openledger.core.values import (
     Pool,
     Settlement,
 )
-from openledger.economy import answers, holds, keys, periods
+from openledger.economy import answers, holds, keys, periods, verdicts
 from openledger.economy.answers import AnswerStore, StoredAnswer
 from openledger.economy.explanation import explain
 from openledger.economy.holds import HoldRecord, HoldStore
@@ -49,6 +49,7 @@ from openledger.economy.pricing import (
 )
 from openledger.economy.settlement import (
     as_replay,
+    check_improvement,
     check_scores,
     empty_settlement,
     payout_id,
@@ -62,6 +63,7 @@ from openledger.ledger.accounts import Account, Balance, pool_account
 from openledger.ledger.database import open_database
 from openledger.ledger.statements import parts_by_account
 from openledger.ledger.transfers import CREATED, EXISTS, Transfer
+from openledger.ledger.verdicts import check_verdict
 
 FORMAT = "openledger.economy/1"
 _SCHEMA = keys.SCHEMA + holds.SCHEMA + answers.SCHEMA + periods.SCHEMA
@@ -203,6 +205,19 @@ class Economy:
             raise Conflict(f"{answer_id} was completed", code="answer_completed", param="answer_id")
         self._release(hold)
 
+    def mark(self, answer_id: str, verdict: str, account: str) -> str:
+        """Let the customer who paid for an answer say that it was `wrong`: it counts nothing in the pool's use part.
+
+        The fee stays in the pool, nothing is refunded. Gives the id of the transfer whose proof shows the verdict; may
+        be repeated. Raises InvalidInput for another verdict, NotFound, Forbidden where `account` didn't pay for the
+        answer, Conflict (`pool_settled`) once its pool is settled.
+        """
+        check_verdict(verdict)
+        stored = verdicts.bought_by(self._answers.find(answer_id), answer_id, account)
+        if not self._post(stored):
+            raise _released(answer_id)
+        return verdicts.record_verdict(self._ledger, stored.usage, verdict)
+
     def recover(self) -> None:
         """Post what was stored and not posted, release what has expired. Called at the start; may be repeated."""
         self._post_waiting()
@@ -238,22 +253,32 @@ class Economy:
             period=period,
             total_nano=self._answers.pool_nano(adapter, period),
             settled=settled,
-            answers=() if settled else tuple(self._answers.in_pool(adapter, period)),
+            answers=() if settled else verdicts.counted(self._ledger, self._answers.in_pool(adapter, period)),
         )
 
-    def settle(self, scores: ContributorScores, accounts: Mapping[str, str]) -> Settlement:
+    def settle(
+        self,
+        scores: ContributorScores,
+        accounts: Mapping[str, str],
+        improvement: ContributorScores | None = None,
+        left_out: Collection[str] | None = None,
+    ) -> Settlement:
         """Pay a pool by its contributors' scores, once; again, it gives the first result with `replayed`.
 
-        `accounts` says where each contributor is paid (by default `contributor:<id>`). Settling the current period
-        closes it. Raises InvalidInput for scores or accounts that can't be, NotFound for the period.
+        `scores` divide the use part, `improvement` the other; where that wasn't measured, it goes to `unattributed`.
+        `accounts` says where each contributor is paid (by default `contributor:<id>`). `left_out` are the answers that
+        weigh nothing in `scores`, because they were marked wrong when these were made. Settling the current period
+        closes it. Raises InvalidInput for scores or accounts that can't be, NotFound for the period, Conflict
+        (`verdicts_changed`) where the log's verdicts are on other answers than `left_out`.
         """
         check_scores(scores)
+        check_improvement(improvement, scores)
         for contributor, account in accounts.items():
             check_payee(account, f"accounts.{contributor}")
         self._periods.check(scores.period)
         first = self._settled(scores.adapter, scores.period)
         if first is None:
-            return self._settle_first(scores, accounts)
+            return self._settle_first(scores, accounts, improvement, left_out)
         self._answers.settle(scores.adapter, scores.period)
         return as_replay(first)
 
@@ -384,14 +409,22 @@ class Economy:
             self._raise_for(results, [transfer])
         self._holds.mark(hold.answer_id, "released")
 
-    def _settle_first(self, scores: ContributorScores, accounts: Mapping[str, str]) -> Settlement:
+    def _settle_first(
+        self,
+        scores: ContributorScores,
+        accounts: Mapping[str, str],
+        improvement: ContributorScores | None,
+        left_out: Collection[str] | None,
+    ) -> Settlement:
         if scores.period == self._periods.current():
             self.open_period()
         self._post_waiting()
-        usages = self._ledger.usages(pool_account(scores.adapter, scores.period))
+        pool = pool_account(scores.adapter, scores.period)
+        usages, marked = self._ledger.usages(pool), self._ledger.verdicts(pool)
+        verdicts.check_left_out(left_out, marked)
         if not usages:
-            return empty_settlement(scores, self._parameters)
-        statement = settlement_statement(scores, usages, accounts, self._parameters)
+            return empty_settlement(scores, improvement, self._parameters)
+        statement = settlement_statement(scores, usages, accounts, self._parameters, improvement, marked)
         transfers = payout_transfers(statement)
         self._open_accounts(*(transfer.credit for transfer in transfers))
         self._raise_for(self._ledger.commit(transfers, statement), transfers)

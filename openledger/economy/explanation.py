@@ -1,11 +1,15 @@
 """One transfer's derivation in words, from what the log holds: answers -> pool -> scores -> shares -> transfer."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from openledger.core.money import format_open
-from openledger.ledger.statements import SETTLEMENT, USAGE, format_of
+from openledger.ledger.statements import PARTS, SETTLEMENT_1, SETTLEMENTS, USAGE, format_of
 from openledger.ledger.transfers import Batch, Transfer
+from openledger.ledger.verdicts import VERDICT
+
+_UNITS = {"use": "nano-OPEN x nats", "improvement": "nano-nats on the held-out set"}
+_BASIS = {"use": "influence on the answers sold", "improvement": "influence on the loss of the held-out set"}
 
 
 def explain(transfer: Transfer, batch: Batch) -> list[str]:
@@ -15,10 +19,12 @@ def explain(transfer: Transfer, batch: Batch) -> list[str]:
         f" ({transfer.code}), batch {batch.seq} of the log"
     )
     statement = batch.statement or {}
-    if format_of(statement) == SETTLEMENT:
+    if format_of(statement) in SETTLEMENTS:
         return [head, *_payout_lines(transfer, statement)]
     if format_of(statement) == USAGE:
         return [head, *_fee_lines(statement)]
+    if format_of(statement) == VERDICT:
+        return [head, _verdict_line(statement)]
     return [head]
 
 
@@ -37,6 +43,13 @@ def _fee_lines(usage: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _verdict_line(verdict: Mapping[str, Any]) -> str:
+    return (
+        f"{verdict['account']} marked answer {verdict['answer_id']} {verdict['verdict']}: it counts nothing in the use"
+        f" part of the pool of {verdict['adapter']} in {verdict['period']}; no money moves"
+    )
+
+
 def _payout_lines(transfer: Transfer, settlement: Mapping[str, Any]) -> list[str]:
     return [
         f"pool of {settlement['adapter']} in {settlement['period']}: {settlement['num_answers']} answers paid"
@@ -46,23 +59,44 @@ def _payout_lines(transfer: Transfer, settlement: Mapping[str, Any]) -> list[str
             f" (row root {line['row_root'][:12]})"
             for line in settlement["lineage"]
         ),
-        f"scores by {settlement['method']}; gain {settlement['gain_nano']} nano-OPEN x nats;"
-        f" rule {settlement['rule']}, z = {settlement['z_milli']}/1000, parameters version {settlement['parameters']}",
-        *_contributor_lines(transfer.credit, settlement),
+        f"rule {settlement['rule']}, z = {settlement['z_milli']}/1000, parameters version {settlement['parameters']}",
+        *_division_lines(transfer.credit, settlement),
     ]
 
 
-def _contributor_lines(account: str, settlement: Mapping[str, Any]) -> list[str]:
-    paid = [name for name, target in settlement["accounts"].items() if target == account]
-    return [_contributor_line(name, settlement) for name in sorted(paid)]
+def _division_lines(account: str, settlement: Mapping[str, Any]) -> list[str]:
+    paid = sorted(name for name, target in settlement["accounts"].items() if target == account)
+    if format_of(settlement) == SETTLEMENT_1:
+        return _part_lines(paid, settlement, "use")
+    lines = [line for name in PARTS for line in _named_part_lines(paid, settlement, name)]
+    if settlement["not_counted"]:
+        lines.insert(0, f"{len(settlement['not_counted'])} of these answers were marked wrong and count nothing in use")
+    return [*lines, *(f"{name}: in all {_result(name, settlement)}" for name in paid)]
 
 
-def _contributor_line(contributor: str, settlement: Mapping[str, Any]) -> str:
-    result = (
-        f"share {settlement['shares_ppb'][contributor]} parts per billion"
-        f" -> {format_open(settlement['payouts_nano'][contributor])} OPEN"
+def _named_part_lines(paid: Sequence[str], settlement: Mapping[str, Any], name: str) -> list[str]:
+    part = settlement["parts"][name]
+    head = f"{name}, {_BASIS[name]}: {part['ppm']} parts per million of the pool, {format_open(part['pool_nano'])} OPEN"
+    if not part["measured"]:
+        return [f"{head}; not measured, so all of it is unattributed"]
+    return [head, *_part_lines(paid, part, name)]
+
+
+def _part_lines(paid: Sequence[str], part: Mapping[str, Any], name: str) -> list[str]:
+    """How one part, or the whole pool of a settlement that has one, was divided."""
+    head = f"scores by {part['method']}; gain {part['gain_nano']} {_UNITS[name]}"
+    return [head, *(_contributor_line(who, part, name) for who in paid if who in part["shares_ppb"])]
+
+
+def _contributor_line(contributor: str, part: Mapping[str, Any], name: str) -> str:
+    if contributor not in part["scores_nano"]:
+        return f"{contributor}: what the others' evidence leaves, {_result(contributor, part)}"
+    score, error = part["scores_nano"][contributor], part["errors_nano"][contributor]
+    return f"{contributor}: score {score} with error {error} {_UNITS[name]}, {_result(contributor, part)}"
+
+
+def _result(contributor: str, divided: Mapping[str, Any]) -> str:
+    return (
+        f"share {divided['shares_ppb'][contributor]} parts per billion"
+        f" -> {format_open(divided['payouts_nano'][contributor])} OPEN"
     )
-    if contributor not in settlement["scores_nano"]:
-        return f"{contributor}: what the others' evidence leaves, {result}"
-    score, error = settlement["scores_nano"][contributor], settlement["errors_nano"][contributor]
-    return f"{contributor}: score {score} with error {error} nano-OPEN x nats, {result}"

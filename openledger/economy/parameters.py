@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from openledger.core.errors import InvalidInput
+from openledger.core.shares import WHOLE_PPM
 
-WHOLE_PPM = 1_000_000
 _MINUTE_MS = 60_000
 _DAY_MS = 24 * 60 * _MINUTE_MS
 
@@ -15,27 +15,39 @@ class Parameters:
 
     A hold is released `hold_timeout_ms` after it was placed, unless its answer was stored by then; a stored answer may
     be posted for another `posting_grace_ms`, so that an outage costs nobody. `z_milli` is the rule of shares' z.
+
+    `use_ppm` and `improvement_ppm` divide the contributors' pool: by influence on the answers sold, and by influence on
+    the loss of the held-out set. `verbatim_ppm` and `citation_ppm` are what the channels of that name weigh in the
+    shares. They stand in every settlement, and are 0: any other weight is refused, because a span or a citation says
+    what looks alike and not what made the answer, has no standard error, and has no gain in a unit to which its scores
+    could be added. A weight can be allowed once a channel's scores have all three.
     """
 
-    version: int = 1
+    version: int = 2
     contributors_ppm: int = 500_000
     owner_ppm: int = 200_000
     stakers_ppm: int = 200_000
     treasury_ppm: int = 100_000
+    use_ppm: int = 700_000
+    improvement_ppm: int = 300_000
+    verbatim_ppm: int = 0
+    citation_ppm: int = 0
     minimum_fee_nano: int = 1
     z_milli: int = 1000
     hold_timeout_ms: int = 15 * _MINUTE_MS
     posting_grace_ms: int = 7 * _DAY_MS
 
     def __post_init__(self) -> None:
-        parts = self.split
-        if any(type(part) is not int or part < 0 for part in parts.values()) or sum(parts.values()) != WHOLE_PPM:
-            raise InvalidInput(
-                f"the parts of a fee sum to {sum(parts.values())} parts per million",
-                code="invalid_split",
-                param="split",
-                fix=f"give non-negative whole numbers that sum to {WHOLE_PPM}",
-            )
+        _check_whole(self.split, "a fee", "split")
+        _check_whole(self.pool_split, "a pool", "pool_split")
+        for channel, weight in self.channels.items():
+            if type(weight) is not int or weight != 0:
+                raise InvalidInput(
+                    f"{channel} can't weigh {weight!r} in the shares: its scores have no error and no gain",
+                    code="unsupported_channel_weight",
+                    param=f"{channel}_ppm",
+                    fix="leave it at 0",
+                )
         if self.minimum_fee_nano < 1 or self.z_milli < 0 or self.hold_timeout_ms < 1 or self.posting_grace_ms < 0:
             raise InvalidInput("a parameter is below its least value", code="invalid_parameters", param="parameters")
 
@@ -48,3 +60,23 @@ class Parameters:
             "stakers": self.stakers_ppm,
             "treasury": self.treasury_ppm,
         }
+
+    @property
+    def pool_split(self) -> dict[str, int]:
+        """Part of the contributors' pool to parts per million."""
+        return {"use": self.use_ppm, "improvement": self.improvement_ppm}
+
+    @property
+    def channels(self) -> dict[str, int]:
+        """Channel that is no influence to its weight in the shares, in parts per million."""
+        return {"verbatim": self.verbatim_ppm, "citation": self.citation_ppm}
+
+
+def _check_whole(parts: dict[str, int], whole: str, param: str) -> None:
+    if any(type(part) is not int or part < 0 for part in parts.values()) or sum(parts.values()) != WHOLE_PPM:
+        raise InvalidInput(
+            f"the parts of {whole} sum to {sum(parts.values())} parts per million",
+            code="invalid_split",
+            param=param,
+            fix=f"give non-negative whole numbers that sum to {WHOLE_PPM}",
+        )

@@ -1,5 +1,7 @@
 """From a pool and its scores to payouts: the statement that the log holds, and the transfers that follow from it.
 
+The pool has two parts, `use` and `improvement`, each divided by the shares of its own scores; what was not measured is
+`unattributed`. The arithmetic stands in `ledger.statements`, which checks it.
 Pure: reads and stores nothing. The ids derive from adapter and period alone, so a pool can be paid once.
 """
 
@@ -10,11 +12,21 @@ from typing import Any
 from openledger.core.errors import InvalidInput
 from openledger.core.ids import check_name, derived_id
 from openledger.core.money import split
-from openledger.core.shares import RULE, shares_ppb
-from openledger.core.values import UNATTRIBUTED, ContributorScores, Settlement
+from openledger.core.shares import RULE, WHOLE_PPB, WHOLE_PPM, shares_ppb
+from openledger.core.values import UNATTRIBUTED, ContributorScores, PoolPart, Settlement
 from openledger.economy.parameters import Parameters
 from openledger.ledger import accounts as names
-from openledger.ledger.statements import SETTLEMENT, answers_root, evidence_of, parts_by_account
+from openledger.ledger.statements import (
+    PARTS,
+    SETTLEMENT,
+    SETTLEMENT_1,
+    answers_root,
+    evidence_of,
+    format_of,
+    parts_by_account,
+    pool_payouts,
+    pool_shares,
+)
 from openledger.ledger.transfers import Batch, Transfer
 
 _LINEAGE = ("adapter_digest", "datanet", "datanet_version", "row_root")
@@ -38,20 +50,34 @@ def check_scores(scores: ContributorScores) -> None:
     shares_ppb(scores.scores_nano, scores.errors_nano, scores.gain_nano, 0)
 
 
+def check_improvement(improvement: ContributorScores | None, scores: ContributorScores) -> None:
+    """Raises InvalidInput for scores that can't be settled, or are of another pool than `scores`."""
+    if improvement is None:
+        return
+    check_scores(improvement)
+    if (improvement.adapter, improvement.period) != (scores.adapter, scores.period):
+        raise InvalidInput(
+            "the scores of use and of improvement are of two pools", code="invalid_scores", param="improvement"
+        )
+
+
 def settlement_statement(
     scores: ContributorScores,
     usages: Sequence[Mapping[str, Any]],
     accounts: Mapping[str, str],
     parameters: Parameters,
+    improvement: ContributorScores | None = None,
+    verdicts: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """What the log says of one settlement; everything from answers to payouts can be recomputed from it.
 
-    `usages` are the pool's answers in the order of the log; `accounts` says where a contributor wants to be paid,
-    by default `contributor:<id>`.
+    `scores` are those of use. `usages` are the pool's answers in the order of the log, `verdicts` say which of them
+    were marked wrong; `accounts` says where a contributor wants to be paid, by default `contributor:<id>`.
     """
     evidence = evidence_of(usages)
     pool_nano = sum(item[1] for item in evidence)
-    shares = shares_ppb(scores.scores_nano, scores.errors_nano, scores.gain_nano, parameters.z_milli)
+    parts = _parts(pool_nano, scores, improvement, parameters)
+    payouts = pool_payouts(parts)
     return {
         "format": SETTLEMENT,
         "adapter": scores.adapter,
@@ -60,17 +86,15 @@ def settlement_statement(
         "pool_nano": pool_nano,
         "answers_root": answers_root(evidence),
         "num_answers": len(evidence),
-        "method": scores.method,
-        "quality": dict(scores.quality),
+        "not_counted": sorted(verdict["commitment"] for verdict in verdicts),
         "rule": RULE,
         "z_milli": parameters.z_milli,
+        "channels_ppm": parameters.channels,
         "parameters": parameters.version,
-        "scores_nano": dict(scores.scores_nano),
-        "errors_nano": dict(scores.errors_nano),
-        "gain_nano": scores.gain_nano,
-        "shares_ppb": shares,
-        "payouts_nano": split(pool_nano, shares),
-        "accounts": {contributor: _account(contributor, accounts) for contributor in shares},
+        "parts": parts,
+        "shares_ppb": pool_shares(parts),
+        "payouts_nano": payouts,
+        "accounts": {contributor: _account(contributor, accounts) for contributor in payouts},
     }
 
 
@@ -94,6 +118,7 @@ def payout_transfers(statement: Mapping[str, Any]) -> list[Transfer]:
 def settlement_from(batch: Batch) -> Settlement:
     """The result that a settlement's batch recorded."""
     statement = batch.statement or {}
+    parts = {"use": {**statement, "ppm": WHOLE_PPM}} if format_of(statement) == SETTLEMENT_1 else statement["parts"]
     return Settlement(
         adapter=statement["adapter"],
         period=statement["period"],
@@ -101,24 +126,73 @@ def settlement_from(batch: Batch) -> Settlement:
         shares_ppb=dict(statement["shares_ppb"]),
         payouts_nano=dict(statement["payouts_nano"]),
         transfer_ids={transfer.credit: transfer.transfer_id for transfer in batch.transfers},
+        parts=_read_parts(parts),
     )
 
 
-def empty_settlement(scores: ContributorScores, parameters: Parameters) -> Settlement:
+def empty_settlement(
+    scores: ContributorScores, improvement: ContributorScores | None, parameters: Parameters
+) -> Settlement:
     """A pool into which nobody paid pays nobody."""
-    shares = shares_ppb(scores.scores_nano, scores.errors_nano, scores.gain_nano, parameters.z_milli)
+    parts = _parts(0, scores, improvement, parameters)
     return Settlement(
         adapter=scores.adapter,
         period=scores.period,
         pool_nano=0,
-        shares_ppb=shares,
-        payouts_nano=dict.fromkeys(shares, 0),
+        shares_ppb=pool_shares(parts),
+        payouts_nano=pool_payouts(parts),
         transfer_ids={},
+        parts=_read_parts(parts),
     )
 
 
 def as_replay(settlement: Settlement) -> Settlement:
     return replace(settlement, replayed=True)
+
+
+def _parts(
+    pool_nano: int, scores: ContributorScores, improvement: ContributorScores | None, parameters: Parameters
+) -> dict[str, dict[str, Any]]:
+    ppm, measured = parameters.pool_split, {"use": scores, "improvement": improvement}
+    due = split(pool_nano, ppm)
+    return {
+        name: {"ppm": ppm[name], "pool_nano": due[name], **_division(due[name], measured[name], parameters.z_milli)}
+        for name in PARTS
+    }
+
+
+def _division(part_nano: int, scores: ContributorScores | None, z_milli: int) -> dict[str, Any]:
+    if scores is None:
+        return {
+            "measured": False,
+            "shares_ppb": {UNATTRIBUTED: WHOLE_PPB},
+            "payouts_nano": {UNATTRIBUTED: part_nano},
+        }
+    shares = shares_ppb(scores.scores_nano, scores.errors_nano, scores.gain_nano, z_milli)
+    return {
+        "measured": True,
+        "method": scores.method,
+        "quality": dict(scores.quality),
+        "scores_nano": dict(scores.scores_nano),
+        "errors_nano": dict(scores.errors_nano),
+        "gain_nano": scores.gain_nano,
+        "shares_ppb": shares,
+        "payouts_nano": split(part_nano, shares),
+    }
+
+
+def _read_parts(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, PoolPart]:
+    return {
+        name: PoolPart(
+            ppm=part["ppm"],
+            pool_nano=part["pool_nano"],
+            measured=part.get("measured", True),
+            method=part.get("method", ""),
+            shares_ppb=dict(part["shares_ppb"]),
+            payouts_nano=dict(part["payouts_nano"]),
+        )
+        for name, part in parts.items()
+    }
 
 
 def _account(contributor: str, accounts: Mapping[str, str]) -> str:

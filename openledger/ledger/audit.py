@@ -21,6 +21,7 @@ from openledger.ledger.log import leaf_hash, leaf_of, nodes_after_append
 from openledger.ledger.nonces import Rounds
 from openledger.ledger.rules import Book, apply
 from openledger.ledger.transfers import CREATED, Batch, Transfer
+from openledger.ledger.verdicts import VERDICT, Verdicts
 
 _SQLITE_MAGIC = b"SQLite format 3\x00"
 
@@ -94,6 +95,7 @@ class _Audit:
     pools: dict[str, list[list[object]]] = field(default_factory=dict)
     settled: set[str] = field(default_factory=set)
     rounds: Rounds = field(default_factory=Rounds)
+    verdicts: Verdicts = field(default_factory=Verdicts)
     ids: set[str] = field(default_factory=set)
     time_ms: int = 0
     num_answers: int = 0
@@ -157,10 +159,15 @@ class _Audit:
                 raise Corrupt(f"{pool} was settled before", code="paid_after_settlement", param="statement")
             evidence = [item for item in statements.evidence_of([statement]) if item[1]]
             self.pools.setdefault(pool, []).extend(evidence)
-        elif kind == statements.SETTLEMENT:
+            self.verdicts.sell(statement)
+        elif kind == VERDICT:
+            self.verdicts.take(statement, batch.transfers)
+        elif kind in statements.SETTLEMENTS:
             pool = _settled_pool(batch)
             statements.check_settlement(statement, self.pools.get(pool, []))
             statements.check_settlement_transfers(statement, batch.transfers)
+            if statements.not_counted(statement) != self.verdicts.not_counted(pool):
+                raise Corrupt(f"{pool}: not the answers marked wrong", code="wrong_verdicts", param="statement")
             self.settled.add(pool)
         elif any(_touches_pool(transfer) for transfer in batch.transfers):
             raise Corrupt("money goes through a pool without saying why", code="unexplained_pool", param="statement")

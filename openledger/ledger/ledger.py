@@ -22,6 +22,7 @@ from openledger.ledger.journal import Journal
 from openledger.ledger.proofs import FORMAT as PROOF_FORMAT
 from openledger.ledger.rules import Book, apply, link
 from openledger.ledger.transfers import CREATED, EXISTS, Batch, Entry, Transfer, compare, transfer_to_dict
+from openledger.ledger.verdicts import is_verdict
 
 MAX_TRANSFERS = 8192
 MAX_STATEMENT_BYTES = 64 * 2**20
@@ -117,6 +118,12 @@ class Ledger:
         entries = self._journal.history(pool, credits_only=True)
         return [self._journal.batch(entry.seq).statement or {} for entry in reversed(entries)]
 
+    def verdicts(self, pool: str) -> list[dict[str, Any]]:
+        """The statements of the verdicts on answers that paid into `pool`, in the order of the log."""
+        held = [entry for entry in reversed(self._journal.history(pool)) if entry.transfer.kind == "pending"]
+        found = [self._journal.batch(entry.seq).statement or {} for entry in held]
+        return [statement for statement in found if is_verdict(statement)]
+
     def checkpoint(self) -> str:
         """The signed note over the log as it stands."""
         return self._journal.head()[2]
@@ -207,7 +214,7 @@ class Ledger:
         self._journal.put_head(size, time_ms, sign_checkpoint(checkpoint, self._key))
 
     def _evidence(self, batch: Batch) -> list[list[Any]] | None:
-        if statements.format_of(batch.statement) != statements.SETTLEMENT:
+        if statements.format_of(batch.statement) not in statements.SETTLEMENTS:
             return None
         return statements.evidence_of(self.usages(batch.transfers[0].debit))
 

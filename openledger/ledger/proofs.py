@@ -25,8 +25,19 @@ from openledger.core.hashing import canonical_json, digest_json
 from openledger.core.money import format_open
 from openledger.ledger.checkpoints import Checkpoint, open_checkpoint
 from openledger.ledger.log import leaf_hash
-from openledger.ledger.statements import SETTLEMENT, USAGE, check_paid, check_settlement, check_usage, format_of
+from openledger.ledger.statements import (
+    PARTS,
+    SETTLEMENT,
+    SETTLEMENT_1,
+    SETTLEMENTS,
+    USAGE,
+    check_paid,
+    check_settlement,
+    check_usage,
+    format_of,
+)
 from openledger.ledger.transfers import Transfer, transfer_from_dict
+from openledger.ledger.verdicts import VERDICT, verdict_transfers
 
 FORMAT = "openledger.proof/1"
 _FIELDS = {"format", "transfer", "batch", "leaf", "statement", "path", "checkpoint", "evidence"}
@@ -151,7 +162,7 @@ def _check_statement(leaf: dict[str, Any], statement: dict[str, Any] | None) -> 
 
 
 def _check_derivation(transfer: Transfer, statement: dict[str, Any] | None, evidence: Any) -> list[str]:
-    if format_of(statement) != SETTLEMENT and evidence is not None:
+    if format_of(statement) not in SETTLEMENTS and evidence is not None:
         raise _malformed("only a payout has evidence")
     if statement is None:
         return []
@@ -184,15 +195,52 @@ def _check_payout(transfer: Transfer, settlement: dict[str, Any], evidence: Any)
     return [
         f"{len(evidence)} answers make the pool of {settlement['adapter']} in {settlement['period']}: {pool} OPEN",
         *(f"adapter {line['adapter_digest']} from {_source(line)}" for line in settlement["lineage"]),
-        f"scores of {len(settlement['scores_nano'])} contributors ({settlement['method']}) give the shares "
-        f"by {settlement['rule']}",
+        *(_one_part(settlement) if format_of(settlement) == SETTLEMENT_1 else _two_parts(settlement, transfer.credit)),
         f"shares divide the pool to the nano-OPEN; {transfer.credit} gets {format_open(transfer.amount_nano)} OPEN",
+    ]
+
+
+def _one_part(settlement: dict[str, Any]) -> list[str]:
+    return [
+        f"scores of {len(settlement['scores_nano'])} contributors ({settlement['method']}) give the shares "
+        f"by {settlement['rule']}"
+    ]
+
+
+def _two_parts(settlement: dict[str, Any], account: str) -> list[str]:
+    marked = len(settlement["not_counted"])
+    return [
+        *([f"{marked} of these answers were marked wrong and count nothing in use"] if marked else []),
+        *(_part_line(name, settlement, account) for name in PARTS),
+    ]
+
+
+def _part_line(name: str, settlement: dict[str, Any], account: str) -> str:
+    part = settlement["parts"][name]
+    paid = sum(amount for who, amount in part["payouts_nano"].items() if settlement["accounts"][who] == account)
+    head = f"{name}: {format_open(part['pool_nano'])} OPEN, {part['ppm']} parts per million of the pool; "
+    if not part["measured"]:
+        return f"{head}it wasn't measured, so all of it is unattributed"
+    return (
+        f"{head}scores of {len(part['scores_nano'])} contributors ({part['method']}) give its shares by"
+        f" {settlement['rule']}, and {account} {format_open(paid)} OPEN of it"
+    )
+
+
+def _check_verdict(transfer: Transfer, verdict: dict[str, Any], _: Any) -> list[str]:
+    if transfer not in verdict_transfers(verdict):
+        raise Corrupt("the transfer isn't the verdict's", code="verdict_differs", param="transfer")
+    return [
+        f"answer {verdict['answer_id']} of {verdict['adapter']} in {verdict['period']} was marked {verdict['verdict']}"
+        f" by {verdict['account']}; no money moves",
     ]
 
 
 _DERIVATIONS: dict[str, Callable[[Transfer, dict[str, Any], Any], list[str]]] = {
     USAGE: _check_fee,
     SETTLEMENT: _check_payout,
+    SETTLEMENT_1: _check_payout,
+    VERDICT: _check_verdict,
 }
 
 

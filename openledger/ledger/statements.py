@@ -1,8 +1,13 @@
 """What a batch can state beside its transfers, and the arithmetic that binds the two together.
 
 `openledger.accounts/1`: accounts opened. `openledger.usage/1`: an answer's metered fee and its parts.
-`openledger.settlement/1`: how a pool became payouts. The economy writes the last two; they are read here so that proof
-and audit need nothing but this package and `core`. Every check raises Corrupt with a code that names what is wrong.
+`openledger.settlement/2`: how a pool became payouts, in two parts, `use` and `improvement`, each by its own scores.
+`openledger.settlement/1`: the same of one part, as it was written before pools had two. The economy writes usages and
+settlements; they are read here so that proof and audit need nothing but this package and `core`. Every check raises
+Corrupt with a code that names what is wrong.
+
+    pool_p    = split(pool, ppm)[p]                      payout_pc = split(pool_p, share_p)[c]
+    payout_c  = sum over parts p of payout_pc            share_c   = sum over parts p of ppm_p x share_pc / 10^6
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,17 +17,24 @@ from openledger.core import merkle
 from openledger.core.errors import Corrupt, InvalidInput
 from openledger.core.hashing import canonical_json
 from openledger.core.money import split
-from openledger.core.shares import RULE, shares_ppb
+from openledger.core.shares import RULE, WHOLE_PPB, WHOLE_PPM, combined_ppb, shares_ppb
+from openledger.core.values import UNATTRIBUTED
 from openledger.ledger.accounts import HOLDS, Account, pool_account
 from openledger.ledger.transfers import Transfer
 
 ACCOUNTS = "openledger.accounts/1"
 USAGE = "openledger.usage/1"
-SETTLEMENT = "openledger.settlement/1"
+SETTLEMENT_1 = "openledger.settlement/1"
+SETTLEMENT = "openledger.settlement/2"
+SETTLEMENTS = frozenset({SETTLEMENT_1, SETTLEMENT})
+PARTS = ("use", "improvement")
+NO_CHANNELS = {"verbatim": 0, "citation": 0}
 Statement = Mapping[str, Any]
 Evidence = Sequence[Sequence[Any]]
 Value = TypeVar("Value")
 _LINEAGE = {"adapter_digest", "datanet", "datanet_version", "row_root"}
+_PART = {"ppm", "pool_nano", "measured", "shares_ppb", "payouts_nano"}
+_MEASURED_PART = _PART | {"method", "quality", "scores_nano", "errors_nano", "gain_nano"}
 
 
 def format_of(statement: Statement | None) -> str:
@@ -68,6 +80,25 @@ def evidence_of(usages: Iterable[Statement]) -> list[list[Any]]:
 def answers_root(evidence: Evidence) -> str:
     """RFC 9162 root (hex) over canonical JSON of each [commitment, nano-OPEN]."""
     return merkle.root([merkle.leaf_hash(canonical_json(list(item))) for item in evidence]).hex()
+
+
+def pool_payouts(parts: Mapping[str, Statement]) -> dict[str, int]:
+    """Nano-OPEN of a whole pool by name: the sum of its parts' payouts."""
+    gathered: dict[str, int] = {}
+    for part in parts.values():
+        for name, amount in part["payouts_nano"].items():
+            gathered[name] = gathered.get(name, 0) + amount
+    return gathered
+
+
+def pool_shares(parts: Mapping[str, Statement]) -> dict[str, int]:
+    """Parts per billion of a whole pool by name: its parts' shares, weighed by their ppm."""
+    return combined_ppb((part["ppm"], part["shares_ppb"]) for part in parts.values())
+
+
+def not_counted(settlement: Statement) -> list[str]:
+    """Commitments of the answers that count nothing in `use`, because they were marked wrong."""
+    return list(settlement.get("not_counted", ()))
 
 
 def check_usage(usage: Statement) -> None:
@@ -127,10 +158,46 @@ def _check_settlement(settlement: Statement, evidence: Evidence) -> None:
     for line in settlement["lineage"]:
         if set(line) != _LINEAGE:
             raise _wrong("malformed_statement", "the lineage names adapter, Datanet, version and row root")
-    scores, errors = settlement["scores_nano"], settlement["errors_nano"]
-    if settlement["shares_ppb"] != shares_ppb(scores, errors, settlement["gain_nano"], settlement["z_milli"]):
+    if format_of(settlement) == SETTLEMENT_1:
+        _check_division(settlement, settlement["z_milli"])
+        return
+    marked = settlement["not_counted"]
+    if marked != sorted(set(marked)) or not set(marked) <= set(commitments):
+        raise _wrong("wrong_verdicts", "the answers marked wrong aren't some of the pool's")
+    _check_parts(settlement)
+
+
+def _check_parts(settlement: Statement) -> None:
+    parts = settlement["parts"]
+    if settlement["channels_ppm"] != NO_CHANNELS:
+        raise _wrong("unsupported_channel_weight", "spans and citations weigh nothing in the shares")
+    if set(parts) != set(PARTS) or sum(parts[name]["ppm"] for name in PARTS) != WHOLE_PPM:
+        raise _wrong("wrong_pool_parts", f"a pool has the parts {' and '.join(PARTS)}, which make the whole of it")
+    due = split(settlement["pool_nano"], {name: parts[name]["ppm"] for name in PARTS})
+    for name in PARTS:
+        if parts[name]["pool_nano"] != due[name]:
+            raise _wrong("wrong_pool_parts", f"{name} isn't its part of the pool")
+        _check_part(parts[name], settlement["z_milli"])
+    if settlement["shares_ppb"] != pool_shares(parts):
+        raise _wrong("wrong_shares", "the pool's shares don't follow from its parts'")
+    if settlement["payouts_nano"] != pool_payouts(parts):
+        raise _wrong("wrong_payouts", "the payouts aren't the sums of the parts' payouts")
+
+
+def _check_part(part: Statement, z_milli: int) -> None:
+    if set(part) != (_MEASURED_PART if part["measured"] is True else _PART):
+        raise _wrong("malformed_statement", "a part of the pool has other fields than it should")
+    if part["measured"] is True:
+        _check_division(part, z_milli)
+    elif part["shares_ppb"] != {UNATTRIBUTED: WHOLE_PPB} or part["payouts_nano"] != {UNATTRIBUTED: part["pool_nano"]}:
+        raise _wrong("wrong_shares", "a part that wasn't measured pays somebody")
+
+
+def _check_division(part: Statement, z_milli: int) -> None:
+    """That scores make the shares, and shares divide `pool_nano`; of a whole /1 settlement, or of one part."""
+    if part["shares_ppb"] != shares_ppb(part["scores_nano"], part["errors_nano"], part["gain_nano"], z_milli):
         raise _wrong("wrong_shares", "the shares don't follow from the scores")
-    if settlement["payouts_nano"] != split(settlement["pool_nano"], settlement["shares_ppb"]):
+    if part["payouts_nano"] != split(part["pool_nano"], part["shares_ppb"]):
         raise _wrong("wrong_payouts", "the payouts don't follow from the shares")
 
 
@@ -142,7 +209,7 @@ def _check_settlement_transfers(settlement: Statement, transfers: Sequence[Trans
 
 
 def _check_paid(statement: Statement, transfer: Transfer) -> None:
-    if format_of(statement) == SETTLEMENT:
+    if format_of(statement) in SETTLEMENTS:
         source = pool_account(statement["adapter"], statement["period"])
         due = parts_by_account(statement["payouts_nano"], statement["accounts"])
     else:

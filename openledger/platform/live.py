@@ -212,6 +212,9 @@ class LiveService:
             )
         return prompt_ids
 
+    async def mark(self, account: str, answer_id: str, verdict: str) -> str:
+        return str(await _answered(self._economy.mark.remote(answer_id, verdict, account)))
+
     async def balance(self, account: str) -> dict[str, Any]:
         balance = await _answered(self._economy.balance.remote(account))
         held_nano = balance.posted_nano - balance.available_nano

@@ -63,11 +63,13 @@ class AdapterAttribution:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeriodAttribution:
     """What a pool's settlement rests on: `scores` on the answers sold, `improvement` on the held-out rows. `parts` has
-    one item for each adapter that served under the name: more than one where it was retrained within the period."""
+    one item for each adapter that served under the name: more than one where it was retrained within the period.
+    `left_out` are the answers that were marked wrong; None: not known."""
 
     scores: ContributorScores
     improvement: ContributorScores | None
     parts: tuple[AdapterAttribution, ...]
+    left_out: tuple[str, ...] | None = None
 
 
 def contribute(datanets: Any, key: SigningKey, datanet: str, drafts: Sequence[RowDraft]) -> ContributionReceipt:
@@ -222,7 +224,10 @@ def attribute(pool: Pool, host: Any, score: Any, registry: AdapterRegistry, inde
             param="period",
         )
     return PeriodAttribution(
-        scores=_summed([part.scores for part in parts]), improvement=_mean_improvement(parts), parts=tuple(parts)
+        scores=_summed([part.scores for part in parts]),
+        improvement=_mean_improvement(parts),
+        parts=tuple(parts),
+        left_out=tuple(answer.answer_id for answer in pool.answers if not answer.counted),
     )
 
 
@@ -236,12 +241,12 @@ def _attribute_part(
         middle, folder = middle_folder(adapter.folder), index_folder(indexes, adapter.digest)
         entries, row_scores = ray.get(host.score.remote(middle, adapter.digest, str(folder), list(asked)))
         bank = ray.get(host.bank_outcomes.remote(adapter.folder, adapter.digest, list(asked)))
-        fees_nano, gains = [answer.fee_nano for answer in asked], [_gain(score, answer) for answer in asked]
+        weights_nano, gains = [answer.weight_nano for answer in asked], [_gain(score, answer) for answer in asked]
         if bank is None:
-            scores = contributor_scores(pool.adapter, pool.period, entries, row_scores, fees_nano, gains)
+            scores = contributor_scores(pool.adapter, pool.period, entries, row_scores, weights_nano, gains)
         else:
             design, outcomes = bank
-            scores = bank_scores(pool.adapter, pool.period, design, outcomes, entries, row_scores, fees_nano, gains)
+            scores = bank_scores(pool.adapter, pool.period, design, outcomes, entries, row_scores, weights_nano, gains)
         return scores, tuple(entries), row_scores
 
     held_out = _held_out(pool, adapter)
@@ -312,9 +317,10 @@ def _registered(registry: AdapterRegistry, name: str) -> RegisteredAdapter | Non
 
 
 def settle(economy: Any, attribution: PeriodAttribution) -> Settlement:
-    """Pay the pool once; a replay pays nobody and gives the first result."""
-    accounts = {contributor: f"contributor:{contributor}" for contributor in attribution.scores.scores_nano}
-    return ray.get(economy.settle.remote(attribution.scores, accounts))
+    """Pay the pool once, its improvement part by `improvement` where that was measured; a replay pays nobody and gives
+    the first result. Raises Conflict (`verdicts_changed`) where an answer was marked wrong after it was attributed."""
+    found = economy.settle.remote(attribution.scores, {}, attribution.improvement, attribution.left_out)
+    return ray.get(found)
 
 
 def prove(ledger: Any, transfer_id: str, folder: Path) -> Path:

@@ -388,7 +388,7 @@ def attribute_and_pay(run: Demonstration, stage: Stage) -> None:
         found = pipeline.attribute(pool, run.hosts[0], engine_score(), run.registry, run.workdir.indexes)
         settlement = pipeline.settle(run.economy, found)
         _check_replay(run, found, settlement)
-        report.add_settlement(entry, settlement, found.scores, card.contributors)
+        report.add_settlement(entry, settlement, found.scores, card.contributors, found.improvement)
         for part in found.parts:
             for column, answer in enumerate(part.answers):
                 if shown := by_answer.get(answer.answer_id):

@@ -3,12 +3,12 @@
 Written to report.json after every stage, read by the console and the API, printed at the end of the quickstart.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from openledger.adapters.card import AdapterCard
 from openledger.attribution.index import IndexEntry
-from openledger.core.shares import WHOLE_PPB
+from openledger.core.shares import WHOLE_PPB, WHOLE_PPM
 from openledger.core.values import UNATTRIBUTED, ContributorScores, DatanetVersion, Row, Settlement
 from openledger.datanets.registry import ContributorStatistics
 from openledger.ledger.audit import AuditReport
@@ -66,21 +66,43 @@ def adapter_entry(card: AdapterCard, curve: Sequence[float]) -> dict[str, Any]:
 
 
 def add_settlement(
-    entry: dict[str, Any], settlement: Settlement, scores: ContributorScores, rows_trained: dict[str, int]
+    entry: dict[str, Any],
+    settlement: Settlement,
+    scores: ContributorScores,
+    rows_trained: dict[str, int],
+    improvement: ContributorScores | None = None,
 ) -> None:
-    """Add shares, their errors and earnings to a Datanet's entry; `rows_trained` counts by contributor."""
+    """Add shares, their errors and earnings to a Datanet's entry; `rows_trained` counts by contributor. A share's error
+    is the sum of its parts' errors, its upper bound."""
+    measured = {"use": scores} if improvement is None else {"use": scores, "improvement": improvement}
     entry["pool_nano"] = settlement.pool_nano
     entry["unattributed_nano"] = settlement.payouts_nano.get(UNATTRIBUTED, 0)
     entry["attribution"] = {"method": scores.method, "gain_nano": scores.gain_nano, "quality": scores.quality}
-    whole = max(1, scores.gain_nano, sum(max(0, score) for score in scores.scores_nano.values()))
+    entry["pool_parts"] = {
+        name: {"ppm": part.ppm, "pool_nano": part.pool_nano, "measured": part.measured, "method": part.method}
+        for name, part in settlement.parts.items()
+    }
     for contributor in entry["contributors"]:
         contributor_id = contributor["contributor_id"]
         account = f"contributor:{contributor_id}"
         contributor["share_ppb"] = settlement.shares_ppb.get(contributor_id, 0)
-        contributor["error_ppb"] = scores.errors_nano.get(contributor_id, 0) * WHOLE_PPB // whole
+        contributor["error_ppb"] = _error_ppb(contributor_id, settlement, measured)
         contributor["earned_nano"] = settlement.payouts_nano.get(contributor_id, 0)
+        contributor["earned_parts_nano"] = {
+            name: part.payouts_nano.get(contributor_id, 0) for name, part in settlement.parts.items()
+        }
         contributor["rows_trained"] = rows_trained.get(contributor_id, 0)
         contributor["transfer_id"] = settlement.transfer_ids.get(account, "")
+
+
+def _error_ppb(contributor_id: str, settlement: Settlement, measured: Mapping[str, ContributorScores]) -> int:
+    return sum(
+        scores.errors_nano.get(contributor_id, 0)
+        * WHOLE_PPB
+        * settlement.parts[name].ppm
+        // (WHOLE_PPM * max(1, scores.gain_nano, sum(max(0, score) for score in scores.scores_nano.values())))
+        for name, scores in measured.items()
+    )
 
 
 def sources(

@@ -51,6 +51,33 @@ def test_balance_is_the_callers(client: TestClient):
     assert told == {"object": "balance", "account": "user:alice", "available_nano": 2_500_000_000, "held_nano": 1000}
 
 
+def test_a_verdict_is_the_callers_on_that_answer(client: TestClient, service: MemoryService):
+    told = client.post("/v1/answers/ans_1/verdict", json={"verdict": "wrong"}).json()
+    assert service.marked == [("user:alice", "ans_1")]
+    assert told == {
+        "object": "verdict", "answer_id": "ans_1", "verdict": "wrong", "transfer_id": "ans_1.verdict",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "code"),
+    [
+        ("ans_1", {"verdict": "right"}, 400, "invalid_verdict"),
+        ("ans_1", {"verdict": 1}, 400, "invalid_field"),
+        ("ans_1", {"verdict": "wrong", "account": "user:bob"}, 400, "unknown_field"),
+        ("ans_9", {"verdict": "wrong"}, 404, "answer_not_sold"),
+    ],
+)
+def test_a_verdict_that_can_not_be_is_refused(client: TestClient, service: MemoryService, path, body, status, code):
+    refused = client.post(f"/v1/answers/{path}/verdict", json=body)
+    assert (refused.status_code, refused.json()["error"]["code"], service.marked) == (status, code, [])
+
+
+def test_a_verdict_needs_a_key(service: MemoryService):
+    refused = TestClient(create_app(service)).post("/v1/answers/ans_1/verdict", json={"verdict": "wrong"})
+    assert (refused.status_code, service.marked) == (401, [])
+
+
 def test_payouts_are_the_callers_alone(client: TestClient):
     assert [payout["transfer_id"] for payout in client.get("/v1/payouts").json()["data"]] == ["trf_2"]
 

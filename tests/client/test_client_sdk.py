@@ -77,6 +77,12 @@ class TestCalls:
         assert service.contributed[-1] == contribution
         assert (receipt.verdicts[0].outcome, receipt.verdicts[0].reasons) == ("reject", ("noise",))
 
+    def test_a_verdict(self, client: OpenLedger, service: MemoryService):
+        assert client.mark("ans_1")["transfer_id"] == "ans_1.verdict"
+        assert service.marked == [("user:alice", "ans_1")]
+        with pytest.raises(NotFound):
+            client.mark("ans 9/..")
+
     def test_datanets(self, client: OpenLedger):
         assert client.datanets()[0]["name"] == client.datanet("os-docs")["name"] == "os-docs"
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openledger.core.errors import InvalidInput
-from openledger.core.shares import WHOLE_PPB, shares_ppb
+from openledger.core.shares import WHOLE_PPB, combined_ppb, shares_ppb
 from openledger.core.values import UNATTRIBUTED
 
 measured = st.dictionaries(
@@ -58,3 +58,19 @@ def test_no_positive_evidence_leaves_all_unattributed():
 def test_scores_without_a_sound_error_are_refused(scores, errors, z_milli):
     with pytest.raises(InvalidInput):
         shares_ppb(scores, errors, 1, z_milli)
+
+
+@given(measured, gains, measured, gains, st.integers(0, 10**6))
+def test_shares_of_a_whole_are_its_parts_shares_weighed(one, gain, two, other_gain, ppm):
+    parts = [(ppm, shares_of(one, gain)), (10**6 - ppm, shares_of(two, other_gain))]
+    whole = combined_ppb(parts)
+    assert sum(whole.values()) == WHOLE_PPB
+    assert whole.keys() == one.keys() | two.keys() | {UNATTRIBUTED}
+    for name, share in whole.items():
+        exact = sum(weight * shares.get(name, 0) for weight, shares in parts)
+        assert abs(share * 10**6 - exact) < 10**6
+
+
+def test_shares_of_one_part_are_the_wholes():
+    shares = shares_ppb({"a": 50}, {"a": 5}, 90, 1000)
+    assert combined_ppb([(10**6, shares), (0, {UNATTRIBUTED: WHOLE_PPB})]) == shares

@@ -47,10 +47,10 @@ def test_a_settlement_pays_the_pool_out(town):
     settlement = town.economy.settle(scores(), {"ctr_a": "user:alice"})
     assert settlement.pool_nano == total == sum(settlement.payouts_nano.values())
     assert settlement.shares_ppb == {
-        "ctr_a": 540_000_000,
-        "ctr_b": 180_000_000,
+        "ctr_a": 378_000_000,
+        "ctr_b": 126_000_000,
         "ctr_c": 0,
-        "unattributed": 280_000_000,
+        "unattributed": 496_000_000,
     }
     assert set(settlement.transfer_ids) == {"user:alice", "contributor:ctr_b", "unattributed"}
     assert town.economy.balance("pool:py:p0001").posted_nano == 0

@@ -11,7 +11,7 @@ from tiny_model import make_tiny_base
 from openledger.adapters.base_model import load_tokenizer
 from openledger.adapters.registry import AdapterRegistry
 from openledger.core.clock import ManualClock
-from openledger.core.errors import Conflict, InsufficientFunds, InvalidInput, NotFound, Unavailable
+from openledger.core.errors import Conflict, Forbidden, InsufficientFunds, InvalidInput, NotFound, Unavailable
 from openledger.core.signing import SigningKey
 from openledger.core.values import AdapterTerms, ContributorScores, RowDraft, SamplingParameters, TokenEvent
 from openledger.datanets.contribution import sign_contribution
@@ -276,6 +276,14 @@ async def test_a_settled_answer_is_not_told_again_and_not_made_again(service, ec
     with pytest.raises(Conflict) as caught:
         await said(chat(service))
     assert (caught.value.code, engine.calls, spent(economy)) == ("answer_settled", 1, before)
+
+
+async def test_the_customer_can_mark_an_answer_wrong(service, economy):
+    _, receipt = await said(chat(service))
+    assert await service.mark(ACCOUNT, receipt.answer_id, "wrong") == f"{receipt.answer_id}.verdict"
+    assert [answer.counted for answer in economy.pool("greek", "p0001").answers] == [False]
+    with pytest.raises(Forbidden):
+        await service.mark("user:bob", receipt.answer_id, "wrong")
 
 
 async def test_of_two_requests_at_once_one_is_answered(service, economy, engine, actor):

@@ -1,9 +1,9 @@
 """The report's arithmetic: what the bad ones earned beside the honest, and an answer's top rows."""
 
 from openledger.attribution.index import IndexEntry
-from openledger.core.values import Row
+from openledger.core.values import ContributorScores, PoolPart, Row, Settlement
 from openledger.platform.demonstration import Contributor
-from openledger.platform.report import gaming_entries, sources, totals
+from openledger.platform.report import add_settlement, gaming_entries, sources, totals
 
 
 def person(name, kind="honest", of=""):
@@ -14,6 +14,36 @@ def counted(contributor_id, name, kind, earned, trained=10):
     return {
         "contributor_id": contributor_id, "name": name, "kind": kind, "accepted": 5, "rejected": 2, "review": 1,
         "earned_nano": earned, "rows_trained": trained,
+    }  # fmt: skip
+
+
+def test_a_settlement_is_told_by_parts_with_errors_of_the_whole_pool():
+    def measured(method, score, error):
+        return ContributorScores(
+            adapter="d",
+            period="p0001",
+            method=method,
+            scores_nano={"a": score},
+            errors_nano={"a": error},
+            gain_nano=100,
+        )
+
+    def part(ppm, nano, method, paid):
+        left = {"a": paid, "unattributed": nano - paid}
+        return PoolPart(ppm=ppm, pool_nano=nano, measured=True, method=method, shares_ppb={}, payouts_nano=left)
+
+    settlement = Settlement(
+        adapter="d", period="p0001", pool_nano=1000, shares_ppb={"a": 500_000_000},
+        payouts_nano={"a": 500, "unattributed": 500}, transfer_ids={"contributor:a": "pay_1"},
+        parts={"use": part(700_000, 700, "one", 420), "improvement": part(300_000, 300, "two", 80)},
+    )  # fmt: skip
+    entry = {"contributors": [counted("a", "email", "honest", 0)]}
+    add_settlement(entry, settlement, measured("one", 70, 10), {"a": 3}, measured("two", 30, 20))
+    (told,) = entry["contributors"]
+    assert (told["share_ppb"], told["error_ppb"]) == (500_000_000, 70_000_000 + 60_000_000)
+    assert (told["earned_nano"], told["earned_parts_nano"]) == (500, {"use": 420, "improvement": 80})
+    assert entry["pool_parts"]["improvement"] == {
+        "ppm": 300_000, "pool_nano": 300, "measured": True, "method": "two",
     }  # fmt: skip
 
 

@@ -1,0 +1,71 @@
+"""A customer's verdict on an answer: the one who paid says that it was wrong, and it counts nothing in `use`.
+
+The log holds the verdict and is the only place that does, so a crash can't make two stores differ. The fee stays where
+it went: the contributors' part is still in the pool and still divided, by what the other answers show. A verdict gives
+nobody money back; a refund would be another transfer.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from openledger.core.errors import Conflict, Forbidden, NotFound
+from openledger.core.values import Answer
+from openledger.economy.answers import StoredAnswer
+from openledger.economy.port import LedgerPort
+from openledger.ledger.accounts import pool_account
+from openledger.ledger.transfers import CREATED, EXISTS
+from openledger.ledger.verdicts import verdict_statement, verdict_transfers
+
+
+def bought_by(stored: StoredAnswer | None, answer_id: str, account: str) -> StoredAnswer:
+    """`stored` if `account` paid for it. Raises NotFound, Forbidden."""
+    if stored is None:
+        raise NotFound(f"no answer {answer_id} was sold", code="answer_not_sold", param="answer_id")
+    if stored.usage["account"] != account:
+        raise Forbidden(
+            f"{answer_id} was paid for by another account",
+            code="not_the_customer",
+            param="answer_id",
+            fix="send the API key of the account that paid for it",
+        )
+    return stored
+
+
+def record_verdict(ledger: LedgerPort, usage: Mapping[str, Any], verdict: str) -> str:
+    """Put the verdict on a paid answer in the log, once; its transfer's id. Raises Conflict where it's too late."""
+    answer_id = usage["answer_id"]
+    if not usage["parts_nano"]["contributors"]:
+        raise Conflict(f"{answer_id} paid nothing into a pool", code="answer_in_no_pool", param="answer_id")
+    statement = verdict_statement(usage, verdict)
+    hold, *rest = verdict_transfers(statement)
+    result = ledger.commit([hold, *rest], statement)[0]
+    if result == "exceeds_credits":  # the pool is empty: it was paid out
+        raise Conflict(
+            f"the pool that {answer_id} paid into is settled",
+            code="pool_settled",
+            param="answer_id",
+            fix="mark an answer before its period is settled",
+        )
+    if result not in (CREATED, EXISTS):
+        raise Conflict(f"the ledger refused {hold.transfer_id}: {result}", code=result, param="answer_id")
+    return hold.transfer_id
+
+
+def counted(ledger: LedgerPort, answers: Sequence[Answer]) -> tuple[Answer, ...]:
+    """A pool's answers, those marked wrong no longer `counted`."""
+    pools = {pool_account(answer.adapter, answer.period) for answer in answers}
+    marked = {verdict["answer_id"] for pool in pools for verdict in ledger.verdicts(pool)}
+    return tuple(replace(answer, counted=answer.answer_id not in marked) for answer in answers)
+
+
+def check_left_out(left_out: Collection[str] | None, verdicts: Sequence[Mapping[str, Any]]) -> None:
+    """Raises Conflict unless scores that leave out the answers `left_out` are scores under these verdicts."""
+    marked = {verdict["answer_id"] for verdict in verdicts}
+    if left_out is not None and set(left_out) != marked:
+        raise Conflict(
+            f"the scores leave out {len(set(left_out))} answers, {len(marked)} are marked wrong by now",
+            code="verdicts_changed",
+            param="left_out",
+            fix="read the pool again, and attribute it again",
+        )

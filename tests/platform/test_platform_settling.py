@@ -1,0 +1,91 @@
+"""From a pool to its payouts: what a wrong answer weighs, and scores that a verdict has overtaken."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from economy_values import DIGEST, Town, improvement
+
+from openledger.attribution.index import IndexEntry
+from openledger.core.clock import ManualClock
+from openledger.core.errors import Conflict
+from openledger.platform import pipeline
+
+# decoys are quiet, so that nearly all of a score is above its error
+ENTRIES = [
+    IndexEntry(row_id="row_a", contributor_id="ctr_a", trained=True),
+    IndexEntry(row_id="row_b", contributor_id="ctr_b", trained=True),
+    IndexEntry(row_id="row_d", contributor_id="ctr_d", trained=False),
+]
+
+
+class Remote:
+    """Methods of an object behind `.remote`, answered at once."""
+
+    def __init__(self, target):
+        self._target = target
+
+    def __getattr__(self, name):
+        return SimpleNamespace(remote=getattr(self._target, name))
+
+
+class Host:
+    """Says that ctr_a made answers of 7 tokens, and ctr_b all others."""
+
+    def score(self, base_folder, digest, folder, answers):
+        long = np.array([len(answer.completion_ids) == 7 for answer in answers], dtype=np.float32)
+        return ENTRIES, np.stack([long, 1 - long, np.full_like(long, 1e-6)])
+
+
+@pytest.fixture
+def town(tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline.ray, "get", lambda value: value)
+    town = Town(tmp_path, ManualClock())
+    town.economy.grant("user:alice", 1_000_000, "start")
+    yield town
+    town.close()
+
+
+def attribute(town, tmp_path):
+    registry = SimpleNamespace(find_digest=lambda digest: SimpleNamespace(digest=DIGEST, folder=str(tmp_path)))
+
+    def score(prompt_ids, completion_ids, digests):
+        return np.array([[-1.0] * len(completion_ids), [-2.0] * len(completion_ids)], dtype=np.float32)
+
+    return pipeline.attribute(town.economy.pool("py", "p0001"), Remote(Host()), score, registry, tmp_path)
+
+
+def test_an_answer_marked_wrong_weighs_nothing_in_scores_and_gain(town, tmp_path):
+    wrong = town.sell("k1", completion=7).answer_id
+    town.sell("k2", completion=3)
+    whole = attribute(town, tmp_path)
+    town.economy.mark(wrong, "wrong", "user:alice")
+    found = attribute(town, tmp_path)
+    assert whole.scores.scores_nano == {"ctr_a": 310, "ctr_b": 190}
+    assert found.scores.scores_nano == {"ctr_a": 0, "ctr_b": 190}
+    assert (whole.scores.gain_nano, found.scores.gain_nano) == (500, 190)
+    assert (whole.left_out, found.left_out) == ((), (wrong,))
+    settlement = pipeline.settle(Remote(town.economy), found, improvement())
+    assert settlement.parts["use"].payouts_nano["ctr_a"] == 0
+    assert settlement.parts["use"].payouts_nano["ctr_b"] > 0
+    assert settlement.parts["improvement"].measured
+    assert sum(settlement.payouts_nano.values()) == settlement.pool_nano == 155 + 95
+    town.ledger.audit()
+
+
+def test_a_pool_whose_answers_are_all_wrong_pays_nobody_for_use(town, tmp_path):
+    wrong = town.sell("k1").answer_id
+    town.economy.mark(wrong, "wrong", "user:alice")
+    settlement = pipeline.settle(Remote(town.economy), attribute(town, tmp_path))
+    assert settlement.payouts_nano["unattributed"] == settlement.pool_nano == 155
+    town.ledger.audit()
+
+
+def test_scores_made_before_a_verdict_are_not_paid_by(town, tmp_path):
+    wrong = town.sell("k1").answer_id
+    found = attribute(town, tmp_path)
+    town.economy.mark(wrong, "wrong", "user:alice")
+    with pytest.raises(Conflict) as caught:
+        pipeline.settle(Remote(town.economy), found)
+    assert caught.value.code == "verdicts_changed"
+    assert pipeline.settle(Remote(town.economy), attribute(town, tmp_path)).pool_nano == 155
