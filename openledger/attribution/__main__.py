@@ -86,7 +86,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     """Train what the audit needs and report."""
     import torch
 
-    from openledger.attribution.audit import audit, plan_audit
+    from openledger.attribution.audit import audit, plan_audit, save_audit
     from openledger.attribution.instruments import subject_plan
     from openledger.attribution.records import read_examples
     from openledger.attribution.subject import open_subject, read_queries
@@ -105,13 +105,16 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     decoys = read_examples(options.decoys, subject.base) if options.decoys else []
     planted = _read_planted(options.planted) if options.planted else None
     bank_plan = subject_plan(subject, options.coalitions, options.twins)
-    audit_plan = plan_audit(subject, options.audits, second_initial=options.second_initial)
+    audit_plan = plan_audit(
+        subject, options.audits, second_initial=options.second_initial, check_replay=options.check_replay
+    )
     missing = subject.bank().missing([*bank_plan.members, *audit_plan.members])
     if options.dry_run:
         return {"would_train": [member.name for member in missing], "adapter": str(options.adapter)}
     if missing and options.no_train:
         subject.bank().weights(missing)
     found = audit(subject, bank_plan, audit_plan, queries, decoys=decoys, planted=planted, report=_report)
+    save_audit(subject.folder, subject.digest, found)
     if options.out is not None:
         write_json_durably(options.out, found)
     return found

@@ -185,7 +185,7 @@ class ReplayAttributor:
             subject.examples,
             [list(zip(queries, weights, strict=True))],
             final=final,
-            checkpoints=subject.folder / "replay",
+            checkpoints=subject.folder / "replay" / _replay_name(queries, weights),
             device=subject.device,
             on_step=self._tell,
         )
@@ -304,6 +304,13 @@ def _bank_quality(plan: BankPlan, expected: Expected) -> dict[str, Any]:
 
 def _scaled(weights: Weights, factor: float) -> Weights:
     return {name: tensor * factor if ".lora_B." in name else tensor for name, tensor in weights.items()}
+
+
+def _replay_name(queries: Sequence[Example], weights: Sequence[float]) -> str:
+    """Replays of other sums have checkpoints of their own."""
+    return digest_json([[query.row_id, list(query.ids), repr(w)] for query, w in zip(queries, weights, strict=True)])[
+        :16
+    ]
 
 
 def check_weights(weights: Sequence[float], num_queries: int) -> list[float]:

@@ -40,6 +40,7 @@ def add_commands(commands: Any) -> None:
     add_inputs(evaluate)
     evaluate.add_argument("--audits", type=int, default=8, metavar="N", help="halves, of contributors and of rows")
     evaluate.add_argument("--second-initial", action="store_true", help="also from another initial A")
+    evaluate.add_argument("--check-replay", action="store_true", help="also the replay, by changing all row weights")
     evaluate.add_argument("--decoys", type=Path, metavar="FILE", help="rows never trained on, as JSON lines")
     evaluate.add_argument("--planted", type=Path, metavar="FILE", help="JSON: row id to 'copy' or 'mislabelled'")
     evaluate.add_argument("--out", type=Path, metavar="FILE", help="the report as JSON")

@@ -95,9 +95,14 @@ def bank_scores(
     scores: npt.NDArray[np.float32],
     fees_nano: Sequence[int],
     gains: Sequence[float],
+    *,
+    least_error_scale: float = 1.0,
 ) -> ContributorScores:
     """`outcomes_MQ` is each answer's log-likelihood per token under each of the bank's coalitions; the rest as in
-    `contributor_scores`. Raises InvalidInput where they don't fit or are not finite."""
+    `contributor_scores`. `least_error_scale` is what an audit found the bank's errors to be too small by.
+
+    Raises InvalidInput where they don't fit or are not finite.
+    """
     if scores.shape != (len(entries), len(fees_nano)) or not len(gains) == len(fees_nano) == outcomes_MQ.shape[1]:
         raise InvalidInput("scores, outcomes, fees and gains are of different sizes", code="invalid_scores")
     fees = np.asarray(fees_nano, dtype=np.float64) / NANO_PER_OPEN
@@ -111,7 +116,7 @@ def bank_scores(
         design.members_MG, (outcomes_MQ @ fees)[:, None], (prior_GQ @ fees)[:, None], ratios=answers.ratios
     )
     checked = left_out(design.members_MG, outcomes_MQ, prior_GQ, ratios=answers.ratios)
-    error_scale = 1.0 if checked is None else max(1.0, checked.error_scale)
+    error_scale = max(1.0, least_error_scale, checked.error_scale if checked else 1.0)
     row_sums = (rows_RQ @ fees)[:, None]
     variance = row_variance(row_sums[None])
     influence = corrected_rows(row_sums, variance, group_R, total.mean_GQ, total.prior_scale)

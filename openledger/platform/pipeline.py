@@ -17,6 +17,7 @@ import ray
 from openledger.adapters.base_model import BaseModel
 from openledger.adapters.card import AdapterCard, checked_card, load_card
 from openledger.adapters.registry import AdapterRegistry, RegisteredAdapter
+from openledger.attribution.audit import audited_quality, load_audit
 from openledger.attribution.index import IndexEntry
 from openledger.attribution.period import bank_scores, contributor_scores
 from openledger.attribution.trainer import train_bank_of
@@ -246,9 +247,13 @@ def _attribute_part(
             scores = contributor_scores(pool.adapter, pool.period, entries, row_scores, weights_nano, gains)
         else:
             design, outcomes = bank
-            scores = bank_scores(pool.adapter, pool.period, design, outcomes, entries, row_scores, weights_nano, gains)
-        return scores, tuple(entries), row_scores
+            scores = bank_scores(
+                pool.adapter, pool.period, design, outcomes, entries, row_scores, weights_nano, gains,
+                least_error_scale=float(audited.get("audit_error_scale", 1.0)),
+            )  # fmt: skip
+        return replace(scores, quality={**scores.quality, **audited}), tuple(entries), row_scores
 
+    audited = audited_quality(load_audit(Path(adapter.folder), adapter.digest))
     held_out = _held_out(pool, adapter)
     improvement = measured(held_out)[0] if held_out else None
     scores, entries, row_scores = measured(answers)

@@ -8,6 +8,8 @@ import pytest
 from tiny_model import make_tiny_base
 
 from openledger.attribution.__main__ import main
+from openledger.attribution.audit import audited_quality, load_audit
+from openledger.core.errors import Corrupt
 
 WORDS = ("alpha", "beta", "gamma", "delta")
 RECIPE = "rank: 2\nalpha: 8\nnum_epochs: 6\nbatch_rows: 8\nlearning_rate: 0.02\n"
@@ -99,16 +101,43 @@ def test_evaluate_reports_against_trainings_that_nothing_has_seen(files):
     decoys = [{**record, "row_id": f"d{n}"} for n, record in enumerate(records(each=8)[-4:])]
     write(files / "decoys.jsonl", decoys)
     (files / "planted.json").write_text(json.dumps({"r00-0": "copy"}))
-    options = ["--coalitions", "8", "--twins", "1", "--audits", "4", "--decoys", files / "decoys.jsonl"]
+    options = [
+        "--coalitions",
+        "8",
+        "--twins",
+        "1",
+        "--audits",
+        "4",
+        "--decoys",
+        files / "decoys.jsonl",
+        "--check-replay",
+    ]
     assert run(files, "evaluate", *options, "--planted", files / "planted.json", "--out", files / "report.json") == 0
     report = json.loads((files / "report.json").read_text())
     assert 0 < report["contributors"]["ceiling"]["per_answer"] <= 1
     assert report["contributors"]["bank"]["per_answer"] > 0.3
     assert report["leave_one_out"]["bank"] > 0
     assert report["coverage"]["pairs"] == 32
+    assert report["replay"]["error_at_1_percent"] < 0.1
+    assert report["replay"]["error_at_10_percent"] > report["replay"]["error_at_1_percent"]
+    assert report["replay"]["deviation"] == pytest.approx(0, abs=1e-6)
     assert set(report["rows"]) == {"ceiling", "index", "estimate"}
     assert report["decoys"]["ratio"] > 0
     assert 0 <= report["planted"]["copy_recall"] <= 1
+
+
+def test_an_audit_stays_with_its_adapter_and_is_quoted(files):
+    run(files, "evaluate", "--coalitions", "8", "--twins", "1", "--audits", "4", "--no-train")
+    digest = json.loads((files / "run" / "run.json").read_text())["adapter_digest"]
+    found = load_audit(files / "run", digest)
+    quoted = audited_quality(found)
+    assert float(quoted["audit_error_scale"]) == pytest.approx(found["coverage"]["error_scale"], abs=1e-3)
+    assert float(quoted["audit_lds_contributors"]) == pytest.approx(
+        found["contributors"]["bank"]["per_answer"], abs=1e-3
+    )
+    with pytest.raises(Corrupt):
+        load_audit(files / "run", "0" * 64)
+    assert (load_audit(files, digest), audited_quality({})) == ({}, {})
 
 
 def test_plan_reads_contributors_alone(files, capsys):

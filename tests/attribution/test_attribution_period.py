@@ -66,7 +66,7 @@ def test_scores_that_do_not_fit_or_are_not_finite_are_refused(scores):
         contributor_scores("x", "p", entries("a", "b"), matrix, [1], [1.0])
 
 
-def bank_period(people, true, groups=None, number=32, noise=0.05, answers=6, decoy=0.0):
+def bank_period(people, true, groups=None, number=32, noise=0.05, answers=6, decoy=0.0, **more):
     """A simulated bank whose members' outcomes are sums of `true` influence (per contributor), and an index that is
     right up to scale."""
     random = np.random.default_rng(0)
@@ -86,7 +86,15 @@ def bank_period(people, true, groups=None, number=32, noise=0.05, answers=6, dec
         ]
     )
     return bank_scores(
-        "adapter", "p0001", design, outcomes, rows, index.astype(np.float32), [10**9] * answers, [2.0] * answers
+        "adapter",
+        "p0001",
+        design,
+        outcomes,
+        rows,
+        index.astype(np.float32),
+        [10**9] * answers,
+        [2.0] * answers,
+        **more,
     )
 
 
@@ -121,3 +129,12 @@ def test_outcomes_of_another_number_of_answers_are_refused():
     design = coalitions.design({"a": 1, "b": 1}, 2, "constant")
     with pytest.raises(InvalidInput):
         bank_scores("adapter", "p", design, np.ones((2, 3)), entries("a", "b"), np.ones((4, 2)), [1, 1], [1.0, 1.0])
+
+
+def test_an_audit_that_found_errors_too_small_makes_them_larger():
+    true = {"a": 0.5, "b": 0.1, "c": -0.2, "d": 0.0}
+    plain = bank_period(list("abcd"), true)
+    audited = bank_period(list("abcd"), true, least_error_scale=3.0)
+    assert audited.scores_nano == plain.scores_nano
+    ratio = 3.0 / float(plain.quality["error_scale"])
+    assert audited.errors_nano["a"] == pytest.approx(ratio * plain.errors_nano["a"], rel=1e-3)
