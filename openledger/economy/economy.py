@@ -30,8 +30,9 @@ from openledger.core.values import (
     Pool,
     Settlement,
 )
-from openledger.economy import answers, holds, keys, periods
+from openledger.economy import answers, disputes, holds, keys, periods
 from openledger.economy.answers import AnswerStore, StoredAnswer
+from openledger.economy.disputes import DisputeBook
 from openledger.economy.explanation import explain
 from openledger.economy.holds import HoldRecord, HoldStore
 from openledger.economy.keys import KeyStore
@@ -60,11 +61,12 @@ from openledger.economy.terms import check_payee, check_terms
 from openledger.ledger import accounts as names
 from openledger.ledger.accounts import Account, Balance, pool_account
 from openledger.ledger.database import open_database
+from openledger.ledger.disputes import Dispute
 from openledger.ledger.statements import parts_by_account
 from openledger.ledger.transfers import CREATED, EXISTS, Transfer
 
 FORMAT = "openledger.economy/1"
-_SCHEMA = keys.SCHEMA + holds.SCHEMA + answers.SCHEMA + periods.SCHEMA
+_SCHEMA = keys.SCHEMA + holds.SCHEMA + answers.SCHEMA + periods.SCHEMA + disputes.SCHEMA
 _GONE = frozenset({"pending_transfer_expired", "pending_transfer_already_voided", "pending_transfer_not_found"})
 _MAX_KEY_CHARACTERS = 255
 
@@ -98,6 +100,7 @@ class Economy:
         self._holds = HoldStore(self._db)
         self._answers = AnswerStore(self._db, PayloadCipher(folder / "answers.key"))
         self._periods = PeriodStore(self._db, self._clock.now_ms())
+        self._disputes = DisputeBook(ledger, self._db, self._parameters)
         self._opened: set[str] = set()
         self._open_accounts(names.GENESIS, names.HOLDS, names.TREASURY, names.STAKERS, names.UNATTRIBUTED)
         self.recover()
@@ -207,6 +210,7 @@ class Economy:
         """Post what was stored and not posted, release what has expired. Called at the start; may be repeated."""
         self._post_waiting()
         self.release_expired()
+        self.expire_disputes()
 
     def release_expired(self) -> int:
         """Release holds whose time is up and whose answer never came; how many."""
@@ -221,6 +225,7 @@ class Economy:
     def open_period(self) -> str:
         """Close the current period and open the next; call it before attributing, so that the pools stand still."""
         self._post_waiting()
+        self.expire_disputes()
         return self._periods.open_next(self._clock.now_ms())
 
     def pools(self) -> list[tuple[str, str]]:
@@ -257,8 +262,26 @@ class Economy:
         self._answers.settle(scores.adapter, scores.period)
         return as_replay(first)
 
+    def dispute(
+        self, account: str, adapter: str, period: str, contributor: str, claimed_nano: int, reason: str = ""
+    ) -> Dispute:
+        """Contest `contributor`'s payout of a settled pool from the account it was paid to; see `DisputeBook.open`."""
+        return self._disputes.open(account, adapter, period, contributor, claimed_nano, reason, self._clock.now_ms())
+
+    def resolve_dispute(self, contributor: str, scorer: str, scores: ContributorScores) -> Dispute:
+        """Decide a dispute by what a second scorer recomputed for its whole pool; see `DisputeBook.resolve`."""
+        return self._disputes.resolve(contributor, scorer, scores, self._clock.now_ms())
+
+    def expire_disputes(self) -> int:
+        """Return what disputes hold that nobody decided in time; how many."""
+        return self._disputes.expire(self._clock.now_ms())
+
+    def disputes(self, adapter: str, period: str) -> list[Dispute]:
+        """A settled pool's disputes, open and closed. Raises NotFound (`not_settled`)."""
+        return self._disputes.of_pool(adapter, period)
+
     def payouts(self, account: str) -> list[Payout]:
-        """What settlements paid to `account`, newest first. Raises NotFound."""
+        """What settlements and disputes paid to `account`, newest first. Raises NotFound."""
         self._ledger.balance(account)
         return [
             Payout(
@@ -269,7 +292,7 @@ class Economy:
                 time_ms=entry.time_ms,
             )
             for entry in self._ledger.transfers(account)
-            if entry.transfer.code == "payout" and entry.transfer.credit == account
+            if entry.transfer.code in ("payout", "dispute_award") and entry.transfer.credit == account
         ]
 
     def explain(self, transfer_id: str) -> list[str]:

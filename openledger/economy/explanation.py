@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from openledger.core.money import format_open
+from openledger.ledger import disputes
 from openledger.ledger.statements import SETTLEMENT, USAGE, format_of
 from openledger.ledger.transfers import Batch, Transfer
 
@@ -19,6 +20,8 @@ def explain(transfer: Transfer, batch: Batch) -> list[str]:
         return [head, *_payout_lines(transfer, statement)]
     if format_of(statement) == USAGE:
         return [head, *_fee_lines(statement)]
+    if format_of(statement) in (disputes.DISPUTE, disputes.VERDICT, disputes.EXPIRY):
+        return [head, *disputes.lines(statement)]
     return [head]
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from openledger.core.errors import InvalidInput
+from openledger.core.money import NANO_PER_OPEN
 
 WHOLE_PPM = 1_000_000
 _MINUTE_MS = 60_000
@@ -15,6 +16,10 @@ class Parameters:
 
     A hold is released `hold_timeout_ms` after it was placed, unless its answer was stored by then; a stored answer may
     be posted for another `posting_grace_ms`, so that an outage costs nobody. `z_milli` is the rule of shares' z.
+
+    A settled share can be disputed for `dispute_window_ms`, against a deposit; a dispute that isn't decided within
+    `dispute_resolve_ms` expires. A recomputed payout that differs by at most `dispute_tolerance_ppm` of the pool is the
+    same.
     """
 
     version: int = 1
@@ -26,6 +31,10 @@ class Parameters:
     z_milli: int = 1000
     hold_timeout_ms: int = 15 * _MINUTE_MS
     posting_grace_ms: int = 7 * _DAY_MS
+    dispute_deposit_nano: int = NANO_PER_OPEN // 10
+    dispute_window_ms: int = 14 * _DAY_MS
+    dispute_resolve_ms: int = 14 * _DAY_MS
+    dispute_tolerance_ppm: int = 10_000
 
     def __post_init__(self) -> None:
         parts = self.split
@@ -36,8 +45,19 @@ class Parameters:
                 param="split",
                 fix=f"give non-negative whole numbers that sum to {WHOLE_PPM}",
             )
-        if self.minimum_fee_nano < 1 or self.z_milli < 0 or self.hold_timeout_ms < 1 or self.posting_grace_ms < 0:
-            raise InvalidInput("a parameter is below its least value", code="invalid_parameters", param="parameters")
+        least = {
+            "minimum_fee_nano": 1,
+            "z_milli": 0,
+            "hold_timeout_ms": 1,
+            "posting_grace_ms": 0,
+            "dispute_deposit_nano": 1,
+            "dispute_window_ms": 0,
+            "dispute_resolve_ms": 1,
+            "dispute_tolerance_ppm": 0,
+        }
+        for name, value in least.items():
+            if getattr(self, name) < value:
+                raise InvalidInput(f"{name} is below {value}", code="invalid_parameters", param=name)
 
     @property
     def split(self) -> dict[str, int]:

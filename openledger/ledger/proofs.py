@@ -24,6 +24,7 @@ from openledger.core.errors import Corrupt, InvalidInput, NotFound, OpenLedgerEr
 from openledger.core.hashing import canonical_json, digest_json
 from openledger.core.money import format_open
 from openledger.ledger.checkpoints import Checkpoint, open_checkpoint
+from openledger.ledger.disputes import DISPUTE, EXPIRY, VERDICT, checked_lines
 from openledger.ledger.log import leaf_hash
 from openledger.ledger.statements import SETTLEMENT, USAGE, check_paid, check_settlement, check_usage, format_of
 from openledger.ledger.transfers import Transfer, transfer_from_dict
@@ -190,9 +191,16 @@ def _check_payout(transfer: Transfer, settlement: dict[str, Any], evidence: Any)
     ]
 
 
+def _check_dispute(transfer: Transfer, statement: dict[str, Any], _: Any) -> list[str]:
+    return checked_lines(statement, transfer)
+
+
 _DERIVATIONS: dict[str, Callable[[Transfer, dict[str, Any], Any], list[str]]] = {
     USAGE: _check_fee,
     SETTLEMENT: _check_payout,
+    DISPUTE: _check_dispute,
+    VERDICT: _check_dispute,
+    EXPIRY: _check_dispute,
 }
 
 
