@@ -124,6 +124,13 @@ class DisputeBook:
         """Whether a dispute of a settled pool waits for its verdict."""
         return any(dispute.state == "open" for dispute in self.of_pool(adapter, period))
 
+    def may_be_recomputed(self, adapter: str, period: str, now_ms: int) -> bool:
+        """Whether a settled pool has an open dispute, or can still get one."""
+        settled = self._ledger.find(payout_id(adapter, period))
+        if settled is None or now_ms < settled.time_ms + self._terms.window_ms:
+            return True
+        return self.is_open(adapter, period)
+
     def _find(self, adapter: str, period: str, contributor: str) -> Dispute | None:
         return self._read(adapter, period).by_pool.get((adapter, period), {}).get(contributor)
 

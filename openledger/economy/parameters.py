@@ -19,7 +19,7 @@ class Parameters:
 
     A settled share can be disputed for `dispute_window_ms`, against a deposit; a dispute that isn't decided within
     `dispute_resolve_ms` expires. A recomputed payout that differs by at most `dispute_tolerance_ppm` of the pool is the
-    same.
+    same. What was asked and answered is deleted `retention_ms` after it was authorized, at the latest.
     """
 
     version: int = 1
@@ -35,6 +35,7 @@ class Parameters:
     dispute_window_ms: int = 14 * _DAY_MS
     dispute_resolve_ms: int = 14 * _DAY_MS
     dispute_tolerance_ppm: int = 10_000
+    retention_ms: int = 30 * _DAY_MS
 
     def __post_init__(self) -> None:
         parts = self.split
@@ -54,6 +55,7 @@ class Parameters:
             "dispute_window_ms": 0,
             "dispute_resolve_ms": 1,
             "dispute_tolerance_ppm": 0,
+            "retention_ms": 1,
         }
         for name, value in least.items():
             if getattr(self, name) < value:
