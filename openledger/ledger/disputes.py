@@ -123,7 +123,9 @@ class Disputes:
         statement, kind = batch.statement or {}, format_of(batch.statement)
         if kind not in (DISPUTE, VERDICT, EXPIRY, SETTLEMENT):
             if any(_touches_escrow(transfer) for transfer in batch.transfers):
-                raise _corrupt("money goes through an escrow without saying why", "unexplained_escrow")
+                raise Corrupt(
+                    "money goes through an escrow without saying why", code="unexplained_escrow", param="statement"
+                )
             return
         try:
             self._take(kind, statement, batch)
@@ -132,7 +134,9 @@ class Disputes:
         except OpenLedgerError as error:
             raise _corrupt(error.message, error.code) from error
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise _corrupt(f"the statement lacks or misstates something: {error}", "malformed_statement") from error
+            raise Corrupt(
+                f"the statement lacks or misstates something: {error}", code="malformed_statement", param="statement"
+            ) from error
 
     def free_nano(self, key: tuple[str, str]) -> int:
         """What of a pool's `unattributed` can still be contested."""
@@ -156,15 +160,21 @@ class Disputes:
         else:
             check_open(known.get(contributor))
             if known[contributor].claim != claim:
-                raise _corrupt("the dispute isn't the one that was opened", "wrong_dispute")
+                raise Corrupt("the dispute isn't the one that was opened", code="wrong_dispute", param="statement")
             expected, stated_ms = _closing_again(statement), statement["closed_ms"]
             known[contributor] = Dispute(claim=claim, closing=statement)
         if statement != expected:
-            raise _corrupt("the statement doesn't follow from claim, settlement and scores", "wrong_dispute")
+            raise Corrupt(
+                "the statement doesn't follow from claim, settlement and scores",
+                code="wrong_dispute",
+                param="statement",
+            )
         if batch.transfers != tuple(transfers_of(statement)):
-            raise _corrupt("the transfers aren't those of the dispute's statement", "escrow_differs")
+            raise Corrupt(
+                "the transfers aren't those of the dispute's statement", code="escrow_differs", param="statement"
+            )
         if abs(batch.time_ms - stated_ms) > _CLOCKS_APART_MS:
-            raise _corrupt("the statement's time is far from its batch's", "wrong_time")
+            raise Corrupt("the statement's time is far from its batch's", code="wrong_time", param="statement")
 
 
 def escrow_account(adapter: str, period: str) -> str:
@@ -336,7 +346,9 @@ def checked_lines(statement: Statement, transfer: Transfer) -> list[str]:
     except OpenLedgerError as error:
         raise _corrupt(error.message, error.code) from error
     if statement != expected or not called_for:
-        raise _corrupt(f"{transfer.transfer_id} isn't what its statement calls for", "wrong_dispute")
+        raise Corrupt(
+            f"{transfer.transfer_id} isn't what its statement calls for", code="wrong_dispute", param="statement"
+        )
     return lines(statement)
 
 
