@@ -8,11 +8,12 @@ that nobody decides can be found when its time is up. Every step may be repeated
 """
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import apsw
 
-from openledger.core.errors import Conflict, InsufficientFunds, NotFound
+from openledger.core.errors import Conflict, InsufficientFunds, InvalidInput, NotFound
 from openledger.core.money import format_open
 from openledger.core.values import ContributorScores
 from openledger.economy.parameters import Parameters
@@ -85,20 +86,24 @@ class DisputeBook:
         self._commit(statement)
         return opened
 
-    def resolve(self, contributor: str, scorer: str, scores: ContributorScores, now_ms: int) -> Dispute:
-        """Decide a dispute by what `scorer` recomputed for the whole pool; again, it gives the first decision.
+    def resolve(
+        self,
+        contributor: str,
+        scorer: str,
+        scores: ContributorScores,
+        improvement: ContributorScores | None,
+        now_ms: int,
+    ) -> Dispute:
+        """Decide a dispute by what `scorer` recomputed; again, it gives the first decision.
+
+        `scores` are of the pool's part `use`, `improvement` of the part of that name, where it was recomputed too.
 
         Raises what `verdict_statement` does, InvalidInput for scores that can't be, NotFound where there is no such
         dispute, Conflict (`dispute_closed`) where it was decided by other scores, or has expired.
         """
-        check_scores(scores)
+        found = {"use": scores} if improvement is None else {"use": scores, "improvement": improvement}
+        recomputed = {name: _scores_of(part, scores) for name, part in found.items()}
         known = self._find(scores.adapter, scores.period, contributor)
-        recomputed = Scores(
-            method=scores.method,
-            scores_nano=dict(scores.scores_nano),
-            errors_nano=dict(scores.errors_nano),
-            gain_nano=scores.gain_nano,
-        )
         if known is not None and known.closing is not None and _says(known, scorer, recomputed):
             return known
         claim = disputes.check_open(known).claim
@@ -179,10 +184,21 @@ class DisputeBook:
             )
 
 
-def _says(known: Dispute, scorer: str, scores: Scores) -> bool:
-    told = known.closing or {}
-    given = {"scorer": scorer, **{name: getattr(scores, name) for name in Scores.__dataclass_fields__}}
-    return all(told.get(name) == value for name, value in given.items())
+def _scores_of(part: ContributorScores, of: ContributorScores) -> Scores:
+    check_scores(part)
+    if (part.adapter, part.period) != (of.adapter, of.period):
+        raise InvalidInput("the scores of two parts are of two pools", code="invalid_scores", param="improvement")
+    return Scores(
+        method=part.method,
+        scores_nano=dict(part.scores_nano),
+        errors_nano=dict(part.errors_nano),
+        gain_nano=part.gain_nano,
+    )
+
+
+def _says(known: Dispute, scorer: str, scores: dict[str, Scores]) -> bool:
+    told, given = known.closing or {}, {name: asdict(part) for name, part in scores.items()}
+    return (told.get("scorer"), told.get("scores")) == (scorer, given)
 
 
 def _refusal(result: str, transfer: Transfer) -> Conflict | InsufficientFunds:

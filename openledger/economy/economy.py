@@ -283,9 +283,15 @@ class Economy:
         """Contest `contributor`'s payout of a settled pool from the account it was paid to; see `DisputeBook.open`."""
         return self._disputes.open(account, adapter, period, contributor, claimed_nano, reason, self._clock.now_ms())
 
-    def resolve_dispute(self, contributor: str, scorer: str, scores: ContributorScores) -> Dispute:
-        """Decide a dispute by what a second scorer recomputed for its whole pool; see `DisputeBook.resolve`."""
-        return self._disputes.resolve(contributor, scorer, scores, self._clock.now_ms())
+    def resolve_dispute(
+        self,
+        contributor: str,
+        scorer: str,
+        scores: ContributorScores,
+        improvement: ContributorScores | None = None,
+    ) -> Dispute:
+        """Decide a dispute by what a second scorer recomputed of its pool; see `DisputeBook.resolve`."""
+        return self._disputes.resolve(contributor, scorer, scores, improvement, self._clock.now_ms())
 
     def expire_disputes(self) -> int:
         """Return what disputes hold that nobody decided in time; how many."""

@@ -5,13 +5,15 @@
     expiry     nobody recomputed it in time; the escrow goes back to where it came from
 
     contested  = min(claimed - paid, what of the pool's `unattributed` no other dispute holds or was awarded)
-    recomputed = the contributor's part of the pool by the shares rule, under the settlement's own z
+    recomputed = sum over the pool's parts: the contributor's payout by the shares rule under the settlement's own z,
+                 or what was paid, where the second scorer gives no scores for the part
     award      = min(recomputed - paid, contested) where recomputed - paid > tolerance, else 0
     tolerance  = pool * tolerance_ppm / 10^6, rounded down
 
 A settlement pays at once, so what is contested is only what it left unattributed: nothing is taken back from people
-who were paid. A contributor disputes a pool once. Every statement can be built again from what it says and from the
-settlement, and every batch follows from its statement (`transfers_of`); `Disputes` replays them all for the audit.
+who were paid. A contributor disputes a pool once. A settlement without parts is one of a single part, `use`. Every
+statement can be built again from what it says and from the settlement, and every batch follows from its statement
+(`transfers_of`); `Disputes` replays them all for the audit.
 """
 
 from collections.abc import Mapping
@@ -52,14 +54,16 @@ class Terms:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PaidPool:
-    """What a dispute needs to know of a settlement. `scorer` is who made its scores."""
+    """What a dispute needs to know of a settlement. `scorers` are who made its scores; `parts` the pool's parts by
+    name, each with its `pool_nano` and `payouts_nano`."""
 
     adapter: str
     period: str
     pool_nano: int
     z_milli: int
-    scorer: str
+    scorers: tuple[str, ...]
     settled_ms: int
+    parts: Mapping[str, Statement]
     payouts_nano: Mapping[str, int]
     accounts: Mapping[str, str]
 
@@ -70,7 +74,7 @@ class PaidPool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scores:
-    """What a second scorer found: every contributor's influence in the pool, as a settlement states it."""
+    """What a second scorer found for one part: every contributor's influence, as a settlement states it."""
 
     method: str
     scores_nano: Mapping[str, int]
@@ -121,7 +125,7 @@ class Disputes:
     def take(self, batch: Batch) -> None:
         """Raises Corrupt, its code saying what is wrong; batches of other kinds pass."""
         statement, kind = batch.statement or {}, format_of(batch.statement)
-        if kind not in (DISPUTE, VERDICT, EXPIRY, SETTLEMENT):
+        if kind not in (DISPUTE, VERDICT, EXPIRY) and not _is_settlement(kind):
             if any(_touches_escrow(transfer) for transfer in batch.transfers):
                 raise Corrupt(
                     "money goes through an escrow without saying why", code="unexplained_escrow", param="statement"
@@ -144,7 +148,7 @@ class Disputes:
         return left - sum(dispute.bound_nano for dispute in self.by_pool.get(key, {}).values())
 
     def _take(self, kind: str, statement: Statement, batch: Batch) -> None:
-        if kind == SETTLEMENT:
+        if _is_settlement(kind):
             pool = paid_pool(batch)
             self.pools[pool.adapter, pool.period] = pool
             return
@@ -185,13 +189,16 @@ def escrow_account(adapter: str, period: str) -> str:
 def paid_pool(batch: Batch) -> PaidPool:
     """The settlement that `batch` holds."""
     settlement = batch.statement or {}
+    parts = settlement.get("parts", {"use": settlement})
+    measured = [part["quality"] for part in parts.values() if "quality" in part]
     return PaidPool(
         adapter=settlement["adapter"],
         period=settlement["period"],
         pool_nano=settlement["pool_nano"],
         z_milli=settlement["z_milli"],
-        scorer=settlement["quality"].get("scorer", FIRST_SCORER),
+        scorers=tuple(sorted({quality.get("scorer", FIRST_SCORER) for quality in measured})),
         settled_ms=batch.time_ms,
+        parts=parts,
         payouts_nano=settlement["payouts_nano"],
         accounts=settlement["accounts"],
     )
@@ -255,7 +262,11 @@ def claim_statement(
         "paid_nano": paid_nano,
         "pool_nano": pool.pool_nano,
         "z_milli": pool.z_milli,
-        "first_scorer": pool.scorer,
+        "parts": {
+            name: {"pool_nano": part["pool_nano"], "paid_nano": part["payouts_nano"].get(contributor, 0)}
+            for name, part in pool.parts.items()
+        },
+        "first_scorers": list(pool.scorers),
         "settled_ms": pool.settled_ms,
         "contested_nano": min(claimed_nano - paid_nano, free_nano),
         "opened_ms": opened_ms,
@@ -263,17 +274,16 @@ def claim_statement(
     }
 
 
-def verdict_statement(claim: Statement, scorer: str, scores: Scores, closed_ms: int) -> dict[str, Any]:
-    """What closes a dispute by a recomputation; the award follows from claim and scores.
+def verdict_statement(claim: Statement, scorer: str, scores: Mapping[str, Scores], closed_ms: int) -> dict[str, Any]:
+    """What closes a dispute by a recomputation; the award follows from claim and scores, which are by part.
 
-    Raises InvalidInput for scores or a scorer that can't be, Forbidden where the scorer is the first one or the
+    Raises InvalidInput for scores, parts or a scorer that can't be, Forbidden where the scorer is the first one or the
     claimant (`not_a_second_scorer`), Conflict past the deadline (`dispute_expired`).
     """
     check_account_id(scorer, "scorer")
-    if not isinstance(scores.method, str):
-        raise InvalidInput("a method is text", code="invalid_scores", param="method")
-    _check_numbers(closed_ms, scores.gain_nano, *scores.scores_nano.values(), *scores.errors_nano.values(), least=None)
-    if scorer in (claim["first_scorer"], claim["account"], claim["contributor"]):
+    _check_scores(claim, scores)
+    _check_numbers(closed_ms)
+    if scorer in (*claim["first_scorers"], claim["account"], claim["contributor"]):
         raise Forbidden(
             f"{scorer} scored the pool first, or claims from it",
             code="not_a_second_scorer",
@@ -287,10 +297,7 @@ def verdict_statement(claim: Statement, scorer: str, scores: Scores, closed_ms: 
         "format": VERDICT,
         "dispute": claim,
         "scorer": scorer,
-        "method": scores.method,
-        "scores_nano": dict(scores.scores_nano),
-        "errors_nano": dict(scores.errors_nano),
-        "gain_nano": scores.gain_nano,
+        "scores": {name: asdict(part) for name, part in sorted(scores.items())},
         "recomputed_nano": recomputed_nano,
         "award_nano": _award(claim, recomputed_nano),
         "closed_ms": closed_ms,
@@ -305,10 +312,13 @@ def expiry_statement(claim: Statement, closed_ms: int) -> dict[str, Any]:
     return {"format": EXPIRY, "dispute": claim, "closed_ms": closed_ms}
 
 
-def recomputed_payout(claim: Statement, scores: Scores) -> int:
+def recomputed_payout(claim: Statement, scores: Mapping[str, Scores]) -> int:
     """What the contributor would have been paid of the pool by these scores."""
-    shares = shares_ppb(scores.scores_nano, scores.errors_nano, scores.gain_nano, claim["z_milli"])
-    return split(claim["pool_nano"], shares).get(claim["contributor"], 0)
+    due = [
+        _part_payout(claim, part["pool_nano"], scores[name]) if name in scores else part["paid_nano"]
+        for name, part in claim["parts"].items()
+    ]
+    return sum(due)
 
 
 def check_new(known: Mapping[str, Dispute], contributor: str) -> None:
@@ -365,14 +375,20 @@ def lines(statement: Statement) -> list[str]:
         return [*told, "nobody recomputed it in time: all of it went back"]
     if format_of(statement) == DISPUTE:
         return told
+    methods = ", ".join(f"{name} by {part['method']}" for name, part in statement["scores"].items())
     return [
         *told,
-        f"{statement['scorer']} recomputed {format_open(statement['recomputed_nano'])} OPEN ({statement['method']});"
+        f"{statement['scorer']} recomputed {format_open(statement['recomputed_nano'])} OPEN ({methods});"
         f" differences up to {claim['tolerance_ppm']} ppm of the pool count as none",
         f"awarded: {format_open(statement['award_nano'])} OPEN"
         if statement["award_nano"]
         else "rejected: the deposit went to the treasury",
     ]
+
+
+def _part_payout(claim: Statement, part_nano: int, scores: Scores) -> int:
+    shares = shares_ppb(scores.scores_nano, scores.errors_nano, scores.gain_nano, claim["z_milli"])
+    return split(part_nano, shares).get(claim["contributor"], 0)
 
 
 def _award(claim: Statement, recomputed_nano: int) -> int:
@@ -390,7 +406,7 @@ def _claim_again(pool: PaidPool, free_nano: int, claim: Statement) -> dict[str, 
 def _closing_again(statement: Statement) -> dict[str, Any]:
     if format_of(statement) == EXPIRY:
         return expiry_statement(statement["dispute"], statement["closed_ms"])
-    scores = Scores(**{name: statement[name] for name in Scores.__dataclass_fields__})
+    scores = {name: Scores(**part) for name, part in statement["scores"].items()}
     return verdict_statement(statement["dispute"], statement["scorer"], scores, statement["closed_ms"])
 
 
@@ -431,6 +447,22 @@ def _transfer(claim: Statement, step: str, debit: str, credit: str, amount_nano:
 
 def _touches_escrow(transfer: Transfer) -> bool:
     return transfer.debit.startswith(_ACCOUNT_PREFIX) or transfer.credit.startswith(_ACCOUNT_PREFIX)
+
+
+def _check_scores(claim: Statement, scores: Mapping[str, Scores]) -> None:
+    if not scores or not set(scores) <= set(claim["parts"]):
+        raise InvalidInput(
+            f"scores are for the pool's parts: {', '.join(claim['parts'])}", code="invalid_scores", param="scores"
+        )
+    for part in scores.values():
+        if not isinstance(part.method, str):
+            raise InvalidInput("a method is text", code="invalid_scores", param="method")
+        _check_numbers(part.gain_nano, *part.scores_nano.values(), *part.errors_nano.values(), least=None)
+
+
+def _is_settlement(kind: str) -> bool:
+    """Of whichever version: what a dispute needs is in each of them."""
+    return kind.partition("/")[0] == SETTLEMENT.partition("/")[0]
 
 
 def _check_numbers(*numbers: int, least: int | None = 0) -> None:

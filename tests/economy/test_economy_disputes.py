@@ -1,13 +1,24 @@
 """A disputed share: what is in escrow meanwhile, who decides it, and what each outcome pays."""
 
+from dataclasses import replace
+
 import pytest
 from economy_values import scores
 
 from openledger.core.errors import Conflict, Corrupt, Forbidden, InsufficientFunds, InvalidInput, NotFound
 from openledger.economy import Parameters
-from openledger.economy.disputes import DisputeBook
+from openledger.economy.disputes import DisputeBook, terms_of
 from openledger.ledger import Ledger, encode_proof, verify_proof
-from openledger.ledger.disputes import Disputes, escrow_account, transfers_of
+from openledger.ledger.disputes import (
+    Disputes,
+    Scores,
+    claim_statement,
+    escrow_account,
+    paid_pool,
+    transfers_of,
+    verdict_statement,
+)
+from openledger.ledger.transfers import Batch
 
 P = Parameters()
 CLAIMANT, SECOND = "contributor:ctr_b", "user:auditor"
@@ -352,14 +363,26 @@ class TestTheAudit:
         [
             ({"award_nano": 999}, "wrong_dispute"),
             ({"recomputed_nano": 1}, "wrong_dispute"),
-            ({"scores_nano": {"ctr_a": 40, "ctr_b": 41}}, "wrong_dispute"),
             ({"scorer": "operator"}, "not_a_second_scorer"),
-            ({"scores_nano": {"ctr_a": 40, "ctr_b": "40"}}, "invalid_claim"),
-            ({"method": None}, "invalid_scores"),
+            ({"scores": {}}, "invalid_scores"),
+            ({"scores": None}, "malformed_statement"),
         ],
     )
     def test_names_a_verdict_that_does_not_follow(self, settled, verdict, change, code):
         assert self.wrong(settled, {**verdict, **change}) == code
+
+    @pytest.mark.parametrize(
+        ("change", "code"),
+        [
+            ({"scores_nano": {"ctr_a": 40, "ctr_b": 41}}, "wrong_dispute"),
+            ({"scores_nano": {"ctr_a": 40, "ctr_b": "40"}}, "invalid_claim"),
+            ({"method": None}, "invalid_scores"),
+            ({"more": 1}, "malformed_statement"),
+        ],
+    )
+    def test_names_scores_that_do_not_make_the_verdict(self, settled, verdict, change, code):
+        changed = {"use": {**verdict["scores"]["use"], **change}}
+        assert self.wrong(settled, {**verdict, "scores": changed}) == code
 
     def test_names_a_verdict_on_another_claim(self, settled, verdict):
         other = {**verdict["dispute"], "tolerance_ppm": 0}
@@ -384,6 +407,69 @@ class TestTheAudit:
             verify_proof(encode_proof(proof), settled.ledger.verification_key())
 
 
+class TestAPoolOfTwoParts:
+    """Claims and verdicts follow from what a settlement says of its parts, whichever its version."""
+
+    @pytest.fixture
+    def claim(self):
+        parts = {
+            "use": {"pool_nano": 700, "payouts_nano": {"ctr_b": 100, "unattributed": 600}, "quality": {"scorer": "x"}},
+            "improvement": {"pool_nano": 300, "payouts_nano": {"unattributed": 300}},
+        }
+        statement = {
+            "format": "openledger.settlement/2", "adapter": "py", "period": "p0001", "pool_nano": 1000, "z_milli": 0,
+            "parts": parts, "payouts_nano": {"ctr_b": 100, "unattributed": 900}, "accounts": {},
+        }  # fmt: skip
+        pool = paid_pool(Batch(seq=0, time_ms=0, transfers=(), statement=statement))
+        return claim_statement(
+            pool, 900, terms_of(P), contributor="ctr_b", account=CLAIMANT, claimed_nano=500, reason="", opened_ms=0
+        )
+
+    def scored(self, b):
+        return Scores(method="m/1", scores_nano={"ctr_b": b}, errors_nano={"ctr_b": 0}, gain_nano=100)
+
+    def test_names_what_was_paid_of_each_and_who_scored(self, claim):
+        assert claim["parts"]["use"] == {"pool_nano": 700, "paid_nano": 100}
+        assert claim["parts"]["improvement"] == {"pool_nano": 300, "paid_nano": 0}
+        assert (claim["paid_nano"], claim["contested_nano"], claim["first_scorers"]) == (100, 400, ["x"])
+
+    @pytest.mark.parametrize(
+        ("scores", "recomputed_nano", "award_nano"),
+        [
+            ({"use": 50}, 350, 250),
+            ({"improvement": 50}, 250, 150),
+            ({"use": 50, "improvement": 50}, 500, 400),
+            ({"use": 90, "improvement": 90}, 900, 400),
+            ({"use": 0, "improvement": 40}, 120, 20),
+        ],
+    )
+    def test_is_recomputed_in_parts_and_a_part_without_scores_stays_as_it_was_paid(
+        self, claim, scores, recomputed_nano, award_nano
+    ):
+        verdict = verdict_statement(claim, SECOND, {name: self.scored(b) for name, b in scores.items()}, 1)
+        assert (verdict["recomputed_nano"], verdict["award_nano"]) == (recomputed_nano, award_nano)
+
+    def test_has_no_third_part(self, claim):
+        with pytest.raises(InvalidInput) as caught:
+            verdict_statement(claim, SECOND, {"spans": self.scored(1)}, 1)
+        assert caught.value.code == "invalid_scores"
+
+
+def test_scores_of_a_part_that_the_settlement_has_not_are_refused(settled):
+    dispute(settled)
+    settlement = settled.economy._disputes._read("py", "p0001").pools["py", "p0001"]
+    assert tuple(settlement.parts) == ("use",)
+    with pytest.raises(InvalidInput) as caught:
+        settled.economy.resolve_dispute("ctr_b", SECOND, recomputed(), recomputed())
+    assert caught.value.code == "invalid_scores"
+
+
+def test_scores_of_two_pools_decide_nothing(settled):
+    dispute(settled)
+    with pytest.raises(InvalidInput):
+        settled.economy.resolve_dispute("ctr_b", SECOND, recomputed(), recomputed(adapter="np"))
+
+
 def test_the_escrow_of_a_pool_bears_its_name():
     assert escrow_account("py", "p0001") == ESCROW
 
@@ -393,6 +479,4 @@ def test_a_log_without_settlement_knows_no_pool():
 
 
 def _renamed(transfer):
-    from dataclasses import replace
-
     return replace(transfer, transfer_id=transfer.transfer_id + "x")
