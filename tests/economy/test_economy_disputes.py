@@ -126,6 +126,16 @@ def test_a_dispute_that_nobody_decides_gives_everything_back(settled, clock):
     settled.ledger.audit()
 
 
+def test_a_decided_dispute_does_not_expire(settled, clock):
+    dispute(settled)
+    resolve(settled)
+    clock.advance(P.dispute_resolve_ms + 1)
+    before = settled.ledger.checkpoint()
+    assert settled.economy.expire_disputes() == 0
+    assert settled.ledger.checkpoint() == before
+    assert settled.economy.disputes("py", "p0001")[0].state == "upheld"
+
+
 def test_past_the_deadline_nobody_decides_even_before_it_expired(settled, clock):
     dispute(settled)
     clock.advance(P.dispute_resolve_ms + 1)
