@@ -30,8 +30,9 @@ from openledger.core.values import (
     Pool,
     Settlement,
 )
-from openledger.economy import answers, disputes, holds, keys, periods, tenants
+from openledger.economy import answers, holds, keys, periods
 from openledger.economy.answers import AnswerStore, StoredAnswer
+from openledger.economy.disputes import SCHEMA as DISPUTES_SCHEMA
 from openledger.economy.disputes import DisputeBook
 from openledger.economy.explanation import explain
 from openledger.economy.holds import HoldRecord, HoldStore
@@ -57,6 +58,7 @@ from openledger.economy.settlement import (
     settlement_from,
     settlement_statement,
 )
+from openledger.economy.tenants import SCHEMA as TENANTS_SCHEMA
 from openledger.economy.tenants import TenantStore
 from openledger.economy.terms import check_payee, check_terms
 from openledger.ledger import accounts as names
@@ -67,7 +69,7 @@ from openledger.ledger.statements import parts_by_account
 from openledger.ledger.transfers import CREATED, EXISTS, Transfer
 
 FORMAT = "openledger.economy/1"
-_SCHEMA = keys.SCHEMA + holds.SCHEMA + answers.SCHEMA + periods.SCHEMA + disputes.SCHEMA + tenants.SCHEMA
+_SCHEMA = keys.SCHEMA + holds.SCHEMA + answers.SCHEMA + periods.SCHEMA + DISPUTES_SCHEMA + TENANTS_SCHEMA
 _GONE = frozenset({"pending_transfer_expired", "pending_transfer_already_voided", "pending_transfer_not_found"})
 _MAX_KEY_CHARACTERS = 255
 
@@ -252,13 +254,13 @@ class Economy:
         settled = self._settled(adapter, period) is not None
         num_unreadable, unreadable_nano = (0, 0) if settled else self._answers.unreadable(adapter, period)
         return Pool(
+            num_unreadable=num_unreadable,
+            unreadable_nano=unreadable_nano,
             adapter=adapter,
             period=period,
             total_nano=self._answers.pool_nano(adapter, period),
             settled=settled,
             answers=() if settled else tuple(self._answers.in_pool(adapter, period)),
-            num_unreadable=num_unreadable,
-            unreadable_nano=unreadable_nano,
         )
 
     def settle(self, scores: ContributorScores, accounts: Mapping[str, str]) -> Settlement:

@@ -16,12 +16,12 @@ def explain(transfer: Transfer, batch: Batch) -> list[str]:
         f" ({transfer.code}), batch {batch.seq} of the log"
     )
     statement = batch.statement or {}
+    if format_of(statement) in disputes.FORMATS:
+        return [head, *disputes.lines(statement)]
     if format_of(statement) == SETTLEMENT:
         return [head, *_payout_lines(transfer, statement)]
     if format_of(statement) == USAGE:
         return [head, *_fee_lines(statement)]
-    if format_of(statement) in (disputes.DISPUTE, disputes.VERDICT, disputes.EXPIRY):
-        return [head, *disputes.lines(statement)]
     return [head]
 
 

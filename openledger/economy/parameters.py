@@ -14,12 +14,12 @@ _DAY_MS = 24 * 60 * _MINUTE_MS
 class Parameters:
     """Parts of a fee in parts per million, and the rules' other numbers. Raises InvalidInput for a set that can't be.
 
-    A hold is released `hold_timeout_ms` after it was placed, unless its answer was stored by then; a stored answer may
-    be posted for another `posting_grace_ms`, so that an outage costs nobody. `z_milli` is the rule of shares' z.
-
     A settled share can be disputed for `dispute_window_ms`, against a deposit; a dispute that isn't decided within
     `dispute_resolve_ms` expires. A recomputed payout that differs by at most `dispute_tolerance_ppm` of the pool is the
     same. What was asked and answered is deleted `retention_ms` after it was authorized, at the latest.
+
+    A hold is released `hold_timeout_ms` after it was placed, unless its answer was stored by then; a stored answer may
+    be posted for another `posting_grace_ms`, so that an outage costs nobody. `z_milli` is the rule of shares' z.
     """
 
     version: int = 1
@@ -46,20 +46,9 @@ class Parameters:
                 param="split",
                 fix=f"give non-negative whole numbers that sum to {WHOLE_PPM}",
             )
-        least = {
-            "minimum_fee_nano": 1,
-            "z_milli": 0,
-            "hold_timeout_ms": 1,
-            "posting_grace_ms": 0,
-            "dispute_deposit_nano": 1,
-            "dispute_window_ms": 0,
-            "dispute_resolve_ms": 1,
-            "dispute_tolerance_ppm": 0,
-            "retention_ms": 1,
-        }
-        for name, value in least.items():
-            if getattr(self, name) < value:
-                raise InvalidInput(f"{name} is below {value}", code="invalid_parameters", param=name)
+        if self.minimum_fee_nano < 1 or self.z_milli < 0 or self.hold_timeout_ms < 1 or self.posting_grace_ms < 0:
+            raise InvalidInput("a parameter is below its least value", code="invalid_parameters", param="parameters")
+        _check_disputes(self)
 
     @property
     def split(self) -> dict[str, int]:
@@ -70,3 +59,16 @@ class Parameters:
             "stakers": self.stakers_ppm,
             "treasury": self.treasury_ppm,
         }
+
+
+def _check_disputes(given: Parameters) -> None:
+    least = {
+        "dispute_deposit_nano": 1,
+        "dispute_window_ms": 0,
+        "dispute_resolve_ms": 1,
+        "dispute_tolerance_ppm": 0,
+        "retention_ms": 1,
+    }
+    for name, value in least.items():
+        if type(getattr(given, name)) is not int or getattr(given, name) < value:
+            raise InvalidInput(f"{name} is a whole number from {value}", code="invalid_parameters", param=name)

@@ -99,8 +99,8 @@ class _Audit:
     pools: dict[str, list[list[object]]] = field(default_factory=dict)
     settled: set[str] = field(default_factory=set)
     rounds: Rounds = field(default_factory=Rounds)
-    disputes: Disputes = field(default_factory=Disputes)
     ids: set[str] = field(default_factory=set)
+    disputes: Disputes = field(default_factory=Disputes)
     time_ms: int = 0
     num_answers: int = 0
 

@@ -32,6 +32,7 @@ from openledger.ledger.transfers import Batch, Transfer
 DISPUTE = "openledger.dispute/1"
 VERDICT = "openledger.dispute_verdict/1"
 EXPIRY = "openledger.dispute_expiry/1"
+FORMATS = frozenset({DISPUTE, VERDICT, EXPIRY})
 FIRST_SCORER = "operator"
 MAX_REASON = 2000
 _WHOLE_PPM = 10**6
@@ -125,7 +126,7 @@ class Disputes:
     def take(self, batch: Batch) -> None:
         """Raises Corrupt, its code saying what is wrong; batches of other kinds pass."""
         statement, kind = batch.statement or {}, format_of(batch.statement)
-        if kind not in (DISPUTE, VERDICT, EXPIRY) and not _is_settlement(kind):
+        if kind not in FORMATS and not _is_settlement(kind):
             if any(_touches_escrow(transfer) for transfer in batch.transfers):
                 raise Corrupt(
                     "money goes through an escrow without saying why", code="unexplained_escrow", param="statement"

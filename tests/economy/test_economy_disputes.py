@@ -417,6 +417,22 @@ class TestTheAudit:
             verify_proof(encode_proof(proof), settled.ledger.verification_key())
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"dispute_deposit_nano": 0},
+        {"dispute_window_ms": -1},
+        {"dispute_resolve_ms": 0},
+        {"dispute_tolerance_ppm": 0.5},
+        {"retention_ms": 0},
+    ],
+)
+def test_parameters_that_can_not_be_are_refused_by_name(values):
+    with pytest.raises(InvalidInput) as caught:
+        Parameters(**values)
+    assert [caught.value.param] == list(values)
+
+
 class TestAPoolOfTwoParts:
     """Claims and verdicts follow from what a settlement says of its parts, whichever its version."""
 
