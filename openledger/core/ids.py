@@ -20,6 +20,11 @@ def new_id(prefix: str, time_ms: int) -> str:
     return f"{prefix}_{_encode((time_ms << 80) | secrets.randbits(80))}"
 
 
+def first_id(prefix: str, time_ms: int) -> str:
+    """Sorts before every id with `prefix` that is made at `time_ms` or later, and after all that were made before."""
+    return f"{prefix}_{_encode(max(0, time_ms) << 80)}"
+
+
 def derived_id(prefix: str, *parts: str, time_ms: int = 0) -> str:
     """The id that `parts` determine: the same parts always give the same id, other parts another one."""
     joined = b"".join(len(part.encode()).to_bytes(4, "big") + part.encode() for part in parts)

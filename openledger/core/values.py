@@ -139,13 +139,19 @@ class FeeReceipt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
-    """The contributors' parts of one adapter's fees in one period, and the answers that paid them."""
+    """The contributors' parts of one adapter's fees in one period, and the answers that paid them.
+
+    `unreadable_nano` of the total came from `num_unreadable` answers whose content isn't kept (any more): they are paid
+    out with the rest, and nothing can be measured on them.
+    """
 
     adapter: str
     period: str
     total_nano: int
     settled: bool
     answers: tuple[Answer, ...] = ()
+    num_unreadable: int = 0
+    unreadable_nano: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,7 +31,14 @@ from openledger.datanets.contribution import check_public_key, check_signature, 
 from openledger.datanets.dedupe import DuplicateIndex, features_of
 from openledger.datanets.gate import GATE_VERSION, judge
 from openledger.datanets.placement import shard_of
-from openledger.datanets.registry import Contributor, ContributorStatistics, Datanet, PendingContribution, Registry
+from openledger.datanets.registry import (
+    Contributor,
+    ContributorStatistics,
+    Datanet,
+    Display,
+    PendingContribution,
+    Registry,
+)
 from openledger.datanets.rows import rows_of
 from openledger.datanets.versions import read_row_ids, row_root, write_manifest
 
@@ -76,6 +83,17 @@ class Datanets:
         datanet = Datanet(name=check_name(name, "name"), summary=summary, owner=owner)
         self._registry.add_datanet(datanet, self._clock.now_ms())
         return datanet
+
+    def set_display(self, name: str, display: Display) -> Datanet:
+        """Say what a customer may see of the Datanet's rows: `none`, `reference` (the default) or `text`.
+
+        Idempotent. Raises NotFound, and InvalidInput for another policy.
+        """
+        return self._registry.set_display(name, display)
+
+    def displays(self) -> dict[str, Display]:
+        """Every Datanet's display policy."""
+        return {name: self._registry.datanet(name).display for name in self._registry.names()}
 
     def register_contributor(self, public_key: str, name: str) -> Contributor:
         """Idempotent. Raises Conflict when the key is registered under another name."""

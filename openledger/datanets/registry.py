@@ -14,21 +14,25 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal, get_args
 
 import apsw
 
-from openledger.core.errors import Conflict, Corrupt, NotFound, Unavailable
+from openledger.core.errors import Conflict, Corrupt, InvalidInput, NotFound, Unavailable
 from openledger.core.files import sync_folder
 from openledger.core.values import Contribution, ContributionReceipt, DatanetVersion, Outcome, RowDraft, Verdict
 from openledger.datanets.contribution import contribution_id, draft_json
 from openledger.datanets.folders import make_folder
 
 FORMAT = "1"
+Display = Literal["none", "reference", "text"]
+DEFAULT_DISPLAY: Display = "reference"
 _BUSY_MS = 10_000
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS properties (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS datanets (
-    name TEXT PRIMARY KEY, summary TEXT NOT NULL, owner TEXT NOT NULL, created_ms INTEGER NOT NULL
+    name TEXT PRIMARY KEY, summary TEXT NOT NULL, owner TEXT NOT NULL, created_ms INTEGER NOT NULL,
+    display TEXT NOT NULL DEFAULT 'reference' CHECK (display IN ('none', 'reference', 'text'))
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS contributors (
     contributor_id TEXT PRIMARY KEY, public_key TEXT NOT NULL, name TEXT NOT NULL, registered_ms INTEGER NOT NULL
@@ -59,11 +63,16 @@ CREATE TABLE IF NOT EXISTS versions (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Datanet:
-    """A community dataset for one domain. `owner` is the account or contributor that created it."""
+    """A community dataset for one domain. `owner` is the account or contributor that created it.
+
+    `display` is what a customer may see of a row that an answer rests on: nothing, who contributed it and its id, or
+    its text as well.
+    """
 
     name: str
     summary: str
     owner: str
+    display: Display = DEFAULT_DISPLAY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +113,7 @@ class Registry:
                 self._connection.execute(statement).fetchall()
             with self._connection:
                 self._connection.execute(_SCHEMA)
+                self._add_display()
             self._check_format()
             self._epoch = self._next_epoch()
             sync_folder(path.parent)
@@ -125,8 +135,10 @@ class Registry:
             stored = self._find_datanet(datanet.name)
             if stored is None:
                 values = (datanet.name, datanet.summary, datanet.owner, created_ms)
-                self._connection.execute("INSERT INTO datanets VALUES (?, ?, ?, ?)", values)
-            elif stored != datanet:
+                self._connection.execute(
+                    "INSERT INTO datanets (name, summary, owner, created_ms) VALUES (?, ?, ?, ?)", values
+                )
+            elif (stored.summary, stored.owner) != (datanet.summary, datanet.owner):
                 raise Conflict(
                     f"the Datanet {datanet.name!r} exists with another summary or owner",
                     code="datanet_exists",
@@ -139,6 +151,20 @@ class Registry:
         if found is None:
             raise NotFound(f"there is no Datanet {name!r}", code="unknown_datanet", param="datanet")
         return found
+
+    def set_display(self, name: str, display: Display) -> Datanet:
+        """Raises NotFound, and InvalidInput for a policy that there isn't."""
+        if display not in get_args(Display):
+            raise InvalidInput(
+                f"{display!r} is no display policy",
+                code="invalid_display",
+                param="display",
+                fix=f"one of {', '.join(get_args(Display))}",
+            )
+        self.datanet(name)
+        with self._writing():
+            self._connection.execute("UPDATE datanets SET display = ? WHERE name = ?", (display, name))
+        return self.datanet(name)
 
     def names(self) -> list[str]:
         return [name for (name,) in self._connection.execute("SELECT name FROM datanets ORDER BY name")]
@@ -318,8 +344,9 @@ class Registry:
             )
 
     def _find_datanet(self, name: str) -> Datanet | None:
-        row = self._connection.execute("SELECT name, summary, owner FROM datanets WHERE name = ?", (name,)).fetchone()
-        return Datanet(name=row[0], summary=row[1], owner=row[2]) if row else None
+        query = "SELECT name, summary, owner, display FROM datanets WHERE name = ?"
+        found = self._connection.execute(query, (name,)).fetchone()
+        return Datanet(name=found[0], summary=found[1], owner=found[2], display=found[3]) if found else None
 
     def _find_contributor(self, contributor_id: str) -> Contributor | None:
         row = self._connection.execute(
@@ -355,6 +382,15 @@ class Registry:
                 f"another process has opened {self._path}",
                 code="stale_process",
                 fix="send the request to the process that has it now",
+            )
+
+    def _add_display(self) -> None:
+        """Registries of before had no such column."""
+        columns = {name for _, name, *_ in self._connection.execute("PRAGMA table_info(datanets)")}
+        if "display" not in columns:
+            self._connection.execute(
+                "ALTER TABLE datanets ADD COLUMN display TEXT NOT NULL DEFAULT 'reference'"
+                " CHECK (display IN ('none', 'reference', 'text'))"
             )
 
     def _check_format(self) -> None:

@@ -1,6 +1,7 @@
 """The usage journal: answers that were sold and wait for settlement. Durable before the fee is posted.
 
-What was asked and answered is encrypted, and deleted when its pool is settled; the salted commitment and the usage
+What was asked and answered is encrypted under its tenant's key, or not kept at all where the tenant wants it so. It is
+deleted when its time is up, or when its settled pool can't be disputed any more; the salted commitment and the usage
 statement stay. `state`: stored -> posted -> settled, or unpaid where the hold had gone before it could be posted.
 """
 
@@ -13,7 +14,7 @@ import apsw
 
 from openledger.core.hashing import canonical_json, digest_json
 from openledger.core.values import Answer
-from openledger.economy.payloads import PayloadCipher
+from openledger.economy.tenants import TenantStore
 from openledger.ledger.database import writing
 
 AnswerState = Literal["stored", "posted", "settled", "unpaid"]
@@ -24,12 +25,13 @@ CREATE TABLE IF NOT EXISTS answers(
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS answers_by_pool ON answers(adapter, period);
 CREATE INDEX IF NOT EXISTS answers_waiting ON answers(state) WHERE state = 'stored';
+CREATE INDEX IF NOT EXISTS answers_kept ON answers(answer_id) WHERE payload IS NOT NULL;
 """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredAnswer:
-    """`usage` is the statement that the log will hold; `sealed` is empty once the pool is settled."""
+    """`usage` is the statement that the log will hold; `sealed` is empty where the content isn't kept."""
 
     usage: dict[str, Any]
     sealed: bytes
@@ -58,18 +60,18 @@ def commitment(answer: Answer, salt: str) -> str:
 
 
 class AnswerStore:
-    def __init__(self, connection: apsw.Connection, cipher: PayloadCipher):
+    def __init__(self, connection: apsw.Connection, tenants: TenantStore):
         self._db = connection
-        self._cipher = cipher
+        self._tenants = tenants
 
     def add(self, answer: Answer, salt: str, usage: dict[str, Any]) -> StoredAnswer:
-        """Store `answer`, encrypted, with its usage statement. Durable when this returns."""
-        content = {"salt": salt, "prompt_ids": list(answer.prompt_ids), "completion_ids": list(answer.completion_ids)}
-        sealed = self._cipher.seal(answer.answer_id, canonical_json(content))
+        """Store `answer` with its usage statement, its content encrypted, or left out where its tenant keeps none.
+        Durable when this returns."""
+        sealed = self._seal(answer, salt, usage["account"]) if self._tenants.keeps(usage["account"]) else b""
         pool_nano = usage["parts_nano"]["contributors"]
-        row = (answer.answer_id, usage["adapter"], usage["period"], pool_nano, canonical_json(usage), sealed, "stored")
+        row = (answer.answer_id, usage["adapter"], usage["period"], pool_nano, canonical_json(usage), sealed or None)
         with writing(self._db):
-            self._db.execute("INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+            self._db.execute("INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?, 'stored')", row)
         return StoredAnswer(usage=usage, sealed=sealed, state="stored")
 
     def find(self, answer_id: str) -> StoredAnswer | None:
@@ -84,9 +86,15 @@ class AnswerStore:
             self._db.execute("UPDATE answers SET state = ? WHERE answer_id = ?", (state, answer_id))
 
     def in_pool(self, adapter: str, period: str) -> list[Answer]:
-        """The decrypted answers that paid into a pool and are not settled. Raises Corrupt where one doesn't decrypt."""
-        where = "adapter = ? AND period = ? AND state = 'posted' AND pool_nano > 0"
-        return [self.open(stored) for stored in self._select(where, (adapter, period))]
+        """The decrypted answers that paid into a pool, those that can still be read. Raises Corrupt where one doesn't
+        decrypt."""
+        return [self.open(stored) for stored in self._select(f"{_PAID} AND payload IS NOT NULL", (adapter, period))]
+
+    def unreadable(self, adapter: str, period: str) -> tuple[int, int]:
+        """How many answers paid into a pool whose content isn't there, and how much (nano-OPEN)."""
+        query = f"SELECT count(*), coalesce(sum(pool_nano), 0) FROM answers WHERE {_PAID} AND payload IS NULL"
+        number, amount_nano = self._db.execute(query, (adapter, period)).fetchall()[0]
+        return int(str(number)), int(str(amount_nano))
 
     def pool_nano(self, adapter: str, period: str) -> int:
         """What answers, settled or not, paid into a pool."""
@@ -101,17 +109,32 @@ class AnswerStore:
         return [(str(adapter), str(period)) for adapter, period in self._db.execute(query)]
 
     def settle(self, adapter: str, period: str) -> None:
-        """Delete what a settled pool's answers said; also from the write-ahead log."""
         with writing(self._db):
             self._db.execute(
-                """UPDATE answers SET state = 'settled', payload = NULL
-                   WHERE adapter = ? AND period = ? AND state = 'posted'""",
+                "UPDATE answers SET state = 'settled' WHERE adapter = ? AND period = ? AND state = 'posted'",
                 (adapter, period),
             )
-        self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+
+    def settled_with_content(self) -> list[tuple[str, str]]:
+        """(adapter, period) of settled pools of which some content is left."""
+        query = """SELECT DISTINCT adapter, period FROM answers WHERE payload IS NOT NULL AND state = 'settled'
+                   ORDER BY 2, 1"""
+        return [(str(adapter), str(period)) for adapter, period in self._db.execute(query)]
+
+    def erase_pool(self, adapter: str, period: str) -> int:
+        """Delete what a pool's answers said; of how many."""
+        return self._erase("adapter = ? AND period = ?", (adapter, period))
+
+    def erase_before(self, answer_id: str) -> int:
+        """Delete what answers said whose ids are older; of how many."""
+        return self._erase("answer_id < ?", (answer_id,))
+
+    def erase_of(self, account: str) -> int:
+        """Delete what a tenant's answers said; of how many."""
+        return self._erase("answer_id IN (SELECT answer_id FROM holds WHERE account = ?)", (account,))
 
     def open(self, stored: StoredAnswer) -> Answer:
-        content = json.loads(self._cipher.open(stored.answer_id, stored.sealed))
+        content = json.loads(self._tenants.open(stored.usage["account"], stored.answer_id, stored.sealed))
         usage = stored.usage
         return Answer(
             answer_id=stored.answer_id,
@@ -125,6 +148,19 @@ class AnswerStore:
             salt=content["salt"],
         )
 
+    def _seal(self, answer: Answer, salt: str, account: str) -> bytes:
+        content = {"salt": salt, "prompt_ids": list(answer.prompt_ids), "completion_ids": list(answer.completion_ids)}
+        return self._tenants.seal(account, answer.answer_id, canonical_json(content))
+
+    def _erase(self, where: str, values: tuple[str, ...]) -> int:
+        """Also from the write-ahead log."""
+        with writing(self._db):
+            self._db.execute(f"UPDATE answers SET payload = NULL WHERE payload IS NOT NULL AND {where}", values)
+            erased = self._db.changes()
+        if erased:
+            self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        return erased
+
     def _select(self, where: str, values: tuple[str, ...]) -> list[StoredAnswer]:
         query = f"SELECT statement, payload, state FROM answers WHERE {where} ORDER BY answer_id"
         return [
@@ -133,6 +169,7 @@ class AnswerStore:
         ]
 
 
+_PAID = "adapter = ? AND period = ? AND state IN ('posted', 'settled') AND pool_nano > 0"
 _STATES: dict[str, AnswerState] = {
     "stored": "stored",
     "posted": "posted",

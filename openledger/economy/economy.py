@@ -19,7 +19,7 @@ from openledger.core.errors import (
     Unavailable,
 )
 from openledger.core.hashing import digest_json
-from openledger.core.ids import check_name, derived_id, new_id
+from openledger.core.ids import check_name, derived_id, first_id, new_id
 from openledger.core.money import format_open
 from openledger.core.values import (
     AdapterTerms,
@@ -32,6 +32,8 @@ from openledger.core.values import (
 )
 from openledger.economy import answers, holds, keys, periods, verdicts
 from openledger.economy.answers import AnswerStore, StoredAnswer
+from openledger.economy.disputes import SCHEMA as DISPUTES_SCHEMA
+from openledger.economy.disputes import DisputeBook
 from openledger.economy.explanation import explain
 from openledger.economy.holds import HoldRecord, HoldStore
 from openledger.economy.keys import KeyStore
@@ -57,16 +59,19 @@ from openledger.economy.settlement import (
     settlement_from,
     settlement_statement,
 )
+from openledger.economy.tenants import SCHEMA as TENANTS_SCHEMA
+from openledger.economy.tenants import TenantStore
 from openledger.economy.terms import check_payee, check_terms
 from openledger.ledger import accounts as names
 from openledger.ledger.accounts import Account, Balance, pool_account
 from openledger.ledger.database import open_database
+from openledger.ledger.disputes import Dispute
 from openledger.ledger.statements import parts_by_account
 from openledger.ledger.transfers import CREATED, EXISTS, Transfer
 from openledger.ledger.verdicts import check_verdict
 
 FORMAT = "openledger.economy/1"
-_SCHEMA = keys.SCHEMA + holds.SCHEMA + answers.SCHEMA + periods.SCHEMA
+_SCHEMA = keys.SCHEMA + holds.SCHEMA + answers.SCHEMA + periods.SCHEMA + DISPUTES_SCHEMA + TENANTS_SCHEMA
 _GONE = frozenset({"pending_transfer_expired", "pending_transfer_already_voided", "pending_transfer_not_found"})
 _MAX_KEY_CHARACTERS = 255
 
@@ -98,8 +103,10 @@ class Economy:
         self._db = open_database(folder / "economy.db", _SCHEMA, FORMAT)
         self._keys = KeyStore(self._db)
         self._holds = HoldStore(self._db)
-        self._answers = AnswerStore(self._db, PayloadCipher(folder / "answers.key"))
+        self._tenants = TenantStore(self._db, PayloadCipher(folder / "answers.key"))
+        self._answers = AnswerStore(self._db, self._tenants)
         self._periods = PeriodStore(self._db, self._clock.now_ms())
+        self._disputes = DisputeBook(ledger, self._db, self._parameters)
         self._opened: set[str] = set()
         self._open_accounts(names.GENESIS, names.HOLDS, names.TREASURY, names.STAKERS, names.UNATTRIBUTED)
         self.recover()
@@ -181,16 +188,23 @@ class Economy:
     def completed(self, answer_id: str) -> tuple[Answer, FeeReceipt] | None:
         """What was sold under `answer_id` and what it cost, for a retry to be told again; None before it is complete.
 
-        An answer that was stored and not yet paid for is paid for first. Raises Conflict (`answer_settled`) once its
-        pool is settled and the content is gone.
+        An answer that was stored and not yet paid for is paid for first. Raises Conflict once its pool is settled
+        (`answer_settled`), or where its content isn't kept (`answer_not_kept`).
         """
         stored = self._answers.find(answer_id)
         if stored is None or not self._post(stored):
             return None
+        if stored.state == "settled":
+            raise Conflict(
+                f"{answer_id} was paid for and settled; its content is no longer told",
+                code="answer_settled",
+                param="idempotency_key",
+                fix="send a new key to ask again, at the price of a new answer",
+            )
         if not stored.sealed:
             raise Conflict(
-                f"{answer_id} was paid for and settled; its content is no longer kept",
-                code="answer_settled",
+                f"{answer_id} was paid for; its content is not kept, as its tenant asked or because its time was up",
+                code="answer_not_kept",
                 param="idempotency_key",
                 fix="send a new key to ask again, at the price of a new answer",
             )
@@ -219,9 +233,12 @@ class Economy:
         return verdicts.record_verdict(self._ledger, stored.usage, verdict)
 
     def recover(self) -> None:
-        """Post what was stored and not posted, release what has expired. Called at the start; may be repeated."""
+        """Post what was stored and not posted, release and delete what has expired. Called at the start; may be
+        repeated."""
         self._post_waiting()
         self.release_expired()
+        self.expire_disputes()
+        self.erase_expired()
 
     def release_expired(self) -> int:
         """Release holds whose time is up and whose answer never came; how many."""
@@ -236,6 +253,8 @@ class Economy:
     def open_period(self) -> str:
         """Close the current period and open the next; call it before attributing, so that the pools stand still."""
         self._post_waiting()
+        self.expire_disputes()
+        self.erase_expired()
         return self._periods.open_next(self._clock.now_ms())
 
     def pools(self) -> list[tuple[str, str]]:
@@ -248,7 +267,10 @@ class Economy:
         self._periods.check(period)
         self._post_waiting()
         settled = self._settled(adapter, period) is not None
+        num_unreadable, unreadable_nano = (0, 0) if settled else self._answers.unreadable(adapter, period)
         return Pool(
+            num_unreadable=num_unreadable,
+            unreadable_nano=unreadable_nano,
             adapter=adapter,
             period=period,
             total_nano=self._answers.pool_nano(adapter, period),
@@ -282,8 +304,69 @@ class Economy:
         self._answers.settle(scores.adapter, scores.period)
         return as_replay(first)
 
+    def dispute(
+        self, account: str, adapter: str, period: str, contributor: str, claimed_nano: int, reason: str = ""
+    ) -> Dispute:
+        """Contest `contributor`'s payout of a settled pool from the account it was paid to; see `DisputeBook.open`."""
+        return self._disputes.open(account, adapter, period, contributor, claimed_nano, reason, self._clock.now_ms())
+
+    def resolve_dispute(
+        self,
+        contributor: str,
+        scorer: str,
+        scores: ContributorScores,
+        improvement: ContributorScores | None = None,
+    ) -> Dispute:
+        """Decide a dispute by what a second scorer recomputed of its pool; see `DisputeBook.resolve`."""
+        return self._disputes.resolve(contributor, scorer, scores, improvement, self._clock.now_ms())
+
+    def expire_disputes(self) -> int:
+        """Return what disputes hold that nobody decided in time; how many."""
+        return self._disputes.expire(self._clock.now_ms())
+
+    def disputes(self, adapter: str, period: str) -> list[Dispute]:
+        """A settled pool's disputes, open and closed. Raises NotFound (`not_settled`)."""
+        return self._disputes.of_pool(adapter, period)
+
+    def disputed_answers(self, adapter: str, period: str) -> list[Answer]:
+        """What a second scorer recomputes on: a settled pool's answers that can still be read.
+
+        Raises NotFound (`not_settled`), Conflict (`no_open_dispute`) where nobody contests the pool.
+        """
+        if not self._disputes.is_open(adapter, period):
+            raise Conflict(
+                f"no dispute of {adapter} in {period} is open",
+                code="no_open_dispute",
+                param="period",
+                fix="its answers are told to a scorer only while one is",
+            )
+        return list(verdicts.counted(self._ledger, self._answers.in_pool(adapter, period)))
+
+    def set_retention(self, account: str, keep: bool) -> None:
+        """Whether the content of `account`'s answers is kept, encrypted, from now on; by default it is.
+
+        Without it the fee is the same, a retry can't be told the answer again, and nothing is attributed on it.
+        """
+        self._tenants.set_keep(check_payee(account, "account"), keep)
+
+    def forget_content(self, account: str) -> int:
+        """Delete a tenant's key and what is kept of its answers; of how many. What they paid stays."""
+        erased = self._answers.erase_of(account)
+        self._tenants.delete_key(account)
+        return erased
+
+    def erase_expired(self) -> int:
+        """Delete the content of answers older than `retention_ms`, and of settled pools that can't be disputed any
+        more; of how many."""
+        now_ms = self._clock.now_ms()
+        erased = self._answers.erase_before(first_id("ans", now_ms - self._parameters.retention_ms))
+        for adapter, period in self._answers.settled_with_content():
+            if not self._disputes.may_be_recomputed(adapter, period, now_ms):
+                erased += self._answers.erase_pool(adapter, period)
+        return erased
+
     def payouts(self, account: str) -> list[Payout]:
-        """What settlements paid to `account`, newest first. Raises NotFound."""
+        """What settlements and disputes paid to `account`, newest first. Raises NotFound."""
         self._ledger.balance(account)
         return [
             Payout(
@@ -294,7 +377,7 @@ class Economy:
                 time_ms=entry.time_ms,
             )
             for entry in self._ledger.transfers(account)
-            if entry.transfer.code == "payout" and entry.transfer.credit == account
+            if entry.transfer.code in ("payout", "dispute_award") and entry.transfer.credit == account
         ]
 
     def explain(self, transfer_id: str) -> list[str]:
@@ -372,7 +455,7 @@ class Economy:
         return self._answers.add(answer, salt, usage)
 
     def _check_same(self, answer: Answer, stored: StoredAnswer) -> None:
-        """Once the pool is settled the content is gone, and only the id can be compared."""
+        """Where the content isn't kept only the id can be compared."""
         if not stored.sealed:
             return
         salt = self._answers.open(stored).salt

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from openledger.core.money import format_open
+from openledger.ledger import disputes
 from openledger.ledger.statements import PARTS, SETTLEMENT_1, SETTLEMENTS, USAGE, format_of
 from openledger.ledger.transfers import Batch, Transfer
 from openledger.ledger.verdicts import VERDICT
@@ -19,6 +20,8 @@ def explain(transfer: Transfer, batch: Batch) -> list[str]:
         f" ({transfer.code}), batch {batch.seq} of the log"
     )
     statement = batch.statement or {}
+    if format_of(statement) in disputes.FORMATS:
+        return [head, *disputes.lines(statement)]
     if format_of(statement) in SETTLEMENTS:
         return [head, *_payout_lines(transfer, statement)]
     if format_of(statement) == USAGE:

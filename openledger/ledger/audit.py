@@ -15,6 +15,7 @@ from openledger.core.money import SUPPLY_NANO, format_open
 from openledger.ledger import statements
 from openledger.ledger.accounts import Balance, opened
 from openledger.ledger.checkpoints import open_checkpoint
+from openledger.ledger.disputes import Disputes
 from openledger.ledger.export import Claim, read_export
 from openledger.ledger.journal import Journal
 from openledger.ledger.log import leaf_hash, leaf_of, nodes_after_append
@@ -38,10 +39,11 @@ class AuditReport:
     num_answers: int
     num_settlements: int
     issued_nano: int
+    num_disputes: int = 0
 
     @property
     def lines(self) -> tuple[str, ...]:
-        return (
+        told = (
             f"{self.num_batches} batches of {self.origin}: every leaf, and root {self.root}, signature good",
             f"{self.num_transfers} transfers: each one allowed by the rules, no id twice",
             f"{self.num_accounts} accounts: every balance recomputed, none below what it may be, all summing to zero",
@@ -49,6 +51,9 @@ class AuditReport:
             f"{self.num_answers} answers: each fee is tokens times prices and the sum of its parts",
             f"{self.num_settlements} settlements: each pool is the sum of its answers' parts and of its payouts",
         )
+        if not self.num_disputes:
+            return told
+        return (*told, f"{self.num_disputes} disputes: each escrow, verdict and award recomputed")
 
 
 def audit_file(path: Path, key: str) -> AuditReport:
@@ -97,6 +102,7 @@ class _Audit:
     rounds: Rounds = field(default_factory=Rounds)
     verdicts: Verdicts = field(default_factory=Verdicts)
     ids: set[str] = field(default_factory=set)
+    disputes: Disputes = field(default_factory=Disputes)
     time_ms: int = 0
     num_answers: int = 0
 
@@ -171,6 +177,7 @@ class _Audit:
             self.settled.add(pool)
         elif any(_touches_pool(transfer) for transfer in batch.transfers):
             raise Corrupt("money goes through a pool without saying why", code="unexplained_pool", param="statement")
+        self.disputes.take(batch)
 
     def report(self, claim: Claim, key: str) -> AuditReport:
         checkpoint = open_checkpoint(claim.checkpoint, key)
@@ -188,6 +195,7 @@ class _Audit:
             num_answers=self.num_answers,
             num_settlements=len(self.settled),
             issued_nano=self.issued_nano(),
+            num_disputes=sum(len(known) for known in self.disputes.by_pool.values()),
         )
 
     def check_balances(self, claimed: Iterable[Balance]) -> None:

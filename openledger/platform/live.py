@@ -33,7 +33,7 @@ from openledger.core.values import (
 )
 from openledger.ledger.proofs import encode_proof
 from openledger.openlora.text import TextStream, decoder
-from openledger.platform.report import audit_entry, datanet_entry
+from openledger.platform.report import audit_entry, datanet_entry, displayed
 from openledger.platform.service import AnswerEvent, ModelEntry, Receipt
 from openledger.platform.workdir import Workdir
 
@@ -238,7 +238,7 @@ class LiveService:
         entry = datanet_entry(name, found.summary, versions[-1] if versions else _unpublished(name), statistics, {})
         people = {person["contributor_id"]: person for person in told.get("contributors", [])}
         contributors = [{**people.get(one["contributor_id"], {}), **_now(one)} for one in entry["contributors"]]
-        return {**told, **entry, "contributors": contributors}
+        return {**told, **entry, "display": found.display, "contributors": contributors}
 
     async def _told(self) -> dict[str, dict[str, Any]]:
         """The report's entries by Datanet."""
@@ -249,8 +249,13 @@ class LiveService:
         return receipt
 
     async def report(self) -> dict[str, Any]:
+        """The report as it was written, its sources as the Datanets' display policies are now."""
         path = self._workdir.report
-        return dict(json.loads(path.read_text())) if path.exists() else {}
+        told = dict(json.loads(path.read_text())) if path.exists() else {}
+        if told.get("answers"):
+            displays = await _answered(self._datanets.displays.remote())
+            told["answers"] = [displayed(answer, displays) for answer in told["answers"]]
+        return told
 
     async def checkpoint(self) -> str:
         return str(await _answered(self._ledger.checkpoint.remote()))

@@ -218,14 +218,15 @@ def attribute(pool: Pool, host: Any, score: Any, registry: AdapterRegistry, inde
         _attribute_part(pool, registry.find_digest(digest), own, host, score, indexes)
         for digest, own in sorted(answers.items())
     ]
-    if not parts:
+    if not parts and not pool.num_unreadable:
         raise NotFound(
             f"the pool of {pool.adapter} in {pool.period} has no answers to attribute",
             code="empty_pool",
             param="period",
         )
+    scores = _summed([part.scores for part in parts]) if parts else _unmeasured(pool)
     return PeriodAttribution(
-        scores=_summed([part.scores for part in parts]),
+        scores=_with_loss(scores, pool),
         improvement=_mean_improvement(parts),
         parts=tuple(parts),
         left_out=tuple(answer.answer_id for answer in pool.answers if not answer.counted),
@@ -312,6 +313,21 @@ def _summed(parts: Sequence[ContributorScores]) -> ContributorScores:
         gain_nano=sum(part.gain_nano for part in parts),
         quality={f"{number}.{name}": text for number, part in enumerate(parts) for name, text in part.quality.items()},
     )
+
+
+def _unmeasured(pool: Pool) -> ContributorScores:
+    """Nobody's influence: no content is left on which it could be measured, and all of the pool is unattributed."""
+    return ContributorScores(
+        adapter=pool.adapter, period=pool.period, method="unmeasured/1", scores_nano={}, errors_nano={}, gain_nano=0
+    )
+
+
+def _with_loss(scores: ContributorScores, pool: Pool) -> ContributorScores:
+    """`scores` with a word on the answers whose content wasn't kept, where there are any."""
+    if not pool.num_unreadable:
+        return scores
+    loss = {"unreadable_answers": str(pool.num_unreadable), "unreadable_nano": str(pool.unreadable_nano)}
+    return replace(scores, quality={**scores.quality, **loss})
 
 
 def _registered(registry: AdapterRegistry, name: str) -> RegisteredAdapter | None:

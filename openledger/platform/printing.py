@@ -71,7 +71,8 @@ def _print_answer(answers: list[dict[str, Any]], console: Console) -> None:
     console.print(f"\n[bold]one answer[/] ({shown['adapter']}, {format_open(shown['fee_nano'])} OPEN)", highlight=False)
     console.print(f"  Q  {shown['question']}\n  A  {shown['answer']}", markup=False, highlight=False)
     for source in shown["sources"]:
-        line = f"  {source['score']:+.4f}  {source['contributor']}: {source['source']}  {source['completion'][:70]}"
+        text = f"{source['source']}  {source['completion'][:70]}" if "completion" in source else source["row_id"]
+        line = f"  {source['score']:+.4f}  {source['contributor']}: {text}"
         console.print(line, markup=False, highlight=False)
 
 

@@ -183,6 +183,7 @@ def fill_datanets(run: Demonstration, stage: Stage) -> None:
     for number, datanet in enumerate(run.chosen):
         stage.count(number, len(run.chosen))
         ray.get(run.datanets.create.remote(datanet.name, datanet.summary, f"user:{datanet.name}-owner"))
+        ray.get(run.datanets.set_display.remote(datanet.name, "text"))
         _commit_nonces(run, book, datanet.name)
         for person in contributors(datanet, run.settings.rows_per_contributor):
             stage.tell(f"{datanet.name}: {person.name}")
@@ -380,6 +381,7 @@ def attribute_and_pay(run: Demonstration, stage: Stage) -> None:
     rows = {row.row_id: row for _, own in run.versions for row in own}
     names = {contributor: person.name for contributor, person in run.people.items()}
     by_answer = {answer["answer_id"]: answer for answer in run.report["answers"]}
+    displays = ray.get(run.datanets.displays.remote())
     paid_nano = unattributed_nano = 0
     ray.get(run.economy.open_period.remote())  # closes the period: its pools stand still from here on
     for entry, card in zip(run.report["datanets"], run.cards, strict=True):
@@ -394,6 +396,7 @@ def attribute_and_pay(run: Demonstration, stage: Stage) -> None:
                 if shown := by_answer.get(answer.answer_id):
                     scores = part.row_scores[:, column].tolist()
                     shown["sources"] = report.sources(part.entries, scores, rows, names)
+                    shown.update(report.displayed(shown, displays))
         unattributed_nano += settlement.payouts_nano.get(UNATTRIBUTED, 0)
         paid_nano += settlement.pool_nano - settlement.payouts_nano.get(UNATTRIBUTED, 0)
     _settle_left_over(run)
@@ -405,7 +408,7 @@ def _settle_left_over(run: Demonstration) -> None:
     """Pay pools of earlier periods that an interrupted run left behind."""
     for adapter, period in ray.get(run.economy.pools.remote()):
         pool: Pool = ray.get(run.economy.pool.remote(adapter, period))
-        if period == ray.get(run.economy.current_period.remote()) or not pool.answers:
+        if period == ray.get(run.economy.current_period.remote()) or not (pool.answers or pool.num_unreadable):
             continue
         try:
             found = pipeline.attribute(pool, run.hosts[0], engine_score(), run.registry, run.workdir.indexes)

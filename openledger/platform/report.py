@@ -10,11 +10,12 @@ from openledger.adapters.card import AdapterCard
 from openledger.attribution.index import IndexEntry
 from openledger.core.shares import WHOLE_PPB, WHOLE_PPM
 from openledger.core.values import UNATTRIBUTED, ContributorScores, DatanetVersion, Row, Settlement
-from openledger.datanets.registry import ContributorStatistics
+from openledger.datanets.registry import DEFAULT_DISPLAY, ContributorStatistics, Display
 from openledger.ledger.audit import AuditReport
 from openledger.platform.demonstration import Contributor
 
 _TOP_SOURCES = 5
+_TEXT = ("source", "prompt", "completion")
 
 
 def datanet_entry(
@@ -108,7 +109,7 @@ def _error_ppb(contributor_id: str, settlement: Settlement, measured: Mapping[st
 def sources(
     entries: Sequence[IndexEntry], scores: Sequence[float], rows: dict[str, Row], names: dict[str, str]
 ) -> list[dict[str, Any]]:
-    """An answer's top rows, best first; decoys are left out."""
+    """An answer's top rows with their text, best first; decoys are left out. `displayed` says who may see what."""
     ranked = sorted(
         ((float(score), entry) for entry, score in zip(entries, scores, strict=True) if entry.trained),
         key=lambda pair: (-pair[0], pair[1].row_id),
@@ -118,6 +119,7 @@ def sources(
             "row_id": entry.row_id,
             "contributor_id": entry.contributor_id,
             "contributor": names.get(entry.contributor_id, entry.contributor_id),
+            "datanet": rows[entry.row_id].datanet,
             "source": rows[entry.row_id].source,
             "prompt": rows[entry.row_id].prompt,
             "completion": rows[entry.row_id].completion,
@@ -125,6 +127,22 @@ def sources(
         }
         for score, entry in ranked[:_TOP_SOURCES]
     ]
+
+
+def displayed(answer: dict[str, Any], displays: Mapping[str, Display]) -> dict[str, Any]:
+    """`answer` with as much of its sources as each one's Datanet lets a customer see, and how many are hidden.
+
+    A source without a Datanet's name is of the adapter's; a Datanet that isn't there shows references.
+    """
+    found = [dict(source) for source in answer.get("sources", [])]
+    policies = [displays.get(source.get("datanet", answer.get("adapter", "")), DEFAULT_DISPLAY) for source in found]
+    shown = [
+        source if policy == "text" else {name: value for name, value in source.items() if name not in _TEXT}
+        for source, policy in zip(found, policies, strict=True)
+        if policy != "none"
+    ]
+    hidden = answer.get("num_hidden_sources", 0) + len(found) - len(shown)
+    return {**answer, "sources": shown, "num_hidden_sources": hidden}
 
 
 def gaming_entries(datanets: Sequence[dict[str, Any]], people: dict[str, Contributor]) -> list[dict[str, Any]]:

@@ -98,6 +98,25 @@ class TestEveryPage:
         assert (response.status_code == 404) == (section in ("datanets", "answers") and f"/{section}/" in path)
 
 
+class TestSources:
+    def page(self, client: TestClient, service: MemoryService, **change: Any) -> str:
+        answer = service.told["answers"][0]
+        answer.update(change)
+        return client.get(f"/console/answers/{answer['answer_id']}").text
+
+    def test_without_text_are_told_by_contributor_and_row_id(self, client: TestClient, service: MemoryService):
+        source = {"row_id": "row_77", "contributor_id": "ctr_os", "contributor": "os.path", "score": 0.4}
+        page = self.page(client, service, sources=[source], num_hidden_sources=0)
+        assert "row_77" in page
+        assert "os.path" in page
+        assert "Join one or more path components." not in page
+
+    def test_that_are_all_hidden_are_said_to_be(self, client: TestClient, service: MemoryService):
+        page = self.page(client, service, sources=[], num_hidden_sources=5)
+        assert "The Datanet shows none of the rows behind its answers." in page
+        assert "Not attributed yet" not in page
+
+
 class TestHostileText:
     def test_never_becomes_markup(self, client: TestClient, service: MemoryService):
         plain = [tag for tag, _ in Elements(client.get(PATHS[0]).text).found]

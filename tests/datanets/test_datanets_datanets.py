@@ -4,7 +4,9 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import apsw
 import pyarrow as pa
 import pytest
 from datanet_samples import ANSWERS, key_of, open_datanets, sample_drafts, signed
@@ -14,6 +16,7 @@ from openledger.core.clock import ManualClock
 from openledger.core.errors import Conflict, Corrupt, InvalidInput, NotFound, Unavailable
 from openledger.core.values import Row, RowDraft
 from openledger.datanets.datanets import Datanets
+from openledger.datanets.registry import Registry
 from openledger.datanets.shard import ShardHost
 
 
@@ -77,6 +80,33 @@ class TestContribute:
             datanets.contribute(forged)
         assert caught.value.code == "invalid_signature"
         assert (datanets.stored_count("docs"), datanets.statistics("docs")) == (0, [])
+
+    def test_a_customer_sees_references_until_the_datanet_says_otherwise(self, datanets: Datanets) -> None:
+        assert datanets.displays() == {"docs": "reference"}
+        assert datanets.set_display("docs", "text").display == "text"
+        again = datanets.datanet("docs")
+        assert datanets.create("docs", again.summary, again.owner).name == "docs"
+        assert datanets.datanet("docs").display == "text"
+
+    @pytest.mark.parametrize("display", ["", "all", "TEXT"])
+    def test_another_display_policy_is_refused(self, datanets: Datanets, display: Any) -> None:
+        with pytest.raises(InvalidInput) as caught:
+            datanets.set_display("docs", display)
+        assert (caught.value.code, datanets.displays()) == ("invalid_display", {"docs": "reference"})
+
+    def test_a_registry_from_before_display_policies_shows_references(self, tmp_path: Path) -> None:
+        path = tmp_path / "old" / "registry.sqlite"
+        path.parent.mkdir()
+        connection = apsw.Connection(str(path))
+        connection.execute(
+            "CREATE TABLE datanets (name TEXT PRIMARY KEY, summary TEXT NOT NULL, owner TEXT NOT NULL,"
+            " created_ms INTEGER NOT NULL) STRICT, WITHOUT ROWID; INSERT INTO datanets VALUES ('old', 's', 'o', 1)"
+        )
+        connection.close()
+        registry = Registry(path)
+        assert registry.datanet("old").display == "reference"
+        assert registry.set_display("old", "none").display == "none"
+        registry.close()
 
     def test_an_unknown_datanet_is_not_found(self, datanets: Datanets) -> None:
         with pytest.raises(NotFound, match="no Datanet 'poems'"):

@@ -6,6 +6,7 @@ import pytest
 from economy_values import answer, scores
 
 from openledger.core.errors import Corrupt, Unauthenticated
+from openledger.economy import Parameters
 from openledger.economy.answers import commitment
 from openledger.economy.payloads import PayloadCipher
 
@@ -51,11 +52,13 @@ def test_the_payload_key_is_its_owners_alone(town):
     assert (town.folder / "answers.key").stat().st_mode & 0o777 == 0o600
 
 
-def test_after_settlement_the_payload_is_gone_even_with_the_key(town):
+def test_once_a_settled_pool_can_not_be_disputed_the_payload_is_gone_even_with_the_key(town, clock):
     town.sell("k1")
     (row,) = town.economy._db.execute("SELECT payload FROM answers").fetchall()
-    assert row[0] in stored_bytes(town.folder)
     town.economy.settle(scores(), {})
+    assert row[0] in stored_bytes(town.folder)
+    clock.advance(Parameters().dispute_window_ms)
+    town.economy.open_period()
     assert row[0] not in stored_bytes(town.folder)
 
 

@@ -385,6 +385,18 @@ async def test_what_the_report_tells_stands_beside_what_the_datanets_know(servic
     assert (one["accepted"], one["earned_nano"], one["kind"]) == (1, 5, "honest")
 
 
+@pytest.mark.parametrize(("policy", "told"), [("text", ["It parses."]), ("reference", [None]), ("none", [])])
+async def test_an_answers_sources_are_told_as_the_datanets_policy_is_now(service, datanets, tmp_path, policy, told):
+    source = {"row_id": "r1", "contributor_id": "c", "datanet": "greek", "score": 0.5, "completion": "It parses."}
+    answer = {"answer_id": "ans_1", "adapter": "greek", "sources": [source]}
+    (tmp_path / "work" / "report.json").write_text(json.dumps({"answers": [answer]}))
+    datanets.set_display("greek", policy)
+    found = await service.attribution("ans_1")
+    assert [one.get("completion") for one in found["sources"]] == told
+    assert (await service.report())["answers"] == [found]
+    assert (await service.datanet("greek"))["display"] == policy
+
+
 async def test_an_unknown_datanet_is_not_found(service):
     with pytest.raises(NotFound) as caught:
         await service.datanet("nope")

@@ -1,12 +1,16 @@
 """Nonces around publishing a version: committed before it, drawn after it, and what is trained by them."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 from tiny_model import make_tiny_base, tiny_rows
 
 from openledger.core.clock import ManualClock
-from openledger.core.errors import Unavailable
+from openledger.core.errors import NotFound, Unavailable
+from openledger.core.shares import shares_ppb
 from openledger.core.signing import SigningKey
-from openledger.core.values import DatanetVersion
+from openledger.core.values import Answer, ContributorScores, DatanetVersion, Pool
 from openledger.economy import Economy
 from openledger.economy.nonces import DEPOSIT_NANO, NonceBook
 from openledger.ledger import Ledger
@@ -97,3 +101,59 @@ def test_copies_are_neither_trained_on_nor_measured_with(base, tmp_path):
     used = {row.row_id for row in (*job.rows, *job.held_out, *decoys)}
     assert used == {row.row_id for row in rows} - set(copies)
     assert len(job.held_out) == 2
+
+
+def pool(*answers, num_unreadable=0):
+    return Pool(
+        adapter="greek", period="p0001", total_nano=700, settled=False, answers=answers,
+        num_unreadable=num_unreadable, unreadable_nano=100 * num_unreadable,
+    )  # fmt: skip
+
+
+def attribute(of):
+    return pipeline.attribute(of, None, None, StandIn(), Path())
+
+
+class StandIn:
+    """A registry of one adapter that is not looked at."""
+
+    def find_digest(self, digest):
+        return digest
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """The scores of a part of a pool, as if they had been measured."""
+    scores = ContributorScores(
+        adapter="greek", period="p0001", method="m/1", scores_nano={"a": 5}, errors_nano={"a": 1}, gain_nano=9,
+        quality={"lds": "0.5"},
+    )  # fmt: skip
+    part = pipeline.AdapterAttribution(
+        scores=scores, improvement=None, answers=(), entries=(), row_scores=np.zeros((0, 0), np.float32)
+    )
+    monkeypatch.setattr(pipeline, "_attribute_part", lambda *_: part)
+    return scores
+
+
+ANSWER = Answer(
+    answer_id="ans_1", adapter="greek", adapter_digest="d", period="p0001", prompt_ids=(1,), completion_ids=(2,)
+)
+
+
+def test_a_pool_of_which_nothing_is_kept_is_unattributed_and_says_so():
+    scores = attribute(pool(num_unreadable=3)).scores
+    assert shares_ppb(scores.scores_nano, scores.errors_nano, scores.gain_nano, 1000) == {"unattributed": 10**9}
+    assert scores.quality == {"unreadable_answers": "3", "unreadable_nano": "300"}
+
+
+def test_what_could_not_be_read_is_stated_beside_what_was_measured(measured):
+    scores = attribute(pool(ANSWER, num_unreadable=2)).scores
+    assert scores.scores_nano == measured.scores_nano
+    assert scores.quality == {"lds": "0.5", "unreadable_answers": "2", "unreadable_nano": "200"}
+    assert attribute(pool(ANSWER)).scores == measured
+
+
+def test_a_pool_without_answers_is_not_attributed():
+    with pytest.raises(NotFound) as caught:
+        attribute(pool())
+    assert caught.value.code == "empty_pool"

@@ -1,9 +1,11 @@
 """The report's arithmetic: what the bad ones earned beside the honest, and an answer's top rows."""
 
+import pytest
+
 from openledger.attribution.index import IndexEntry
 from openledger.core.values import ContributorScores, PoolPart, Row, Settlement
 from openledger.platform.demonstration import Contributor
-from openledger.platform.report import add_settlement, gaming_entries, sources, totals
+from openledger.platform.report import add_settlement, displayed, gaming_entries, sources, totals
 
 
 def person(name, kind="honest", of=""):
@@ -79,6 +81,44 @@ def test_sources_are_trained_rows_in_order_of_their_scores():
     }  # fmt: skip
     entries = [IndexEntry(row_id=f"r{n}", contributor_id="a", trained=n != 1) for n in range(3)]
     assert [s["row_id"] for s in sources(entries, [0.1, 9.0, 0.3], rows, {"a": "email"})] == ["r2", "r0"]
+
+
+def shown_answer(**values):
+    source = {"row_id": "r1", "contributor_id": "c1", "contributor": "email", "datanet": "docs", "score": 0.5,
+              "source": "email.parse", "prompt": "What does parse do?", "completion": "It parses."}  # fmt: skip
+    return {"answer_id": "ans_1", "adapter": "docs", "sources": [source, {**source, "row_id": "r2"}], **values}
+
+
+def test_a_customer_sees_contributor_and_row_id_of_a_source_unless_its_datanet_says_otherwise():
+    expected = {"row_id": "r1", "contributor_id": "c1", "contributor": "email", "datanet": "docs", "score": 0.5}
+    for displays in ({"docs": "reference"}, {}):
+        answer = displayed(shown_answer(), displays)
+        assert (answer["sources"][0], answer["num_hidden_sources"]) == (expected, 0)
+
+
+def test_a_datanet_may_show_its_rows_text():
+    assert displayed(shown_answer(), {"docs": "text"})["sources"] == shown_answer()["sources"]
+
+
+def test_a_datanet_may_show_nothing_and_what_is_hidden_is_counted():
+    answer = displayed(shown_answer(), {"docs": "none"})
+    assert (answer["sources"], answer["num_hidden_sources"]) == ([], 2)
+    assert displayed(answer, {"docs": "text"}) == answer
+
+
+def test_each_source_follows_its_own_datanet():
+    answer = shown_answer()
+    answer["sources"][1]["datanet"] = "secret"
+    answer = displayed(answer, {"docs": "text", "secret": "none"})
+    assert ([s["row_id"] for s in answer["sources"]], answer["num_hidden_sources"]) == (["r1"], 1)
+
+
+@pytest.mark.parametrize(("policy", "texts"), [("text", 2), ("reference", 0)])
+def test_a_source_that_names_no_datanet_is_of_the_adapters(policy, texts):
+    answer = shown_answer()
+    for source in answer["sources"]:
+        del source["datanet"]
+    assert sum("completion" in s for s in displayed(answer, {"docs": policy})["sources"]) == texts
 
 
 def test_totals_leave_out_what_was_not_attributed():

@@ -1,0 +1,101 @@
+"""A second scorer's work: a pool's scores once more, from the record, and whether two scorers agree.
+
+The record is what the first scorer had: the pool's answers, the adapter, its index on disk and, where there is one, its
+bank of trained members. Knows nothing of disputes; what a recomputed share is worth is `ledger.disputes`' to say.
+
+Two scorers agree where no share differs by more than a stated part of the pool. On one kind of machine the same record
+gives the same scores; another kind of processor or BLAS changes their last bits, which is what a tolerance is for.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from openledger.attribution.bank import Bank, BankPlan
+from openledger.attribution.index import GradientIndex
+from openledger.attribution.period import bank_scores, contributor_scores
+from openledger.core.errors import InvalidInput
+from openledger.core.scoring import Scorer
+from openledger.core.shares import shares_ppb
+from openledger.core.values import Answer, ContributorScores
+from openledger.training.examples import Example
+
+_PPB_PER_PPM = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agreement:
+    """`differences_ppb` is the second's share minus the first's, for each contributor and `unattributed`."""
+
+    differences_ppb: dict[str, int]
+    tolerance_ppm: int
+
+    @property
+    def differing(self) -> tuple[str, ...]:
+        """Who is out of tolerance."""
+        most_ppb = self.tolerance_ppm * _PPB_PER_PPM
+        return tuple(name for name, value in sorted(self.differences_ppb.items()) if abs(value) > most_ppb)
+
+    @property
+    def agrees(self) -> bool:
+        return not self.differing
+
+
+def recompute(
+    adapter: str,
+    period: str,
+    answers: Sequence[Answer],
+    module: Any,
+    index: GradientIndex,
+    scorer: Scorer,
+    bank: tuple[Bank, BankPlan] | None = None,
+) -> ContributorScores:
+    """Scores of one adapter's answers in a pool: by the bank where it is given, else by the index alone.
+
+    `module` is the adapter over its base as the index was built on it; `scorer` tells what the adapter gained over the
+    base. Raises InvalidInput for another adapter's answers, NotFound for a bank that lacks a member, Corrupt for
+    damaged files.
+    """
+    other = [answer.answer_id for answer in answers if answer.adapter_digest != index.plan.adapter_digest]
+    if other or not answers:
+        raise InvalidInput(
+            f"{', '.join(other[:3]) or 'no answer'}: not by the adapter that the index is of",
+            code="wrong_adapter",
+            param="answers",
+        )
+    queries = [_example(answer) for answer in answers]
+    rows_RQ = index.score(index.query_vectors(module, queries))
+    weights_nano, gains = [answer.weight_nano for answer in answers], [_gain(scorer, answer) for answer in answers]
+    if bank is None:
+        return contributor_scores(adapter, period, index.entries, rows_RQ, weights_nano, gains)
+    members, plan = bank
+    outcomes_MQ = members.score(plan.coalitions, queries)
+    return bank_scores(adapter, period, plan.design, outcomes_MQ, index.entries, rows_RQ, weights_nano, gains)
+
+
+def agreement(
+    first: ContributorScores, second: ContributorScores, tolerance_ppm: int, z_milli: int = 1000
+) -> Agreement:
+    """Compare the shares that two scorers' scores of one pool come to, under the same z. Raises InvalidInput for
+    scores of different pools, or a negative tolerance."""
+    if (first.adapter, first.period) != (second.adapter, second.period) or tolerance_ppm < 0:
+        raise InvalidInput("two scorers are compared over one pool", code="invalid_scores", param="scores")
+    ours, theirs = (shares_ppb(s.scores_nano, s.errors_nano, s.gain_nano, z_milli) for s in (first, second))
+    names = sorted(ours.keys() | theirs.keys())
+    return Agreement(
+        differences_ppb={name: theirs.get(name, 0) - ours.get(name, 0) for name in names}, tolerance_ppm=tolerance_ppm
+    )
+
+
+def _example(answer: Answer) -> Example:
+    return Example(
+        row_id=answer.answer_id,
+        contributor_id="",
+        ids=(*answer.prompt_ids, *answer.completion_ids),
+        num_prompt=len(answer.prompt_ids),
+    )
+
+
+def _gain(scorer: Scorer, answer: Answer) -> float:
+    adapter, base = scorer.score(answer.prompt_ids, answer.completion_ids, (answer.adapter_digest, ""))
+    return float(adapter.mean() - base.mean())

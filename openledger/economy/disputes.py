@@ -1,0 +1,211 @@
+"""The book of disputes: a contributor contests a period's share, a second scorer recomputes it, escrow is paid out.
+
+    settle -> dispute (within the window; deposit and contested amount into escrow) -> resolve | expire
+
+Writes the statements of `ledger.disputes` through the ledger's port; what the log says of a pool is what is true of it.
+The book itself keeps only which pools have a dispute and until when, durably before the log has it, so that a dispute
+that nobody decides can be found when its time is up. Every step may be repeated.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import apsw
+
+from openledger.core.errors import Conflict, InsufficientFunds, InvalidInput, NotFound
+from openledger.core.money import format_open
+from openledger.core.values import ContributorScores
+from openledger.economy.parameters import Parameters
+from openledger.economy.port import LedgerPort
+from openledger.economy.settlement import check_scores, payout_id
+from openledger.ledger import disputes
+from openledger.ledger.accounts import TREASURY, UNATTRIBUTED, Account
+from openledger.ledger.database import writing
+from openledger.ledger.disputes import Dispute, Disputes, Scores, Terms, escrow_account
+from openledger.ledger.statements import Statement
+from openledger.ledger.transfers import CREATED, EXISTS, Transfer
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS disputed(
+  adapter TEXT NOT NULL, period TEXT NOT NULL, deadline_ms INTEGER NOT NULL, PRIMARY KEY (adapter, period, deadline_ms)
+) STRICT, WITHOUT ROWID;
+"""
+_ENTRIES = 10**6
+
+
+def terms_of(parameters: Parameters) -> Terms:
+    return Terms(
+        deposit_nano=parameters.dispute_deposit_nano,
+        window_ms=parameters.dispute_window_ms,
+        resolve_ms=parameters.dispute_resolve_ms,
+        tolerance_ppm=parameters.dispute_tolerance_ppm,
+        parameters=parameters.version,
+    )
+
+
+class DisputeBook:
+    """Disputes over one ledger, of pools that were settled in it. Times are the caller's, in milliseconds."""
+
+    def __init__(self, ledger: LedgerPort, connection: apsw.Connection, parameters: Parameters):
+        self._ledger = ledger
+        self._db = connection
+        self._terms = terms_of(parameters)
+
+    def of_pool(self, adapter: str, period: str) -> list[Dispute]:
+        """A pool's disputes, open and closed, by contributor. Raises NotFound (`not_settled`)."""
+        known = self._read(adapter, period).by_pool.get((adapter, period), {})
+        return [known[contributor] for contributor in sorted(known)]
+
+    def open(
+        self, account: str, adapter: str, period: str, contributor: str, claimed_nano: int, reason: str, now_ms: int
+    ) -> Dispute:
+        """Contest `contributor`'s payout from `account`, where it was paid; the same claim again gives the dispute.
+
+        Raises what `claim_statement` does, NotFound (`not_settled`), Conflict (`dispute_exists`) for another claim
+        than the one before, InsufficientFunds without the deposit.
+        """
+        told, key = self._read(adapter, period), (adapter, period)
+        first = told.by_pool.get(key, {}).get(contributor)
+        claim = {"account": account, "claimed_nano": claimed_nano, "reason": reason}
+        if first is not None and claim == {name: first.claim[name] for name in claim}:
+            return first
+        disputes.check_new(told.by_pool.get(key, {}), contributor)
+        statement = disputes.claim_statement(
+            told.pools[key],
+            told.free_nano(key),
+            self._terms,
+            contributor=contributor,
+            account=account,
+            claimed_nano=claimed_nano,
+            reason=reason,
+            opened_ms=now_ms,
+        )
+        opened = Dispute(claim=statement)
+        self._remember(opened)
+        self._commit(statement)
+        return opened
+
+    def resolve(
+        self,
+        contributor: str,
+        scorer: str,
+        scores: ContributorScores,
+        improvement: ContributorScores | None,
+        now_ms: int,
+    ) -> Dispute:
+        """Decide a dispute by what `scorer` recomputed; again, it gives the first decision.
+
+        `scores` are of the pool's part `use`, `improvement` of the part of that name, where it was recomputed too.
+
+        Raises what `verdict_statement` does, InvalidInput for scores that can't be, NotFound where there is no such
+        dispute, Conflict (`dispute_closed`) where it was decided by other scores, or has expired.
+        """
+        found = {"use": scores} if improvement is None else {"use": scores, "improvement": improvement}
+        recomputed = {name: _scores_of(part, scores) for name, part in found.items()}
+        known = self._find(scores.adapter, scores.period, contributor)
+        if known is not None and known.closing is not None and _says(known, scorer, recomputed):
+            return known
+        claim = disputes.check_open(known).claim
+        return self._close(claim, disputes.verdict_statement(claim, scorer, recomputed, now_ms))
+
+    def expire(self, now_ms: int) -> int:
+        """Give back what disputes hold that nobody decided in time; how many there were."""
+        num_expired = 0
+        query = "SELECT adapter, period FROM disputed WHERE deadline_ms < ? GROUP BY adapter, period"
+        for adapter, period in self._db.execute(query, (now_ms,)).fetchall():
+            overdue = [
+                dispute
+                for dispute in self.of_pool(str(adapter), str(period))
+                if dispute.state == "open" and dispute.deadline_ms < now_ms
+            ]
+            for dispute in overdue:
+                self._close(dispute.claim, disputes.expiry_statement(dispute.claim, now_ms))
+            num_expired += len(overdue)
+            self._forget(str(adapter), str(period), now_ms)
+        return num_expired
+
+    def is_open(self, adapter: str, period: str) -> bool:
+        """Whether a dispute of a settled pool waits for its verdict."""
+        return any(dispute.state == "open" for dispute in self.of_pool(adapter, period))
+
+    def may_be_recomputed(self, adapter: str, period: str, now_ms: int) -> bool:
+        """Whether a settled pool has an open dispute, or can still get one."""
+        settled = self._ledger.find(payout_id(adapter, period))
+        if settled is None or now_ms < settled.time_ms + self._terms.window_ms:
+            return True
+        return self.is_open(adapter, period)
+
+    def _find(self, adapter: str, period: str, contributor: str) -> Dispute | None:
+        return self._read(adapter, period).by_pool.get((adapter, period), {}).get(contributor)
+
+    def _read(self, adapter: str, period: str) -> Disputes:
+        """The pool's settlement and its disputes, from the log."""
+        settled = self._ledger.find(payout_id(adapter, period))
+        if settled is None:
+            raise NotFound(f"{adapter} wasn't settled in {period}", code="not_settled", param="period")
+        told = Disputes()
+        entries = self._ledger.transfers(escrow_account(adapter, period), _ENTRIES)
+        for seq in sorted({settled.seq, *(entry.seq for entry in entries)}):
+            told.take(self._ledger.batch(seq))
+        return told
+
+    def _close(self, claim: Statement, statement: dict[str, Any]) -> Dispute:
+        self._commit(statement)
+        return Dispute(claim=claim, closing=statement)
+
+    def _commit(self, statement: dict[str, Any]) -> None:
+        transfers = disputes.transfers_of(statement)
+        self._open_accounts(transfers)
+        results = self._ledger.commit(transfers, statement)
+        for result, transfer in zip(results, transfers, strict=True):
+            if result not in (CREATED, EXISTS, "linked_transfer_failed"):
+                raise _refusal(result, transfer)
+
+    def _open_accounts(self, transfers: Sequence[Transfer]) -> None:
+        names = {name for transfer in transfers for name in (transfer.debit, transfer.credit)} - {
+            UNATTRIBUTED,
+            TREASURY,
+        }
+        accounts = [Account(account_id=name, kind=name.partition(":")[0]) for name in sorted(names)]
+        for account, result in zip(accounts, self._ledger.create_accounts(accounts), strict=True):
+            if result not in (CREATED, EXISTS):
+                raise Conflict(f"{account.account_id}: {result}", code=result, param="account")
+
+    def _remember(self, dispute: Dispute) -> None:
+        values = (dispute.claim["adapter"], dispute.claim["period"], dispute.deadline_ms)
+        with writing(self._db):
+            self._db.execute("INSERT OR IGNORE INTO disputed VALUES (?, ?, ?)", values)
+
+    def _forget(self, adapter: str, period: str, now_ms: int) -> None:
+        with writing(self._db):
+            self._db.execute(
+                "DELETE FROM disputed WHERE adapter = ? AND period = ? AND deadline_ms < ?", (adapter, period, now_ms)
+            )
+
+
+def _scores_of(part: ContributorScores, of: ContributorScores) -> Scores:
+    check_scores(part)
+    if (part.adapter, part.period) != (of.adapter, of.period):
+        raise InvalidInput("the scores of two parts are of two pools", code="invalid_scores", param="improvement")
+    return Scores(
+        method=part.method,
+        scores_nano=dict(part.scores_nano),
+        errors_nano=dict(part.errors_nano),
+        gain_nano=part.gain_nano,
+    )
+
+
+def _says(known: Dispute, scorer: str, scores: dict[str, Scores]) -> bool:
+    told, given = known.closing or {}, {name: asdict(part) for name, part in scores.items()}
+    return (told.get("scorer"), told.get("scores")) == (scorer, given)
+
+
+def _refusal(result: str, transfer: Transfer) -> Conflict | InsufficientFunds:
+    if result == "exceeds_credits" and transfer.code == "dispute_deposit":
+        return InsufficientFunds(
+            f"{transfer.debit} has less than the deposit of {format_open(transfer.amount_nano)} OPEN",
+            param="account",
+            fix="fund the account; the deposit comes back unless the claim is rejected",
+        )
+    return Conflict(f"the ledger refused {transfer.code}: {result}", code=result, param="contributor")

@@ -1,0 +1,475 @@
+"""A dispute: what the log says of a period's share that its contributor contests, and of what became of it.
+
+    dispute    the contributor claims that more was due; a deposit and the contested amount go into escrow
+    verdict    a second scorer's scores, from which the share follows anew; the escrow is paid out
+    expiry     nobody recomputed it in time; the escrow goes back to where it came from
+
+    contested  = min(claimed - paid, what of the pool's `unattributed` no other dispute holds or was awarded)
+    recomputed = sum over the pool's parts: the contributor's payout by the shares rule under the settlement's own z,
+                 or what was paid, where the second scorer gives no scores for the part
+    award      = min(recomputed - paid, contested) where recomputed - paid > tolerance, else 0
+    tolerance  = pool * tolerance_ppm / 10^6, rounded down
+
+A settlement pays at once, so what is contested is only what it left unattributed: nothing is taken back from people
+who were paid. A contributor disputes a pool once. A settlement without parts is one of a single part, `use`. Every
+statement can be built again from what it says and from the settlement, and every batch follows from its statement
+(`transfers_of`); `Disputes` replays them all for the audit.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from openledger.core.errors import Conflict, Corrupt, Forbidden, InvalidInput, NotFound, OpenLedgerError
+from openledger.core.ids import derived_id
+from openledger.core.money import format_open, split
+from openledger.core.shares import shares_ppb
+from openledger.core.values import UNATTRIBUTED as NOBODY
+from openledger.ledger.accounts import TREASURY, UNATTRIBUTED, check_account_id
+from openledger.ledger.statements import SETTLEMENT, Statement, format_of
+from openledger.ledger.transfers import Batch, Transfer
+
+DISPUTE = "openledger.dispute/1"
+VERDICT = "openledger.dispute_verdict/1"
+EXPIRY = "openledger.dispute_expiry/1"
+FORMATS = frozenset({DISPUTE, VERDICT, EXPIRY})
+FIRST_SCORER = "operator"
+MAX_REASON = 2000
+_WHOLE_PPM = 10**6
+_ACCOUNT_PREFIX = "escrow:"
+_CLOCKS_APART_MS = 3_600_000  # between who writes a statement and the ledger that dates it
+State = Literal["open", "upheld", "rejected", "expired"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What governs a dispute: the deposit, how long after settlement it may be opened (`window_ms`), how long after
+    that it may be decided (`resolve_ms`), and which difference counts as none. `parameters` is their version."""
+
+    deposit_nano: int
+    window_ms: int
+    resolve_ms: int
+    tolerance_ppm: int
+    parameters: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PaidPool:
+    """What a dispute needs to know of a settlement. `scorers` are who made its scores; `parts` the pool's parts by
+    name, each with its `pool_nano` and `payouts_nano`."""
+
+    adapter: str
+    period: str
+    pool_nano: int
+    z_milli: int
+    scorers: tuple[str, ...]
+    settled_ms: int
+    parts: Mapping[str, Statement]
+    payouts_nano: Mapping[str, int]
+    accounts: Mapping[str, str]
+
+    def account_of(self, contributor: str) -> str:
+        """Where `contributor` was paid, or would have been."""
+        return self.accounts.get(contributor, f"contributor:{contributor}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scores:
+    """What a second scorer found for one part: every contributor's influence, as a settlement states it."""
+
+    method: str
+    scores_nano: Mapping[str, int]
+    errors_nano: Mapping[str, int]
+    gain_nano: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dispute:
+    """One contributor's dispute of one pool. `claim` and `closing` are the log's statements; no `closing`: open."""
+
+    claim: Statement
+    closing: Statement | None = None
+
+    @property
+    def contributor(self) -> str:
+        return str(self.claim["contributor"])
+
+    @property
+    def state(self) -> State:
+        if self.closing is None:
+            return "open"
+        if format_of(self.closing) == EXPIRY:
+            return "expired"
+        return "upheld" if self.award_nano else "rejected"
+
+    @property
+    def award_nano(self) -> int:
+        return 0 if self.closing is None else int(self.closing.get("award_nano", 0))
+
+    @property
+    def bound_nano(self) -> int:
+        """What of the pool's `unattributed` the dispute holds, or was awarded."""
+        return int(self.claim["contested_nano"]) if self.closing is None else self.award_nano
+
+    @property
+    def deadline_ms(self) -> int:
+        return int(self.claim["opened_ms"]) + int(self.claim["resolve_ms"])
+
+
+@dataclass(slots=True)
+class Disputes:
+    """Every settled pool of a log and its disputes, by contributor, as the batches tell them."""
+
+    pools: dict[tuple[str, str], PaidPool] = field(default_factory=dict)
+    by_pool: dict[tuple[str, str], dict[str, Dispute]] = field(default_factory=dict)
+
+    def take(self, batch: Batch) -> None:
+        """Raises Corrupt, its code saying what is wrong; batches of other kinds pass."""
+        statement, kind = batch.statement or {}, format_of(batch.statement)
+        if kind not in FORMATS and not _is_settlement(kind):
+            if any(_touches_escrow(transfer) for transfer in batch.transfers):
+                raise Corrupt(
+                    "money goes through an escrow without saying why", code="unexplained_escrow", param="statement"
+                )
+            return
+        try:
+            self._take(kind, statement, batch)
+        except Corrupt:
+            raise
+        except OpenLedgerError as error:
+            raise _corrupt(error.message, error.code) from error
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise Corrupt(
+                f"the statement lacks or misstates something: {error}", code="malformed_statement", param="statement"
+            ) from error
+
+    def free_nano(self, key: tuple[str, str]) -> int:
+        """What of a pool's `unattributed` can still be contested."""
+        left: int = self.pools[key].payouts_nano.get(NOBODY, 0)
+        return left - sum(dispute.bound_nano for dispute in self.by_pool.get(key, {}).values())
+
+    def _take(self, kind: str, statement: Statement, batch: Batch) -> None:
+        if _is_settlement(kind):
+            pool = paid_pool(batch)
+            self.pools[pool.adapter, pool.period] = pool
+            return
+        claim = statement if kind == DISPUTE else statement["dispute"]
+        key, contributor = (claim["adapter"], claim["period"]), claim["contributor"]
+        if key not in self.pools:
+            raise NotFound(f"{key[0]} wasn't settled in {key[1]}", code="not_settled", param="period")
+        known = self.by_pool.setdefault(key, {})
+        if kind == DISPUTE:
+            check_new(known, contributor)
+            expected, stated_ms = _claim_again(self.pools[key], self.free_nano(key), claim), claim["opened_ms"]
+            known[contributor] = Dispute(claim=claim)
+        else:
+            check_open(known.get(contributor))
+            if known[contributor].claim != claim:
+                raise Corrupt("the dispute isn't the one that was opened", code="wrong_dispute", param="statement")
+            expected, stated_ms = _closing_again(statement), statement["closed_ms"]
+            known[contributor] = Dispute(claim=claim, closing=statement)
+        if statement != expected:
+            raise Corrupt(
+                "the statement doesn't follow from claim, settlement and scores",
+                code="wrong_dispute",
+                param="statement",
+            )
+        if batch.transfers != tuple(transfers_of(statement)):
+            raise Corrupt(
+                "the transfers aren't those of the dispute's statement", code="escrow_differs", param="statement"
+            )
+        if abs(batch.time_ms - stated_ms) > _CLOCKS_APART_MS:
+            raise Corrupt("the statement's time is far from its batch's", code="wrong_time", param="statement")
+
+
+def escrow_account(adapter: str, period: str) -> str:
+    """Where the disputes of one pool keep deposits and contested amounts while they are open."""
+    return f"{_ACCOUNT_PREFIX}{adapter}:{period}"
+
+
+def paid_pool(batch: Batch) -> PaidPool:
+    """The settlement that `batch` holds."""
+    settlement = batch.statement or {}
+    parts = settlement.get("parts", {"use": settlement})
+    measured = [part["quality"] for part in parts.values() if "quality" in part]
+    return PaidPool(
+        adapter=settlement["adapter"],
+        period=settlement["period"],
+        pool_nano=settlement["pool_nano"],
+        z_milli=settlement["z_milli"],
+        scorers=tuple(sorted({quality.get("scorer", FIRST_SCORER) for quality in measured})),
+        settled_ms=batch.time_ms,
+        parts=parts,
+        payouts_nano=settlement["payouts_nano"],
+        accounts=settlement["accounts"],
+    )
+
+
+def claim_statement(
+    pool: PaidPool,
+    free_nano: int,
+    terms: Terms,
+    *,
+    contributor: str,
+    account: str,
+    claimed_nano: int,
+    reason: str,
+    opened_ms: int,
+) -> dict[str, Any]:
+    """What opens a dispute: `account` says that `contributor` was due `claimed_nano` of `pool`.
+
+    Raises Forbidden for another account than the contributor's, InvalidInput for a claim that can't be, Conflict
+    where the window is closed (`dispute_window_closed`) or nothing is left to pay from (`nothing_to_contest`).
+    """
+    check_account_id(contributor, "contributor")
+    _check_numbers(claimed_nano, free_nano, opened_ms, *asdict(terms).values())
+    if contributor == NOBODY or pool.account_of(contributor) != account:
+        raise Forbidden(
+            f"{account} is not where {contributor} is paid",
+            code="not_the_contributor",
+            param="account",
+            fix="open the dispute from the account that the settlement names for the contributor",
+        )
+    if not isinstance(reason, str) or len(reason) > MAX_REASON:
+        raise InvalidInput(f"a reason is text of at most {MAX_REASON} characters", code="invalid_claim", param="reason")
+    paid_nano = pool.payouts_nano.get(contributor, 0)
+    if not paid_nano < claimed_nano <= pool.pool_nano:
+        raise InvalidInput(
+            f"{format_open(paid_nano)} OPEN were paid; a claim is for more than that, and at most for the pool's"
+            f" {format_open(pool.pool_nano)}",
+            code="invalid_claim",
+            param="claimed_nano",
+        )
+    if opened_ms > pool.settled_ms + terms.window_ms:
+        raise Conflict(
+            f"{pool.adapter} in {pool.period} was settled too long ago to be disputed",
+            code="dispute_window_closed",
+            param="period",
+        )
+    if free_nano <= 0:
+        raise Conflict(
+            f"{pool.adapter} in {pool.period} left nothing unattributed that a dispute could still be paid from",
+            code="nothing_to_contest",
+            param="period",
+        )
+    return {
+        "format": DISPUTE,
+        "adapter": pool.adapter,
+        "period": pool.period,
+        "contributor": contributor,
+        "account": account,
+        "claimed_nano": claimed_nano,
+        "reason": reason,
+        "paid_nano": paid_nano,
+        "pool_nano": pool.pool_nano,
+        "z_milli": pool.z_milli,
+        "parts": {
+            name: {"pool_nano": part["pool_nano"], "paid_nano": part["payouts_nano"].get(contributor, 0)}
+            for name, part in pool.parts.items()
+        },
+        "first_scorers": list(pool.scorers),
+        "settled_ms": pool.settled_ms,
+        "contested_nano": min(claimed_nano - paid_nano, free_nano),
+        "opened_ms": opened_ms,
+        **asdict(terms),
+    }
+
+
+def verdict_statement(claim: Statement, scorer: str, scores: Mapping[str, Scores], closed_ms: int) -> dict[str, Any]:
+    """What closes a dispute by a recomputation; the award follows from claim and scores, which are by part.
+
+    Raises InvalidInput for scores, parts or a scorer that can't be, Forbidden where the scorer is the first one or the
+    claimant (`not_a_second_scorer`), Conflict past the deadline (`dispute_expired`).
+    """
+    check_account_id(scorer, "scorer")
+    _check_scores(claim, scores)
+    _check_numbers(closed_ms)
+    if scorer in (*claim["first_scorers"], claim["account"], claim["contributor"]):
+        raise Forbidden(
+            f"{scorer} scored the pool first, or claims from it",
+            code="not_a_second_scorer",
+            param="scorer",
+            fix="let somebody else recompute it",
+        )
+    if closed_ms > claim["opened_ms"] + claim["resolve_ms"]:
+        raise Conflict("the time to decide this dispute is over", code="dispute_expired", param="contributor")
+    recomputed_nano = recomputed_payout(claim, scores)
+    return {
+        "format": VERDICT,
+        "dispute": claim,
+        "scorer": scorer,
+        "scores": {name: asdict(part) for name, part in sorted(scores.items())},
+        "recomputed_nano": recomputed_nano,
+        "award_nano": _award(claim, recomputed_nano),
+        "closed_ms": closed_ms,
+    }
+
+
+def expiry_statement(claim: Statement, closed_ms: int) -> dict[str, Any]:
+    """What closes a dispute that nobody recomputed. Raises Conflict (`dispute_open`) before its deadline."""
+    _check_numbers(closed_ms)
+    if closed_ms <= claim["opened_ms"] + claim["resolve_ms"]:
+        raise Conflict("the dispute can still be decided", code="dispute_open", param="contributor")
+    return {"format": EXPIRY, "dispute": claim, "closed_ms": closed_ms}
+
+
+def recomputed_payout(claim: Statement, scores: Mapping[str, Scores]) -> int:
+    """What the contributor would have been paid of the pool by these scores."""
+    due = [
+        _part_payout(claim, part["pool_nano"], scores[name]) if name in scores else part["paid_nano"]
+        for name, part in claim["parts"].items()
+    ]
+    return sum(due)
+
+
+def check_new(known: Mapping[str, Dispute], contributor: str) -> None:
+    """Raises Conflict (`dispute_exists`) where the contributor has disputed this pool."""
+    if contributor in known:
+        raise Conflict(f"{contributor} has disputed this pool before", code="dispute_exists", param="contributor")
+
+
+def check_open(known: Dispute | None) -> Dispute:
+    """`known` if it waits for a verdict. Raises NotFound or Conflict (`dispute_closed`)."""
+    if known is None:
+        raise NotFound("there is no such dispute", code="dispute_not_found", param="contributor")
+    if known.closing is not None:
+        raise Conflict(f"the dispute was closed before: {known.state}", code="dispute_closed", param="contributor")
+    return known
+
+
+def transfers_of(statement: Statement) -> list[Transfer]:
+    """The batch that carries `statement`. The ids derive from adapter, period and contributor, and a verdict's are an
+    expiry's: a dispute is opened once, and closed once."""
+    if format_of(statement) == DISPUTE:
+        return _opening(statement)
+    return _closing(statement["dispute"], format_of(statement) == EXPIRY, statement.get("award_nano", 0))
+
+
+def checked_lines(statement: Statement, transfer: Transfer) -> list[str]:
+    """What a dispute's batch says, in words, once `statement` holds in itself and `transfer` is one that it calls for.
+
+    Raises Corrupt. Whether the dispute was opened on the settlement that it names is for the audit to see.
+    """
+    opening = format_of(statement) == DISPUTE
+    try:
+        expected = statement if opening else _closing_again(statement)
+        called_for = transfer in transfers_of(statement)
+    except OpenLedgerError as error:
+        raise _corrupt(error.message, error.code) from error
+    if statement != expected or not called_for:
+        raise Corrupt(
+            f"{transfer.transfer_id} isn't what its statement calls for", code="wrong_dispute", param="statement"
+        )
+    return lines(statement)
+
+
+def lines(statement: Statement) -> list[str]:
+    """A dispute's statement in words."""
+    claim = statement if format_of(statement) == DISPUTE else statement["dispute"]
+    told = [
+        f"{claim['contributor']} contests its share of {claim['adapter']} in {claim['period']}:"
+        f" {format_open(claim['paid_nano'])} OPEN were paid, {format_open(claim['claimed_nano'])} are claimed",
+        f"in escrow: {format_open(claim['contested_nano'])} OPEN of what the pool left unattributed,"
+        f" and a deposit of {format_open(claim['deposit_nano'])}",
+    ]
+    if format_of(statement) == EXPIRY:
+        return [*told, "nobody recomputed it in time: all of it went back"]
+    if format_of(statement) == DISPUTE:
+        return told
+    methods = ", ".join(f"{name} by {part['method']}" for name, part in statement["scores"].items())
+    return [
+        *told,
+        f"{statement['scorer']} recomputed {format_open(statement['recomputed_nano'])} OPEN ({methods});"
+        f" differences up to {claim['tolerance_ppm']} ppm of the pool count as none",
+        f"awarded: {format_open(statement['award_nano'])} OPEN"
+        if statement["award_nano"]
+        else "rejected: the deposit went to the treasury",
+    ]
+
+
+def _part_payout(claim: Statement, part_nano: int, scores: Scores) -> int:
+    shares = shares_ppb(scores.scores_nano, scores.errors_nano, scores.gain_nano, claim["z_milli"])
+    return split(part_nano, shares).get(claim["contributor"], 0)
+
+
+def _award(claim: Statement, recomputed_nano: int) -> int:
+    more_nano = recomputed_nano - claim["paid_nano"]
+    tolerated_nano = claim["pool_nano"] * claim["tolerance_ppm"] // _WHOLE_PPM
+    return min(more_nano, claim["contested_nano"]) if more_nano > tolerated_nano else 0
+
+
+def _claim_again(pool: PaidPool, free_nano: int, claim: Statement) -> dict[str, Any]:
+    terms = Terms(**{name: claim[name] for name in Terms.__dataclass_fields__})
+    given = {name: claim[name] for name in ("contributor", "account", "claimed_nano", "reason", "opened_ms")}
+    return claim_statement(pool, free_nano, terms, **given)
+
+
+def _closing_again(statement: Statement) -> dict[str, Any]:
+    if format_of(statement) == EXPIRY:
+        return expiry_statement(statement["dispute"], statement["closed_ms"])
+    scores = {name: Scores(**part) for name, part in statement["scores"].items()}
+    return verdict_statement(statement["dispute"], statement["scorer"], scores, statement["closed_ms"])
+
+
+def _opening(claim: Statement) -> list[Transfer]:
+    escrow = escrow_account(claim["adapter"], claim["period"])
+    return [
+        _transfer(claim, "open", claim["account"], escrow, claim["deposit_nano"], "dispute_deposit"),
+        _transfer(claim, "open1", UNATTRIBUTED, escrow, claim["contested_nano"], "dispute_escrow"),
+    ]
+
+
+def _closing(claim: Statement, expired: bool, award_nano: int) -> list[Transfer]:
+    escrow = escrow_account(claim["adapter"], claim["period"])
+    lost = not expired and not award_nano
+    moves = [
+        (TREASURY if lost else claim["account"], claim["deposit_nano"], "deposit_lost" if lost else "deposit_return"),
+        (claim["account"], award_nano, "dispute_award"),
+        (UNATTRIBUTED, claim["contested_nano"] - award_nano, "dispute_return"),
+    ]
+    due = [move for move in moves if move[1]]
+    return [
+        _transfer(claim, f"close{place}", escrow, account, amount_nano, code)
+        for place, (account, amount_nano, code) in enumerate(due)
+    ]
+
+
+def _transfer(claim: Statement, step: str, debit: str, credit: str, amount_nano: int, code: str) -> Transfer:
+    adapter, period = claim["adapter"], claim["period"]
+    return Transfer(
+        transfer_id=derived_id("dsp", adapter, period, claim["contributor"], step),
+        debit=debit,
+        credit=credit,
+        amount_nano=amount_nano,
+        code=code,
+        reference=f"{adapter}:{period}",
+    )
+
+
+def _touches_escrow(transfer: Transfer) -> bool:
+    return transfer.debit.startswith(_ACCOUNT_PREFIX) or transfer.credit.startswith(_ACCOUNT_PREFIX)
+
+
+def _check_scores(claim: Statement, scores: Mapping[str, Scores]) -> None:
+    if not scores or not set(scores) <= set(claim["parts"]):
+        raise InvalidInput(
+            f"scores are for the pool's parts: {', '.join(claim['parts'])}", code="invalid_scores", param="scores"
+        )
+    for part in scores.values():
+        if not isinstance(part.method, str):
+            raise InvalidInput("a method is text", code="invalid_scores", param="method")
+        _check_numbers(part.gain_nano, *part.scores_nano.values(), *part.errors_nano.values(), least=None)
+
+
+def _is_settlement(kind: str) -> bool:
+    """Of whichever version: what a dispute needs is in each of them."""
+    return kind.partition("/")[0] == SETTLEMENT.partition("/")[0]
+
+
+def _check_numbers(*numbers: int, least: int | None = 0) -> None:
+    if any(type(number) is not int or (least is not None and number < least) for number in numbers):
+        raise InvalidInput("a dispute's amounts, times and scores are whole numbers", code="invalid_claim")
+
+
+def _corrupt(reason: str, code: str) -> Corrupt:
+    return Corrupt(reason, code=code, param="statement")

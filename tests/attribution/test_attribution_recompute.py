@@ -1,0 +1,137 @@
+"""A second scorer on the same record comes to the same shares; whoever changed a score is found."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tiny_model import make_tiny_base, tiny_rows
+
+from openledger.adapters.base_model import load_model, load_tokenizer
+from openledger.attribution.bank import plan_bank, run_bank
+from openledger.attribution.index import GradientIndex, build_index
+from openledger.attribution.recompute import agreement, recompute
+from openledger.core.errors import InvalidInput
+from openledger.core.values import Answer, ContributorScores
+from openledger.training.examples import encode_row
+from openledger.training.lora import load_lora
+from openledger.training.recipe import Recipe
+from openledger.training.record import train_run
+
+RECIPE = Recipe(rank=2, alpha=4, num_epochs=4, batch_rows=8, learning_rate=1e-2)
+Z = 1000
+
+
+class PlainScorer:
+    """What the engine does, by two plain forward passes."""
+
+    def __init__(self, module):
+        self.module = module
+
+    def score(self, prompt_ids, completion_ids, adapter_digests):
+        return np.stack([self._one((*prompt_ids, *completion_ids), len(prompt_ids), d) for d in adapter_digests])
+
+    def _one(self, ids, num_prompt, digest):
+        with torch.no_grad():
+            if digest:
+                logits = self.module(torch.tensor([ids])).logits[0]
+            else:
+                with self.module.disable_adapter():
+                    logits = self.module(torch.tensor([ids])).logits[0]
+        told = logits.log_softmax(-1)[torch.arange(num_prompt - 1, len(ids) - 1), list(ids[num_prompt:])]
+        return told.numpy()
+
+
+@pytest.fixture(scope="module")
+def record(tmp_path_factory):
+    """What a scorer needs, opened from disk as a stranger to the first would: the function opens it anew each time."""
+    torch.set_num_threads(1)
+    base = make_tiny_base(tmp_path_factory.mktemp("base"))
+    tokenizer = load_tokenizer(base)
+    examples = [encode_row(tokenizer, row) for row in tiny_rows()]
+    trained, decoys = examples[:40], examples[40:]
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    run = train_run(base, trained, RECIPE, folder)
+    plan = plan_bank(run, trained, num_coalitions=6, num_twins=1)
+    run_bank(folder / "bank", run, base, trained).train(plan.coalitions)
+    indexed = load_lora(load_model(base), folder).eval()
+    build_index(indexed, trained, decoys, folder / "index", run.adapter_digest)
+    answers = [
+        Answer(
+            answer_id=f"ans_{number}", adapter="greek", adapter_digest=run.adapter_digest, period="p0001",
+            prompt_ids=e.ids[: e.num_prompt], completion_ids=e.ids[e.num_prompt :], fee_nano=10**9, pool_nano=5 * 10**8,
+        )
+        for number, e in enumerate(trained[:12])
+    ]  # fmt: skip
+
+    def opened():
+        module = load_lora(load_model(base), folder).eval()
+        bank = run_bank(folder / "bank", run, base, trained)
+        return (
+            answers,
+            module,
+            GradientIndex.open(folder / "index", run.adapter_digest),
+            PlainScorer(module),
+            bank,
+            plan,
+        )
+
+    return opened
+
+
+def once(record, with_bank):
+    answers, module, index, scorer, bank, plan = record()
+    return recompute("greek", "p0001", answers, module, index, scorer, (bank, plan) if with_bank else None)
+
+
+@pytest.mark.parametrize(("with_bank", "method"), [(False, "index/ekfac-2"), (True, "bank/1")])
+def test_recomputing_on_the_same_record_gives_the_same_scores(record, with_bank, method):
+    first, second = once(record, with_bank), once(record, with_bank)
+    assert first == second
+    assert first.method == method
+    assert first.gain_nano > 0
+    assert set(first.scores_nano) == {"ctr_0", "ctr_1", "ctr_2", "ctr_3"}
+    assert agreement(first, second, 0, Z).agrees
+
+
+def test_a_tampered_score_is_found_and_named(record):
+    honest = once(record, with_bank=False)
+    best = max(honest.scores_nano, key=lambda name: honest.scores_nano[name])
+    tampered = replace(honest, scores_nano={**honest.scores_nano, best: honest.scores_nano[best] // 2})
+    found = agreement(tampered, honest, 10_000, Z)
+    assert not found.agrees
+    assert best in found.differing
+    assert found.differences_ppb[best] > 0
+    assert sum(found.differences_ppb.values()) == 0
+
+
+def test_a_contributor_who_was_left_out_is_found(record):
+    honest = once(record, with_bank=False)
+    best = max(honest.scores_nano, key=lambda name: honest.scores_nano[name])
+    kept = {name: value for name, value in honest.scores_nano.items() if name != best}
+    without = replace(honest, scores_nano=kept, errors_nano={name: honest.errors_nano[name] for name in kept})
+    assert best in agreement(without, honest, 10_000, Z).differing
+
+
+def test_a_difference_is_tolerated_up_to_the_stated_part_of_the_pool():
+    first, second = (
+        ContributorScores(
+            adapter="py", period="p0001", method="m", scores_nano={"a": a}, errors_nano={"a": 0}, gain_nano=1000
+        )
+        for a in (500, 510)
+    )
+    assert agreement(first, second, 10_000, Z).agrees
+    assert agreement(first, second, 9_999, Z).differing == ("a", "unattributed")
+
+
+def test_scores_of_two_pools_are_not_compared(record):
+    honest = once(record, with_bank=False)
+    with pytest.raises(InvalidInput):
+        agreement(honest, replace(honest, period="p0002"), 0)
+
+
+def test_answers_of_another_adapter_are_refused(record):
+    answers, module, index, scorer, _, _ = record()
+    with pytest.raises(InvalidInput) as caught:
+        recompute("greek", "p0001", [replace(answers[0], adapter_digest="other")], module, index, scorer)
+    assert caught.value.code == "wrong_adapter"

@@ -1,0 +1,499 @@
+"""A disputed share: what is in escrow meanwhile, who decides it, and what each outcome pays."""
+
+from dataclasses import replace
+
+import pytest
+from economy_values import scores
+
+from openledger.core.errors import Conflict, Corrupt, Forbidden, InsufficientFunds, InvalidInput, NotFound
+from openledger.economy import Parameters
+from openledger.economy.disputes import DisputeBook, terms_of
+from openledger.ledger import Ledger, encode_proof, verify_proof
+from openledger.ledger.disputes import (
+    Disputes,
+    Scores,
+    claim_statement,
+    escrow_account,
+    paid_pool,
+    transfers_of,
+    verdict_statement,
+)
+from openledger.ledger.transfers import Batch
+
+P = Parameters()
+CLAIMANT, SECOND = "contributor:ctr_b", "user:auditor"
+ESCROW = "escrow:py:p0001"
+DEPOSIT = P.dispute_deposit_nano
+POOL, PAID, LEFT = 20_000, 3_600, 5_600  # of the settlement below: the pool, ctr_b's payout, unattributed
+
+
+@pytest.fixture
+def settled(town):
+    town.sell("k", completion=1330)
+    town.economy.settle(scores(), {}, scores())
+    for account in (CLAIMANT, "contributor:ctr_a", "contributor:ctr_c"):
+        town.economy.grant(account, DEPOSIT, f"deposit of {account}")
+    return town
+
+
+def dispute(town, claimed=PAID + 1000, contributor="ctr_b", account=None, reason="my rows were not counted"):
+    return town.economy.dispute(account or f"contributor:{contributor}", "py", "p0001", contributor, claimed, reason)
+
+
+def recomputed(b=40, **other):
+    """Scores under which ctr_b's share is (b - 2) %."""
+    return scores(scores_nano={"ctr_a": 40, "ctr_b": b}, errors_nano={"ctr_a": 6, "ctr_b": 2}, **other)
+
+
+def resolve(town, b=40, scorer=SECOND, contributor="ctr_b"):
+    return town.economy.resolve_dispute(contributor, scorer, recomputed(b), recomputed(b))
+
+
+def posted(town, account):
+    return town.economy.balance(account).posted_nano
+
+
+def test_the_settlement_of_these_tests_is_what_their_numbers_say(settled):
+    assert (posted(settled, "unattributed"), posted(settled, CLAIMANT) - DEPOSIT) == (LEFT, PAID)
+
+
+def test_while_a_dispute_is_open_the_contested_amount_and_the_deposit_are_in_escrow(settled):
+    opened = dispute(settled)
+    assert (opened.state, opened.claim["contested_nano"], opened.claim["paid_nano"]) == ("open", 1000, PAID)
+    assert posted(settled, ESCROW) == 1000 + DEPOSIT
+    assert posted(settled, "unattributed") == LEFT - 1000
+    assert posted(settled, CLAIMANT) == PAID
+    assert settled.ledger.audit().num_disputes == 1
+
+
+def test_an_upheld_claim_is_paid_the_difference_and_gets_its_deposit_back(settled):
+    dispute(settled, claimed=PAID + 4000)
+    decided = resolve(settled, b=38)
+    assert (decided.state, decided.closing["recomputed_nano"]) == ("upheld", 7200)
+    assert decided.award_nano == 7200 - PAID
+    assert posted(settled, CLAIMANT) == 7200 + DEPOSIT
+    assert posted(settled, ESCROW) == 0
+    assert posted(settled, "unattributed") == LEFT - (7200 - PAID)
+    assert [payout.amount_nano for payout in settled.economy.payouts(CLAIMANT)] == [7200 - PAID, PAID]
+    settled.ledger.audit()
+
+
+def test_an_award_is_never_more_than_what_is_in_escrow(settled):
+    dispute(settled, claimed=PAID + 1000)
+    assert resolve(settled, b=38).award_nano == 1000
+    assert posted(settled, CLAIMANT) == PAID + 1000 + DEPOSIT
+
+
+@pytest.mark.parametrize("b", [20, 21])
+def test_a_difference_within_the_tolerance_rejects_the_claim_and_takes_the_deposit(settled, b):
+    treasury = posted(settled, "treasury")
+    dispute(settled)
+    decided = resolve(settled, b=b)
+    assert decided.closing["recomputed_nano"] - PAID == (b - 20) * 200 <= POOL * P.dispute_tolerance_ppm // 10**6
+    assert (decided.state, decided.award_nano) == ("rejected", 0)
+    assert posted(settled, CLAIMANT) == PAID
+    assert posted(settled, "treasury") == treasury + DEPOSIT
+    assert (posted(settled, ESCROW), posted(settled, "unattributed")) == (0, LEFT)
+    settled.ledger.audit()
+
+
+def test_a_difference_of_more_than_the_tolerance_is_paid(settled):
+    dispute(settled)
+    assert resolve(settled, b=22).award_nano == 400
+
+
+def test_a_lower_share_takes_nothing_back_from_who_was_paid(settled):
+    dispute(settled)
+    before = posted(settled, "contributor:ctr_a")
+    assert resolve(settled, b=3).state == "rejected"
+    assert posted(settled, CLAIMANT) == PAID
+    assert posted(settled, "contributor:ctr_a") == before
+    settled.ledger.audit()
+
+
+def test_a_dispute_that_nobody_decides_gives_everything_back(settled, clock):
+    dispute(settled)
+    clock.advance(P.dispute_resolve_ms)
+    assert settled.economy.expire_disputes() == 0
+    clock.advance(1)
+    settled.restart()
+    assert settled.economy.disputes("py", "p0001")[0].state == "expired"
+    assert (posted(settled, CLAIMANT), posted(settled, "unattributed")) == (PAID + DEPOSIT, LEFT)
+    assert settled.economy.expire_disputes() == 0
+    with pytest.raises(Conflict) as caught:
+        resolve(settled)
+    assert caught.value.code == "dispute_closed"
+    settled.ledger.audit()
+
+
+def test_a_decided_dispute_does_not_expire(settled, clock):
+    dispute(settled)
+    resolve(settled)
+    clock.advance(P.dispute_resolve_ms + 1)
+    before = settled.ledger.checkpoint()
+    assert settled.economy.expire_disputes() == 0
+    assert settled.ledger.checkpoint() == before
+    assert settled.economy.disputes("py", "p0001")[0].state == "upheld"
+
+
+def test_past_the_deadline_nobody_decides_even_before_it_expired(settled, clock):
+    dispute(settled)
+    clock.advance(P.dispute_resolve_ms + 1)
+    with pytest.raises(Conflict) as caught:
+        resolve(settled)
+    assert caught.value.code == "dispute_expired"
+
+
+def test_several_disputes_of_a_pool_share_what_it_left(settled):
+    dispute(settled, claimed=PAID + 4000)
+    second = dispute(settled, claimed=10_000, contributor="ctr_c")
+    assert second.claim["contested_nano"] == LEFT - 4000
+    with pytest.raises(Conflict) as caught:
+        dispute(settled, claimed=POOL, contributor="ctr_a")
+    assert caught.value.code == "nothing_to_contest"
+    resolve(settled, b=18)
+    assert dispute(settled, claimed=POOL, contributor="ctr_a").claim["contested_nano"] == 4000
+    assert [one.contributor for one in settled.economy.disputes("py", "p0001")] == ["ctr_a", "ctr_b", "ctr_c"]
+    settled.ledger.audit()
+
+
+def test_a_contributor_whom_the_settlement_does_not_know_can_dispute_it(settled):
+    settled.economy.grant("contributor:ctr_new", DEPOSIT, "new")
+    assert dispute(settled, claimed=500, contributor="ctr_new").claim["paid_nano"] == 0
+    decided = settled.economy.resolve_dispute(
+        "ctr_new", SECOND, scores(scores_nano={"ctr_new": 10}, errors_nano={"ctr_new": 0})
+    )
+    assert decided.award_nano == 500
+    settled.ledger.audit()
+
+
+def test_every_step_may_be_repeated_also_after_a_restart(settled):
+    dispute(settled)
+    settled.restart()
+    dispute(settled)
+    first = resolve(settled)
+    before = settled.ledger.checkpoint()
+    settled.restart()
+    assert (dispute(settled), resolve(settled)) == (first, first)
+    assert settled.ledger.checkpoint() == before
+
+
+def test_a_second_claim_or_verdict_with_other_content_is_a_conflict(settled):
+    dispute(settled)
+    with pytest.raises(Conflict) as caught:
+        dispute(settled, claimed=PAID + 2000)
+    assert caught.value.code == "dispute_exists"
+    resolve(settled)
+    with pytest.raises(Conflict) as caught:
+        resolve(settled, b=20)
+    assert caught.value.code == "dispute_closed"
+
+
+def test_the_window_closes(settled, clock):
+    clock.advance(P.dispute_window_ms)
+    dispute(settled)
+    clock.advance(1)
+    with pytest.raises(Conflict) as caught:
+        dispute(settled, contributor="ctr_c", claimed=10)
+    assert caught.value.code == "dispute_window_closed"
+
+
+@pytest.mark.parametrize("scorer", ["operator", CLAIMANT, "ctr_b"])
+def test_the_second_scorer_is_neither_the_first_nor_the_claimant(settled, scorer):
+    dispute(settled)
+    with pytest.raises(Forbidden) as caught:
+        resolve(settled, scorer=scorer)
+    assert caught.value.code == "not_a_second_scorer"
+    assert settled.economy.disputes("py", "p0001")[0].state == "open"
+
+
+def test_a_first_scorer_that_the_settlement_names_can_not_be_the_second(town):
+    town.sell("k")
+    town.economy.settle(scores(quality={"scorer": SECOND}), {})
+    town.economy.grant(CLAIMANT, DEPOSIT, "deposit")
+    dispute(town, claimed=100)
+    with pytest.raises(Forbidden):
+        resolve(town)
+    assert resolve(town, scorer="operator").state == "upheld"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "code"),
+    [
+        ({"account": "user:alice"}, Forbidden, "not_the_contributor"),
+        ({"account": "contributor:ctr_a"}, Forbidden, "not_the_contributor"),
+        ({"contributor": "unattributed", "account": "unattributed"}, Forbidden, "not_the_contributor"),
+        ({"claimed": PAID}, InvalidInput, "invalid_claim"),
+        ({"claimed": POOL + 1}, InvalidInput, "invalid_claim"),
+        ({"claimed": 3000.5}, InvalidInput, "invalid_claim"),
+        ({"reason": "x" * 2001}, InvalidInput, "invalid_claim"),
+    ],
+)
+def test_a_claim_that_can_not_be_changes_nothing(settled, wrong, error, code):
+    before = settled.ledger.checkpoint()
+    with pytest.raises(error) as caught:
+        dispute(settled, **wrong)
+    assert caught.value.code == code
+    assert settled.ledger.checkpoint() == before
+
+
+def test_a_pool_that_is_not_settled_can_not_be_disputed(town):
+    town.sell("k")
+    with pytest.raises(NotFound) as caught:
+        dispute(town)
+    assert caught.value.code == "not_settled"
+
+
+def test_a_claim_without_the_deposit_is_refused(settled):
+    settled.economy.grant("contributor:ctr_poor", DEPOSIT - 1, "poor")
+    with pytest.raises(InsufficientFunds) as caught:
+        dispute(settled, claimed=10, contributor="ctr_poor")
+    assert "deposit" in caught.value.message
+    assert posted(settled, "unattributed") == LEFT
+
+
+class PowerCut(BaseException):
+    """Not an Exception: nothing may catch it."""
+
+
+def cut_power(monkeypatch, owner, name, *, after):
+    original = getattr(owner, name)
+
+    def crash(self, *arguments, **more):
+        if after:
+            original(self, *arguments, **more)
+        raise PowerCut
+
+    monkeypatch.setattr(owner, name, crash)
+
+
+STEPS = [(DisputeBook, "_remember", True), (Ledger, "commit", False), (Ledger, "commit", True)]
+
+
+@pytest.mark.parametrize(("owner", "name", "after"), STEPS)
+def test_a_dispute_is_opened_once_wherever_opening_stopped(settled, monkeypatch, owner, name, after):
+    cut_power(monkeypatch, owner, name, after=after)
+    with pytest.raises(PowerCut):
+        dispute(settled)
+    monkeypatch.undo()
+    settled.restart()
+    assert dispute(settled).state == "open"
+    assert posted(settled, ESCROW) == 1000 + DEPOSIT
+    settled.ledger.audit()
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_dispute_is_decided_once_wherever_deciding_stopped(settled, monkeypatch, after):
+    dispute(settled)
+    cut_power(monkeypatch, Ledger, "commit", after=after)
+    with pytest.raises(PowerCut):
+        resolve(settled)
+    monkeypatch.undo()
+    settled.restart()
+    assert resolve(settled).award_nano == 1000
+    assert posted(settled, CLAIMANT) == PAID + 1000 + DEPOSIT
+    settled.ledger.audit()
+
+
+@pytest.mark.parametrize(("owner", "name", "after"), [(Ledger, "commit", False), (Ledger, "commit", True),
+                                                      (DisputeBook, "_forget", False)])  # fmt: skip
+def test_a_dispute_expires_once_wherever_expiring_stopped(settled, monkeypatch, clock, owner, name, after):
+    dispute(settled)
+    clock.advance(P.dispute_resolve_ms + 1)
+    cut_power(monkeypatch, owner, name, after=after)
+    with pytest.raises(PowerCut):
+        settled.economy.expire_disputes()
+    monkeypatch.undo()
+    settled.restart()
+    assert posted(settled, CLAIMANT) == PAID + DEPOSIT
+    assert posted(settled, ESCROW) == 0
+    settled.ledger.audit()
+
+
+def test_an_award_is_proven_and_explained(settled):
+    dispute(settled)
+    resolve(settled)
+    name = settled.economy.payouts(CLAIMANT)[0].transfer_id
+    proof = verify_proof(encode_proof(settled.ledger.proof(name)), settled.ledger.verification_key())
+    assert proof.transfer.amount_nano == 1000
+    for text in (proof.lines, settled.economy.explain(name)):
+        assert any("user:auditor recomputed 0.0000076 OPEN" in line for line in text)
+
+
+class TestTheAudit:
+    """Each of these is committed past the economy's checks, as an operator who cheats would."""
+
+    def wrong(self, settled, statement, transfers=None):
+        settled.ledger.commit(transfers_of(statement) if transfers is None else transfers, statement)
+        with pytest.raises(Corrupt) as caught:
+            settled.ledger.audit()
+        return caught.value.code
+
+    @pytest.fixture
+    def claim(self, settled, monkeypatch):
+        """A claim that isn't in the log, whose escrow account is open."""
+        monkeypatch.setattr(settled.ledger, "commit", lambda transfers, statement=None: ["created"] * len(transfers))
+        claim = dispute(settled).claim
+        monkeypatch.undo()
+        return dict(claim)
+
+    @pytest.fixture
+    def verdict(self, settled, monkeypatch):
+        dispute(settled)
+        monkeypatch.setattr(settled.ledger, "commit", lambda transfers, statement=None: ["created"] * len(transfers))
+        verdict = resolve(settled).closing
+        monkeypatch.undo()
+        return dict(verdict)
+
+    @pytest.mark.parametrize(
+        ("change", "code"),
+        [
+            ({"contested_nano": 1001}, "wrong_dispute"),
+            ({"paid_nano": 0}, "wrong_dispute"),
+            ({"pool_nano": 10**6}, "wrong_dispute"),
+            ({"account": "user:alice"}, "not_the_contributor"),
+            ({"opened_ms": 1_700_000_000_000 + 15 * 86_400_000}, "dispute_window_closed"),
+            ({"opened_ms": 1_700_000_000_000 + 2 * 86_400_000}, "wrong_time"),
+            ({"claimed_nano": None}, "invalid_claim"),
+            ({"period": "p0002"}, "not_settled"),
+        ],
+    )
+    def test_names_a_claim_that_does_not_follow(self, settled, claim, change, code):
+        transfers = transfers_of(claim)
+        assert self.wrong(settled, {**claim, **change}, None if change.keys() == {"opened_ms"} else transfers) == code
+
+    def test_names_a_contributors_second_dispute(self, settled, claim):
+        dispute(settled)
+        again = [_renamed(transfer) for transfer in transfers_of(claim)]
+        settled.economy.grant(CLAIMANT, DEPOSIT, "more")
+        assert self.wrong(settled, claim, again) == "dispute_exists"
+
+    @pytest.mark.parametrize(
+        ("change", "code"),
+        [
+            ({"award_nano": 999}, "wrong_dispute"),
+            ({"recomputed_nano": 1}, "wrong_dispute"),
+            ({"scorer": "operator"}, "not_a_second_scorer"),
+            ({"scores": {}}, "invalid_scores"),
+            ({"scores": None}, "malformed_statement"),
+        ],
+    )
+    def test_names_a_verdict_that_does_not_follow(self, settled, verdict, change, code):
+        assert self.wrong(settled, {**verdict, **change}) == code
+
+    @pytest.mark.parametrize(
+        ("change", "code"),
+        [
+            ({"scores_nano": {"ctr_a": 40, "ctr_b": 41}}, "wrong_dispute"),
+            ({"scores_nano": {"ctr_a": 40, "ctr_b": "40"}}, "invalid_claim"),
+            ({"method": None}, "invalid_scores"),
+            ({"more": 1}, "malformed_statement"),
+        ],
+    )
+    def test_names_scores_that_do_not_make_the_verdict(self, settled, verdict, change, code):
+        changed = {"use": {**verdict["scores"]["use"], **change}}
+        assert self.wrong(settled, {**verdict, "scores": changed}) == code
+
+    def test_names_a_verdict_on_another_claim(self, settled, verdict):
+        other = {**verdict["dispute"], "tolerance_ppm": 0}
+        assert self.wrong(settled, {**verdict, "dispute": other}) == "wrong_dispute"
+
+    def test_names_transfers_that_are_not_the_verdicts(self, settled, verdict):
+        transfers = transfers_of({**verdict, "award_nano": 500})
+        assert self.wrong(settled, verdict, transfers) == "escrow_differs"
+
+    def test_names_money_that_leaves_an_escrow_without_a_reason(self, settled):
+        opening = dispute(settled).claim
+        (move, *_) = transfers_of({"format": "openledger.dispute_expiry/1", "dispute": opening, "closed_ms": 0})
+        assert self.wrong(settled, {"format": "something/1"}, [move]) == "unexplained_escrow"
+
+    def test_a_changed_verdict_is_found_by_its_proof(self, settled):
+        dispute(settled)
+        resolve(settled)
+        name = settled.economy.payouts(CLAIMANT)[0].transfer_id
+        proof = settled.ledger.proof(name)
+        proof["statement"]["award_nano"] = 2000
+        with pytest.raises(Corrupt):
+            verify_proof(encode_proof(proof), settled.ledger.verification_key())
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"dispute_deposit_nano": 0},
+        {"dispute_window_ms": -1},
+        {"dispute_resolve_ms": 0},
+        {"dispute_tolerance_ppm": 0.5},
+        {"retention_ms": 0},
+    ],
+)
+def test_parameters_that_can_not_be_are_refused_by_name(values):
+    with pytest.raises(InvalidInput) as caught:
+        Parameters(**values)
+    assert [caught.value.param] == list(values)
+
+
+class TestAPoolOfTwoParts:
+    """Claims and verdicts follow from what a settlement says of its parts, whichever its version."""
+
+    @pytest.fixture
+    def claim(self):
+        parts = {
+            "use": {"pool_nano": 700, "payouts_nano": {"ctr_b": 100, "unattributed": 600}, "quality": {"scorer": "x"}},
+            "improvement": {"pool_nano": 300, "payouts_nano": {"unattributed": 300}},
+        }
+        statement = {
+            "format": "openledger.settlement/2", "adapter": "py", "period": "p0001", "pool_nano": 1000, "z_milli": 0,
+            "parts": parts, "payouts_nano": {"ctr_b": 100, "unattributed": 900}, "accounts": {},
+        }  # fmt: skip
+        pool = paid_pool(Batch(seq=0, time_ms=0, transfers=(), statement=statement))
+        return claim_statement(
+            pool, 900, terms_of(P), contributor="ctr_b", account=CLAIMANT, claimed_nano=500, reason="", opened_ms=0
+        )
+
+    def scored(self, b):
+        return Scores(method="m/1", scores_nano={"ctr_b": b}, errors_nano={"ctr_b": 0}, gain_nano=100)
+
+    def test_names_what_was_paid_of_each_and_who_scored(self, claim):
+        assert claim["parts"]["use"] == {"pool_nano": 700, "paid_nano": 100}
+        assert claim["parts"]["improvement"] == {"pool_nano": 300, "paid_nano": 0}
+        assert (claim["paid_nano"], claim["contested_nano"], claim["first_scorers"]) == (100, 400, ["x"])
+
+    @pytest.mark.parametrize(
+        ("scores", "recomputed_nano", "award_nano"),
+        [
+            ({"use": 50}, 350, 250),
+            ({"improvement": 50}, 250, 150),
+            ({"use": 50, "improvement": 50}, 500, 400),
+            ({"use": 90, "improvement": 90}, 900, 400),
+            ({"use": 0, "improvement": 40}, 120, 20),
+        ],
+    )
+    def test_is_recomputed_in_parts_and_a_part_without_scores_stays_as_it_was_paid(
+        self, claim, scores, recomputed_nano, award_nano
+    ):
+        verdict = verdict_statement(claim, SECOND, {name: self.scored(b) for name, b in scores.items()}, 1)
+        assert (verdict["recomputed_nano"], verdict["award_nano"]) == (recomputed_nano, award_nano)
+
+    def test_has_no_third_part(self, claim):
+        with pytest.raises(InvalidInput) as caught:
+            verdict_statement(claim, SECOND, {"spans": self.scored(1)}, 1)
+        assert caught.value.code == "invalid_scores"
+
+
+def test_scores_of_two_pools_decide_nothing(settled):
+    dispute(settled)
+    with pytest.raises(InvalidInput):
+        settled.economy.resolve_dispute("ctr_b", SECOND, recomputed(), recomputed(adapter="np"))
+
+
+def test_the_escrow_of_a_pool_bears_its_name():
+    assert escrow_account("py", "p0001") == ESCROW
+
+
+def test_a_log_without_settlement_knows_no_pool():
+    assert Disputes().by_pool == {}
+
+
+def _renamed(transfer):
+    return replace(transfer, transfer_id=transfer.transfer_id + "x")
