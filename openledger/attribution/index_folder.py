@@ -111,7 +111,8 @@ def plan_index(
 
 
 class IndexFolder:
-    """An index that is being built. Bases and shards may come from anywhere, in any order; one process writes them."""
+    """An index that is being built: a view's basis, then its shards, by any processes, in any order. Each is a file
+    that is written whole or not at all, and comes out the same when it is built a second time."""
 
     def __init__(self, folder: Path, plan: IndexPlan):
         """Raises InvalidInput (`wrong_index`) where the folder has the index of something else."""
@@ -128,12 +129,14 @@ class IndexFolder:
     def finished(self) -> bool:
         return (self.folder / "index.json").exists()
 
-    def missing(self) -> list[tuple[int, int]]:
-        """View and shard numbers of what isn't built yet."""
-        if self.finished:
-            return []
-        units = [(view, shard) for view in range(len(self.plan.views)) for shard in range(len(self.plan.shards))]
-        return [unit for unit in units if written_digest(shard_path(self.folder, *unit)) is None]
+    def missing(self) -> dict[int, list[int]]:
+        """The shards that aren't built yet, by view."""
+        views = {} if self.finished else {view: self.missing_of(view) for view in range(len(self.plan.views))}
+        return {view: shards for view, shards in views.items() if shards}
+
+    def missing_of(self, view: int) -> list[int]:
+        shards = range(len(self.plan.shards))
+        return [shard for shard in shards if written_digest(shard_path(self.folder, view, shard)) is None]
 
     def basis(self, view: int) -> Basis | None:
         path = view_folder(self.folder, view) / "basis.pt"
@@ -193,6 +196,11 @@ def read_index(folder: Path) -> tuple[IndexPlan, list[dict[str, Any]]]:
             fix="remove the folder; it is built again from the adapter and its rows",
         ) from error
     return plan, finished
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the folder has a whole index of this format."""
+    return (_json(folder / "index.json") or {}).get("format") == INDEX_FORMAT
 
 
 def open_shards(folder: Path, plan: IndexPlan, view: int, digests: Sequence[str]) -> list[Shard]:
