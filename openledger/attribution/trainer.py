@@ -74,7 +74,7 @@ def build_index_distributed(
     shards, and the driver sums them. Without `views` the adapter is indexed as it stands.
 
     On nodes of one kind the files are, byte for byte, those of one process with as many `threads`. Between kinds of
-    processor products differ in their last bits: rows agree to fp16's 2^-11 of their largest value, scores as well.
+    processor scores agree to 1e-3 of the largest (docs/attribution/log.md has what was measured).
 
     Raises as `build_index`, and Unavailable (`task_failed`) where a task failed more often than it is retried.
     """

@@ -149,9 +149,7 @@ def build_indexes(
         card = load_card(Path(job.output))
         host = hosts[number % len(hosts)]
         folder = index_folder(indexes, card.digest)
-        pending.append(
-            host.build.remote(middle_folder(job.output), card.digest, job.rows, list(own_decoys), str(folder))
-        )
+        pending.append(host.build.remote(index_views(job.output), card.digest, job.rows, list(own_decoys), str(folder)))
     return ray.get(pending)
 
 
@@ -203,9 +201,8 @@ def attribute(pool: Pool, host: Any, score: Any, registry: AdapterRegistry, inde
 def _attribute_part(
     pool: Pool, adapter: RegisteredAdapter, answers: Sequence[Answer], host: Any, score: Any, indexes: Path
 ) -> AdapterAttribution:
-    folder = index_folder(indexes, adapter.digest)
-    middle = middle_folder(adapter.folder)
-    entries, row_scores = ray.get(host.score.remote(middle, adapter.digest, str(folder), list(answers)))
+    folder, views = index_folder(indexes, adapter.digest), index_views(adapter.folder)
+    entries, row_scores = ray.get(host.score.remote(views, adapter.digest, str(folder), list(answers)))
     gains = [_gain(score, answer) for answer in answers]
     fees_nano = [answer.fee_nano for answer in answers]
     scores = contributor_scores(pool.adapter, pool.period, entries, row_scores, fees_nano, gains)
@@ -250,6 +247,11 @@ def prove(ledger: Any, transfer_id: str, folder: Path) -> Path:
 
 def index_folder(indexes: Path, adapter_digest: str) -> Path:
     return indexes / adapter_digest[:24]
+
+
+def index_views(adapter_folder: str) -> list[str]:
+    """Where the adapter is measured: in the middle of its training (docs/decisions/0003-index-in-the-middle.md)."""
+    return [middle_folder(adapter_folder)]
 
 
 def _gain(score: Any, answer: Answer) -> float:
