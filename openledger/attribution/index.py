@@ -76,10 +76,12 @@ def build_index(
     task: Task = LANGUAGE,
     fit_rows: int = FIT_ROWS,
     shard_rows: int | None = None,
+    others: Sequence[Path] = (),
 ) -> "GradientIndex":
     """Build the index of `module` at `folder`, going on from finished shards, or open the one that is there.
 
-    Without `views` the module is indexed as it stands. Raises InvalidInput (`wrong_index`) where the folder has the
+    Without `views` the module is indexed as it stands. `others` are indexes of the very same rows: views that one of
+    them has are taken from it. Raises InvalidInput (`wrong_index`) where the folder has the
     index of something else, Corrupt (`not_finite`) naming a row whose loss or gradient is NaN or infinite.
     """
     views, rows = views or [standing(module)], [*trained, *decoys]
@@ -88,6 +90,8 @@ def build_index(
         base_digest=base_digest, fit_rows=fit_rows, shard_rows=shard_rows,
     )  # fmt: skip
     building = IndexFolder(folder, plan)
+    for other in others:
+        building.adopt(other)
     for number, shards in building.missing().items():
         with loaded(module, views[number]):
             fit_view(module, building, number, trained, task)
@@ -116,10 +120,10 @@ def build_shards(
 
     Raises Corrupt (`not_finite`) naming a row.
     """
-    basis = building.basis(view)
-    invariant(basis is not None, f"view {view} has no basis yet")
+    basis = building.basis(view) or {}
+    invariant(bool(basis), f"view {view} has no basis yet")
     for shard in shards:
-        building.add_shard(view, shard, row_vectors(module, basis or {}, rows[building.plan.shards[shard]], task))
+        building.add_shard(view, shard, row_vectors(module, basis, rows[building.plan.shards[shard]], task))
 
 
 def row_vectors(module: Any, basis: Basis, examples: Sequence[Trainable], task: Task = LANGUAGE) -> RowVectors:

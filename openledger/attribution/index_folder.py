@@ -9,12 +9,14 @@
 Knows nothing of modules and gradients.
 """
 
+import contextlib
 import hashlib
 import io
 import json
+import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from openledger.attribution.ekfac import Basis, Eigenbasis
 from openledger.attribution.gradients import Site
 from openledger.attribution.shards import RowVectors, Shard, Sums, write_checked, write_shard, written_digest
 from openledger.core.errors import Corrupt, InvalidInput
-from openledger.core.files import write_durably, write_json_durably
+from openledger.core.files import sync_folder, write_durably, write_json_durably
 from openledger.training.members import Weights
 from openledger.training.task import Trainable
 
@@ -153,6 +155,17 @@ class IndexFolder:
     def add_shard(self, view: int, shard: int, vectors: RowVectors) -> None:
         write_shard(shard_path(self.folder, view, shard), vectors)
 
+    def adopt(self, other: Path) -> None:
+        """Take over the views that another finished index of these rows has too. They share their files (hard links):
+        it costs no space, and nothing changes for the other one. Where storage has no links, nothing is taken."""
+        if self.finished or not is_finished(other):
+            return
+        theirs, _ = read_index(other)
+        if replace(theirs, views=self.plan.views) == self.plan:
+            for number, view in enumerate(self.plan.views):
+                if view in theirs.views and self.basis(number) is None:
+                    _link_files(view_folder(other, theirs.views.index(view)), view_folder(self.folder, number))
+
     def finish(self) -> None:
         """Check every shard, sum the contributors' rows, and write index.json."""
         if not self.finished:
@@ -250,6 +263,16 @@ def _clear_older(folder: Path) -> None:
             (folder / name).unlink(missing_ok=True)
         for path in folder.glob("view-*"):
             shutil.rmtree(path)
+
+
+def _link_files(source: Path, target: Path) -> None:
+    """The basis first: what is missing after a crash is built with it. Then shards, each before the digest that says it
+    is finished."""
+    target.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(OSError):
+        for path in [source / "basis.pt", *sorted(source.glob("rows-*"))]:
+            os.link(path, target / path.name)
+    sync_folder(target)
 
 
 def _json(path: Path) -> dict[str, Any] | None:

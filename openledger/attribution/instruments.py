@@ -265,11 +265,30 @@ def index_views(subject: Subject, plan: BankPlan | None = None) -> list[View]:
 
 
 def subject_index(subject: Subject, views: Sequence[View]) -> GradientIndex:
-    """The index of the subject's rows at `views`: built, gone on with or found under the adapter's folder, where each
-    set of rows and views has a folder of its own."""
-    key = digest_json([subject.digest, examples_digest(subject.examples), [list(named) for named in digests(views)]])
-    folder, base = subject.folder / "index" / key[:16], subject.base.digest
-    return build_index(subject.module, subject.examples, (), folder, subject.digest, views=views, base_digest=base)
+    """The index of the subject's rows at `views`, built, gone on with or found at index/ROWS/VIEWS under the adapter's
+    folder: other rows or views have a folder of their own. Raises InvalidInput where nothing can be written there."""
+    rows = digest_json([subject.digest, examples_digest(subject.examples)])[:16]
+    kept = subject.folder / "index" / rows
+    try:
+        kept.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidInput(
+            f"the index can't be kept under {subject.folder}: {error}",
+            code="unwritable_folder",
+            param="adapter",
+            fix="copy the adapter to a folder that can be written to",
+        ) from error
+    folder = kept / digest_json([list(named) for named in digests(views)])[:16]
+    return build_index(
+        subject.module,
+        subject.examples,
+        (),
+        folder,
+        subject.digest,
+        views=views,
+        base_digest=subject.base.digest,
+        others=sorted(other for other in kept.iterdir() if other != folder),
+    )
 
 
 def train_bank(bank: Bank, members: Sequence[Member], report: Report) -> None:

@@ -5,7 +5,7 @@ values on. What an answer needs while a person waits is in `live`.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -176,8 +176,15 @@ def register(
     return terms
 
 
-def attribute(pool: Pool, host: Any, score: Any, registry: AdapterRegistry, indexes: Path) -> PeriodAttribution:
-    """Measure what the pool's answers owe to each row and contributor.
+def attribute(
+    pool: Pool,
+    host: Any,
+    score: Any,
+    registry: AdapterRegistry,
+    indexes: Path,
+    withdrawn: Collection[str] = (),
+) -> PeriodAttribution:
+    """Measure what the pool's answers owe to each row and contributor. Rows `withdrawn` since (by id) get nothing.
 
     `score` is a core.Scorer's method: what the adapter gained over its base is measured by the engine that served it.
     """
@@ -186,7 +193,7 @@ def attribute(pool: Pool, host: Any, score: Any, registry: AdapterRegistry, inde
         if answer.completion_ids:
             answers.setdefault(answer.adapter_digest, []).append(answer)
     parts = [
-        _attribute_part(pool, registry.find_digest(digest), own, host, score, indexes)
+        _attribute_part(pool, registry.find_digest(digest), own, host, score, indexes, withdrawn)
         for digest, own in sorted(answers.items())
     ]
     if not parts:
@@ -199,10 +206,18 @@ def attribute(pool: Pool, host: Any, score: Any, registry: AdapterRegistry, inde
 
 
 def _attribute_part(
-    pool: Pool, adapter: RegisteredAdapter, answers: Sequence[Answer], host: Any, score: Any, indexes: Path
+    pool: Pool,
+    adapter: RegisteredAdapter,
+    answers: Sequence[Answer],
+    host: Any,
+    score: Any,
+    indexes: Path,
+    withdrawn: Collection[str],
 ) -> AdapterAttribution:
     folder, views = index_folder(indexes, adapter.digest), index_views(adapter.folder)
-    entries, row_scores = ray.get(host.score.remote(views, adapter.digest, str(folder), list(answers)))
+    entries, row_scores = ray.get(
+        host.score.remote(views, adapter.digest, str(folder), list(answers), tuple(withdrawn))
+    )
     gains = [_gain(score, answer) for answer in answers]
     fees_nano = [answer.fee_nano for answer in answers]
     scores = contributor_scores(pool.adapter, pool.period, entries, row_scores, fees_nano, gains)

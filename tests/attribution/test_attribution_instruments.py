@@ -1,5 +1,6 @@
 """The instruments on one run: the index is built once and kept, and what can't be measured is said."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -65,7 +66,7 @@ def test_other_queries_are_scored_against_the_same_index(subject, examples, monk
     monkeypatch.setattr(index_module, "row_vectors", refuse)
     monkeypatch.setattr(index_module, "fit", refuse)
     second = attribute(replace(subject), examples[1:3])  # as another process would open it
-    assert len(list((subject.folder / "index").iterdir())) == 1
+    assert len(list((subject.folder / "index").glob("*/*/index.json"))) == 1
     assert np.allclose(second.scores[:, 0], first.scores[:, 1], rtol=1e-3, atol=1e-7)
     assert (first.quantity, first.quality["views"]) == (THIS_RUN, ["epoch-1", "epoch-2"])
 
@@ -87,14 +88,27 @@ def test_the_module_stands_as_it_did(subject, examples):
     assert all(bool((p == before[name]).all()) for name, p in trainable_parameters(subject.module).items())
 
 
-def test_a_trained_twin_makes_another_index_and_another_quantity(subject, examples):
+def test_a_trained_twin_makes_another_index_of_which_only_its_own_view_is_built(subject, examples, monkeypatch):
     attribute(subject, examples[:1])
+    fitted, fit = [], index_module.fit
+    monkeypatch.setattr(index_module, "fit", lambda *args, **more: fitted.append(1) or fit(*args, **more))
     plan = plan_bank(subject.record, examples, num_coalitions=4, num_twins=1)
     subject.bank().train(plan.twins)
     found = attribute(subject, examples[:1])
     assert found.quality["views"] == ["epoch-1", "epoch-2", "twin-1"]
     assert found.quantity == EXPECTED
-    assert len(list((subject.folder / "index").iterdir())) == 2
+    assert len(fitted) == 1
+    alone = replace(subject, folder=shutil.copytree(subject.folder, subject.folder.with_name("copy")))
+    shutil.rmtree(alone.folder / "index")
+    assert np.array_equal(attribute(alone, examples[:1]).scores, found.scores)
+    assert len(fitted) == 4
+
+
+def test_an_adapter_in_a_folder_that_cant_be_written_to_is_refused(subject, examples):
+    (subject.folder / "index").write_text("in the way")
+    with pytest.raises(InvalidInput) as caught:
+        attribute(subject, examples[:1])
+    assert caught.value.code == "unwritable_folder"
 
 
 def test_rows_of_other_words_have_another_index(subject, examples):
@@ -106,10 +120,9 @@ def test_rows_of_other_words_have_another_index(subject, examples):
 def test_an_index_of_something_else_in_its_place_is_refused(subject, examples):
     views = index_views(subject)
     folder = subject_index(subject, views).folder
-    other = replace(subject, examples=examples[:8])
-    subject_index(other, views).folder.rename(folder.with_name("other"))
-    folder.rename(folder.with_name("mine"))
-    folder.with_name("other").rename(folder)
+    other = subject_index(replace(subject, examples=examples[:8]), views).folder
+    shutil.rmtree(folder)
+    other.rename(folder)
     with pytest.raises(InvalidInput) as caught:
         attribute(subject, examples[:1])
     assert caught.value.code == "wrong_index"
@@ -117,7 +130,7 @@ def test_an_index_of_something_else_in_its_place_is_refused(subject, examples):
 
 def test_a_damaged_shard_of_the_kept_index_is_named_and_built_again_as_the_error_says(subject, examples):
     scores = attribute(subject, examples[:1]).scores
-    (shard,) = (subject.folder / "index").glob("*/view-01/rows-00000.f16")
+    (shard,) = (subject.folder / "index").glob("*/*/view-01/rows-00000.f16")
     shard.write_bytes(shard.read_bytes()[::-1])
     with pytest.raises(Corrupt, match="rows-00000") as caught:
         attribute(subject, examples[:1])

@@ -144,4 +144,9 @@ def test_answers_of_an_adapter_that_was_replaced_within_the_period_are_attribute
     for person, score in found.scores.scores_nano.items():
         assert score == sum(part.scores.scores_nano[person] for part in parts.values())
     assert found.scores.gain_nano == sum(part.scores.gain_nano for part in parts.values()) == 3000
+    gone = jobs[0][0].rows[0].row_id
+    gains = iter(np.float32([[2.0], [1.0]]) for _ in answers)
+    left = pipeline.attribute(pool, host, lambda *_: next(gains), registry, indexes, withdrawn=[gone])
+    assert gone in {entry.row_id for part in found.parts for entry in part.entries}
+    assert gone not in {entry.row_id for part in left.parts for entry in part.entries}
     ray.kill(host)
