@@ -12,6 +12,7 @@ Shapes: P players, R rows, G groups, Q queries, V views.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -265,8 +266,23 @@ def index_views(subject: Subject, plan: BankPlan | None = None) -> list[View]:
 
 
 def subject_index(subject: Subject, views: Sequence[View]) -> GradientIndex:
-    """The index of the subject's rows at `views`, built, gone on with or found at index/ROWS/VIEWS under the adapter's
-    folder: other rows or views have a folder of their own. Raises InvalidInput where nothing can be written there."""
+    """The index of the subject's rows at `views`: built, gone on with or found where `index_place` says."""
+    folder, others = index_place(subject, views)
+    return build_index(
+        subject.module,
+        subject.examples,
+        (),
+        folder,
+        subject.digest,
+        views=views,
+        base_digest=subject.base.digest,
+        others=others,
+    )
+
+
+def index_place(subject: Subject, views: Sequence[View]) -> tuple[Path, list[Path]]:
+    """Where the subject's index at `views` is kept, and those of the same rows at other views: index/ROWS/VIEWS under
+    the adapter's folder. Raises InvalidInput where nothing can be written there."""
     rows = digest_json([subject.digest, examples_digest(subject.examples)])[:16]
     kept = subject.folder / "index" / rows
     try:
@@ -279,16 +295,7 @@ def subject_index(subject: Subject, views: Sequence[View]) -> GradientIndex:
             fix="copy the adapter to a folder that can be written to",
         ) from error
     folder = kept / digest_json([list(named) for named in digests(views)])[:16]
-    return build_index(
-        subject.module,
-        subject.examples,
-        (),
-        folder,
-        subject.digest,
-        views=views,
-        base_digest=subject.base.digest,
-        others=sorted(other for other in kept.iterdir() if other != folder),
-    )
+    return folder, sorted(other for other in kept.iterdir() if other != folder)
 
 
 def train_bank(bank: Bank, members: Sequence[Member], report: Report) -> None:

@@ -15,12 +15,14 @@ import ray
 import torch
 
 from openledger.adapters.base_model import BaseModel, load_model
-from openledger.attribution.bank import Bank, run_bank
+from openledger.attribution.bank import Bank, BankPlan, run_bank
 from openledger.attribution.ekfac import FIT_ROWS
 from openledger.attribution.gradients import Site, sites
 from openledger.attribution.index import GradientIndex, build_shards, digests, fit_view, loaded, standing
 from openledger.attribution.index_folder import IndexFolder, IndexPlan, View, plan_index
+from openledger.attribution.instruments import index_place, index_views
 from openledger.attribution.replay import KEEP_BYTES, Replay, Target, replay_run
+from openledger.attribution.subject import Subject
 from openledger.core.errors import OpenLedgerError, Unavailable
 from openledger.training.examples import Example
 from openledger.training.lora import load_lora
@@ -31,6 +33,41 @@ _RETRIES = 3
 _SHARDS_PER_TASK = 4
 
 Work = TypeVar("Work")
+
+
+def prepare(
+    subject: Subject,
+    plan: BankPlan | None = None,
+    *,
+    num_gpus: float = 0,
+    on_member: Callable[[Member], None] | None = None,
+) -> GradientIndex:
+    """What the instruments score with: the members of `plan`'s bank, then the index of the run's checkpoints and the
+    bank's twins, where `instruments` look for them. With both there, scoring trains and indexes nothing more."""
+    if plan is not None:
+        record = subject.needed_record()
+        train_bank(
+            subject.folder / "bank",
+            record,
+            subject.base,
+            subject.examples,
+            plan.members,
+            num_gpus=num_gpus,
+            on_member=on_member,
+        )
+    views = index_views(subject, plan)
+    folder, others = index_place(subject, views)
+    return build_index_distributed(
+        folder,
+        subject.base,
+        subject.folder,
+        subject.examples,
+        (),
+        subject.digest,
+        views=views,
+        others=others,
+        num_gpus=num_gpus,
+    )
 
 
 def train_bank(
@@ -67,6 +104,7 @@ def build_index_distributed(
     fit_rows: int = FIT_ROWS,
     shard_rows: int | None = None,
     shards_per_task: int = _SHARDS_PER_TASK,
+    others: Sequence[Path] = (),
     threads: int = 1,
     num_gpus: float = 0,
 ) -> GradientIndex:
@@ -86,6 +124,8 @@ def build_index_distributed(
         base_digest=base.digest, fit_rows=fit_rows, shard_rows=shard_rows,
     )  # fmt: skip
     building = IndexFolder(folder, plan)
+    for other in others:
+        building.adopt(other)
     job = ray.put(
         _IndexJob(
             folder=str(folder), plan=plan, base=base, adapter=str(adapter), trained=tuple(trained),

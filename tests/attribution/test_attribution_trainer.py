@@ -1,6 +1,7 @@
 """Banks, indexes and replays by Ray tasks are those of one process, even where a worker is killed on the way."""
 
 import os
+import shutil
 import signal
 import threading
 import time
@@ -13,10 +14,13 @@ from ray.util.state import list_tasks
 from tiny_model import make_tiny_base, tiny_rows
 
 from openledger.adapters.base_model import load_model, load_tokenizer
+from openledger.attribution import index as index_module
 from openledger.attribution.bank import plan_bank, run_bank
 from openledger.attribution.index import build_index, standing
+from openledger.attribution.instruments import make
 from openledger.attribution.replay import replay_run
-from openledger.attribution.trainer import build_index_distributed, replay_distributed, train_bank
+from openledger.attribution.subject import Subject
+from openledger.attribution.trainer import build_index_distributed, prepare, replay_distributed, train_bank
 from openledger.core.errors import Corrupt, InvalidInput
 from openledger.training.examples import encode_row
 from openledger.training.lora import load_lora
@@ -134,3 +138,20 @@ def test_a_replay_whose_worker_was_killed_goes_on_to_the_same_numbers(cluster, w
     assert 2 <= killed[0] <= 12
     assert found.deviation == 0
     assert np.array_equal(found.scores_RT, replay_run(base, record, examples, targets, final=final).scores_RT)
+
+
+def test_what_was_prepared_is_scored_with_as_it_is(cluster, world, tmp_path, monkeypatch):
+    base, examples, folder, record, _ = world
+    run = shutil.copytree(
+        folder, tmp_path / "run", ignore=shutil.ignore_patterns("bank", "epoch-[2-9].*", "epoch-1[0-9].*")
+    )
+    subject = Subject(base=base, folder=run, examples=tuple(examples), record=record)
+    plan = plan_bank(record, examples, num_coalitions=2, num_twins=1)
+    trained = []
+    index = prepare(subject, plan, on_member=trained.append)
+    assert [name for name, _ in index.plan.views] == ["epoch-1", "twin-1"]
+    assert sorted(member.name for member in trained) == ["coalition-000", "coalition-001", "twin-1"]
+    monkeypatch.setattr(index_module, "fit", None)
+    monkeypatch.setattr(index_module, "row_vectors", None)
+    found = make("estimate", subject, num_coalitions=2, num_twins=1, may_train=False, report=lambda line: None)
+    assert found.attribute(examples[:2]).scores.shape == (48, 2)
