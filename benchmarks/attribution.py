@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from statistics import NormalDist
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,8 @@ from openledger.attribution.evaluation import (
 )
 from openledger.attribution.expected import Predictor, fit_expected
 from openledger.attribution.gradients import row_gradients, sites
-from openledger.attribution.instruments import View, index_views, view_scores
+from openledger.attribution.index import View, build_index
+from openledger.attribution.instruments import index_views
 from openledger.attribution.records import contributors_of, read_examples
 from openledger.attribution.replay import replay_run
 from openledger.attribution.subject import Subject
@@ -198,6 +200,14 @@ class Halves:
             "per answer": float(spearman(outcomes_NQ, self.mean).mean()),
             "sum": float(spearman(total_N, self.mean.sum(1, keepdims=True))[0]),
         }
+
+
+def view_scores(subject: Subject, view: View, queries: Sequence[Example]) -> Array:
+    """The index's scores at one view, [R, Q]. Nothing of it is kept: the study has more views than a disk has room."""
+    with TemporaryDirectory(prefix="openledger-index-") as temporary:
+        folder, module = Path(temporary) / "index", subject.module
+        index = build_index(module, subject.examples, (), folder, subject.digest, views=[view])
+        return index.score(index.query_vectors(module, queries, views=[view])).astype(np.float64)
 
 
 def contributors_expected(study: Study) -> dict[str, Figures]:

@@ -1,7 +1,9 @@
-"""The index actor: knows a base model, builds adapters' indexes and scores answers against them."""
+"""The index actors: `IndexHost` builds adapters' indexes and scores answers against them, `IndexShardHost` holds a part
+of one index in memory and answers queries. No logic of their own."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,35 +15,56 @@ import torch
 from openledger.adapters.base_model import BaseModel, load_model, load_tokenizer
 from openledger.attribution.bank_folder import bank_outcomes, find_bank
 from openledger.attribution.coalitions import Design
-from openledger.attribution.index import GradientIndex, IndexEntry, build_index
+from openledger.attribution.index import GradientIndex, IndexEntry, build_index, standing
+from openledger.attribution.index_folder import View, is_finished, read_index
+from openledger.attribution.shards import Batcher, Top, merge_tops
 from openledger.core.values import Answer, Row
-from openledger.training.examples import Example, encode_row
-from openledger.training.lora import load_lora
+from openledger.training.examples import Example, check_lengths, encode_row
+from openledger.training.lora import load_lora, switch_lora
+
+Float = npt.NDArray[np.float32]
 
 
 class IndexHost:
+    """Knows a base model. An adapter comes as PEFT folders, one for each point of its run that is measured: the views
+    of its index, named by their folders."""
+
     def __init__(self, base: BaseModel, threads: int = 1):
         torch.set_num_threads(threads)
         self._base = base
         self._tokenizer = load_tokenizer(base)
 
     def build(
-        self, adapter_folder: str, adapter_digest: str, trained: Sequence[Row], decoys: Sequence[Row], folder: str
+        self, views: Sequence[str], adapter_digest: str, trained: Sequence[Row], decoys: Sequence[Row], folder: str
     ) -> int:
         """Build the adapter's index at `folder` (or find it there); the number of rows in it."""
-        if (Path(folder) / "index.json").exists():
-            return len(GradientIndex.open(Path(folder), adapter_digest).entries)
-        with self._lora(adapter_folder) as model:
-            encoded, spare = ([encode_row(self._tokenizer, row) for row in rows] for rows in (trained, decoys))
-            return len(build_index(model, encoded, spare, Path(folder), adapter_digest).entries)
+        if is_finished(Path(folder)):
+            return len(self._open(folder, adapter_digest).entries)
+        encoded, spare = ([encode_row(self._tokenizer, row) for row in rows] for rows in (trained, decoys))
+        check_lengths([*encoded, *spare], self._base)
+        with self._standing(views) as (module, found):
+            index = build_index(
+                module, encoded, spare, Path(folder), adapter_digest, views=found, base_digest=self._base.digest
+            )
+        return len(index.entries)
 
     def score(
-        self, adapter_folder: str, adapter_digest: str, folder: str, answers: Sequence[Answer]
-    ) -> tuple[list[IndexEntry], npt.NDArray[np.float32]]:
-        """Influence of every indexed row on every answer: (entries, [num_rows, num_answers])."""
-        index = GradientIndex.open(Path(folder), adapter_digest)
-        with self._lora(adapter_folder) as model:
-            return index.entries, index.score(index.query_vectors(model, [_example(answer) for answer in answers]))
+        self,
+        views: Sequence[str],
+        adapter_digest: str,
+        folder: str,
+        answers: Sequence[Answer],
+        withdrawn: Collection[str] = (),
+    ) -> tuple[list[IndexEntry], Float]:
+        """Influence of every indexed row on every answer: (entries, [num_rows, num_answers]). Raises InvalidInput for
+        an answer that is empty or longer than the base's context."""
+        index, examples = self._open(folder, adapter_digest, withdrawn), [_example(answer) for answer in answers]
+        check_lengths(examples, self._base)
+        with self._standing(views) as (module, found):
+            return index.entries, index.score(index.query_vectors(module, examples, views=found))
+
+    def _open(self, folder: str, adapter_digest: str, withdrawn: Collection[str] = ()) -> GradientIndex:
+        return GradientIndex.open(Path(folder), adapter_digest, base_digest=self._base.digest, withdrawn=withdrawn)
 
     def bank_outcomes(
         self, adapter_folder: str, adapter_digest: str, answers: Sequence[Answer]
@@ -55,12 +78,62 @@ class IndexHost:
         return kept.design, bank_outcomes(Path(adapter_folder), kept, self._base, examples)
 
     @contextmanager
-    def _lora(self, adapter_folder: str) -> Iterator[Any]:
-        yield load_lora(load_model(self._base), Path(adapter_folder))
+    def _standing(self, folders: Sequence[str]) -> Iterator[tuple[Any, list[View]]]:
+        module, views = load_lora(load_model(self._base), Path(folders[0])), []
+        for folder in map(Path, folders):
+            switch_lora(module, folder)
+            views.append(standing(module, folder.name))
+        yield module, views
+
+
+class IndexShardHost:
+    """Some shards of an index, mapped into memory from any storage. Queries that come while others are answered are
+    answered next, by one product."""
+
+    def __init__(
+        self,
+        folder: str,
+        adapter_digest: str,
+        shards: Sequence[int],
+        withdrawn: Collection[str] = (),
+        threads: int = 1,
+    ):
+        torch.set_num_threads(threads)
+        self._index = GradientIndex.open(Path(folder), adapter_digest, withdrawn=withdrawn)
+        self._batcher = Batcher(partial(self._index.top, shards=tuple(shards)))
+
+    async def top(self, queries_VQP: Float, k: int) -> Top:
+        """The best `k` trained rows of these shards for each query. Raises InvalidInput as `GradientIndex.top`."""
+        self._index.check_query(queries_VQP, k)  # before it is batched with others'
+        return await self._batcher.top(queries_VQP, k)
 
 
 def start_index_host(base: BaseModel, num_cpus: float = 1) -> Any:
     return ray.remote(IndexHost).options(num_cpus=num_cpus, max_restarts=2, max_task_retries=2).remote(base)
+
+
+def start_shard_hosts(
+    folder: Path,
+    adapter_digest: str,
+    num_hosts: int,
+    *,
+    withdrawn: Collection[str] = (),
+    num_cpus: float = 1,
+) -> list[Any]:
+    """Actors that hold the finished index at `folder` between them, spread over the nodes; at most one for each shard.
+    A host that dies is restarted, and calls that it took with it are asked again."""
+    num_shards = len(read_index(folder)[0].shards)
+    host = ray.remote(IndexShardHost).options(
+        num_cpus=num_cpus, max_restarts=-1, max_task_retries=-1, scheduling_strategy="SPREAD"
+    )
+    parts = [range(first, num_shards, num_hosts) for first in range(min(num_hosts, num_shards))]
+    return [host.remote(str(folder), adapter_digest, part, tuple(withdrawn)) for part in parts]
+
+
+def top_of_hosts(hosts: Sequence[Any], queries_VQP: Float, k: int) -> Top:
+    """The best `k` rows of all hosts' shards: what `GradientIndex.top` says of the whole index."""
+    queries = ray.put(queries_VQP)
+    return merge_tops(ray.get([host.top.remote(queries, k) for host in hosts]), k)
 
 
 def _example(answer: Answer) -> Example:

@@ -47,7 +47,7 @@ from openledger.attribution.index_folder import (
     wrong_index,
 )
 from openledger.attribution.shards import RowVectors, Top, halved, merge_tops, top_of
-from openledger.core.errors import InvalidInput
+from openledger.core.errors import InvalidInput, invariant
 from openledger.training.task import LANGUAGE, Task, Trainable, trainable_parameters
 
 __all__ = ["METHOD", "GradientIndex", "IndexEntry", "ScoredRow", "View", "build_index", "row_vectors"]
@@ -76,10 +76,12 @@ def build_index(
     task: Task = LANGUAGE,
     fit_rows: int = FIT_ROWS,
     shard_rows: int | None = None,
+    others: Sequence[Path] = (),
 ) -> "GradientIndex":
     """Build the index of `module` at `folder`, going on from finished shards, or open the one that is there.
 
-    Without `views` the module is indexed as it stands. Raises InvalidInput (`wrong_index`) where the folder has the
+    Without `views` the module is indexed as it stands. `others` are indexes of the very same rows: views that one of
+    them has are taken from it. Raises InvalidInput (`wrong_index`) where the folder has the
     index of something else, Corrupt (`not_finite`) naming a row whose loss or gradient is NaN or infinite.
     """
     views, rows = views or [standing(module)], [*trained, *decoys]
@@ -88,16 +90,40 @@ def build_index(
         base_digest=base_digest, fit_rows=fit_rows, shard_rows=shard_rows,
     )  # fmt: skip
     building = IndexFolder(folder, plan)
-    missing = building.missing()
-    for number in sorted({view for view, _ in missing}):
+    for other in others:
+        building.adopt(other)
+    for number, shards in building.missing().items():
         with loaded(module, views[number]):
-            if (basis := building.basis(number)) is None:
-                basis = fit(module, trained, task=task, fit_rows=fit_rows)
-                building.add_basis(number, basis)
-            for shard in [shard for view, shard in missing if view == number]:
-                building.add_shard(number, shard, row_vectors(module, basis, rows[plan.shards[shard]], task))
+            fit_view(module, building, number, trained, task)
+            build_shards(module, building, number, shards, rows, task)
     building.finish()
     return GradientIndex.open(folder, adapter_digest, base_digest=base_digest)
+
+
+def fit_view(
+    module: Any, building: IndexFolder, view: int, trained: Sequence[Trainable], task: Task = LANGUAGE
+) -> None:
+    """Put the view's eigenbasis in the folder, unless it is there. `module` stands as the view says."""
+    if building.basis(view) is None:
+        building.add_basis(view, fit(module, trained, task=task, fit_rows=building.plan.fit_rows))
+
+
+def build_shards(
+    module: Any,
+    building: IndexFolder,
+    view: int,
+    shards: Sequence[int],
+    rows: Sequence[Trainable],
+    task: Task = LANGUAGE,
+) -> None:
+    """Put shards of a fitted view in the folder. `module` stands as the view says; `rows` are the index's, in order.
+
+    Raises Corrupt (`not_finite`) naming a row.
+    """
+    basis = building.basis(view) or {}
+    invariant(bool(basis), f"view {view} has no basis yet")
+    for shard in shards:
+        building.add_shard(view, shard, row_vectors(module, basis, rows[building.plan.shards[shard]], task))
 
 
 def row_vectors(module: Any, basis: Basis, examples: Sequence[Trainable], task: Task = LANGUAGE) -> RowVectors:
@@ -162,7 +188,7 @@ class GradientIndex:
     def __init__(
         self, folder: Path, plan: IndexPlan, finished: Sequence[dict[str, Any]], withdrawn: Collection[str] = ()
     ):
-        self.plan, self._folder = plan, folder
+        self.plan, self.folder = plan, folder
         self._live_R = np.array([entry.row_id not in withdrawn for entry in plan.entries])
         self._trained_R = np.array([entry.trained for entry in plan.entries])
         self._balance_VP = [_spread(plan, own["balance"]) for own in finished]
@@ -197,7 +223,7 @@ class GradientIndex:
         """
         views = views or [standing(module, self.plan.views[0][0])]
         if digests(views) != self.plan.views:
-            raise wrong_index(self._folder, "its views are not these")
+            raise wrong_index(self.folder, "its views are not these")
         vectors_VQP = np.empty((len(views), len(answers), self.plan.num_parameters), np.float32)
         for own_QP, view, balance_P in zip(vectors_VQP, views, self._balance_VP, strict=True):
             with loaded(module, view):
@@ -210,6 +236,7 @@ class GradientIndex:
 
     def view_scores(self, vectors_VQP: Float) -> Float:
         """What each view says, [V, R, Q]: `score` is their mean."""
+        self.check_query(vectors_VQP, 1)
         views = [
             np.concatenate([shard.products(queries) for shard in shards])[self._live_R]
             for shards, queries in zip(self._shards, vectors_VQP, strict=True)
@@ -219,6 +246,7 @@ class GradientIndex:
     def contributor_scores(self, vectors_VQP: Float) -> Float:
         """Sums of `score` over each contributor's trained entries, [C, Q], from the stored sums: no row is read, but
         for those withdrawn."""
+        self.check_query(vectors_VQP, 1)
         parts = [sums.products(queries) for sums, queries in zip(self._sums, vectors_VQP, strict=True)]
         found_CQ, places = np.mean(parts, axis=0), {name: at for at, name in enumerate(self.plan.contributors)}
         for number in np.flatnonzero(self._trained_R & ~self._live_R).tolist():
@@ -232,10 +260,23 @@ class GradientIndex:
 
     def top(self, vectors_VQP: Float, k: int, shards: Sequence[int] | None = None) -> Top:
         """Numbers and scores of the best trained rows of some shards (default: all)."""
-        if k < 1:
-            raise InvalidInput(f"the top {k} rows were asked for", code="invalid_k", param="k")
+        self.check_query(vectors_VQP, k)
         chosen = range(len(self.plan.shards)) if shards is None else shards
         return merge_tops([self._shard_top(shard, vectors_VQP, k) for shard in chosen], k)
+
+    def check_query(self, vectors_VQP: Float, k: int) -> None:
+        """Raises InvalidInput for what can't be asked of this index."""
+        if k < 1:
+            raise InvalidInput(f"the top {k} rows were asked for", code="invalid_k", param="k")
+        views, parameters = len(self.plan.views), self.plan.num_parameters
+        if vectors_VQP.ndim != 3 or vectors_VQP.shape[0] != views or vectors_VQP.shape[2] != parameters:
+            raise InvalidInput(
+                f"queries of shape {list(vectors_VQP.shape)} don't fit an index of {views} views and {parameters} "
+                "parameters",
+                code="invalid_query",
+                param="queries",
+                fix="make them with this index's query_vectors",
+            )
 
     def listed(self, top: Top) -> list[list[ScoredRow]]:
         found = []

@@ -9,12 +9,14 @@
 Knows nothing of modules and gradients.
 """
 
+import contextlib
 import hashlib
 import io
 import json
+import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from openledger.attribution.ekfac import Basis, Eigenbasis
 from openledger.attribution.gradients import Site
 from openledger.attribution.shards import RowVectors, Shard, Sums, write_checked, write_shard, written_digest
 from openledger.core.errors import Corrupt, InvalidInput
-from openledger.core.files import write_durably, write_json_durably
+from openledger.core.files import sync_folder, write_durably, write_json_durably
 from openledger.training.members import Weights
 from openledger.training.task import Trainable
 
@@ -111,7 +113,8 @@ def plan_index(
 
 
 class IndexFolder:
-    """An index that is being built. Bases and shards may come from anywhere, in any order; one process writes them."""
+    """An index that is being built: a view's basis, then its shards, by any processes, in any order. Each is a file
+    that is written whole or not at all, and comes out the same when it is built a second time."""
 
     def __init__(self, folder: Path, plan: IndexPlan):
         """Raises InvalidInput (`wrong_index`) where the folder has the index of something else."""
@@ -128,12 +131,14 @@ class IndexFolder:
     def finished(self) -> bool:
         return (self.folder / "index.json").exists()
 
-    def missing(self) -> list[tuple[int, int]]:
-        """View and shard numbers of what isn't built yet."""
-        if self.finished:
-            return []
-        units = [(view, shard) for view in range(len(self.plan.views)) for shard in range(len(self.plan.shards))]
-        return [unit for unit in units if written_digest(shard_path(self.folder, *unit)) is None]
+    def missing(self) -> dict[int, list[int]]:
+        """The shards that aren't built yet, by view."""
+        views = {} if self.finished else {view: self.missing_of(view) for view in range(len(self.plan.views))}
+        return {view: shards for view, shards in views.items() if shards}
+
+    def missing_of(self, view: int) -> list[int]:
+        shards = range(len(self.plan.shards))
+        return [shard for shard in shards if written_digest(shard_path(self.folder, view, shard)) is None]
 
     def basis(self, view: int) -> Basis | None:
         path = view_folder(self.folder, view) / "basis.pt"
@@ -149,6 +154,17 @@ class IndexFolder:
 
     def add_shard(self, view: int, shard: int, vectors: RowVectors) -> None:
         write_shard(shard_path(self.folder, view, shard), vectors)
+
+    def adopt(self, other: Path) -> None:
+        """Take over the views that another finished index of these rows has too. They share their files (hard links):
+        it costs no space, and nothing changes for the other one. Where storage has no links, nothing is taken."""
+        if self.finished or not is_finished(other):
+            return
+        theirs, _ = read_index(other)
+        if replace(theirs, views=self.plan.views) == self.plan:
+            for number, view in enumerate(self.plan.views):
+                if view in theirs.views and self.basis(number) is None:
+                    _link_files(view_folder(other, theirs.views.index(view)), view_folder(self.folder, number))
 
     def finish(self) -> None:
         """Check every shard, sum the contributors' rows, and write index.json."""
@@ -193,6 +209,11 @@ def read_index(folder: Path) -> tuple[IndexPlan, list[dict[str, Any]]]:
             fix="remove the folder; it is built again from the adapter and its rows",
         ) from error
     return plan, finished
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the folder has a whole index of this format."""
+    return (_json(folder / "index.json") or {}).get("format") == INDEX_FORMAT
 
 
 def open_shards(folder: Path, plan: IndexPlan, view: int, digests: Sequence[str]) -> list[Shard]:
@@ -242,6 +263,16 @@ def _clear_older(folder: Path) -> None:
             (folder / name).unlink(missing_ok=True)
         for path in folder.glob("view-*"):
             shutil.rmtree(path)
+
+
+def _link_files(source: Path, target: Path) -> None:
+    """The basis first: what is missing after a crash is built with it. Then shards, each before the digest that says it
+    is finished."""
+    target.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(OSError):
+        for path in [source / "basis.pt", *sorted(source.glob("rows-*"))]:
+            os.link(path, target / path.name)
+    sync_folder(target)
 
 
 def _json(path: Path) -> dict[str, Any] | None:

@@ -11,9 +11,8 @@ Shapes: P players, R rows, G groups, Q queries, V views.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 import numpy as np
@@ -28,13 +27,15 @@ from openledger.attribution.estimate import (
     row_variance,
 )
 from openledger.attribution.expected import Expected, fit_expected
-from openledger.attribution.index import build_index
+from openledger.attribution.index import GradientIndex, build_index, digests
+from openledger.attribution.index_folder import View
 from openledger.attribution.replay import replay_run
 from openledger.attribution.subject import Subject
 from openledger.core.errors import InvalidInput
 from openledger.core.hashing import digest_json
 from openledger.training.examples import Example
 from openledger.training.members import Member, Weights
+from openledger.training.record import examples_digest
 from openledger.training.task import trainable_parameters
 
 Array = npt.NDArray[np.float64]
@@ -62,17 +63,10 @@ class Attributor(Protocol):
         """Influence of every player on every query."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class View:
-    """The module as it stood at some point of some run, by its trainable parameters."""
-
-    name: str
-    weights: Weights
-
-
 @dataclass(kw_only=True)
 class IndexAttributor:
-    """`plan` gives the bank whose twins are views too, where they are trained."""
+    """`plan` gives the bank whose twins are views too, where they are trained. The index is kept: other queries are
+    scored against the same files."""
 
     subject: Subject
     plan: BankPlan | None = None
@@ -91,12 +85,33 @@ class IndexAttributor:
 
     def views(self, queries: Sequence[Example]) -> tuple[list[str], Array]:
         """Names of the views and each one's scores, [V, R, Q]."""
-        scores, names = [], []
-        for view in index_views(self.subject, self.plan):
-            self.report(f"index: {view.name}")
-            scores.append(view_scores(self.subject, view, queries))
-            names.append(view.name)
-        return names, np.stack(scores)
+        views = index_views(self.subject, self.plan)
+        names = [view.name for view in views]
+        self.report(f"index: {', '.join(names)}")
+        index = subject_index(self.subject, views)
+        scores_VRQ = index.view_scores(index.query_vectors(self.subject.module, queries, views=views))
+        return names, scores_VRQ.astype(np.float64)
+
+
+@dataclass(kw_only=True)
+class IndexInstead:
+    """The index in the place of an instrument that retrains on coalitions, for a subject of one contributor: there is
+    nobody to leave out. `wanted` is `bank` or `estimate`, whose players it has."""
+
+    subject: Subject
+    wanted: str
+    report: Report = print
+
+    def attribute(self, queries: Sequence[Example]) -> Attribution:
+        found = IndexAttributor(subject=self.subject, report=self.report).attribute(queries)
+        found = replace(found, quality={**found.quality, "instead_of": self.wanted, "because": "one_contributor"})
+        if self.wanted == "estimate":
+            return found
+        names = self.subject.contributors
+        who = [example.contributor_id for example in self.subject.examples]
+        errors = None if found.errors is None else np.sqrt(contributor_sums(found.errors**2, who, names))
+        scores = contributor_sums(found.scores, who, names)
+        return replace(found, players=tuple(names), scores=scores, errors=errors)
 
 
 @dataclass(kw_only=True)
@@ -212,7 +227,8 @@ def make(
     weights: Sequence[float] = (),
     report: Report = print,
 ) -> Attributor:
-    """The instrument called `method`. Raises NotFound where it needs a run record and there is none."""
+    """The instrument called `method`; the index where a bank of the subject's one contributor was asked for. Raises
+    NotFound where the instrument needs a run record and there is none."""
     if method == "index":
         plan = None
         if subject.record is not None and len(subject.contributors) > 1:
@@ -220,6 +236,8 @@ def make(
         return IndexAttributor(subject=subject, plan=plan, report=report)
     if method == "replay":
         return ReplayAttributor(subject=subject, weights=weights, report=report)
+    if len(subject.contributors) < 2:
+        return IndexInstead(subject=subject, wanted=method, report=report)
     plan = subject_plan(subject, num_coalitions, num_twins)
     if method == "bank":
         return BankAttributor(subject=subject, plan=plan, may_train=may_train, report=report)
@@ -247,15 +265,37 @@ def index_views(subject: Subject, plan: BankPlan | None = None) -> list[View]:
     return found
 
 
-def view_scores(subject: Subject, view: View, queries: Sequence[Example]) -> Array:
-    """The index's scores with the module as `view` has it, [R, Q]."""
-    module = subject.module
-    for name, parameter in trainable_parameters(module).items():
-        parameter.data.copy_(view.weights[name])
-    identity = digest_json([subject.digest, view.name])
-    with TemporaryDirectory(prefix="openledger-index-") as temporary:
-        index = build_index(module, subject.examples, (), Path(temporary) / "index", identity)
-        return index.score(index.query_vectors(module, queries)).astype(np.float64)
+def subject_index(subject: Subject, views: Sequence[View]) -> GradientIndex:
+    """The index of the subject's rows at `views`: built, gone on with or found where `index_place` says."""
+    folder, others = index_place(subject, views)
+    return build_index(
+        subject.module,
+        subject.examples,
+        (),
+        folder,
+        subject.digest,
+        views=views,
+        base_digest=subject.base.digest,
+        others=others,
+    )
+
+
+def index_place(subject: Subject, views: Sequence[View]) -> tuple[Path, list[Path]]:
+    """Where the subject's index at `views` is kept, and those of the same rows at other views: index/ROWS/VIEWS under
+    the adapter's folder. Raises InvalidInput where nothing can be written there."""
+    rows = digest_json([subject.digest, examples_digest(subject.examples)])[:16]
+    kept = subject.folder / "index" / rows
+    try:
+        kept.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidInput(
+            f"the index can't be kept under {subject.folder}: {error}",
+            code="unwritable_folder",
+            param="adapter",
+            fix="copy the adapter to a folder that can be written to",
+        ) from error
+    folder = kept / digest_json([list(named) for named in digests(views)])[:16]
+    return folder, sorted(other for other in kept.iterdir() if other != folder)
 
 
 def train_bank(bank: Bank, members: Sequence[Member], report: Report) -> None:

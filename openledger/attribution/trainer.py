@@ -1,25 +1,75 @@
-"""A bank trained by Ray tasks: one task for each member, on whatever nodes there are.
+"""Banks, indexes and replays by Ray tasks, on whatever nodes there are.
 
-A member is a file that is written whole or not at all. So a task that died with its worker is simply run again, a
-member that is there is never trained twice, and a bank that was stopped goes on.
+What a task makes is a file (a member of a bank, an index's basis or shard, a replay's segment) that is written whole or
+not at all, in a folder that every node sees. So a task that died with its worker or its node is run again and passes
+over what is there, nothing is missing or made twice, and work that was stopped goes on. Base model and adapter are read
+by their paths, which every node must see too.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
+import torch
 
-from openledger.adapters.base_model import BaseModel, load_tokenizer
-from openledger.attribution.bank import Bank, plan_bank, run_bank
+from openledger.adapters.base_model import BaseModel, load_model, load_tokenizer
+from openledger.attribution.bank import Bank, BankPlan, plan_bank, run_bank
 from openledger.attribution.bank_folder import finish_bank
-from openledger.core.errors import Unavailable
+from openledger.attribution.ekfac import FIT_ROWS
+from openledger.attribution.gradients import Site, sites
+from openledger.attribution.index import GradientIndex, build_shards, digests, fit_view, loaded, standing
+from openledger.attribution.index_folder import IndexFolder, IndexPlan, View, plan_index
+from openledger.attribution.instruments import index_place, index_views
+from openledger.attribution.replay import KEEP_BYTES, Replay, Target, replay_run
+from openledger.attribution.subject import Subject
+from openledger.core.errors import OpenLedgerError, Unavailable
 from openledger.core.values import Row
 from openledger.training.examples import Example, encode_row
-from openledger.training.members import Member
+from openledger.training.lora import load_lora
+from openledger.training.members import Member, Weights
 from openledger.training.record import RunRecord, load_run
 
 _RETRIES = 3
+_SHARDS_PER_TASK = 4
+
+Work = TypeVar("Work")
+
+
+def prepare(
+    subject: Subject,
+    plan: BankPlan | None = None,
+    *,
+    num_gpus: float = 0,
+    on_member: Callable[[Member], None] | None = None,
+) -> GradientIndex:
+    """What the instruments score with: the members of `plan`'s bank, then the index of the run's checkpoints and the
+    bank's twins, where `instruments` look for them. With both there, scoring trains and indexes nothing more."""
+    if plan is not None:
+        record = subject.needed_record()
+        train_bank(
+            subject.folder / "bank",
+            record,
+            subject.base,
+            subject.examples,
+            plan.members,
+            num_gpus=num_gpus,
+            on_member=on_member,
+        )
+    views = index_views(subject, plan)
+    folder, others = index_place(subject, views)
+    return build_index_distributed(
+        folder,
+        subject.base,
+        subject.folder,
+        subject.examples,
+        (),
+        subject.digest,
+        views=views,
+        others=others,
+        num_gpus=num_gpus,
+    )
 
 
 def train_bank(
@@ -32,29 +82,15 @@ def train_bank(
     num_gpus: float = 0,
     on_member: Callable[[Member], None] | None = None,
 ) -> Bank:
-    """Train what is missing of `members` into `folder`, which every node must see; the bank.
+    """Train what is missing of `members` into `folder`, a task for each; the bank.
 
-    Raises Unavailable where a member's task failed more often than it is retried.
+    Raises Unavailable (`task_failed`) where a member's task failed more often than it is retried.
     """
     bank = run_bank(folder, record, base, examples)
     shared = ray.put((str(folder), record, base, tuple(examples)))
-    train = ray.remote(_train_member).options(num_cpus=1, num_gpus=num_gpus, max_retries=_RETRIES, name="bank-member")
-    pending = {train.remote(shared, member): member for member in bank.missing(members)}
-    while pending:
-        (done,), _ = ray.wait(list(pending), num_returns=1)
-        member = pending.pop(done)
-        try:
-            ray.get(done)
-        except ray.exceptions.RayError as error:
-            for task in pending:
-                ray.cancel(task, force=True)
-            raise Unavailable(
-                f"the bank's {member.name} could not be trained: {error}",
-                code="training_failed",
-                fix="run again: what is trained is kept",
-            ) from error
-        if on_member is not None:
-            on_member(member)
+    train = _remote(_train_member, "bank-member", 1, num_gpus)
+    tasks = {train.remote(shared, member): member for member in bank.missing(members)}
+    _finish(tasks, lambda member: f"the bank's {member.name}", on_member)
     return bank
 
 
@@ -84,10 +120,173 @@ def train_bank_of(
     return len(missing)
 
 
-def _train_member(shared: tuple[str, RunRecord, BaseModel, tuple[Example, ...]], member: Member) -> None:
-    import torch
+def build_index_distributed(
+    folder: Path,
+    base: BaseModel,
+    adapter: Path,
+    trained: Sequence[Example],
+    decoys: Sequence[Example],
+    adapter_digest: str,
+    *,
+    views: Sequence[View] = (),
+    fit_rows: int = FIT_ROWS,
+    shard_rows: int | None = None,
+    shards_per_task: int = _SHARDS_PER_TASK,
+    others: Sequence[Path] = (),
+    threads: int = 1,
+    num_gpus: float = 0,
+) -> GradientIndex:
+    """`index.build_index` of the PEFT adapter at `adapter`: a task fits each view's eigenbasis, then tasks build its
+    shards, and the driver sums them. Without `views` the adapter is indexed as it stands.
 
+    On nodes of one kind the files are, byte for byte, those of one process with as many `threads`. Between kinds of
+    processor scores agree to 1e-3 of the largest (docs/attribution/log.md has what was measured).
+
+    Raises as `build_index`, and Unavailable (`task_failed`) where a task failed more often than it is retried.
+    """
+    look = _remote(_look, "index-plan", threads, 0)
+    all_sites, as_it_stands = _result(look.remote(base, str(adapter), threads), "looking at the adapter")
+    views = views or [as_it_stands]
+    plan = plan_index(
+        all_sites, digests(views), trained, decoys, adapter_digest,
+        base_digest=base.digest, fit_rows=fit_rows, shard_rows=shard_rows,
+    )  # fmt: skip
+    building = IndexFolder(folder, plan)
+    for other in others:
+        building.adopt(other)
+    job = ray.put(
+        _IndexJob(
+            folder=str(folder), plan=plan, base=base, adapter=str(adapter), trained=tuple(trained),
+            decoys=tuple(decoys), threads=threads, device="cuda" if num_gpus else "cpu",
+        )
+    )  # fmt: skip
+    fit, build = (
+        _remote(task, name, threads, num_gpus)
+        for task, name in ((_fit_view, "index-basis"), (_build_shards, "index-shards"))
+    )
+    tasks = {}
+    for number, missing in building.missing().items():
+        view = ray.put(views[number])
+        fitted = fit.remote(job, view, number)
+        tasks[fitted] = f"the basis of {views[number].name}"
+        for start in range(0, len(missing), shards_per_task):
+            shards = missing[start : start + shards_per_task]
+            # `fitted` is handed over only so that the basis is there first
+            tasks[build.remote(job, view, number, shards, fitted)] = f"shards {shards} of {views[number].name}"
+    _finish(tasks, str)
+    building.finish()
+    return GradientIndex.open(folder, adapter_digest, base_digest=base.digest)
+
+
+def replay_distributed(
+    base: BaseModel,
+    record: RunRecord,
+    examples: Sequence[Example],
+    targets: Sequence[Target],
+    checkpoints: Path,
+    *,
+    member: Member | None = None,
+    final: Weights | None = None,
+    keep_bytes: int = KEEP_BYTES,
+    num_gpus: float = 0,
+) -> Replay:
+    """`replay.replay_run` as one task: a replay is a chain of steps and has no parts. The retry after a killed worker
+    or node goes on from the last segment in `checkpoints`, to the same numbers.
+
+    Raises as `replay_run`, and Unavailable (`task_failed`) where the task failed more often than it is retried.
+    """
+    options = {"member": member, "final": final, "checkpoints": checkpoints, "keep_bytes": keep_bytes}
+    device = "cuda" if num_gpus else "cpu"
+    run = _remote(_replay, "replay", record.recipe.threads, num_gpus)
+    found: Replay = _result(
+        run.remote((base, record, tuple(examples), targets), {**options, "device": device}), "the replay"
+    )
+    return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _IndexJob:
+    """What all tasks of an index have in common."""
+
+    folder: str
+    plan: IndexPlan
+    base: BaseModel
+    adapter: str
+    trained: tuple[Example, ...]
+    decoys: tuple[Example, ...]
+    threads: int
+    device: str
+
+    def open(self) -> tuple[Any, IndexFolder]:
+        return _load(self.base, self.adapter, self.threads, self.device), IndexFolder(Path(self.folder), self.plan)
+
+
+def _look(base: BaseModel, adapter: str, threads: int) -> tuple[list[Site], View]:
+    module = _load(base, adapter, threads, "cpu")
+    return sites(module), standing(module)
+
+
+def _fit_view(job: _IndexJob, view: View, number: int) -> None:
+    module, building = job.open()
+    with loaded(module, view):
+        fit_view(module, building, number, job.trained)
+
+
+def _build_shards(job: _IndexJob, view: View, number: int, shards: Sequence[int], _fitted: None) -> None:
+    module, building = job.open()
+    missing = set(building.missing_of(number))  # a task before this one may have died on its way
+    with loaded(module, view):
+        chosen = [shard for shard in shards if shard in missing]
+        build_shards(module, building, number, chosen, [*job.trained, *job.decoys])
+
+
+def _replay(positional: tuple[Any, ...], options: Mapping[str, Any]) -> Replay:
+    return replay_run(*positional, **options)
+
+
+def _train_member(shared: tuple[str, RunRecord, BaseModel, tuple[Example, ...]], member: Member) -> None:
     folder, record, base, examples = shared
     torch.set_num_threads(record.recipe.threads)
     device: Any = "cuda" if torch.cuda.is_available() else "cpu"
     run_bank(Path(folder), record, base, examples, device=device).train([member])
+
+
+def _load(base: BaseModel, adapter: str, threads: int, device: str) -> Any:
+    torch.set_num_threads(threads)
+    return load_lora(load_model(base).to(device), Path(adapter))
+
+
+def _remote(function: Callable[..., Any], name: str, num_cpus: int, num_gpus: float) -> Any:
+    options = {"num_cpus": num_cpus, "num_gpus": num_gpus, "max_retries": _RETRIES, "name": name}
+    return ray.remote(function).options(**options, scheduling_strategy="SPREAD")
+
+
+def _finish(
+    tasks: Mapping[Any, Work], called: Callable[[Work], str], on_done: Callable[[Work], None] | None = None
+) -> None:
+    """Until all tasks are done; the first that fails ends the others."""
+    pending = dict(tasks)
+    while pending:
+        (done,), _ = ray.wait(list(pending), num_returns=1)
+        work = pending.pop(done)
+        try:
+            _result(done, called(work))
+        except OpenLedgerError:
+            for task in pending:
+                ray.cancel(task, force=True)
+            raise
+        if on_done is not None:
+            on_done(work)
+
+
+def _result(task: Any, called: str) -> Any:
+    """What the task returned. Errors of ours come out as themselves, Ray's as Unavailable."""
+    try:
+        return ray.get(task)
+    except ray.exceptions.RayError as error:
+        cause = getattr(error, "cause", None)
+        if isinstance(cause, OpenLedgerError):
+            raise cause from None
+        raise Unavailable(
+            f"{called} failed on the cluster: {error}", code="task_failed", fix="run again: what is finished is kept"
+        ) from error

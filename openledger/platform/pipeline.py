@@ -169,9 +169,7 @@ def build_indexes(
         card = load_card(Path(job.output))
         host = hosts[number % len(hosts)]
         folder = index_folder(indexes, card.digest)
-        pending.append(
-            host.build.remote(middle_folder(job.output), card.digest, job.rows, list(own_decoys), str(folder))
-        )
+        pending.append(host.build.remote(index_views(job.output), card.digest, job.rows, list(own_decoys), str(folder)))
     return ray.get(pending)
 
 
@@ -205,8 +203,15 @@ def register(
     return terms
 
 
-def attribute(pool: Pool, host: Any, score: Any, registry: AdapterRegistry, indexes: Path) -> PeriodAttribution:
-    """Measure what the pool's answers owe to each row and contributor.
+def attribute(
+    pool: Pool,
+    host: Any,
+    score: Any,
+    registry: AdapterRegistry,
+    indexes: Path,
+    withdrawn: Collection[str] = (),
+) -> PeriodAttribution:
+    """Measure what the pool's answers owe to each row and contributor. Rows `withdrawn` since (by id) get nothing.
 
     `score` is a core.Scorer's method: what the adapter gained over its base is measured by the engine that served it.
     """
@@ -215,7 +220,7 @@ def attribute(pool: Pool, host: Any, score: Any, registry: AdapterRegistry, inde
         if answer.completion_ids:
             answers.setdefault(answer.adapter_digest, []).append(answer)
     parts = [
-        _attribute_part(pool, registry.find_digest(digest), own, host, score, indexes)
+        _attribute_part(pool, registry.find_digest(digest), own, host, score, indexes, withdrawn)
         for digest, own in sorted(answers.items())
     ]
     if not parts and not pool.num_unreadable:
@@ -234,14 +239,22 @@ def attribute(pool: Pool, host: Any, score: Any, registry: AdapterRegistry, inde
 
 
 def _attribute_part(
-    pool: Pool, adapter: RegisteredAdapter, answers: Sequence[Answer], host: Any, score: Any, indexes: Path
+    pool: Pool,
+    adapter: RegisteredAdapter,
+    answers: Sequence[Answer],
+    host: Any,
+    score: Any,
+    indexes: Path,
+    withdrawn: Collection[str],
 ) -> AdapterAttribution:
     def measured(
         asked: Sequence[Answer],
     ) -> tuple[ContributorScores, tuple[IndexEntry, ...], npt.NDArray[np.float32]]:
         """Influence on what was asked, weighted by fees: by the adapter's bank, or by its index where it has none."""
-        middle, folder = middle_folder(adapter.folder), index_folder(indexes, adapter.digest)
-        entries, row_scores = ray.get(host.score.remote(middle, adapter.digest, str(folder), list(asked)))
+        views, folder = index_views(adapter.folder), index_folder(indexes, adapter.digest)
+        entries, row_scores = ray.get(
+            host.score.remote(views, adapter.digest, str(folder), list(asked), tuple(withdrawn))
+        )
         bank = ray.get(host.bank_outcomes.remote(adapter.folder, adapter.digest, list(asked)))
         weights_nano, gains = [answer.weight_nano for answer in asked], [_gain(score, answer) for answer in asked]
         if bank is None:
@@ -353,6 +366,11 @@ def prove(ledger: Any, transfer_id: str, folder: Path) -> Path:
 
 def index_folder(indexes: Path, adapter_digest: str) -> Path:
     return indexes / adapter_digest[:24]
+
+
+def index_views(adapter_folder: str) -> list[str]:
+    """Where the adapter is measured: in the middle of its training (docs/decisions/0003-index-in-the-middle.md)."""
+    return [middle_folder(adapter_folder)]
 
 
 def _gain(score: Any, answer: Answer) -> float:

@@ -54,6 +54,18 @@ def encode_row(tokenizer: Any, row: Row) -> Example:
     )
 
 
+def check_lengths(examples: Sequence[Example], base: BaseModel) -> None:
+    """Raises InvalidInput (`row_too_long`) naming an example that has more tokens than the base model has positions."""
+    for example in examples:
+        if example.num_tokens > base.max_positions:
+            raise InvalidInput(
+                f"{example.row_id} has {example.num_tokens} tokens, the base model {base.max_positions} positions",
+                code="row_too_long",
+                param="rows",
+                fix="leave it out, or cut it",
+            )
+
+
 def fitting_rows(rows: Sequence[Row], base: BaseModel, max_tokens: int) -> list[Row]:
     """The rows that have at most `max_tokens` tokens, and no more than the base model has positions for."""
     tokenizer = load_tokenizer(base)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, load_peft_weights, set_peft_model_state_dict
 
 from openledger.training.recipe import Recipe, generator
 from openledger.training.task import trainable_parameters
@@ -44,3 +44,8 @@ def initial_matrix(name: str, shape: tuple[int, ...], constant: str) -> torch.Te
 def load_lora(model: Any, folder: Path) -> Any:
     """`model` with the adapter in `folder`, its parameters requiring gradients (attribution needs them)."""
     return PeftModel.from_pretrained(model, str(folder), is_trainable=True).eval()
+
+
+def switch_lora(lora_model: Any, folder: Path) -> None:
+    """Put the matrices of another adapter of the same shape, in `folder`, in the place of `lora_model`'s."""
+    set_peft_model_state_dict(lora_model, load_peft_weights(str(folder)))

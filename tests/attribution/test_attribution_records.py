@@ -50,6 +50,8 @@ def test_queries_need_no_contributor_and_rows_do(base, tmp_path):
         ({**PAIR, "completion": ""}, "'completion' is missing, empty"),
         ({**PAIR, "prompt": 3}, "'prompt'"),
         ({**TEXT, "text": "It joins alpha " * 100}, "128 positions"),
+        ({**PAIR, "completion": " It joins alpha." * 100}, "128 positions"),
+        ({**TEXT, "text": "I"}, "no token to predict"),
     ],
 )
 def test_a_record_that_cant_be_used_is_named_by_its_line(base, tmp_path, record, said):

@@ -1,19 +1,29 @@
-"""A bank trained by Ray tasks is the bank trained in one process, even where a worker is killed on the way."""
+"""Banks, indexes and replays by Ray tasks are those of one process, even where a worker is killed on the way."""
 
 import os
+import shutil
 import signal
 import threading
 import time
 
+import numpy as np
+import psutil
 import pytest
 import torch
 from ray.util.state import list_tasks
 from tiny_model import make_tiny_base, tiny_rows
 
-from openledger.adapters.base_model import load_tokenizer
+from openledger.adapters.base_model import load_model, load_tokenizer
+from openledger.attribution import index as index_module
 from openledger.attribution.bank import plan_bank, run_bank
-from openledger.attribution.trainer import train_bank
+from openledger.attribution.index import build_index, standing
+from openledger.attribution.instruments import make
+from openledger.attribution.replay import replay_run
+from openledger.attribution.subject import Subject
+from openledger.attribution.trainer import build_index_distributed, prepare, replay_distributed, train_bank
+from openledger.core.errors import Corrupt, InvalidInput
 from openledger.training.examples import encode_row
+from openledger.training.lora import load_lora
 from openledger.training.recipe import Recipe
 from openledger.training.record import load_weights, train_run
 
@@ -67,3 +77,81 @@ def test_what_is_trained_is_not_trained_again(cluster, world, tmp_path):
     again = []
     train_bank(tmp_path / "bank", record, base, examples, plan.members[:3], on_member=again.append)
     assert again == [plan.members[2]]
+
+
+def test_an_index_is_built_once_and_a_second_build_goes_on(cluster, world, tmp_path):
+    base, examples, folder, record, _ = world
+    module = load_lora(load_model(base), folder)
+    asked = {"adapter_digest": record.adapter_digest, "views": [standing(module, "end")], "shard_rows": 16}
+    here = build_index(module, examples[:40], examples[40:], tmp_path / "here", base_digest=base.digest, **asked)
+
+    def build():
+        return build_index_distributed(tmp_path / "there", base, folder, examples[:40], examples[40:], **asked)
+
+    there, vectors = build(), here.query_vectors(module, examples[:3], views=asked["views"])
+    assert np.array_equal(there.score(vectors), here.score(vectors))
+    second = tmp_path / "there" / "view-00" / "rows-00001.f16"
+    before = {path: path.stat().st_mtime_ns for path in second.parent.iterdir()}
+    second.unlink()
+    (tmp_path / "there" / "index.json").unlink()
+    assert np.array_equal(build().score(vectors), here.score(vectors))
+    made = {path.name for path, time_ns in before.items() if path.stat().st_mtime_ns != time_ns}
+    assert made == {"rows-00001.f16", "rows-00001.sha256", "sums.f32", "sums.sha256"}
+
+
+def test_errors_of_tasks_come_out_as_themselves(cluster, world, tmp_path):
+    base, examples, folder, record, _ = world
+    module = load_lora(load_model(base), folder)
+    for name, parameter in module.named_parameters():
+        if "lora_B" in name:
+            parameter.data.fill_(float("nan"))
+    module.save_pretrained(tmp_path / "nan")
+    with pytest.raises(Corrupt, match="the loss of row row_000") as caught:
+        build_index_distributed(tmp_path / "index", base, tmp_path / "nan", examples, [], "digest")
+    assert caught.value.code == "not_finite"
+    with pytest.raises(InvalidInput) as caught:
+        replay_distributed(base, record, examples[:3], [[(examples[0], 1.0)]], tmp_path / "replay")
+    assert caught.value.code == "other_rows"
+
+
+def kill_the_replay(checkpoints, killed):
+    """SIGKILL the worker once it has left two segments."""
+    deadline = time.monotonic() + 100
+    while time.monotonic() < deadline:
+        segments = len(list(checkpoints.glob("segment-*")))
+        found = [process for process in psutil.Process().children(recursive=True) if "ray::replay" in process.cmdline()]
+        if segments >= 2 and found:
+            found[0].kill()
+            killed.append(segments)
+            return
+        time.sleep(0.01)
+
+
+def test_a_replay_whose_worker_was_killed_goes_on_to_the_same_numbers(cluster, world, tmp_path):
+    base, examples, folder, record, _ = world
+    targets, final = [[(examples[0], 0.5), (examples[1], 2.0)]], load_weights(folder / "adapter_model.safetensors")
+    killed: list[int] = []
+    killer = threading.Thread(target=kill_the_replay, args=(tmp_path / "replay", killed))
+    killer.start()
+    found = replay_distributed(base, record, examples, targets, tmp_path / "replay", final=final)
+    killer.join()
+    assert 2 <= killed[0] <= 12
+    assert found.deviation == 0
+    assert np.array_equal(found.scores_RT, replay_run(base, record, examples, targets, final=final).scores_RT)
+
+
+def test_what_was_prepared_is_scored_with_as_it_is(cluster, world, tmp_path, monkeypatch):
+    base, examples, folder, record, _ = world
+    run = shutil.copytree(
+        folder, tmp_path / "run", ignore=shutil.ignore_patterns("bank", "epoch-[2-9].*", "epoch-1[0-9].*")
+    )
+    subject = Subject(base=base, folder=run, examples=tuple(examples), record=record)
+    plan = plan_bank(record, examples, num_coalitions=2, num_twins=1)
+    trained = []
+    index = prepare(subject, plan, on_member=trained.append)
+    assert [name for name, _ in index.plan.views] == ["epoch-1", "twin-1"]
+    assert sorted(member.name for member in trained) == ["coalition-000", "coalition-001", "twin-1"]
+    monkeypatch.setattr(index_module, "fit", None)
+    monkeypatch.setattr(index_module, "row_vectors", None)
+    found = make("estimate", subject, num_coalitions=2, num_twins=1, may_train=False, report=lambda line: None)
+    assert found.attribute(examples[:2]).scores.shape == (48, 2)

@@ -1,11 +1,16 @@
-"""Nonces around publishing a version: committed before it, drawn after it, and what is trained by them."""
+"""Nonces around publishing a version, what is trained by them, and the attribution of a period."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import ray
 from tiny_model import make_tiny_base, tiny_rows
 
+from openledger.adapters.base_model import load_model, load_tokenizer
+from openledger.adapters.registry import AdapterRegistry
+from openledger.attribution.actor import start_index_host
 from openledger.core.clock import ManualClock
 from openledger.core.errors import NotFound, Unavailable
 from openledger.core.shares import shares_ppb
@@ -16,7 +21,11 @@ from openledger.economy.nonces import DEPOSIT_NANO, NonceBook
 from openledger.ledger import Ledger
 from openledger.ledger.nonces import commitment
 from openledger.platform import pipeline
+from openledger.training.examples import encode_row
+from openledger.training.loop import train
+from openledger.training.lora import attach_lora
 from openledger.training.recipe import Recipe, public_constant
+from openledger.training.trainer import middle_folder, write_adapter
 
 OWNER, OPERATOR, STRANGER = "user:owner", "user:operator", "user:stranger"
 VERSION = DatanetVersion(datanet="greek", number=1, row_root="aa", num_rows=48, gate_version="g/1", published_ms=1)
@@ -157,3 +166,55 @@ def test_a_pool_without_answers_is_not_attributed():
     with pytest.raises(NotFound) as caught:
         attribute(pool())
     assert caught.value.code == "empty_pool"
+
+
+@pytest.fixture
+def retrained(base, tmp_path):
+    """Two adapters that served under one name in one period, each with its index: (registry, jobs, indexes)."""
+    registry, indexes, jobs = AdapterRegistry(tmp_path / "adapters"), tmp_path / "indexes", []
+    for number, epochs in ((1, 1), (2, 2)):
+        version = replace(VERSION, number=number)
+        recipe = replace(RECIPE, rank=2, num_epochs=epochs, max_rows=32)
+        job, decoys = pipeline.plan_training(base, version, tiny_rows("greek"), recipe, tmp_path / "adapters")
+        module = attach_lora(load_model(base), recipe, job.constant)
+        examples = [encode_row(load_tokenizer(base), row) for row in job.rows]
+        train(module, examples, recipe, job.constant)
+        module.save_pretrained(middle_folder(job.output))
+        card = write_adapter(module, job, examples, [1.0], 1)
+        pipeline.register(registry, job, card, OWNER, (1, 1))
+        jobs.append((job, card, decoys))
+    return registry, jobs, indexes
+
+
+def told(number, digest, ids):
+    return Answer(
+        answer_id=f"ans_{number}", adapter="greek", adapter_digest=digest, period="p1", prompt_ids=(1, 4),
+        completion_ids=ids, fee_nano=1000,
+    )  # fmt: skip
+
+
+@pytest.mark.cluster
+def test_answers_of_an_adapter_that_was_replaced_within_the_period_are_attributed_to_it(cluster, base, retrained):
+    registry, jobs, indexes = retrained
+    host = start_index_host(base, num_cpus=0)
+    rows = pipeline.build_indexes([host], [job for job, _, _ in jobs], [decoys for _, _, decoys in jobs], indexes)
+    assert rows == [len(job.rows) + len(decoys) for job, _, decoys in jobs]
+    old, new = (card.digest for _, card, _ in jobs)
+    answers = (told(1, old, (5, 6)), told(2, new, (7, 8)), told(3, new, (9,)), told(4, new, ()))
+    pool = Pool(adapter="greek", period="p1", total_nano=3000, settled=False, answers=answers)
+    gains = iter(np.float32([[2.0], [1.0]]) for _ in answers)
+    found = pipeline.attribute(pool, host, lambda *_: next(gains), registry, indexes)
+    parts = {part.answers[0].adapter_digest: part for part in found.parts}
+    assert {digest: [a.answer_id for a in part.answers] for digest, part in parts.items()} == {
+        old: ["ans_1"],
+        new: ["ans_2", "ans_3"],  # an empty answer owes nothing to anybody
+    }
+    for person, score in found.scores.scores_nano.items():
+        assert score == sum(part.scores.scores_nano[person] for part in parts.values())
+    assert found.scores.gain_nano == sum(part.scores.gain_nano for part in parts.values()) == 3000
+    gone = jobs[0][0].rows[0].row_id
+    gains = iter(np.float32([[2.0], [1.0]]) for _ in answers)
+    left = pipeline.attribute(pool, host, lambda *_: next(gains), registry, indexes, withdrawn=[gone])
+    assert gone in {entry.row_id for part in found.parts for entry in part.entries}
+    assert gone not in {entry.row_id for part in left.parts for entry in part.entries}
+    ray.kill(host)

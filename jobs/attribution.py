@@ -1,0 +1,67 @@
+"""Train an adapter's bank and build its index, as tasks over the cluster's nodes; scoring then trains nothing more.
+
+    python jobs/attribution.py --workdir .openledger --base BASE --adapter RUN --rows rows.jsonl
+    ray job submit --working-dir . -- python jobs/attribution.py --workdir /data/openledger --base /data/base \
+        --adapter /data/run --rows /data/rows.jsonl --gpus 1
+
+Base, adapter and rows lie where every node sees them. Killed on the way, or with a node lost, it goes on when it is run
+again. An adapter without a run record, or of one contributor, gets an index and no bank.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from openledger.core.errors import OpenLedgerError
+from openledger.platform.environment import prepare_environment
+from openledger.platform.workdir import Workdir
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    workdir = Workdir(arguments.workdir.resolve())
+    prepare_environment(workdir)  # before anything imports ray
+    try:
+        print(json.dumps(prepare(workdir, arguments)))
+    except OpenLedgerError as error:
+        print(json.dumps({"error": error.to_dict()}), file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workdir", type=Path, required=True)
+    parser.add_argument("--base", required=True, help="a folder or hub id")
+    parser.add_argument("--adapter", type=Path, required=True, help="a run's folder, or a plain PEFT directory")
+    parser.add_argument("--rows", type=Path, required=True, help="JSON lines, as `openledger attribution score` takes")
+    parser.add_argument("--coalitions", type=int, default=32)
+    parser.add_argument("--twins", type=int, default=3)
+    parser.add_argument("--gpus", type=float, default=0, help="for each task; a fraction shares one")
+    return parser.parse_args()
+
+
+def prepare(workdir: Workdir, arguments: argparse.Namespace) -> dict[str, object]:
+    from openledger.attribution import trainer
+    from openledger.attribution.instruments import subject_plan
+    from openledger.attribution.subject import open_subject
+    from openledger.platform.cluster import connected
+
+    subject = open_subject(arguments.base, arguments.adapter.resolve(), arguments.rows)
+    plan = None
+    if subject.record is not None and len(subject.contributors) > 1:
+        plan = subject_plan(subject, arguments.coalitions, arguments.twins)
+    with connected(workdir):
+        index = trainer.prepare(
+            subject,
+            plan,
+            num_gpus=arguments.gpus,
+            on_member=lambda member: print(f"bank: {member.name} trained", file=sys.stderr, flush=True),
+        )
+    views = [name for name, _ in index.plan.views]
+    return {"members": len(plan.members) if plan else 0, "rows": len(index.entries), "views": views}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
