@@ -110,11 +110,14 @@ class Study:
 
     @cached_property
     def views(self) -> dict[str, Array]:
-        """Scores of the index at every point of the run, at its twins, and at the adapter with B made smaller."""
-        scaled = index_views(
-            Subject(base=self.subject.base, folder=self.subject.folder, examples=self.subject.examples)
-        )
-        return {view.name: self.view(view) for view in [*index_views(self.subject, self.plan), *scaled]}
+        """Scores of the index at every point of the run, early and at the end of its twins, and at the adapter with B
+        made smaller."""
+        bare = Subject(base=self.subject.base, folder=self.subject.folder, examples=self.subject.examples)
+        run = [View(name=f"epoch-{n}", weights=weights) for n, weights in self.subject.checkpoints().items()]
+        twins = zip(self.plan.twins, self.bank.weights(self.plan.twins), strict=True)
+        ends = [View(name=twin.name, weights=weights) for twin, weights in twins]
+        views = [*run, *index_views(self.subject, self.plan), *ends, *index_views(bare)]
+        return {view.name: self.view(view) for view in views}
 
     def view(self, view: View) -> Array:
         return self._kept(f"views/{view.name}", lambda: view_scores(self.subject, view, self.queries))
@@ -382,7 +385,7 @@ def row_methods(study: Study) -> dict[str, Array]:
         "EK-FAC, 5 runs": [epochs[-1], *twins],
         "EK-FAC, 5 runs and 4 checkpoints": [*epochs[-4:], *twins],
         "index of a bare adapter": scaled,
-        "index of a run": epochs,
+        "index of a run": [view.name for view in index_views(study.subject)],
     }
     found = {"gradient dot": study.dot}
     for name, chosen in sets.items():

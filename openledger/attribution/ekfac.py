@@ -24,7 +24,7 @@ from openledger.attribution.gradients import Site, not_finite, sampled_fisher_pa
 from openledger.core.errors import InvalidInput
 from openledger.training.task import LANGUAGE, Task, Trainable
 
-DAMPING = 0.1
+DAMPING = 0.01
 FIT_ROWS = 128
 _BATCH_ROWS = 16
 

@@ -10,7 +10,7 @@ Positive: the player makes the answer likelier. Unit: nats per token of the answ
 Shapes: P players, R rows, G groups, Q queries, V views.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -252,17 +252,23 @@ def missing(attributor: Attributor) -> list[str]:
 
 
 def index_views(subject: Subject, plan: BankPlan | None = None) -> list[View]:
-    """The run's checkpoints and the trained twins of its bank. A plain adapter has neither: its views are itself with
-    B made smaller, which is about where its training came by (docs/attribution/log.md has what that gains)."""
-    found = [View(name=f"epoch-{epoch}", weights=weights) for epoch, weights in subject.checkpoints().items()]
+    """The checkpoints of the first half of the run, and of the trained twins of its bank: later on, rows that are
+    learnt by heart have hardly a gradient left. A plain adapter has neither: its views are itself with B made smaller,
+    which is about where its training came by (docs/attribution/log.md has what each gains)."""
+    found = _first_half("", subject.checkpoints())
     if not found:
         own = {name: p.detach().clone() for name, p in trainable_parameters(subject.module).items()}
         found = [View(name=f"scaled-{factor:g}", weights=_scaled(own, factor)) for factor in SCALED_VIEWS]
     if plan is not None:
         bank = subject.bank()
-        twins = [twin for twin in plan.twins if not bank.missing([twin])]
-        found += [View(name=t.name, weights=w) for t, w in zip(twins, bank.weights(twins), strict=True)]
+        for twin in plan.twins:
+            found += _first_half(f"{twin.name}-", bank.epochs(twin) if not bank.missing([twin]) else {})
     return found
+
+
+def _first_half(prefix: str, epochs: Mapping[int, Weights]) -> list[View]:
+    last = max(epochs, default=0)
+    return [View(name=f"{prefix}epoch-{n}", weights=weights) for n, weights in epochs.items() if 2 * n <= max(2, last)]
 
 
 def subject_index(subject: Subject, views: Sequence[View]) -> GradientIndex:

@@ -27,7 +27,7 @@ from openledger.training.recipe import Recipe
 from openledger.training.record import train_run
 from openledger.training.task import trainable_parameters
 
-RECIPE = Recipe(rank=2, alpha=8, num_epochs=2, batch_rows=8, learning_rate=1e-2)
+RECIPE = Recipe(rank=2, alpha=8, num_epochs=4, batch_rows=8, learning_rate=1e-2)
 
 
 @pytest.fixture(scope="module")
@@ -88,20 +88,20 @@ def test_the_module_stands_as_it_did(subject, examples):
     assert all(bool((p == before[name]).all()) for name, p in trainable_parameters(subject.module).items())
 
 
-def test_a_trained_twin_makes_another_index_of_which_only_its_own_view_is_built(subject, examples, monkeypatch):
+def test_a_trained_twin_makes_another_index_of_which_only_its_own_views_are_built(subject, examples, monkeypatch):
     attribute(subject, examples[:1])
     fitted, fit = [], index_module.fit
     monkeypatch.setattr(index_module, "fit", lambda *args, **more: fitted.append(1) or fit(*args, **more))
     plan = plan_bank(subject.record, examples, num_coalitions=4, num_twins=1)
     subject.bank().train(plan.twins)
     found = attribute(subject, examples[:1])
-    assert found.quality["views"] == ["epoch-1", "epoch-2", "twin-1"]
+    assert found.quality["views"] == ["epoch-1", "epoch-2", "twin-1-epoch-1", "twin-1-epoch-2"]
     assert found.quantity == EXPECTED
-    assert len(fitted) == 1
+    assert len(fitted) == 2
     alone = replace(subject, folder=shutil.copytree(subject.folder, subject.folder.with_name("copy")))
     shutil.rmtree(alone.folder / "index")
     assert np.array_equal(attribute(alone, examples[:1]).scores, found.scores)
-    assert len(fitted) == 4
+    assert len(fitted) == 6
 
 
 def test_an_adapter_in_a_folder_that_cant_be_written_to_is_refused(subject, examples):

@@ -149,7 +149,7 @@ def test_what_was_prepared_is_scored_with_as_it_is(cluster, world, tmp_path, mon
     plan = plan_bank(record, examples, num_coalitions=2, num_twins=1)
     trained = []
     index = prepare(subject, plan, on_member=trained.append)
-    assert [name for name, _ in index.plan.views] == ["epoch-1", "twin-1"]
+    assert [name for name, _ in index.plan.views] == ["epoch-1", *(f"twin-1-epoch-{epoch}" for epoch in range(1, 7))]
     assert sorted(member.name for member in trained) == ["coalition-000", "coalition-001", "twin-1"]
     monkeypatch.setattr(index_module, "fit", None)
     monkeypatch.setattr(index_module, "row_vectors", None)
