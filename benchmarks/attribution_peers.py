@@ -174,7 +174,10 @@ def measure(peers: Peers, name: str, out: Path) -> None:
 
 
 def summary(out: Path) -> str:
-    lines = ["| method | version | build, CPU-s | queries, CPU-s | with gradient dot |", "| --- | --- | --- | --- | --- |"]
+    lines = [
+        "| method | version | build, CPU-s | queries, CPU-s | with gradient dot |",
+        "| --- | --- | --- | --- | --- |",
+    ]
     for path in sorted(out.glob("*.json")):
         own = json.loads(path.read_text())
         lines.append(
@@ -297,9 +300,7 @@ def kronfluence_task(modules: list[str]) -> Any:
 
     class AnswerTask(Task):
         def compute_train_loss(self, batch: Any, model: Any, sample: bool = False) -> torch.Tensor:
-            logits = model(
-                input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
-            ).logits
+            logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
             if not sample:
                 return losses(logits, batch["labels"]).sum()
             target_BT = batch["labels"][:, 1:].clone()
@@ -348,17 +349,6 @@ def dattri_datainf(peers: Peers, clock: Clock) -> np.ndarray[Any, Any]:
     size = float(gradients(peers.model(), peers.rows).square().mean())
     task, names = dattri_task(peers, peers.checkpoints[-1:])
     attributor = IFAttributorDataInf(task, layer_name=names, regularization=0.1 * size)
-    rows, queries = dattri_loaders(peers)
-    clock.run("build", lambda: attributor.cache(rows))
-    return clock.run("query", lambda: attributor.attribute(rows, queries)).detach().numpy()
-
-
-def dattri_arnoldi(peers: Peers, clock: Clock) -> np.ndarray[Any, Any]:
-    """Schioppa et al., 2022."""
-    from dattri.algorithm.influence_function import IFAttributorArnoldi
-
-    task, names = dattri_task(peers, peers.checkpoints[-1:])
-    attributor = IFAttributorArnoldi(task, layer_name=names, proj_dim=32, max_iter=40, regularization=1e-4, seed=SEED)
     rows, queries = dattri_loaders(peers)
     clock.run("build", lambda: attributor.cache(rows))
     return clock.run("query", lambda: attributor.attribute(rows, queries)).detach().numpy()
@@ -421,12 +411,11 @@ def bergson_dot(peers: Peers, clock: Clock) -> np.ndarray[Any, Any]:
     return bergson_scores(run / "scores")
 
 
-def bergson_hessian(method: str, *, corrected: bool, astra_steps: int = 0) -> Method:
+def bergson_hessian(method: str, *, corrected: bool) -> Method:
     """Its Hessian pipeline: factors fitted, every query preconditioned, rows scored in a pass of their own."""
 
     def scores(peers: Peers, clock: Clock) -> np.ndarray[Any, Any]:
         from bergson.config.config import (
-            AstraConfig,
             HessianConfig,
             HessianPipelineConfig,
             PreprocessConfig,
@@ -434,13 +423,13 @@ def bergson_hessian(method: str, *, corrected: bool, astra_steps: int = 0) -> Me
         )
         from bergson.hessians import pipeline
 
-        run = peers.scratch / f"bergson-{method}-{corrected}-{astra_steps}"
+        run = peers.scratch / f"bergson-{method}-{corrected}"
         settings = (
             bergson_config(peers, run),
             HessianConfig(method=method, ev_correction=corrected),
             ScoreConfig(),
             PreprocessConfig(),
-            HessianPipelineConfig(query=bergson_queries(peers), astra=AstraConfig(num_steps=astra_steps)),
+            HessianPipelineConfig(query=bergson_queries(peers)),
         )
         bergson_timed(pipeline, clock, lambda: pipeline.hessian_pipeline(*settings))
         return bergson_scores(run / "scores")
@@ -448,22 +437,17 @@ def bergson_hessian(method: str, *, corrected: bool, astra_steps: int = 0) -> Me
     return scores
 
 
-def bergson_trackstar(projection: int) -> Method:
-    """Chang et al., 2024: projected, second moments of rows and queries mixed, both sides of unit length."""
+def bergson_trackstar(peers: Peers, clock: Clock) -> np.ndarray[Any, Any]:
+    """Chang et al., 2024: second moments of rows and queries mixed, both sides of unit length. Each matrix's gradient
+    is projected to 16 by 16: LoRA's have rank 8, so that a wider projection makes them larger."""
+    from bergson.cli import trackstar
+    from bergson.config.config import PreprocessConfig, TrackstarConfig
 
-    def scores(peers: Peers, clock: Clock) -> np.ndarray[Any, Any]:
-        from bergson.cli import trackstar
-        from bergson.config.config import PreprocessConfig, TrackstarConfig
-
-        run = peers.scratch / f"bergson-trackstar-{projection}"
-        config = TrackstarConfig(
-            query=bergson_queries(peers), preprocess_cfg=PreprocessConfig(unit_normalize=True)
-        )
-        settings = bergson_config(peers, run, projection)
-        bergson_timed(trackstar, clock, lambda: trackstar.trackstar(settings, config))
-        return bergson_scores(run / "scores")
-
-    return scores
+    run = peers.scratch / "bergson-trackstar"
+    config = TrackstarConfig(query=bergson_queries(peers), preprocess_cfg=PreprocessConfig(unit_normalize=True))
+    settings = bergson_config(peers, run, projection=16)
+    bergson_timed(trackstar, clock, lambda: trackstar.trackstar(settings, config))
+    return bergson_scores(run / "scores")
 
 
 def bergson_timed(module: Any, clock: Clock, work: Callable[[], Any]) -> None:
@@ -526,15 +510,12 @@ METHODS: dict[str, Method] = {
     "dattri-cosine": dattri_tracin(every_epoch=False, cosine=True),
     "dattri-tracin": dattri_tracin(every_epoch=True),
     "dattri-datainf": dattri_datainf,
-    "dattri-arnoldi": dattri_arnoldi,
     "dattri-ekfac": dattri_ekfac,
     "bergson-dot": bergson_dot,
     "bergson-ekfac": bergson_hessian("kfac", corrected=True),
     "bergson-kfac": bergson_hessian("kfac", corrected=False),
     "bergson-shampoo": bergson_hessian("shampoo", corrected=True),
-    "bergson-ekfac-astra": bergson_hessian("kfac", corrected=True, astra_steps=50),
-    "bergson-trackstar-16": bergson_trackstar(16),
-    "bergson-trackstar-64": bergson_trackstar(64),
+    "bergson-trackstar": bergson_trackstar,
 }
 
 
