@@ -23,7 +23,6 @@ Shapes: R rows, Q queries, B rows of a batch, T tokens, P trained parameters.
 import argparse
 import importlib.metadata
 import json
-import os
 import shutil
 import sys
 import time
@@ -33,10 +32,6 @@ from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
-os.environ.setdefault("TQDM_DISABLE", "1")
 
 import numpy as np
 import torch
