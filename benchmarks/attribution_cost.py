@@ -52,7 +52,7 @@ from openledger.training.recipe import Recipe, epoch_batches
 from openledger.training.record import RunRecord
 from openledger.training.task import trainable_parameters
 
-ADAPTERS, ANSWERS = 32, 32
+ADAPTERS, SCORED, ASKED = 32, 32, 16
 REPLAY_ROWS, REPLAY_EPOCHS, REPLAY_QUERIES = 160, 3, 16
 FLAT_CONTRIBUTORS, FLAT_QUERIES = 20, 32
 SEED = 20261125
@@ -120,7 +120,7 @@ def main() -> int:
 def query(setting: Setting) -> Table:
     """Gradients of the rows are stored whole (fp32, and fp16 as large stores have it): one answer costs its gradient
     and a matrix-vector product. Both sides have one checkpoint."""
-    module, answers = setting.module(), list(setting.queries[:ANSWERS])
+    module, answers = setting.module(), list(setting.queries[:ASKED])
     index = build_index(module, setting.examples, (), setting.scratch / "index", "cost")
     index.score(index.query_vectors(module, answers[:1]))
     rows_RP = torch.from_numpy(gradient_vectors(module, setting.examples))
@@ -185,7 +185,7 @@ def build(setting: Setting) -> Table:
         "of it: fit of the curvature": lambda: fit(module, examples),
         "of it: row vectors": lambda: row_vectors(module, basis, examples),
     }
-    found = interleaved(works, setting.rounds)
+    found = interleaved(works, setting.rounds, warm_up=False)
     return {name: against(found, name, "forward and backward, the run's batches", number, "row") for name in works}
 
 
@@ -195,7 +195,7 @@ def build(setting: Setting) -> Table:
 def score(setting: Setting) -> Table:
     """A plain pass is one forward pass over one answer under one PEFT adapter that is in memory already: its putting
     together is not counted, the pack's is."""
-    recipe, queries = setting.record.recipe, list(setting.queries[:ANSWERS])
+    recipe, queries = setting.record.recipe, list(setting.queries[:SCORED])
     weights = members(setting)
     modules = [peft_module(setting, own) for own in weights]
     pack = Pack(setting.base, recipe, ADAPTERS)
