@@ -391,7 +391,17 @@ def row_methods(study: Study) -> dict[str, Array]:
     for name, chosen in sets.items():
         found[name] = np.mean([views[view] for view in chosen], axis=0)
     found["index of a run with its bank"] = index_scores(study)
-    return found
+    return found | peer_methods(study)
+
+
+def peer_methods(study: Study) -> dict[str, Array]:
+    """What benchmarks/attribution_peers.py left: other libraries' scores of the same rows and answers."""
+    shape = (len(study.examples), len(study.queries))
+    found = {f"peer: {path.stem}": np.load(path) for path in sorted((study.folder / "scores/peers").glob("*.npy"))}
+    for name, scores in found.items():
+        if scores.shape != shape:
+            raise ValueError(f"{name} has scores of shape {scores.shape}, not {shape}")
+    return {name: scores.astype(np.float64) for name, scores in found.items()}
 
 
 def index_scores(study: Study) -> Array:

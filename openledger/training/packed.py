@@ -135,10 +135,11 @@ def score_members(
     device: torch.device | str = "cpu",
 ) -> torch.Tensor:
     """Mean log-likelihood per completion token of every query under every member, [M, num_queries], in nats."""
-    rows = []
+    rows, pack = [], None
     for start in range(0, len(weights), pack_members):
         chunk = list(weights[start : start + pack_members])
-        pack = Pack(base, recipe, len(chunk), device)
+        if pack is None or pack.num_members != len(chunk):  # the last chunk may be smaller
+            pack = Pack(base, recipe, len(chunk), device)
         pack.load(chunk)
         rows.append(torch.stack([pack.token_log_likelihoods(query).mean(dim=1) for query in queries], dim=1).cpu())
     return torch.cat(rows)

@@ -75,6 +75,15 @@ def test_scores_are_each_adapters_own_log_likelihood(base, examples):
         assert torch.allclose(scores[number], -losses, atol=1e-5)
 
 
+def test_scores_do_not_depend_on_how_members_are_packed(base, examples):
+    runs = [member(f"run-{number}", range(8 * number, 8 * number + 8)) for number in range(5)]
+    weights = train_members(base, examples, runs, RECIPE)
+    one_by_one, together = (score_members(base, RECIPE, weights, examples[:4], pack_members=n) for n in (1, 5))
+    assert together.std(dim=0).min() > 1e-4
+    assert torch.allclose(score_members(base, RECIPE, weights, examples[:4], pack_members=2), together, atol=1e-5)
+    assert torch.allclose(one_by_one, together, atol=1e-5)
+
+
 def alone_from(base, run, weights):
     module = attach_lora(load_model(base), RECIPE, run.initial)
     for name, parameter in trainable_parameters(module).items():
