@@ -97,9 +97,11 @@ def bank_scores(
     gains: Sequence[float],
     *,
     least_error_scale: float = 1.0,
+    ratios: dict[str, float] | None = None,
 ) -> ContributorScores:
     """`outcomes_MQ` is each answer's log-likelihood per token under each of the bank's coalitions; the rest as in
     `contributor_scores`. `least_error_scale` is what an audit found the bank's errors to be too small by.
+    `ratios` are those of `bank_ratios` over more answers than these, where these are few.
 
     Raises InvalidInput where they don't fit or are not finite.
     """
@@ -111,11 +113,9 @@ def bank_scores(
     group_R = group_numbers(who, design.groups)
     rows_RQ = scores[trained].astype(np.float64)
     prior_GQ = group_sums(rows_RQ, group_R, len(design.groups))
-    answers, _ = fit_expected(design.members_MG, outcomes_MQ, prior_GQ)
-    total, _ = fit_expected(
-        design.members_MG, (outcomes_MQ @ fees)[:, None], (prior_GQ @ fees)[:, None], ratios=answers.ratios
-    )
-    checked = left_out(design.members_MG, outcomes_MQ, prior_GQ, ratios=answers.ratios)
+    ratios = ratios or fit_expected(design.members_MG, outcomes_MQ, prior_GQ)[0].ratios
+    total, _ = fit_expected(design.members_MG, (outcomes_MQ @ fees)[:, None], (prior_GQ @ fees)[:, None], ratios=ratios)
+    checked = left_out(design.members_MG, outcomes_MQ, prior_GQ, ratios=ratios)
     error_scale = max(1.0, least_error_scale, checked.error_scale if checked else 1.0)
     row_sums = (rows_RQ @ fees)[:, None]
     variance = row_variance(row_sums[None])
@@ -145,10 +145,23 @@ def bank_scores(
             "error_scale": f"{error_scale:.3f}",
             "noise": f"{float(total.noise_Q[0]):.6g}",
             "quantity": "expected",
-            "ratios": " ".join(f"{name}={value:.3g}" for name, value in sorted(answers.ratios.items())),
+            "ratios": " ".join(f"{name}={value:.3g}" for name, value in sorted(ratios.items())),
             "trained_rows": str(len(trained)),
         },
     )
+
+
+def bank_ratios(
+    design: Design,
+    outcomes_MQ: npt.NDArray[np.float64],
+    entries: Sequence[IndexEntry],
+    scores: npt.NDArray[np.float32],
+) -> dict[str, float]:
+    """The ratios of the bank's model that fit these answers best."""
+    trained = [number for number, entry in enumerate(entries) if entry.trained]
+    group_R = group_numbers([entries[number].contributor_id for number in trained], design.groups)
+    prior_GQ = group_sums(scores[trained].astype(np.float64), group_R, len(design.groups))
+    return fit_expected(design.members_MG, outcomes_MQ, prior_GQ)[0].ratios
 
 
 def _root_mean_square(values: npt.NDArray[np.float64]) -> float:

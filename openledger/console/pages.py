@@ -45,7 +45,12 @@ def answer(report: Json, found: Json) -> Json:
     parts = {account: nano for account, nano in _dict(found.get("parts")).items() if isinstance(nano, int)}
     return {
         **_frame(report),
-        "answer": {**found, "sources": _dicts(found.get("sources")), "parts": parts},
+        "answer": {
+            **found,
+            "sources": _dicts(found.get("sources")),
+            "contributors": _dicts(found.get("contributors")),
+            "parts": parts,
+        },
         "highest_score": max((abs(_score(source)) for source in _dicts(found.get("sources"))), default=0.0),
     }
 

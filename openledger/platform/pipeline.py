@@ -19,7 +19,7 @@ from openledger.adapters.card import AdapterCard, checked_card, load_card
 from openledger.adapters.registry import AdapterRegistry, RegisteredAdapter
 from openledger.attribution.audit import audited_quality, load_audit
 from openledger.attribution.index import IndexEntry
-from openledger.attribution.period import bank_scores, contributor_scores
+from openledger.attribution.period import bank_ratios, bank_scores, contributor_scores
 from openledger.attribution.trainer import train_bank_of
 from openledger.core.errors import NotFound
 from openledger.core.files import write_durably
@@ -52,10 +52,12 @@ from openledger.training.trainer import TrainingJob, middle_folder, train_adapte
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterAttribution:
     """The answers that one adapter (by digest) gave in a period: `row_scores` is [num_entries, num_answers].
-    `improvement` is None where no rows were held out to measure it on."""
+    `improvement` is None where no rows were held out to measure it on. `each` has the scores on every answer alone, as
+    if it had cost one OPEN: they are shown, and pay nobody."""
 
     scores: ContributorScores
     improvement: ContributorScores | None
+    each: tuple[ContributorScores, ...]
     answers: tuple[Answer, ...]
     entries: tuple[IndexEntry, ...]
     row_scores: npt.NDArray[np.float32]
@@ -247,32 +249,38 @@ def _attribute_part(
     indexes: Path,
     withdrawn: Collection[str],
 ) -> AdapterAttribution:
-    def measured(
-        asked: Sequence[Answer],
-    ) -> tuple[ContributorScores, tuple[IndexEntry, ...], npt.NDArray[np.float32]]:
-        """Influence on what was asked, weighted by fees: by the adapter's bank, or by its index where it has none."""
-        views, folder = index_views(adapter.folder), index_folder(indexes, adapter.digest)
-        entries, row_scores = ray.get(
-            host.score.remote(views, adapter.digest, str(folder), list(asked), tuple(withdrawn))
-        )
-        bank = ray.get(host.bank_outcomes.remote(adapter.folder, adapter.digest, list(asked)))
-        weights_nano, gains = [answer.weight_nano for answer in asked], [_gain(score, answer) for answer in asked]
-        if bank is None:
-            scores = contributor_scores(pool.adapter, pool.period, entries, row_scores, weights_nano, gains)
-        else:
-            design, outcomes = bank
-            scores = bank_scores(
-                pool.adapter, pool.period, design, outcomes, entries, row_scores, weights_nano, gains,
-                least_error_scale=float(audited.get("audit_error_scale", 1.0)),
-            )  # fmt: skip
-        return replace(scores, quality={**scores.quality, **audited}), tuple(entries), row_scores
-
     audited = audited_quality(load_audit(Path(adapter.folder), adapter.digest))
-    held_out = _held_out(pool, adapter)
-    improvement = measured(held_out)[0] if held_out else None
-    scores, entries, row_scores = measured(answers)
+    asked = [*answers, *_held_out(pool, adapter)]
+    entries, row_scores = ray.get(
+        host.score.remote(
+            index_views(adapter.folder), adapter.digest, str(index_folder(indexes, adapter.digest)), asked,
+            tuple(withdrawn),
+        )
+    )  # fmt: skip
+    bank = ray.get(host.bank_outcomes.remote(adapter.folder, adapter.digest, asked))
+    gains = [_gain(score, answer) for answer in asked]
+    ratios = None if bank is None else bank_ratios(bank[0], bank[1], entries, row_scores)
+
+    def scores_of(part: slice, weights_nano: Sequence[int]) -> ContributorScores:
+        """Influence on some of what was asked: by the adapter's bank, or by its index where it has none."""
+        own = (entries, row_scores[:, part], weights_nano, gains[part])
+        if bank is None:
+            found = contributor_scores(pool.adapter, pool.period, *own)
+        else:
+            least = float(audited.get("audit_error_scale", 1.0))
+            found = bank_scores(
+                pool.adapter, pool.period, bank[0], bank[1][:, part], *own, least_error_scale=least, ratios=ratios
+            )
+        return replace(found, quality={**found.quality, **audited})
+
+    sold, held_out = slice(0, len(answers)), slice(len(answers), None)
     return AdapterAttribution(
-        scores=scores, improvement=improvement, answers=tuple(answers), entries=entries, row_scores=row_scores
+        scores=scores_of(sold, [answer.weight_nano for answer in answers]),
+        improvement=scores_of(held_out, [NANO_PER_OPEN] * len(asked[held_out])) if asked[held_out] else None,
+        each=tuple(scores_of(slice(n, n + 1), [NANO_PER_OPEN]) for n in range(len(answers))),
+        answers=tuple(answers),
+        entries=tuple(entries),
+        row_scores=row_scores[:, sold],
     )
 
 

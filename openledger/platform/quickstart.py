@@ -383,6 +383,7 @@ def attribute_and_pay(run: Demonstration, stage: Stage) -> None:
     by_answer = {answer["answer_id"]: answer for answer in run.report["answers"]}
     displays = ray.get(run.datanets.displays.remote())
     paid_nano = unattributed_nano = 0
+    z_milli = ray.get(run.economy.parameters.remote()).z_milli
     ray.get(run.economy.open_period.remote())  # closes the period: its pools stand still from here on
     for entry, card in zip(run.report["datanets"], run.cards, strict=True):
         stage.tell(card.name)
@@ -396,6 +397,7 @@ def attribute_and_pay(run: Demonstration, stage: Stage) -> None:
                 if shown := by_answer.get(answer.answer_id):
                     scores = part.row_scores[:, column].tolist()
                     shown["sources"] = report.sources(part.entries, scores, rows, names)
+                    shown["contributors"] = report.answer_shares(part.each[column], z_milli, names)
                     shown.update(report.displayed(shown, displays))
         unattributed_nano += settlement.payouts_nano.get(UNATTRIBUTED, 0)
         paid_nano += settlement.pool_nano - settlement.payouts_nano.get(UNATTRIBUTED, 0)

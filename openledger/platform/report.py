@@ -8,7 +8,8 @@ from typing import Any
 
 from openledger.adapters.card import AdapterCard
 from openledger.attribution.index import IndexEntry
-from openledger.core.shares import WHOLE_PPB, WHOLE_PPM
+from openledger.core.money import NANO_PER_OPEN
+from openledger.core.shares import WHOLE_PPB, WHOLE_PPM, shares_ppb
 from openledger.core.values import UNATTRIBUTED, ContributorScores, DatanetVersion, Row, Settlement
 from openledger.datanets.registry import DEFAULT_DISPLAY, ContributorStatistics, Display
 from openledger.ledger.audit import AuditReport
@@ -129,6 +130,24 @@ def sources(
     ]
 
 
+def answer_shares(scores: ContributorScores, z_milli: int, names: dict[str, str]) -> list[dict[str, Any]]:
+    """Whose rows one answer owes itself to, largest influence first: the share that the rule would give for this answer
+    alone, and the influence with its standard error, in nats per token. They pay nobody."""
+    shares = shares_ppb(scores.scores_nano, scores.errors_nano, scores.gain_nano, z_milli)
+    ranked = sorted(scores.scores_nano.items(), key=lambda pair: (-pair[1], pair[0]))
+    return [
+        {
+            "contributor_id": contributor,
+            "contributor": names.get(contributor, contributor),
+            "share_ppb": shares[contributor],
+            "influence": round(score / NANO_PER_OPEN, 6),
+            "error": round(scores.errors_nano[contributor] / NANO_PER_OPEN, 6),
+            "method": scores.method,
+        }
+        for contributor, score in ranked[:_TOP_SOURCES]
+    ]
+
+
 def displayed(answer: dict[str, Any], displays: Mapping[str, Display]) -> dict[str, Any]:
     """`answer` with as much of its sources as each one's Datanet lets a customer see, and how many are hidden.
 
@@ -142,7 +161,13 @@ def displayed(answer: dict[str, Any], displays: Mapping[str, Display]) -> dict[s
         if policy != "none"
     ]
     hidden = answer.get("num_hidden_sources", 0) + len(found) - len(shown)
-    return {**answer, "sources": shown, "num_hidden_sources": hidden}
+    told = displays.get(answer.get("adapter", ""), DEFAULT_DISPLAY) != "none"
+    return {
+        **answer,
+        "sources": shown,
+        "num_hidden_sources": hidden,
+        "contributors": answer.get("contributors", []) if told else [],
+    }
 
 
 def gaming_entries(datanets: Sequence[dict[str, Any]], people: dict[str, Contributor]) -> list[dict[str, Any]]:

@@ -199,6 +199,15 @@ class TestDatanet:
 
 
 class TestAnswer:
+    def test_shows_whose_rows_with_influence_and_error(self, client: TestClient, service: MemoryService):
+        service.told["answers"][0]["contributors"] = [
+            {"contributor_id": "ctr_a", "contributor": "ada", "share_ppb": 4 * 10**8, "influence": 1.25, "error": 0.375,
+             "method": "bank/1"}
+        ]  # fmt: skip
+        page = client.get("/console/answers/ans_1").text
+        for text in ("Whose rows", "bank/1", "ada", "40.0", "1.250", "0.375"):
+            assert text in page
+
     def test_shows_sources_scores_and_the_fee_to_the_nano(self, client: TestClient):
         page = client.get("/console/answers/ans_1").text
         assert all(text in page for text in ("0.4120", "-0.0310", "os.path", "0.000001000", "pool:os-docs:p1"))

@@ -138,7 +138,7 @@ def measured(monkeypatch):
         quality={"lds": "0.5"},
     )  # fmt: skip
     part = pipeline.AdapterAttribution(
-        scores=scores, improvement=None, answers=(), entries=(), row_scores=np.zeros((0, 0), np.float32)
+        scores=scores, improvement=None, each=(), answers=(), entries=(), row_scores=np.zeros((0, 0), np.float32)
     )
     monkeypatch.setattr(pipeline, "_attribute_part", lambda *_: part)
     return scores

@@ -5,7 +5,7 @@ import pytest
 from openledger.attribution.index import IndexEntry
 from openledger.core.values import ContributorScores, PoolPart, Row, Settlement
 from openledger.platform.demonstration import Contributor
-from openledger.platform.report import add_settlement, displayed, gaming_entries, sources, totals
+from openledger.platform.report import add_settlement, answer_shares, displayed, gaming_entries, sources, totals
 
 
 def person(name, kind="honest", of=""):
@@ -132,3 +132,27 @@ def test_totals_leave_out_what_was_not_attributed():
         "rows_in": 8, "accepted": 5, "rejected": 2, "review": 1, "answers": 1, "fees_nano": 200, "paid_nano": 70,
         "unattributed_nano": 30,
     }  # fmt: skip
+
+
+ONE = ContributorScores(
+    adapter="py", period="p1", method="bank/1", scores_nano={"ctr_a": 10**9, "ctr_b": -(10**8), "ctr_c": 3 * 10**8},
+    errors_nano={"ctr_a": 2 * 10**8, "ctr_b": 10**8, "ctr_c": 4 * 10**8}, gain_nano=2 * 10**9,
+)  # fmt: skip
+
+
+def test_an_answers_own_shares_are_told_with_influence_and_error():
+    first, second, third = answer_shares(ONE, 1000, {"ctr_a": "ada"})
+    assert (first["contributor"], first["share_ppb"], first["influence"], first["error"]) == (
+        "ada",
+        4 * 10**8,
+        1.0,
+        0.2,
+    )
+    assert (second["contributor"], second["share_ppb"]) == ("ctr_c", 0)  # less than its error
+    assert (third["influence"], third["share_ppb"], third["method"]) == (-0.1, 0, "bank/1")
+
+
+def test_a_datanet_that_shows_nothing_shows_no_shares_either():
+    answer = {"adapter": "py", "contributors": answer_shares(ONE, 1000, {})}
+    assert displayed(answer, {"py": "none"})["contributors"] == []
+    assert len(displayed(answer, {"py": "reference"})["contributors"]) == 3
