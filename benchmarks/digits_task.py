@@ -1,6 +1,7 @@
 """The classifier task of the attribution benchmark: handwritten digits, a small MLP, all of it retrained.
 
-8x8 digits of scikit-learn's `load_digits` (UCI optical recognition, 1998). Contributors differ in which digits they
+8x8 digits of scikit-learn's `load_digits` (UCI optical recognition, 1998), which the extra `bench` installs:
+`pip install -c constraints.txt -e '.[bench]'`. Contributors differ in which digits they
 bring; two of them bring a fifth of their labels wrong. A run takes about a third of a second, so that every coalition
 of eight contributors can be trained.
 """
