@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +22,10 @@ from benchmarks import digits_task as task
 from benchmarks.attribution import Figures, Halves, table
 from benchmarks.attribution_values import banzhaf, shapley
 from openledger.attribution.bank import Bank, BankPlan, plan_bank
+from openledger.attribution.estimate import contributor_sums
 from openledger.attribution.evaluation import coverage, spearman
 from openledger.attribution.expected import fit_expected
+from openledger.attribution.index import View, build_index
 from openledger.core.files import write_json_durably
 from openledger.core.hashing import digest_json
 from openledger.training.members import Member
@@ -108,18 +111,38 @@ def contributors_expected(folder: Path) -> dict[str, Figures]:
     true = Halves(outcomes[0::2], outcomes[1::2], np.array([[name in half for name in names] for half in halves]))
     found = {"noise ceiling": true.ceilings()}
     bank = Bank(folder / "bank12", digest_json([task.SEED, 12]), runs)
+    index = contributor_sums(index_scores(bank, examples, queries), [e.contributor_id for e in examples], names)
+    found["index"] = true.figures(index)
     for number in (12, 24, 32, 64):
         plan: BankPlan = plan_bank(CONSTANTS, examples, num_coalitions=number, num_twins=0)
         bank.train(plan.coalitions)
         scores = bank.score(plan.coalitions, queries)
-        each, predictor = fit_expected(plan.design.members_MG, scores)
         sums = scores.sum(axis=1, keepdims=True)
-        total, total_predictor = fit_expected(plan.design.members_MG, sums, ratios=each.ratios)
-        found[f"bank of {number} coalitions"] = true.figures(each.mean_GQ, total.mean_GQ)
-        found[f"bank of {number} coalitions, interactions predicted"] = true.predicted(
-            predictor.predict(true.members), total_predictor.predict(true.members)
-        )
+        for named_prior, prior in (("alone", None), ("with the index as prior", index)):
+            each, predictor = fit_expected(plan.design.members_MG, scores, prior)
+            total_prior = None if prior is None else prior.sum(axis=1, keepdims=True)
+            total, total_predictor = fit_expected(plan.design.members_MG, sums, total_prior, ratios=each.ratios)
+            label = f"bank of {number} coalitions, {named_prior}"
+            found[label] = true.figures(each.mean_GQ, total.mean_GQ)
+            found[f"{label}, interactions predicted"] = true.predicted(
+                predictor.predict(true.members), total_predictor.predict(true.members)
+            )
     return found
+
+
+def index_scores(bank: Bank, examples: Sequence[task.Digit], queries: Sequence[task.Digit]) -> Array:
+    """The index at the first half of a run on all rows, [R, Q]."""
+    full = Member(
+        name="full", rows=tuple(range(len(examples))), initial=CONSTANTS.initial, order=CONSTANTS.order,
+        keeps_epochs=True,
+    )  # fmt: skip
+    bank.train([full])
+    epochs = bank.epochs(full)
+    views = [View(name=f"epoch-{n}", weights=own) for n, own in epochs.items() if 2 * n <= len(epochs)]
+    module = task.make_module(CONSTANTS.initial)
+    with TemporaryDirectory() as temporary:
+        index = build_index(module, examples, (), Path(temporary) / "index", "full", views=views, task=task.TASK)
+        return index.score(index.query_vectors(module, queries, views=views, task=task.TASK)).astype(np.float64)
 
 
 def _member(name: str, examples: Sequence[task.Digit], there: set[str]) -> Member:

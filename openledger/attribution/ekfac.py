@@ -25,7 +25,7 @@ from openledger.core.errors import InvalidInput
 from openledger.training.task import LANGUAGE, Task, Trainable
 
 DAMPING = 0.01
-FIT_ROWS = 128
+FIT_ROWS = 64
 _BATCH_ROWS = 16
 
 

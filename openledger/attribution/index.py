@@ -198,6 +198,8 @@ class GradientIndex:
         self.withdrawn = [e.row_id for e, live in zip(plan.entries, self._live_R, strict=True) if not live]
         self.contributors = sorted({entry.contributor_id for entry in self.entries if entry.trained})
         self.num_trained = int(self._trained_R.sum())
+        self._places = {name: place for place, name in enumerate(plan.contributors)}
+        self._gone = np.flatnonzero(self._trained_R & ~self._live_R).tolist()
 
     @classmethod
     def open(
@@ -248,10 +250,11 @@ class GradientIndex:
         for those withdrawn."""
         self.check_query(vectors_VQP, 1)
         parts = [sums.products(queries) for sums, queries in zip(self._sums, vectors_VQP, strict=True)]
-        found_CQ, places = np.mean(parts, axis=0), {name: at for at, name in enumerate(self.plan.contributors)}
-        for number in np.flatnonzero(self._trained_R & ~self._live_R).tolist():
-            found_CQ[places[self.plan.entries[number].contributor_id]] -= self._row_products(number, vectors_VQP)
-        chosen = [places[name] for name in self.contributors]
+        found_CQ = np.mean(parts, axis=0)
+        for number in self._gone:
+            place = self._places[self.plan.entries[number].contributor_id]
+            found_CQ[place] -= self._row_products(number, vectors_VQP)
+        chosen = [self._places[name] for name in self.contributors]
         return np.asarray(found_CQ[chosen] / np.float32(self.num_trained))
 
     def top_rows(self, vectors_VQP: Float, k: int) -> list[list[ScoredRow]]:

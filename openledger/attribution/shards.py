@@ -42,10 +42,13 @@ def halved(vectors_RP: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def write_shard(path: Path, vectors: RowVectors) -> str:
-    return write_checked(path, vectors.scale_R.tobytes() + vectors.rows_RP.tobytes())
+    data = bytearray(4 * vectors.scale_R.size + 2 * vectors.rows_RP.size)
+    data[: 4 * vectors.scale_R.size] = vectors.scale_R.tobytes()
+    np.frombuffer(data, np.float16, offset=4 * vectors.scale_R.size)[:] = vectors.rows_RP.reshape(-1)
+    return write_checked(path, data)
 
 
-def write_checked(path: Path, data: bytes) -> str:
+def write_checked(path: Path, data: bytes | bytearray) -> str:
     """Put `data` at `path`, whole or not at all, then its SHA-256 beside it; the digest."""
     digest = hashlib.sha256(data).hexdigest()
     write_durably(path, data)
@@ -89,9 +92,11 @@ class Shard:
         """Inner products, [R, Q]."""
         rows_RP, queries_PQ = torch.from_numpy(self.vectors.rows_RP), torch.from_numpy(queries_QP).T
         found_RQ = torch.zeros(self._num_rows, queries_PQ.shape[1])
-        buffer = torch.empty(_TILE_ROWS, _TILE_PARAMETERS)
-        for rows in _slices(self._num_rows, _TILE_ROWS):
-            for columns in _slices(self._num_parameters, _TILE_PARAMETERS):
+        # one query reads whole rows; several are multiplied with a tile while it is in the cache
+        num_rows, num_columns = (_TILE_ROWS, _TILE_PARAMETERS) if queries_PQ.shape[1] > 1 else (4, self._num_parameters)
+        buffer = torch.empty(num_rows, num_columns)
+        for rows in _slices(self._num_rows, num_rows):
+            for columns in _slices(self._num_parameters, num_columns):
                 half = rows_RP[rows, columns]
                 tile = buffer[: half.shape[0], : half.shape[1]].copy_(half)
                 found_RQ[rows].addmm_(tile, queries_PQ[columns])

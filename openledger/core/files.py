@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 
-def write_durably(path: Path, data: bytes) -> None:
+def write_durably(path: Path, data: bytes | bytearray) -> None:
     """Put `data` at `path` whole or not at all; when this returns, it is on disk."""
     _write(path, data, mode=0o666)
 
@@ -29,7 +29,7 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _write(path: Path, data: bytes, *, mode: int) -> None:
+def _write(path: Path, data: bytes | bytearray, *, mode: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
     temporary.unlink(missing_ok=True)  # a crash may have left one, of another mode
