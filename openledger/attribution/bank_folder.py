@@ -14,12 +14,14 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from safetensors.torch import save
 
 from openledger.adapters.base_model import BaseModel
+from openledger.adapters.card import adapter_digest
 from openledger.attribution.bank import Bank, BankPlan
 from openledger.attribution.coalitions import Design
-from openledger.core.errors import Corrupt, InvalidInput
-from openledger.core.files import write_json_durably
+from openledger.core.errors import Corrupt, InvalidInput, NotFound
+from openledger.core.files import write_durably, write_json_durably
 from openledger.training.examples import Example
 from openledger.training.packed import score_members
 from openledger.training.record import load_run, load_weights
@@ -39,13 +41,13 @@ class KeptBank:
     withouts: dict[str, Path]
 
 
-def finish_bank(bank: Bank, plan: BankPlan, adapter_digest: str) -> None:
+def finish_bank(bank: Bank, plan: BankPlan, digest: str) -> None:
     """Write bank.json. Raises NotFound (`incomplete_bank`) where a member isn't trained yet."""
     bank.weights(plan.members)
     names = {member.name: bank.path(member).name for member in plan.members}
     document = {
         "format": BANK_FORMAT,
-        "adapter_digest": adapter_digest,
+        "adapter_digest": digest,
         "groups": plan.design.groups,
         "coalitions": [
             {"file": names[member.name], "groups": [int(number) for number in np.flatnonzero(present_G)]}
@@ -57,7 +59,7 @@ def finish_bank(bank: Bank, plan: BankPlan, adapter_digest: str) -> None:
     write_json_durably(bank.folder / "bank.json", document)
 
 
-def find_bank(adapter_folder: Path, adapter_digest: str) -> KeptBank | None:
+def find_bank(adapter_folder: Path, digest: str) -> KeptBank | None:
     """The adapter's bank; None where it has none, or one that isn't finished. Raises Corrupt (`corrupt_bank`),
     InvalidInput (`wrong_bank`) for another adapter's."""
     folder = adapter_folder / "bank"
@@ -85,9 +87,31 @@ def find_bank(adapter_folder: Path, adapter_digest: str) -> KeptBank | None:
             param=str(folder),
             fix="remove bank.json; the bank is finished again from its members",
         ) from error
-    if found.adapter_digest != adapter_digest:
+    if found.adapter_digest != digest:
         raise InvalidInput(f"{folder} is the bank of another adapter", code="wrong_bank", param="bank")
     return found
+
+
+def write_without(adapter_folder: Path, kept: KeptBank, contributor: str, out: Path) -> str:
+    """Write the adapter that never saw a contributor's rows as a PEFT folder at `out`; its digest.
+
+    For a withdrawal: it can be served at once, until a clean one is trained. Raises NotFound (`no_such_member`) where
+    it wasn't trained with the bank.
+    """
+    if contributor not in kept.withouts:
+        raise NotFound(
+            f"the bank has no adapter without {contributor}",
+            code="no_such_member",
+            param="contributor",
+            fix="train it: the same bank with this contributor in `without`",
+        )
+    weights = load_weights(kept.withouts[contributor])
+    write_durably(out / "adapter_config.json", (adapter_folder / "adapter_config.json").read_bytes())
+    write_durably(
+        out / "adapter_model.safetensors",
+        save({name.replace(".default.", "."): tensor.contiguous() for name, tensor in weights.items()}),
+    )
+    return adapter_digest(out)
 
 
 def bank_outcomes(

@@ -101,18 +101,20 @@ def train_bank_of(
     num_coalitions: int,
     *,
     num_twins: int = 0,
+    without: Sequence[str] = (),
     num_gpus: float = 0,
     on_member: Callable[[Member], None] | None = None,
 ) -> int:
     """Train what is missing of the bank of a recorded adapter, and finish it; the number of members trained now.
 
-    `rows` are those that the adapter was trained on, in its record's order. Raises as `train_bank`, and InvalidInput
-    (`one_contributor`, `other_rows`).
+    `without` are contributors for whom the adapter that never saw their rows is trained too. `rows` are those that the
+    adapter was trained on, in its record's order. Raises as `train_bank`, and InvalidInput (`one_contributor`,
+    `other_rows`).
     """
     tokenizer = load_tokenizer(base)
     examples = [encode_row(tokenizer, row) for row in rows]
     record, folder = load_run(adapter_folder), adapter_folder / "bank"
-    plan = plan_bank(record, examples, num_coalitions=num_coalitions, num_twins=num_twins)
+    plan = plan_bank(record, examples, num_coalitions=num_coalitions, num_twins=num_twins, without=without)
     bank = run_bank(folder, record, base, examples)
     missing = bank.missing(plan.members)
     train_bank(folder, record, base, examples, missing, num_gpus=num_gpus, on_member=on_member)

@@ -7,14 +7,17 @@ import pytest
 import torch
 from tiny_model import make_tiny_base, tiny_rows
 
-from openledger.adapters.base_model import load_tokenizer
+from openledger.adapters.base_model import load_model, load_tokenizer
+from openledger.adapters.card import adapter_digest
 from openledger.attribution.bank import plan_bank, run_bank
-from openledger.attribution.bank_folder import bank_outcomes, find_bank, finish_bank
+from openledger.attribution.bank_folder import bank_outcomes, find_bank, finish_bank, write_without
 from openledger.core.errors import Corrupt, InvalidInput, NotFound
 from openledger.training.examples import encode_row
+from openledger.training.lora import load_lora
 from openledger.training.packed import PackedRuns
 from openledger.training.recipe import Recipe
 from openledger.training.record import load_weights, train_run
+from openledger.training.task import LANGUAGE
 
 RECIPE = Recipe(rank=2, alpha=4, num_epochs=2, batch_rows=8, learning_rate=1e-2)
 
@@ -153,3 +156,18 @@ def test_another_adapters_bank_and_a_damaged_one_are_refused(world):
         find_bank(folder, record.adapter_digest)
     assert caught.value.code == "corrupt_bank"
     document.unlink()
+
+
+def test_the_adapter_without_a_contributor_can_be_served(world, tmp_path):
+    base, examples, folder, record, plan, bank = world
+    finish_bank(bank, plan, record.adapter_digest)
+    kept = find_bank(folder, record.adapter_digest)
+    digest = write_without(folder, kept, "ctr_1", tmp_path / "without")
+    assert digest == adapter_digest(tmp_path / "without") != record.adapter_digest
+    module = load_lora(load_model(base), tmp_path / "without")
+    with torch.no_grad():
+        scores = -LANGUAGE.losses(module, examples[:4]).numpy()
+    assert np.allclose(scores, bank.score(plan.withouts, examples[:4])[0], atol=1e-5)
+    with pytest.raises(NotFound) as caught:
+        write_without(folder, kept, "ctr_2", tmp_path / "other")
+    assert caught.value.code == "no_such_member"
