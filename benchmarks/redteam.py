@@ -26,7 +26,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -37,25 +37,29 @@ import torch
 from benchmarks import digits_task, language_task
 from benchmarks import redteam_attacks as attacks
 from benchmarks.digits_task import Digit
+from benchmarks.redteam_pay import (
+    NAIVE,
+    Array,
+    Pay,
+    Record,
+    change,
+    defended_payments,
+    mean_pay,
+    naive_pay,
+    ratio,
+    roi,
+    total_pay,
+)
 from benchmarks.redteam_world import (
     Constants,
     DigitsKit,
     LanguageKit,
     Observed,
-    Pay,
-    Scores,
     admitted,
     first_sold,
     full_weights,
-    naive_pay,
     observe,
-    period_scores,
-    pooled_pay,
     selected,
-    shipped_pay,
-    staked_pay,
-    threshold_pay,
-    use_only_pay,
 )
 from openledger.adapters.base_model import find_base_model
 from openledger.attribution.spans import build_span_index
@@ -72,77 +76,8 @@ SHORTEST = 24  # of each module's forty rows: a quarter of the time
 COALITIONS = {"language": 16, "digits": 32}
 NAMES = tuple(f"c{number}" for number in range(CONTRIBUTORS))
 INSIDER, RIVAL, OUTSIDER = NAMES[-1], NAMES[0], "x"
-NAIVE = ("absolute", "clipped", "rank", "sums")
 SHOPPED, SHADOWS = 8, 8
 COMPLAINTS = 0.5
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
-    """One attack in one seed's world. Every mapping is from payer to pay, in parts of the period's pool.
-
-    `alone` is what an insider, or an outsider's rival, gets in the world without the attack.
-    """
-
-    attacker: Pay
-    honest: Pay
-    alone: Pay = field(default_factory=dict)
-    alone_honest: Pay = field(default_factory=dict)
-    reference: Pay = field(default_factory=dict)
-    rival: Pay = field(default_factory=dict)
-    rival_alone: Pay = field(default_factory=dict)
-    sent: int = 0
-    trained: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Figure:
-    value: float
-    error: float
-
-
-def roi(records: Sequence[Record], payer: str) -> Figure | None:
-    """Ratio of sums over seeds, for an insider over his own honest ratio; None where the payer didn't pay."""
-    if not records or payer not in records[0].attacker:
-        return None
-
-    def ratio(some: Sequence[Record]) -> float:
-        found = _ratio(sum(r.attacker[payer] for r in some), sum(r.honest[payer] for r in some))
-        if payer not in some[0].alone:
-            return found
-        return _ratio(found, _ratio(sum(r.alone[payer] for r in some), sum(r.alone_honest[payer] for r in some)))
-
-    return jackknife(records, ratio)
-
-
-def change(records: Sequence[Record], payer: str, *, rival: bool = False) -> Figure | None:
-    """The insider's pay, or the rival's, against what it is without the attack, minus one."""
-    if not records or payer not in records[0].attacker:
-        return None
-    before = [r.rival_alone if rival else (r.reference or r.alone) for r in records]
-    if payer not in before[0]:
-        return None
-    pairs = [((r.rival if rival else r.attacker)[payer], b[payer]) for r, b in zip(records, before, strict=True)]
-    return jackknife(pairs, lambda some: _ratio(sum(a for a, _ in some), sum(b for _, b in some)) - 1)
-
-
-def jackknife(values: Sequence[Any], estimate: Callable[[Sequence[Any]], float]) -> Figure:
-    """An estimate over seeds and its standard error (Efron and Stein, 1981); NaN for one seed alone."""
-    n = len(values)
-    if n < 2:
-        return Figure(value=estimate(values), error=float("nan"))
-    left_out = np.array([estimate([*values[:at], *values[at + 1 :]]) for at in range(n)])
-    error = float(np.sqrt((n - 1) / n * ((left_out - left_out.mean()) ** 2).sum()))
-    return Figure(value=estimate(values), error=error)
-
-
-def mean_pay(pay: Mapping[str, float], names: Sequence[str]) -> float:
-    return sum(pay.get(name, 0.0) for name in names) / len(names)
-
-
-def total_pay(pay: Mapping[str, float], name: str) -> float:
-    """What a person gets under all of his names: `name` and `name.something`."""
-    return sum(value for own, value in pay.items() if own.partition(".")[0] == name)
 
 
 class World:
@@ -194,7 +129,7 @@ class World:
             self._paid[key] = found | self.defended(self.observe(self.defended_rows(rows), self.num_coalitions))
         return self._paid[key]
 
-    def fees(self, observed: Observed) -> np.ndarray:  # type: ignore[type-arg]
+    def fees(self, observed: Observed) -> Array:
         """1 OPEN an answer; half of those who got a wrong one say so, and it counts nothing."""
         tells = generator(f"complaints-{self.seed}", "tells").random(observed.num_sold) < COMPLAINTS
         return np.where(observed.wrong_Q[: observed.num_sold] & tells, 0.0, 1.0)
@@ -229,28 +164,10 @@ class World:
         )
 
 
-def defended_payments(observed: Observed, fees: "np.ndarray") -> dict[str, Pay]:  # type: ignore[type-arg]
-    """The shipped rule, and the same scores under other rules of shares."""
-    scores, capped = period_scores(observed, fees), period_scores(observed, fees, capped=True)
-    return {
-        **_rules(scores, ""),
-        **_rules(capped, "capped, "),
-        "use only": use_only_pay(scores),
-    }
-
-
-def _rules(scores: Scores, name: str) -> dict[str, Pay]:
-    stake = max(0.0, mean_pay(shipped_pay(scores, 0), [n for n in scores.use.scores_nano if n != UNATTRIBUTED]))
-    return {
-        f"{name}shipped": shipped_pay(scores),
-        f"{name}z = 0": shipped_pay(scores, 0),
-        f"{name}threshold": threshold_pay(scores),
-        f"{name}pooled": pooled_pay(scores),
-        f"{name}staked": staked_pay(scores, stake),
-    }
-
-
 class LanguageWorld(World):
+    """Customers, and the evaluation set, ask in other words for what honest rows answer: each for two of every
+    contributor's rows. Answers sold are the right ones."""
+
     def __init__(self, folder: Path, kit: LanguageKit, seed: int):
         super().__init__(folder, kit, seed)
         rows_file, _ = language_task.make_rows(Path(kit.base.path), folder)
@@ -262,10 +179,11 @@ class LanguageWorld(World):
         for name, module in zip(NAMES, modules, strict=True):
             found = [record for record in self.everything if record["contributor"] == module]
             found = sorted(found, key=lambda record: len(record["prompt"] + record["completion"]))[:SHORTEST]
-            drawn = [found[n] for n in draw.permutation(len(found)).tolist()]
-            for part, number in ((self.rows, ROWS_EACH), (self.sold, SOLD_EACH), (self.held_out, HELD_OUT_EACH)):
-                part += [_text_row(record, name, len(self.rows)) for record in drawn[:number]]
-                drawn = drawn[number:]
+            own = [_text_row(found[n], name, 0) for n in draw.permutation(len(found))[:ROWS_EACH].tolist()]
+            asked = [replace(row, row_id=f"asked/{row.row_id}", prompt=attacks.restated(row.prompt)) for row in own]
+            self.rows += own
+            self.sold += asked[:SOLD_EACH]
+            self.held_out += asked[SOLD_EACH : SOLD_EACH + HELD_OUT_EACH]
         self.rows = [replace(row, order=place) for place, row in enumerate(self.rows)]
         self.bought = self.own()
         self.vocabulary = [word for record in self.everything for word in record["completion"].split()]
@@ -282,7 +200,8 @@ class DigitsWorld(World):
         super().__init__(folder, kit, seed)
         rows, questions = digits_task.make_examples(CONTRIBUTORS + 6, f"redteam-{seed}", ())
         names = {f"c{number:02}": NAMES[number] for number in range(CONTRIBUTORS)}
-        self.rows = [replace(r, contributor_id=names[r.contributor_id]) for r in rows if r.contributor_id in names]
+        own = [replace(row, contributor_id=names[row.contributor_id]) for row in rows if row.contributor_id in names]
+        self.rows = sorted(own, key=lambda row: row.contributor_id)
         self.pool = [row for row in rows if row.contributor_id not in names]
         self.sold, self.held_out = questions[:60], questions[60:]
 
@@ -794,11 +713,7 @@ def _gain(observed: Observed) -> float:
 
 
 def _sales(original: float, clone: float) -> float:
-    return _ratio(clone, clone + original)
-
-
-def _ratio(over: float, under: float) -> float:
-    return over / under if abs(under) > 1e-12 else 0.0
+    return ratio(clone, clone + original)
 
 
 def _attackers_last(rows: Sequence[Any]) -> list[Any]:

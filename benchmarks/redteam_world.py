@@ -1,28 +1,15 @@
-"""The worlds of the red team: rows are trained on, answers sold, scores taken, a pool paid. The house's own modules.
+"""What happens in a red team's world: rows are taken or not, trained on, and answers sold, by the house's own modules.
 
 A world's rows come in the order of contribution. What `observe` measures of them (a run, an index, a bank of
 coalitions) is kept under FOLDER by the digest of all that decides it, so that worlds which train on the same rows are
 trained once, and a killed benchmark goes on.
-
-**Paid as shipped**: a pool of 1 for the period, 0.7 by influence on the answers sold and 0.3 by influence on held-out
-answers, each by `bank_scores` (expected influence, with the index as prior) and `shares_ppb` with z = 1.
-
-**Paid naively** (what the literature attacks): one run, one index (EK-FAC at the run's end), answers sold alone, all of
-the pool paid out, each answer's fee divided by itself:
-
-    absolute   in proportion to |score| of each row                      clipped    to max(0, score) of each row
-    rank       evenly over the tenth of the rows with the largest |score| (the metric of arXiv 2409.05657)
-    sums       in proportion to max(0, a contributor's signed sum over rows and answers)
-
 Shapes: M coalitions, G groups, R rows, Q questions (the answers sold, then the held-out ones).
 """
 
 import io
 import json
-import math
 import shutil
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -35,15 +22,11 @@ import torch
 from benchmarks import digits_task
 from openledger.adapters.base_model import BaseModel, load_model, load_tokenizer
 from openledger.attribution.bank import Bank, plan_bank
-from openledger.attribution.coalitions import Design
-from openledger.attribution.index import IndexEntry, build_index
-from openledger.attribution.period import bank_scores
+from openledger.attribution.index import build_index
 from openledger.attribution.records import encode_record
 from openledger.core.files import write_durably
 from openledger.core.hashing import digest_json
-from openledger.core.money import NANO_PER_OPEN
-from openledger.core.shares import WHOLE_PPB, shares_ppb
-from openledger.core.values import UNATTRIBUTED, ContributorScores, Row, RowDraft
+from openledger.core.values import Row, RowDraft
 from openledger.datanets.clusters import ClusterRow, WordWeights, cluster_rows
 from openledger.datanets.dedupe import DuplicateIndex
 from openledger.datanets.gate import judge
@@ -56,10 +39,6 @@ from openledger.training.recipe import Recipe
 from openledger.training.task import LANGUAGE, trainable_parameters
 
 Array = npt.NDArray[np.float64]
-Pay = dict[str, float]
-
-USE, IMPROVEMENT = 0.7, 0.3
-Z_MILLI = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,131 +215,6 @@ def selected(rows: Sequence[ClusterRow], max_rows: int, lot: str) -> list[Cluste
     ]  # fmt: skip
     chosen = {row.row_id for row in choose_rows(as_rows, max_rows, lot)[0]}
     return [row for row in rows if row.row_id in chosen]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scores:
-    """The two parts' scores of a period."""
-
-    use: ContributorScores
-    improvement: ContributorScores
-
-
-def period_scores(observed: Observed, fees: Array, *, capped: bool = False) -> Scores:
-    """`fees` in OPEN for each answer sold. `capped` scales an answer's fee down where its gain is above the mean gain
-    of the held-out answers, so that no answer moves more influence than its fee buys elsewhere."""
-    sold, held_out = slice(0, observed.num_sold), slice(observed.num_sold, None)
-    if capped:
-        fees = fees * cap_factors(observed.gains_Q[sold], float(observed.gains_Q[held_out].mean()))
-    even = np.full(len(observed.gains_Q) - observed.num_sold, 1.0)
-    return Scores(use=_scores(observed, sold, fees), improvement=_scores(observed, held_out, even))
-
-
-def cap_factors(gains_Q: Array, cap: float) -> Array:
-    return np.asarray(np.minimum(1.0, max(cap, 1e-9) / np.maximum(gains_Q, 1e-9)))
-
-
-def shipped_pay(scores: Scores, z_milli: int = Z_MILLI) -> Pay:
-    """By the rule of shares, version 1: parts of the pool for each contributor and `unattributed`."""
-    return _both(scores, lambda part: _ppb(shares_ppb(part.scores_nano, part.errors_nano, part.gain_nano, z_milli)))
-
-
-def use_only_pay(scores: Scores, z_milli: int = Z_MILLI) -> Pay:
-    """As shipped, were the whole pool paid by use."""
-    part = scores.use
-    return _ppb(shares_ppb(part.scores_nano, part.errors_nano, part.gain_nano, z_milli))
-
-
-def threshold_pay(scores: Scores, z_milli: int = Z_MILLI) -> Pay:
-    """Whoever is above z standard errors is paid his whole estimate."""
-
-    def weight(score: int, error: int) -> float:
-        return score if 1000 * score > z_milli * error else 0.0
-
-    return _both(scores, lambda part: _by_weight(part, weight))
-
-
-def pooled_pay(scores: Scores, z_milli: int = Z_MILLI) -> Pay:
-    """The whole's uncertainty is taken from the whole, however it is divided: I_c (1 - z sqrt(sum SE^2) / sum I)."""
-
-    def share(part: ContributorScores) -> Pay:
-        total = sum(max(0, score) for score in part.scores_nano.values())
-        error = math.sqrt(sum(error**2 for error in part.errors_nano.values()))
-        keep = max(0.0, 1 - z_milli / 1000 * error / total) if total else 0.0
-        return _by_weight(part, lambda score, _: keep * max(0, score))
-
-    return _both(scores, share)
-
-
-def staked_pay(scores: Scores, stake: float, z_milli: int = Z_MILLI) -> Pay:
-    """As shipped, and a name whose influence is below minus z standard errors loses as much of its stake as another
-    would have been paid for the opposite."""
-    pay = shipped_pay(scores, z_milli)
-    lost = _both(
-        scores,
-        lambda part: _by_weight(part, lambda score, error: max(0.0, -score - z_milli / 1000 * error)),
-    )
-    return {name: value - (min(stake, lost[name]) if name != UNATTRIBUTED else 0.0) for name, value in pay.items()}
-
-
-def naive_pay(observed: Observed, kind: str, fees: Array | None = None) -> Pay:
-    """`absolute`, `clipped`, `rank` or `sums`, as the module says."""
-    scores_RQ = observed.index_RQ[:, : observed.num_sold]
-    weights_Q = np.ones(observed.num_sold) if fees is None else fees
-    if kind == "sums":
-        signed: Counter[str] = Counter()
-        for name, value in zip(observed.who, (scores_RQ @ weights_Q).tolist(), strict=True):
-            signed[name] += value
-        return _normalized({name: max(0.0, value) for name, value in signed.items()})
-    magnitude = np.abs(scores_RQ)
-    if kind == "clipped":
-        magnitude = np.maximum(scores_RQ, 0.0)
-    elif kind == "rank":
-        top = max(1, len(magnitude) // 10)
-        magnitude = (np.argsort(np.argsort(-magnitude, axis=0), axis=0) < top).astype(float)
-    per_answer = magnitude / np.maximum(magnitude.sum(axis=0, keepdims=True), 1e-30)
-    pay: Counter[str] = Counter()
-    for name, value in zip(observed.who, (per_answer @ weights_Q).tolist(), strict=True):
-        pay[name] += value
-    return _normalized(dict(pay))
-
-
-def _scores(observed: Observed, columns: slice, fees: Array) -> ContributorScores:
-    entries = [
-        IndexEntry(row_id=str(number), contributor_id=name, trained=True) for number, name in enumerate(observed.who)
-    ]
-    return bank_scores(
-        "adapter",
-        "period",
-        Design(groups=observed.groups, members_MG=observed.members_MG),
-        observed.outcomes_MQ[:, columns],
-        entries,
-        observed.index_RQ[:, columns].astype(np.float32),
-        [round(fee * NANO_PER_OPEN) for fee in fees.tolist()],
-        observed.gains_Q[columns].tolist(),
-    )
-
-
-def _both(scores: Scores, share: Callable[[ContributorScores], Pay]) -> Pay:
-    use, improvement = share(scores.use), share(scores.improvement)
-    return {name: USE * use[name] + IMPROVEMENT * improvement[name] for name in use}
-
-
-def _ppb(shares: Mapping[str, int]) -> Pay:
-    return {name: value / WHOLE_PPB for name, value in shares.items()}
-
-
-def _by_weight(part: ContributorScores, weight: Callable[[int, int], float]) -> Pay:
-    whole = max(part.gain_nano, sum(max(0, score) for score in part.scores_nano.values()))
-    if whole <= 0:
-        return {**dict.fromkeys(part.scores_nano, 0.0), UNATTRIBUTED: 1.0}
-    pay = {name: weight(score, part.errors_nano[name]) / whole for name, score in part.scores_nano.items()}
-    return {**pay, UNATTRIBUTED: 1.0 - sum(pay.values())}
-
-
-def _normalized(pay: Pay) -> Pay:
-    total = sum(pay.values())
-    return {name: value / total if total else 0.0 for name, value in pay.items()}
 
 
 def _outcomes(kit: Any, folder: Path, runs: Any, members: Sequence[Member], questions: Sequence[Any]) -> Array:
