@@ -16,7 +16,8 @@ from openledger.core.values import UNATTRIBUTED, ContributorScores
 from openledger.datanets.clusters import ClusterRow, WordWeights
 
 WORDS = (
-    "array", "window", "signal", "filter", "parser", "buffer", "thread", "header", "socket", "kernel", "matrix", "vector",
+    "array", "window", "signal", "filter", "parser", "buffer", "thread", "header", "socket", "kernel", "matrix",
+    "vector",
 )  # fmt: skip
 
 
