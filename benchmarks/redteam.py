@@ -23,6 +23,7 @@ divides each answer's fee by one run's index, all of it (redteam_world): by abso
 import argparse
 import json
 import platform
+import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -42,6 +43,7 @@ from benchmarks.redteam_pay import (
     Array,
     Pay,
     Record,
+    ceiling_pay,
     change,
     defended_payments,
     mean_pay,
@@ -77,6 +79,7 @@ COALITIONS = {"language": 16, "digits": 32}
 NAMES = tuple(f"c{number}" for number in range(CONTRIBUTORS))
 INSIDER, RIVAL, OUTSIDER = NAMES[-1], NAMES[0], "x"
 SHOPPED, SHADOWS = 8, 8
+PLAYER_ROWS = digits_task.ROWS_EACH // 2
 COMPLAINTS = 0.5
 
 
@@ -129,6 +132,10 @@ class World:
             self._paid[key] = found | self.defended(self.observe(self.defended_rows(rows), self.num_coalitions))
         return self._paid[key]
 
+    def equal_players(self) -> "World":
+        """The same world, whose bank asks about blocks of equal size instead of contributors."""
+        return EqualPlayers(self)
+
     def fees(self, observed: Observed) -> Array:
         """1 OPEN an answer; half of those who got a wrong one say so, and it counts nothing."""
         tells = generator(f"complaints-{self.seed}", "tells").random(observed.num_sold) < COMPLAINTS
@@ -162,6 +169,16 @@ class World:
             sent=sum(row.contributor_id.partition(".")[0] == attacker for row in rows),
             trained=sum(row.contributor_id.partition(".")[0] == attacker for row in trained),
         )
+
+
+class EqualPlayers(World):
+    def __init__(self, world: World):
+        super().__init__(world.folder, world.kit, world.seed)
+        self.rows, self.sold, self.held_out = world.rows, world.sold, world.held_out
+        self._world = world
+
+    def defended_rows(self, rows: Sequence[Any]) -> list[Any]:
+        return attacks.blocked(self._world.defended_rows(rows), PLAYER_ROWS)
 
 
 class LanguageWorld(World):
@@ -385,24 +402,34 @@ def split_2(world: World) -> Record:
     return world.record(attacks.split_names(world.rows, INSIDER, 2), INSIDER)
 
 
-def _self_query(number: int) -> Attack:
+def _self_query(number: int, idle: int = 0) -> Attack:
     """The insider buys `number` answers that are his own rows word for word (what a model that has learnt them by
-    heart says: the best case for him), at the price of the others' answers."""
+    heart says: the best case for him), at the price of the others' answers. `idle` of the period's answers owe nothing
+    to anybody's rows: they fill the pool and move no influence.
+
+    Payer `ceiling`: capped and pooled, and of an answer's fee no more is divided than its gain is of the held-out
+    answers' mean gain; the rest is unattributed."""
 
     def run(world: LanguageWorld) -> Record:
         part = Parameters().contributors_ppm / 1e6
-        pool, fees = len(world.sold) * part, np.ones(len(world.sold) + number)
+        pool, fees = (len(world.sold) + idle) * part, np.ones(len(world.sold) + number)
         more = (pool + number * part) / pool
         before = world.payments(world.rows)
         undefended = world.observe(world.rows, 0, num_bought=number)
         defended = world.observe(world.defended_rows(world.rows), world.num_coalitions, num_bought=number)
+        alone = world.observe(world.defended_rows(world.rows), world.num_coalitions)
         paid = {kind: naive_pay(undefended, kind) for kind in NAIVE} | defended_payments(defended, fees)
+        paid["ceiling"] = ceiling_pay(defended, fees, idle)
+        before = before | {"ceiling": ceiling_pay(alone, fees[number:], idle)}
+        if idle:  # what divides each answer by itself has nobody to give theirs to
+            for kind in NAIVE:
+                paid.pop(kind), before.pop(kind)
         others = NAMES[:-1]
         return Record(
             attacker={p: more * total_pay(pay, INSIDER) - number / pool for p, pay in paid.items()},
             honest={payer: more * mean_pay(pay, others) for payer, pay in paid.items()},
-            alone={payer: total_pay(pay, INSIDER) for payer, pay in before.items()},
-            alone_honest={payer: mean_pay(pay, others) for payer, pay in before.items()},
+            alone={payer: total_pay(before[payer], INSIDER) for payer in paid},
+            alone_honest={payer: mean_pay(before[payer], others) for payer in paid},
             sent=number,
         )
 
@@ -411,6 +438,8 @@ def _self_query(number: int) -> Attack:
 
 LANGUAGE["self-querying, 3 answers beside 16 sold"] = _self_query(3)
 LANGUAGE["self-querying, 8 answers beside 16 sold"] = _self_query(8)
+LANGUAGE["self-querying, 3 answers beside 16 sold and 48 that owe nothing"] = _self_query(3, 48)
+LANGUAGE["self-querying, 8 answers beside 16 sold and 48 that owe nothing"] = _self_query(8, 48)
 
 
 # pixels
@@ -436,6 +465,10 @@ def merge(world: DigitsWorld) -> Record:
         alone={payer: mean_pay(pay, [INSIDER, other]) for payer, pay in before.items()},
         alone_honest={payer: mean_pay(pay, others) for payer, pay in before.items()},
     )
+
+
+for _name in ("split, 2 names", "split, 4 names", "merge two contributors"):
+    DIGITS[f"{_name}; bank of equal players"] = lambda world, name=_name: DIGITS[name](world.equal_players())
 
 
 @on(DIGITS, "label flipping, half of the rows")
@@ -567,7 +600,7 @@ def _nonced(world: World, owner: str, witness: str) -> Constants:
 def honest_price(worlds: Sequence[World]) -> dict[str, dict[str, float]]:
     """What the defences take from worlds in which nobody attacks."""
     found: dict[str, dict[str, float]] = {}
-    for coalitions in (16, 32, 64, 128) if worlds[0].kit.name == "digits" else (worlds[0].num_coalitions,):
+    for coalitions in (16, 32, 64) if worlds[0].kit.name == "digits" else (worlds[0].num_coalitions,):
         paid: dict[str, list[float]] = {}
         for world in worlds:
             observed = world.observe(world.defended_rows(world.rows), coalitions)
@@ -596,6 +629,7 @@ def main() -> int:
     parser.add_argument(
         "--seeds", type=int, default=4, help="of the language world (4); digits have four times as many"
     )
+    parser.add_argument("--first", type=int, default=0, metavar="SEED", help="the first seed, for several processes")
     parser.add_argument("--list", action="store_true", help="print the attacks' names and stop")
     options = parser.parse_args()
     if options.list:
@@ -604,11 +638,13 @@ def main() -> int:
     torch.set_num_threads(1)
     results = {}
     if options.world in (None, "digits"):
-        digits = [DigitsWorld(options.folder, DigitsKit(), seed) for seed in range(4 * options.seeds)]
+        digits = [
+            DigitsWorld(options.folder, DigitsKit(), seed) for seed in range(4 * options.first, 4 * options.seeds)
+        ]
         results["digits"] = run(options.folder, digits, DIGITS, options.attack)
     if options.world in (None, "language"):
         kit = LanguageKit(find_base_model(str(language_task.make_base(options.folder / "base"))))
-        language = [LanguageWorld(options.folder, kit, seed) for seed in range(options.seeds)]
+        language = [LanguageWorld(options.folder, kit, seed) for seed in range(options.first, options.seeds)]
         results["language"] = run(options.folder, language, LANGUAGE, options.attack)
         results["language"]["honest rows"] = honest_rows_lost(language)
     results["hardware"] = f"{platform.machine()}, 1 thread, torch {torch.__version__}"
@@ -718,7 +754,7 @@ def _sales(original: float, clone: float) -> float:
 
 def _attackers_last(rows: Sequence[Any]) -> list[Any]:
     """Others' rows keep their numbers, and so their place in the order of training, whatever the attackers send."""
-    return sorted(rows, key=lambda row: row.contributor_id.partition(".")[0] in (INSIDER, OUTSIDER))
+    return sorted(rows, key=lambda row: re.split("[.#]", row.contributor_id)[0] in (INSIDER, OUTSIDER))
 
 
 def _text_row(record: Mapping[str, str], name: str, order: int) -> ClusterRow:

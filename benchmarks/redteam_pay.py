@@ -16,12 +16,13 @@ Shapes: R rows, Q questions.
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.redteam_attacks import BLOCK
 from benchmarks.redteam_world import Observed
 from openledger.attribution.coalitions import Design
 from openledger.attribution.index import IndexEntry
@@ -116,7 +117,7 @@ class Scores:
 
 def defended_payments(observed: Observed, fees: Array) -> dict[str, Pay]:
     """The shipped rule, and the same scores under other rules of shares."""
-    scores, capped = period_scores(observed, fees), period_scores(observed, fees, capped=True)
+    scores, capped = (by_contributor(period_scores(observed, fees, capped=cap)) for cap in (False, True))
     return {
         **_rules(scores, ""),
         **_rules(capped, "capped, "),
@@ -143,6 +144,30 @@ def period_scores(observed: Observed, fees: Array, *, capped: bool = False) -> S
         fees = fees * cap_factors(observed.gains_Q[sold], float(observed.gains_Q[held_out].mean()))
     even = np.full(len(observed.gains_Q) - observed.num_sold, 1.0)
     return Scores(use=_scores(observed, sold, fees), improvement=_scores(observed, held_out, even))
+
+
+def ceiling_pay(observed: Observed, fees: Array, idle: int = 0) -> Pay:
+    """`pooled_pay` of capped fees, where an answer divides no more of its fee than its gain is of the held-out answers'
+    mean: what others' answers leave over is nobody's. `idle` more answers at 1 OPEN have no gain."""
+    scores = by_contributor(period_scores(observed, fees, capped=True))
+    cap = max(0.0, float(observed.gains_Q[observed.num_sold :].mean()))
+    whole = round((float(fees.sum()) + idle) * cap * NANO_PER_OPEN)
+    return pooled_pay(replace(scores, use=replace(scores.use, gain_nano=max(whole, scores.use.gain_nano))))
+
+
+def by_contributor(scores: Scores) -> Scores:
+    """Scores of a contributor's blocks, where the bank's players were such, summed; errors as if they were apart."""
+    return Scores(use=_summed(scores.use), improvement=_summed(scores.improvement))
+
+
+def _summed(part: ContributorScores) -> ContributorScores:
+    totals: Counter[str] = Counter()
+    squares: Counter[str] = Counter()
+    for name, score in part.scores_nano.items():
+        totals[name.partition(BLOCK)[0]] += score
+        squares[name.partition(BLOCK)[0]] += part.errors_nano[name] ** 2
+    errors = {name: round(math.sqrt(square)) for name, square in squares.items()}
+    return replace(part, scores_nano=dict(totals), errors_nano=errors)
 
 
 def cap_factors(gains_Q: Array, cap: float) -> Array:
