@@ -17,10 +17,11 @@ and attackers bring the same number of rows, unless stated.
 Standard errors are jackknife estimates over seeds. "Undefended" is a payer without gate, clusters or selection that
 divides each answer's fee by one run's index, all of it (redteam_world): by absolute and by clipped row scores.
 "Defended" is the house as it stands: gate, evidence clusters, selection by quotas, bank, shares/1, 70 : 30.
-"Proposed" changes two rules (docs/attribution/redteam.md). Writes FOLDER/redteam.json; prints the tables.
+"Proposed" changes rules that docs/attribution/redteam.md names. Writes FOLDER/redteam.json; prints the tables.
 """
 
 import argparse
+import copy
 import json
 import platform
 import re
@@ -62,6 +63,7 @@ from benchmarks.redteam_world import (
     full_weights,
     observe,
     selected,
+    without_restated,
 )
 from openledger.adapters.base_model import find_base_model
 from openledger.attribution.spans import build_span_index
@@ -187,6 +189,7 @@ class LanguageWorld(World):
 
     def __init__(self, folder: Path, kit: LanguageKit, seed: int):
         super().__init__(folder, kit, seed)
+        self.stricter = False
         rows_file, _ = language_task.make_rows(Path(kit.base.path), folder)
         self.everything = [json.loads(line) for line in rows_file.read_text().splitlines()]
         draw = generator(f"redteam-language-{seed}", "modules")
@@ -207,7 +210,15 @@ class LanguageWorld(World):
         self.weights = WordWeights.of([_text_row(record, "", 0) for record in self.everything])
 
     def defended_rows(self, rows: Sequence[ClusterRow]) -> list[ClusterRow]:
-        return selected(admitted(rows, self.weights)[1], MAX_ROWS, f"redteam-{self.seed}")
+        kept = admitted(rows, self.weights)[1]
+        kept = without_restated(kept, self.weights) if self.stricter else kept
+        return selected(kept, MAX_ROWS, f"redteam-{self.seed}")
+
+    def stricter_own(self) -> "LanguageWorld":
+        """The same world, whose clusters hold a contributor's own rows to more."""
+        found = copy.copy(self)
+        found.stricter, found._paid = True, {}
+        return found
 
 
 class DigitsWorld(World):
@@ -358,6 +369,11 @@ def duplicate_edited(world: LanguageWorld) -> Record:
     return world.record([*world.but(), *attacks.repeated(world.own(), 3, changed)], INSIDER)
 
 
+LANGUAGE["duplicate own rows 3 times, paraphrased and 20 % edited; stricter for own rows"] = lambda world: (
+    duplicate_edited(world.stricter_own())
+)
+
+
 @on(LANGUAGE, "pad rows: a sentence that says nothing in each")
 def lengthen(world: LanguageWorld) -> Record:
     return world.record([*world.but(), *attacks.lengthened(world.own())], INSIDER)
@@ -490,11 +506,14 @@ def split_bad(world: DigitsWorld) -> Record:
     return world.record(rows, INSIDER, reference=[*world.but(), *mixed])
 
 
-@on(DIGITS, "confident falsehoods: 30 images of one digit told to be another")
+@on(DIGITS, "confident falsehoods: images of one digit told to be another")
 def falsehood(world: DigitsWorld) -> Record:
+    """There are fewer such images than honest rows: his pay is per row."""
     digit = world.seed % 10
-    images = [row for row in world.pool if row.label == digit][:30]
-    return world.record([*world.but(), *attacks.falsehoods(images, INSIDER, (digit + 5) % 10)], INSIDER)
+    images = [row for row in world.pool if row.label == digit][: digits_task.ROWS_EACH]
+    found = world.record([*world.but(), *attacks.falsehoods(images, INSIDER, (digit + 5) % 10)], INSIDER)
+    per_row = digits_task.ROWS_EACH / len(images)
+    return replace(found, attacker={payer: per_row * pay for payer, pay in found.attacker.items()})
 
 
 @on(DIGITS, "noise images")
@@ -697,17 +716,19 @@ def _kept(folder: Path, world: World, name: str, attack: Attack) -> Record:
 
 
 def table(title: str, results: Mapping[str, Any]) -> str:
-    columns = ("absolute", "clipped", "shipped", "capped, pooled")
-    lines = [f"\n{title}, {results['seeds']} seeds\n"]
     heads = ("sent / trained on", "undefended, absolute", "undefended, clipped", "defended", "proposed")
     heads += ("change, defended", "change, proposed", "rival, undefended", "rival, defended")
-    lines.append(f"| attack | {' | '.join(heads)} |")
-    lines.append("| --- |" + " --- |" * 9)
+    lines = [
+        f"\n{title}, {results['seeds']} seeds\n",
+        f"| attack | {' | '.join(heads)} |",
+        "| --- |" + " --- |" * len(heads),
+    ]
     for name, figures in results["attacks"].items():
-        cells = [f"{figures['sent']} / {figures['trained']}"]
-        cells += [_cell(figures["roi"].get(column)) for column in columns]
-        cells += [_cell(figures["change"].get(column), percent=True) for column in columns[2:]]
-        cells += [_cell(figures["rival"].get(column), percent=True) for column in ("absolute", "shipped")]
+        proposed = "ceiling" if "ceiling" in figures["roi"] else "capped, pooled"
+        cells = [f"{figures['sent']} / {figures['trained']}" if figures["sent"] else ""]
+        cells += [_cell(figures["roi"].get(payer)) for payer in ("absolute", "clipped", "shipped", proposed)]
+        cells += [_cell(figures["change"].get(payer), percent=True) for payer in ("shipped", proposed)]
+        cells += [_cell(figures["rival"].get(payer), percent=True) for payer in ("absolute", "shipped")]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     for name, parts in results.get("honest price", {}).items():
         lines.append(f"{name}: paid to contributors " + ", ".join(f"{p} {v:.3f}" for p, v in parts.items()))

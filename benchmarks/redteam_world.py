@@ -27,7 +27,7 @@ from openledger.attribution.records import encode_record
 from openledger.core.files import write_durably
 from openledger.core.hashing import digest_json
 from openledger.core.values import Row, RowDraft
-from openledger.datanets.clusters import ClusterRow, WordWeights, cluster_rows
+from openledger.datanets.clusters import ClusterRow, WordWeights, cluster_rows, row_words
 from openledger.datanets.dedupe import DuplicateIndex
 from openledger.datanets.gate import judge
 from openledger.factory.selection import choose_rows
@@ -202,6 +202,29 @@ def admitted(rows: Sequence[ClusterRow], weights: WordWeights) -> tuple[list[Clu
     accepted = [row for row, verdict in zip(ordered, verdicts, strict=True) if verdict.outcome == "accept"]
     chosen = cluster_rows(accepted, weights=weights)
     return accepted, [row for row in accepted if chosen[row.row_id] == row.row_id]
+
+
+def without_restated(
+    rows: Sequence[ClusterRow], weights: WordWeights, question: float = 0.6, answer: float = 0.3
+) -> list[ClusterRow]:
+    """A stricter rule for one's own rows, which is not in the house: a later one goes where most of the shorter
+    question stands in the other's, and the answers share some of their weight."""
+    kept: list[ClusterRow] = []
+    for row in sorted(rows, key=lambda row: row.order):
+        own = [other for other in kept if other.contributor_id == row.contributor_id]
+        if not any(_restates(other, row, weights, question, answer) for other in own):
+            kept.append(row)
+    return kept
+
+
+def _restates(one: ClusterRow, other: ClusterRow, weights: WordWeights, question: float, answer: float) -> bool:
+    asked, told = (
+        (row_words(a), row_words(b)) for a, b in ((one.prompt, other.prompt), (one.completion, other.completion))
+    )
+    shorter = min(weights.total(asked[0]), weights.total(asked[1]))
+    return weights.total(asked[0] & asked[1]) >= question * shorter and weights.total(
+        told[0] & told[1]
+    ) >= answer * weights.total(told[0] | told[1])
 
 
 def selected(rows: Sequence[ClusterRow], max_rows: int, lot: str) -> list[ClusterRow]:
