@@ -49,6 +49,7 @@ from benchmarks.redteam_pay import (
     defended_payments,
     mean_pay,
     naive_pay,
+    others_change,
     ratio,
     roi,
     total_pay,
@@ -649,6 +650,7 @@ def main() -> int:
         "--seeds", type=int, default=4, help="of the language world (4); digits have four times as many"
     )
     parser.add_argument("--first", type=int, default=0, metavar="SEED", help="the first seed, for several processes")
+    parser.add_argument("--report", action="store_true", help="only print what has been measured so far")
     parser.add_argument("--list", action="store_true", help="print the attacks' names and stop")
     options = parser.parse_args()
     if options.list:
@@ -660,11 +662,11 @@ def main() -> int:
         digits = [
             DigitsWorld(options.folder, DigitsKit(), seed) for seed in range(4 * options.first, 4 * options.seeds)
         ]
-        results["digits"] = run(options.folder, digits, DIGITS, options.attack)
+        results["digits"] = run(options.folder, digits, DIGITS, options.attack, options.report)
     if options.world in (None, "language"):
         kit = LanguageKit(find_base_model(str(language_task.make_base(options.folder / "base"))))
         language = [LanguageWorld(options.folder, kit, seed) for seed in range(options.first, options.seeds)]
-        results["language"] = run(options.folder, language, LANGUAGE, options.attack)
+        results["language"] = run(options.folder, language, LANGUAGE, options.attack, options.report)
         results["language"]["honest rows"] = honest_rows_lost(language)
     results["hardware"] = f"{platform.machine()}, 1 thread, torch {torch.__version__}"
     write_json_durably(options.folder / "redteam.json", results)
@@ -675,7 +677,7 @@ def main() -> int:
 
 
 def run(
-    folder: Path, worlds: Sequence[Any], chosen: Mapping[str, Attack], only: Sequence[str] | None
+    folder: Path, worlds: Sequence[Any], chosen: Mapping[str, Attack], only: Sequence[str] | None, report: bool = False
 ) -> dict[str, Any]:
     """Every attack in every world, seed by seed; figures by attack."""
     kind = worlds[0].kit.name
@@ -683,24 +685,28 @@ def run(
     records: dict[str, list[Record]] = {name: [] for name in names}
     for world in worlds:
         for name in names:
+            if report and not _record_file(folder, world, name).exists():
+                continue
             started = time.process_time()
             records[name].append(_kept(folder, world, name, chosen[name]))
             spent = time.process_time() - started
-            print(f"{kind}, seed {world.seed}: {name}, {spent:.0f} CPU-s", file=sys.stderr, flush=True)
-    figures = {name: figures_of(own) for name, own in records.items()}
-    found: dict[str, Any] = {"seeds": len(worlds), "attacks": figures}
-    if not only:
+            if not report:
+                print(f"{kind}, seed {world.seed}: {name}, {spent:.0f} CPU-s", file=sys.stderr, flush=True)
+    found: dict[str, Any] = {"attacks": {name: figures_of(own) for name, own in records.items() if own}}
+    if not only and not report:
         found["honest price"] = honest_price(worlds)
     return found
 
 
 def figures_of(records: Sequence[Record]) -> dict[str, Any]:
     payers = list(records[0].attacker)
-    found: dict[str, Any] = {"sent": sum(r.sent for r in records), "trained": sum(r.trained for r in records)}
+    found: dict[str, Any] = {"seeds": len(records)}
+    found |= {"sent": sum(r.sent for r in records), "trained": sum(r.trained for r in records)}
     for name, measure in (
         ("roi", roi),
         ("change", change),
         ("rival", lambda records, payer: change(records, payer, rival=True)),
+        ("others", others_change),
     ):
         values = {payer: measure(records, payer) for payer in payers}
         found[name] = {payer: asdict(value) for payer, value in values.items() if value is not None}
@@ -708,26 +714,34 @@ def figures_of(records: Sequence[Record]) -> dict[str, Any]:
 
 
 def _kept(folder: Path, world: World, name: str, attack: Attack) -> Record:
-    file = "".join(letter if letter.isalnum() else "-" for letter in name)
-    path = folder / "records" / f"{world.kit.name}-{file}-{world.seed}.json"
+    path = _record_file(folder, world, name)
     if not path.exists():
         write_json_durably(path, asdict(attack(world)))
     return Record(**json.loads(path.read_text()))
 
 
+def _record_file(folder: Path, world: World, name: str) -> Path:
+    file = "".join(letter if letter.isalnum() else "-" for letter in name)
+    return folder / "records" / f"{world.kit.name}-{file}-{world.seed}.json"
+
+
 def table(title: str, results: Mapping[str, Any]) -> str:
-    heads = ("sent / trained on", "undefended, absolute", "undefended, clipped", "defended", "proposed")
-    heads += ("change, defended", "change, proposed", "rival, undefended", "rival, defended")
-    lines = [
-        f"\n{title}, {results['seeds']} seeds\n",
-        f"| attack | {' | '.join(heads)} |",
-        "| --- |" + " --- |" * len(heads),
-    ]
+    heads = ("attack", "seeds", "rows sent / trained on", "undefended, absolute", "undefended, clipped", "defended")
+    heads += (
+        "proposed",
+        "change, defended",
+        "change, proposed",
+        "others, defended",
+        "rival, undefended",
+        "rival, defended",
+    )
+    lines = [f"\n{title}\n", f"| {' | '.join(heads)} |", "|" + " --- |" * len(heads)]
     for name, figures in results["attacks"].items():
         proposed = "ceiling" if "ceiling" in figures["roi"] else "capped, pooled"
-        cells = [f"{figures['sent']} / {figures['trained']}" if figures["sent"] else ""]
+        cells = [str(figures["seeds"]), f"{figures['sent']} / {figures['trained']}" if figures["sent"] else ""]
         cells += [_cell(figures["roi"].get(payer)) for payer in ("absolute", "clipped", "shipped", proposed)]
         cells += [_cell(figures["change"].get(payer), percent=True) for payer in ("shipped", proposed)]
+        cells += [_cell(figures["others"].get("shipped"), percent=True)]
         cells += [_cell(figures["rival"].get(payer), percent=True) for payer in ("absolute", "shipped")]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     for name, parts in results.get("honest price", {}).items():
@@ -742,7 +756,8 @@ def _cell(figure: Mapping[str, float] | None, percent: bool = False) -> str:
         return ""
     scale, unit = (100, " %") if percent else (1, "")
     digits = 1 if percent else 2
-    return f"{scale * figure['value']:{'+' if percent else ''}.{digits}f} ± {scale * figure['error']:.{digits}f}{unit}"
+    value, error = scale * figure["value"], scale * figure["error"]
+    return f"{value:{'+' if percent else ''}.{digits}f}" + (f" ± {error:.{digits}f}" if error == error else "") + unit
 
 
 def _span_pay(world: LanguageWorld, rows: Sequence[ClusterRow]) -> Pay:

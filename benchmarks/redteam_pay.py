@@ -88,6 +88,15 @@ def change(records: Sequence[Record], payer: str, *, rival: bool = False) -> Fig
     return jackknife(pairs, lambda some: ratio(sum(a for a, _ in some), sum(b for _, b in some)) - 1)
 
 
+def others_change(records: Sequence[Record], payer: str) -> Figure | None:
+    """What the mean honest contributor gains by an insider's attack, in parts of his pay without it."""
+    if not records or payer not in records[0].alone_honest or payer not in records[0].attacker:
+        return None
+    return jackknife(
+        records, lambda some: ratio(sum(r.honest[payer] for r in some), sum(r.alone_honest[payer] for r in some)) - 1
+    )
+
+
 def jackknife(values: Sequence[Any], estimate: Callable[[Sequence[Any]], float]) -> Figure:
     """An estimate over seeds and its standard error (Efron and Stein, 1981); NaN for one seed alone."""
     n = len(values)
