@@ -2,7 +2,9 @@
 
     python -m benchmarks.redteam FOLDER                       everything; resumable, killed at any point
     python -m benchmarks.redteam FOLDER --attack "split, 4 names" --attack "noise words"
-    python -m benchmarks.redteam FOLDER --world digits --seeds 8
+    python -m benchmarks.redteam FOLDER --world digits --seeds 2            eight seeds of digits
+    python -m benchmarks.redteam FOLDER --world language --first 2 --seeds 3   the third seed alone
+    python -m benchmarks.redteam FOLDER --report              the tables of what has been measured so far
     python -m benchmarks.redteam FOLDER --list
 
 The return on investment of an attack is what the attacker is paid, less the fees he paid, over what the mean honest
@@ -15,7 +17,7 @@ and attackers bring the same number of rows, unless stated.
   1 in expectation. "Change" is his pay against his own honest pay.
 
 Standard errors are jackknife estimates over seeds. "Undefended" is a payer without gate, clusters or selection that
-divides each answer's fee by one run's index, all of it (redteam_world): by absolute and by clipped row scores.
+divides each answer's fee by one run's index, all of it (redteam_pay): by absolute and by clipped row scores.
 "Defended" is the house as it stands: gate, evidence clusters, selection by quotas, bank, shares/1, 70 : 30.
 "Proposed" changes rules that docs/attribution/redteam.md names. Writes FOLDER/redteam.json; prints the tables.
 """
@@ -154,11 +156,10 @@ class World:
         *,
         rival: str = "",
         reference: Sequence[Any] = (),
-        honest: Sequence[str] = (),
     ) -> Record:
         """`rows` were sent, some by `attacker`, who is an insider if he is in the honest world too."""
         attacked, before = self.payments(rows), self.payments(self.rows)
-        others = [name for name in (honest or NAMES) if name != attacker]
+        others = [name for name in NAMES if name != attacker]
         inside = attacker in NAMES
         trained = self.defended_rows(rows)
         return Record(
@@ -280,7 +281,7 @@ LANGUAGE["copy, verbatim under 3 names (griefing)"] = _copy_attack(lambda _, row
 @on(LANGUAGE, "early copy of what a rival will send")
 def early(world: LanguageWorld) -> Record:
     """The attacker's copies stand before the originals. What is trained on are the rival's texts in another name, so
-    the attacker is paid what the rival is in the honest world. Unsealed order: see the record's `reference`."""
+    the attacker is paid what the rival is in the honest world."""
     copies = attacks.copied(world.own(RIVAL), OUTSIDER, -attacks.LAST)
     rows = [*world.rows, *copies]
     kept = {row.row_id.removeprefix(f"{OUTSIDER}/"): row.contributor_id for row in admitted(rows, world.weights)[1]}

@@ -114,7 +114,7 @@ def common_phrases(rows: Sequence[ClusterRow], num_words: int, number: int) -> l
         words = row.completion.split()
         counts.update({" ".join(words[at : at + num_words]) for at in range(len(words) - num_words + 1)})
     found: list[str] = []
-    for phrase, _ in counts.most_common():
+    for phrase in sorted(counts, key=lambda phrase: (-counts[phrase], phrase)):
         if all(len(set(phrase.split()) & set(other.split())) <= num_words // 2 for other in found):
             found.append(phrase)
         if len(found) == number:

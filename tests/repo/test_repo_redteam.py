@@ -86,8 +86,8 @@ def test_repetitions_have_ids_and_places_of_their_own() -> None:
 def test_seeded_rows_hold_the_phrases_that_most_answers_hold() -> None:
     rows = [replace(row, completion=f"gives back the whole thing {row.row_id}") for row in text_rows("a", 5)]
     phrases = attacks.common_phrases(rows, 4, 1)
-    assert phrases == ["gives back the whole"]
-    assert all("gives back the whole." in row.completion for row in attacks.seeded(text_rows("b", 2), phrases, each=1))
+    assert phrases == ["back the whole thing"]
+    assert all("back the whole thing." in row.completion for row in attacks.seeded(text_rows("b", 2), phrases, each=1))
 
 
 def test_gate_and_clusters_stop_copies_and_let_honest_rows_pass() -> None:
