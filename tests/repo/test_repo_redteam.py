@@ -11,7 +11,7 @@ import torch
 from benchmarks import redteam_attacks as attacks
 from benchmarks import redteam_pay as pay
 from benchmarks.digits_task import TASK, Digit, make_module
-from benchmarks.redteam_world import Observed, admitted, first_sold
+from benchmarks.redteam_world import Observed, admitted, first_sold, without_restated
 from openledger.core.values import UNATTRIBUTED, ContributorScores
 from openledger.datanets.clusters import ClusterRow, WordWeights
 
@@ -101,6 +101,17 @@ def test_an_early_copy_takes_the_originals_place() -> None:
     early = attacks.copied(text_rows("a", 3), "x", -attacks.LAST)
     _, kept = admitted([*text_rows("a", 3), *early], WordWeights.of(text_rows("a", 3)))
     assert [row.contributor_id for row in kept] == ["x"] * 3
+
+
+def test_the_stricter_rule_drops_own_rows_told_again_and_nobody_elses() -> None:
+    rows = text_rows("a", 4)
+    again = [
+        replace(row, row_id=f"{row.row_id}#", order=row.order + 10) for row in attacks.edited(rows, 20, ["new"], 0)
+    ]
+    other = [replace(row, row_id=f"{row.row_id}x", contributor_id="x") for row in again]
+    weights = WordWeights.of(rows)
+    assert without_restated([*rows, *again], weights) == rows
+    assert len(without_restated([*rows, *other], weights)) == 8
 
 
 # attacks on pixels
@@ -195,6 +206,14 @@ def test_a_stake_pays_for_harm_up_to_its_size() -> None:
     harm = scores({"a": (4.0, 0.0), "b": (-2.0, 0.0)})
     assert pay.staked_pay(harm, stake=1.0)["b"] == pytest.approx(-0.2)
     assert pay.staked_pay(harm, stake=0.05)["b"] == pytest.approx(-0.05)
+
+
+def test_blocks_are_of_one_size_and_their_scores_sum_to_the_contributors() -> None:
+    names = [row.contributor_id for row in attacks.blocked(text_rows("a", 5), 2)]
+    assert sorted(names.count(name) for name in set(names)) == [1, 2, 2]
+    summed = pay.by_contributor(scores({"a#000": (3.0, 0.3), "a#001": (-1.0, 0.4), "b#000": (1.0, 0.1)}))
+    assert summed.use.scores_nano == {"a": 2 * 10**9, "b": 10**9}
+    assert summed.use.errors_nano == {"a": 5 * 10**8, "b": 10**8}
 
 
 def test_the_cap_scales_down_answers_above_it_alone() -> None:
