@@ -41,7 +41,7 @@ GROUPS = (
 )  # fmt: skip
 ROWS_EACH, NUM_ATTACKED, FALSE_MERGES_PERCENT, SEED = 2_000, 500, 0.1, 20261123
 _QUESTION = re.compile(r"What (?:does|is) the \w+ ([^?(]*)")
-_SYNONYMS = """
+_SYNONYM_PAIRS = """
 return give; returns gives; compute calculate; computes calculates; create make; creates makes; check verify;
 checks verifies; convert transform; converts transforms; get fetch; gets fetches; remove delete; removes deletes;
 find locate; list sequence; array vector; number amount; name label; object instance; function routine;
@@ -60,6 +60,7 @@ request query; response reply; server host; client caller; time moment; process 
 configuration settings; config settings; parameters arguments; parameter argument; available present; valid proper;
 based built; associated linked; corresponding matching; multiple several
 """
+SYNONYMS = dict(pair.split() for pair in _SYNONYM_PAIRS.split(";") if len(pair.split()) == 2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,12 +143,11 @@ def attacks_on(rows: Sequence[ClusterRow], draw: random.Random) -> Attacks:
     originals = draw.sample(rows, min(NUM_ATTACKED, len(rows)))
     vocabulary = [word for row in rows for word in row.completion.split()]
     answers = [row.completion for row in rows]
-    synonyms = dict(pair.split() for pair in _SYNONYMS.split(";") if len(pair.split()) == 2)
     kinds: dict[str, Callable[[str], str]] = {
         "verbatim": lambda text: text,
         "case, space": lambda text: "  ".join(text.upper().split()) + " ",
-        **{f"{percent} %": _editor(percent, vocabulary, draw) for percent in (5, 10, 20, 40)},
-        "synonyms": lambda text: " ".join(synonyms.get(word.lower(), word) for word in text.split()),
+        **{f"{percent} %": editor(percent, vocabulary, draw) for percent in (5, 10, 20, 40)},
+        "synonyms": with_synonyms,
     }
     both = {
         **kinds,
@@ -380,7 +380,11 @@ def _copy(row: ClusterRow, completion: str, prompt: str | None = None, order: in
     )
 
 
-def _editor(percent: int, vocabulary: Sequence[str], draw: random.Random) -> Callable[[str], str]:
+def with_synonyms(text: str) -> str:
+    return " ".join(SYNONYMS.get(word.lower(), word) for word in text.split())
+
+
+def editor(percent: int, vocabulary: Sequence[str], draw: random.Random) -> Callable[[str], str]:
     def edit(text: str) -> str:
         told = text.split()
         for place in draw.sample(range(len(told)), max(1, round(percent * len(told) / 100))):

@@ -6,7 +6,7 @@ bring; two of them bring a fifth of their labels wrong. A run takes about a thir
 of eight contributors can be trained.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,13 +58,15 @@ def make_module(initial: str) -> torch.nn.Module:
     return module
 
 
-def make_examples(num_contributors: int) -> tuple[list[Digit], list[Digit]]:
+def make_examples(
+    num_contributors: int, seed: str = SEED, mislabelled: Collection[str] = MISLABELLED
+) -> tuple[list[Digit], list[Digit]]:
     """Rows of `num_contributors`, and queries that are in no row."""
     from sklearn.datasets import load_digits
 
     data = load_digits()
     pixels, labels = data.data / 16.0, data.target
-    random = generator(SEED, "contributors")
+    random = generator(seed, "contributors")
     order = random.permutation(len(labels)).tolist()
     queries = [_digit(f"query-{n}", "", pixels[n], int(labels[n])) for n in order[:NUM_QUERIES]]
     free = order[NUM_QUERIES:]
@@ -75,7 +77,7 @@ def make_examples(num_contributors: int) -> tuple[list[Digit], list[Digit]]:
         weight = np.array([liking[labels[n]] for n in free]) + 1e-9
         chosen = random.choice(len(free), ROWS_EACH, replace=False, p=weight / weight.sum()).tolist()
         for place, at in enumerate(sorted(chosen)):
-            wrong = name in MISLABELLED and place % 5 == 0
+            wrong = name in mislabelled and place % 5 == 0
             label = (int(labels[free[at]]) + 1 + place) % 10 if wrong else int(labels[free[at]])
             rows.append(_digit(f"{name}-{free[at]}", name, pixels[free[at]], label))
         free = [n for at, n in enumerate(free) if at not in set(chosen)]

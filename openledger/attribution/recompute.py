@@ -13,7 +13,7 @@ from typing import Any
 
 from openledger.attribution.bank import Bank, BankPlan
 from openledger.attribution.index import GradientIndex
-from openledger.attribution.period import bank_scores, contributor_scores
+from openledger.attribution.period import Measurement, fit_outcomes
 from openledger.core.errors import InvalidInput
 from openledger.core.scoring import Scorer
 from openledger.core.shares import shares_ppb
@@ -45,32 +45,45 @@ def recompute(
     adapter: str,
     period: str,
     answers: Sequence[Answer],
+    held_out: Sequence[Example],
     module: Any,
     index: GradientIndex,
     scorer: Scorer,
     bank: tuple[Bank, BankPlan] | None = None,
-) -> ContributorScores:
-    """Scores of one adapter's answers in a pool: by the bank where it is given, else by the index alone.
+    *,
+    least_error_scale: float = 1.0,
+) -> Measurement:
+    """What one adapter's answers in a pool and its held-out rows are measured to owe: by the bank where it is given,
+    else by the index alone. Its `use()` and `improvement()` are the scores of the pool's two parts.
 
     `module` is the adapter over its base as the index was built on it; `scorer` tells what the adapter gained over the
-    base. Raises InvalidInput for another adapter's answers, NotFound for a bank that lacks a member, Corrupt for
-    damaged files.
+    base; `least_error_scale` is what the adapter's audit says, as in the first scorer's `quality`. Raises InvalidInput
+    for another adapter's answers, NotFound for a bank that lacks a member, Corrupt for damaged files.
     """
-    other = [answer.answer_id for answer in answers if answer.adapter_digest != index.plan.adapter_digest]
+    digest = index.plan.adapter_digest
+    other = [answer.answer_id for answer in answers if answer.adapter_digest != digest]
     if other or not answers:
         raise InvalidInput(
             f"{', '.join(other[:3]) or 'no answer'}: not by the adapter that the index is of",
             code="wrong_adapter",
             param="answers",
         )
-    queries = [_example(answer) for answer in answers]
-    rows_RQ = index.score(index.query_vectors(module, queries))
-    weights_nano, gains = [answer.weight_nano for answer in answers], [_gain(scorer, answer) for answer in answers]
-    if bank is None:
-        return contributor_scores(adapter, period, index.entries, rows_RQ, weights_nano, gains)
-    members, plan = bank
-    outcomes_MQ = members.score(plan.coalitions, queries)
-    return bank_scores(adapter, period, plan.design, outcomes_MQ, index.entries, rows_RQ, weights_nano, gains)
+    queries = [*(_example(answer) for answer in answers), *held_out]
+    scores = index.score(index.query_vectors(module, queries))
+    outcomes = None
+    if bank is not None:
+        members, plan = bank
+        outcomes = fit_outcomes(plan.design, members.score(plan.coalitions, queries), index.entries, scores)
+    return Measurement(
+        adapter=adapter,
+        period=period,
+        entries=tuple(index.entries),
+        scores=scores,
+        weights_nano=tuple(answer.weight_nano for answer in answers),
+        gains=tuple(_gain(scorer, query, digest) for query in queries),
+        bank=outcomes,
+        least_error_scale=least_error_scale,
+    )
 
 
 def agreement(
@@ -96,6 +109,7 @@ def _example(answer: Answer) -> Example:
     )
 
 
-def _gain(scorer: Scorer, answer: Answer) -> float:
-    adapter, base = scorer.score(answer.prompt_ids, answer.completion_ids, (answer.adapter_digest, ""))
+def _gain(scorer: Scorer, query: Example, adapter_digest: str) -> float:
+    prompt, completion = query.ids[: query.num_prompt], query.ids[query.num_prompt :]
+    adapter, base = scorer.score(prompt, completion, (adapter_digest, ""))
     return float(adapter.mean() - base.mean())

@@ -10,18 +10,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import ray
 
 from openledger.adapters.base_model import BaseModel
 from openledger.adapters.card import AdapterCard, checked_card, load_card
 from openledger.adapters.registry import AdapterRegistry, RegisteredAdapter
 from openledger.attribution.audit import audited_quality, load_audit
-from openledger.attribution.index import IndexEntry
-from openledger.attribution.period import bank_ratios, bank_scores, contributor_scores
+from openledger.attribution.period import Measurement, fit_outcomes
 from openledger.attribution.trainer import train_bank_of
-from openledger.core.errors import NotFound
+from openledger.core.errors import InvalidInput, NotFound
 from openledger.core.files import write_durably
 from openledger.core.hashing import digest_json
 from openledger.core.money import NANO_PER_OPEN
@@ -51,16 +48,13 @@ from openledger.training.trainer import TrainingJob, middle_folder, train_adapte
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterAttribution:
-    """The answers that one adapter (by digest) gave in a period: `row_scores` is [num_entries, num_answers].
-    `improvement` is None where no rows were held out to measure it on. `each` has the scores on every answer alone, as
-    if it had cost one OPEN: they are shown, and pay nobody."""
+    """The answers that one adapter (by digest) gave in a period, and what they were measured to owe. `improvement` is
+    None where no rows were held out to measure it on."""
 
     scores: ContributorScores
     improvement: ContributorScores | None
-    each: tuple[ContributorScores, ...]
+    measured: Measurement
     answers: tuple[Answer, ...]
-    entries: tuple[IndexEntry, ...]
-    row_scores: npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,7 +219,7 @@ def attribute(
         _attribute_part(pool, registry.find_digest(digest), own, host, score, indexes, withdrawn)
         for digest, own in sorted(answers.items())
     ]
-    if not parts and not pool.num_unreadable:
+    if not parts and not pool.total_nano:
         raise NotFound(
             f"the pool of {pool.adapter} in {pool.period} has no answers to attribute",
             code="empty_pool",
@@ -240,6 +234,17 @@ def attribute(
     )
 
 
+def _check_parents(adapter: RegisteredAdapter) -> None:
+    """Raises InvalidInput for an adapter that began from others: its gain is partly theirs, and dividing it
+    (adapters/lineage.py) is not a part of the settlement yet."""
+    if load_card(Path(adapter.folder)).parents:
+        raise InvalidInput(
+            f"{adapter.name} began from other adapters, and settlements can't divide its gain over them yet",
+            code="unsupported_lineage",
+            param="adapter",
+        )
+
+
 def _attribute_part(
     pool: Pool,
     adapter: RegisteredAdapter,
@@ -249,39 +254,34 @@ def _attribute_part(
     indexes: Path,
     withdrawn: Collection[str],
 ) -> AdapterAttribution:
+    _check_parents(adapter)
     audited = audited_quality(load_audit(Path(adapter.folder), adapter.digest))
     asked = [*answers, *_held_out(pool, adapter)]
-    entries, row_scores = ray.get(
-        host.score.remote(
-            index_views(adapter.folder), adapter.digest, str(index_folder(indexes, adapter.digest)), asked,
-            tuple(withdrawn),
-        )
-    )  # fmt: skip
+    folders = index_views(adapter.folder), adapter.digest, str(index_folder(indexes, adapter.digest))
+    entries, scores = ray.get(host.score.remote(*folders, asked))
     bank = ray.get(host.bank_outcomes.remote(adapter.folder, adapter.digest, asked))
-    gains = [_gain(score, answer) for answer in asked]
-    ratios = None if bank is None else bank_ratios(bank[0], bank[1], entries, row_scores)
-
-    def scores_of(part: slice, weights_nano: Sequence[int]) -> ContributorScores:
-        """Influence on some of what was asked: by the adapter's bank, or by its index where it has none."""
-        own = (entries, row_scores[:, part], weights_nano, gains[part])
-        if bank is None:
-            found = contributor_scores(pool.adapter, pool.period, *own)
-        else:
-            least = float(audited.get("audit_error_scale", 1.0))
-            found = bank_scores(
-                pool.adapter, pool.period, bank[0], bank[1][:, part], *own, least_error_scale=least, ratios=ratios
-            )
-        return replace(found, quality={**found.quality, **audited})
-
-    sold, held_out = slice(0, len(answers)), slice(len(answers), None)
-    return AdapterAttribution(
-        scores=scores_of(sold, [answer.weight_nano for answer in answers]),
-        improvement=scores_of(held_out, [NANO_PER_OPEN] * len(asked[held_out])) if asked[held_out] else None,
-        each=tuple(scores_of(slice(n, n + 1), [NANO_PER_OPEN]) for n in range(len(answers))),
-        answers=tuple(answers),
+    measured = Measurement(
+        adapter=pool.adapter,
+        period=pool.period,
         entries=tuple(entries),
-        row_scores=row_scores[:, sold],
+        scores=scores,
+        weights_nano=tuple(answer.weight_nano for answer in answers),
+        gains=tuple(_gain(score, answer) for answer in asked),
+        bank=None if bank is None else fit_outcomes(bank[0], bank[1], entries, scores),
+        least_error_scale=float(audited.get("audit_error_scale", 1.0)),
+        withdrawn=frozenset(withdrawn),
     )
+    improvement = measured.improvement()
+    return AdapterAttribution(
+        scores=_quoting(measured.use(), audited),
+        improvement=None if improvement is None else _quoting(improvement, audited),
+        measured=measured,
+        answers=tuple(answers),
+    )
+
+
+def _quoting(scores: ContributorScores, audited: dict[str, str]) -> ContributorScores:
+    return replace(scores, quality={**scores.quality, **audited})
 
 
 def _held_out(pool: Pool, adapter: RegisteredAdapter) -> list[Answer]:
@@ -328,7 +328,7 @@ def _summed(parts: Sequence[ContributorScores]) -> ContributorScores:
     return ContributorScores(
         adapter=parts[0].adapter,
         period=parts[0].period,
-        method=parts[0].method,
+        method="+".join(sorted({part.method for part in parts})),
         scores_nano={person: sum(part.scores_nano.get(person, 0) for part in parts) for person in people},
         errors_nano={person: sum(part.errors_nano.get(person, 0) for part in parts) for person in people},
         gain_nano=sum(part.gain_nano for part in parts),

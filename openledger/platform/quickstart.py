@@ -24,6 +24,7 @@ from openledger.adapters.base_model import BaseModel, encode_prompt, find_base_m
 from openledger.adapters.card import AdapterCard, save_card
 from openledger.adapters.registry import AdapterRegistry
 from openledger.attribution.actor import start_index_host
+from openledger.attribution.planner import FLOOR_COALITIONS
 from openledger.client import OpenLedger
 from openledger.core.config import save_settings
 from openledger.core.errors import Corrupt, InvalidInput, OpenLedgerError, invariant
@@ -96,9 +97,11 @@ class QuickstartSettings:
                 param="datanets",
                 fix=f"choose among {', '.join(datanet.name for datanet in DATANETS)}",
             )
-        if self.bank_coalitions < 2 or self.bank_coalitions % 2:
+        if self.bank_coalitions < FLOOR_COALITIONS or self.bank_coalitions % 2:
             raise InvalidInput(
-                "coalitions come in pairs: bank_coalitions is even", code="invalid_config", param="bank_coalitions"
+                f"a bank has at least {FLOOR_COALITIONS} coalitions, in pairs: bank_coalitions is even",
+                code="invalid_config",
+                param="bank_coalitions",
             )
         counts = ("num_workers", "rows_per_contributor", "held_in_questions", "new_questions", "evaluated_questions")
         for name in counts:
@@ -395,9 +398,9 @@ def attribute_and_pay(run: Demonstration, stage: Stage) -> None:
         for part in found.parts:
             for column, answer in enumerate(part.answers):
                 if shown := by_answer.get(answer.answer_id):
-                    scores = part.row_scores[:, column].tolist()
-                    shown["sources"] = report.sources(part.entries, scores, rows, names)
-                    shown["contributors"] = report.answer_shares(part.each[column], z_milli, names)
+                    scores = part.measured.scores[:, column].tolist()
+                    shown["sources"] = report.sources(part.measured.entries, scores, rows, names)
+                    shown["contributors"] = report.answer_shares(part.measured.answer(column), z_milli, names)
                     shown.update(report.displayed(shown, displays))
         unattributed_nano += settlement.payouts_nano.get(UNATTRIBUTED, 0)
         paid_nano += settlement.pool_nano - settlement.payouts_nano.get(UNATTRIBUTED, 0)

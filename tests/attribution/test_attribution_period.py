@@ -1,11 +1,13 @@
 """From row scores to a period's contributor scores."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from openledger.attribution import coalitions
 from openledger.attribution.index import IndexEntry
-from openledger.attribution.period import bank_scores, contributor_scores
+from openledger.attribution.period import Measurement, bank_scores, contributor_scores, fit_outcomes
 from openledger.core.errors import InvalidInput
 from openledger.core.shares import shares_ppb
 from openledger.core.values import UNATTRIBUTED
@@ -66,7 +68,7 @@ def test_scores_that_do_not_fit_or_are_not_finite_are_refused(scores):
         contributor_scores("x", "p", entries("a", "b"), matrix, [1], [1.0])
 
 
-def bank_period(people, true, groups=None, number=32, noise=0.05, answers=6, decoy=0.0, **more):
+def bank_period(people, true, groups=None, number=32, noise=0.05, answers=6, decoy=0.0, gain=2.0, **more):
     """A simulated bank whose members' outcomes are sums of `true` influence (per contributor), and an index that is
     right up to scale."""
     random = np.random.default_rng(0)
@@ -85,17 +87,9 @@ def bank_period(people, true, groups=None, number=32, noise=0.05, answers=6, dec
             for e in rows
         ]
     )
-    return bank_scores(
-        "adapter",
-        "p0001",
-        design,
-        outcomes,
-        rows,
-        index.astype(np.float32),
-        [10**9] * answers,
-        [2.0] * answers,
-        **more,
-    )
+    scores = index.astype(np.float32)
+    bank = fit_outcomes(design, outcomes, rows, scores)
+    return bank_scores("adapter", "p0001", rows, scores, [10**9] * answers, [gain] * answers, bank, **more)
 
 
 def test_a_banks_scores_are_the_true_influence_within_their_errors():
@@ -108,27 +102,86 @@ def test_a_banks_scores_are_the_true_influence_within_their_errors():
     assert (result.method, result.quality["quantity"]) == ("bank/1", "expected")
 
 
+EIGHT = dict(zip("abcdefgh", (0.6, 0.0, 0.2, 0.2, 0.1, 0.3, -0.1, 0.1), strict=True))
+
+
 def test_contributors_of_one_group_are_told_apart_by_the_index():
-    true = {"a": 0.6, "b": 0.0, "c": 0.2, "d": 0.2}
-    result = bank_period(["a", "b", "c", "d"], true, groups=2, number=8)
-    assert result.quality["groups"] == "2"
-    assert result.scores_nano["a"] > result.scores_nano["b"]
-    assert sum(result.scores_nano.values()) == pytest.approx(6 * 10**9, rel=0.2)
+    result = bank_period(list(EIGHT), EIGHT, groups=4, number=8)
+    assert result.quality["groups"] == "4"
+    assert max(result.scores_nano, key=lambda who: result.scores_nano[who]) == "a"
+    assert sum(result.scores_nano.values()) == pytest.approx(6 * 1.4 * 10**9, rel=0.2)
 
 
-def test_two_in_one_group_are_each_known_less_well_than_the_group():
-    true = {"a": 0.6, "b": -0.6, "c": 0.2, "d": 0.2}
-    together = bank_period(["a", "b", "c", "d"], true, groups=2, number=8, decoy=0.5)
-    alone = bank_period(["a", "b", "c", "d"], true, number=8, decoy=0.5)
-    exact = bank_period(["a", "b", "c", "d"], true, groups=2, number=8)
-    assert together.errors_nano["a"] > 2 * exact.errors_nano["a"]
-    assert alone.errors_nano["a"] < together.errors_nano["a"]
+def test_two_in_one_group_are_each_known_less_well_than_alone():
+    together = bank_period(list(EIGHT), EIGHT, groups=4, number=8)
+    alone = bank_period(list(EIGHT), EIGHT, number=32)
+    assert all(together.errors_nano[who] > alone.errors_nano[who] for who in EIGHT)
 
 
-def test_outcomes_of_another_number_of_answers_are_refused():
+def test_a_group_whose_index_is_worth_nothing_is_not_divided_by_one_outlier():
+    """The index says that one row is worth more than all others and is wrong: the bank finds its scale to be zero."""
+    rows = [IndexEntry(row_id=f"r{n}", contributor_id=who, trained=True) for n, who in enumerate("abcdefgh")]
+    design = coalitions.design(dict.fromkeys("abcdefgh", 1), 8, "constant", 4)
+    outcomes = design.members_MG.sum(axis=1, keepdims=True) * 0.5 + np.zeros((1, 6))
+    scores = np.zeros((8, 6), dtype=np.float32)
+    scores[0] = -5.0
+    bank = fit_outcomes(design, outcomes + 0.01 * np.random.default_rng(0).normal(size=outcomes.shape), rows, scores)
+    result = bank_scores("adapter", "p0001", rows, scores, [10**9] * 6, [2.0] * 6, bank)
+    partner = next(name for group in design.groups if "a" in group for name in group if name != "a")
+    assert abs(result.scores_nano["a"] - result.scores_nano[partner]) < result.errors_nano["a"]
+
+
+def test_a_bank_of_an_adapter_that_gained_nothing_pays_nobody():
+    result = bank_period(list("abcd"), {"a": 0.5, "b": 0.1, "c": -0.2, "d": 0.0}, gain=-0.5)
+    assert set(result.scores_nano.values()) == {0}
+    shares = shares_ppb(result.scores_nano, result.errors_nano, result.gain_nano, 1000)
+    assert shares[UNATTRIBUTED] == 10**9
+
+
+def test_what_a_withdrawn_row_was_owed_is_nobodys():
+    whole = period(entries("a", "a", "b"), [0.3, 0.1, 0.2, 0.0, 0.0])
+    rows, matrix = entries("a", "a", "b"), np.array([[0.3], [0.1], [0.2], [0.0], [0.0]], dtype=np.float32)
+    left = contributor_scores("adapter", "p0001", rows, matrix, [10**9], [1.0], withdrawn={"r0"})
+    assert left.scores_nano["b"] == whole.scores_nano["b"]
+    assert left.scores_nano["a"] == pytest.approx(whole.scores_nano["a"] / 4, rel=1e-6)
+    assert left.gain_nano == whole.gain_nano
+    people = ["a", "a", "b", "c", "d"]
+    true = {"a": 0.5, "b": 0.1, "c": 0.2, "d": 0.0}
+    full, less = bank_period(people, true), bank_period(people, true, withdrawn={"r0"})
+    assert less.scores_nano["a"] == pytest.approx(full.scores_nano["a"] / 2, rel=1e-6)
+    assert {who: less.scores_nano[who] for who in "bcd"} == {who: full.scores_nano[who] for who in "bcd"}
+
+
+def test_outcomes_of_another_number_of_answers_and_a_bank_of_two_are_refused():
     design = coalitions.design({"a": 1, "b": 1}, 2, "constant")
+    scores = np.ones((4, 2), dtype=np.float32)
     with pytest.raises(InvalidInput):
-        bank_scores("adapter", "p", design, np.ones((2, 3)), entries("a", "b"), np.ones((4, 2)), [1, 1], [1.0, 1.0])
+        fit_outcomes(design, np.ones((2, 3)), entries("a", "b"), scores)
+    bank = fit_outcomes(design, np.array([[0.0, 1.0], [1.0, 0.0]]), entries("a", "b"), scores)
+    with pytest.raises(InvalidInput) as caught:
+        bank_scores("adapter", "p", entries("a", "b"), scores, [1, 1], [1.0, 1.0], bank)
+    assert caught.value.code == "small_bank"
+
+
+@pytest.mark.parametrize("with_bank", [False, True])
+def test_a_measurement_tells_answers_held_out_rows_and_one_answer_apart(with_bank):
+    rows = [IndexEntry(row_id=f"r{n}", contributor_id=who, trained=True) for n, who in enumerate("abcd")]
+    rows.append(IndexEntry(row_id="d0", contributor_id="a", trained=False))
+    random = np.random.default_rng(1)
+    scores = np.abs(random.normal(size=(5, 6))).astype(np.float32)
+    scores[4] *= 0.01
+    design = coalitions.design(dict.fromkeys("abcd", 1), 8, "constant")
+    outcomes = design.members_MG @ scores[:4] + 0.05 * random.normal(size=(8, 6))
+    measured = Measurement(
+        adapter="adapter", period="p0001", entries=tuple(rows), scores=scores,
+        weights_nano=(10**9, 2 * 10**9, 0, 10**9),
+        gains=(1.0, 2.0, 3.0, 4.0, 5.0, 6.0),
+        bank=fit_outcomes(design, outcomes, rows, scores) if with_bank else None,
+    )  # fmt: skip
+    assert measured.use().gain_nano == 9 * 10**9
+    assert measured.improvement().gain_nano == 11 * 10**9
+    assert [measured.answer(number).gain_nano for number in range(4)] == [10**9, 2 * 10**9, 3 * 10**9, 4 * 10**9]
+    assert replace(measured, scores=scores[:, :4], gains=(1.0, 2.0, 3.0, 4.0), bank=None).improvement() is None
 
 
 def test_an_audit_that_found_errors_too_small_makes_them_larger():
@@ -136,5 +189,6 @@ def test_an_audit_that_found_errors_too_small_makes_them_larger():
     plain = bank_period(list("abcd"), true)
     audited = bank_period(list("abcd"), true, least_error_scale=3.0)
     assert audited.scores_nano == plain.scores_nano
-    ratio = 3.0 / float(plain.quality["error_scale"])
+    ratio = float(audited.quality["error_scale"]) / float(plain.quality["error_scale"])
     assert audited.errors_nano["a"] == pytest.approx(ratio * plain.errors_nano["a"], rel=1e-3)
+    assert float(audited.quality["error_scale"]) == pytest.approx(3 * (31 / 29) ** 0.5, abs=0.3)

@@ -13,7 +13,7 @@ from openledger.attribution.index import GradientIndex, build_index
 from openledger.attribution.recompute import agreement, recompute
 from openledger.core.errors import InvalidInput
 from openledger.core.values import Answer, ContributorScores
-from openledger.training.examples import encode_row
+from openledger.training.examples import Example, encode_row
 from openledger.training.lora import load_lora
 from openledger.training.recipe import Recipe
 from openledger.training.record import train_run
@@ -81,13 +81,22 @@ def record(tmp_path_factory):
 
 def once(record, with_bank):
     answers, module, index, scorer, bank, plan = record()
-    return recompute("greek", "p0001", answers, module, index, scorer, (bank, plan) if with_bank else None)
+    held_out = [example(answer) for answer in answers[8:]]
+    chosen = (bank, plan) if with_bank else None
+    return recompute("greek", "p0001", answers[:8], held_out, module, index, scorer, chosen, least_error_scale=2.0)
+
+
+def example(answer):
+    ids = (*answer.prompt_ids, *answer.completion_ids)
+    return Example(row_id=answer.answer_id, contributor_id="", ids=ids, num_prompt=len(answer.prompt_ids))
 
 
 @pytest.mark.parametrize(("with_bank", "method"), [(False, "index/ekfac-2"), (True, "bank/1")])
 def test_recomputing_on_the_same_record_gives_the_same_scores(record, with_bank, method):
-    first, second = once(record, with_bank), once(record, with_bank)
+    measured, again = once(record, with_bank), once(record, with_bank)
+    first, second = measured.use(), again.use()
     assert first == second
+    assert measured.improvement() == again.improvement() != first
     assert first.method == method
     assert first.gain_nano > 0
     assert set(first.scores_nano) == {"ctr_0", "ctr_1", "ctr_2", "ctr_3"}
@@ -95,7 +104,7 @@ def test_recomputing_on_the_same_record_gives_the_same_scores(record, with_bank,
 
 
 def test_a_tampered_score_is_found_and_named(record):
-    honest = once(record, with_bank=False)
+    honest = once(record, with_bank=False).use()
     best = max(honest.scores_nano, key=lambda name: honest.scores_nano[name])
     tampered = replace(honest, scores_nano={**honest.scores_nano, best: honest.scores_nano[best] // 2})
     found = agreement(tampered, honest, 10_000, Z)
@@ -106,7 +115,7 @@ def test_a_tampered_score_is_found_and_named(record):
 
 
 def test_a_contributor_who_was_left_out_is_found(record):
-    honest = once(record, with_bank=False)
+    honest = once(record, with_bank=False).use()
     best = max(honest.scores_nano, key=lambda name: honest.scores_nano[name])
     kept = {name: value for name, value in honest.scores_nano.items() if name != best}
     without = replace(honest, scores_nano=kept, errors_nano={name: honest.errors_nano[name] for name in kept})
@@ -125,7 +134,7 @@ def test_a_difference_is_tolerated_up_to_the_stated_part_of_the_pool():
 
 
 def test_scores_of_two_pools_are_not_compared(record):
-    honest = once(record, with_bank=False)
+    honest = once(record, with_bank=False).use()
     with pytest.raises(InvalidInput):
         agreement(honest, replace(honest, period="p0002"), 0)
 
@@ -133,5 +142,5 @@ def test_scores_of_two_pools_are_not_compared(record):
 def test_answers_of_another_adapter_are_refused(record):
     answers, module, index, scorer, _, _ = record()
     with pytest.raises(InvalidInput) as caught:
-        recompute("greek", "p0001", [replace(answers[0], adapter_digest="other")], module, index, scorer)
+        recompute("greek", "p0001", [replace(answers[0], adapter_digest="other")], [], module, index, scorer)
     assert caught.value.code == "wrong_adapter"

@@ -112,9 +112,9 @@ def test_copies_are_neither_trained_on_nor_measured_with(base, tmp_path):
     assert len(job.held_out) == 2
 
 
-def pool(*answers, num_unreadable=0):
+def pool(*answers, num_unreadable=0, total_nano=700):
     return Pool(
-        adapter="greek", period="p0001", total_nano=700, settled=False, answers=answers,
+        adapter="greek", period="p0001", total_nano=total_nano, settled=False, answers=answers,
         num_unreadable=num_unreadable, unreadable_nano=100 * num_unreadable,
     )  # fmt: skip
 
@@ -137,9 +137,7 @@ def measured(monkeypatch):
         adapter="greek", period="p0001", method="m/1", scores_nano={"a": 5}, errors_nano={"a": 1}, gain_nano=9,
         quality={"lds": "0.5"},
     )  # fmt: skip
-    part = pipeline.AdapterAttribution(
-        scores=scores, improvement=None, each=(), answers=(), entries=(), row_scores=np.zeros((0, 0), np.float32)
-    )
+    part = pipeline.AdapterAttribution(scores=scores, improvement=None, measured=None, answers=())
     monkeypatch.setattr(pipeline, "_attribute_part", lambda *_: part)
     return scores
 
@@ -162,9 +160,14 @@ def test_what_could_not_be_read_is_stated_beside_what_was_measured(measured):
     assert attribute(pool(ANSWER)).scores == measured
 
 
+def test_a_pool_of_answers_without_a_word_is_unattributed():
+    scores = attribute(pool(replace(ANSWER, completion_ids=()))).scores
+    assert shares_ppb(scores.scores_nano, scores.errors_nano, scores.gain_nano, 1000) == {"unattributed": 10**9}
+
+
 def test_a_pool_without_answers_is_not_attributed():
     with pytest.raises(NotFound) as caught:
-        attribute(pool())
+        attribute(pool(total_nano=0))
     assert caught.value.code == "empty_pool"
 
 
@@ -212,9 +215,9 @@ def test_answers_of_an_adapter_that_was_replaced_within_the_period_are_attribute
     for person, score in found.scores.scores_nano.items():
         assert score == sum(part.scores.scores_nano[person] for part in parts.values())
     assert found.scores.gain_nano == sum(part.scores.gain_nano for part in parts.values()) == 3000
-    gone = jobs[0][0].rows[0].row_id
+    gone = jobs[0][0].rows[0]
     gains = iter(np.float32([[2.0], [1.0]]) for _ in answers)
-    left = pipeline.attribute(pool, host, lambda *_: next(gains), registry, indexes, withdrawn=[gone])
-    assert gone in {entry.row_id for part in found.parts for entry in part.entries}
-    assert gone not in {entry.row_id for part in left.parts for entry in part.entries}
+    left = pipeline.attribute(pool, host, lambda *_: next(gains), registry, indexes, withdrawn=[gone.row_id])
+    changed = {who for who, score in found.scores.scores_nano.items() if left.scores.scores_nano[who] != score}
+    assert changed == {gone.contributor_id}  # what the row was owed is nobody's
     ray.kill(host)

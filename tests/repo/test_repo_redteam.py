@@ -1,0 +1,260 @@
+"""The red team's attacks do what they say, and its arithmetic is right: a broken attack's table would comfort."""
+
+import random
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import redteam_attacks as attacks
+from benchmarks import redteam_pay as pay
+from benchmarks.digits_task import TASK, Digit, make_module
+from benchmarks.redteam_world import Observed, admitted, first_sold, without_restated
+from openledger.core.values import UNATTRIBUTED, ContributorScores
+from openledger.datanets.clusters import ClusterRow, WordWeights
+
+WORDS = (
+    "array", "window", "signal", "filter", "parser", "buffer", "thread", "header", "socket", "kernel", "matrix",
+    "vector",
+)  # fmt: skip
+
+
+def text_rows(name: str, number: int) -> list[ClusterRow]:
+    draw = random.Random(name)
+    rows = []
+    for place in range(number):
+        some = draw.sample(WORDS, 8)
+        prompt = f"What does the function {name}.{some[0]}_{some[1]}{place}({some[2]}) do?"
+        rows.append(
+            ClusterRow(row_id=f"{name}-{place}", contributor_id=name, order=place, prompt=prompt,
+                       completion=" ".join(some) + f" {name}{place}.")
+        )  # fmt: skip
+    return rows
+
+
+def digits(number: int) -> list[Digit]:
+    draw = np.random.default_rng(7)
+    return [Digit(f"d{n}", "c7", tuple(draw.uniform(0.3, 0.7, 64).tolist()), n % 10) for n in range(number)]
+
+
+# attacks on text
+
+
+def test_a_copy_has_the_same_words_another_name_and_a_later_place() -> None:
+    rows = text_rows("a", 3)
+    copies = attacks.copied(rows, "x")
+    assert [(c.prompt, c.completion) for c in copies] == [(r.prompt, r.completion) for r in rows]
+    assert {c.contributor_id for c in copies} == {"x"}
+    assert min(c.order for c in copies) > max(r.order for r in rows)
+
+
+@pytest.mark.parametrize(("percent", "changed"), [(5, 1), (20, 2), (40, 4)])
+def test_an_edit_replaces_its_part_of_the_words(percent: int, changed: int) -> None:
+    row = replace(text_rows("a", 1)[0], completion=" ".join(f"w{n}" for n in range(10)))
+    (edited,) = attacks.edited([row], percent, ["new"], seed=0)
+    assert edited.completion.split().count("new") == changed
+    assert edited.prompt == row.prompt
+
+
+def test_a_paraphrase_changes_question_and_known_words() -> None:
+    row = replace(text_rows("a", 1)[0], completion="Returns the value.")
+    (told,) = attacks.paraphrased([row])
+    assert told.completion == "gives the value."
+    assert told.prompt.startswith("Please explain")
+
+
+def test_a_split_keeps_every_row_and_deals_them_evenly_over_the_names() -> None:
+    rows = [*text_rows("a", 3), *text_rows("b", 4)]
+    found = attacks.split_names(rows, "b", 2)
+    assert [row.row_id for row in found] == [row.row_id for row in rows]
+    assert [row.contributor_id for row in found] == ["a"] * 3 + ["b.0", "b.1", "b.0", "b.1"]
+
+
+def test_a_merge_puts_both_under_the_first_name() -> None:
+    rows = [*text_rows("a", 1), *text_rows("b", 1), *text_rows("c", 1)]
+    assert [row.contributor_id for row in attacks.merged_names(rows, ["c", "a"])] == ["c", "b", "c"]
+
+
+def test_repetitions_have_ids_and_places_of_their_own() -> None:
+    found = attacks.repeated(text_rows("a", 3), 4)
+    assert len(found) == len({row.row_id for row in found}) == len({row.order for row in found}) == 12
+    assert len({row.completion for row in found}) == 3
+
+
+def test_seeded_rows_hold_the_phrases_that_most_answers_hold() -> None:
+    rows = [replace(row, completion=f"gives back the whole thing {row.row_id}") for row in text_rows("a", 5)]
+    phrases = attacks.common_phrases(rows, 4, 1)
+    assert phrases == ["back the whole thing"]
+    assert all("back the whole thing." in row.completion for row in attacks.seeded(text_rows("b", 2), phrases, each=1))
+
+
+def test_gate_and_clusters_stop_copies_and_let_honest_rows_pass() -> None:
+    honest = [*text_rows("a", 5), *text_rows("b", 5)]
+    accepted, representatives = admitted([*honest, *attacks.copied(text_rows("a", 5), "x")], WordWeights.of(honest))
+    assert representatives == accepted
+    assert {row.row_id for row in accepted} == {row.row_id for row in honest}
+
+
+def test_an_early_copy_takes_the_originals_place() -> None:
+    early = attacks.copied(text_rows("a", 3), "x", -attacks.LAST)
+    _, kept = admitted([*text_rows("a", 3), *early], WordWeights.of(text_rows("a", 3)))
+    assert [row.contributor_id for row in kept] == ["x"] * 3
+
+
+def test_the_stricter_rule_drops_own_rows_told_again_and_nobody_elses() -> None:
+    rows = text_rows("a", 4)
+    again = [
+        replace(row, row_id=f"{row.row_id}#", order=row.order + 10) for row in attacks.edited(rows, 20, ["new"], 0)
+    ]
+    other = [replace(row, row_id=f"{row.row_id}x", contributor_id="x") for row in again]
+    weights = WordWeights.of(rows)
+    assert without_restated([*rows, *again], weights) == rows
+    assert len(without_restated([*rows, *other], weights)) == 8
+
+
+# attacks on pixels
+
+
+def test_flipping_makes_every_label_wrong_or_every_second() -> None:
+    rows = digits(20)
+    for every, wrong in ((1, 20), (2, 10)):
+        found = attacks.flipped(rows, every)
+        assert sum(a.label != b.label for a, b in zip(rows, found, strict=True)) == wrong
+        assert [row.pixels for row in found] == [row.pixels for row in rows]
+
+
+def test_outliers_are_less_likely_within_their_step_and_keep_their_labels() -> None:
+    rows, module = digits(10), make_module("toy")
+    found = attacks.outliers(rows, module, 0.05)
+    moved = np.abs(np.array([row.pixels for row in found]) - np.array([row.pixels for row in rows]))
+    assert moved.max() == pytest.approx(0.05, abs=1e-6)
+    assert (TASK.losses(module, found) > TASK.losses(module, rows)).all()
+    assert [row.label for row in found] == [row.label for row in rows]
+
+
+def test_the_shadow_attack_aligns_gradients_with_the_targets() -> None:
+    rows, targets, modules = digits(6), digits(30), [make_module(f"shadow-{n}") for n in range(3)]
+    found = attacks.shadowed(rows, modules, targets, 0.03)
+    before, after = (sum(_alignment(module, some, targets) for module in modules) for some in (rows, found))
+    assert after > before
+
+
+def _alignment(module: Any, rows: list[Digit], targets: list[Digit]) -> float:
+    parameters = list(module.parameters())
+    own, wanted = (torch.autograd.grad(TASK.losses(module, some).sum(), parameters) for some in (rows, targets))
+    return float(sum((a * b).sum() for a, b in zip(own, wanted, strict=True)))
+
+
+# pay
+
+
+def observed(index: list[list[float]], who: tuple[str, ...], num_sold: int) -> Observed:
+    scores = np.array(index)
+    questions = scores.shape[1]
+    return Observed(
+        who=who, num_sold=num_sold, wrong_Q=np.zeros(questions, dtype=bool), groups=(),
+        members_MG=np.zeros((0, 0), dtype=bool), outcomes_MQ=np.zeros((0, questions)),
+        gains_Q=np.arange(questions) * 1.0,
+        index_RQ=scores,
+    )  # fmt: skip
+
+
+def test_naive_payers_divide_each_answer_by_itself() -> None:
+    found = observed([[1.0, 2.0, 9.0], [-1.0, 2.0, 9.0]], ("a", "b"), num_sold=2)
+    assert pay.naive_pay(found, "absolute") == pytest.approx({"a": 0.5, "b": 0.5})
+    assert pay.naive_pay(found, "clipped") == pytest.approx({"a": 0.75, "b": 0.25})
+    assert pay.naive_pay(found, "sums") == pytest.approx({"a": 0.75, "b": 0.25})
+
+
+def test_leaving_out_bought_answers_keeps_the_held_out_ones() -> None:
+    found = first_sold(observed([[1.0, 2.0, 3.0, 4.0]], ("a",), num_sold=3), 1)
+    assert found.num_sold == 1
+    assert found.index_RQ.tolist() == [[1.0, 4.0]]
+    assert found.gains_Q.tolist() == [0.0, 3.0]
+
+
+def scores(values: dict[str, tuple[float, float]], gain: float = 10.0) -> pay.Scores:
+    part = ContributorScores(
+        adapter="a", period="p", method="m", gain_nano=round(gain * 1e9),
+        scores_nano={name: round(value * 1e9) for name, (value, _) in values.items()},
+        errors_nano={name: round(error * 1e9) for name, (_, error) in values.items()},
+    )  # fmt: skip
+    return pay.Scores(use=part, improvement=part)
+
+
+RULES = (pay.shipped_pay, pay.threshold_pay, pay.pooled_pay)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_every_rule_pays_out_the_whole_pool(rule: Any) -> None:
+    paid = rule(scores({"a": (4.0, 1.0), "b": (-1.0, 0.5), "c": (2.0, 0.5)}))
+    assert sum(paid.values()) == pytest.approx(1.0, abs=1e-8)
+    assert paid["b"] == 0
+    assert paid[UNATTRIBUTED] > 0
+
+
+def test_the_pooled_rule_pays_a_split_contributor_the_same_and_the_shipped_one_less() -> None:
+    whole, split = scores({"a": (4.0, 1.0), "b": (2.0, 0.5)}), {"a.0": (2.0, 0.5**0.5), "a.1": (2.0, 0.5**0.5)}
+    parts = scores({**split, "b": (2.0, 0.5)})
+    assert pay.total_pay(pay.pooled_pay(parts), "a") == pytest.approx(pay.pooled_pay(whole)["a"])
+    assert pay.total_pay(pay.shipped_pay(parts), "a") < pay.shipped_pay(whole)["a"]
+
+
+def test_a_stake_pays_for_harm_up_to_its_size() -> None:
+    harm = scores({"a": (4.0, 0.0), "b": (-2.0, 0.0)})
+    assert pay.staked_pay(harm, stake=1.0)["b"] == pytest.approx(-0.2)
+    assert pay.staked_pay(harm, stake=0.05)["b"] == pytest.approx(-0.05)
+
+
+def test_blocks_are_of_one_size_and_their_scores_sum_to_the_contributors() -> None:
+    names = [row.contributor_id for row in attacks.blocked(text_rows("a", 5), 2)]
+    assert sorted(names.count(name) for name in set(names)) == [1, 2, 2]
+    summed = pay.by_contributor(scores({"a#000": (3.0, 0.3), "a#001": (-1.0, 0.4), "b#000": (1.0, 0.1)}))
+    assert summed.use.scores_nano == {"a": 2 * 10**9, "b": 10**9}
+    assert summed.use.errors_nano == {"a": 5 * 10**8, "b": 10**8}
+
+
+def test_the_cap_scales_down_answers_above_it_alone() -> None:
+    assert pay.cap_factors(np.array([0.5, 2.0, -1.0]), cap=1.0).tolist() == [1.0, 0.5, 1.0]
+
+
+# return on investment
+
+
+def test_an_outsiders_return_is_the_ratio_of_sums() -> None:
+    records = [pay.Record(attacker={"p": 1.0}, honest={"p": 4.0}), pay.Record(attacker={"p": 3.0}, honest={"p": 4.0})]
+    found = pay.roi(records, "p")
+    assert found is not None
+    assert found.value == pytest.approx(0.5)
+    assert found.error == pytest.approx(0.25)
+    assert pay.roi(records, "unknown") is None
+
+
+def test_an_insiders_return_is_over_what_he_earns_honestly() -> None:
+    """He is paid half as much again as without the attack; that he was worth twice the others is taken out."""
+    record = pay.Record(attacker={"p": 3.0}, honest={"p": 1.0}, alone={"p": 2.0}, alone_honest={"p": 1.0})
+    found, moved = pay.roi([record] * 3, "p"), pay.change([record] * 3, "p")
+    assert found is not None
+    assert moved is not None
+    assert found.value == pytest.approx(1.5)
+    assert moved.value == pytest.approx(0.5)
+    assert moved.error == pytest.approx(0.0)
+
+
+def test_a_rivals_loss_is_told_as_a_negative_change() -> None:
+    record = pay.Record(attacker={"p": 0.0}, honest={"p": 1.0}, rival={"p": 0.6}, rival_alone={"p": 0.8})
+    found = pay.change([record, record], "p", rival=True)
+    assert found is not None
+    assert found.value == pytest.approx(-0.25)
+
+
+def test_the_jackknife_of_a_mean_is_its_standard_error() -> None:
+    values = [1.0, 4.0, 2.0, 9.0]
+    found = pay.jackknife(values, lambda some: float(np.mean(some)))
+    assert found.error == pytest.approx(np.std(values, ddof=1) / 2)
+
+
+def test_pay_of_all_of_a_persons_names_is_summed() -> None:
+    assert pay.total_pay({"c7": 1.0, "c7.bad": 2.0, "c70": 4.0}, "c7") == 3.0
