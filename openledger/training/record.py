@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from openledger.adapters.base_model import BaseModel, load_model
 from openledger.adapters.card import adapter_digest
 from openledger.core.errors import Corrupt, InvalidInput, NotFound
-from openledger.core.files import sync_folder, write_json_durably
+from openledger.core.files import write_durably, write_json_durably
 from openledger.core.hashing import digest_json
 from openledger.training.examples import Example
 from openledger.training.loop import Progress, train
@@ -201,12 +201,8 @@ def load_held_out(folder: Path) -> list[Example]:
 
 
 def save_weights(path: Path, weights: Weights) -> None:
-    """Put LoRA matrices at `path`, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.new")
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, temporary)
-    temporary.replace(path)
-    sync_folder(path.parent)
+    """Put LoRA matrices at `path`, whole or not at all; when this returns, they are on disk."""
+    write_durably(path, save({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}))
 
 
 def load_weights(path: Path) -> Weights:

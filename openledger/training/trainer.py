@@ -243,9 +243,11 @@ def write_adapter(
 
 
 def _sync(folder: Path) -> None:
-    """Put the folder's files on disk: the card that says they are complete must not outlive them in a power cut."""
-    for path in [*folder.glob("*"), *folder.glob("middle/*")]:
-        if path.is_file():
+    """Put all that is in the folder on disk: the card that says it is complete must not outlive it in a power cut."""
+    for path in folder.rglob("*"):
+        if path.is_dir():
+            sync_folder(path)
+        else:
             with path.open("rb") as stream:
                 os.fsync(stream.fileno())
     sync_folder(folder)
