@@ -1,5 +1,6 @@
 """From a pool to its payouts: what a wrong answer weighs, and scores that a verdict has overtaken."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -32,9 +33,12 @@ class Remote:
 class Host:
     """Says that ctr_a made answers of 7 tokens, and ctr_b all others."""
 
-    def score(self, base_folder, digest, folder, answers):
+    def score(self, views, digest, folder, answers, withdrawn=()):
         long = np.array([len(answer.completion_ids) == 7 for answer in answers], dtype=np.float32)
         return ENTRIES, np.stack([long, 1 - long, np.full_like(long, 1e-6)])
+
+    def bank_outcomes(self, adapter_folder, digest, answers):
+        """None: the adapter has no bank."""
 
 
 @pytest.fixture
@@ -65,7 +69,7 @@ def test_an_answer_marked_wrong_weighs_nothing_in_scores_and_gain(town, tmp_path
     assert found.scores.scores_nano == {"ctr_a": 0, "ctr_b": 190}
     assert (whole.scores.gain_nano, found.scores.gain_nano) == (500, 190)
     assert (whole.left_out, found.left_out) == ((), (wrong,))
-    settlement = pipeline.settle(Remote(town.economy), found, improvement())
+    settlement = pipeline.settle(Remote(town.economy), replace(found, improvement=improvement()))
     assert settlement.parts["use"].payouts_nano["ctr_a"] == 0
     assert settlement.parts["use"].payouts_nano["ctr_b"] > 0
     assert settlement.parts["improvement"].measured
