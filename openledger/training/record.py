@@ -50,14 +50,15 @@ class RunRecord:
     curve: tuple[float, ...] = ()
 
 
-def run_environment(threads: int, world_size: int = 1) -> dict[str, Any]:
-    """What decides the last bits of a run beside its recipe and rows."""
+def run_environment(threads: int, world_size: int = 1, *, device: torch.device) -> dict[str, Any]:
+    """What decides the last bits of a run beside its recipe and rows. `device` is where its module was trained."""
+    on_gpu = device.type == "cuda"
     return {
         "torch": torch.__version__,
         "python": platform.python_version(),
         "machine": platform.machine(),
-        "device": "cuda" if torch.cuda.is_available() else "cpu",
-        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "",
+        "device": device.type,
+        "accelerator": torch.cuda.get_device_name(device) if on_gpu else "",
         "blas": "mkl" if torch.backends.mkl.is_available() else "other",
         "threads": threads,
         "world_size": world_size,
@@ -111,7 +112,7 @@ def train_run(
         order=order,
         row_ids=tuple(example.row_id for example in examples),
         examples_digest=examples_digest(examples),
-        environment=run_environment(recipe.threads),
+        environment=run_environment(recipe.threads, device=next(module.parameters()).device),
         curve=tuple(round(loss, 6) for loss in progress.curve),
     )
     save_run(folder, record)

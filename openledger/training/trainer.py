@@ -207,7 +207,8 @@ def write_adapter(
     output.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(output)
     write_json_durably(output / "curve.json", [round(loss, 5) for loss in curve])
-    digest, environment = adapter_digest(output), run_environment(job.recipe.threads, world_size)
+    digest, device = adapter_digest(output), next(model.parameters()).device
+    environment = run_environment(job.recipe.threads, world_size, device=device)
     record = RunRecord(
         adapter_digest=digest,
         base_digest=job.base.digest,

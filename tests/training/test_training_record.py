@@ -14,7 +14,15 @@ from openledger.training.examples import encode_row
 from openledger.training.loop import train
 from openledger.training.lora import attach_lora
 from openledger.training.recipe import Recipe
-from openledger.training.record import check_run, checkpoints, load_run, load_weights, save_weights, train_run
+from openledger.training.record import (
+    check_run,
+    checkpoints,
+    load_run,
+    load_weights,
+    run_environment,
+    save_weights,
+    train_run,
+)
 from openledger.training.task import trainable_parameters
 
 RECIPE = Recipe(rank=2, alpha=4, num_epochs=2, batch_rows=8, learning_rate=1e-2)
@@ -40,6 +48,15 @@ def test_the_record_is_enough_to_train_the_same_adapter_again(world):
 
 def test_a_checkpoint_is_kept_for_each_epoch(world):
     assert sorted(checkpoints(world[2])) == [1, 2]
+
+
+def test_a_run_on_the_cpu_of_a_machine_with_a_gpu_says_cpu(world, tmp_path, monkeypatch):
+    base, examples, _, _ = world
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "a card")
+    environment = train_run(base, examples, replace(RECIPE, num_epochs=1), tmp_path / "run").environment
+    assert (environment["device"], environment["accelerator"]) == ("cpu", "")
+    assert run_environment(1, device=torch.device("cuda", 0))["accelerator"] == "a card"
 
 
 def test_a_finished_run_is_found_and_not_trained_again(world, monkeypatch):
