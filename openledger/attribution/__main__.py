@@ -106,7 +106,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     planted = _read_planted(options.planted) if options.planted else None
     bank_plan = subject_plan(subject, options.coalitions, options.twins)
     audit_plan = plan_audit(
-        subject, options.audits, second_initial=options.second_initial, check_replay=options.check_replay
+        subject, bank_plan, options.audits, second_initial=options.second_initial, check_replay=options.check_replay
     )
     missing = subject.bank().missing([*bank_plan.members, *audit_plan.members])
     if options.dry_run:

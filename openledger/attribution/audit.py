@@ -1,10 +1,11 @@
 """The audit: what the instruments said against trainings that none of them has seen.
 
-Audit runs have orders of their own and the recipe's own initial A. `coalitions` are exact halves of the contributors,
-`rows` halves of the rows, each trained twice so that the truth's own noise is known (the ceiling); `without` are the
-run's rows without one contributor, batches formed anew. A run from a second initial A, where asked for, says how much
-of the number belongs to the initialisation. `perturbed` are the run itself with every row's weight changed at random,
-in pairs on either side, by 1 % (is the replay the derivative?) and by 10 % (how far does it reach?).
+Audit runs have orders of their own and the recipe's own initial A. `coalitions` are exact halves of the contributors
+that the bank doesn't have, `rows` halves of the rows, each trained twice so that the truth's own noise is known (the
+ceiling); `without` are the run's rows without one contributor, batches formed anew. A run from a second initial A,
+where asked for, says how much of the number belongs to the initialisation. `perturbed` are the run itself with every
+row's weight changed at random, in pairs on either side, by 1 % (is the replay the derivative?) and by 10 % (how far
+does it reach?).
 
 The report is kept in the adapter's folder as audit.json. Settlements quote it, and enlarge a bank's errors where the
 audit found them too small.
@@ -33,6 +34,7 @@ from openledger.attribution.evaluation import (
     spearman,
 )
 from openledger.attribution.expected import fit_expected
+from openledger.attribution.halves import DEFAULT_HALVES, ORDERS, unseen_halves
 from openledger.attribution.instruments import (
     BankAttributor,
     EstimateAttributor,
@@ -75,16 +77,19 @@ class AuditPlan:
 
 
 def plan_audit(
-    subject: Subject, num_halves: int = 8, *, second_initial: bool = False, check_replay: bool = False
+    subject: Subject,
+    plan: BankPlan,
+    num_halves: int = DEFAULT_HALVES,
+    *,
+    second_initial: bool = False,
+    check_replay: bool = False,
 ) -> AuditPlan:
-    """Raises InvalidInput for fewer than four halves (a rank correlation of three says nothing) or one contributor."""
-    if num_halves < 4:
-        raise InvalidInput("an audit needs at least 4 halves", code="invalid_audit", param="audits")
+    """Trainings that a bank of `plan` hasn't seen. Raises InvalidInput as `unseen_halves`, and for one contributor."""
     record, names = subject.needed_record(), subject.contributors
     if len(names) < 2:
         raise InvalidInput("an audit needs two contributors", code="one_contributor", param="rows")
     who = [example.contributor_id for example in subject.examples]
-    halves = [_half(len(names), record.order, f"audit-{k}") for k in range(num_halves)]
+    halves = unseen_halves(names, plan.design, num_halves, record.order)
     row_halves = [_half(len(who), record.order, f"audit-rows-{k}") for k in range(num_halves)]
     own_rows = [tuple(row for row, name in enumerate(who) if half[names.index(name)]) for half in halves]
 
@@ -93,12 +98,12 @@ def plan_audit(
 
     other = digest_json(["second initial", record.initial])
     return AuditPlan(
-        coalitions=tuple(member(f"audit-{k}-{o}", rows) for k, rows in enumerate(own_rows) for o in (0, 1)),
-        coalition_members_NC=np.array(halves),
+        coalitions=tuple(member(f"audit-{k}-{o}", rows) for k, rows in enumerate(own_rows) for o in range(ORDERS)),
+        coalition_members_NC=halves,
         rows=tuple(
             member(f"audit-rows-{k}-{o}", tuple(np.flatnonzero(half).tolist()))
             for k, half in enumerate(row_halves)
-            for o in (0, 1)
+            for o in range(ORDERS)
         ),
         row_members_NR=np.array(row_halves),
         without=tuple(
@@ -145,6 +150,7 @@ def audit(
     index_sums = contributor_sums(index, who, names)
     full = bank.score(plan.twins, queries).mean(axis=0) if plan.twins else None
     found: dict[str, Any] = {
+        "halves": {"contributors": len(audit_plan.coalition_members_NC), "rows": len(audit_plan.row_members_NR)},
         "contributors": _against_halves(
             bank.score(audit_plan.coalitions, queries),
             audit_plan.coalition_members_NC,
@@ -253,7 +259,7 @@ def _coverage(
     if any(len(group) > 1 for group in groups):
         return {}
     _, predictor = fit_expected(plan.design.members_MG, outcomes_MQ, index_sums)
-    members = np.repeat(audit_plan.coalition_members_NC, 2, axis=0)
+    members = np.repeat(audit_plan.coalition_members_NC, ORDERS, axis=0)
     mean, width = predictor.predict(members), NormalDist().inv_cdf(0.5 + LEVEL / 2) * predictor.errors(members)
     true = subject.bank().score(audit_plan.coalitions, queries)
     scale = float(np.sqrt(np.mean(((true - mean) / predictor.errors(members)) ** 2)))
