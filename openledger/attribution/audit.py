@@ -175,7 +175,7 @@ def audit(
     if audit_plan.perturbed:
         found["replay"] = _finite_differences(subject, bank, audit_plan.perturbed, queries, report)
     if decoys:
-        found["decoys"] = _null_level(subject, index, decoys, queries)
+        found["decoys"] = _null_level(subject, plan, decoys, queries, report)
     if planted:
         found["planted"] = _planted(subject, rows, planted)
     return found
@@ -300,18 +300,22 @@ def _perturbed(record: RunRecord, num_rows: int, percent: int, number: int, sign
 
 
 def _null_level(
-    subject: Subject, index_RQ: Array, decoys: Sequence[Example], queries: Sequence[Example]
+    subject: Subject, plan: BankPlan, decoys: Sequence[Example], queries: Sequence[Example], report: Report
 ) -> dict[str, float]:
-    """Root mean square of the index's scores of rows that were never trained on, whose true influence is none."""
+    """Root mean square of the scores of rows that were never trained on, whose true influence is none, beside that of
+    the trained rows: of one index, so that views, curvature and scale are the same for both."""
     trained = set(subject.examples)
     strangers = tuple(row for row in decoys if row not in trained)
     if not strangers:
         raise InvalidInput("the decoys are rows of the run", code="invalid_decoys", param="decoys")
-    spare = Subject(base=subject.base, folder=subject.folder, examples=strangers, record=None, device=subject.device)
-    scores = IndexAttributor(subject=spare, report=lambda line: None).attribute(queries).scores
-    scores = scores * len(strangers) / len(subject.examples)
-    sizes = [float(np.sqrt(np.mean(values**2))) for values in (scores, index_RQ)]
-    return {"decoy_rms": round(sizes[0], 6), "trained_rms": round(sizes[1], 6), "ratio": round(sizes[0] / sizes[1], 4)}
+    instrument = IndexAttributor(subject=subject, plan=plan, report=report, decoys=strangers)
+    _, *scores = instrument.with_decoys(queries)
+    trained_rms, decoy_rms = (float(np.sqrt(np.mean(own_VEQ.mean(axis=0) ** 2))) for own_VEQ in scores)
+    return {
+        "decoy_rms": round(decoy_rms, 6),
+        "trained_rms": round(trained_rms, 6),
+        "ratio": round(decoy_rms / trained_rms, 4),
+    }
 
 
 def _planted(subject: Subject, rows_RQ: Array, planted: dict[str, str]) -> dict[str, float]:
