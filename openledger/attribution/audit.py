@@ -7,8 +7,9 @@ where asked for, says how much of the number belongs to the initialisation. `per
 row's weight changed at random, in pairs on either side, by 1 % (is the replay the derivative?) and by 10 % (how far
 does it reach?).
 
-The report is kept in the adapter's folder as audit.json. Settlements quote it, and enlarge a bank's errors where the
-audit found them too small.
+The report is kept in the adapter's folder as audit.json, with the instrument that it is about: bank and views of the
+index. A settlement that pays by this bank quotes the bank's figures, and enlarges its errors where the audit found them
+too small. One that pays by another bank, or by the index alone, quotes what was found of the index, and of which views.
 
 Shapes: N audit runs, C contributors, R rows, Q queries.
 """
@@ -24,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from openledger.attribution.bank import Bank, BankPlan
+from openledger.attribution.bank_folder import KeptBank, kept_bank
 from openledger.attribution.estimate import contributor_sums
 from openledger.attribution.evaluation import (
     coverage,
@@ -41,6 +43,7 @@ from openledger.attribution.instruments import (
     IndexAttributor,
     ReplayAttributor,
     Report,
+    index_views,
     train_bank,
 )
 from openledger.attribution.subject import Subject
@@ -57,6 +60,25 @@ LEVEL = 0.9
 COPY, MISLABELLED = "copy", "mislabelled"
 PERTURBATIONS, PERTURBED_PERCENT = 2, (1, 10)
 AUDIT_FORMAT = "openledger.audit/1"
+QUOTED = {
+    "audit_ceiling_contributors": ("contributors", "ceiling", "per_answer"),
+    "audit_decoys": ("decoys", "ratio"),
+    "audit_replay_error": ("replay", "error_at_1_percent"),
+}
+OF_BANK = {
+    "audit_lds_contributors": ("contributors", "bank", "per_answer"),
+    "audit_lds_sum": ("contributors", "bank", "sum"),
+    "audit_lds_rows": ("rows", "estimate", "per_answer"),
+    "audit_leave_one_out": ("leave_one_out", "bank"),
+    "audit_coverage_90": ("coverage", "found"),
+    "audit_error_scale": ("coverage", "error_scale"),
+}
+OF_INDEX = {
+    "audit_lds_index_contributors": ("contributors", "index", "per_answer"),
+    "audit_lds_index_sum": ("contributors", "index", "sum"),
+    "audit_lds_index_rows": ("rows", "index", "per_answer"),
+    "audit_leave_one_out_index": ("leave_one_out", "index"),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,6 +172,7 @@ def audit(
     index_sums = contributor_sums(index, who, names)
     full = bank.score(plan.twins, queries).mean(axis=0) if plan.twins else None
     found: dict[str, Any] = {
+        "instrument": _instrument(subject, plan),
         "halves": {"contributors": len(audit_plan.coalition_members_NC), "rows": len(audit_plan.row_members_NR)},
         "contributors": _against_halves(
             bank.score(audit_plan.coalitions, queries),
@@ -205,21 +228,24 @@ def load_audit(folder: Path, adapter_digest: str) -> dict[str, Any]:
     return dict(found)
 
 
-def audited_quality(found: dict[str, Any]) -> dict[str, str]:
-    """What an attribution quotes of an audit, as text; empty without one."""
-    quoted = {
-        "audit_lds_contributors": ("contributors", "bank", "per_answer"),
-        "audit_lds_sum": ("contributors", "bank", "sum"),
-        "audit_ceiling_contributors": ("contributors", "ceiling", "per_answer"),
-        "audit_lds_rows": ("rows", "estimate", "per_answer"),
-        "audit_leave_one_out": ("leave_one_out", "bank"),
-        "audit_coverage_90": ("coverage", "found"),
-        "audit_error_scale": ("coverage", "error_scale"),
-        "audit_decoys": ("decoys", "ratio"),
-        "audit_replay_error": ("replay", "error_at_1_percent"),
+def audited_quality(found: dict[str, Any], bank: KeptBank | None) -> dict[str, str]:
+    """What an attribution by `bank` quotes of an audit, as text; empty without an audit. Figures of the bank only where
+    it is the audited one, figures of the index otherwise, or where the index alone attributes."""
+    audited = found.get("instrument", {})
+    of_bank = bank is not None and audited.get("bank") == bank.digest
+    values = {name: _at(found, path) for name, path in (QUOTED | (OF_BANK if of_bank else OF_INDEX)).items()}
+    quality = {name: f"{value:.3f}" for name, value in values.items() if value is not None}
+    views = {"audit_views": " ".join(audited["views"])} if "views" in audited else {}
+    return {**quality, **views}
+
+
+def _instrument(subject: Subject, plan: BankPlan) -> dict[str, Any]:
+    return {
+        "bank": kept_bank(subject.bank(), plan, subject.digest).digest,
+        "coalitions": len(plan.coalitions),
+        "twins": len(plan.twins),
+        "views": [view.name for view in index_views(subject, plan)],
     }
-    values = {name: _at(found, path) for name, path in quoted.items()}
-    return {name: f"{value:.3f}" for name, value in values.items() if value is not None}
 
 
 def _at(found: dict[str, Any], path: Sequence[str]) -> float | None:

@@ -18,6 +18,7 @@ from openledger.adapters.base_model import BaseModel
 from openledger.adapters.card import AdapterCard, checked_card, load_card
 from openledger.adapters.registry import AdapterRegistry, RegisteredAdapter
 from openledger.attribution.audit import audited_quality, load_audit
+from openledger.attribution.bank_folder import find_bank
 from openledger.attribution.index import IndexEntry
 from openledger.attribution.period import bank_ratios, bank_scores, contributor_scores
 from openledger.attribution.trainer import train_bank_of
@@ -249,7 +250,8 @@ def _attribute_part(
     indexes: Path,
     withdrawn: Collection[str],
 ) -> AdapterAttribution:
-    audited = audited_quality(load_audit(Path(adapter.folder), adapter.digest))
+    kept = find_bank(Path(adapter.folder), adapter.digest)
+    audited = audited_quality(load_audit(Path(adapter.folder), adapter.digest), kept)
     asked = [*answers, *_held_out(pool, adapter)]
     entries, row_scores = ray.get(
         host.score.remote(

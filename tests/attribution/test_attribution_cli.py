@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ from tiny_model import make_tiny_base
 
 from openledger.attribution.__main__ import main
 from openledger.attribution.audit import audited_quality, load_audit
+from openledger.attribution.bank_folder import find_bank
+from openledger.attribution.coalitions import Design
 from openledger.core.errors import Corrupt
 
 WORDS = ("alpha", "beta", "gamma", "delta", "omega", "sigma")
@@ -142,14 +145,53 @@ def test_an_audit_of_a_bank_that_leaves_no_halves_over_says_what_to_change(files
 def test_an_audit_stays_with_its_adapter_and_is_quoted(audited):
     digest = json.loads((audited / "run" / "run.json").read_text())["adapter_digest"]
     found = load_audit(audited / "run", digest)
-    quoted = audited_quality(found)
+    quoted = audited_quality(found, find_bank(audited / "run", digest))
     assert float(quoted["audit_error_scale"]) == pytest.approx(found["coverage"]["error_scale"], abs=1e-3)
     assert float(quoted["audit_lds_contributors"]) == pytest.approx(
         found["contributors"]["bank"]["per_answer"], abs=1e-3
     )
     with pytest.raises(Corrupt):
         load_audit(audited / "run", "0" * 64)
-    assert (load_audit(audited, digest), audited_quality({})) == ({}, {})
+    assert (load_audit(audited, digest), audited_quality({}, None)) == ({}, {})
+
+
+def test_an_audit_finishes_the_bank_and_names_it(audited):
+    digest = json.loads((audited / "run" / "run.json").read_text())["adapter_digest"]
+    kept, found = find_bank(audited / "run", digest), load_audit(audited / "run", digest)
+    assert (len(kept.coalitions), len(kept.twins)) == (8, 1)
+    assert found["instrument"] == {
+        "bank": kept.digest,
+        "coalitions": 8,
+        "twins": 1,
+        "views": [f"{twin}epoch-{epoch}" for twin in ("", "twin-1-") for epoch in (1, 2, 3)],
+    }
+
+
+@pytest.mark.parametrize("bank", ["none", "another", "unnamed"])
+def test_an_attribution_by_another_instrument_quotes_nothing_of_the_audited_bank(audited, bank):
+    digest = json.loads((audited / "run" / "run.json").read_text())["adapter_digest"]
+    kept, found = find_bank(audited / "run", digest), load_audit(audited / "run", digest)
+    if bank == "another":
+        smaller = Design(groups=kept.design.groups, members_MG=kept.design.members_MG[:6])
+        kept = replace(kept, design=smaller, coalitions=kept.coalitions[:6])
+    elif bank == "unnamed":  # an audit of before the instrument was recorded
+        found = {name: value for name, value in found.items() if name != "instrument"}
+    quoted = audited_quality(found, None if bank == "none" else kept)
+    assert float(quoted["audit_lds_index_contributors"]) == pytest.approx(
+        found["contributors"]["index"]["per_answer"], abs=1e-3
+    )
+    ours = {"audit_lds_contributors", "audit_lds_sum", "audit_lds_rows", "audit_coverage_90", "audit_error_scale"}
+    assert not ours & set(quoted)
+    assert ("audit_views" in quoted) == (bank != "unnamed")
+
+
+def test_an_audit_of_another_bank_leaves_the_one_that_settlements_use(audited, capsys):
+    before = (audited / "run" / "bank" / "bank.json").read_bytes()
+    smaller = ["--coalitions", "6", "--twins", "1", "--audits", "4", "--out", audited / "second.json"]
+    other = shutil.copytree(audited / "run", audited / "again")
+    assert run(audited, "evaluate", *smaller, adapter="again") == 0
+    assert "another bank, which stays" in capsys.readouterr().err
+    assert (other / "bank" / "bank.json").read_bytes() == before
 
 
 def test_plan_reads_contributors_alone(files, capsys):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from economy_values import DIGEST, Town, improvement
 
+from openledger.attribution.audit import save_audit
 from openledger.attribution.index import IndexEntry
 from openledger.core.clock import ManualClock
 from openledger.core.errors import Conflict
@@ -93,3 +94,14 @@ def test_scores_made_before_a_verdict_are_not_paid_by(town, tmp_path):
         pipeline.settle(Remote(town.economy), found)
     assert caught.value.code == "verdicts_changed"
     assert pipeline.settle(Remote(town.economy), attribute(town, tmp_path)).pool_nano == 155
+
+
+def test_where_the_index_pays_alone_what_an_audit_found_of_a_bank_is_not_quoted(town, tmp_path):
+    contributors = {"bank": {"per_answer": 0.9}, "index": {"per_answer": 0.5}}
+    audited = {"instrument": {"bank": "ba" * 32, "views": ["epoch-1", "epoch-2"]}, "contributors": contributors}
+    save_audit(tmp_path, DIGEST, audited)
+    town.sell("k1")
+    quality = attribute(town, tmp_path).scores.quality
+    assert quality["audit_lds_index_contributors"] == "0.500"
+    assert quality["audit_views"] == "epoch-1 epoch-2"
+    assert "audit_lds_contributors" not in quality
