@@ -83,10 +83,11 @@ def score(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def evaluate(options: argparse.Namespace) -> dict[str, Any]:
-    """Train what the audit needs and report."""
+    """Train what the audit needs and report. The bank is finished, for settlements, unless the adapter has one."""
     import torch
 
     from openledger.attribution.audit import audit, plan_audit, save_audit
+    from openledger.attribution.bank_folder import find_bank, finish_bank
     from openledger.attribution.instruments import subject_plan
     from openledger.attribution.records import read_examples
     from openledger.attribution.subject import open_subject, read_queries
@@ -106,7 +107,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     planted = _read_planted(options.planted) if options.planted else None
     bank_plan = subject_plan(subject, options.coalitions, options.twins)
     audit_plan = plan_audit(
-        subject, options.audits, second_initial=options.second_initial, check_replay=options.check_replay
+        subject, bank_plan, options.audits, second_initial=options.second_initial, check_replay=options.check_replay
     )
     missing = subject.bank().missing([*bank_plan.members, *audit_plan.members])
     if options.dry_run:
@@ -114,6 +115,11 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     if missing and options.no_train:
         subject.bank().weights(missing)
     found = audit(subject, bank_plan, audit_plan, queries, decoys=decoys, planted=planted, report=_report)
+    kept = find_bank(subject.folder, subject.digest)
+    if kept is None:
+        finish_bank(subject.bank(), bank_plan, subject.digest)
+    elif kept.digest != found["instrument"]["bank"]:
+        _report("the adapter has another bank, which stays: settlements quote of this audit what it found of the index")
     save_audit(subject.folder, subject.digest, found)
     if options.out is not None:
         write_json_durably(options.out, found)

@@ -1,13 +1,15 @@
 """The audit: what the instruments said against trainings that none of them has seen.
 
-Audit runs have orders of their own and the recipe's own initial A. `coalitions` are exact halves of the contributors,
-`rows` halves of the rows, each trained twice so that the truth's own noise is known (the ceiling); `without` are the
-run's rows without one contributor, batches formed anew. A run from a second initial A, where asked for, says how much
-of the number belongs to the initialisation. `perturbed` are the run itself with every row's weight changed at random,
-in pairs on either side, by 1 % (is the replay the derivative?) and by 10 % (how far does it reach?).
+Audit runs have orders of their own and the recipe's own initial A. `coalitions` are exact halves of the contributors
+that the bank doesn't have, `rows` halves of the rows, each trained twice so that the truth's own noise is known (the
+ceiling); `without` are the run's rows without one contributor, batches formed anew. A run from a second initial A,
+where asked for, says how much of the number belongs to the initialisation. `perturbed` are the run itself with every
+row's weight changed at random, in pairs on either side, by 1 % (is the replay the derivative?) and by 10 % (how far
+does it reach?).
 
-The report is kept in the adapter's folder as audit.json. Settlements quote it, and enlarge a bank's errors where the
-audit found them too small.
+The report is kept in the adapter's folder as audit.json, with the instrument that it is about: bank and views of the
+index. A settlement that pays by this bank quotes the bank's figures, and enlarges its errors where the audit found them
+too small. One that pays by another bank, or by the index alone, quotes what was found of the index, and of which views.
 
 Shapes: N audit runs, C contributors, R rows, Q queries.
 """
@@ -23,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from openledger.attribution.bank import Bank, BankPlan
+from openledger.attribution.bank_folder import KeptBank, kept_bank
 from openledger.attribution.estimate import contributor_sums
 from openledger.attribution.evaluation import (
     coverage,
@@ -33,12 +36,14 @@ from openledger.attribution.evaluation import (
     spearman,
 )
 from openledger.attribution.expected import fit_expected
+from openledger.attribution.halves import DEFAULT_HALVES, ORDERS, unseen_halves
 from openledger.attribution.instruments import (
     BankAttributor,
     EstimateAttributor,
     IndexAttributor,
     ReplayAttributor,
     Report,
+    index_views,
     train_bank,
 )
 from openledger.attribution.subject import Subject
@@ -55,6 +60,25 @@ LEVEL = 0.9
 COPY, MISLABELLED = "copy", "mislabelled"
 PERTURBATIONS, PERTURBED_PERCENT = 2, (1, 10)
 AUDIT_FORMAT = "openledger.audit/1"
+QUOTED = {
+    "audit_ceiling_contributors": ("contributors", "ceiling", "per_answer"),
+    "audit_decoys": ("decoys", "ratio"),
+    "audit_replay_error": ("replay", "error_at_1_percent"),
+}
+OF_BANK = {
+    "audit_lds_contributors": ("contributors", "bank", "per_answer"),
+    "audit_lds_sum": ("contributors", "bank", "sum"),
+    "audit_lds_rows": ("rows", "estimate", "per_answer"),
+    "audit_leave_one_out": ("leave_one_out", "bank"),
+    "audit_coverage_90": ("coverage", "found"),
+    "audit_error_scale": ("coverage", "error_scale"),
+}
+OF_INDEX = {
+    "audit_lds_index_contributors": ("contributors", "index", "per_answer"),
+    "audit_lds_index_sum": ("contributors", "index", "sum"),
+    "audit_lds_index_rows": ("rows", "index", "per_answer"),
+    "audit_leave_one_out_index": ("leave_one_out", "index"),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,16 +99,19 @@ class AuditPlan:
 
 
 def plan_audit(
-    subject: Subject, num_halves: int = 8, *, second_initial: bool = False, check_replay: bool = False
+    subject: Subject,
+    plan: BankPlan,
+    num_halves: int = DEFAULT_HALVES,
+    *,
+    second_initial: bool = False,
+    check_replay: bool = False,
 ) -> AuditPlan:
-    """Raises InvalidInput for fewer than four halves (a rank correlation of three says nothing) or one contributor."""
-    if num_halves < 4:
-        raise InvalidInput("an audit needs at least 4 halves", code="invalid_audit", param="audits")
+    """Trainings that a bank of `plan` hasn't seen. Raises InvalidInput as `unseen_halves`, and for one contributor."""
     record, names = subject.needed_record(), subject.contributors
     if len(names) < 2:
         raise InvalidInput("an audit needs two contributors", code="one_contributor", param="rows")
     who = [example.contributor_id for example in subject.examples]
-    halves = [_half(len(names), record.order, f"audit-{k}") for k in range(num_halves)]
+    halves = unseen_halves(names, plan.design, num_halves, record.order)
     row_halves = [_half(len(who), record.order, f"audit-rows-{k}") for k in range(num_halves)]
     own_rows = [tuple(row for row, name in enumerate(who) if half[names.index(name)]) for half in halves]
 
@@ -93,12 +120,12 @@ def plan_audit(
 
     other = digest_json(["second initial", record.initial])
     return AuditPlan(
-        coalitions=tuple(member(f"audit-{k}-{o}", rows) for k, rows in enumerate(own_rows) for o in (0, 1)),
-        coalition_members_NC=np.array(halves),
+        coalitions=tuple(member(f"audit-{k}-{o}", rows) for k, rows in enumerate(own_rows) for o in range(ORDERS)),
+        coalition_members_NC=halves,
         rows=tuple(
             member(f"audit-rows-{k}-{o}", tuple(np.flatnonzero(half).tolist()))
             for k, half in enumerate(row_halves)
-            for o in (0, 1)
+            for o in range(ORDERS)
         ),
         row_members_NR=np.array(row_halves),
         without=tuple(
@@ -145,6 +172,8 @@ def audit(
     index_sums = contributor_sums(index, who, names)
     full = bank.score(plan.twins, queries).mean(axis=0) if plan.twins else None
     found: dict[str, Any] = {
+        "instrument": _instrument(subject, plan),
+        "halves": {"contributors": len(audit_plan.coalition_members_NC), "rows": len(audit_plan.row_members_NR)},
         "contributors": _against_halves(
             bank.score(audit_plan.coalitions, queries),
             audit_plan.coalition_members_NC,
@@ -169,7 +198,7 @@ def audit(
     if audit_plan.perturbed:
         found["replay"] = _finite_differences(subject, bank, audit_plan.perturbed, queries, report)
     if decoys:
-        found["decoys"] = _null_level(subject, index, decoys, queries)
+        found["decoys"] = _null_level(subject, plan, decoys, queries, report)
     if planted:
         found["planted"] = _planted(subject, rows, planted)
     return found
@@ -199,21 +228,24 @@ def load_audit(folder: Path, adapter_digest: str) -> dict[str, Any]:
     return dict(found)
 
 
-def audited_quality(found: dict[str, Any]) -> dict[str, str]:
-    """What an attribution quotes of an audit, as text; empty without one."""
-    quoted = {
-        "audit_lds_contributors": ("contributors", "bank", "per_answer"),
-        "audit_lds_sum": ("contributors", "bank", "sum"),
-        "audit_ceiling_contributors": ("contributors", "ceiling", "per_answer"),
-        "audit_lds_rows": ("rows", "estimate", "per_answer"),
-        "audit_leave_one_out": ("leave_one_out", "bank"),
-        "audit_coverage_90": ("coverage", "found"),
-        "audit_error_scale": ("coverage", "error_scale"),
-        "audit_decoys": ("decoys", "ratio"),
-        "audit_replay_error": ("replay", "error_at_1_percent"),
+def audited_quality(found: dict[str, Any], bank: KeptBank | None) -> dict[str, str]:
+    """What an attribution by `bank` quotes of an audit, as text; empty without an audit. Figures of the bank only where
+    it is the audited one, figures of the index otherwise, or where the index alone attributes."""
+    audited = found.get("instrument", {})
+    of_bank = bank is not None and audited.get("bank") == bank.digest
+    values = {name: _at(found, path) for name, path in (QUOTED | (OF_BANK if of_bank else OF_INDEX)).items()}
+    quality = {name: f"{value:.3f}" for name, value in values.items() if value is not None}
+    views = {"audit_views": " ".join(audited["views"])} if "views" in audited else {}
+    return {**quality, **views}
+
+
+def _instrument(subject: Subject, plan: BankPlan) -> dict[str, Any]:
+    return {
+        "bank": kept_bank(subject.bank(), plan, subject.digest).digest,
+        "coalitions": len(plan.coalitions),
+        "twins": len(plan.twins),
+        "views": [view.name for view in index_views(subject, plan)],
     }
-    values = {name: _at(found, path) for name, path in quoted.items()}
-    return {name: f"{value:.3f}" for name, value in values.items() if value is not None}
 
 
 def _at(found: dict[str, Any], path: Sequence[str]) -> float | None:
@@ -253,7 +285,7 @@ def _coverage(
     if any(len(group) > 1 for group in groups):
         return {}
     _, predictor = fit_expected(plan.design.members_MG, outcomes_MQ, index_sums)
-    members = np.repeat(audit_plan.coalition_members_NC, 2, axis=0)
+    members = np.repeat(audit_plan.coalition_members_NC, ORDERS, axis=0)
     mean, width = predictor.predict(members), NormalDist().inv_cdf(0.5 + LEVEL / 2) * predictor.errors(members)
     true = subject.bank().score(audit_plan.coalitions, queries)
     scale = float(np.sqrt(np.mean(((true - mean) / predictor.errors(members)) ** 2)))
@@ -294,18 +326,22 @@ def _perturbed(record: RunRecord, num_rows: int, percent: int, number: int, sign
 
 
 def _null_level(
-    subject: Subject, index_RQ: Array, decoys: Sequence[Example], queries: Sequence[Example]
+    subject: Subject, plan: BankPlan, decoys: Sequence[Example], queries: Sequence[Example], report: Report
 ) -> dict[str, float]:
-    """Root mean square of the index's scores of rows that were never trained on, whose true influence is none."""
+    """Root mean square of the scores of rows that were never trained on, whose true influence is none, beside that of
+    the trained rows: of one index, so that views, curvature and scale are the same for both."""
     trained = set(subject.examples)
     strangers = tuple(row for row in decoys if row not in trained)
     if not strangers:
         raise InvalidInput("the decoys are rows of the run", code="invalid_decoys", param="decoys")
-    spare = Subject(base=subject.base, folder=subject.folder, examples=strangers, record=None, device=subject.device)
-    scores = IndexAttributor(subject=spare, report=lambda line: None).attribute(queries).scores
-    scores = scores * len(strangers) / len(subject.examples)
-    sizes = [float(np.sqrt(np.mean(values**2))) for values in (scores, index_RQ)]
-    return {"decoy_rms": round(sizes[0], 6), "trained_rms": round(sizes[1], 6), "ratio": round(sizes[0] / sizes[1], 4)}
+    instrument = IndexAttributor(subject=subject, plan=plan, report=report, decoys=strangers)
+    _, *scores = instrument.with_decoys(queries)
+    trained_rms, decoy_rms = (float(np.sqrt(np.mean(own_VEQ.mean(axis=0) ** 2))) for own_VEQ in scores)
+    return {
+        "decoy_rms": round(decoy_rms, 6),
+        "trained_rms": round(trained_rms, 6),
+        "ratio": round(decoy_rms / trained_rms, 4),
+    }
 
 
 def _planted(subject: Subject, rows_RQ: Array, planted: dict[str, str]) -> dict[str, float]:

@@ -22,6 +22,7 @@ from openledger.attribution.bank import Bank, BankPlan
 from openledger.attribution.coalitions import Design
 from openledger.core.errors import Corrupt, InvalidInput, NotFound
 from openledger.core.files import write_durably, write_json_durably
+from openledger.core.hashing import digest_json
 from openledger.training.examples import Example
 from openledger.training.packed import score_members
 from openledger.training.record import load_run, load_weights
@@ -40,23 +41,41 @@ class KeptBank:
     twins: tuple[Path, ...]
     withouts: dict[str, Path]
 
+    @property
+    def digest(self) -> str:
+        """Of the design and the members that outcomes are measured with: two banks of one digest are one instrument.
+        A member's file is named by all that decides its weights."""
+        names = [[path.name for path in paths] for paths in (self.coalitions, self.twins)]
+        return digest_json([self.design.groups, self.design.members_MG.tolist(), names])
+
 
 def finish_bank(bank: Bank, plan: BankPlan, digest: str) -> None:
     """Write bank.json. Raises NotFound (`incomplete_bank`) where a member isn't trained yet."""
     bank.weights(plan.members)
-    names = {member.name: bank.path(member).name for member in plan.members}
+    kept = kept_bank(bank, plan, digest)
     document = {
         "format": BANK_FORMAT,
         "adapter_digest": digest,
         "groups": plan.design.groups,
         "coalitions": [
-            {"file": names[member.name], "groups": [int(number) for number in np.flatnonzero(present_G)]}
-            for member, present_G in zip(plan.coalitions, plan.design.members_MG, strict=True)
+            {"file": path.name, "groups": [int(number) for number in np.flatnonzero(present_G)]}
+            for path, present_G in zip(kept.coalitions, kept.design.members_MG, strict=True)
         ],
-        "twins": [names[member.name] for member in plan.twins],
-        "withouts": {member.name.removeprefix("without-"): names[member.name] for member in plan.withouts},
+        "twins": [path.name for path in kept.twins],
+        "withouts": {contributor: path.name for contributor, path in kept.withouts.items()},
     }
     write_json_durably(bank.folder / "bank.json", document)
+
+
+def kept_bank(bank: Bank, plan: BankPlan, digest: str) -> KeptBank:
+    """What `find_bank` finds once a bank of `plan` is finished."""
+    return KeptBank(
+        adapter_digest=digest,
+        design=plan.design,
+        coalitions=tuple(bank.path(member) for member in plan.coalitions),
+        twins=tuple(bank.path(member) for member in plan.twins),
+        withouts={member.name.removeprefix("without-"): bank.path(member) for member in plan.withouts},
+    )
 
 
 def find_bank(adapter_folder: Path, digest: str) -> KeptBank | None:

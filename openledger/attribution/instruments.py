@@ -7,7 +7,7 @@
 
 Positive: the player makes the answer likelier. Unit: nats per token of the answer.
 
-Shapes: P players, R rows, G groups, Q queries, V views.
+Shapes: P players, R rows, D decoys, E both, G groups, Q queries, V views.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -66,11 +66,12 @@ class Attributor(Protocol):
 @dataclass(kw_only=True)
 class IndexAttributor:
     """`plan` gives the bank whose twins are views too, where they are trained. The index is kept: other queries are
-    scored against the same files."""
+    scored against the same files. `decoys` are rows that were never trained on, for an index of both."""
 
     subject: Subject
     plan: BankPlan | None = None
     report: Report = print
+    decoys: Sequence[Example] = ()
 
     def attribute(self, queries: Sequence[Example]) -> Attribution:
         views, scores_VRQ = self.views(queries)
@@ -84,13 +85,19 @@ class IndexAttributor:
         )
 
     def views(self, queries: Sequence[Example]) -> tuple[list[str], Array]:
-        """Names of the views and each one's scores, [V, R, Q]."""
+        """Names of the views and each one's scores of the rows, [V, R, Q]."""
+        names, trained, _ = self.with_decoys(queries)
+        return names, trained
+
+    def with_decoys(self, queries: Sequence[Example]) -> tuple[list[str], Array, Array]:
+        """Names of the views and each one's scores of the rows, [V, R, Q], and of the decoys, [V, D, Q]."""
         views = index_views(self.subject, self.plan)
         names = [view.name for view in views]
         self.report(f"index: {', '.join(names)}")
-        index = subject_index(self.subject, views)
-        scores_VRQ = index.view_scores(index.query_vectors(self.subject.module, queries, views=views))
-        return names, scores_VRQ.astype(np.float64)
+        index = subject_index(self.subject, views, self.decoys)
+        scores_VEQ = index.view_scores(index.query_vectors(self.subject.module, queries, views=views))
+        trained, decoys = np.split(scores_VEQ.astype(np.float64), [index.num_trained], axis=1)
+        return names, trained, decoys
 
 
 @dataclass(kw_only=True)
@@ -271,13 +278,13 @@ def _first_half(prefix: str, epochs: Mapping[int, Weights]) -> list[View]:
     return [View(name=f"{prefix}epoch-{n}", weights=weights) for n, weights in epochs.items() if 2 * n <= max(2, last)]
 
 
-def subject_index(subject: Subject, views: Sequence[View]) -> GradientIndex:
-    """The index of the subject's rows at `views`: built, gone on with or found where `index_place` says."""
-    folder, others = index_place(subject, views)
+def subject_index(subject: Subject, views: Sequence[View], decoys: Sequence[Example] = ()) -> GradientIndex:
+    """The index of the rows and `decoys` at `views`: built, gone on with or found where `index_place` says."""
+    folder, others = index_place(subject, views, decoys)
     return build_index(
         subject.module,
         subject.examples,
-        (),
+        decoys,
         folder,
         subject.digest,
         views=views,
@@ -286,10 +293,10 @@ def subject_index(subject: Subject, views: Sequence[View]) -> GradientIndex:
     )
 
 
-def index_place(subject: Subject, views: Sequence[View]) -> tuple[Path, list[Path]]:
+def index_place(subject: Subject, views: Sequence[View], decoys: Sequence[Example] = ()) -> tuple[Path, list[Path]]:
     """Where the subject's index at `views` is kept, and those of the same rows at other views: index/ROWS/VIEWS under
     the adapter's folder. Raises InvalidInput where nothing can be written there."""
-    rows = digest_json([subject.digest, examples_digest(subject.examples)])[:16]
+    rows = digest_json([subject.digest, *(examples_digest(own) for own in (subject.examples, decoys) if own)])[:16]
     kept = subject.folder / "index" / rows
     try:
         kept.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,9 @@
 """What a budget buys, and how good it will be, before anything runs.
 
 Costs are in trainings of the whole adapter. A coalition costs its rows' part, a twin or leave-one-out a whole one, a
-view of the index about one epoch and a half, a replay four, an audit the coalitions and the twins that no instrument
-sees. Instruments are bought in this order: index, bank (as large as the money reaches), replay, audit.
+view of the index about one epoch and a half, a replay four, an audit its halves and leave-one-outs (`halves.py`). An
+audit of a bank that leaves too few halves over isn't bought. Instruments are bought in this order: index, bank (as
+large as the money reaches), replay, audit.
 
 The expected accuracy is the correlation of estimated with true influence over the contributors of one answer, by the
 model of `expected.py` with the ratios measured on our language task (docs/attribution/results.md):
@@ -18,12 +19,12 @@ import numpy as np
 
 from openledger.attribution.coalitions import Design, design
 from openledger.attribution.expected import expected_accuracy
+from openledger.attribution.halves import DEFAULT_HALVES, ORDERS, audit_cost, unseen_halves
 from openledger.core.errors import InvalidInput
 
 FLOOR_COALITIONS = 8
 MOST_COALITIONS = 64
 REPLAY_TRAININGS = 4.0
-AUDIT_COALITIONS = 16
 _EPOCHS_PER_VIEW = 1.5
 # measured by `python -m benchmarks.attribution report`; own includes what the index says where it is the prior
 TYPICAL_RATIOS = {"own": 4.5, "trust": 0.0, "level": 2.5, "pairs": 0.75}
@@ -64,11 +65,12 @@ def plan_instruments(
     if cost + REPLAY_TRAININGS <= budget_trainings:
         instruments.append("replay")
         cost += REPLAY_TRAININGS
-    audit = 0
-    if cost + AUDIT_COALITIONS / 2 <= budget_trainings:
+    halves = _audit_halves(found, row_counts, constant)
+    audit = audit_cost(row_counts, halves, DEFAULT_HALVES)
+    audited = halves > 0 and cost + audit <= budget_trainings
+    if audited:
         instruments.append("audit")
-        audit = AUDIT_COALITIONS
-        cost += audit / 2
+        cost += audit
     accuracy = expected_accuracy(found.members_MG, TYPICAL_RATIOS)
     return Plan(
         instruments=tuple(instruments),
@@ -76,7 +78,7 @@ def plan_instruments(
         num_coalitions=len(found.members_MG),
         num_twins=twins,
         num_groups=len(found.groups),
-        audit_coalitions=audit,
+        audit_coalitions=ORDERS * halves if audited else 0,
         cost_trainings=round(cost, 2),
         budget_trainings=budget_trainings,
         accuracy=round(accuracy, 3),
@@ -105,6 +107,14 @@ def _largest_bank(
         if _bank_cost(found, row_counts, twins) + _views_cost(3 + twins, num_epochs) <= budget:
             return found, twins
     return None
+
+
+def _audit_halves(found: Design, row_counts: Mapping[str, int], constant: str) -> int:
+    """Halves of the contributors that an audit of this bank would draw; 0 where it leaves too few."""
+    try:
+        return len(unseen_halves(sorted(row_counts), found, DEFAULT_HALVES, constant))
+    except InvalidInput:
+        return 0
 
 
 def _bank_cost(found: Design, row_counts: Mapping[str, int], twins: int) -> float:

@@ -87,7 +87,7 @@ def train_bank(
     Raises Unavailable (`task_failed`) where a member's task failed more often than it is retried.
     """
     bank = run_bank(folder, record, base, examples)
-    shared = ray.put((str(folder), record, base, tuple(examples)))
+    shared = ray.put((str(folder), record, base, tuple(examples), "cuda" if num_gpus else "cpu"))
     train = _remote(_train_member, "bank-member", 1, num_gpus)
     tasks = {train.remote(shared, member): member for member in bank.missing(members)}
     _finish(tasks, lambda member: f"the bank's {member.name}", on_member)
@@ -246,10 +246,10 @@ def _replay(positional: tuple[Any, ...], options: Mapping[str, Any]) -> Replay:
     return replay_run(*positional, **options)
 
 
-def _train_member(shared: tuple[str, RunRecord, BaseModel, tuple[Example, ...]], member: Member) -> None:
-    folder, record, base, examples = shared
+def _train_member(shared: tuple[str, RunRecord, BaseModel, tuple[Example, ...], str], member: Member) -> None:
+    # the device is told, not looked for: at num_gpus=0 Ray doesn't hide the node's GPUs
+    folder, record, base, examples, device = shared
     torch.set_num_threads(record.recipe.threads)
-    device: Any = "cuda" if torch.cuda.is_available() else "cpu"
     run_bank(Path(folder), record, base, examples, device=device).train([member])
 
 

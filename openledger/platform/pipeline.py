@@ -16,6 +16,7 @@ from openledger.adapters.base_model import BaseModel
 from openledger.adapters.card import AdapterCard, checked_card, load_card
 from openledger.adapters.registry import AdapterRegistry, RegisteredAdapter
 from openledger.attribution.audit import audited_quality, load_audit
+from openledger.attribution.bank_folder import find_bank
 from openledger.attribution.period import Measurement, fit_outcomes
 from openledger.attribution.trainer import train_bank_of
 from openledger.core.errors import InvalidInput, NotFound
@@ -255,7 +256,8 @@ def _attribute_part(
     withdrawn: Collection[str],
 ) -> AdapterAttribution:
     _check_parents(adapter)
-    audited = audited_quality(load_audit(Path(adapter.folder), adapter.digest))
+    kept = find_bank(Path(adapter.folder), adapter.digest)
+    audited = audited_quality(load_audit(Path(adapter.folder), adapter.digest), kept)
     asked = [*answers, *_held_out(pool, adapter)]
     folders = index_views(adapter.folder), adapter.digest, str(index_folder(indexes, adapter.digest))
     entries, scores = ray.get(host.score.remote(*folders, asked))

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from openledger.adapters.base_model import BaseModel, load_model
 from openledger.adapters.card import adapter_digest
 from openledger.core.errors import Corrupt, InvalidInput, NotFound
-from openledger.core.files import sync_folder, write_json_durably
+from openledger.core.files import write_durably, write_json_durably
 from openledger.core.hashing import digest_json
 from openledger.training.examples import Example
 from openledger.training.loop import Progress, train
@@ -50,14 +50,15 @@ class RunRecord:
     curve: tuple[float, ...] = ()
 
 
-def run_environment(threads: int, world_size: int = 1) -> dict[str, Any]:
-    """What decides the last bits of a run beside its recipe and rows."""
+def run_environment(threads: int, world_size: int = 1, *, device: torch.device) -> dict[str, Any]:
+    """What decides the last bits of a run beside its recipe and rows. `device` is where its module was trained."""
+    on_gpu = device.type == "cuda"
     return {
         "torch": torch.__version__,
         "python": platform.python_version(),
         "machine": platform.machine(),
-        "device": "cuda" if torch.cuda.is_available() else "cpu",
-        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "",
+        "device": device.type,
+        "accelerator": torch.cuda.get_device_name(device) if on_gpu else "",
         "blas": "mkl" if torch.backends.mkl.is_available() else "other",
         "threads": threads,
         "world_size": world_size,
@@ -111,7 +112,7 @@ def train_run(
         order=order,
         row_ids=tuple(example.row_id for example in examples),
         examples_digest=examples_digest(examples),
-        environment=run_environment(recipe.threads),
+        environment=run_environment(recipe.threads, device=next(module.parameters()).device),
         curve=tuple(round(loss, 6) for loss in progress.curve),
     )
     save_run(folder, record)
@@ -201,12 +202,8 @@ def load_held_out(folder: Path) -> list[Example]:
 
 
 def save_weights(path: Path, weights: Weights) -> None:
-    """Put LoRA matrices at `path`, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.new")
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, temporary)
-    temporary.replace(path)
-    sync_folder(path.parent)
+    """Put LoRA matrices at `path`, whole or not at all; when this returns, they are on disk."""
+    write_durably(path, save({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}))
 
 
 def load_weights(path: Path) -> Weights:

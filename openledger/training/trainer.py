@@ -207,7 +207,8 @@ def write_adapter(
     output.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(output)
     write_json_durably(output / "curve.json", [round(loss, 5) for loss in curve])
-    digest, environment = adapter_digest(output), run_environment(job.recipe.threads, world_size)
+    digest, device = adapter_digest(output), next(model.parameters()).device
+    environment = run_environment(job.recipe.threads, world_size, device=device)
     record = RunRecord(
         adapter_digest=digest,
         base_digest=job.base.digest,
@@ -243,9 +244,11 @@ def write_adapter(
 
 
 def _sync(folder: Path) -> None:
-    """Put the folder's files on disk: the card that says they are complete must not outlive them in a power cut."""
-    for path in [*folder.glob("*"), *folder.glob("middle/*")]:
-        if path.is_file():
+    """Put all that is in the folder on disk: the card that says it is complete must not outlive it in a power cut."""
+    for path in folder.rglob("*"):
+        if path.is_dir():
+            sync_folder(path)
+        else:
             with path.open("rb") as stream:
                 os.fsync(stream.fileno())
     sync_folder(folder)

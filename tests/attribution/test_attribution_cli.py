@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,9 +10,12 @@ from tiny_model import make_tiny_base
 
 from openledger.attribution.__main__ import main
 from openledger.attribution.audit import audited_quality, load_audit
+from openledger.attribution.bank_folder import find_bank
+from openledger.attribution.coalitions import Design
 from openledger.core.errors import Corrupt
 
-WORDS = ("alpha", "beta", "gamma", "delta")
+WORDS = ("alpha", "beta", "gamma", "delta", "omega", "sigma")
+AUDIT = ("--coalitions", "8", "--twins", "1", "--audits", "4")
 RECIPE = "rank: 2\nalpha: 8\nnum_epochs: 6\nbatch_rows: 8\nlearning_rate: 0.02\n"
 
 
@@ -22,7 +26,7 @@ def records(contributors=4, each=6):
             "row_id": f"r{number:02}-{place}",
             "contributor": f"c{number}",
             "prompt": f"What does {WORDS[number]} {place} do?",
-            "completion": f" It joins {WORDS[number]} with {WORDS[(number + 1) % 4]}.",
+            "completion": f" It joins {WORDS[number]} with {WORDS[(number + 1) % contributors]}.",
         }
         for place in range(each)
         for number in range(contributors)
@@ -38,6 +42,25 @@ def files(tmp_path_factory):
     write(folder / "queries.jsonl", [{**query, "row_id": f"q{n}"} for n, query in enumerate(queries)])
     (folder / "recipe.yaml").write_text(RECIPE)
     run(folder, "score", "--recipe", folder / "recipe.yaml", "--method", "index", "--out", folder / "first.npy")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def audited(files):
+    """Six contributors, who have halves that a bank of eight coalitions leaves over."""
+    folder = files / "six"
+    folder.mkdir()
+    shutil.copytree(files / "base", folder / "base")
+    write(folder / "rows.jsonl", records(contributors=6, each=4))
+    shutil.copy(files / "queries.jsonl", folder / "queries.jsonl")
+    decoys = [{**record, "row_id": f"d{n}"} for n, record in enumerate(records(contributors=6, each=8)[-4:])]
+    write(folder / "decoys.jsonl", decoys)
+    (folder / "planted.json").write_text(json.dumps({"r00-0": "copy"}))
+    # with a larger eps_root the run is smooth enough for its derivative to be checked by steps of 1 %
+    (folder / "recipe.yaml").write_text(RECIPE + "eps_root: 1.0e-6\n")
+    options = [*AUDIT, "--decoys", folder / "decoys.jsonl", "--check-replay", "--planted", folder / "planted.json"]
+    recipe = ["--recipe", folder / "recipe.yaml", "--out", folder / "report.json"]
+    assert run(folder, "evaluate", *options, *recipe) == 0
     return folder
 
 
@@ -97,23 +120,9 @@ def test_replay_gives_one_column_and_says_how_exact_it_is(files):
     assert json.loads((files / "replay.json").read_text())["quality"]["deviation"] == pytest.approx(0, abs=1e-6)
 
 
-def test_evaluate_reports_against_trainings_that_nothing_has_seen(files):
-    decoys = [{**record, "row_id": f"d{n}"} for n, record in enumerate(records(each=8)[-4:])]
-    write(files / "decoys.jsonl", decoys)
-    (files / "planted.json").write_text(json.dumps({"r00-0": "copy"}))
-    options = [
-        "--coalitions",
-        "8",
-        "--twins",
-        "1",
-        "--audits",
-        "4",
-        "--decoys",
-        files / "decoys.jsonl",
-        "--check-replay",
-    ]
-    assert run(files, "evaluate", *options, "--planted", files / "planted.json", "--out", files / "report.json") == 0
-    report = json.loads((files / "report.json").read_text())
+def test_evaluate_reports_against_trainings_that_nothing_has_seen(audited):
+    report = json.loads((audited / "report.json").read_text())
+    assert report["halves"] == {"contributors": 4, "rows": 4}
     assert 0 < report["contributors"]["ceiling"]["per_answer"] <= 1
     assert report["contributors"]["bank"]["per_answer"] > 0.3
     assert report["leave_one_out"]["bank"] > 0
@@ -126,18 +135,63 @@ def test_evaluate_reports_against_trainings_that_nothing_has_seen(files):
     assert 0 <= report["planted"]["copy_recall"] <= 1
 
 
-def test_an_audit_stays_with_its_adapter_and_is_quoted(files):
-    run(files, "evaluate", "--coalitions", "8", "--twins", "1", "--audits", "4", "--no-train")
-    digest = json.loads((files / "run" / "run.json").read_text())["adapter_digest"]
-    found = load_audit(files / "run", digest)
-    quoted = audited_quality(found)
+def test_an_audit_of_a_bank_that_leaves_no_halves_over_says_what_to_change(files, capsys):
+    assert run(files, "evaluate", *AUDIT, "--json") != 0
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert (error["code"], error["param"]) == ("too_few_halves", "coalitions")
+    assert error["fix"] == "fewer --coalitions, or more contributors"
+
+
+def test_an_audit_stays_with_its_adapter_and_is_quoted(audited):
+    digest = json.loads((audited / "run" / "run.json").read_text())["adapter_digest"]
+    found = load_audit(audited / "run", digest)
+    quoted = audited_quality(found, find_bank(audited / "run", digest))
     assert float(quoted["audit_error_scale"]) == pytest.approx(found["coverage"]["error_scale"], abs=1e-3)
     assert float(quoted["audit_lds_contributors"]) == pytest.approx(
         found["contributors"]["bank"]["per_answer"], abs=1e-3
     )
     with pytest.raises(Corrupt):
-        load_audit(files / "run", "0" * 64)
-    assert (load_audit(files, digest), audited_quality({})) == ({}, {})
+        load_audit(audited / "run", "0" * 64)
+    assert (load_audit(audited, digest), audited_quality({}, None)) == ({}, {})
+
+
+def test_an_audit_finishes_the_bank_and_names_it(audited):
+    digest = json.loads((audited / "run" / "run.json").read_text())["adapter_digest"]
+    kept, found = find_bank(audited / "run", digest), load_audit(audited / "run", digest)
+    assert (len(kept.coalitions), len(kept.twins)) == (8, 1)
+    assert found["instrument"] == {
+        "bank": kept.digest,
+        "coalitions": 8,
+        "twins": 1,
+        "views": [f"{twin}epoch-{epoch}" for twin in ("", "twin-1-") for epoch in (1, 2, 3)],
+    }
+
+
+@pytest.mark.parametrize("bank", ["none", "another", "unnamed"])
+def test_an_attribution_by_another_instrument_quotes_nothing_of_the_audited_bank(audited, bank):
+    digest = json.loads((audited / "run" / "run.json").read_text())["adapter_digest"]
+    kept, found = find_bank(audited / "run", digest), load_audit(audited / "run", digest)
+    if bank == "another":
+        smaller = Design(groups=kept.design.groups, members_MG=kept.design.members_MG[:6])
+        kept = replace(kept, design=smaller, coalitions=kept.coalitions[:6])
+    elif bank == "unnamed":  # an audit of before the instrument was recorded
+        found = {name: value for name, value in found.items() if name != "instrument"}
+    quoted = audited_quality(found, None if bank == "none" else kept)
+    assert float(quoted["audit_lds_index_contributors"]) == pytest.approx(
+        found["contributors"]["index"]["per_answer"], abs=1e-3
+    )
+    ours = {"audit_lds_contributors", "audit_lds_sum", "audit_lds_rows", "audit_coverage_90", "audit_error_scale"}
+    assert not ours & set(quoted)
+    assert ("audit_views" in quoted) == (bank != "unnamed")
+
+
+def test_an_audit_of_another_bank_leaves_the_one_that_settlements_use(audited, capsys):
+    before = (audited / "run" / "bank" / "bank.json").read_bytes()
+    smaller = ["--coalitions", "6", "--twins", "1", "--audits", "4", "--out", audited / "second.json"]
+    other = shutil.copytree(audited / "run", audited / "again")
+    assert run(audited, "evaluate", *smaller, adapter="again") == 0
+    assert "another bank, which stays" in capsys.readouterr().err
+    assert (other / "bank" / "bank.json").read_bytes() == before
 
 
 def test_plan_reads_contributors_alone(files, capsys):

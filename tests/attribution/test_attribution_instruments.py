@@ -10,6 +10,7 @@ from tiny_model import make_tiny_base, tiny_rows
 
 from openledger.adapters.base_model import load_tokenizer
 from openledger.attribution import index as index_module
+from openledger.attribution.audit import _null_level
 from openledger.attribution.bank import plan_bank
 from openledger.attribution.index import build_index
 from openledger.attribution.instruments import (
@@ -80,6 +81,30 @@ def test_each_view_says_what_its_own_index_says(subject, examples, tmp_path):
         alone = build_index(module, examples, [], tmp_path / view.name, "digest", views=[view])
         vectors = alone.query_vectors(module, examples[:2], views=[view])
         assert np.allclose(alone.score(vectors), scores, rtol=1e-5, atol=1e-9)
+
+
+def test_decoys_are_scored_by_the_index_of_the_trained_rows(subject, examples):
+    plain = attribute(subject, examples[:2])
+    decoys = tuple(replace(example, row_id=f"decoy-{example.row_id}") for example in examples[:4])
+    instrument = IndexAttributor(subject=subject, report=lambda line: None, decoys=decoys)
+    names, trained, strange = instrument.with_decoys(examples[:2])
+    assert names == ["epoch-1", "epoch-2"]
+    assert (trained.shape, strange.shape) == ((2, 16, 2), (2, 4, 2))
+    assert np.allclose(trained.mean(axis=0), plain.scores, rtol=1e-3, atol=1e-7)
+    assert np.allclose(strange, trained[:, :4], rtol=1e-3, atol=1e-7)  # same words, same index: the same score
+    assert np.array_equal(attribute(subject, examples[:2]).scores, plain.scores)
+
+
+def test_the_null_level_of_rows_that_read_as_the_trained_ones_is_theirs(subject, examples):
+    plan = plan_bank(subject.record, examples, num_coalitions=4, num_twins=0)
+    decoys = [replace(example, row_id=f"decoy-{example.row_id}") for example in examples]
+    found = _null_level(subject, plan, decoys, examples[:2], lambda line: None)
+    assert found["ratio"] == pytest.approx(1, abs=1e-3)
+    trained = attribute(subject, examples[:2]).scores
+    assert found["trained_rms"] == pytest.approx(float(np.sqrt((trained**2).mean())), rel=1e-3)
+    with pytest.raises(InvalidInput) as caught:
+        _null_level(subject, plan, examples, examples[:2], lambda line: None)
+    assert caught.value.code == "invalid_decoys"
 
 
 def test_the_module_stands_as_it_did(subject, examples):

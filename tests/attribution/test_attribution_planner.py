@@ -2,8 +2,14 @@
 
 import pytest
 
+from openledger.attribution.audit import plan_audit
+from openledger.attribution.bank import plan_bank
 from openledger.attribution.planner import budget_from_fees, plan_instruments
+from openledger.attribution.subject import Subject
 from openledger.core.errors import InvalidInput
+from openledger.training.examples import Example
+from openledger.training.recipe import Recipe
+from openledger.training.record import RunRecord
 
 TWELVE = {f"c{number:02}": 40 for number in range(12)}
 
@@ -15,12 +21,45 @@ def test_no_plan_costs_more_than_its_budget_but_the_one_view_that_any_attributio
 
 
 def test_more_money_buys_a_larger_bank_and_a_better_estimate():
-    plans = [plan_instruments(TWELVE, 6, budget) for budget in (8, 16, 30, 60)]
+    plans = [plan_instruments(TWELVE, 6, budget) for budget in (8, 16, 30, 70)]
     coalitions, accuracies = [plan.num_coalitions for plan in plans], [plan.accuracy for plan in plans]
     assert coalitions == sorted(coalitions)
     assert coalitions[0] < coalitions[-1] == 64
     assert accuracies == sorted(accuracies)
     assert plans[-1].instruments == ("index", "bank", "replay", "audit")
+
+
+def audit_of(counts, num_coalitions, folder, order):
+    """What `openledger attribution evaluate` would train of such a run, in trainings on all rows."""
+    rows = [
+        Example(row_id=f"{c}-{n}", contributor_id=c, ids=(1, 2), num_prompt=1) for c in counts for n in range(counts[c])
+    ]
+    record = RunRecord(
+        adapter_digest="a", base_digest="b", recipe=Recipe(), initial="i", order=order, row_ids=(), examples_digest="e",
+        environment={},
+    )  # fmt: skip
+    subject = Subject(base=None, folder=folder, examples=tuple(rows), record=record)
+    plan = plan_audit(subject, plan_bank(record, rows, num_coalitions=num_coalitions))
+    return sum(len(member.rows) for member in plan.members) / len(rows)
+
+
+@pytest.mark.parametrize("counts", [TWELVE, {**TWELVE, "c00": 200}])
+def test_an_audit_is_charged_what_it_trains(counts, tmp_path):
+    bought = plan_instruments(counts, 6, 200)
+    assert "audit" in bought.instruments
+    views = bought.num_views * 1.5 / 6
+    charged = bought.cost_trainings - bought.num_coalitions / 2 - bought.num_twins - views - 4
+    trained = [audit_of(counts, bought.num_coalitions, tmp_path, f"order-{n}") for n in range(5)]
+    assert max(trained) <= charged + 0.01
+    if counts == TWELVE:
+        assert trained == [pytest.approx(charged)] * 5 == [27] * 5
+    assert "audit" not in plan_instruments(counts, 6, bought.cost_trainings - 0.5).instruments
+
+
+def test_an_audit_of_a_bank_that_leaves_no_halves_over_is_not_bought():
+    plan = plan_instruments({"a": 10, "b": 10, "c": 10, "d": 10}, 6, 200)
+    assert plan.instruments == ("index", "bank", "replay")
+    assert plan.audit_coalitions == 0
 
 
 def test_below_the_floor_the_index_stands_alone_and_the_plan_says_so():

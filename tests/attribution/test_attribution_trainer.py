@@ -5,6 +5,7 @@ import shutil
 import signal
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -15,6 +16,7 @@ from tiny_model import make_tiny_base, tiny_rows
 
 from openledger.adapters.base_model import load_model, load_tokenizer
 from openledger.attribution import index as index_module
+from openledger.attribution import trainer as trainer_module
 from openledger.attribution.bank import plan_bank, run_bank
 from openledger.attribution.index import build_index, standing
 from openledger.attribution.instruments import make
@@ -69,6 +71,26 @@ def test_a_killed_worker_leaves_no_member_missing_or_different(cluster, world, t
     for member in plan.members[:2]:
         other = load_weights(bank.path(member))
         assert all(torch.allclose(t, other[n], atol=1e-6) for n, t in load_weights(here.path(member)).items())
+
+
+@pytest.mark.parametrize(("num_gpus", "device"), [(0, "cpu"), (0.5, "cuda")])
+def test_a_member_is_trained_on_a_gpu_only_where_one_was_asked_for(world, tmp_path, monkeypatch, num_gpus, device):
+    base, examples, _, record, plan = world
+    devices, asked, bank = [], [], run_bank(tmp_path / "bank", record, base, examples)
+    bank.train = lambda members: None
+
+    def run_here(function, name, num_cpus, num_gpus):
+        asked.append(num_gpus)
+        return SimpleNamespace(remote=function)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(trainer_module.ray, "put", lambda value: value)
+    monkeypatch.setattr(trainer_module, "_remote", run_here)
+    monkeypatch.setattr(trainer_module, "_finish", lambda tasks, called, on_done: None)
+    monkeypatch.setattr(trainer_module, "run_bank", lambda *_, device=None: devices.append(device) or bank)
+    train_bank(tmp_path / "bank", record, base, examples, plan.members[:1], num_gpus=num_gpus)
+    assert devices == [None, device]  # the driver's own bank trains nothing
+    assert asked == [num_gpus]
 
 
 def test_what_is_trained_is_not_trained_again(cluster, world, tmp_path):

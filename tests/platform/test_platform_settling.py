@@ -1,11 +1,13 @@
 """From a pool to its payouts: what a wrong answer weighs, and scores that a verdict has overtaken."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from economy_values import DIGEST, Town, improvement
 
+from openledger.attribution.audit import save_audit
 from openledger.attribution.index import IndexEntry
 from openledger.core.clock import ManualClock
 from openledger.core.errors import Conflict
@@ -32,9 +34,12 @@ class Remote:
 class Host:
     """Says that ctr_a made answers of 7 tokens, and ctr_b all others."""
 
-    def score(self, base_folder, digest, folder, answers):
+    def score(self, views, digest, folder, answers, withdrawn=()):
         long = np.array([len(answer.completion_ids) == 7 for answer in answers], dtype=np.float32)
         return ENTRIES, np.stack([long, 1 - long, np.full_like(long, 1e-6)])
+
+    def bank_outcomes(self, adapter_folder, digest, answers):
+        """None: the adapter has no bank."""
 
 
 @pytest.fixture
@@ -65,7 +70,7 @@ def test_an_answer_marked_wrong_weighs_nothing_in_scores_and_gain(town, tmp_path
     assert found.scores.scores_nano == {"ctr_a": 0, "ctr_b": 190}
     assert (whole.scores.gain_nano, found.scores.gain_nano) == (500, 190)
     assert (whole.left_out, found.left_out) == ((), (wrong,))
-    settlement = pipeline.settle(Remote(town.economy), found, improvement())
+    settlement = pipeline.settle(Remote(town.economy), replace(found, improvement=improvement()))
     assert settlement.parts["use"].payouts_nano["ctr_a"] == 0
     assert settlement.parts["use"].payouts_nano["ctr_b"] > 0
     assert settlement.parts["improvement"].measured
@@ -89,3 +94,14 @@ def test_scores_made_before_a_verdict_are_not_paid_by(town, tmp_path):
         pipeline.settle(Remote(town.economy), found)
     assert caught.value.code == "verdicts_changed"
     assert pipeline.settle(Remote(town.economy), attribute(town, tmp_path)).pool_nano == 155
+
+
+def test_where_the_index_pays_alone_what_an_audit_found_of_a_bank_is_not_quoted(town, tmp_path):
+    contributors = {"bank": {"per_answer": 0.9}, "index": {"per_answer": 0.5}}
+    audited = {"instrument": {"bank": "ba" * 32, "views": ["epoch-1", "epoch-2"]}, "contributors": contributors}
+    save_audit(tmp_path, DIGEST, audited)
+    town.sell("k1")
+    quality = attribute(town, tmp_path).scores.quality
+    assert quality["audit_lds_index_contributors"] == "0.500"
+    assert quality["audit_views"] == "epoch-1 epoch-2"
+    assert "audit_lds_contributors" not in quality

@@ -1,6 +1,7 @@
 """The run record: a run is found again, and one of other rows, recipe, base or weights is refused."""
 
 import json
+import os
 from dataclasses import replace
 
 import pytest
@@ -13,7 +14,15 @@ from openledger.training.examples import encode_row
 from openledger.training.loop import train
 from openledger.training.lora import attach_lora
 from openledger.training.recipe import Recipe
-from openledger.training.record import check_run, checkpoints, load_run, load_weights, train_run
+from openledger.training.record import (
+    check_run,
+    checkpoints,
+    load_run,
+    load_weights,
+    run_environment,
+    save_weights,
+    train_run,
+)
 from openledger.training.task import trainable_parameters
 
 RECIPE = Recipe(rank=2, alpha=4, num_epochs=2, batch_rows=8, learning_rate=1e-2)
@@ -39,6 +48,15 @@ def test_the_record_is_enough_to_train_the_same_adapter_again(world):
 
 def test_a_checkpoint_is_kept_for_each_epoch(world):
     assert sorted(checkpoints(world[2])) == [1, 2]
+
+
+def test_a_run_on_the_cpu_of_a_machine_with_a_gpu_says_cpu(world, tmp_path, monkeypatch):
+    base, examples, _, _ = world
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "a card")
+    environment = train_run(base, examples, replace(RECIPE, num_epochs=1), tmp_path / "run").environment
+    assert (environment["device"], environment["accelerator"]) == ("cpu", "")
+    assert run_environment(1, device=torch.device("cuda", 0))["accelerator"] == "a card"
 
 
 def test_a_finished_run_is_found_and_not_trained_again(world, monkeypatch):
@@ -91,3 +109,21 @@ def test_damaged_weights_are_named(tmp_path):
     with pytest.raises(Corrupt) as caught:
         load_weights(tmp_path / "epoch-1.safetensors")
     assert caught.value.code == "corrupt_weights"
+
+
+def test_weights_are_on_disk_before_they_have_their_name(tmp_path, monkeypatch):
+    path, synced, fsync = tmp_path / "bank" / "twin-1.safetensors", [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append((os.fstat(file).st_ino, path.exists())) or fsync(file))
+    save_weights(path, {"lora_A": torch.ones(2)})
+    assert synced == [(path.stat().st_ino, False), (path.parent.stat().st_ino, True)]
+
+
+def test_two_processes_that_save_the_same_weights_dont_write_into_one_file(tmp_path, monkeypatch):
+    path, own = tmp_path / "twin-1.safetensors", {"lora_A": torch.ones(2)}
+    written, replaced = [], type(path).replace
+    monkeypatch.setattr(type(path), "replace", lambda old, new: written.append(old) or replaced(old, new))
+    for process in (7, 8):
+        monkeypatch.setattr(os, "getpid", lambda process=process: process)
+        save_weights(path, own)
+    assert len(set(written)) == 2
+    assert torch.equal(load_weights(path)["lora_A"], own["lora_A"])

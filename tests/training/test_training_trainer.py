@@ -1,6 +1,7 @@
 """Ray Train runs the same arithmetic as the loop in one process, for whole adapters and for shared ones."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -70,6 +71,21 @@ def test_the_card_says_what_the_initial_a_comes_from(base, tmp_path, nonces, ini
     write_adapter(attach_lora(load_model(base), RECIPE, one.constant), one, encoded(one), [1.0], world_size=1)
     card = load_card(tmp_path / "adapter")
     assert (card.initial_a, card.initial_from) == (one.constant, initial_from)
+
+
+def test_the_card_is_written_after_all_else_is_on_disk(base, tmp_path, monkeypatch):
+    one = replace(job(base, tmp_path, "greek"), output=str(tmp_path / "adapter"))
+    for name in ("held_out.json", "checkpoints/epoch-1.safetensors", "middle/adapter_model.safetensors"):
+        (tmp_path / "adapter" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "adapter" / name).write_text("{}")
+    synced, fsync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append(os.fstat(file).st_ino) or fsync(file))
+    write_adapter(attach_lora(load_model(base), RECIPE, one.constant), one, encoded(one), [1.0], world_size=1)
+    card, inodes = (tmp_path / "adapter" / "card.json").stat().st_ino, {}
+    for path in (tmp_path / "adapter").rglob("*"):
+        inodes[path.stat().st_ino] = path.name
+    before = {inodes.get(inode) for inode in synced[: synced.index(card)]}
+    assert set(inodes.values()) - before == {"card.json"}
 
 
 @pytest.mark.cluster
