@@ -153,6 +153,7 @@ class Pool:
     num_unreadable: int = 0
     unreadable_nano: int = 0
 
+    marked: tuple[str, ...] = ()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContributorScores:

@@ -125,9 +125,11 @@ class AnswerStore:
         """Delete what a pool's answers said; of how many."""
         return self._erase("adapter = ? AND period = ?", (adapter, period))
 
-    def erase_before(self, answer_id: str) -> int:
-        """Delete what answers said whose ids are older; of how many."""
-        return self._erase("answer_id < ?", (answer_id,))
+    def erase_before(self, answer_id: str, current: str) -> int:
+        """Delete what answers said whose ids are older; of how many. Not of pools that wait for settlement: those of
+        another period than the `current` one."""
+        waits = "period != ? AND pool_nano > 0 AND state IN ('stored', 'posted')"
+        return self._erase(f"answer_id < ? AND NOT ({waits})", (answer_id, current))
 
     def erase_of(self, account: str) -> int:
         """Delete what a tenant's answers said; of how many."""

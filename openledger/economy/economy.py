@@ -224,12 +224,16 @@ class Economy:
 
         The fee stays in the pool, nothing is refunded. Gives the id of the transfer whose proof shows the verdict; may
         be repeated. Raises InvalidInput for another verdict, NotFound, Forbidden where `account` didn't pay for the
-        answer, Conflict (`pool_settled`) once its pool is settled.
+        answer, Conflict (`period_closed`) once its period is closed: what is attributed then stands still.
         """
         check_verdict(verdict)
         stored = verdicts.bought_by(self._answers.find(answer_id), answer_id, account)
         if not self._post(stored):
             raise _released(answer_id)
+        known = verdicts.recorded(self._ledger, answer_id)
+        if known:
+            return known
+        verdicts.check_open(stored.usage, self._periods.current())
         return verdicts.record_verdict(self._ledger, stored.usage, verdict)
 
     def recover(self) -> None:
@@ -254,8 +258,9 @@ class Economy:
         """Close the current period and open the next; call it before attributing, so that the pools stand still."""
         self._post_waiting()
         self.expire_disputes()
+        opened = self._periods.open_next(self._clock.now_ms())
         self.erase_expired()
-        return self._periods.open_next(self._clock.now_ms())
+        return opened
 
     def pools(self) -> list[tuple[str, str]]:
         """(adapter, period) of each pool that waits for settlement."""
@@ -268,6 +273,7 @@ class Economy:
         self._post_waiting()
         settled = self._settled(adapter, period) is not None
         num_unreadable, unreadable_nano = (0, 0) if settled else self._answers.unreadable(adapter, period)
+        marked = verdicts.marked_in(self._ledger, adapter, period)
         return Pool(
             num_unreadable=num_unreadable,
             unreadable_nano=unreadable_nano,
@@ -275,7 +281,8 @@ class Economy:
             period=period,
             total_nano=self._answers.pool_nano(adapter, period),
             settled=settled,
-            answers=() if settled else verdicts.counted(self._ledger, self._answers.in_pool(adapter, period)),
+            answers=() if settled else verdicts.counted(self._answers.in_pool(adapter, period), marked),
+            marked=marked,
         )
 
     def settle(
@@ -289,7 +296,8 @@ class Economy:
 
         `scores` divide the use part, `improvement` the other; where that wasn't measured, it goes to `unattributed`.
         `accounts` says where each contributor is paid (by default `contributor:<id>`). `left_out` are the answers that
-        weigh nothing in `scores`, because they were marked wrong when these were made. Settling the current period
+        weigh nothing in `scores`, because they were marked wrong when these were made. What answers paid into `use`
+        that can't be read by now goes to `unattributed`, whatever `scores` say. Settling the current period
         closes it. Raises InvalidInput for scores or accounts that can't be, NotFound for the period, Conflict
         (`verdicts_changed`) where the log's verdicts are on other answers than `left_out`.
         """
@@ -340,7 +348,8 @@ class Economy:
                 param="period",
                 fix="its answers are told to a scorer only while one is",
             )
-        return list(verdicts.counted(self._ledger, self._answers.in_pool(adapter, period)))
+        marked = verdicts.marked_in(self._ledger, adapter, period)
+        return list(verdicts.counted(self._answers.in_pool(adapter, period), marked))
 
     def set_retention(self, account: str, keep: bool) -> None:
         """Whether the content of `account`'s answers is kept, encrypted, from now on; by default it is.
@@ -357,9 +366,10 @@ class Economy:
 
     def erase_expired(self) -> int:
         """Delete the content of answers older than `retention_ms`, and of settled pools that can't be disputed any
-        more; of how many."""
+        more; of how many. What a closed pool needs for its settlement stays until then."""
         now_ms = self._clock.now_ms()
-        erased = self._answers.erase_before(first_id("ans", now_ms - self._parameters.retention_ms))
+        oldest = first_id("ans", now_ms - self._parameters.retention_ms)
+        erased = self._answers.erase_before(oldest, self._periods.current())
         for adapter, period in self._answers.settled_with_content():
             if not self._disputes.may_be_recomputed(adapter, period, now_ms):
                 erased += self._answers.erase_pool(adapter, period)

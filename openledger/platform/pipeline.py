@@ -236,7 +236,7 @@ def attribute(
         scores=_with_loss(scores, pool),
         improvement=_mean_improvement(parts),
         parts=tuple(parts),
-        left_out=tuple(answer.answer_id for answer in pool.answers if not answer.counted),
+        left_out=pool.marked,
     )
 
 

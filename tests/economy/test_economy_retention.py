@@ -109,8 +109,29 @@ def test_content_is_deleted_when_its_time_is_up_and_the_loss_is_stated(town, clo
 @pytest.mark.parametrize("how", ["restart", "open_period"])
 def test_what_is_too_old_is_deleted_at_the_start_and_with_every_period(town, clock, how):
     sold = town.sell("old").answer_id
+    town.economy.settle(scores(), {})
     clock.advance(P.retention_ms + 1)
     town.restart() if how == "restart" else town.economy.open_period()
+    assert payload(town, sold) is None
+
+
+def test_what_a_closed_pool_needs_is_kept_until_its_settlement_and_deleted_then(town, clock):
+    sold = town.sell("old").answer_id
+    clock.advance(P.retention_ms + 1)
+    town.economy.open_period()
+    town.restart()
+    assert town.economy.erase_expired() == 0
+    (told,) = town.economy.pool("py", "p0001").answers
+    assert told.answer_id == sold
+    town.economy.settle(scores(), {})
+    assert town.economy.erase_expired() == 1
+    assert payload(town, sold) is None
+
+
+def test_a_tenant_can_have_content_deleted_that_a_closed_pool_needs(town):
+    sold = town.sell("k").answer_id
+    town.economy.open_period()
+    assert town.economy.forget_content("user:alice") == 1
     assert payload(town, sold) is None
 
 

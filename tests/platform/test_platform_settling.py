@@ -1,5 +1,6 @@
 """From a pool to its payouts: what a wrong answer weighs, and scores that a verdict has overtaken."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -32,9 +33,12 @@ class Remote:
 class Host:
     """Says that ctr_a made answers of 7 tokens, and ctr_b all others."""
 
-    def score(self, base_folder, digest, folder, answers):
+    def score(self, views, digest, folder, answers, withdrawn=()):
         long = np.array([len(answer.completion_ids) == 7 for answer in answers], dtype=np.float32)
         return ENTRIES, np.stack([long, 1 - long, np.full_like(long, 1e-6)])
+
+    def bank_outcomes(self, folder, digest, answers):
+        return None
 
 
 @pytest.fixture
@@ -65,7 +69,7 @@ def test_an_answer_marked_wrong_weighs_nothing_in_scores_and_gain(town, tmp_path
     assert found.scores.scores_nano == {"ctr_a": 0, "ctr_b": 190}
     assert (whole.scores.gain_nano, found.scores.gain_nano) == (500, 190)
     assert (whole.left_out, found.left_out) == ((), (wrong,))
-    settlement = pipeline.settle(Remote(town.economy), found, improvement())
+    settlement = pipeline.settle(Remote(town.economy), replace(found, improvement=improvement()))
     assert settlement.parts["use"].payouts_nano["ctr_a"] == 0
     assert settlement.parts["use"].payouts_nano["ctr_b"] > 0
     assert settlement.parts["improvement"].measured
@@ -89,3 +93,19 @@ def test_scores_made_before_a_verdict_are_not_paid_by(town, tmp_path):
         pipeline.settle(Remote(town.economy), found)
     assert caught.value.code == "verdicts_changed"
     assert pipeline.settle(Remote(town.economy), attribute(town, tmp_path)).pool_nano == 155
+
+
+@pytest.mark.parametrize("gone", ["forgotten", "never kept"])
+def test_a_wrong_answer_whose_content_is_gone_does_not_keep_its_pool_from_being_settled(town, tmp_path, gone):
+    if gone == "never kept":
+        town.economy.set_retention("user:alice", keep=False)
+    wrong = town.sell("k1").answer_id
+    town.economy.mark(wrong, "wrong", "user:alice")
+    if gone == "forgotten":
+        town.economy.forget_content("user:alice")
+    town.economy.set_retention("user:alice", keep=True)
+    town.sell("k2", completion=3)
+    found = attribute(town, tmp_path)
+    assert found.left_out == (wrong,)
+    assert pipeline.settle(Remote(town.economy), found).pool_nano == 155 + 95
+    town.ledger.audit()
