@@ -517,7 +517,10 @@ class Economy:
         verdicts.check_left_out(left_out, marked)
         if not usages:
             return empty_settlement(scores, improvement, self._parameters)
-        statement = settlement_statement(scores, usages, accounts, self._parameters, improvement, marked)
+        _, unreadable_nano = self._answers.unreadable(scores.adapter, scores.period)
+        statement = settlement_statement(
+            scores, usages, accounts, self._parameters, improvement, marked, unreadable_nano
+        )
         transfers = payout_transfers(statement)
         self._open_accounts(*(transfer.credit for transfer in transfers))
         self._raise_for(self._ledger.commit(transfers, statement), transfers)

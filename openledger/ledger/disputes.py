@@ -6,7 +6,8 @@
 
     contested  = min(claimed - paid, what of the pool's `unattributed` no other dispute holds or was awarded)
     recomputed = sum over the pool's parts: the contributor's payout by the shares rule under the settlement's own z,
-                 or what was paid, where the second scorer gives no scores for the part
+                 or what was paid, where the second scorer gives no scores for the part; shares divide what of a part
+                 the settlement could read
     award      = min(recomputed - paid, contested) where recomputed - paid > tolerance, else 0
     tolerance  = pool * tolerance_ppm / 10^6, rounded down
 
@@ -264,7 +265,10 @@ def claim_statement(
         "pool_nano": pool.pool_nano,
         "z_milli": pool.z_milli,
         "parts": {
-            name: {"pool_nano": part["pool_nano"], "paid_nano": part["payouts_nano"].get(contributor, 0)}
+            name: {
+                "pool_nano": part["pool_nano"] - part.get("unreadable_nano", 0),
+                "paid_nano": part["payouts_nano"].get(contributor, 0),
+            }
             for name, part in pool.parts.items()
         },
         "first_scorers": list(pool.scorers),
