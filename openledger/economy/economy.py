@@ -237,9 +237,10 @@ class Economy:
         return verdicts.record_verdict(self._ledger, stored.usage, verdict)
 
     def recover(self) -> None:
-        """Post what was stored and not posted, release and delete what has expired. Called at the start; may be
-        repeated."""
+        """Post what was stored and not posted, finish settlements, release and delete what has expired. Called at the
+        start; may be repeated."""
         self._post_waiting()
+        self.pools()
         self.release_expired()
         self.expire_disputes()
         self.erase_expired()
@@ -263,15 +264,15 @@ class Economy:
         return opened
 
     def pools(self) -> list[tuple[str, str]]:
-        """(adapter, period) of each pool that waits for settlement."""
-        return self._answers.unsettled_pools()
+        """(adapter, period) of each pool that waits for settlement. One that the log has settled waits no more."""
+        return [pool for pool in self._answers.unsettled_pools() if not self._finish(*pool)]
 
     def pool(self, adapter: str, period: str) -> Pool:
         """The pool with its decrypted answers; without them once it is settled. Raises NotFound for the period."""
         check_name(adapter, "adapter")
         self._periods.check(period)
         self._post_waiting()
-        settled = self._settled(adapter, period) is not None
+        settled = self._finish(adapter, period)
         num_unreadable, unreadable_nano = (0, 0) if settled else self._answers.unreadable(adapter, period)
         marked = verdicts.marked_in(self._ledger, adapter, period)
         return Pool(
@@ -528,6 +529,13 @@ class Economy:
         settled = self._settled(scores.adapter, scores.period)
         if settled is None:
             raise Unavailable("the settlement was written and can't be read", code="ledger_unavailable")
+        return settled
+
+    def _finish(self, adapter: str, period: str) -> bool:
+        """Whether the log has the pool's settlement; then its answers are marked settled, if a crash kept them from it."""
+        settled = self._ledger.find(payout_id(adapter, period)) is not None
+        if settled:
+            self._answers.settle(adapter, period)
         return settled
 
     def _settled(self, adapter: str, period: str) -> Settlement | None:

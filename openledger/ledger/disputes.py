@@ -15,9 +15,9 @@
 
 A settlement pays at once, so what is contested is only what it left unattributed: nothing is taken back from people
 who were paid. Claims overlap: an open one keeps nobody else from being awarded what both contest, and whoever is
-decided first is paid first. Only who has a score in the settlement disputes it, and a pool once. A settlement without parts is
-one of a single part, `use`. Every statement can be built again from what it says and from the settlement, and every
-batch follows from its statement (`transfers_of`); `Disputes` replays them all for the audit.
+decided first is paid first. Only who has a score in the settlement disputes it, and a pool once. A settlement without
+parts is one of a single part, `use`. Every statement can be built again from what it says and from the settlement, and
+every batch follows from its statement (`transfers_of`); `Disputes` replays them all for the audit.
 """
 
 from collections.abc import Mapping
