@@ -297,10 +297,10 @@ class Economy:
 
         `scores` divide the use part, `improvement` the other; where that wasn't measured, it goes to `unattributed`.
         `accounts` says where each contributor is paid (by default `contributor:<id>`). `left_out` are the answers that
-        weigh nothing in `scores`, because they were marked wrong when these were made. What answers paid into `use`
-        that can't be read by now goes to `unattributed`, whatever `scores` say. Settling the current period
-        closes it. Raises InvalidInput for scores or accounts that can't be, NotFound for the period, Conflict
-        (`verdicts_changed`) where the log's verdicts are on other answers than `left_out`.
+        weigh nothing in `scores`, because they were marked wrong when these were made; None will do only where none
+        are. What answers paid into `use` that can't be read by now goes to `unattributed`, whatever `scores` say.
+        Settling the current period closes it. Raises InvalidInput for scores or accounts that can't be, NotFound for
+        the period, Conflict (`verdicts_changed`) where the log's verdicts are on other answers than `left_out`.
         """
         check_scores(scores)
         check_improvement(improvement, scores)

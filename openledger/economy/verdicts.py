@@ -80,11 +80,12 @@ def counted(answers: Sequence[Answer], marked: Collection[str]) -> tuple[Answer,
 
 
 def check_left_out(left_out: Collection[str] | None, verdicts: Sequence[Mapping[str, Any]]) -> None:
-    """Raises Conflict unless scores that leave out the answers `left_out` are scores under these verdicts."""
-    marked = {verdict["answer_id"] for verdict in verdicts}
-    if left_out is not None and set(left_out) != marked:
+    """Raises Conflict unless scores that leave out the answers `left_out` are scores under these verdicts. None, for not
+    known, is none: it will do only where nothing was marked."""
+    marked, told = {verdict["answer_id"] for verdict in verdicts}, set(left_out or ())
+    if told != marked:
         raise Conflict(
-            f"the scores leave out {len(set(left_out))} answers, {len(marked)} are marked wrong by now",
+            f"the scores leave out {len(told)} answers, {len(marked)} are marked wrong by now",
             code="verdicts_changed",
             param="left_out",
             fix="read the pool again, and attribute it again",
