@@ -203,6 +203,7 @@ class Settlement:
     the sum of the parts' shares, each weighed by the part's ppm, and so depends on no amount: where all answers could
     be read, the pool times a share is the payout but for less than 3 nano-OPEN of rounding and one billionth of the
     pool. Shares are of what could be read.
+    `unreadable_nano` of the pool was paid by answers whose content wasn't there at settlement.
     `replayed` says that the pool had been settled before and this is the first result again.
     """
 
@@ -213,6 +214,7 @@ class Settlement:
     payouts_nano: dict[str, int]
     transfer_ids: dict[str, str]
     parts: dict[str, PoolPart] = field(default_factory=dict)
+    unreadable_nano: int = 0
     replayed: bool = False
 
 

@@ -21,6 +21,7 @@ from openledger.core.errors import (
 from openledger.core.hashing import digest_json
 from openledger.core.ids import check_name, derived_id, first_id, new_id
 from openledger.core.money import format_open
+from openledger.core.shares import WHOLE_PPM
 from openledger.core.values import (
     AdapterTerms,
     Answer,
@@ -340,7 +341,8 @@ class Economy:
     def disputed_answers(self, adapter: str, period: str) -> list[Answer]:
         """What a second scorer recomputes on: a settled pool's answers that can still be read.
 
-        Raises NotFound (`not_settled`), Conflict (`no_open_dispute`) where nobody contests the pool.
+        Raises NotFound (`not_settled`), Conflict (`no_open_dispute`) where nobody contests the pool, or
+        (`too_little_kept`) where much of what the settlement could read is gone: other answers give other scores.
         """
         if not self._disputes.is_open(adapter, period):
             raise Conflict(
@@ -349,8 +351,24 @@ class Economy:
                 param="period",
                 fix="its answers are told to a scorer only while one is",
             )
+        self._check_kept(adapter, period)
         marked = verdicts.marked_in(self._ledger, adapter, period)
         return list(verdicts.counted(self._answers.in_pool(adapter, period), marked))
+
+    def _check_kept(self, adapter: str, period: str) -> None:
+        settled = self._settled(adapter, period)
+        if settled is None:
+            return
+        read_nano = settled.pool_nano - settled.unreadable_nano
+        kept_nano = settled.pool_nano - self._answers.unreadable(adapter, period)[1]
+        if kept_nano * WHOLE_PPM < read_nano * self._parameters.dispute_readable_ppm:
+            raise Conflict(
+                f"the settlement read answers that paid {format_open(read_nano)} OPEN; of them those of"
+                f" {format_open(kept_nano)} can still be read",
+                code="too_little_kept",
+                param="period",
+                fix="let the dispute expire: its deposit comes back",
+            )
 
     def set_retention(self, account: str, keep: bool) -> None:
         """Whether the content of `account`'s answers is kept, encrypted, from now on; by default it is.
@@ -532,7 +550,7 @@ class Economy:
         return settled
 
     def _finish(self, adapter: str, period: str) -> bool:
-        """Whether the log has the pool's settlement; then its answers are marked settled, if a crash kept them from it."""
+        """Whether the log has the pool's settlement; then its answers are marked settled, where a crash hindered it."""
         settled = self._ledger.find(payout_id(adapter, period)) is not None
         if settled:
             self._answers.settle(adapter, period)

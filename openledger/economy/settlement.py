@@ -129,6 +129,7 @@ def settlement_from(batch: Batch) -> Settlement:
         adapter=statement["adapter"],
         period=statement["period"],
         pool_nano=statement["pool_nano"],
+        unreadable_nano=statement.get("unreadable_nano", 0),
         shares_ppb=dict(statement["shares_ppb"]),
         payouts_nano=dict(statement["payouts_nano"]),
         transfer_ids={transfer.credit: transfer.transfer_id for transfer in batch.transfers},

@@ -80,8 +80,10 @@ def counted(answers: Sequence[Answer], marked: Collection[str]) -> tuple[Answer,
 
 
 def check_left_out(left_out: Collection[str] | None, verdicts: Sequence[Mapping[str, Any]]) -> None:
-    """Raises Conflict unless scores that leave out the answers `left_out` are scores under these verdicts. None, for not
-    known, is none: it will do only where nothing was marked."""
+    """Raises Conflict unless scores that leave out the answers `left_out` are scores under these verdicts.
+
+    None, for not known, will do only where nothing was marked.
+    """
     marked, told = {verdict["answer_id"] for verdict in verdicts}, set(left_out or ())
     if told != marked:
         raise Conflict(
