@@ -96,6 +96,12 @@ class AnswerStore:
         number, amount_nano = self._db.execute(query, (adapter, period)).fetchall()[0]
         return int(str(number)), int(str(amount_nano))
 
+    def readable(self, adapter: str, period: str) -> dict[str, int]:
+        """`num_answers` that paid into a pool whose content is there, and the `answers_nano` that they paid."""
+        query = f"SELECT count(*), coalesce(sum(pool_nano), 0) FROM answers WHERE {_PAID} AND payload IS NOT NULL"
+        number, amount_nano = self._db.execute(query, (adapter, period)).fetchall()[0]
+        return {"num_answers": int(str(number)), "answers_nano": int(str(amount_nano))}
+
     def pool_nano(self, adapter: str, period: str) -> int:
         """What answers, settled or not, paid into a pool."""
         query = """SELECT coalesce(sum(pool_nano), 0) FROM answers

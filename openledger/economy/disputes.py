@@ -22,7 +22,7 @@ from openledger.economy.settlement import check_scores, payout_id
 from openledger.ledger import disputes
 from openledger.ledger.accounts import TREASURY, UNATTRIBUTED, Account
 from openledger.ledger.database import writing
-from openledger.ledger.disputes import Dispute, Disputes, Scores, Terms, escrow_account
+from openledger.ledger.disputes import Basis, Dispute, Disputes, Scores, Terms, escrow_account
 from openledger.ledger.statements import Statement
 from openledger.ledger.transfers import CREATED, EXISTS, Transfer
 
@@ -92,9 +92,10 @@ class DisputeBook:
         scorer: str,
         scores: ContributorScores,
         improvement: ContributorScores | None,
+        basis: Basis,
         now_ms: int,
     ) -> Dispute:
-        """Decide a dispute by what `scorer` recomputed; again, it gives the first decision.
+        """Decide a dispute by what `scorer` recomputed on `basis`; again, it gives the first decision.
 
         `scores` are of the pool's part `use`, `improvement` of the part of that name, where it was recomputed too.
 
@@ -109,7 +110,8 @@ class DisputeBook:
         if known is not None and known.closing is not None and _says(known, scorer, recomputed):
             return known
         claim = disputes.check_open(known).claim
-        return self._close(claim, disputes.verdict_statement(claim, told.funds(key), scorer, recomputed, now_ms))
+        verdict = disputes.verdict_statement(claim, told.funds(key), basis, scorer, recomputed, now_ms)
+        return self._close(claim, verdict)
 
     def expire(self, now_ms: int) -> int:
         """Give back what disputes hold that nobody decided in time; how many there were."""

@@ -66,7 +66,7 @@ from openledger.economy.terms import check_payee, check_terms
 from openledger.ledger import accounts as names
 from openledger.ledger.accounts import Account, Balance, pool_account
 from openledger.ledger.database import open_database
-from openledger.ledger.disputes import Dispute
+from openledger.ledger.disputes import Basis, Dispute
 from openledger.ledger.statements import parts_by_account
 from openledger.ledger.transfers import CREATED, EXISTS, Transfer
 from openledger.ledger.verdicts import check_verdict
@@ -328,7 +328,8 @@ class Economy:
         improvement: ContributorScores | None = None,
     ) -> Dispute:
         """Decide a dispute by what a second scorer recomputed of its pool; see `DisputeBook.resolve`."""
-        return self._disputes.resolve(contributor, scorer, scores, improvement, self._clock.now_ms())
+        basis = self._answers.readable(scores.adapter, scores.period)
+        return self._disputes.resolve(contributor, scorer, scores, improvement, Basis(**basis), self._clock.now_ms())
 
     def expire_disputes(self) -> int:
         """Return what disputes hold that nobody decided in time; how many."""

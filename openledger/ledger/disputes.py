@@ -89,6 +89,15 @@ class Scores:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Basis:
+    """What a second scorer could read: how many answers, which paid `answers_nano` of the pool. The operator's word;
+    the log knows only that it can't be more than the pool."""
+
+    num_answers: int
+    answers_nano: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Dispute:
     """One contributor's dispute of one pool. `claim` and `closing` are the log's statements; no `closing`: open."""
 
@@ -312,7 +321,7 @@ def claim_statement(
 
 
 def verdict_statement(
-    claim: Statement, funds: Funds, scorer: str, scores: Mapping[str, Scores], closed_ms: int
+    claim: Statement, funds: Funds, basis: Basis, scorer: str, scores: Mapping[str, Scores], closed_ms: int
 ) -> dict[str, Any]:
     """What closes a dispute by a recomputation; the award follows from claim, `funds` before it, and scores by part.
 
@@ -321,7 +330,9 @@ def verdict_statement(
     """
     check_account_id(scorer, "scorer")
     _check_scores(claim, scores)
-    _check_numbers(closed_ms, funds.left_nano, funds.contested_nano)
+    _check_numbers(closed_ms, funds.left_nano, funds.contested_nano, *asdict(basis).values())
+    if basis.answers_nano > claim["pool_nano"]:
+        raise InvalidInput("the answers paid more than the pool", code="invalid_scores", param="answers_nano")
     if scorer in (*claim["first_scorers"], claim["account"], claim["contributor"]):
         raise Forbidden(
             f"{scorer} scored the pool first, or claims from it",
@@ -338,6 +349,7 @@ def verdict_statement(
         "format": VERDICT,
         "dispute": claim,
         "scorer": scorer,
+        **asdict(basis),
         "scores": {name: asdict(part) for name, part in sorted(scores.items())},
         "recomputed_nano": recomputed_nano,
         "upheld": upheld,
@@ -422,7 +434,8 @@ def lines(statement: Statement) -> list[str]:
     methods = ", ".join(f"{name} by {part['method']}" for name, part in statement["scores"].items())
     return [
         *told,
-        f"{statement['scorer']} recomputed {format_open(statement['recomputed_nano'])} OPEN ({methods});"
+        f"{statement['scorer']} recomputed {format_open(statement['recomputed_nano'])} OPEN ({methods})"
+        f" on {statement['num_answers']} answers that paid {format_open(statement['answers_nano'])};"
         f" differences up to {claim['tolerance_ppm']} ppm of the pool count as none",
         f"awarded: {format_open(statement['award_nano'])} OPEN, of {format_open(statement['left_nano'])} that were left"
         if statement["upheld"]
@@ -467,7 +480,8 @@ def _closing_again(statement: Statement, funds: Funds) -> dict[str, Any]:
     if format_of(statement) == EXPIRY:
         return expiry_statement(statement["dispute"], funds, statement["closed_ms"])
     scores = {name: Scores(**part) for name, part in statement["scores"].items()}
-    return verdict_statement(statement["dispute"], funds, statement["scorer"], scores, statement["closed_ms"])
+    basis = Basis(**{name: statement[name] for name in Basis.__dataclass_fields__})
+    return verdict_statement(statement["dispute"], funds, basis, statement["scorer"], scores, statement["closed_ms"])
 
 
 def _opening(claim: Statement) -> list[Transfer]:

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from openledger.core.errors import Conflict, Corrupt, Forbidden, InsufficientFunds, InvalidInput, NotFound
 from openledger.economy import Parameters
 from openledger.economy.disputes import DisputeBook, terms_of
-from openledger.ledger import Ledger, encode_proof, verify_proof
+from openledger.ledger import Ledger, disputes, encode_proof, verify_proof
 from openledger.ledger.disputes import (
+    Basis,
     Disputes,
     Funds,
     Scores,
@@ -28,6 +29,7 @@ CLAIMANT, SECOND = "contributor:ctr_b", "user:auditor"
 ESCROW = "escrow:py:p0001"
 DEPOSIT = P.dispute_deposit_nano
 POOL, PAID, LEFT = 20_000, 3_600, 5_600  # of the settlement below: the pool, ctr_b's payout, unattributed
+BASIS = Basis(num_answers=3, answers_nano=1000)
 FUNDS = Funds(left_nano=900, contested_nano=400)
 
 
@@ -80,6 +82,13 @@ def test_an_upheld_claim_is_paid_the_difference_and_gets_its_deposit_back(settle
     assert posted(settled, "unattributed") == LEFT - (7200 - PAID)
     assert [payout.amount_nano for payout in settled.economy.payouts(CLAIMANT)] == [7200 - PAID, PAID]
     settled.ledger.audit()
+
+
+def test_a_verdict_says_on_how_many_answers_it_rests_and_what_they_paid(settled):
+    dispute(settled)
+    decided = resolve(settled)
+    assert (decided.closing["num_answers"], decided.closing["answers_nano"]) == (1, POOL)
+    assert any("on 1 answers that paid 0.00002;" in line for line in disputes.lines(decided.closing))
 
 
 def test_an_award_is_never_more_than_what_is_in_escrow(settled):
@@ -444,6 +453,8 @@ class TestTheAudit:
         [
             ({"award_nano": 999}, "wrong_dispute"),
             ({"upheld": False}, "wrong_dispute"),
+            ({"answers_nano": POOL + 1}, "invalid_scores"),
+            ({"num_answers": -1}, "invalid_claim"),
             ({"left_nano": 999}, "wrong_dispute"),
             ({"all_contested_nano": 10**6}, "wrong_dispute"),
             ({"recomputed_nano": 1}, "wrong_dispute"),
@@ -555,12 +566,14 @@ class TestAPoolOfTwoParts:
     def test_is_recomputed_in_parts_and_a_part_without_scores_stays_as_it_was_paid(
         self, claim, scores, recomputed_nano, award_nano
     ):
-        verdict = verdict_statement(claim, FUNDS, SECOND, {name: self.scored(b) for name, b in scores.items()}, 1)
+        verdict = verdict_statement(
+            claim, FUNDS, BASIS, SECOND, {name: self.scored(b) for name, b in scores.items()}, 1
+        )
         assert (verdict["recomputed_nano"], verdict["award_nano"]) == (recomputed_nano, award_nano)
 
     def test_has_no_third_part(self, claim):
         with pytest.raises(InvalidInput) as caught:
-            verdict_statement(claim, FUNDS, SECOND, {"spans": self.scored(1)}, 1)
+            verdict_statement(claim, FUNDS, BASIS, SECOND, {"spans": self.scored(1)}, 1)
         assert caught.value.code == "invalid_scores"
 
 
