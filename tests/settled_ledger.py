@@ -107,19 +107,21 @@ def two_part_statement(ledger: Ledger, *, measured: bool = True) -> dict[str, An
     one = settlement_statement(ledger)
     use_scores, errors = {"ctr_a": 60, "ctr_b": 20}, {"ctr_a": 6, "ctr_b": 2}
     use = {
-        "ppm": 700_000, "pool_nano": 29, "measured": True, "method": "test/1", "quality": {"lds": "0.5"},
+        "ppm": 700_000, "pool_nano": 29, "unreadable_nano": 0, "measured": True,
+        "method": "test/1", "quality": {"lds": "0.5"},
         "scores_nano": use_scores, "errors_nano": errors, "gain_nano": 100,
         "shares_ppb": {"ctr_a": 540_000_000, "ctr_b": 180_000_000, UNATTRIBUTED: 280_000_000},
         "payouts_nano": {"ctr_a": 16, "ctr_b": 5, UNATTRIBUTED: 8},
     }  # fmt: skip
     improvement = {
-        "ppm": 300_000, "pool_nano": 12, "measured": True, "method": "test/2", "quality": {"lds": "0.4"},
+        "ppm": 300_000, "pool_nano": 12, "unreadable_nano": 0, "measured": True,
+        "method": "test/2", "quality": {"lds": "0.4"},
         "scores_nano": {"ctr_b": 40, "ctr_c": 9}, "errors_nano": {"ctr_b": 10, "ctr_c": 5}, "gain_nano": 50,
         "shares_ppb": {"ctr_b": 600_000_000, "ctr_c": 80_000_000, UNATTRIBUTED: 320_000_000},
         "payouts_nano": {"ctr_b": 7, "ctr_c": 1, UNATTRIBUTED: 4},
     }  # fmt: skip
     nothing = {
-        "ppm": 300_000, "pool_nano": 12, "measured": False,
+        "ppm": 300_000, "pool_nano": 12, "unreadable_nano": 0, "measured": False,
         "shares_ppb": {UNATTRIBUTED: 10**9}, "payouts_nano": {UNATTRIBUTED: 12},
     }  # fmt: skip
     whole = {
@@ -138,6 +140,7 @@ def two_part_statement(ledger: Ledger, *, measured: bool = True) -> dict[str, An
         **{name: one[name] for name in kept},
         "format": SETTLEMENT,
         "not_counted": [],
+        "unreadable_nano": 0,
         "channels_ppm": {"verbatim": 0, "citation": 0},
         "parts": {"use": use, "improvement": improvement if measured else nothing},
         "shares_ppb": shares,

@@ -95,7 +95,7 @@ class OpenLedger:
 
     def mark(self, answer_id: str, verdict: str = "wrong") -> dict[str, Any]:
         """Say that an answer you paid for was wrong: at least `answer_id`, `verdict` and `transfer_id`, whose proof
-        shows it. Nothing is refunded. Safe to send again; refused once the answer's period is settled."""
+        shows it. Nothing is refunded. Safe to send again; refused once the answer's period is closed."""
         path = f"/v1/answers/{_segment(answer_id)}/verdict"
         return read_as(values.read_object, self._transport.post_json(path, {"verdict": verdict}))
 

@@ -141,8 +141,9 @@ class FeeReceipt:
 class Pool:
     """The contributors' parts of one adapter's fees in one period, and the answers that paid them.
 
-    `unreadable_nano` of the total came from `num_unreadable` answers whose content isn't kept (any more): they are paid
-    out with the rest, and nothing can be measured on them.
+    `unreadable_nano` of the total came from `num_unreadable` answers whose content isn't kept (any more): nothing can
+    be measured on them, and what they paid into the part `use` is nobody's. `marked` are the ids of the answers that
+    were marked wrong, those that can't be read included.
     """
 
     adapter: str
@@ -152,6 +153,7 @@ class Pool:
     answers: tuple[Answer, ...] = ()
     num_unreadable: int = 0
     unreadable_nano: int = 0
+    marked: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,7 +181,8 @@ class ContributorScores:
 class PoolPart:
     """One part of a settled pool: `ppm` of it, which is `pool_nano`, divided by the part's own shares.
 
-    Where nothing was `measured`, `method` is empty and the whole part is `unattributed`.
+    `unreadable_nano` of it was paid by answers whose content isn't there: that is `unattributed`, and the shares divide
+    the rest. Where nothing was `measured`, `method` is empty and the whole part is `unattributed`.
     """
 
     ppm: int
@@ -188,6 +191,7 @@ class PoolPart:
     method: str
     shares_ppb: dict[str, int]
     payouts_nano: dict[str, int]
+    unreadable_nano: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,8 +200,10 @@ class Settlement:
 
     Both are keyed by contributor (and `unattributed`); `transfer_ids` maps each paid account to its transfer.
     `parts` has the pool's parts by name, `use` and `improvement`. A payout is the sum of the parts' payouts; a share is
-    the sum of the parts' shares, each weighed by the part's ppm, and so depends on no amount: the pool times a share is
-    the payout but for less than 3 nano-OPEN of rounding and one billionth of the pool.
+    the sum of the parts' shares, each weighed by the part's ppm, and so depends on no amount: where all answers could
+    be read, the pool times a share is the payout but for less than 3 nano-OPEN of rounding and one billionth of the
+    pool. Shares are of what could be read.
+    `unreadable_nano` of the pool was paid by answers whose content wasn't there at settlement.
     `replayed` says that the pool had been settled before and this is the first result again.
     """
 
@@ -208,6 +214,7 @@ class Settlement:
     payouts_nano: dict[str, int]
     transfer_ids: dict[str, str]
     parts: dict[str, PoolPart] = field(default_factory=dict)
+    unreadable_nano: int = 0
     replayed: bool = False
 
 

@@ -96,6 +96,12 @@ class AnswerStore:
         number, amount_nano = self._db.execute(query, (adapter, period)).fetchall()[0]
         return int(str(number)), int(str(amount_nano))
 
+    def readable(self, adapter: str, period: str) -> dict[str, int]:
+        """`num_answers` that paid into a pool whose content is there, and the `answers_nano` that they paid."""
+        query = f"SELECT count(*), coalesce(sum(pool_nano), 0) FROM answers WHERE {_PAID} AND payload IS NOT NULL"
+        number, amount_nano = self._db.execute(query, (adapter, period)).fetchall()[0]
+        return {"num_answers": int(str(number)), "answers_nano": int(str(amount_nano))}
+
     def pool_nano(self, adapter: str, period: str) -> int:
         """What answers, settled or not, paid into a pool."""
         query = """SELECT coalesce(sum(pool_nano), 0) FROM answers
@@ -125,9 +131,11 @@ class AnswerStore:
         """Delete what a pool's answers said; of how many."""
         return self._erase("adapter = ? AND period = ?", (adapter, period))
 
-    def erase_before(self, answer_id: str) -> int:
-        """Delete what answers said whose ids are older; of how many."""
-        return self._erase("answer_id < ?", (answer_id,))
+    def erase_before(self, answer_id: str, current: str) -> int:
+        """Delete what answers said whose ids are older; of how many. Not of pools that wait for settlement: those of
+        another period than the `current` one."""
+        waits = "period != ? AND pool_nano > 0 AND state IN ('stored', 'posted')"
+        return self._erase(f"answer_id < ? AND NOT ({waits})", (answer_id, current))
 
     def erase_of(self, account: str) -> int:
         """Delete what a tenant's answers said; of how many."""

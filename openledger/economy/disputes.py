@@ -22,7 +22,7 @@ from openledger.economy.settlement import check_scores, payout_id
 from openledger.ledger import disputes
 from openledger.ledger.accounts import TREASURY, UNATTRIBUTED, Account
 from openledger.ledger.database import writing
-from openledger.ledger.disputes import Dispute, Disputes, Scores, Terms, escrow_account
+from openledger.ledger.disputes import Basis, Dispute, Disputes, Scores, Terms, escrow_account
 from openledger.ledger.statements import Statement
 from openledger.ledger.transfers import CREATED, EXISTS, Transfer
 
@@ -73,7 +73,7 @@ class DisputeBook:
         disputes.check_new(told.by_pool.get(key, {}), contributor)
         statement = disputes.claim_statement(
             told.pools[key],
-            told.free_nano(key),
+            told.funds(key),
             self._terms,
             contributor=contributor,
             account=account,
@@ -92,9 +92,10 @@ class DisputeBook:
         scorer: str,
         scores: ContributorScores,
         improvement: ContributorScores | None,
+        basis: Basis,
         now_ms: int,
     ) -> Dispute:
-        """Decide a dispute by what `scorer` recomputed; again, it gives the first decision.
+        """Decide a dispute by what `scorer` recomputed on `basis`; again, it gives the first decision.
 
         `scores` are of the pool's part `use`, `improvement` of the part of that name, where it was recomputed too.
 
@@ -103,27 +104,32 @@ class DisputeBook:
         """
         found = {"use": scores} if improvement is None else {"use": scores, "improvement": improvement}
         recomputed = {name: _scores_of(part, scores) for name, part in found.items()}
-        known = self._find(scores.adapter, scores.period, contributor)
+        key = (scores.adapter, scores.period)
+        told = self._read(*key)
+        known = told.by_pool.get(key, {}).get(contributor)
         if known is not None and known.closing is not None and _says(known, scorer, recomputed):
             return known
         claim = disputes.check_open(known).claim
-        return self._close(claim, disputes.verdict_statement(claim, scorer, recomputed, now_ms))
+        verdict = disputes.verdict_statement(claim, told.funds(key), basis, scorer, recomputed, now_ms)
+        return self._close(claim, verdict)
 
     def expire(self, now_ms: int) -> int:
         """Give back what disputes hold that nobody decided in time; how many there were."""
         num_expired = 0
         query = "SELECT adapter, period FROM disputed WHERE deadline_ms < ? GROUP BY adapter, period"
         for adapter, period in self._db.execute(query, (now_ms,)).fetchall():
-            overdue = [
-                dispute
-                for dispute in self.of_pool(str(adapter), str(period))
-                if dispute.state == "open" and dispute.deadline_ms < now_ms
-            ]
-            for dispute in overdue:
-                self._close(dispute.claim, disputes.expiry_statement(dispute.claim, now_ms))
-            num_expired += len(overdue)
+            num_expired += self._expire_of(str(adapter), str(period), now_ms)
             self._forget(str(adapter), str(period), now_ms)
         return num_expired
+
+    def _expire_of(self, adapter: str, period: str, now_ms: int) -> int:
+        told, key = self._read(adapter, period), (adapter, period)
+        funds, known = told.funds(key), told.by_pool.get(key, {}).values()
+        overdue = [dispute.claim for dispute in known if dispute.state == "open" and dispute.deadline_ms < now_ms]
+        for claim in overdue:
+            self._close(claim, disputes.expiry_statement(claim, funds, now_ms))
+            funds = funds.closed(claim["contested_nano"], award_nano=0)
+        return len(overdue)
 
     def is_open(self, adapter: str, period: str) -> bool:
         """Whether a dispute of a settled pool waits for its verdict."""
@@ -135,9 +141,6 @@ class DisputeBook:
         if settled is None or now_ms < settled.time_ms + self._terms.window_ms:
             return True
         return self.is_open(adapter, period)
-
-    def _find(self, adapter: str, period: str, contributor: str) -> Dispute | None:
-        return self._read(adapter, period).by_pool.get((adapter, period), {}).get(contributor)
 
     def _read(self, adapter: str, period: str) -> Disputes:
         """The pool's settlement and its disputes, from the log."""

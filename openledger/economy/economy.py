@@ -21,6 +21,7 @@ from openledger.core.errors import (
 from openledger.core.hashing import digest_json
 from openledger.core.ids import check_name, derived_id, first_id, new_id
 from openledger.core.money import format_open
+from openledger.core.shares import WHOLE_PPM
 from openledger.core.values import (
     AdapterTerms,
     Answer,
@@ -65,7 +66,7 @@ from openledger.economy.terms import check_payee, check_terms
 from openledger.ledger import accounts as names
 from openledger.ledger.accounts import Account, Balance, pool_account
 from openledger.ledger.database import open_database
-from openledger.ledger.disputes import Dispute
+from openledger.ledger.disputes import Basis, Dispute
 from openledger.ledger.statements import parts_by_account
 from openledger.ledger.transfers import CREATED, EXISTS, Transfer
 from openledger.ledger.verdicts import check_verdict
@@ -224,18 +225,23 @@ class Economy:
 
         The fee stays in the pool, nothing is refunded. Gives the id of the transfer whose proof shows the verdict; may
         be repeated. Raises InvalidInput for another verdict, NotFound, Forbidden where `account` didn't pay for the
-        answer, Conflict (`pool_settled`) once its pool is settled.
+        answer, Conflict (`period_closed`) once its period is closed: what is attributed then stands still.
         """
         check_verdict(verdict)
         stored = verdicts.bought_by(self._answers.find(answer_id), answer_id, account)
         if not self._post(stored):
             raise _released(answer_id)
+        known = verdicts.recorded(self._ledger, answer_id)
+        if known:
+            return known
+        verdicts.check_open(stored.usage, self._periods.current())
         return verdicts.record_verdict(self._ledger, stored.usage, verdict)
 
     def recover(self) -> None:
-        """Post what was stored and not posted, release and delete what has expired. Called at the start; may be
-        repeated."""
+        """Post what was stored and not posted, finish settlements, release and delete what has expired. Called at the
+        start; may be repeated."""
         self._post_waiting()
+        self.pools()
         self.release_expired()
         self.expire_disputes()
         self.erase_expired()
@@ -254,20 +260,22 @@ class Economy:
         """Close the current period and open the next; call it before attributing, so that the pools stand still."""
         self._post_waiting()
         self.expire_disputes()
+        opened = self._periods.open_next(self._clock.now_ms())
         self.erase_expired()
-        return self._periods.open_next(self._clock.now_ms())
+        return opened
 
     def pools(self) -> list[tuple[str, str]]:
-        """(adapter, period) of each pool that waits for settlement."""
-        return self._answers.unsettled_pools()
+        """(adapter, period) of each pool that waits for settlement. One that the log has settled waits no more."""
+        return [pool for pool in self._answers.unsettled_pools() if not self._finish(*pool)]
 
     def pool(self, adapter: str, period: str) -> Pool:
         """The pool with its decrypted answers; without them once it is settled. Raises NotFound for the period."""
         check_name(adapter, "adapter")
         self._periods.check(period)
         self._post_waiting()
-        settled = self._settled(adapter, period) is not None
+        settled = self._finish(adapter, period)
         num_unreadable, unreadable_nano = (0, 0) if settled else self._answers.unreadable(adapter, period)
+        marked = verdicts.marked_in(self._ledger, adapter, period)
         return Pool(
             num_unreadable=num_unreadable,
             unreadable_nano=unreadable_nano,
@@ -275,7 +283,8 @@ class Economy:
             period=period,
             total_nano=self._answers.pool_nano(adapter, period),
             settled=settled,
-            answers=() if settled else verdicts.counted(self._ledger, self._answers.in_pool(adapter, period)),
+            answers=() if settled else verdicts.counted(self._answers.in_pool(adapter, period), marked),
+            marked=marked,
         )
 
     def settle(
@@ -289,9 +298,10 @@ class Economy:
 
         `scores` divide the use part, `improvement` the other; where that wasn't measured, it goes to `unattributed`.
         `accounts` says where each contributor is paid (by default `contributor:<id>`). `left_out` are the answers that
-        weigh nothing in `scores`, because they were marked wrong when these were made. Settling the current period
-        closes it. Raises InvalidInput for scores or accounts that can't be, NotFound for the period, Conflict
-        (`verdicts_changed`) where the log's verdicts are on other answers than `left_out`.
+        weigh nothing in `scores`, because they were marked wrong when these were made; None will do only where none
+        are. What answers paid into `use` that can't be read by now goes to `unattributed`, whatever `scores` say.
+        Settling the current period closes it. Raises InvalidInput for scores or accounts that can't be, NotFound for
+        the period, Conflict (`verdicts_changed`) where the log's verdicts are on other answers than `left_out`.
         """
         check_scores(scores)
         check_improvement(improvement, scores)
@@ -318,7 +328,8 @@ class Economy:
         improvement: ContributorScores | None = None,
     ) -> Dispute:
         """Decide a dispute by what a second scorer recomputed of its pool; see `DisputeBook.resolve`."""
-        return self._disputes.resolve(contributor, scorer, scores, improvement, self._clock.now_ms())
+        basis = self._answers.readable(scores.adapter, scores.period)
+        return self._disputes.resolve(contributor, scorer, scores, improvement, Basis(**basis), self._clock.now_ms())
 
     def expire_disputes(self) -> int:
         """Return what disputes hold that nobody decided in time; how many."""
@@ -331,7 +342,8 @@ class Economy:
     def disputed_answers(self, adapter: str, period: str) -> list[Answer]:
         """What a second scorer recomputes on: a settled pool's answers that can still be read.
 
-        Raises NotFound (`not_settled`), Conflict (`no_open_dispute`) where nobody contests the pool.
+        Raises NotFound (`not_settled`), Conflict (`no_open_dispute`) where nobody contests the pool, or
+        (`too_little_kept`) where much of what the settlement could read is gone: other answers give other scores.
         """
         if not self._disputes.is_open(adapter, period):
             raise Conflict(
@@ -340,7 +352,24 @@ class Economy:
                 param="period",
                 fix="its answers are told to a scorer only while one is",
             )
-        return list(verdicts.counted(self._ledger, self._answers.in_pool(adapter, period)))
+        self._check_kept(adapter, period)
+        marked = verdicts.marked_in(self._ledger, adapter, period)
+        return list(verdicts.counted(self._answers.in_pool(adapter, period), marked))
+
+    def _check_kept(self, adapter: str, period: str) -> None:
+        settled = self._settled(adapter, period)
+        if settled is None:
+            return
+        read_nano = settled.pool_nano - settled.unreadable_nano
+        kept_nano = settled.pool_nano - self._answers.unreadable(adapter, period)[1]
+        if kept_nano * WHOLE_PPM < read_nano * self._parameters.dispute_readable_ppm:
+            raise Conflict(
+                f"the settlement read answers that paid {format_open(read_nano)} OPEN; of them those of"
+                f" {format_open(kept_nano)} can still be read",
+                code="too_little_kept",
+                param="period",
+                fix="let the dispute expire: its deposit comes back",
+            )
 
     def set_retention(self, account: str, keep: bool) -> None:
         """Whether the content of `account`'s answers is kept, encrypted, from now on; by default it is.
@@ -357,9 +386,10 @@ class Economy:
 
     def erase_expired(self) -> int:
         """Delete the content of answers older than `retention_ms`, and of settled pools that can't be disputed any
-        more; of how many."""
+        more; of how many. What a closed pool needs for its settlement stays until then."""
         now_ms = self._clock.now_ms()
-        erased = self._answers.erase_before(first_id("ans", now_ms - self._parameters.retention_ms))
+        oldest = first_id("ans", now_ms - self._parameters.retention_ms)
+        erased = self._answers.erase_before(oldest, self._periods.current())
         for adapter, period in self._answers.settled_with_content():
             if not self._disputes.may_be_recomputed(adapter, period, now_ms):
                 erased += self._answers.erase_pool(adapter, period)
@@ -507,7 +537,10 @@ class Economy:
         verdicts.check_left_out(left_out, marked)
         if not usages:
             return empty_settlement(scores, improvement, self._parameters)
-        statement = settlement_statement(scores, usages, accounts, self._parameters, improvement, marked)
+        _, unreadable_nano = self._answers.unreadable(scores.adapter, scores.period)
+        statement = settlement_statement(
+            scores, usages, accounts, self._parameters, improvement, marked, unreadable_nano
+        )
         transfers = payout_transfers(statement)
         self._open_accounts(*(transfer.credit for transfer in transfers))
         self._raise_for(self._ledger.commit(transfers, statement), transfers)
@@ -515,6 +548,13 @@ class Economy:
         settled = self._settled(scores.adapter, scores.period)
         if settled is None:
             raise Unavailable("the settlement was written and can't be read", code="ledger_unavailable")
+        return settled
+
+    def _finish(self, adapter: str, period: str) -> bool:
+        """Whether the log has the pool's settlement; then its answers are marked settled, where a crash hindered it."""
+        settled = self._ledger.find(payout_id(adapter, period)) is not None
+        if settled:
+            self._answers.settle(adapter, period)
         return settled
 
     def _settled(self, adapter: str, period: str) -> Settlement | None:

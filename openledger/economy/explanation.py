@@ -82,6 +82,8 @@ def _named_part_lines(paid: Sequence[str], settlement: Mapping[str, Any], name: 
     head = f"{name}, {_BASIS[name]}: {part['ppm']} parts per million of the pool, {format_open(part['pool_nano'])} OPEN"
     if not part["measured"]:
         return [f"{head}; not measured, so all of it is unattributed"]
+    if part["unreadable_nano"]:
+        head = f"{head}; {format_open(part['unreadable_nano'])} of it by answers that can't be read, unattributed"
     return [head, *_part_lines(paid, part, name)]
 
 

@@ -16,7 +16,9 @@ class Parameters:
 
     A settled share can be disputed for `dispute_window_ms`, against a deposit; a dispute that isn't decided within
     `dispute_resolve_ms` expires. A recomputed payout that differs by at most `dispute_tolerance_ppm` of the pool is the
-    same. What was asked and answered is deleted `retention_ms` after it was authorized, at the latest.
+    same. What was asked and answered is deleted `retention_ms` after it was authorized, but not before its pool is
+    settled. It has to be a day longer than a dispute can last, or the content is gone before the dispute is decided.
+    A second scorer works on no less than `dispute_readable_ppm` of what the first one could read, by what was paid.
 
     A hold is released `hold_timeout_ms` after it was placed, unless its answer was stored by then; a stored answer may
     be posted for another `posting_grace_ms`, so that an outage costs nobody. `z_milli` is the rule of shares' z.
@@ -45,7 +47,8 @@ class Parameters:
     dispute_window_ms: int = 14 * _DAY_MS
     dispute_resolve_ms: int = 14 * _DAY_MS
     dispute_tolerance_ppm: int = 10_000
-    retention_ms: int = 30 * _DAY_MS
+    dispute_readable_ppm: int = 900_000
+    retention_ms: int = 45 * _DAY_MS
 
     def __post_init__(self) -> None:
         _check_whole(self.split, "a fee", "split")
@@ -99,8 +102,16 @@ def _check_disputes(given: Parameters) -> None:
         "dispute_window_ms": 0,
         "dispute_resolve_ms": 1,
         "dispute_tolerance_ppm": 0,
+        "dispute_readable_ppm": 0,
         "retention_ms": 1,
     }
     for name, value in least.items():
         if type(getattr(given, name)) is not int or getattr(given, name) < value:
             raise InvalidInput(f"{name} is a whole number from {value}", code="invalid_parameters", param=name)
+    if given.retention_ms < given.dispute_window_ms + given.dispute_resolve_ms + _DAY_MS:
+        raise InvalidInput(
+            "content is kept for less time than a dispute of it can last",
+            code="invalid_parameters",
+            param="retention_ms",
+            fix="keep it for dispute_window_ms + dispute_resolve_ms and at least one day",
+        )

@@ -1,7 +1,8 @@
 """From a pool and its scores to payouts: the statement that the log holds, and the transfers that follow from it.
 
 The pool has two parts, `use` and `improvement`, each divided by the shares of its own scores; what was not measured is
-`unattributed`. The arithmetic stands in `ledger.statements`, which checks it.
+`unattributed`, and so is what answers paid into `use` whose content can't be read. The arithmetic stands in
+`ledger.statements`, which checks it.
 Pure: reads and stores nothing. The ids derive from adapter and period alone, so a pool can be paid once.
 """
 
@@ -21,11 +22,13 @@ from openledger.ledger.statements import (
     SETTLEMENT,
     SETTLEMENT_1,
     answers_root,
+    divided,
     evidence_of,
     format_of,
     parts_by_account,
     pool_payouts,
     pool_shares,
+    unreadable_part,
 )
 from openledger.ledger.transfers import Batch, Transfer
 
@@ -68,15 +71,17 @@ def settlement_statement(
     parameters: Parameters,
     improvement: ContributorScores | None = None,
     verdicts: Sequence[Mapping[str, Any]] = (),
+    unreadable_nano: int = 0,
 ) -> dict[str, Any]:
     """What the log says of one settlement; everything from answers to payouts can be recomputed from it.
 
     `scores` are those of use. `usages` are the pool's answers in the order of the log, `verdicts` say which of them
     were marked wrong; `accounts` says where a contributor wants to be paid, by default `contributor:<id>`.
+    `unreadable_nano` of the pool was paid by answers whose content isn't there.
     """
     evidence = evidence_of(usages)
     pool_nano = sum(item[1] for item in evidence)
-    parts = _parts(pool_nano, scores, improvement, parameters)
+    parts = _parts(pool_nano, unreadable_nano, scores, improvement, parameters)
     payouts = pool_payouts(parts)
     return {
         "format": SETTLEMENT,
@@ -84,6 +89,7 @@ def settlement_statement(
         "period": scores.period,
         "lineage": _lineages(usages),
         "pool_nano": pool_nano,
+        "unreadable_nano": unreadable_nano,
         "answers_root": answers_root(evidence),
         "num_answers": len(evidence),
         "not_counted": sorted(verdict["commitment"] for verdict in verdicts),
@@ -123,6 +129,7 @@ def settlement_from(batch: Batch) -> Settlement:
         adapter=statement["adapter"],
         period=statement["period"],
         pool_nano=statement["pool_nano"],
+        unreadable_nano=statement.get("unreadable_nano", 0),
         shares_ppb=dict(statement["shares_ppb"]),
         payouts_nano=dict(statement["payouts_nano"]),
         transfer_ids={transfer.credit: transfer.transfer_id for transfer in batch.transfers},
@@ -134,7 +141,7 @@ def empty_settlement(
     scores: ContributorScores, improvement: ContributorScores | None, parameters: Parameters
 ) -> Settlement:
     """A pool into which nobody paid pays nobody."""
-    parts = _parts(0, scores, improvement, parameters)
+    parts = _parts(0, 0, scores, improvement, parameters)
     return Settlement(
         adapter=scores.adapter,
         period=scores.period,
@@ -151,17 +158,27 @@ def as_replay(settlement: Settlement) -> Settlement:
 
 
 def _parts(
-    pool_nano: int, scores: ContributorScores, improvement: ContributorScores | None, parameters: Parameters
+    pool_nano: int,
+    unreadable_nano: int,
+    scores: ContributorScores,
+    improvement: ContributorScores | None,
+    parameters: Parameters,
 ) -> dict[str, dict[str, Any]]:
     ppm, measured = parameters.pool_split, {"use": scores, "improvement": improvement}
     due = split(pool_nano, ppm)
+    lost = {"use": unreadable_part(due["use"], pool_nano, unreadable_nano), "improvement": 0}
     return {
-        name: {"ppm": ppm[name], "pool_nano": due[name], **_division(due[name], measured[name], parameters.z_milli)}
+        name: {
+            "ppm": ppm[name],
+            "pool_nano": due[name],
+            "unreadable_nano": lost[name],
+            **_division(due[name], lost[name], measured[name], parameters.z_milli),
+        }
         for name in PARTS
     }
 
 
-def _division(part_nano: int, scores: ContributorScores | None, z_milli: int) -> dict[str, Any]:
+def _division(part_nano: int, unreadable_nano: int, scores: ContributorScores | None, z_milli: int) -> dict[str, Any]:
     if scores is None:
         return {
             "measured": False,
@@ -177,7 +194,7 @@ def _division(part_nano: int, scores: ContributorScores | None, z_milli: int) ->
         "errors_nano": dict(scores.errors_nano),
         "gain_nano": scores.gain_nano,
         "shares_ppb": shares,
-        "payouts_nano": split(part_nano, shares),
+        "payouts_nano": divided(part_nano, unreadable_nano, shares),
     }
 
 
@@ -186,6 +203,7 @@ def _read_parts(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, PoolPart]:
         name: PoolPart(
             ppm=part["ppm"],
             pool_nano=part["pool_nano"],
+            unreadable_nano=part.get("unreadable_nano", 0),
             measured=part.get("measured", True),
             method=part.get("method", ""),
             shares_ppb=dict(part["shares_ppb"]),

@@ -15,7 +15,7 @@ from openledger.economy.answers import StoredAnswer
 from openledger.economy.port import LedgerPort
 from openledger.ledger.accounts import pool_account
 from openledger.ledger.transfers import CREATED, EXISTS
-from openledger.ledger.verdicts import verdict_statement, verdict_transfers
+from openledger.ledger.verdicts import verdict_id, verdict_statement, verdict_transfers
 
 
 def bought_by(stored: StoredAnswer | None, answer_id: str, account: str) -> StoredAnswer:
@@ -30,6 +30,23 @@ def bought_by(stored: StoredAnswer | None, answer_id: str, account: str) -> Stor
             fix="send the API key of the account that paid for it",
         )
     return stored
+
+
+def recorded(ledger: LedgerPort, answer_id: str) -> str:
+    """The id of the transfer whose proof shows the answer's verdict, if the log has one; else empty."""
+    name = verdict_id(answer_id)
+    return "" if ledger.find(name) is None else name
+
+
+def check_open(usage: Mapping[str, Any], current: str) -> None:
+    """Raises Conflict once the answer's period is closed: scores are made of a closed pool, and have to stay true."""
+    if usage["period"] != current:
+        raise Conflict(
+            f"{usage['answer_id']} was sold in {usage['period']}, which is closed",
+            code="period_closed",
+            param="answer_id",
+            fix="mark an answer while its period is open",
+        )
 
 
 def record_verdict(ledger: LedgerPort, usage: Mapping[str, Any], verdict: str) -> str:
@@ -52,19 +69,25 @@ def record_verdict(ledger: LedgerPort, usage: Mapping[str, Any], verdict: str) -
     return hold.transfer_id
 
 
-def counted(ledger: LedgerPort, answers: Sequence[Answer]) -> tuple[Answer, ...]:
-    """A pool's answers, those marked wrong no longer `counted`."""
-    pools = {pool_account(answer.adapter, answer.period) for answer in answers}
-    marked = {verdict["answer_id"] for pool in pools for verdict in ledger.verdicts(pool)}
+def marked_in(ledger: LedgerPort, adapter: str, period: str) -> tuple[str, ...]:
+    """Ids of a pool's answers that were marked wrong, whether their content is kept or not."""
+    return tuple(sorted(verdict["answer_id"] for verdict in ledger.verdicts(pool_account(adapter, period))))
+
+
+def counted(answers: Sequence[Answer], marked: Collection[str]) -> tuple[Answer, ...]:
+    """A pool's answers, those `marked` wrong no longer `counted`."""
     return tuple(replace(answer, counted=answer.answer_id not in marked) for answer in answers)
 
 
 def check_left_out(left_out: Collection[str] | None, verdicts: Sequence[Mapping[str, Any]]) -> None:
-    """Raises Conflict unless scores that leave out the answers `left_out` are scores under these verdicts."""
-    marked = {verdict["answer_id"] for verdict in verdicts}
-    if left_out is not None and set(left_out) != marked:
+    """Raises Conflict unless scores that leave out the answers `left_out` are scores under these verdicts.
+
+    None, for not known, will do only where nothing was marked.
+    """
+    marked, told = {verdict["answer_id"] for verdict in verdicts}, set(left_out or ())
+    if told != marked:
         raise Conflict(
-            f"the scores leave out {len(set(left_out))} answers, {len(marked)} are marked wrong by now",
+            f"the scores leave out {len(told)} answers, {len(marked)} are marked wrong by now",
             code="verdicts_changed",
             param="left_out",
             fix="read the pool again, and attribute it again",

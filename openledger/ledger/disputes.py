@@ -1,23 +1,27 @@
 """A dispute: what the log says of a period's share that its contributor contests, and of what became of it.
 
-    dispute    the contributor claims that more was due; a deposit and the contested amount go into escrow
+    dispute    the contributor claims that more was due; a deposit goes into escrow, and what the pool's open disputes
+               contest together, as far as it is there
     verdict    a second scorer's scores, from which the share follows anew; the escrow is paid out
-    expiry     nobody recomputed it in time; the escrow goes back to where it came from
+    expiry     nobody recomputed it in time; what no other dispute contests goes back to where it came from
 
-    contested  = min(claimed - paid, what of the pool's `unattributed` no other dispute holds or was awarded)
+    left       = the pool's `unattributed` at its settlement - what disputes were awarded of it
+    contested  = min(claimed - paid, left)             held = min(left, sum of the open disputes' contested)
     recomputed = sum over the pool's parts: the contributor's payout by the shares rule under the settlement's own z,
-                 or what was paid, where the second scorer gives no scores for the part
-    award      = min(recomputed - paid, contested) where recomputed - paid > tolerance, else 0
+                 or what was paid, where the second scorer gives no scores for the part; shares divide what of a part
+                 the settlement could read
+    award      = min(recomputed - paid, contested, left) where recomputed - paid > tolerance, else 0
     tolerance  = pool * tolerance_ppm / 10^6, rounded down
 
 A settlement pays at once, so what is contested is only what it left unattributed: nothing is taken back from people
-who were paid. A contributor disputes a pool once. A settlement without parts is one of a single part, `use`. Every
-statement can be built again from what it says and from the settlement, and every batch follows from its statement
-(`transfers_of`); `Disputes` replays them all for the audit.
+who were paid. Claims overlap: an open one keeps nobody else from being awarded what both contest, and whoever is
+decided first is paid first. Only who has a score in the settlement disputes it, and a pool once. A settlement without
+parts is one of a single part, `use`. Every statement can be built again from what it says and from the settlement, and
+every batch follows from its statement (`transfers_of`); `Disputes` replays them all for the audit.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from openledger.core.errors import Conflict, Corrupt, Forbidden, InvalidInput, NotFound, OpenLedgerError
@@ -55,8 +59,8 @@ class Terms:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PaidPool:
-    """What a dispute needs to know of a settlement. `scorers` are who made its scores; `parts` the pool's parts by
-    name, each with its `pool_nano` and `payouts_nano`."""
+    """What a dispute needs to know of a settlement. `scorers` are who made its scores, `contributors` who has one;
+    `parts` the pool's parts by name, each with its `pool_nano` and `payouts_nano`."""
 
     adapter: str
     period: str
@@ -64,6 +68,7 @@ class PaidPool:
     z_milli: int
     scorers: tuple[str, ...]
     settled_ms: int
+    contributors: frozenset[str]
     parts: Mapping[str, Statement]
     payouts_nano: Mapping[str, int]
     accounts: Mapping[str, str]
@@ -84,6 +89,15 @@ class Scores:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Basis:
+    """What a second scorer could read: how many answers, which paid `answers_nano` of the pool. The operator's word;
+    the log knows only that it can't be more than the pool."""
+
+    num_answers: int
+    answers_nano: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Dispute:
     """One contributor's dispute of one pool. `claim` and `closing` are the log's statements; no `closing`: open."""
 
@@ -100,20 +114,34 @@ class Dispute:
             return "open"
         if format_of(self.closing) == EXPIRY:
             return "expired"
-        return "upheld" if self.award_nano else "rejected"
+        return "upheld" if self.closing["upheld"] else "rejected"
 
     @property
     def award_nano(self) -> int:
         return 0 if self.closing is None else int(self.closing.get("award_nano", 0))
 
     @property
-    def bound_nano(self) -> int:
-        """What of the pool's `unattributed` the dispute holds, or was awarded."""
-        return int(self.claim["contested_nano"]) if self.closing is None else self.award_nano
-
-    @property
     def deadline_ms(self) -> int:
         return int(self.claim["opened_ms"]) + int(self.claim["resolve_ms"])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Funds:
+    """What one pool's disputes draw on, between two of them: `left_nano` of its `unattributed` was awarded to nobody;
+    its open disputes contest `contested_nano` together. Of both the smaller is in escrow."""
+
+    left_nano: int
+    contested_nano: int
+
+    @property
+    def held_nano(self) -> int:
+        return min(self.left_nano, self.contested_nano)
+
+    def opened(self, contested_nano: int) -> "Funds":
+        return replace(self, contested_nano=self.contested_nano + contested_nano)
+
+    def closed(self, contested_nano: int, award_nano: int) -> "Funds":
+        return Funds(left_nano=self.left_nano - award_nano, contested_nano=self.contested_nano - contested_nano)
 
 
 @dataclass(slots=True)
@@ -143,10 +171,13 @@ class Disputes:
                 f"the statement lacks or misstates something: {error}", code="malformed_statement", param="statement"
             ) from error
 
-    def free_nano(self, key: tuple[str, str]) -> int:
-        """What of a pool's `unattributed` can still be contested."""
-        left: int = self.pools[key].payouts_nano.get(NOBODY, 0)
-        return left - sum(dispute.bound_nano for dispute in self.by_pool.get(key, {}).values())
+    def funds(self, key: tuple[str, str]) -> Funds:
+        """What of a pool's `unattributed` is left, and what its open disputes contest of it."""
+        known = self.by_pool.get(key, {}).values()
+        return Funds(
+            left_nano=self.pools[key].payouts_nano.get(NOBODY, 0) - sum(dispute.award_nano for dispute in known),
+            contested_nano=sum(dispute.claim["contested_nano"] for dispute in known if dispute.closing is None),
+        )
 
     def _take(self, kind: str, statement: Statement, batch: Batch) -> None:
         if _is_settlement(kind):
@@ -160,13 +191,13 @@ class Disputes:
         known = self.by_pool.setdefault(key, {})
         if kind == DISPUTE:
             check_new(known, contributor)
-            expected, stated_ms = _claim_again(self.pools[key], self.free_nano(key), claim), claim["opened_ms"]
+            expected, stated_ms = _claim_again(self.pools[key], self.funds(key), claim), claim["opened_ms"]
             known[contributor] = Dispute(claim=claim)
         else:
             check_open(known.get(contributor))
             if known[contributor].claim != claim:
                 raise Corrupt("the dispute isn't the one that was opened", code="wrong_dispute", param="statement")
-            expected, stated_ms = _closing_again(statement), statement["closed_ms"]
+            expected, stated_ms = _closing_again(statement, self.funds(key)), statement["closed_ms"]
             known[contributor] = Dispute(claim=claim, closing=statement)
         if statement != expected:
             raise Corrupt(
@@ -199,6 +230,7 @@ def paid_pool(batch: Batch) -> PaidPool:
         z_milli=settlement["z_milli"],
         scorers=tuple(sorted({quality.get("scorer", FIRST_SCORER) for quality in measured})),
         settled_ms=batch.time_ms,
+        contributors=frozenset(name for part in parts.values() for name in part.get("scores_nano", ())),
         parts=parts,
         payouts_nano=settlement["payouts_nano"],
         accounts=settlement["accounts"],
@@ -207,7 +239,7 @@ def paid_pool(batch: Batch) -> PaidPool:
 
 def claim_statement(
     pool: PaidPool,
-    free_nano: int,
+    funds: Funds,
     terms: Terms,
     *,
     contributor: str,
@@ -218,17 +250,25 @@ def claim_statement(
 ) -> dict[str, Any]:
     """What opens a dispute: `account` says that `contributor` was due `claimed_nano` of `pool`.
 
-    Raises Forbidden for another account than the contributor's, InvalidInput for a claim that can't be, Conflict
+    Raises Forbidden for another account than the contributor's, or where the contributor has no score in the settlement
+    (`not_in_settlement`), InvalidInput for a claim that can't be, Conflict
     where the window is closed (`dispute_window_closed`) or nothing is left to pay from (`nothing_to_contest`).
     """
     check_account_id(contributor, "contributor")
-    _check_numbers(claimed_nano, free_nano, opened_ms, *asdict(terms).values())
+    _check_numbers(claimed_nano, funds.left_nano, opened_ms, *asdict(terms).values())
     if contributor == NOBODY or pool.account_of(contributor) != account:
         raise Forbidden(
             f"{account} is not where {contributor} is paid",
             code="not_the_contributor",
             param="account",
             fix="open the dispute from the account that the settlement names for the contributor",
+        )
+    if contributor not in pool.contributors:
+        raise Forbidden(
+            f"{contributor} has no score in the settlement of {pool.adapter} in {pool.period}",
+            code="not_in_settlement",
+            param="contributor",
+            fix="a pool is disputed by contributors whom its settlement scored",
         )
     if not isinstance(reason, str) or len(reason) > MAX_REASON:
         raise InvalidInput(f"a reason is text of at most {MAX_REASON} characters", code="invalid_claim", param="reason")
@@ -246,12 +286,13 @@ def claim_statement(
             code="dispute_window_closed",
             param="period",
         )
-    if free_nano <= 0:
+    if funds.left_nano <= 0:
         raise Conflict(
             f"{pool.adapter} in {pool.period} left nothing unattributed that a dispute could still be paid from",
             code="nothing_to_contest",
             param="period",
         )
+    contested_nano = min(claimed_nano - paid_nano, funds.left_nano)
     return {
         "format": DISPUTE,
         "adapter": pool.adapter,
@@ -264,26 +305,34 @@ def claim_statement(
         "pool_nano": pool.pool_nano,
         "z_milli": pool.z_milli,
         "parts": {
-            name: {"pool_nano": part["pool_nano"], "paid_nano": part["payouts_nano"].get(contributor, 0)}
+            name: {
+                "pool_nano": part["pool_nano"] - part.get("unreadable_nano", 0),
+                "paid_nano": part["payouts_nano"].get(contributor, 0),
+            }
             for name, part in pool.parts.items()
         },
         "first_scorers": list(pool.scorers),
         "settled_ms": pool.settled_ms,
-        "contested_nano": min(claimed_nano - paid_nano, free_nano),
+        "contested_nano": contested_nano,
+        "escrowed_nano": funds.opened(contested_nano).held_nano - funds.held_nano,
         "opened_ms": opened_ms,
         **asdict(terms),
     }
 
 
-def verdict_statement(claim: Statement, scorer: str, scores: Mapping[str, Scores], closed_ms: int) -> dict[str, Any]:
-    """What closes a dispute by a recomputation; the award follows from claim and scores, which are by part.
+def verdict_statement(
+    claim: Statement, funds: Funds, basis: Basis, scorer: str, scores: Mapping[str, Scores], closed_ms: int
+) -> dict[str, Any]:
+    """What closes a dispute by a recomputation; the award follows from claim, `funds` before it, and scores by part.
 
     Raises InvalidInput for scores, parts or a scorer that can't be, Forbidden where the scorer is the first one or the
     claimant (`not_a_second_scorer`), Conflict past the deadline (`dispute_expired`).
     """
     check_account_id(scorer, "scorer")
     _check_scores(claim, scores)
-    _check_numbers(closed_ms)
+    _check_numbers(closed_ms, funds.left_nano, funds.contested_nano, *asdict(basis).values())
+    if basis.answers_nano > claim["pool_nano"]:
+        raise InvalidInput("the answers paid more than the pool", code="invalid_scores", param="answers_nano")
     if scorer in (*claim["first_scorers"], claim["account"], claim["contributor"]):
         raise Forbidden(
             f"{scorer} scored the pool first, or claims from it",
@@ -294,23 +343,28 @@ def verdict_statement(claim: Statement, scorer: str, scores: Mapping[str, Scores
     if closed_ms > claim["opened_ms"] + claim["resolve_ms"]:
         raise Conflict("the time to decide this dispute is over", code="dispute_expired", param="contributor")
     recomputed_nano = recomputed_payout(claim, scores)
+    upheld = _is_upheld(claim, recomputed_nano)
+    award_nano = min(recomputed_nano - claim["paid_nano"], claim["contested_nano"], funds.left_nano) if upheld else 0
     return {
         "format": VERDICT,
         "dispute": claim,
         "scorer": scorer,
+        **asdict(basis),
         "scores": {name: asdict(part) for name, part in sorted(scores.items())},
         "recomputed_nano": recomputed_nano,
-        "award_nano": _award(claim, recomputed_nano),
+        "upheld": upheld,
+        "award_nano": award_nano,
+        **_funds_said(claim, funds, award_nano),
         "closed_ms": closed_ms,
     }
 
 
-def expiry_statement(claim: Statement, closed_ms: int) -> dict[str, Any]:
+def expiry_statement(claim: Statement, funds: Funds, closed_ms: int) -> dict[str, Any]:
     """What closes a dispute that nobody recomputed. Raises Conflict (`dispute_open`) before its deadline."""
-    _check_numbers(closed_ms)
+    _check_numbers(closed_ms, funds.left_nano, funds.contested_nano)
     if closed_ms <= claim["opened_ms"] + claim["resolve_ms"]:
         raise Conflict("the dispute can still be decided", code="dispute_open", param="contributor")
-    return {"format": EXPIRY, "dispute": claim, "closed_ms": closed_ms}
+    return {"format": EXPIRY, "dispute": claim, **_funds_said(claim, funds, 0), "closed_ms": closed_ms}
 
 
 def recomputed_payout(claim: Statement, scores: Mapping[str, Scores]) -> int:
@@ -342,7 +396,8 @@ def transfers_of(statement: Statement) -> list[Transfer]:
     expiry's: a dispute is opened once, and closed once."""
     if format_of(statement) == DISPUTE:
         return _opening(statement)
-    return _closing(statement["dispute"], format_of(statement) == EXPIRY, statement.get("award_nano", 0))
+    lost = format_of(statement) == VERDICT and not statement["upheld"]
+    return _closing(statement["dispute"], lost, statement.get("award_nano", 0), statement["returned_nano"])
 
 
 def checked_lines(statement: Statement, transfer: Transfer) -> list[str]:
@@ -352,7 +407,7 @@ def checked_lines(statement: Statement, transfer: Transfer) -> list[str]:
     """
     opening = format_of(statement) == DISPUTE
     try:
-        expected = statement if opening else _closing_again(statement)
+        expected = statement if opening else _closing_again(statement, _funds_in(statement))
         called_for = transfer in transfers_of(statement)
     except OpenLedgerError as error:
         raise _corrupt(error.message, error.code) from error
@@ -369,20 +424,21 @@ def lines(statement: Statement) -> list[str]:
     told = [
         f"{claim['contributor']} contests its share of {claim['adapter']} in {claim['period']}:"
         f" {format_open(claim['paid_nano'])} OPEN were paid, {format_open(claim['claimed_nano'])} are claimed",
-        f"in escrow: {format_open(claim['contested_nano'])} OPEN of what the pool left unattributed,"
-        f" and a deposit of {format_open(claim['deposit_nano'])}",
+        f"contested: {format_open(claim['contested_nano'])} OPEN of what the pool left unattributed, with a deposit of"
+        f" {format_open(claim['deposit_nano'])} in escrow",
     ]
     if format_of(statement) == EXPIRY:
-        return [*told, "nobody recomputed it in time: all of it went back"]
+        return [*told, "nobody recomputed it in time: the deposit went back, and nothing was awarded"]
     if format_of(statement) == DISPUTE:
         return told
     methods = ", ".join(f"{name} by {part['method']}" for name, part in statement["scores"].items())
     return [
         *told,
-        f"{statement['scorer']} recomputed {format_open(statement['recomputed_nano'])} OPEN ({methods});"
+        f"{statement['scorer']} recomputed {format_open(statement['recomputed_nano'])} OPEN ({methods})"
+        f" on {statement['num_answers']} answers that paid {format_open(statement['answers_nano'])};"
         f" differences up to {claim['tolerance_ppm']} ppm of the pool count as none",
-        f"awarded: {format_open(statement['award_nano'])} OPEN"
-        if statement["award_nano"]
+        f"awarded: {format_open(statement['award_nano'])} OPEN, of {format_open(statement['left_nano'])} that were left"
+        if statement["upheld"]
         else "rejected: the deposit went to the treasury",
     ]
 
@@ -392,40 +448,56 @@ def _part_payout(claim: Statement, part_nano: int, scores: Scores) -> int:
     return split(part_nano, shares).get(claim["contributor"], 0)
 
 
-def _award(claim: Statement, recomputed_nano: int) -> int:
-    more_nano = recomputed_nano - claim["paid_nano"]
-    tolerated_nano = claim["pool_nano"] * claim["tolerance_ppm"] // _WHOLE_PPM
-    return min(more_nano, claim["contested_nano"]) if more_nano > tolerated_nano else 0
+def _is_upheld(claim: Statement, recomputed_nano: int) -> bool:
+    tolerated_nano: int = claim["pool_nano"] * claim["tolerance_ppm"] // _WHOLE_PPM
+    return bool(recomputed_nano - claim["paid_nano"] > tolerated_nano)
 
 
-def _claim_again(pool: PaidPool, free_nano: int, claim: Statement) -> dict[str, Any]:
+def _funds_said(claim: Statement, funds: Funds, award_nano: int) -> dict[str, int]:
+    """What a closing found, and what of the escrow nobody contests after it."""
+    held_nano = funds.closed(claim["contested_nano"], award_nano).held_nano
+    return {
+        "left_nano": funds.left_nano,
+        "all_contested_nano": funds.contested_nano,
+        "returned_nano": funds.held_nano - award_nano - held_nano,
+    }
+
+
+def _funds_in(closing: Statement) -> Funds:
+    try:
+        return Funds(left_nano=closing["left_nano"], contested_nano=closing["all_contested_nano"])
+    except KeyError as error:
+        raise InvalidInput(f"a closing lacks {error}", code="malformed_statement", param="statement") from error
+
+
+def _claim_again(pool: PaidPool, funds: Funds, claim: Statement) -> dict[str, Any]:
     terms = Terms(**{name: claim[name] for name in Terms.__dataclass_fields__})
     given = {name: claim[name] for name in ("contributor", "account", "claimed_nano", "reason", "opened_ms")}
-    return claim_statement(pool, free_nano, terms, **given)
+    return claim_statement(pool, funds, terms, **given)
 
 
-def _closing_again(statement: Statement) -> dict[str, Any]:
+def _closing_again(statement: Statement, funds: Funds) -> dict[str, Any]:
     if format_of(statement) == EXPIRY:
-        return expiry_statement(statement["dispute"], statement["closed_ms"])
+        return expiry_statement(statement["dispute"], funds, statement["closed_ms"])
     scores = {name: Scores(**part) for name, part in statement["scores"].items()}
-    return verdict_statement(statement["dispute"], statement["scorer"], scores, statement["closed_ms"])
+    basis = Basis(**{name: statement[name] for name in Basis.__dataclass_fields__})
+    return verdict_statement(statement["dispute"], funds, basis, statement["scorer"], scores, statement["closed_ms"])
 
 
 def _opening(claim: Statement) -> list[Transfer]:
     escrow = escrow_account(claim["adapter"], claim["period"])
-    return [
-        _transfer(claim, "open", claim["account"], escrow, claim["deposit_nano"], "dispute_deposit"),
-        _transfer(claim, "open1", UNATTRIBUTED, escrow, claim["contested_nano"], "dispute_escrow"),
-    ]
+    deposit = _transfer(claim, "open", claim["account"], escrow, claim["deposit_nano"], "dispute_deposit")
+    if not claim["escrowed_nano"]:
+        return [deposit]
+    return [deposit, _transfer(claim, "open1", UNATTRIBUTED, escrow, claim["escrowed_nano"], "dispute_escrow")]
 
 
-def _closing(claim: Statement, expired: bool, award_nano: int) -> list[Transfer]:
+def _closing(claim: Statement, lost: bool, award_nano: int, returned_nano: int) -> list[Transfer]:
     escrow = escrow_account(claim["adapter"], claim["period"])
-    lost = not expired and not award_nano
     moves = [
         (TREASURY if lost else claim["account"], claim["deposit_nano"], "deposit_lost" if lost else "deposit_return"),
         (claim["account"], award_nano, "dispute_award"),
-        (UNATTRIBUTED, claim["contested_nano"] - award_nano, "dispute_return"),
+        (UNATTRIBUTED, returned_nano, "dispute_return"),
     ]
     due = [move for move in moves if move[1]]
     return [

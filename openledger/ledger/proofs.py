@@ -226,6 +226,8 @@ def _part_line(name: str, settlement: dict[str, Any], account: str) -> str:
     head = f"{name}: {format_open(part['pool_nano'])} OPEN, {part['ppm']} parts per million of the pool; "
     if not part["measured"]:
         return f"{head}it wasn't measured, so all of it is unattributed"
+    if part["unreadable_nano"]:
+        head = f"{head}{format_open(part['unreadable_nano'])} of them by answers that can't be read, unattributed; "
     return (
         f"{head}scores of {len(part['scores_nano'])} contributors ({part['method']}) give its shares by"
         f" {settlement['rule']}, and {account} {format_open(paid)} OPEN of it"

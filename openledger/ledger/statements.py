@@ -6,8 +6,13 @@
 settlements; they are read here so that proof and audit need nothing but this package and `core`. Every check raises
 Corrupt with a code that names what is wrong.
 
-    pool_p    = split(pool, ppm)[p]                      payout_pc = split(pool_p, share_p)[c]
+    pool_p    = split(pool, ppm)[p]                      unreadable_use = split(pool_use, readable : unreadable)[1]
+    payout_pc = split(pool_p - unreadable_p, share_p)[c]
     payout_c  = sum over parts p of payout_pc            share_c   = sum over parts p of ppm_p x share_pc / 10^6
+
+What answers paid into `use` whose content isn't there is nobody's: `unreadable_p` is 0 for improvement, and goes to
+`unattributed` beside what the shares leave. Shares are of the rest. Which answers can be read the log doesn't say, so
+the statement's `unreadable_nano` is checked against the pool, and what follows from it is recomputed.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -33,7 +38,7 @@ Statement = Mapping[str, Any]
 Evidence = Sequence[Sequence[Any]]
 Value = TypeVar("Value")
 _LINEAGE = {"adapter_digest", "datanet", "datanet_version", "row_root"}
-_PART = {"ppm", "pool_nano", "measured", "shares_ppb", "payouts_nano"}
+_PART = {"ppm", "pool_nano", "unreadable_nano", "measured", "shares_ppb", "payouts_nano"}
 _MEASURED_PART = _PART | {"method", "quality", "scores_nano", "errors_nano", "gain_nano"}
 
 
@@ -80,6 +85,18 @@ def evidence_of(usages: Iterable[Statement]) -> list[list[Any]]:
 def answers_root(evidence: Evidence) -> str:
     """RFC 9162 root (hex) over canonical JSON of each [commitment, nano-OPEN]."""
     return merkle.root([merkle.leaf_hash(canonical_json(list(item))) for item in evidence]).hex()
+
+
+def unreadable_part(part_nano: int, pool_nano: int, unreadable_nano: int) -> int:
+    """What of a part of a pool was paid by the answers that paid `unreadable_nano` of the pool (all nano-OPEN)."""
+    paid = {"readable": pool_nano - unreadable_nano, "unreadable": unreadable_nano}
+    return split(part_nano, paid)["unreadable"]
+
+
+def divided(part_nano: int, unreadable_nano: int, shares_ppb: Mapping[str, int]) -> dict[str, int]:
+    """Nano-OPEN of one part by name: shares divide what isn't unreadable, the rest is `unattributed`."""
+    payouts = split(part_nano - unreadable_nano, shares_ppb)
+    return {**payouts, UNATTRIBUTED: payouts.get(UNATTRIBUTED, 0) + unreadable_nano}
 
 
 def pool_payouts(parts: Mapping[str, Statement]) -> dict[str, int]:
@@ -173,10 +190,16 @@ def _check_parts(settlement: Statement) -> None:
         raise _wrong("unsupported_channel_weight", "spans and citations weigh nothing in the shares")
     if set(parts) != set(PARTS) or sum(parts[name]["ppm"] for name in PARTS) != WHOLE_PPM:
         raise _wrong("wrong_pool_parts", f"a pool has the parts {' and '.join(PARTS)}, which make the whole of it")
-    due = split(settlement["pool_nano"], {name: parts[name]["ppm"] for name in PARTS})
+    pool_nano, unreadable_nano = settlement["pool_nano"], settlement["unreadable_nano"]
+    if type(unreadable_nano) is not int or not 0 <= unreadable_nano <= pool_nano:
+        raise _wrong("wrong_unreadable", "what could not be read isn't a part of the pool")
+    due = split(pool_nano, {name: parts[name]["ppm"] for name in PARTS})
+    lost = {"use": unreadable_part(due["use"], pool_nano, unreadable_nano), "improvement": 0}
     for name in PARTS:
         if parts[name]["pool_nano"] != due[name]:
             raise _wrong("wrong_pool_parts", f"{name} isn't its part of the pool")
+        if parts[name]["unreadable_nano"] != lost[name]:
+            raise _wrong("wrong_unreadable", f"{name} says otherwise what of it could not be read")
         _check_part(parts[name], settlement["z_milli"])
     if settlement["shares_ppb"] != pool_shares(parts):
         raise _wrong("wrong_shares", "the pool's shares don't follow from its parts'")
@@ -197,7 +220,7 @@ def _check_division(part: Statement, z_milli: int) -> None:
     """That scores make the shares, and shares divide `pool_nano`; of a whole /1 settlement, or of one part."""
     if part["shares_ppb"] != shares_ppb(part["scores_nano"], part["errors_nano"], part["gain_nano"], z_milli):
         raise _wrong("wrong_shares", "the shares don't follow from the scores")
-    if part["payouts_nano"] != split(part["pool_nano"], part["shares_ppb"]):
+    if part["payouts_nano"] != divided(part["pool_nano"], part.get("unreadable_nano", 0), part["shares_ppb"]):
         raise _wrong("wrong_payouts", "the payouts don't follow from the shares")
 
 

@@ -28,6 +28,10 @@ def check_verdict(verdict: str) -> str:
     return verdict
 
 
+def verdict_id(answer_id: str) -> str:
+    return f"{answer_id}.verdict"
+
+
 def verdict_statement(usage: Statement, verdict: str) -> dict[str, Any]:
     return {
         "format": VERDICT,
@@ -44,7 +48,7 @@ def verdict_transfers(statement: Statement) -> list[Transfer]:
     answer_id = statement["answer_id"]
     pool = pool_account(statement["adapter"], statement["period"])
     hold = Transfer(
-        transfer_id=f"{answer_id}.verdict",
+        transfer_id=verdict_id(answer_id),
         debit=pool,
         credit=UNATTRIBUTED,
         amount_nano=statement["pool_nano"],

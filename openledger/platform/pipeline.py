@@ -231,14 +231,15 @@ def attribute(
         scores=_with_loss(scores, pool),
         improvement=_mean_improvement(parts),
         parts=tuple(parts),
-        left_out=tuple(answer.answer_id for answer in pool.answers if not answer.counted),
+        left_out=pool.marked,
     )
 
 
 def _check_parents(adapter: RegisteredAdapter) -> None:
     """Raises InvalidInput for an adapter that began from others: its gain is partly theirs, and dividing it
     (adapters/lineage.py) is not a part of the settlement yet."""
-    if load_card(Path(adapter.folder)).parents:
+    folder = Path(adapter.folder)
+    if (folder / "card.json").exists() and load_card(folder).parents:
         raise InvalidInput(
             f"{adapter.name} began from other adapters, and settlements can't divide its gain over them yet",
             code="unsupported_lineage",

@@ -80,8 +80,10 @@ class Service(Protocol):
 
     async def mark(self, account: str, answer_id: str, verdict: str) -> str:
         """Say of an answer that `account` paid for that it was `wrong`: it counts nothing in what its pool is divided
-        by, and nothing is refunded. The id of the transfer whose proof shows it; may be repeated. Raises InvalidInput
-        (`invalid_verdict`), NotFound (`answer_not_sold`), Forbidden (`not_the_customer`), Conflict (`pool_settled`)."""
+        by, and nothing is refunded. The id of the transfer whose proof shows it; may be repeated.
+
+        Raises InvalidInput (`invalid_verdict`), NotFound (`answer_not_sold`), Forbidden (`not_the_customer`), Conflict
+        (`period_closed`)."""
         ...
 
     async def balance(self, account: str) -> dict[str, Any]:

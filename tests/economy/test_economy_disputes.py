@@ -4,13 +4,17 @@ from dataclasses import replace
 
 import pytest
 from economy_values import scores
+from hypothesis import given
+from hypothesis import strategies as st
 
 from openledger.core.errors import Conflict, Corrupt, Forbidden, InsufficientFunds, InvalidInput, NotFound
 from openledger.economy import Parameters
 from openledger.economy.disputes import DisputeBook, terms_of
-from openledger.ledger import Ledger, encode_proof, verify_proof
+from openledger.ledger import Ledger, disputes, encode_proof, verify_proof
 from openledger.ledger.disputes import (
+    Basis,
     Disputes,
+    Funds,
     Scores,
     claim_statement,
     escrow_account,
@@ -25,6 +29,8 @@ CLAIMANT, SECOND = "contributor:ctr_b", "user:auditor"
 ESCROW = "escrow:py:p0001"
 DEPOSIT = P.dispute_deposit_nano
 POOL, PAID, LEFT = 20_000, 3_600, 5_600  # of the settlement below: the pool, ctr_b's payout, unattributed
+BASIS = Basis(num_answers=3, answers_nano=1000)
+FUNDS = Funds(left_nano=900, contested_nano=400)
 
 
 @pytest.fixture
@@ -76,6 +82,13 @@ def test_an_upheld_claim_is_paid_the_difference_and_gets_its_deposit_back(settle
     assert posted(settled, "unattributed") == LEFT - (7200 - PAID)
     assert [payout.amount_nano for payout in settled.economy.payouts(CLAIMANT)] == [7200 - PAID, PAID]
     settled.ledger.audit()
+
+
+def test_a_verdict_says_on_how_many_answers_it_rests_and_what_they_paid(settled):
+    dispute(settled)
+    decided = resolve(settled)
+    assert (decided.closing["num_answers"], decided.closing["answers_nano"]) == (1, POOL)
+    assert any("on 1 answers that paid 0.00002;" in line for line in disputes.lines(decided.closing))
 
 
 def test_an_award_is_never_more_than_what_is_in_escrow(settled):
@@ -144,27 +157,89 @@ def test_past_the_deadline_nobody_decides_even_before_it_expired(settled, clock)
     assert caught.value.code == "dispute_expired"
 
 
-def test_several_disputes_of_a_pool_share_what_it_left(settled):
+def test_claims_overlap_and_the_escrow_holds_at_most_what_the_pool_left(settled):
     dispute(settled, claimed=PAID + 4000)
     second = dispute(settled, claimed=10_000, contributor="ctr_c")
-    assert second.claim["contested_nano"] == LEFT - 4000
-    with pytest.raises(Conflict) as caught:
-        dispute(settled, claimed=POOL, contributor="ctr_a")
-    assert caught.value.code == "nothing_to_contest"
+    assert (second.claim["contested_nano"], second.claim["escrowed_nano"]) == (LEFT, LEFT - 4000)
+    third = dispute(settled, claimed=POOL, contributor="ctr_a")
+    assert (third.claim["contested_nano"], third.claim["escrowed_nano"]) == (LEFT, 0)
+    assert (posted(settled, ESCROW), posted(settled, "unattributed")) == (LEFT + 3 * DEPOSIT, 0)
     resolve(settled, b=18)
-    assert dispute(settled, claimed=POOL, contributor="ctr_a").claim["contested_nano"] == 4000
+    assert (posted(settled, ESCROW), posted(settled, "unattributed")) == (LEFT + 2 * DEPOSIT, 0)
     assert [one.contributor for one in settled.economy.disputes("py", "p0001")] == ["ctr_a", "ctr_b", "ctr_c"]
     settled.ledger.audit()
 
 
-def test_a_contributor_whom_the_settlement_does_not_know_can_dispute_it(settled):
-    settled.economy.grant("contributor:ctr_new", DEPOSIT, "new")
-    assert dispute(settled, claimed=500, contributor="ctr_new").claim["paid_nano"] == 0
-    decided = settled.economy.resolve_dispute(
-        "ctr_new", SECOND, scores(scores_nano={"ctr_new": 10}, errors_nano={"ctr_new": 0})
-    )
-    assert decided.award_nano == 500
+def test_a_claim_on_everything_keeps_nobody_else_from_an_award(settled, clock):
+    """ctr_c claims all that the pool left and has nothing to show for it; ctr_b's award is paid all the same."""
+    dispute(settled, claimed=POOL, contributor="ctr_c")
+    dispute(settled, claimed=PAID + 4000)
+    decided = resolve(settled, b=38)
+    assert (decided.state, decided.award_nano, decided.closing["left_nano"]) == ("upheld", 3600, LEFT)
+    assert posted(settled, CLAIMANT) == 7200 + DEPOSIT
+    assert (posted(settled, ESCROW), posted(settled, "unattributed")) == (LEFT - 3600 + DEPOSIT, 0)
+    clock.advance(P.dispute_resolve_ms + 1)
+    assert settled.economy.expire_disputes() == 1
+    assert posted(settled, "contributor:ctr_c") == DEPOSIT
+    assert (posted(settled, ESCROW), posted(settled, "unattributed")) == (0, LEFT - 3600)
     settled.ledger.audit()
+
+
+def test_who_is_right_when_nothing_is_left_gets_the_deposit_back(settled):
+    dispute(settled, claimed=PAID + LEFT)
+    dispute(settled, claimed=POOL, contributor="ctr_a")
+    assert resolve(settled, b=50).award_nano == LEFT
+    before, treasury = posted(settled, "contributor:ctr_a"), posted(settled, "treasury")
+    more = scores(scores_nano={"ctr_a": 100}, errors_nano={"ctr_a": 0})
+    late = settled.economy.resolve_dispute("ctr_a", SECOND, more, more)
+    assert (late.state, late.award_nano, late.closing["recomputed_nano"]) == ("upheld", 0, POOL)
+    assert posted(settled, "contributor:ctr_a") == before + DEPOSIT
+    assert (posted(settled, "treasury"), posted(settled, ESCROW), posted(settled, "unattributed")) == (treasury, 0, 0)
+    with pytest.raises(Conflict) as caught:
+        dispute(settled, claimed=10, contributor="ctr_c")
+    assert caught.value.code == "nothing_to_contest"
+    settled.ledger.audit()
+
+
+def test_disputes_that_expire_together_give_back_all_that_was_held(settled, clock):
+    for contributor in ("ctr_a", "ctr_b", "ctr_c"):
+        dispute(settled, claimed=POOL, contributor=contributor)
+    clock.advance(P.dispute_resolve_ms + 1)
+    assert settled.economy.expire_disputes() == 3
+    assert (posted(settled, ESCROW), posted(settled, "unattributed")) == (0, LEFT)
+    settled.ledger.audit()
+
+
+claims = st.tuples(st.integers(1, 10**6), st.integers(0, 10**6), st.booleans())
+
+
+@given(st.integers(1, 10**6), st.lists(claims, max_size=8), st.data())
+def test_whatever_is_claimed_awarded_and_expired_the_escrow_is_exact(left_nano, drawn, data):
+    """In any order: what is held is what is left or contested, and no award is more than what is left."""
+    funds, escrow, paid, waiting = Funds(left_nano=left_nano, contested_nano=0), 0, 0, []
+    for claimed, due, is_decided in drawn:
+        contested = min(claimed, funds.left_nano)
+        escrow += funds.opened(contested).held_nano - funds.held_nano
+        funds = funds.opened(contested)
+        waiting.append((contested, min(due, contested) if is_decided else 0))
+        if data.draw(st.booleans()):
+            contested, due = waiting.pop(data.draw(st.integers(0, len(waiting) - 1)))
+            award = min(due, funds.left_nano)
+            after = funds.closed(contested, award)
+            returned = funds.held_nano - award - after.held_nano
+            assert returned >= 0
+            escrow, paid, funds = escrow - award - returned, paid + award, after
+        assert escrow == funds.held_nano == min(left_nano - paid, funds.contested_nano) >= 0
+
+
+def test_only_who_has_a_score_in_the_settlement_disputes_it(settled):
+    settled.economy.grant("contributor:ctr_new", DEPOSIT, "new")
+    before = settled.ledger.checkpoint()
+    with pytest.raises(Forbidden) as caught:
+        dispute(settled, claimed=500, contributor="ctr_new")
+    assert caught.value.code == "not_in_settlement"
+    assert settled.ledger.checkpoint() == before
+    assert dispute(settled, claimed=500, contributor="ctr_c").claim["paid_nano"] == 0
 
 
 def test_every_step_may_be_repeated_also_after_a_restart(settled):
@@ -245,11 +320,15 @@ def test_a_pool_that_is_not_settled_can_not_be_disputed(town):
 
 
 def test_a_claim_without_the_deposit_is_refused(settled):
-    settled.economy.grant("contributor:ctr_poor", DEPOSIT - 1, "poor")
+    settled.sell("more")
+    poor = {"scores_nano": {"ctr_poor": 1}, "errors_nano": {"ctr_poor": 0}}
+    period = settled.economy.current_period()
+    left = settled.economy.settle(scores(period, **poor), {}).payouts_nano["unattributed"]
+    settled.economy.grant("contributor:ctr_poor", DEPOSIT - 10, "poor")
     with pytest.raises(InsufficientFunds) as caught:
-        dispute(settled, claimed=10, contributor="ctr_poor")
+        settled.economy.dispute("contributor:ctr_poor", "py", period, "ctr_poor", 10)
     assert "deposit" in caught.value.message
-    assert posted(settled, "unattributed") == LEFT
+    assert posted(settled, "unattributed") == LEFT + left
 
 
 class PowerCut(BaseException):
@@ -349,6 +428,7 @@ class TestTheAudit:
         ("change", "code"),
         [
             ({"contested_nano": 1001}, "wrong_dispute"),
+            ({"escrowed_nano": 999}, "wrong_dispute"),
             ({"paid_nano": 0}, "wrong_dispute"),
             ({"pool_nano": 10**6}, "wrong_dispute"),
             ({"account": "user:alice"}, "not_the_contributor"),
@@ -372,6 +452,11 @@ class TestTheAudit:
         ("change", "code"),
         [
             ({"award_nano": 999}, "wrong_dispute"),
+            ({"upheld": False}, "wrong_dispute"),
+            ({"answers_nano": POOL + 1}, "invalid_scores"),
+            ({"num_answers": -1}, "invalid_claim"),
+            ({"left_nano": 999}, "wrong_dispute"),
+            ({"all_contested_nano": 10**6}, "wrong_dispute"),
             ({"recomputed_nano": 1}, "wrong_dispute"),
             ({"scorer": "operator"}, "not_a_second_scorer"),
             ({"scores": {}}, "invalid_scores"),
@@ -394,17 +479,21 @@ class TestTheAudit:
         changed = {"use": {**verdict["scores"]["use"], **change}}
         assert self.wrong(settled, {**verdict, "scores": changed}) == code
 
+    def test_names_a_verdict_that_returns_another_amount_than_nobody_contests(self, settled, verdict):
+        assert self.wrong(settled, {**verdict, "returned_nano": 1}, transfers_of(verdict)) == "wrong_dispute"
+
     def test_names_a_verdict_on_another_claim(self, settled, verdict):
         other = {**verdict["dispute"], "tolerance_ppm": 0}
         assert self.wrong(settled, {**verdict, "dispute": other}) == "wrong_dispute"
 
     def test_names_transfers_that_are_not_the_verdicts(self, settled, verdict):
-        transfers = transfers_of({**verdict, "award_nano": 500})
+        transfers = transfers_of({**verdict, "award_nano": 500, "returned_nano": 500})
         assert self.wrong(settled, verdict, transfers) == "escrow_differs"
 
     def test_names_money_that_leaves_an_escrow_without_a_reason(self, settled):
         opening = dispute(settled).claim
-        (move, *_) = transfers_of({"format": "openledger.dispute_expiry/1", "dispute": opening, "closed_ms": 0})
+        expiry = {"format": "openledger.dispute_expiry/1", "dispute": opening, "returned_nano": 1000, "closed_ms": 0}
+        (move, *_) = transfers_of(expiry)
         assert self.wrong(settled, {"format": "something/1"}, [move]) == "unexplained_escrow"
 
     def test_a_changed_verdict_is_found_by_its_proof(self, settled):
@@ -439,7 +528,12 @@ class TestAPoolOfTwoParts:
     @pytest.fixture
     def claim(self):
         parts = {
-            "use": {"pool_nano": 700, "payouts_nano": {"ctr_b": 100, "unattributed": 600}, "quality": {"scorer": "x"}},
+            "use": {
+                "pool_nano": 700,
+                "payouts_nano": {"ctr_b": 100, "unattributed": 600},
+                "quality": {"scorer": "x"},
+                "scores_nano": {"ctr_b": 1},
+            },
             "improvement": {"pool_nano": 300, "payouts_nano": {"unattributed": 300}},
         }
         statement = {
@@ -448,7 +542,7 @@ class TestAPoolOfTwoParts:
         }  # fmt: skip
         pool = paid_pool(Batch(seq=0, time_ms=0, transfers=(), statement=statement))
         return claim_statement(
-            pool, 900, terms_of(P), contributor="ctr_b", account=CLAIMANT, claimed_nano=500, reason="", opened_ms=0
+            pool, FUNDS, terms_of(P), contributor="ctr_b", account=CLAIMANT, claimed_nano=500, reason="", opened_ms=0
         )
 
     def scored(self, b):
@@ -472,12 +566,14 @@ class TestAPoolOfTwoParts:
     def test_is_recomputed_in_parts_and_a_part_without_scores_stays_as_it_was_paid(
         self, claim, scores, recomputed_nano, award_nano
     ):
-        verdict = verdict_statement(claim, SECOND, {name: self.scored(b) for name, b in scores.items()}, 1)
+        verdict = verdict_statement(
+            claim, FUNDS, BASIS, SECOND, {name: self.scored(b) for name, b in scores.items()}, 1
+        )
         assert (verdict["recomputed_nano"], verdict["award_nano"]) == (recomputed_nano, award_nano)
 
     def test_has_no_third_part(self, claim):
         with pytest.raises(InvalidInput) as caught:
-            verdict_statement(claim, SECOND, {"spans": self.scored(1)}, 1)
+            verdict_statement(claim, FUNDS, BASIS, SECOND, {"spans": self.scored(1)}, 1)
         assert caught.value.code == "invalid_scores"
 
 

@@ -21,6 +21,7 @@ measured = st.dictionaries(
     st.text("abcdef", min_size=1, max_size=2), st.tuples(st.integers(-(10**12), 10**12), st.integers(0, 10**12))
 )
 gains = st.integers(-(10**12), 10**13)
+OF_PARTS = ("ppm", "measured", "unreadable_nano")
 
 
 def usages(amounts):
@@ -77,6 +78,59 @@ def test_each_part_is_divided_by_its_own_scores(town):
     assert settlement.shares_ppb["ctr_b"] == (700_000 * use.shares_ppb["ctr_b"] + 300_000 * 600_000_000) // 10**6
     assert town.available("contributor:ctr_c") == 4
     town.ledger.audit()
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 10**15), st.booleans()), min_size=1, max_size=9),
+    st.tuples(measured, gains),
+    st.integers(0, 10**6),
+)
+def test_what_could_not_be_read_is_unattributed_and_all_sums_are_exact(answers, use, use_ppm):
+    parameters = Parameters(use_ppm=use_ppm, improvement_ppm=10**6 - use_ppm)
+    pool = usages([amount for amount, _ in answers])
+    lost = sum(amount for amount, readable in answers if not readable)
+    statement = settlement_statement(
+        drawn_scores(scores, *use), pool, {}, parameters, improvement(), unreadable_nano=lost
+    )
+    part, total = statement["parts"]["use"], statement["pool_nano"]
+    assert abs(part["unreadable_nano"] * total - part["pool_nano"] * lost) <= total
+    assert part["payouts_nano"][UNATTRIBUTED] >= part["unreadable_nano"]
+    assert sum(part["payouts_nano"].values()) == part["pool_nano"]
+    assert sum(statement["payouts_nano"].values()) == total
+    check_settlement(statement, evidence_of(pool))
+
+
+def test_one_readable_answer_does_not_capture_what_fifty_unreadable_ones_paid(town):
+    """50 answers of 350 nano-OPEN for contributors, of which nothing is kept, and one of 40."""
+    town.economy.set_retention("user:alice", keep=False)
+    for number in range(50):
+        town.sell(f"k{number}", prompt=10, completion=20)
+    town.economy.set_retention("user:alice", keep=True)
+    town.sell("readable", prompt=2, completion=2)
+    pool = town.economy.pool("py", "p0001")
+    assert (pool.total_nano, pool.num_unreadable, pool.unreadable_nano) == (17_540, 50, 17_500)
+    alone = {"scores_nano": {"ctr_a": 100}, "errors_nano": {"ctr_a": 0}, "gain_nano": 100}
+    settlement = town.economy.settle(scores(**alone), {}, improvement())
+    use = settlement.parts["use"]
+    assert (use.pool_nano, use.unreadable_nano) == (12_278, 12_250)
+    assert use.payouts_nano == {"ctr_a": 28, UNATTRIBUTED: 12_250}
+    name = settlement.transfer_ids["contributor:ctr_a"]
+    proof = verify_proof(town.ledger.proof(name), town.ledger.verification_key())
+    assert proof.statement["unreadable_nano"] == 17_500
+    said = "0.00001225"
+    assert any(f"{said} of them by answers that can't be read" in line for line in proof.lines)
+    assert any(f"{said} of it by answers that can't be read" in line for line in town.economy.explain(name))
+    town.ledger.audit()
+
+
+def test_what_is_forgotten_after_it_was_attributed_is_unreadable_at_settlement(town):
+    town.sell("k")
+    town.economy.open_period()
+    town.economy.forget_content("user:alice")
+    settlement = town.economy.settle(scores(), {}, improvement())
+    assert settlement.parts["use"].payouts_nano == {"ctr_a": 0, "ctr_b": 0, "ctr_c": 0, UNATTRIBUTED: 108}
+    assert settlement.parts["improvement"].payouts_nano["ctr_b"] == 28
+    assert settlement.parts["improvement"].unreadable_nano == 0
 
 
 def test_what_was_not_measured_goes_to_unattributed_and_says_so(town):
@@ -186,8 +240,8 @@ def test_one_part_can_have_the_whole_pool(town, tmp_path, clock):
 
 def in_the_old_format(statement):
     """What the version before wrote of the same pool: one part, by use alone."""
-    use = {name: value for name, value in statement["parts"]["use"].items() if name not in ("ppm", "measured")}
-    new = ("parts", "not_counted", "channels_ppm")
+    use = {name: value for name, value in statement["parts"]["use"].items() if name not in OF_PARTS}
+    new = ("parts", "not_counted", "channels_ppm", "unreadable_nano")
     return {**{k: v for k, v in statement.items() if k not in new}, **use, "format": "openledger.settlement/1"}
 
 

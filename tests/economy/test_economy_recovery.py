@@ -150,6 +150,25 @@ def test_a_pool_is_paid_once_wherever_settling_stopped(town, monkeypatch, owner,
     town.ledger.audit()
 
 
+@pytest.mark.parametrize(("owner", "name", "after"), [(Ledger, "commit", True), (AnswerStore, "settle", False)])
+@pytest.mark.parametrize("how", ["restart", "pools", "pool"])
+def test_a_pool_that_only_the_log_settled_leaves_the_queue(town, monkeypatch, owner, name, after, how):
+    sold = town.sell("k1").answer_id
+    cut_power(monkeypatch, owner, name, after=after)
+    with pytest.raises(PowerCut):
+        town.economy.settle(scores(), {})
+    monkeypatch.undo()
+    if how == "restart":
+        town.restart()
+    elif how == "pools":
+        assert town.economy.pools() == []
+    else:
+        assert town.economy.pool("py", "p0001").settled
+    assert town.economy._answers.find(sold).state == "settled"
+    assert town.economy.pools() == []
+    town.ledger.audit()
+
+
 @pytest.mark.parametrize(("owner", "name", "after"), [*((HoldStore, "free_key", a) for a in (False, True)),
                                                       *((HoldStore, "add", a) for a in (False, True)),
                                                       *((Ledger, "commit", a) for a in (False, True))])  # fmt: skip

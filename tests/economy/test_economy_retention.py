@@ -109,8 +109,85 @@ def test_content_is_deleted_when_its_time_is_up_and_the_loss_is_stated(town, clo
 @pytest.mark.parametrize("how", ["restart", "open_period"])
 def test_what_is_too_old_is_deleted_at_the_start_and_with_every_period(town, clock, how):
     sold = town.sell("old").answer_id
+    town.economy.settle(scores(), {})
     clock.advance(P.retention_ms + 1)
     town.restart() if how == "restart" else town.economy.open_period()
+    assert payload(town, sold) is None
+
+
+class TestAPoolInDispute:
+    @pytest.fixture
+    def disputed(self, town):
+        """Nine of ten equal answers are alice's, one is bob's; ctr_b contests the settlement."""
+        town.economy.grant("user:bob", 1_000_000, "bob")
+        for number in range(10):
+            account = "user:bob" if number == 0 else "user:alice"
+            town.economy.complete(answer(town.authorize(f"k{number}", account=account)))
+        town.economy.settle(scores(), {})
+        town.economy.grant("contributor:ctr_b", P.dispute_deposit_nano, "deposit")
+        return town
+
+    def contest(self, town):
+        town.economy.dispute("contributor:ctr_b", "py", "p0001", "ctr_b", 400)
+
+    def test_is_recomputed_on_what_is_left_while_that_is_nine_tenths(self, disputed):
+        self.contest(disputed)
+        disputed.economy.forget_content("user:bob")
+        assert len(disputed.economy.disputed_answers("py", "p0001")) == 9
+
+    def test_is_not_recomputed_on_less(self, disputed):
+        self.contest(disputed)
+        disputed.economy.forget_content("user:alice")
+        with pytest.raises(Conflict) as caught:
+            disputed.economy.disputed_answers("py", "p0001")
+        assert caught.value.code == "too_little_kept"
+
+    def test_is_compared_with_what_its_settlement_could_read(self, town):
+        town.economy.set_retention("user:alice", keep=False)
+        town.sell("unkept")
+        town.economy.set_retention("user:alice", keep=True)
+        kept = town.sell("kept").answer_id
+        assert town.economy.settle(scores(), {}).unreadable_nano == 155
+        town.economy.grant("contributor:ctr_b", P.dispute_deposit_nano, "deposit")
+        town.economy.dispute("contributor:ctr_b", "py", "p0001", "ctr_b", 100)
+        assert [told.answer_id for told in town.economy.disputed_answers("py", "p0001")] == [kept]
+
+    def test_has_its_content_until_the_last_moment_at_which_it_can_be_decided(self, disputed, clock):
+        clock.advance(P.dispute_window_ms)
+        self.contest(disputed)
+        clock.advance(P.dispute_resolve_ms)
+        assert disputed.economy.erase_expired() == 0
+        assert len(disputed.economy.disputed_answers("py", "p0001")) == 10
+
+
+@pytest.mark.parametrize("short_ms", [0, 1])
+def test_content_is_kept_a_day_longer_than_a_dispute_can_last(short_ms):
+    kept_ms = P.dispute_window_ms + P.dispute_resolve_ms + DAY_MS - short_ms
+    if not short_ms:
+        assert Parameters(retention_ms=kept_ms).retention_ms == kept_ms
+        return
+    with pytest.raises(InvalidInput) as caught:
+        Parameters(retention_ms=kept_ms)
+    assert caught.value.param == "retention_ms"
+
+
+def test_what_a_closed_pool_needs_is_kept_until_its_settlement_and_deleted_then(town, clock):
+    sold = town.sell("old").answer_id
+    clock.advance(P.retention_ms + 1)
+    town.economy.open_period()
+    town.restart()
+    assert town.economy.erase_expired() == 0
+    (told,) = town.economy.pool("py", "p0001").answers
+    assert told.answer_id == sold
+    town.economy.settle(scores(), {})
+    assert town.economy.erase_expired() == 1
+    assert payload(town, sold) is None
+
+
+def test_a_tenant_can_have_content_deleted_that_a_closed_pool_needs(town):
+    sold = town.sell("k").answer_id
+    town.economy.open_period()
+    assert town.economy.forget_content("user:alice") == 1
     assert payload(town, sold) is None
 
 

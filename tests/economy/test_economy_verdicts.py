@@ -7,6 +7,7 @@ from test_economy_recovery import PowerCut, cut_power
 from openledger.core.errors import Conflict, Forbidden, InvalidInput, NotFound, Unavailable
 from openledger.economy import Parameters
 from openledger.economy.economy import Economy
+from openledger.economy.verdicts import record_verdict
 from openledger.ledger import Ledger, verify_proof
 
 POOL = "pool:py:p0001"
@@ -53,7 +54,7 @@ def test_marking_again_changes_nothing_also_after_the_settlement(town, sold):
     before = town.ledger.checkpoint()
     assert town.economy.mark(sold, "wrong", "user:alice") == first
     assert town.ledger.checkpoint() == before
-    town.economy.settle(scores(), {})
+    town.economy.settle(scores(), {}, left_out=[sold])
     assert town.economy.mark(sold, "wrong", "user:alice") == first
 
 
@@ -62,8 +63,35 @@ def test_after_the_settlement_it_is_too_late(town, sold):
     before = town.ledger.checkpoint()
     with pytest.raises(Conflict) as caught:
         town.economy.mark(sold, "wrong", "user:alice")
+    assert caught.value.code == "period_closed"
+    with pytest.raises(Conflict) as caught:  # the ledger's own refusal, whoever writes
+        record_verdict(town.ledger, town.ledger.usages(POOL)[0], "wrong")
     assert caught.value.code == "pool_settled"
     assert town.ledger.checkpoint() == before
+
+
+def test_once_its_period_is_closed_an_answer_is_not_marked(town, sold):
+    town.economy.open_period()
+    before = town.ledger.checkpoint()
+    with pytest.raises(Conflict) as caught:
+        town.economy.mark(sold, "wrong", "user:alice")
+    assert caught.value.code == "period_closed"
+    assert (town.ledger.checkpoint(), town.economy.pool("py", "p0001").marked) == (before, ())
+
+
+def test_a_verdict_from_before_its_period_was_closed_is_told_again(town, sold):
+    first = town.economy.mark(sold, "wrong", "user:alice")
+    town.economy.open_period()
+    assert town.economy.mark(sold, "wrong", "user:alice") == first
+
+
+def test_a_marked_answer_whose_content_is_gone_is_still_among_the_marked(town, sold):
+    town.economy.mark(sold, "wrong", "user:alice")
+    town.economy.forget_content("user:alice")
+    pool = town.economy.pool("py", "p0001")
+    assert (pool.answers, pool.marked) == ((), (sold,))
+    assert town.economy.settle(scores(), {}, left_out=pool.marked).pool_nano == 250
+    town.ledger.audit()
 
 
 @pytest.mark.parametrize(
@@ -122,7 +150,7 @@ def test_an_answer_that_waits_to_be_paid_for_is_paid_for_before_it_is_marked(tow
     assert counted(town) == {authorized.answer_id: False}
 
 
-@pytest.mark.parametrize("left_out", [[], ["ans_x"]])
+@pytest.mark.parametrize("left_out", [None, [], ["ans_x"]])
 def test_scores_from_before_a_verdict_are_not_settled(town, sold, left_out):
     town.economy.mark(sold, "wrong", "user:alice")
     with pytest.raises(Conflict) as caught:

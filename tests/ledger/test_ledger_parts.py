@@ -128,6 +128,12 @@ WRONG = [
     (lambda s: s["channels_ppm"].update(verbatim=1), "unsupported_channel_weight"),
     (lambda s: s.pop("channels_ppm"), "malformed_statement"),
     (lambda s: s.update(not_counted=["aa"]), "wrong_verdicts"),
+    (lambda s: s.update(unreadable_nano=42), "wrong_unreadable"),
+    (lambda s: s.update(unreadable_nano=-1), "wrong_unreadable"),
+    (lambda s: s.update(unreadable_nano=20), "wrong_unreadable"),
+    (lambda s: s["parts"]["use"].update(unreadable_nano=1), "wrong_unreadable"),
+    (lambda s: s["parts"]["improvement"].update(unreadable_nano=1), "wrong_unreadable"),
+    (lambda s: s.pop("unreadable_nano"), "malformed_statement"),
     (lambda s: s.update(format="openledger.settlement/1"), "malformed_statement"),
 ]
 

@@ -105,3 +105,19 @@ def test_where_the_index_pays_alone_what_an_audit_found_of_a_bank_is_not_quoted(
     assert quality["audit_lds_index_contributors"] == "0.500"
     assert quality["audit_views"] == "epoch-1 epoch-2"
     assert "audit_lds_contributors" not in quality
+
+
+@pytest.mark.parametrize("gone", ["forgotten", "never kept"])
+def test_a_wrong_answer_whose_content_is_gone_does_not_keep_its_pool_from_being_settled(town, tmp_path, gone):
+    if gone == "never kept":
+        town.economy.set_retention("user:alice", keep=False)
+    wrong = town.sell("k1").answer_id
+    town.economy.mark(wrong, "wrong", "user:alice")
+    if gone == "forgotten":
+        town.economy.forget_content("user:alice")
+    town.economy.set_retention("user:alice", keep=True)
+    town.sell("k2", completion=3)
+    found = attribute(town, tmp_path)
+    assert found.left_out == (wrong,)
+    assert pipeline.settle(Remote(town.economy), found).pool_nano == 155 + 95
+    town.ledger.audit()
