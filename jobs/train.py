@@ -60,8 +60,8 @@ def train(workdir: Workdir, arguments: argparse.Namespace) -> dict[str, object]:
     with connected(workdir):
         datanets = datanets_actor(workdir)
         version, rows = pipeline.publish(datanets, arguments.datanet)
-        copies = pipeline.find_copies(datanets, version)
-        job, decoys = pipeline.plan_training(base, version, rows, recipe, workdir.adapters, copies=copies)
+        copies, alike = pipeline.find_copies(datanets, version), pipeline.find_alike(datanets, version)
+        job, decoys = pipeline.plan_training(base, version, rows, recipe, workdir.adapters, copies=copies, alike=alike)
         card = pipeline.train([job], workdir.runs, arguments.workers, use_gpu=arguments.gpu)[0]
         coalitions = pipeline.build_bank(job, arguments.bank, num_gpus=arguments.gpu) if arguments.bank else 0
         indexed = pipeline.build_indexes([start_index_host(base)], [job], [decoys], workdir.indexes)[0]

@@ -15,6 +15,7 @@ A crash before 1 leaves nothing. After 1, the next opening (or a retry) repeats 
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -177,6 +178,18 @@ class Datanets:
         clusters.add(evidence)
         found = {row: first for row, first in clusters.representatives().items() if row in ids and row != first}
         return {row: first for row, first in found.items() if _takes_its_place(rows[first], rows[row])}
+
+    def alike(self, name: str, number: int) -> dict[str, str]:
+        """The version's rows that would be copies if every row were another contributor's: row id to the earliest row
+        that says the same. A contributor may restate his own rows; what is measured must not be what was trained."""
+        rows = {row.row_id: row for row in self.rows(name, number)}
+        order = [row_id for row_id in self._registry.credit_order() if row_id in rows]
+        evidence = [
+            replace(_evidence(rows[row_id], place), contributor_id=row_id) for place, row_id in enumerate(order)
+        ]
+        clusters = EvidenceClusters(self._word_weights(evidence))
+        clusters.add(evidence)
+        return {row: first for row, first in clusters.representatives().items() if row != first}
 
     def statistics(self, name: str) -> list[ContributorStatistics]:
         """For each contributor of the Datanet, sorted by name: rows by outcome, and why."""

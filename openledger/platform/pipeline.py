@@ -5,7 +5,7 @@ values on. What an answer needs while a person waits is in `live`.
 """
 
 import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -86,6 +86,11 @@ def find_copies(datanets: Any, version: DatanetVersion) -> dict[str, str]:
     return ray.get(datanets.copies.remote(version.datanet, version.number))
 
 
+def find_alike(datanets: Any, version: DatanetVersion) -> dict[str, str]:
+    """Rows of `version` that say what an earlier row of it says, whoever wrote them, each with that row's id."""
+    return ray.get(datanets.alike.remote(version.datanet, version.number))
+
+
 def commit_nonces(
     book: NonceBook, folder: Path, datanet: str, version: int, owner: str, witnesses: Sequence[str]
 ) -> None:
@@ -133,18 +138,19 @@ def plan_training(
     *,
     nonces: tuple[str, ...] = (),
     copies: Collection[str] = (),
+    alike: Mapping[str, str] | None = None,
 ) -> tuple[TrainingJob, list[Row]]:
     """The job that trains `version`'s adapter, and its decoys. The folder's name says what the adapter is made of.
 
     With `nonces` (of `draw_nonces`) they decide which rows are drawn too. Rows in `copies` (ids; `find_copies`) are
-    neither trained on nor measured with.
+    neither trained on nor measured with; no row is held out whose like (`alike`; `find_alike`) is trained on.
     """
     job = TrainingJob(
         name=version.datanet, base=base, version=version, rows=(), recipe=recipe, output="", nonces=nonces
     )
     fitting = fitting_rows(rows, base, recipe.max_row_tokens)
     lot = job.constant if nonces else version.row_root
-    chosen = choose_rows(fitting, recipe.max_rows, lot, copies=copies)
+    chosen = choose_rows(fitting, recipe.max_rows, lot, copies=copies, alike=alike)
     job = replace(job, rows=chosen.trained, held_out=chosen.held_out)
     return job.at(adapters), list(chosen.decoys)
 

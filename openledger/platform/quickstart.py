@@ -129,6 +129,7 @@ class Demonstration:
     versions: list[tuple[DatanetVersion, list[Row]]] = field(default_factory=list)
     nonces: list[tuple[str, ...]] = field(default_factory=list)
     copies: list[dict[str, str]] = field(default_factory=list)
+    alike: list[dict[str, str]] = field(default_factory=list)
     jobs: list[TrainingJob] = field(default_factory=list)
     decoys: list[list[Row]] = field(default_factory=list)
     cards: list[AdapterCard] = field(default_factory=list)
@@ -194,6 +195,7 @@ def fill_datanets(run: Demonstration, stage: Stage) -> None:
         version, rows = pipeline.publish(run.datanets, datanet.name)
         run.versions.append((version, rows))
         run.copies.append(pipeline.find_copies(run.datanets, version))
+        run.alike.append(pipeline.find_alike(run.datanets, version))
         run.nonces.append(pipeline.draw_nonces(book, run.workdir.nonces, version, run.base, run.settings.recipe))
         statistics = ray.get(run.datanets.statistics.remote(datanet.name))
         entries.append(report.datanet_entry(datanet.name, datanet.summary, version, statistics, run.people))
@@ -222,10 +224,11 @@ def _hand_in(run: Demonstration, person: Contributor) -> None:
 
 
 def train_adapters(run: Demonstration, stage: Stage) -> None:
-    for (version, rows), nonces, copies in zip(run.versions, run.nonces, run.copies, strict=True):
+    for number, (version, rows) in enumerate(run.versions):
         job, decoys = pipeline.plan_training(
-            run.base, version, rows, run.settings.recipe, run.workdir.adapters, nonces=nonces, copies=copies
-        )
+            run.base, version, rows, run.settings.recipe, run.workdir.adapters,
+            nonces=run.nonces[number], copies=run.copies[number], alike=run.alike[number],
+        )  # fmt: skip
         run.jobs.append(job)
         run.decoys.append(decoys)
     recipe, num_rows = run.settings.recipe, sum(len(job.rows) for job in run.jobs)

@@ -347,6 +347,13 @@ class TestCopies:
         assert datanets.copies("docs", datanets.publish("docs").number) == {}
         assert datanets.copies("clone", datanets.publish("clone").number) == dict(zip(copies, originals, strict=True))
 
+    def test_own_rows_restated_are_no_copies_and_are_alike(self, datanets: Datanets) -> None:
+        originals = self.contributed(datanets, "ada", sample_drafts(6))
+        restated = self.contributed(datanets, "ada", self.restated(sample_drafts(6)))
+        number = datanets.publish("docs").number
+        assert datanets.copies("docs", number) == {}
+        assert datanets.alike("docs", number) == dict(zip(restated, originals, strict=True))
+
     def test_who_comes_first_is_the_original_whatever_the_datanets_name(self, datanets: Datanets) -> None:
         datanets.create("a-later", "Sorted before docs", "acct_ada")
         first = self.contributed(datanets, "ada", sample_drafts(3))

@@ -61,6 +61,17 @@ def test_copies_are_in_none_of_them():
     assert not ids(chosen.trained) & copies
 
 
+def test_nothing_is_held_out_that_a_trained_or_held_out_row_says_too():
+    everything = rows(a=50, b=50)
+    alike = {row.row_id: f"row_{row.contributor_id}_{row.ordinal % 30}" for row in everything if row.ordinal >= 30}
+    chosen = choose_rows(everything, 40, "root", alike=alike)
+    said = [alike.get(row.row_id, row.row_id) for row in chosen.held_out]
+    trained = {alike.get(row.row_id, row.row_id) for row in chosen.trained}
+    assert len(said) == len(set(said)) == 10
+    assert not set(said) & trained
+    assert not ids(chosen.held_out) & ids(chosen.decoys)
+
+
 @pytest.mark.parametrize(("given", "copies"), [([], ()), (rows(a=2), ("row_a_0", "row_a_1"))])
 def test_a_version_without_rows_of_its_own_is_refused(given, copies):
     with pytest.raises(InvalidInput) as caught:
