@@ -3,6 +3,11 @@
     python jobs/train.py --workdir .openledger --datanet tables --workers 2
     ray job submit --working-dir . -- python jobs/train.py --workdir /data/openledger --datanet tables --gpu
 
+So that nobody chooses the training's random numbers, commit to nonces while contributions are open; the next run
+without the option publishes the version, reveals the nonces and trains (docs/concepts/initial_constant.md):
+
+    python jobs/train.py --workdir .openledger --datanet tables --commit-nonces user:witness
+
 `--recipe` names a YAML file with settings of training.recipe.Recipe; what is not named keeps its default.
 """
 
@@ -38,6 +43,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--gpu", action="store_true", help="one GPU for each worker")
     parser.add_argument("--bank", type=int, default=0, metavar="N",
                         help="also train a bank of N coalitions; default: attribute by the index alone")  # fmt: skip
+    parser.add_argument("--commit-nonces", nargs="+", metavar="WITNESS",
+                        help="only commit to nonces (owner's, WITNESSes') for the version to come")  # fmt: skip
     parser.add_argument("--owner", default="", help="account that earns the owner's part; default: user:DATANET-owner")
     parser.add_argument("--prices", type=int, nargs=2, default=(200_000, 1_000_000), metavar="NANO_OPEN",
                         help="for each prompt and each completion token")  # fmt: skip
@@ -49,8 +56,10 @@ def train(workdir: Workdir, arguments: argparse.Namespace) -> dict[str, object]:
     from openledger.adapters.registry import AdapterRegistry
     from openledger.attribution.actor import start_index_host
     from openledger.core.config import load_settings
+    from openledger.economy.actor import RemoteLedger
+    from openledger.economy.nonces import NonceBook
     from openledger.platform import pipeline
-    from openledger.platform.actors import datanets_actor
+    from openledger.platform.actors import datanets_actor, ledger_actor
     from openledger.platform.cluster import connected
     from openledger.training.recipe import Recipe
 
@@ -58,10 +67,18 @@ def train(workdir: Workdir, arguments: argparse.Namespace) -> dict[str, object]:
     recipe = load_settings(Recipe, arguments.recipe) if arguments.recipe else Recipe()
     owner = arguments.owner or f"user:{arguments.datanet}-owner"
     with connected(workdir):
-        datanets = datanets_actor(workdir)
+        datanets, book = datanets_actor(workdir), NonceBook(RemoteLedger(ledger_actor(workdir)))
+        if arguments.commit_nonces:
+            number = pipeline.next_version(datanets, arguments.datanet)
+            witnesses = arguments.commit_nonces
+            pipeline.commit_nonces(book, workdir.nonces, arguments.datanet, number, owner, witnesses)
+            return {"datanet": arguments.datanet, "version": number, "committed": [owner, *witnesses]}
         version, rows = pipeline.publish(datanets, arguments.datanet)
         copies, alike = pipeline.find_copies(datanets, version), pipeline.find_alike(datanets, version)
-        job, decoys = pipeline.plan_training(base, version, rows, recipe, workdir.adapters, copies=copies, alike=alike)
+        nonces = pipeline.draw_nonces(book, workdir.nonces, version, base, recipe)
+        job, decoys = pipeline.plan_training(
+            base, version, rows, recipe, workdir.adapters, nonces=nonces, copies=copies, alike=alike
+        )
         card = pipeline.train([job], workdir.runs, arguments.workers, use_gpu=arguments.gpu)[0]
         coalitions = pipeline.build_bank(job, arguments.bank, num_gpus=arguments.gpu) if arguments.bank else 0
         indexed = pipeline.build_indexes([start_index_host(base)], [job], [decoys], workdir.indexes)[0]

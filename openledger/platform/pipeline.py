@@ -81,6 +81,10 @@ def publish(datanets: Any, name: str) -> tuple[DatanetVersion, list[Row]]:
     return version, ray.get(datanets.rows.remote(name, version.number))
 
 
+def next_version(datanets: Any, name: str) -> int:
+    return len(ray.get(datanets.versions.remote(name))) + 1
+
+
 def find_copies(datanets: Any, version: DatanetVersion) -> dict[str, str]:
     """Rows of `version` that say what an earlier row of any Datanet says, each with that row's id."""
     return ray.get(datanets.copies.remote(version.datanet, version.number))

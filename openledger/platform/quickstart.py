@@ -209,7 +209,7 @@ def fill_datanets(run: Demonstration, stage: Stage) -> None:
 
 def _commit_nonces(run: Demonstration, book: NonceBook, datanet: str) -> None:
     """For the version that is to come; where no row changes, the commitments wait for the next run's."""
-    owner, version = f"user:{datanet}-owner", len(ray.get(run.datanets.versions.remote(datanet))) + 1
+    owner, version = f"user:{datanet}-owner", pipeline.next_version(run.datanets, datanet)
     for party in (owner, OPERATOR):
         ray.get(run.economy.grant.remote(party, DEPOSIT_NANO, f"quickstart-nonce-{datanet}-{version}-{party}"))
     pipeline.commit_nonces(book, run.workdir.nonces, datanet, version, owner, [OPERATOR])
