@@ -185,8 +185,10 @@ def bank_scores(
         group = int(group_R[own[0]])
         error = scale * float(part_R[own].sum() * total.error_GQ[group, 0])
         inside = max(math.sqrt(len(own)) * noise, split_G[group]) if len(bank.design.groups[group]) > 1 else 0.0
-        scores_nano[name] = round(float(influence_R[paid].sum()) * _NANO) if gain > 0 else 0
-        errors_nano[name] = round(math.hypot(error, inside) * _NANO)
+        influence = float(influence_R[paid].sum())
+        scores_nano[name], errors_nano[name] = (
+            (round(influence * _NANO), round(math.hypot(error, inside) * _NANO)) if gain > 0 else (0, 0)
+        )
     return ContributorScores(
         adapter=adapter,
         period=period,

@@ -98,13 +98,14 @@ def add_settlement(
 
 
 def _error_ppb(contributor_id: str, settlement: Settlement, measured: Mapping[str, ContributorScores]) -> int:
-    return sum(
-        scores.errors_nano.get(contributor_id, 0)
-        * WHOLE_PPB
-        * settlement.parts[name].ppm
-        // (WHOLE_PPM * max(1, scores.gain_nano, sum(max(0, score) for score in scores.scores_nano.values())))
-        for name, scores in measured.items()
-    )
+    """Where nothing can be attributed the share is 0 and has no error."""
+    total = 0
+    for name, scores in measured.items():
+        whole = max(scores.gain_nano, sum(max(0, score) for score in scores.scores_nano.values()))
+        if whole > 0:
+            error = scores.errors_nano.get(contributor_id, 0) * WHOLE_PPB * settlement.parts[name].ppm
+            total += error // (WHOLE_PPM * whole)
+    return total
 
 
 def sources(

@@ -133,7 +133,7 @@ def test_a_group_whose_index_is_worth_nothing_is_not_divided_by_one_outlier():
 
 def test_a_bank_of_an_adapter_that_gained_nothing_pays_nobody():
     result = bank_period(list("abcd"), {"a": 0.5, "b": 0.1, "c": -0.2, "d": 0.0}, gain=-0.5)
-    assert set(result.scores_nano.values()) == {0}
+    assert set(result.scores_nano.values()) == set(result.errors_nano.values()) == {0}
     shares = shares_ppb(result.scores_nano, result.errors_nano, result.gain_nano, 1000)
     assert shares[UNATTRIBUTED] == 10**9
 

@@ -1,5 +1,7 @@
 """The report's arithmetic: what the bad ones earned beside the honest, and an answer's top rows."""
 
+from dataclasses import replace
+
 import pytest
 
 from openledger.attribution.index import IndexEntry
@@ -47,6 +49,9 @@ def test_a_settlement_is_told_by_parts_with_errors_of_the_whole_pool():
     assert entry["pool_parts"]["improvement"] == {
         "ppm": 300_000, "pool_nano": 300, "measured": True, "method": "two",
     }  # fmt: skip
+    nothing = replace(measured("two", 0, 20), gain_nano=-5)  # nothing can be attributed, so its error is no share's
+    add_settlement(entry, settlement, measured("one", 70, 10), {"a": 3}, nothing)
+    assert entry["contributors"][0]["error_ppb"] == 70_000_000
 
 
 def test_a_copier_is_shown_beside_whom_he_copied():
