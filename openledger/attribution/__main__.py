@@ -8,11 +8,15 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from openledger.attribution.options import ABOUT, add_commands
 from openledger.core.errors import InvalidInput, NotFound, OpenLedgerError
 from openledger.core.files import write_durably, write_json_durably
+
+if TYPE_CHECKING:
+    from openledger.attribution.subject import Subject
+    from openledger.training.examples import Example
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,21 +42,12 @@ def score(options: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from openledger.attribution import instruments
-    from openledger.attribution.subject import open_subject, read_queries
 
     _quiet()
     torch.set_num_threads(options.threads)
     if options.dry_run and options.recipe and not (options.adapter / "run.json").exists():
         return {"would_train": "the adapter, then what --method needs", "adapter": str(options.adapter)}
-    subject = open_subject(
-        options.base,
-        options.adapter,
-        options.rows,
-        recipe=options.recipe,
-        device=options.device,
-        pack_members=options.pack,
-    )
-    queries = read_queries(options.queries, subject.base)
+    subject, queries = _inputs(options)
     weights = _weights(options.weights, len(queries))
     attributor = instruments.make(
         options.method,
@@ -90,19 +85,10 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     from openledger.attribution.bank_folder import find_bank, finish_bank
     from openledger.attribution.instruments import subject_plan
     from openledger.attribution.records import read_examples
-    from openledger.attribution.subject import open_subject, read_queries
 
     _quiet()
     torch.set_num_threads(options.threads)
-    subject = open_subject(
-        options.base,
-        options.adapter,
-        options.rows,
-        recipe=options.recipe,
-        device=options.device,
-        pack_members=options.pack,
-    )
-    queries = read_queries(options.queries, subject.base)
+    subject, queries = _inputs(options)
     decoys = read_examples(options.decoys, subject.base) if options.decoys else []
     planted = _read_planted(options.planted) if options.planted else None
     bank_plan = subject_plan(subject, options.coalitions, options.twins)
@@ -147,6 +133,21 @@ def plan(options: argparse.Namespace) -> dict[str, Any]:
     else:
         budget = options.budget
     return plan_instruments(counts, recipe.num_epochs if recipe else 6, budget).to_dict()
+
+
+def _inputs(options: argparse.Namespace) -> "tuple[Subject, Sequence[Example]]":
+    """The adapter with its rows, trained where it isn't yet and a recipe is given, and the queries."""
+    from openledger.attribution.subject import open_subject, read_queries
+
+    subject = open_subject(
+        options.base,
+        options.adapter,
+        options.rows,
+        recipe=options.recipe,
+        device=options.device,
+        pack_members=options.pack,
+    )
+    return subject, read_queries(options.queries, subject.base)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -19,7 +19,7 @@ from openledger.attribution.index import GradientIndex, IndexEntry, build_index,
 from openledger.attribution.index_folder import View, is_finished, read_index
 from openledger.attribution.shards import Batcher, Top, merge_tops
 from openledger.core.values import Answer, Row
-from openledger.training.examples import Example, check_lengths, encode_row
+from openledger.training.examples import check_lengths, encode_answer, encode_row
 from openledger.training.lora import load_lora, switch_lora
 
 Float = npt.NDArray[np.float32]
@@ -58,7 +58,7 @@ class IndexHost:
     ) -> tuple[list[IndexEntry], Float]:
         """Influence of every indexed row on every answer: (entries, [num_rows, num_answers]). Raises InvalidInput for
         an answer that is empty or longer than the base's context."""
-        index, examples = self._open(folder, adapter_digest, withdrawn), [_example(answer) for answer in answers]
+        index, examples = self._open(folder, adapter_digest, withdrawn), [encode_answer(answer) for answer in answers]
         check_lengths(examples, self._base)
         with self._standing(views) as (module, found):
             return index.entries, index.score(index.query_vectors(module, examples, views=found))
@@ -74,7 +74,7 @@ class IndexHost:
         kept = find_bank(Path(adapter_folder), adapter_digest)
         if kept is None:
             return None
-        examples = [_example(answer) for answer in answers]
+        examples = [encode_answer(answer) for answer in answers]
         return kept.design, bank_outcomes(Path(adapter_folder), kept, self._base, examples)
 
     @contextmanager
@@ -134,12 +134,3 @@ def top_of_hosts(hosts: Sequence[Any], queries_VQP: Float, k: int) -> Top:
     """The best `k` rows of all hosts' shards: what `GradientIndex.top` says of the whole index."""
     queries = ray.put(queries_VQP)
     return merge_tops(ray.get([host.top.remote(queries, k) for host in hosts]), k)
-
-
-def _example(answer: Answer) -> Example:
-    return Example(
-        row_id=answer.answer_id,
-        contributor_id="",
-        ids=(*answer.prompt_ids, *answer.completion_ids),
-        num_prompt=len(answer.prompt_ids),
-    )

@@ -131,11 +131,8 @@ class BankAttributor:
     report: Report = print
 
     def attribute(self, queries: Sequence[Example]) -> Attribution:
-        self.trained()  # first: the twins are views of the index
-        _, index_VRQ = IndexAttributor(subject=self.subject, plan=self.plan, report=self.report).views(queries)
-        expected = self.fit(queries, index_VRQ.mean(axis=0))
+        _, expected, rows, variance = self.measured(queries)
         names = self.subject.contributors
-        rows, variance = _corrected(self.subject, self.plan, expected, index_VRQ)
         who = [example.contributor_id for example in self.subject.examples]
         alone = {group[0]: number for number, group in enumerate(self.plan.design.groups) if len(group) == 1}
         errors = np.sqrt(contributor_sums(variance, who, names))
@@ -151,13 +148,16 @@ class BankAttributor:
             quality=_bank_quality(self.plan, expected),
         )
 
-    def fit(self, queries: Sequence[Example], index_RQ: Array) -> Expected:
-        """Expected influence of the bank's groups, with the index's sums as prior."""
-        bank = self.trained()
-        outcomes = bank.score(self.plan.coalitions, queries)
+    def measured(self, queries: Sequence[Example]) -> tuple[list[str], Expected, Array, Array]:
+        """Names of the index's views, the expected influence of the bank's groups with the index's sums as prior, and
+        that of the rows with its variance, [R, Q]."""
+        bank = self.trained()  # first: the twins are views of the index
+        views, index_VRQ = IndexAttributor(subject=self.subject, plan=self.plan, report=self.report).views(queries)
         group_R = _group_numbers(self.subject, self.plan)
-        prior_GQ = group_sums(index_RQ, group_R, len(self.plan.design.groups))
-        return fit_expected(self.plan.design.members_MG, outcomes, prior_GQ)[0]
+        prior_GQ = group_sums(index_VRQ.mean(axis=0), group_R, len(self.plan.design.groups))
+        outcomes = bank.score(self.plan.coalitions, queries)
+        expected = fit_expected(self.plan.design.members_MG, outcomes, prior_GQ)[0]
+        return views, expected, *_corrected(self.subject, self.plan, expected, index_VRQ)
 
     def trained(self) -> Bank:
         bank = self.subject.bank()
@@ -175,10 +175,7 @@ class EstimateAttributor:
 
     def attribute(self, queries: Sequence[Example]) -> Attribution:
         instrument = BankAttributor(subject=self.subject, plan=self.plan, may_train=self.may_train, report=self.report)
-        instrument.trained()
-        names, index_VRQ = IndexAttributor(subject=self.subject, plan=self.plan, report=self.report).views(queries)
-        expected = instrument.fit(queries, index_VRQ.mean(axis=0))
-        rows, variance = _corrected(self.subject, self.plan, expected, index_VRQ)
+        names, expected, rows, variance = instrument.measured(queries)
         return Attribution(
             method="estimate",
             quantity=EXPECTED,

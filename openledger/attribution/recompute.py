@@ -15,10 +15,10 @@ from openledger.attribution.bank import Bank, BankPlan
 from openledger.attribution.index import GradientIndex
 from openledger.attribution.period import Measurement, fit_outcomes
 from openledger.core.errors import InvalidInput
-from openledger.core.scoring import Scorer
+from openledger.core.scoring import Scorer, gain
 from openledger.core.shares import shares_ppb
 from openledger.core.values import Answer, ContributorScores
-from openledger.training.examples import Example
+from openledger.training.examples import Example, encode_answer
 
 _PPB_PER_PPM = 1000
 
@@ -68,7 +68,7 @@ def recompute(
             code="wrong_adapter",
             param="answers",
         )
-    queries = [*(_example(answer) for answer in answers), *held_out]
+    queries = [*(encode_answer(answer) for answer in answers), *held_out]
     scores = index.score(index.query_vectors(module, queries))
     outcomes = None
     if bank is not None:
@@ -80,7 +80,7 @@ def recompute(
         entries=tuple(index.entries),
         scores=scores,
         weights_nano=tuple(answer.weight_nano for answer in answers),
-        gains=tuple(_gain(scorer, query, digest) for query in queries),
+        gains=tuple(gain(scorer.score, q.ids[: q.num_prompt], q.ids[q.num_prompt :], digest) for q in queries),
         bank=outcomes,
         least_error_scale=least_error_scale,
     )
@@ -98,18 +98,3 @@ def agreement(
     return Agreement(
         differences_ppb={name: theirs.get(name, 0) - ours.get(name, 0) for name in names}, tolerance_ppm=tolerance_ppm
     )
-
-
-def _example(answer: Answer) -> Example:
-    return Example(
-        row_id=answer.answer_id,
-        contributor_id="",
-        ids=(*answer.prompt_ids, *answer.completion_ids),
-        num_prompt=len(answer.prompt_ids),
-    )
-
-
-def _gain(scorer: Scorer, query: Example, adapter_digest: str) -> float:
-    prompt, completion = query.ids[: query.num_prompt], query.ids[query.num_prompt :]
-    adapter, base = scorer.score(prompt, completion, (adapter_digest, ""))
-    return float(adapter.mean() - base.mean())

@@ -1,7 +1,7 @@
 """The one thing that attribution asks of the engine: how likely an answer is under each of many adapters."""
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,3 +16,12 @@ class Scorer(Protocol):
         The empty digest is the base model alone.
         """
         ...
+
+
+def gain(
+    score: Callable[..., Any], prompt_ids: Sequence[int], completion_ids: Sequence[int], adapter_digest: str
+) -> float:
+    """Mean log-likelihood of the completion's tokens under the adapter minus that under the base, in nats. `score` is a
+    `Scorer`'s method."""
+    adapter, base = score(prompt_ids, completion_ids, (adapter_digest, ""))
+    return float(adapter.mean() - base.mean())

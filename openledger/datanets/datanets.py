@@ -14,7 +14,7 @@ A crash before 1 leaves nothing. After 1, the next opening (or a retry) repeats 
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -172,24 +172,13 @@ class Datanets:
         place in any: row id to the earlier row's id. No adapter is trained on them (`clusters`)."""
         ids = set(read_row_ids(self._folder / "versions", self.version(name, number)))
         rows = {row.row_id: row for other in self._registry.names() for row in self._accepted(other)}
-        order = [row_id for row_id in self._registry.credit_order() if row_id in rows]
-        evidence = [_evidence(rows[row_id], place) for place, row_id in enumerate(order)]
-        clusters = EvidenceClusters(self._word_weights(evidence))
-        clusters.add(evidence)
-        found = {row: first for row, first in clusters.representatives().items() if row in ids and row != first}
-        return {row: first for row, first in found.items() if _takes_its_place(rows[first], rows[row])}
+        found = self._said_before(rows, by_strangers=False)
+        return {row: first for row, first in found.items() if row in ids and _takes_its_place(rows[first], rows[row])}
 
     def alike(self, name: str, number: int) -> dict[str, str]:
         """The version's rows that would be copies if every row were another contributor's: row id to the earliest row
         that says the same. A contributor may restate his own rows; what is measured must not be what was trained."""
-        rows = {row.row_id: row for row in self.rows(name, number)}
-        order = [row_id for row_id in self._registry.credit_order() if row_id in rows]
-        evidence = [
-            replace(_evidence(rows[row_id], place), contributor_id=row_id) for place, row_id in enumerate(order)
-        ]
-        clusters = EvidenceClusters(self._word_weights(evidence))
-        clusters.add(evidence)
-        return {row: first for row, first in clusters.representatives().items() if row != first}
+        return self._said_before({row.row_id: row for row in self.rows(name, number)}, by_strangers=True)
 
     def statistics(self, name: str) -> list[ContributorStatistics]:
         """For each contributor of the Datanet, sorted by name: rows by outcome, and why."""
@@ -231,6 +220,16 @@ class Datanets:
             self._shards[number].append(receipt.datanet, placed[number], receipt.contribution_id)
         self._registry.finish_contribution(receipt.contribution_id)
         return receipt
+
+    def _said_before(self, rows: Mapping[str, Row], *, by_strangers: bool) -> dict[str, str]:
+        """Which of `rows` say what an earlier one says; `by_strangers` as if no two were one contributor's."""
+        order = [row_id for row_id in self._registry.credit_order() if row_id in rows]
+        evidence = [_evidence(rows[row_id], place) for place, row_id in enumerate(order)]
+        if by_strangers:
+            evidence = [replace(one, contributor_id=one.row_id) for one in evidence]
+        clusters = EvidenceClusters(self._word_weights(evidence))
+        clusters.add(evidence)
+        return {row: first for row, first in clusters.representatives().items() if row != first}
 
     def _accepted(self, name: str) -> Iterator[Row]:
         return self._take(name, self._registry.row_ids(name, ("accept",)))

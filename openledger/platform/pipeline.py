@@ -23,6 +23,7 @@ from openledger.core.errors import InvalidInput, NotFound
 from openledger.core.files import write_durably
 from openledger.core.hashing import digest_json
 from openledger.core.money import NANO_PER_OPEN
+from openledger.core.scoring import gain
 from openledger.core.signing import SigningKey
 from openledger.core.values import (
     AdapterTerms,
@@ -279,7 +280,7 @@ def _attribute_part(
         entries=tuple(entries),
         scores=scores,
         weights_nano=tuple(answer.weight_nano for answer in answers),
-        gains=tuple(_gain(score, answer) for answer in asked),
+        gains=tuple(gain(score, a.prompt_ids, a.completion_ids, a.adapter_digest) for a in asked),
         bank=None if bank is None else fit_outcomes(bank[0], bank[1], entries, scores),
         least_error_scale=float(audited.get("audit_error_scale", 1.0)),
         withdrawn=frozenset(withdrawn),
@@ -392,9 +393,3 @@ def index_folder(indexes: Path, adapter_digest: str) -> Path:
 def index_views(adapter_folder: str) -> list[str]:
     """Where the adapter is measured: in the middle of its training (docs/decisions/0003-index-in-the-middle.md)."""
     return [middle_folder(adapter_folder)]
-
-
-def _gain(score: Any, answer: Answer) -> float:
-    """Mean log-likelihood of the answer's tokens under the adapter minus that under the base, in nats."""
-    adapter, base = score(answer.prompt_ids, answer.completion_ids, (answer.adapter_digest, ""))
-    return float(adapter.mean() - base.mean())

@@ -11,7 +11,7 @@ import torch
 
 from openledger.adapters.base_model import BaseModel, encode_completion, encode_prompt, load_tokenizer
 from openledger.core.errors import InvalidInput
-from openledger.core.values import Row
+from openledger.core.values import Answer, Row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +64,16 @@ def check_lengths(examples: Sequence[Example], base: BaseModel) -> None:
                 param="rows",
                 fix="leave it out, or cut it",
             )
+
+
+def encode_answer(answer: Answer) -> Example:
+    """What was sold, as an example of nobody's."""
+    return Example(
+        row_id=answer.answer_id,
+        contributor_id="",
+        ids=(*answer.prompt_ids, *answer.completion_ids),
+        num_prompt=len(answer.prompt_ids),
+    )
 
 
 def fitting_rows(rows: Sequence[Row], base: BaseModel, max_tokens: int) -> list[Row]:
