@@ -3,7 +3,7 @@
 For a linear layer y = W x the gradient of row b's loss is sum over tokens t of (dL/dy_bt) x_bt^T: hooks take x on the
 way in and dL/dy on the way out, so that no row needs a pass of its own. A trained bias is one more column of W, whose
 input is 1. While hooks are in place the parameters themselves take no gradients: the batch's sum, which training needs,
-is not computed.
+is not computed. One row alone is cheaper by plain autograd: there is no batch to save a pass for.
 
 Shapes: B rows, T tokens (1 where the layer takes [B, I]), I inputs (with the bias's) and O outputs of one matrix.
 Gradients lie with their longer side last, which is how a product with that side's eigenvectors is cheapest: [B, S, L],
@@ -69,9 +69,14 @@ def sites(module: Any) -> list[Site]:
     return found
 
 
-def row_gradients(module: Any, examples: Sequence[Trainable], task: Task = LANGUAGE) -> dict[str, torch.Tensor]:
-    """Gradients of each example's loss by site, [B, S, L] in fp32. Raises Corrupt (`not_finite`) naming a row."""
-    all_sites = sites(module)
+def row_gradients(
+    module: Any, examples: Sequence[Trainable], task: Task = LANGUAGE, all_sites: Sequence[Site] = ()
+) -> dict[str, torch.Tensor]:
+    """Gradients of each example's loss by site, [B, S, L] in fp32; `all_sites` are the module's where they are at
+    hand. Raises Corrupt (`not_finite`) naming a row."""
+    all_sites = all_sites or sites(module)
+    if len(examples) == 1 and all(p.dtype == torch.float32 for p in trainable_parameters(module).values()):
+        return _one_rows_gradients(module, all_sites, examples, task)
     found: dict[str, torch.Tensor] = {}
 
     def visit(site: Site, input_BTI: torch.Tensor, gradient_BTO: torch.Tensor) -> None:
@@ -82,6 +87,25 @@ def row_gradients(module: Any, examples: Sequence[Trainable], task: Task = LANGU
     _check_finite(losses_B, examples)
     unused = [site for site in all_sites if site.name not in found]
     return found | {site.name: losses_B.new_zeros(len(examples), *_sides(site)) for site in unused}
+
+
+def _one_rows_gradients(
+    module: Any, all_sites: Sequence[Site], examples: Sequence[Trainable], task: Task
+) -> dict[str, torch.Tensor]:
+    losses_1 = task.losses(module, examples)
+    _check_finite(losses_1, examples)
+    parameters = trainable_parameters(module)
+    if not losses_1.requires_grad:
+        raise _not_indexable("no trained matrix was used in the forward pass")
+    gradients = torch.autograd.grad(losses_1.sum(), list(parameters.values()), materialize_grads=True)
+    by_name = dict(zip(parameters, gradients, strict=True))
+    found = {}
+    for site in all_sites:
+        own_OI = by_name[site.name]
+        if site.bias:
+            own_OI = torch.cat([own_OI, by_name[f"{site.name.removesuffix('weight')}bias"][:, None]], dim=1)
+        found[site.name] = (own_OI.T if site.tall else own_OI)[None]
+    return found
 
 
 def sampled_fisher_pass(

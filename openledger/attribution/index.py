@@ -22,7 +22,7 @@ Shapes: V views, R entries, C contributors, Q queries, P parameters.
 """
 
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,7 +151,7 @@ def gradient_vectors(module: Any, examples: Sequence[Trainable], task: Task = LA
     size = sum(site.size for site in all_sites)
     vectors_QP = np.empty((len(examples), size), np.float32)
     for numbers in _batches(examples, size):
-        gradients = row_gradients(module, [examples[number] for number in numbers], task)
+        gradients = row_gradients(module, [examples[number] for number in numbers], task, all_sites)
         parts = [gradients[site.name].flatten(1) for site in all_sites]
         vectors_QP[numbers] = torch.cat(parts, dim=1).cpu().numpy()
     return vectors_QP
@@ -223,12 +223,12 @@ class GradientIndex:
         `views` are those of the build; without them the module stands as it did then. Raises InvalidInput
         (`wrong_index`) where they differ.
         """
-        views = views or [standing(module, self.plan.views[0][0])]
-        if digests(views) != self.plan.views:
+        asked = views or [View(name=self.plan.views[0][0], weights=trainable_parameters(module))]
+        if digests(asked) != self.plan.views:
             raise wrong_index(self.folder, "its views are not these")
-        vectors_VQP = np.empty((len(views), len(answers), self.plan.num_parameters), np.float32)
-        for own_QP, view, balance_P in zip(vectors_VQP, views, self._balance_VP, strict=True):
-            with loaded(module, view):
+        vectors_VQP = np.empty((len(asked), len(answers), self.plan.num_parameters), np.float32)
+        for own_QP, view, balance_P in zip(vectors_VQP, asked, self._balance_VP, strict=True):
+            with loaded(module, view) if views else nullcontext():
                 own_QP[:] = gradient_vectors(module, answers, task) / balance_P
         return vectors_VQP
 

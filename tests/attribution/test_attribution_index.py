@@ -95,6 +95,15 @@ def test_layers_that_take_no_tokens_are_indexed_with_their_biases(bias):
             assert torch.allclose(matrix[..., -1], alone[site.name.replace("weight", "bias")], atol=1e-6)
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_one_row_alone_has_the_gradients_it_has_in_a_batch(world, bias):
+    model, rows, _ = world
+    for module, examples, task in ((model, rows, LANGUAGE), (make_mlp(bias), [Point(1), Point(2)], Points())):
+        together, alone = row_gradients(module, examples[:2], task), row_gradients(module, examples[:1], task)
+        assert all(torch.allclose(together[name][:1], alone[name], atol=1e-5) for name in together)
+        assert [together[name].shape[1:] for name in together] == [alone[name].shape[1:] for name in together]
+
+
 def test_a_layer_used_twice_has_the_sum_of_both_uses():
     class Twice(torch.nn.Module):
         def __init__(self):
