@@ -1,4 +1,4 @@
-"""Runs that go on from another adapter: they begin at its matrices, say so, and can be made again without its folder."""
+"""Runs that go on from another adapter begin at its matrices, say so, and can be made again without its folder."""
 
 import shutil
 from dataclasses import replace
