@@ -17,6 +17,7 @@ from openledger.attribution.instruments import index_views, make, subject_plan
 from openledger.attribution.recompute import recompute
 from openledger.attribution.replay import replay_run
 from openledger.attribution.subject import Subject
+from openledger.attribution.trainer import train_bank
 from openledger.core.errors import Corrupt, InvalidInput
 from openledger.core.values import Answer
 from openledger.training.examples import encode_row
@@ -161,3 +162,16 @@ def test_a_second_scorer_measures_a_generation_against_what_it_began_from(subjec
     with pytest.raises(InvalidInput) as caught:
         recompute("greek", "p1", **again)
     assert caught.value.code == "wrong_adapter"
+
+
+@pytest.mark.cluster
+def test_members_trained_by_ray_tasks_begin_at_the_parent_too(cluster, subject, tmp_path):
+    plan = plan_bank(subject.record, subject.examples, num_coalitions=2, num_twins=0)
+    bank = train_bank(
+        tmp_path / "bank", subject.record, subject.base, subject.examples, plan.members,
+        start=start_folder(subject.folder),
+    )  # fmt: skip
+    start = start_folder(subject.folder)
+    (here, _) = PackedRuns(base=subject.base, examples=subject.examples, recipe=RECIPE, start=start).train(plan.members)
+    there = load_weights(bank.path(plan.members[0]))
+    assert all(torch.allclose(there[name], tensor, atol=1e-5) for name, tensor in here.items())
