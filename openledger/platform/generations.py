@@ -119,7 +119,7 @@ def measure(
     Raises NotFound (`missing_index`) naming an ancestor whose index is gone, before anything is measured.
     """
     if ancestry.is_derived:
-        _check_indexes(ancestry, indexes)
+        _check_at_hand(ancestry, indexes)
     asked = _Asked(pool=pool, answers=tuple(answers), held_out=tuple(_held_out(pool, ancestry)))
     gained = _gained(ancestry, score, asked)
     rows = {
@@ -166,15 +166,19 @@ def _find_parent(registry: AdapterRegistry, digest: str, child: str) -> Register
     )
 
 
-def _check_indexes(ancestry: Ancestry, indexes: Path) -> None:
+def _check_at_hand(ancestry: Ancestry, indexes: Path) -> None:
     for digest, adapter in ancestry.adapters.items():
-        if not _is_merge(ancestry.card(digest)) and not (index_folder(indexes, digest) / "index.json").exists():
+        if _is_merge(ancestry.card(digest)):
+            continue
+        views = [Path(folder) / "adapter_model.safetensors" for folder in index_views(adapter.folder)]
+        lost = [path for path in (index_folder(indexes, digest) / "index.json", *views) if not path.exists()]
+        if lost:
             raise NotFound(
-                f"the index of {adapter.name} ({digest[:12]}), from which {ancestry.served.name} comes, is gone",
+                f"the index of {adapter.name}, from which {ancestry.served.name} comes, lacks {lost[0]}",
                 code="missing_index",
                 param=digest,
-                fix="restore its folder, or build it again from the same Datanet version, then settle again: nothing"
-                " was paid",
+                fix="restore the folder, or build the index again: jobs/train.py with --datanet and --version of its"
+                " card; then settle again: nothing was paid",
             )
 
 

@@ -86,6 +86,11 @@ def publish(datanets: Any, name: str) -> tuple[DatanetVersion, list[Row]]:
     return version, ray.get(datanets.rows.remote(name, version.number))
 
 
+def published(datanets: Any, name: str, number: int) -> tuple[DatanetVersion, list[Row]]:
+    """A version that was published before, with its rows. Raises NotFound (`unknown_version`)."""
+    return ray.get(datanets.version.remote(name, number)), ray.get(datanets.rows.remote(name, number))
+
+
 def next_version(datanets: Any, name: str) -> int:
     return len(ray.get(datanets.versions.remote(name))) + 1
 
