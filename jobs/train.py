@@ -8,6 +8,15 @@ without the option publishes the version, reveals the nonces and trains (docs/co
 
     python jobs/train.py --workdir .openledger --datanet tables --commit-nonces user:witness
 
+To go on from an adapter instead of from the base, name it; its contributors stay paid (docs/concepts/lineage.md):
+
+    python jobs/train.py --workdir .openledger --datanet tables --parent python-stdlib
+
+To make again what was lost of an adapter that others come from, name its version; with its recipe and parent, what is
+there is found, what isn't is made, and nothing is offered for sale:
+
+    python jobs/train.py --workdir .openledger --datanet tables --version 2
+
 `--recipe` names a YAML file with settings of training.recipe.Recipe; what is not named keeps its default.
 """
 
@@ -39,6 +48,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--datanet", required=True)
     parser.add_argument("--base-model", default="", help="a folder or hub id; default: the embedded model")
     parser.add_argument("--recipe", type=Path, help="YAML")
+    parser.add_argument("--parent", default="", metavar="ADAPTER",
+                        help="go on from this adapter of one shape: a name, digest or folder")  # fmt: skip
+    parser.add_argument("--version", type=int, default=0, metavar="N",
+                        help="make what is missing of this version's adapter, and offer nothing")  # fmt: skip
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--gpu", action="store_true", help="one GPU for each worker")
     parser.add_argument("--bank", type=int, default=0, metavar="N",
@@ -73,19 +86,28 @@ def train(workdir: Workdir, arguments: argparse.Namespace) -> dict[str, object]:
             witnesses = arguments.commit_nonces
             pipeline.commit_nonces(book, workdir.nonces, arguments.datanet, number, owner, witnesses)
             return {"datanet": arguments.datanet, "version": number, "committed": [owner, *witnesses]}
-        version, rows = pipeline.publish(datanets, arguments.datanet)
+        registry, parent = AdapterRegistry(workdir.adapters), None
+        if arguments.parent:  # first: what can't be built on must not cost a version
+            parent = pipeline.find_parent(registry, arguments.parent, base, recipe)
+        if arguments.version:
+            version, rows = pipeline.published(datanets, arguments.datanet, arguments.version)
+        else:
+            version, rows = pipeline.publish(datanets, arguments.datanet)
         copies, alike = pipeline.find_copies(datanets, version), pipeline.find_alike(datanets, version)
         nonces = pipeline.draw_nonces(book, workdir.nonces, version, base, recipe)
         job, decoys = pipeline.plan_training(
-            base, version, rows, recipe, workdir.adapters, nonces=nonces, copies=copies, alike=alike
-        )
+            base, version, rows, recipe, workdir.adapters,
+            nonces=nonces, copies=copies, alike=alike, parent=parent,
+        )  # fmt: skip
         card = pipeline.train([job], workdir.runs, arguments.workers, use_gpu=arguments.gpu)[0]
         coalitions = pipeline.build_bank(job, arguments.bank, num_gpus=arguments.gpu) if arguments.bank else 0
         indexed = pipeline.build_indexes([start_index_host(base)], [job], [decoys], workdir.indexes)[0]
-        pipeline.register(AdapterRegistry(workdir.adapters), job, card, owner, tuple(arguments.prices))
+        if not arguments.version:
+            pipeline.register(registry, job, card, owner, tuple(arguments.prices))
     return {
         "adapter": card.name,
         "digest": card.digest,
+        "parents": [digest for digest, _ in card.parents],
         "final_loss": card.final_loss,
         "rows_indexed": indexed,
         "coalitions_trained": coalitions,

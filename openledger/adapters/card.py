@@ -20,7 +20,8 @@ class AdapterCard:
     `rows_trained` are the row ids in training order of the source; `contributors` counts them by contributor.
     `recipe` and `environment` are what a replay needs; so is `initial_a`, the public constant, which comes from
     `initial_from`: the `nonces` of owner and witnesses, or the version's `row_root`, which its last contributor can
-    influence. `evaluation` is measured after training.
+    influence. An adapter that went on from its `parent` began with that one's matrices, and `initial_a` names it
+    (`adapter:DIGEST`). `evaluation` is measured after training.
 
     `parents` are what the adapter began from, as (digest, weight) with the weight an exact number in text ("1/2"): one
     of weight 1 for a continued fine-tune, several for a merge, none for an adapter of its own. See `lineage`. A merge

@@ -204,6 +204,18 @@ def parent_gains(
     return totals
 
 
+def asked_factors(parents: Sequence[str], steps: int = 4) -> list[dict[str, Fraction]]:
+    """The factors for which `parent_gains` asks, for whoever measures them all at once."""
+    asked: list[dict[str, Fraction]] = []
+
+    def note(factors: Mapping[str, Fraction]) -> int:
+        asked.append(dict(factors))
+        return 0
+
+    parent_gains(parents, note, steps)
+    return asked
+
+
 def merge_lora(
     folders: Sequence[Path],
     weights: Sequence[Weight],

@@ -17,6 +17,7 @@ from openledger.attribution.bank_folder import bank_outcomes, find_bank
 from openledger.attribution.coalitions import Design
 from openledger.attribution.index import GradientIndex, IndexEntry, build_index, standing
 from openledger.attribution.index_folder import View, is_finished, read_index
+from openledger.attribution.merges import Factors, Merge, merge_gains
 from openledger.attribution.shards import Batcher, Top, merge_tops
 from openledger.core.values import Answer, Row
 from openledger.training.examples import check_lengths, encode_answer, encode_row
@@ -76,6 +77,12 @@ class IndexHost:
             return None
         examples = [encode_answer(answer) for answer in answers]
         return kept.design, bank_outcomes(Path(adapter_folder), kept, self._base, examples)
+
+    def merge_gains(
+        self, merge: Merge, points: Sequence[Factors], answers: Sequence[Answer]
+    ) -> npt.NDArray[np.float64]:
+        """As `merges.merge_gains`, [num_points, num_answers]."""
+        return merge_gains(self._base, merge, points, [encode_answer(answer) for answer in answers])
 
     @contextmanager
     def _standing(self, folders: Sequence[str]) -> Iterator[tuple[Any, list[View]]]:

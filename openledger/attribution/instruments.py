@@ -203,6 +203,7 @@ class ReplayAttributor:
             record,
             subject.examples,
             [list(zip(queries, weights, strict=True))],
+            start=subject.start,
             final=final,
             checkpoints=subject.folder / "replay" / _replay_name(queries, weights),
             device=subject.device,

@@ -15,7 +15,7 @@ from openledger.attribution.bank import Bank, BankPlan
 from openledger.attribution.index import GradientIndex
 from openledger.attribution.period import Measurement, fit_outcomes
 from openledger.core.errors import InvalidInput
-from openledger.core.scoring import Scorer, gain
+from openledger.core.scoring import Scorer, gains
 from openledger.core.shares import shares_ppb
 from openledger.core.values import Answer, ContributorScores
 from openledger.training.examples import Example, encode_answer
@@ -52,16 +52,21 @@ def recompute(
     bank: tuple[Bank, BankPlan] | None = None,
     *,
     least_error_scale: float = 1.0,
+    answered_by: str = "",
+    began_from: str = "",
 ) -> Measurement:
     """What one adapter's answers in a pool and its held-out rows are measured to owe: by the bank where it is given,
     else by the index alone. Its `use()` and `improvement()` are the scores of the pool's two parts.
 
     `module` is the adapter over its base as the index was built on it; `scorer` tells what the adapter gained over the
-    base; `least_error_scale` is what the adapter's audit says, as in the first scorer's `quality`. Raises InvalidInput
-    for another adapter's answers, NotFound for a bank that lacks a member, Corrupt for damaged files.
+    base; `least_error_scale` is what the adapter's audit says, as in the first scorer's `quality`.
+
+    Of a derived adapter each generation is recomputed on the answers that `answered_by` (a digest) gave, against what
+    it gained over the adapter that it `began_from`; `generations.combined` then makes scores of them. Raises
+    InvalidInput for another adapter's answers, NotFound for a bank that lacks a member, Corrupt for damaged files.
     """
     digest = index.plan.adapter_digest
-    other = [answer.answer_id for answer in answers if answer.adapter_digest != digest]
+    other = [answer.answer_id for answer in answers if answer.adapter_digest != (answered_by or digest)]
     if other or not answers:
         raise InvalidInput(
             f"{', '.join(other[:3]) or 'no answer'}: not by the adapter that the index is of",
@@ -74,13 +79,15 @@ def recompute(
     if bank is not None:
         members, plan = bank
         outcomes = fit_outcomes(plan.design, members.score(plan.coalitions, queries), index.entries, scores)
+    compared = (digest, began_from) if began_from else (digest,)
+    told_QD = [gains(scorer.score, q.ids[: q.num_prompt], q.ids[q.num_prompt :], compared) for q in queries]
     return Measurement(
         adapter=adapter,
         period=period,
         entries=tuple(index.entries),
         scores=scores,
         weights_nano=tuple(answer.weight_nano for answer in answers),
-        gains=tuple(gain(scorer.score, q.ids[: q.num_prompt], q.ids[q.num_prompt :], digest) for q in queries),
+        gains=tuple(told_D[0] - sum(told_D[1:]) for told_D in told_QD),
         bank=outcomes,
         least_error_scale=least_error_scale,
     )

@@ -46,7 +46,7 @@ from openledger.core.errors import Conflict, Corrupt, InvalidInput
 from openledger.core.files import write_durably, write_json_durably
 from openledger.core.hashing import digest_bytes, digest_json
 from openledger.training.examples import Example
-from openledger.training.lora import attach_lora, initial_matrix
+from openledger.training.lora import attach_lora, initial_matrices
 from openledger.training.members import Member, Weights
 from openledger.training.optimizer import Tensors, adamw
 from openledger.training.recipe import Recipe, epoch_batches, learning_rate_at
@@ -132,6 +132,7 @@ def replay_run(
     targets: Sequence[Target],
     *,
     member: Member | None = None,
+    start: Path | None = None,
     final: Weights | None = None,
     checkpoints: Path | None = None,
     keep_bytes: int = KEEP_BYTES,
@@ -140,14 +141,14 @@ def replay_run(
 ) -> Replay:
     """`replay` of a language model's recorded run, or of `member` of its bank. Everything it takes can be pickled, so a
     Ray task may run it: with `checkpoints` on storage that every node sees, the retry after a killed worker goes on
-    where the worker was.
+    where the worker was. A run that went on from another adapter begins at the one in `start` (training/start.py).
 
-    Raises as `replay`, and InvalidInput where the record has another base or other rows.
+    Raises as `replay`, InvalidInput where the record has another base or other rows, Corrupt (`corrupt_start`).
     """
     check_run(record, base, examples)
     torch.set_num_threads(record.recipe.threads)
-    constant = member.initial if member else record.initial
-    module = attach_lora(load_model(base).to(device), record.recipe, constant)
+    begin = member.initial if member else record.initial
+    module = attach_lora(load_model(base).to(device), record.recipe, begin, start)
     return replay(
         module,
         examples,
@@ -156,7 +157,7 @@ def replay_run(
         targets=targets,
         rows=member.rows if member else None,
         row_weights=(member.row_weights or None) if member else None,
-        initial=initial_lora(module, constant),
+        initial=initial_lora(module, begin, start),
         final=final,
         checkpoints=checkpoints,
         keep_bytes=keep_bytes,
@@ -165,10 +166,10 @@ def replay_run(
     )
 
 
-def initial_lora(module: Any, constant: str) -> Weights:
-    """Where a LoRA run under `constant` begins, by the module's parameter names."""
-    parameters = trainable_parameters(module)
-    return {name: initial_matrix(name, tuple(p.shape), constant) for name, p in parameters.items()}
+def initial_lora(module: Any, initial: str, start: Path | None = None) -> Weights:
+    """Where a LoRA run under `initial` begins, by the module's parameter names."""
+    shapes = {name: tuple(p.shape) for name, p in trainable_parameters(module).items()}
+    return initial_matrices(shapes, initial, start)
 
 
 def check_replayable(module: Any, recipe: Recipe) -> None:

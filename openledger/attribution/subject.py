@@ -17,7 +17,7 @@ from openledger.training.examples import Example
 from openledger.training.lora import load_lora
 from openledger.training.members import Weights
 from openledger.training.recipe import Recipe, recipe_from
-from openledger.training.record import RunRecord, check_run, checkpoints, load_run, train_run
+from openledger.training.record import RunRecord, check_run, checkpoints, load_run, run_start, train_run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +48,11 @@ class Subject:
         return adapter_digest(self.folder)
 
     @property
+    def start(self) -> Path | None:
+        """The adapter that the run went on from; None for a run of its own."""
+        return run_start(self.folder, self.record) if self.record else None
+
+    @property
     def contributors(self) -> list[str]:
         return sorted({example.contributor_id for example in self.examples})
 
@@ -64,6 +69,7 @@ class Subject:
             self.examples,
             pack_members=self.pack_members,
             device=self.device,
+            start=self.start,
         )
 
     def checkpoints(self) -> dict[int, Weights]:

@@ -29,7 +29,7 @@ from openledger.core.values import Row
 from openledger.training.examples import Example, encode_row
 from openledger.training.lora import load_lora
 from openledger.training.members import Member, Weights
-from openledger.training.record import RunRecord, load_run
+from openledger.training.record import RunRecord, load_run, run_start
 
 _RETRIES = 3
 _SHARDS_PER_TASK = 4
@@ -54,6 +54,7 @@ def prepare(
             subject.base,
             subject.examples,
             plan.members,
+            start=subject.start,
             num_gpus=num_gpus,
             on_member=on_member,
         )
@@ -79,15 +80,17 @@ def train_bank(
     examples: Sequence[Example],
     members: Sequence[Member],
     *,
+    start: Path | None = None,
     num_gpus: float = 0,
     on_member: Callable[[Member], None] | None = None,
 ) -> Bank:
-    """Train what is missing of `members` into `folder`, a task for each; the bank.
+    """Train what is missing of `members` into `folder`, a task for each; the bank. `start` holds the adapter that the
+    run went on from, where it did.
 
     Raises Unavailable (`task_failed`) where a member's task failed more often than it is retried.
     """
     bank = run_bank(folder, record, base, examples)
-    shared = ray.put((str(folder), record, base, tuple(examples), "cuda" if num_gpus else "cpu"))
+    shared = ray.put((str(folder), record, base, tuple(examples), start, "cuda" if num_gpus else "cpu"))
     train = _remote(_train_member, "bank-member", 1, num_gpus)
     tasks = {train.remote(shared, member): member for member in bank.missing(members)}
     _finish(tasks, lambda member: f"the bank's {member.name}", on_member)
@@ -117,7 +120,8 @@ def train_bank_of(
     plan = plan_bank(record, examples, num_coalitions=num_coalitions, num_twins=num_twins, without=without)
     bank = run_bank(folder, record, base, examples)
     missing = bank.missing(plan.members)
-    train_bank(folder, record, base, examples, missing, num_gpus=num_gpus, on_member=on_member)
+    start = run_start(adapter_folder, record)
+    train_bank(folder, record, base, examples, missing, start=start, num_gpus=num_gpus, on_member=on_member)
     finish_bank(bank, plan, record.adapter_digest)
     return len(missing)
 
@@ -188,6 +192,7 @@ def replay_distributed(
     checkpoints: Path,
     *,
     member: Member | None = None,
+    start: Path | None = None,
     final: Weights | None = None,
     keep_bytes: int = KEEP_BYTES,
     num_gpus: float = 0,
@@ -197,7 +202,7 @@ def replay_distributed(
 
     Raises as `replay_run`, and Unavailable (`task_failed`) where the task failed more often than it is retried.
     """
-    options = {"member": member, "final": final, "checkpoints": checkpoints, "keep_bytes": keep_bytes}
+    options = {"member": member, "start": start, "final": final, "checkpoints": checkpoints, "keep_bytes": keep_bytes}
     device = "cuda" if num_gpus else "cpu"
     run = _remote(_replay, "replay", record.recipe.threads, num_gpus)
     found: Replay = _result(
@@ -246,11 +251,13 @@ def _replay(positional: tuple[Any, ...], options: Mapping[str, Any]) -> Replay:
     return replay_run(*positional, **options)
 
 
-def _train_member(shared: tuple[str, RunRecord, BaseModel, tuple[Example, ...], str], member: Member) -> None:
+def _train_member(
+    shared: tuple[str, RunRecord, BaseModel, tuple[Example, ...], Path | None, str], member: Member
+) -> None:
     # the device is told, not looked for: at num_gpus=0 Ray doesn't hide the node's GPUs
-    folder, record, base, examples, device = shared
+    folder, record, base, examples, start, device = shared
     torch.set_num_threads(record.recipe.threads)
-    run_bank(Path(folder), record, base, examples, device=device).train([member])
+    run_bank(Path(folder), record, base, examples, device=device, start=start).train([member])
 
 
 def _load(base: BaseModel, adapter: str, threads: int, device: str) -> Any:

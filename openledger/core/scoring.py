@@ -23,5 +23,12 @@ def gain(
 ) -> float:
     """Mean log-likelihood of the completion's tokens under the adapter minus that under the base, in nats. `score` is a
     `Scorer`'s method."""
-    adapter, base = score(prompt_ids, completion_ids, (adapter_digest, ""))
-    return float(adapter.mean() - base.mean())
+    return gains(score, prompt_ids, completion_ids, (adapter_digest,))[0]
+
+
+def gains(
+    score: Callable[..., Any], prompt_ids: Sequence[int], completion_ids: Sequence[int], adapter_digests: Sequence[str]
+) -> list[float]:
+    """As `gain`, under each of several adapters, asked at once."""
+    *adapters, base = score(prompt_ids, completion_ids, (*adapter_digests, ""))
+    return [float(adapter.mean() - base.mean()) for adapter in adapters]

@@ -81,7 +81,8 @@ class DatanetVersion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterTerms:
-    """What the ledger needs to know of an adapter to charge for it. Prices in nano-OPEN for each token."""
+    """What the ledger needs to know of an adapter to charge for it. Prices in nano-OPEN for each token. A merge was
+    trained on no rows: its Datanet and row root are empty, its version is 0."""
 
     adapter: str
     adapter_digest: str

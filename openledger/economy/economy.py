@@ -8,6 +8,7 @@ Every step is durable before it answers and may be repeated: ids derive from the
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from openledger.core.clock import Clock, SystemClock
 from openledger.core.errors import (
@@ -293,13 +294,15 @@ class Economy:
         accounts: Mapping[str, str],
         improvement: ContributorScores | None = None,
         left_out: Collection[str] | None = None,
+        ancestors: Sequence[Mapping[str, Any]] = (),
     ) -> Settlement:
         """Pay a pool by its contributors' scores, once; again, it gives the first result with `replayed`.
 
         `scores` divide the use part, `improvement` the other; where that wasn't measured, it goes to `unattributed`.
         `accounts` says where each contributor is paid (by default `contributor:<id>`). `left_out` are the answers that
         weigh nothing in `scores`, because they were marked wrong when these were made; None will do only where none
-        are. What answers paid into `use` that can't be read by now goes to `unattributed`, whatever `scores` say.
+        are. `ancestors` are adapters that the one which answered came from, as lines of the statement's `lineage`. What
+        answers paid into `use` that can't be read by now goes to `unattributed`, whatever `scores` say.
         Settling the current period closes it. Raises InvalidInput for scores or accounts that can't be, NotFound for
         the period, Conflict (`verdicts_changed`) where the log's verdicts are on other answers than `left_out`.
         """
@@ -310,7 +313,7 @@ class Economy:
         self._periods.check(scores.period)
         first = self._settled(scores.adapter, scores.period)
         if first is None:
-            return self._settle_first(scores, accounts, improvement, left_out)
+            return self._settle_first(scores, accounts, improvement, left_out, ancestors)
         self._answers.settle(scores.adapter, scores.period)
         return as_replay(first)
 
@@ -528,6 +531,7 @@ class Economy:
         accounts: Mapping[str, str],
         improvement: ContributorScores | None,
         left_out: Collection[str] | None,
+        ancestors: Sequence[Mapping[str, Any]],
     ) -> Settlement:
         if scores.period == self._periods.current():
             self.open_period()
@@ -541,6 +545,8 @@ class Economy:
         statement = settlement_statement(
             scores, usages, accounts, self._parameters, improvement, marked, unreadable_nano
         )
+        lineage = {line["adapter_digest"]: dict(line) for line in (*ancestors, *statement["lineage"])}
+        statement = {**statement, "lineage": [lineage[digest] for digest in sorted(lineage)]}
         transfers = payout_transfers(statement)
         self._open_accounts(*(transfer.credit for transfer in transfers))
         self._raise_for(self._ledger.commit(transfers, statement), transfers)

@@ -57,14 +57,20 @@ def _payout_lines(transfer: Transfer, settlement: Mapping[str, Any]) -> list[str
     return [
         f"pool of {settlement['adapter']} in {settlement['period']}: {settlement['num_answers']} answers paid"
         f" {format_open(settlement['pool_nano'])} OPEN into it (answers root {settlement['answers_root']})",
-        *(
-            f"adapter {line['adapter_digest'][:12]} was trained on {line['datanet']} version {line['datanet_version']}"
-            f" (row root {line['row_root'][:12]})"
-            for line in settlement["lineage"]
-        ),
+        *(_lineage_line(line) for line in settlement["lineage"]),
         f"rule {settlement['rule']}, z = {settlement['z_milli']}/1000, parameters version {settlement['parameters']}",
         *_division_lines(transfer.credit, settlement),
     ]
+
+
+def _lineage_line(line: Mapping[str, Any]) -> str:
+    adapter = f"adapter {line['adapter_digest'][:12]}"
+    if not line["datanet"]:
+        return f"{adapter} is a merge of adapters, trained on no rows of its own"
+    return (
+        f"{adapter} was trained on {line['datanet']} version {line['datanet_version']}"
+        f" (row root {line['row_root'][:12]})"
+    )
 
 
 def _division_lines(account: str, settlement: Mapping[str, Any]) -> list[str]:

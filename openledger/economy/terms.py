@@ -14,7 +14,8 @@ def check_terms(terms: AdapterTerms) -> AdapterTerms:
     """`terms` if answers can be sold under them. Raises InvalidInput otherwise."""
     check_name(terms.adapter, "adapter")
     check_payee(terms.owner_account, "owner_account")
-    if not terms.adapter_digest or not terms.datanet:
+    of_merge = not (terms.datanet or terms.datanet_version or terms.row_root)  # its parents name their Datanets
+    if not terms.adapter_digest or not (terms.datanet or of_merge):
         raise InvalidInput("terms name an adapter's digest and its Datanet", code="invalid_terms", param="terms")
     return terms
 

@@ -26,6 +26,7 @@ def choose_rows(
     lot: str,
     *,
     copies: Collection[str] = (),
+    seen: Collection[str] = (),
     alike: Mapping[str, str] | None = None,
     max_decoys: int = 64,
     max_held_out: int = 32,
@@ -33,8 +34,9 @@ def choose_rows(
     """Each contributor gives in proportion to his rows, in all three; which ones is drawn by a hash of `lot` (the
     version's public constant) and the row's id, so that nobody knows before the version is published. Rows in `copies`
     (ids) are left out of everything. `alike` names for a row the earliest one that says the same, whoever wrote them:
-    no row is held out whose like is trained on or held out already. What is held back of a small version is a tenth of
-    it for each of decoys and held-out rows, and nothing of fewer than ten rows.
+    no row is held out whose like is trained on or held out already. Rows in `seen` (ids) were trained on in an adapter
+    that this one comes from: they may be trained on again, and are neither decoys nor held out. What is held back of a
+    small version is a tenth of it for each of decoys and held-out rows, and nothing of fewer than ten rows.
 
     Raises InvalidInput (`empty_version`) where no row is left.
     """
@@ -49,7 +51,8 @@ def choose_rows(
     num_decoys, num_held_out = min(max_decoys, len(rows) // 10), min(max_held_out, len(rows) // 10)
     drawn = sorted(rows, key=lambda row: _lot(lot, row))
     trained, left = _quotas(drawn, min(max_rows, len(rows) - num_decoys - num_held_out))
-    unlike = _unlike(left, trained, alike or {})
+    left = [row for row in left if row.row_id not in seen]
+    unlike = _unlike(left, [*trained, *(row for row in rows if row.row_id in seen)], alike or {})
     held_out, _ = _quotas(unlike, min(num_held_out, len(unlike)))
     left = [row for row in left if row not in held_out]
     return Selection(

@@ -253,6 +253,8 @@ _DERIVATIONS: dict[str, Callable[[Transfer, dict[str, Any], Any], list[str]]] = 
 
 
 def _source(line: dict[str, Any]) -> str:
+    if not line["datanet"]:
+        return "a merge of adapters, trained on no rows of its own"
     return f"{line['datanet']} version {line['datanet_version']}, row root {line['row_root']}"
 
 

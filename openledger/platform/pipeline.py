@@ -5,6 +5,7 @@ values on. What an answer needs while a person waits is in `live`.
 """
 
 import json
+import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,16 +15,14 @@ import ray
 
 from openledger.adapters.base_model import BaseModel
 from openledger.adapters.card import AdapterCard, checked_card, load_card
+from openledger.adapters.checks import read_shapes
+from openledger.adapters.lineage import merge_lora
 from openledger.adapters.registry import AdapterRegistry, RegisteredAdapter
-from openledger.attribution.audit import audited_quality, load_audit
-from openledger.attribution.bank_folder import find_bank
-from openledger.attribution.period import Measurement, fit_outcomes
+from openledger.attribution.period import Measurement
 from openledger.attribution.trainer import train_bank_of
-from openledger.core.errors import InvalidInput, NotFound
+from openledger.core.errors import NotFound
 from openledger.core.files import write_durably
 from openledger.core.hashing import digest_json
-from openledger.core.money import NANO_PER_OPEN
-from openledger.core.scoring import gain
 from openledger.core.signing import SigningKey
 from openledger.core.values import (
     AdapterTerms,
@@ -41,22 +40,27 @@ from openledger.economy.nonces import NonceBook, find_nonce, kept_nonce
 from openledger.factory.selection import choose_rows
 from openledger.ledger.nonces import Purpose, commitment
 from openledger.ledger.proofs import encode_proof
+from openledger.platform.generations import Ancestry, find_ancestry, measure
+from openledger.platform.generations import index_folder as index_folder
+from openledger.platform.generations import index_views as index_views
 from openledger.training.examples import fitting_rows
 from openledger.training.members import Member
 from openledger.training.recipe import Recipe
-from openledger.training.record import load_held_out
-from openledger.training.trainer import TrainingJob, middle_folder, train_adapters
+from openledger.training.start import Parent, check_parent
+from openledger.training.trainer import TrainingJob, train_adapters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterAttribution:
     """The answers that one adapter (by digest) gave in a period, and what they were measured to owe. `improvement` is
-    None where no rows were held out to measure it on."""
+    None where no rows were held out to measure it on. `measured` is of the adapter's own rows, None for a merge;
+    `lineage` names every generation that is paid, as the settlement's statement does."""
 
     scores: ContributorScores
     improvement: ContributorScores | None
-    measured: Measurement
+    measured: Measurement | None
     answers: tuple[Answer, ...]
+    lineage: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +84,11 @@ def contribute(datanets: Any, key: SigningKey, datanet: str, drafts: Sequence[Ro
 def publish(datanets: Any, name: str) -> tuple[DatanetVersion, list[Row]]:
     version = ray.get(datanets.publish.remote(name))
     return version, ray.get(datanets.rows.remote(name, version.number))
+
+
+def published(datanets: Any, name: str, number: int) -> tuple[DatanetVersion, list[Row]]:
+    """A version that was published before, with its rows. Raises NotFound (`unknown_version`)."""
+    return ray.get(datanets.version.remote(name, number)), ray.get(datanets.rows.remote(name, number))
 
 
 def next_version(datanets: Any, name: str) -> int:
@@ -144,20 +153,55 @@ def plan_training(
     nonces: tuple[str, ...] = (),
     copies: Collection[str] = (),
     alike: Mapping[str, str] | None = None,
+    parent: Ancestry | None = None,
 ) -> tuple[TrainingJob, list[Row]]:
     """The job that trains `version`'s adapter, and its decoys. The folder's name says what the adapter is made of.
 
     With `nonces` (of `draw_nonces`) they decide which rows are drawn too. Rows in `copies` (ids; `find_copies`) are
-    neither trained on nor measured with; no row is held out whose like (`alike`; `find_alike`) is trained on.
+    neither trained on nor measured with; no row is held out whose like (`alike`; `find_alike`) is trained on. With
+    `parent` (of `find_parent`) the adapter goes on from that one, and is measured on no row that its ancestors know.
+    Raises as `check_parent`.
     """
     job = TrainingJob(
         name=version.datanet, base=base, version=version, rows=(), recipe=recipe, output="", nonces=nonces
     )
+    seen: Collection[str] = ()
+    if parent is not None:
+        job = replace(job, parent=Parent(folder=parent.served.folder, digest=parent.served.digest))
+        seen = parent.rows_trained
     fitting = fitting_rows(rows, base, recipe.max_row_tokens)
     lot = job.constant if nonces else version.row_root
-    chosen = choose_rows(fitting, recipe.max_rows, lot, copies=copies, alike=alike)
+    chosen = choose_rows(fitting, recipe.max_rows, lot, copies=copies, seen=seen, alike=alike)
     job = replace(job, rows=chosen.trained, held_out=chosen.held_out)
     return job.at(adapters), list(chosen.decoys)
+
+
+def find_parent(registry: AdapterRegistry, named: str, base: BaseModel, recipe: Recipe) -> Ancestry:
+    """The adapter to go on from, called by its name, its digest or its folder below the registry's, with all that it
+    came from: whose data made it must be known before more is built on it.
+
+    An adapter that isn't registered yet, as one named by its folder may be, is from now on: settlements find it by its
+    digest. Raises NotFound (`unknown_adapter`, `missing_parent`), and as `check_parent`.
+    """
+    folder = Path(named)
+    if (folder / "card.json").exists():
+        digest = checked_card(folder).digest
+        if not any(adapter.digest == digest for adapter in registry.list()):
+            registry.register(f"{load_card(folder).name}.{digest[:12]}", folder, digest)
+    else:
+        adapters = {adapter.digest: adapter.digest for adapter in registry.list()}
+        adapters |= {adapter.name: adapter.digest for adapter in registry.list()}
+        if named not in adapters:
+            raise NotFound(
+                f"no adapter {named!r} is registered, and it is no adapter's folder",
+                code="unknown_adapter",
+                param="parent",
+                fix="name an adapter as it is served, its digest, or its folder",
+            )
+        digest = adapters[named]
+    found = find_ancestry(registry, digest)
+    check_parent(Parent(folder=found.served.folder, digest=digest), base, recipe)
+    return found
 
 
 def train(jobs: Sequence[TrainingJob], runs: Path, num_workers: int, use_gpu: bool = False) -> list[AdapterCard]:
@@ -192,8 +236,46 @@ def register(
     registry: AdapterRegistry, job: TrainingJob, card: AdapterCard, owner: str, prices: tuple[int, int]
 ) -> AdapterTerms:
     """Offer the adapter under its Datanet's name at `prices` (nano-OPEN for each prompt and completion token)."""
+    return offer(registry, job.name, Path(job.output), card, owner, prices)
+
+
+def merge(
+    registry: AdapterRegistry,
+    adapters: Path,
+    base: BaseModel,
+    parts: Mapping[str, str],
+    name: str,
+    owner: str,
+    prices: tuple[int, int],
+) -> AdapterTerms:
+    """Merge registered adapters, called by name with their weights (exact, in text), in a folder below `adapters`, and
+    offer the merge as `name`. The same merge again is found as it is.
+
+    Raises as `merge_lora` and `find_ancestry`, and NotFound (`missing_parent`) for a parent without a card.
+    """
+    parents = [registry.get(part) for part in parts]
+    for parent in parents:
+        if find_ancestry(registry, parent.digest).lineage is None:
+            raise NotFound(
+                f"{parent.name} has no card: nobody knows whose data made it",
+                code="missing_parent",
+                param=parent.name,
+                fix="merge adapters that were trained here",
+            )
+    made_of = digest_json([[parent.digest, weight] for parent, weight in zip(parents, parts.values(), strict=True)])
+    folder = adapters / f"{name}-{made_of[:12]}"
+    if not (folder / "card.json").exists():
+        shutil.rmtree(folder, ignore_errors=True)  # what a crash left of it
+        merge_lora([Path(p.folder) for p in parents], list(parts.values()), folder, base=read_shapes(base))
+    return offer(registry, name, folder, checked_card(folder), owner, prices)
+
+
+def offer(
+    registry: AdapterRegistry, name: str, folder: Path, card: AdapterCard, owner: str, prices: tuple[int, int]
+) -> AdapterTerms:
+    """Sell the adapter in `folder` as `name` from now on. One that was sold under the name stays findable."""
     terms = AdapterTerms(
-        adapter=job.name,
+        adapter=name,
         adapter_digest=card.digest,
         datanet=card.datanet,
         datanet_version=card.datanet_version,
@@ -202,12 +284,13 @@ def register(
         prompt_price_nano=prices[0],
         completion_price_nano=prices[1],
     )
-    known = _registered(registry, job.name)
+    known = _registered(registry, name)
     if known is not None and known.digest != card.digest:
-        # answers that wait for settlement were given by the old one: it stays findable by its digest
-        registry.register(f"{job.name}.{known.digest[:12]}", Path(known.folder), known.digest, None)
-        registry.remove(job.name)
-    registry.register(job.name, Path(job.output), card.digest, terms)
+        # answers that wait for settlement were given by the old one, and others may have come from it: it stays
+        # findable by its digest
+        registry.register(f"{name}.{known.digest[:12]}", Path(known.folder), known.digest, None)
+        registry.remove(name)
+    registry.register(name, folder, card.digest, terms)
     return terms
 
 
@@ -222,13 +305,14 @@ def attribute(
     """Measure what the pool's answers owe to each row and contributor. Rows `withdrawn` since (by id) get nothing.
 
     `score` is a core.Scorer's method: what the adapter gained over its base is measured by the engine that served it.
+    Of an adapter that came from others, every generation is measured. Raises as `find_ancestry` and `measure`.
     """
     answers: dict[str, list[Answer]] = {}
     for answer in pool.answers:
         if answer.completion_ids:
             answers.setdefault(answer.adapter_digest, []).append(answer)
     parts = [
-        _attribute_part(pool, registry.find_digest(digest), own, host, score, indexes, withdrawn)
+        _attribute_part(pool, registry, digest, own, host, score, indexes, withdrawn)
         for digest, own in sorted(answers.items())
     ]
     if not parts and not pool.total_nano:
@@ -246,72 +330,25 @@ def attribute(
     )
 
 
-def _check_parents(adapter: RegisteredAdapter) -> None:
-    """Raises InvalidInput for an adapter that began from others: its gain is partly theirs, and dividing it
-    (adapters/lineage.py) is not a part of the settlement yet."""
-    folder = Path(adapter.folder)
-    if (folder / "card.json").exists() and load_card(folder).parents:
-        raise InvalidInput(
-            f"{adapter.name} began from other adapters, and settlements can't divide its gain over them yet",
-            code="unsupported_lineage",
-            param="adapter",
-        )
-
-
 def _attribute_part(
     pool: Pool,
-    adapter: RegisteredAdapter,
+    registry: AdapterRegistry,
+    digest: str,
     answers: Sequence[Answer],
     host: Any,
     score: Any,
     indexes: Path,
     withdrawn: Collection[str],
 ) -> AdapterAttribution:
-    _check_parents(adapter)
-    kept = find_bank(Path(adapter.folder), adapter.digest)
-    audited = audited_quality(load_audit(Path(adapter.folder), adapter.digest), kept)
-    asked = [*answers, *_held_out(pool, adapter)]
-    folders = index_views(adapter.folder), adapter.digest, str(index_folder(indexes, adapter.digest))
-    entries, scores = ray.get(host.score.remote(*folders, asked))
-    bank = ray.get(host.bank_outcomes.remote(adapter.folder, adapter.digest, asked))
-    measured = Measurement(
-        adapter=pool.adapter,
-        period=pool.period,
-        entries=tuple(entries),
-        scores=scores,
-        weights_nano=tuple(answer.weight_nano for answer in answers),
-        gains=tuple(gain(score, a.prompt_ids, a.completion_ids, a.adapter_digest) for a in asked),
-        bank=None if bank is None else fit_outcomes(bank[0], bank[1], entries, scores),
-        least_error_scale=float(audited.get("audit_error_scale", 1.0)),
-        withdrawn=frozenset(withdrawn),
-    )
-    improvement = measured.improvement()
+    ancestry = find_ancestry(registry, digest)
+    found = measure(pool, ancestry, answers, host, score, indexes, withdrawn)
     return AdapterAttribution(
-        scores=_quoting(measured.use(), audited),
-        improvement=None if improvement is None else _quoting(improvement, audited),
-        measured=measured,
+        scores=found.scores,
+        improvement=found.improvement,
+        measured=found.own,
         answers=tuple(answers),
+        lineage=tuple(ancestry.lines()),
     )
-
-
-def _quoting(scores: ContributorScores, audited: dict[str, str]) -> ContributorScores:
-    return replace(scores, quality={**scores.quality, **audited})
-
-
-def _held_out(pool: Pool, adapter: RegisteredAdapter) -> list[Answer]:
-    """The adapter's held-out rows as answers to attribute, one OPEN each: all count alike."""
-    return [
-        Answer(
-            answer_id=row.row_id,
-            adapter=pool.adapter,
-            adapter_digest=adapter.digest,
-            period=pool.period,
-            prompt_ids=row.ids[: row.num_prompt],
-            completion_ids=row.ids[row.num_prompt :],
-            fee_nano=NANO_PER_OPEN,
-        )
-        for row in load_held_out(Path(adapter.folder))
-    ]
 
 
 def _mean_improvement(parts: Sequence[AdapterAttribution]) -> ContributorScores | None:
@@ -375,7 +412,10 @@ def _registered(registry: AdapterRegistry, name: str) -> RegisteredAdapter | Non
 def settle(economy: Any, attribution: PeriodAttribution) -> Settlement:
     """Pay the pool once, its improvement part by `improvement` where that was measured; a replay pays nobody and gives
     the first result. Raises Conflict (`verdicts_changed`) where an answer was marked wrong after it was attributed."""
-    found = economy.settle.remote(attribution.scores, {}, attribution.improvement, attribution.left_out)
+    lineage = tuple(line for part in attribution.parts for line in part.lineage)
+    found = economy.settle.remote(
+        attribution.scores, {}, attribution.improvement, attribution.left_out, ancestors=lineage
+    )
     return ray.get(found)
 
 
@@ -384,12 +424,3 @@ def prove(ledger: Any, transfer_id: str, folder: Path) -> Path:
     path = folder / f"{transfer_id}.proof.json"
     write_durably(path, encode_proof(ray.get(ledger.proof.remote(transfer_id))))
     return path
-
-
-def index_folder(indexes: Path, adapter_digest: str) -> Path:
-    return indexes / adapter_digest[:24]
-
-
-def index_views(adapter_folder: str) -> list[str]:
-    """Where the adapter is measured: in the middle of its training (docs/decisions/0003-index-in-the-middle.md)."""
-    return [middle_folder(adapter_folder)]

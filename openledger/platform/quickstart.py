@@ -400,7 +400,7 @@ def attribute_and_pay(run: Demonstration, stage: Stage) -> None:
         report.add_settlement(entry, settlement, found.scores, card.contributors, found.improvement)
         for part in found.parts:
             for column, answer in enumerate(part.answers):
-                if shown := by_answer.get(answer.answer_id):
+                if part.measured and (shown := by_answer.get(answer.answer_id)):
                     scores = part.measured.scores[:, column].tolist()
                     shown["sources"] = report.sources(part.measured.entries, scores, rows, names)
                     shown["contributors"] = report.answer_shares(part.measured.answer(column), z_milli, names)

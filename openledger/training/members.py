@@ -23,6 +23,7 @@ OnEpoch = Callable[[int, list[Weights]], None]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
     """One run of a recipe: on `rows` (row numbers), from the public constants of its initial A and of its order.
+    `initial` may name an adapter instead, that the run goes on from (`recipe.from_adapter`).
 
     `row_weights` (one for each of `rows`) are 1 in a real run; a counterfactual that keeps every batch as it was sets
     some to 0. With `keeps_epochs` where it stood after each epoch is of use too.

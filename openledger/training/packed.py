@@ -10,6 +10,7 @@ Shapes: M members, B rows of one member, T tokens, I inputs, O outputs, R LoRA r
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,12 @@ import numpy.typing as npt
 import torch
 
 from openledger.adapters.base_model import BaseModel, load_model
-from openledger.core.errors import Corrupt
+from openledger.core.errors import Corrupt, InvalidInput
 from openledger.training.examples import Example, collate, row_losses, token_losses
-from openledger.training.lora import attach_lora, initial_matrix
+from openledger.training.lora import attach_lora, initial_matrices
 from openledger.training.members import Member, OnEpoch, Weights
 from openledger.training.optimizer import AdamWEpsRoot
-from openledger.training.recipe import Recipe, epoch_batches, learning_rate_at
+from openledger.training.recipe import Recipe, epoch_batches, learning_rate_at, parent_digest
 from openledger.training.task import trainable_parameters
 
 
@@ -98,16 +99,18 @@ def train_members(
     members: Sequence[Member],
     recipe: Recipe,
     *,
+    start: Path | None = None,
     device: torch.device | str = "cpu",
     on_epoch: OnEpoch | None = None,
 ) -> list[Weights]:
-    """Train all `members` side by side; each one's final matrices by PEFT's names.
+    """Train all `members` side by side; each one's final matrices by PEFT's names. `start` holds the adapter from which
+    they go on, where their `initial` names one.
 
     Members may have different numbers of rows: one that has taken its last step stands still. `on_epoch(number,
     weights)` sees all members after each of the longest member's epochs. Raises Corrupt (`diverged`) naming the member.
     """
     pack = Pack(base, recipe, len(members), device)
-    pack.load([initial_weights(pack, member.initial) for member in members])
+    pack.load([initial_weights(pack, member.initial, start) for member in members])
     parameters = list(pack.parameters().values())
     optimizer = AdamWEpsRoot(parameters, recipe)
     plans = [_plan(examples, member, recipe) for member in members]
@@ -147,25 +150,40 @@ def score_members(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackedRuns:
-    """Counterfactual runs (`members.Runs`) of a language model's adapters, `pack_members` at a time."""
+    """Counterfactual runs (`members.Runs`) of a language model's adapters, `pack_members` at a time. With `start`, the
+    folder of the adapter that the run went on from, all of them go on from it: a run from elsewhere is another's."""
 
     base: BaseModel
     examples: Sequence[Example]
     recipe: Recipe
     pack_members: int = 1
     device: str = "cpu"
+    start: Path | None = None
 
     def train(self, members: Sequence[Member], on_epoch: OnEpoch | None = None) -> list[Weights]:
-        return train_members(self.base, self.examples, members, self.recipe, device=self.device, on_epoch=on_epoch)
+        for member in members:
+            self._check_start(member)
+        return train_members(
+            self.base, self.examples, members, self.recipe, start=self.start, device=self.device, on_epoch=on_epoch
+        )
 
     def score(self, weights: Sequence[Weights], queries: Sequence[Example]) -> npt.NDArray[np.float64]:
         found = score_members(self.base, self.recipe, weights, queries, device=self.device)
         return np.asarray(found.numpy(), dtype=np.float64)
 
+    def _check_start(self, member: Member) -> None:
+        if self.start is not None and not parent_digest(member.initial):
+            raise InvalidInput(
+                f"{member.name} doesn't begin where the run does, at its parent adapter",
+                code="invalid_run",
+                param="initial",
+                fix="a run that went on from another adapter has no second initial A: audit it without one",
+            )
 
-def initial_weights(pack: Pack, constant: str) -> Weights:
-    """What LoRA starts from under the public `constant`: A by PEFT's law, B zero."""
-    return {name: initial_matrix(name, tuple(p.shape[1:]), constant) for name, p in pack.parameters().items()}
+
+def initial_weights(pack: Pack, initial: str, start: Path | None = None) -> Weights:
+    """Where LoRA begins under `initial`, a public constant or the adapter in `start`."""
+    return initial_matrices({name: tuple(p.shape[1:]) for name, p in pack.parameters().items()}, initial, start)
 
 
 def _plan(examples: Sequence[Example], member: Member, recipe: Recipe) -> list[list[int]]:

@@ -4,6 +4,9 @@ A run can be replayed from its recipe, its rows and its base model. So nothing i
 initial A and the order of rows come from one public constant, there is no dropout, arithmetic is fp32, attention is
 mathematical, and AdamW has `eps_root` inside its square root (without it LoRA's first batch gets influence scores
 hundreds of times the others'; docs/concepts/attribution.md).
+
+A run that goes on from another adapter begins with that adapter's A and B: the constant then decides the order of rows
+alone, and where the run began is named by the adapter's digest (`from_adapter`). All else is as in a run of its own.
 """
 
 from collections.abc import Sequence
@@ -14,6 +17,8 @@ import numpy as np
 
 from openledger.core.errors import InvalidInput
 from openledger.core.hashing import digest_json
+
+_FROM_ADAPTER = "adapter:"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +93,16 @@ def row_root_constant(base_digest: str, datanet: str, version: int, row_root: st
     """The constant where nobody gave nonces: public and fixed, but whoever contributes last can try out rows by what
     comes of it."""
     return digest_json(["openledger.initial/1", base_digest, datanet, version, row_root])
+
+
+def from_adapter(digest: str) -> str:
+    """What a run says it began from where that was another adapter's matrices, and no constant."""
+    return _FROM_ADAPTER + digest
+
+
+def parent_digest(initial: str) -> str:
+    """The digest of the adapter that a run under `initial` goes on from; empty where `initial` is a constant."""
+    return initial.removeprefix(_FROM_ADAPTER) if initial.startswith(_FROM_ADAPTER) else ""
 
 
 def generator(constant: str, purpose: str) -> np.random.Generator:

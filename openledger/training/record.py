@@ -3,6 +3,7 @@
     RUN/adapter_config.json, adapter_model.safetensors    the PEFT directory
     RUN/run.json                                          recipe, public constants, rows, environment
     RUN/checkpoints/epoch-N.safetensors                   the LoRA matrices after each epoch, by PEFT's names
+    RUN/start/                                            the adapter it went on from, where it did (start.py)
     RUN/held_out.json                                     rows that the run is measured on, where some were held out
     RUN/bank/                                             counterfactual runs (attribution/bank.py)
 
@@ -28,7 +29,8 @@ from openledger.training.examples import Example
 from openledger.training.loop import Progress, train
 from openledger.training.lora import attach_lora
 from openledger.training.members import Weights
-from openledger.training.recipe import Recipe, recipe_from, row_root_constant
+from openledger.training.recipe import Recipe, from_adapter, parent_digest, recipe_from, row_root_constant
+from openledger.training.start import Parent, check_parent, keep_start, start_folder
 
 RUN_FORMAT = "openledger.run/1"
 HELD_OUT_FORMAT = "openledger.held_out/1"
@@ -36,8 +38,9 @@ HELD_OUT_FORMAT = "openledger.held_out/1"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRecord:
-    """`initial` and `order` are the public constants of LoRA's A and of the order of rows; `examples_digest` covers
-    the rows' ids, contributors and tokens in their order."""
+    """`initial` and `order` are the public constants of LoRA's A and of the order of rows; where the run went on from
+    another adapter, `initial` names it (`recipe.from_adapter`). `examples_digest` covers the rows' ids, contributors
+    and tokens in their order."""
 
     adapter_digest: str
     base_digest: str
@@ -82,11 +85,15 @@ def train_run(
     *,
     initial: str | None = None,
     order: str | None = None,
+    parent: Parent | None = None,
     on_epoch: Callable[[Progress], None] | None = None,
 ) -> RunRecord:
     """Train an adapter into `folder` with its record, or find it there: a run of other rows, recipe or base in the
-    folder is refused (InvalidInput, code `other_run`)."""
+    folder is refused (InvalidInput, code `other_run`). With `parent` it goes on from that adapter; raises as
+    `check_parent`."""
     constant = run_constant(base, examples)
+    if parent is not None:
+        initial = from_adapter(parent.digest)
     initial, order = initial or constant, order or constant
     if (folder / "run.json").exists():
         record = load_run(folder)
@@ -94,8 +101,11 @@ def train_run(
         if (record.recipe, record.initial, record.order) != (recipe, initial, order):
             raise _other_run(folder, "recipe or constants")
         return record
+    if parent is not None:
+        check_parent(parent, base, recipe)
+        keep_start(folder, parent)
     torch.set_num_threads(recipe.threads)
-    module = attach_lora(load_model(base), recipe, initial)
+    module = attach_lora(load_model(base), recipe, initial, start_folder(folder))
 
     def keep(progress: Progress) -> None:
         save_checkpoint(folder, progress.epoch, progress.lora)
@@ -147,6 +157,11 @@ def load_run(folder: Path) -> RunRecord:
     if digest != record.adapter_digest:
         raise _corrupt(folder, "the adapter is not the one that run.json names")
     return record
+
+
+def run_start(folder: Path, record: RunRecord) -> Path | None:
+    """Where the run in `folder` keeps the adapter that it went on from; None for a run of its own."""
+    return start_folder(folder) if parent_digest(record.initial) else None
 
 
 def check_run(record: RunRecord, base: BaseModel, examples: Sequence[Example]) -> None:

@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING, Any
 from openledger import __version__
 from openledger.adapters.base_model import BaseModel
 from openledger.adapters.card import AdapterCard, adapter_digest, save_card
-from openledger.core.errors import Unavailable
+from openledger.core.errors import InvalidInput, Unavailable
 from openledger.core.files import sync_folder, write_json_durably
 from openledger.core.hashing import digest_json
 from openledger.core.values import DatanetVersion, Row
-from openledger.training.recipe import Recipe, public_constant, row_root_constant
+from openledger.training.recipe import Recipe, from_adapter, public_constant, row_root_constant
+from openledger.training.start import Parent, check_parent, keep_start, start_folder
 
 if TYPE_CHECKING:
     from openledger.training.examples import Example
@@ -36,7 +37,8 @@ class TrainingJob:
     `held_out` rows are not trained on: the adapter is measured on them, and keeps them beside its card.
 
     `nonces` are those of the version's owner and witnesses, where its round of nonces was drawn for this base and
-    recipe; without them the constant comes from the row root, and the card says so.
+    recipe; without them the constant comes from the row root, and the card says so. With a `parent` the adapter goes on
+    from that one's matrices, and the constant decides the order of rows alone.
     """
 
     name: str
@@ -47,6 +49,7 @@ class TrainingJob:
     output: str
     nonces: tuple[str, ...] = ()
     held_out: tuple[Row, ...] = ()
+    parent: Parent | None = None
 
     @property
     def constant(self) -> str:
@@ -56,16 +59,24 @@ class TrainingJob:
         return row_root_constant(self.base.digest, version.datanet, version.number, version.row_root)
 
     @property
+    def initial(self) -> str:
+        """Where LoRA's matrices begin: at the constant, or at the parent."""
+        return from_adapter(self.parent.digest) if self.parent else self.constant
+
+    @property
     def initial_from(self) -> str:
-        """What `constant` is derived from."""
+        """What `initial` is derived from."""
+        if self.parent:
+            return "parent"
         return "nonces" if self.nonces else "row_root"
 
     @property
     def key(self) -> str:
-        """Digest of base, version, rows (held-out ones too) and recipe. Code, libraries and (for a shared job) the
-        number of workers also decide the last bits of what is computed; the card records them."""
+        """Digest of base, version, rows (held-out ones too), recipe and parent. Code, libraries and (for a shared job)
+        the number of workers also decide the last bits of what is computed; the card records them."""
         rows = [[row.row_id for row in own] for own in (self.rows, self.held_out)]
-        return digest_json([self.constant, json.dumps(self.recipe.to_dict(), sort_keys=True), rows])
+        parts = [self.constant, json.dumps(self.recipe.to_dict(), sort_keys=True), rows]
+        return digest_json([*parts, self.parent.digest] if self.parent else parts)
 
     def at(self, adapters: Path) -> "TrainingJob":
         """This job with its adapter under the folder `adapters`."""
@@ -76,13 +87,17 @@ def train_adapters(jobs: Sequence[TrainingJob], *, folder: Path, num_workers: in
     """Train every job in one Ray Train run; each leaves a PEFT folder with card.json at its `output`.
 
     The run is named by its jobs and workers: with the same, and the same `folder`, it goes on where it was stopped.
-    Raises Unavailable when the run fails more often than Ray Train is told to try.
+    Raises Unavailable when the run fails more often than Ray Train is told to try, and as `check_parent`.
     """
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.config import LoggingConfig
     from ray.train.v2.api.exceptions import TrainingFailedError
 
+    for job in jobs:
+        if job.parent is not None:
+            check_parent(job.parent, job.base, job.recipe)
+            keep_start(Path(job.output), job.parent)
     folder.mkdir(parents=True, exist_ok=True)
     run_name = "train-" + digest_json([num_workers, [job.key for job in jobs]])[:12]
     jobs_file = folder / f"{run_name}.jobs"
@@ -165,7 +180,7 @@ def _train_until(job: TrainingJob, epoch: int, progress: Any, rank: int, world: 
     torch.set_num_threads(job.recipe.threads)
     tokenizer = load_tokenizer(job.base)
     examples = [encode_row(tokenizer, row) for row in job.rows]
-    model = attach_lora(_to_device(load_model(job.base)), job.recipe, job.constant)
+    model = attach_lora(_to_device(load_model(job.base)), job.recipe, job.initial, start_folder(Path(job.output)))
 
     def keep(progress: Progress) -> None:
         if rank == 0:
@@ -208,12 +223,16 @@ def write_adapter(
     model.save_pretrained(output)
     write_json_durably(output / "curve.json", [round(loss, 5) for loss in curve])
     digest, device = adapter_digest(output), next(model.parameters()).device
+    if job.parent and digest == job.parent.digest:
+        raise InvalidInput(
+            f"training {job.name} changed nothing: it is its own parent", code="lineage_cycle", param="recipe"
+        )
     environment = run_environment(job.recipe.threads, world_size, device=device)
     record = RunRecord(
         adapter_digest=digest,
         base_digest=job.base.digest,
         recipe=job.recipe,
-        initial=job.constant,
+        initial=job.initial,
         order=job.constant,
         row_ids=tuple(row.row_id for row in job.rows),
         examples_digest=examples_digest(examples),
@@ -233,9 +252,10 @@ def write_adapter(
         recipe=json.loads(json.dumps(job.recipe.to_dict())),
         environment=environment,
         code_version=__version__,
-        initial_a=job.constant,
+        initial_a=job.initial,
         initial_from=job.initial_from,
         final_loss=round(curve[-1], 5),
+        parents=((job.parent.digest, "1"),) if job.parent else (),
     )
     _sync(output)
     save_run(output, record)

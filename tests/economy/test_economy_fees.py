@@ -243,3 +243,12 @@ def test_an_idempotency_key_that_can_not_be_is_refused(town, key):
 def test_parameters_that_can_not_be_are_refused(values):
     with pytest.raises(InvalidInput):
         Parameters(**values)
+
+
+def test_a_merge_is_sold_without_a_datanet_and_half_named_terms_are_not(town):
+    merge = replace(TERMS, datanet="", datanet_version=0, row_root="")
+    assert town.economy.authorize("user:alice", merge, 10, 20, "merge").max_fee_nano > 0
+    for half in (replace(TERMS, datanet=""), replace(merge, row_root="cd" * 32), replace(merge, adapter_digest="")):
+        with pytest.raises(InvalidInput) as caught:
+            town.economy.authorize("user:alice", half, 10, 20, "half")
+        assert caught.value.code == "invalid_terms"

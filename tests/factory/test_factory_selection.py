@@ -77,3 +77,14 @@ def test_a_version_without_rows_of_its_own_is_refused(given, copies):
     with pytest.raises(InvalidInput) as caught:
         choose_rows(given, 10, "root", copies=copies)
     assert caught.value.code == "empty_version"
+
+
+def test_rows_that_an_ancestor_was_trained_on_are_trained_on_again_and_measure_nothing():
+    everything = rows(a=60)
+    seen = {row.row_id for row in everything[:30]}
+    alike = {"row_a_40": "row_a_3"}  # says what an ancestor's row says
+    chosen = choose_rows(everything, 20, "root", seen=seen, alike=alike, max_held_out=60, max_decoys=60)
+    assert seen & ids(chosen.trained)
+    assert not seen & ids((*chosen.decoys, *chosen.held_out))
+    assert "row_a_40" not in ids(chosen.held_out)
+    assert len(chosen.held_out) == 6

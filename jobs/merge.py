@@ -1,0 +1,76 @@
+"""Merge LoRA adapters of one base into one, and offer it; those whose data made its parents are paid for its answers.
+
+    python jobs/merge.py --workdir .openledger --name both --adapters tables=1 python-stdlib=1/2
+    python jobs/merge.py --workdir .openledger --name both --adapters tables=1 python-stdlib=1/2 --dry-run
+
+Weights are exact: 1/3 is a third. The merge computes the weighted sum of what its parents change in the base, and its
+rank is the sum of theirs. How its pool is divided is in docs/concepts/lineage.md.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from openledger.core.errors import InvalidInput, OpenLedgerError
+from openledger.platform.environment import prepare_environment
+from openledger.platform.workdir import Workdir
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    workdir = Workdir(arguments.workdir.resolve())
+    prepare_environment(workdir)
+    try:
+        print(json.dumps(merge(workdir, arguments)))
+    except OpenLedgerError as error:
+        print(json.dumps({"error": error.to_dict()}), file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workdir", type=Path, required=True)
+    parser.add_argument("--name", required=True, help="what the merge is sold as")
+    parser.add_argument("--adapters", nargs="+", required=True, metavar="NAME=WEIGHT", help="registered adapters")
+    parser.add_argument("--base-model", default="", help="a folder or hub id; default: the embedded model")
+    parser.add_argument("--owner", default="", help="account that earns the owner's part; default: user:NAME-owner")
+    parser.add_argument("--prices", type=int, nargs=2, default=(200_000, 1_000_000), metavar="NANO_OPEN",
+                        help="for each prompt and each completion token")  # fmt: skip
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be merged")
+    return parser.parse_args()
+
+
+def merge(workdir: Workdir, arguments: argparse.Namespace) -> dict[str, object]:
+    from openledger.adapters.base_model import find_base_model
+    from openledger.adapters.registry import AdapterRegistry
+    from openledger.platform import pipeline
+
+    registry, parts = AdapterRegistry(workdir.adapters), read_parts(arguments.adapters)
+    parents = [{"name": name, "digest": registry.get(name).digest, "weight": parts[name]} for name in parts]
+    if arguments.dry_run:
+        return {"adapter": arguments.name, "parents": parents}
+    base, owner = find_base_model(arguments.base_model or None), arguments.owner or f"user:{arguments.name}-owner"
+    prices = tuple(arguments.prices)
+    terms = pipeline.merge(registry, workdir.adapters, base, parts, arguments.name, owner, prices)
+    return {"adapter": terms.adapter, "digest": terms.adapter_digest, "parents": parents}
+
+
+def read_parts(named: list[str]) -> dict[str, str]:
+    parts = {}
+    for part in named:
+        name, _, weight = part.partition("=")
+        if not weight or name in parts:
+            raise InvalidInput(
+                f"{part!r} is no adapter with its weight, or names one a second time",
+                code="invalid_merge",
+                param="adapters",
+                fix="write each adapter once, like tables=1/2",
+            )
+        parts[name] = weight
+    return parts
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,355 @@
+"""The generations of a served adapter: found by their digests, measured each on its own rows, and brought together.
+
+An adapter that began from no other is one generation, and its measurement is its scores. Of a derived one every
+ancestor must be at hand, with card, weights and, where it was trained on rows, its index: what it brought is its own
+contributors' (`adapters.lineage`, `attribution.generations`). While one is missing nothing is measured, and nobody is
+paid.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import ray
+
+from openledger.adapters.card import AdapterCard, checked_card
+from openledger.adapters.lineage import Lineage, asked_factors, parent_gains
+from openledger.adapters.registry import AdapterRegistry, RegisteredAdapter
+from openledger.attribution.audit import audited_quality, load_audit
+from openledger.attribution.bank_folder import find_bank
+from openledger.attribution.generations import GenerationScores, combined
+from openledger.attribution.merges import Merge
+from openledger.attribution.period import Measurement, fit_outcomes
+from openledger.core.errors import InvalidInput, NotFound
+from openledger.core.money import NANO_PER_OPEN
+from openledger.core.scoring import gains
+from openledger.core.values import Answer, ContributorScores, Pool
+from openledger.training.examples import Example
+from openledger.training.record import load_held_out
+from openledger.training.trainer import middle_folder
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ancestry:
+    """A served adapter and all that it came from, each before its parents. `lineage` is None for an adapter without a
+    card, of which nothing is known but its digest."""
+
+    lineage: Lineage | None
+    adapters: Mapping[str, RegisteredAdapter]
+
+    @property
+    def served(self) -> RegisteredAdapter:
+        return next(iter(self.adapters.values()))
+
+    @property
+    def is_derived(self) -> bool:
+        return len(self.adapters) > 1
+
+    @property
+    def rows_trained(self) -> frozenset[str]:
+        """Ids of all rows that any generation was trained on."""
+        cards = (self.card(digest) for digest in self.adapters)
+        return frozenset(row for card in cards if card is not None for row in card.rows_trained)
+
+    def card(self, digest: str) -> AdapterCard | None:
+        return None if self.lineage is None else self.lineage.card(digest)
+
+    def lines(self) -> list[dict[str, Any]]:
+        """What the settlement's statement says of each generation."""
+        cards = [card for digest in self.adapters if (card := self.card(digest)) is not None]
+        return [
+            {
+                "adapter_digest": card.digest,
+                "datanet": card.datanet,
+                "datanet_version": card.datanet_version,
+                "row_root": card.row_root,
+            }
+            for card in cards
+        ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """`own` is the measurement of the served adapter's own rows; None for a merge, which has none."""
+
+    scores: ContributorScores
+    improvement: ContributorScores | None
+    own: Measurement | None
+
+
+def find_ancestry(registry: AdapterRegistry, digest: str) -> Ancestry:
+    """The adapter `digest` with every adapter that it came from.
+
+    Raises NotFound (`missing_parent`) where one isn't registered or has no card, Corrupt where its weights aren't those
+    that its card names, and what `Lineage` raises.
+    """
+    served = registry.find_digest(digest)
+    if not (Path(served.folder) / "card.json").exists():
+        return Ancestry(lineage=None, adapters={digest: served})
+    found, cards, left = {digest: served}, list[AdapterCard](), [digest]
+    while left:
+        card = checked_card(Path(found[left.pop()].folder))
+        cards.append(card)
+        for parent, _ in card.parents:
+            if parent not in found:
+                found[parent] = _find_parent(registry, parent, card.name)
+                left.append(parent)
+    lineage = Lineage(cards)
+    return Ancestry(lineage=lineage, adapters={each: found[each] for each in lineage.generations(digest)})
+
+
+def measure(
+    pool: Pool,
+    ancestry: Ancestry,
+    answers: Sequence[Answer],
+    host: Any,
+    score: Any,
+    indexes: Path,
+    withdrawn: Collection[str] = (),
+) -> Measured:
+    """What the answers, and the adapter's held-out rows, owe to the rows of every generation.
+
+    Raises NotFound (`missing_index`) naming an ancestor whose index is gone, before anything is measured.
+    """
+    if ancestry.is_derived:
+        _check_at_hand(ancestry, indexes)
+    asked = _Asked(pool=pool, answers=tuple(answers), held_out=tuple(_held_out(pool, ancestry)))
+    gained = _gained(ancestry, score, asked)
+    rows = {
+        digest: _measure_rows(asked, adapter, _added(ancestry, digest, gained), host, indexes, withdrawn)
+        for digest, adapter in ancestry.adapters.items()
+        if not _is_merge(ancestry.card(digest))
+    }
+    if ancestry.lineage is None or not ancestry.is_derived:
+        only = rows[ancestry.served.digest]
+        return Measured(scores=only.use(), improvement=only.improvement(), own=only.measured)
+    own = rows.get(ancestry.served.digest)
+    merges = {digest: _path_gains(ancestry, digest, host, asked) for digest in ancestry.adapters if digest not in rows}
+    combine = partial(_combined, ancestry.lineage, tuple(ancestry.adapters), gained, merges, asked)
+    return Measured(
+        scores=combine(asked.use, {digest: each.use() for digest, each in rows.items()}),
+        improvement=combine(asked.kept_out, {digest: each.improvement() for digest, each in rows.items()})
+        if asked.held_out
+        else None,
+        own=None if own is None else own.measured,
+    )
+
+
+def index_folder(indexes: Path, adapter_digest: str) -> Path:
+    return indexes / adapter_digest[:24]
+
+
+def index_views(adapter_folder: str) -> list[str]:
+    """Where the adapter is measured: in the middle of its training (docs/decisions/0003-index-in-the-middle.md)."""
+    return [middle_folder(adapter_folder)]
+
+
+def _find_parent(registry: AdapterRegistry, digest: str, child: str) -> RegisteredAdapter:
+    try:
+        found = registry.find_digest(digest)
+        if (Path(found.folder) / "card.json").exists():
+            return found
+    except NotFound:
+        pass
+    raise NotFound(
+        f"{child} began from the adapter {digest}, which isn't registered here with its card",
+        code="missing_parent",
+        param=digest,
+        fix="restore its folder and its entry in the registry, then settle again: nothing was paid",
+    )
+
+
+def _check_at_hand(ancestry: Ancestry, indexes: Path) -> None:
+    for digest, adapter in ancestry.adapters.items():
+        if _is_merge(ancestry.card(digest)):
+            continue
+        views = [Path(folder) / "adapter_model.safetensors" for folder in index_views(adapter.folder)]
+        lost = [path for path in (index_folder(indexes, digest) / "index.json", *views) if not path.exists()]
+        if lost:
+            raise NotFound(
+                f"the index of {adapter.name}, from which {ancestry.served.name} comes, lacks {lost[0]}",
+                code="missing_index",
+                param=digest,
+                fix="restore the folder, or build the index again: jobs/train.py with --datanet and --version of its"
+                " card; then settle again: nothing was paid",
+            )
+
+
+def _is_merge(card: AdapterCard | None) -> bool:
+    return card is not None and not card.rows_trained
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """What is asked of every generation: the pool's answers, then the held-out rows as answers."""
+
+    pool: Pool
+    answers: tuple[Answer, ...]
+    held_out: tuple[Answer, ...]
+
+    @property
+    def all(self) -> tuple[Answer, ...]:
+        return self.answers + self.held_out
+
+    @property
+    def use(self) -> slice:
+        return slice(0, len(self.answers))
+
+    @property
+    def kept_out(self) -> slice:
+        return slice(len(self.answers), None)
+
+    def total_nano(self, part: slice, gains_Q: Sequence[float] | Array) -> int:
+        """Gains on all that was asked, weighted as the scores of `part` are, and summed over it."""
+        weights_nano = np.asarray([answer.weight_nano for answer in self.all], dtype=np.float64)
+        return round(float(np.asarray(gains_Q, dtype=np.float64)[part] @ weights_nano[part]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rows:
+    """A generation's own rows, measured, and what its audit says of the instruments."""
+
+    measured: Measurement
+    audited: Mapping[str, str]
+
+    def use(self) -> ContributorScores:
+        return self._quoting(self.measured.use())
+
+    def improvement(self) -> ContributorScores | None:
+        found = self.measured.improvement()
+        return None if found is None else self._quoting(found)
+
+    def _quoting(self, scores: ContributorScores) -> ContributorScores:
+        return replace(scores, quality={**scores.quality, **self.audited})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _PathGains:
+    """What a merge gained on each answer at the points of its parents' path: gains_NQ[n] at points[n]."""
+
+    points: list[dict[str, Fraction]]
+    gains_NQ: Array
+
+    def parent_gains(self, asked: _Asked, part: slice) -> dict[str, Fraction]:
+        """Each parent's part of what the merge gained in `part`; they sum to it exactly, in nano-OPEN x nats."""
+
+        def gain_nano(factors: Mapping[str, Fraction]) -> int:
+            return asked.total_nano(part, self.gains_NQ[self.points.index(dict(factors))])
+
+        return parent_gains(list(self.points[0]), gain_nano)
+
+
+def _gained(ancestry: Ancestry, score: Any, asked: _Asked) -> dict[str, tuple[float, ...]]:
+    """Each generation's gain over the base on each answer, [Q]: asked of the engine that served it."""
+    digests = tuple(ancestry.adapters)
+    told_QG = [gains(score, each.prompt_ids, each.completion_ids, digests) for each in asked.all]
+    return {digest: tuple(told_G[place] for told_G in told_QG) for place, digest in enumerate(digests)}
+
+
+def _added(ancestry: Ancestry, digest: str, gained: Mapping[str, Sequence[float]]) -> tuple[float, ...]:
+    """What the adapter gained on each answer by its own rows, over what it began from, [Q]."""
+    card = ancestry.card(digest)
+    if card is None or not card.parents:
+        return tuple(gained[digest])
+    if len(card.parents) > 1:
+        raise InvalidInput(
+            f"{card.name} was trained on rows and names {len(card.parents)} parents: it began from one adapter",
+            code="lineage_parents",
+            param=card.name,
+            fix="the merge that it began from has a card of its own, and is its parent",
+        )
+    return tuple(np.subtract(gained[digest], gained[card.parents[0][0]]).tolist())
+
+
+def _measure_rows(
+    asked: _Asked,
+    adapter: RegisteredAdapter,
+    added: tuple[float, ...],
+    host: Any,
+    indexes: Path,
+    withdrawn: Collection[str],
+) -> _Rows:
+    folder = Path(adapter.folder)
+    audited = audited_quality(load_audit(folder, adapter.digest), find_bank(folder, adapter.digest))
+    folders = index_views(adapter.folder), adapter.digest, str(index_folder(indexes, adapter.digest))
+    entries, scores = ray.get(host.score.remote(*folders, asked.all))
+    bank = ray.get(host.bank_outcomes.remote(adapter.folder, adapter.digest, asked.all))
+    measured = Measurement(
+        adapter=asked.pool.adapter,
+        period=asked.pool.period,
+        entries=tuple(entries),
+        scores=scores,
+        weights_nano=tuple(answer.weight_nano for answer in asked.answers),
+        gains=added,
+        bank=None if bank is None else fit_outcomes(bank[0], bank[1], entries, scores),
+        least_error_scale=float(audited.get("audit_error_scale", 1.0)),
+        withdrawn=frozenset(withdrawn),
+    )
+    return _Rows(measured=measured, audited=audited)
+
+
+def _path_gains(ancestry: Ancestry, digest: str, host: Any, asked: _Asked) -> _PathGains:
+    card = ancestry.card(digest)
+    weights = dict(card.parents) if card else {}
+    merge = Merge(
+        folder=ancestry.adapters[digest].folder,
+        digest=digest,
+        parents={parent: ancestry.adapters[parent].folder for parent in weights},
+        weights=weights,
+    )
+    points = asked_factors(list(weights))
+    return _PathGains(points=points, gains_NQ=ray.get(host.merge_gains.remote(merge, points, asked.all)))
+
+
+def _combined(
+    lineage: Lineage,
+    digests: Sequence[str],
+    gained: Mapping[str, Sequence[float]],
+    merges: Mapping[str, _PathGains],
+    asked: _Asked,
+    part: slice,
+    scores: Mapping[str, ContributorScores | None],
+) -> ContributorScores:
+    """The scores of all generations on one part of what was asked; `digests` begins with the served adapter's."""
+    measured = {}
+    for digest in digests:
+        parents: dict[str, int | Fraction] = {p: asked.total_nano(part, gained[p]) for p in lineage.parents(digest)}
+        gain_nano = asked.total_nano(part, gained[digest])
+        if digest in merges:
+            parents = dict(merges[digest].parent_gains(asked, part))
+            gain_nano = int(sum(parents.values()))  # all of it is its parents'; the engine's differs in the last bits
+        measured[digest] = GenerationScores(gain_nano=gain_nano, parent_gains_nano=parents, scores=scores.get(digest))
+    return combined(lineage, digests[0], measured)
+
+
+def _held_out(pool: Pool, ancestry: Ancestry) -> list[Answer]:
+    """The adapter's held-out rows as answers to attribute, one OPEN each: all count alike. A merge has its parents'.
+    Rows that any generation was trained on are none: it knows them by heart."""
+    seen = ancestry.rows_trained
+    rows = {row.row_id: row for row in _held_out_of(ancestry, ancestry.served.digest) if row.row_id not in seen}
+    return [
+        Answer(
+            answer_id=row.row_id,
+            adapter=pool.adapter,
+            adapter_digest=ancestry.served.digest,
+            period=pool.period,
+            prompt_ids=row.ids[: row.num_prompt],
+            completion_ids=row.ids[row.num_prompt :],
+            fee_nano=NANO_PER_OPEN,
+        )
+        for row in rows.values()
+    ]
+
+
+def _held_out_of(ancestry: Ancestry, digest: str) -> list[Example]:
+    card = ancestry.card(digest)
+    if card is None or not _is_merge(card):
+        return load_held_out(Path(ancestry.adapters[digest].folder))
+    return [row for parent, _ in card.parents for row in _held_out_of(ancestry, parent)]

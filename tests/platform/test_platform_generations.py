@@ -1,0 +1,402 @@
+"""Real generations, trained one from another, sold, measured by the real instruments, settled and proved."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from tiny_model import make_tiny_base, tiny_rows
+
+from openledger.adapters.base_model import load_tokenizer
+from openledger.adapters.card import adapter_digest, load_card, save_card
+from openledger.adapters.registry import AdapterRegistry
+from openledger.attribution.actor import IndexHost
+from openledger.attribution.bank import plan_bank, run_bank
+from openledger.attribution.bank_folder import finish_bank
+from openledger.core.clock import ManualClock
+from openledger.core.errors import Corrupt, InvalidInput, NotFound
+from openledger.core.signing import SigningKey
+from openledger.core.values import Answer, DatanetVersion
+from openledger.economy import Economy
+from openledger.ledger import Ledger, encode_proof, verify_proof
+from openledger.openlora.torch_engine import EngineOptions, TorchEngine
+from openledger.platform import pipeline
+from openledger.platform.generations import find_ancestry
+from openledger.training import trainer
+from openledger.training.examples import encode_row
+from openledger.training.recipe import Recipe
+from openledger.training.record import load_run, run_start
+
+RECIPE = Recipe(rank=4, alpha=16, num_epochs=4, batch_rows=4, learning_rate=2e-2)
+OWNER, PRICES = "user:owner", (10, 30)
+DATANETS = {"one": ("ctr_0", "ctr_1"), "two": ("ctr_2",), "three": ("ctr_3",), "side": ("ctr_2", "ctr_3")}
+PARENTS = {"two": "one", "three": "two"}
+
+
+class Remote:
+    """Methods of an object behind `.remote`, answered at once."""
+
+    def __init__(self, target):
+        self._target = target
+
+    def __getattr__(self, name):
+        return SimpleNamespace(remote=getattr(self._target, name))
+
+
+class World:
+    """A folder of adapters with their indexes, and what measures them."""
+
+    def __init__(self, base, folder):
+        self.base, self.folder, self.host = base, folder, Remote(IndexHost(base))
+        self.adapters, self.indexes = folder / "adapters", folder / "indexes"
+        self.registry = AdapterRegistry(self.adapters)
+        self.engine = TorchEngine(base, EngineOptions(max_batch=2))
+        self._loaded = set()
+
+    def train(self, name, rows, parent=None):
+        """What pipeline.train and build_indexes do, in this process."""
+        number = len(rows)
+        version = DatanetVersion(
+            datanet=name, number=2, row_root=name[0] * 64, num_rows=number, gate_version="g/1", published_ms=1
+        )
+        found = pipeline.find_parent(self.registry, parent, self.base, RECIPE) if parent else None
+        job, decoys = pipeline.plan_training(self.base, version, rows, RECIPE, self.adapters, parent=found)
+        if job.parent:
+            trainer.keep_start(Path(job.output), job.parent)
+        progress = trainer._train_until(job, RECIPE.middle_epoch, None, 0, 1)
+        trainer._train_until(job, RECIPE.num_epochs, progress, 0, 1)
+        card = load_card(Path(job.output))
+        pipeline.register(self.registry, job, card, OWNER, PRICES)
+        pipeline.build_indexes([self.host], [job], [decoys], self.indexes)
+        return job, card
+
+    def bank(self, job):
+        folder = Path(job.output)
+        record, examples = load_run(folder), [encode_row(load_tokenizer(self.base), row) for row in job.rows]
+        plan = plan_bank(record, examples, num_coalitions=6, num_twins=0)
+        bank = run_bank(folder / "bank", record, self.base, examples, start=run_start(folder, record))
+        bank.train(plan.members)
+        finish_bank(bank, plan, record.adapter_digest)
+
+    def score(self, prompt_ids, completion_ids, digests):
+        for digest in set(digests) - self._loaded - {""}:
+            self.engine.load(digest, Path(self.registry.find_digest(digest).folder))
+            self._loaded.add(digest)
+        return self.engine.score(prompt_ids, completion_ids, digests)
+
+    def attribute(self, pool):
+        return pipeline.attribute(pool, self.host, self.score, self.registry, self.indexes)
+
+
+class Market:
+    """A ledger and an economy, and a customer who buys what a row says."""
+
+    def __init__(self, folder, base):
+        self.folder, self.tokenizer = folder, load_tokenizer(base)
+        self.open()
+        self.economy.grant("user:alice", 10**9, "start")
+
+    def open(self):
+        self.ledger = Ledger(self.folder / "ledger.db", ManualClock(), SigningKey(b"k" * 32), "openledger/test")
+        self.economy = Economy(self.ledger, self.folder, ManualClock())
+
+    def close(self):
+        self.economy.close()
+        self.ledger.close()
+
+    def sell(self, terms, rows):
+        for row in rows:
+            example = encode_row(self.tokenizer, row)
+            prompt, completion = example.ids[: example.num_prompt], example.ids[example.num_prompt :]
+            held = self.economy.authorize(
+                "user:alice", terms, len(prompt), len(completion), f"{terms.adapter}-{row.row_id}"
+            )
+            self.economy.complete(
+                Answer(
+                    answer_id=held.answer_id, adapter=terms.adapter, adapter_digest=terms.adapter_digest,
+                    period=held.period, prompt_ids=prompt, completion_ids=completion,
+                )
+            )  # fmt: skip
+        return self.economy.pool(terms.adapter, held.period)
+
+
+def rows_of(*people):
+    """Rows of each one's two accounts: a bank needs more than two contributors."""
+    return [
+        replace(row, contributor_id=f"{row.contributor_id}{'ab'[row.ordinal // 4 % 2]}")
+        for row in tiny_rows()
+        if row.contributor_id in people
+    ]
+
+
+def paid_nano(settled, person):
+    """What both accounts of `person` got of a settlement, or of one part of it."""
+    return sum(amount for name, amount in settled.payouts_nano.items() if name.startswith(person))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def in_this_process():
+    patch = pytest.MonkeyPatch()
+    patch.setattr(pipeline.ray, "get", lambda value: value)
+    patch.setattr(trainer, "_to_device", lambda model: model)
+    torch.set_num_threads(1)
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def trained(in_this_process, tmp_path_factory):
+    """Three generations, of which the first has a bank, and an adapter of the same base beside them."""
+    world = World(make_tiny_base(tmp_path_factory.mktemp("base")), tmp_path_factory.mktemp("world"))
+    jobs = {name: world.train(name, rows_of(*people), PARENTS.get(name))[0] for name, people in DATANETS.items()}
+    world.bank(jobs["one"])
+    return world
+
+
+@pytest.fixture
+def world(trained, tmp_path):
+    """The same in a folder that a test may spoil."""
+    shutil.copytree(trained.folder, tmp_path / "world")
+    return World(trained.base, tmp_path / "world")
+
+
+@pytest.fixture
+def market(trained, tmp_path):
+    market = Market(tmp_path, trained.base)
+    yield market
+    market.close()
+
+
+def best(settlement, person):
+    """The account of `person` that got most."""
+    names = [name for name in settlement.payouts_nano if name.startswith(person)]
+    return "contributor:" + max(names, key=lambda name: settlement.payouts_nano[name])
+
+
+def digests(world, *names):
+    return [world.registry.get(name).digest for name in names]
+
+
+def settle(market, world, name, rows):
+    pool = market.sell(world.registry.get(name).terms, rows)
+    found = world.attribute(pool)
+    return found, pipeline.settle(Remote(market.economy), found)
+
+
+def test_the_first_generations_contributors_are_paid_for_the_third_ones_answers(world, market):
+    found, settlement = settle(market, world, "three", tiny_rows()[::4] + tiny_rows()[1::4] + tiny_rows()[2::4])
+    for name in ("use", "improvement"):
+        part = settlement.parts[name]
+        assert part.measured
+        assert part.method == "bank/1+index/ekfac-2 through lineage/1"
+        assert sum(part.payouts_nano.values()) == part.pool_nano
+    assert paid_nano(settlement, "ctr_0") > 0
+    assert sum(settlement.payouts_nano.values()) == settlement.pool_nano
+    assert found.scores.quality["generations"] == "3"
+    assert [found.scores.quality[f"{place}.method"] for place in range(3)] == ["index/ekfac-2"] * 2 + ["bank/1"]
+    own = load_card(Path(world.registry.get("three").folder))
+    assert set(own.contributors) == {"ctr_3a", "ctr_3b"}  # only an ancestor was trained on ctr_0's rows
+
+
+def test_the_proof_of_an_ancestors_payout_names_every_generation_and_holds_offline(world, market):
+    _, settlement = settle(market, world, "three", rows_of("ctr_0", "ctr_1"))
+    transfer = settlement.transfer_ids[best(settlement, "ctr_0")]
+    proof = verify_proof(encode_proof(market.ledger.proof(transfer)), market.ledger.verification_key())
+    lines = {line["adapter_digest"]: line for line in proof.statement["lineage"]}
+    assert lines.keys() == set(digests(world, "one", "two", "three"))
+    (first,) = digests(world, "one")
+    assert lines[first] == {
+        "adapter_digest": first, "datanet": "one", "datanet_version": 2, "row_root": "o" * 64
+    }  # fmt: skip
+    assert any(f"adapter {first} from one version 2" in line for line in proof.lines)
+    assert any("through lineage/1" in line for line in proof.lines)
+    market.ledger.audit()
+
+
+def test_settling_again_after_a_crash_pays_nobody_twice(world, market):
+    pool = market.sell(world.registry.get("three").terms, rows_of("ctr_0"))
+    before = world.attribute(pool)
+    market.close()  # attributed, and not settled
+    market.open()
+    found = world.attribute(market.economy.pool("three", pool.period))
+    assert found.scores == before.scores
+    settlement = pipeline.settle(Remote(market.economy), found)
+    market.close()
+    market.open()
+    again = pipeline.settle(Remote(market.economy), found)
+    assert again.replayed
+    assert again.payouts_nano == settlement.payouts_nano
+    for name, amount in settlement.payouts_nano.items():
+        if name.startswith("ctr_") and amount:
+            assert market.economy.balance(f"contributor:{name}").available_nano == amount
+    market.ledger.audit()
+
+
+def test_each_generations_gain_is_measured_on_the_same_answers_and_its_own_index(world, market):
+    found, _ = settle(market, world, "three", rows_of("ctr_0", "ctr_2"))
+    quality = found.scores.quality
+    gains = [int(quality[f"{place}.gain_nano"]) for place in (2, 1, 0)]
+    added = [int(quality[f"{place}.added_nano"]) for place in (2, 1, 0)]
+    assert added == [gains[0], gains[1] - gains[0], gains[2] - gains[1]]
+    assert found.scores.gain_nano == gains[2] > 0
+    assert (quality["2.trained_rows"], quality["1.trained_rows"]) == ("20", "10")
+
+
+def test_a_generation_that_added_nothing_gets_nothing_and_the_first_ones_are_still_paid(world, market):
+    """Its rows say what no answer says: on the answers sold it only takes away."""
+    noise = [replace(row, completion="theta theta theta omega kappa.") for row in rows_of("ctr_3")]
+    world.train("noise", noise, "one")
+    found, settlement = settle(market, world, "noise", rows_of("ctr_0", "ctr_1"))
+    assert int(found.scores.quality["0.added_nano"]) < 0
+    assert paid_nano(settlement.parts["use"], "ctr_3") == 0
+    assert paid_nano(settlement.parts["use"], "ctr_0") > 0
+
+
+def test_rows_that_an_ancestor_knows_by_heart_are_neither_held_out_nor_decoys(world):
+    job, decoys = pipeline.plan_training(
+        world.base,
+        DatanetVersion(datanet="one", number=3, row_root="aa", num_rows=48, gate_version="g/1", published_ms=1),
+        tiny_rows(), RECIPE, world.adapters,
+        parent=pipeline.find_parent(world.registry, "one", world.base, RECIPE),
+    )  # fmt: skip
+    known = set(load_card(Path(world.registry.get("one").folder)).rows_trained)
+    assert known & {row.row_id for row in job.rows}
+    assert not known & {row.row_id for row in (*job.held_out, *decoys)}
+    assert job.held_out
+
+
+class TestMerges:
+    @pytest.fixture
+    def merged(self, world):
+        return pipeline.merge(
+            world.registry, world.adapters, world.base, {"one": "1", "side": "1/2"}, "both", OWNER, PRICES
+        )
+
+    def test_both_lines_are_paid_and_the_statement_names_them(self, world, market, merged):
+        found, settlement = settle(market, world, "both", tiny_rows())
+        assert paid_nano(settlement.parts["use"], "ctr_0") > 0
+        assert paid_nano(settlement.parts["use"], "ctr_2") > 0
+        assert sum(settlement.payouts_nano.values()) == settlement.pool_nano
+        assert settlement.parts["improvement"].measured  # on the rows that its parents held out
+        (part,) = found.parts
+        assert part.measured is None
+        assert {line["adapter_digest"] for line in part.lineage} == set(digests(world, "both", "one", "side"))
+        proof = market.ledger.proof(settlement.transfer_ids[best(settlement, "ctr_2")])
+        lines = verify_proof(encode_proof(proof), market.ledger.verification_key()).lines
+        assert any(f"{merged.adapter_digest} from a merge of adapters" in line for line in lines)
+
+    def test_the_engine_serves_what_its_parents_make(self, world, market, merged):
+        """Its gain by the engine that sells it, and by merging its parents again."""
+        answers = market.sell(merged, rows_of("ctr_0")).answers
+        served = [world.score(a.prompt_ids, a.completion_ids, [merged.adapter_digest, ""]) for a in answers]
+        whole = sum(a.fee_nano * float(s[0].mean() - s[1].mean()) for a, s in zip(answers, served, strict=True))
+        found = world.attribute(market.economy.pool("both", answers[0].period))
+        assert found.scores.gain_nano == pytest.approx(whole, rel=1e-4)
+
+    def test_an_adapter_trained_from_a_merge_pays_its_parents_lines(self, world, market, monkeypatch):
+        merged = pipeline.merge(
+            world.registry, world.adapters, world.base, {"two": "1", "side": "1"}, "both", OWNER, PRICES
+        )
+        monkeypatch.setitem(globals(), "RECIPE", replace(RECIPE, rank=8, alpha=8))
+        world.train("last", rows_of("ctr_3"), "both")
+        found, settlement = settle(market, world, "last", tiny_rows())
+        assert found.scores.quality["generations"] == "5"
+        assert paid_nano(settlement.parts["use"], "ctr_0") > 0
+        assert [
+            line["datanet"] for line in found.parts[0].lineage if line["adapter_digest"] == merged.adapter_digest
+        ] == [""]
+
+    def test_merging_again_finds_the_merge_and_what_a_crash_left_is_made_anew(self, world, merged):
+        folder = Path(world.registry.get("both").folder)
+        before = (folder / "adapter_model.safetensors").stat().st_mtime_ns
+        again = {"registry": world.registry, "adapters": world.adapters, "base": world.base, "name": "both"}
+        again |= {"parts": {"one": "1", "side": "1/2"}, "owner": OWNER, "prices": PRICES}
+        assert pipeline.merge(**again) == merged
+        assert (folder / "adapter_model.safetensors").stat().st_mtime_ns == before
+        (folder / "card.json").unlink()
+        assert pipeline.merge(**again) == merged
+        assert load_card(folder).parents == tuple(zip(digests(world, "one", "side"), ("1", "1/2"), strict=True))
+
+    def test_a_card_that_names_other_parents_pays_nobody(self, world, market, merged):
+        folder = Path(world.registry.get("both").folder)
+        (two,) = digests(world, "two")
+        card = load_card(folder)
+        save_card(folder, replace(card, parents=((card.parents[0][0], "1"), (two, "1/2"))))
+        pool = market.sell(merged, rows_of("ctr_0"))
+        before = market.ledger.checkpoint()
+        with pytest.raises(Corrupt) as caught:
+            world.attribute(pool)
+        assert caught.value.code == "wrong_merge"
+        assert market.ledger.checkpoint() == before
+
+
+class TestMissingAncestors:
+    @pytest.mark.parametrize("gone", ["entry", "card", "index", "weights"])
+    def test_what_is_missing_is_named_nothing_is_paid_and_restoring_it_mends_it(self, world, market, gone, tmp_path):
+        pool = market.sell(world.registry.get("three").terms, rows_of("ctr_0"))
+        one = world.registry.get("one")
+        spoilt = {
+            "card": Path(one.folder) / "card.json",
+            "index": pipeline.index_folder(world.indexes, one.digest) / "index.json",
+            "weights": Path(one.folder) / "adapter_model.safetensors",
+        }.get(gone)
+        if spoilt is None:
+            world.registry.remove("one")
+        else:
+            shutil.copy(spoilt, tmp_path / "kept")
+            spoilt.unlink()
+        before = market.ledger.checkpoint()
+        with pytest.raises((NotFound, Corrupt)) as caught:
+            world.attribute(pool)
+        codes = {"index": "missing_index", "weights": "corrupt_adapter"}
+        assert caught.value.code == codes.get(gone, "missing_parent")
+        assert caught.value.fix
+        assert market.ledger.checkpoint() == before
+        if spoilt is None:
+            world.registry.register("one.again", Path(one.folder), one.digest)
+        else:
+            shutil.copy(tmp_path / "kept", spoilt)
+        assert paid_nano(pipeline.settle(Remote(market.economy), world.attribute(pool)), "ctr_0") > 0
+
+    def test_an_ancestor_that_was_replaced_under_its_name_is_still_found_and_paid(self, world, market):
+        first = world.registry.get("one")
+        world.train("one", rows_of("ctr_3"))
+        assert world.registry.get("one").digest != first.digest
+        _, settlement = settle(market, world, "three", rows_of("ctr_0"))
+        assert paid_nano(settlement, "ctr_0") > 0
+
+    def test_an_adapter_of_a_lost_line_is_not_built_on(self, world):
+        world.registry.remove("one")
+        with pytest.raises(NotFound) as caught:
+            pipeline.find_parent(world.registry, "three", world.base, RECIPE)
+        assert caught.value.code == "missing_parent"
+
+    def test_a_cycle_of_cards_is_refused(self, world):
+        one, two = (world.registry.get(name) for name in ("one", "two"))
+        save_card(Path(one.folder), replace(load_card(Path(one.folder)), parents=((two.digest, "1"),)))
+        with pytest.raises(InvalidInput) as caught:
+            find_ancestry(world.registry, two.digest)
+        assert caught.value.code == "lineage_cycle"
+
+
+def test_a_parent_is_found_by_name_digest_or_folder_and_an_unregistered_one_is_registered(world):
+    two = world.registry.get("two")
+    for named in ("two", two.digest, two.folder):
+        assert pipeline.find_parent(world.registry, named, world.base, RECIPE).served.digest == two.digest
+    world.registry.remove("two")
+    pipeline.find_parent(world.registry, two.folder, world.base, RECIPE)
+    assert world.registry.get(f"two.{two.digest[:12]}").digest == two.digest == adapter_digest(Path(two.folder))
+    with pytest.raises(NotFound) as caught:
+        pipeline.find_parent(world.registry, "nobody", world.base, RECIPE)
+    assert (caught.value.code, caught.value.param) == ("unknown_adapter", "parent")
+
+
+def test_scores_of_an_adapter_of_its_own_are_what_they_were_without_lineage(world, market):
+    found, settlement = settle(market, world, "side", rows_of("ctr_2"))
+    assert found.scores.method == "index/ekfac-2"
+    assert "generations" not in found.scores.quality
+    assert len(settlement.parts) == 2
+    assert np.isfinite(found.parts[0].measured.scores).all()
