@@ -284,6 +284,7 @@ def _attribute_part(
         bank=None if bank is None else fit_outcomes(bank[0], bank[1], entries, scores),
         least_error_scale=float(audited.get("audit_error_scale", 1.0)),
         withdrawn=frozenset(withdrawn),
+        fees_nano=tuple(answer.fee_nano for answer in answers),
     )
     improvement = measured.improvement()
     return AdapterAttribution(
@@ -347,6 +348,7 @@ def _summed(parts: Sequence[ContributorScores]) -> ContributorScores:
         errors_nano={person: sum(part.errors_nano.get(person, 0) for part in parts) for person in people},
         gain_nano=sum(part.gain_nano for part in parts),
         quality={f"{number}.{name}": text for number, part in enumerate(parts) for name, text in part.quality.items()},
+        ceilings=tuple(pair for part in parts for pair in part.ceilings),
     )
 
 
