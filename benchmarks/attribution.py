@@ -25,7 +25,7 @@ import torch
 from benchmarks import attribution_truth as truth
 from benchmarks.attribution_values import banzhaf, shapley
 from openledger.attribution.bank import Bank, run_bank
-from openledger.attribution.estimate import contributor_sums, corrected_rows, group_numbers, row_variance
+from openledger.attribution.estimate import contributor_sums, corrected_rows, row_variance
 from openledger.attribution.evaluation import (
     coverage,
     datamodeling_scores,
@@ -412,7 +412,7 @@ def estimate_scores(study: Study) -> Array:
     stack = np.stack([study.views[view.name] for view in index_views(study.subject, study.plan)])
     outcomes = study.outcomes(study.bank, study.plan.coalitions)
     expected, _ = fit_expected(study.plan.design.members_MG, outcomes, study.sums(stack.mean(axis=0)))
-    groups = group_numbers(study.who, study.plan.design.groups)
+    groups = study.plan.design.numbers([(e.row_id, e.contributor_id) for e in study.examples])
     return corrected_rows(stack.mean(axis=0), row_variance(stack), groups, expected.mean_GQ, expected.prior_scale)
 
 

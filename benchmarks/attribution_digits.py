@@ -72,7 +72,7 @@ def exact_values(folder: Path) -> dict[str, dict[str, Figures]]:
     exact = {"Banzhaf": banzhaf(value, names), "Shapley": shapley(value, names)}
     found: dict[str, dict[str, Figures]] = {"payouts, exact values": {}, "intervals": {}}
     for number in (16, 32, 64):
-        plan = plan_bank(CONSTANTS, examples, num_coalitions=number, num_twins=0)
+        plan = plan_bank(CONSTANTS, examples, num_coalitions=number, num_twins=0, players="contributors")
         bank = Bank(folder / "bank8", digest_json([task.SEED, 8]), runs)
         bank.train(plan.coalitions)
         scores = bank.score(plan.coalitions, queries)
@@ -114,7 +114,7 @@ def contributors_expected(folder: Path) -> dict[str, Figures]:
     index = contributor_sums(index_scores(bank, examples, queries), [e.contributor_id for e in examples], names)
     found["index"] = true.figures(index)
     for number in (12, 24, 32, 64):
-        plan: BankPlan = plan_bank(CONSTANTS, examples, num_coalitions=number, num_twins=0)
+        plan: BankPlan = plan_bank(CONSTANTS, examples, num_coalitions=number, num_twins=0, players="contributors")
         bank.train(plan.coalitions)
         scores = bank.score(plan.coalitions, queries)
         sums = scores.sum(axis=1, keepdims=True)

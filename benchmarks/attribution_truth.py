@@ -28,7 +28,7 @@ import torch
 from benchmarks import language_task
 from openledger.adapters.base_model import BaseModel, find_base_model, load_model, load_tokenizer
 from openledger.attribution.bank import Bank, BankPlan, plan_bank, run_bank
-from openledger.attribution.coalitions import Design, design
+from openledger.attribution.coalitions import Design, contributor_design
 from openledger.attribution.records import contributors_of, read_examples
 from openledger.core.files import write_durably
 from openledger.core.hashing import digest_json
@@ -76,7 +76,9 @@ def make_task(folder: Path) -> tuple[BaseModel, list[Example], RunRecord]:
 
 def bank_plan(record: RunRecord, examples: Sequence[Example]) -> BankPlan:
     names = contributors_of(examples)
-    return plan_bank(record, examples, num_coalitions=COALITIONS, num_twins=TWINS, without=names)
+    return plan_bank(
+        record, examples, num_coalitions=COALITIONS, num_twins=TWINS, without=names, players="contributors"
+    )
 
 
 def truth_members(record: RunRecord, examples: Sequence[Example]) -> dict[str, list[Member]]:
@@ -132,7 +134,7 @@ def exact_bank(record: RunRecord, examples: Sequence[Example]) -> tuple[Design, 
     """A bank of the same eight contributors and rows, with orders of its own."""
     rows = _exact_rows(examples)
     names = contributors_of(examples)[:EXACT_CONTRIBUTORS]
-    found = design(dict.fromkeys(names, EXACT_ROWS), COALITIONS, record.order)
+    found = contributor_design(dict.fromkeys(names, EXACT_ROWS), COALITIONS, record.order)
     members = []
     for number, line in enumerate(found.members_MG):
         there = {group[0] for group, on in zip(found.groups, line, strict=True) if on}

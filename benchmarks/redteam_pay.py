@@ -250,7 +250,8 @@ def naive_pay(observed: Observed, kind: str, fees: Array | None = None) -> Pay:
 
 def _scores(observed: Observed, columns: slice, fees: Array) -> ContributorScores:
     entries = [
-        IndexEntry(row_id=str(number), contributor_id=name, trained=True) for number, name in enumerate(observed.who)
+        IndexEntry(row_id=row_id, contributor_id=name, trained=True)
+        for row_id, name in zip(observed.row_ids, observed.who, strict=True)
     ]
     scores = observed.index_RQ[:, columns].astype(np.float32)
     design = Design(groups=observed.groups, members_MG=observed.members_MG)

@@ -22,6 +22,7 @@ import torch
 from benchmarks import digits_task
 from openledger.adapters.base_model import BaseModel, load_model, load_tokenizer
 from openledger.attribution.bank import Bank, plan_bank
+from openledger.attribution.bank_folder import BANK_FORMAT
 from openledger.attribution.index import build_index
 from openledger.attribution.records import encode_record
 from openledger.core.files import write_durably
@@ -122,6 +123,7 @@ class Observed:
     not what the asker would call right. Without coalitions only the naive payers can pay."""
 
     who: tuple[str, ...]
+    row_ids: tuple[str, ...]
     num_sold: int
     wrong_Q: npt.NDArray[np.bool_]
     groups: tuple[tuple[str, ...], ...]
@@ -143,7 +145,8 @@ def observe(
 ) -> Observed:
     """Train on `rows` (all), sell answers to `sold`, and measure; `extra` are sold answers taken as they are."""
     parts = [[repr(value) for value in values] for values in (rows, sold, held_out, extra)]
-    key = digest_json([kit.identity, parts, constants.initial, constants.order, num_coalitions])[:24]
+    players = BANK_FORMAT if num_coalitions else ""
+    key = digest_json([kit.identity, parts, constants.initial, constants.order, num_coalitions, players])[:24]
     path = folder / "worlds" / f"{kit.name}-{key}.npz"
     if path.exists():
         return _read(path)
@@ -161,6 +164,7 @@ def observe(
         outcomes_MQ = _outcomes(kit, folder / "members" / key, runs, plan.coalitions, questions)
     found = Observed(
         who=tuple(example.contributor_id for example in examples),
+        row_ids=tuple(example.row_id for example in examples),
         num_sold=len(answers) + len(bought),
         wrong_Q=np.array([*wrong, *[False] * (len(bought) + len(held_out))]),
         groups=groups,
@@ -263,7 +267,8 @@ def _with_weights(module: Any, weights: Weights) -> Any:
 
 def _write(path: Path, found: Observed) -> None:
     stream = io.BytesIO()
-    texts = json.dumps({"who": found.who, "groups": found.groups, "num_sold": found.num_sold})
+    kept = {"who": found.who, "row_ids": found.row_ids, "groups": found.groups, "num_sold": found.num_sold}
+    texts = json.dumps(kept)
     np.savez_compressed(
         stream, texts=np.array(texts), wrong=found.wrong_Q, members=found.members_MG, outcomes=found.outcomes_MQ,
         gains=found.gains_Q, index=found.index_RQ,
@@ -276,6 +281,7 @@ def _read(path: Path) -> Observed:
         texts = json.loads(str(kept["texts"]))
         return Observed(
             who=tuple(texts["who"]),
+            row_ids=tuple(texts["row_ids"]),
             num_sold=texts["num_sold"],
             wrong_Q=kept["wrong"],
             groups=tuple(tuple(group) for group in texts["groups"]),

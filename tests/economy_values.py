@@ -61,7 +61,7 @@ def answer(authorized: Authorization, prompt: int = 10, completion: int = 7, tok
 def scores(period: str = "p0001", adapter: str = "py", **values: Any) -> ContributorScores:
     given = {
         "scores_nano": {"ctr_a": 60, "ctr_b": 20, "ctr_c": -5},
-        "errors_nano": {"ctr_a": 6, "ctr_b": 2, "ctr_c": 1},
+        "errors_nano": {"ctr_a": 24, "ctr_b": 12, "ctr_c": 24},  # E = 36: with z = 1/2, 8, 2 and 8 are taken
         "gain_nano": 100,
         "quality": {"lds": "0.5"},
         **values,
@@ -73,7 +73,7 @@ def improvement(period: str = "p0001", **values: Any) -> ContributorScores:
     """Influence on the held-out set: ctr_b's rows and, unlike on the answers, ctr_c's."""
     given = {
         "scores_nano": {"ctr_b": 40, "ctr_c": 9},
-        "errors_nano": {"ctr_b": 10, "ctr_c": 5},
+        "errors_nano": {"ctr_b": 8, "ctr_c": 6},  # E = 10
         "gain_nano": 50,
         "quality": {"lds": "0.4"},
         **values,

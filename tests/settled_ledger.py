@@ -3,7 +3,7 @@
 from typing import Any
 
 from openledger.core.money import split
-from openledger.core.shares import RULE, shares_ppb
+from openledger.core.shares import RULE, RULE_1, shares_ppb
 from openledger.core.values import UNATTRIBUTED
 from openledger.ledger import Account, Ledger, Transfer
 from openledger.ledger.statements import SETTLEMENT, SETTLEMENT_1, USAGE, answers_root, evidence_of, parts_by_account
@@ -79,7 +79,7 @@ def settlement_statement(ledger: Ledger) -> dict[str, Any]:
     evidence = evidence_of(ledger.usages(POOL))
     pool_nano = sum(item[1] for item in evidence)
     scores, errors = {"ctr_a": 60, "ctr_b": 20}, {"ctr_a": 6, "ctr_b": 2}
-    shares = shares_ppb(scores, errors, 100, 1000)
+    shares = shares_ppb(scores, errors, 100, 1000, rule=RULE_1)
     return {
         "format": SETTLEMENT_1,
         "adapter": "py",
@@ -90,7 +90,7 @@ def settlement_statement(ledger: Ledger) -> dict[str, Any]:
         "num_answers": len(evidence),
         "method": "test/1",
         "quality": {"lds": "0.5"},
-        "rule": RULE,
+        "rule": RULE_1,
         "z_milli": 1000,
         "parameters": 1,
         "scores_nano": scores,
@@ -105,20 +105,21 @@ def settlement_statement(ledger: Ledger) -> dict[str, Any]:
 def two_part_statement(ledger: Ledger, *, measured: bool = True) -> dict[str, Any]:
     """The same pool in the parts use and improvement (70 : 30), the second measured or not; the figures by hand."""
     one = settlement_statement(ledger)
-    use_scores, errors = {"ctr_a": 60, "ctr_b": 20}, {"ctr_a": 6, "ctr_b": 2}
+    use_scores, errors = {"ctr_a": 60, "ctr_b": 20}, {"ctr_a": 4, "ctr_b": 3}  # E = 5: 3.2 and 1.8 are taken
     use = {
         "ppm": 700_000, "pool_nano": 29, "unreadable_nano": 0, "measured": True,
         "method": "test/1", "quality": {"lds": "0.5"},
-        "scores_nano": use_scores, "errors_nano": errors, "gain_nano": 100,
-        "shares_ppb": {"ctr_a": 540_000_000, "ctr_b": 180_000_000, UNATTRIBUTED: 280_000_000},
-        "payouts_nano": {"ctr_a": 16, "ctr_b": 5, UNATTRIBUTED: 8},
+        "scores_nano": use_scores, "errors_nano": errors, "gain_nano": 100, "ceilings": [[10**9, 81]],
+        "shares_ppb": {"ctr_a": 568_000_000, "ctr_b": 182_000_000, UNATTRIBUTED: 250_000_000},
+        "payouts_nano": {"ctr_a": 17, "ctr_b": 5, UNATTRIBUTED: 7},
     }  # fmt: skip
     improvement = {
         "ppm": 300_000, "pool_nano": 12, "unreadable_nano": 0, "measured": True,
         "method": "test/2", "quality": {"lds": "0.4"},
-        "scores_nano": {"ctr_b": 40, "ctr_c": 9}, "errors_nano": {"ctr_b": 10, "ctr_c": 5}, "gain_nano": 50,
-        "shares_ppb": {"ctr_b": 600_000_000, "ctr_c": 80_000_000, UNATTRIBUTED: 320_000_000},
-        "payouts_nano": {"ctr_b": 7, "ctr_c": 1, UNATTRIBUTED: 4},
+        "scores_nano": {"ctr_b": 40, "ctr_c": 9}, "errors_nano": {"ctr_b": 4, "ctr_c": 3}, "gain_nano": 50,
+        "ceilings": [],
+        "shares_ppb": {"ctr_b": 736_000_000, "ctr_c": 144_000_000, UNATTRIBUTED: 120_000_000},
+        "payouts_nano": {"ctr_b": 9, "ctr_c": 2, UNATTRIBUTED: 1},
     }  # fmt: skip
     nothing = {
         "ppm": 300_000, "pool_nano": 12, "unreadable_nano": 0, "measured": False,
@@ -126,19 +127,20 @@ def two_part_statement(ledger: Ledger, *, measured: bool = True) -> dict[str, An
     }  # fmt: skip
     whole = {
         True: (
-            {"ctr_a": 378_000_000, "ctr_b": 306_000_000, "ctr_c": 24_000_000, UNATTRIBUTED: 292_000_000},
-            {"ctr_a": 16, "ctr_b": 12, "ctr_c": 1, UNATTRIBUTED: 12},
+            {"ctr_a": 397_600_000, "ctr_b": 348_200_000, "ctr_c": 43_200_000, UNATTRIBUTED: 211_000_000},
+            {"ctr_a": 17, "ctr_b": 14, "ctr_c": 2, UNATTRIBUTED: 8},
         ),
         False: (
-            {"ctr_a": 378_000_000, "ctr_b": 126_000_000, UNATTRIBUTED: 496_000_000},
-            {"ctr_a": 16, "ctr_b": 5, UNATTRIBUTED: 20},
+            {"ctr_a": 397_600_000, "ctr_b": 127_400_000, UNATTRIBUTED: 475_000_000},
+            {"ctr_a": 17, "ctr_b": 5, UNATTRIBUTED: 19},
         ),
     }
     shares, payouts = whole[measured]
-    kept = ("adapter", "period", "lineage", "pool_nano", "answers_root", "num_answers", "rule", "z_milli", "parameters")
+    kept = ("adapter", "period", "lineage", "pool_nano", "answers_root", "num_answers", "z_milli", "parameters")
     return {
         **{name: one[name] for name in kept},
         "format": SETTLEMENT,
+        "rule": RULE,
         "not_counted": [],
         "unreadable_nano": 0,
         "channels_ppm": {"verbatim": 0, "citation": 0},

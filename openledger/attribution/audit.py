@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from openledger.attribution.bank import Bank, BankPlan
 from openledger.attribution.bank_folder import KeptBank, kept_bank
-from openledger.attribution.estimate import contributor_sums
+from openledger.attribution.estimate import contributor_sums, group_sums
 from openledger.attribution.evaluation import (
     coverage,
     datamodeling_scores,
@@ -111,7 +111,7 @@ def plan_audit(
     if len(names) < 2:
         raise InvalidInput("an audit needs two contributors", code="one_contributor", param="rows")
     who = [example.contributor_id for example in subject.examples]
-    halves = unseen_halves(names, plan.design, num_halves, record.order)
+    halves = unseen_halves(subject.rows, plan.design, num_halves, record.order)
     row_halves = [_half(len(who), record.order, f"audit-rows-{k}") for k in range(num_halves)]
     own_rows = [tuple(row for row, name in enumerate(who) if half[names.index(name)]) for half in halves]
 
@@ -182,7 +182,7 @@ def audit(
         "rows": _against_halves(
             bank.score(audit_plan.rows, queries), audit_plan.row_members_NR, {"index": index, "estimate": rows}
         ),
-        "coverage": _coverage(bank.score(plan.coalitions, queries), plan, index_sums, subject, audit_plan, queries),
+        "coverage": _coverage(bank.score(plan.coalitions, queries), plan, index, subject, audit_plan, queries),
     }
     if full is not None:
         lost = full - bank.score(audit_plan.without, queries)
@@ -274,18 +274,18 @@ def _against_halves(
 def _coverage(
     outcomes_MQ: Array,
     plan: BankPlan,
-    index_sums: Array,
+    index_RQ: Array,
     subject: Subject,
     audit_plan: AuditPlan,
     queries: Sequence[Example],
 ) -> dict[str, float]:
-    """How often a new training falls into the interval that the bank's model gives for it. Only where every group is
-    one contributor: halves of contributors may cut a larger group in two."""
-    groups = plan.design.groups
-    if any(len(group) > 1 for group in groups):
-        return {}
-    _, predictor = fit_expected(plan.design.members_MG, outcomes_MQ, index_sums)
-    members = np.repeat(audit_plan.coalition_members_NC, ORDERS, axis=0)
+    """How often a new training falls into the interval that the bank's model gives for it. Where a half of the
+    contributors cuts a block in two, the block is there by the part of its rows that is."""
+    found = plan.design
+    prior_GQ = group_sums(index_RQ, found.numbers(subject.rows), len(found.groups))
+    _, predictor = fit_expected(found.members_MG, outcomes_MQ, prior_GQ)
+    halves_NG = audit_plan.coalition_members_NC @ found.parts(subject.rows, subject.contributors)
+    members = np.repeat(halves_NG, ORDERS, axis=0)
     mean, width = predictor.predict(members), NormalDist().inv_cdf(0.5 + LEVEL / 2) * predictor.errors(members)
     true = subject.bank().score(audit_plan.coalitions, queries)
     scale = float(np.sqrt(np.mean(((true - mean) / predictor.errors(members)) ** 2)))

@@ -1,6 +1,6 @@
-"""The coalition bank: the run again, on random coalitions of its contributors, and what each answer is worth there.
+"""The coalition bank: the run again, on random coalitions of its rows, and what each answer is worth there.
 
-    coalition-NNN   trained on half of the contributors' rows, with an order of its own
+    coalition-NNN   trained on half of the blocks of rows (`coalitions.py`), with an order of its own
     twin-N          all rows, another order: what is luck; where it stood after each epoch is kept, for the index
     without-NAME    the run with NAME's rows at weight 0 and every batch as it was: it never saw them
 
@@ -20,7 +20,13 @@ import numpy as np
 import numpy.typing as npt
 
 from openledger.adapters.base_model import BaseModel
-from openledger.attribution.coalitions import DEFAULT_COALITIONS, Design, design
+from openledger.attribution.coalitions import (
+    DEFAULT_COALITIONS,
+    Design,
+    Players,
+    contributor_design,
+    design,
+)
 from openledger.core.errors import NotFound
 from openledger.core.hashing import digest_json
 from openledger.training.examples import Example
@@ -63,16 +69,20 @@ def plan_bank(
     num_coalitions: int = DEFAULT_COALITIONS,
     num_twins: int = DEFAULT_TWINS,
     without: Sequence[str] = (),
-    max_groups: int | None = None,
+    players: Players = "blocks",
 ) -> BankPlan:
-    """The bank of a run. Raises InvalidInput for a run of one contributor or an unknown contributor in `without`."""
-    counts = Counter(example.contributor_id for example in examples)
-    found = design(counts, num_coalitions, constants.order, max_groups)
-    coalitions = []
-    for number, present_G in enumerate(found.members_MG):
-        there = {name for group, present in zip(found.groups, present_G, strict=True) if present for name in group}
-        rows = tuple(row for row, example in enumerate(examples) if example.contributor_id in there)
-        coalitions.append(_member(constants, f"coalition-{number:03}", rows))
+    """The bank of a run. Raises InvalidInput for a run of one contributor, a row id that is there twice or an unknown
+    contributor in `without`."""
+    rows = [(example.row_id, example.contributor_id) for example in examples]
+    if players == "blocks":
+        found = design(rows, num_coalitions, constants.order)
+    else:
+        found = contributor_design(Counter(name for _, name in rows), num_coalitions, constants.order)
+    group_R = found.numbers(rows)
+    coalitions = [
+        _member(constants, f"coalition-{number:03}", tuple(np.flatnonzero(present_G[group_R]).tolist()))
+        for number, present_G in enumerate(found.members_MG)
+    ]
     everything = tuple(range(len(examples)))
     twins = tuple(
         replace(_member(constants, f"twin-{number}", everything), keeps_epochs=True)

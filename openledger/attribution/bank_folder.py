@@ -1,8 +1,11 @@
 """A finished bank as it is found again at settlement, by its adapter's folder alone.
 
     ADAPTER/run.json          the run that the bank repeats
-    ADAPTER/bank/bank.json    groups of contributors, and which of them each member was trained on; written last
+    ADAPTER/bank/bank.json    the bank's blocks of rows, and which of them each member was trained on; written last
     ADAPTER/bank/*.safetensors
+
+A bank of format 1 has groups of contributors for players. It stays usable as it is: a settlement that pays by it says
+`"players": "contributors"`.
 
 Knows neither rows nor how members are trained (`bank.py`): to score an answer under them, neither is needed.
 """
@@ -11,6 +14,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +23,7 @@ from safetensors.torch import save
 from openledger.adapters.base_model import BaseModel
 from openledger.adapters.card import adapter_digest
 from openledger.attribution.bank import Bank, BankPlan
-from openledger.attribution.coalitions import Design
+from openledger.attribution.coalitions import Design, Players
 from openledger.core.errors import Corrupt, InvalidInput, NotFound
 from openledger.core.files import write_durably, write_json_durably
 from openledger.core.hashing import digest_json
@@ -27,7 +31,8 @@ from openledger.training.examples import Example
 from openledger.training.packed import score_members
 from openledger.training.record import load_run, load_weights
 
-BANK_FORMAT = "openledger.bank/1"
+BANK_FORMAT_1 = "openledger.bank/1"
+BANK_FORMAT = "openledger.bank/2"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +61,7 @@ def finish_bank(bank: Bank, plan: BankPlan, digest: str) -> None:
     document = {
         "format": BANK_FORMAT,
         "adapter_digest": digest,
+        "players": plan.design.players,
         "groups": plan.design.groups,
         "coalitions": [
             {"file": path.name, "groups": [int(number) for number in np.flatnonzero(present_G)]}
@@ -86,15 +92,18 @@ def find_bank(adapter_folder: Path, digest: str) -> KeptBank | None:
         return None
     try:
         values = json.loads((folder / "bank.json").read_text())
-        if values["format"] != BANK_FORMAT:
+        if values["format"] not in (BANK_FORMAT_1, BANK_FORMAT):
             raise ValueError(f"unknown format {values['format']!r}")
+        players: Players = "contributors" if values["format"] == BANK_FORMAT_1 else values["players"]
+        if players not in get_args(Players):
+            raise ValueError(f"unknown players {players!r}")
         groups = tuple(tuple(group) for group in values["groups"])
         members_MG = np.zeros((len(values["coalitions"]), len(groups)), dtype=bool)
         for number, coalition in enumerate(values["coalitions"]):
             members_MG[number, coalition["groups"]] = True
         found = KeptBank(
             adapter_digest=values["adapter_digest"],
-            design=Design(groups=groups, members_MG=members_MG),
+            design=Design(groups=groups, members_MG=members_MG, players=players),
             coalitions=tuple(folder / coalition["file"] for coalition in values["coalitions"]),
             twins=tuple(folder / name for name in values["twins"]),
             withouts={contributor: folder / name for contributor, name in values["withouts"].items()},

@@ -30,6 +30,7 @@ from openledger.attribution.evaluation import spearman
 from openledger.core.errors import InvalidInput
 
 Array = npt.NDArray[np.float64]
+Parts = npt.NDArray[np.bool_] | Array
 
 _STEPS = 60
 _FIT_QUERIES = 128
@@ -135,15 +136,15 @@ class Predictor:
     def __init__(self, data: "_Data", solved: "_Solved", ratios: dict[str, float]):
         self._data, self._solved, self._ratios = data, solved, ratios
 
-    def predict(self, members_NG: npt.NDArray[np.bool_]) -> Array:
-        """Expected outcome of each query under each coalition, [N, Q]."""
+    def predict(self, members_NG: Parts) -> Array:
+        """Expected outcome of each query under each coalition, [N, Q]. A group may be there in part, from 0 to 1."""
         data, solved = self._data, self._solved
         signs_NG, cross_QNM = self._cross(members_NG)
         mean_NQ = solved.mu_Q + solved.scale / 2 * (signs_NG @ data.prior_GQ)
         mean_NQ = mean_NQ + torch.einsum("qnm,qm->nq", cross_QNM, solved.weights_QM)
         return np.asarray(mean_NQ.numpy(), dtype=np.float64)
 
-    def errors(self, members_NG: npt.NDArray[np.bool_]) -> Array:
+    def errors(self, members_NG: Parts) -> Array:
         """Standard deviation of one training's outcome around `predict`, [N, Q]: the model's and the noise's."""
         signs_NG, cross_QNM = self._cross(members_NG)
         own_QNN = _kernel(signs_NG, signs_NG, self._data.unit_GQ, self._ratios)
@@ -152,8 +153,8 @@ class Predictor:
         variance_QN = variance_QN.clamp_min(0) + _mu_variance(self._solved, cross_QNM, whole=True) + 1
         return np.asarray((variance_QN * self._solved.sigma2_Q[:, None]).sqrt().T.numpy(), dtype=np.float64)
 
-    def _cross(self, members_NG: npt.NDArray[np.bool_]) -> tuple[torch.Tensor, torch.Tensor]:
-        signs_NG = torch.from_numpy(np.where(members_NG, 1.0, -1.0))
+    def _cross(self, members_NG: Parts) -> tuple[torch.Tensor, torch.Tensor]:
+        signs_NG = torch.from_numpy(2 * np.asarray(members_NG, dtype=np.float64) - 1)
         return signs_NG, _kernel(signs_NG, self._data.signs_MG, self._data.unit_GQ, self._ratios)
 
 

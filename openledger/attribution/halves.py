@@ -11,7 +11,7 @@ from math import comb
 
 import numpy as np
 
-from openledger.attribution.coalitions import Design, Membership
+from openledger.attribution.coalitions import Design, Membership, Row
 from openledger.core.errors import InvalidInput
 from openledger.training.recipe import generator
 
@@ -19,17 +19,18 @@ DEFAULT_HALVES, FEWEST_HALVES = 8, 4
 ORDERS = 2
 
 
-def unseen_halves(names: Sequence[str], bank: Design, num_halves: int, constant: str) -> Membership:
-    """[N, C]: different halves of the contributors `names`, none of them a coalition of the bank. N is `num_halves`, or
-    as many as there are.
+def unseen_halves(rows: Sequence[Row], bank: Design, num_halves: int, constant: str) -> Membership:
+    """[N, C]: different halves of the contributors of `rows`, in the order of their names, none of them a coalition of
+    the bank. N is `num_halves`, or as many as there are.
 
     Raises InvalidInput for fewer than four (`invalid_audit` where fewer were asked for, `too_few_halves` where no more
     remain): a rank correlation of three says nothing.
     """
     if num_halves < FEWEST_HALVES:
         raise InvalidInput(f"an audit needs at least {FEWEST_HALVES} halves", code="invalid_audit", param="audits")
+    names = sorted({name for _, name in rows})
     size = len(names) // 2
-    seen = {half for half in _coalitions(names, bank) if len(half) == size}
+    seen = {half for half in _coalitions(rows, names, bank) if len(half) == size}
     remaining = comb(len(names), size) - len(seen)
     if remaining < FEWEST_HALVES:
         raise InvalidInput(
@@ -58,12 +59,12 @@ def audit_cost(row_counts: Mapping[str, int], num_contributor_halves: int, num_r
     return ORDERS * (of_contributors + of_rows) + len(counts) - 1
 
 
-def _coalitions(names: Sequence[str], bank: Design) -> list[frozenset[int]]:
-    """The bank's coalitions as places in `names`."""
-    places = {name: place for place, name in enumerate(names)}
-    return [
-        frozenset(
-            places[name] for group, present in zip(bank.groups, present_G, strict=True) if present for name in group
-        )
-        for present_G in bank.members_MG
-    ]
+def _coalitions(rows: Sequence[Row], names: Sequence[str], bank: Design) -> list[frozenset[int]]:
+    """The bank's coalitions of whole contributors, as places in `names`; one with a part of somebody's rows is none."""
+    parts_CG = bank.parts(rows, names) > 0
+    found = []
+    for present_G in bank.members_MG:
+        there_C, missing_C = parts_CG[:, present_G].any(axis=1), parts_CG[:, ~present_G].any(axis=1)
+        if not (there_C & missing_C).any():
+            found.append(frozenset(np.flatnonzero(there_C).tolist()))
+    return found

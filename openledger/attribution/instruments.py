@@ -1,7 +1,7 @@
 """The instruments behind one interface: each says how far every player moved every query's log-likelihood.
 
     index      rows            curvature-corrected gradients at the run's checkpoints and its bank's twins
-    bank       contributors    expected influence from retraining on coalitions, with its error
+    bank       contributors    expected influence from retraining on coalitions of blocks of rows, with its error
     estimate   rows            the index inside each group, corrected to the bank's estimate of the group
     replay     rows            this run's exact influence on a weighted sum of the queries
 
@@ -22,7 +22,6 @@ from openledger.attribution.bank import Bank, BankPlan, plan_bank
 from openledger.attribution.estimate import (
     contributor_sums,
     corrected_rows,
-    group_numbers,
     group_sums,
     row_variance,
 )
@@ -132,13 +131,11 @@ class BankAttributor:
 
     def attribute(self, queries: Sequence[Example]) -> Attribution:
         _, expected, rows, variance = self.measured(queries)
-        names = self.subject.contributors
-        who = [example.contributor_id for example in self.subject.examples]
-        alone = {group[0]: number for number, group in enumerate(self.plan.design.groups) if len(group) == 1}
-        errors = np.sqrt(contributor_sums(variance, who, names))
-        for number, name in enumerate(names):
-            if name in alone:
-                errors[number] = expected.error_GQ[alone[name]]
+        subject, names = self.subject, self.subject.contributors
+        who = [example.contributor_id for example in subject.examples]
+        parts_CG = self.plan.design.parts(subject.rows, names)
+        inside = contributor_sums(variance * (1 - _own_parts(subject, self.plan, parts_CG)), who, names)
+        errors = np.sqrt(parts_CG**2 @ expected.error_GQ**2 + expected.prior_scale**2 * inside)
         return Attribution(
             method="bank",
             quantity=EXPECTED,
@@ -149,15 +146,17 @@ class BankAttributor:
         )
 
     def measured(self, queries: Sequence[Example]) -> tuple[list[str], Expected, Array, Array]:
-        """Names of the index's views, the expected influence of the bank's groups with the index's sums as prior, and
-        that of the rows with its variance, [R, Q]."""
+        """Names of the index's views, the expected influence of the bank's groups with the index's sums as prior, that
+        of the rows and what of its variance is the row's own and not its group's, [R, Q]."""
         bank = self.trained()  # first: the twins are views of the index
         views, index_VRQ = IndexAttributor(subject=self.subject, plan=self.plan, report=self.report).views(queries)
-        group_R = _group_numbers(self.subject, self.plan)
+        group_R = self.plan.design.numbers(self.subject.rows)
         prior_GQ = group_sums(index_VRQ.mean(axis=0), group_R, len(self.plan.design.groups))
         outcomes = bank.score(self.plan.coalitions, queries)
         expected = fit_expected(self.plan.design.members_MG, outcomes, prior_GQ)[0]
-        return views, expected, *_corrected(self.subject, self.plan, expected, index_VRQ)
+        variance = row_variance(index_VRQ)
+        rows = corrected_rows(index_VRQ.mean(axis=0), variance, group_R, expected.mean_GQ, expected.prior_scale)
+        return views, expected, rows, variance
 
     def trained(self) -> Bank:
         bank = self.subject.bank()
@@ -176,12 +175,16 @@ class EstimateAttributor:
     def attribute(self, queries: Sequence[Example]) -> Attribution:
         instrument = BankAttributor(subject=self.subject, plan=self.plan, may_train=self.may_train, report=self.report)
         names, expected, rows, variance = instrument.measured(queries)
+        group_R = self.plan.design.numbers(self.subject.rows)
+        part = variance / group_sums(variance, group_R, len(self.plan.design.groups))[group_R]
+        own = expected.prior_scale**2 * variance
+        error = np.sqrt(own * (1 - part) + expected.error_GQ[group_R] ** 2 * part**2)  # as the correction is shared out
         return Attribution(
             method="estimate",
             quantity=EXPECTED,
             players=tuple(example.row_id for example in self.subject.examples),
             scores=rows,
-            errors=np.sqrt(variance),
+            errors=error,
             quality={**_bank_quality(self.plan, expected), "views": names},
         )
 
@@ -326,19 +329,12 @@ def subject_plan(subject: Subject, num_coalitions: int, num_twins: int, without:
     )
 
 
-def _corrected(subject: Subject, plan: BankPlan, expected: Expected, index_VRQ: Array) -> tuple[Array, Array]:
-    """Rows' expected influence and its variance, [R, Q]: the group's error is shared out over its rows as the
-    correction is."""
-    group_R = _group_numbers(subject, plan)
-    variance = row_variance(index_VRQ)
-    rows = corrected_rows(index_VRQ.mean(axis=0), variance, group_R, expected.mean_GQ, expected.prior_scale)
-    own = expected.prior_scale**2 * variance
-    part = variance / group_sums(variance, group_R, len(plan.design.groups))[group_R]
-    return rows, own * (1 - part) + expected.error_GQ[group_R] ** 2 * part**2
-
-
-def _group_numbers(subject: Subject, plan: BankPlan) -> npt.NDArray[np.int64]:
-    return group_numbers([example.contributor_id for example in subject.examples], plan.design.groups)
+def _own_parts(subject: Subject, plan: BankPlan, parts_CG: Array) -> Array:
+    """[R, 1]: which part of its group's rows are by the row's own contributor. Where all are, what the rows' scores err
+    by inside the group cancels out in his sum."""
+    places = {name: place for place, name in enumerate(subject.contributors)}
+    place_R = [places[example.contributor_id] for example in subject.examples]
+    return np.asarray(parts_CG[place_R, plan.design.numbers(subject.rows)][:, None])
 
 
 def _bank_quality(plan: BankPlan, expected: Expected) -> dict[str, Any]:
@@ -346,7 +342,7 @@ def _bank_quality(plan: BankPlan, expected: Expected) -> dict[str, Any]:
         "coalitions": len(plan.coalitions),
         "twins": len(plan.twins),
         "groups": len(plan.design.groups),
-        "grouped": any(len(group) > 1 for group in plan.design.groups),
+        "players": plan.design.players,
         "index_scale": round(expected.prior_scale, 6),
         "ratios": {name: round(value, 4) for name, value in expected.ratios.items()},
         "noise": round(float(expected.noise_Q.mean()), 6),

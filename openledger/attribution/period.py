@@ -5,7 +5,8 @@
     a   = G / sum over trained rows of S_i                   (so that the influences sum to the measured gain G)
 
 sigma_0 is the root mean square of S over decoy rows, which were never trained on and whose true influence is zero.
-Without decoys nothing is known of the error: SE_c is then |I_c|, and nobody is paid on it.
+Without decoys nothing is known of the error: SE_c is then 10 sqrt(|I_c| sum |I|), on which `core.shares` pays nobody
+for any z of a tenth or more.
 An index knows no absolute scale, hence `a`. Where G or the sum is not positive nothing can be attributed: scores are
 zero, and the shares rule gives all to `unattributed`.
 
@@ -16,24 +17,38 @@ With a bank the scores are expected influence, in absolute units, with the poste
 The sum is fitted as one answer; the ratios come from all that was asked, of which there is more. SE_g is multiplied by
 sqrt((M - 1) / (M - 3)), the spread of Student's t with the bank's M members, and by how much too small the model's
 errors were for members it was not fitted to, in the sum or in single answers. Here too nothing is attributed where G is
-not positive. In a group of k contributors each row gets an equal part of what the bank's estimate adds to the index's
-scores, and each contributor's error contains, beside his part of the group's, the larger of the index's own error and
+not positive. g are the bank's blocks of rows (`coalitions.py`). Inside a block a row's score in the index counts up to
+the median size of all rows' scores, and each row gets an equal part of what is missing to the bank's estimate:
 
-    2 sigma sqrt(own / G (1 - 1/k) / k)              how far one of k effects lies from their mean, by the bank's model
+    r_i = lambda max(-m, min(m, S_i)) + (I_g - sum of the block's own) / size        m = median of |S|
+
+One row's large score is an outlier before it is evidence. Without the bound, noise under as many names as rows earned
+as much as honest rows do: names are clipped one by one, and its few large positive scores were paid
+(docs/attribution/redteam.md). Where a block is one contributor's, nothing of this changes what he gets.
+
+A contributor's score is the sum of his rows'. His error is made of his
+part p of each block: p SE_g, and, where others have rows in it too, the larger of the index's own error and
+
+    2 sigma sqrt(own / G p (1 - p))          how far a part of the rows lies from its part of the block, by the model
+
+**Ceiling.** An answer counts as fee * min(1, g / its gain), g the mean gain of the held-out answers: else whoever asks
+for what the model has learnt by heart moves more influence with a fee than it buys elsewhere. The divisor is at least
+g times all fees, those of answers marked wrong included (`core.shares`). Where there are no held-out answers, or they
+gained nothing on the mean, there is nothing to measure by: fees count whole, and g is 0.
 
 Rows withdrawn since keep their place in every sum and are then paid nothing: what was theirs is nobody's.
 """
 
 import math
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from openledger.attribution.coalitions import Design
-from openledger.attribution.estimate import corrected_rows, group_numbers, group_sums
+from openledger.attribution.estimate import contributor_sums, corrected_rows, group_sums
 from openledger.attribution.expected import Expected, fit_expected, left_out
 from openledger.attribution.index import METHOD, IndexEntry
 from openledger.core.errors import InvalidInput
@@ -41,7 +56,8 @@ from openledger.core.money import NANO_PER_OPEN
 from openledger.core.values import ContributorScores
 
 _NANO = 10**9
-BANK_METHOD = "bank/1"
+_UNKNOWN = 10.0
+BANK_METHOD = "bank/2"
 
 
 Scores = npt.NDArray[np.float32]
@@ -64,9 +80,12 @@ class Outcomes:
 class Measurement:
     """One adapter's answers of a period and then its held-out rows, measured: everything that its scores follow from.
 
-    `scores` is [num_entries, num_asked]; `weights_nano` are of the answers, of which there are as many; held-out rows
-    count one OPEN each. `gains` is each one's mean log-likelihood under the adapter minus that under the base, in nats
-    per token. `bank` is None where the index stands alone. `withdrawn` are ids of rows that are paid nothing.
+    `scores` is [num_entries, num_asked]; `weights_nano` are of the answers, of which there are as many, and 0 where
+    one was marked wrong; `fees_nano` are what they cost, if that is more. Held-out rows count one OPEN each.
+    `gains` is each one's mean log-likelihood under the adapter minus that under the base, in nats per token. `bank` is
+    None where the index stands alone. `withdrawn` are ids of rows that are paid nothing. Of one generation of a derived
+    adapter `gains` are what it added to its parent, and `served_gains` those of the adapter that was served, by which
+    the ceiling is reckoned; empty where it is the same.
     """
 
     adapter: str
@@ -78,10 +97,25 @@ class Measurement:
     bank: Outcomes | None = None
     least_error_scale: float = 1.0
     withdrawn: frozenset[str] = frozenset()
+    fees_nano: tuple[int, ...] = ()
+    served_gains: tuple[float, ...] = ()
 
     def use(self) -> ContributorScores:
-        """Influence on the answers, weighted."""
-        return self._of(slice(0, len(self.weights_nano)), self.weights_nano)
+        """Influence on the answers, weighted, under the ceiling that the held-out rows set."""
+        number, ceiling = len(self.weights_nano), self.ceiling
+        weights_nano = capped(self.weights_nano, (self.served_gains or self.gains)[:number], ceiling)
+        scores = self._of(slice(0, number), weights_nano)
+        counted = f"{sum(weights_nano) / max(1, sum(self.weights_nano)):.6g}"
+        return replace(
+            scores,
+            quality={**scores.quality, "ceiling": f"{ceiling:.6g}" if ceiling else "none", "fees_counted": counted},
+            ceilings=(ceiling_pair(ceiling, self.fees_nano or self.weights_nano),),
+        )
+
+    @property
+    def ceiling(self) -> float:
+        """Mean gain of the held-out rows; 0 where there are none or it is no gain."""
+        return ceiling_of((self.served_gains or self.gains)[len(self.weights_nano) :])
 
     def improvement(self) -> ContributorScores | None:
         """Influence on the held-out rows; None where there are none."""
@@ -97,6 +131,26 @@ class Measurement:
         if self.bank is None:
             return contributor_scores(*own, withdrawn=self.withdrawn)
         return bank_scores(*own, self.bank.of(part), least_error_scale=self.least_error_scale, withdrawn=self.withdrawn)
+
+
+def ceiling_of(held_out_gains: Sequence[float]) -> float:
+    """Mean gain of the held-out rows; 0 where there are none or it is no gain."""
+    return max(0.0, sum(held_out_gains) / len(held_out_gains)) if held_out_gains else 0.0
+
+
+def ceiling_pair(ceiling: float, fees_nano: Sequence[int]) -> tuple[int, int]:
+    """As `ContributorScores.ceilings` has it: in billionths of a nat, and the fees that it bounds in nano-OPEN."""
+    return round(ceiling * _NANO), sum(fees_nano)
+
+
+def capped(weights_nano: Sequence[int], gains: Sequence[float], ceiling: float) -> list[int]:
+    """Each answer's weight times min(1, ceiling / its gain); as it is without a ceiling, or with no gain above it."""
+    if ceiling <= 0:
+        return list(weights_nano)
+    return [
+        round(weight * ceiling / gain) if gain > ceiling else weight
+        for weight, gain in zip(weights_nano, gains, strict=True)
+    ]
 
 
 def fit_outcomes(
@@ -136,7 +190,7 @@ def contributor_scores(
         period=period,
         method=METHOD,
         scores_nano={c: round(factor * sum(v) * _NANO) for c, v in sorted(by_contributor.items())},
-        errors_nano={c: round(factor * _error(v, noise) * _NANO) for c, v in sorted(by_contributor.items())},
+        errors_nano={c: round(factor * e * _NANO) for c, e in sorted(_index_errors(by_contributor, noise).items())},
         gain_nano=round(gain * _NANO),
         quality={
             "calibration_factor": f"{factor:.6g}",
@@ -173,31 +227,27 @@ def bank_scores(
     ]
     scale = max(1.0, least_error_scale, *(check.error_scale for check in checks if check))
     scale *= _student_spread(len(members_MG))
-    influence_R, part_R = _divided(rows_RQ @ fees, group_R, total)
+    influence_R = _divided(rows_RQ @ fees, group_R, total)
     decoys = [number for number, entry in enumerate(entries) if not entry.trained]
     noise = total.prior_scale * _root_mean_square(scores[decoys] @ fees if decoys else rows_RQ @ fees)
-    split_G = _split_errors(bank.design, total)
     trained = [entry for entry in entries if entry.trained]
-    scores_nano, errors_nano = {}, {}
-    for name in sorted({entry.contributor_id for entry in trained}):
-        own = [number for number, entry in enumerate(trained) if entry.contributor_id == name]
-        paid = [number for number in own if trained[number].row_id not in withdrawn]
-        group = int(group_R[own[0]])
-        error = scale * float(part_R[own].sum() * total.error_GQ[group, 0])
-        inside = max(math.sqrt(len(own)) * noise, split_G[group]) if len(bank.design.groups[group]) > 1 else 0.0
-        influence = float(influence_R[paid].sum())
-        scores_nano[name], errors_nano[name] = (
-            (round(influence * _NANO), round(math.hypot(error, inside) * _NANO)) if gain > 0 else (0, 0)
-        )
+    paid_R = np.array([entry.row_id not in withdrawn for entry in trained])
+    who = [entry.contributor_id for entry in trained]
+    names = sorted(set(who))
+    influence_C = contributor_sums((influence_R * paid_R)[:, None], who, names)[:, 0]
+    parts_CG = bank.design.parts([(entry.row_id, entry.contributor_id) for entry in trained], names)
+    error_C = _errors(parts_CG, np.bincount(group_R, minlength=parts_CG.shape[1]), total, scale, noise)
+    found = gain > 0
     return ContributorScores(
         adapter=adapter,
         period=period,
         method=BANK_METHOD,
-        scores_nano=scores_nano,
-        errors_nano=errors_nano,
+        scores_nano={name: round(found * i * _NANO) for name, i in zip(names, influence_C.tolist(), strict=True)},
+        errors_nano={name: round(found * e * _NANO) for name, e in zip(names, error_C.tolist(), strict=True)},
         gain_nano=round(gain * _NANO),
         quality={
             "coalitions": str(len(members_MG)),
+            "players": bank.design.players,
             "groups": str(len(bank.design.groups)),
             "index_scale": f"{total.prior_scale:.6g}",
             **({"left_out_agreement": f"{checks[0].agreement:.3f}"} if checks[0] else {}),
@@ -227,26 +277,30 @@ def _grouped(
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.int64]]:
     """The trained rows' scores [R, Q], their sums over the bank's groups [G, Q], and each row's group [R]."""
     trained = [number for number, entry in enumerate(entries) if entry.trained]
-    group_R = group_numbers([entries[number].contributor_id for number in trained], design.groups)
+    group_R = design.numbers([(entries[number].row_id, entries[number].contributor_id) for number in trained])
     rows_RQ = scores[trained].astype(np.float64)
     return rows_RQ, group_sums(rows_RQ, group_R, len(design.groups)), group_R
 
 
 def _divided(
     rows_R: npt.NDArray[np.float64], group_R: npt.NDArray[np.int64], total: Expected
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Each row's influence, and its part of its group's rows. All rows of a group take an equal part of the bank's
-    correction: by the size of their scores, one outlier would take it all."""
-    ones_R1 = np.ones((len(rows_R), 1))
-    influence_R1 = corrected_rows(rows_R[:, None], ones_R1, group_R, total.mean_GQ, total.prior_scale)
-    return influence_R1[:, 0], 1 / group_sums(ones_R1, group_R, len(total.mean_GQ))[group_R, 0]
+) -> npt.NDArray[np.float64]:
+    """Each row's influence, [R]. All rows of a group take an equal part of the bank's correction: by the size of their
+    scores, one outlier would take it all."""
+    ones_R1, most = np.ones((len(rows_R), 1)), float(np.median(np.abs(rows_R)))
+    bounded_R1 = np.clip(rows_R, -most, most)[:, None]
+    return corrected_rows(bounded_R1, ones_R1, group_R, total.mean_GQ, total.prior_scale)[:, 0]
 
 
-def _split_errors(design: Design, total: Expected) -> list[float]:
-    """What a bank of groups leaves open inside each group."""
-    own = total.ratios["own"] / len(design.groups)
-    sizes = [len(group) for group in design.groups]
-    return [2 * float(total.noise_Q[0]) * math.sqrt(own * (1 - 1 / size) / size) for size in sizes]
+def _errors(
+    parts_CG: npt.NDArray[np.float64], sizes_G: npt.NDArray[np.int64], total: Expected, scale: float, noise: float
+) -> npt.NDArray[np.float64]:
+    """Each contributor's error, [C]: his parts of the groups' errors, and how far he may lie from his part in those
+    that he shares, where the bank tells nothing apart."""
+    own_CG = (scale * parts_CG * total.error_GQ[:, 0]) ** 2
+    whole = 4 * float(total.noise_Q[0]) ** 2 * total.ratios["own"] / len(sizes_G)
+    inside_CG = np.maximum(parts_CG * sizes_G * noise**2, whole * parts_CG * (1 - parts_CG))
+    return np.asarray(np.sqrt((own_CG + np.where(parts_CG < 1, inside_CG, 0.0)).sum(axis=1)))
 
 
 def _student_spread(num_members: int) -> float:
@@ -264,5 +318,9 @@ def _root_mean_square(values: npt.NDArray[np.float64]) -> float:
     return float(np.sqrt(np.mean(np.square(values))))
 
 
-def _error(influences: Sequence[float], noise: float | None) -> float:
-    return abs(sum(influences)) if noise is None else math.sqrt(len(influences)) * noise
+def _index_errors(influences: Mapping[str, Sequence[float]], noise: float | None) -> dict[str, float]:
+    if noise is not None:
+        return {name: math.sqrt(len(own)) * noise for name, own in influences.items()}
+    sums = {name: abs(sum(own)) for name, own in influences.items()}
+    whole = sum(sums.values())
+    return {name: _UNKNOWN * math.sqrt(own * whole) for name, own in sums.items()}

@@ -5,7 +5,7 @@ view of the index about one epoch and a half, a replay four, an audit its halves
 audit of a bank that leaves too few halves over isn't bought. Instruments are bought in this order: index, bank (as
 large as the money reaches), replay, audit.
 
-The expected accuracy is the correlation of estimated with true influence over the contributors of one answer, by the
+The expected accuracy is the correlation of estimated with true influence over the blocks of one answer, by the
 model of `expected.py` with the ratios measured on our language task (docs/attribution/results.md):
 
     accuracy^2 = 1 - mean posterior variance / mean prior variance
@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from openledger.attribution.coalitions import Design, design
+from openledger.attribution.coalitions import Design, design, rows_of_counts
 from openledger.attribution.expected import expected_accuracy
 from openledger.attribution.halves import DEFAULT_HALVES, ORDERS, audit_cost, unseen_halves
 from openledger.core.errors import InvalidInput
@@ -60,7 +60,7 @@ def plan_instruments(
         return _index_alone(row_counts, num_epochs, budget_trainings)
     found, twins = bank
     views = 3 + twins
-    cost = _bank_cost(found, row_counts, twins) + _views_cost(views, num_epochs)
+    cost = _bank_cost(found, twins) + _views_cost(views, num_epochs)
     instruments = ["index", "bank"]
     if cost + REPLAY_TRAININGS <= budget_trainings:
         instruments.append("replay")
@@ -72,6 +72,7 @@ def plan_instruments(
         instruments.append("audit")
         cost += audit
     accuracy = expected_accuracy(found.members_MG, TYPICAL_RATIOS)
+    players = f"{len(row_counts)} contributors in {len(found.groups)} blocks of rows"
     return Plan(
         instruments=tuple(instruments),
         num_views=views,
@@ -82,7 +83,7 @@ def plan_instruments(
         cost_trainings=round(cost, 2),
         budget_trainings=budget_trainings,
         accuracy=round(accuracy, 3),
-        says=f"expected influence of {len(found.groups)} groups by a bank of {len(found.members_MG)} coalitions",
+        says=f"expected influence of {players} by a bank of {len(found.members_MG)} coalitions",
     )
 
 
@@ -103,8 +104,8 @@ def _largest_bank(
     if len(row_counts) < 2:
         return None
     for number in range(MOST_COALITIONS, FLOOR_COALITIONS - 1, -2):
-        found, twins = design(row_counts, number, constant), max(1, number // 16)
-        if _bank_cost(found, row_counts, twins) + _views_cost(3 + twins, num_epochs) <= budget:
+        found, twins = design(rows_of_counts(row_counts), number, constant), max(1, number // 16)
+        if _bank_cost(found, twins) + _views_cost(3 + twins, num_epochs) <= budget:
             return found, twins
     return None
 
@@ -112,13 +113,13 @@ def _largest_bank(
 def _audit_halves(found: Design, row_counts: Mapping[str, int], constant: str) -> int:
     """Halves of the contributors that an audit of this bank would draw; 0 where it leaves too few."""
     try:
-        return len(unseen_halves(sorted(row_counts), found, DEFAULT_HALVES, constant))
+        return len(unseen_halves(rows_of_counts(row_counts), found, DEFAULT_HALVES, constant))
     except InvalidInput:
         return 0
 
 
-def _bank_cost(found: Design, row_counts: Mapping[str, int], twins: int) -> float:
-    sizes = np.array([sum(row_counts[name] for name in group) for group in found.groups], dtype=np.float64)
+def _bank_cost(found: Design, twins: int) -> float:
+    sizes = np.array([len(group) for group in found.groups], dtype=np.float64)
     return float((found.members_MG @ sizes).sum() / sizes.sum()) + twins
 
 

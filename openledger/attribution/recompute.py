@@ -90,6 +90,7 @@ def recompute(
         gains=tuple(told_D[0] - sum(told_D[1:]) for told_D in told_QD),
         bank=outcomes,
         least_error_scale=least_error_scale,
+        fees_nano=tuple(answer.fee_nano for answer in answers),
     )
 
 
@@ -100,7 +101,9 @@ def agreement(
     scores of different pools, or a negative tolerance."""
     if (first.adapter, first.period) != (second.adapter, second.period) or tolerance_ppm < 0:
         raise InvalidInput("two scorers are compared over one pool", code="invalid_scores", param="scores")
-    ours, theirs = (shares_ppb(s.scores_nano, s.errors_nano, s.gain_nano, z_milli) for s in (first, second))
+    ours, theirs = (
+        shares_ppb(s.scores_nano, s.errors_nano, s.gain_nano, z_milli, ceilings=s.ceilings) for s in (first, second)
+    )
     names = sorted(ours.keys() | theirs.keys())
     return Agreement(
         differences_ppb={name: theirs.get(name, 0) - ours.get(name, 0) for name in names}, tolerance_ppm=tolerance_ppm

@@ -11,6 +11,7 @@ import yaml
 from openledger.adapters.base_model import BaseModel, find_base_model, load_model
 from openledger.adapters.card import adapter_digest
 from openledger.attribution.bank import Bank, run_bank
+from openledger.attribution.coalitions import Row
 from openledger.attribution.records import read_examples
 from openledger.core.errors import InvalidInput, NotFound
 from openledger.training.examples import Example
@@ -55,6 +56,11 @@ class Subject:
     @property
     def contributors(self) -> list[str]:
         return sorted({example.contributor_id for example in self.examples})
+
+    @property
+    def rows(self) -> list[Row]:
+        """Each row's id and contributor, in the order of the examples."""
+        return [(example.row_id, example.contributor_id) for example in self.examples]
 
     def needed_record(self) -> RunRecord:
         """The record. Raises NotFound where there is none."""

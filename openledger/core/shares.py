@@ -1,47 +1,77 @@
-"""The shares rule, version 1: from influence scores to shares that sum to one. Integers only.
-
-    w_c = max(0, I_c - z SE_c)        D = max(G, sum over j of max(0, I_j))        share_c = w_c / D
+"""The shares rule: from influence scores to shares that sum to one. Integers only.
 
 I_c is contributor c's influence summed over the period, SE_c its standard error, G the adapter's gain over the base
-in the same unit. What the w_c leave of D is `unattributed`: weak evidence pays nobody, and nothing is blown up to
-100 %. Sums are clipped once for each contributor, after the period's sum, so that rows may be negative.
+in the same unit, and z is governed. A settlement names the rule that it was made by, and is checked by that one.
+
+    shares/2    w_c = max(0, I_c - z SE_c^2 / E)      E = sqrt(sum over j of SE_j^2)
+                D   = max(G, sum over j of max(0, I_j), sum over adapters of max(0, g) F)
+    shares/1    w_c = max(0, I_c - z SE_c)            D = max(G, sum over j of max(0, I_j))
+
+    share_c = w_c / D
+
+What the w_c leave of D is `unattributed`: weak evidence pays nobody, and nothing is blown up to 100 %. Sums are
+clipped once for each contributor, after the period's sum, so that rows may be negative.
+
+E is the standard error of the sum of all influences, as if the errors were independent, and z E is what shares/2 leaves
+out of that sum. Each contributor bears of it what he brought into it: SE_c^2 / E is Euler's division of E (Tasche,
+1999), which is additive. So it makes no difference under how many names rows are sent, as long as their errors are
+independent, and somebody who brings little influence and much error bears his error himself. shares/1 took z SE_c from
+each name: two names lost sqrt(2) times what one would have lost.
+
+(g, F) are an adapter's *ceilings*: its mean gain on held-out answers and the fees of the answers it sold. An answer
+owes to the data at most g times its fee, and what it does not owe is nobody's, not another answer's.
 
 A pool has parts, each with scores, gain and shares of its own. A share of the whole pool is
 
     share_c = sum over parts p of ppm_p x share_pc / 10^6
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from math import isqrt
 
 from openledger.core.errors import InvalidInput
 from openledger.core.money import split
 from openledger.core.values import UNATTRIBUTED
 
-RULE = "shares/1"
+RULE_1 = "shares/1"
+RULE = "shares/2"
+RULES = (RULE_1, RULE)
 WHOLE_PPB = 10**9
 WHOLE_PPM = 10**6
+_NANO = 10**9
 
 
 def shares_ppb(
-    scores_nano: Mapping[str, int], errors_nano: Mapping[str, int], gain_nano: int, z_milli: int
+    scores_nano: Mapping[str, int],
+    errors_nano: Mapping[str, int],
+    gain_nano: int,
+    z_milli: int,
+    *,
+    rule: str = RULE,
+    ceilings: Sequence[Sequence[int]] = (),
 ) -> dict[str, int]:
     """Parts per billion for each contributor and `unattributed`, summing to 10^9. Zero shares are kept.
 
-    Raises InvalidInput where an error is negative or missing, or a contributor is called `unattributed`.
+    `ceilings` are (g in billionths of a nat, F in nano-OPEN) of each adapter. Raises InvalidInput where an error is
+    negative or missing, a contributor is called `unattributed`, or the rule is unknown or has no ceilings.
     """
-    if UNATTRIBUTED in scores_nano:
-        raise InvalidInput("no contributor may be called 'unattributed'", code="invalid_scores", param="scores")
-    if set(scores_nano) != set(errors_nano) or any(error < 0 for error in errors_nano.values()) or z_milli < 0:
-        raise InvalidInput("each score needs one non-negative error", code="invalid_scores", param="errors")
-    whole = 1000 * max(gain_nano, sum(max(0, score) for score in scores_nano.values()))
+    _check(scores_nano, errors_nano, z_milli, rule, ceilings)
+    whole = max(gain_nano, sum(max(0, score) for score in scores_nano.values()), ceiling_nano(ceilings))
     if whole <= 0:
         return {**dict.fromkeys(scores_nano, 0), UNATTRIBUTED: WHOLE_PPB}
-    weights = {
-        contributor: max(0, 1000 * score - z_milli * errors_nano[contributor])
-        for contributor, score in scores_nano.items()
-    }
-    weights[UNATTRIBUTED] = whole - sum(weights.values())
+    if rule == RULE_1:
+        scale, taken = 1000, {name: z_milli * error for name, error in errors_nano.items()}
+    else:
+        total = max(1, isqrt(sum(error**2 for error in errors_nano.values())))
+        scale, taken = 1000 * total, {name: z_milli * error**2 for name, error in errors_nano.items()}
+    weights = {name: max(0, scale * score - taken[name]) for name, score in scores_nano.items()}
+    weights[UNATTRIBUTED] = scale * whole - sum(weights.values())
     return split(WHOLE_PPB, weights)
+
+
+def ceiling_nano(ceilings: Sequence[Sequence[int]]) -> int:
+    """What answers can owe to the data at most, in nano-OPEN x nats: D of shares/2 is at least that."""
+    return sum(max(0, gain_nano) * fees_nano for gain_nano, fees_nano in ceilings) // _NANO
 
 
 def combined_ppb(parts: Iterable[tuple[int, Mapping[str, int]]]) -> dict[str, int]:
@@ -54,3 +84,32 @@ def combined_ppb(parts: Iterable[tuple[int, Mapping[str, int]]]) -> dict[str, in
         for name, share_ppb in shares.items():
             weights[name] = weights.get(name, 0) + ppm * share_ppb
     return split(WHOLE_PPB, weights)
+
+
+def check_ceilings(ceilings: Sequence[Sequence[int]]) -> None:
+    """Raises InvalidInput (`invalid_scores`) for anything but pairs of whole numbers with no negative fees."""
+    for pair in ceilings:
+        if len(pair) != 2 or any(type(number) is not int for number in pair) or pair[1] < 0:
+            raise InvalidInput(
+                "a ceiling is a gain and the fees it bounds, in whole numbers", code="invalid_scores", param="ceilings"
+            )
+
+
+def _check(
+    scores_nano: Mapping[str, int],
+    errors_nano: Mapping[str, int],
+    z_milli: int,
+    rule: str,
+    ceilings: Sequence[Sequence[int]],
+) -> None:
+    if rule not in RULES or (rule == RULE_1 and ceilings):
+        raise InvalidInput(
+            f"shares are made by {' or '.join(RULES)}, and only the latter has ceilings: not by {rule!r}",
+            code="unknown_rule",
+            param="rule",
+        )
+    if UNATTRIBUTED in scores_nano:
+        raise InvalidInput("no contributor may be called 'unattributed'", code="invalid_scores", param="scores")
+    if set(scores_nano) != set(errors_nano) or any(error < 0 for error in errors_nano.values()) or z_milli < 0:
+        raise InvalidInput("each score needs one non-negative error", code="invalid_scores", param="errors")
+    check_ceilings(ceilings)

@@ -167,6 +167,10 @@ class ContributorScores:
 
     As the scores of the improvement part: influence on the held-out set's mean log-likelihood per token (the loss,
     negated), in billionths of a nat, with the gain on the same set.
+
+    `ceilings` bound what the answers sold can owe to the data (`core.shares`): for each adapter that served, its mean
+    gain on its held-out answers, in billionths of a nat, and the fees of its answers in nano-OPEN. None for the
+    improvement part.
     """
 
     adapter: str
@@ -176,6 +180,7 @@ class ContributorScores:
     errors_nano: dict[str, int]
     gain_nano: int
     quality: dict[str, str] = field(default_factory=dict)
+    ceilings: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,6 @@ that nobody decides can be found when its time is up. Every step may be repeated
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import apsw
@@ -196,11 +195,12 @@ def _scores_of(part: ContributorScores, of: ContributorScores) -> Scores:
         scores_nano=dict(part.scores_nano),
         errors_nano=dict(part.errors_nano),
         gain_nano=part.gain_nano,
+        ceilings=part.ceilings,
     )
 
 
 def _says(known: Dispute, scorer: str, scores: dict[str, Scores]) -> bool:
-    told, given = known.closing or {}, {name: asdict(part) for name, part in scores.items()}
+    told, given = known.closing or {}, {name: part.said() for name, part in scores.items()}
     return (told.get("scorer"), told.get("scores")) == (scorer, given)
 
 

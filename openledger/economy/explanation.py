@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from openledger.core.money import format_open
+from openledger.core.shares import ceiling_nano
 from openledger.ledger import disputes
 from openledger.ledger.statements import PARTS, SETTLEMENT_1, SETTLEMENTS, USAGE, format_of
 from openledger.ledger.transfers import Batch, Transfer
@@ -96,6 +97,8 @@ def _named_part_lines(paid: Sequence[str], settlement: Mapping[str, Any], name: 
 def _part_lines(paid: Sequence[str], part: Mapping[str, Any], name: str) -> list[str]:
     """How one part, or the whole pool of a settlement that has one, was divided."""
     head = f"scores by {part['method']}; gain {part['gain_nano']} {_UNITS[name]}"
+    if part.get("ceilings"):
+        head = f"{head}; the answers can owe the data {ceiling_nano(part['ceilings'])} at most, the rest is nobody's"
     return [head, *(_contributor_line(who, part, name) for who in paid if who in part["shares_ppb"])]
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from openledger.core.errors import InvalidInput
 from openledger.core.money import NANO_PER_OPEN
-from openledger.core.shares import WHOLE_PPM
+from openledger.core.shares import RULE, RULES, WHOLE_PPM
 
 _MINUTE_MS = 60_000
 _DAY_MS = 24 * 60 * _MINUTE_MS
@@ -21,7 +21,8 @@ class Parameters:
     A second scorer works on no less than `dispute_readable_ppm` of what the first one could read, by what was paid.
 
     A hold is released `hold_timeout_ms` after it was placed, unless its answer was stored by then; a stored answer may
-    be posted for another `posting_grace_ms`, so that an outage costs nobody. `z_milli` is the rule of shares' z.
+    be posted for another `posting_grace_ms`, so that an outage costs nobody. `shares_rule` names the rule of shares
+    (`core.shares`), `z_milli` is its z.
 
     `use_ppm` and `improvement_ppm` divide the contributors' pool: by influence on the answers sold, and by influence on
     the loss of the held-out set. `verbatim_ppm` and `citation_ppm` are what the channels of that name weigh in the
@@ -30,7 +31,7 @@ class Parameters:
     could be added. A weight can be allowed once a channel's scores have all three.
     """
 
-    version: int = 2
+    version: int = 3
     contributors_ppm: int = 500_000
     owner_ppm: int = 200_000
     stakers_ppm: int = 200_000
@@ -40,7 +41,8 @@ class Parameters:
     verbatim_ppm: int = 0
     citation_ppm: int = 0
     minimum_fee_nano: int = 1
-    z_milli: int = 1000
+    shares_rule: str = RULE
+    z_milli: int = 500
     hold_timeout_ms: int = 15 * _MINUTE_MS
     posting_grace_ms: int = 7 * _DAY_MS
     dispute_deposit_nano: int = NANO_PER_OPEN // 10
@@ -61,6 +63,13 @@ class Parameters:
                     param=f"{channel}_ppm",
                     fix="leave it at 0",
                 )
+        if self.shares_rule not in RULES:
+            raise InvalidInput(
+                f"there is no rule of shares {self.shares_rule!r}",
+                code="unknown_rule",
+                param="shares_rule",
+                fix=f"one of {', '.join(RULES)}",
+            )
         if self.minimum_fee_nano < 1 or self.z_milli < 0 or self.hold_timeout_ms < 1 or self.posting_grace_ms < 0:
             raise InvalidInput("a parameter is below its least value", code="invalid_parameters", param="parameters")
         _check_disputes(self)

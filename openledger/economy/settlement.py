@@ -13,7 +13,7 @@ from typing import Any
 from openledger.core.errors import InvalidInput
 from openledger.core.ids import check_name, derived_id
 from openledger.core.money import split
-from openledger.core.shares import RULE, WHOLE_PPB, WHOLE_PPM, shares_ppb
+from openledger.core.shares import RULE_1, WHOLE_PPB, WHOLE_PPM, shares_ppb
 from openledger.core.values import UNATTRIBUTED, ContributorScores, PoolPart, Settlement
 from openledger.economy.parameters import Parameters
 from openledger.ledger import accounts as names
@@ -22,6 +22,7 @@ from openledger.ledger.statements import (
     SETTLEMENT,
     SETTLEMENT_1,
     answers_root,
+    bounded_fee,
     divided,
     evidence_of,
     format_of,
@@ -50,7 +51,7 @@ def check_scores(scores: ContributorScores) -> None:
         names.check_account_id(contributor, "contributor_id")
     if any(not isinstance(text, str) for text in (scores.method, *scores.quality, *scores.quality.values())):
         raise InvalidInput("method and quality are text", code="invalid_scores", param="quality")
-    shares_ppb(scores.scores_nano, scores.errors_nano, scores.gain_nano, 0)
+    shares_ppb(scores.scores_nano, scores.errors_nano, scores.gain_nano, 0, ceilings=scores.ceilings)
 
 
 def check_improvement(improvement: ContributorScores | None, scores: ContributorScores) -> None:
@@ -62,6 +63,8 @@ def check_improvement(improvement: ContributorScores | None, scores: Contributor
         raise InvalidInput(
             "the scores of use and of improvement are of two pools", code="invalid_scores", param="improvement"
         )
+    if improvement.ceilings:
+        raise InvalidInput("held-out rows have no ceiling", code="invalid_scores", param="improvement")
 
 
 def settlement_statement(
@@ -81,6 +84,7 @@ def settlement_statement(
     """
     evidence = evidence_of(usages)
     pool_nano = sum(item[1] for item in evidence)
+    _check_ceilings(scores, usages, unreadable_nano)
     parts = _parts(pool_nano, unreadable_nano, scores, improvement, parameters)
     payouts = pool_payouts(parts)
     return {
@@ -93,7 +97,7 @@ def settlement_statement(
         "answers_root": answers_root(evidence),
         "num_answers": len(evidence),
         "not_counted": sorted(verdict["commitment"] for verdict in verdicts),
-        "rule": RULE,
+        "rule": parameters.shares_rule,
         "z_milli": parameters.z_milli,
         "channels_ppm": parameters.channels,
         "parameters": parameters.version,
@@ -102,6 +106,20 @@ def settlement_statement(
         "payouts_nano": payouts,
         "accounts": {contributor: _account(contributor, accounts) for contributor in payouts},
     }
+
+
+def _check_ceilings(scores: ContributorScores, usages: Sequence[Mapping[str, Any]], unreadable_nano: int) -> None:
+    """As `ledger.statements.check_ceiling_fees`, before anything is written."""
+    if not scores.ceilings:
+        return
+    stated, fees_nano = sum(fees for _, fees in scores.ceilings), sum(map(bounded_fee, usages))
+    if stated > fees_nano or (stated < fees_nano and not unreadable_nano):
+        raise InvalidInput(
+            f"the ceilings are of answers that cost {stated} nano-OPEN, the pool's cost {fees_nano}",
+            code="invalid_scores",
+            param="ceilings",
+            fix="attribute the pool again: all of its answers, and no others",
+        )
 
 
 def payout_transfers(statement: Mapping[str, Any]) -> list[Transfer]:
@@ -172,20 +190,26 @@ def _parts(
             "ppm": ppm[name],
             "pool_nano": due[name],
             "unreadable_nano": lost[name],
-            **_division(due[name], lost[name], measured[name], parameters.z_milli),
+            **_division(due[name], lost[name], measured[name], parameters),
         }
         for name in PARTS
     }
 
 
-def _division(part_nano: int, unreadable_nano: int, scores: ContributorScores | None, z_milli: int) -> dict[str, Any]:
+def _division(
+    part_nano: int, unreadable_nano: int, scores: ContributorScores | None, parameters: Parameters
+) -> dict[str, Any]:
     if scores is None:
         return {
             "measured": False,
             "shares_ppb": {UNATTRIBUTED: WHOLE_PPB},
             "payouts_nano": {UNATTRIBUTED: part_nano},
         }
-    shares = shares_ppb(scores.scores_nano, scores.errors_nano, scores.gain_nano, z_milli)
+    rule, ceilings = parameters.shares_rule, [list(pair) for pair in scores.ceilings]
+    bounded = {} if rule == RULE_1 else {"ceilings": ceilings}
+    shares = shares_ppb(
+        scores.scores_nano, scores.errors_nano, scores.gain_nano, parameters.z_milli, rule=rule, **bounded
+    )
     return {
         "measured": True,
         "method": scores.method,
@@ -193,6 +217,7 @@ def _division(part_nano: int, unreadable_nano: int, scores: ContributorScores | 
         "scores_nano": dict(scores.scores_nano),
         "errors_nano": dict(scores.errors_nano),
         "gain_nano": scores.gain_nano,
+        **bounded,
         "shares_ppb": shares,
         "payouts_nano": divided(part_nano, unreadable_nano, shares),
     }

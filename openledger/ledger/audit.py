@@ -98,6 +98,7 @@ class _Audit:
     book: Book = field(default_factory=Book)
     tree: merkle.Frontier = field(default_factory=merkle.Frontier)
     pools: dict[str, list[list[object]]] = field(default_factory=dict)
+    fees_nano: dict[str, int] = field(default_factory=dict)
     settled: set[str] = field(default_factory=set)
     rounds: Rounds = field(default_factory=Rounds)
     verdicts: Verdicts = field(default_factory=Verdicts)
@@ -165,6 +166,7 @@ class _Audit:
                 raise Corrupt(f"{pool} was settled before", code="paid_after_settlement", param="statement")
             evidence = [item for item in statements.evidence_of([statement]) if item[1]]
             self.pools.setdefault(pool, []).extend(evidence)
+            self.fees_nano[pool] = self.fees_nano.get(pool, 0) + statements.bounded_fee(statement)
             self.verdicts.sell(statement)
         elif kind == VERDICT:
             self.verdicts.take(statement, batch.transfers)
@@ -172,6 +174,7 @@ class _Audit:
             pool = _settled_pool(batch)
             statements.check_settlement(statement, self.pools.get(pool, []))
             statements.check_settlement_transfers(statement, batch.transfers)
+            statements.check_ceiling_fees(statement, self.fees_nano.get(pool, 0))
             if statements.not_counted(statement) != self.verdicts.not_counted(pool):
                 raise Corrupt(f"{pool}: not the answers marked wrong", code="wrong_verdicts", param="statement")
             self.settled.add(pool)

@@ -7,9 +7,9 @@
 
     left       = the pool's `unattributed` at its settlement - what disputes were awarded of it
     contested  = min(claimed - paid, left)             held = min(left, sum of the open disputes' contested)
-    recomputed = sum over the pool's parts: the contributor's payout by the shares rule under the settlement's own z,
-                 or what was paid, where the second scorer gives no scores for the part; shares divide what of a part
-                 the settlement could read
+    recomputed = sum over the pool's parts: the contributor's payout by the settlement's own shares rule and z, or what
+                 was paid, where the second scorer gives no scores for the part; shares divide what of a part the
+                 settlement could read
     award      = min(recomputed - paid, contested, left) where recomputed - paid > tolerance, else 0
     tolerance  = pool * tolerance_ppm / 10^6, rounded down
 
@@ -20,14 +20,14 @@ parts is one of a single part, `use`. Every statement can be built again from wh
 every batch follows from its statement (`transfers_of`); `Disputes` replays them all for the audit.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from openledger.core.errors import Conflict, Corrupt, Forbidden, InvalidInput, NotFound, OpenLedgerError
 from openledger.core.ids import derived_id
 from openledger.core.money import format_open, split
-from openledger.core.shares import shares_ppb
+from openledger.core.shares import RULE_1, check_ceilings, shares_ppb
 from openledger.core.values import UNATTRIBUTED as NOBODY
 from openledger.ledger.accounts import TREASURY, UNATTRIBUTED, check_account_id
 from openledger.ledger.statements import SETTLEMENT, Statement, format_of
@@ -65,6 +65,7 @@ class PaidPool:
     adapter: str
     period: str
     pool_nano: int
+    rule: str
     z_milli: int
     scorers: tuple[str, ...]
     settled_ms: int
@@ -80,12 +81,20 @@ class PaidPool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scores:
-    """What a second scorer found for one part: every contributor's influence, as a settlement states it."""
+    """What a second scorer found for one part: every contributor's influence, as a settlement states it. By `shares/1`
+    there are no `ceilings`, and statements don't name them."""
 
     method: str
     scores_nano: Mapping[str, int]
     errors_nano: Mapping[str, int]
     gain_nano: int
+    ceilings: Sequence[Sequence[int]] = ()
+
+    def said(self) -> dict[str, Any]:
+        """As the log has it."""
+        values = asdict(self)
+        ceilings = [list(pair) for pair in values.pop("ceilings")]
+        return {**values, "ceilings": ceilings} if ceilings else values
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,6 +236,7 @@ def paid_pool(batch: Batch) -> PaidPool:
         adapter=settlement["adapter"],
         period=settlement["period"],
         pool_nano=settlement["pool_nano"],
+        rule=settlement["rule"],
         z_milli=settlement["z_milli"],
         scorers=tuple(sorted({quality.get("scorer", FIRST_SCORER) for quality in measured})),
         settled_ms=batch.time_ms,
@@ -303,6 +313,7 @@ def claim_statement(
         "reason": reason,
         "paid_nano": paid_nano,
         "pool_nano": pool.pool_nano,
+        **({} if pool.rule == RULE_1 else {"rule": pool.rule}),
         "z_milli": pool.z_milli,
         "parts": {
             name: {
@@ -350,7 +361,7 @@ def verdict_statement(
         "dispute": claim,
         "scorer": scorer,
         **asdict(basis),
-        "scores": {name: asdict(part) for name, part in sorted(scores.items())},
+        "scores": {name: part.said() for name, part in sorted(scores.items())},
         "recomputed_nano": recomputed_nano,
         "upheld": upheld,
         "award_nano": award_nano,
@@ -444,7 +455,15 @@ def lines(statement: Statement) -> list[str]:
 
 
 def _part_payout(claim: Statement, part_nano: int, scores: Scores) -> int:
-    shares = shares_ppb(scores.scores_nano, scores.errors_nano, scores.gain_nano, claim["z_milli"])
+    rule = claim.get("rule", RULE_1)  # disputes of settlements by shares/1 don't name it
+    shares = shares_ppb(
+        scores.scores_nano,
+        scores.errors_nano,
+        scores.gain_nano,
+        claim["z_milli"],
+        rule=rule,
+        ceilings=() if rule == RULE_1 else scores.ceilings,
+    )
     return split(part_nano, shares).get(claim["contributor"], 0)
 
 
@@ -527,7 +546,10 @@ def _check_scores(claim: Statement, scores: Mapping[str, Scores]) -> None:
         raise InvalidInput(
             f"scores are for the pool's parts: {', '.join(claim['parts'])}", code="invalid_scores", param="scores"
         )
-    for part in scores.values():
+    for name, part in scores.items():
+        check_ceilings(part.ceilings)
+        if part.ceilings and name != "use":
+            raise InvalidInput("held-out rows have no ceiling", code="invalid_scores", param="ceilings")
         if not isinstance(part.method, str):
             raise InvalidInput("a method is text", code="invalid_scores", param="method")
         _check_numbers(part.gain_nano, *part.scores_nano.values(), *part.errors_nano.values(), least=None)

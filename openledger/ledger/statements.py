@@ -13,6 +13,10 @@ Corrupt with a code that names what is wrong.
 What answers paid into `use` whose content isn't there is nobody's: `unreadable_p` is 0 for improvement, and goes to
 `unattributed` beside what the shares leave. Shares are of the rest. Which answers can be read the log doesn't say, so
 the statement's `unreadable_nano` is checked against the pool, and what follows from it is recomputed.
+
+A settlement names its rule, and is checked by it: `shares/1` has no ceilings. `ceilings` of `use` are (mean gain on
+held-out answers, fees) of each adapter that served; the fees are those of the answers that could be read, marked ones
+included, and so are known to the log where all could (`check_ceiling_fees`). The gains are the operator's word.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,7 +26,7 @@ from openledger.core import merkle
 from openledger.core.errors import Corrupt, InvalidInput
 from openledger.core.hashing import canonical_json
 from openledger.core.money import split
-from openledger.core.shares import RULE, WHOLE_PPB, WHOLE_PPM, combined_ppb, shares_ppb
+from openledger.core.shares import RULE_1, RULES, WHOLE_PPB, WHOLE_PPM, combined_ppb, shares_ppb
 from openledger.core.values import UNATTRIBUTED
 from openledger.ledger.accounts import HOLDS, Account, pool_account
 from openledger.ledger.transfers import Transfer
@@ -40,6 +44,7 @@ Value = TypeVar("Value")
 _LINEAGE = {"adapter_digest", "datanet", "datanet_version", "row_root"}
 _PART = {"ppm", "pool_nano", "unreadable_nano", "measured", "shares_ppb", "payouts_nano"}
 _MEASURED_PART = _PART | {"method", "quality", "scores_nano", "errors_nano", "gain_nano"}
+_BY_RULE = {rule: _MEASURED_PART if rule == RULE_1 else _MEASURED_PART | {"ceilings"} for rule in RULES}
 
 
 def format_of(statement: Statement | None) -> str:
@@ -133,6 +138,17 @@ def check_settlement(settlement: Statement, evidence: Evidence) -> None:
     _guarded(lambda: _check_settlement(settlement, evidence))
 
 
+def bounded_fee(usage: Statement) -> int:
+    """What an answer adds to the fees under its adapter's ceiling: its fee, where it has a token to be measured on."""
+    return _guarded(lambda: int(usage["fee_nano"]) if usage["num_completion_tokens"] else 0)
+
+
+def check_ceiling_fees(settlement: Statement, fees_nano: int) -> None:
+    """That the fees under the ceilings are `fees_nano`, the sum of the pool's `bounded_fee`s, or no more than that
+    where some answers can't be read."""
+    _guarded(lambda: _check_ceiling_fees(settlement, fees_nano))
+
+
 def check_settlement_transfers(settlement: Statement, transfers: Sequence[Transfer]) -> None:
     """That the batch pays just those payouts out of that pool."""
     _guarded(lambda: _check_settlement_transfers(settlement, transfers))
@@ -170,18 +186,28 @@ def _check_settlement(settlement: Statement, evidence: Evidence) -> None:
         raise _wrong("wrong_answers_root", "the answers aren't those that the settlement commits to")
     if sum(amounts) != settlement["pool_nano"]:
         raise _wrong("wrong_pool_total", "the answers' parts don't sum to the pool")
-    if settlement["rule"] != RULE:
-        raise _wrong("unknown_rule", f"this version knows the rule {RULE}, not {settlement['rule']!r}")
+    if settlement["rule"] not in RULES:
+        known = " and ".join(RULES)
+        raise _wrong("unknown_rule", f"this version knows the rules {known}, not {settlement['rule']!r}")
+    if format_of(settlement) == SETTLEMENT_1 and settlement["rule"] != RULE_1:
+        raise _wrong("unknown_rule", f"a settlement of one part is by {RULE_1}")
     for line in settlement["lineage"]:
         if set(line) != _LINEAGE:
             raise _wrong("malformed_statement", "the lineage names adapter, Datanet, version and row root")
     if format_of(settlement) == SETTLEMENT_1:
-        _check_division(settlement, settlement["z_milli"])
+        _check_division(settlement, settlement)
         return
     marked = settlement["not_counted"]
     if marked != sorted(set(marked)) or not set(marked) <= set(commitments):
         raise _wrong("wrong_verdicts", "the answers marked wrong aren't some of the pool's")
     _check_parts(settlement)
+
+
+def _check_ceiling_fees(settlement: Statement, fees_nano: int) -> None:
+    ceilings = settlement.get("parts", {}).get("use", {}).get("ceilings", ())
+    stated = sum(fees for _, fees in ceilings)
+    if ceilings and (stated > fees_nano or (stated < fees_nano and not settlement["unreadable_nano"])):
+        raise _wrong("wrong_ceilings", f"the fees under the ceilings are {stated}, the pool's answers cost {fees_nano}")
 
 
 def _check_parts(settlement: Statement) -> None:
@@ -200,25 +226,36 @@ def _check_parts(settlement: Statement) -> None:
             raise _wrong("wrong_pool_parts", f"{name} isn't its part of the pool")
         if parts[name]["unreadable_nano"] != lost[name]:
             raise _wrong("wrong_unreadable", f"{name} says otherwise what of it could not be read")
-        _check_part(parts[name], settlement["z_milli"])
+        _check_part(name, settlement)
     if settlement["shares_ppb"] != pool_shares(parts):
         raise _wrong("wrong_shares", "the pool's shares don't follow from its parts'")
     if settlement["payouts_nano"] != pool_payouts(parts):
         raise _wrong("wrong_payouts", "the payouts aren't the sums of the parts' payouts")
 
 
-def _check_part(part: Statement, z_milli: int) -> None:
-    if set(part) != (_MEASURED_PART if part["measured"] is True else _PART):
+def _check_part(name: str, settlement: Statement) -> None:
+    part = settlement["parts"][name]
+    if set(part) != (_BY_RULE[settlement["rule"]] if part["measured"] is True else _PART):
         raise _wrong("malformed_statement", "a part of the pool has other fields than it should")
+    if name != "use" and part.get("ceilings"):
+        raise _wrong("wrong_ceilings", "only answers that were sold have a ceiling")
     if part["measured"] is True:
-        _check_division(part, z_milli)
+        _check_division(part, settlement)
     elif part["shares_ppb"] != {UNATTRIBUTED: WHOLE_PPB} or part["payouts_nano"] != {UNATTRIBUTED: part["pool_nano"]}:
         raise _wrong("wrong_shares", "a part that wasn't measured pays somebody")
 
 
-def _check_division(part: Statement, z_milli: int) -> None:
+def _check_division(part: Statement, settlement: Statement) -> None:
     """That scores make the shares, and shares divide `pool_nano`; of a whole /1 settlement, or of one part."""
-    if part["shares_ppb"] != shares_ppb(part["scores_nano"], part["errors_nano"], part["gain_nano"], z_milli):
+    shares = shares_ppb(
+        part["scores_nano"],
+        part["errors_nano"],
+        part["gain_nano"],
+        settlement["z_milli"],
+        rule=settlement["rule"],
+        ceilings=part.get("ceilings", ()),
+    )
+    if part["shares_ppb"] != shares:
         raise _wrong("wrong_shares", "the shares don't follow from the scores")
     if part["payouts_nano"] != divided(part["pool_nano"], part.get("unreadable_nano", 0), part["shares_ppb"]):
         raise _wrong("wrong_payouts", "the payouts don't follow from the shares")

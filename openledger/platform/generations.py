@@ -24,7 +24,7 @@ from openledger.attribution.audit import audited_quality, load_audit
 from openledger.attribution.bank_folder import find_bank
 from openledger.attribution.generations import GenerationScores, combined
 from openledger.attribution.merges import Merge
-from openledger.attribution.period import Measurement, fit_outcomes
+from openledger.attribution.period import Measurement, capped, ceiling_of, ceiling_pair, fit_outcomes
 from openledger.core.errors import InvalidInput, NotFound
 from openledger.core.money import NANO_PER_OPEN
 from openledger.core.scoring import gains
@@ -120,8 +120,9 @@ def measure(
     """
     if ancestry.is_derived:
         _check_at_hand(ancestry, indexes)
-    asked = _Asked(pool=pool, answers=tuple(answers), held_out=tuple(_held_out(pool, ancestry)))
-    gained = _gained(ancestry, score, asked)
+    held_out = tuple(_held_out(pool, ancestry))
+    gained = _gained(ancestry, score, (*answers, *held_out))
+    asked = _Asked(pool=pool, answers=tuple(answers), held_out=held_out, gains=gained[ancestry.served.digest])
     rows = {
         digest: _measure_rows(asked, adapter, _added(ancestry, digest, gained), host, indexes, withdrawn)
         for digest, adapter in ancestry.adapters.items()
@@ -134,7 +135,9 @@ def measure(
     merges = {digest: _path_gains(ancestry, digest, host, asked) for digest in ancestry.adapters if digest not in rows}
     combine = partial(_combined, ancestry.lineage, tuple(ancestry.adapters), gained, merges, asked)
     return Measured(
-        scores=combine(asked.use, {digest: each.use() for digest, each in rows.items()}),
+        scores=replace(
+            combine(asked.use, {digest: each.use() for digest, each in rows.items()}), ceilings=(asked.ceiling_pair,)
+        ),
         improvement=combine(asked.kept_out, {digest: each.improvement() for digest, each in rows.items()})
         if asked.held_out
         else None,
@@ -188,11 +191,13 @@ def _is_merge(card: AdapterCard | None) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Asked:
-    """What is asked of every generation: the pool's answers, then the held-out rows as answers."""
+    """What is asked of every generation: the pool's answers, then the held-out rows as answers. `gains` are the served
+    adapter's over the base on each; they set the ceiling that every generation's answers count under."""
 
     pool: Pool
     answers: tuple[Answer, ...]
     held_out: tuple[Answer, ...]
+    gains: tuple[float, ...]
 
     @property
     def all(self) -> tuple[Answer, ...]:
@@ -206,10 +211,19 @@ class _Asked:
     def kept_out(self) -> slice:
         return slice(len(self.answers), None)
 
+    @property
+    def ceiling_pair(self) -> tuple[int, int]:
+        return ceiling_pair(self._ceiling, [answer.fee_nano for answer in self.answers])
+
     def total_nano(self, part: slice, gains_Q: Sequence[float] | Array) -> int:
         """Gains on all that was asked, weighted as the scores of `part` are, and summed over it."""
-        weights_nano = np.asarray([answer.weight_nano for answer in self.all], dtype=np.float64)
+        counted = capped([answer.weight_nano for answer in self.answers], self.gains[self.use], self._ceiling)
+        weights_nano = np.asarray([*counted, *(row.weight_nano for row in self.held_out)], dtype=np.float64)
         return round(float(np.asarray(gains_Q, dtype=np.float64)[part] @ weights_nano[part]))
+
+    @property
+    def _ceiling(self) -> float:
+        return ceiling_of(self.gains[self.kept_out])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,10 +260,10 @@ class _PathGains:
         return parent_gains(list(self.points[0]), gain_nano)
 
 
-def _gained(ancestry: Ancestry, score: Any, asked: _Asked) -> dict[str, tuple[float, ...]]:
+def _gained(ancestry: Ancestry, score: Any, asked: Sequence[Answer]) -> dict[str, tuple[float, ...]]:
     """Each generation's gain over the base on each answer, [Q]: asked of the engine that served it."""
     digests = tuple(ancestry.adapters)
-    told_QG = [gains(score, each.prompt_ids, each.completion_ids, digests) for each in asked.all]
+    told_QG = [gains(score, each.prompt_ids, each.completion_ids, digests) for each in asked]
     return {digest: tuple(told_G[place] for told_G in told_QG) for place, digest in enumerate(digests)}
 
 
@@ -291,6 +305,8 @@ def _measure_rows(
         bank=None if bank is None else fit_outcomes(bank[0], bank[1], entries, scores),
         least_error_scale=float(audited.get("audit_error_scale", 1.0)),
         withdrawn=frozenset(withdrawn),
+        fees_nano=tuple(answer.fee_nano for answer in asked.answers),
+        served_gains=asked.gains,
     )
     return _Rows(measured=measured, audited=audited)
 

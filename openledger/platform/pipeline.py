@@ -384,6 +384,7 @@ def _summed(parts: Sequence[ContributorScores]) -> ContributorScores:
         errors_nano={person: sum(part.errors_nano.get(person, 0) for part in parts) for person in people},
         gain_nano=sum(part.gain_nano for part in parts),
         quality={f"{number}.{name}": text for number, part in enumerate(parts) for name, text in part.quality.items()},
+        ceilings=tuple(pair for part in parts for pair in part.ceilings),
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from openledger.adapters.card import AdapterCard
 from openledger.attribution.index import IndexEntry
 from openledger.core.money import NANO_PER_OPEN
-from openledger.core.shares import WHOLE_PPB, WHOLE_PPM, shares_ppb
+from openledger.core.shares import WHOLE_PPB, WHOLE_PPM, ceiling_nano, shares_ppb
 from openledger.core.values import UNATTRIBUTED, ContributorScores, DatanetVersion, Row, Settlement
 from openledger.datanets.registry import DEFAULT_DISPLAY, ContributorStatistics, Display
 from openledger.ledger.audit import AuditReport
@@ -101,7 +101,8 @@ def _error_ppb(contributor_id: str, settlement: Settlement, measured: Mapping[st
     """Where nothing can be attributed the share is 0 and has no error."""
     total = 0
     for name, scores in measured.items():
-        whole = max(scores.gain_nano, sum(max(0, score) for score in scores.scores_nano.values()))
+        positive = sum(max(0, score) for score in scores.scores_nano.values())
+        whole = max(scores.gain_nano, positive, ceiling_nano(scores.ceilings))
         if whole > 0:
             error = scores.errors_nano.get(contributor_id, 0) * WHOLE_PPB * settlement.parts[name].ppm
             total += error // (WHOLE_PPM * whole)

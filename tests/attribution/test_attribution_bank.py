@@ -1,5 +1,6 @@
 """The bank: its members are the run again on parts of the rows; it resumes, and refuses what is not its own."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -38,8 +39,8 @@ def world(tmp_path_factory):
 def test_members_hold_the_rows_of_their_coalition_and_start_where_the_run_did(world):
     _, examples, _, record, plan, _ = world
     for member, present in zip(plan.coalitions, plan.design.members_MG, strict=True):
-        there = {group[0] for group, on in zip(plan.design.groups, present, strict=True) if on}
-        assert {examples[row].contributor_id for row in member.rows} == there
+        there = {row_id for group, on in zip(plan.design.groups, present, strict=True) if on for row_id in group}
+        assert {examples[row].row_id for row in member.rows} == there
         assert member.initial == record.initial
     assert len({member.order for member in plan.coalitions + plan.twins}) == 7
 
@@ -128,11 +129,33 @@ def test_a_finished_bank_is_found_by_its_folder_and_scores_as_the_bank_does(worl
     base, examples, folder, record, plan, bank = world
     finish_bank(bank, plan, record.adapter_digest)
     kept = find_bank(folder, record.adapter_digest)
-    assert kept.design.groups == plan.design.groups
+    assert (kept.design.groups, kept.design.players) == (plan.design.groups, "blocks")
     assert np.array_equal(kept.design.members_MG, plan.design.members_MG)
     assert kept.withouts == {"ctr_1": bank.path(plan.withouts[0])}
     outcomes = bank_outcomes(folder, kept, base, examples[:3])
     assert np.allclose(outcomes, bank.score(plan.coalitions, examples[:3]), atol=1e-6)
+
+
+def test_a_bank_of_the_format_before_has_contributors_for_players(world):
+    _, examples, folder, record, plan, bank = world
+    finish_bank(bank, plan, record.adapter_digest)
+    document = folder / "bank" / "bank.json"
+    values = json.loads(document.read_text())
+    del values["players"]
+    names = sorted({example.contributor_id for example in examples})
+    old = {**values, "format": "openledger.bank/1", "groups": [[name] for name in names]}
+    old["coalitions"] = [{**coalition, "groups": [0]} for coalition in values["coalitions"]]
+    document.write_text(json.dumps(old))
+    found = find_bank(folder, record.adapter_digest).design
+    assert (found.players, found.groups) == ("contributors", tuple((name,) for name in names))
+    numbers = found.numbers([(example.row_id, example.contributor_id) for example in examples])
+    assert [names[number] for number in numbers] == [example.contributor_id for example in examples]
+    for wrong in ({**values, "format": "openledger.bank/3"}, {**values, "players": "teams"}, values):
+        document.write_text(json.dumps(wrong))
+        with pytest.raises(Corrupt) as caught:
+            find_bank(folder, record.adapter_digest)
+        assert caught.value.code == "corrupt_bank"
+    document.unlink()
 
 
 def test_an_unfinished_bank_is_not_found_and_cannot_be_finished(world, tmp_path):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from openledger.attribution.coalitions import design
+from openledger.attribution.coalitions import contributor_design as design
 from openledger.attribution.evaluation import coverage, spearman
 from openledger.attribution.expected import fit_expected, left_out
 from openledger.core.errors import InvalidInput

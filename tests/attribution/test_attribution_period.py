@@ -74,7 +74,7 @@ def bank_period(people, true, groups=None, number=32, noise=0.05, answers=6, dec
     random = np.random.default_rng(0)
     rows = [IndexEntry(row_id=f"r{n}", contributor_id=who, trained=True) for n, who in enumerate(people)]
     rows.append(IndexEntry(row_id="d0", contributor_id="a", trained=False))
-    design = coalitions.design({who: people.count(who) for who in people}, number, "constant", groups)
+    design = coalitions.contributor_design({who: people.count(who) for who in people}, number, "constant", groups)
     members = [
         {who for group, on in zip(design.groups, line, strict=True) if on for who in group}
         for line in design.members_MG
@@ -99,7 +99,7 @@ def test_a_banks_scores_are_the_true_influence_within_their_errors():
         assert abs(result.scores_nano[who] - value * 6 * 10**9) < 3 * result.errors_nano[who]
         assert 0 < result.errors_nano[who] < 0.3 * 6 * 10**9
     assert result.gain_nano == 12 * 10**9
-    assert (result.method, result.quality["quantity"]) == ("bank/1", "expected")
+    assert (result.method, result.quality["quantity"]) == ("bank/2", "expected")
 
 
 EIGHT = dict(zip("abcdefgh", (0.6, 0.0, 0.2, 0.2, 0.1, 0.3, -0.1, 0.1), strict=True))
@@ -121,7 +121,7 @@ def test_two_in_one_group_are_each_known_less_well_than_alone():
 def test_a_group_whose_index_is_worth_nothing_is_not_divided_by_one_outlier():
     """The index says that one row is worth more than all others and is wrong: the bank finds its scale to be zero."""
     rows = [IndexEntry(row_id=f"r{n}", contributor_id=who, trained=True) for n, who in enumerate("abcdefgh")]
-    design = coalitions.design(dict.fromkeys("abcdefgh", 1), 8, "constant", 4)
+    design = coalitions.contributor_design(dict.fromkeys("abcdefgh", 1), 8, "constant", 4)
     outcomes = design.members_MG.sum(axis=1, keepdims=True) * 0.5 + np.zeros((1, 6))
     scores = np.zeros((8, 6), dtype=np.float32)
     scores[0] = -5.0
@@ -153,7 +153,7 @@ def test_what_a_withdrawn_row_was_owed_is_nobodys():
 
 
 def test_outcomes_of_another_number_of_answers_and_a_bank_of_two_are_refused():
-    design = coalitions.design({"a": 1, "b": 1}, 2, "constant")
+    design = coalitions.contributor_design({"a": 1, "b": 1}, 2, "constant")
     scores = np.ones((4, 2), dtype=np.float32)
     with pytest.raises(InvalidInput):
         fit_outcomes(design, np.ones((2, 3)), entries("a", "b"), scores)
@@ -170,18 +170,74 @@ def test_a_measurement_tells_answers_held_out_rows_and_one_answer_apart(with_ban
     random = np.random.default_rng(1)
     scores = np.abs(random.normal(size=(5, 6))).astype(np.float32)
     scores[4] *= 0.01
-    design = coalitions.design(dict.fromkeys("abcd", 1), 8, "constant")
+    design = coalitions.contributor_design(dict.fromkeys("abcd", 1), 8, "constant")
     outcomes = design.members_MG @ scores[:4] + 0.05 * random.normal(size=(8, 6))
     measured = Measurement(
         adapter="adapter", period="p0001", entries=tuple(rows), scores=scores,
         weights_nano=(10**9, 2 * 10**9, 0, 10**9),
         gains=(1.0, 2.0, 3.0, 4.0, 5.0, 6.0),
+        fees_nano=(10**9, 2 * 10**9, 10**9, 10**9),
         bank=fit_outcomes(design, outcomes, rows, scores) if with_bank else None,
     )  # fmt: skip
     assert measured.use().gain_nano == 9 * 10**9
+    assert measured.use().ceilings == ((5_500_000_000, 5 * 10**9),)
+    assert measured.improvement().ceilings == measured.answer(0).ceilings == ()
     assert measured.improvement().gain_nano == 11 * 10**9
     assert [measured.answer(number).gain_nano for number in range(4)] == [10**9, 2 * 10**9, 3 * 10**9, 4 * 10**9]
     assert replace(measured, scores=scores[:, :4], gains=(1.0, 2.0, 3.0, 4.0), bank=None).improvement() is None
+
+
+def measured_with(held_out, gains=(1.0, 4.0, -1.0), weights=(10**9, 10**9, 10**9)):
+    """Two contributors, each answer owing something else to them; answers of `gains`, held-out rows of `held_out`."""
+    scores = np.array([[0.3, 0.1, 0.2], [0.1, 0.5, 0.0], [0.0, 0.0, 0.0]], dtype=np.float32)
+    scores = np.hstack([scores, np.full((3, len(held_out)), 0.1, dtype=np.float32)])
+    return Measurement(
+        adapter="adapter", period="p0001", entries=tuple(entries("a", "b", decoys=1)), scores=scores,
+        weights_nano=weights, gains=(*gains, *held_out), fees_nano=(10**9,) * 3,
+    )  # fmt: skip
+
+
+def test_an_answer_above_the_held_out_gain_counts_for_as_much_of_its_fee():
+    use = measured_with([1.0, 3.0]).use()
+    assert use.gain_nano == (1 + 2 - 1) * 10**9  # the second counts for half of its fee
+    assert use.ceilings == ((2 * 10**9, 3 * 10**9),)
+    assert (use.quality["ceiling"], use.quality["fees_counted"]) == ("2", "0.833333")
+
+
+def test_an_answer_marked_wrong_counts_nothing_and_its_fee_goes_to_nobody_elses_answer():
+    use = measured_with([2.0, 2.0], weights=(10**9, 0, 10**9), gains=(1.0, 4.0, 0.5)).use()
+    assert use.gain_nano == 1_500_000_000
+    shares = shares_ppb(use.scores_nano, use.errors_nano, use.gain_nano, 0, ceilings=use.ceilings)
+    assert 10**9 - shares[UNATTRIBUTED] == pytest.approx(10**9 * 1.5 / 6, abs=3)  # of 2 nats for each of three fees
+
+
+@pytest.mark.parametrize("held_out", [[], [-1.0, 0.5], [0.0]])
+def test_without_a_gain_on_held_out_rows_fees_count_whole(held_out):
+    use = measured_with(held_out, gains=(1.0, 4.0, 1.0)).use()
+    assert use.gain_nano == 6 * 10**9
+    assert use.ceilings == ((0, 3 * 10**9),)
+    assert (use.quality["ceiling"], use.quality["fees_counted"]) == ("none", "1")
+
+
+def test_with_blocks_rows_are_worth_the_same_under_any_number_of_names():
+    """Every row is worth as much as any other; `a` sends eight of forty under one name or under eight."""
+    for names in (["a"] * 8, [f"a{n}" for n in range(8)]):
+        people = [*names, *(who for who in "bcde" for _ in range(8))]
+        found = block_period(people)
+        own = sum(value for name, value in found.scores_nano.items() if name.startswith("a"))
+        assert own == pytest.approx(6 * 10**9 * 8 * 0.05, rel=0.1)
+        assert found.quality["players"] == "blocks"
+
+
+def block_period(people):
+    random = np.random.default_rng(0)
+    rows = entries(*people, decoys=1)
+    found = coalitions.design([(e.row_id, e.contributor_id) for e in rows if e.trained], 32, "constant", 8)
+    outcomes = 0.05 * found.members_MG @ np.array([[len(group)] * 6 for group in found.groups])
+    outcomes = outcomes + 0.002 * random.normal(size=outcomes.shape)
+    scores = np.array([[0.05 if entry.trained else 0.0] * 6 for entry in rows], dtype=np.float32)
+    bank = fit_outcomes(found, outcomes, rows, scores)
+    return bank_scores("adapter", "p0001", rows, scores, [10**9] * 6, [2.0] * 6, bank)
 
 
 def test_an_audit_that_found_errors_too_small_makes_them_larger():

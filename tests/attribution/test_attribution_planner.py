@@ -57,7 +57,7 @@ def test_an_audit_is_charged_what_it_trains(counts, tmp_path):
 
 
 def test_an_audit_of_a_bank_that_leaves_no_halves_over_is_not_bought():
-    plan = plan_instruments({"a": 10, "b": 10, "c": 10, "d": 10}, 6, 200)
+    plan = plan_instruments({"a": 10, "b": 10, "c": 10}, 6, 200)
     assert plan.instruments == ("index", "bank", "replay")
     assert plan.audit_coalitions == 0
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openledger.core.errors import InvalidInput
-from openledger.core.shares import WHOLE_PPB, combined_ppb, shares_ppb
+from openledger.core.shares import RULE, RULE_1, RULES, WHOLE_PPB, ceiling_nano, combined_ppb, shares_ppb
 from openledger.core.values import UNATTRIBUTED
 
 measured = st.dictionaries(
@@ -16,22 +16,85 @@ measured = st.dictionaries(
 gains = st.integers(-(10**20), 10**21)
 
 
-def shares_of(drawn, gain, z_milli=1000):
-    return shares_ppb({k: v[0] for k, v in drawn.items()}, {k: v[1] for k, v in drawn.items()}, gain, z_milli)
+def shares_of(drawn, gain, z_milli=1000, **more):
+    return shares_ppb({k: v[0] for k, v in drawn.items()}, {k: v[1] for k, v in drawn.items()}, gain, z_milli, **more)
 
 
-@given(measured, gains, st.integers(0, 5000))
-def test_shares_are_never_negative_and_sum_to_one(drawn, gain, z_milli):
-    shares = shares_of(drawn, gain, z_milli)
+@given(measured, gains, st.integers(0, 5000), st.sampled_from(RULES))
+def test_shares_are_never_negative_and_sum_to_one(drawn, gain, z_milli, rule):
+    shares = shares_of(drawn, gain, z_milli, rule=rule)
     assert sum(shares.values()) == WHOLE_PPB
     assert shares.keys() == drawn.keys() | {UNATTRIBUTED}
     assert all(share >= 0 for share in shares.values())
 
 
 @given(measured, gains)
-def test_a_score_within_its_error_pays_nothing(drawn, gain):
-    shares = shares_of(drawn, gain)
+def test_by_the_first_rule_a_score_within_its_error_pays_nothing(drawn, gain):
+    shares = shares_of(drawn, gain, rule=RULE_1)
     assert all(shares[name] == 0 for name, (score, error) in drawn.items() if score <= error)
+
+
+@given(measured, gains)
+def test_a_score_within_its_part_of_the_sums_error_pays_nothing(drawn, gain):
+    shares, squares = shares_of(drawn, gain), sum(error**2 for _, error in drawn.values())
+    for name, (score, error) in drawn.items():
+        if score <= 0 or score**2 * squares <= error**4:
+            assert shares[name] == 0
+
+
+@given(
+    st.lists(st.tuples(st.integers(10**9, 10**12), st.integers(0, 10**8)), min_size=1, max_size=8),
+    st.integers(10**13, 10**14),
+)
+def test_rows_are_worth_the_same_under_any_number_of_names(rows, gain):
+    """Each row with a score and an independent error of its own; errors add by their squares."""
+    names = {"others": (10**12, 10**8)}
+    apart = {**names, **{f"own.{place}": row for place, row in enumerate(rows)}}
+    whole = (sum(score for score, _ in rows), round(sum(error**2 for _, error in rows) ** 0.5))
+    split, merged = shares_of(apart, gain), shares_of({**names, "own": whole}, gain)
+    assert abs(sum(v for k, v in split.items() if k.startswith("own")) - merged["own"]) <= len(rows) + 1
+    assert abs(split["others"] - merged["others"]) <= 1
+
+
+def test_what_is_left_out_is_the_sums_error():
+    shares = shares_ppb({"a": 500, "b": 300}, {"a": 30, "b": 40}, 1000, 1000)  # E = 50: 18 and 32
+    assert shares == {"a": 482_000_000, "b": 268_000_000, UNATTRIBUTED: 250_000_000}
+
+
+def test_little_influence_and_much_error_earn_nothing_whatever_the_others_bring():
+    large = {f"h{number}": 1000 for number in range(8)}
+    shares = shares_ppb({**large, "x": 300}, {**dict.fromkeys(large, 10), "x": 400}, 10_000, 1000)
+    assert shares["x"] == 0
+    assert all(shares[name] > 99 * 10**6 for name in large)  # his error is not theirs
+
+
+@given(measured, gains, st.integers(0, 10**21))
+def test_no_more_is_divided_than_answers_can_owe(drawn, gain, fees):
+    shares = shares_of(drawn, gain, ceilings=[(3 * 10**9, fees)])
+    positive = sum(max(0, score) for score, _ in drawn.values())
+    if fees:
+        assert WHOLE_PPB - shares[UNATTRIBUTED] <= WHOLE_PPB * positive // (3 * fees) + len(drawn) + 1
+
+
+def test_ceilings_of_adapters_add_and_one_without_gain_is_none():
+    ceilings = [(2 * 10**9, 100), (-(10**9), 50), (10**9, 7)]
+    assert ceiling_nano(ceilings) == 207
+    assert shares_ppb({"a": 69}, {"a": 0}, 60, 1000, ceilings=ceilings)["a"] == WHOLE_PPB // 3
+
+
+def test_only_rules_that_exist_make_shares_and_the_first_has_no_ceilings():
+    for more in ({"rule": "shares/3"}, {"rule": RULE_1, "ceilings": [(1, 1)]}):
+        with pytest.raises(InvalidInput) as caught:
+            shares_ppb({"a": 1}, {"a": 0}, 1, 0, **more)
+        assert caught.value.code == "unknown_rule"
+    assert RULES[-1] == RULE
+
+
+@pytest.mark.parametrize("ceilings", [[(1,)], [(1.0, 1)], [(1, -1)]])
+def test_ceilings_are_a_gain_and_the_fees_under_it(ceilings):
+    with pytest.raises(InvalidInput) as caught:
+        shares_ppb({"a": 1}, {"a": 0}, 1, 0, ceilings=ceilings)
+    assert (caught.value.code, caught.value.param) == ("invalid_scores", "ceilings")
 
 
 @given(measured, gains)
@@ -43,7 +106,7 @@ def test_no_share_exceeds_the_part_of_the_gain_that_was_measured(drawn, gain):
 
 
 def test_a_known_case():
-    shares = shares_ppb({"a": 50, "b": 30, "c": -9}, {"a": 5, "b": 3, "c": 1}, 90, 1000)
+    shares = shares_ppb({"a": 50, "b": 30, "c": -9}, {"a": 5, "b": 3, "c": 1}, 90, 1000, rule=RULE_1)
     assert shares == {"a": 500_000_000, "b": 300_000_000, "c": 0, UNATTRIBUTED: 200_000_000}
 
 

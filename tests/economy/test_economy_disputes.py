@@ -28,7 +28,7 @@ P = Parameters()
 CLAIMANT, SECOND = "contributor:ctr_b", "user:auditor"
 ESCROW = "escrow:py:p0001"
 DEPOSIT = P.dispute_deposit_nano
-POOL, PAID, LEFT = 20_000, 3_600, 5_600  # of the settlement below: the pool, ctr_b's payout, unattributed
+POOL, PAID, LEFT = 20_000, 3_600, 6_000  # of the settlement below: the pool, ctr_b's payout, unattributed
 BASIS = Basis(num_answers=3, answers_nano=1000)
 FUNDS = Funds(left_nano=900, contested_nano=400)
 
@@ -48,7 +48,7 @@ def dispute(town, claimed=PAID + 1000, contributor="ctr_b", account=None, reason
 
 def recomputed(b=40, **other):
     """Scores under which ctr_b's share is (b - 2) %."""
-    return scores(scores_nano={"ctr_a": 40, "ctr_b": b}, errors_nano={"ctr_a": 6, "ctr_b": 2}, **other)
+    return scores(scores_nano={"ctr_a": 40, "ctr_b": b, "ctr_c": 0}, **other)
 
 
 def resolve(town, b=40, scorer=SECOND, contributor="ctr_b"):
@@ -469,7 +469,7 @@ class TestTheAudit:
     @pytest.mark.parametrize(
         ("change", "code"),
         [
-            ({"scores_nano": {"ctr_a": 40, "ctr_b": 41}}, "wrong_dispute"),
+            ({"scores_nano": {"ctr_a": 40, "ctr_b": 41, "ctr_c": 0}}, "wrong_dispute"),
             ({"scores_nano": {"ctr_a": 40, "ctr_b": "40"}}, "invalid_claim"),
             ({"method": None}, "invalid_scores"),
             ({"more": 1}, "malformed_statement"),
@@ -537,7 +537,8 @@ class TestAPoolOfTwoParts:
             "improvement": {"pool_nano": 300, "payouts_nano": {"unattributed": 300}},
         }
         statement = {
-            "format": "openledger.settlement/2", "adapter": "py", "period": "p0001", "pool_nano": 1000, "z_milli": 0,
+            "format": "openledger.settlement/2", "adapter": "py", "period": "p0001", "pool_nano": 1000,
+            "rule": "shares/2", "z_milli": 0,
             "parts": parts, "payouts_nano": {"ctr_b": 100, "unattributed": 900}, "accounts": {},
         }  # fmt: skip
         pool = paid_pool(Batch(seq=0, time_ms=0, transfers=(), statement=statement))

@@ -72,11 +72,11 @@ def test_each_part_is_divided_by_its_own_scores(town):
     settlement = town.economy.settle(scores(), {}, improvement())
     use, better = settlement.parts["use"], settlement.parts["improvement"]
     assert (settlement.pool_nano, use.pool_nano, better.pool_nano) == (155, 108, 47)
-    assert use.payouts_nano == {"ctr_a": 58, "ctr_b": 20, "ctr_c": 0, UNATTRIBUTED: 30}
-    assert better.payouts_nano == {"ctr_b": 28, "ctr_c": 4, UNATTRIBUTED: 15}
-    assert settlement.payouts_nano == {"ctr_a": 58, "ctr_b": 48, "ctr_c": 4, UNATTRIBUTED: 45}
-    assert settlement.shares_ppb["ctr_b"] == (700_000 * use.shares_ppb["ctr_b"] + 300_000 * 600_000_000) // 10**6
-    assert town.available("contributor:ctr_c") == 4
+    assert use.payouts_nano == {"ctr_a": 56, "ctr_b": 20, "ctr_c": 0, UNATTRIBUTED: 32}
+    assert better.payouts_nano == {"ctr_b": 34, "ctr_c": 7, UNATTRIBUTED: 6}
+    assert settlement.payouts_nano == {"ctr_a": 56, "ctr_b": 54, "ctr_c": 7, UNATTRIBUTED: 38}
+    assert settlement.shares_ppb["ctr_b"] == (700_000 * use.shares_ppb["ctr_b"] + 300_000 * 736_000_000) // 10**6
+    assert town.available("contributor:ctr_c") == 7
     town.ledger.audit()
 
 
@@ -129,7 +129,7 @@ def test_what_is_forgotten_after_it_was_attributed_is_unreadable_at_settlement(t
     town.economy.forget_content("user:alice")
     settlement = town.economy.settle(scores(), {}, improvement())
     assert settlement.parts["use"].payouts_nano == {"ctr_a": 0, "ctr_b": 0, "ctr_c": 0, UNATTRIBUTED: 108}
-    assert settlement.parts["improvement"].payouts_nano["ctr_b"] == 28
+    assert settlement.parts["improvement"].payouts_nano["ctr_b"] == 34
     assert settlement.parts["improvement"].unreadable_nano == 0
 
 
@@ -138,7 +138,7 @@ def test_what_was_not_measured_goes_to_unattributed_and_says_so(town):
     settlement = town.economy.settle(scores(), {})
     better = settlement.parts["improvement"]
     assert (better.measured, better.method, better.payouts_nano) == (False, "", {UNATTRIBUTED: 47})
-    assert town.available("unattributed") == 30 + 47
+    assert town.available("unattributed") == 32 + 47
     assert "not measured" in "\n".join(town.economy.explain(settlement.transfer_ids["unattributed"]))
 
 
@@ -146,19 +146,19 @@ def test_a_payout_of_both_parts_is_proven_and_explained(town):
     town.sell("k1")
     name = town.economy.settle(scores(), {}, improvement()).transfer_ids["contributor:ctr_b"]
     proof = verify_proof(encode_proof(town.ledger.proof(name)), town.ledger.verification_key())
-    assert proof.transfer.amount_nano == 48
+    assert proof.transfer.amount_nano == 54
     assert proof.statement["channels_ppm"] == {"verbatim": 0, "citation": 0}
     assert town.economy.explain(name)[3:] == [
-        "rule shares/1, z = 1000/1000, parameters version 2",
+        "rule shares/2, z = 500/1000, parameters version 3",
         "use, influence on the answers sold: 700000 parts per million of the pool, 0.000000108 OPEN",
         "scores by test/1; gain 100 nano-OPEN x nats",
-        "ctr_b: score 20 with error 2 nano-OPEN x nats, share 180000000 parts per billion -> 0.00000002 OPEN",
+        "ctr_b: score 20 with error 12 nano-OPEN x nats, share 180000000 parts per billion -> 0.00000002 OPEN",
         "improvement, influence on the loss of the held-out set: 300000 parts per million of the pool,"
         " 0.000000047 OPEN",
         "scores by test/2; gain 50 nano-nats on the held-out set",
-        "ctr_b: score 40 with error 10 nano-nats on the held-out set, share 600000000 parts per billion"
-        " -> 0.000000028 OPEN",
-        "ctr_b: in all share 306000000 parts per billion -> 0.000000048 OPEN",
+        "ctr_b: score 40 with error 8 nano-nats on the held-out set, share 736000000 parts per billion"
+        " -> 0.000000034 OPEN",
+        "ctr_b: in all share 346800000 parts per billion -> 0.000000054 OPEN",
     ]
 
 
@@ -199,7 +199,7 @@ def test_a_settlement_that_was_cut_off_is_whole_or_not_there(town, monkeypatch, 
 def test_an_empty_pool_has_empty_parts(town):
     settlement = town.economy.settle(scores(), {}, improvement())
     assert {name: part.pool_nano for name, part in settlement.parts.items()} == {"use": 0, "improvement": 0}
-    assert settlement.shares_ppb["ctr_a"] == 378_000_000
+    assert settlement.shares_ppb["ctr_a"] == 364_000_000
 
 
 @pytest.mark.parametrize(
@@ -235,7 +235,7 @@ def test_a_pool_that_is_divided_otherwise_is_refused(values, code):
 def test_one_part_can_have_the_whole_pool(town, tmp_path, clock):
     statement = settlement_statement(scores(), usages([1000]), {}, Parameters(use_ppm=10**6, improvement_ppm=0))
     assert statement["shares_ppb"] == statement["parts"]["use"]["shares_ppb"]
-    assert statement["payouts_nano"] == {"ctr_a": 540, "ctr_b": 180, "ctr_c": 0, UNATTRIBUTED: 280}
+    assert statement["payouts_nano"] == {"ctr_a": 520, "ctr_b": 180, "ctr_c": 0, UNATTRIBUTED: 300}
 
 
 def in_the_old_format(statement):
@@ -248,7 +248,7 @@ def in_the_old_format(statement):
 def test_a_pool_settled_in_the_old_format_stays_settled_proven_and_explained(town: Town):
     town.sell("k1")
     pool = town.ledger.usages("pool:py:p0001")
-    alone = Parameters(use_ppm=10**6, improvement_ppm=0)
+    alone = Parameters(use_ppm=10**6, improvement_ppm=0, shares_rule="shares/1", z_milli=1000)
     old = in_the_old_format(settlement_statement(scores(), pool, {}, alone))
     transfers = payout_transfers(old)
     town.economy._open_accounts(*(transfer.credit for transfer in transfers))
@@ -259,5 +259,5 @@ def test_a_pool_settled_in_the_old_format_stays_settled_proven_and_explained(tow
     assert (again.parts["use"].ppm, again.parts["use"].payouts_nano) == (10**6, old["payouts_nano"])
     name = again.transfer_ids["contributor:ctr_a"]
     assert verify_proof(town.ledger.proof(name), town.ledger.verification_key()).statement == old
-    assert "ctr_a: score 60 with error 6" in town.economy.explain(name)[-1]
+    assert "ctr_a: score 60 with error 24" in town.economy.explain(name)[-1]
     assert town.ledger.audit().num_settlements == 1

@@ -6,12 +6,18 @@ import pytest
 from settled_ledger import POOL, build, build_pool, payout_transfers, settlement_statement, two_part_statement
 
 from openledger.core.errors import Corrupt
+from openledger.core.shares import shares_ppb
 from openledger.core.signing import SigningKey
 from openledger.ledger import Ledger, encode_proof, verify_proof
 from openledger.ledger.statements import check_settlement, evidence_of
 
 KEY = SigningKey(b"k" * 32)
-NOT_DERIVED = {("parameters",), ("lineage", 0, "datanet_version")}  # bound by the log, and follow from nothing in it
+NOT_DERIVED = {  # bound by the log, and follow from nothing in it
+    ("parameters",),
+    ("lineage", 0, "datanet_version"),
+    ("parts", "use", "ceilings", 0, 0),
+    ("parts", "use", "ceilings", 0, 1),  # for the audit, which has the fees
+}
 
 
 @pytest.fixture
@@ -69,11 +75,11 @@ def test_a_proof_tells_both_parts_and_what_the_account_got_of_each(with_pool):
     lines = verify_proof(with_pool.proof(paid.transfer_id), with_pool.verification_key()).lines
     assert lines[-3] == (
         "use: 0.000000029 OPEN, 700000 parts per million of the pool; scores of 2 contributors (test/1) give its"
-        " shares by shares/1, and user:c 0.000000005 OPEN of it"
+        " shares by shares/2, and user:c 0.000000005 OPEN of it"
     )
     assert "improvement: 0.000000012 OPEN" in lines[-2]
-    assert lines[-2].endswith("user:c 0.000000007 OPEN of it")
-    assert lines[-1].endswith("user:c gets 0.000000012 OPEN")
+    assert lines[-2].endswith("user:c 0.000000009 OPEN of it")
+    assert lines[-1].endswith("user:c gets 0.000000014 OPEN")
 
 
 def test_a_part_that_was_not_measured_is_told_so(with_pool):
@@ -134,7 +140,7 @@ WRONG = [
     (lambda s: s["parts"]["use"].update(unreadable_nano=1), "wrong_unreadable"),
     (lambda s: s["parts"]["improvement"].update(unreadable_nano=1), "wrong_unreadable"),
     (lambda s: s.pop("unreadable_nano"), "malformed_statement"),
-    (lambda s: s.update(format="openledger.settlement/1"), "malformed_statement"),
+    (lambda s: s.update(format="openledger.settlement/1"), "unknown_rule"),
 ]
 
 
@@ -164,3 +170,39 @@ def test_a_ledger_with_settlements_of_both_formats_is_clean(path, clock):
     assert "test/1" in "\n".join(verify_proof(ledger.proof("pay0"), ledger.verification_key()).lines)
     assert ledger.audit().num_settlements == 1
     ledger.close()
+
+
+def test_a_part_by_the_first_rule_has_no_ceilings_and_one_by_the_second_has_them(with_pool, evidence):
+    statement = two_part_statement(with_pool)
+    first = json.loads(json.dumps(statement))
+    first["rule"] = "shares/1"
+    assert verdict_of(lambda: check_settlement(first, evidence)) == "malformed_statement"
+    del statement["parts"]["use"]["ceilings"]
+    assert verdict_of(lambda: check_settlement(statement, evidence)) == "malformed_statement"
+
+
+def test_more_gain_on_held_out_answers_leaves_less_to_divide(with_pool, evidence):
+    """81 nano-OPEN were paid for the answers: at 2 nats they can owe 162, and the shares are of that."""
+    statement = two_part_statement(with_pool, measured=False)
+    statement["parts"]["use"]["ceilings"] = [[2 * 10**9, 81]]
+    assert verdict_of(lambda: check_settlement(statement, evidence)) == "wrong_shares"
+    use = statement["parts"]["use"]
+    assert shares_ppb(use["scores_nano"], use["errors_nano"], 100, 1000, ceilings=[[2 * 10**9, 81]]) == {
+        "ctr_a": 350_617_284, "ctr_b": 112_345_679, "unattributed": 537_037_037,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("fees", [80, 82])
+def test_the_audit_knows_the_fees_under_the_ceiling(with_pool, fees):
+    statement = two_part_statement(with_pool)
+    statement["parts"]["use"]["ceilings"] = [[10**9, fees]]
+    settle(with_pool, statement)
+    with pytest.raises(Corrupt) as caught:
+        with_pool.audit()
+    assert (caught.value.code, caught.value.param) == ("wrong_ceilings", "batch 6")
+
+
+def test_held_out_rows_have_no_ceiling(with_pool, evidence):
+    statement = two_part_statement(with_pool)
+    statement["parts"]["improvement"]["ceilings"] = [[1, 81]]
+    assert verdict_of(lambda: check_settlement(statement, evidence)) == "wrong_ceilings"
