@@ -16,6 +16,7 @@ from openledger.adapters.registry import AdapterRegistry
 from openledger.attribution.actor import IndexHost
 from openledger.attribution.bank import plan_bank, run_bank
 from openledger.attribution.bank_folder import finish_bank
+from openledger.attribution.period import BANK_METHOD
 from openledger.core.clock import ManualClock
 from openledger.core.errors import Corrupt, InvalidInput, NotFound
 from openledger.core.signing import SigningKey
@@ -191,12 +192,12 @@ def test_the_first_generations_contributors_are_paid_for_the_third_ones_answers(
     for name in ("use", "improvement"):
         part = settlement.parts[name]
         assert part.measured
-        assert part.method == "bank/1+index/ekfac-2 through lineage/1"
+        assert part.method == f"{BANK_METHOD}+index/ekfac-2 through lineage/1"
         assert sum(part.payouts_nano.values()) == part.pool_nano
     assert paid_nano(settlement, "ctr_0") > 0
     assert sum(settlement.payouts_nano.values()) == settlement.pool_nano
     assert found.scores.quality["generations"] == "3"
-    assert [found.scores.quality[f"{place}.method"] for place in range(3)] == ["index/ekfac-2"] * 2 + ["bank/1"]
+    assert [found.scores.quality[f"{place}.method"] for place in range(3)] == ["index/ekfac-2"] * 2 + [BANK_METHOD]
     own = load_card(Path(world.registry.get("three").folder))
     assert set(own.contributors) == {"ctr_3a", "ctr_3b"}  # only an ancestor was trained on ctr_0's rows
 
