@@ -3,7 +3,8 @@
     python -m benchmarks.attribution_digits FOLDER          about three minutes on one core; resumable
 
 Every one of the 256 coalitions is trained, with an order of its own, and no method sees these runs. The bank has other
-orders. Prints the tables and writes FOLDER/digits.json.
+orders. Its players are contributors, unless a line says blocks of rows, which are what settlements pay by. Prints the
+tables and writes FOLDER/digits.json.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from benchmarks import digits_task as task
 from benchmarks.attribution import Figures, Halves, table
 from benchmarks.attribution_values import banzhaf, shapley
 from openledger.attribution.bank import Bank, BankPlan, plan_bank
-from openledger.attribution.estimate import contributor_sums
+from openledger.attribution.estimate import contributor_sums, corrected_rows, group_sums
 from openledger.attribution.evaluation import coverage, spearman
 from openledger.attribution.expected import fit_expected
 from openledger.attribution.index import View, build_index
@@ -111,7 +112,8 @@ def contributors_expected(folder: Path) -> dict[str, Figures]:
     true = Halves(outcomes[0::2], outcomes[1::2], np.array([[name in half for name in names] for half in halves]))
     found = {"noise ceiling": true.ceilings()}
     bank = Bank(folder / "bank12", digest_json([task.SEED, 12]), runs)
-    index = contributor_sums(index_scores(bank, examples, queries), [e.contributor_id for e in examples], names)
+    index_RQ = index_scores(bank, examples, queries)
+    index = contributor_sums(index_RQ, [e.contributor_id for e in examples], names)
     found["index"] = true.figures(index)
     for number in (12, 24, 32, 64):
         plan: BankPlan = plan_bank(CONSTANTS, examples, num_coalitions=number, num_twins=0, players="contributors")
@@ -127,7 +129,32 @@ def contributors_expected(folder: Path) -> dict[str, Figures]:
             found[f"{label}, interactions predicted"] = true.predicted(
                 predictor.predict(true.members), total_predictor.predict(true.members)
             )
+        blocks = block_scores(bank, examples, queries, number, index_RQ)
+        found[f"bank of {number} coalitions of blocks of rows, with the index as prior"] = true.figures(*blocks)
     return found
+
+
+def block_scores(
+    bank: Bank, examples: Sequence[task.Digit], queries: Sequence[task.Digit], number: int, index_RQ: Array
+) -> tuple[Array, Array]:
+    """Contributors' scores for each answer and for the sum, divided inside blocks as settlements do."""
+    plan = plan_bank(CONSTANTS, examples, num_coalitions=number, num_twins=0)
+    bank.train(plan.coalitions)
+    scores = bank.score(plan.coalitions, queries)
+    rows = [(example.row_id, example.contributor_id) for example in examples]
+    group_R, groups = plan.design.numbers(rows), len(plan.design.groups)
+    prior = group_sums(index_RQ, group_R, groups)
+    each, _ = fit_expected(plan.design.members_MG, scores, prior)
+    sums = (scores.sum(axis=1, keepdims=True), prior.sum(axis=1, keepdims=True))
+    total, _ = fit_expected(plan.design.members_MG, *sums, ratios=each.ratios)
+    names = sorted({name for _, name in rows})
+    found = []
+    for index, expected in ((index_RQ, each), (index_RQ.sum(axis=1, keepdims=True), total)):
+        most = np.median(np.abs(index), axis=0)
+        bounded, even = np.clip(index, -most, most), np.ones_like(index)
+        divided = corrected_rows(bounded, even, group_R, expected.mean_GQ, expected.prior_scale)
+        found.append(contributor_sums(divided, [name for _, name in rows], names))
+    return found[0], found[1]
 
 
 def index_scores(bank: Bank, examples: Sequence[task.Digit], queries: Sequence[task.Digit]) -> Array:

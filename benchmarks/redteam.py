@@ -2,8 +2,8 @@
 
     python -m benchmarks.redteam FOLDER                       everything; resumable, killed at any point
     python -m benchmarks.redteam FOLDER --attack "split, 4 names" --attack "noise words"
-    python -m benchmarks.redteam FOLDER --world digits --seeds 2            eight seeds of digits
-    python -m benchmarks.redteam FOLDER --world language --first 2 --seeds 3   the third seed alone
+    python -m benchmarks.redteam FOLDER --world digits --first 100 --seeds 8     digits of the seeds 100 to 107
+    python -m benchmarks.redteam FOLDER --world language --first 102 --seeds 1   one seed of language
     python -m benchmarks.redteam FOLDER --report              the tables of what has been measured so far
     python -m benchmarks.redteam FOLDER --list
 
@@ -18,8 +18,8 @@ and attackers bring the same number of rows, unless stated.
 
 Standard errors are jackknife estimates over seeds. "Undefended" is a payer without gate, clusters or selection that
 divides each answer's fee by one run's index, all of it (redteam_pay): by absolute and by clipped row scores.
-"Defended" is the house as it stands: gate, evidence clusters, selection by quotas, bank, shares/1, 70 : 30.
-"Proposed" changes rules that docs/attribution/redteam.md names. Writes FOLDER/redteam.json; prints the tables.
+"Defended" is the house as it stands: gate, evidence clusters, selection by quotas, a bank of equal blocks of rows, the
+rule of shares and its z, and 70 : 30. Writes FOLDER/redteam.json; prints the tables.
 """
 
 import argparse
@@ -46,7 +46,6 @@ from benchmarks.redteam_pay import (
     Array,
     Pay,
     Record,
-    ceiling_pay,
     change,
     defended_payments,
     mean_pay,
@@ -84,7 +83,7 @@ COALITIONS = {"language": 16, "digits": 32}
 NAMES = tuple(f"c{number}" for number in range(CONTRIBUTORS))
 INSIDER, RIVAL, OUTSIDER = NAMES[-1], NAMES[0], "x"
 SHOPPED, SHADOWS = 8, 8
-PLAYER_ROWS = digits_task.ROWS_EACH // 2
+FEW_ROWS = 10
 COMPLAINTS = 0.5
 
 
@@ -137,10 +136,6 @@ class World:
             self._paid[key] = found | self.defended(self.observe(self.defended_rows(rows), self.num_coalitions))
         return self._paid[key]
 
-    def equal_players(self) -> "World":
-        """The same world, whose bank asks about blocks of equal size instead of contributors."""
-        return EqualPlayers(self)
-
     def fees(self, observed: Observed) -> Array:
         """1 OPEN an answer; half of those who got a wrong one say so, and it counts nothing."""
         tells = generator(f"complaints-{self.seed}", "tells").random(observed.num_sold) < COMPLAINTS
@@ -173,16 +168,6 @@ class World:
             sent=sum(row.contributor_id.partition(".")[0] == attacker for row in rows),
             trained=sum(row.contributor_id.partition(".")[0] == attacker for row in trained),
         )
-
-
-class EqualPlayers(World):
-    def __init__(self, world: World):
-        super().__init__(world.folder, world.kit, world.seed)
-        self.rows, self.sold, self.held_out = world.rows, world.sold, world.held_out
-        self._world = world
-
-    def defended_rows(self, rows: Sequence[Any]) -> list[Any]:
-        return attacks.blocked(self._world.defended_rows(rows), PLAYER_ROWS)
 
 
 class LanguageWorld(World):
@@ -423,22 +408,17 @@ def split_2(world: World) -> Record:
 def _self_query(number: int, idle: int = 0) -> Attack:
     """The insider buys `number` answers that are his own rows word for word (what a model that has learnt them by
     heart says: the best case for him), at the price of the others' answers. `idle` of the period's answers owe nothing
-    to anybody's rows: they fill the pool and move no influence.
-
-    Payer `ceiling`: capped and pooled, and of an answer's fee no more is divided than its gain is of the held-out
-    answers' mean gain; the rest is unattributed."""
+    to anybody's rows: they fill the pool and move no influence."""
 
     def run(world: LanguageWorld) -> Record:
         part = Parameters().contributors_ppm / 1e6
         pool, fees = (len(world.sold) + idle) * part, np.ones(len(world.sold) + number)
         more = (pool + number * part) / pool
-        before = world.payments(world.rows)
         undefended = world.observe(world.rows, 0, num_bought=number)
         defended = world.observe(world.defended_rows(world.rows), world.num_coalitions, num_bought=number)
         alone = world.observe(world.defended_rows(world.rows), world.num_coalitions)
-        paid = {kind: naive_pay(undefended, kind) for kind in NAIVE} | defended_payments(defended, fees)
-        paid["ceiling"] = ceiling_pay(defended, fees, idle)
-        before = before | {"ceiling": ceiling_pay(alone, fees[number:], idle)}
+        paid = {kind: naive_pay(undefended, kind) for kind in NAIVE} | defended_payments(defended, fees, idle)
+        before = world.payments(world.rows) | defended_payments(alone, fees[number:], idle)
         if idle:  # what divides each answer by itself has nobody to give theirs to
             for kind in NAIVE:
                 paid.pop(kind), before.pop(kind)
@@ -452,6 +432,31 @@ def _self_query(number: int, idle: int = 0) -> Attack:
         )
 
     return run
+
+
+@on(LANGUAGE, "split, 7 names")
+def split_7(world: World) -> Record:
+    return world.record(attacks.split_names(world.rows, INSIDER, 7), INSIDER)
+
+
+@on(LANGUAGE, "merge two contributors")
+def merge(world: World) -> Record:
+    """Two insiders under one name; their pay together before and after."""
+    other = NAMES[-2]
+    others = NAMES[:-2]
+    before, after = world.payments(world.rows), world.payments(attacks.merged_names(world.rows, [INSIDER, other]))
+    return Record(
+        attacker={payer: total_pay(pay, INSIDER) / 2 for payer, pay in after.items()},
+        honest={payer: mean_pay(pay, others) for payer, pay in after.items()},
+        alone={payer: mean_pay(pay, [INSIDER, other]) for payer, pay in before.items()},
+        alone_honest={payer: mean_pay(pay, others) for payer, pay in before.items()},
+    )
+
+
+@on(LANGUAGE, "noise words under 8 names")
+def noise_sybils(world: LanguageWorld) -> Record:
+    rows = attacks.noise_words(world.own(RIVAL), OUTSIDER, world.vocabulary, world.seed)
+    return world.record([*world.rows, *attacks.sybils(rows, OUTSIDER, ROWS_EACH)], OUTSIDER)
 
 
 LANGUAGE["self-querying, 3 answers beside 16 sold"] = _self_query(3)
@@ -471,22 +476,12 @@ def split_4(world: World) -> Record:
     return world.record(attacks.split_names(world.rows, INSIDER, 4), INSIDER)
 
 
-@on(DIGITS, "merge two contributors")
-def merge(world: DigitsWorld) -> Record:
-    """Two insiders under one name; their pay together before and after."""
-    other = NAMES[-2]
-    others = NAMES[:-2]
-    before, after = world.payments(world.rows), world.payments(attacks.merged_names(world.rows, [INSIDER, other]))
-    return Record(
-        attacker={payer: total_pay(pay, INSIDER) / 2 for payer, pay in after.items()},
-        honest={payer: mean_pay(pay, others) for payer, pay in after.items()},
-        alone={payer: mean_pay(pay, [INSIDER, other]) for payer, pay in before.items()},
-        alone_honest={payer: mean_pay(pay, others) for payer, pay in before.items()},
-    )
+@on(DIGITS, "split, 30 names: one row each")
+def split_30(world: World) -> Record:
+    return world.record(attacks.split_names(world.rows, INSIDER, digits_task.ROWS_EACH), INSIDER)
 
 
-for _name in ("split, 2 names", "split, 4 names", "merge two contributors"):
-    DIGITS[f"{_name}; bank of equal players"] = lambda world, name=_name: DIGITS[name](world.equal_players())
+DIGITS["merge two contributors"] = merge
 
 
 @on(DIGITS, "label flipping, half of the rows")
@@ -508,6 +503,14 @@ def split_bad(world: DigitsWorld) -> Record:
     return world.record(rows, INSIDER, reference=[*world.but(), *mixed])
 
 
+@on(DIGITS, "label flipping, half of the rows; each row under a name of its own")
+def flip_split(world: DigitsWorld) -> Record:
+    """Nobody has to know which rows are bad: names are clipped one by one. Change is against one name."""
+    mixed = attacks.flipped(world.own(), 2)
+    rows = [*world.but(), *attacks.split_names(mixed, INSIDER, digits_task.ROWS_EACH)]
+    return world.record(rows, INSIDER, reference=[*world.but(), *mixed])
+
+
 @on(DIGITS, "confident falsehoods: images of one digit told to be another")
 def falsehood(world: DigitsWorld) -> Record:
     """There are fewer such images than honest rows: his pay is per row."""
@@ -522,6 +525,37 @@ def falsehood(world: DigitsWorld) -> Record:
 def noise_images(world: DigitsWorld) -> Record:
     rows = attacks.noise_images(OUTSIDER, digits_task.ROWS_EACH, world.seed)
     return world.record([*world.rows, *rows], OUTSIDER)
+
+
+def _noise_sybils(names: int) -> Attack:
+    def run(world: DigitsWorld) -> Record:
+        rows = attacks.noise_images(OUTSIDER, digits_task.ROWS_EACH, world.seed)
+        return world.record([*world.rows, *attacks.sybils(rows, OUTSIDER, names)], OUTSIDER)
+
+    return run
+
+
+DIGITS["noise images under 6 names"] = _noise_sybils(6)
+DIGITS["noise images under 30 names"] = _noise_sybils(30)
+
+
+@on(DIGITS, "noise images under 30 names beside own rows")
+def noise_beside(world: DigitsWorld) -> Record:
+    """Does the error that noise brings into the sum lower what is taken from his own rows?"""
+    rows = attacks.noise_images(INSIDER, digits_task.ROWS_EACH, world.seed)
+    return world.record([*world.rows, *attacks.sybils(rows, INSIDER, digits_task.ROWS_EACH)], INSIDER)
+
+
+@on(DIGITS, "noise images as block-mates of a rival of 10 rows")
+def block_mates(world: DigitsWorld) -> Record:
+    """The rival has too few rows for a block of his own; the attacker sends as many under each of three names, and so
+    lies in the rival's block."""
+    small = copy.copy(world)
+    small.rows, small._paid = [*world.but(RIVAL), *world.own(RIVAL)[:FEW_ROWS]], {}
+    noise = attacks.noise_images(OUTSIDER, digits_task.ROWS_EACH, world.seed)
+    rows = [*small.rows, *attacks.sybils(noise, OUTSIDER, digits_task.ROWS_EACH // FEW_ROWS)]
+    found, others = small.record(rows, OUTSIDER, rival=RIVAL), NAMES[1:]
+    return replace(found, honest={payer: mean_pay(pay, others) for payer, pay in small.payments(rows).items()})
 
 
 @on(DIGITS, "copy that no cluster finds")
@@ -583,6 +617,18 @@ def _shopped(bank: bool) -> Attack:
         return _shop_record(best, tried[0])
 
     return run
+
+
+@on(DIGITS, "blocks shopped among 8, nobody else gives a nonce")
+def shop_blocks(world: DigitsWorld) -> Record:
+    """As above, but the initial weights are given: the owner chooses the order, the blocks and their coalitions."""
+    tried = []
+    for number in range(SHOPPED):
+        order = _nonced(world, f"owner-{number}", "none").order if number else world.constants.order
+        constants = Constants(initial=world.constants.initial, order=order)
+        tried.append(world.defended(world.observe(world.rows, world.num_coalitions, constants)))
+    best = {payer: max((pays[payer] for pays in tried), key=lambda pay: pay[INSIDER]) for payer in tried[0]}
+    return _shop_record(best, tried[0])
 
 
 DIGITS["seed shopping among 8, nobody else gives a nonce"] = _shopped(bank=True)
@@ -647,10 +693,8 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--attack", action="append", metavar="NAME", help="only this one; may be given several times")
     parser.add_argument("--world", choices=("language", "digits"), help="only this world")
-    parser.add_argument(
-        "--seeds", type=int, default=4, help="of the language world (4); digits have four times as many"
-    )
-    parser.add_argument("--first", type=int, default=0, metavar="SEED", help="the first seed, for several processes")
+    parser.add_argument("--seeds", type=int, metavar="N", help="how many seeds (language 3, digits 8)")
+    parser.add_argument("--first", type=int, default=100, metavar="SEED", help="the first seed (100)")
     parser.add_argument("--report", action="store_true", help="only print what has been measured so far")
     parser.add_argument("--list", action="store_true", help="print the attacks' names and stop")
     options = parser.parse_args()
@@ -660,13 +704,11 @@ def main() -> int:
     torch.set_num_threads(1)
     results = {}
     if options.world in (None, "digits"):
-        digits = [
-            DigitsWorld(options.folder, DigitsKit(), seed) for seed in range(4 * options.first, 4 * options.seeds)
-        ]
+        digits = [DigitsWorld(options.folder, DigitsKit(), seed) for seed in _seeds(options, 8)]
         results["digits"] = run(options.folder, digits, DIGITS, options.attack, options.report)
     if options.world in (None, "language"):
         kit = LanguageKit(find_base_model(str(language_task.make_base(options.folder / "base"))))
-        language = [LanguageWorld(options.folder, kit, seed) for seed in range(options.first, options.seeds)]
+        language = [LanguageWorld(options.folder, kit, seed) for seed in _seeds(options, 3)]
         results["language"] = run(options.folder, language, LANGUAGE, options.attack, options.report)
         results["language"]["honest rows"] = honest_rows_lost(language)
     results["hardware"] = f"{platform.machine()}, 1 thread, torch {torch.__version__}"
@@ -675,6 +717,10 @@ def main() -> int:
         if name in results:
             print(table(name, results[name]))
     return 0
+
+
+def _seeds(options: argparse.Namespace, default: int) -> range:
+    return range(options.first, options.first + (options.seeds or default))
 
 
 def run(
@@ -727,22 +773,13 @@ def _record_file(folder: Path, world: World, name: str) -> Path:
 
 
 def table(title: str, results: Mapping[str, Any]) -> str:
-    heads = ("attack", "seeds", "rows sent / trained on", "undefended, absolute", "undefended, clipped", "defended")
-    heads += (
-        "proposed",
-        "change, defended",
-        "change, proposed",
-        "others, defended",
-        "rival, undefended",
-        "rival, defended",
-    )
+    heads = ("attack", "seeds", "rows sent / trained on", "undefended, absolute", "undefended, clipped", "shares/1")
+    heads += ("defended", "change", "others", "rival, undefended", "rival, defended")
     lines = [f"\n{title}\n", f"| {' | '.join(heads)} |", "|" + " --- |" * len(heads)]
     for name, figures in results["attacks"].items():
-        proposed = "ceiling" if "ceiling" in figures["roi"] else "capped, pooled"
         cells = [str(figures["seeds"]), f"{figures['sent']} / {figures['trained']}" if figures["sent"] else ""]
-        cells += [_cell(figures["roi"].get(payer)) for payer in ("absolute", "clipped", "shipped", proposed)]
-        cells += [_cell(figures["change"].get(payer), percent=True) for payer in ("shipped", proposed)]
-        cells += [_cell(figures["others"].get("shipped"), percent=True)]
+        cells += [_cell(figures["roi"].get(payer)) for payer in ("absolute", "clipped", "shares/1", "shipped")]
+        cells += [_cell(figures[part].get("shipped"), percent=True) for part in ("change", "others")]
         cells += [_cell(figures["rival"].get(payer), percent=True) for payer in ("absolute", "shipped")]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     for name, parts in results.get("honest price", {}).items():

@@ -18,11 +18,9 @@ import torch
 from benchmarks import digits_task
 from benchmarks.clusters import editor, restated, with_synonyms
 from benchmarks.digits_task import Digit
-from openledger.core.hashing import digest_json
 from openledger.datanets.clusters import ClusterRow
 
 LAST = 10**6  # a place in the order after everybody's
-BLOCK = "#"
 FILLER = "It does what its name says and returns the result to the caller."
 
 
@@ -52,6 +50,11 @@ def split_names(rows: Sequence[Any], name: str, k: int) -> list[Any]:
     own = [row for row in rows if row.contributor_id == name]
     names = {row.row_id: f"{name}.{place % k}" for place, row in enumerate(own)}
     return [_renamed(row, names.get(row.row_id, row.contributor_id)) for row in rows]
+
+
+def sybils(rows: Sequence[Any], name: str, k: int) -> list[Any]:
+    """Rows of nobody's yet under `k` names of one person, in turn."""
+    return [_renamed(row, f"{name}.{place % k}") for place, row in enumerate(rows)]
 
 
 def merged_names(rows: Sequence[Any], names: Sequence[str]) -> list[Any]:
@@ -195,16 +198,6 @@ def shadowed(rows: Sequence[Digit], modules: Sequence[Any], targets: Sequence[Di
 def by_worth(rows: Sequence[Digit], bad: Sequence[str], name: str) -> list[Digit]:
     """The rows whose ids are in `bad` under a second name."""
     return [replace(row, contributor_id=f"{name}.bad" if row.row_id in bad else row.contributor_id) for row in rows]
-
-
-def blocked(rows: Sequence[Any], size: int) -> list[Any]:
-    """No attack, a defence: each contributor's rows in blocks of `size`, dealt by a hash, for the bank's players."""
-    places: Counter[str] = Counter()
-    names = {}
-    for row in sorted(rows, key=lambda row: digest_json(row.row_id)):
-        names[row.row_id] = f"{row.contributor_id}{BLOCK}{places[row.contributor_id] // size:03}"
-        places[row.contributor_id] += 1
-    return [_renamed(row, names[row.row_id]) for row in rows]
 
 
 class _Given:

@@ -1,7 +1,7 @@
 """Who is paid what in a red team's world, and what that makes of an attack.
 
-**Paid as shipped**: a pool of 1 for the period, 0.7 by influence on the answers sold and 0.3 by influence on held-out
-answers, each by `bank_scores` (expected influence, with the index as prior) and `shares_ppb` with z = 1.
+**Paid as shipped**: a pool of 1 for the period, divided by the economy's parameters (0.7 by influence on the answers
+sold and 0.3 by influence on held-out answers), each by a `Measurement` with a bank, and `shares_ppb`.
 
 **Paid naively** (what the literature attacks): one run, one index (EK-FAC at the run's end), answers sold alone, all of
 the pool paid out, each answer's fee divided by itself:
@@ -22,20 +22,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.redteam_attacks import BLOCK
 from benchmarks.redteam_world import Observed
 from openledger.attribution.coalitions import Design
 from openledger.attribution.index import IndexEntry
-from openledger.attribution.period import bank_scores, fit_outcomes
+from openledger.attribution.period import Measurement, fit_outcomes
 from openledger.core.money import NANO_PER_OPEN
-from openledger.core.shares import WHOLE_PPB, shares_ppb
+from openledger.core.shares import RULE_1, WHOLE_PPB, ceiling_nano, shares_ppb
 from openledger.core.values import UNATTRIBUTED, ContributorScores
+from openledger.economy.parameters import Parameters
 
 Array = npt.NDArray[np.float64]
 Pay = dict[str, float]
 
-USE, IMPROVEMENT = 0.7, 0.3
-Z_MILLI = 1000
+PARAMETERS = Parameters()
 NAIVE = ("absolute", "clipped", "rank", "sums")
 
 
@@ -124,106 +123,57 @@ class Scores:
     improvement: ContributorScores
 
 
-def defended_payments(observed: Observed, fees: Array) -> dict[str, Pay]:
-    """The shipped rule, and the same scores under other rules of shares."""
-    scores, capped = (by_contributor(period_scores(observed, fees, capped=cap)) for cap in (False, True))
+def defended_payments(observed: Observed, fees: Array, idle: int = 0) -> dict[str, Pay]:
+    """The shipped rule, and others on the same scores. `fees` in OPEN for each answer sold, 0 for those marked wrong.
+    `idle` more answers at 1 OPEN were sold that owe nothing to anybody."""
+    scores, unbounded = (period_scores(observed, fees, idle, ceiling=some) for some in (True, False))
     return {
-        **_rules(scores, ""),
-        **_rules(capped, "capped, "),
-        "use only": use_only_pay(scores),
+        "shipped": shipped_pay(scores),
+        "z = 0": shipped_pay(scores, 0),
+        "pooled": pooled_pay(scores),
+        "no ceiling": shipped_pay(unbounded),
+        "shares/1": first_pay(unbounded),
+        "use only": _pay(scores.use),
     }
 
 
-def _rules(scores: Scores, name: str) -> dict[str, Pay]:
-    stake = max(0.0, mean_pay(shipped_pay(scores, 0), [n for n in scores.use.scores_nano if n != UNATTRIBUTED]))
-    return {
-        f"{name}shipped": shipped_pay(scores),
-        f"{name}z = 0": shipped_pay(scores, 0),
-        f"{name}threshold": threshold_pay(scores),
-        f"{name}pooled": pooled_pay(scores),
-        f"{name}staked": staked_pay(scores, stake),
-    }
+def period_scores(observed: Observed, fees: Array, idle: int = 0, *, ceiling: bool = True) -> Scores:
+    everything = _measured(observed, fees, slice(None))
+    improvement = everything.improvement()
+    assert improvement is not None
+    if not ceiling:
+        return Scores(use=_measured(observed, fees, slice(0, observed.num_sold)).use(), improvement=improvement)
+    use = everything.use()
+    bounded = tuple((gain_nano, fees_nano + idle * NANO_PER_OPEN) for gain_nano, fees_nano in use.ceilings)
+    return Scores(use=replace(use, ceilings=bounded), improvement=improvement)
 
 
-def period_scores(observed: Observed, fees: Array, *, capped: bool = False) -> Scores:
-    """`fees` in OPEN for each answer sold. `capped` scales an answer's fee down where its gain is above the mean gain
-    of the held-out answers, so that no answer moves more influence than its fee buys elsewhere."""
-    sold, held_out = slice(0, observed.num_sold), slice(observed.num_sold, None)
-    if capped:
-        fees = fees * cap_factors(observed.gains_Q[sold], float(observed.gains_Q[held_out].mean()))
-    even = np.full(len(observed.gains_Q) - observed.num_sold, 1.0)
-    return Scores(use=_scores(observed, sold, fees), improvement=_scores(observed, held_out, even))
+def shipped_pay(scores: Scores, z_milli: int | None = None) -> Pay:
+    """By the house's rule of shares: parts of the pool for each contributor and `unattributed`."""
+    return _both(scores, lambda part: _pay(part, z_milli))
 
 
-def ceiling_pay(observed: Observed, fees: Array, idle: int = 0) -> Pay:
-    """`pooled_pay` of capped fees, where an answer divides no more of its fee than its gain is of the held-out answers'
-    mean: what others' answers leave over is nobody's. `idle` more answers at 1 OPEN have no gain."""
-    scores = by_contributor(period_scores(observed, fees, capped=True))
-    cap = max(0.0, float(observed.gains_Q[observed.num_sold :].mean()))
-    whole = round((float(fees.sum()) + idle) * cap * NANO_PER_OPEN)
-    return pooled_pay(replace(scores, use=replace(scores.use, gain_nano=max(whole, scores.use.gain_nano))))
+def first_pay(scores: Scores) -> Pay:
+    """By shares/1 with z = 1, as settlements were before."""
+
+    def share(part: ContributorScores) -> Pay:
+        return _ppb(shares_ppb(part.scores_nano, part.errors_nano, part.gain_nano, 1000, rule=RULE_1))
+
+    return _both(scores, share)
 
 
-def by_contributor(scores: Scores) -> Scores:
-    """Scores of a contributor's blocks, where the bank's players were such, summed; errors as if they were apart."""
-    return Scores(use=_summed(scores.use), improvement=_summed(scores.improvement))
-
-
-def _summed(part: ContributorScores) -> ContributorScores:
-    totals: Counter[str] = Counter()
-    squares: Counter[str] = Counter()
-    for name, score in part.scores_nano.items():
-        totals[name.partition(BLOCK)[0]] += score
-        squares[name.partition(BLOCK)[0]] += part.errors_nano[name] ** 2
-    errors = {name: round(math.sqrt(square)) for name, square in squares.items()}
-    return replace(part, scores_nano=dict(totals), errors_nano=errors)
-
-
-def cap_factors(gains_Q: Array, cap: float) -> Array:
-    return np.asarray(np.minimum(1.0, max(cap, 1e-9) / np.maximum(gains_Q, 1e-9)))
-
-
-def shipped_pay(scores: Scores, z_milli: int = Z_MILLI) -> Pay:
-    """By the rule of shares, version 1: parts of the pool for each contributor and `unattributed`."""
-    return _both(scores, lambda part: _ppb(shares_ppb(part.scores_nano, part.errors_nano, part.gain_nano, z_milli)))
-
-
-def use_only_pay(scores: Scores, z_milli: int = Z_MILLI) -> Pay:
-    """As shipped, were the whole pool paid by use."""
-    part = scores.use
-    return _ppb(shares_ppb(part.scores_nano, part.errors_nano, part.gain_nano, z_milli))
-
-
-def threshold_pay(scores: Scores, z_milli: int = Z_MILLI) -> Pay:
-    """Whoever is above z standard errors is paid his whole estimate."""
-
-    def weight(score: int, error: int) -> float:
-        return score if 1000 * score > z_milli * error else 0.0
-
-    return _both(scores, lambda part: _by_weight(part, weight))
-
-
-def pooled_pay(scores: Scores, z_milli: int = Z_MILLI) -> Pay:
-    """The whole's uncertainty is taken from the whole, however it is divided: I_c (1 - z sqrt(sum SE^2) / sum I)."""
+def pooled_pay(scores: Scores, z_milli: int = PARAMETERS.z_milli) -> Pay:
+    """The sum's error is taken from everybody in proportion to his influence: I_c (1 - z sqrt(sum SE^2) / sum I)."""
 
     def share(part: ContributorScores) -> Pay:
         total = sum(max(0, score) for score in part.scores_nano.values())
         error = math.sqrt(sum(error**2 for error in part.errors_nano.values()))
         keep = max(0.0, 1 - z_milli / 1000 * error / total) if total else 0.0
-        return _by_weight(part, lambda score, _: keep * max(0, score))
+        whole = max(part.gain_nano, total, ceiling_nano(part.ceilings))
+        pay = {name: keep * max(0, score) / whole if whole > 0 else 0.0 for name, score in part.scores_nano.items()}
+        return {**pay, UNATTRIBUTED: 1.0 - sum(pay.values())}
 
     return _both(scores, share)
-
-
-def staked_pay(scores: Scores, stake: float, z_milli: int = Z_MILLI) -> Pay:
-    """As shipped, and a name whose influence is below minus z standard errors loses as much of its stake as another
-    would have been paid for the opposite."""
-    pay = shipped_pay(scores, z_milli)
-    lost = _both(
-        scores,
-        lambda part: _by_weight(part, lambda score, error: max(0.0, -score - z_milli / 1000 * error)),
-    )
-    return {name: value - (min(stake, lost[name]) if name != UNATTRIBUTED else 0.0) for name, value in pay.items()}
 
 
 def naive_pay(observed: Observed, kind: str, fees: Array | None = None) -> Pay:
@@ -248,33 +198,39 @@ def naive_pay(observed: Observed, kind: str, fees: Array | None = None) -> Pay:
     return _normalized(dict(pay))
 
 
-def _scores(observed: Observed, columns: slice, fees: Array) -> ContributorScores:
-    entries = [
+def _measured(observed: Observed, fees: Array, columns: slice) -> Measurement:
+    entries = tuple(
         IndexEntry(row_id=row_id, contributor_id=name, trained=True)
         for row_id, name in zip(observed.row_ids, observed.who, strict=True)
-    ]
+    )
     scores = observed.index_RQ[:, columns].astype(np.float32)
     design = Design(groups=observed.groups, members_MG=observed.members_MG)
-    bank = fit_outcomes(design, observed.outcomes_MQ[:, columns], entries, scores)
-    weights_nano = [round(fee * NANO_PER_OPEN) for fee in fees.tolist()]
-    return bank_scores("adapter", "period", entries, scores, weights_nano, observed.gains_Q[columns].tolist(), bank)
+    return Measurement(
+        adapter="adapter",
+        period="period",
+        entries=entries,
+        scores=scores,
+        weights_nano=tuple(round(fee * NANO_PER_OPEN) for fee in fees.tolist()),
+        gains=tuple(observed.gains_Q[columns].tolist()),
+        bank=fit_outcomes(design, observed.outcomes_MQ[:, columns], entries, scores),
+        fees_nano=(NANO_PER_OPEN,) * observed.num_sold,
+    )
 
 
 def _both(scores: Scores, share: Callable[[ContributorScores], Pay]) -> Pay:
     use, improvement = share(scores.use), share(scores.improvement)
-    return {name: USE * use[name] + IMPROVEMENT * improvement[name] for name in use}
+    parts = {name: ppm / 1e6 for name, ppm in PARAMETERS.pool_split.items()}
+    return {name: parts["use"] * use[name] + parts["improvement"] * improvement[name] for name in use}
+
+
+def _pay(part: ContributorScores, z_milli: int | None = None) -> Pay:
+    z_milli = PARAMETERS.z_milli if z_milli is None else z_milli
+    found = shares_ppb(part.scores_nano, part.errors_nano, part.gain_nano, z_milli, ceilings=part.ceilings)
+    return _ppb(found)
 
 
 def _ppb(shares: Mapping[str, int]) -> Pay:
     return {name: value / WHOLE_PPB for name, value in shares.items()}
-
-
-def _by_weight(part: ContributorScores, weight: Callable[[int, int], float]) -> Pay:
-    whole = max(part.gain_nano, sum(max(0, score) for score in part.scores_nano.values()))
-    if whole <= 0:
-        return {**dict.fromkeys(part.scores_nano, 0.0), UNATTRIBUTED: 1.0}
-    pay = {name: weight(score, part.errors_nano[name]) / whole for name, score in part.scores_nano.items()}
-    return {**pay, UNATTRIBUTED: 1.0 - sum(pay.values())}
 
 
 def _normalized(pay: Pay) -> Pay:

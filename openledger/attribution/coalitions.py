@@ -4,7 +4,7 @@ The bank's players are **blocks** of equal numbers of rows. What a player is wor
 much the player is: if contributors played, two would be worth more together than apart, and names would pay. Blocks
 are of one size, whoever sent the rows:
 
-    N rows, B = max(8, coalitions / 2) blocks of floor(N / B) or one more rows
+    N rows, B = max(8, min(coalitions / 2, N / 8)) blocks of floor(N / B) or one more rows
 
 Each contributor's rows are dealt in the order of a hash of the row and the run's public constant. As many whole blocks
 as his rows fill are his alone. What is left of everybody's is laid end to end, most rows first and then in the order of
@@ -35,7 +35,7 @@ from openledger.core.hashing import digest_json
 from openledger.training.recipe import generator
 
 DEFAULT_COALITIONS = 32
-FEWEST_BLOCKS = 8
+FEWEST_BLOCKS, FEWEST_ROWS = 8, 8
 _TRIES = 64
 
 Membership = npt.NDArray[np.bool_]
@@ -80,7 +80,8 @@ def design(rows: Sequence[Row], num_coalitions: int, constant: str, num_blocks: 
     """
     _check_coalitions(num_coalitions)
     _check_contributors({contributor for _, contributor in rows})
-    blocks = deal_blocks(rows, num_blocks or max(FEWEST_BLOCKS, num_coalitions // 2), constant)
+    wanted = max(FEWEST_BLOCKS, min(num_coalitions // 2, len(rows) // FEWEST_ROWS))
+    blocks = deal_blocks(rows, num_blocks or wanted, constant)
     return Design(groups=blocks, members_MG=_coalitions(len(blocks), num_coalitions, constant))
 
 

@@ -136,7 +136,9 @@ def test_evaluate_reports_against_trainings_that_nothing_has_seen(audited):
 
 
 def test_an_audit_of_a_bank_that_leaves_no_halves_over_says_what_to_change(files, capsys):
-    assert run(files, "evaluate", *AUDIT, "--json") != 0
+    write(files / "three.jsonl", records(contributors=3, each=2))
+    recipe = ["--recipe", files / "recipe.yaml"]
+    assert run(files, "evaluate", *AUDIT, *recipe, "--json", adapter="three", rows="three.jsonl") != 0
     error = json.loads(capsys.readouterr().out)["error"]
     assert (error["code"], error["param"]) == ("too_few_halves", "coalitions")
     assert error["fix"] == "fewer --coalitions, or more contributors"
@@ -196,7 +198,7 @@ def test_an_audit_of_another_bank_leaves_the_one_that_settlements_use(audited, c
 
 def test_plan_reads_contributors_alone(files, capsys):
     assert main(["plan", "--rows", str(files / "rows.jsonl"), "--budget", "40", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["num_groups"] == 4
+    assert json.loads(capsys.readouterr().out)["num_groups"] == 8
     assert main(["plan", "--rows", str(files / "rows.jsonl"), "--fees", "10"]) != 0
     assert "--training-cost" in capsys.readouterr().err
 

@@ -83,7 +83,7 @@ def test_blocks_hold_every_row_once_and_differ_by_one_row_at_most(counts, coalit
     rows = rows_of_counts(counts)
     groups = design(rows, coalitions, "constant").groups
     assert sorted(row_id for block in groups for row_id in block) == sorted(row_id for row_id, _ in rows)
-    assert len(groups) == min(len(rows), max(8, coalitions // 2))
+    assert len(groups) == min(len(rows), max(8, min(coalitions // 2, len(rows) // 8)))
     sizes = [len(block) for block in groups]
     assert max(sizes) - min(sizes) <= 1
 

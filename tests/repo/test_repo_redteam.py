@@ -154,7 +154,7 @@ def observed(index: list[list[float]], who: tuple[str, ...], num_sold: int) -> O
     scores = np.array(index)
     questions = scores.shape[1]
     return Observed(
-        who=who, num_sold=num_sold, wrong_Q=np.zeros(questions, dtype=bool), groups=(),
+        who=who, row_ids=tuple(f"r{n}" for n in range(len(who))), num_sold=num_sold, wrong_Q=np.zeros(questions, dtype=bool), groups=(),
         members_MG=np.zeros((0, 0), dtype=bool), outcomes_MQ=np.zeros((0, questions)),
         gains_Q=np.arange(questions) * 1.0,
         index_RQ=scores,
@@ -184,7 +184,7 @@ def scores(values: dict[str, tuple[float, float]], gain: float = 10.0) -> pay.Sc
     return pay.Scores(use=part, improvement=part)
 
 
-RULES = (pay.shipped_pay, pay.threshold_pay, pay.pooled_pay)
+RULES = (pay.shipped_pay, pay.first_pay, pay.pooled_pay)
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -195,29 +195,44 @@ def test_every_rule_pays_out_the_whole_pool(rule: Any) -> None:
     assert paid[UNATTRIBUTED] > 0
 
 
-def test_the_pooled_rule_pays_a_split_contributor_the_same_and_the_shipped_one_less() -> None:
+def test_the_shipped_rule_pays_a_split_contributor_the_same_and_the_first_one_less() -> None:
     whole, split = scores({"a": (4.0, 1.0), "b": (2.0, 0.5)}), {"a.0": (2.0, 0.5**0.5), "a.1": (2.0, 0.5**0.5)}
     parts = scores({**split, "b": (2.0, 0.5)})
-    assert pay.total_pay(pay.pooled_pay(parts), "a") == pytest.approx(pay.pooled_pay(whole)["a"])
-    assert pay.total_pay(pay.shipped_pay(parts), "a") < pay.shipped_pay(whole)["a"]
+    assert pay.total_pay(pay.shipped_pay(parts), "a") == pytest.approx(pay.shipped_pay(whole)["a"])
+    assert pay.total_pay(pay.first_pay(parts), "a") < pay.first_pay(whole)["a"]
 
 
-def test_a_stake_pays_for_harm_up_to_its_size() -> None:
-    harm = scores({"a": (4.0, 0.0), "b": (-2.0, 0.0)})
-    assert pay.staked_pay(harm, stake=1.0)["b"] == pytest.approx(-0.2)
-    assert pay.staked_pay(harm, stake=0.05)["b"] == pytest.approx(-0.05)
+def test_noise_rides_on_the_others_certainty_where_the_error_is_taken_in_proportion_to_influence() -> None:
+    noise = scores({**{f"h{n}": (1.0, 0.05) for n in range(8)}, "x": (0.1, 0.6)})
+    assert pay.shipped_pay(noise)["x"] == 0
+    assert pay.pooled_pay(noise)["x"] > 0
 
 
-def test_blocks_are_of_one_size_and_their_scores_sum_to_the_contributors() -> None:
-    names = [row.contributor_id for row in attacks.blocked(text_rows("a", 5), 2)]
-    assert sorted(names.count(name) for name in set(names)) == [1, 2, 2]
-    summed = pay.by_contributor(scores({"a#000": (3.0, 0.3), "a#001": (-1.0, 0.4), "b#000": (1.0, 0.1)}))
-    assert summed.use.scores_nano == {"a": 2 * 10**9, "b": 10**9}
-    assert summed.use.errors_nano == {"a": 5 * 10**8, "b": 10**8}
+def sold(gains: list[float], number: int) -> Observed:
+    """Two contributors' rows and a bank of eight; answers sold, then held-out ones, of `gains`."""
+    found = observed([[0.2] * len(gains), [0.1] * len(gains)], ("a", "b"), number)
+    members = np.array([[True, False], [False, True], [True, True], [False, False]] * 2)
+    outcomes = members @ np.array([[0.4] * len(gains), [0.2] * len(gains)])
+    outcomes = outcomes + 0.01 * np.random.default_rng(0).normal(size=outcomes.shape)
+    return replace(found, groups=(("r0",), ("r1",)), members_MG=members, outcomes_MQ=outcomes, gains_Q=np.array(gains))
 
 
-def test_the_cap_scales_down_answers_above_it_alone() -> None:
-    assert pay.cap_factors(np.array([0.5, 2.0, -1.0]), cap=1.0).tolist() == [1.0, 0.5, 1.0]
+def test_answers_that_owe_nothing_leave_their_fees_to_nobody() -> None:
+    world, fees = sold([1.0, 1.0, 1.0, 1.0], 2), np.ones(2)
+    alone, beside = (pay.defended_payments(world, fees, idle)["shipped"] for idle in (0, 6))
+    improvement = pay.shipped_pay(pay.period_scores(world, fees)).get("a", 0.0)
+    assert 0 < beside["a"] < alone["a"] == pytest.approx(improvement)
+    assert sum(beside.values()) == pytest.approx(1.0, abs=1e-8)
+
+
+def test_without_the_ceiling_an_answer_counts_whole() -> None:
+    world, fees = sold([4.0, 1.0, 1.0, 1.0], 2), np.ones(2)
+    bounded, whole = (pay.period_scores(world, fees, ceiling=some).use for some in (True, False))
+    assert (bounded.gain_nano, whole.gain_nano) == (2 * 10**9, 5 * 10**9)
+
+
+def test_names_of_one_person_share_his_rows_in_turn() -> None:
+    assert [row.contributor_id for row in attacks.sybils(text_rows("x", 3), "x", 2)] == ["x.0", "x.1", "x.0"]
 
 
 # return on investment
