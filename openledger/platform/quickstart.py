@@ -27,7 +27,7 @@ from openledger.attribution.actor import start_index_host
 from openledger.attribution.planner import FLOOR_COALITIONS
 from openledger.client import OpenLedger
 from openledger.core.config import save_settings
-from openledger.core.errors import Corrupt, InvalidInput, OpenLedgerError, invariant
+from openledger.core.errors import Corrupt, InvalidInput, invariant
 from openledger.core.files import write_json_durably, write_secret
 from openledger.core.hashing import digest_json
 from openledger.core.ids import new_id
@@ -37,7 +37,6 @@ from openledger.core.values import (
     UNATTRIBUTED,
     DatanetVersion,
     GenerationRequest,
-    Pool,
     Row,
     RowDraft,
     SamplingParameters,
@@ -388,14 +387,13 @@ def attribute_and_pay(run: Demonstration, stage: Stage) -> None:
     names = {contributor: person.name for contributor, person in run.people.items()}
     by_answer = {answer["answer_id"]: answer for answer in run.report["answers"]}
     displays = ray.get(run.datanets.displays.remote())
+    measuring = run.hosts[0], engine_score(), run.registry, run.workdir.indexes
     paid_nano = unattributed_nano = 0
     z_milli = ray.get(run.economy.parameters.remote()).z_milli
     ray.get(run.economy.open_period.remote())  # closes the period: its pools stand still from here on
     for entry, card in zip(run.report["datanets"], run.cards, strict=True):
         stage.tell(card.name)
-        pool: Pool = ray.get(run.economy.pool.remote(card.name, run.report["period"]))
-        found = pipeline.attribute(pool, run.hosts[0], engine_score(), run.registry, run.workdir.indexes)
-        settlement = pipeline.settle(run.economy, found)
+        found, settlement = pipeline.settle_pool(run.economy, card.name, run.report["period"], *measuring)
         _check_replay(run, found, settlement)
         report.add_settlement(entry, settlement, found.scores, card.contributors, found.improvement)
         for part in found.parts:
@@ -414,15 +412,10 @@ def attribute_and_pay(run: Demonstration, stage: Stage) -> None:
 
 def _settle_left_over(run: Demonstration) -> None:
     """Pay pools of earlier periods that an interrupted run left behind."""
-    for adapter, period in ray.get(run.economy.pools.remote()):
-        pool: Pool = ray.get(run.economy.pool.remote(adapter, period))
-        if period == ray.get(run.economy.current_period.remote()) or not (pool.answers or pool.num_unreadable):
-            continue
-        try:
-            found = pipeline.attribute(pool, run.hosts[0], engine_score(), run.registry, run.workdir.indexes)
-            pipeline.settle(run.economy, found)
-        except OpenLedgerError as error:  # one pool that can't be paid must not keep the others waiting
-            run.log.console.print(f"[yellow]not settled:[/] {adapter} {period}: {error.message}")
+    measuring = run.hosts[0], engine_score(), run.registry, run.workdir.indexes
+    for pool in pipeline.settle_waiting(run.economy, *measuring):
+        if pool.error:
+            run.log.console.print(f"[yellow]not settled:[/] {pool.adapter} {pool.period}: {pool.error.message}")
 
 
 def _check_replay(run: Demonstration, found: pipeline.PeriodAttribution, settlement: Settlement) -> None:
