@@ -128,9 +128,9 @@ def train_bank_of(
 
 def train_without(
     adapter_folder: Path, base: BaseModel, rows: Sequence[Row], contributor: str, *, num_gpus: float = 0
-) -> tuple[Weights, Weights | None]:
+) -> tuple[Weights, dict[int, Weights]]:
     """The run of a recorded adapter without a contributor's rows, trained where it isn't there: its final matrices, and
-    those in the middle of its training where they were kept.
+    those after each epoch that was kept.
 
     `rows` are those that the adapter was trained on, in its record's order. Raises as `train_bank`, NotFound
     (`unknown_contributor`), InvalidInput (`other_rows`).
@@ -141,7 +141,7 @@ def train_without(
     member = replace(member_without(record, examples, contributor), keeps_epochs=True)
     start = run_start(adapter_folder, record)
     bank = train_bank(folder, record, base, examples, [member], start=start, num_gpus=num_gpus)
-    return bank.weights([member])[0], bank.epochs(member).get(record.recipe.middle_epoch)
+    return bank.weights([member])[0], bank.epochs(member)
 
 
 def build_index_distributed(

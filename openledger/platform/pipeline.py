@@ -223,15 +223,22 @@ def train(jobs: Sequence[TrainingJob], runs: Path, num_workers: int, use_gpu: bo
 
 
 def build_indexes(
-    hosts: Sequence[Any], jobs: Sequence[TrainingJob], decoys: Sequence[Sequence[Row]], indexes: Path
+    hosts: Sequence[Any],
+    jobs: Sequence[TrainingJob],
+    decoys: Sequence[Sequence[Row]],
+    indexes: Path,
+    *,
+    most_views: int | None = None,
 ) -> list[int]:
-    """Build what isn't built yet, spread over the index actors; the number of rows in each index."""
+    """Build what isn't built yet, spread over the index actors, at `most_views` points of each run (`index_views`); the
+    number of rows in each index."""
     pending = []
     for number, (job, own_decoys) in enumerate(zip(jobs, decoys, strict=True)):
         card = load_card(Path(job.output))
         host = hosts[number % len(hosts)]
         folder = index_folder(indexes, card.digest)
-        pending.append(host.build.remote(index_views(job.output), card.digest, job.rows, list(own_decoys), str(folder)))
+        views = index_views(job.output, most_views)
+        pending.append(host.build.remote(views, card.digest, job.rows, list(own_decoys), str(folder)))
     return ray.get(pending)
 
 

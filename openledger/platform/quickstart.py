@@ -72,7 +72,8 @@ _ANSWER_TOKENS = 48
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuickstartSettings:
     """Sizes are for each Datanet, but for `evaluated_questions`, which counts held-in and new ones in all. The adapters
-    of `bank_datanets` get a bank of `bank_coalitions` trainings; the others are attributed by their index alone."""
+    of `bank_datanets` get a bank of `bank_coalitions` trainings; the others are attributed by their index alone. An
+    index is measured at `index_views` points of the first half of its training: a view costs what an epoch does."""
 
     base_model: str = ""
     host: str = "127.0.0.1"
@@ -83,6 +84,7 @@ class QuickstartSettings:
     new_questions: int = 4
     evaluated_questions: int = 100
     bank_coalitions: int = 8
+    index_views: int = 2
     bank_datanets: tuple[str, ...] = ("python-stdlib",)
     datanets: tuple[str, ...] = tuple(datanet.name for datanet in DATANETS)
     recipe: Recipe = field(default_factory=lambda: Recipe(alpha=64, batch_rows=8, num_epochs=7, max_rows=200))
@@ -102,7 +104,14 @@ class QuickstartSettings:
                 code="invalid_config",
                 param="bank_coalitions",
             )
-        counts = ("num_workers", "rows_per_contributor", "held_in_questions", "new_questions", "evaluated_questions")
+        counts = (
+            "num_workers",
+            "rows_per_contributor",
+            "held_in_questions",
+            "new_questions",
+            "evaluated_questions",
+            "index_views",
+        )
         for name in counts:
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
                 raise InvalidInput(f"{name} must be a positive number", code="invalid_config", param=name)
@@ -259,7 +268,8 @@ def build_indexes(run: Demonstration, stage: Stage) -> None:
     missing = [card for card in run.cards if not pipeline.index_folder(run.workdir.indexes, card.digest).exists()]
     run.hosts = [start_index_host(run.base) for _ in range(2 if len(missing) > 1 else 1)]
     stage.tell(f"{len(missing)} indexes to build")
-    counts = pipeline.build_indexes(run.hosts, run.jobs, run.decoys, run.workdir.indexes)
+    views = run.settings.index_views
+    counts = pipeline.build_indexes(run.hosts, run.jobs, run.decoys, run.workdir.indexes, most_views=views)
     for spare in run.hosts[1:]:
         ray.kill(spare)  # its core is needed for serving
     run.hosts = run.hosts[:1]

@@ -8,7 +8,7 @@ without the rows and takes the name.
 An adapter can forget only what it was trained on itself: where an ancestor knows the rows, nothing is switched.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,10 +29,10 @@ from openledger.core.values import Row
 from openledger.platform.generations import Ancestry, find_ancestry, index_folder, index_views
 from openledger.platform.pipeline import offer
 from openledger.training.members import Weights
-from openledger.training.record import load_held_out, load_weights, save_held_out
+from openledger.training.record import load_held_out, load_weights, save_checkpoint, save_held_out
 from openledger.training.trainer import middle_folder
 
-_MIDDLE = 0.5  # of B, where no matrices from the middle of training were kept
+_MIDDLE = 0.5  # of B, for the index where no epochs were kept
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,8 +106,8 @@ def withdraw(
     """
     card = plan.card
     if not plan.done:
-        final, middle = _matrices(plan, base, rows, num_gpus, tell)
-        folder = _write(plan, final, middle, adapters, indexes)
+        final, epochs = _matrices(plan, base, rows, num_gpus, tell)
+        folder = _write(plan, final, epochs, adapters, indexes)
         card = checked_card(folder)
         _offer(plan, registry, folder, card)
         tell(f"{plan.name} is served without {plan.contributor} from now on: {card.digest}")
@@ -138,12 +138,12 @@ def _check_ancestors(ancestry: Ancestry, name: str, contributor: str) -> None:
 
 def _matrices(
     plan: Withdrawal, base: BaseModel, rows: Sequence[Row], num_gpus: float, tell: Callable[[str], None]
-) -> tuple[Weights, Weights | None]:
-    """Those of the adapter without the contributor, in the end and, where they were kept, in the middle."""
+) -> tuple[Weights, dict[int, Weights]]:
+    """Those of the adapter without the contributor, in the end and after the epochs that were kept."""
     folder = Path(plan.adapter.folder)
     kept = find_bank(folder, plan.adapter.digest)
     if kept is not None and plan.contributor in kept.withouts:
-        return load_weights(kept.withouts[plan.contributor]), None
+        return load_weights(kept.withouts[plan.contributor]), {}
     tell(f"training {plan.name} without {plan.contributor}")
     return train_without(folder, base, _trained_rows(plan.card, rows), plan.contributor, num_gpus=num_gpus)
 
@@ -160,14 +160,16 @@ def _trained_rows(card: AdapterCard, rows: Sequence[Row]) -> list[Row]:
     return [by_id[row_id] for row_id in card.rows_trained]
 
 
-def _write(plan: Withdrawal, final: Weights, middle: Weights | None, adapters: Path, indexes: Path) -> Path:
+def _write(plan: Withdrawal, final: Weights, epochs: Mapping[int, Weights], adapters: Path, indexes: Path) -> Path:
     """The PEFT folder with its card, which is written last. The old adapter's index knows
     whose its rows were, also when they are gone."""
     old, card = Path(plan.adapter.folder), plan.card
     folder = adapters / f"{plan.name}-{digest_json([card.digest, plan.contributor])[:12]}"
     if (folder / "card.json").exists():
         return folder
-    for out, weights in ((folder, final), (Path(middle_folder(str(folder))), middle or _scaled(final))):
+    for epoch, weights in epochs.items():
+        save_checkpoint(folder, epoch, weights)
+    for out, weights in ((folder, final), (Path(middle_folder(str(folder))), _scaled(final))):
         stored = {name.replace(".default.", "."): tensor.contiguous() for name, tensor in weights.items()}
         write_durably(out / "adapter_config.json", (old / "adapter_config.json").read_bytes())
         write_durably(out / "adapter_model.safetensors", save(stored, metadata={"format": "pt"}))

@@ -282,3 +282,35 @@ def test_scores_of_an_adapter_of_its_own_are_what_they_were_without_lineage(worl
     assert "generations" not in found.scores.quality
     assert len(settlement.parts) == 2
     assert np.isfinite(found.parts[0].measured.scores).all()
+
+
+def test_an_index_is_measured_over_the_first_half_of_the_run_or_at_as_many_points_as_asked(world):
+    folder = Path(world.registry.get("one").folder)
+
+    def names(most=None):
+        return [Path(path).stem for path in pipeline.index_views(str(folder), most)]
+
+    assert names() == ["epoch-1", "epoch-2"]  # of four
+    assert names(1) == ["epoch-2"]
+    for epoch in range(5, 11):
+        shutil.copy(
+            folder / "checkpoints" / "epoch-1.safetensors", folder / "checkpoints" / f"epoch-{epoch}.safetensors"
+        )
+    assert names(2) == ["epoch-1", "epoch-5"]
+    assert names(3) == ["epoch-1", "epoch-3", "epoch-5"]
+    assert names(9) == ["epoch-1", "epoch-2", "epoch-3", "epoch-4", "epoch-5"]
+
+
+def test_an_index_that_was_built_elsewhere_in_the_run_is_asked_where_it_was_built(world, market):
+    """As indexes were built before: in the middle alone, from a PEFT folder."""
+    side = world.registry.get("side")
+    folder, index = Path(side.folder), pipeline.index_folder(world.indexes, side.digest)
+    shutil.rmtree(index)
+    (folder / "middle").mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copy(folder / name, folder / "middle" / name)
+    own = set(load_card(folder).rows_trained)
+    rows = [row for row in rows_of("ctr_2", "ctr_3") if row.row_id in own]
+    world.host.build.remote([str(folder / "middle")], side.digest, rows, [], str(index))
+    found, _ = settle(market, world, "side", rows_of("ctr_2"))
+    assert len(found.parts[0].measured.entries) == len(rows)

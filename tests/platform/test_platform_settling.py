@@ -38,9 +38,6 @@ class Host:
         long = np.array([len(answer.completion_ids) == 7 for answer in answers], dtype=np.float32)
         return ENTRIES, np.stack([long, 1 - long, np.full_like(long, 1e-6)])
 
-    def bank_outcomes(self, adapter_folder, digest, answers):
-        """None: the adapter has no bank."""
-
 
 @pytest.fixture
 def town(tmp_path, monkeypatch):

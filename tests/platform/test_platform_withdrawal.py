@@ -128,7 +128,7 @@ def test_without_a_member_it_is_trained_and_needs_all_rows(world, monkeypatch):
         member = member_without(record, examples, contributor)
         bank = run_bank(folder / "bank", record, base, examples)
         bank.train([member])
-        return bank.weights([member])[0], None
+        return bank.weights([member])[0], {}
 
     monkeypatch.setattr(withdrawal, "train_without", train_without)
     assert not withdrawal.plan_withdrawal(world.registry, "one", "ctr_1b").ready
