@@ -10,9 +10,9 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 from openledger.core.errors import OpenLedgerError
+from openledger.core.values import Settlement
 from openledger.platform.environment import prepare_environment
 from openledger.platform.workdir import Workdir
 
@@ -39,7 +39,9 @@ def settle(workdir: Workdir, base_model: str) -> int:
     import ray
 
     from openledger.adapters.base_model import find_base_model
+    from openledger.adapters.registry import AdapterRegistry
     from openledger.attribution.actor import start_index_host
+    from openledger.platform import pipeline
     from openledger.platform.actors import economy_actor
     from openledger.platform.cluster import connected
     from openledger.platform.serving import engine_score
@@ -50,26 +52,19 @@ def settle(workdir: Workdir, base_model: str) -> int:
         economy = economy_actor(workdir)
         ray.get(economy.open_period.remote())
         host = start_index_host(find_base_model(base_model or None))
-        for adapter, period in ray.get(economy.pools.remote()):
-            try:
-                print(json.dumps(pay(workdir, economy, host, score, adapter, period)), flush=True)
-            except OpenLedgerError as error:
-                exit_code = _complain(error)
+        registry = AdapterRegistry(workdir.adapters)
+        for pool in pipeline.settle_waiting(economy, host, score, registry, workdir.indexes):
+            if pool.settlement is not None:
+                print(json.dumps(told(pool.settlement)), flush=True)
+            if pool.error is not None:
+                exit_code = _complain(pool.error, adapter=pool.adapter, period=pool.period)
     return exit_code
 
 
-def pay(workdir: Workdir, economy: Any, host: Any, score: Any, adapter: str, period: str) -> dict[str, object]:
-    import ray
-
-    from openledger.adapters.registry import AdapterRegistry
-    from openledger.platform import pipeline
-
-    pool = ray.get(economy.pool.remote(adapter, period))
-    found = pipeline.attribute(pool, host, score, AdapterRegistry(workdir.adapters), workdir.indexes)
-    settlement = pipeline.settle(economy, found)
+def told(settlement: Settlement) -> dict[str, object]:
     return {
-        "adapter": adapter,
-        "period": period,
+        "adapter": settlement.adapter,
+        "period": settlement.period,
         "pool_nano": settlement.pool_nano,
         "payouts_nano": settlement.payouts_nano,
         "parts": {
@@ -79,8 +74,8 @@ def pay(workdir: Workdir, economy: Any, host: Any, score: Any, adapter: str, per
     }
 
 
-def _complain(error: OpenLedgerError) -> int:
-    print(json.dumps({"error": error.to_dict()}), file=sys.stderr)
+def _complain(error: OpenLedgerError, **pool: str) -> int:
+    print(json.dumps({"error": error.to_dict(), **pool}), file=sys.stderr)
     return error.exit_code
 
 

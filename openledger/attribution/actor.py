@@ -13,8 +13,7 @@ import ray
 import torch
 
 from openledger.adapters.base_model import BaseModel, load_model, load_tokenizer
-from openledger.attribution.bank_folder import bank_outcomes, find_bank
-from openledger.attribution.coalitions import Design
+from openledger.attribution.bank_folder import KeptBank, bank_outcomes
 from openledger.attribution.index import GradientIndex, IndexEntry, build_index, standing
 from openledger.attribution.index_folder import View, is_finished, read_index
 from openledger.attribution.merges import Factors, Merge, merge_gains
@@ -22,13 +21,14 @@ from openledger.attribution.shards import Batcher, Top, merge_tops
 from openledger.core.values import Answer, Row
 from openledger.training.examples import check_lengths, encode_answer, encode_row
 from openledger.training.lora import load_lora, switch_lora
+from openledger.training.record import load_weights
 
 Float = npt.NDArray[np.float32]
 
 
 class IndexHost:
-    """Knows a base model. An adapter comes as PEFT folders, one for each point of its run that is measured: the views
-    of its index, named by their folders."""
+    """Knows a base model. An adapter comes as paths, one for each point of its run that is measured: the views of its
+    index, named after them. A path is a checkpoint in the adapter's folder, or a PEFT folder."""
 
     def __init__(self, base: BaseModel, threads: int = 1):
         torch.set_num_threads(threads)
@@ -67,16 +67,10 @@ class IndexHost:
     def _open(self, folder: str, adapter_digest: str, withdrawn: Collection[str] = ()) -> GradientIndex:
         return GradientIndex.open(Path(folder), adapter_digest, base_digest=self._base.digest, withdrawn=withdrawn)
 
-    def bank_outcomes(
-        self, adapter_folder: str, adapter_digest: str, answers: Sequence[Answer]
-    ) -> tuple[Design, npt.NDArray[np.float64]] | None:
-        """The adapter's bank's design and every answer's log-likelihood per token under each of its coalitions,
-        [num_coalitions, num_answers]; None where the adapter has no bank."""
-        kept = find_bank(Path(adapter_folder), adapter_digest)
-        if kept is None:
-            return None
-        examples = [encode_answer(answer) for answer in answers]
-        return kept.design, bank_outcomes(Path(adapter_folder), kept, self._base, examples)
+    def bank_outcomes(self, adapter_folder: str, bank: KeptBank, answers: Sequence[Answer]) -> npt.NDArray[np.float64]:
+        """Every answer's log-likelihood per token under each coalition of the adapter's bank, [num_coalitions,
+        num_answers]."""
+        return bank_outcomes(Path(adapter_folder), bank, self._base, [encode_answer(answer) for answer in answers])
 
     def merge_gains(
         self, merge: Merge, points: Sequence[Factors], answers: Sequence[Answer]
@@ -85,11 +79,15 @@ class IndexHost:
         return merge_gains(self._base, merge, points, [encode_answer(answer) for answer in answers])
 
     @contextmanager
-    def _standing(self, folders: Sequence[str]) -> Iterator[tuple[Any, list[View]]]:
-        module, views = load_lora(load_model(self._base), Path(folders[0])), []
-        for folder in map(Path, folders):
-            switch_lora(module, folder)
-            views.append(standing(module, folder.name))
+    def _standing(self, paths: Sequence[str]) -> Iterator[tuple[Any, list[View]]]:
+        first = Path(paths[0])
+        module, views = load_lora(load_model(self._base), first if first.is_dir() else first.parent.parent), []
+        for path in map(Path, paths):
+            if path.is_dir():
+                switch_lora(module, path)
+                views.append(standing(module, path.name))
+            else:
+                views.append(View(name=path.stem, weights=load_weights(path)))
         yield module, views
 
 

@@ -26,7 +26,7 @@ from openledger.attribution.ekfac import Basis, Eigenbasis
 from openledger.attribution.gradients import Site
 from openledger.attribution.shards import RowVectors, Shard, Sums, write_checked, write_shard, written_digest
 from openledger.core.errors import Corrupt, InvalidInput
-from openledger.core.files import sync_folder, write_durably, write_json_durably
+from openledger.core.files import read_document, sync_folder, write_durably, write_json_durably
 from openledger.training.members import Weights
 from openledger.training.task import Trainable
 
@@ -189,10 +189,8 @@ class IndexFolder:
 
 def read_index(folder: Path) -> tuple[IndexPlan, list[dict[str, Any]]]:
     """A finished index's plan and, for each view, its digests. Raises Corrupt (`corrupt_index`)."""
-    try:
-        document = json.loads((folder / "index.json").read_text())
-        if document.pop("format") != INDEX_FORMAT:
-            raise ValueError("it has another format")
+
+    def parse(document: dict[str, Any]) -> tuple[IndexPlan, list[dict[str, Any]]]:
         document.pop("method")
         finished = document.pop("finished")
         document["sites"] = tuple(Site(**site) for site in document["sites"])
@@ -201,14 +199,19 @@ def read_index(folder: Path) -> tuple[IndexPlan, list[dict[str, Any]]]:
         plan = IndexPlan(**document)
         if len(finished) != len(plan.views) or any(len(own["shards"]) != len(plan.shards) for own in finished):
             raise ValueError("views or shards are missing")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise Corrupt(
-            f"the attribution index at {folder} can't be read: {error}",
+        return plan, finished
+
+    return read_document(
+        folder / "index.json",
+        INDEX_FORMAT,
+        parse,
+        lambda reason: Corrupt(
+            f"the attribution index at {folder} can't be read: {reason}",
             code="corrupt_index",
             param=str(folder),
             fix="remove the folder; it is built again from the adapter and its rows",
-        ) from error
-    return plan, finished
+        ),
+    )
 
 
 def is_finished(folder: Path) -> bool:

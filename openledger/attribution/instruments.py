@@ -13,7 +13,7 @@ Shapes: P players, R rows, D decoys, E both, G groups, Q queries, V views.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +39,7 @@ from openledger.training.task import trainable_parameters
 
 Array = npt.NDArray[np.float64]
 Report = Callable[[str], None]
+Kept = TypeVar("Kept")
 
 THIS_RUN, EXPECTED = "this_run", "expected"
 SCALED_VIEWS = (0.25, 0.5, 1.0)
@@ -274,9 +275,14 @@ def index_views(subject: Subject, plan: BankPlan | None = None) -> list[View]:
     return found
 
 
-def _first_half(prefix: str, epochs: Mapping[int, Weights]) -> list[View]:
+def first_half(epochs: Mapping[int, Kept]) -> dict[int, Kept]:
+    """Of what is kept of each epoch, the first half; at least the first."""
     last = max(epochs, default=0)
-    return [View(name=f"{prefix}epoch-{n}", weights=weights) for n, weights in epochs.items() if 2 * n <= max(2, last)]
+    return {epoch: kept for epoch, kept in epochs.items() if 2 * epoch <= max(2, last)}
+
+
+def _first_half(prefix: str, epochs: Mapping[int, Weights]) -> list[View]:
+    return [View(name=f"{prefix}epoch-{n}", weights=weights) for n, weights in first_half(epochs).items()]
 
 
 def subject_index(subject: Subject, views: Sequence[View], decoys: Sequence[Example] = ()) -> GradientIndex:

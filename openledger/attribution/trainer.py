@@ -7,7 +7,7 @@ by their paths, which every node must see too.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,7 +15,7 @@ import ray
 import torch
 
 from openledger.adapters.base_model import BaseModel, load_model, load_tokenizer
-from openledger.attribution.bank import Bank, BankPlan, plan_bank, run_bank
+from openledger.attribution.bank import Bank, BankPlan, member_without, plan_bank, run_bank
 from openledger.attribution.bank_folder import finish_bank
 from openledger.attribution.ekfac import FIT_ROWS
 from openledger.attribution.gradients import Site, sites
@@ -124,6 +124,24 @@ def train_bank_of(
     train_bank(folder, record, base, examples, missing, start=start, num_gpus=num_gpus, on_member=on_member)
     finish_bank(bank, plan, record.adapter_digest)
     return len(missing)
+
+
+def train_without(
+    adapter_folder: Path, base: BaseModel, rows: Sequence[Row], contributor: str, *, num_gpus: float = 0
+) -> tuple[Weights, dict[int, Weights]]:
+    """The run of a recorded adapter without a contributor's rows, trained where it isn't there: its final matrices, and
+    those after each epoch that was kept.
+
+    `rows` are those that the adapter was trained on, in its record's order. Raises as `train_bank`, NotFound
+    (`unknown_contributor`), InvalidInput (`other_rows`).
+    """
+    tokenizer = load_tokenizer(base)
+    examples = [encode_row(tokenizer, row) for row in rows]
+    record, folder = load_run(adapter_folder), adapter_folder / "bank"
+    member = replace(member_without(record, examples, contributor), keeps_epochs=True)
+    start = run_start(adapter_folder, record)
+    bank = train_bank(folder, record, base, examples, [member], start=start, num_gpus=num_gpus)
+    return bank.weights([member])[0], bank.epochs(member)
 
 
 def build_index_distributed(

@@ -1,9 +1,13 @@
-"""Writing files so that they survive a power cut: the content, then the name, both synced."""
+"""Writing files so that they survive a power cut: the content, then the name, both synced. And reading the documents
+among them, each of which names its format."""
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+Parsed = TypeVar("Parsed")
 
 
 def write_durably(path: Path, data: bytes | bytearray) -> None:
@@ -18,6 +22,22 @@ def write_secret(path: Path, data: bytes) -> None:
 
 def write_json_durably(path: Path, value: Any) -> None:
     write_durably(path, (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode())
+
+
+def read_document(
+    path: Path, form: str, parse: Callable[[dict[str, Any]], Parsed], refused: Callable[[str], Exception]
+) -> Parsed:
+    """What `parse` makes of the JSON object at `path`, which must be of format `form` and is handed on without it.
+
+    Raises `refused(reason)` where the file can't be read, is of another format, or `parse` finds it lacking."""
+    try:
+        values = json.loads(path.read_text())
+        found = values.pop("format")
+        if found != form:
+            raise ValueError(f"unknown format {found!r}")
+        return parse(values)
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, ArithmeticError) as error:
+        raise refused(str(error)) from error
 
 
 def sync_folder(folder: Path) -> None:

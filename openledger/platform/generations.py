@@ -23,6 +23,8 @@ from openledger.adapters.registry import AdapterRegistry, RegisteredAdapter
 from openledger.attribution.audit import audited_quality, load_audit
 from openledger.attribution.bank_folder import find_bank
 from openledger.attribution.generations import GenerationScores, combined
+from openledger.attribution.index_folder import is_finished, read_index
+from openledger.attribution.instruments import first_half
 from openledger.attribution.merges import Merge
 from openledger.attribution.period import Measurement, capped, ceiling_of, ceiling_pair, fit_outcomes
 from openledger.core.errors import InvalidInput, NotFound
@@ -30,7 +32,7 @@ from openledger.core.money import NANO_PER_OPEN
 from openledger.core.scoring import gains
 from openledger.core.values import Answer, ContributorScores, Pool
 from openledger.training.examples import Example
-from openledger.training.record import load_held_out
+from openledger.training.record import checkpoint_paths, load_held_out
 from openledger.training.trainer import middle_folder
 
 Array = npt.NDArray[np.float64]
@@ -149,9 +151,24 @@ def index_folder(indexes: Path, adapter_digest: str) -> Path:
     return indexes / adapter_digest[:24]
 
 
-def index_views(adapter_folder: str) -> list[str]:
-    """Where the adapter is measured: in the middle of its training (docs/decisions/0003-index-in-the-middle.md)."""
-    return [middle_folder(adapter_folder)]
+def index_views(adapter_folder: str, most: int | None = None) -> list[str]:
+    """Where an index of the adapter is to be measured: after each epoch of the first half of its training, as an audit
+    does (`attribution.instruments.index_views`), or after `most` of these, the first and the last among them. In the
+    middle alone where no checkpoints were kept (docs/decisions/0003-index-in-the-middle.md).
+    """
+    paths = list(first_half(checkpoint_paths(Path(adapter_folder))).values())
+    if not paths:
+        return [middle_folder(adapter_folder)]
+    number = min(most or len(paths), len(paths))
+    if number == 1:
+        return [str(paths[-1])]
+    return [str(paths[round(place * (len(paths) - 1) / (number - 1))]) for place in range(number)]
+
+
+def built_views(adapter_folder: str, folder: Path) -> list[str]:
+    """Where the finished index at `folder` was measured. Raises Corrupt (`corrupt_index`)."""
+    names, kept = [name for name, _ in read_index(folder)[0].views], checkpoint_paths(Path(adapter_folder))
+    return [str(kept.get(_epoch(name), Path(adapter_folder) / name)) for name in names]
 
 
 def _find_parent(registry: AdapterRegistry, digest: str, child: str) -> RegisteredAdapter:
@@ -173,8 +190,9 @@ def _check_at_hand(ancestry: Ancestry, indexes: Path) -> None:
     for digest, adapter in ancestry.adapters.items():
         if _is_merge(ancestry.card(digest)):
             continue
-        views = [Path(folder) / "adapter_model.safetensors" for folder in index_views(adapter.folder)]
-        lost = [path for path in (index_folder(indexes, digest) / "index.json", *views) if not path.exists()]
+        folder = index_folder(indexes, digest)
+        views = built_views(adapter.folder, folder) if is_finished(folder) else [str(folder / "index.json")]
+        lost = [path for path in views if not Path(path).exists()]
         if lost:
             raise NotFound(
                 f"the index of {adapter.name}, from which {ancestry.served.name} comes, lacks {lost[0]}",
@@ -183,6 +201,12 @@ def _check_at_hand(ancestry: Ancestry, indexes: Path) -> None:
                 fix="restore the folder, or build the index again: jobs/train.py with --datanet and --version of its"
                 " card; then settle again: nothing was paid",
             )
+
+
+def _epoch(name: str) -> int:
+    """The epoch that a view is called after; 0 for another's name."""
+    number = name.removeprefix("epoch-")
+    return int(number) if number.isdigit() else 0
 
 
 def _is_merge(card: AdapterCard | None) -> bool:
@@ -228,10 +252,10 @@ class _Asked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Rows:
-    """A generation's own rows, measured, and what its audit says of the instruments."""
+    """A generation's own rows, measured, and what is `stated` of the instruments: their audit, the index's views."""
 
     measured: Measurement
-    audited: Mapping[str, str]
+    stated: Mapping[str, str]
 
     def use(self) -> ContributorScores:
         return self._quoting(self.measured.use())
@@ -241,7 +265,7 @@ class _Rows:
         return None if found is None else self._quoting(found)
 
     def _quoting(self, scores: ContributorScores) -> ContributorScores:
-        return replace(scores, quality={**scores.quality, **self.audited})
+        return replace(scores, quality={**scores.quality, **self.stated})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -290,11 +314,15 @@ def _measure_rows(
     indexes: Path,
     withdrawn: Collection[str],
 ) -> _Rows:
-    folder = Path(adapter.folder)
-    audited = audited_quality(load_audit(folder, adapter.digest), find_bank(folder, adapter.digest))
-    folders = index_views(adapter.folder), adapter.digest, str(index_folder(indexes, adapter.digest))
-    entries, scores = ray.get(host.score.remote(*folders, asked.all))
-    bank = ray.get(host.bank_outcomes.remote(adapter.folder, adapter.digest, asked.all))
+    folder, bank = Path(adapter.folder), find_bank(Path(adapter.folder), adapter.digest)
+    audited = audited_quality(load_audit(folder, adapter.digest), bank)
+    index = index_folder(indexes, adapter.digest)
+    views = built_views(adapter.folder, index) if is_finished(index) else index_views(adapter.folder)
+    entries, scores = ray.get(host.score.remote(views, adapter.digest, str(index), asked.all))
+    outcomes = None
+    if bank is not None:
+        told_MQ = ray.get(host.bank_outcomes.remote(adapter.folder, bank, asked.all))
+        outcomes = fit_outcomes(bank.design, told_MQ, entries, scores)
     measured = Measurement(
         adapter=asked.pool.adapter,
         period=asked.pool.period,
@@ -302,13 +330,13 @@ def _measure_rows(
         scores=scores,
         weights_nano=tuple(answer.weight_nano for answer in asked.answers),
         gains=added,
-        bank=None if bank is None else fit_outcomes(bank[0], bank[1], entries, scores),
+        bank=outcomes,
         least_error_scale=float(audited.get("audit_error_scale", 1.0)),
         withdrawn=frozenset(withdrawn),
         fees_nano=tuple(answer.fee_nano for answer in asked.answers),
         served_gains=asked.gains,
     )
-    return _Rows(measured=measured, audited=audited)
+    return _Rows(measured=measured, stated={"index_views": " ".join(Path(view).stem for view in views), **audited})
 
 
 def _path_gains(ancestry: Ancestry, digest: str, host: Any, asked: _Asked) -> _PathGains:

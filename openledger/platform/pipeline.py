@@ -6,7 +6,7 @@ values on. What an answer needs while a person waits is in `live`.
 
 import json
 import shutil
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from openledger.adapters.lineage import merge_lora
 from openledger.adapters.registry import AdapterRegistry, RegisteredAdapter
 from openledger.attribution.period import Measurement
 from openledger.attribution.trainer import train_bank_of
-from openledger.core.errors import NotFound
+from openledger.core.errors import NotFound, OpenLedgerError
 from openledger.core.files import write_durably
 from openledger.core.hashing import digest_json
 from openledger.core.signing import SigningKey
@@ -73,6 +73,16 @@ class PeriodAttribution:
     improvement: ContributorScores | None
     parts: tuple[AdapterAttribution, ...]
     left_out: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SettledPool:
+    """What came of one pool that waited: its settlement, or why it couldn't be paid."""
+
+    adapter: str
+    period: str
+    settlement: Settlement | None = None
+    error: OpenLedgerError | None = None
 
 
 def contribute(datanets: Any, key: SigningKey, datanet: str, drafts: Sequence[RowDraft]) -> ContributionReceipt:
@@ -213,15 +223,22 @@ def train(jobs: Sequence[TrainingJob], runs: Path, num_workers: int, use_gpu: bo
 
 
 def build_indexes(
-    hosts: Sequence[Any], jobs: Sequence[TrainingJob], decoys: Sequence[Sequence[Row]], indexes: Path
+    hosts: Sequence[Any],
+    jobs: Sequence[TrainingJob],
+    decoys: Sequence[Sequence[Row]],
+    indexes: Path,
+    *,
+    most_views: int | None = None,
 ) -> list[int]:
-    """Build what isn't built yet, spread over the index actors; the number of rows in each index."""
+    """Build what isn't built yet, spread over the index actors, at `most_views` points of each run (`index_views`); the
+    number of rows in each index."""
     pending = []
     for number, (job, own_decoys) in enumerate(zip(jobs, decoys, strict=True)):
         card = load_card(Path(job.output))
         host = hosts[number % len(hosts)]
         folder = index_folder(indexes, card.digest)
-        pending.append(host.build.remote(index_views(job.output), card.digest, job.rows, list(own_decoys), str(folder)))
+        views = index_views(job.output, most_views)
+        pending.append(host.build.remote(views, card.digest, job.rows, list(own_decoys), str(folder)))
     return ray.get(pending)
 
 
@@ -418,6 +435,30 @@ def settle(economy: Any, attribution: PeriodAttribution) -> Settlement:
         attribution.scores, {}, attribution.improvement, attribution.left_out, ancestors=lineage
     )
     return ray.get(found)
+
+
+def settle_pool(
+    economy: Any, adapter: str, period: str, host: Any, score: Any, registry: AdapterRegistry, indexes: Path
+) -> tuple[PeriodAttribution, Settlement]:
+    """Attribute one pool and pay it. Raises as `attribute` and `settle`."""
+    found = attribute(ray.get(economy.pool.remote(adapter, period)), host, score, registry, indexes)
+    return found, settle(economy, found)
+
+
+def settle_waiting(
+    economy: Any, host: Any, score: Any, registry: AdapterRegistry, indexes: Path
+) -> Iterator[SettledPool]:
+    """Attribute and pay every pool of a closed period that waits, one after another. One that can't be paid comes with
+    its error, and keeps no other waiting; one that nobody paid into is passed over."""
+    current = ray.get(economy.current_period.remote())
+    for adapter, period in ray.get(economy.pools.remote()):
+        if period == current or not ray.get(economy.pool.remote(adapter, period)).total_nano:
+            continue
+        try:
+            _, settlement = settle_pool(economy, adapter, period, host, score, registry, indexes)
+            yield SettledPool(adapter=adapter, period=period, settlement=settlement)
+        except OpenLedgerError as error:
+            yield SettledPool(adapter=adapter, period=period, error=error)
 
 
 def prove(ledger: Any, transfer_id: str, folder: Path) -> Path:

@@ -27,7 +27,7 @@ from openledger.attribution.actor import start_index_host
 from openledger.attribution.planner import FLOOR_COALITIONS
 from openledger.client import OpenLedger
 from openledger.core.config import save_settings
-from openledger.core.errors import Corrupt, InvalidInput, OpenLedgerError, invariant
+from openledger.core.errors import Corrupt, InvalidInput, invariant
 from openledger.core.files import write_json_durably, write_secret
 from openledger.core.hashing import digest_json
 from openledger.core.ids import new_id
@@ -37,7 +37,6 @@ from openledger.core.values import (
     UNATTRIBUTED,
     DatanetVersion,
     GenerationRequest,
-    Pool,
     Row,
     RowDraft,
     SamplingParameters,
@@ -73,7 +72,8 @@ _ANSWER_TOKENS = 48
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuickstartSettings:
     """Sizes are for each Datanet, but for `evaluated_questions`, which counts held-in and new ones in all. The adapters
-    of `bank_datanets` get a bank of `bank_coalitions` trainings; the others are attributed by their index alone."""
+    of `bank_datanets` get a bank of `bank_coalitions` trainings; the others are attributed by their index alone. An
+    index is measured at `index_views` points of the first half of its training: a view costs what an epoch does."""
 
     base_model: str = ""
     host: str = "127.0.0.1"
@@ -84,6 +84,7 @@ class QuickstartSettings:
     new_questions: int = 4
     evaluated_questions: int = 100
     bank_coalitions: int = 8
+    index_views: int = 2
     bank_datanets: tuple[str, ...] = ("python-stdlib",)
     datanets: tuple[str, ...] = tuple(datanet.name for datanet in DATANETS)
     recipe: Recipe = field(default_factory=lambda: Recipe(alpha=64, batch_rows=8, num_epochs=7, max_rows=200))
@@ -103,7 +104,14 @@ class QuickstartSettings:
                 code="invalid_config",
                 param="bank_coalitions",
             )
-        counts = ("num_workers", "rows_per_contributor", "held_in_questions", "new_questions", "evaluated_questions")
+        counts = (
+            "num_workers",
+            "rows_per_contributor",
+            "held_in_questions",
+            "new_questions",
+            "evaluated_questions",
+            "index_views",
+        )
         for name in counts:
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
                 raise InvalidInput(f"{name} must be a positive number", code="invalid_config", param=name)
@@ -260,7 +268,8 @@ def build_indexes(run: Demonstration, stage: Stage) -> None:
     missing = [card for card in run.cards if not pipeline.index_folder(run.workdir.indexes, card.digest).exists()]
     run.hosts = [start_index_host(run.base) for _ in range(2 if len(missing) > 1 else 1)]
     stage.tell(f"{len(missing)} indexes to build")
-    counts = pipeline.build_indexes(run.hosts, run.jobs, run.decoys, run.workdir.indexes)
+    views = run.settings.index_views
+    counts = pipeline.build_indexes(run.hosts, run.jobs, run.decoys, run.workdir.indexes, most_views=views)
     for spare in run.hosts[1:]:
         ray.kill(spare)  # its core is needed for serving
     run.hosts = run.hosts[:1]
@@ -388,14 +397,13 @@ def attribute_and_pay(run: Demonstration, stage: Stage) -> None:
     names = {contributor: person.name for contributor, person in run.people.items()}
     by_answer = {answer["answer_id"]: answer for answer in run.report["answers"]}
     displays = ray.get(run.datanets.displays.remote())
+    measuring = run.hosts[0], engine_score(), run.registry, run.workdir.indexes
     paid_nano = unattributed_nano = 0
     z_milli = ray.get(run.economy.parameters.remote()).z_milli
     ray.get(run.economy.open_period.remote())  # closes the period: its pools stand still from here on
     for entry, card in zip(run.report["datanets"], run.cards, strict=True):
         stage.tell(card.name)
-        pool: Pool = ray.get(run.economy.pool.remote(card.name, run.report["period"]))
-        found = pipeline.attribute(pool, run.hosts[0], engine_score(), run.registry, run.workdir.indexes)
-        settlement = pipeline.settle(run.economy, found)
+        found, settlement = pipeline.settle_pool(run.economy, card.name, run.report["period"], *measuring)
         _check_replay(run, found, settlement)
         report.add_settlement(entry, settlement, found.scores, card.contributors, found.improvement)
         for part in found.parts:
@@ -414,15 +422,10 @@ def attribute_and_pay(run: Demonstration, stage: Stage) -> None:
 
 def _settle_left_over(run: Demonstration) -> None:
     """Pay pools of earlier periods that an interrupted run left behind."""
-    for adapter, period in ray.get(run.economy.pools.remote()):
-        pool: Pool = ray.get(run.economy.pool.remote(adapter, period))
-        if period == ray.get(run.economy.current_period.remote()) or not (pool.answers or pool.num_unreadable):
-            continue
-        try:
-            found = pipeline.attribute(pool, run.hosts[0], engine_score(), run.registry, run.workdir.indexes)
-            pipeline.settle(run.economy, found)
-        except OpenLedgerError as error:  # one pool that can't be paid must not keep the others waiting
-            run.log.console.print(f"[yellow]not settled:[/] {adapter} {period}: {error.message}")
+    measuring = run.hosts[0], engine_score(), run.registry, run.workdir.indexes
+    for pool in pipeline.settle_waiting(run.economy, *measuring):
+        if pool.error:
+            run.log.console.print(f"[yellow]not settled:[/] {pool.adapter} {pool.period}: {pool.error.message}")
 
 
 def _check_replay(run: Demonstration, found: pipeline.PeriodAttribution, settlement: Settlement) -> None:

@@ -10,7 +10,6 @@
 `run.json` is written last: a folder that has it is complete.
 """
 
-import json
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from safetensors.torch import load_file, save
 from openledger.adapters.base_model import BaseModel, load_model
 from openledger.adapters.card import adapter_digest
 from openledger.core.errors import Corrupt, InvalidInput, NotFound
-from openledger.core.files import write_durably, write_json_durably
+from openledger.core.files import read_document, write_durably, write_json_durably
 from openledger.core.hashing import digest_json
 from openledger.training.examples import Example
 from openledger.training.loop import Progress, train
@@ -144,16 +143,15 @@ def load_run(folder: Path) -> RunRecord:
             param=str(folder),
             fix="use --method index, or train one with --recipe and --rows into an empty folder",
         )
-    try:
-        values = json.loads(path.read_text())
-        form = values.pop("format")
+
+    def parse(values: dict[str, Any]) -> tuple[RunRecord, str]:
         lists = {name: tuple(values[name]) for name in ("row_ids", "curve")}
         record = RunRecord(**{**values, **lists, "recipe": recipe_from(values["recipe"])})
-        digest = adapter_digest(folder)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise _corrupt(folder, f"run.json can't be read ({error})") from error
-    if form != RUN_FORMAT:
-        raise _corrupt(folder, f"run.json has the unknown format {form!r}")
+        return record, adapter_digest(folder)
+
+    record, digest = read_document(
+        path, RUN_FORMAT, parse, lambda reason: _corrupt(folder, f"run.json can't be read ({reason})")
+    )
     if digest != record.adapter_digest:
         raise _corrupt(folder, "the adapter is not the one that run.json names")
     return record
@@ -180,8 +178,13 @@ def check_run(record: RunRecord, base: BaseModel, examples: Sequence[Example]) -
 
 def checkpoints(folder: Path) -> dict[int, Weights]:
     """The run's matrices after each epoch that was kept, by epoch."""
+    return {epoch: load_weights(path) for epoch, path in checkpoint_paths(folder).items()}
+
+
+def checkpoint_paths(folder: Path) -> dict[int, Path]:
+    """Where the run's matrices after each epoch that was kept lie, by epoch."""
     found = {int(path.stem.split("-")[1]): path for path in (folder / "checkpoints").glob("epoch-*.safetensors")}
-    return {epoch: load_weights(path) for epoch, path in sorted(found.items())}
+    return dict(sorted(found.items()))
 
 
 def save_checkpoint(folder: Path, epoch: int, weights: Weights) -> None:
@@ -199,21 +202,20 @@ def load_held_out(folder: Path) -> list[Example]:
     path = folder / "held_out.json"
     if not path.exists():
         return []
-    try:
-        values = json.loads(path.read_text())
-        if values["format"] != HELD_OUT_FORMAT:
-            raise ValueError(f"unknown format {values['format']!r}")
-        return [
+    return read_document(
+        path,
+        HELD_OUT_FORMAT,
+        lambda values: [
             Example(row_id=row_id, contributor_id=contributor_id, num_prompt=num_prompt, ids=tuple(ids))
             for row_id, contributor_id, num_prompt, ids in values["rows"]
-        ]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise Corrupt(
-            f"the held-out rows in {path} can't be read: {error}",
+        ],
+        lambda reason: Corrupt(
+            f"the held-out rows in {path} can't be read: {reason}",
             code="corrupt_held_out",
             param=str(path),
             fix="restore the file from a backup, or train the adapter again",
-        ) from error
+        ),
+    )
 
 
 def save_weights(path: Path, weights: Weights) -> None:

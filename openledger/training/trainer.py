@@ -198,8 +198,6 @@ def _train_until(job: TrainingJob, epoch: int, progress: Any, rank: int, world: 
         world_size=world,
         reduce=_all_reduce if world > 1 else None,
     )
-    if epoch == job.recipe.middle_epoch and rank == 0:
-        model.save_pretrained(middle_folder(job.output))
     if epoch == job.recipe.num_epochs and rank == 0:
         save_held_out(Path(job.output), [encode_row(tokenizer, row) for row in job.held_out])
         write_adapter(model, job, examples, progress.curve, world)
@@ -207,7 +205,7 @@ def _train_until(job: TrainingJob, epoch: int, progress: Any, rank: int, world: 
 
 
 def middle_folder(adapter_folder: str) -> str:
-    """Where the adapter as it was in the middle of its training lies: what attribution measures with."""
+    """Where an adapter without checkpoints lies as it was in the middle of its training, for its index."""
     return str(Path(adapter_folder) / "middle")
 
 

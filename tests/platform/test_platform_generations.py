@@ -3,153 +3,36 @@
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from tiny_model import make_tiny_base, tiny_rows
+from trained_world import OWNER, PRICES, RECIPE, Market, Remote, World, in_this_process, paid_nano, rows_of
 
-from openledger.adapters.base_model import load_tokenizer
 from openledger.adapters.card import adapter_digest, load_card, save_card
-from openledger.adapters.registry import AdapterRegistry
-from openledger.attribution.actor import IndexHost
-from openledger.attribution.bank import plan_bank, run_bank
-from openledger.attribution.bank_folder import finish_bank
 from openledger.attribution.period import BANK_METHOD
-from openledger.core.clock import ManualClock
 from openledger.core.errors import Corrupt, InvalidInput, NotFound
-from openledger.core.signing import SigningKey
-from openledger.core.values import Answer, DatanetVersion
-from openledger.economy import Economy
-from openledger.ledger import Ledger, encode_proof, verify_proof
-from openledger.openlora.torch_engine import EngineOptions, TorchEngine
+from openledger.core.values import DatanetVersion
+from openledger.ledger import encode_proof, verify_proof
 from openledger.platform import pipeline
 from openledger.platform.generations import find_ancestry
-from openledger.training import trainer
-from openledger.training.examples import encode_row
-from openledger.training.recipe import Recipe
-from openledger.training.record import load_run, run_start
 
-RECIPE = Recipe(rank=4, alpha=16, num_epochs=4, batch_rows=4, learning_rate=2e-2)
-OWNER, PRICES = "user:owner", (10, 30)
 DATANETS = {"one": ("ctr_0", "ctr_1"), "two": ("ctr_2",), "three": ("ctr_3",), "side": ("ctr_2", "ctr_3")}
 PARENTS = {"two": "one", "three": "two"}
 
 
-class Remote:
-    """Methods of an object behind `.remote`, answered at once."""
-
-    def __init__(self, target):
-        self._target = target
-
-    def __getattr__(self, name):
-        return SimpleNamespace(remote=getattr(self._target, name))
-
-
-class World:
-    """A folder of adapters with their indexes, and what measures them."""
-
-    def __init__(self, base, folder):
-        self.base, self.folder, self.host = base, folder, Remote(IndexHost(base))
-        self.adapters, self.indexes = folder / "adapters", folder / "indexes"
-        self.registry = AdapterRegistry(self.adapters)
-        self.engine = TorchEngine(base, EngineOptions(max_batch=2))
-        self._loaded = set()
-
-    def train(self, name, rows, parent=None):
-        """What pipeline.train and build_indexes do, in this process."""
-        number = len(rows)
-        version = DatanetVersion(
-            datanet=name, number=2, row_root=name[0] * 64, num_rows=number, gate_version="g/1", published_ms=1
-        )
-        found = pipeline.find_parent(self.registry, parent, self.base, RECIPE) if parent else None
-        job, decoys = pipeline.plan_training(self.base, version, rows, RECIPE, self.adapters, parent=found)
-        if job.parent:
-            trainer.keep_start(Path(job.output), job.parent)
-        progress = trainer._train_until(job, RECIPE.middle_epoch, None, 0, 1)
-        trainer._train_until(job, RECIPE.num_epochs, progress, 0, 1)
-        card = load_card(Path(job.output))
-        pipeline.register(self.registry, job, card, OWNER, PRICES)
-        pipeline.build_indexes([self.host], [job], [decoys], self.indexes)
-        return job, card
-
-    def bank(self, job):
-        folder = Path(job.output)
-        record, examples = load_run(folder), [encode_row(load_tokenizer(self.base), row) for row in job.rows]
-        plan = plan_bank(record, examples, num_coalitions=6, num_twins=0)
-        bank = run_bank(folder / "bank", record, self.base, examples, start=run_start(folder, record))
-        bank.train(plan.members)
-        finish_bank(bank, plan, record.adapter_digest)
-
-    def score(self, prompt_ids, completion_ids, digests):
-        for digest in set(digests) - self._loaded - {""}:
-            self.engine.load(digest, Path(self.registry.find_digest(digest).folder))
-            self._loaded.add(digest)
-        return self.engine.score(prompt_ids, completion_ids, digests)
-
-    def attribute(self, pool):
-        return pipeline.attribute(pool, self.host, self.score, self.registry, self.indexes)
-
-
-class Market:
-    """A ledger and an economy, and a customer who buys what a row says."""
-
-    def __init__(self, folder, base):
-        self.folder, self.tokenizer = folder, load_tokenizer(base)
-        self.open()
-        self.economy.grant("user:alice", 10**9, "start")
-
-    def open(self):
-        self.ledger = Ledger(self.folder / "ledger.db", ManualClock(), SigningKey(b"k" * 32), "openledger/test")
-        self.economy = Economy(self.ledger, self.folder, ManualClock())
-
-    def close(self):
-        self.economy.close()
-        self.ledger.close()
-
-    def sell(self, terms, rows):
-        for row in rows:
-            example = encode_row(self.tokenizer, row)
-            prompt, completion = example.ids[: example.num_prompt], example.ids[example.num_prompt :]
-            held = self.economy.authorize(
-                "user:alice", terms, len(prompt), len(completion), f"{terms.adapter}-{row.row_id}"
-            )
-            self.economy.complete(
-                Answer(
-                    answer_id=held.answer_id, adapter=terms.adapter, adapter_digest=terms.adapter_digest,
-                    period=held.period, prompt_ids=prompt, completion_ids=completion,
-                )
-            )  # fmt: skip
-        return self.economy.pool(terms.adapter, held.period)
-
-
-def rows_of(*people):
-    """Rows of each one's two accounts: a bank needs more than two contributors."""
-    return [
-        replace(row, contributor_id=f"{row.contributor_id}{'ab'[row.ordinal // 4 % 2]}")
-        for row in tiny_rows()
-        if row.contributor_id in people
-    ]
-
-
-def paid_nano(settled, person):
-    """What both accounts of `person` got of a settlement, or of one part of it."""
-    return sum(amount for name, amount in settled.payouts_nano.items() if name.startswith(person))
-
-
 @pytest.fixture(scope="module", autouse=True)
-def in_this_process():
+def here():
     patch = pytest.MonkeyPatch()
-    patch.setattr(pipeline.ray, "get", lambda value: value)
-    patch.setattr(trainer, "_to_device", lambda model: model)
+    in_this_process(patch)
     torch.set_num_threads(1)
     yield
     patch.undo()
 
 
 @pytest.fixture(scope="module")
-def trained(in_this_process, tmp_path_factory):
+def trained(here, tmp_path_factory):
     """Three generations, of which the first has a bank, and an adapter of the same base beside them."""
     world = World(make_tiny_base(tmp_path_factory.mktemp("base")), tmp_path_factory.mktemp("world"))
     jobs = {name: world.train(name, rows_of(*people), PARENTS.get(name))[0] for name, people in DATANETS.items()}
@@ -297,12 +180,11 @@ class TestMerges:
         found = world.attribute(market.economy.pool("both", answers[0].period))
         assert found.scores.gain_nano == pytest.approx(whole, rel=1e-4)
 
-    def test_an_adapter_trained_from_a_merge_pays_its_parents_lines(self, world, market, monkeypatch):
+    def test_an_adapter_trained_from_a_merge_pays_its_parents_lines(self, world, market):
         merged = pipeline.merge(
             world.registry, world.adapters, world.base, {"two": "1", "side": "1"}, "both", OWNER, PRICES
         )
-        monkeypatch.setitem(globals(), "RECIPE", replace(RECIPE, rank=8, alpha=8))
-        world.train("last", rows_of("ctr_3"), "both")
+        world.train("last", rows_of("ctr_3"), "both", replace(RECIPE, rank=8, alpha=8))
         found, settlement = settle(market, world, "last", tiny_rows())
         assert found.scores.quality["generations"] == "5"
         assert paid_nano(settlement.parts["use"], "ctr_0") > 0
@@ -401,3 +283,35 @@ def test_scores_of_an_adapter_of_its_own_are_what_they_were_without_lineage(worl
     assert "generations" not in found.scores.quality
     assert len(settlement.parts) == 2
     assert np.isfinite(found.parts[0].measured.scores).all()
+
+
+def test_an_index_is_measured_over_the_first_half_of_the_run_or_at_as_many_points_as_asked(world):
+    folder = Path(world.registry.get("one").folder)
+
+    def names(most=None):
+        return [Path(path).stem for path in pipeline.index_views(str(folder), most)]
+
+    assert names() == ["epoch-1", "epoch-2"]  # of four
+    assert names(1) == ["epoch-2"]
+    for epoch in range(5, 11):
+        shutil.copy(
+            folder / "checkpoints" / "epoch-1.safetensors", folder / "checkpoints" / f"epoch-{epoch}.safetensors"
+        )
+    assert names(2) == ["epoch-1", "epoch-5"]
+    assert names(3) == ["epoch-1", "epoch-3", "epoch-5"]
+    assert names(9) == ["epoch-1", "epoch-2", "epoch-3", "epoch-4", "epoch-5"]
+
+
+def test_an_index_that_was_built_elsewhere_in_the_run_is_asked_where_it_was_built(world, market):
+    """As indexes were built before: in the middle alone, from a PEFT folder."""
+    side = world.registry.get("side")
+    folder, index = Path(side.folder), pipeline.index_folder(world.indexes, side.digest)
+    shutil.rmtree(index)
+    (folder / "middle").mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copy(folder / name, folder / "middle" / name)
+    own = set(load_card(folder).rows_trained)
+    rows = [row for row in rows_of("ctr_2", "ctr_3") if row.row_id in own]
+    world.host.build.remote([str(folder / "middle")], side.digest, rows, [], str(index))
+    found, _ = settle(market, world, "side", rows_of("ctr_2"))
+    assert len(found.parts[0].measured.entries) == len(rows)

@@ -38,9 +38,6 @@ class Host:
         long = np.array([len(answer.completion_ids) == 7 for answer in answers], dtype=np.float32)
         return ENTRIES, np.stack([long, 1 - long, np.full_like(long, 1e-6)])
 
-    def bank_outcomes(self, adapter_folder, digest, answers):
-        """None: the adapter has no bank."""
-
 
 @pytest.fixture
 def town(tmp_path, monkeypatch):
@@ -120,4 +117,36 @@ def test_a_wrong_answer_whose_content_is_gone_does_not_keep_its_pool_from_being_
     found = attribute(town, tmp_path)
     assert found.left_out == (wrong,)
     assert pipeline.settle(Remote(town.economy), found).pool_nano == 155 + 95
+    town.ledger.audit()
+
+
+def test_every_pool_that_waits_is_settled_and_one_that_can_not_be_keeps_no_other_waiting(town, tmp_path, monkeypatch):
+    town.sell("k1")
+    town.economy.open_period()
+    town.sell("k2")
+    town.economy.open_period()
+    town.sell("k3")  # in the period that is still open
+    attribute, failed = pipeline.attribute, Conflict("the first can't be measured", code="small_bank")
+
+    def fails_once(pool, *others):
+        if pool.period == "p0001":
+            raise failed
+        return attribute(pool, *others)
+
+    monkeypatch.setattr(pipeline, "attribute", fails_once)
+    registry = SimpleNamespace(find_digest=lambda digest: SimpleNamespace(digest=DIGEST, folder=str(tmp_path)))
+
+    def score(prompt_ids, completion_ids, digests):
+        return np.array([[-1.0] * len(completion_ids), [-2.0] * len(completion_ids)], dtype=np.float32)
+
+    waiting = lambda: list(  # noqa: E731
+        pipeline.settle_waiting(Remote(town.economy), Remote(Host()), score, registry, tmp_path)
+    )
+    first, second = waiting()
+    assert (first.period, first.settlement, first.error) == ("p0001", None, failed)
+    assert (second.period, second.settlement.pool_nano, second.error) == ("p0002", 155, None)
+    monkeypatch.setattr(pipeline, "attribute", attribute)
+    (again,) = waiting()
+    assert (again.period, again.error) == ("p0001", None)
+    assert waiting() == []
     town.ledger.audit()

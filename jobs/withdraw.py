@@ -1,0 +1,68 @@
+"""Serve an adapter without a contributor's rows, at once: the one of its bank that never saw them takes its name.
+
+    python jobs/withdraw.py --workdir .openledger --adapter tables --contributor ctr_3f2a... --dry-run
+    python jobs/withdraw.py --workdir .openledger --adapter tables --contributor ctr_3f2a...
+
+Where the bank has no such adapter it is trained first (one training), which needs the rows to be there still. Answers
+sold before stay attributed to the old adapter. Train a clean one without the rows when there is time: it takes the
+name.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from openledger.core.errors import OpenLedgerError
+from openledger.platform.environment import prepare_environment
+from openledger.platform.workdir import Workdir
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    workdir = Workdir(arguments.workdir.resolve())
+    prepare_environment(workdir)  # before anything imports ray
+    try:
+        print(json.dumps(withdraw(workdir, arguments)))
+    except OpenLedgerError as error:
+        print(json.dumps({"error": error.to_dict()}), file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workdir", type=Path, required=True)
+    parser.add_argument("--adapter", required=True, help="the name it is sold under")
+    parser.add_argument("--contributor", required=True, help="the id, ctr_...")
+    parser.add_argument("--base-model", default="", help="a folder or hub id; default: the embedded model")
+    parser.add_argument("--gpus", type=float, default=0, help="for the training")
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    return parser.parse_args()
+
+
+def withdraw(workdir: Workdir, arguments: argparse.Namespace) -> dict[str, object]:
+    from openledger.adapters.base_model import find_base_model
+    from openledger.adapters.registry import AdapterRegistry
+    from openledger.attribution.actor import start_index_host
+    from openledger.platform import pipeline, withdrawal
+    from openledger.platform.actors import datanets_actor
+    from openledger.platform.cluster import connected
+
+    registry = AdapterRegistry(workdir.adapters)
+    plan = withdrawal.plan_withdrawal(registry, arguments.adapter, arguments.contributor)
+    told = {"adapter": plan.name, "without": plan.contributor, "rows": plan.num_rows, "was": plan.adapter.digest}
+    if arguments.dry_run:
+        return {**told, "trainings": 0 if plan.ready else 1}
+    base = find_base_model(arguments.base_model or None)
+    with connected(workdir):
+        _, rows = pipeline.published(datanets_actor(workdir), plan.card.datanet, plan.card.datanet_version)
+        card = withdrawal.withdraw(
+            plan, registry, base, rows, start_index_host(base), workdir.adapters, workdir.indexes,
+            num_gpus=arguments.gpus, tell=lambda line: print(line, file=sys.stderr, flush=True),
+        )  # fmt: skip
+    return {**told, "digest": card.digest}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
