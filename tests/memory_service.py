@@ -8,6 +8,7 @@ from typing import Any
 
 from openledger.core.errors import InsufficientFunds, InvalidInput, NotFound, Unauthenticated
 from openledger.core.money import split
+from openledger.core.sealing import Seal, SealReceipt, SealState, check_seal
 from openledger.core.values import Contribution, ContributionReceipt, SamplingParameters, Verdict
 from openledger.platform.service import AnswerEvent, ModelEntry, Receipt
 
@@ -30,6 +31,8 @@ class MemoryService:
     asked: list[dict[str, Any]] = field(default_factory=list)
     contributed: list[Contribution] = field(default_factory=list)
     marked: list[tuple[str, str]] = field(default_factory=list)
+    sealed: dict[tuple[str, str], Seal] = field(default_factory=dict)
+    seal_state: SealState = "waiting"
     num_closed: int = 0
     num_finished: int = 0
 
@@ -90,6 +93,24 @@ class MemoryService:
             datanet=contribution.datanet,
             contributor_id=contribution.contributor_id,
             verdicts=verdicts,
+        )
+
+    async def seal(self, seal: Seal) -> SealReceipt:
+        await self.datanet(seal.datanet)
+        check_seal(seal)
+        self.sealed.setdefault((seal.contributor_id, seal.digest), seal)
+        return await self.find_seal(seal.datanet, seal.contributor_id, seal.digest)
+
+    async def find_seal(self, datanet: str, contributor_id: str, digest: str) -> SealReceipt:
+        if (contributor_id, digest) not in self.sealed:
+            raise NotFound("there is no such seal", code="unknown_seal", param="digest")
+        return SealReceipt(
+            datanet=datanet,
+            contributor_id=contributor_id,
+            digest=digest,
+            sealed_ms=1_700_000_000_000,
+            expires_ms=1_700_604_800_000,
+            state=self.seal_state,
         )
 
     async def mark(self, account: str, answer_id: str, verdict: str) -> str:

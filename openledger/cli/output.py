@@ -7,6 +7,7 @@ import json
 import sys
 import unicodedata
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from openledger.core.errors import OpenLedgerError
@@ -56,6 +57,10 @@ def print_error(error: OpenLedgerError, *, as_json: bool) -> None:
     lines = [f"error: {told['message']}"]
     lines += [f"  {name:<5} {told[name]}" for name in ("code", "param", "fix") if told[name]]
     print(plain("\n".join(lines)), file=sys.stderr)
+
+
+def format_time(time_ms: int) -> str:
+    return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def plain(text: str) -> str:

@@ -15,6 +15,7 @@ _EXAMPLES = """examples:
   openledger models                        what can be asked, and for how much
   openledger ask MODEL "What does os.path.join do?"
   openledger keys new --out my.key         an identity to contribute with
+  openledger contribute DATANET rows.jsonl --key my.key --seal
   openledger contribute DATANET rows.jsonl --key my.key
   openledger payouts                       what this account was paid
   openledger proof TRANSFER_ID -o payout.json
@@ -97,6 +98,7 @@ def _add_data(commands: Any) -> None:
     contribute.add_argument("rows", metavar="FILE.jsonl", help='one {"prompt", "completion", "source"} a line')
     contribute.add_argument("--key", required=True, metavar="KEYFILE", help="made by 'openledger keys new'")
     contribute.add_argument("--nonce", default="0", help="another one sends the same rows as a new contribution")
+    contribute.add_argument("--seal", action="store_true", help="send no row yet: keep their place, for 7 days")
     contribute.add_argument("--dry-run", action="store_true", help="read, check and sign the rows; send nothing")
 
 

@@ -19,6 +19,7 @@ import httpx
 from openledger.client import values
 from openledger.client.transport import Transport
 from openledger.client.values import Answer, Model, Piece, read_as
+from openledger.core.sealing import Seal, SealReceipt
 from openledger.core.values import Contribution, ContributionReceipt, SamplingParameters
 
 Message = dict[str, str]
@@ -110,6 +111,18 @@ class OpenLedger:
         body = asdict(contribution)
         path = f"/v1/datanets/{_segment(body.pop('datanet'))}/contributions"
         return read_as(values.read_contribution, self._transport.post_json(path, body))
+
+    def seal(self, seal: Seal) -> SealReceipt:
+        """Keep a place for rows before you show them (`datanets.seals.seal_of` makes the seal of a contribution). Safe
+        to send again: the first receipt comes back."""
+        body = asdict(seal)
+        path = f"/v1/datanets/{_segment(body.pop('datanet'))}/seals"
+        return read_as(values.read_seal, self._transport.post_json(path, body))
+
+    def find_seal(self, seal: Seal) -> SealReceipt:
+        """What has become of it: `waiting`, `opened` or `expired`."""
+        own = f"{_segment(seal.contributor_id)}/{_segment(seal.digest)}"
+        return read_as(values.read_seal, self._transport.get_json(f"/v1/datanets/{_segment(seal.datanet)}/seals/{own}"))
 
     def report(self) -> dict[str, Any]:
         return self._object("/v1/report")

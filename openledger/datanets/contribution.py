@@ -33,7 +33,7 @@ def sign_contribution(key: SigningKey, datanet: str, drafts: Sequence[RowDraft],
     root = content_root(drafts)
     _check_nonce(nonce)
     contributor = contributor_id(key.public_key)
-    message = _signed_bytes(check_name(datanet, "datanet"), contributor, root, len(drafts), nonce)
+    message = canonical_json(signed_fields(check_name(datanet, "datanet"), contributor, root, len(drafts), nonce))
     return Contribution(
         datanet=datanet,
         contributor_id=contributor,
@@ -63,13 +63,25 @@ def check_signature(contribution: Contribution) -> None:
 
 def signed_bytes(contribution: Contribution) -> bytes:
     """What the signature stands over: canonical JSON of the contribution without its rows, which the root covers."""
-    return _signed_bytes(
-        contribution.datanet,
-        contribution.contributor_id,
-        contribution.content_root,
-        len(contribution.drafts),
-        contribution.nonce,
-    )
+    return canonical_json(signed_values(contribution))
+
+
+def signed_values(contribution: Contribution) -> dict[str, Any]:
+    """`signed_bytes` as JSON values."""
+    given = contribution
+    return signed_fields(given.datanet, given.contributor_id, given.content_root, len(given.drafts), given.nonce)
+
+
+def signed_fields(datanet: str, contributor: str, root: str, num_rows: int, nonce: str) -> dict[str, Any]:
+    """`signed_values` of a contribution whose rows are elsewhere."""
+    return {
+        "format": FORMAT,
+        "datanet": datanet,
+        "contributor_id": contributor,
+        "content_root": root,
+        "num_rows": num_rows,
+        "nonce": nonce,
+    }
 
 
 def contribution_id(contribution: Contribution) -> str:
@@ -129,19 +141,6 @@ def check_public_key(public_key: str) -> None:
         raise InvalidInput(
             "a public key is 32 bytes in lower-case hex", code="invalid_key", param="public_key", fix="send 64 digits"
         )
-
-
-def _signed_bytes(datanet: str, contributor: str, root: str, num_rows: int, nonce: str) -> bytes:
-    return canonical_json(
-        {
-            "format": FORMAT,
-            "datanet": datanet,
-            "contributor_id": contributor,
-            "content_root": root,
-            "num_rows": num_rows,
-            "nonce": nonce,
-        }
-    )
 
 
 def _draft_bytes(draft: RowDraft, ordinal: int) -> bytes:

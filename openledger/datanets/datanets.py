@@ -10,6 +10,8 @@ A contribution is stored in three steps, each durable before the next:
 3. the registry forgets the drafts, and the receipt is returned.
 
 A crash before 1 leaves nothing. After 1, the next opening (or a retry) repeats 2 and 3 with the same verdicts.
+
+Rows that were sealed before are judged and credited as of their seal (`seals`); step 1 opens it.
 """
 
 import json
@@ -25,6 +27,7 @@ from openledger.core.clock import Clock
 from openledger.core.errors import Conflict, Corrupt, InvalidInput, NotFound
 from openledger.core.files import write_json_durably
 from openledger.core.ids import check_name
+from openledger.core.sealing import Seal, SealReceipt, check_seal
 from openledger.core.signing import contributor_id
 from openledger.core.values import Contribution, ContributionReceipt, DatanetVersion, Outcome, Row, Verdict
 from openledger.datanets.clusters import ClusterRow, EvidenceClusters, WordWeights
@@ -41,6 +44,7 @@ from openledger.datanets.registry import (
     Registry,
 )
 from openledger.datanets.rows import rows_of
+from openledger.datanets.seals import Opening, Place, UnloggedSeal, digest_of
 from openledger.datanets.versions import read_row_ids, row_root, write_manifest
 
 _MAX_SUMMARY_CHARS = 1_000
@@ -104,6 +108,29 @@ class Datanets:
         self._registry.add_contributor(contributor, self._clock.now_ms())
         return contributor
 
+    def seal(self, seal: Seal) -> SealReceipt:
+        """Keep a place in the order of credit for rows that are yet to come; durable when it returns, and counts from
+        when it is in the log. The same seal again gives the first.
+
+        Raises InvalidInput (`invalid_seal`, `invalid_signature`), NotFound for an unknown Datanet, Conflict
+        (`too_many_seals`) where many of the contributor's seals never got their rows.
+        """
+        check_public_key(seal.public_key)
+        check_seal(seal)
+        self._registry.datanet(seal.datanet)
+        return self._registry.seals.add(seal, self._clock.now_ms())
+
+    def find_seal(self, name: str, contributor: str, digest: str) -> SealReceipt:
+        """Raises NotFound (`unknown_seal`)."""
+        return self._registry.seals.get(self._registry.datanet(name).name, contributor, digest, self._clock.now_ms())
+
+    def unlogged_seals(self) -> list[UnloggedSeal]:
+        """Seals and openings that the log lacks; whoever has put one there says so by `mark_seal_logged`."""
+        return self._registry.seals.unlogged()
+
+    def mark_seal_logged(self, contributor: str, digest: str, *, opened: bool) -> None:
+        self._registry.seals.mark_logged(contributor, digest, opened=opened)
+
     def contribute(self, contribution: Contribution) -> ContributionReceipt:
         """Check, judge and store. The same contribution again gets its first receipt again. A contributor who is not
         registered is, by the id that his key gives: the signature shows that the key is his.
@@ -124,7 +151,9 @@ class Datanets:
         """The verdicts that `contribute` would give now; stores nothing."""
         self._check(contribution)
         known = self._registry.receipt(contribution_id(contribution))
-        return known.verdicts if known else self._judge(contribution)[0]
+        own = contribution.contributor_id, digest_of(contribution)
+        sealed = self._registry.seals.place(*own, self._clock.now_ms())
+        return known.verdicts if known else self._judge(contribution, sealed)[0]
 
     def publish(self, name: str) -> DatanetVersion:
         """Freeze the accepted rows as the next version. Without a change, the current version again.
@@ -169,10 +198,12 @@ class Datanets:
 
     def copies(self, name: str, number: int) -> dict[str, str]:
         """The version's rows that say what an earlier accepted row says, in this Datanet or in another contributor's
-        place in any: row id to the earlier row's id. No adapter is trained on them (`clusters`)."""
+        place in any: row id to the earlier row's id. No adapter is trained on them (`clusters`, and `seals` for those
+        that sealed rows displaced)."""
         ids = set(read_row_ids(self._folder / "versions", self.version(name, number)))
         rows = {row.row_id: row for other in self._registry.names() for row in self._accepted(other)}
-        found = self._said_before(rows, by_strangers=False)
+        displaced = {row: first for row, first in self._registry.seals.displaced().items() if {row, first} <= set(rows)}
+        found = {**displaced, **self._said_before(rows, by_strangers=False)}
         return {row: first for row, first in found.items() if row in ids and _takes_its_place(rows[first], rows[row])}
 
     def alike(self, name: str, number: int) -> dict[str, str]:
@@ -201,13 +232,17 @@ class Datanets:
         check_signature(contribution)
         self._registry.datanet(contribution.datanet)
 
-    def _judge(self, contribution: Contribution) -> tuple[tuple[Verdict, ...], DuplicateIndex]:
-        overlay = self._index.overlay()
+    def _judge(self, contribution: Contribution, sealed: Place | None) -> tuple[tuple[Verdict, ...], DuplicateIndex]:
+        overlay = self._index.overlay(sealed or self._registry.next_place())
         return tuple(judge(contribution.drafts, row_ids(contribution), overlay)), overlay
 
     def _begin(self, contribution: Contribution) -> PendingContribution:
-        verdicts, overlay = self._judge(contribution)
-        pending = self._registry.begin_contribution(contribution, verdicts, GATE_VERSION, self._clock.now_ms())
+        now_ms, own = self._clock.now_ms(), (contribution.contributor_id, digest_of(contribution))
+        sealed = self._registry.seals.place(*own, now_ms)
+        verdicts, overlay = self._judge(contribution, sealed)
+        displaced = self._index.displaced_by(overlay) if sealed else {}
+        opening = Opening(contributor_id=own[0], digest=own[1], displaced=displaced) if sealed else None
+        pending = self._registry.begin_contribution(contribution, verdicts, GATE_VERSION, now_ms, opening)
         self._index.absorb(overlay)
         return pending
 
@@ -264,10 +299,10 @@ class Datanets:
             found = [row for shard in self._shards for batch in shard.scan(name) for row in rows_of(batch)]
             self._check_complete(name, {row.row_id for row in found})
             rows.update((row.row_id, row) for row in found)
-        order = self._registry.credit_order()
-        features = features_of((rows[row_id].prompt, rows[row_id].completion) for row_id in order)
-        for row_id, one in zip(order, features, strict=True):
-            self._index.add(row_id, one)
+        order = self._registry.credited()
+        features = features_of((rows[row_id].prompt, rows[row_id].completion) for row_id, _ in order)
+        for (row_id, place), one in zip(order, features, strict=True):
+            self._index.add(row_id, one, place)
 
     def _check_complete(self, name: str, found: set[str]) -> None:
         credited = self._registry.row_ids(name, _STORED)

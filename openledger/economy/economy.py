@@ -8,6 +8,7 @@ Every step is durable before it answers and may be repeated: ids derive from the
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from openledger.core.clock import Clock, SystemClock
 from openledger.core.errors import (
@@ -31,7 +32,7 @@ from openledger.core.values import (
     Pool,
     Settlement,
 )
-from openledger.economy import answers, holds, keys, periods, verdicts
+from openledger.economy import answers, holds, keys, periods, seals, verdicts
 from openledger.economy.answers import AnswerStore, StoredAnswer
 from openledger.economy.disputes import SCHEMA as DISPUTES_SCHEMA
 from openledger.economy.disputes import DisputeBook
@@ -370,6 +371,14 @@ class Economy:
                 param="period",
                 fix="let the dispute expire: its deposit comes back",
             )
+
+    def log_seal(self, datanet: str, contributor: str, digest: str, expires_ms: int) -> str:
+        """See `seals.log_seal`."""
+        return seals.log_seal(self._ledger, datanet, contributor, digest, expires_ms)
+
+    def log_opening(self, datanet: str, contributor: str, digest: str, **opening: Any) -> str:
+        """See `seals.log_opening`."""
+        return seals.log_opening(self._ledger, datanet, contributor, digest, **opening)
 
     def set_retention(self, account: str, keep: bool) -> None:
         """Whether the content of `account`'s answers is kept, encrypted, from now on; by default it is.

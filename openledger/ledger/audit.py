@@ -21,6 +21,7 @@ from openledger.ledger.journal import Journal
 from openledger.ledger.log import leaf_hash, leaf_of, nodes_after_append
 from openledger.ledger.nonces import Rounds
 from openledger.ledger.rules import Book, apply
+from openledger.ledger.seals import Seals
 from openledger.ledger.transfers import CREATED, Batch, Transfer
 from openledger.ledger.verdicts import VERDICT, Verdicts
 
@@ -103,6 +104,7 @@ class _Audit:
     verdicts: Verdicts = field(default_factory=Verdicts)
     ids: set[str] = field(default_factory=set)
     disputes: Disputes = field(default_factory=Disputes)
+    seals: Seals = field(default_factory=Seals)
     time_ms: int = 0
     num_answers: int = 0
 
@@ -178,6 +180,7 @@ class _Audit:
         elif any(_touches_pool(transfer) for transfer in batch.transfers):
             raise Corrupt("money goes through a pool without saying why", code="unexplained_pool", param="statement")
         self.disputes.take(batch)
+        self.seals.take(batch)
 
     def report(self, claim: Claim, key: str) -> AuditReport:
         checkpoint = open_checkpoint(claim.checkpoint, key)

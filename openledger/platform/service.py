@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from openledger.core.sealing import Seal, SealReceipt
 from openledger.core.values import Contribution, ContributionReceipt, SamplingParameters
 
 
@@ -102,6 +103,16 @@ class Service(Protocol):
     async def contribute(self, contribution: Contribution) -> ContributionReceipt:
         """The durable verdicts; the same contribution again gives the first receipt. Raises InvalidInput
         (`invalid_signature`), NotFound (`unknown_datanet`), TooLarge."""
+        ...
+
+    async def seal(self, seal: Seal) -> SealReceipt:
+        """Keep a place for signed rows that are yet to come; durable and in the log when it is answered. The same seal
+        again gives the first receipt. Raises InvalidInput (`invalid_seal`, `invalid_signature`), NotFound
+        (`unknown_datanet`), Conflict (`too_many_seals`)."""
+        ...
+
+    async def find_seal(self, datanet: str, contributor_id: str, digest: str) -> SealReceipt:
+        """Raises NotFound (`unknown_datanet`, `unknown_seal`)."""
         ...
 
     async def report(self) -> dict[str, Any]:
