@@ -61,13 +61,15 @@ from openledger.economy.settlement import (
     settlement_from,
     settlement_statement,
 )
+from openledger.economy.signers import SignerBook
 from openledger.economy.tenants import SCHEMA as TENANTS_SCHEMA
 from openledger.economy.tenants import TenantStore
 from openledger.economy.terms import check_payee, check_terms
 from openledger.ledger import accounts as names
 from openledger.ledger.accounts import Account, Balance, pool_account
 from openledger.ledger.database import open_database
-from openledger.ledger.disputes import Basis, Dispute
+from openledger.ledger.disputes import Dispute, Recomputation
+from openledger.ledger.signers import Signer
 from openledger.ledger.statements import parts_by_account
 from openledger.ledger.transfers import CREATED, EXISTS, Transfer
 from openledger.ledger.verdicts import check_verdict
@@ -108,6 +110,7 @@ class Economy:
         self._tenants = TenantStore(self._db, PayloadCipher(folder / "answers.key"))
         self._answers = AnswerStore(self._db, self._tenants)
         self._periods = PeriodStore(self._db, self._clock.now_ms())
+        self._signers = SignerBook(ledger)
         self._disputes = DisputeBook(ledger, self._db, self._parameters)
         self._opened: set[str] = set()
         self._open_accounts(names.GENESIS, names.HOLDS, names.TREASURY, names.STAKERS, names.UNATTRIBUTED)
@@ -321,16 +324,17 @@ class Economy:
         """Contest `contributor`'s payout of a settled pool from the account it was paid to; see `DisputeBook.open`."""
         return self._disputes.open(account, adapter, period, contributor, claimed_nano, reason, self._clock.now_ms())
 
-    def resolve_dispute(
-        self,
-        contributor: str,
-        scorer: str,
-        scores: ContributorScores,
-        improvement: ContributorScores | None = None,
-    ) -> Dispute:
-        """Decide a dispute by what a second scorer recomputed of its pool; see `DisputeBook.resolve`."""
-        basis = self._answers.readable(scores.adapter, scores.period)
-        return self._disputes.resolve(contributor, scorer, scores, improvement, Basis(**basis), self._clock.now_ms())
+    def resolve_dispute(self, contributor: str, found: Recomputation) -> Dispute:
+        """Decide a dispute by what a registered scorer recomputed of its pool and signed; see `DisputeBook.resolve`."""
+        return self._disputes.resolve(contributor, found, self._clock.now_ms())
+
+    def add_signer(self, signer: Signer, signature: str) -> str:
+        """Register the key by which a scorer or a reviewer decides; see `SignerBook.add`."""
+        return self._signers.add(signer, signature)
+
+    def end_signer(self, signer: Signer) -> str:
+        """See `SignerBook.end`."""
+        return self._signers.end(signer)
 
     def expire_disputes(self) -> int:
         """Return what disputes hold that nobody decided in time; how many."""

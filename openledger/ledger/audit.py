@@ -22,6 +22,7 @@ from openledger.ledger.log import leaf_hash, leaf_of, nodes_after_append
 from openledger.ledger.nonces import Rounds
 from openledger.ledger.rules import Book, apply
 from openledger.ledger.seals import Seals
+from openledger.ledger.signers import Signers
 from openledger.ledger.transfers import CREATED, Batch, Transfer
 from openledger.ledger.verdicts import VERDICT, Verdicts
 
@@ -103,10 +104,14 @@ class _Audit:
     rounds: Rounds = field(default_factory=Rounds)
     verdicts: Verdicts = field(default_factory=Verdicts)
     ids: set[str] = field(default_factory=set)
-    disputes: Disputes = field(default_factory=Disputes)
+    signers: Signers = field(default_factory=Signers)
+    disputes: Disputes = field(init=False)
     seals: Seals = field(default_factory=Seals)
     time_ms: int = 0
     num_answers: int = 0
+
+    def __post_init__(self) -> None:
+        self.disputes = Disputes(signers=self.signers)
 
     def run(self, entries: Iterable[tuple[Batch, bytes] | Claim], key: str) -> AuditReport:
         for entry in entries:
@@ -158,6 +163,7 @@ class _Audit:
     def check_statement(self, batch: Batch) -> None:
         statement, kind = batch.statement or {}, statements.format_of(batch.statement)
         self.rounds.take(batch)
+        self.signers.take(batch)
         if kind == statements.USAGE:
             statements.check_usage(statement)
             statements.check_usage_transfers(statement, batch.transfers)

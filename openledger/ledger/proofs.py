@@ -23,7 +23,7 @@ from openledger.core import merkle
 from openledger.core.errors import Corrupt, InvalidInput, NotFound, OpenLedgerError, TooLarge
 from openledger.core.hashing import canonical_json, digest_json
 from openledger.core.money import format_open
-from openledger.ledger import disputes, seals
+from openledger.ledger import disputes, seals, signers
 from openledger.ledger.checkpoints import Checkpoint, open_checkpoint
 from openledger.ledger.log import leaf_hash
 from openledger.ledger.statements import (
@@ -195,6 +195,10 @@ def _check_seal(transfer: Transfer, statement: dict[str, Any], _: Any) -> list[s
     return seals.checked_lines(statement, transfer)
 
 
+def _check_signer(transfer: Transfer, statement: dict[str, Any], _: Any) -> list[str]:
+    return signers.checked_lines(statement, transfer)
+
+
 def _check_payout(transfer: Transfer, settlement: dict[str, Any], evidence: Any) -> list[str]:
     if not isinstance(evidence, list) or not all(isinstance(item, list) and len(item) == 2 for item in evidence):
         raise _malformed("a payout's evidence is a list of [commitment, nano-OPEN]")
@@ -250,6 +254,7 @@ def _check_verdict(transfer: Transfer, verdict: dict[str, Any], _: Any) -> list[
 _DERIVATIONS: dict[str, Callable[[Transfer, dict[str, Any], Any], list[str]]] = {
     **dict.fromkeys(disputes.FORMATS, _check_dispute),
     **dict.fromkeys(seals.FORMATS, _check_seal),
+    **dict.fromkeys(signers.FORMATS, _check_signer),
     USAGE: _check_fee,
     SETTLEMENT: _check_payout,
     SETTLEMENT_1: _check_payout,
