@@ -110,7 +110,44 @@ def content_root(drafts: Sequence[RowDraft]) -> str:
             param="drafts",
             fix="split them over several contributions",
         )
-    return merkle.root([merkle.leaf_hash(_draft_bytes(draft, n)) for n, draft in enumerate(drafts)]).hex()
+    return merkle.root([merkle.leaf_hash(draft_bytes(draft, n)) for n, draft in enumerate(drafts)]).hex()
+
+
+def draft_bytes(draft: RowDraft, ordinal: int) -> bytes:
+    """The leaf that `draft` is in its contribution's tree. Raises InvalidInput, TooLarge."""
+    try:
+        data = canonical_json(draft_json(draft))
+    except InvalidInput as error:
+        raise InvalidInput(
+            f"row {ordinal} is not valid Unicode text: {error}",
+            code="invalid_text",
+            param=f"drafts[{ordinal}]",
+            fix="remove unpaired surrogates",
+        ) from error
+    if len(data) > MAX_ROW_BYTES:
+        raise TooLarge(
+            f"row {ordinal} has {len(data)} bytes; at most {MAX_ROW_BYTES} are allowed",
+            code="row_too_large",
+            param=f"drafts[{ordinal}]",
+            fix="shorten the row or split it",
+        )
+    return data
+
+
+def row_path(drafts: Sequence[RowDraft], ordinal: int) -> list[str]:
+    """The audit path (RFC 9162, hex) of one draft to the root of all."""
+    hashes = [merkle.leaf_hash(draft_bytes(draft, n)) for n, draft in enumerate(drafts)]
+    return [item.hex() for item in merkle.inclusion_proof(ordinal, hashes)]
+
+
+def leads_to(draft: RowDraft, ordinal: int, num_rows: int, path: Sequence[str], root: str) -> bool:
+    """Whether `path` leads from `draft` to the `root` of `num_rows`. Malformed hex is False."""
+    try:
+        items = [bytes.fromhex(item) for item in path]
+    except ValueError:
+        return False
+    leaf = merkle.leaf_hash(draft_bytes(draft, ordinal))
+    return merkle.verify_inclusion(ordinal, num_rows, leaf, items, bytes.fromhex(root))
 
 
 def draft_json(draft: RowDraft) -> dict[str, str]:
@@ -141,26 +178,6 @@ def check_public_key(public_key: str) -> None:
         raise InvalidInput(
             "a public key is 32 bytes in lower-case hex", code="invalid_key", param="public_key", fix="send 64 digits"
         )
-
-
-def _draft_bytes(draft: RowDraft, ordinal: int) -> bytes:
-    try:
-        data = canonical_json(draft_json(draft))
-    except InvalidInput as error:
-        raise InvalidInput(
-            f"row {ordinal} is not valid Unicode text: {error}",
-            code="invalid_text",
-            param=f"drafts[{ordinal}]",
-            fix="remove unpaired surrogates",
-        ) from error
-    if len(data) > MAX_ROW_BYTES:
-        raise TooLarge(
-            f"row {ordinal} has {len(data)} bytes; at most {MAX_ROW_BYTES} are allowed",
-            code="row_too_large",
-            param=f"drafts[{ordinal}]",
-            fix="shorten the row or split it",
-        )
-    return data
 
 
 def _check_nonce(nonce: str) -> None:

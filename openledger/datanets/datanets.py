@@ -23,13 +23,15 @@ from typing import Protocol
 
 import pyarrow as pa
 
+from openledger.core.appealing import Appeal, AppealState, Judged
 from openledger.core.clock import Clock
 from openledger.core.errors import Conflict, Corrupt, InvalidInput, NotFound
 from openledger.core.files import write_json_durably
 from openledger.core.ids import check_name
 from openledger.core.sealing import Seal, SealReceipt, check_seal
 from openledger.core.signing import contributor_id
-from openledger.core.values import Contribution, ContributionReceipt, DatanetVersion, Outcome, Row, Verdict
+from openledger.core.values import Contribution, ContributionReceipt, DatanetVersion, Outcome, Row, RowDraft, Verdict
+from openledger.datanets.appeals import HeldRow
 from openledger.datanets.clusters import ClusterRow, EvidenceClusters, WordWeights
 from openledger.datanets.contribution import check_public_key, check_signature, contribution_id, row_ids
 from openledger.datanets.dedupe import DuplicateIndex, features_of
@@ -155,6 +157,44 @@ class Datanets:
         sealed = self._registry.seals.place(*own, self._clock.now_ms())
         return known.verdicts if known else self._judge(contribution, sealed)[0]
 
+    def hold_appeal(self, appeal: Appeal) -> Judged:
+        """Keep the row of an appeal until it is closed, and tell what the gate had said; the same again keeps it once.
+
+        Raises InvalidInput (`invalid_signature`; `wrong_row` for another row than was judged), NotFound
+        (`unknown_contribution`), Forbidden (`not_the_contributor`), Conflict (`row_accepted`).
+        """
+        return self._registry.appeals.hold(appeal, self._clock.now_ms())
+
+    def drop_appeal(self, row_id: str) -> None:
+        """Forget an appeal that came to nothing."""
+        self._registry.appeals.drop(row_id)
+
+    def close_appeal(self, row_id: str, state: AppealState) -> None:
+        """Do what the log says of an appeal: an `overturned` row is accepted, in its contribution's place; whatever it
+        says, the appeal's own copy of the row is deleted. May be repeated."""
+        held = self._registry.appeals.find(row_id)
+        if held is None or held.draft is None:
+            return
+        if state == "overturned":
+            self._accept(held, held.draft)
+        else:
+            self._registry.appeals.close(row_id, state)
+
+    def appeals(self, name: str) -> list[str]:
+        """Ids of the Datanet's rows that were appealed, in the order of the appeals."""
+        return self._registry.appeals.rows_of(self._registry.datanet(name).name)
+
+    def held_appeals(self) -> dict[str, int]:
+        """Ids of the rows that are kept for an appeal, with for how many milliseconds by now."""
+        return self._registry.appeals.held(self._clock.now_ms())
+
+    def appealed_row(self, row_id: str) -> RowDraft:
+        """What a reviewer looks at. Raises NotFound (`row_not_kept`) where the appeal is closed."""
+        held = self._registry.appeals.find(row_id)
+        if held is None or held.draft is None:
+            raise NotFound(f"no row {row_id} is kept for an appeal", code="row_not_kept", param="row_id")
+        return held.draft
+
     def publish(self, name: str) -> DatanetVersion:
         """Freeze the accepted rows as the next version. Without a change, the current version again.
 
@@ -204,6 +244,7 @@ class Datanets:
         rows = {row.row_id: row for other in self._registry.names() for row in self._accepted(other)}
         displaced = {row: first for row, first in self._registry.seals.displaced().items() if {row, first} <= set(rows)}
         found = {**displaced, **self._said_before(rows, by_strangers=False)}
+        ids -= self._registry.appeals.cleared()
         return {row: first for row, first in found.items() if row in ids and _takes_its_place(rows[first], rows[row])}
 
     def alike(self, name: str, number: int) -> dict[str, str]:
@@ -255,6 +296,19 @@ class Datanets:
             self._shards[number].append(receipt.datanet, placed[number], receipt.contribution_id)
         self._registry.finish_contribution(receipt.contribution_id)
         return receipt
+
+    def _accept(self, held: HeldRow, draft: RowDraft) -> None:
+        """A crash on the way leaves it held: the same again goes on."""
+        (features,), place = features_of([(draft.prompt, draft.completion)]), self._registry.place_of(held.sequence)
+        if held.outcome == "reject":
+            shard = self._shards[shard_of(held.row_id, len(self._shards))]
+            shard.append(
+                held.datanet, [_row(held, held.row_id, held.ordinal, draft)], f"{held.contribution_id}:{held.ordinal}"
+            )
+        repeating = dict.fromkeys(self._index.repeated_by(features, place), held.row_id)
+        self._registry.appeals.accept(held.row_id, repeating)
+        if held.outcome == "reject":
+            self._index.add(held.row_id, features, place)
 
     def _said_before(self, rows: Mapping[str, Row], *, by_strangers: bool) -> dict[str, str]:
         """Which of `rows` say what an earlier one says; `by_strangers` as if no two were one contributor's."""
@@ -331,16 +385,20 @@ def _stored_rows(pending: PendingContribution) -> Iterator[Row]:
     receipt = pending.receipt
     for verdict, draft in zip(receipt.verdicts, pending.drafts, strict=True):
         if verdict.outcome in _STORED:
-            yield Row(
-                row_id=verdict.row_id,
-                datanet=receipt.datanet,
-                contributor_id=receipt.contributor_id,
-                contribution_id=receipt.contribution_id,
-                ordinal=verdict.ordinal,
-                source=draft.source,
-                prompt=draft.prompt,
-                completion=draft.completion,
-            )
+            yield _row(receipt, verdict.row_id, verdict.ordinal, draft)
+
+
+def _row(of: ContributionReceipt | HeldRow, row_id: str, ordinal: int, draft: RowDraft) -> Row:
+    return Row(
+        row_id=row_id,
+        datanet=of.datanet,
+        contributor_id=of.contributor_id,
+        contribution_id=of.contribution_id,
+        ordinal=ordinal,
+        source=draft.source,
+        prompt=draft.prompt,
+        completion=draft.completion,
+    )
 
 
 def _evidence(row: Row, place: int) -> ClusterRow:

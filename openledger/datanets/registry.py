@@ -21,6 +21,8 @@ import apsw
 from openledger.core.errors import Conflict, Corrupt, InvalidInput, NotFound, Unavailable
 from openledger.core.files import sync_folder
 from openledger.core.values import Contribution, ContributionReceipt, DatanetVersion, Outcome, RowDraft, Verdict
+from openledger.datanets.appeals import SCHEMA as APPEALS_SCHEMA
+from openledger.datanets.appeals import AppealStore
 from openledger.datanets.contribution import contribution_id, draft_json
 from openledger.datanets.folders import make_folder
 from openledger.datanets.seals import SCHEMA as SEALS_SCHEMA
@@ -115,14 +117,15 @@ class Registry:
         try:
             self._connection = apsw.Connection(str(path))
             self._connection.set_busy_timeout(_BUSY_MS)
-            for statement in ("PRAGMA journal_mode=WAL", "PRAGMA synchronous=FULL", "PRAGMA foreign_keys=ON"):
-                self._connection.execute(statement).fetchall()
+            for setting in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
+                self._connection.execute(f"PRAGMA {setting}").fetchall()
             with self._connection:
-                self._connection.execute(_SCHEMA + SEALS_SCHEMA)
+                self._connection.execute(_SCHEMA + SEALS_SCHEMA + APPEALS_SCHEMA)
                 self._add_display()
             self._check_format()
             self._epoch = self._next_epoch()
             self.seals = SealStore(self._connection, self._writing)
+            self.appeals = AppealStore(self._connection, self._writing)
             sync_folder(path.parent)
         except (apsw.NotADBError, apsw.CorruptError) as error:
             raise Corrupt(f"{path} is no registry: {error}", code="corrupt_registry", param=str(path)) from error
@@ -296,6 +299,12 @@ class Registry:
     def next_place(self) -> Place:
         """Where rows stand that come now, without a seal."""
         return int(self._connection.execute("SELECT coalesce(max(sequence), 0) + 1 FROM contributions").get), 0
+
+    def place_of(self, sequence: int) -> Place:
+        """Where the rows of a contribution stand, sealed or not."""
+        query = "SELECT place_after, number FROM seals WHERE sequence = ?"
+        row = self._connection.execute(query, (sequence,)).fetchone()
+        return (sequence, 0) if row is None else (int(row[0]), int(row[1]))
 
     def add_version(self, version: DatanetVersion) -> None:
         with self._writing():

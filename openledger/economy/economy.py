@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from openledger.core.appealing import Appeal, Decision, Judged
 from openledger.core.clock import Clock, SystemClock
 from openledger.core.errors import (
     Conflict,
@@ -34,6 +35,7 @@ from openledger.core.values import (
 )
 from openledger.economy import answers, holds, keys, periods, seals, verdicts
 from openledger.economy.answers import AnswerStore, StoredAnswer
+from openledger.economy.appeals import AppealBook
 from openledger.economy.disputes import SCHEMA as DISPUTES_SCHEMA
 from openledger.economy.disputes import DisputeBook
 from openledger.economy.explanation import explain
@@ -67,6 +69,7 @@ from openledger.economy.tenants import TenantStore
 from openledger.economy.terms import check_payee, check_terms
 from openledger.ledger import accounts as names
 from openledger.ledger.accounts import Account, Balance, pool_account
+from openledger.ledger.appeals import LoggedAppeal
 from openledger.ledger.database import open_database
 from openledger.ledger.disputes import Dispute, Recomputation
 from openledger.ledger.signers import Signer
@@ -111,6 +114,7 @@ class Economy:
         self._answers = AnswerStore(self._db, self._tenants)
         self._periods = PeriodStore(self._db, self._clock.now_ms())
         self._signers = SignerBook(ledger)
+        self._appeals = AppealBook(ledger, self._parameters)
         self._disputes = DisputeBook(ledger, self._db, self._parameters)
         self._opened: set[str] = set()
         self._open_accounts(names.GENESIS, names.HOLDS, names.TREASURY, names.STAKERS, names.UNATTRIBUTED)
@@ -383,6 +387,22 @@ class Economy:
     def log_opening(self, datanet: str, contributor: str, digest: str, **opening: Any) -> str:
         """See `seals.log_opening`."""
         return seals.log_opening(self._ledger, datanet, contributor, digest, **opening)
+
+    def open_appeal(self, appeal: Appeal, judged: Judged) -> LoggedAppeal:
+        """Contest the gate's verdict on a row; see `AppealBook.open`."""
+        return self._appeals.open(appeal, judged, self._clock.now_ms())
+
+    def decide_appeal(self, decision: Decision) -> LoggedAppeal:
+        """See `AppealBook.decide`."""
+        return self._appeals.decide(decision, self._clock.now_ms())
+
+    def appeal(self, row_id: str) -> LoggedAppeal | None:
+        """A row's appeal, which lapses by this where its time is up."""
+        return self._appeals.lapse(row_id, self._clock.now_ms())
+
+    def signers_of(self, account: str) -> list[Signer]:
+        """The roles and keys by which `account` decides now."""
+        return self._signers.of(account)
 
     def set_retention(self, account: str, keep: bool) -> None:
         """Whether the content of `account`'s answers is kept, encrypted, from now on; by default it is.

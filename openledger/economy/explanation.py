@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from openledger.core.money import format_open
-from openledger.ledger import disputes
+from openledger.ledger import appeals, disputes
 from openledger.ledger.statements import PARTS, SETTLEMENT_1, SETTLEMENTS, USAGE, format_of
 from openledger.ledger.transfers import Batch, Transfer
 from openledger.ledger.verdicts import VERDICT
@@ -22,6 +22,8 @@ def explain(transfer: Transfer, batch: Batch) -> list[str]:
     statement = batch.statement or {}
     if format_of(statement) in disputes.FORMATS:
         return [head, *disputes.lines(statement)]
+    if format_of(statement) in appeals.FORMATS:
+        return [head, *appeals.lines(statement)]
     if format_of(statement) in SETTLEMENTS:
         return [head, *_payout_lines(transfer, statement)]
     if format_of(statement) == USAGE:

@@ -6,8 +6,10 @@ from openledger.core.errors import Conflict, Forbidden, NotFound
 from openledger.economy.port import LedgerPort
 from openledger.ledger import signers
 from openledger.ledger.accounts import GENESIS, Account
-from openledger.ledger.signers import SIGNERS_ACCOUNT, Role, Signer, signer_id
+from openledger.ledger.signers import SIGNERS_ACCOUNT, Role, Signer, Signers, signer_id
 from openledger.ledger.transfers import CREATED, EXISTS
+
+_ENTRIES = 10**6
 
 
 class SignerBook:
@@ -48,6 +50,15 @@ class SignerBook:
                 param="public_key",
                 fix="let the operator register the key first",
             )
+
+    def of(self, account: str) -> list[Signer]:
+        """The roles and keys by which `account` decides now."""
+        known = Signers()
+        entries = self._ledger.transfers(SIGNERS_ACCOUNT, _ENTRIES)
+        for seq in sorted({entry.seq for entry in entries if entry.transfer.reference.endswith(f":{account}")}):
+            known.take(self._ledger.batch(seq))
+        found = [signer for signer in known.active if signer.account == account]
+        return sorted(found, key=lambda signer: (signer.role, signer.datanet, signer.public_key))
 
     def _write(self, statement: dict[str, Any]) -> str:
         house = [

@@ -14,6 +14,7 @@ from openledger.core.errors import Corrupt, NotFound
 from openledger.core.money import SUPPLY_NANO, format_open
 from openledger.ledger import statements
 from openledger.ledger.accounts import Balance, opened
+from openledger.ledger.appeals import Appeals
 from openledger.ledger.checkpoints import open_checkpoint
 from openledger.ledger.disputes import Disputes
 from openledger.ledger.export import Claim, read_export
@@ -106,12 +107,14 @@ class _Audit:
     ids: set[str] = field(default_factory=set)
     signers: Signers = field(default_factory=Signers)
     disputes: Disputes = field(init=False)
+    appeals: Appeals = field(init=False)
     seals: Seals = field(default_factory=Seals)
     time_ms: int = 0
     num_answers: int = 0
 
     def __post_init__(self) -> None:
         self.disputes = Disputes(signers=self.signers)
+        self.appeals = Appeals(signers=self.signers)
 
     def run(self, entries: Iterable[tuple[Batch, bytes] | Claim], key: str) -> AuditReport:
         for entry in entries:
@@ -186,6 +189,7 @@ class _Audit:
         elif any(_touches_pool(transfer) for transfer in batch.transfers):
             raise Corrupt("money goes through a pool without saying why", code="unexplained_pool", param="statement")
         self.disputes.take(batch)
+        self.appeals.take(batch)
         self.seals.take(batch)
 
     def report(self, claim: Claim, key: str) -> AuditReport:
