@@ -69,6 +69,20 @@ class DisputeBook:
         known = self._read(adapter, period).by_pool.get((adapter, period), {})
         return [known[contributor] for contributor in sorted(known)]
 
+    def find(self, name: str) -> Dispute:
+        """The dispute whose deposit is the transfer `name`. Raises NotFound (`dispute_not_found`)."""
+        entry = self._ledger.find(name)
+        claim = self._ledger.batch(entry.seq).statement if entry is not None else None
+        if claim is None or claim.get("format") != disputes.DISPUTE or name != _name(claim):
+            raise NotFound(
+                f"there is no dispute {name}",
+                code="dispute_not_found",
+                param="dispute_id",
+                fix="list a pool's disputes by its adapter and period",
+            )
+        known = self.of_pool(claim["adapter"], claim["period"])
+        return next(dispute for dispute in known if dispute.contributor == claim["contributor"])
+
     def open(
         self, account: str, adapter: str, period: str, contributor: str, claimed_nano: int, reason: str, now_ms: int
     ) -> Dispute:
@@ -203,6 +217,10 @@ def recomputed(
         raise InvalidInput("the scores of two parts are of two pools", code="invalid_scores", param="improvement")
     scores = {name: _scores_of(part) for name, part in parts.items()}
     return sign_recomputation(key, use.adapter, use.period, scorer, basis, scores)
+
+
+def _name(claim: Statement) -> str:
+    return disputes.dispute_id(claim["adapter"], claim["period"], claim["contributor"])
 
 
 def _scores_of(part: ContributorScores) -> Scores:

@@ -53,6 +53,8 @@ from openledger.economy.pricing import (
     usage_transfers,
     void_transfer,
 )
+from openledger.economy.requests import SCHEMA as REQUESTS_SCHEMA
+from openledger.economy.requests import RequestStore
 from openledger.economy.settlement import (
     as_replay,
     check_improvement,
@@ -65,7 +67,7 @@ from openledger.economy.settlement import (
 )
 from openledger.economy.signers import SignerBook
 from openledger.economy.tenants import SCHEMA as TENANTS_SCHEMA
-from openledger.economy.tenants import TenantStore
+from openledger.economy.tenants import Retention, TenantStore
 from openledger.economy.terms import check_payee, check_terms
 from openledger.ledger import accounts as names
 from openledger.ledger.accounts import Account, Balance, pool_account
@@ -78,7 +80,9 @@ from openledger.ledger.transfers import CREATED, EXISTS, Transfer
 from openledger.ledger.verdicts import check_verdict
 
 FORMAT = "openledger.economy/1"
-_SCHEMA = keys.SCHEMA + holds.SCHEMA + answers.SCHEMA + periods.SCHEMA + DISPUTES_SCHEMA + TENANTS_SCHEMA
+_SCHEMA = (
+    keys.SCHEMA + holds.SCHEMA + answers.SCHEMA + periods.SCHEMA + DISPUTES_SCHEMA + TENANTS_SCHEMA + REQUESTS_SCHEMA
+)
 _GONE = frozenset({"pending_transfer_expired", "pending_transfer_already_voided", "pending_transfer_not_found"})
 _MAX_KEY_CHARACTERS = 255
 
@@ -113,6 +117,7 @@ class Economy:
         self._tenants = TenantStore(self._db, PayloadCipher(folder / "answers.key"))
         self._answers = AnswerStore(self._db, self._tenants)
         self._periods = PeriodStore(self._db, self._clock.now_ms())
+        self._requests = RequestStore(self._db)
         self._signers = SignerBook(ledger)
         self._appeals = AppealBook(ledger, self._parameters)
         self._disputes = DisputeBook(ledger, self._db, self._parameters)
@@ -348,6 +353,10 @@ class Economy:
         """A settled pool's disputes, open and closed. Raises NotFound (`not_settled`)."""
         return self._disputes.of_pool(adapter, period)
 
+    def find_dispute(self, name: str) -> Dispute:
+        """One dispute, by the id of the transfer of its deposit. Raises NotFound (`dispute_not_found`)."""
+        return self._disputes.find(name)
+
     def disputed_answers(self, adapter: str, period: str) -> list[Answer]:
         """What a second scorer recomputes on: a settled pool's answers that can still be read.
 
@@ -410,6 +419,19 @@ class Economy:
         Without it the fee is the same, a retry can't be told the answer again, and nothing is attributed on it.
         """
         self._tenants.set_keep(check_payee(account, "account"), keep)
+
+    def retention(self, account: str) -> Retention:
+        return Retention(
+            account=check_payee(account, "account"),
+            keep=self._tenants.keeps(account),
+            num_kept=self._answers.kept_of(account),
+            has_key=self._tenants.has_key(account),
+        )
+
+    def check_request(self, caller: str, key: str, digest: str) -> None:
+        """See `RequestStore.check`."""
+        _check_key(key)
+        self._requests.check(caller, key, digest)
 
     def forget_content(self, account: str) -> int:
         """Delete a tenant's key and what is kept of its answers; of how many. What they paid stays."""

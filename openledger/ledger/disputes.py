@@ -254,6 +254,11 @@ def escrow_account(adapter: str, period: str) -> str:
     return f"{_ACCOUNT_PREFIX}{adapter}:{period}"
 
 
+def dispute_id(adapter: str, period: str, contributor: str) -> str:
+    """Of the transfer that brings the deposit: its proof shows the claim."""
+    return derived_id("dsp", adapter, period, contributor, "open")
+
+
 def paid_pool(batch: Batch) -> PaidPool:
     """The settlement that `batch` holds."""
     settlement = batch.statement or {}
@@ -372,6 +377,24 @@ def sign_recomputation(
     )
 
 
+def check_recomputation_signature(found: Recomputation) -> None:
+    """Raises InvalidInput (`invalid_signature`)."""
+    message = _recomputation_bytes(found.adapter, found.period, found.scorer, found.basis, found.scores)
+    if not verify(found.public_key, found.signature, message):
+        raise InvalidInput(
+            "the scores were not signed with this key",
+            code="invalid_signature",
+            param="signature",
+            fix="sign the unchanged scores with the scorer's registered key",
+        )
+
+
+def recomputation_json(found: Recomputation) -> dict[str, Any]:
+    """As it is sent and kept: JSON values alone."""
+    values = {name: getattr(found, name) for name in ("adapter", "period", "scorer", "public_key", "signature")}
+    return {**values, **asdict(found.basis), "scores": {name: asdict(part) for name, part in found.scores.items()}}
+
+
 def verdict_statement(claim: Statement, funds: Funds, found: Recomputation, closed_ms: int) -> dict[str, Any]:
     """What closes a dispute by a recomputation; the award follows from claim, `funds` before it, and scores by part.
 
@@ -381,14 +404,7 @@ def verdict_statement(claim: Statement, funds: Funds, found: Recomputation, clos
     if (found.adapter, found.period) != (claim["adapter"], claim["period"]):
         raise InvalidInput("the scores are of another pool", code="invalid_scores", param="period")
     unsigned = _unsigned_verdict(claim, funds, found.basis, found.scorer, found.scores, closed_ms)
-    message = _recomputation_bytes(found.adapter, found.period, found.scorer, found.basis, found.scores)
-    if not verify(found.public_key, found.signature, message):
-        raise InvalidInput(
-            "the scores were not signed with this key",
-            code="invalid_signature",
-            param="signature",
-            fix="sign the unchanged scores with the scorer's registered key",
-        )
+    check_recomputation_signature(found)
     if contributor_id(found.public_key) == claim["contributor"]:
         raise Forbidden(
             f"{claim['contributor']} claims from the pool and can't score it",

@@ -4,77 +4,23 @@ import asyncio
 import inspect
 
 import pytest
+from economy_values import scores
+from house import ADA, ADA_ID, AUDITOR, BOB, NOISE, OWNER, POOL, ROWS, House
 
-from openledger.core.clock import ManualClock
-from openledger.core.errors import Unavailable
+from openledger.core.appealing import sign_decision
+from openledger.core.errors import Conflict, Forbidden, InsufficientFunds, NotFound, Unavailable
 from openledger.core.signing import SigningKey
-from openledger.core.values import RowDraft
+from openledger.datanets.appeals import appeal_of
 from openledger.datanets.contribution import sign_contribution
-from openledger.datanets.datanets import Datanets
 from openledger.datanets.seals import SEAL_MS, seal_of
-from openledger.datanets.shard import ShardHost
-from openledger.economy import Economy
-from openledger.ledger import Ledger
+from openledger.economy import Parameters
+from openledger.economy.disputes import recomputed
+from openledger.ledger.disputes import Basis
 from openledger.ledger.seals import OPENING, SEAL
-from openledger.platform.claims import Claims
+from openledger.ledger.signers import Signer, sign_signer
 
-ADA, BOB = SigningKey(b"a" * 32), SigningKey(b"b" * 32)
-ROWS = tuple(
-    RowDraft(prompt=f"What does {name}.{name} do?", completion=f"It joins {name} with every {name} that {more} found.")
-    for name, more in (("alpha", "reading"), ("gamma", "sorting"), ("delta", "parsing"))
-)
-
-
-class Remote:
-    """An object as Ray hands it out. The next call of a method in `lost` is made, and its answer is lost."""
-
-    def __init__(self, target):
-        self._target, self.lost = target, set()
-
-    def __getattr__(self, name):
-        method = getattr(self._target, name)
-
-        class Call:
-            @staticmethod
-            async def remote(*arguments, **more):
-                result = method(*arguments, **more)
-                if name in self.lost:
-                    self.lost.discard(name)
-                    raise Unavailable("no answer", code="actor_unavailable")
-                return result
-
-        return Call
-
-
-class House(Claims):
-    """Claims over actors in this process, and what they are made of."""
-
-    def __init__(self, folder):
-        self.clock = ManualClock()
-        self.ledger = Ledger(folder / "ledger.db", self.clock, SigningKey(b"k" * 32), "openledger/test")
-        self.economy = Economy(self.ledger, folder, self.clock)
-        self.datanets = Datanets(folder, [ShardHost(folder / "shard-0")], self.clock)
-        self.datanets.create("docs", "What functions do", "user:owner")
-        super().__init__(Remote(self.datanets), Remote(self.economy))
-
-    async def contribute(self, contribution):
-        receipt = await self._datanets.contribute.remote(contribution)
-        await self._log_seals()
-        return receipt
-
-    def logged(self):
-        """Formats of what the log says of seals, in its order."""
-        entries = self.ledger.transfers("holds:seals") if self.has_seals() else []
-        seqs = sorted({entry.seq for entry in entries})
-        return [self.ledger.batch(seq).statement["format"] for seq in seqs]
-
-    def has_seals(self):
-        return "holds:seals" in {balance.account_id for balance in self.ledger.balances()}
-
-    def close(self):
-        self.datanets.close()
-        self.economy.close()
-        self.ledger.close()
+REVIEWER = Signer(role="reviewer", account="user:owner", public_key=OWNER.public_key, datanet="docs")
+SIGNED = sign_signer(OWNER, "reviewer", "user:owner", "docs")["signature"]
 
 
 @pytest.fixture
@@ -95,9 +41,9 @@ def rows(key=ADA, nonce="0"):
 class TestASeal:
     def test_is_in_the_log_when_it_is_answered_and_its_rows_when_they_are(self, house):
         told = run(house.seal(seal_of(ADA, rows())))
-        assert (told.state, house.logged()) == ("waiting", [SEAL])
+        assert (told.state, house.logged_seals()) == ("waiting", [SEAL])
         run(house.contribute(rows()))
-        assert house.logged() == [SEAL, OPENING]
+        assert house.logged_seals() == [SEAL, OPENING]
         found = run(house.find_seal("docs", told.contributor_id, told.digest))
         assert found.state == "opened"
         house.ledger.audit()
@@ -105,9 +51,9 @@ class TestASeal:
     def test_keeps_its_place_before_who_copies_what_was_shown_then(self, house):
         run(house.seal(seal_of(ADA, rows())))
         copy, original = run(house.contribute(rows(BOB))), run(house.contribute(rows()))
-        house.datanets.publish("docs")
+        house.rows.publish("docs")
         pairs = zip(copy.verdicts, original.verdicts, strict=True)
-        assert house.datanets.copies("docs", 1) == {second.row_id: first.row_id for second, first in pairs}
+        assert house.rows.copies("docs", 1) == {second.row_id: first.row_id for second, first in pairs}
 
     @pytest.mark.parametrize("lost", ["seal", "log_seal", "unlogged_seals", "mark_seal_logged"])
     def test_is_logged_once_whichever_answer_was_lost(self, house, lost):
@@ -116,7 +62,7 @@ class TestASeal:
         with pytest.raises(Unavailable):
             run(house.seal(seal))
         first = run(house.seal(seal))
-        assert (house.logged(), house.datanets.unlogged_seals()) == ([SEAL], [])
+        assert (house.logged_seals(), house.rows.unlogged_seals()) == ([SEAL], [])
         assert run(house.seal(seal)) == first
         house.ledger.audit()
 
@@ -127,17 +73,157 @@ class TestASeal:
         with pytest.raises(Unavailable):
             run(house.contribute(rows()))
         run(house.contribute(rows()))
-        assert (house.logged(), house.datanets.unlogged_seals()) == ([SEAL, OPENING], [])
+        assert (house.logged_seals(), house.rows.unlogged_seals()) == ([SEAL, OPENING], [])
         house.ledger.audit()
 
     def test_that_was_never_answered_is_put_in_the_log_by_the_next_call(self, house):
-        house.datanets.seal(seal_of(ADA, rows()))
+        house.rows.seal(seal_of(ADA, rows()))
         run(house.seal(seal_of(BOB, rows(BOB))))
-        assert house.logged() == [SEAL, SEAL]
+        assert house.logged_seals() == [SEAL, SEAL]
 
     def test_that_has_expired_is_not_opened_in_the_log(self, house):
         run(house.seal(seal_of(ADA, rows())))
         house.clock.advance(SEAL_MS + 1)
         run(house.contribute(rows()))
-        assert house.logged() == [SEAL]
+        assert house.logged_seals() == [SEAL]
         house.ledger.audit()
+
+
+class TestAnAppeal:
+    @pytest.fixture
+    def appeal(self, house):
+        contribution = house.judged()
+        run(house.add_reviewer("user:owner", "docs", REVIEWER, SIGNED))
+        return appeal_of(ADA, contribution, 3, "it is a checksum")
+
+    def decision(self, appeal, overturned=True):
+        return sign_decision(OWNER, "docs", appeal.row_id, "user:owner", overturned=overturned, note="seen")
+
+    def outcome(self, house):
+        return house.rows.contribute(house.judged()).verdicts[3].outcome
+
+    def test_goes_from_the_row_to_the_decision(self, house, appeal):
+        opened = run(house.appeal(appeal))
+        assert (opened["state"], opened["reasons"], opened["decision"]) == ("open", ["noise"], None)
+        assert run(house.appealed_row("user:owner", "docs", appeal.row_id))["completion"] == NOISE.completion
+        decided = run(house.decide(self.decision(appeal)))
+        assert (decided["state"], decided["decision"]["account"]) == ("overturned", "user:owner")
+        assert (self.outcome(house), run(house.appeals("docs"))) == ("accept", [decided])
+        assert run(house.appeal(appeal)) == run(house.find_appeal("docs", appeal.row_id)) == decided
+        house.ledger.audit()
+
+    @pytest.mark.parametrize("lost", ["hold_appeal", "open_appeal", "decide_appeal", "close_appeal"])
+    def test_comes_to_the_same_whichever_answer_was_lost(self, house, appeal, lost):
+        (house._datanets if lost in ("hold_appeal", "close_appeal") else house._economy).lost.add(lost)
+        steps = [lambda: house.appeal(appeal), lambda: house.decide(self.decision(appeal))]
+        num_lost = 0
+        for step in steps:
+            try:
+                run(step())
+            except Unavailable:
+                num_lost += 1
+                run(step())
+        assert (num_lost, self.outcome(house), house.rows.held_appeals()) == (1, "accept", {})
+        house.ledger.audit()
+
+    def test_that_the_log_has_decided_is_carried_out_by_the_next_call(self, house, appeal):
+        run(house.appeal(appeal))
+        house.economy.decide_appeal(self.decision(appeal))
+        assert [one["state"] for one in run(house.appeals("docs"))] == ["overturned"]
+        assert (self.outcome(house), house.rows.held_appeals()) == ("accept", {})
+
+    def test_that_nobody_decides_lapses_and_its_row_is_deleted_by_the_next_call(self, house, appeal):
+        run(house.appeal(appeal))
+        house.clock.advance(Parameters().dispute_resolve_ms + 1)
+        assert [one["state"] for one in run(house.appeals("docs"))] == ["lapsed"]
+        assert (self.outcome(house), house.rows.held_appeals()) == ("reject", {})
+
+    def test_without_its_deposit_keeps_nothing(self, house):
+        with pytest.raises(InsufficientFunds):
+            run(house.appeal(appeal_of(ADA, house.judged(funded=False), 3, "it is a checksum")))
+        assert (house.rows.held_appeals(), run(house.appeals("docs"))) == ({}, [])
+
+    def test_against_a_verdict_that_is_being_appealed_does_not_take_the_first_ones_row(self, house, appeal):
+        run(house.appeal(appeal))
+        with pytest.raises(Conflict) as caught:
+            run(house.appeal(appeal_of(ADA, house.judged(), 3, "for another reason")))
+        assert caught.value.code == "appeal_exists"
+        assert list(house.rows.held_appeals()) == [appeal.row_id]
+
+    def test_whose_deposit_never_came_is_forgotten_after_an_hour(self, house, appeal):
+        house.rows.hold_appeal(appeal)
+        run(house.appeals("docs"))
+        assert list(house.rows.held_appeals()) == [appeal.row_id]
+        house.clock.advance(3_600_001)
+        run(house.appeals("docs"))
+        assert house.rows.held_appeals() == {}
+
+    @pytest.mark.parametrize("account", ["user:else", "contributor:ctr_x"])
+    def test_shows_its_row_to_owner_and_reviewers_alone(self, house, appeal, account):
+        run(house.appeal(appeal))
+        with pytest.raises(Forbidden) as caught:
+            run(house.appealed_row(account, "docs", appeal.row_id))
+        assert caught.value.code == "not_the_owner"
+        key = SigningKey(b"r" * 32)
+        signer = Signer(role="reviewer", account=account, public_key=key.public_key, datanet="docs")
+        run(
+            house.add_reviewer("user:owner", "docs", signer, sign_signer(key, "reviewer", account, "docs")["signature"])
+        )
+        assert run(house.appealed_row(account, "docs", appeal.row_id))["prompt"] == NOISE.prompt
+        run(house.end_reviewer("user:owner", "docs", signer))
+        with pytest.raises(Forbidden):
+            run(house.appealed_row(account, "docs", appeal.row_id))
+
+    def test_is_decided_by_reviewers_whom_the_owner_named(self, house, appeal):
+        signature = sign_signer(OWNER, "reviewer", "user:owner", "docs")["signature"]
+        with pytest.raises(Forbidden) as caught:
+            run(house.add_reviewer("user:else", "docs", REVIEWER, signature))
+        assert caught.value.code == "not_the_owner"
+
+
+class TestADispute:
+    @pytest.fixture
+    def opened(self, house):
+        house.settled()
+        return run(house.open_dispute(f"contributor:{ADA_ID}", *POOL, ADA_ID, 100, "mine"))
+
+    def test_is_opened_found_and_decided(self, house, opened):
+        assert (opened["state"], opened["paid_nano"], opened["verdict"]) == ("open", 20, None)
+        assert run(house.disputes(*POOL)) == [opened]
+        assert run(house.find_dispute(opened["dispute_id"])) == opened
+        house.name_scorer()
+        more = scores(scores_nano={"ctr_a": 40, ADA_ID: 60}, errors_nano={"ctr_a": 6, ADA_ID: 2})
+        found = recomputed(AUDITOR, "user:auditor", Basis(num_answers=1, answers_nano=155), more)
+        decided = run(house.resolve_dispute(opened["dispute_id"], found))
+        assert (decided["state"], decided["verdict"]["scorer"]) == ("upheld", "user:auditor")
+        assert decided["award_nano"] == decided["verdict"]["recomputed_nano"] - 20 > 0
+        house.ledger.audit()
+
+    def test_that_expired_says_so_when_it_is_looked_at(self, house, opened):
+        house.clock.advance(Parameters().dispute_resolve_ms + 1)
+        assert run(house.find_dispute(opened["dispute_id"]))["state"] == "expired"
+
+    def test_of_another_id_is_not_found(self, house, opened):
+        for name in ("dsp_none", opened["dispute_id"] + "0", house.economy.grant("user:x", 1, "x")):
+            with pytest.raises(NotFound) as caught:
+                run(house.find_dispute(name))
+            assert caught.value.code == "dispute_not_found"
+
+
+class TestRetention:
+    def test_is_told_set_and_forgotten(self, house):
+        house.sold()
+        told = {"account": "user:alice", "keep": True, "num_kept": 1, "has_key": True}
+        assert run(house.retention("user:alice")) == told
+        assert run(house.set_retention("user:alice", False)) == {**told, "keep": False}
+        gone = {"keep": False, "num_kept": 0, "has_key": False, "num_erased": 1}
+        assert run(house.forget_content("user:alice")) == {**told, **gone}
+
+
+def test_an_idempotency_key_stands_for_one_request(house):
+    run(house.check_request("user:alice", "k", "a"))
+    run(house.check_request("user:alice", "k", "a"))
+    run(house.check_request("user:bob", "k", "b"))
+    with pytest.raises(Conflict) as caught:
+        run(house.check_request("user:alice", "k", "b"))
+    assert caught.value.code == "idempotency_conflict"
