@@ -36,7 +36,7 @@ def _signed(options: Namespace) -> "tuple[Contribution, Seal]":
     from openledger.datanets.contribution import read_jsonl, sign_contribution
     from openledger.datanets.seals import seal_of
 
-    key = SigningKey.load_or_create(_existing_key(options.key))
+    key = SigningKey.load_or_create(existing_key(options.key))
     contribution = sign_contribution(key, options.datanet, list(read_jsonl(Path(options.rows))), options.nonce)
     return contribution, seal_of(key, contribution)
 
@@ -59,7 +59,7 @@ def _sealed(receipt: "SealReceipt") -> dict[str, Any]:
     return {**told, **{name: output.format_time(time_ms) for name, time_ms in times.items()}}
 
 
-def _existing_key(name: str) -> Path:
+def existing_key(name: str) -> Path:
     """Loading makes a key where there is none; a mistyped name must not become an identity."""
     path = Path(name)
     if not path.is_file():

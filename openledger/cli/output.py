@@ -63,6 +63,16 @@ def format_time(time_ms: int) -> str:
     return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
+def with_times(values: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """`values` with these moments (`..._ms`) as people read them; null stays null."""
+    return {
+        name.removesuffix("_ms") if name in names else name: format_time(value)
+        if name in names and isinstance(value, int)
+        else value
+        for name, value in values.items()
+    }
+
+
 def plain(text: str) -> str:
     """`text` without control, surrogate and direction-changing characters, but for line ends and tabs."""
     return "".join(char for char in text if char in _KEPT or unicodedata.category(char) not in ("Cc", "Cs", "Cf"))
