@@ -43,6 +43,8 @@ class AuditReport:
     num_settlements: int
     issued_nano: int
     num_disputes: int = 0
+    num_appeals: int = 0
+    num_seals: int = 0
 
     @property
     def lines(self) -> tuple[str, ...]:
@@ -54,9 +56,12 @@ class AuditReport:
             f"{self.num_answers} answers: each fee is tokens times prices and the sum of its parts",
             f"{self.num_settlements} settlements: each pool is the sum of its answers' parts and of its payouts",
         )
-        if not self.num_disputes:
-            return told
-        return (*told, f"{self.num_disputes} disputes: each escrow, verdict and award recomputed")
+        more = {
+            "disputes: each escrow, signature, verdict and award recomputed": self.num_disputes,
+            "appeals: each deposit, signature and decision recomputed": self.num_appeals,
+            "seals: each opening is by the rows that were sealed": self.num_seals,
+        }
+        return (*told, *(f"{number} {what}" for what, number in more.items() if number))
 
 
 def audit_file(path: Path, key: str) -> AuditReport:
@@ -209,6 +214,8 @@ class _Audit:
             num_settlements=len(self.settled),
             issued_nano=self.issued_nano(),
             num_disputes=sum(len(known) for known in self.disputes.by_pool.values()),
+            num_appeals=len(self.appeals.by_row),
+            num_seals=len(self.seals.sealed),
         )
 
     def check_balances(self, claimed: Iterable[Balance]) -> None:

@@ -143,6 +143,11 @@ def checked_lines(statement: Statement, transfer: Transfer) -> list[str]:
         raise _corrupt(error.message, error.code) from error
     if transfer not in transfers_of(statement):
         raise _corrupt(f"{transfer.transfer_id} isn't what its statement calls for", "signer_differs")
+    return lines(statement)
+
+
+def lines(statement: Statement) -> list[str]:
+    """A signer's statement in words."""
     what = f"{statement['role']} of {statement['datanet']}" if statement["datanet"] else statement["role"]
     ended = " no longer" if format_of(statement) == SIGNER_END else ""
     return [f"{statement['account']} is{ended} {what} by the key {statement['public_key']}; no money moves"]

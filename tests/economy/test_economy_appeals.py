@@ -68,7 +68,7 @@ def test_an_open_appeal_holds_the_deposit(funded):
     opened = funded.economy.open_appeal(appeal(), JUDGED)
     assert (opened.state, funded.available(ACCOUNT)) == ("open", 0)
     assert funded.economy.balance(ACCOUNT).posted_nano == DEPOSIT
-    funded.ledger.audit()
+    assert funded.ledger.audit().num_appeals == 1
 
 
 @pytest.mark.parametrize(("overturned", "left", "lost"), [(True, DEPOSIT, 0), (False, 0, DEPOSIT)])
