@@ -164,7 +164,12 @@ class DisputeBook:
         """The pool's settlement and its disputes, from the log."""
         settled = self._ledger.find(payout_id(adapter, period))
         if settled is None:
-            raise NotFound(f"{adapter} wasn't settled in {period}", code="not_settled", param="period")
+            raise NotFound(
+                f"{adapter} wasn't settled in {period}",
+                code="not_settled",
+                param="period",
+                fix="a pool can be disputed once its period is settled; the payouts name adapter and period",
+            )
         told = Disputes()
         entries = self._ledger.transfers(escrow_account(adapter, period), _ENTRIES)
         for seq in sorted({settled.seq, *(entry.seq for entry in entries)}):

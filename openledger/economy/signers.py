@@ -48,7 +48,7 @@ class SignerBook:
                 f"{account} is no {role}{f' of {datanet}' if datanet else ''} by the key {public_key}",
                 code="not_a_signer",
                 param="public_key",
-                fix="let the operator register the key first",
+                fix="let the Datanet's owner name it first" if datanet else "let the operator register the key first",
             )
 
     def of(self, account: str) -> list[Signer]:

@@ -159,7 +159,12 @@ def again(statement: Statement) -> dict[str, Any]:
 
 def check_new(known: LoggedAppeal | None, row_id: str) -> None:
     if known is not None:
-        raise Conflict(f"the verdict on {row_id} was appealed before", code="appeal_exists", param="row_id")
+        raise Conflict(
+            f"the verdict on {row_id} was appealed before, for another reason",
+            code="appeal_exists",
+            param="row_id",
+            fix="a verdict is appealed once; show the appeal to see how it stands",
+        )
 
 
 def check_open(known: LoggedAppeal | None, row_id: str) -> LoggedAppeal:

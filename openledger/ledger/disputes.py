@@ -482,7 +482,12 @@ def recomputed_payout(claim: Statement, scores: Mapping[str, Scores]) -> int:
 def check_new(known: Mapping[str, Dispute], contributor: str) -> None:
     """Raises Conflict (`dispute_exists`) where the contributor has disputed this pool."""
     if contributor in known:
-        raise Conflict(f"{contributor} has disputed this pool before", code="dispute_exists", param="contributor")
+        raise Conflict(
+            f"{contributor} has disputed this pool before, with another amount or reason",
+            code="dispute_exists",
+            param="contributor",
+            fix="a pool is disputed once; list its disputes to see how that one stands",
+        )
 
 
 def check_open(known: Dispute | None) -> Dispute:
