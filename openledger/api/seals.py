@@ -9,9 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from openledger.api.access import ServiceOf
+from openledger.api.idempotency import IdempotencyKeyOf
 from openledger.api.responses import json_response
 from openledger.core.ids import check_name
-from openledger.core.sealing import Seal, SealReceipt
+from openledger.core.sealing import Seal, SealReceipt, check_seal
 
 router = APIRouter(tags=["datanets"])
 Hex = Annotated[str, Field(pattern=r"^[0-9a-f]*$", max_length=128)]
@@ -30,9 +31,12 @@ class SealBody(BaseModel):
 
 
 @router.post("/v1/datanets/{name}/seals")
-async def seal(name: str, body: SealBody, service: ServiceOf) -> Response:
+async def seal(name: str, body: SealBody, service: ServiceOf, key: IdempotencyKeyOf) -> Response:
     """The same seal again gives the first answer."""
-    return json_response(_object(await service.seal(body.seal(check_name(name, "name")))))
+    given = body.seal(check_name(name, "name"))
+    check_seal(given)
+    await key.check(service, body.public_key, body.model_dump())
+    return json_response(_object(await service.seal(given)))
 
 
 @router.get("/v1/datanets/{name}/seals/{contributor_id}/{digest}")

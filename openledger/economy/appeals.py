@@ -13,13 +13,7 @@ from openledger.economy.parameters import Parameters
 from openledger.economy.port import LedgerPort
 from openledger.economy.signers import SignerBook
 from openledger.ledger import appeals
-from openledger.ledger.accounts import TREASURY, Account
-from openledger.ledger.appeals import (
-    AppealTerms,
-    LoggedAppeal,
-    appeal_transfer_id,
-    contributor_account,
-)
+from openledger.ledger.appeals import AppealTerms, LoggedAppeal, appeal_transfer_id
 from openledger.ledger.transfers import CREATED, EXISTS
 
 
@@ -83,20 +77,17 @@ class AppealBook:
         return None if entry is None else self._ledger.batch(entry.seq).statement
 
     def _commit(self, statement: dict[str, Any]) -> None:
-        claim = statement.get("appeal", statement)
-        account = Account(account_id=contributor_account(claim["contributor_id"]), kind="contributor")
-        treasury = Account(account_id=TREASURY, kind=TREASURY)
+        """A contributor who never had anything has no account; none is opened for an appeal that he can't pay for."""
         (transfer,) = appeals.transfers_of(statement)
-        results = [*self._ledger.create_accounts([account, treasury]), *self._ledger.commit([transfer], statement)]
-        for result in results:
-            if result == "exceeds_credits":
-                raise InsufficientFunds(
-                    f"{transfer.debit} has less than the deposit of {format_open(transfer.amount_nano)} OPEN",
-                    param="account",
-                    fix="fund the account; the deposit comes back unless the verdict is upheld",
-                )
-            if result not in (CREATED, EXISTS):
-                raise Conflict(f"the ledger refused {transfer.code}: {result}", code=result, param="row_id")
+        (result,) = self._ledger.commit([transfer], statement)
+        if result in ("exceeds_credits", "debit_account_not_found"):
+            raise InsufficientFunds(
+                f"{transfer.debit} has less than the deposit of {format_open(transfer.amount_nano)} OPEN",
+                param="account",
+                fix="fund the account; the deposit comes back unless the verdict is upheld",
+            )
+        if result not in (CREATED, EXISTS):
+            raise Conflict(f"the ledger refused {transfer.code}: {result}", code=result, param="row_id")
 
 
 def _says(known: LoggedAppeal, decision: Decision) -> bool:

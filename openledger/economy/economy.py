@@ -431,7 +431,7 @@ class Economy:
     def check_request(self, caller: str, key: str, digest: str) -> None:
         """See `RequestStore.check`."""
         _check_key(key)
-        self._requests.check(caller, key, digest)
+        self._requests.check(caller, key, digest, self._clock.now_ms())
 
     def forget_content(self, account: str) -> int:
         """Delete a tenant's key and what is kept of its answers; of how many. What they paid stays."""

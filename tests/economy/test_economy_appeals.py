@@ -126,11 +126,14 @@ def test_a_row_is_appealed_once_and_decided_once(funded):
     assert caught.value.code == "appeal_closed"
 
 
-def test_the_deposit_is_needed(town):
-    town.economy.grant(ACCOUNT, DEPOSIT - 1, "little")
+@pytest.mark.parametrize("funds", [0, DEPOSIT - 1])
+def test_without_the_deposit_nothing_is_opened_not_even_an_account(town, funds):
+    if funds:
+        town.economy.grant(ACCOUNT, funds, "little")
+    before = town.ledger.checkpoint()
     with pytest.raises(InsufficientFunds):
         town.economy.open_appeal(appeal(), JUDGED)
-    assert town.economy.appeal("row_1") is None
+    assert (town.economy.appeal("row_1"), town.ledger.checkpoint()) == (None, before)
 
 
 def test_the_window_closes(funded, clock):

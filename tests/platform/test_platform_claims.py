@@ -15,6 +15,7 @@ from openledger.datanets.contribution import sign_contribution
 from openledger.datanets.seals import SEAL_MS, seal_of
 from openledger.economy import Parameters
 from openledger.economy.disputes import recomputed
+from openledger.economy.requests import KEPT_MS
 from openledger.ledger.disputes import Basis
 from openledger.ledger.seals import OPENING, SEAL
 from openledger.ledger.signers import Signer, sign_signer
@@ -227,3 +228,5 @@ def test_an_idempotency_key_stands_for_one_request(house):
     with pytest.raises(Conflict) as caught:
         run(house.check_request("user:alice", "k", "b"))
     assert caught.value.code == "idempotency_conflict"
+    house.clock.advance(KEPT_MS + 1)
+    run(house.check_request("user:alice", "k", "b"))
