@@ -8,6 +8,7 @@ from typing import Any
 
 from openledger.core.errors import InsufficientFunds, InvalidInput, NotFound, Unauthenticated
 from openledger.core.money import split
+from openledger.core.sealing import Seal, SealReceipt, SealState, check_seal
 from openledger.core.values import Contribution, ContributionReceipt, SamplingParameters, Verdict
 from openledger.platform.service import AnswerEvent, ModelEntry, Receipt
 
@@ -30,6 +31,8 @@ class MemoryService:
     asked: list[dict[str, Any]] = field(default_factory=list)
     contributed: list[Contribution] = field(default_factory=list)
     marked: list[tuple[str, str]] = field(default_factory=list)
+    sealed: dict[tuple[str, str], Seal] = field(default_factory=dict)
+    seal_state: SealState = "waiting"
     num_closed: int = 0
     num_finished: int = 0
 
@@ -91,6 +94,30 @@ class MemoryService:
             contributor_id=contribution.contributor_id,
             verdicts=verdicts,
         )
+
+    async def seal(self, seal: Seal) -> SealReceipt:
+        await self.datanet(seal.datanet)
+        check_seal(seal)
+        self.sealed.setdefault((seal.contributor_id, seal.digest), seal)
+        return await self.find_seal(seal.datanet, seal.contributor_id, seal.digest)
+
+    async def find_seal(self, datanet: str, contributor_id: str, digest: str) -> SealReceipt:
+        if (contributor_id, digest) not in self.sealed:
+            raise NotFound("there is no such seal", code="unknown_seal", param="digest")
+        return SealReceipt(
+            datanet=datanet,
+            contributor_id=contributor_id,
+            digest=digest,
+            sealed_ms=1_700_000_000_000,
+            expires_ms=1_700_604_800_000,
+            state=self.seal_state,
+        )
+
+    async def appeals(self, datanet: str) -> list[dict[str, Any]]:
+        return list(self.told.get("appeals", []))
+
+    async def disputes(self, adapter: str, period: str) -> list[dict[str, Any]]:
+        return list(self.told.get("disputes", []))
 
     async def mark(self, account: str, answer_id: str, verdict: str) -> str:
         if verdict != "wrong":
@@ -170,6 +197,8 @@ def sample_report() -> dict[str, Any]:
             "audit": {"ok": True, "entries": 321, "leaves": 42, "message": "321 entries and 42 leaves recomputed"},
             "vkey": "openledger.test/ledger+3f1c7a20+AV9m0y7J3u2rD3kQmWlJxH0tq8o7N7i4x2dF5m9cYb1c",
         },
+        "disputes": [_dispute("ctr_os", "upheld"), _dispute("ctr_numpy", "open"), _dispute("ctr_os_io", "expired")],
+        "appeals": [_appeal("row_1", "open"), _appeal("row_2", "overturned")],
         "urls": {"console": "http://127.0.0.1:8000/console", "api": "http://127.0.0.1:8000/v1",
                  "dashboard": "http://127.0.0.1:8265"},
         "stages": [
@@ -235,6 +264,31 @@ def _answer(number: int) -> dict[str, Any]:
              "completion": "Join one or more path components.", "score": score}
             for rank, score in enumerate((0.412, 0.207, 0.066, -0.031))
         ],
+    }  # fmt: skip
+
+
+def _dispute(contributor: str, state: str) -> dict[str, Any]:
+    closed = {"closed_ms": 1_700_300_000_000}
+    by = {"scorer": "user:auditor", "public_key": "5c" * 32, "recomputed_nano": 2_900_000, "num_answers": 48,
+          "answers_nano": 6_026_250} if state == "upheld" else {}  # fmt: skip
+    return {
+        "dispute_id": f"dsp_{contributor}", "adapter": "os-docs", "period": "p1", "contributor": contributor,
+        "account": f"contributor:{contributor}", "reason": "my rows on paths are missing", "state": state,
+        "claimed_nano": 3_000_000, "paid_nano": 2_482_815, "contested_nano": 517_185, "pool_nano": 6_026_250,
+        "deposit_nano": 100_000_000, "opened_ms": 1_700_000_000_000, "deadline_ms": 1_701_209_600_000,
+        "award_nano": 417_185 if by else 0, "verdict": None if state == "open" else by | closed,
+    }  # fmt: skip
+
+
+def _appeal(row_id: str, state: str) -> dict[str, Any]:
+    decision = {"account": "user:owner", "public_key": "0e" * 32, "note": "it is a checksum indeed",
+                "closed_ms": 1_700_300_000_000}  # fmt: skip
+    return {
+        "row_id": row_id, "datanet": "os-docs", "contributor_id": "ctr_os", "contribution_id": "ctb_1",
+        "outcome": "reject", "reasons": ["noise"], "duplicate_of": "", "reason": "it is a checksum", "state": state,
+        "deposit_nano": 100_000_000, "opened_ms": 1_700_000_000_000, "deadline_ms": 1_701_209_600_000,
+        "decision": None if state == "open" else decision, "transfer_id": f"apl_{row_id}",
+        "closing_id": None if state == "open" else f"apl_{row_id}_end",
     }  # fmt: skip
 
 

@@ -25,7 +25,7 @@ ServiceOf = Annotated[Service, Depends(_service)]
 ClockOf = Annotated[Clock, Depends(_clock)]
 
 
-async def _account(request: Request, service: ServiceOf) -> str:
+async def account_of(request: Request, service: ServiceOf) -> str:
     """Raises Unauthenticated for a missing, malformed or unknown key."""
     scheme, _, api_key = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not api_key.strip():
@@ -33,4 +33,4 @@ async def _account(request: Request, service: ServiceOf) -> str:
     return await service.authenticate(api_key.strip())
 
 
-AccountOf = Annotated[str, Depends(_account)]
+AccountOf = Annotated[str, Depends(account_of)]

@@ -7,6 +7,7 @@ import json
 import sys
 import unicodedata
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from openledger.core.errors import OpenLedgerError
@@ -56,6 +57,20 @@ def print_error(error: OpenLedgerError, *, as_json: bool) -> None:
     lines = [f"error: {told['message']}"]
     lines += [f"  {name:<5} {told[name]}" for name in ("code", "param", "fix") if told[name]]
     print(plain("\n".join(lines)), file=sys.stderr)
+
+
+def format_time(time_ms: int) -> str:
+    return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def with_times(values: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """`values` with these moments (`..._ms`) as people read them; null stays null."""
+    return {
+        name.removesuffix("_ms") if name in names else name: format_time(value)
+        if name in names and isinstance(value, int)
+        else value
+        for name, value in values.items()
+    }
 
 
 def plain(text: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 
 from openledger import __version__
 from openledger.attribution.options import add_commands
-from openledger.cli import contributing, keys, processes, remote
+from openledger.cli import appealing, contributing, disputing, keys, processes, remote, retaining
 from openledger.core.errors import InvalidInput
 
 DEFAULT_URL = "http://127.0.0.1:8420"  # where the quickstart serves
@@ -15,8 +15,11 @@ _EXAMPLES = """examples:
   openledger models                        what can be asked, and for how much
   openledger ask MODEL "What does os.path.join do?"
   openledger keys new --out my.key         an identity to contribute with
+  openledger contribute DATANET rows.jsonl --key my.key --seal
   openledger contribute DATANET rows.jsonl --key my.key
   openledger payouts                       what this account was paid
+  openledger disputes open ADAPTER PERIOD 0.5 --key my.key --reason "my rows are missing"
+  openledger appeals open DATANET rows.jsonl --row 3 --key my.key --reason "it is no copy"
   openledger proof TRANSFER_ID -o payout.json
   openledger ledger verify payout.json --key KEY
   openledger attribution score --help      influence of rows and contributors, from files
@@ -45,6 +48,10 @@ def build_parser() -> Parser:
     _add_questions(commands)
     _add_data(commands)
     _add_money(commands)
+    _add_disputes(commands)
+    _add_appeals(commands)
+    _add_reviewers(commands)
+    _add_retention(commands)
     _add_keys(commands)
     return parser
 
@@ -97,6 +104,7 @@ def _add_data(commands: Any) -> None:
     contribute.add_argument("rows", metavar="FILE.jsonl", help='one {"prompt", "completion", "source"} a line')
     contribute.add_argument("--key", required=True, metavar="KEYFILE", help="made by 'openledger keys new'")
     contribute.add_argument("--nonce", default="0", help="another one sends the same rows as a new contribution")
+    contribute.add_argument("--seal", action="store_true", help="send no row yet: keep their place, for 7 days")
     contribute.add_argument("--dry-run", action="store_true", help="read, check and sign the rows; send nothing")
 
 
@@ -108,11 +116,92 @@ def _add_money(commands: Any) -> None:
     proof.add_argument("-o", "--out", metavar="FILE", help="standard output without it")
 
 
+def _add_disputes(commands: Any) -> None:
+    actions = _group(commands, "disputes", "contest what a settled pool paid")
+    pool = _remote(actions, "list", disputing.show_pool, "a settled pool's disputes")
+    one = _remote(actions, "show", disputing.show, "one dispute, and its verdict")
+    claim = _remote(actions, "open", disputing.open_claim, "claim more of a settled pool, against a deposit")
+    resolve = _remote(actions, "resolve", disputing.resolve, "decide a dispute by scores that you sign")
+    for action in (pool, claim):
+        action.add_argument("adapter", metavar="ADAPTER")
+        action.add_argument("period", metavar="PERIOD")
+    for action in (one, resolve):
+        action.add_argument("dispute_id", metavar="DISPUTE_ID")
+    claim.add_argument("claimed", metavar="OPEN", help="what would have been right, all in all")
+    claim.add_argument("--reason", default="", metavar="TEXT", help="stands in the log for everybody")
+    claim.add_argument("--key", metavar="KEYFILE", help="sign as the contributor; without it the API key's account")
+    claim.add_argument("--contributor", metavar="ID", help="where the account was paid for another name than its own")
+    _add_idempotency(claim)
+    resolve.add_argument("scores", metavar="SCORES.json", help="what was recomputed of the whole pool")
+    resolve.add_argument("--scorer", required=True, metavar="ACCOUNT", help="whose key it is, as it was registered")
+    resolve.add_argument("--key", required=True, metavar="KEYFILE")
+    for action in (claim, resolve):
+        action.add_argument("--dry-run", action="store_true", help="check and sign; send nothing")
+
+
+def _add_appeals(commands: Any) -> None:
+    actions = _group(commands, "appeals", "contest what the gate said of a row")
+    every = _remote(actions, "list", appealing.show_all, "a Datanet's appeals")
+    one = _remote(actions, "show", appealing.show, "one appeal, and its decision")
+    claim = _remote(actions, "open", appealing.open_appeal, "contest the verdict on one row, against a deposit")
+    decide = _remote(actions, "decide", appealing.decide, "overturn or uphold a verdict, as a reviewer")
+    for action in (every, one, claim, decide):
+        action.add_argument("datanet", metavar="DATANET")
+    for action in (one, decide):
+        action.add_argument("row_id", metavar="ROW_ID")
+    one.add_argument("--row", action="store_true", help="the row's text too, for the Datanet's owner and reviewers")
+    claim.add_argument("rows", metavar="FILE.jsonl", help="the file that was contributed, unchanged")
+    claim.add_argument("--row", type=_ordinal, required=True, metavar="N", help="which one, counted from 0")
+    claim.add_argument("--reason", required=True, metavar="TEXT", help="stands in the log for everybody")
+    claim.add_argument("--key", required=True, metavar="KEYFILE", help="that it was contributed with")
+    claim.add_argument("--nonce", default="0", help="that it was contributed with")
+    claim.add_argument("--dry-run", action="store_true", help="find and sign the row; send nothing")
+    _add_idempotency(claim)
+    either = decide.add_mutually_exclusive_group(required=True)
+    either.add_argument("--overturn", action="store_true", help="accept the row, in its contribution's place")
+    either.add_argument("--uphold", action="store_true", help="the verdict stands, and the deposit is lost")
+    decide.add_argument("--account", required=True, metavar="ACCOUNT", help="whose key it is, as it was named")
+    decide.add_argument("--key", required=True, metavar="KEYFILE")
+    decide.add_argument("--note", default="", metavar="TEXT", help="why; stands in the log for everybody")
+
+
+def _add_reviewers(commands: Any) -> None:
+    actions = _group(commands, "reviewers", "who decides appeals of a Datanet")
+    sign = _command(actions, "sign", appealing.sign_reviewer, "what a reviewer sends the Datanet's owner")
+    add = _remote(actions, "add", appealing.add_reviewer, "name a reviewer of your Datanet")
+    end = _remote(actions, "end", appealing.end_reviewer, "let a key decide nothing any more")
+    for action in (sign, add, end):
+        action.add_argument("datanet", metavar="DATANET")
+        action.add_argument("--account", required=True, metavar="ACCOUNT", help="the reviewer's, such as user:bob")
+    sign.add_argument("--key", required=True, metavar="KEYFILE")
+    add.add_argument("--key", metavar="KEYFILE", help="the reviewer's own, where you have it")
+    add.add_argument("--public-key", metavar="KEY")
+    add.add_argument("--signature", metavar="HEX", help="as 'reviewers sign' prints it")
+    end.add_argument("--public-key", required=True, metavar="KEY")
+
+
+def _add_retention(commands: Any) -> None:
+    actions = _group(commands, "retention", "what is kept of your prompts and answers")
+    _remote(actions, "show", retaining.show, "whether they are kept, and how many are")
+    change = _remote(actions, "set", retaining.change, "keep them until they are settled, or not at all")
+    change.add_argument("keep", choices=("yes", "no"))
+    forget = _remote(actions, "forget", retaining.forget, "delete what is kept, and the key that opens it")
+    forget.add_argument("--yes", action="store_true", help="needed: it can't be undone")
+
+
 def _add_keys(commands: Any) -> None:
     group = commands.add_parser("keys", help="your identity as a contributor")
     actions = group.add_subparsers(metavar="ACTION", required=True, parser_class=Parser)
     new = _command(actions, "new", keys.new, "make an Ed25519 key; the file is yours alone to keep")
     new.add_argument("-o", "--out", default="contributor.key", metavar="KEYFILE")
+
+
+def _group(commands: Any, name: str, about: str) -> Any:
+    return commands.add_parser(name, help=about).add_subparsers(metavar="ACTION", required=True, parser_class=Parser)
+
+
+def _add_idempotency(action: argparse.ArgumentParser) -> None:
+    action.add_argument("--idempotency-key", metavar="KEY", help="stands for this call alone")
 
 
 def _command(commands: Any, name: str, run: Any, about: str) -> argparse.ArgumentParser:
@@ -134,6 +223,13 @@ def _port(text: str) -> int:
     if not 0 <= port <= 65535:
         raise argparse.ArgumentTypeError(f"{text} is no port: 1 to 65535, or 0 for any free one")
     return port
+
+
+def _ordinal(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{text} is no place: rows are counted from 0")
+    return number
 
 
 def _positive(text: str) -> int:

@@ -8,7 +8,7 @@ an `idempotency_key`, with which a retry is safe.
 """
 
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from types import TracebackType
 from typing import Any, Self
@@ -19,6 +19,10 @@ import httpx
 from openledger.client import values
 from openledger.client.transport import Transport
 from openledger.client.values import Answer, Model, Piece, read_as
+from openledger.core.appealing import Appeal, Decision
+from openledger.core.claiming import sign_claim
+from openledger.core.sealing import Seal, SealReceipt
+from openledger.core.signing import SigningKey
 from openledger.core.values import Contribution, ContributionReceipt, SamplingParameters
 
 Message = dict[str, str]
@@ -111,6 +115,96 @@ class OpenLedger:
         path = f"/v1/datanets/{_segment(body.pop('datanet'))}/contributions"
         return read_as(values.read_contribution, self._transport.post_json(path, body))
 
+    def seal(self, seal: Seal) -> SealReceipt:
+        """Keep a place for rows before you show them (`datanets.seals.seal_of` makes the seal of a contribution). Safe
+        to send again: the first receipt comes back."""
+        body = asdict(seal)
+        path = f"/v1/datanets/{_segment(body.pop('datanet'))}/seals"
+        return read_as(values.read_seal, self._transport.post_json(path, body))
+
+    def find_seal(self, seal: Seal) -> SealReceipt:
+        """What has become of it: `waiting`, `opened` or `expired`."""
+        own = f"{_segment(seal.contributor_id)}/{_segment(seal.digest)}"
+        return read_as(values.read_seal, self._transport.get_json(f"/v1/datanets/{_segment(seal.datanet)}/seals/{own}"))
+
+    def appeal(self, appeal: Appeal, *, idempotency_key: str | None = None) -> dict[str, Any]:
+        """Contest the gate's verdict on a row, against a deposit from the contributor's account
+        (`datanets.appeals.appeal_of` makes it of the contribution). Safe to send again."""
+        body = asdict(appeal)
+        return self._post(_appeals(body.pop("datanet")), body, idempotency_key)
+
+    def appeals(self, datanet: str) -> list[dict[str, Any]]:
+        return self._list(_appeals(datanet))
+
+    def find_appeal(self, datanet: str, row_id: str) -> dict[str, Any]:
+        return self._object(f"{_appeals(datanet)}/{_segment(row_id)}")
+
+    def appealed_row(self, datanet: str, row_id: str) -> dict[str, Any]:
+        """What a reviewer judges: `prompt`, `completion`, `source`; with the API key of the Datanet's owner or of a
+        reviewer, while the appeal is open."""
+        return self._object(f"{_appeals(datanet)}/{_segment(row_id)}/row")
+
+    def decide(self, decision: Decision, *, idempotency_key: str | None = None) -> dict[str, Any]:
+        """Close an appeal (`core.appealing.sign_decision` makes the decision). Safe to send again."""
+        body = asdict(decision)
+        path = f"{_appeals(body.pop('datanet'))}/{_segment(body.pop('row_id'))}/decision"
+        return self._post(path, body, idempotency_key)
+
+    def add_reviewer(self, datanet: str, account: str, public_key: str, signature: str) -> dict[str, Any]:
+        """Name a reviewer of your Datanet. The reviewer signs for it (`ledger.signers.sign_signer`)."""
+        body = {"account": account, "public_key": public_key, "signature": signature}
+        return self._post(f"/v1/datanets/{_segment(datanet)}/reviewers", body)
+
+    def end_reviewer(self, datanet: str, account: str, public_key: str) -> dict[str, Any]:
+        own = f"{_segment(account)}/{_segment(public_key)}"
+        path = f"/v1/datanets/{_segment(datanet)}/reviewers/{own}"
+        return read_as(values.read_object, self._transport.delete_json(path))
+
+    def disputes(self, adapter: str, period: str) -> list[dict[str, Any]]:
+        return self._list(f"/v1/disputes?adapter={_segment(adapter)}&period={_segment(period)}")
+
+    def dispute(self, dispute_id: str) -> dict[str, Any]:
+        return self._object(f"/v1/disputes/{_segment(dispute_id)}")
+
+    def open_dispute(
+        self,
+        adapter: str,
+        period: str,
+        claimed_nano: int,
+        reason: str = "",
+        *,
+        key: SigningKey | None = None,
+        contributor_id: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> dict[str, Any]:
+        """Say that a settled pool owed more, against a deposit: as the account of the API key, or signed with the
+        contributor's own `key`. Safe to send again."""
+        claim = {"adapter": adapter, "period": period, "claimed_nano": claimed_nano, "reason": reason}
+        signed = {}
+        if key is not None:
+            signature = sign_claim(key, adapter, period, claimed_nano, reason)
+            signed = {"public_key": key.public_key, "signature": signature}
+        body = {**claim, **signed, "contributor_id": contributor_id}
+        return self._post("/v1/disputes", body, idempotency_key)
+
+    def resolve_dispute(
+        self, dispute_id: str, recomputation: Mapping[str, Any], *, idempotency_key: str | None = None
+    ) -> dict[str, Any]:
+        """Decide a dispute by signed scores, as `ledger.disputes.recomputation_json` gives them. Safe to send again."""
+        path = f"/v1/disputes/{_segment(dispute_id)}/recomputation"
+        return self._post(path, dict(recomputation), idempotency_key)
+
+    def retention(self) -> dict[str, Any]:
+        """What is kept of your prompts and answers: `keep`, `num_kept`, `has_key`."""
+        return self._object("/v1/retention")
+
+    def set_retention(self, keep: bool) -> dict[str, Any]:
+        return self._post("/v1/retention", {"keep": keep})
+
+    def forget_content(self) -> dict[str, Any]:
+        """Delete your key, and what was kept under it; `num_erased` answers."""
+        return read_as(values.read_object, self._transport.delete_json("/v1/retention/content"))
+
     def report(self) -> dict[str, Any]:
         return self._object("/v1/report")
 
@@ -127,6 +221,10 @@ class OpenLedger:
     def proof(self, transfer_id: str) -> bytes:
         """The proof file, byte for byte; check it with `openledger ledger verify`."""
         return self._transport.get_bytes(f"/v1/ledger/proofs/{_segment(transfer_id)}")
+
+    def _post(self, path: str, body: dict[str, Any], idempotency_key: str | None = None) -> dict[str, Any]:
+        headers = {"Idempotency-Key": idempotency_key} if idempotency_key else None
+        return read_as(values.read_object, self._transport.post_json(path, body, headers))
 
     def _object(self, path: str) -> dict[str, Any]:
         return read_as(values.read_object, self._transport.get_json(path))
@@ -153,6 +251,10 @@ def _sampling_body(sampling: SamplingParameters | None) -> dict[str, Any]:
 
 def _key(idempotency_key: str | None) -> dict[str, str]:
     return {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
+
+
+def _appeals(datanet: str) -> str:
+    return f"/v1/datanets/{_segment(datanet)}/appeals"
 
 
 def _segment(name: str) -> str:

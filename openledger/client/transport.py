@@ -41,6 +41,9 @@ class Transport:
     def post_json(self, path: str, body: Any, headers: dict[str, str] | None = None) -> Any:
         return _json(self._send("POST", path, json=body, headers=headers))
 
+    def delete_json(self, path: str) -> Any:
+        return _json(self._send("DELETE", path))
+
     def post_events(self, path: str, body: Any, headers: dict[str, str]) -> Iterator[Any]:
         """The JSON of each server-sent event up to [DONE]. Raises Unavailable where the stream ends before it."""
         with self._told(), self._http.stream("POST", path, json=body, headers=headers) as response:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from openledger.core.errors import Corrupt
+from openledger.core.sealing import SealReceipt
 from openledger.core.values import ContributionReceipt, Verdict
 
 T = TypeVar("T")
@@ -102,6 +103,10 @@ def read_contribution(value: Json) -> ContributionReceipt:
             for verdict in value["verdicts"]
         ),
     )
+
+
+def read_seal(value: Json) -> SealReceipt:
+    return SealReceipt(**_known(value, SealReceipt))
 
 
 def read_list(value: Json) -> list[dict[str, Any]]:

@@ -33,6 +33,7 @@ def datanet(report: Json, found: Json) -> Json:
         **_frame(report),
         "datanet": {**found, "contributors": contributors, "reasons": _most_common(found.get("reasons"))},
         "rouge": _rouge(_dict(_dict(found.get("adapter")).get("evaluation"))),
+        "pool": _pool(report, found),
         "answers": [
             _line(answer)
             for answer in _dicts(report.get("answers"))
@@ -61,11 +62,31 @@ def ledger(report: Json, checkpoint: str, payouts: Iterable[Json]) -> Json:
         **_frame(report),
         "ledger": {**known, "checkpoint": checkpoint},
         "payouts": list(payouts)[:RECENT_PAYOUTS],
-        "names": {
-            str(row.get("contributor_id")): row.get("name")
-            for found in _dicts(report.get("datanets"))
-            for row in _dicts(found.get("contributors"))
-        },
+        "names": _names(report),
+    }
+
+
+def disputes(report: Json, adapter: str, period: str, found: Iterable[Json]) -> Json:
+    known = list(found)
+    states = Counter(str(one.get("state")) for one in known)
+    totals: Json = {state: states[state] for state in ("open", "upheld", "rejected", "expired")}
+    awards = [one.get("award_nano") for one in known]
+    return {
+        **_frame(report),
+        "pool": {"adapter": adapter, "period": period},
+        "totals": {**totals, "award_nano": sum(award for award in awards if isinstance(award, int))},
+        "disputes": known,
+        "verdicts": [one for one in known if _dict(one.get("verdict")).get("scorer")],
+        "names": _names(report),
+    }
+
+
+def appeals(report: Json, datanet: Json, found: Iterable[Json]) -> Json:
+    return {
+        **_frame(report),
+        "datanet": {"name": datanet.get("name")},
+        "appeals": list(found),
+        "names": _names(report),
     }
 
 
@@ -81,6 +102,18 @@ def _frame(report: Json) -> Json:
         "urls": _dict(report.get("urls")),
         "complete": bool(report.get("ledger")) and "gaming" in report,
     }
+
+
+def _names(report: Json) -> Json:
+    """Contributors' names by id."""
+    rows = [row for found in _dicts(report.get("datanets")) for row in _dicts(found.get("contributors"))]
+    return {str(row.get("contributor_id")): row.get("name") for row in rows}
+
+
+def _pool(report: Json, found: Json) -> Json:
+    """Which settled pool the report's earnings came from, where it tells one."""
+    adapter = _dict(found.get("adapter")).get("name") if isinstance(found.get("pool_nano"), int) else None
+    return {"adapter": adapter, "period": report.get("period")}
 
 
 def _summary(found: Json) -> Json:

@@ -33,6 +33,8 @@ def create_console(service: Service) -> APIRouter:
     console = Console(service)
     router.add_api_route("", console.overview)
     router.add_api_route("/datanets/{name}", console.datanet)
+    router.add_api_route("/datanets/{name}/appeals", console.appeals)
+    router.add_api_route("/disputes/{adapter}/{period}", console.disputes)
     router.add_api_route("/answers/{answer_id}", console.answer)
     router.add_api_route("/ledger", console.ledger)
     router.add_api_route("/{path:path}", console.nothing)
@@ -48,6 +50,12 @@ class Console:
 
     async def datanet(self, request: Request, name: str) -> Response:
         return await _answer(request, "datanet.html", self._datanet(name))
+
+    async def appeals(self, request: Request, name: str) -> Response:
+        return await _answer(request, "appeals.html", self._appeals(name))
+
+    async def disputes(self, request: Request, adapter: str, period: str) -> Response:
+        return await _answer(request, "disputes.html", self._disputes(adapter, period))
 
     async def answer(self, request: Request, answer_id: str) -> Response:
         return await _answer(request, "answer.html", self._sold_answer(answer_id))
@@ -66,6 +74,14 @@ class Console:
         report = await self._service.report()
         found = pages.find(report.get("datanets"), "name", name)
         return pages.datanet(report, found or await self._service.datanet(name))
+
+    async def _appeals(self, name: str) -> dict[str, Any]:
+        found = await self._service.datanet(check_name(name, "name"))
+        return pages.appeals(await self._service.report(), found, await self._service.appeals(name))
+
+    async def _disputes(self, adapter: str, period: str) -> dict[str, Any]:
+        pool = check_name(adapter, "adapter"), check_name(period, "period")
+        return pages.disputes(await self._service.report(), *pool, await self._service.disputes(*pool))
 
     async def _sold_answer(self, answer_id: str) -> dict[str, Any]:
         check_name(answer_id, "answer_id")

@@ -33,7 +33,7 @@ def sign_contribution(key: SigningKey, datanet: str, drafts: Sequence[RowDraft],
     root = content_root(drafts)
     _check_nonce(nonce)
     contributor = contributor_id(key.public_key)
-    message = _signed_bytes(check_name(datanet, "datanet"), contributor, root, len(drafts), nonce)
+    message = canonical_json(signed_fields(check_name(datanet, "datanet"), contributor, root, len(drafts), nonce))
     return Contribution(
         datanet=datanet,
         contributor_id=contributor,
@@ -63,13 +63,25 @@ def check_signature(contribution: Contribution) -> None:
 
 def signed_bytes(contribution: Contribution) -> bytes:
     """What the signature stands over: canonical JSON of the contribution without its rows, which the root covers."""
-    return _signed_bytes(
-        contribution.datanet,
-        contribution.contributor_id,
-        contribution.content_root,
-        len(contribution.drafts),
-        contribution.nonce,
-    )
+    return canonical_json(signed_values(contribution))
+
+
+def signed_values(contribution: Contribution) -> dict[str, Any]:
+    """`signed_bytes` as JSON values."""
+    given = contribution
+    return signed_fields(given.datanet, given.contributor_id, given.content_root, len(given.drafts), given.nonce)
+
+
+def signed_fields(datanet: str, contributor: str, root: str, num_rows: int, nonce: str) -> dict[str, Any]:
+    """`signed_values` of a contribution whose rows are elsewhere."""
+    return {
+        "format": FORMAT,
+        "datanet": datanet,
+        "contributor_id": contributor,
+        "content_root": root,
+        "num_rows": num_rows,
+        "nonce": nonce,
+    }
 
 
 def contribution_id(contribution: Contribution) -> str:
@@ -98,7 +110,44 @@ def content_root(drafts: Sequence[RowDraft]) -> str:
             param="drafts",
             fix="split them over several contributions",
         )
-    return merkle.root([merkle.leaf_hash(_draft_bytes(draft, n)) for n, draft in enumerate(drafts)]).hex()
+    return merkle.root([merkle.leaf_hash(draft_bytes(draft, n)) for n, draft in enumerate(drafts)]).hex()
+
+
+def draft_bytes(draft: RowDraft, ordinal: int) -> bytes:
+    """The leaf that `draft` is in its contribution's tree. Raises InvalidInput, TooLarge."""
+    try:
+        data = canonical_json(draft_json(draft))
+    except InvalidInput as error:
+        raise InvalidInput(
+            f"row {ordinal} is not valid Unicode text: {error}",
+            code="invalid_text",
+            param=f"drafts[{ordinal}]",
+            fix="remove unpaired surrogates",
+        ) from error
+    if len(data) > MAX_ROW_BYTES:
+        raise TooLarge(
+            f"row {ordinal} has {len(data)} bytes; at most {MAX_ROW_BYTES} are allowed",
+            code="row_too_large",
+            param=f"drafts[{ordinal}]",
+            fix="shorten the row or split it",
+        )
+    return data
+
+
+def row_path(drafts: Sequence[RowDraft], ordinal: int) -> list[str]:
+    """The audit path (RFC 9162, hex) of one draft to the root of all."""
+    hashes = [merkle.leaf_hash(draft_bytes(draft, n)) for n, draft in enumerate(drafts)]
+    return [item.hex() for item in merkle.inclusion_proof(ordinal, hashes)]
+
+
+def leads_to(draft: RowDraft, ordinal: int, num_rows: int, path: Sequence[str], root: str) -> bool:
+    """Whether `path` leads from `draft` to the `root` of `num_rows`. Malformed hex is False."""
+    try:
+        items = [bytes.fromhex(item) for item in path]
+    except ValueError:
+        return False
+    leaf = merkle.leaf_hash(draft_bytes(draft, ordinal))
+    return merkle.verify_inclusion(ordinal, num_rows, leaf, items, bytes.fromhex(root))
 
 
 def draft_json(draft: RowDraft) -> dict[str, str]:
@@ -129,39 +178,6 @@ def check_public_key(public_key: str) -> None:
         raise InvalidInput(
             "a public key is 32 bytes in lower-case hex", code="invalid_key", param="public_key", fix="send 64 digits"
         )
-
-
-def _signed_bytes(datanet: str, contributor: str, root: str, num_rows: int, nonce: str) -> bytes:
-    return canonical_json(
-        {
-            "format": FORMAT,
-            "datanet": datanet,
-            "contributor_id": contributor,
-            "content_root": root,
-            "num_rows": num_rows,
-            "nonce": nonce,
-        }
-    )
-
-
-def _draft_bytes(draft: RowDraft, ordinal: int) -> bytes:
-    try:
-        data = canonical_json(draft_json(draft))
-    except InvalidInput as error:
-        raise InvalidInput(
-            f"row {ordinal} is not valid Unicode text: {error}",
-            code="invalid_text",
-            param=f"drafts[{ordinal}]",
-            fix="remove unpaired surrogates",
-        ) from error
-    if len(data) > MAX_ROW_BYTES:
-        raise TooLarge(
-            f"row {ordinal} has {len(data)} bytes; at most {MAX_ROW_BYTES} are allowed",
-            code="row_too_large",
-            param=f"drafts[{ordinal}]",
-            fix="shorten the row or split it",
-        )
-    return data
 
 
 def _check_nonce(nonce: str) -> None:

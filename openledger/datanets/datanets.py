@@ -10,6 +10,8 @@ A contribution is stored in three steps, each durable before the next:
 3. the registry forgets the drafts, and the receipt is returned.
 
 A crash before 1 leaves nothing. After 1, the next opening (or a retry) repeats 2 and 3 with the same verdicts.
+
+Rows that were sealed before are judged and credited as of their seal (`seals`); step 1 opens it.
 """
 
 import json
@@ -21,12 +23,15 @@ from typing import Protocol
 
 import pyarrow as pa
 
+from openledger.core.appealing import Appeal, AppealState, Judged
 from openledger.core.clock import Clock
 from openledger.core.errors import Conflict, Corrupt, InvalidInput, NotFound
 from openledger.core.files import write_json_durably
 from openledger.core.ids import check_name
+from openledger.core.sealing import Seal, SealReceipt, check_seal
 from openledger.core.signing import contributor_id
-from openledger.core.values import Contribution, ContributionReceipt, DatanetVersion, Outcome, Row, Verdict
+from openledger.core.values import Contribution, ContributionReceipt, DatanetVersion, Outcome, Row, RowDraft, Verdict
+from openledger.datanets.appeals import HeldRow
 from openledger.datanets.clusters import ClusterRow, EvidenceClusters, WordWeights
 from openledger.datanets.contribution import check_public_key, check_signature, contribution_id, row_ids
 from openledger.datanets.dedupe import DuplicateIndex, features_of
@@ -41,6 +46,7 @@ from openledger.datanets.registry import (
     Registry,
 )
 from openledger.datanets.rows import rows_of
+from openledger.datanets.seals import Opening, Place, UnloggedSeal, digest_of
 from openledger.datanets.versions import read_row_ids, row_root, write_manifest
 
 _MAX_SUMMARY_CHARS = 1_000
@@ -104,6 +110,29 @@ class Datanets:
         self._registry.add_contributor(contributor, self._clock.now_ms())
         return contributor
 
+    def seal(self, seal: Seal) -> SealReceipt:
+        """Keep a place in the order of credit for rows that are yet to come; durable when it returns, and counts from
+        when it is in the log. The same seal again gives the first.
+
+        Raises InvalidInput (`invalid_seal`, `invalid_signature`), NotFound for an unknown Datanet, Conflict
+        (`too_many_seals`) where many of the contributor's seals never got their rows.
+        """
+        check_public_key(seal.public_key)
+        check_seal(seal)
+        self._registry.datanet(seal.datanet)
+        return self._registry.seals.add(seal, self._clock.now_ms())
+
+    def find_seal(self, name: str, contributor: str, digest: str) -> SealReceipt:
+        """Raises NotFound (`unknown_seal`)."""
+        return self._registry.seals.get(self._registry.datanet(name).name, contributor, digest, self._clock.now_ms())
+
+    def unlogged_seals(self) -> list[UnloggedSeal]:
+        """Seals and openings that the log lacks; whoever has put one there says so by `mark_seal_logged`."""
+        return self._registry.seals.unlogged()
+
+    def mark_seal_logged(self, contributor: str, digest: str, *, opened: bool) -> None:
+        self._registry.seals.mark_logged(contributor, digest, opened=opened)
+
     def contribute(self, contribution: Contribution) -> ContributionReceipt:
         """Check, judge and store. The same contribution again gets its first receipt again. A contributor who is not
         registered is, by the id that his key gives: the signature shows that the key is his.
@@ -124,7 +153,47 @@ class Datanets:
         """The verdicts that `contribute` would give now; stores nothing."""
         self._check(contribution)
         known = self._registry.receipt(contribution_id(contribution))
-        return known.verdicts if known else self._judge(contribution)[0]
+        own = contribution.contributor_id, digest_of(contribution)
+        sealed = self._registry.seals.place(*own, self._clock.now_ms())
+        return known.verdicts if known else self._judge(contribution, sealed)[0]
+
+    def hold_appeal(self, appeal: Appeal) -> Judged:
+        """Keep the row of an appeal until it is closed, and tell what the gate had said; the same again keeps it once.
+
+        Raises InvalidInput (`invalid_signature`; `wrong_row` for another row than was judged), NotFound
+        (`unknown_contribution`), Forbidden (`not_the_contributor`), Conflict (`row_accepted`).
+        """
+        return self._registry.appeals.hold(appeal, self._clock.now_ms())
+
+    def drop_appeal(self, row_id: str) -> None:
+        """Forget an appeal that came to nothing."""
+        self._registry.appeals.drop(row_id)
+
+    def close_appeal(self, row_id: str, state: AppealState) -> None:
+        """Do what the log says of an appeal: an `overturned` row is accepted, in its contribution's place; whatever it
+        says, the appeal's own copy of the row is deleted. May be repeated."""
+        held = self._registry.appeals.find(row_id)
+        if held is None or held.draft is None:
+            return
+        if state == "overturned":
+            self._accept(held, held.draft)
+        else:
+            self._registry.appeals.close(row_id, state)
+
+    def appeals(self, name: str) -> list[str]:
+        """Ids of the Datanet's rows that were appealed, in the order of the appeals."""
+        return self._registry.appeals.rows_of(self._registry.datanet(name).name)
+
+    def held_appeals(self) -> dict[str, int]:
+        """Ids of the rows that are kept for an appeal, with for how many milliseconds by now."""
+        return self._registry.appeals.held(self._clock.now_ms())
+
+    def appealed_row(self, row_id: str) -> RowDraft:
+        """What a reviewer looks at. Raises NotFound (`row_not_kept`) where the appeal is closed."""
+        held = self._registry.appeals.find(row_id)
+        if held is None or held.draft is None:
+            raise NotFound(f"no row {row_id} is kept for an appeal", code="row_not_kept", param="row_id")
+        return held.draft
 
     def publish(self, name: str) -> DatanetVersion:
         """Freeze the accepted rows as the next version. Without a change, the current version again.
@@ -169,10 +238,13 @@ class Datanets:
 
     def copies(self, name: str, number: int) -> dict[str, str]:
         """The version's rows that say what an earlier accepted row says, in this Datanet or in another contributor's
-        place in any: row id to the earlier row's id. No adapter is trained on them (`clusters`)."""
+        place in any: row id to the earlier row's id. No adapter is trained on them (`clusters`, and `seals` for those
+        that sealed rows displaced)."""
         ids = set(read_row_ids(self._folder / "versions", self.version(name, number)))
         rows = {row.row_id: row for other in self._registry.names() for row in self._accepted(other)}
-        found = self._said_before(rows, by_strangers=False)
+        displaced = {row: first for row, first in self._registry.seals.displaced().items() if {row, first} <= set(rows)}
+        found = {**displaced, **self._said_before(rows, by_strangers=False)}
+        ids -= self._registry.appeals.cleared()
         return {row: first for row, first in found.items() if row in ids and _takes_its_place(rows[first], rows[row])}
 
     def alike(self, name: str, number: int) -> dict[str, str]:
@@ -201,13 +273,17 @@ class Datanets:
         check_signature(contribution)
         self._registry.datanet(contribution.datanet)
 
-    def _judge(self, contribution: Contribution) -> tuple[tuple[Verdict, ...], DuplicateIndex]:
-        overlay = self._index.overlay()
+    def _judge(self, contribution: Contribution, sealed: Place | None) -> tuple[tuple[Verdict, ...], DuplicateIndex]:
+        overlay = self._index.overlay(sealed or self._registry.next_place())
         return tuple(judge(contribution.drafts, row_ids(contribution), overlay)), overlay
 
     def _begin(self, contribution: Contribution) -> PendingContribution:
-        verdicts, overlay = self._judge(contribution)
-        pending = self._registry.begin_contribution(contribution, verdicts, GATE_VERSION, self._clock.now_ms())
+        now_ms, own = self._clock.now_ms(), (contribution.contributor_id, digest_of(contribution))
+        sealed = self._registry.seals.place(*own, now_ms)
+        verdicts, overlay = self._judge(contribution, sealed)
+        displaced = self._index.displaced_by(overlay) if sealed else {}
+        opening = Opening(contributor_id=own[0], digest=own[1], displaced=displaced) if sealed else None
+        pending = self._registry.begin_contribution(contribution, verdicts, GATE_VERSION, now_ms, opening)
         self._index.absorb(overlay)
         return pending
 
@@ -220,6 +296,19 @@ class Datanets:
             self._shards[number].append(receipt.datanet, placed[number], receipt.contribution_id)
         self._registry.finish_contribution(receipt.contribution_id)
         return receipt
+
+    def _accept(self, held: HeldRow, draft: RowDraft) -> None:
+        """A crash on the way leaves it held: the same again goes on."""
+        (features,), place = features_of([(draft.prompt, draft.completion)]), self._registry.place_of(held.sequence)
+        if held.outcome == "reject":
+            shard = self._shards[shard_of(held.row_id, len(self._shards))]
+            shard.append(
+                held.datanet, [_row(held, held.row_id, held.ordinal, draft)], f"{held.contribution_id}:{held.ordinal}"
+            )
+        repeating = dict.fromkeys(self._index.repeated_by(features, place), held.row_id)
+        self._registry.appeals.accept(held.row_id, repeating)
+        if held.outcome == "reject":
+            self._index.add(held.row_id, features, place)
 
     def _said_before(self, rows: Mapping[str, Row], *, by_strangers: bool) -> dict[str, str]:
         """Which of `rows` say what an earlier one says; `by_strangers` as if no two were one contributor's."""
@@ -264,10 +353,10 @@ class Datanets:
             found = [row for shard in self._shards for batch in shard.scan(name) for row in rows_of(batch)]
             self._check_complete(name, {row.row_id for row in found})
             rows.update((row.row_id, row) for row in found)
-        order = self._registry.credit_order()
-        features = features_of((rows[row_id].prompt, rows[row_id].completion) for row_id in order)
-        for row_id, one in zip(order, features, strict=True):
-            self._index.add(row_id, one)
+        order = self._registry.credited()
+        features = features_of((rows[row_id].prompt, rows[row_id].completion) for row_id, _ in order)
+        for (row_id, place), one in zip(order, features, strict=True):
+            self._index.add(row_id, one, place)
 
     def _check_complete(self, name: str, found: set[str]) -> None:
         credited = self._registry.row_ids(name, _STORED)
@@ -296,16 +385,20 @@ def _stored_rows(pending: PendingContribution) -> Iterator[Row]:
     receipt = pending.receipt
     for verdict, draft in zip(receipt.verdicts, pending.drafts, strict=True):
         if verdict.outcome in _STORED:
-            yield Row(
-                row_id=verdict.row_id,
-                datanet=receipt.datanet,
-                contributor_id=receipt.contributor_id,
-                contribution_id=receipt.contribution_id,
-                ordinal=verdict.ordinal,
-                source=draft.source,
-                prompt=draft.prompt,
-                completion=draft.completion,
-            )
+            yield _row(receipt, verdict.row_id, verdict.ordinal, draft)
+
+
+def _row(of: ContributionReceipt | HeldRow, row_id: str, ordinal: int, draft: RowDraft) -> Row:
+    return Row(
+        row_id=row_id,
+        datanet=of.datanet,
+        contributor_id=of.contributor_id,
+        contribution_id=of.contribution_id,
+        ordinal=ordinal,
+        source=draft.source,
+        prompt=draft.prompt,
+        completion=draft.completion,
+    )
 
 
 def _evidence(row: Row, place: int) -> ClusterRow:

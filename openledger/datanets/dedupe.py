@@ -10,6 +10,9 @@ Rows are short and their questions follow templates, so two rules tell a copy fr
   answer that holds six in ten of the earlier one's words, are one answer edited.
 - *Another question*: honest answers repeat formulas, so only long and almost equal answers count.
 
+Rows have a place in the order of credit, which for sealed rows is earlier than their arrival (`seals`): a row repeats
+only what stands in an earlier place, and the index tells which rows of later places repeat it.
+
 The subject of a question is those of its words that fewest questions have. "What does the function" stands in every
 question; the function's name tells them apart.
 """
@@ -18,7 +21,7 @@ import hashlib
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -38,6 +41,7 @@ _CANDIDATE_SIMILARITY = 0.4  # a hint to rensa; the bands decide: half of the pa
 _IDEOGRAPH = "[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af]"
 _WORD = re.compile(rf"{_IDEOGRAPH}|\w+")
 _DOTTED_NAME = re.compile(r"\w+(?:\.\w+)+")
+LAST = (2**63, 0)  # a place behind every other
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +66,7 @@ class Features:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Entry:
     row_id: str
+    place: tuple[int, int]
     question: frozenset[str]
     answer: frozenset[str]
     num_words: int
@@ -70,16 +75,19 @@ class _Entry:
 class DuplicateIndex:
     """Rows in the order in which they were credited; the earliest match is the original.
 
-    An overlay sees the rows of the index below it and takes new ones without changing it: rows are judged against an
-    overlay, and enter the index below (`absorb`) once their verdicts are durable.
+    An overlay sees the rows of the index below it that stand in its place or before, and takes new ones in its place
+    without changing the index: rows are judged against an overlay, and enter the index below (`absorb`) once their
+    verdicts are durable.
     """
 
-    def __init__(self, below: "DuplicateIndex | None" = None):
+    def __init__(self, below: "DuplicateIndex | None" = None, place: tuple[int, int] = LAST):
         self._below = below
+        self._place = place
         self._entries: list[_Entry] = []
         self._features: list[Features] = []  # kept in overlays alone, to be absorbed
         self._pairs: dict[bytes, int] = {}
         self._answers: dict[bytes, int] = {}
+        self._again: dict[bytes, list[int]] = {}  # more rows of one digest: only where a seal let a later place in
         self._question_counts: Counter[str] = Counter()
         self._answer_bands = rensa.RMinHashLSH(_CANDIDATE_SIMILARITY, _PERMUTATIONS, _BANDS)
         self._row_bands = rensa.RMinHashLSH(_CANDIDATE_SIMILARITY, _PERMUTATIONS, _BANDS)
@@ -87,30 +95,44 @@ class DuplicateIndex:
     def __len__(self) -> int:
         return len(self._entries) + (0 if self._below is None else len(self._below))
 
-    def overlay(self) -> "DuplicateIndex":
-        return DuplicateIndex(below=self)
+    def overlay(self, place: tuple[int, int] = LAST) -> "DuplicateIndex":
+        return DuplicateIndex(below=self, place=place)
 
     def find(self, features: Features) -> Duplicate | None:
         """The earliest row that `features` repeats, an exact repetition before an edited one."""
         layers = [self] if self._below is None else [self._below, self]
         for layer in layers:
-            if entry := layer._exact(features):
+            if entry := layer._exact(features, self._place):
                 return Duplicate(kind="exact_duplicate", row_id=entry.row_id)
         for layer in layers:
             if entry := layer._near(features, self):
                 return Duplicate(kind="near_duplicate", row_id=entry.row_id)
         return None
 
-    def add(self, row_id: str, features: Features) -> None:
+    def repeated_by(self, features: Features, place: tuple[int, int]) -> list[str]:
+        """Ids of the rows that stand behind `place` and repeat the row of `features`."""
+        exact = {key for key in self._of_text(features) if self._entries[key].place > place}
+        near = {key for key in self._candidates(features, lambda entry: entry.place > place)
+                if _is_edited(features, self._entries[key], self)}  # fmt: skip
+        return [self._entries[key].row_id for key in sorted(exact | near, key=self._order)]
+
+    def add(self, row_id: str, features: Features, place: tuple[int, int] | None = None) -> None:
+        """`place` is the index's own unless it is given."""
         key = len(self._entries)
         self._entries.append(
-            _Entry(row_id=row_id, question=features.question, answer=features.answer, num_words=features.num_words)
+            _Entry(
+                row_id=row_id,
+                place=self._place if place is None else place,
+                question=features.question,
+                answer=features.answer,
+                num_words=features.num_words,
+            )
         )
         if self._below is not None:
             self._features.append(features)
-        self._pairs.setdefault(features.pair_key, key)
-        if features.answer_key:
-            self._answers.setdefault(features.answer_key, key)
+        for found, digest in self._digests(features):
+            if found.setdefault(digest, key) != key:
+                self._again.setdefault(digest, []).append(key)
         self._question_counts.update(features.question)
         self._answer_bands.insert(key, features.answer_sketch)
         self._row_bands.insert(key, features.row_sketch)
@@ -118,26 +140,48 @@ class DuplicateIndex:
     def absorb(self, overlay: "DuplicateIndex") -> None:
         """Take over the rows that were added to `overlay`, in their order."""
         for entry, features in zip(overlay._entries, overlay._features, strict=True):
-            self.add(entry.row_id, features)
+            self.add(entry.row_id, features, entry.place)
+
+    def displaced_by(self, overlay: "DuplicateIndex") -> dict[str, str]:
+        """Rows of this index in later places than the overlay's that repeat one of its rows: id to that row's id."""
+        return {
+            row_id: entry.row_id
+            for entry, features in reversed(list(zip(overlay._entries, overlay._features, strict=True)))
+            for row_id in self.repeated_by(features, entry.place)
+        }
 
     def num_questions_with(self, word: str) -> int:
         below = 0 if self._below is None else self._below._question_counts[word]
         return self._question_counts[word] + below
 
-    def _exact(self, features: Features) -> _Entry | None:
-        key = self._pairs.get(features.pair_key)
-        if key is None and features.answer_key:
-            key = self._answers.get(features.answer_key)
-        return None if key is None else self._entries[key]
+    def _exact(self, features: Features, place: tuple[int, int]) -> _Entry | None:
+        visible = [key for key in self._of_text(features) if self._entries[key].place <= place]
+        return self._entries[min(visible, key=self._order)] if visible else None
 
     def _near(self, features: Features, top: "DuplicateIndex") -> _Entry | None:
-        by_answer, by_row = self._answer_bands.query(features.answer_sketch), self._row_bands.query(features.row_sketch)
-        both = set(by_answer) & set(by_row)
-        others = sorted((set(by_answer) | set(by_row)) - both)
-        for key in sorted([*sorted(both), *others][:MAX_CANDIDATES]):
+        for key in self._candidates(features, lambda entry: entry.place <= top._place):
             if _is_edited(self._entries[key], features, top):
                 return self._entries[key]
         return None
+
+    def _of_text(self, features: Features) -> list[int]:
+        """Rows with this question and answer, or with this answer."""
+        given = [(found[digest], digest) for found, digest in self._digests(features) if digest in found]
+        return [key for first, digest in given for key in (first, *self._again.get(digest, ()))]
+
+    def _digests(self, features: Features) -> list[tuple[dict[bytes, int], bytes]]:
+        pair = (self._pairs, features.pair_key)
+        return [pair, (self._answers, features.answer_key)] if features.answer_key else [pair]
+
+    def _candidates(self, features: Features, is_wanted: Callable[[_Entry], bool]) -> list[int]:
+        by_answer, by_row = self._answer_bands.query(features.answer_sketch), self._row_bands.query(features.row_sketch)
+        both = set(by_answer) & set(by_row)
+        others = sorted((set(by_answer) | set(by_row)) - both)
+        wanted = [key for key in [*sorted(both), *others] if is_wanted(self._entries[key])]
+        return sorted(wanted[:MAX_CANDIDATES], key=self._order)
+
+    def _order(self, key: int) -> tuple[tuple[int, int], int]:
+        return self._entries[key].place, key
 
 
 def features_of(rows: Iterable[tuple[str, str]]) -> list[Features]:
@@ -173,7 +217,7 @@ def words(text: str) -> list[str]:
     return _WORD.findall(normalized(text))
 
 
-def _is_edited(earlier: _Entry, later: Features, index: DuplicateIndex) -> bool:
+def _is_edited(earlier: _Entry | Features, later: _Entry | Features, index: DuplicateIndex) -> bool:
     num_shared = len(earlier.answer & later.answer)
     similarity = num_shared / max(1, len(earlier.answer) + len(later.answer) - num_shared)
     if min(earlier.num_words, later.num_words) >= OTHER_QUESTION_WORDS and similarity >= OTHER_QUESTION_SIMILARITY:

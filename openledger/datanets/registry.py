@@ -21,8 +21,12 @@ import apsw
 from openledger.core.errors import Conflict, Corrupt, InvalidInput, NotFound, Unavailable
 from openledger.core.files import sync_folder
 from openledger.core.values import Contribution, ContributionReceipt, DatanetVersion, Outcome, RowDraft, Verdict
+from openledger.datanets.appeals import SCHEMA as APPEALS_SCHEMA
+from openledger.datanets.appeals import AppealStore
 from openledger.datanets.contribution import contribution_id, draft_json
 from openledger.datanets.folders import make_folder
+from openledger.datanets.seals import SCHEMA as SEALS_SCHEMA
+from openledger.datanets.seals import Opening, Place, SealStore
 
 FORMAT = "1"
 Display = Literal["none", "reference", "text"]
@@ -59,6 +63,10 @@ CREATE TABLE IF NOT EXISTS versions (
     PRIMARY KEY (datanet, number)
 ) STRICT, WITHOUT ROWID;
 """
+_CREDITED = (  # rows of contributions with their places: see `seals`
+    "FROM contributions JOIN verdicts USING (sequence) LEFT JOIN seals USING (sequence)"
+    " {where} ORDER BY coalesce(seals.place_after, sequence), coalesce(seals.number, 0), ordinal"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,13 +117,15 @@ class Registry:
         try:
             self._connection = apsw.Connection(str(path))
             self._connection.set_busy_timeout(_BUSY_MS)
-            for statement in ("PRAGMA journal_mode=WAL", "PRAGMA synchronous=FULL", "PRAGMA foreign_keys=ON"):
-                self._connection.execute(statement).fetchall()
+            for setting in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
+                self._connection.execute(f"PRAGMA {setting}").fetchall()
             with self._connection:
-                self._connection.execute(_SCHEMA)
+                self._connection.execute(_SCHEMA + SEALS_SCHEMA + APPEALS_SCHEMA)
                 self._add_display()
             self._check_format()
             self._epoch = self._next_epoch()
+            self.seals = SealStore(self._connection, self._writing)
+            self.appeals = AppealStore(self._connection, self._writing)
             sync_folder(path.parent)
         except (apsw.NotADBError, apsw.CorruptError) as error:
             raise Corrupt(f"{path} is no registry: {error}", code="corrupt_registry", param=str(path)) from error
@@ -200,9 +210,15 @@ class Registry:
         return [Contributor(contributor_id=a, public_key=b, name=c) for a, b, c in rows]
 
     def begin_contribution(
-        self, contribution: Contribution, verdicts: tuple[Verdict, ...], gate_version: str, received_ms: int
+        self,
+        contribution: Contribution,
+        verdicts: tuple[Verdict, ...],
+        gate_version: str,
+        received_ms: int,
+        opening: Opening | None = None,
     ) -> PendingContribution:
-        """Fix the verdicts durably. From here on the contribution will be stored, by this process or the next."""
+        """Fix the verdicts durably, with the seal that the contribution opens. From here on it will be stored, by this
+        process or the next."""
         drafts = json.dumps([draft_json(draft) for draft in contribution.drafts], ensure_ascii=False)
         identifier = contribution_id(contribution)
         with self._writing():
@@ -217,6 +233,8 @@ class Registry:
                 "INSERT INTO verdicts VALUES (?, ?, ?, ?, ?, ?)",
                 [(sequence, v.ordinal, v.row_id, v.outcome, json.dumps(v.reasons), v.duplicate_of) for v in verdicts],
             )
+            if opening is not None:
+                self.seals.open(opening, sequence, received_ms)
         receipt = ContributionReceipt(
             contribution_id=identifier,
             datanet=contribution.datanet,
@@ -264,19 +282,29 @@ class Registry:
     def row_ids(self, datanet: str, outcomes: Iterable[Outcome]) -> list[str]:
         """Ids of the Datanet's rows with one of these outcomes, in the order in which they were credited."""
         wanted = set(outcomes)
-        rows = self._connection.execute(
-            "SELECT row_id, outcome FROM contributions JOIN verdicts USING (sequence)"
-            " WHERE datanet = ? ORDER BY sequence, ordinal",
-            (datanet,),
-        )
+        query = "SELECT row_id, outcome " + _CREDITED.format(where="WHERE contributions.datanet = ?")
+        rows = self._connection.execute(query, (datanet,))
         return [row_id for row_id, outcome in rows if outcome in wanted]
 
     def credit_order(self) -> list[str]:
         """Ids of all stored rows of all Datanets, first credited first."""
-        rows = self._connection.execute(
-            "SELECT row_id FROM verdicts WHERE outcome != 'reject' ORDER BY sequence, ordinal"
-        )
-        return [row_id for (row_id,) in rows]
+        return [row_id for row_id, _ in self.credited()]
+
+    def credited(self) -> list[tuple[str, Place]]:
+        """`credit_order` with each row's place."""
+        columns = "row_id, coalesce(seals.place_after, sequence), coalesce(seals.number, 0) "
+        query = f"SELECT {columns}" + _CREDITED.format(where="WHERE outcome != 'reject'")
+        return [(row_id, (after, number)) for row_id, after, number in self._connection.execute(query)]
+
+    def next_place(self) -> Place:
+        """Where rows stand that come now, without a seal."""
+        return int(self._connection.execute("SELECT coalesce(max(sequence), 0) + 1 FROM contributions").get), 0
+
+    def place_of(self, sequence: int) -> Place:
+        """Where the rows of a contribution stand, sealed or not."""
+        query = "SELECT place_after, number FROM seals WHERE sequence = ?"
+        row = self._connection.execute(query, (sequence,)).fetchone()
+        return (sequence, 0) if row is None else (int(row[0]), int(row[1]))
 
     def add_version(self, version: DatanetVersion) -> None:
         with self._writing():

@@ -137,6 +137,13 @@ class AnswerStore:
         waits = "period != ? AND pool_nano > 0 AND state IN ('stored', 'posted')"
         return self._erase(f"answer_id < ? AND NOT ({waits})", (answer_id, current))
 
+    def kept_of(self, account: str) -> int:
+        """How many of a tenant's answers have their content."""
+        query = (
+            """SELECT count(*) FROM answers JOIN holds USING (answer_id) WHERE account = ? AND payload IS NOT NULL"""
+        )
+        return int(str(self._db.execute(query, (account,)).get))
+
     def erase_of(self, account: str) -> int:
         """Delete what a tenant's answers said; of how many."""
         return self._erase("answer_id IN (SELECT answer_id FROM holds WHERE account = ?)", (account,))

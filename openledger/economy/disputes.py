@@ -14,14 +14,25 @@ import apsw
 
 from openledger.core.errors import Conflict, InsufficientFunds, InvalidInput, NotFound
 from openledger.core.money import format_open
+from openledger.core.signing import SigningKey
 from openledger.core.values import ContributorScores
 from openledger.economy.parameters import Parameters
 from openledger.economy.port import LedgerPort
 from openledger.economy.settlement import check_scores, payout_id
+from openledger.economy.signers import SignerBook
 from openledger.ledger import disputes
 from openledger.ledger.accounts import TREASURY, UNATTRIBUTED, Account
 from openledger.ledger.database import writing
-from openledger.ledger.disputes import Basis, Dispute, Disputes, Scores, Terms, escrow_account
+from openledger.ledger.disputes import (
+    Basis,
+    Dispute,
+    Disputes,
+    Recomputation,
+    Scores,
+    Terms,
+    escrow_account,
+    sign_recomputation,
+)
 from openledger.ledger.statements import Statement
 from openledger.ledger.transfers import CREATED, EXISTS, Transfer
 
@@ -48,6 +59,7 @@ class DisputeBook:
 
     def __init__(self, ledger: LedgerPort, connection: apsw.Connection, parameters: Parameters):
         self._ledger = ledger
+        self._signers = SignerBook(ledger)
         self._db = connection
         self._terms = terms_of(parameters)
 
@@ -55,6 +67,20 @@ class DisputeBook:
         """A pool's disputes, open and closed, by contributor. Raises NotFound (`not_settled`)."""
         known = self._read(adapter, period).by_pool.get((adapter, period), {})
         return [known[contributor] for contributor in sorted(known)]
+
+    def find(self, name: str) -> Dispute:
+        """The dispute whose deposit is the transfer `name`. Raises NotFound (`dispute_not_found`)."""
+        entry = self._ledger.find(name)
+        claim = self._ledger.batch(entry.seq).statement if entry is not None else None
+        if claim is None or claim.get("format") != disputes.DISPUTE or name != _name(claim):
+            raise NotFound(
+                f"there is no dispute {name}",
+                code="dispute_not_found",
+                param="dispute_id",
+                fix="list a pool's disputes by its adapter and period",
+            )
+        known = self.of_pool(claim["adapter"], claim["period"])
+        return next(dispute for dispute in known if dispute.contributor == claim["contributor"])
 
     def open(
         self, account: str, adapter: str, period: str, contributor: str, claimed_nano: int, reason: str, now_ms: int
@@ -85,31 +111,23 @@ class DisputeBook:
         self._commit(statement)
         return opened
 
-    def resolve(
-        self,
-        contributor: str,
-        scorer: str,
-        scores: ContributorScores,
-        improvement: ContributorScores | None,
-        basis: Basis,
-        now_ms: int,
-    ) -> Dispute:
-        """Decide a dispute by what `scorer` recomputed on `basis`; again, it gives the first decision.
+    def resolve(self, contributor: str, found: Recomputation, now_ms: int) -> Dispute:
+        """Decide a dispute by what a registered scorer recomputed and signed; again, it gives the first decision.
 
-        `scores` are of the pool's part `use`, `improvement` of the part of that name, where it was recomputed too.
-
-        Raises what `verdict_statement` does, InvalidInput for scores that can't be, NotFound where there is no such
-        dispute, Conflict (`dispute_closed`) where it was decided by other scores, or has expired.
+        `found.scores` are by the pool's parts: `use`, and `improvement` where it was recomputed too. Raises what
+        `verdict_statement` does, InvalidInput for scores that can't be, Forbidden (`not_a_signer`) for a key that isn't
+        registered for the scorer, NotFound where there is no such dispute, Conflict (`dispute_closed`) where it was
+        decided by other scores, or has expired.
         """
-        found = {"use": scores} if improvement is None else {"use": scores, "improvement": improvement}
-        recomputed = {name: _scores_of(part, scores) for name, part in found.items()}
-        key = (scores.adapter, scores.period)
+        key = (found.adapter, found.period)
         told = self._read(*key)
         known = told.by_pool.get(key, {}).get(contributor)
-        if known is not None and known.closing is not None and _says(known, scorer, recomputed):
+        if known is not None and known.closing is not None and _says(known, found):
             return known
         claim = disputes.check_open(known).claim
-        verdict = disputes.verdict_statement(claim, told.funds(key), basis, scorer, recomputed, now_ms)
+        _check_scores(found)
+        verdict = disputes.verdict_statement(claim, told.funds(key), found, now_ms)
+        self._signers.check("scorer", found.scorer, found.public_key)
         return self._close(claim, verdict)
 
     def expire(self, now_ms: int) -> int:
@@ -145,7 +163,12 @@ class DisputeBook:
         """The pool's settlement and its disputes, from the log."""
         settled = self._ledger.find(payout_id(adapter, period))
         if settled is None:
-            raise NotFound(f"{adapter} wasn't settled in {period}", code="not_settled", param="period")
+            raise NotFound(
+                f"{adapter} wasn't settled in {period}",
+                code="not_settled",
+                param="period",
+                fix="a pool can be disputed once its period is settled; the payouts name adapter and period",
+            )
         told = Disputes()
         entries = self._ledger.transfers(escrow_account(adapter, period), _ENTRIES)
         for seq in sorted({settled.seq, *(entry.seq for entry in entries)}):
@@ -186,10 +209,26 @@ class DisputeBook:
             )
 
 
-def _scores_of(part: ContributorScores, of: ContributorScores) -> Scores:
-    check_scores(part)
-    if (part.adapter, part.period) != (of.adapter, of.period):
+def recomputed(
+    key: SigningKey, scorer: str, basis: Basis, use: ContributorScores, improvement: ContributorScores | None = None
+) -> Recomputation:
+    """A second scorer's scores (of `attribution.recompute`) as what decides a dispute, signed with his key.
+
+    Raises InvalidInput for scores that can't be, or of two pools.
+    """
+    parts = {"use": use} if improvement is None else {"use": use, "improvement": improvement}
+    if any((part.adapter, part.period) != (use.adapter, use.period) for part in parts.values()):
         raise InvalidInput("the scores of two parts are of two pools", code="invalid_scores", param="improvement")
+    scores = {name: _scores_of(part) for name, part in parts.items()}
+    return sign_recomputation(key, use.adapter, use.period, scorer, basis, scores)
+
+
+def _name(claim: Statement) -> str:
+    return disputes.dispute_id(claim["adapter"], claim["period"], claim["contributor"])
+
+
+def _scores_of(part: ContributorScores) -> Scores:
+    check_scores(part)
     return Scores(
         method=part.method,
         scores_nano=dict(part.scores_nano),
@@ -199,9 +238,25 @@ def _scores_of(part: ContributorScores, of: ContributorScores) -> Scores:
     )
 
 
-def _says(known: Dispute, scorer: str, scores: dict[str, Scores]) -> bool:
-    told, given = known.closing or {}, {name: part.said() for name, part in scores.items()}
-    return (told.get("scorer"), told.get("scores")) == (scorer, given)
+def _check_scores(found: Recomputation) -> None:
+    """As for a settlement's: who signed them may not be who made them."""
+    for part in found.scores.values():
+        check_scores(ContributorScores(adapter=found.adapter, period=found.period, **_plain(part)))
+
+
+def _plain(part: Scores) -> dict[str, Any]:
+    return {
+        "method": part.method,
+        "scores_nano": dict(part.scores_nano),
+        "errors_nano": dict(part.errors_nano),
+        "gain_nano": part.gain_nano,
+        "ceilings": tuple((gain_nano, fees_nano) for gain_nano, fees_nano in part.ceilings),
+    }
+
+
+def _says(known: Dispute, found: Recomputation) -> bool:
+    told, given = known.closing or {}, {name: part.said() for name, part in found.scores.items()}
+    return (told.get("scorer"), told.get("scores")) == (found.scorer, given)
 
 
 def _refusal(result: str, transfer: Transfer) -> Conflict | InsufficientFunds:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from openledger.core.appealing import Appeal, Decision, Judged
 from openledger.core.clock import Clock, SystemClock
 from openledger.core.errors import (
     Conflict,
@@ -32,8 +33,9 @@ from openledger.core.values import (
     Pool,
     Settlement,
 )
-from openledger.economy import answers, holds, keys, periods, verdicts
+from openledger.economy import answers, holds, keys, periods, seals, verdicts
 from openledger.economy.answers import AnswerStore, StoredAnswer
+from openledger.economy.appeals import AppealBook
 from openledger.economy.disputes import SCHEMA as DISPUTES_SCHEMA
 from openledger.economy.disputes import DisputeBook
 from openledger.economy.explanation import explain
@@ -51,6 +53,8 @@ from openledger.economy.pricing import (
     usage_transfers,
     void_transfer,
 )
+from openledger.economy.requests import SCHEMA as REQUESTS_SCHEMA
+from openledger.economy.requests import RequestStore
 from openledger.economy.settlement import (
     as_replay,
     check_improvement,
@@ -61,19 +65,24 @@ from openledger.economy.settlement import (
     settlement_from,
     settlement_statement,
 )
+from openledger.economy.signers import SignerBook
 from openledger.economy.tenants import SCHEMA as TENANTS_SCHEMA
-from openledger.economy.tenants import TenantStore
+from openledger.economy.tenants import Retention, TenantStore
 from openledger.economy.terms import check_payee, check_terms
 from openledger.ledger import accounts as names
 from openledger.ledger.accounts import Account, Balance, pool_account
+from openledger.ledger.appeals import LoggedAppeal
 from openledger.ledger.database import open_database
-from openledger.ledger.disputes import Basis, Dispute
+from openledger.ledger.disputes import Dispute, Recomputation
+from openledger.ledger.signers import Signer
 from openledger.ledger.statements import parts_by_account
 from openledger.ledger.transfers import CREATED, EXISTS, Transfer
 from openledger.ledger.verdicts import check_verdict
 
 FORMAT = "openledger.economy/1"
-_SCHEMA = keys.SCHEMA + holds.SCHEMA + answers.SCHEMA + periods.SCHEMA + DISPUTES_SCHEMA + TENANTS_SCHEMA
+_SCHEMA = (
+    keys.SCHEMA + holds.SCHEMA + answers.SCHEMA + periods.SCHEMA + DISPUTES_SCHEMA + TENANTS_SCHEMA + REQUESTS_SCHEMA
+)
 _GONE = frozenset({"pending_transfer_expired", "pending_transfer_already_voided", "pending_transfer_not_found"})
 _MAX_KEY_CHARACTERS = 255
 
@@ -108,6 +117,9 @@ class Economy:
         self._tenants = TenantStore(self._db, PayloadCipher(folder / "answers.key"))
         self._answers = AnswerStore(self._db, self._tenants)
         self._periods = PeriodStore(self._db, self._clock.now_ms())
+        self._requests = RequestStore(self._db)
+        self._signers = SignerBook(ledger)
+        self._appeals = AppealBook(ledger, self._parameters)
         self._disputes = DisputeBook(ledger, self._db, self._parameters)
         self._opened: set[str] = set()
         self._open_accounts(names.GENESIS, names.HOLDS, names.TREASURY, names.STAKERS, names.UNATTRIBUTED)
@@ -323,16 +335,17 @@ class Economy:
         """Contest `contributor`'s payout of a settled pool from the account it was paid to; see `DisputeBook.open`."""
         return self._disputes.open(account, adapter, period, contributor, claimed_nano, reason, self._clock.now_ms())
 
-    def resolve_dispute(
-        self,
-        contributor: str,
-        scorer: str,
-        scores: ContributorScores,
-        improvement: ContributorScores | None = None,
-    ) -> Dispute:
-        """Decide a dispute by what a second scorer recomputed of its pool; see `DisputeBook.resolve`."""
-        basis = self._answers.readable(scores.adapter, scores.period)
-        return self._disputes.resolve(contributor, scorer, scores, improvement, Basis(**basis), self._clock.now_ms())
+    def resolve_dispute(self, contributor: str, found: Recomputation) -> Dispute:
+        """Decide a dispute by what a registered scorer recomputed of its pool and signed; see `DisputeBook.resolve`."""
+        return self._disputes.resolve(contributor, found, self._clock.now_ms())
+
+    def add_signer(self, signer: Signer, signature: str) -> str:
+        """Register the key by which a scorer or a reviewer decides; see `SignerBook.add`."""
+        return self._signers.add(signer, signature)
+
+    def end_signer(self, signer: Signer) -> str:
+        """See `SignerBook.end`."""
+        return self._signers.end(signer)
 
     def expire_disputes(self) -> int:
         """Return what disputes hold that nobody decided in time; how many."""
@@ -341,6 +354,10 @@ class Economy:
     def disputes(self, adapter: str, period: str) -> list[Dispute]:
         """A settled pool's disputes, open and closed. Raises NotFound (`not_settled`)."""
         return self._disputes.of_pool(adapter, period)
+
+    def find_dispute(self, name: str) -> Dispute:
+        """One dispute, by the id of the transfer of its deposit. Raises NotFound (`dispute_not_found`)."""
+        return self._disputes.find(name)
 
     def disputed_answers(self, adapter: str, period: str) -> list[Answer]:
         """What a second scorer recomputes on: a settled pool's answers that can still be read.
@@ -374,12 +391,49 @@ class Economy:
                 fix="let the dispute expire: its deposit comes back",
             )
 
+    def log_seal(self, datanet: str, contributor: str, digest: str, expires_ms: int) -> str:
+        """See `seals.log_seal`."""
+        return seals.log_seal(self._ledger, datanet, contributor, digest, expires_ms)
+
+    def log_opening(self, datanet: str, contributor: str, digest: str, **opening: Any) -> str:
+        """See `seals.log_opening`."""
+        return seals.log_opening(self._ledger, datanet, contributor, digest, **opening)
+
+    def open_appeal(self, appeal: Appeal, judged: Judged) -> LoggedAppeal:
+        """Contest the gate's verdict on a row; see `AppealBook.open`."""
+        return self._appeals.open(appeal, judged, self._clock.now_ms())
+
+    def decide_appeal(self, decision: Decision) -> LoggedAppeal:
+        """See `AppealBook.decide`."""
+        return self._appeals.decide(decision, self._clock.now_ms())
+
+    def appeal(self, row_id: str) -> LoggedAppeal | None:
+        """A row's appeal, which lapses by this where its time is up."""
+        return self._appeals.lapse(row_id, self._clock.now_ms())
+
+    def signers_of(self, account: str) -> list[Signer]:
+        """The roles and keys by which `account` decides now."""
+        return self._signers.of(account)
+
     def set_retention(self, account: str, keep: bool) -> None:
         """Whether the content of `account`'s answers is kept, encrypted, from now on; by default it is.
 
         Without it the fee is the same, a retry can't be told the answer again, and nothing is attributed on it.
         """
         self._tenants.set_keep(check_payee(account, "account"), keep)
+
+    def retention(self, account: str) -> Retention:
+        return Retention(
+            account=check_payee(account, "account"),
+            keep=self._tenants.keeps(account),
+            num_kept=self._answers.kept_of(account),
+            has_key=self._tenants.has_key(account),
+        )
+
+    def check_request(self, caller: str, key: str, digest: str) -> None:
+        """See `RequestStore.check`."""
+        _check_key(key)
+        self._requests.check(caller, key, digest, self._clock.now_ms())
 
     def forget_content(self, account: str) -> int:
         """Delete a tenant's key and what is kept of its answers; of how many. What they paid stays."""

@@ -5,7 +5,7 @@ from typing import Any
 
 from openledger.core.money import format_open
 from openledger.core.shares import ceiling_nano
-from openledger.ledger import disputes
+from openledger.ledger import appeals, disputes, seals, signers
 from openledger.ledger.statements import PARTS, SETTLEMENT_1, SETTLEMENTS, USAGE, format_of
 from openledger.ledger.transfers import Batch, Transfer
 from openledger.ledger.verdicts import VERDICT
@@ -21,8 +21,9 @@ def explain(transfer: Transfer, batch: Batch) -> list[str]:
         f" ({transfer.code}), batch {batch.seq} of the log"
     )
     statement = batch.statement or {}
-    if format_of(statement) in disputes.FORMATS:
-        return [head, *disputes.lines(statement)]
+    for kind in (disputes, appeals, seals, signers):
+        if format_of(statement) in kind.FORMATS:
+            return [head, *kind.lines(statement)]
     if format_of(statement) in SETTLEMENTS:
         return [head, *_payout_lines(transfer, statement)]
     if format_of(statement) == USAGE:

@@ -7,6 +7,7 @@ keys were sealed by the file's key itself; they have no mark in front, and still
 """
 
 import os
+from dataclasses import dataclass
 
 import apsw
 from cryptography.exceptions import InvalidTag
@@ -25,6 +26,16 @@ _MARK = b"olpay/2\n"
 _KEY_BITS, _NONCE_BYTES = 256, 12
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retention:
+    """What a tenant asked for, and what is kept of its answers: how many, and whether there is a key to open them."""
+
+    account: str
+    keep: bool
+    num_kept: int
+    has_key: bool
+
+
 class TenantStore:
     def __init__(self, connection: apsw.Connection, master: PayloadCipher):
         self._db = connection
@@ -34,6 +45,10 @@ class TenantStore:
         """Whether `account`'s answers are kept until they are settled; yes, unless it asked otherwise."""
         row = self._db.execute("SELECT keep FROM tenants WHERE account = ?", (account,)).fetchone()
         return row is None or bool(row[0])
+
+    def has_key(self, account: str) -> bool:
+        """Whether anything that was sealed for `account` can still be opened."""
+        return self._cipher(account) is not None
 
     def set_keep(self, account: str, keep: bool) -> None:
         query = "INSERT INTO tenants(account, keep) VALUES (?, ?) ON CONFLICT DO UPDATE SET keep = excluded.keep"

@@ -14,6 +14,7 @@ from openledger.core.errors import Corrupt, NotFound
 from openledger.core.money import SUPPLY_NANO, format_open
 from openledger.ledger import statements
 from openledger.ledger.accounts import Balance, opened
+from openledger.ledger.appeals import Appeals
 from openledger.ledger.checkpoints import open_checkpoint
 from openledger.ledger.disputes import Disputes
 from openledger.ledger.export import Claim, read_export
@@ -21,6 +22,8 @@ from openledger.ledger.journal import Journal
 from openledger.ledger.log import leaf_hash, leaf_of, nodes_after_append
 from openledger.ledger.nonces import Rounds
 from openledger.ledger.rules import Book, apply
+from openledger.ledger.seals import Seals
+from openledger.ledger.signers import Signers
 from openledger.ledger.transfers import CREATED, Batch, Transfer
 from openledger.ledger.verdicts import VERDICT, Verdicts
 
@@ -40,6 +43,8 @@ class AuditReport:
     num_settlements: int
     issued_nano: int
     num_disputes: int = 0
+    num_appeals: int = 0
+    num_seals: int = 0
 
     @property
     def lines(self) -> tuple[str, ...]:
@@ -51,9 +56,12 @@ class AuditReport:
             f"{self.num_answers} answers: each fee is tokens times prices and the sum of its parts",
             f"{self.num_settlements} settlements: each pool is the sum of its answers' parts and of its payouts",
         )
-        if not self.num_disputes:
-            return told
-        return (*told, f"{self.num_disputes} disputes: each escrow, verdict and award recomputed")
+        more = {
+            "disputes: each escrow, signature, verdict and award recomputed": self.num_disputes,
+            "appeals: each deposit, signature and decision recomputed": self.num_appeals,
+            "seals: each opening is by the rows that were sealed": self.num_seals,
+        }
+        return (*told, *(f"{number} {what}" for what, number in more.items() if number))
 
 
 def audit_file(path: Path, key: str) -> AuditReport:
@@ -103,9 +111,16 @@ class _Audit:
     rounds: Rounds = field(default_factory=Rounds)
     verdicts: Verdicts = field(default_factory=Verdicts)
     ids: set[str] = field(default_factory=set)
-    disputes: Disputes = field(default_factory=Disputes)
+    signers: Signers = field(default_factory=Signers)
+    disputes: Disputes = field(init=False)
+    appeals: Appeals = field(init=False)
+    seals: Seals = field(default_factory=Seals)
     time_ms: int = 0
     num_answers: int = 0
+
+    def __post_init__(self) -> None:
+        self.disputes = Disputes(signers=self.signers)
+        self.appeals = Appeals(signers=self.signers)
 
     def run(self, entries: Iterable[tuple[Batch, bytes] | Claim], key: str) -> AuditReport:
         for entry in entries:
@@ -157,6 +172,7 @@ class _Audit:
     def check_statement(self, batch: Batch) -> None:
         statement, kind = batch.statement or {}, statements.format_of(batch.statement)
         self.rounds.take(batch)
+        self.signers.take(batch)
         if kind == statements.USAGE:
             statements.check_usage(statement)
             statements.check_usage_transfers(statement, batch.transfers)
@@ -181,6 +197,8 @@ class _Audit:
         elif any(_touches_pool(transfer) for transfer in batch.transfers):
             raise Corrupt("money goes through a pool without saying why", code="unexplained_pool", param="statement")
         self.disputes.take(batch)
+        self.appeals.take(batch)
+        self.seals.take(batch)
 
     def report(self, claim: Claim, key: str) -> AuditReport:
         checkpoint = open_checkpoint(claim.checkpoint, key)
@@ -199,6 +217,8 @@ class _Audit:
             num_settlements=len(self.settled),
             issued_nano=self.issued_nano(),
             num_disputes=sum(len(known) for known in self.disputes.by_pool.values()),
+            num_appeals=len(self.appeals.by_row),
+            num_seals=len(self.seals.sealed),
         )
 
     def check_balances(self, claimed: Iterable[Balance]) -> None:

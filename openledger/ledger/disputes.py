@@ -16,8 +16,10 @@
 A settlement pays at once, so what is contested is only what it left unattributed: nothing is taken back from people
 who were paid. Claims overlap: an open one keeps nobody else from being awarded what both contest, and whoever is
 decided first is paid first. Only who has a score in the settlement disputes it, and a pool once. A settlement without
-parts is one of a single part, `use`. Every statement can be built again from what it says and from the settlement, and
-every batch follows from its statement (`transfers_of`); `Disputes` replays them all for the audit.
+parts is one of a single part, `use`. A verdict is signed with its scorer's key (`signers`), over everybody's scores;
+older logs have unsigned ones, which are refused once a scorer's key is registered. Every statement can be built again
+from what it says and from the settlement, and every batch follows from its statement (`transfers_of`); `Disputes`
+replays them all for the audit.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,18 +27,24 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from openledger.core.errors import Conflict, Corrupt, Forbidden, InvalidInput, NotFound, OpenLedgerError
+from openledger.core.hashing import canonical_json
 from openledger.core.ids import derived_id
 from openledger.core.money import format_open, split
 from openledger.core.shares import RULE_1, check_ceilings, shares_ppb
+from openledger.core.signing import SigningKey, contributor_id, verify
 from openledger.core.values import UNATTRIBUTED as NOBODY
 from openledger.ledger.accounts import TREASURY, UNATTRIBUTED, check_account_id
+from openledger.ledger.signers import Signer, Signers
 from openledger.ledger.statements import SETTLEMENT, Statement, format_of
 from openledger.ledger.transfers import Batch, Transfer
 
 DISPUTE = "openledger.dispute/1"
-VERDICT = "openledger.dispute_verdict/1"
+UNSIGNED_VERDICT = "openledger.dispute_verdict/1"
+VERDICT = "openledger.dispute_verdict/2"
+VERDICTS = frozenset({UNSIGNED_VERDICT, VERDICT})
 EXPIRY = "openledger.dispute_expiry/1"
-FORMATS = frozenset({DISPUTE, VERDICT, EXPIRY})
+FORMATS = frozenset({DISPUTE, *VERDICTS, EXPIRY})
+RECOMPUTATION = "openledger.recomputation/1"
 FIRST_SCORER = "operator"
 MAX_REASON = 2000
 _WHOLE_PPM = 10**6
@@ -99,11 +107,25 @@ class Scores:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Basis:
-    """What a second scorer could read: how many answers, which paid `answers_nano` of the pool. The operator's word;
-    the log knows only that it can't be more than the pool."""
+    """What a second scorer could read: how many answers, which paid `answers_nano` of the pool. The scorer's word; the
+    log knows only that it can't be more than the pool."""
 
     num_answers: int
     answers_nano: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recomputation:
+    """A second scorer's work on one pool: everybody's scores by part, signed with the scorer's registered key. It
+    decides every dispute of that pool alike."""
+
+    adapter: str
+    period: str
+    scorer: str
+    basis: Basis
+    scores: Mapping[str, Scores]
+    public_key: str
+    signature: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,8 +177,10 @@ class Funds:
 
 @dataclass(slots=True)
 class Disputes:
-    """Every settled pool of a log and its disputes, by contributor, as the batches tell them."""
+    """Every settled pool of a log and its disputes, by contributor, as the batches tell them. Without `signers` (of the
+    same log) it isn't looked at whose keys signed verdicts."""
 
+    signers: Signers | None = None
     pools: dict[tuple[str, str], PaidPool] = field(default_factory=dict)
     by_pool: dict[tuple[str, str], dict[str, Dispute]] = field(default_factory=dict)
 
@@ -207,6 +231,7 @@ class Disputes:
             if known[contributor].claim != claim:
                 raise Corrupt("the dispute isn't the one that was opened", code="wrong_dispute", param="statement")
             expected, stated_ms = _closing_again(statement, self.funds(key)), statement["closed_ms"]
+            self._check_signer(statement)
             known[contributor] = Dispute(claim=claim, closing=statement)
         if statement != expected:
             raise Corrupt(
@@ -221,10 +246,26 @@ class Disputes:
         if abs(batch.time_ms - stated_ms) > _CLOCKS_APART_MS:
             raise Corrupt("the statement's time is far from its batch's", code="wrong_time", param="statement")
 
+    def _check_signer(self, closing: Statement) -> None:
+        if self.signers is None or format_of(closing) == EXPIRY:
+            return
+        if format_of(closing) == UNSIGNED_VERDICT:
+            if self.signers.has("scorer"):
+                raise _corrupt("a verdict without a signature, though scorers have keys", "unsigned_verdict")
+            return
+        scorer = Signer(role="scorer", account=closing["scorer"], public_key=closing["public_key"])
+        if scorer not in self.signers.active:
+            raise _corrupt(f"{scorer.account} is no scorer by the key of the verdict", "not_a_signer")
+
 
 def escrow_account(adapter: str, period: str) -> str:
     """Where the disputes of one pool keep deposits and contested amounts while they are open."""
     return f"{_ACCOUNT_PREFIX}{adapter}:{period}"
+
+
+def dispute_id(adapter: str, period: str, contributor: str) -> str:
+    """Of the transfer that brings the deposit: its proof shows the claim."""
+    return derived_id("dsp", adapter, period, contributor, "open")
 
 
 def paid_pool(batch: Batch) -> PaidPool:
@@ -331,14 +372,76 @@ def claim_statement(
     }
 
 
-def verdict_statement(
-    claim: Statement, funds: Funds, basis: Basis, scorer: str, scores: Mapping[str, Scores], closed_ms: int
-) -> dict[str, Any]:
+def sign_recomputation(
+    key: SigningKey, adapter: str, period: str, scorer: str, basis: Basis, scores: Mapping[str, Scores]
+) -> Recomputation:
+    """What `scorer` found of a pool, signed with his key."""
+    signature = key.sign(_recomputation_bytes(adapter, period, scorer, basis, scores))
+    return Recomputation(
+        adapter=adapter,
+        period=period,
+        scorer=scorer,
+        basis=basis,
+        scores=scores,
+        public_key=key.public_key,
+        signature=signature,
+    )
+
+
+def check_recomputation_signature(found: Recomputation) -> None:
+    """Raises InvalidInput (`invalid_signature`)."""
+    message = _recomputation_bytes(found.adapter, found.period, found.scorer, found.basis, found.scores)
+    if not verify(found.public_key, found.signature, message):
+        raise InvalidInput(
+            "the scores were not signed with this key",
+            code="invalid_signature",
+            param="signature",
+            fix="sign the unchanged scores with the scorer's registered key",
+        )
+
+
+def recomputation_json(found: Recomputation) -> dict[str, Any]:
+    """As it is sent and kept: JSON values alone."""
+    values = {name: getattr(found, name) for name in ("adapter", "period", "scorer", "public_key", "signature")}
+    return {**values, **asdict(found.basis), "scores": {name: part.said() for name, part in found.scores.items()}}
+
+
+def verdict_statement(claim: Statement, funds: Funds, found: Recomputation, closed_ms: int) -> dict[str, Any]:
     """What closes a dispute by a recomputation; the award follows from claim, `funds` before it, and scores by part.
 
-    Raises InvalidInput for scores, parts or a scorer that can't be, Forbidden where the scorer is the first one or the
-    claimant (`not_a_second_scorer`), Conflict past the deadline (`dispute_expired`).
+    Raises InvalidInput for scores, parts or a scorer that can't be, or another key's signature, Forbidden where the
+    scorer is the first one or the claimant (`not_a_second_scorer`), Conflict past the deadline (`dispute_expired`).
     """
+    if (found.adapter, found.period) != (claim["adapter"], claim["period"]):
+        raise InvalidInput("the scores are of another pool", code="invalid_scores", param="period")
+    unsigned = _unsigned_verdict(claim, funds, found.basis, found.scorer, found.scores, closed_ms)
+    check_recomputation_signature(found)
+    if contributor_id(found.public_key) == claim["contributor"]:
+        raise Forbidden(
+            f"{claim['contributor']} claims from the pool and can't score it",
+            code="not_a_second_scorer",
+            param="public_key",
+            fix="let somebody else recompute it",
+        )
+    return {**unsigned, "format": VERDICT, "public_key": found.public_key, "signature": found.signature}
+
+
+def _recomputation_bytes(adapter: str, period: str, scorer: str, basis: Basis, scores: Mapping[str, Scores]) -> bytes:
+    return canonical_json(
+        {
+            "format": RECOMPUTATION,
+            "adapter": adapter,
+            "period": period,
+            "scorer": scorer,
+            **asdict(basis),
+            "scores": {name: part.said() for name, part in sorted(scores.items())},
+        }
+    )
+
+
+def _unsigned_verdict(
+    claim: Statement, funds: Funds, basis: Basis, scorer: str, scores: Mapping[str, Scores], closed_ms: int
+) -> dict[str, Any]:
     check_account_id(scorer, "scorer")
     _check_scores(claim, scores)
     _check_numbers(closed_ms, funds.left_nano, funds.contested_nano, *asdict(basis).values())
@@ -357,7 +460,7 @@ def verdict_statement(
     upheld = _is_upheld(claim, recomputed_nano)
     award_nano = min(recomputed_nano - claim["paid_nano"], claim["contested_nano"], funds.left_nano) if upheld else 0
     return {
-        "format": VERDICT,
+        "format": UNSIGNED_VERDICT,
         "dispute": claim,
         "scorer": scorer,
         **asdict(basis),
@@ -390,7 +493,12 @@ def recomputed_payout(claim: Statement, scores: Mapping[str, Scores]) -> int:
 def check_new(known: Mapping[str, Dispute], contributor: str) -> None:
     """Raises Conflict (`dispute_exists`) where the contributor has disputed this pool."""
     if contributor in known:
-        raise Conflict(f"{contributor} has disputed this pool before", code="dispute_exists", param="contributor")
+        raise Conflict(
+            f"{contributor} has disputed this pool before, with another amount or reason",
+            code="dispute_exists",
+            param="contributor",
+            fix="a pool is disputed once; list its disputes to see how that one stands",
+        )
 
 
 def check_open(known: Dispute | None) -> Dispute:
@@ -407,7 +515,7 @@ def transfers_of(statement: Statement) -> list[Transfer]:
     expiry's: a dispute is opened once, and closed once."""
     if format_of(statement) == DISPUTE:
         return _opening(statement)
-    lost = format_of(statement) == VERDICT and not statement["upheld"]
+    lost = format_of(statement) in VERDICTS and not statement["upheld"]
     return _closing(statement["dispute"], lost, statement.get("award_nano", 0), statement["returned_nano"])
 
 
@@ -443,11 +551,15 @@ def lines(statement: Statement) -> list[str]:
     if format_of(statement) == DISPUTE:
         return told
     methods = ", ".join(f"{name} by {part['method']}" for name, part in statement["scores"].items())
+    signed = (
+        f"signed with the key {statement['public_key']}, signature good" if "signature" in statement else "unsigned"
+    )
     return [
         *told,
         f"{statement['scorer']} recomputed {format_open(statement['recomputed_nano'])} OPEN ({methods})"
         f" on {statement['num_answers']} answers that paid {format_open(statement['answers_nano'])};"
         f" differences up to {claim['tolerance_ppm']} ppm of the pool count as none",
+        f"the scores are {signed}",
         f"awarded: {format_open(statement['award_nano'])} OPEN, of {format_open(statement['left_nano'])} that were left"
         if statement["upheld"]
         else "rejected: the deposit went to the treasury",
@@ -500,7 +612,19 @@ def _closing_again(statement: Statement, funds: Funds) -> dict[str, Any]:
         return expiry_statement(statement["dispute"], funds, statement["closed_ms"])
     scores = {name: Scores(**part) for name, part in statement["scores"].items()}
     basis = Basis(**{name: statement[name] for name in Basis.__dataclass_fields__})
-    return verdict_statement(statement["dispute"], funds, basis, statement["scorer"], scores, statement["closed_ms"])
+    claim, scorer, closed_ms = statement["dispute"], statement["scorer"], statement["closed_ms"]
+    if format_of(statement) == UNSIGNED_VERDICT:
+        return _unsigned_verdict(claim, funds, basis, scorer, scores, closed_ms)
+    found = Recomputation(
+        adapter=claim["adapter"],
+        period=claim["period"],
+        scorer=scorer,
+        basis=basis,
+        scores=scores,
+        public_key=statement["public_key"],
+        signature=statement["signature"],
+    )
+    return verdict_statement(claim, funds, found, closed_ms)
 
 
 def _opening(claim: Statement) -> list[Transfer]:

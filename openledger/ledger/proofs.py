@@ -23,7 +23,7 @@ from openledger.core import merkle
 from openledger.core.errors import Corrupt, InvalidInput, NotFound, OpenLedgerError, TooLarge
 from openledger.core.hashing import canonical_json, digest_json
 from openledger.core.money import format_open
-from openledger.ledger import disputes
+from openledger.ledger import appeals, disputes, seals, signers
 from openledger.ledger.checkpoints import Checkpoint, open_checkpoint
 from openledger.ledger.log import leaf_hash
 from openledger.ledger.statements import (
@@ -44,6 +44,7 @@ FORMAT = "openledger.proof/1"
 _FIELDS = {"format", "transfer", "batch", "leaf", "statement", "path", "checkpoint", "evidence"}
 _LEAF_FIELDS = {"seq", "time_ms", "num_transfers", "transfers_root", "statement_digest"}
 _HASH = re.compile(r"[0-9a-f]{64}")
+Derivation = Callable[[Transfer, dict[str, Any], Any], list[str]]
 _MAX_BYTES = 256 * 2**20
 
 
@@ -187,8 +188,9 @@ def _check_fee(transfer: Transfer, usage: dict[str, Any], _: Any) -> list[str]:
     ]
 
 
-def _check_dispute(transfer: Transfer, statement: dict[str, Any], _: Any) -> list[str]:
-    return disputes.checked_lines(statement, transfer)
+def _in_words(checked_lines: Callable[[dict[str, Any], Transfer], list[str]]) -> Derivation:
+    """For statements that hold in themselves, and need no evidence."""
+    return lambda transfer, statement, _: checked_lines(statement, transfer)
 
 
 def _check_payout(transfer: Transfer, settlement: dict[str, Any], evidence: Any) -> list[str]:
@@ -243,8 +245,11 @@ def _check_verdict(transfer: Transfer, verdict: dict[str, Any], _: Any) -> list[
     ]
 
 
-_DERIVATIONS: dict[str, Callable[[Transfer, dict[str, Any], Any], list[str]]] = {
-    **dict.fromkeys(disputes.FORMATS, _check_dispute),
+_DERIVATIONS: dict[str, Derivation] = {
+    **dict.fromkeys(appeals.FORMATS, _in_words(appeals.checked_lines)),
+    **dict.fromkeys(disputes.FORMATS, _in_words(disputes.checked_lines)),
+    **dict.fromkeys(seals.FORMATS, _in_words(seals.checked_lines)),
+    **dict.fromkeys(signers.FORMATS, _in_words(signers.checked_lines)),
     USAGE: _check_fee,
     SETTLEMENT: _check_payout,
     SETTLEMENT_1: _check_payout,

@@ -33,6 +33,8 @@ from openledger.core.values import (
 )
 from openledger.ledger.proofs import encode_proof
 from openledger.openlora.text import TextStream, decoder
+from openledger.platform.calls import answered as _answered
+from openledger.platform.claims import Claims
 from openledger.platform.report import audit_entry, datanet_entry, displayed
 from openledger.platform.service import AnswerEvent, ModelEntry, Receipt
 from openledger.platform.workdir import Workdir
@@ -41,7 +43,7 @@ Seat = tuple[str, str]  # account and idempotency key
 _log = logging.getLogger(__name__)
 
 
-class LiveService:
+class LiveService(Claims):
     """`engine` is the OpenLoRA deployment's handle; `datanets`, `ledger` and `economy` are actor handles."""
 
     def __init__(self, workdir: Workdir, base: BaseModel, engine: Any, datanets: Any, ledger: Any, economy: Any):
@@ -50,9 +52,8 @@ class LiveService:
         self._tokenizer = load_tokenizer(base)
         self._registry = AdapterRegistry(workdir.adapters)
         self._engine = engine
-        self._datanets = datanets
+        super().__init__(datanets, economy)
         self._ledger = ledger
-        self._economy = economy
         self._in_flight: set[Seat] = set()  # this gateway's; there is one, so that a key is answered once at a time
         self._closing: dict[Seat, asyncio.Task[None]] = {}  # holds being closed; they keep their seats
 
@@ -246,6 +247,7 @@ class LiveService:
 
     async def contribute(self, contribution: Contribution) -> ContributionReceipt:
         receipt: ContributionReceipt = await _answered(self._datanets.contribute.remote(contribution))
+        await self._log_seals()
         return receipt
 
     async def report(self) -> dict[str, Any]:
@@ -305,20 +307,6 @@ def _receipt(paid: FeeReceipt, answer: Answer) -> Receipt:
         fee_nano=paid.fee_nano,
         parts=paid.parts,
     )
-
-
-async def _answered(reference: Any) -> Any:
-    """The value of a Ray reference; errors of ours come out as themselves, Ray's as Unavailable."""
-    import ray.exceptions
-
-    try:
-        return await reference
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, OpenLedgerError):
-            raise error.cause from None
-        raise
-    except ray.exceptions.RayActorError as error:
-        raise Unavailable(f"a part of the platform is restarting: {error}", code="actor_unavailable") from error
 
 
 def _payout_entry(payout: Any) -> dict[str, Any]:

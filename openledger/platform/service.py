@@ -8,7 +8,11 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from openledger.core.appealing import Appeal, Decision
+from openledger.core.sealing import Seal, SealReceipt
 from openledger.core.values import Contribution, ContributionReceipt, SamplingParameters
+from openledger.ledger.disputes import Recomputation
+from openledger.ledger.signers import Signer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +106,93 @@ class Service(Protocol):
     async def contribute(self, contribution: Contribution) -> ContributionReceipt:
         """The durable verdicts; the same contribution again gives the first receipt. Raises InvalidInput
         (`invalid_signature`), NotFound (`unknown_datanet`), TooLarge."""
+        ...
+
+    async def seal(self, seal: Seal) -> SealReceipt:
+        """Keep a place for signed rows that are yet to come; durable and in the log when it is answered. The same seal
+        again gives the first receipt. Raises InvalidInput (`invalid_seal`, `invalid_signature`), NotFound
+        (`unknown_datanet`), Conflict (`too_many_seals`)."""
+        ...
+
+    async def find_seal(self, datanet: str, contributor_id: str, digest: str) -> SealReceipt:
+        """Raises NotFound (`unknown_datanet`, `unknown_seal`)."""
+        ...
+
+    async def appeal(self, appeal: Appeal) -> dict[str, Any]:
+        """Contest the gate's verdict on a row, against a deposit; the same appeal again is told as it stands: at least
+        `row_id`, `state` (open, overturned, upheld, lapsed), `outcome`, `reasons`, `decision`, `transfer_id`.
+
+        Raises InvalidInput (`invalid_signature`, `wrong_row`), NotFound (`unknown_contribution`), Forbidden
+        (`not_the_contributor`), Conflict (`row_accepted`, `appeal_exists`, `appeal_window_closed`), InsufficientFunds.
+        """
+        ...
+
+    async def appeals(self, datanet: str) -> list[dict[str, Any]]:
+        """A Datanet's appeals, oldest first."""
+        ...
+
+    async def find_appeal(self, datanet: str, row_id: str) -> dict[str, Any]:
+        """Raises NotFound (`appeal_not_found`)."""
+        ...
+
+    async def appealed_row(self, account: str, datanet: str, row_id: str) -> dict[str, Any]:
+        """`prompt`, `completion` and `source` of a row whose appeal is open, for the Datanet's owner and reviewers.
+        Raises NotFound (`appeal_not_found`, `row_not_kept`), Forbidden (`not_the_owner`)."""
+        ...
+
+    async def decide(self, decision: Decision) -> dict[str, Any]:
+        """Close an appeal; the same decision again is told as it was taken. Raises InvalidInput (`invalid_signature`,
+        `invalid_decision`), NotFound (`appeal_not_found`), Forbidden (`not_a_signer`, `not_a_second_party`), Conflict
+        (`appeal_closed`, `appeal_lapsed`)."""
+        ...
+
+    async def add_reviewer(self, account: str, datanet: str, reviewer: Signer, signature: str) -> dict[str, Any]:
+        """Let `account`, the Datanet's owner, name a reviewer. Raises Forbidden (`not_the_owner`), InvalidInput,
+        Conflict (`signer_ended`)."""
+        ...
+
+    async def end_reviewer(self, account: str, datanet: str, reviewer: Signer) -> dict[str, Any]:
+        """Raises Forbidden (`not_the_owner`), NotFound (`unknown_signer`)."""
+        ...
+
+    async def open_dispute(
+        self, account: str, adapter: str, period: str, contributor: str, claimed_nano: int, reason: str
+    ) -> dict[str, Any]:
+        """Contest a contributor's share of a settled pool from the account it was paid to; the same claim again is told
+        as it stands: at least `dispute_id`, `state` (open, upheld, rejected, expired), `claimed_nano`, `verdict`.
+
+        Raises NotFound (`not_settled`), Forbidden (`not_the_contributor`, `not_in_settlement`), InvalidInput
+        (`invalid_claim`), Conflict (`dispute_exists`, `dispute_window_closed`, `nothing_to_contest`),
+        InsufficientFunds."""
+        ...
+
+    async def disputes(self, adapter: str, period: str) -> list[dict[str, Any]]:
+        """A settled pool's disputes, by contributor. Raises NotFound (`not_settled`)."""
+        ...
+
+    async def find_dispute(self, name: str) -> dict[str, Any]:
+        """Raises NotFound (`dispute_not_found`)."""
+        ...
+
+    async def resolve_dispute(self, name: str, found: Recomputation) -> dict[str, Any]:
+        """Decide a dispute by a registered scorer's signed scores; the same again is told as it was decided.
+
+        Raises InvalidInput (`invalid_scores`, `invalid_signature`), NotFound (`dispute_not_found`), Forbidden
+        (`not_a_signer`, `not_a_second_scorer`), Conflict (`dispute_closed`, `dispute_expired`)."""
+        ...
+
+    async def retention(self, account: str) -> dict[str, Any]:
+        """`account`, `keep`, `num_kept` and `has_key`."""
+        ...
+
+    async def set_retention(self, account: str, keep: bool) -> dict[str, Any]: ...
+
+    async def forget_content(self, account: str) -> dict[str, Any]:
+        """As `retention`, with `num_erased`."""
+        ...
+
+    async def check_request(self, caller: str, key: str, digest: str) -> None:
+        """Raises Conflict (`idempotency_conflict`) where `caller` sent `key` with another request."""
         ...
 
     async def report(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from served_app import served
 
 from openledger.api import create_app
 from openledger.cli.main import main
+from openledger.datanets.seals import digest_of
 
 contribution = pytest.importorskip("openledger.datanets.contribution")
 
@@ -48,6 +49,34 @@ def test_a_dry_run_sends_nothing(files: list[str], capsys: pytest.CaptureFixture
     assert main([*files, "--dry-run", "--json", "--url", "http://127.0.0.1:9"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["rows"], told["sent"]) == (3, False)
+
+
+def test_sealing_sends_no_row_and_the_rows_then_open_the_seal(files: list[str], capsys: pytest.CaptureFixture[str]):
+    service = MemoryService()
+    with served(create_app(service)) as url:
+        assert main([*files, "--url", url, "--seal"]) == 0
+        printed = capsys.readouterr()
+        assert service.contributed == []
+        service.seal_state = "opened"
+        assert main([*files, "--url", url]) == 0
+    assert ("expires" in printed.out, "the place is yours" in printed.err) == (True, True)
+    (seal,) = service.sealed.values()
+    assert seal.digest == digest_of(service.contributed[0])
+    assert "sealed 2023-11-14 22:13:20 UTC: that is their place" in capsys.readouterr().err
+
+
+def test_rows_that_come_too_late_for_their_seal_are_told_so(files: list[str], capsys: pytest.CaptureFixture[str]):
+    service = MemoryService(seal_state="expired")
+    with served(create_app(service)) as url:
+        main([*files, "--url", url, "--seal"])
+        assert main([*files, "--url", url]) == 0
+    assert "their seal had expired" in capsys.readouterr().err
+
+
+def test_a_dry_run_tells_the_seal_and_sends_nothing(files: list[str], capsys: pytest.CaptureFixture[str]):
+    capsys.readouterr()
+    assert main([*files, "--seal", "--dry-run", "--json", "--url", "http://127.0.0.1:9"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["seal"]) == 64
 
 
 def test_a_malformed_line_is_named(files: list[str], capsys: pytest.CaptureFixture[str]):

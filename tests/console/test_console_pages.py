@@ -10,8 +10,12 @@ from memory_service import CHECKPOINT, MemoryService, sample_report
 from starlette.testclient import TestClient
 
 from openledger.console import create_full_app, pages
+from openledger.core.errors import NotFound
 
-PATHS = ["/console", "/console/datanets/os-docs", "/console/answers/ans_1", "/console/ledger"]
+PATHS = [
+    "/console", "/console/datanets/os-docs", "/console/datanets/os-docs/appeals", "/console/disputes/os-docs/p1",
+    "/console/answers/ans_1", "/console/ledger",
+]  # fmt: skip
 HOSTILE = """<script>alert(1)</script><img src=x onerror=alert(2)>"'>{{ 7*7 }}"""
 
 
@@ -219,6 +223,53 @@ class TestLedger:
         assert CHECKPOINT.splitlines()[0] in page
         for transfer in ("trf_1", "trf_2", "trf_3"):
             assert f'href="/v1/ledger/proofs/{transfer}"' in page
+
+
+class TestDisputes:
+    def test_shows_each_claim_and_who_recomputed_it(self, client: TestClient):
+        page = client.get("/console/disputes/os-docs/p1").text
+        for text in (
+            "my rows on paths are missing",
+            "0.003000000",
+            "0.000417185",
+            "user:auditor",
+            "5c5c5c5c5c5c",
+            "upheld",
+        ):
+            assert text in page
+        assert 'href="/v1/ledger/proofs/dsp_ctr_os"' in page
+
+    def test_counts_states_and_sums_awards(self, service: MemoryService):
+        told = pages.disputes(service.told, "os-docs", "p1", service.told["disputes"])
+        assert told["totals"] == {"open": 1, "upheld": 1, "rejected": 0, "expired": 1, "award_nano": 417_185}
+
+    def test_of_a_pool_that_nobody_contests_says_so(self, client: TestClient, service: MemoryService):
+        service.told["disputes"] = []
+        assert "Nobody contests what this pool paid." in client.get("/console/disputes/os-docs/p1").text
+
+    def test_are_linked_from_the_datanet_whose_pool_was_paid(self, client: TestClient, service: MemoryService):
+        assert 'href="/console/disputes/os-docs/p1"' in client.get("/console/datanets/os-docs").text
+        del service.told["datanets"][0]["pool_nano"]
+        assert "/console/disputes/" not in client.get("/console/datanets/os-docs").text
+
+    def test_of_a_pool_that_is_not_settled_are_a_page_with_the_code(self):
+        class Unsettled(MemoryService):
+            async def disputes(self, adapter: str, period: str) -> list[dict[str, Any]]:
+                raise NotFound(f"{adapter} wasn't settled in {period}", code="not_settled", param="period")
+
+        response = TestClient(create_full_app(Unsettled())).get("/console/disputes/os-docs/p9")
+        assert (response.status_code, "not_settled" in response.text) == (404, True)
+
+
+class TestAppeals:
+    def test_show_what_the_gate_said_and_who_decided_and_no_row(self, client: TestClient):
+        page = client.get("/console/datanets/os-docs/appeals").text
+        for text in ("noise", "it is a checksum", "overturned", "user:owner", "it is a checksum indeed"):
+            assert text in page
+        assert 'href="/v1/ledger/proofs/apl_row_2_end"' in page
+
+    def test_of_an_unknown_datanet_are_not_found(self, client: TestClient):
+        assert client.get("/console/datanets/no-such/appeals").status_code == 404
 
 
 class TestRoutes:

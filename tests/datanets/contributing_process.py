@@ -1,4 +1,5 @@
-"""Contributes the same rows, contribution after contribution, and says on stdout which ones were answered.
+"""Contributes the same rows, contribution after contribution, every second one sealed before, and says on stdout which
+ones were answered.
 
     python contributing_process.py FOLDER NUM_CONTRIBUTIONS [KILL_BEFORE_FSYNC]
 
@@ -12,15 +13,24 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from datanet_samples import open_datanets, sample_drafts, signed
+from datanet_samples import key_of, open_datanets, sample_drafts, signed
 
 from openledger.core.values import Contribution
+from openledger.datanets.datanets import Datanets
+from openledger.datanets.seals import seal_of
 
 
 def contribution(number: int) -> Contribution:
     """Twelve new rows and the two first of the contribution before."""
     drafts = [*sample_drafts(12, f"part{number}"), *sample_drafts(2, f"part{max(0, number - 1)}")]
     return signed("ada", drafts, nonce=str(number))
+
+
+def seal(datanets: Datanets, number: int) -> None:
+    """Keep the contribution's place first, as if the log had it."""
+    own = seal_of(key_of("ada"), contribution(number))
+    datanets.seal(own)
+    datanets.mark_seal_logged(own.contributor_id, own.digest, opened=False)
 
 
 def main() -> None:
@@ -30,6 +40,8 @@ def main() -> None:
         _kill_before_fsync(int(sys.argv[3]))
     print("ready", flush=True)
     for number in range(num_contributions):
+        if number % 2:
+            seal(datanets, number)
         receipt = datanets.contribute(contribution(number))
         print(json.dumps([number, asdict(receipt)]), flush=True)
 

@@ -11,11 +11,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from contributing_process import contribution
+from contributing_process import contribution, seal
 from datanet_samples import open_datanets
 
 from openledger.datanets.registry import Registry
 from openledger.datanets.rows import rows_of
+from openledger.datanets.seals import digest_of
 from openledger.datanets.shard import ShardHost
 
 NUM_ATTEMPTS = 6
@@ -39,7 +40,11 @@ def _check_after_crashes(folder: Path, answered: dict[int, Any]) -> None:
     for number, receipt in answered.items():
         assert json.loads(json.dumps(asdict(datanets.contribute(contribution(number))))) == receipt
     for number in range(NUM_CONTRIBUTIONS):
+        if number % 2:
+            seal(datanets, number)
         datanets.contribute(contribution(number))
+    openings = {one.digest for one in datanets.unlogged_seals() if one.signed is not None}
+    assert openings == {digest_of(contribution(number)) for number in range(1, NUM_CONTRIBUTIONS, 2)}
     (ada,) = datanets.statistics("docs")
     stored = Counter(
         row.row_id

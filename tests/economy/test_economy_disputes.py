@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openledger.core.errors import Conflict, Corrupt, Forbidden, InsufficientFunds, InvalidInput, NotFound
+from openledger.core.signing import SigningKey, contributor_id
 from openledger.economy import Parameters
+from openledger.economy import disputes as economy_disputes
 from openledger.economy.disputes import DisputeBook, terms_of
 from openledger.ledger import Ledger, disputes, encode_proof, verify_proof
 from openledger.ledger.disputes import (
@@ -19,13 +21,16 @@ from openledger.ledger.disputes import (
     claim_statement,
     escrow_account,
     paid_pool,
+    sign_recomputation,
     transfers_of,
     verdict_statement,
 )
+from openledger.ledger.signers import Signer, sign_signer
 from openledger.ledger.transfers import Batch
 
 P = Parameters()
 CLAIMANT, SECOND = "contributor:ctr_b", "user:auditor"
+AUDITOR = SigningKey(b"s" * 32)
 ESCROW = "escrow:py:p0001"
 DEPOSIT = P.dispute_deposit_nano
 POOL, PAID, LEFT = 20_000, 3_600, 6_000  # of the settlement below: the pool, ctr_b's payout, unattributed
@@ -37,6 +42,7 @@ FUNDS = Funds(left_nano=900, contested_nano=400)
 def settled(town):
     town.sell("k", completion=1330)
     town.economy.settle(scores(), {}, scores())
+    register(town)
     for account in (CLAIMANT, "contributor:ctr_a", "contributor:ctr_c"):
         town.economy.grant(account, DEPOSIT, f"deposit of {account}")
     return town
@@ -51,8 +57,18 @@ def recomputed(b=40, **other):
     return scores(scores_nano={"ctr_a": 40, "ctr_b": b, "ctr_c": 0}, **other)
 
 
-def resolve(town, b=40, scorer=SECOND, contributor="ctr_b"):
-    return town.economy.resolve_dispute(contributor, scorer, recomputed(b), recomputed(b))
+def signed(use, improvement=None, scorer=SECOND, key=AUDITOR, basis=None):
+    return economy_disputes.recomputed(key, scorer, basis or Basis(num_answers=1, answers_nano=POOL), use, improvement)
+
+
+def register(town, scorer=SECOND, key=AUDITOR):
+    statement = sign_signer(key, "scorer", scorer)
+    signer = Signer(role="scorer", account=scorer, public_key=key.public_key)
+    return town.economy.add_signer(signer, statement["signature"])
+
+
+def resolve(town, b=40, scorer=SECOND, contributor="ctr_b", key=AUDITOR, basis=None):
+    return town.economy.resolve_dispute(contributor, signed(recomputed(b), recomputed(b), scorer, key, basis))
 
 
 def posted(town, account):
@@ -191,7 +207,7 @@ def test_who_is_right_when_nothing_is_left_gets_the_deposit_back(settled):
     assert resolve(settled, b=50).award_nano == LEFT
     before, treasury = posted(settled, "contributor:ctr_a"), posted(settled, "treasury")
     more = scores(scores_nano={"ctr_a": 100}, errors_nano={"ctr_a": 0})
-    late = settled.economy.resolve_dispute("ctr_a", SECOND, more, more)
+    late = settled.economy.resolve_dispute("ctr_a", signed(more, more))
     assert (late.state, late.award_nano, late.closing["recomputed_nano"]) == ("upheld", 0, POOL)
     assert posted(settled, "contributor:ctr_a") == before + DEPOSIT
     assert (posted(settled, "treasury"), posted(settled, ESCROW), posted(settled, "unattributed")) == (treasury, 0, 0)
@@ -287,9 +303,75 @@ def test_a_first_scorer_that_the_settlement_names_can_not_be_the_second(town):
     town.economy.settle(scores(quality={"scorer": SECOND}), {})
     town.economy.grant(CLAIMANT, DEPOSIT, "deposit")
     dispute(town, claimed=100)
-    with pytest.raises(Forbidden):
-        resolve(town)
-    assert resolve(town, scorer="operator").state == "upheld"
+    register(town)
+    basis = Basis(num_answers=1, answers_nano=155)
+    with pytest.raises(Forbidden) as caught:
+        resolve(town, basis=basis)
+    assert caught.value.code == "not_a_second_scorer"
+    register(town, "operator")
+    assert resolve(town, scorer="operator", basis=basis).state == "upheld"
+
+
+def test_a_verdict_is_signed_by_the_scorers_registered_key(settled):
+    dispute(settled)
+    decided = resolve(settled)
+    assert (decided.closing["scorer"], decided.closing["public_key"]) == (SECOND, AUDITOR.public_key)
+    name = settled.economy.payouts(CLAIMANT)[0].transfer_id
+    proof = verify_proof(encode_proof(settled.ledger.proof(name)), settled.ledger.verification_key())
+    assert f"the scores are signed with the key {AUDITOR.public_key}, signature good" in proof.lines
+
+
+@pytest.mark.parametrize("who", ["nobody's key", "another's key", "a key taken back"])
+def test_whose_key_is_not_registered_decides_nothing(settled, who):
+    dispute(settled)
+    key, scorer = (SigningKey(b"x" * 32), SECOND) if who == "nobody's key" else (AUDITOR, SECOND)
+    if who == "another's key":
+        scorer = "user:else"
+    if who == "a key taken back":
+        settled.economy.end_signer(Signer(role="scorer", account=SECOND, public_key=AUDITOR.public_key))
+    before = settled.ledger.checkpoint()
+    with pytest.raises(Forbidden) as caught:
+        resolve(settled, scorer=scorer, key=key)
+    assert (caught.value.code, settled.ledger.checkpoint()) == ("not_a_signer", before)
+
+
+@pytest.mark.parametrize(
+    "change", [{"scores": {}}, {"basis": Basis(num_answers=2, answers_nano=POOL)}, {"scorer": "user:else"}]
+)
+def test_what_was_changed_after_signing_decides_nothing(settled, change):
+    dispute(settled)
+    register(settled, "user:else")
+    found = signed(recomputed(), recomputed())
+    if "scores" in change:
+        use = replace(found.scores["use"], scores_nano={"ctr_a": 40, "ctr_b": 41})
+        change = {"scores": {**found.scores, "use": use}}
+    with pytest.raises(InvalidInput) as caught:
+        settled.economy.resolve_dispute("ctr_b", replace(found, **change))
+    assert caught.value.code == "invalid_signature"
+    assert settled.economy.disputes("py", "p0001")[0].state == "open"
+
+
+def test_a_claimant_scores_nothing_under_another_name(town):
+    """Whose key is also the claimant's key."""
+    claimant = contributor_id(AUDITOR.public_key)
+    town.sell("k", completion=1330)
+    town.economy.settle(scores(scores_nano={claimant: 20}, errors_nano={claimant: 2}), {})
+    town.economy.grant(f"contributor:{claimant}", DEPOSIT, "deposit")
+    register(town, "user:alias")
+    dispute(town, claimed=POOL // 2, contributor=claimant)
+    more = scores(scores_nano={claimant: 90}, errors_nano={claimant: 2})
+    with pytest.raises(Forbidden) as caught:
+        town.economy.resolve_dispute(claimant, signed(more, scorer="user:alias"))
+    assert caught.value.code == "not_a_second_scorer"
+
+
+def test_one_recomputation_decides_every_dispute_of_its_pool(settled):
+    dispute(settled, claimed=PAID + 500)
+    dispute(settled, claimed=10, contributor="ctr_c")
+    found = signed(recomputed(), recomputed())
+    states = [settled.economy.resolve_dispute(who, found).state for who in ("ctr_b", "ctr_c")]
+    assert states == ["upheld", "rejected"]
+    settled.ledger.audit()
 
 
 @pytest.mark.parametrize(
@@ -469,7 +551,7 @@ class TestTheAudit:
     @pytest.mark.parametrize(
         ("change", "code"),
         [
-            ({"scores_nano": {"ctr_a": 40, "ctr_b": 41, "ctr_c": 0}}, "wrong_dispute"),
+            ({"scores_nano": {"ctr_a": 40, "ctr_b": 41, "ctr_c": 0}}, "invalid_signature"),
             ({"scores_nano": {"ctr_a": 40, "ctr_b": "40"}}, "invalid_claim"),
             ({"method": None}, "invalid_scores"),
             ({"more": 1}, "malformed_statement"),
@@ -478,6 +560,33 @@ class TestTheAudit:
     def test_names_scores_that_do_not_make_the_verdict(self, settled, verdict, change, code):
         changed = {"use": {**verdict["scores"]["use"], **change}}
         assert self.wrong(settled, {**verdict, "scores": changed}) == code
+
+    def test_names_a_verdict_by_a_key_that_is_no_scorers(self, settled, verdict):
+        found = signed(recomputed(), recomputed(), key=SigningKey(b"x" * 32))
+        forged = {**verdict, "public_key": found.public_key, "signature": found.signature}
+        assert self.wrong(settled, forged) == "not_a_signer"
+
+    def test_names_a_verdict_whose_signature_is_of_other_scores(self, settled, verdict):
+        other = signed(recomputed(39), recomputed(39))
+        assert self.wrong(settled, {**verdict, "signature": other.signature}) == "invalid_signature"
+
+    def unsigned(self, verdict):
+        kept = {name: value for name, value in verdict.items() if name not in ("public_key", "signature")}
+        return {**kept, "format": disputes.UNSIGNED_VERDICT}
+
+    def test_names_an_unsigned_verdict_once_a_scorer_has_a_key(self, settled, verdict):
+        assert self.wrong(settled, self.unsigned(verdict)) == "unsigned_verdict"
+
+    def test_knows_the_unsigned_verdicts_of_before(self, town, monkeypatch):
+        town.sell("k", completion=1330)
+        town.economy.settle(scores(), {}, scores())
+        town.economy.grant(CLAIMANT, DEPOSIT, "deposit")
+        claim, funds = dispute(town).claim, Funds(left_nano=LEFT, contested_nano=1000)
+        now = town.clock.now_ms()
+        old = self.unsigned(verdict_statement(claim, funds, signed(recomputed(), recomputed()), now))
+        town.ledger.commit(transfers_of(old), old)
+        assert town.ledger.audit().num_disputes == 1
+        assert town.economy.disputes("py", "p0001")[0].state == "upheld"
 
     def test_names_a_verdict_that_returns_another_amount_than_nobody_contests(self, settled, verdict):
         assert self.wrong(settled, {**verdict, "returned_nano": 1}, transfers_of(verdict)) == "wrong_dispute"
@@ -546,6 +655,9 @@ class TestAPoolOfTwoParts:
             pool, FUNDS, terms_of(P), contributor="ctr_b", account=CLAIMANT, claimed_nano=500, reason="", opened_ms=0
         )
 
+    def found(self, scores):
+        return sign_recomputation(AUDITOR, "py", "p0001", SECOND, BASIS, scores)
+
     def scored(self, b):
         return Scores(method="m/1", scores_nano={"ctr_b": b}, errors_nano={"ctr_b": 0}, gain_nano=100)
 
@@ -567,21 +679,19 @@ class TestAPoolOfTwoParts:
     def test_is_recomputed_in_parts_and_a_part_without_scores_stays_as_it_was_paid(
         self, claim, scores, recomputed_nano, award_nano
     ):
-        verdict = verdict_statement(
-            claim, FUNDS, BASIS, SECOND, {name: self.scored(b) for name, b in scores.items()}, 1
-        )
+        verdict = verdict_statement(claim, FUNDS, self.found({name: self.scored(b) for name, b in scores.items()}), 1)
         assert (verdict["recomputed_nano"], verdict["award_nano"]) == (recomputed_nano, award_nano)
 
     def test_has_no_third_part(self, claim):
         with pytest.raises(InvalidInput) as caught:
-            verdict_statement(claim, FUNDS, BASIS, SECOND, {"spans": self.scored(1)}, 1)
+            verdict_statement(claim, FUNDS, self.found({"spans": self.scored(1)}), 1)
         assert caught.value.code == "invalid_scores"
 
 
 def test_scores_of_two_pools_decide_nothing(settled):
     dispute(settled)
     with pytest.raises(InvalidInput):
-        settled.economy.resolve_dispute("ctr_b", SECOND, recomputed(), recomputed(adapter="np"))
+        settled.economy.resolve_dispute("ctr_b", signed(recomputed(), recomputed(adapter="np")))
 
 
 def test_the_escrow_of_a_pool_bears_its_name():

@@ -11,8 +11,12 @@ from economy_worker import UNKEPT
 from openledger.core.clock import SystemClock
 from openledger.core.errors import Conflict, Corrupt, InvalidInput
 from openledger.core.ids import first_id, new_id
+from openledger.core.signing import SigningKey
 from openledger.economy import Parameters
+from openledger.economy.disputes import recomputed
 from openledger.economy.payloads import PayloadCipher
+from openledger.ledger.disputes import Basis
+from openledger.ledger.signers import Signer, sign_signer
 
 P = Parameters()
 DAY_MS = 86_400_000
@@ -204,7 +208,11 @@ def test_a_settled_pools_content_waits_for_its_disputes(town, clock):
     assert town.economy.erase_expired() == 0
     (told,) = town.economy.disputed_answers("py", "p0001")
     assert (told.answer_id, told.completion_ids) == (sold, (2,) * 7)
-    town.economy.resolve_dispute("ctr_b", "user:auditor", scores())
+    auditor = SigningKey(b"s" * 32)
+    signer = Signer(role="scorer", account="user:auditor", public_key=auditor.public_key)
+    town.economy.add_signer(signer, sign_signer(auditor, "scorer", "user:auditor")["signature"])
+    basis = Basis(num_answers=1, answers_nano=155)
+    town.economy.resolve_dispute("ctr_b", recomputed(auditor, "user:auditor", basis, scores()))
     assert town.economy.erase_expired() == 1
     assert payload(town, sold) is None
 

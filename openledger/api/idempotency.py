@@ -1,0 +1,42 @@
+"""Idempotency-Key on calls that answer a retry with the same resource anyway: a key stands for one request.
+
+It is checked before the call is made. Without the header nothing is checked, and sending the same again is as safe.
+"""
+
+import re
+from typing import Annotated, Any
+
+from fastapi import Depends, Header, Request
+
+from openledger.core.errors import InvalidInput
+from openledger.core.hashing import digest_json
+from openledger.platform.service import Service
+
+_FIT_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+
+
+class IdempotencyKey:
+    """The caller's key, or none."""
+
+    def __init__(self, key: str | None, route: str):
+        self._key = key
+        self._route = route
+
+    async def check(self, service: Service, caller: str, body: Any) -> None:
+        """Raises Conflict (`idempotency_conflict`) where `caller` sent this key with another request."""
+        if self._key is not None:
+            await service.check_request(caller, self._key, digest_json([self._route, body]))
+
+
+def _from_header(request: Request, idempotency_key: Annotated[str | None, Header()] = None) -> IdempotencyKey:
+    if idempotency_key is not None and not _FIT_KEY.fullmatch(idempotency_key):
+        raise InvalidInput(
+            "the idempotency key is not usable",
+            code="invalid_idempotency_key",
+            param="Idempotency-Key",
+            fix="send 1 to 255 visible ASCII characters, for example a UUID",
+        )
+    return IdempotencyKey(idempotency_key, f"{request.method} {request.url.path}")
+
+
+IdempotencyKeyOf = Annotated[IdempotencyKey, Depends(_from_header)]

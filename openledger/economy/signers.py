@@ -1,0 +1,72 @@
+"""The book of signers: who decides, by which key. What the log says is true; nothing is kept beside it."""
+
+from typing import Any
+
+from openledger.core.errors import Conflict, Forbidden, NotFound
+from openledger.economy.port import LedgerPort
+from openledger.ledger import signers
+from openledger.ledger.accounts import GENESIS, Account
+from openledger.ledger.signers import SIGNERS_ACCOUNT, Role, Signer, Signers, signer_id
+from openledger.ledger.transfers import CREATED, EXISTS
+
+_ENTRIES = 10**6
+
+
+class SignerBook:
+    def __init__(self, ledger: LedgerPort):
+        self._ledger = ledger
+
+    def add(self, signer: Signer, signature: str) -> str:
+        """Register a key; the id of the transfer whose proof shows it. May be repeated.
+
+        Raises InvalidInput (`invalid_signature`) where the key did not sign for it, Conflict (`signer_ended`) where it
+        was taken back before: a new key then takes its place.
+        """
+        statement = signers.signer_statement(signer, signature)
+        if self._ledger.find(signer_id(signer, "end")) is not None:
+            raise Conflict(
+                f"{signer.account} is no longer {signer.role} by this key",
+                code="signer_ended",
+                param="public_key",
+                fix="register a new key",
+            )
+        return self._write(statement)
+
+    def end(self, signer: Signer) -> str:
+        """Let a key decide nothing from now on; what it decided stays. May be repeated. Raises NotFound."""
+        if self._ledger.find(signer_id(signer)) is None:
+            raise NotFound(
+                f"{signer.account} is no {signer.role} by this key", code="unknown_signer", param="public_key"
+            )
+        return self._write(signers.end_statement(signer))
+
+    def check(self, role: Role, account: str, public_key: str, datanet: str = "") -> None:
+        """Raises Forbidden (`not_a_signer`) unless this key decides for `account` now."""
+        signer = Signer(role=role, account=account, public_key=public_key, datanet=datanet)
+        if self._ledger.find(signer_id(signer)) is None or self._ledger.find(signer_id(signer, "end")) is not None:
+            raise Forbidden(
+                f"{account} is no {role}{f' of {datanet}' if datanet else ''} by the key {public_key}",
+                code="not_a_signer",
+                param="public_key",
+                fix="let the Datanet's owner name it first" if datanet else "let the operator register the key first",
+            )
+
+    def of(self, account: str) -> list[Signer]:
+        """The roles and keys by which `account` decides now."""
+        known = Signers()
+        entries = self._ledger.transfers(SIGNERS_ACCOUNT, _ENTRIES)
+        for seq in sorted({entry.seq for entry in entries if entry.transfer.reference.endswith(f":{account}")}):
+            known.take(self._ledger.batch(seq))
+        found = [signer for signer in known.active if signer.account == account]
+        return sorted(found, key=lambda signer: (signer.role, signer.datanet, signer.public_key))
+
+    def _write(self, statement: dict[str, Any]) -> str:
+        house = [
+            Account(account_id=GENESIS, kind="genesis", may_go_negative=True),
+            Account(account_id=SIGNERS_ACCOUNT, kind="holds"),
+        ]
+        transfers = signers.transfers_of(statement)
+        for result in [*self._ledger.create_accounts(house), *self._ledger.commit(transfers, statement)]:
+            if result not in (CREATED, EXISTS, "linked_transfer_failed"):
+                raise Conflict(f"the ledger refused the signer: {result}", code=result, param="public_key")
+        return transfers[0].transfer_id

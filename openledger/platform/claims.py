@@ -1,0 +1,196 @@
+"""What people claim of the house, on a running cluster: places for sealed rows, verdicts and shares judged again, and
+what is kept of what they asked.
+
+The log is what is true. Datanets and economy are two actors, and a call may be lost between them: what the log says of
+seals and appeals and the Datanets haven't done yet, is done by the next call that concerns them.
+"""
+
+from dataclasses import asdict
+from typing import Any
+
+from openledger.core.appealing import Appeal, Decision
+from openledger.core.errors import Conflict, Forbidden, InsufficientFunds, InvalidInput, NotFound
+from openledger.core.sealing import Seal, SealReceipt
+from openledger.datanets.seals import UnloggedSeal
+from openledger.ledger.appeals import LoggedAppeal, appeal_transfer_id
+from openledger.ledger.disputes import Dispute, Recomputation, dispute_id
+from openledger.ledger.signers import Signer
+from openledger.platform.calls import answered
+
+_STALE_MS = 3_600_000  # of an appeal whose row came and whose deposit never did
+_OPENING = ("public_key", "signed", "signature", "opened_ms")
+_APPEALED = (
+    "row_id", "datanet", "contributor_id", "contribution_id", "outcome", "reasons", "duplicate_of", "reason",
+    "deposit_nano", "opened_ms",
+)  # fmt: skip
+_CLAIMED = (
+    "adapter", "period", "contributor", "account", "reason", "claimed_nano", "paid_nano", "contested_nano", "pool_nano",
+    "deposit_nano", "opened_ms",
+)  # fmt: skip
+_CLOSED = ("scorer", "public_key", "recomputed_nano", "num_answers", "answers_nano", "closed_ms")
+
+
+class Claims:
+    """The part of `LiveService` that answers for them. `datanets` and `economy` are actor handles."""
+
+    def __init__(self, datanets: Any, economy: Any):
+        self._datanets = datanets
+        self._economy = economy
+
+    async def seal(self, seal: Seal) -> SealReceipt:
+        receipt: SealReceipt = await answered(self._datanets.seal.remote(seal))
+        await self._log_seals()
+        return receipt
+
+    async def find_seal(self, datanet: str, contributor_id: str, digest: str) -> SealReceipt:
+        found: SealReceipt = await answered(self._datanets.find_seal.remote(datanet, contributor_id, digest))
+        return found
+
+    async def appeal(self, appeal: Appeal) -> dict[str, Any]:
+        known: LoggedAppeal | None = await answered(self._economy.appeal.remote(appeal.row_id))
+        if known is None or known.claim["signature"] != appeal.signature:
+            judged = await answered(self._datanets.hold_appeal.remote(appeal))
+            known = await self._open_appeal(appeal, judged)
+        return appeal_entry(known)
+
+    async def appeals(self, datanet: str) -> list[dict[str, Any]]:
+        await self._close_appeals()
+        row_ids = await answered(self._datanets.appeals.remote(datanet))
+        found = [await answered(self._economy.appeal.remote(row_id)) for row_id in row_ids]
+        return [appeal_entry(one) for one in found if one is not None]
+
+    async def find_appeal(self, datanet: str, row_id: str) -> dict[str, Any]:
+        await self._close_appeals()
+        found: LoggedAppeal | None = await answered(self._economy.appeal.remote(row_id))
+        if found is None or found.claim["datanet"] != datanet:
+            raise NotFound(f"nobody appealed against the verdict on {row_id}", code="appeal_not_found", param="row_id")
+        return appeal_entry(found)
+
+    async def appealed_row(self, account: str, datanet: str, row_id: str) -> dict[str, Any]:
+        await self.find_appeal(datanet, row_id)
+        await self._check_reader(account, datanet)
+        return {"row_id": row_id, **asdict(await answered(self._datanets.appealed_row.remote(row_id)))}
+
+    async def decide(self, decision: Decision) -> dict[str, Any]:
+        decided: LoggedAppeal = await answered(self._economy.decide_appeal.remote(decision))
+        await answered(self._datanets.close_appeal.remote(decision.row_id, decided.state))
+        return appeal_entry(decided)
+
+    async def add_reviewer(self, account: str, datanet: str, reviewer: Signer, signature: str) -> dict[str, Any]:
+        await self._check_owner(account, datanet)
+        transfer_id = await answered(self._economy.add_signer.remote(reviewer, signature))
+        return {**asdict(reviewer), "transfer_id": transfer_id}
+
+    async def end_reviewer(self, account: str, datanet: str, reviewer: Signer) -> dict[str, Any]:
+        await self._check_owner(account, datanet)
+        transfer_id = await answered(self._economy.end_signer.remote(reviewer))
+        return {**asdict(reviewer), "transfer_id": transfer_id}
+
+    async def open_dispute(
+        self, account: str, adapter: str, period: str, contributor: str, claimed_nano: int, reason: str
+    ) -> dict[str, Any]:
+        given = account, adapter, period, contributor, claimed_nano, reason
+        return dispute_entry(await answered(self._economy.dispute.remote(*given)))
+
+    async def disputes(self, adapter: str, period: str) -> list[dict[str, Any]]:
+        await answered(self._economy.expire_disputes.remote())
+        return [dispute_entry(one) for one in await answered(self._economy.disputes.remote(adapter, period))]
+
+    async def find_dispute(self, name: str) -> dict[str, Any]:
+        await answered(self._economy.expire_disputes.remote())
+        return dispute_entry(await answered(self._economy.find_dispute.remote(name)))
+
+    async def resolve_dispute(self, name: str, found: Recomputation) -> dict[str, Any]:
+        claim = (await answered(self._economy.find_dispute.remote(name))).claim
+        if (claim["adapter"], claim["period"]) != (found.adapter, found.period):
+            raise InvalidInput("the scores are of another pool", code="invalid_scores", param="period")
+        return dispute_entry(await answered(self._economy.resolve_dispute.remote(claim["contributor"], found)))
+
+    async def retention(self, account: str) -> dict[str, Any]:
+        return asdict(await answered(self._economy.retention.remote(account)))
+
+    async def set_retention(self, account: str, keep: bool) -> dict[str, Any]:
+        await answered(self._economy.set_retention.remote(account, keep))
+        return await self.retention(account)
+
+    async def forget_content(self, account: str) -> dict[str, Any]:
+        num_erased = await answered(self._economy.forget_content.remote(account))
+        return {**await self.retention(account), "num_erased": num_erased}
+
+    async def check_request(self, caller: str, key: str, digest: str) -> None:
+        await answered(self._economy.check_request.remote(caller, key, digest))
+
+    async def _log_seals(self) -> None:
+        """Put what the log lacks there, in its order; may be repeated, also by two at a time."""
+        waiting: list[UnloggedSeal] = await answered(self._datanets.unlogged_seals.remote())
+        for one in waiting:
+            await answered(self._log(one))
+            opened = one.signed is not None
+            await answered(self._datanets.mark_seal_logged.remote(one.contributor_id, one.digest, opened=opened))
+
+    def _log(self, one: UnloggedSeal) -> Any:
+        own = one.datanet, one.contributor_id, one.digest
+        if one.signed is None:
+            return self._economy.log_seal.remote(*own, one.expires_ms)
+        told = {name: value for name, value in asdict(one).items() if name in _OPENING}
+        return self._economy.log_opening.remote(*own, **told)
+
+    async def _open_appeal(self, appeal: Appeal, judged: Any) -> LoggedAppeal:
+        try:
+            opened: LoggedAppeal = await answered(self._economy.open_appeal.remote(appeal, judged))
+        except (Conflict, InsufficientFunds, InvalidInput):
+            if await answered(self._economy.appeal.remote(appeal.row_id)) is None:
+                await answered(self._datanets.drop_appeal.remote(appeal.row_id))
+            raise
+        return opened
+
+    async def _close_appeals(self) -> None:
+        """Do what the log says of rows that are kept for an appeal; may be repeated."""
+        held: dict[str, int] = await answered(self._datanets.held_appeals.remote())
+        for row_id, age_ms in held.items():
+            told: LoggedAppeal | None = await answered(self._economy.appeal.remote(row_id))
+            if told is None and age_ms > _STALE_MS:
+                await answered(self._datanets.drop_appeal.remote(row_id))
+            elif told is not None and told.state != "open":
+                await answered(self._datanets.close_appeal.remote(row_id, told.state))
+
+    async def _check_owner(self, account: str, datanet: str) -> None:
+        if (await answered(self._datanets.datanet.remote(datanet))).owner != account:
+            raise Forbidden(
+                f"{account} isn't the owner of {datanet}",
+                code="not_the_owner",
+                param="Authorization",
+                fix="send the API key of the Datanet's owner",
+            )
+
+    async def _check_reader(self, account: str, datanet: str) -> None:
+        """Raises Forbidden unless `account` owns the Datanet, or reviews it."""
+        signers: list[Signer] = await answered(self._economy.signers_of.remote(account))
+        if not any((signer.role, signer.datanet) == ("reviewer", datanet) for signer in signers):
+            await self._check_owner(account, datanet)
+
+
+def appeal_entry(found: LoggedAppeal) -> dict[str, Any]:
+    closing = found.closing or {}
+    decision = {name: closing.get(name) for name in ("account", "public_key", "note", "closed_ms")}
+    row_id = found.claim["row_id"]
+    return {
+        **{name: found.claim[name] for name in _APPEALED},
+        "state": found.state,
+        "deadline_ms": found.deadline_ms,
+        "decision": decision if found.closing else None,
+        "transfer_id": appeal_transfer_id(row_id, "open"),
+        "closing_id": appeal_transfer_id(row_id, "close") if found.closing else None,
+    }
+
+
+def dispute_entry(found: Dispute) -> dict[str, Any]:
+    claim, closing = found.claim, found.closing or {}
+    return {
+        "dispute_id": dispute_id(claim["adapter"], claim["period"], claim["contributor"]),
+        **{name: claim[name] for name in _CLAIMED},
+        "state": found.state,
+        "deadline_ms": found.deadline_ms,
+        "award_nano": found.award_nano,
+        "verdict": {name: closing.get(name) for name in _CLOSED} if found.closing else None,
+    }
