@@ -402,7 +402,9 @@ def _clocked(engine: TorchEngine) -> Iterator[dict[str, float]]:
         restore.append(lambda: setattr(owner, name, plain))
 
     for module in engine._model.model.modules():
-        if isinstance(module, torch.nn.Linear):
+        if hasattr(module, "_plain"):  # a layer with adapters
+            clock(module, "_plain", "base products")
+        elif isinstance(module, torch.nn.Linear):
             clock(module, "forward", "base products")
     if engine._kernels is not None:
         clock(engine._kernels, "add_lora", "LoRA kernel")

@@ -58,8 +58,8 @@ def packed_attention(
     stored = None if step.kv is None else _store(step, openlora_kernels, module.layer_idx, key, value)
     segments = step.segments
     if openlora_kernels is not None and stored is not None and step.short_rows is not None:
-        short = _plain(query[0, :, : step.num_short_rows])
-        openlora_kernels.attend(short, *stored, step.short_rows, out_THd[: step.num_short_rows], weighing)
+        # the rows after the short ones are left alone
+        openlora_kernels.attend(_plain(query[0]), *stored, step.short_rows, out_THd, weighing)
         segments = segments[step.num_short :]
     for segment in segments:
         rows = slice(segment.begin, segment.end)

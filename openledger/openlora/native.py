@@ -10,7 +10,7 @@ Shapes: T rows, R rank, I features in, O out, H heads, G key/value heads, d thei
 import ctypes
 import os
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 import torch
@@ -25,6 +25,8 @@ SWITCH = "OPENLEDGER_KERNELS"  # auto, torch, or the name of an instruction set
 
 
 class _Attention(ctypes.Structure):
+    """As `Attention` in kernels.cpp; filled by place, which is faster than by name."""
+
     _fields_ = [
         *((name, ctypes.c_int64) for name in (
             "query", "row_stride", "head_stride", "keys", "values", "tables", "table_stride", "row_tables", "lengths",
@@ -35,6 +37,8 @@ class _Attention(ctypes.Structure):
 
 
 class _Store(ctypes.Structure):
+    """As `Store` in kernels.cpp."""
+
     _fields_ = [
         (name, ctypes.c_int64) for name in (
             "key", "key_row", "key_head", "value", "value_row", "value_head", "keys", "values", "slots",
@@ -43,7 +47,7 @@ class _Store(ctypes.Structure):
     ]  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Rows:
     """Whose keys each row looks at: `tables` int32 [requests, n] of blocks, `row_tables` int32 [T] says which of them,
     `lengths` int32 [T] how many positions."""
@@ -51,6 +55,11 @@ class Rows:
     tables: torch.Tensor
     row_tables: torch.Tensor
     lengths: torch.Tensor
+
+    @cached_property
+    def pointers(self) -> tuple[int, int, int, int]:
+        """As the kernel takes them: tables, their stride, row tables, lengths."""
+        return self.tables.data_ptr(), self.tables.stride(0), self.row_tables.data_ptr(), self.lengths.data_ptr()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,11 +107,9 @@ class Kernels:
         self._store(
             self._number,
             _Store(
-                key=key_TGd.data_ptr(), key_row=key_TGd.stride(0), key_head=key_TGd.stride(1),
-                value=value_TGd.data_ptr(), value_row=value_TGd.stride(0), value_head=value_TGd.stride(1),
-                keys=keys.data_ptr(), values=values.data_ptr(), slots=slots.data_ptr(), rows=key_TGd.shape[0],
-                kv_heads=key_TGd.shape[1], key_dim=key_TGd.shape[2], value_dim=value_TGd.shape[2],
-                is_bf16=key_TGd.dtype is torch.bfloat16,
+                key_TGd.data_ptr(), *key_TGd.stride()[:2], value_TGd.data_ptr(), *value_TGd.stride()[:2],
+                keys.data_ptr(), values.data_ptr(), slots.data_ptr(), *key_TGd.shape, value_TGd.shape[2],
+                key_TGd.dtype is torch.bfloat16,
             ),
         )  # fmt: skip
 
@@ -110,19 +117,16 @@ class Kernels:
         self, query_HTd: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, rows: Rows, out_THd: torch.Tensor,
         weighing: Weighing,
     ) -> None:  # fmt: skip
-        """Attention of every row over its blocks. `keys` [n, G, d, 16], `values` [n, G, 16, d], all of one dtype."""
+        """Attention of the first rows, those that `rows` tells of. `keys` [n, G, d, 16], `values` [n, G, 16, d], all
+        of one dtype."""
         sinks = weighing.sinks
         failed = self._attend(
             self._number,
             _Attention(
-                query=query_HTd.data_ptr(), row_stride=query_HTd.stride(1), head_stride=query_HTd.stride(0),
-                keys=keys.data_ptr(), values=values.data_ptr(), tables=rows.tables.data_ptr(),
-                table_stride=rows.tables.stride(0), row_tables=rows.row_tables.data_ptr(),
-                lengths=rows.lengths.data_ptr(), sinks=0 if sinks is None else sinks.data_ptr(),
-                out=out_THd.data_ptr(), out_stride=out_THd.stride(0), rows=query_HTd.shape[1],
-                heads=query_HTd.shape[0], kv_heads=keys.shape[1], key_dim=keys.shape[2], value_dim=values.shape[3],
-                window=weighing.window or 0, is_bf16=query_HTd.dtype is torch.bfloat16, scale=weighing.scale,
-                softcap=weighing.softcap or 0.0,
+                query_HTd.data_ptr(), query_HTd.stride(1), query_HTd.stride(0), keys.data_ptr(), values.data_ptr(),
+                *rows.pointers, 0 if sinks is None else sinks.data_ptr(), out_THd.data_ptr(), out_THd.stride(0),
+                rows.lengths.shape[0], query_HTd.shape[0], keys.shape[1], keys.shape[2], values.shape[3],
+                weighing.window or 0, query_HTd.dtype is torch.bfloat16, weighing.scale, weighing.softcap or 0.0,
             ),
         )  # fmt: skip
         if failed:

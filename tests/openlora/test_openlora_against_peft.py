@@ -46,15 +46,15 @@ def _mixed_batch(served: Served, engine: TorchEngine, max_tokens: int = 12) -> l
 
 
 class TestGreedy:
-    @pytest.mark.parametrize(
-        "options", [{}, {"step_tokens": 7}, {"kernels": "torch"}, {"kernels": "torch", "step_tokens": 30}]
-    )
-    def test_equals_one_by_one(self, family: Served, options: dict[str, Any]) -> None:
-        """With 7 tokens a step the prompts go in pieces, mixed with others' answers."""
-        got = _mixed_batch(family, _engine(family, **options))
+    @pytest.mark.parametrize("kernels", ["auto", "torch"])
+    def test_equals_one_by_one(self, family: Served, kernels: str) -> None:
+        """A step of 512 tokens takes all prompts whole; with 7 they go in pieces, mixed with others' answers."""
+        batches = [_mixed_batch(family, _engine(family, kernels=kernels, step_tokens=size)) for size in (512, 7)]
         models = {name: peft_model(family, name) for name in set(ADAPTERS)}
-        for tokens, length, name in zip(got, LENGTHS, ADAPTERS, strict=True):
-            assert_same_greedy(tokens, generate_alone(models[name], prompt_of(length), 12))
+        for *got, length, name in zip(*batches, LENGTHS, ADAPTERS, strict=True):
+            expected = generate_alone(models[name], prompt_of(length), 12)
+            for tokens in got:
+                assert_same_greedy(tokens, expected)
 
     def test_adapters_change_the_answers(self, served: Served, engine: TorchEngine) -> None:
         """The control: were adapters ignored, the comparison above would compare the base with itself."""
