@@ -72,11 +72,11 @@ def cached_path(isas: Sequence[str]) -> Path:
 
 def cache_folder() -> Path:
     """Ours alone: what lies there is executed. Raises BuildFailed where it belongs to, or is open to, somebody else."""
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "openledger"
     try:
+        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "openledger"
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
         status = root.stat()
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         raise BuildFailed(f"no cache folder: {error}") from error
     if status.st_uid != os.getuid() or status.st_mode & 0o022:
         raise BuildFailed(f"{root} can be written by others")

@@ -187,13 +187,14 @@ class NativeProducts:
         return buffer, table
 
     def _new_plan(self, runs: Sequence[Run]) -> "_NativePlan":
-        segments = np.zeros((len(self._numbers), len(runs), SEGMENT_FIELDS), np.int64)
+        numbers = dict(self._numbers)  # `install` may add to it meanwhile
+        segments = np.zeros((len(numbers), len(runs), SEGMENT_FIELDS), np.int64)
         for number, run in enumerate(runs):
             _, table = self._adapters[run.digest]
             segments[:, number, :2] = run.begin, run.end
             segments[: len(table), number, 2:] = table
         used: npt.NDArray[np.bool_] = np.any(segments[:, :, 4], axis=1)
-        places = {module: segments[number].ctypes.data for module, number in self._numbers.items() if used[number]}
+        places = {module: segments[number].ctypes.data for module, number in numbers.items() if used[number]}
         return _NativePlan(kernels=self._kernels, segments=segments, places=places)
 
 

@@ -8,7 +8,6 @@ Shapes: T rows, R rank, I features in, O out, H heads, G key/value heads, d thei
 """
 
 import ctypes
-import os
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -21,7 +20,6 @@ from openledger.openlora import build_kernels
 ABI = 1
 BLOCK = 16  # positions of a block of keys and values
 SEGMENT_FIELDS = 6  # begin, end, pointer to A, pointer to B, rank, whether they are bfloat16
-SWITCH = "OPENLEDGER_KERNELS"  # auto, torch, or the name of an instruction set
 
 
 class _Attention(ctypes.Structure):
@@ -150,13 +148,9 @@ def packed_size(rank: int, size: int, dtype: torch.dtype) -> int:
     return rank * -(-size // chunk) * chunk
 
 
-def load(choice: str | None = None) -> Kernels | None:
-    """The best kernels there are, or those of one instruction set; None for `torch` and where none can be had.
-
-    `choice` (else the environment's OPENLEDGER_KERNELS, else `auto`): raises InvalidInput (`unknown_kernels`) for a
-    name that this machine or its library doesn't know.
-    """
-    choice = choice or os.environ.get(SWITCH) or "auto"
+def load(choice: str = "auto") -> Kernels | None:
+    """The best kernels there are (`auto`), or those of one instruction set; None for `torch` and where none can be had.
+    Raises InvalidInput (`unknown_kernels`) for a name that this machine or its library doesn't know."""
     found = {} if choice == "torch" else available()
     if choice in ("auto", "torch"):
         return next(reversed(found.values()), None)

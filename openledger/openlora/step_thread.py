@@ -94,7 +94,15 @@ class StepThread:
             self._wake.wait()
 
     def _serve_people(self) -> None:
-        """Until nobody waits, or the background has its share coming."""
+        """Until nobody waits, or the background has its share coming. Also called from the middle of a background
+        call, whose error a failing step must not become."""
+        try:
+            self._steps_for_people()
+        except BaseException as error:
+            self.failure, self._stopping = error, True
+            raise
+
+    def _steps_for_people(self) -> None:
         while not self._stopping:
             while (call := _take(self._urgent)) is not None:
                 _answer(call)

@@ -66,7 +66,7 @@ class TorchEngine:
         self.options = options or EngineOptions()
         torch.set_num_threads(self.options.num_threads)
         _check_options(self.options)
-        self._kernels = native.load(None if self.options.kernels == "auto" else self.options.kernels)
+        self._kernels = native.load(self.options.kernels)
         self._model = PackedModel(base, self._kernels, self.options.dtype)
         self._lora = LoraLayers(self._model.model, self._products())
         tokenizer = load_tokenizer(base)

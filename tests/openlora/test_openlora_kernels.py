@@ -161,10 +161,6 @@ class TestLoading:
         assert (caught.value.code, caught.value.param) == ("unknown_kernels", "kernels")
         assert "baseline" in caught.value.message
 
-    def test_the_environment_chooses(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv(native.SWITCH, "torch")
-        assert native.load() is None
-
     def test_without_a_compiler_torch_computes(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(build_kernels, "LIBRARY", "nothing.so")
         monkeypatch.setenv("CXX", "/no/such/compiler")

@@ -101,3 +101,26 @@ class TestPriority:
         thread.submit(request("r", prompt_of(5), num_answers=3, temperature=1.0, seed=1), reader)
         assert reader.ended.wait(30)
         assert sum(event.finish_reason is not None for event in reader.events) == 3
+
+    def test_a_step_that_fails_in_the_middle_of_scoring_fails_the_engine(
+        self, engine: TorchEngine, thread: StepThread, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def broken(*_: object) -> None:
+            raise RuntimeError("a bug")
+
+        monkeypatch.setattr(engine, "_compute", broken)
+        began = threading.Event()
+
+        def score() -> np.ndarray:
+            began.set()
+            return engine.score(prompt_of(90), prompt_of(30), [""] * 300)
+
+        scoring = thread.call(score, background=True)
+        began.wait(10)
+        reader = Reader()
+        thread.submit(request("r", prompt_of(5)), reader)
+        assert reader.ended.wait(30)
+        assert (reader.events[-1].error or {})["code"] == "engine_stopped"
+        assert isinstance(thread.failure, RuntimeError)
+        with pytest.raises(RuntimeError, match="a bug"):
+            scoring.result(10)
