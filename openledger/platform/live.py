@@ -10,7 +10,6 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 from openledger.adapters.base_model import BaseModel, encode_messages, load_tokenizer
@@ -63,7 +62,7 @@ class LiveService:
         return [
             ModelEntry(
                 id=adapter.name,
-                created_ms=int((Path(adapter.folder) / "card.json").stat().st_mtime * 1000),
+                created_ms=adapter.created_ms,
                 owned_by=adapter.terms.owner_account,
                 datanet=adapter.terms.datanet,
                 datanet_version=adapter.terms.datanet_version,
