@@ -22,6 +22,7 @@ from openledger.client.values import Answer, Model, Piece, read_as
 from openledger.core.values import Contribution, ContributionReceipt, SamplingParameters
 
 Message = dict[str, str]
+_NEUTRAL = asdict(SamplingParameters())
 
 
 class OpenLedger:
@@ -148,7 +149,8 @@ def _chat_body(
 def _sampling_body(sampling: SamplingParameters | None) -> dict[str, Any]:
     if sampling is None:
         return {}
-    return {**asdict(sampling), "stop": list(sampling.stop)}
+    chosen = {**asdict(sampling), "stop": list(sampling.stop)}
+    return {name: value for name, value in chosen.items() if value != _NEUTRAL.get(name)}
 
 
 def _key(idempotency_key: str | None) -> dict[str, str]:

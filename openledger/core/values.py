@@ -218,33 +218,99 @@ class Settlement:
     replayed: bool = False
 
 
+GrammarKind = Literal["json_object", "json_schema", "regex", "lark"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grammar:
+    """What an answer must look like. `text` is the JSON Schema, the regular expression or the Lark grammar; empty for
+    `json_object`."""
+
+    kind: GrammarKind
+    text: str = ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParameters:
-    """How to choose the next token. `temperature` 0 is greedy; `seed` makes sampling repeatable."""
+    """How to choose the next token. `temperature` 0 is greedy; `seed` makes sampling repeatable.
+
+    In this order: `grammar` masks, the penalties are taken off (OpenAI's presence and frequency over the answer,
+    CTRL's repetition over prompt and answer), `temperature` divides, then `top_k` (0: all), `top_p` and `min_p` (of the
+    likeliest token's probability) each keep a part. `logprobs` asks for the log-probability of each token and of as
+    many of the likeliest, `prompt_logprobs` the same for the prompt; both are the model's own, before any of the above.
+    `num_answers` are made from one prompt, the i-th with `seed + i`. With `ignore_end` the end token ends nothing.
+    """
 
     max_tokens: int = 64
     temperature: float = 0.0
     top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    num_answers: int = 1
+    ignore_end: bool = False
+    grammar: Grammar | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
-    """One answer to make. `adapter_digest` is empty for the base model alone."""
+    """One answer to make, or `sampling.num_answers`. `adapter_digest` is empty for the base model alone. What was
+    computed for one `tenant` is never used for another."""
 
     request_id: str
     prompt_ids: tuple[int, ...]
     adapter_digest: str = ""
     sampling: SamplingParameters = SamplingParameters()
+    tenant: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenLogprob:
+    """Natural log-probability of a token at temperature 1. `top` are the likeliest ones as (token, log-probability)."""
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What one answer took. `cached_tokens` of the prompt weren't computed again. `engine_ms` is the request's part of
+    the time of the steps it was in: each step's time divided by rows."""
+
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    engine_ms: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenEvent:
-    """New tokens of one request. `finish_reason` is set on its last event: stop, length, cancelled or error."""
+    """New tokens of one answer. `finish_reason` is set on its last event: stop, length, cancelled or error.
+
+    `index` is the answer's number among the request's; `num_open` how many of them go on after this event's, so that
+    a request's last event is the one with a `finish_reason` and none open. `logprobs` has one entry for each token
+    where they were asked for; `prompt_logprobs` come with the first event of answer 0 (None for the first token, which
+    nothing precedes); `usage` comes with each `finish_reason` but that of a request that was refused.
+    """
 
     request_id: str
     token_ids: tuple[int, ...]
     text: str
     finish_reason: str | None = None
     error: dict[str, Any] | None = None
+    index: int = 0
+    num_open: int = 0
+    logprobs: tuple[TokenLogprob, ...] = ()
+    prompt_logprobs: tuple[TokenLogprob | None, ...] = ()
+    usage: Usage | None = None
+
+    @property
+    def is_last(self) -> bool:
+        return self.finish_reason is not None and self.num_open == 0
