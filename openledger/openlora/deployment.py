@@ -12,7 +12,7 @@ from ray import serve
 from openledger.adapters.base_model import find_base_model
 from openledger.adapters.registry import AdapterRegistry
 from openledger.core.values import GenerationRequest, TokenEvent
-from openledger.openlora.server import AdapterServer
+from openledger.openlora.server import AdapterServer, ServingOptions
 from openledger.openlora.torch_engine import EngineOptions, TorchEngine
 
 NAME = "OpenLoRA"
@@ -23,7 +23,9 @@ class OpenLoRA:
 
     def __init__(self, base_path: str | None, registry_folder: str, options: EngineOptions, max_resident: int):
         engine = TorchEngine(find_base_model(base_path), options)
-        self._server = AdapterServer(engine, AdapterRegistry(Path(registry_folder)), max_resident=max_resident)
+        self._server = AdapterServer(
+            engine, AdapterRegistry(Path(registry_folder)), ServingOptions(max_resident=max_resident)
+        )
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenEvent, None]:
         async with aclosing(self._server.generate(request)) as events:
