@@ -79,6 +79,7 @@ class AdapterServer:
         self._turns: dict[Waiting, asyncio.Future[None]] = {}
         self._running: Counter[str] = Counter()  # requests in the engine by adapter
         self._num_running = 0
+        self._in_flight: set[str] = set()
         batch = engine.options.max_batch
         self._max_running = batch + batch // 8 + 1  # a few wait in the engine, so that no step misses one
         self._ended_s: list[float] = []
@@ -163,6 +164,7 @@ class AdapterServer:
             "queued": len(self._queue),
             "queued_tokens": self._queue.num_tokens,
             "in_engine": self._num_running,
+            "in_flight": sorted(self._in_flight),
         }
 
     def resident(self) -> tuple[str, ...]:
@@ -176,6 +178,11 @@ class AdapterServer:
             "running": float(self._num_running),
             "busy": self._num_running / self._engine.options.max_batch,
         }
+
+    async def pressure(self) -> dict[str, float]:
+        """`load_stats` with the part of the memory for keys and values that is in use."""
+        told = await self.describe()
+        return {**self.load_stats(), "kv": _kv_in_use(told, self._engine.options.max_batch)}
 
     def check_health(self) -> None:
         """Raises Unavailable once the engine has failed."""
@@ -302,6 +309,7 @@ class AdapterServer:
 
         submitted = self._steps.submit(request, deliver)
         finished = False
+        self._in_flight.add(request.request_id)
         try:
             await asyncio.wrap_future(submitted)
             while not finished:
@@ -309,6 +317,7 @@ class AdapterServer:
                 finished = event.is_last
                 yield event
         finally:
+            self._in_flight.discard(request.request_id)
             if not finished and not submitted.cancelled():
                 self._steps.cancel(request.request_id, deliver)
 
@@ -324,3 +333,10 @@ class AdapterServer:
 
 def _was_given(turn: "asyncio.Future[None]") -> bool:
     return turn.done() and not turn.cancelled() and turn.exception() is None
+
+
+def _kv_in_use(description: dict[str, Any], max_batch: int) -> float:
+    """From what an engine tells: the part itself, or its free slots."""
+    if "kv_in_use" in description:
+        return float(description["kv_in_use"])
+    return 1.0 - description.get("free_slots", max_batch) / max_batch
