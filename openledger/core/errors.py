@@ -17,7 +17,7 @@ Owns every error this package raises on purpose. Knows nothing of HTTP or the co
     └── Interrupted (RuntimeError)         503   exit 130 stopped by the user
 """
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 
 class OpenLedgerError(Exception):
@@ -45,7 +45,7 @@ class OpenLedgerError(Exception):
     def __str__(self) -> str:
         return self.message
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, str | None]:
         """The one shape in which errors leave the process: HTTP bodies, `--json` output, logs."""
         return {
             "type": self.default_code,
@@ -115,9 +115,6 @@ class TooManyRequests(OpenLedgerError, RuntimeError):
 
     def __reduce__(self) -> tuple[object, ...]:
         return (_rebuild_later, (self.message, self.code, self.param, self.fix, self.retry_after_s))
-
-    def to_dict(self) -> dict[str, Any]:
-        return {**super().to_dict(), "retry_after_s": self.retry_after_s}
 
 
 class Corrupt(OpenLedgerError, RuntimeError):

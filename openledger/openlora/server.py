@@ -106,8 +106,9 @@ class AdapterServer:
                     self._queue.charge(request.tenant, request.adapter_digest, COST_OF_GENERATED * len(event.token_ids))
                     yield event
         except OpenLedgerError as error:
+            told = {**error.to_dict(), "retry_after_s": getattr(error, "retry_after_s", None)}
             yield TokenEvent(
-                request_id=request.request_id, token_ids=(), text="", finish_reason="error", error=error.to_dict()
+                request_id=request.request_id, token_ids=(), text="", finish_reason="error", error=told
             )
 
     async def score(

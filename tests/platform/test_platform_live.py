@@ -69,7 +69,7 @@ class Engine:
     def options(self, **_):
         return self
 
-    async def remote(self, request):
+    async def remote(self, request, place=""):
         self.calls += 1
         stream = TextStream(decoder(self.tokenizer), request.sampling.stop)
         for number, token in enumerate([*self.tokens, self.tokenizer.eos_token_id]):
