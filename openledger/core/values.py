@@ -287,7 +287,7 @@ class Usage:
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int
-    engine_ms: float
+    engine_ms: float = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

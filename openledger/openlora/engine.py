@@ -1,8 +1,8 @@
 """What an engine promises, so that the deployment can hold any of them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,10 +21,14 @@ class Engine(Protocol):
     - `add` never raises for what a request asks: a request that can't be served gets one event with `error`, and no
       other request notices. Only a `request_id` that is in flight already raises (Conflict), since events couldn't
       be told apart.
-    - Every request added ends in exactly one event with a `finish_reason`, and holds no memory after it.
-    - The token ids of a request's events, joined, are all tokens generated, the end token included; its texts,
+    - Each answer of a request ends in exactly one event with a `finish_reason`, a request in exactly one that
+      `is_last`; it holds no memory after it. A request that is refused has one event, and one that is cancelled while
+      its prompt is read has one: the further answers never began.
+    - The token ids of an answer's events, joined, are all tokens generated, the end token included; its texts,
       joined, are the answer without end token and stop string.
-    - `score` changes no request in flight.
+    - What was computed for one adapter or tenant is never used for another.
+    - `score` changes no request in flight. It calls what `give_way_to` was given between parts of its work, from where
+      everything but `score` may be called; adapters it scores under can't be unloaded meanwhile.
     """
 
     def load(self, digest: str, folder: Path) -> None:
@@ -45,7 +49,8 @@ class Engine(Protocol):
         ...
 
     def cancel(self, request_id: str) -> None:
-        """End a request early; unknown ids are ignored. Its last event comes with the next `step`."""
+        """End a request early, with all its answers; unknown ids are ignored. Its last events come with the next
+        `step`."""
         ...
 
     def has_work(self) -> bool: ...
@@ -54,4 +59,12 @@ class Engine(Protocol):
         self, prompt_ids: Sequence[int], completion_ids: Sequence[int], adapter_digests: Sequence[str]
     ) -> npt.NDArray[np.float32]:
         """See `core.scoring.Scorer`. Raises NotFound for an adapter that isn't resident."""
+        ...
+
+    def give_way_to(self, people: Callable[[], None]) -> None:
+        """`people` serves whoever waits for an answer, and returns at once where nobody does."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """What is live, for status pages and logs: which kernels, dtype, limits, how much is in use."""
         ...

@@ -1,204 +1,121 @@
 """Many LoRA adapters over one model's own linear layers, a different one for every row of a packed batch.
 
-y = W x + B A x, with A of the row's adapter and its scale folded into B (Hu et al., 2021). Single rows are sorted by
-adapter, so each adapter's rows lie together: they are padded to equal counts and multiplied at once with the batch's
-adapters packed into one tensor (padded to the largest rank among them), which is kept while the set stays the same.
-Longer pieces are multiplied one by one, unpadded.
+y = W x + B A x, with A of the row's adapter and its scale folded into B (Hu et al., 2021). Rows of one adapter lie
+together in runs; ranks and target modules may differ from run to run. `NativeProducts` hands the runs to the kernel,
+`lora_torch.TorchProducts` computes the same with torch alone.
 
 Owns the wrapping of layers and which adapters are resident. Does not read files (`adapters.checks` does).
 
-Shapes: T rows, I features in, O out, r or R rank, K adapters of the batch, M rows of each after padding.
+Shapes: T rows, I features in, O out, R rank, K runs, M modules.
 """
 
 import threading
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
 from openledger.adapters.checks import AdapterWeights
 from openledger.core.errors import invariant
+from openledger.openlora.native import SEGMENT_FIELDS, Kernels, pack_factor, packed_size
 from openledger.openlora.packing import PackedStep
 
-Factors = Mapping[str, tuple[torch.Tensor, torch.Tensor]]
 
-
-class LoraLayers:
-    """The adapters that are resident on `model`. `install` may run beside a forward pass: a layer wrapped in mid-pass
-    belongs to an adapter that isn't in that batch, and adds nothing."""
-
-    def __init__(self, model: nn.Module):
-        self._model = model
-        self._adapters: dict[str, Factors] = {}
-        self._wrapped: set[str] = set()
-        self._installing = threading.Lock()
-        self._batch = _Batch()
-        self._pack = _Pack(digests=(), adapters=())
-
-    def install(self, digest: str, weights: AdapterWeights) -> None:
-        factors = {
-            module: (a_RI.t().contiguous(), (b_OR.t() * scale).contiguous())
-            for module, (a_RI, b_OR, scale) in weights.factors.items()
-        }
-        with self._installing:
-            for module in factors.keys() - self._wrapped:
-                wrapped = _LoraLinear(self._model.get_submodule(module), module, self._batch)
-                self._model.set_submodule(module, wrapped)
-                self._wrapped.add(module)
-            self._adapters[digest] = factors
-
-    def remove(self, digest: str) -> None:
-        """On the step thread, between passes."""
-        self._adapters.pop(digest, None)
-        if digest in self._pack.digests:
-            self._pack = _Pack(digests=(), adapters=())
-
-    def resident(self) -> tuple[str, ...]:
-        return tuple(self._adapters)
-
-    def num_bytes(self) -> int:
-        pairs = [pair for factors in list(self._adapters.values()) for pair in factors.values()]
-        return sum(x.numel() * x.element_size() for pair in pairs for x in pair)
-
-    def use(self, step: PackedStep) -> None:
-        """Aim the layers at the rows of `step`, until the next call."""
-        self._batch.aim(self._plan(step))
-
-    def _plan(self, step: PackedStep) -> "_Plan | None":
-        singles = [segment.piece.adapter for segment in step.segments[: step.num_singles]]
-        pieces = [
-            _Rows(begin=segment.begin, end=segment.end, factors=self._adapters[segment.piece.adapter])
-            for segment in step.segments[step.num_singles :]
-            if segment.piece.adapter
-        ]
-        first = singles.count("")  # rows without an adapter sort first
-        digests = tuple(dict.fromkeys(singles[first:]))
-        if len(digests) == 1:
-            pieces.append(_Rows(begin=first, end=len(singles), factors=self._adapters[digests[0]]))
-        packed = self._packed_rows(digests, singles, first) if len(digests) > 1 else None
-        return _Plan(num_rows=step.num_rows, pieces=tuple(pieces), packed=packed) if pieces or packed else None
-
-    def _packed_rows(self, digests: tuple[str, ...], singles: list[str], first: int) -> "_PackedRows":
-        if digests != self._pack.digests:
-            self._pack = _Pack(digests=digests, adapters=tuple(self._adapters[digest] for digest in digests))
-        counts = [singles.count(digest) for digest in digests]
-        most = max(counts)
-        equal = min(counts) == most
-        gather, places, row = [], [], first
-        for number, count in enumerate(counts):
-            gather += [row + min(offset, count - 1) for offset in range(most)]
-            places += [number * most + offset for offset in range(count)]
-            row += count
-        return _PackedRows(
-            begin=first,
-            end=len(singles),
-            pack=self._pack,
-            gather=None if equal else torch.tensor(gather),
-            places=torch.tensor(places),
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Rows:
+@dataclass(frozen=True, slots=True)
+class Run:
     """Rows [begin, end) under one adapter."""
 
     begin: int
     end: int
-    factors: Factors
-
-    def add(self, module: str, x_TI: torch.Tensor, y_TO: torch.Tensor) -> None:
-        if pair := self.factors.get(module):
-            a_IR, b_RO = pair
-            y_TO[self.begin : self.end].addmm_(x_TI[self.begin : self.end] @ a_IR, b_RO)
+    digest: str
 
 
-@dataclass(slots=True, kw_only=True)
-class _Pack:
-    """The factors of several adapters side by side, module by module, made when a module first asks."""
+class Plan(Protocol):
+    """What is added to each module's result, for the rows of one step."""
 
-    digests: tuple[str, ...]
-    adapters: tuple[Factors, ...]
-    _modules: dict[str, tuple[torch.Tensor, torch.Tensor] | None] = field(default_factory=dict)
-
-    def factors(self, module: str) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """A `[K, I, R]` and B `[K, R, O]`; None where no adapter has the module. Zeros stand for what one lacks."""
-        if module not in self._modules:
-            self._modules[module] = self._build([factors.get(module) for factors in self.adapters])
-        return self._modules[module]
-
-    def _build(self, pairs: list[tuple[torch.Tensor, torch.Tensor] | None]) -> tuple[torch.Tensor, torch.Tensor] | None:
-        present = [pair for pair in pairs if pair is not None]
-        if not present:
-            return None
-        rank = max(a.shape[1] for a, _ in present)
-        a_KIR = present[0][0].new_zeros(len(pairs), present[0][0].shape[0], rank)
-        b_KRO = present[0][1].new_zeros(len(pairs), rank, present[0][1].shape[1])
-        for number, pair in enumerate(pairs):
-            if pair is not None:
-                a_KIR[number, :, : pair[0].shape[1]] = pair[0]
-                b_KRO[number, : pair[1].shape[0]] = pair[1]
-        return a_KIR, b_KRO
+    def add(self, module: str, x_TI: torch.Tensor, y_TO: torch.Tensor) -> None: ...
 
 
-@dataclass(slots=True, kw_only=True)
-class _PackedRows:
-    """Rows [begin, end), grouped by the adapters of `pack`. `gather` pads the groups to equal size by repeating a row;
-    `places` finds the true rows among the padded. Layers that share their input share the gathered rows."""
+class Products(Protocol):
+    """The factors of the resident adapters, and how they are multiplied. `install` may run beside a pass."""
 
-    begin: int
-    end: int
-    pack: _Pack
-    gather: torch.Tensor | None
-    places: torch.Tensor
-    _last: tuple[torch.Tensor, torch.Tensor] | None = None
+    def install(self, digest: str, weights: AdapterWeights) -> None: ...
 
-    def add(self, module: str, x_TI: torch.Tensor, y_TO: torch.Tensor) -> None:
-        factors = self.pack.factors(module)
-        if factors is None:
-            return
-        a_KIR, b_KRO = factors
-        x_KMI = self._grouped(x_TI).view(len(a_KIR), -1, a_KIR.shape[1])
-        rows_TO = y_TO[self.begin : self.end]
-        if self.gather is None:
-            y_KMO = rows_TO.view(len(b_KRO), -1, b_KRO.shape[2])
-            y_KMO.baddbmm_(torch.bmm(x_KMI, a_KIR), b_KRO)
-        else:
-            delta = torch.bmm(torch.bmm(x_KMI, a_KIR), b_KRO)
-            rows_TO += delta.view(-1, b_KRO.shape[2])[self.places]
+    def remove(self, digest: str) -> None: ...
 
-    def _grouped(self, x_TI: torch.Tensor) -> torch.Tensor:
-        if self.gather is None:
-            return x_TI[self.begin : self.end]
-        if self._last is None or self._last[0].data_ptr() != x_TI.data_ptr() or self._last[0].shape != x_TI.shape:
-            self._last = (x_TI, x_TI[self.gather])  # holding x_TI keeps its memory from being used again
-        return self._last[1]
+    def resident(self) -> tuple[str, ...]: ...
+
+    def num_bytes(self) -> int: ...
+
+    def plan(self, runs: Sequence[Run]) -> Plan: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Plan:
-    num_rows: int
-    pieces: tuple[_Rows, ...]
-    packed: _PackedRows | None
+class LoraLayers:
+    """The adapters that are resident on `model`. `install` may run beside a forward pass: a layer wrapped in mid-pass
+    belongs to an adapter that isn't in that batch, and adds nothing. `between` is called before every wrapped layer.
+    """
 
-    def add(self, module: str, x_TI: torch.Tensor, y_TO: torch.Tensor) -> None:
-        invariant(x_TI.shape[0] == self.num_rows, f"{module} was handed {x_TI.shape[0]} rows of {self.num_rows}")
-        if self.packed is not None:
-            self.packed.add(module, x_TI, y_TO)
-        for piece in self.pieces:
-            piece.add(module, x_TI, y_TO)
+    def __init__(self, model: nn.Module, products: Products, between: Callable[[], None] = lambda: None):
+        self._model, self._products = model, products
+        self._wrapped: set[str] = set()
+        self._installing = threading.Lock()
+        self._batch = _Batch(between)
+
+    def install(self, digest: str, weights: AdapterWeights) -> None:
+        self._products.install(digest, weights)
+        with self._installing:
+            for module in weights.factors.keys() - self._wrapped:
+                wrapped = _LoraLinear(self._model.get_submodule(module), module, self._batch)
+                self._model.set_submodule(module, wrapped)
+                self._wrapped.add(module)
+
+    def remove(self, digest: str) -> None:
+        """On the step thread, between passes."""
+        self._products.remove(digest)
+
+    def resident(self) -> tuple[str, ...]:
+        return self._products.resident()
+
+    def num_bytes(self) -> int:
+        return self._products.num_bytes()
+
+    def use(self, step: PackedStep) -> None:
+        """Aim the layers at the rows of `step`, until the next call."""
+        runs = runs_of(step)
+        self._batch.plan = self._products.plan(runs) if runs else None
+        self._batch.num_rows = step.num_rows
+
+    @contextmanager
+    def set_aside(self) -> Iterator[None]:
+        """Within it other steps may be used; after it, all is as before."""
+        plan, num_rows = self._batch.plan, self._batch.num_rows
+        try:
+            yield
+        finally:
+            self._batch.plan, self._batch.num_rows = plan, num_rows
+
+
+def runs_of(step: PackedStep) -> list[Run]:
+    """Neighbours under one adapter together; rows of the base alone are in none."""
+    groups = (list(group) for _, group in groupby(step.segments, key=lambda segment: segment.piece.adapter))
+    return [Run(group[0].begin, group[-1].end, group[0].piece.adapter) for group in groups if group[0].piece.adapter]
 
 
 class _Batch:
     """What all wrapped layers look at while a pass runs."""
 
-    __slots__ = ("plan",)
+    __slots__ = ("between", "num_rows", "plan")
 
-    def __init__(self) -> None:
-        self.plan: _Plan | None = None
-
-    def aim(self, plan: "_Plan | None") -> None:
-        self.plan = plan
+    def __init__(self, between: Callable[[], None]) -> None:
+        self.plan: Plan | None = None
+        self.num_rows = 0
+        self.between = between
 
 
 class _LoraLinear(nn.Module):
@@ -209,7 +126,83 @@ class _LoraLinear(nn.Module):
         self.base, self._name, self._batch = base, name, batch
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self._batch.between()
         y = self.base(x)
-        if self._batch.plan is not None:
-            self._batch.plan.add(self._name, x.reshape(-1, x.shape[-1]), y.view(-1, y.shape[-1]))
+        plan = self._batch.plan
+        if plan is not None:
+            x_TI, y_TO = x.reshape(-1, x.shape[-1]), y.view(-1, y.shape[-1])
+            invariant(len(x_TI) == self._batch.num_rows, f"{self._name} was handed {len(x_TI)} rows")
+            plan.add(self._name, x_TI, y_TO)
         return y
+
+
+class NativeProducts:
+    """Each adapter is one buffer in the kernel's layout, at its true ranks, and a table of where its factors lie."""
+
+    def __init__(self, kernels: Kernels, dtype: torch.dtype):
+        self._kernels, self._dtype = kernels, dtype
+        self._numbers: dict[str, int] = {}
+        self._adapters: dict[str, tuple[torch.Tensor, npt.NDArray[np.int64]]] = {}
+        self._plan: tuple[tuple[Run, ...], _NativePlan] | None = None
+        self._installing = threading.Lock()
+
+    def install(self, digest: str, weights: AdapterWeights) -> None:
+        with self._installing:
+            for module in weights.factors:
+                self._numbers.setdefault(module, len(self._numbers))
+            self._adapters[digest] = self._packed(weights)
+
+    def remove(self, digest: str) -> None:
+        self._adapters.pop(digest, None)
+        self._plan = None
+
+    def resident(self) -> tuple[str, ...]:
+        return tuple(self._adapters)
+
+    def num_bytes(self) -> int:
+        return sum(buffer.nbytes + table.nbytes for buffer, table in list(self._adapters.values()))
+
+    def plan(self, runs: Sequence[Run]) -> "_NativePlan":
+        """The one before where the same adapters have the same rows, as in most steps of decoding."""
+        if self._plan is None or self._plan[0] != tuple(runs):
+            self._plan = (tuple(runs), self._new_plan(runs))
+        return self._plan[1]
+
+    def _packed(self, weights: AdapterWeights) -> tuple[torch.Tensor, npt.NDArray[np.int64]]:
+        shapes = [(a_RI.shape, b_OR.shape) for a_RI, b_OR, _ in weights.factors.values()]
+        sizes = [packed_size(a[0], a[1], self._dtype) + packed_size(a[0], b[0], self._dtype) for a, b in shapes]
+        buffer = torch.empty(sum(sizes), dtype=self._dtype)
+        table = np.zeros((len(self._numbers), 4), np.int64)
+        rest = buffer
+        for module, (a_RI, b_OR, scale) in weights.factors.items():
+            pointers = []
+            for factor_RN in (a_RI, b_OR.t() * scale):
+                size = packed_size(factor_RN.shape[0], factor_RN.shape[1], self._dtype)
+                pack_factor(factor_RN, rest[:size])
+                pointers.append(rest.data_ptr())
+                rest = rest[size:]
+            table[self._numbers[module]] = (*pointers, a_RI.shape[0], self._dtype is torch.bfloat16)
+        return buffer, table
+
+    def _new_plan(self, runs: Sequence[Run]) -> "_NativePlan":
+        segments = np.zeros((len(self._numbers), len(runs), SEGMENT_FIELDS), np.int64)
+        for number, run in enumerate(runs):
+            _, table = self._adapters[run.digest]
+            segments[:, number, :2] = run.begin, run.end
+            segments[: len(table), number, 2:] = table
+        used: npt.NDArray[np.bool_] = np.any(segments[:, :, 4], axis=1)
+        places = {module: segments[number].ctypes.data for module, number in self._numbers.items() if used[number]}
+        return _NativePlan(kernels=self._kernels, segments=segments, places=places)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _NativePlan:
+    """`segments` int64 [M, K, fields]; `places` says where each module's part begins in memory."""
+
+    kernels: Kernels
+    segments: npt.NDArray[np.int64]
+    places: dict[str, int]
+
+    def add(self, module: str, x_TI: torch.Tensor, y_TO: torch.Tensor) -> None:
+        if (place := self.places.get(module)) is not None:
+            self.kernels.add_lora(x_TI, y_TO, place, self.segments.shape[1])

@@ -2,9 +2,11 @@
 
 Some families accept an attention function and compute something else. So a model must call ours exactly once per
 layer, hand its linear layers every row of the batch, and give the logits that its plain forward gives; a family that
-doesn't is refused by name. Reference: the model's own eager attention.
+doesn't is refused by name. Reference: the model's own eager attention. In bfloat16 the same probe allows for its
+rounding; before the weights are rounded, the family has passed in fp32.
 """
 
+import time
 from collections import Counter
 from typing import Any
 
@@ -14,25 +16,31 @@ from openledger.adapters.base_model import BaseModel, load_model
 from openledger.adapters.checks import BaseShapes, shapes_of
 from openledger.core.errors import InvalidInput
 from openledger.openlora import attention
-from openledger.openlora.kv import KeyValueSlots
+from openledger.openlora.kv import KeyValueBlocks, num_blocks_of
+from openledger.openlora.native import Kernels
 from openledger.openlora.packing import PackedStep, Piece, pack
 
-_PROBE_PROMPTS, _PROBE_NEW = (3, 11, 21), 3
-_TOLERANCE = 1e-4  # of the largest logit, at least of 1
+_PROBE_PROMPTS, _PROBE_NEW = (3, 11, 41), 3  # the last in two pieces: one long, one long after stored tokens
+_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}  # of the largest logit, at least of 1
+_WORTH_IT = 1.15  # how much faster bfloat16 must be to be chosen
 
 
 class PackedModel:
-    """A base model that computes packed batches. `shapes` are the modules that adapters may target, `bytes_per_token`
-    what the keys and values of a token take."""
+    """A base model that computes packed batches, in `dtype` (`auto`: the faster one here). `shapes` are the modules
+    that adapters may target, `bytes_per_token` what the keys and values of a token take."""
 
-    def __init__(self, base: BaseModel):
-        self.base = base
+    def __init__(self, base: BaseModel, kernels: Kernels | None = None, dtype: str = "float32"):
+        self.base, self.kernels, self.dtype = base, kernels, torch.float32
         self.model = load_model(base)
         self.vocab_size = int(self.model.get_input_embeddings().weight.shape[0])
         self._num_layers = int(self.model.config.get_text_config().num_hidden_layers)
         self._check_family()
         with torch.inference_mode():
             self.bytes_per_token, self.shapes = self._probe()
+            self.speeds = measure_dtypes(self.model) if dtype == "auto" else {}
+            if dtype == "bfloat16" or self.speeds.get("bfloat16", 0.0) > _WORTH_IT * self.speeds.get("float32", 1.0):
+                self._round()
+                self.bytes_per_token, _ = self._probe()
 
     def logits(self, step: PackedStep) -> torch.Tensor:
         """Logits `[number of kept rows, V]`."""
@@ -42,8 +50,9 @@ class PackedModel:
             use_cache=False,
             logits_to_keep=step.kept_rows,
             openlora_step=step,
+            openlora_kernels=self.kernels,
         )
-        return output.logits[0]
+        return output.logits[0].float()
 
     def end_tokens(self) -> frozenset[int]:
         ends = self.model.generation_config.eos_token_id
@@ -58,12 +67,15 @@ class PackedModel:
         generator = torch.Generator().manual_seed(0)
         lengths = [min(n, self.base.max_positions - _PROBE_NEW) for n in _PROBE_PROMPTS]
         rows = [torch.randint(self.vocab_size, (n + _PROBE_NEW,), generator=generator).tolist() for n in lengths]
-        expected = [self.model(input_ids=torch.tensor([row]), use_cache=False).logits[0] for row in rows]
+        self.model.set_attn_implementation("eager")
+        expected = [self.model(input_ids=torch.tensor([row]), use_cache=False).logits[0].float() for row in rows]
         self.model.set_attn_implementation(attention.register())
-        kv = KeyValueSlots(len(rows), max(len(row) for row in rows))
+        kv = KeyValueBlocks(sum(num_blocks_of(len(row)) for row in rows))
+        blocks = [kv.allocate(num_blocks_of(len(row))) for row in rows]
         seen = _RowCounter(self.model)
-        for pieces in _probe_steps(rows, lengths):
-            self._probe_step(pack(pieces, kv), pieces, expected, seen)
+        for pieces in _probe_steps(rows, lengths, blocks):
+            owners = [blocks.index(list(piece.blocks)) for piece in pieces]
+            self._probe_step(pack(pieces, kv), pieces, [expected[owner] for owner in owners], seen)
         seen.remove()
         shapes = shapes_of(self.model, self.base.digest)
         regular = {name: shape for name, shape in shapes.modules.items() if name in seen.regular}
@@ -78,9 +90,9 @@ class PackedModel:
             raise self._unsupported(f"its {self._num_layers} layers called attention {len(step.calls)} times")
         seen.end()
         for row, index in zip(logits, (index for index in step.order if pieces[index].keep), strict=True):
-            reference = expected[pieces[index].slot or 0][pieces[index].end - 1]
+            reference = expected[index][pieces[index].end - 1]
             error = (row - reference).abs().max()
-            if not error <= _TOLERANCE * max(1.0, float(reference.abs().max())):
+            if not error <= _TOLERANCE[self.dtype] * max(1.0, float(reference.abs().max())):
                 raise self._unsupported(f"packed logits differ from its own by {float(error):.2g}")
 
     def _probe_logits(self, step: PackedStep) -> torch.Tensor:
@@ -88,6 +100,12 @@ class PackedModel:
             return self.logits(step)
         except (TypeError, ValueError, RuntimeError, AttributeError, KeyError) as error:
             raise self._unsupported(f"it doesn't run on packed batches: {error}") from error
+
+    def _round(self) -> None:
+        """Weights alone: the tables of rotary positions stay as they are."""
+        self.dtype = torch.bfloat16
+        for parameter in self.model.parameters():
+            parameter.data = parameter.data.to(self.dtype)
 
     def _unsupported(self, reason: str) -> InvalidInput:
         family = self.model.config.model_type
@@ -99,22 +117,40 @@ class PackedModel:
         )
 
 
-def _probe_steps(rows: list[list[int]], lengths: list[int]) -> list[list[Piece]]:
+def _probe_steps(rows: list[list[int]], lengths: list[int], blocks: list[list[int]]) -> list[list[Piece]]:
     half = lengths[-1] // 2
-    first = [Piece(token_ids=row[:n], slot=slot) for slot, (row, n) in enumerate(zip(rows, lengths, strict=True))]
-    first[-1] = Piece(token_ids=rows[-1][:half], slot=len(rows) - 1, keep=0)
-    rest = Piece(token_ids=rows[-1][half : lengths[-1]], start=half, slot=len(rows) - 1)
-    mixed = [*_next_tokens(rows[:-1], lengths, 0), rest]
-    return [first, mixed, *(_next_tokens(rows, lengths, offset) for offset in range(1, _PROBE_NEW))]
+    first = [Piece(token_ids=row[:n], blocks=each) for row, n, each in zip(rows, lengths, blocks, strict=True)]
+    first[-1] = Piece(token_ids=rows[-1][:half], blocks=blocks[-1], keep=0)
+    rest = Piece(token_ids=rows[-1][half : lengths[-1]], start=half, blocks=blocks[-1])
+    mixed = [*_next_tokens(rows[:-1], lengths, blocks, 0), rest]
+    return [first, mixed, *(_next_tokens(rows, lengths, blocks, offset) for offset in range(1, _PROBE_NEW))]
 
 
-def _next_tokens(rows: list[list[int]], lengths: list[int], offset: int) -> list[Piece]:
+def _next_tokens(rows: list[list[int]], lengths: list[int], blocks: list[list[int]], offset: int) -> list[Piece]:
     """One token of each row. The last row, whose prompt took one step more, is one token behind."""
-    starts = [n + offset - (1 if slot == 2 else 0) for slot, n in enumerate(lengths)]
+    starts = [n + offset - (1 if number == 2 else 0) for number, n in enumerate(lengths)]
     return [
-        Piece(token_ids=row[start : start + 1], start=start, slot=slot)
-        for slot, (row, start) in enumerate(zip(rows, starts, strict=False))
+        Piece(token_ids=row[start : start + 1], start=start, blocks=each)
+        for row, start, each in zip(rows, starts, blocks, strict=False)
     ]
+
+
+def measure_dtypes(model: Any, rows: int = 32, budget_s: float = 0.05) -> dict[str, float]:
+    """Products of the model's largest linear layer a second, for a batch of `rows`, by dtype (Hz)."""
+    layers = [module.weight for module in model.modules() if isinstance(module, torch.nn.Linear)]
+    weight = max(layers, key=lambda each: each.numel() if each.shape[0] <= 4 * each.shape[1] else 0, default=None)
+    if weight is None:
+        return {}
+    speeds = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        x, w = torch.ones(rows, weight.shape[1], dtype=dtype), weight.detach().to(dtype)
+        torch.nn.functional.linear(x, w)
+        count, begin = 0, time.perf_counter()
+        while (taken := time.perf_counter() - begin) < budget_s / 2 or count < 2:
+            torch.nn.functional.linear(x, w)
+            count += 1
+        speeds[str(dtype).removeprefix("torch.")] = count / taken
+    return speeds
 
 
 class _RowCounter:

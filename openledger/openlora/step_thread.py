@@ -1,12 +1,14 @@
 """The thread that runs an engine: steps while there is work, and between steps what others ask of the engine.
 
-Owns the rule that only this thread touches the engine (but for `load`), and the order: all urgent calls, one step,
-one background call (scoring), again; so whoever scores waits for nobody's answer longer than a step, and delays
-nobody's by more than one background call. Knows neither asyncio nor Ray.
+Owns the rule that only this thread touches the engine (but for `load`), and the order: all urgent calls, steps as long
+as anybody waits for an answer, and background calls (scoring) in what time is left. A background call that runs when
+somebody comes gives way between two layers of the model. Where people never leave a gap, the background gets
+`background_share` of the time, so that it isn't starved. Knows neither asyncio nor Ray.
 """
 
 import queue
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
@@ -18,14 +20,17 @@ from openledger.openlora.engine import Engine
 Result = TypeVar("Result")
 Call = tuple[Callable[[], Any], "Future[Any]"]
 Deliver = Callable[[TokenEvent], None]
+_SLICE_S = 0.005  # of background work at a time while people wait: about one layer's
 
 
 class StepThread:
     """`failure` is set when a step raised, which only a bug of ours can do: every request in flight then ends with an
     error event, and every later call raises Unavailable."""
 
-    def __init__(self, engine: Engine):
-        self._engine = engine
+    def __init__(self, engine: Engine, background_share: float = 0.03):
+        self._engine, self._share = engine, background_share
+        self._credit_s = 0.0
+        engine.give_way_to(self._serve_people)
         self._urgent: queue.SimpleQueue[Call] = queue.SimpleQueue()
         self._background: queue.SimpleQueue[Call] = queue.SimpleQueue()
         self._deliver: dict[str, Deliver] = {}
@@ -80,20 +85,32 @@ class StepThread:
 
     def _turn(self) -> None:
         self._wake.clear()
-        while (call := _take(self._urgent)) is not None:
-            _answer(call)
-        if self._engine.has_work():
-            for event in self._engine.step():
-                self._hand_out(event)
-        call = _take(self._background)
-        if call is not None:
+        self._serve_people()
+        if self._stopping:
+            return
+        if (call := _take(self._background)) is not None:
             _answer(call)
         elif not self._engine.has_work():
             self._wake.wait()
 
+    def _serve_people(self) -> None:
+        """Until nobody waits, or the background has its share coming."""
+        while not self._stopping:
+            while (call := _take(self._urgent)) is not None:
+                _answer(call)
+            if not self._engine.has_work():
+                return
+            begin = time.perf_counter()
+            for event in self._engine.step():
+                self._hand_out(event)
+            self._credit_s += self._share * (time.perf_counter() - begin)
+            if self._credit_s > _SLICE_S:
+                self._credit_s = 0.0
+                return
+
     def _hand_out(self, event: TokenEvent) -> None:
         deliver = self._deliver[event.request_id]
-        if event.finish_reason is not None:
+        if event.is_last:
             del self._deliver[event.request_id]
         deliver(event)
 

@@ -1,10 +1,13 @@
-"""The embedded engine: transformers' model code, our batching, our LoRA layers. fp32, on the CPU.
+"""The embedded engine: transformers' model code, our batching, our kernels for LoRA and attention. On the CPU.
 
 One step = plan (scheduler), pack, aim the adapters, one forward pass, choose tokens, tell. Owns the order of these and
 the requests' errors; the parts know nothing of each other.
 """
 
-from collections.abc import Sequence
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import wait
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,28 +19,43 @@ import torch
 from openledger.adapters.base_model import BaseModel, load_tokenizer
 from openledger.adapters.checks import AdapterLimits, read_adapter
 from openledger.core.errors import Conflict, Corrupt, InvalidInput, NotFound, OpenLedgerError, TooLarge
-from openledger.core.values import GenerationRequest, TokenEvent
-from openledger.openlora.kv import KeyValueSlots
-from openledger.openlora.lora import LoraLayers
+from openledger.core.values import GenerationRequest, TokenEvent, TokenLogprob
+from openledger.openlora import native
+from openledger.openlora.grammar import Grammars
+from openledger.openlora.kv import KeyValueBlocks, num_blocks_of, root_key
+from openledger.openlora.lora import LoraLayers, NativeProducts, Products
+from openledger.openlora.lora_torch import TorchProducts
 from openledger.openlora.packed_model import PackedModel
 from openledger.openlora.packing import Piece, pack
-from openledger.openlora.sampling import check_sampling, choose_tokens
-from openledger.openlora.scheduler import Generation, Scheduler, new_generation
+from openledger.openlora.sampling import check_sampling, choose_tokens, logprob_of
+from openledger.openlora.scheduler import Generation, Scheduler, answer_to, new_generation
 from openledger.openlora.text import decoder
+
+DTYPES = ("auto", "float32", "bfloat16")
+_GRAMMAR_WAIT_S = 0.01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineOptions:
-    """Limits that bound the engine's memory and step time. A request's prompt and answer together hold at most
-    `max_context` tokens (or the base's own limit); at most `max_batch` requests run, fewer where `kv_bytes` is less;
-    the rest wait."""
+    """Limits that bound the engine's memory and step time, and what it computes with.
+
+    A request's prompt and answer together hold at most `max_context` tokens (or the base's own limit); at most
+    `max_batch` answers run, with `kv_bytes` for keys and values in all; the rest wait. `score_tokens` is how many
+    tokens scoring takes at a time: fewer let people through sooner. `dtype` is the base's, `adapter_dtype` that in
+    which adapters are kept (`auto`: the base's); scores decide money, so that fp32 is the default and `auto` a choice.
+    `kernels` is `auto`, `torch` or an instruction set's name.
+    """
 
     max_batch: int = 32
     max_context: int = 4096
     kv_bytes: int = 1 << 30
     step_tokens: int = 512
     max_waiting: int = 1024
+    score_tokens: int = 512
     num_threads: int = 1
+    dtype: str = "float32"
+    adapter_dtype: str = "auto"
+    kernels: str = "auto"
     adapter_limits: AdapterLimits = field(default_factory=AdapterLimits)
 
 
@@ -47,17 +65,26 @@ class TorchEngine:
     def __init__(self, base: BaseModel, options: EngineOptions | None = None):
         self.options = options or EngineOptions()
         torch.set_num_threads(self.options.num_threads)
-        self._model = PackedModel(base)
-        self._lora = LoraLayers(self._model.model)
+        _check_options(self.options)
+        self._kernels = native.load(None if self.options.kernels == "auto" else self.options.kernels)
+        self._model = PackedModel(base, self._kernels, self.options.dtype)
+        self._lora = LoraLayers(self._model.model, self._products(), self._between)
         tokenizer = load_tokenizer(base)
         self._decode = decoder(tokenizer)
         self._ends = self._model.end_tokens() | {tokenizer.eos_token_id}
+        self._grammars = Grammars(tokenizer, self._model.vocab_size, self._ends)
         self._max_positions = min(base.max_positions, self.options.max_context)
-        self._kv = KeyValueSlots(self._num_slots(), self._max_positions)
+        self._kv = KeyValueBlocks(self._num_blocks())
         self._scheduler = Scheduler(
-            self._kv, step_tokens=self.options.step_tokens, max_waiting=self.options.max_waiting
+            self._kv,
+            max_batch=self.options.max_batch,
+            step_tokens=self.options.step_tokens,
+            max_waiting=self.options.max_waiting,
         )
         self._ready: list[TokenEvent] = []
+        self._scored: Counter[str] = Counter()
+        self._people: Callable[[], None] | None = None
+        self._scoring = False
 
     def load(self, digest: str, folder: Path) -> None:
         if digest in self._lora.resident():
@@ -72,7 +99,7 @@ class TorchEngine:
         self._lora.install(digest, weights)
 
     def unload(self, digest: str) -> None:
-        if self._scheduler.uses(digest):
+        if self._scheduler.uses(digest) or self._scored[digest]:
             raise Conflict(f"adapter {digest} is in use", code="adapter_in_use", param="digest", fix="try again later")
         self._lora.remove(digest)
 
@@ -86,27 +113,34 @@ class TorchEngine:
             check_sampling(request.sampling)
             self._check_resident(request.adapter_digest)
             generation = new_generation(
-                request, self._decode, vocab_size=self._model.vocab_size, max_positions=self._max_positions
+                request,
+                self._decode,
+                root_key(self._model.base.digest, request.adapter_digest, request.tenant),
+                vocab_size=self._model.vocab_size,
+                max_positions=self._max_positions,
             )
         except OpenLedgerError as error:
             self._ready.append(_error_event(request.request_id, error))
         else:
+            if request.sampling.grammar is not None:
+                generation.grammar = self._grammars.compile(request.sampling.grammar)
             self._scheduler.add(generation)
 
     def cancel(self, request_id: str) -> None:
-        if generation := self._scheduler.find(request_id):
-            self._scheduler.remove(generation)
-            text = generation.text.finish()
-            self._ready.append(TokenEvent(request_id=request_id, token_ids=(), text=text, finish_reason="cancelled"))
+        for generation in self._scheduler.find(request_id):
+            self._ready.append(self._ended(generation, "cancelled", text=generation.text.finish()))
 
     def has_work(self) -> bool:
         return bool(self._ready) or self._scheduler.has_work()
 
     def step(self) -> list[TokenEvent]:
+        self._take_over_grammars()
         events, self._ready = self._ready, []
         if plan := self._scheduler.plan():
             with torch.inference_mode():
                 events += self._compute(plan)
+        elif not events and (waiting := self._scheduler.grammars()):
+            wait((generation.grammar for generation in waiting if generation.grammar), timeout=_GRAMMAR_WAIT_S)
         return events
 
     def score(
@@ -115,66 +149,149 @@ class TorchEngine:
         self._check_scoring(prompt_ids, completion_ids, adapter_digests)
         scores_KC = np.zeros((len(adapter_digests), len(completion_ids)), np.float32)
         size = self.num_scored_at_once(len(prompt_ids) + len(completion_ids))
-        with torch.inference_mode():
-            for begin in range(0, len(adapter_digests), size):
-                digests = adapter_digests[begin : begin + size]
-                scores_KC[begin : begin + size] = self._score_together(prompt_ids, completion_ids, digests)
+        self._scored.update(adapter_digests)
+        try:
+            with torch.inference_mode():
+                for begin in range(0, len(adapter_digests), size):
+                    digests = adapter_digests[begin : begin + size]
+                    scores_KC[begin : begin + size] = self._score_together(prompt_ids, completion_ids, digests)
+        finally:
+            self._scored.subtract(adapter_digests)
         return scores_KC
+
+    def give_way_to(self, people: Callable[[], None]) -> None:
+        self._people = people
 
     def num_scored_at_once(self, num_tokens: int) -> int:
         """How many adapters `score` takes through one forward pass for a prompt and completion of `num_tokens`."""
-        return max(1, self.options.step_tokens // max(1, num_tokens))
+        return max(1, self.options.score_tokens // max(1, num_tokens))
 
     def describe(self) -> dict[str, Any]:
         """What is live, for status pages and logs."""
         return {
             "engine": "torch",
-            "lora_path": "packed baddbmm",
-            "attention_path": "contiguous slots, scaled dot product",
-            "dtype": "float32",
+            "lora_path": f"kernels: {self._kernels}" if self._kernels else "torch, packed baddbmm",
+            "attention_path": f"kernels: {self._kernels}" if self._kernels else "torch, piece by piece",
+            "dtype": _name_of(self._model.dtype),
+            "adapter_dtype": _name_of(self._adapter_dtype()),
+            "dtype_speeds_hz": self._model.speeds,
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
             "base_model": self._model.base.name,
             "base_digest": self._model.base.digest,
             "options": asdict(self.options),
             "max_positions": self._max_positions,
-            "kv_bytes": self._kv.num_slots * self._max_positions * self._model.bytes_per_token,
+            "kv_bytes": self._kv.num_blocks * self._block_bytes(),
             "adapter_bytes": self._lora.num_bytes(),
             "resident": list(self.resident()),
             **self._scheduler.counts(),
         }
 
     def _compute(self, plan: list[tuple[Generation, Piece]]) -> list[TokenEvent]:
+        begin = time.perf_counter()
         step = pack([piece for _, piece in plan], self._kv)
         self._lora.use(step)
-        logits_BV = self._model.logits(step)
-        for generation, piece in plan:
-            generation.num_stored = piece.end
-        complete = [plan[index][0] for index in step.order if plan[index][1].keep]
-        tokens = choose_tokens(logits_BV, [generation.chooser for generation in complete])
-        return [self._advance(generation, token) for generation, token in zip(complete, tokens, strict=True)]
+        logits_KV = self._model.logits(step)
+        row_ms = 1000 * (time.perf_counter() - begin) / step.num_rows
+        complete, rows, row = [], [], 0
+        for index in step.order:
+            generation, piece = plan[index]
+            self._scheduler.stored(generation, piece.end)
+            generation.engine_ms += row_ms * len(piece.token_ids)
+            if piece.keep > 1 or (piece.keep and generation.wants_prompt_logprobs):
+                _read_prompt(generation, piece, logits_KV[row : row + piece.keep])
+            row += piece.keep
+            if piece.keep and piece.end == len(generation.ids):
+                complete.append(generation)
+                rows.append(row - 1)
+        return self._choose(complete, logits_KV if len(rows) == len(logits_KV) else logits_KV[rows])
+
+    def _choose(self, generations: list[Generation], logits_BV: torch.Tensor) -> list[TokenEvent]:
+        events = []
+        tokens = choose_tokens(logits_BV, [generation.chooser for generation in generations])
+        for generation, logits_V, token in zip(generations, logits_BV, tokens, strict=True):
+            if not generation.num_generated and generation.index == 0:
+                self._begin_further_answers(generation)
+            if isinstance(token, OpenLedgerError):
+                events.append(self._ended(generation, "error", error=token))
+            elif token is None:
+                error = _not_finite(generation.request.adapter_digest)
+                events.append(self._ended(generation, "error", error=error, wipe=True))
+            else:
+                events.append(self._advance(generation, token, logits_V))
+        return events
+
+    def _begin_further_answers(self, first: Generation) -> None:
+        """The prompt is computed: the other answers find its blocks."""
+        further = [
+            answer_to(first.request, self._decode, first.keys[0], index)
+            for index in range(1, first.request.sampling.num_answers)
+        ]
+        for generation in further:
+            if first.chooser.grammar is not None:
+                generation.chooser.grammar = first.chooser.grammar.copy()
+        self._scheduler.add_beside(further)
+
+    def _take_over_grammars(self) -> None:
+        for generation in self._scheduler.grammars():
+            if generation.waits_for_grammar:
+                continue
+            compiled, generation.grammar = generation.grammar, None
+            try:
+                generation.chooser.grammar = compiled.result() if compiled else None
+            except OpenLedgerError as error:
+                self._ready.append(self._ended(generation, "error", error=error))
 
     def _score_together(
         self, prompt_ids: Sequence[int], completion_ids: Sequence[int], digests: Sequence[str]
     ) -> npt.NDArray[np.float32]:
         ids = [*prompt_ids, *completion_ids[:-1]]
-        step = pack([Piece(token_ids=ids, adapter=digest, keep=len(completion_ids)) for digest in digests], None)
+        pieces = [Piece(token_ids=ids, adapter=digest, keep=len(completion_ids)) for digest in digests]
+        step = pack(pieces, None)
         self._lora.use(step)
-        logits_KCV = self._model.logits(step).view(len(digests), len(completion_ids), -1)
+        self._scoring = True
+        try:
+            logits_KCV = self._model.logits(step).view(len(digests), len(completion_ids), -1)
+        finally:
+            self._scoring = False
         chosen_KC1 = torch.tensor(list(completion_ids)).expand(len(digests), -1)[..., None]
-        scores: npt.NDArray[np.float32] = torch.log_softmax(logits_KCV, -1).gather(-1, chosen_KC1)[..., 0].numpy()
+        scores_KC = logits_KCV.gather(-1, chosen_KC1)[..., 0] - logits_KCV.logsumexp(-1)
+        scores: npt.NDArray[np.float32] = np.empty(scores_KC.shape, np.float32)
+        scores[list(step.order)] = scores_KC.numpy()
         return scores
 
-    def _num_slots(self) -> int:
-        slot_bytes = self._model.bytes_per_token * self._max_positions
-        if self.options.kv_bytes < slot_bytes:
+    def _between(self) -> None:
+        """Before every layer with adapters: while scoring, people come first."""
+        if self._scoring and self._people is not None:
+            self._scoring = False
+            with self._lora.set_aside():
+                self._people()
+            self._scoring = True
+
+    def _products(self) -> Products:
+        if self._kernels is None:
+            return TorchProducts(self._adapter_dtype())
+        return NativeProducts(self._kernels, self._adapter_dtype())
+
+    def _adapter_dtype(self) -> torch.dtype:
+        wanted = self.options.adapter_dtype
+        return self._model.dtype if wanted == "auto" else getattr(torch, wanted)
+
+    def _block_bytes(self) -> int:
+        return self._model.bytes_per_token * native.BLOCK
+
+    def _num_blocks(self) -> int:
+        """As many as fit; never more than all running answers at full length could fill."""
+        each = num_blocks_of(self._max_positions)
+        if self.options.kv_bytes < each * self._block_bytes():
             raise TooLarge(
-                f"one request's keys and values take {slot_bytes} bytes, the limit is {self.options.kv_bytes}",
+                f"one request's keys and values take {each * self._block_bytes()} bytes, "
+                f"the limit is {self.options.kv_bytes}",
                 code="kv_limit_too_small",
                 param="kv_bytes",
                 fix="raise kv_bytes or lower max_context",
             )
-        return min(self.options.max_batch, self.options.kv_bytes // slot_bytes)
+        return min(self.options.max_batch * each, self.options.kv_bytes // self._block_bytes())
 
     def _check_resident(self, digest: str) -> None:
         if digest and digest not in self._lora.resident():
@@ -194,27 +311,92 @@ class TorchEngine:
         for digest in digests:
             self._check_resident(digest)
 
-    def _advance(self, generation: Generation, token: int | None) -> TokenEvent:
+    def _advance(self, generation: Generation, token: int, logits_V: torch.Tensor) -> TokenEvent:
         """Take the token that was chosen; the event that tells of it."""
-        request_id = generation.request.request_id
-        if token is None:
-            self._scheduler.remove(generation, wipe=True)
-            return _error_event(request_id, _not_finite(generation.request.adapter_digest))
+        wanted = generation.request.sampling
         generation.ids.append(token)
-        text = "" if token in self._ends else generation.text.push(token)
+        generation.chooser.accept(token)
+        logprobs = () if wanted.logprobs is None else (logprob_of(logits_V, token, wanted.logprobs),)
+        text = "" if self._ends_at(generation, token) else generation.text.push(token)
         reason = self._finish_reason(generation, token)
         if reason is not None:
             text += generation.text.finish()
             reason = "stop" if generation.text.stopped else reason
-            self._scheduler.remove(generation)
-        return TokenEvent(request_id=request_id, token_ids=(token,), text=text, finish_reason=reason)
+            return self._ended(generation, reason, text=text, token_ids=(token,), logprobs=logprobs)
+        return TokenEvent(
+            request_id=generation.request.request_id,
+            token_ids=(token,),
+            text=text,
+            index=generation.index,
+            num_open=self._scheduler.num_open(generation.request.request_id),
+            logprobs=logprobs,
+            prompt_logprobs=_prompt_logprobs(generation),
+        )
+
+    def _ended(
+        self,
+        generation: Generation,
+        reason: str,
+        *,
+        text: str = "",
+        token_ids: tuple[int, ...] = (),
+        logprobs: tuple[TokenLogprob, ...] = (),
+        error: OpenLedgerError | None = None,
+        wipe: bool = False,
+    ) -> TokenEvent:
+        """Forget the answer; its last event."""
+        self._scheduler.remove(generation, wipe=wipe)
+        return TokenEvent(
+            request_id=generation.request.request_id,
+            token_ids=token_ids,
+            text=text,
+            finish_reason=reason,
+            error=None if error is None else error.to_dict(),
+            index=generation.index,
+            num_open=self._scheduler.num_open(generation.request.request_id),
+            logprobs=logprobs,
+            prompt_logprobs=_prompt_logprobs(generation) if generation.num_generated == len(token_ids) else (),
+            usage=generation.usage(),
+        )
+
+    def _ends_at(self, generation: Generation, token: int) -> bool:
+        return token in self._ends and not generation.request.sampling.ignore_end
 
     def _finish_reason(self, generation: Generation, token: int) -> str | None:
-        if token in self._ends or generation.text.stopped:
+        if self._ends_at(generation, token) or generation.text.stopped or generation.chooser.finished:
             return "stop"
         if generation.num_generated >= generation.request.sampling.max_tokens:
             return "length"
         return "length" if len(generation.ids) >= self._max_positions else None
+
+
+def _read_prompt(generation: Generation, piece: Piece, logits_KV: torch.Tensor) -> None:
+    """Log-probabilities of the prompt's tokens that these rows predict."""
+    num_top = generation.request.sampling.prompt_logprobs or 0
+    first = piece.end - len(logits_KV)
+    for place, logits_V in enumerate(logits_KV, start=first + 1):
+        if place == len(generation.prompt_logprobs) and place < generation.num_prompt:
+            generation.prompt_logprobs.append(logprob_of(logits_V, generation.ids[place], num_top))
+
+
+def _prompt_logprobs(generation: Generation) -> tuple[TokenLogprob | None, ...]:
+    """With the first token's event, and no other."""
+    told = generation.wants_prompt_logprobs and generation.num_generated <= 1
+    return tuple(generation.prompt_logprobs) if told else ()
+
+
+def _check_options(options: EngineOptions) -> None:
+    for name in ("dtype", "adapter_dtype"):
+        if getattr(options, name) not in DTYPES:
+            raise InvalidInput(
+                f"{name} is one of {', '.join(DTYPES)}, not {getattr(options, name)!r}",
+                code="unknown_dtype",
+                param=name,
+            )
+
+
+def _name_of(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _error_event(request_id: str, error: OpenLedgerError) -> TokenEvent:

@@ -20,15 +20,41 @@ _SMALL = {
     "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
     "num_key_value_heads": 2, "tie_word_embeddings": True, **_COMMON,
 }  # fmt: skip
+_WINDOW = {"sliding_window": 7}
+_LAYERS = {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
+_GPT2 = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128, **_COMMON}
+_GEMMA = {**_SMALL, "head_dim": 8, "query_pre_attn_scalar": 8, **_WINDOW}
+_EXPERTS = {**_SMALL, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "head_dim": 8}
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": _SMALL,
-    "qwen2": _SMALL,
-    "mistral": {**_SMALL, "sliding_window": 7},
-    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128, **_COMMON},
-    "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 4, "eos_token_id": END, "pad_token_id": 0},
-    "gemma2": {**_SMALL, "head_dim": 8, "sliding_window": 7},
+    "mistral": {**_SMALL, **_WINDOW},
+    "qwen2": {**_SMALL, **_WINDOW, "use_sliding_window": True, "max_window_layers": 1},
+    "qwen3": {**_SMALL, "head_dim": 8},
+    "gemma": {**_SMALL, "head_dim": 8},
+    "gemma2": _GEMMA,
+    "gemma3_text": {**_GEMMA, **_LAYERS},
+    "phi": _SMALL,
+    "phi3": _SMALL,
+    "olmo2": _SMALL,
+    "gpt_neox": _SMALL,
+    "gpt2": _GPT2,
+    "gpt_bigcode": _GPT2,
+    "opt": {**_SMALL, "ffn_dim": 48, "word_embed_proj_dim": 32},
+    "starcoder2": _SMALL,
+    "cohere2": {**_SMALL, **_WINDOW, **_LAYERS},
+    "granite": _SMALL,
+    "smollm3": _SMALL,
+    "gpt_oss": {**_SMALL, **_WINDOW, **_LAYERS, "head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "qwen3_moe": _EXPERTS,
+    "mixtral": {**_SMALL, "num_local_experts": 4, "num_experts_per_tok": 2},
 }
-LINEAR = {"gpt2": ["c_attn", "c_proj", "c_fc"], "llama": "all-linear", "qwen2": "all-linear", "mistral": "all-linear"}
+OTHERS: dict[str, dict[str, Any]] = {  # accept the attention function and compute something else, or can't take it
+    "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 4, "eos_token_id": END, "pad_token_id": 0},
+    "falcon": {**_COMMON, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4},
+    "mpt": {"d_model": 32, "n_layers": 2, "n_heads": 4, "eos_token_id": END, "pad_token_id": 0},
+    "gptj": {**_GPT2, "rotary_dim": 4},
+}
+LINEAR = {"gpt2": ["c_attn", "c_proj", "c_fc"]}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +79,7 @@ def make_base(folder: Path, family: str = "llama") -> BaseModel:
     tokenizer = train_tokenizer(iter(sentences), 330)
     tokenizer.save_pretrained(folder)
     torch.manual_seed(3)
-    config = AutoConfig.for_model(family, **{**FAMILIES[family], "vocab_size": len(tokenizer)})
+    config = AutoConfig.for_model(family, **{**FAMILIES, **OTHERS}[family], vocab_size=len(tokenizer))
     model = AutoModelForCausalLM.from_config(config)
     for parameter in model.parameters():
         if parameter.dim() > 1:
@@ -64,7 +90,8 @@ def make_base(folder: Path, family: str = "llama") -> BaseModel:
 
 def make_served(folder: Path, family: str = "llama") -> Served:
     base = make_base(folder / "base", family)
-    every, some = LINEAR[family], {"gpt2": ["c_attn"]}.get(family, ["q_proj", "v_proj"])
+    every = LINEAR.get(family, "all-linear")
+    some = {"gpt2": ["c_attn"], "phi3": ["qkv_proj"], "gpt_neox": ["query_key_value"]}.get(family, ["q_proj", "v_proj"])
     flat = {"init_lora_weights": False, "fan_in_fan_out": family == "gpt2"}
     configs = {
         "one": LoraConfig(r=4, lora_alpha=8, target_modules=every, **flat),

@@ -1,6 +1,7 @@
 """A mixed batch gives what PEFT and transformers give one by one."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,12 +24,12 @@ LENGTHS = (3, 17, 9, 26, 5, 40, 2, 1)
 ADAPTERS = ("one", "two", None, "three", "two", "one", None, "three")
 
 
-@pytest.fixture(scope="module", params=["llama", "qwen2", "mistral", "gpt2"])
+@pytest.fixture(scope="module", params=["llama", "qwen2", "mistral", "gpt2", "gemma2", "phi3", "gpt_neox", "olmo2"])
 def family(request: pytest.FixtureRequest, served: Served, tmp_path_factory: pytest.TempPathFactory) -> Served:
     return served if request.param == "llama" else make_served(tmp_path_factory.mktemp("family"), request.param)
 
 
-def _engine(served: Served, **options: int) -> TorchEngine:
+def _engine(served: Served, **options: Any) -> TorchEngine:
     engine = TorchEngine(served.base, EngineOptions(**options))
     for name, folder in served.folders.items():
         engine.load(served.digests[name], folder)
@@ -45,10 +46,12 @@ def _mixed_batch(served: Served, engine: TorchEngine, max_tokens: int = 12) -> l
 
 
 class TestGreedy:
-    @pytest.mark.parametrize("step_tokens", [512, 7])
-    def test_equals_one_by_one(self, family: Served, step_tokens: int) -> None:
+    @pytest.mark.parametrize(
+        "options", [{}, {"step_tokens": 7}, {"kernels": "torch"}, {"kernels": "torch", "step_tokens": 30}]
+    )
+    def test_equals_one_by_one(self, family: Served, options: dict[str, Any]) -> None:
         """With 7 tokens a step the prompts go in pieces, mixed with others' answers."""
-        got = _mixed_batch(family, _engine(family, step_tokens=step_tokens))
+        got = _mixed_batch(family, _engine(family, **options))
         models = {name: peft_model(family, name) for name in set(ADAPTERS)}
         for tokens, length, name in zip(got, LENGTHS, ADAPTERS, strict=True):
             assert_same_greedy(tokens, generate_alone(models[name], prompt_of(length), 12))
@@ -72,7 +75,7 @@ class TestGreedy:
 class TestScores:
     def test_equal_a_plain_forward(self, family: Served) -> None:
         prompt, completion = prompt_of(11), prompt_of(14)
-        engine = _engine(family, step_tokens=60)  # two adapters at a time
+        engine = _engine(family, score_tokens=60)  # two adapters at a time
         names = (None, "one", "two", "three", "one")
         got = engine.score(prompt, completion, [family.digests[name] if name else "" for name in names])
         expected = [_forward_scores(family, name, prompt, completion) for name in names]

@@ -5,19 +5,21 @@ from typing import Any
 
 import pytest
 import torch
-from openlora_models import make_base
+from openlora_models import FAMILIES, OTHERS, make_base
 
 from openledger.core.errors import InvalidInput
-from openledger.openlora import attention
+from openledger.openlora import attention, native
 from openledger.openlora.packed_model import PackedModel
 
 
 class TestFamilies:
-    @pytest.mark.parametrize("family", ["llama", "qwen2", "mistral", "gpt2"])
-    def test_admitted(self, tmp_path: Path, family: str) -> None:
-        assert PackedModel(make_base(tmp_path, family)).bytes_per_token > 0
+    @pytest.mark.parametrize("family", FAMILIES)
+    @pytest.mark.parametrize("kernels", ["auto", "torch"])
+    def test_admitted(self, tmp_path: Path, family: str, kernels: str) -> None:
+        """Its packed logits equal its own, in pieces and token by token: `PackedModel` raises otherwise."""
+        assert PackedModel(make_base(tmp_path, family), native.load(kernels)).bytes_per_token > 0
 
-    @pytest.mark.parametrize("family", ["bloom", "gemma2"])
+    @pytest.mark.parametrize("family", OTHERS)
     def test_refused_by_name(self, tmp_path: Path, family: str) -> None:
         with pytest.raises(InvalidInput, match=family) as caught:
             PackedModel(make_base(tmp_path, family))
@@ -56,6 +58,6 @@ class TestSilentDifference:
         monkeypatch.setattr(attention, "packed_attention", deaf)
         assert "called attention 2 times" in self._refusal(make_base(tmp_path))
 
-    def test_stale_rows_of_other_slots_are_hidden(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(attention, "_piece_mask", lambda start, end, window: torch.ones(end - start, end).bool())
+    def test_later_positions_are_hidden(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(attention, "_mask", lambda start, end, window: torch.ones(end - start, end).bool())
         assert "differ" in self._refusal(make_base(tmp_path))

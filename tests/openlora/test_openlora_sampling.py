@@ -8,7 +8,7 @@ from openledger.openlora.torch_engine import EngineOptions, TorchEngine
 
 def _draw(logits: list[float], count: int = 400, **sampling: float) -> list[int]:
     chooser = TokenChooser(SamplingParameters(**{"temperature": 1.0, "seed": 3, **sampling}))  # type: ignore[arg-type]
-    return [chooser.sample(torch.tensor(logits)) for _ in range(count)]
+    return [chooser.choose(torch.tensor(logits)) for _ in range(count)]
 
 
 class TestChooser:

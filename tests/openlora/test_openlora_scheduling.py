@@ -2,7 +2,8 @@
 
 import random
 
-from openlora_models import Served, prompt_of, request, run, tokens_of
+import pytest
+from openlora_models import Served, prompt_of, request, run, text_of, tokens_of
 
 from openledger.openlora.torch_engine import EngineOptions, TorchEngine
 
@@ -28,11 +29,11 @@ class TestAdmission:
         )
         assert all(tokens_of(roomy[each.request_id]) == tokens_of(events[each.request_id]) for each in requests[2:])
 
-    def test_the_memory_limit_sets_the_number_of_slots(self, served: Served) -> None:
-        """A slot takes 128 positions of 384 bytes."""
-        engine = TorchEngine(served.base, EngineOptions(max_batch=8, kv_bytes=3 * 128 * 384 + 1))
-        assert _counts(engine) == (0, 0, 3)
-        assert engine.describe()["kv_bytes"] == 3 * 128 * 384
+    def test_the_memory_limit_sets_the_number_of_blocks(self, served: Served) -> None:
+        """A block takes 16 positions of 384 bytes."""
+        engine = TorchEngine(served.base, EngineOptions(max_batch=8, kv_bytes=19 * 16 * 384 + 1))
+        assert engine.describe()["free_blocks"] == 19
+        assert engine.describe()["kv_bytes"] == 19 * 16 * 384
 
     def test_a_request_joins_a_running_batch_at_once(self, engine: TorchEngine) -> None:
         engine.add(request("first", prompt_of(5)))
@@ -50,22 +51,51 @@ class TestAdmission:
             assert [event.request_id for event in engine.step()] == ["short"]
 
 
-class TestSlots:
-    def test_far_apart_give_the_same_answers(self, served: Served, engine: TorchEngine) -> None:
-        """The last two of eight slots stay: their keys are gathered, where others are read in place."""
-        last = [request(name, prompt_of(9), served.digests[name]) for name in ("one", "two")]
-        expected = run(engine, *last)
-        for number in range(6):
-            engine.add(request(str(number), prompt_of(5)))
-        for each in last:
-            engine.add(each)
-        first = engine.step()
-        for number in range(6):
-            engine.cancel(str(number))
-        rest = run(engine)
-        for each in last:
-            got = [event for event in first if event.request_id == each.request_id] + rest[each.request_id]
-            assert tokens_of(got) == tokens_of(expected[each.request_id])
+class TestPreemption:
+    """Keys and values for 9 blocks, where four answers of 76 tokens would take 20."""
+
+    def _engine(self, served: Served, **options: int) -> TorchEngine:
+        engine = TorchEngine(served.base, EngineOptions(max_batch=8, kv_bytes=9 * 16 * 384, **options))
+        engine.load(served.digests["one"], served.folders["one"])
+        return engine
+
+    @pytest.mark.parametrize("step_tokens", [512, 20])
+    def test_answers_are_the_same_and_all_end(self, served: Served, engine: TorchEngine, step_tokens: int) -> None:
+        requests = [
+            request(str(number), prompt_of(26, number), served.digests["one"], max_tokens=50, ignore_end=True)
+            for number in range(4)
+        ]
+        crowded = self._engine(served, step_tokens=step_tokens)
+        events, expected = run(crowded, *requests), run(engine, *requests)
+        assert crowded.describe()["preempted"] > 0
+        for each in requests:
+            assert tokens_of(events[each.request_id]) == tokens_of(expected[each.request_id])
+            assert text_of(events[each.request_id]) == text_of(expected[each.request_id])
+        assert crowded.describe()["free_blocks"] == 9
+
+    def test_sampling_goes_on_where_it_was(self, served: Served, engine: TorchEngine) -> None:
+        requests = [
+            request(str(number), prompt_of(26, number), max_tokens=50, temperature=1.0, seed=number, ignore_end=True)
+            for number in range(4)
+        ]
+        events, expected = run(self._engine(served), *requests), run(engine, *requests)
+        assert {name: tokens_of(each) for name, each in events.items()} == {
+            name: tokens_of(each) for name, each in expected.items()
+        }
+
+    def test_the_oldest_is_never_interrupted(self, served: Served) -> None:
+        crowded = self._engine(served)
+        for number in range(4):
+            crowded.add(request(str(number), prompt_of(26, number), max_tokens=50, ignore_end=True))
+        for _ in range(50):
+            assert "0" in {event.request_id for event in crowded.step()}
+        assert crowded.describe()["preempted"] > 0
+        run(crowded)
+
+    def test_one_that_fills_all_ends(self, served: Served) -> None:
+        engine = TorchEngine(served.base, EngineOptions(max_batch=4, kv_bytes=8 * 16 * 384))
+        requests = [request(str(number), prompt_of(100, number), max_tokens=60, ignore_end=True) for number in range(3)]
+        assert {len(tokens_of(events)) for events in run(engine, *requests).values()} == {28}
 
 
 class TestCancel:
@@ -125,3 +155,4 @@ class TestSoak:
             ends[name] = ends.get(name, 0) + sum(event.finish_reason is not None for event in events)
         assert ends == {str(number): 1 for number in range(120)}
         assert _counts(engine) == (0, 0, 8)
+        assert engine.describe()["free_blocks"] == 64

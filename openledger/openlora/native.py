@@ -1,0 +1,196 @@
+"""The kernels of `kernels.cpp` from Python: found, built or given up, and called by pointers through ctypes.
+
+Owns which way is live: the library that came with the package, else one built at first use into the user's cache,
+else none (`load` returns None and the callers compute with torch). Every call releases the GIL and touches only what
+it is given, so any thread may call.
+
+Shapes: T rows, R rank, I features in, O out, H heads, G key/value heads, d their size, n blocks of 16 positions.
+"""
+
+import ctypes
+import os
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from openledger.core.errors import InvalidInput
+from openledger.openlora import build_kernels
+
+ABI = 1
+BLOCK = 16  # positions of a block of keys and values
+SEGMENT_FIELDS = 6  # begin, end, pointer to A, pointer to B, rank, whether they are bfloat16
+SWITCH = "OPENLEDGER_KERNELS"  # auto, torch, or the name of an instruction set
+
+
+class _Attention(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in (
+            "query", "row_stride", "head_stride", "keys", "values", "tables", "table_stride", "row_tables", "lengths",
+            "sinks", "out", "out_stride", "rows", "heads", "kv_heads", "key_dim", "value_dim", "window", "is_bf16",
+        )),
+        ("scale", ctypes.c_double), ("softcap", ctypes.c_double),
+    ]  # fmt: skip
+
+
+class _Store(ctypes.Structure):
+    _fields_ = [
+        (name, ctypes.c_int64) for name in (
+            "key", "key_row", "key_head", "value", "value_row", "value_head", "keys", "values", "slots",
+            "rows", "kv_heads", "key_dim", "value_dim", "is_bf16",
+        )
+    ]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """Whose keys each row looks at: `tables` int32 [requests, n] of blocks, `row_tables` int32 [T] says which of them,
+    `lengths` int32 [T] how many positions."""
+
+    tables: torch.Tensor
+    row_tables: torch.Tensor
+    lengths: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weighing:
+    """How a family weighs positions: softmax of `scale` q k, over the last `window` positions, each score capped at
+    `softcap` (times tanh), with `sinks` fp32 [H] as one more score that belongs to no position."""
+
+    scale: float
+    window: int | None = None
+    softcap: float | None = None
+    sinks: torch.Tensor | None = None
+
+
+class Kernels:
+    """One instruction set of one library. `isa` is its name, `origin` says where the library came from."""
+
+    def __init__(self, library: ctypes.CDLL, number: int, isa: str, origin: str):
+        self.isa, self.origin, self._number = isa, origin, number
+        self._lora = library.openlora_lora
+        pointer, number_ = ctypes.c_void_p, ctypes.c_int64
+        self._lora.argtypes = [
+            ctypes.c_int, pointer, number_, pointer, number_, number_, pointer, number_, number_, number_,
+        ]  # fmt: skip
+        self._lora.restype = None
+        self._attend, self._store = library.openlora_attend, library.openlora_store
+        self._attend.argtypes = [ctypes.c_int, ctypes.POINTER(_Attention)]
+        self._store.argtypes = [ctypes.c_int, ctypes.POINTER(_Store)]
+        self._store.restype = None
+
+    def __repr__(self) -> str:
+        return f"{self.isa}, {self.origin}"
+
+    def add_lora(self, x_TI: torch.Tensor, y_TO: torch.Tensor, segments: int, num_segments: int) -> None:
+        """y += x A B, each segment under its own adapter. `segments` points to int64 [num_segments, SEGMENT_FIELDS]."""
+        self._lora(
+            self._number, x_TI.data_ptr(), x_TI.stride(0), y_TO.data_ptr(), y_TO.stride(0),
+            x_TI.dtype is torch.bfloat16, segments, num_segments, x_TI.shape[1], y_TO.shape[1],
+        )  # fmt: skip
+
+    def store(
+        self, key_TGd: torch.Tensor, value_TGd: torch.Tensor, keys: torch.Tensor, values: torch.Tensor,
+        slots: torch.Tensor,
+    ) -> None:  # fmt: skip
+        """Put each row's key and value into slot `slots` int64 [T] (block * 16 + position; negative: nowhere)."""
+        self._store(
+            self._number,
+            _Store(
+                key=key_TGd.data_ptr(), key_row=key_TGd.stride(0), key_head=key_TGd.stride(1),
+                value=value_TGd.data_ptr(), value_row=value_TGd.stride(0), value_head=value_TGd.stride(1),
+                keys=keys.data_ptr(), values=values.data_ptr(), slots=slots.data_ptr(), rows=key_TGd.shape[0],
+                kv_heads=key_TGd.shape[1], key_dim=key_TGd.shape[2], value_dim=value_TGd.shape[2],
+                is_bf16=key_TGd.dtype is torch.bfloat16,
+            ),
+        )  # fmt: skip
+
+    def attend(
+        self, query_HTd: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, rows: Rows, out_THd: torch.Tensor,
+        weighing: Weighing,
+    ) -> None:  # fmt: skip
+        """Attention of every row over its blocks. `keys` [n, G, d, 16], `values` [n, G, 16, d], all of one dtype."""
+        sinks = weighing.sinks
+        failed = self._attend(
+            self._number,
+            _Attention(
+                query=query_HTd.data_ptr(), row_stride=query_HTd.stride(1), head_stride=query_HTd.stride(0),
+                keys=keys.data_ptr(), values=values.data_ptr(), tables=rows.tables.data_ptr(),
+                table_stride=rows.tables.stride(0), row_tables=rows.row_tables.data_ptr(),
+                lengths=rows.lengths.data_ptr(), sinks=0 if sinks is None else sinks.data_ptr(),
+                out=out_THd.data_ptr(), out_stride=out_THd.stride(0), rows=query_HTd.shape[1],
+                heads=query_HTd.shape[0], kv_heads=keys.shape[1], key_dim=keys.shape[2], value_dim=values.shape[3],
+                window=weighing.window or 0, is_bf16=query_HTd.dtype is torch.bfloat16, scale=weighing.scale,
+                softcap=weighing.softcap or 0.0,
+            ),
+        )  # fmt: skip
+        if failed:
+            raise MemoryError("no memory for the scores of one attention")
+
+
+def pack_factor(matrix_RN: torch.Tensor, out: torch.Tensor) -> None:
+    """Write a factor in the kernels' layout, [N / C][R][C] in 64-byte chunks, into the flat `out` of its dtype."""
+    rank, size = matrix_RN.shape
+    chunk = 64 // out.element_size()
+    padded = torch.nn.functional.pad(matrix_RN, (0, -size % chunk)).to(out.dtype)
+    chunks = padded.view(rank, -1, chunk).transpose(0, 1)
+    if out.dtype is torch.bfloat16:  # lane i holds elements i and i + 16
+        chunks = chunks.unflatten(2, (2, 16)).transpose(2, 3)
+    out.view(chunks.shape).copy_(chunks)
+
+
+def packed_size(rank: int, size: int, dtype: torch.dtype) -> int:
+    """Elements that `pack_factor` writes; a multiple of 64 bytes."""
+    chunk = 64 // dtype.itemsize
+    return rank * -(-size // chunk) * chunk
+
+
+def load(choice: str | None = None) -> Kernels | None:
+    """The best kernels there are, or those of one instruction set; None for `torch` and where none can be had.
+
+    `choice` (else the environment's OPENLEDGER_KERNELS, else `auto`): raises InvalidInput (`unknown_kernels`) for a
+    name that this machine or its library doesn't know.
+    """
+    choice = choice or os.environ.get(SWITCH) or "auto"
+    found = {} if choice == "torch" else available()
+    if choice in ("auto", "torch"):
+        return next(reversed(found.values()), None)
+    if choice not in found:
+        raise InvalidInput(
+            f"there are no kernels {choice!r} here: {', '.join(found) or 'none could be built'}",
+            code="unknown_kernels",
+            param="kernels",
+            fix="auto, torch, or one of those named",
+        )
+    return found[choice]
+
+
+@cache
+def available() -> dict[str, Kernels]:
+    """By instruction set, the best last. Empty where there is neither a library nor a compiler."""
+    shipped = Path(build_kernels.__file__).with_name(build_kernels.LIBRARY)
+    if shipped.exists() and (found := _open(shipped, "built with the package")):
+        return found
+    try:
+        path = build_kernels.cached_path(tuple(build_kernels.instruction_sets()))
+        if not path.exists():
+            build_kernels.build(path)
+    except (build_kernels.BuildFailed, OSError):
+        return {}
+    return _open(path, "built at first use")
+
+
+def _open(path: Path, origin: str) -> dict[str, Kernels]:
+    """What of the library runs here; nothing where it is another machine's or another version's."""
+    try:
+        library = ctypes.CDLL(str(path))
+        if library.openlora_abi() != ABI:
+            return {}
+    except (OSError, AttributeError):
+        return {}
+    library.openlora_isa.restype = ctypes.c_char_p
+    names: list[str] = []
+    while (name := library.openlora_isa(len(names))) is not None:
+        names.append(name.decode())
+    return {name: Kernels(library, number, name, origin) for number, name in enumerate(names) if name}
