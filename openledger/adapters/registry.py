@@ -38,9 +38,11 @@ _FIELDS = "name, folder, source, digest, terms, shared_with, created_ms"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegisteredAdapter:
-    """`folder` is absolute, and empty where the adapter lies elsewhere; then `source` says where. `terms` is None for
-    an adapter that is not sold, such as one of a counterfactual bank. Where `shared_with` names accounts, only they and
-    the owner may ask it."""
+    """`folder` is absolute, and empty where the adapter lies elsewhere only; `source` says where that is.
+
+    `terms` is None for an adapter that is not sold, such as one of a counterfactual bank. Where `shared_with` names
+    accounts, only they and the owner may ask it.
+    """
 
     name: str
     folder: str
@@ -52,8 +54,8 @@ class RegisteredAdapter:
 
     @property
     def place(self) -> str:
-        """Where its files are: the folder, or the source."""
-        return self.folder or self.source
+        """Where whoever serves it finds its files: the source, which any node can reach, or else the folder."""
+        return self.source or self.folder
 
     def may_be_asked_by(self, account: str) -> bool:
         owner = None if self.terms is None else self.terms.owner_account
@@ -113,10 +115,18 @@ class AdapterRegistry:
         return adapter
 
     def switch(
-        self, name: str, folder: Path | None, digest: str, terms: AdapterTerms | None = None, *, source: str = ""
+        self,
+        name: str,
+        folder: Path | None,
+        digest: str,
+        terms: AdapterTerms | None = None,
+        *,
+        source: str = "",
+        shared_with: Sequence[str] | None = None,
     ) -> RegisteredAdapter:
         """From now on `name` stands for another adapter: one write, seen whole or not at all. What is being answered
-        ends with the adapter it began with. Raises NotFound, and what `register` raises."""
+        ends with the adapter it began with. Who may ask it stays, unless `shared_with` says otherwise. Raises NotFound,
+        and what `register` raises."""
         place = self._checked(name, folder, digest, terms, source)
         with self._writing():
             known = self._find(name)
@@ -126,7 +136,7 @@ class AdapterRegistry:
                 digest=digest,
                 terms=terms,
                 source=source,
-                shared_with=known.shared_with,
+                shared_with=known.shared_with if shared_with is None else tuple(shared_with),
                 created_ms=known.created_ms,
             )
             self._put(adapter)

@@ -3,7 +3,7 @@
 from fastapi import FastAPI
 
 from openledger import __version__
-from openledger.api import accounts, chat, datanets, health, ledger, models, report, verdicts
+from openledger.api import accounts, chat, completions, datanets, health, ledger, models, report, verdicts
 from openledger.api.errors import add_error_handlers
 from openledger.api.limits import BodyLimit
 from openledger.api.request_ids import RequestIds
@@ -18,7 +18,7 @@ def create_app(service: Service, clock: Clock | None = None) -> FastAPI:
     )
     app.state.service = service
     app.state.clock = clock or SystemClock()
-    for resource in (health, chat, models, accounts, datanets, ledger, report, verdicts):
+    for resource in (health, chat, completions, models, accounts, datanets, ledger, report, verdicts):
         app.include_router(resource.router)
     add_error_handlers(app)
     app.add_middleware(BodyLimit)

@@ -80,6 +80,7 @@ class AdapterServer:
         self._running: Counter[str] = Counter()  # requests in the engine by adapter
         self._num_running = 0
         self._in_flight: set[str] = set()
+        self._num_blocks = 0
         batch = engine.options.max_batch
         self._max_running = batch + batch // 8 + 1  # a few wait in the engine, so that no step misses one
         self._ended_s: list[float] = []
@@ -87,6 +88,7 @@ class AdapterServer:
 
     async def start(self) -> None:
         """Warm up: a token of the base model, and the pinned adapters. Raises what is wrong with one of these."""
+        self._num_blocks = int((await self.describe()).get("free_blocks", 0))  # nothing is in use yet
         request = GenerationRequest(
             request_id="warm-up", prompt_ids=(0,), sampling=SamplingParameters(max_tokens=2, ignore_end=True)
         )
@@ -107,9 +109,7 @@ class AdapterServer:
                     yield event
         except OpenLedgerError as error:
             told = {**error.to_dict(), "retry_after_s": getattr(error, "retry_after_s", None)}
-            yield TokenEvent(
-                request_id=request.request_id, token_ids=(), text="", finish_reason="error", error=told
-            )
+            yield TokenEvent(request_id=request.request_id, token_ids=(), text="", finish_reason="error", error=told)
 
     async def score(
         self, prompt_ids: Sequence[int], completion_ids: Sequence[int], adapter_digests: Sequence[str]
@@ -183,7 +183,8 @@ class AdapterServer:
     async def pressure(self) -> dict[str, float]:
         """`load_stats` with the part of the memory for keys and values that is in use."""
         told = await self.describe()
-        return {**self.load_stats(), "kv": _kv_in_use(told, self._engine.options.max_batch)}
+        free = told.get("free_blocks", self._num_blocks)
+        return {**self.load_stats(), "kv": 1.0 - free / self._num_blocks if self._num_blocks else 0.0}
 
     def check_health(self) -> None:
         """Raises Unavailable once the engine has failed."""
@@ -334,10 +335,3 @@ class AdapterServer:
 
 def _was_given(turn: "asyncio.Future[None]") -> bool:
     return turn.done() and not turn.cancelled() and turn.exception() is None
-
-
-def _kv_in_use(description: dict[str, Any], max_batch: int) -> float:
-    """From what an engine tells: the part itself, or its free slots."""
-    if "kv_in_use" in description:
-        return float(description["kv_in_use"])
-    return 1.0 - description.get("free_slots", max_batch) / max_batch

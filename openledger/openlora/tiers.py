@@ -24,6 +24,7 @@ from openledger.adapters.sources import SourceRules, fetch
 from openledger.core.errors import InvalidInput, OpenLedgerError, Unavailable
 from openledger.core.ids import check_name
 
+HOST_FOLDER = f"/dev/shm/openlora-{os.getuid()}"  # of this user, on a node with Linux
 _LOCKS = 64  # of a folder; two adapters that share one are fetched one after the other
 _NEW = ".new-"
 _STALE_S = 3600.0
@@ -180,13 +181,6 @@ class AdapterTiers:
             return self._host.add(digest, lambda folder: _copy_files(below, folder))
         except (OpenLedgerError, OSError):
             return below
-
-
-def default_tiers(disk_folder: Path) -> TierOptions:
-    """A disk folder of this installation and, on Linux, memory that this user's replicas on the node share."""
-    shared = Path("/dev/shm")
-    host = shared / f"openlora-{os.getuid()}" if shared.is_dir() and os.access(shared, os.W_OK) else ""
-    return TierOptions(disk_folder=str(disk_folder), host_folder=str(host))
 
 
 def _copy_files(source: Path, target: Path) -> None:

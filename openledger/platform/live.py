@@ -14,21 +14,33 @@ from typing import Any
 
 from openledger.adapters.base_model import BaseModel, encode_messages, load_tokenizer
 from openledger.adapters.registry import AdapterRegistry, RegisteredAdapter
+from openledger.adapters.sources import SourceRules
 from openledger.core.clock import SystemClock
 from openledger.core.errors import InvalidInput, NotFound
 from openledger.core.ids import new_id
 from openledger.core.values import Contribution, ContributionReceipt, DatanetVersion, SamplingParameters
 from openledger.ledger.proofs import encode_proof
 from openledger.platform.answering import Answering, Asked, answered, one_by_one
+from openledger.platform.intake import Intake
 from openledger.platform.report import audit_entry, datanet_entry, displayed
-from openledger.platform.service import AnswerEvent, ModelEntry
+from openledger.platform.service import AnswerEvent, ModelEntry, NewAdapter
 from openledger.platform.workdir import Workdir
 
 
 class LiveService:
-    """`engine` is the OpenLoRA deployment's handle; `datanets`, `ledger` and `economy` are actor handles."""
+    """`engine` is the OpenLoRA deployment's handle; `datanets`, `ledger` and `economy` are actor handles. `sources`
+    says from where adapters may be added: without it, from the folder `incoming` alone."""
 
-    def __init__(self, workdir: Workdir, base: BaseModel, engine: Any, datanets: Any, ledger: Any, economy: Any):
+    def __init__(
+        self,
+        workdir: Workdir,
+        base: BaseModel,
+        engine: Any,
+        datanets: Any,
+        ledger: Any,
+        economy: Any,
+        sources: SourceRules | None = None,
+    ):
         self._workdir = workdir
         self._base = base
         self._tokenizer = load_tokenizer(base)
@@ -37,6 +49,8 @@ class LiveService:
         self._ledger = ledger
         self._economy = economy
         self._answering = Answering(engine, economy, self._tokenizer)
+        rules = sources or SourceRules(folders=(str(workdir.incoming),), schemes=("file",))
+        self._intake = Intake(base, self._registry, datanets, rules)
 
     async def authenticate(self, api_key: str) -> str:
         return str(await answered(self._economy.authenticate.remote(api_key)))
@@ -46,6 +60,12 @@ class LiveService:
 
     async def model(self, account: str, model_id: str) -> ModelEntry:
         return _entry(self._sold(account, model_id))
+
+    async def add_adapter(self, account: str, adapter: NewAdapter) -> ModelEntry:
+        return _entry(await self._intake.add(account, adapter))
+
+    async def remove_adapter(self, account: str, model_id: str) -> None:
+        await self._intake.remove(account, model_id)
 
     def chat(
         self,

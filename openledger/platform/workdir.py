@@ -5,6 +5,7 @@ keys/              signing keys and nonces, mode 0600       adapters/   PEFT fol
 datanets/          shards, receipts, versions               indexes/    attribution indexes
 ledger/            ledger.db, answers.db                    proofs/     exported proofs
 report.json        the last run's report                    running     lock of the process that serves
+incoming/          adapters to be added over HTTP           cache/      adapters fetched from elsewhere
 """
 
 from dataclasses import dataclass
@@ -50,6 +51,14 @@ class Workdir:
     @property
     def adapters(self) -> Path:
         return self.folder("adapters")
+
+    @property
+    def incoming(self) -> Path:
+        return self.folder("incoming")
+
+    @property
+    def adapter_cache(self) -> Path:
+        return self.folder("cache")
 
     @property
     def indexes(self) -> Path:
