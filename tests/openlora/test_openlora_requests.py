@@ -27,6 +27,15 @@ BAD: dict[str, tuple[GenerationRequest, str]] = {
     "empty stop string": (request("bad", [5], stop=("",)), "invalid_sampling"),
     "many stop strings": (request("bad", [5], stop=("x",) * 17), "invalid_sampling"),
     "seed not an integer": (request("bad", [5], seed="1"), "invalid_sampling"),
+    "negative top_k": (request("bad", [5], top_k=-1), "invalid_sampling"),
+    "min_p over one": (request("bad", [5], min_p=1.5), "invalid_sampling"),
+    "presence penalty over two": (request("bad", [5], presence_penalty=2.5), "invalid_sampling"),
+    "frequency penalty not a number": (request("bad", [5], frequency_penalty=float("inf")), "invalid_sampling"),
+    "repetition penalty of zero": (request("bad", [5], repetition_penalty=0.0), "invalid_sampling"),
+    "too many log-probabilities": (request("bad", [5], logprobs=21), "invalid_sampling"),
+    "log-probabilities by name": (request("bad", [5], prompt_logprobs=True), "invalid_sampling"),
+    "no answers wanted": (request("bad", [5], num_answers=0), "invalid_sampling"),
+    "a thousand answers": (request("bad", [5], num_answers=1000), "invalid_sampling"),
 }
 
 
