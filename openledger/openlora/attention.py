@@ -46,6 +46,8 @@ def packed_attention(
     Gemma 2, `s_aux` `[H]` are attention sinks as in gpt-oss: one more score, without a value."""
     step = _checked(openlora_step, attention_mask, options)
     step.calls.append(module.layer_idx)
+    if step.between is not None:
+        step.between()
     weighing = Weighing(
         scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
         window=sliding_window,

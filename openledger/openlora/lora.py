@@ -10,7 +10,7 @@ Shapes: T rows, I features in, O out, R rank, K runs, M modules.
 """
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
@@ -58,14 +58,13 @@ class Products(Protocol):
 
 class LoraLayers:
     """The adapters that are resident on `model`. `install` may run beside a forward pass: a layer wrapped in mid-pass
-    belongs to an adapter that isn't in that batch, and adds nothing. `between` is called before every wrapped layer.
-    """
+    belongs to an adapter that isn't in that batch, and adds nothing."""
 
-    def __init__(self, model: nn.Module, products: Products, between: Callable[[], None] = lambda: None):
+    def __init__(self, model: nn.Module, products: Products):
         self._model, self._products = model, products
         self._wrapped: set[str] = set()
         self._installing = threading.Lock()
-        self._batch = _Batch(between)
+        self._batch = _Batch()
 
     def install(self, digest: str, weights: AdapterWeights) -> None:
         self._products.install(digest, weights)
@@ -88,17 +87,16 @@ class LoraLayers:
     def use(self, step: PackedStep) -> None:
         """Aim the layers at the rows of `step`, until the next call."""
         runs = runs_of(step)
-        self._batch.plan = self._products.plan(runs) if runs else None
-        self._batch.num_rows = step.num_rows
+        self._batch.aim(self._products.plan(runs) if runs else None, step)
 
     @contextmanager
     def set_aside(self) -> Iterator[None]:
         """Within it other steps may be used; after it, all is as before."""
-        plan, num_rows = self._batch.plan, self._batch.num_rows
+        plan, step = self._batch.plan, self._batch.step
         try:
             yield
         finally:
-            self._batch.plan, self._batch.num_rows = plan, num_rows
+            self._batch.aim(plan, step)
 
 
 def runs_of(step: PackedStep) -> list[Run]:
@@ -110,12 +108,13 @@ def runs_of(step: PackedStep) -> list[Run]:
 class _Batch:
     """What all wrapped layers look at while a pass runs."""
 
-    __slots__ = ("between", "num_rows", "plan")
+    __slots__ = ("plan", "step")
 
-    def __init__(self, between: Callable[[], None]) -> None:
-        self.plan: Plan | None = None
-        self.num_rows = 0
-        self.between = between
+    def __init__(self) -> None:
+        self.aim(None, None)
+
+    def aim(self, plan: Plan | None, step: PackedStep | None) -> None:
+        self.plan, self.step = plan, step
 
 
 class _LoraLinear(nn.Module):
@@ -126,12 +125,14 @@ class _LoraLinear(nn.Module):
         self.base, self._name, self._batch = base, name, batch
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self._batch.between()
+        step = self._batch.step
+        if step is not None and step.between is not None:
+            step.between()
         y = self.base(x)
         plan = self._batch.plan
-        if plan is not None:
+        if plan is not None and step is not None:
             x_TI, y_TO = x.reshape(-1, x.shape[-1]), y.view(-1, y.shape[-1])
-            invariant(len(x_TI) == self._batch.num_rows, f"{self._name} was handed {len(x_TI)} rows")
+            invariant(len(x_TI) == step.num_rows, f"{self._name} was handed {len(x_TI)} rows")
             plan.add(self._name, x_TI, y_TO)
         return y
 

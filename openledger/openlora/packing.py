@@ -5,7 +5,7 @@ multiplied at once. Short pieces (the next token of a running request above all)
 long ones (prompts, answers to be scored) are attended to one by one. Knows nothing of models and sampling.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -50,7 +50,8 @@ class PackedStep:
     """What one forward pass needs beside the weights. `order` says which piece each entry of `segments` came from.
 
     `kept_rows` are the rows that need logits, piece by piece in `order`. `slots` int64 [T] say where each row's key
-    goes (block * 16 + position, -1: nowhere). `calls` counts attention by layer.
+    goes (block * 16 + position, -1: nowhere). `calls` counts attention by layer. `between`, where there is one, is
+    called again and again on the way through the model.
     """
 
     kv: KeyValueBlocks | None
@@ -63,6 +64,7 @@ class PackedStep:
     position_ids: torch.Tensor
     kept_rows: torch.Tensor
     slots: torch.Tensor
+    between: Callable[[], None] | None = None
     calls: list[int] = field(default_factory=list)
 
     @property
@@ -70,12 +72,13 @@ class PackedStep:
         return self.input_ids.shape[1]
 
 
-def pack(pieces: Sequence[Piece], kv: KeyValueBlocks | None) -> PackedStep:
+def pack(pieces: Sequence[Piece], kv: KeyValueBlocks | None, between: Callable[[], None] | None = None) -> PackedStep:
     order = sorted(range(len(pieces)), key=lambda index: (not pieces[index].is_short, pieces[index].adapter, index))
     segments = _segments([pieces[index] for index in order])
     short = [segment for segment in segments if segment.piece.is_short]
     return PackedStep(
         kv=kv,
+        between=between,
         order=tuple(order),
         segments=segments,
         num_short_rows=short[-1].end if short else 0,

@@ -51,7 +51,7 @@ class EngineOptions:
     kv_bytes: int = 1 << 30
     step_tokens: int = 512
     max_waiting: int = 1024
-    score_tokens: int = 512
+    score_tokens: int = 256
     num_threads: int = 1
     dtype: str = "float32"
     adapter_dtype: str = "auto"
@@ -68,7 +68,7 @@ class TorchEngine:
         _check_options(self.options)
         self._kernels = native.load(None if self.options.kernels == "auto" else self.options.kernels)
         self._model = PackedModel(base, self._kernels, self.options.dtype)
-        self._lora = LoraLayers(self._model.model, self._products(), self._between)
+        self._lora = LoraLayers(self._model.model, self._products())
         tokenizer = load_tokenizer(base)
         self._decode = decoder(tokenizer)
         self._ends = self._model.end_tokens() | {tokenizer.eos_token_id}
@@ -84,7 +84,6 @@ class TorchEngine:
         self._ready: list[TokenEvent] = []
         self._scored: Counter[str] = Counter()
         self._people: Callable[[], None] | None = None
-        self._scoring = False
 
     def load(self, digest: str, folder: Path) -> None:
         if digest in self._lora.resident():
@@ -247,26 +246,19 @@ class TorchEngine:
     ) -> npt.NDArray[np.float32]:
         ids = [*prompt_ids, *completion_ids[:-1]]
         pieces = [Piece(token_ids=ids, adapter=digest, keep=len(completion_ids)) for digest in digests]
-        step = pack(pieces, None)
+        step = pack(pieces, None, self._give_way)
         self._lora.use(step)
-        self._scoring = True
-        try:
-            logits_KCV = self._model.logits(step).view(len(digests), len(completion_ids), -1)
-        finally:
-            self._scoring = False
+        logits_KCV = self._model.logits(step).view(len(digests), len(completion_ids), -1)
         chosen_KC1 = torch.tensor(list(completion_ids)).expand(len(digests), -1)[..., None]
         scores_KC = logits_KCV.gather(-1, chosen_KC1)[..., 0] - logits_KCV.logsumexp(-1)
         scores: npt.NDArray[np.float32] = np.empty(scores_KC.shape, np.float32)
         scores[list(step.order)] = scores_KC.numpy()
         return scores
 
-    def _between(self) -> None:
-        """Before every layer with adapters: while scoring, people come first."""
-        if self._scoring and self._people is not None:
-            self._scoring = False
+    def _give_way(self) -> None:
+        if self._people is not None:
             with self._lora.set_aside():
                 self._people()
-            self._scoring = True
 
     def _products(self) -> Products:
         if self._kernels is None:

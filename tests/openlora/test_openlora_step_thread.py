@@ -1,0 +1,103 @@
+"""Who comes first on the engine's thread: people, then scoring; and that scoring isn't starved."""
+
+import threading
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from openlora_models import Served, prompt_of, request, run, tokens_of
+
+from openledger.core.errors import Conflict
+from openledger.core.values import TokenEvent
+from openledger.openlora.step_thread import StepThread
+from openledger.openlora.torch_engine import TorchEngine
+
+
+class Reader:
+    """Collects one request's events; `ended` is set with the last."""
+
+    def __init__(self) -> None:
+        self.events: list[TokenEvent] = []
+        self.ended = threading.Event()
+        self.ended_at = 0.0
+
+    def __call__(self, event: TokenEvent) -> None:
+        self.events.append(event)
+        if event.is_last:
+            self.ended_at = time.monotonic()
+            self.ended.set()
+
+
+@pytest.fixture
+def thread(engine: TorchEngine) -> Iterator[StepThread]:
+    thread = StepThread(engine)
+    yield thread
+    thread.stop()
+
+
+class TestPriority:
+    def test_who_comes_while_scoring_goes_on_is_answered_before_it_ends(
+        self, served: Served, engine: TorchEngine, thread: StepThread
+    ) -> None:
+        """120 passes of scoring in one call; the answers come out of its middle, and neither changes the other."""
+        digests = [*served.digests.values(), ""] * 30
+        asked = request("person", prompt_of(9), served.digests["two"])
+        expected = tokens_of(run(engine, asked)["person"])
+        plain = engine.score(prompt_of(90), prompt_of(30), digests[:4])
+        began, order = threading.Event(), []
+
+        def score() -> np.ndarray:
+            began.set()
+            scores = engine.score(prompt_of(90), prompt_of(30), digests)
+            order.append("scored")
+            return scores
+
+        scoring = thread.call(score, background=True)
+        began.wait(10)
+        reader = Reader()
+        thread.submit(asked, reader)
+        assert reader.ended.wait(30)
+        order.append("answered")
+        scores = scoring.result(60)
+        assert order == ["answered", "scored"]
+        assert tokens_of(reader.events) == expected
+        np.testing.assert_allclose(scores, np.tile(plain, (30, 1)), atol=1e-5)
+
+    def test_background_gets_a_share_where_people_never_leave_a_gap(self, engine: TorchEngine) -> None:
+        thread, readers = StepThread(engine, background_share=0.3), list[Reader]()
+
+        def ask_again(event: TokenEvent | None = None) -> None:
+            if event is None or (event.is_last and not scoring.done()):
+                number = len(readers)
+                readers.append(Reader())
+                thread.submit(request(str(number), prompt_of(5), max_tokens=50, ignore_end=True), ask_again)
+
+        scoring = thread.call(lambda: engine.score(prompt_of(9), prompt_of(9), [""]), background=True)
+        ask_again()
+        assert scoring.result(60).shape == (1, 9)
+        thread.stop()
+
+    def test_an_adapter_that_is_scored_under_stays(
+        self, served: Served, engine: TorchEngine, thread: StepThread
+    ) -> None:
+        digest = served.digests["one"]
+        began = threading.Event()
+
+        def score() -> np.ndarray:
+            began.set()
+            return engine.score(prompt_of(90), prompt_of(30), [digest] * 60)
+
+        scoring = thread.call(score, background=True)
+        began.wait(10)
+        with pytest.raises(Conflict):
+            thread.call(lambda: engine.unload(digest)).result(30)
+        assert not scoring.done()
+        scoring.result(60)
+        thread.call(lambda: engine.unload(digest)).result(30)
+
+    def test_several_answers_reach_one_reader(self, thread: StepThread) -> None:
+        reader = Reader()
+        thread.submit(request("r", prompt_of(5), num_answers=3, temperature=1.0, seed=1), reader)
+        assert reader.ended.wait(30)
+        assert sum(event.finish_reason is not None for event in reader.events) == 3
