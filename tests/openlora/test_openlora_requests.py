@@ -78,6 +78,15 @@ class TestBadAdapters:
         assert "new" not in engine.resident()
         assert run(engine, request("r", prompt_of(6), served.digests["two"])) == before
 
+    def test_one_with_weights_that_are_not_numbers_is_refused(
+        self, served: Served, engine: TorchEngine, tmp_path: Path
+    ) -> None:
+        digest = _filled(served, tmp_path, float("nan"))
+        with pytest.raises(Corrupt) as caught:
+            engine.load(digest, tmp_path)
+        assert caught.value.code == "non_finite_adapter"
+        assert digest not in engine.resident()
+
     def test_another_digest_than_named_is_refused(self, served: Served) -> None:
         engine = TorchEngine(served.base)
         with pytest.raises(Corrupt) as caught:
@@ -85,11 +94,12 @@ class TestBadAdapters:
         assert caught.value.code == "adapter_digest_mismatch"
         assert engine.resident() == ()
 
-    def test_one_whose_logits_overflow_spoils_nothing(
-        self, served: Served, engine: TorchEngine, tmp_path: Path
-    ) -> None:
-        """Its weights are finite, so it loads; the slot it leaves is used again by the next request."""
-        digest = _overflowing(served, tmp_path)
+    @pytest.mark.parametrize("kernels", ["auto", "torch"])
+    def test_one_whose_logits_overflow_spoils_nothing(self, served: Served, tmp_path: Path, kernels: str) -> None:
+        """Its weights are finite, so it loads; the blocks it leaves are used again by the next request."""
+        engine = TorchEngine(served.base, EngineOptions(max_batch=4, kernels=kernels, kv_bytes=12 * 16 * 384))
+        engine.load(served.digests["one"], served.folders["one"])
+        digest = _filled(served, tmp_path, 1e30)
         engine.load(digest, tmp_path)
         good = [request(str(number), prompt_of(9), served.digests["one"]) for number in range(9)]
         expected = run(engine, *good)
@@ -187,8 +197,9 @@ class TestLimits:
         assert len(tokens_of(events["r"])) <= 6
 
 
-def _overflowing(served: Served, folder: Path) -> str:
+def _filled(served: Served, folder: Path, value: float) -> str:
+    """The first adapter with every weight the same."""
     weights = load_file(served.folders["one"] / "adapter_model.safetensors")
-    save_file({name: torch.full_like(x, 1e30) for name, x in weights.items()}, folder / "adapter_model.safetensors")
+    save_file({name: torch.full_like(x, value) for name, x in weights.items()}, folder / "adapter_model.safetensors")
     (folder / "adapter_config.json").write_bytes((served.folders["one"] / "adapter_config.json").read_bytes())
     return adapter_digest(folder)

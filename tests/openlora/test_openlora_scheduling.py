@@ -1,7 +1,5 @@
 """Requests join and leave between steps; memory is bounded; what leaves gives everything back."""
 
-import random
-
 import pytest
 from openlora_models import Served, prompt_of, request, run, text_of, tokens_of
 
@@ -136,23 +134,3 @@ class TestCancel:
         for each in requests:
             got = [event for event in first if event.request_id == each.request_id] + rest[each.request_id]
             assert tokens_of(got) == tokens_of(expected[each.request_id])
-
-
-class TestSoak:
-    def test_every_request_ends_once_and_nothing_is_left(self, served: Served, engine: TorchEngine) -> None:
-        """Random arrivals, adapters, lengths and cancellations; some requests bad."""
-        rng = random.Random(5)
-        ends: dict[str, int] = {}
-        adapters = ["", "0" * 64, *served.digests.values()]
-        for number in range(120):
-            length, wanted = rng.choice([0, 1, 5, 30, 200]), rng.choice([0, 1, 4, 9])
-            engine.add(request(str(number), prompt_of(length), rng.choice(adapters), max_tokens=wanted))
-            if rng.random() < 0.2:
-                engine.cancel(str(rng.randrange(number + 1)))
-            for event in engine.step():
-                ends[event.request_id] = ends.get(event.request_id, 0) + (event.finish_reason is not None)
-        for name, events in run(engine).items():
-            ends[name] = ends.get(name, 0) + sum(event.finish_reason is not None for event in events)
-        assert ends == {str(number): 1 for number in range(120)}
-        assert _counts(engine) == (0, 0, 8)
-        assert engine.describe()["free_blocks"] == 64
