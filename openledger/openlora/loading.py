@@ -8,7 +8,7 @@ Lives on one asyncio loop; knows nothing of slots and requests.
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -40,7 +40,7 @@ class AdapterLoader:
         self._may_fetch = asyncio.Semaphore(max_fetches)
         self._fetch_within_s = fetch_within_s
         self._sources: dict[str, str] = {}
-        self._fetches: dict[str, asyncio.Task[Path]] = {}
+        self._fetches: dict[str, asyncio.Task[None]] = {}
 
     def source(self, digest: str) -> str:
         return self._sources.get(digest, "")
@@ -56,21 +56,11 @@ class AdapterLoader:
         self._sources.pop(digest, None)
 
     async def load(self, digest: str) -> None:
-        """Bring the adapter into the engine. Raises NotFound (`unknown_adapter`), what the
-        tiers raise, what `check_adapter` raises."""
-        folder = await self.locate(digest)
-        try:
-            await self._beside(self._load_engine, digest, folder)
-        except Corrupt:
-            if self._tiers is not None:  # a copy that was damaged on this node is fetched again the next time
-                await self._beside(self._tiers.forget, digest)
-            raise
-
-    async def locate(self, digest: str) -> Path:
-        """The adapter's folder on this node, fetched where it isn't there."""
-        source = await self._find_source(digest)
-        found = await self._find(digest, source)
-        return found if found is not None else await asyncio.shield(self._fetch(digest, source))
+        """Bring the adapter into the engine. Raises NotFound (`unknown_adapter`), what the tiers raise, what
+        `check_adapter` raises."""
+        if not await self._beside(self._load_from_here, digest):
+            await asyncio.shield(self._fetch(digest))
+            await self._beside(self._load_from_here, digest)
 
     def look_ahead(self, digest: str) -> None:
         """Begin to bring an adapter to this node, without waiting. What goes wrong shows when it is loaded."""
@@ -80,43 +70,54 @@ class AdapterLoader:
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _fetch(self, digest: str, source: str) -> "asyncio.Task[Path]":
+    def _load_from_here(self, digest: str) -> bool:
+        """False where nothing on this node has the adapter. One visit to a loader thread: each costs a turn at the
+        interpreter's lock, which the step thread holds most of the time."""
+        folder = self._find(digest)
+        if folder is None:
+            return False
+        try:
+            self._load_engine(digest, folder)
+        except Corrupt:
+            if self._tiers is not None:  # a copy that was damaged on this node is fetched again the next time
+                self._tiers.forget(digest)
+            raise
+        return True
+
+    def _find(self, digest: str) -> Path | None:
+        source = self._find_source(digest)
+        return Path(source) if self._tiers is None else self._tiers.find(digest, source)
+
+    def _find_source(self, digest: str) -> str:
+        return self._sources.get(digest) or self._registry.find_digest(digest).place
+
+    def _fetch(self, digest: str) -> "asyncio.Task[None]":
         if digest not in self._fetches:
-            self._fetches[digest] = self._task(digest, self._fetch_within_limits(digest, source))
+            self._fetches[digest] = self._task(digest, self._fetch_within_limits(digest))
         return self._fetches[digest]
 
-    def _task(self, digest: str, work: Any) -> "asyncio.Task[Path]":
-        task: asyncio.Task[Path] = asyncio.ensure_future(work)
+    def _task(self, digest: str, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        task = asyncio.ensure_future(work)
         task.add_done_callback(lambda done: (self._fetches.pop(digest, None), done.cancelled() or done.exception()))
         return task
 
-    async def _locate_ahead(self, digest: str) -> Path:
-        source = await self._find_source(digest)
-        found = await self._find(digest, source)
-        return found if found is not None else await self._fetch_within_limits(digest, source)
+    async def _locate_ahead(self, digest: str) -> None:
+        if await self._beside(self._find, digest) is None:
+            await self._fetch_within_limits(digest)
 
-    async def _fetch_within_limits(self, digest: str, source: str) -> Path:
+    async def _fetch_within_limits(self, digest: str) -> None:
         assert self._tiers is not None
+        source = await self._beside(self._find_source, digest)
         async with self._may_fetch:
             try:
                 async with asyncio.timeout(self._fetch_within_s):
-                    return await in_thread(self._tiers.fetch, digest, source)
+                    await in_thread(self._tiers.fetch, digest, source)
             except TimeoutError:
                 raise Unavailable(
                     f"{source} did not give the adapter within {self._fetch_within_s:g} s",
                     code="adapter_storage_unavailable",
                     fix="try again later",
                 ) from None
-
-    async def _find_source(self, digest: str) -> str:
-        if known := self._sources.get(digest):
-            return known
-        return await self._beside(lambda: self._registry.find_digest(digest).place)
-
-    async def _find(self, digest: str, source: str) -> Path | None:
-        if self._tiers is None:
-            return Path(source)
-        return await self._beside(self._tiers.find, digest, source)
 
     async def _beside(self, function: Callable[..., Result], *arguments: Any) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)

@@ -230,8 +230,9 @@ class TestStorage:
         async with serving() as server:
             assert code(await ask(server, served, "two", source="memory://again/two")) is None
             await server.unload(digest)
-            weights = tmp_path / "disk" / digest / "adapter_model.safetensors"
-            weights.write_bytes(weights.read_bytes()[:100])
+            for tier in ("disk", "host"):
+                weights = tmp_path / tier / digest / "adapter_model.safetensors"
+                weights.write_bytes(weights.read_bytes()[:100])
             assert code(await ask(server, served, "two", source="memory://again/two")) == "corrupt_adapter"
             assert code(await ask(server, served, "two", source="memory://again/two")) is None
 
