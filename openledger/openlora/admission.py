@@ -5,9 +5,6 @@ each adapter of a tenant. A tenant that comes back from having nothing waiting s
 that nobody saves up while away (the virtual token counter, Sheng et al., "Fairness in Serving Large Language Models",
 2024). A prompt's token counts once and a generated one twice, as there.
 
-How many adapters may be in one step: an adapter costs a step the reading of its weights, the base costs
-t_base = max(bytes_base / bandwidth, flops_base / rate); the cap is the number whose reading takes `share` of t_base.
-
 Plain and synchronous: knows neither asyncio nor engines.
 """
 
@@ -147,26 +144,6 @@ class FairQueue:
         if len(self._adapter_service) > _KEPT_COUNTERS + self._num_waiting:
             kept = {(t, a): self._adapter_service[t, a] for t, queues in self._tenants.items() for a in queues}
             self._adapter_service = defaultdict(float, kept)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepCost:
-    """What one step reads and computes, and how fast the machine does either."""
-
-    base_bytes: float
-    base_flops_per_row: float
-    adapter_bytes: float
-    bytes_per_s: float
-    flops_per_s: float
-
-    def base_s(self, num_rows: int) -> float:
-        return max(self.base_bytes / self.bytes_per_s, num_rows * self.base_flops_per_row / self.flops_per_s)
-
-    def max_distinct(self, num_rows: int, share: float) -> int:
-        """How many distinct adapters a step of `num_rows` may hold, so that reading them takes at most `share` of the
-        base's own time; at least one."""
-        adapter_s = self.adapter_bytes / self.bytes_per_s
-        return max(1, min(num_rows, int(share * self.base_s(num_rows) / adapter_s))) if adapter_s else num_rows
 
 
 def _too_many(code: str, message: str, retry_after_s: int) -> TooManyRequests:

@@ -67,7 +67,8 @@ class OpenLoRA:
     async def __init__(  # type: ignore[misc]  # Serve awaits it: a replica is ready when it is warm
         self, base_path: str | None, registry_folder: str, options: ReplicaOptions
     ) -> None:
-        engine = TorchEngine(find_base_model(base_path), options.engine)
+        base = find_base_model(base_path)
+        engine = TorchEngine(base, options.engine)
         self._server = AdapterServer(
             engine,
             AdapterRegistry(Path(registry_folder)),
@@ -76,7 +77,7 @@ class OpenLoRA:
         )
         self._coalesce_s = options.serving.coalesce_s
         self._meters = Meters()
-        await self._server.start()
+        await self._server.start(Path(base.path))
 
     async def generate(self, request: GenerationRequest, source: str = "") -> AsyncGenerator[TokenEvent, None]:
         events = self._meters.metered(request, self._server.generate(request, source))

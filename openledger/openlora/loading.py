@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+from openledger.adapters.checks import WEIGHTS_FILE
 from openledger.adapters.registry import AdapterRegistry
 from openledger.core.errors import Corrupt, Unavailable
 from openledger.openlora.tiers import AdapterTiers
@@ -41,6 +42,7 @@ class AdapterLoader:
         self._fetch_within_s = fetch_within_s
         self._sources: dict[str, str] = {}
         self._fetches: dict[str, asyncio.Task[None]] = {}
+        self.mean_bytes = 0.0  # of the adapters loaded last
 
     def source(self, digest: str) -> str:
         return self._sources.get(digest, "")
@@ -78,6 +80,8 @@ class AdapterLoader:
             return False
         try:
             self._load_engine(digest, folder)
+            size = (folder / WEIGHTS_FILE).stat().st_size
+            self.mean_bytes = size if not self.mean_bytes else 0.9 * self.mean_bytes + 0.1 * size
         except Corrupt:
             if self._tiers is not None:  # a copy that was damaged on this node is fetched again the next time
                 self._tiers.forget(digest)

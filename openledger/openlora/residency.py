@@ -114,6 +114,11 @@ class Residency:
             self._loads[digest] = load
         return self._loads[digest]
 
+    def free_one(self, keep: Collection[str] = ()) -> None:
+        """Have a slot ready for the next: leaving takes until a step ends, which nobody should wait for twice."""
+        if len(self._loads) >= self.max_resident and (victim := self._coldest(keep)) is not None:
+            self._leave(victim)
+
     def claim(self, digest: str) -> None:
         """Count one more use of an adapter that is ready. Ended by `release`."""
         self._count(digest)

@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,21 +24,25 @@ from openledger.core.values import GenerationRequest, SamplingParameters, TokenE
 from openledger.openlora.admission import COST_OF_GENERATED, AdmissionLimits, FairQueue, Waiting
 from openledger.openlora.loading import AdapterLoader
 from openledger.openlora.residency import Residency
+from openledger.openlora.step_cost import StepCost, measure_step_cost
 from openledger.openlora.step_thread import StepThread
 from openledger.openlora.tiers import AdapterTiers
 from openledger.openlora.torch_engine import TorchEngine
 
 _LOOK_AHEAD = 32  # adapters of the queue that are brought to this node beyond those that get a slot
 _RATE_WINDOW_S = 30.0
+_SLOTS_WITH_SPARE = 16  # from so many slots on, one is kept free
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServingOptions:
-    """`max_resident` slots for adapters. `max_distinct` of them may have requests in the engine at once (0: as many as
-    there are slots), see `admission.StepCost`. `pinned` are loaded at the start and stay."""
+    """`max_resident` slots for adapters. So many of them may have requests in the engine at once that reading their
+    weights takes `distinct_share` of a step of the base (see `step_cost`), and never more than `max_distinct` (0: as
+    many as there are slots). `pinned` are loaded at the start and stay."""
 
     max_resident: int = 64
     max_distinct: int = 0
+    distinct_share: float = 1.0
     pinned: tuple[str, ...] = ()
     max_loads: int = 2
     max_fetches: int = 8
@@ -72,7 +77,7 @@ class AdapterServer:
             self._loader.load,
             self._unload,
             self.options.max_resident,
-            ready=lambda digest: self._pump(),
+            ready=self._after_load,
             failed=self._refuse_waiting,
         )
         self._queue = FairQueue(self.options.admission)
@@ -81,13 +86,17 @@ class AdapterServer:
         self._num_running = 0
         self._in_flight: set[str] = set()
         self._num_blocks = 0
+        self._cost: StepCost | None = None
         batch = engine.options.max_batch
         self._max_running = batch + batch // 8 + 1  # a few wait in the engine, so that no step misses one
         self._ended_s: list[float] = []
         self._closing = False
 
-    async def start(self) -> None:
-        """Warm up: a token of the base model, and the pinned adapters. Raises what is wrong with one of these."""
+    async def start(self, base_folder: Path | None = None) -> None:
+        """Warm up: a token of the base model, and the pinned adapters; and measure what a step of the base in
+        `base_folder` costs. Raises what is wrong with one of these."""
+        if base_folder is not None:
+            self._cost = await asyncio.to_thread(measure_step_cost, base_folder)
         self._num_blocks = int((await self.describe()).get("free_blocks", 0))  # nothing is in use yet
         request = GenerationRequest(
             request_id="warm-up", prompt_ids=(0,), sampling=SamplingParameters(max_tokens=2, ignore_end=True)
@@ -166,6 +175,7 @@ class AdapterServer:
             "queued_tokens": self._queue.num_tokens,
             "in_engine": self._num_running,
             "in_flight": sorted(self._in_flight),
+            "max_distinct": self._max_distinct(),
         }
 
     def resident(self) -> tuple[str, ...]:
@@ -252,9 +262,15 @@ class AdapterServer:
     def _can_run(self, adapter: str) -> bool:
         if not adapter:
             return True
-        max_distinct = self.options.max_distinct or self.options.max_resident
-        joins = adapter in self._running or len(self._running.keys() - {""}) < max_distinct
+        joins = adapter in self._running or len(self._running.keys() - {""}) < self._max_distinct()
         return joins and self._residency.is_ready(adapter)
+
+    def _max_distinct(self) -> int:
+        most = self.options.max_distinct or self.options.max_resident
+        if self._cost is None:
+            return most
+        batch = self._engine.options.max_batch
+        return min(most, self._cost.max_distinct(batch, self._loader.mean_bytes, self.options.distinct_share))
 
     def _begin(self, waiting: Waiting, turn: "asyncio.Future[None]") -> None:
         self._num_running += 1
@@ -271,6 +287,11 @@ class AdapterServer:
         if adapter:
             self._residency.release(adapter)
         self._ended_s.append(time.monotonic())
+
+    def _after_load(self, digest: str) -> None:
+        self._pump()
+        if self.options.max_resident >= _SLOTS_WITH_SPARE:
+            self._residency.free_one(keep={digest, *(waiting.adapter for waiting in self._queue.adapters())})
 
     def _look_ahead(self) -> None:
         """Begin to load, in the order in which they will be served, the adapters of those who wait. One that others

@@ -1,11 +1,13 @@
 """Fair queues: who is next, by how much, and who is told to come back later."""
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
 from openledger.core.errors import TooManyRequests
-from openledger.openlora.admission import AdmissionLimits, FairQueue, StepCost, Waiting
+from openledger.openlora.admission import AdmissionLimits, FairQueue, Waiting
+from openledger.openlora.step_cost import StepCost, measure_step_cost
 
 
 def waiting(tenant: str, adapter: str = "a", num_tokens: int = 10) -> Waiting:
@@ -117,16 +119,23 @@ class TestBounds:
 
 
 class TestStepCost:
-    COST = StepCost(base_bytes=100e6, base_flops_per_row=50e6, adapter_bytes=4e6, bytes_per_s=10e9, flops_per_s=30e9)
+    COST = StepCost(base_bytes=100e6, base_flops_per_row=50e6, bytes_per_s=10e9, flops_per_s=30e9)
 
     def test_a_memory_bound_step_has_room_for_what_it_reads(self) -> None:
         assert self.COST.base_s(1) == pytest.approx(0.01)
-        assert self.COST.max_distinct(4, share=0.1) == 2
+        assert self.COST.max_distinct(4, 4e6, share=0.1) == 2
 
     def test_a_compute_bound_step_has_room_for_more(self) -> None:
         assert self.COST.base_s(32) == pytest.approx(32 * 50e6 / 30e9)
-        assert self.COST.max_distinct(32, share=0.1) == 13
+        assert self.COST.max_distinct(32, 4e6, share=0.1) == 13
 
     def test_never_more_than_rows_nor_less_than_one(self) -> None:
-        assert self.COST.max_distinct(4, share=10.0) == 4
-        assert self.COST.max_distinct(4, share=1e-9) == 1
+        assert self.COST.max_distinct(4, 4e6, share=10.0) == 4
+        assert self.COST.max_distinct(4, 4e6, share=1e-9) == 1
+
+    def test_is_measured_for_a_base(self, tmp_path: Path) -> None:
+        (tmp_path / "model.safetensors").write_bytes(bytes(1000))
+        cost = measure_step_cost(tmp_path)
+        assert (cost.base_bytes, cost.base_flops_per_row) == (1000, 500)
+        assert cost.bytes_per_s > 1e8
+        assert cost.flops_per_s > 1e8

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from openledger.openlora.deployment import ScalingOptions, build_openlora
 from openledger.openlora.labels import AdapterLabels
 from openledger.openlora.routing import Homes, ReplicaState, RoutingOptions, replica_state, routing_stats, tag
 from openledger.openlora.scaling import TokenPressure, wanted_replicas
@@ -184,3 +185,21 @@ class TestLabels:
             last = [labels.of(digest(number)) for _ in range(3)][-1]
             assert last == (digest(number)[:12] if number < 2 else "other")
         assert labels.of("") == "base"
+
+
+class TestDeployment:
+    """Made without a cluster: Serve checks what it is given when the deployment is described."""
+
+    def test_of_a_fixed_number_of_replicas(self) -> None:
+        application = build_openlora(None, "adapters", scaling=ScalingOptions(num_replicas=3))
+        assert application._bound_deployment.num_replicas == 3
+
+    def test_of_a_number_that_follows_the_load(self) -> None:
+        application = build_openlora(None, "adapters", scaling=ScalingOptions(num_replicas=1, max_replicas=4))
+        config = application._bound_deployment._deployment_config.autoscaling_config
+        assert (config.min_replicas, config.max_replicas) == (1, 4)
+        assert config.policy.policy_function == "openledger.openlora.scaling:TokenPressure"
+
+    def test_of_several_bases_side_by_side(self) -> None:
+        names = {build_openlora(None, "adapters", name=name)._bound_deployment.name for name in ("small", "large")}
+        assert names == {"small", "large"}

@@ -189,6 +189,18 @@ class TestPins:
             assert served.digests["one"] not in loads
 
 
+class TestSpare:
+    async def test_of_many_slots_one_is_free_for_the_next(self, served: Served, serving: Serving) -> None:
+        async with serving(max_resident=16) as server:
+            residency = server._residency
+            residency.max_resident = 3
+            for name in served.folders:
+                await ask(server, served, name)
+            await asyncio.sleep(0.05)
+            assert len(server.resident()) == 2
+            assert served.digests["three"] in server.resident()
+
+
 class TestStorage:
     async def test_that_hangs_holds_up_its_own_request_and_no_other(
         self, served: Served, serving: Serving, monkeypatch: pytest.MonkeyPatch
@@ -251,8 +263,9 @@ class TestLife:
         registry.register("one", served.folders["one"], served.digests["one"])
         options = ServingOptions(pinned=(served.digests["one"],))
         server = AdapterServer(TorchEngine(served.base, EngineOptions(max_batch=2)), registry, options)
-        await server.start()
+        await server.start(Path(served.base.path))
         assert server.resident() == (served.digests["one"],)
+        assert 1 <= (await server.describe())["max_distinct"] <= 2
         assert (await server.describe())["pinned"] == [served.digests["one"]]
         server.close()
 
