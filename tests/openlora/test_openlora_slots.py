@@ -106,10 +106,16 @@ class TestWaiting:
             await asyncio.gather(*busy)
             assert await idle(server)
 
-    async def test_one_that_has_not_begun_in_time_is_refused(self, served: Served, serving: Serving) -> None:
-        limits = AdmissionLimits(start_within_s=0.05, patience_s=10)
+    async def test_one_that_has_not_begun_in_time_is_refused(
+        self, served: Served, serving: Serving, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The only slot is in use for as long as it takes."""
+        limits = AdmissionLimits(start_within_s=0.2, patience_s=10)
         async with serving(max_batch=1, max_resident=1, admission=limits) as server:
-            long = request("long", prompt_of(5), served.digests["one"], max_tokens=100, ignore_end=True)
+            await server.load(served.digests["one"], str(served.folders["one"]))
+            step = server._engine.step
+            monkeypatch.setattr(server._engine, "step", lambda: (time.sleep(0.02), step())[1])
+            long = request("long", prompt_of(5), served.digests["one"], max_tokens=60, ignore_end=True)
             running = asyncio.create_task(collect(server, long, str(served.folders["one"])))
             await asyncio.sleep(0.03)
             assert code(await ask(server, served, "two")) == "not_begun_in_time"
