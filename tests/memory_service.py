@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +11,7 @@ from openledger.core.errors import InsufficientFunds, InvalidInput, NotFound, Un
 from openledger.core.money import split
 from openledger.core.sealing import Seal, SealReceipt, SealState, check_seal
 from openledger.core.values import Contribution, ContributionReceipt, SamplingParameters, Verdict
-from openledger.platform.service import AnswerEvent, ModelEntry, Receipt
+from openledger.platform.service import AnswerEvent, ModelEntry, NewAdapter, Receipt, TokenScore
 
 API_KEY = "olk_test_alice"
 POOR_KEY = "olk_test_poor"
@@ -33,6 +34,10 @@ class MemoryService:
     marked: list[tuple[str, str]] = field(default_factory=list)
     sealed: dict[tuple[str, str], Seal] = field(default_factory=dict)
     seal_state: SealState = "waiting"
+    adapters: dict[str, ModelEntry] = field(
+        default_factory=lambda: {name: _model(name, number) for number, name in enumerate(("os-docs", "numpy-docs"), 1)}
+    )
+    added: list[tuple[str, NewAdapter]] = field(default_factory=list)
     num_closed: int = 0
     num_finished: int = 0
 
@@ -42,8 +47,24 @@ class MemoryService:
             raise Unauthenticated("this API key is not known", code="invalid_api_key", param="Authorization")
         return accounts[api_key]
 
-    async def models(self) -> list[ModelEntry]:
-        return [_model("os-docs", 1), _model("numpy-docs", 2)]
+    async def models(self, *, account: str = "", after: str = "", limit: int = 1000) -> list[ModelEntry]:
+        names = list(self.adapters)
+        begin = names.index(after) + 1 if after else 0
+        return list(self.adapters.values())[begin : begin + limit]
+
+    async def model(self, account: str, model_id: str) -> ModelEntry:
+        if model_id not in self.adapters:
+            raise NotFound(f"there is no model {model_id!r}", code="unknown_model", param="model")
+        return self.adapters[model_id]
+
+    async def add_adapter(self, account: str, adapter: NewAdapter) -> ModelEntry:
+        self.added.append((account, adapter))
+        self.adapters[adapter.name] = _model(adapter.name, 1)
+        return self.adapters[adapter.name]
+
+    async def remove_adapter(self, account: str, model_id: str) -> None:
+        await self.model(account, model_id)
+        del self.adapters[model_id]
 
     async def chat(
         self,
@@ -58,13 +79,47 @@ class MemoryService:
         self.asked.append(
             {"account": account, "messages": list(messages), "sampling": sampling, "key": idempotency_key}
         )
+        async with aclosing(self._say(range(sampling.num_answers), sampling, "")) as events:
+            async for event in events:
+                yield event
+
+    async def complete(
+        self,
+        *,
+        account: str,
+        model: str,
+        prompts: Sequence[str | Sequence[int]],
+        sampling: SamplingParameters,
+        idempotency_key: str,
+        echo: bool = False,
+    ) -> AsyncIterator[AnswerEvent]:
+        _refuse(account, model, [{"content": str(prompt)} for prompt in prompts])
+        self.asked.append({"account": account, "prompts": prompts, "sampling": sampling, "key": idempotency_key})
+        indexes = range(len(prompts) * sampling.num_answers)
+        async with aclosing(self._say(indexes, sampling, "Say: " if echo else "")) as events:
+            async for event in events:
+                yield event
+
+    async def _say(
+        self, indexes: Sequence[int], sampling: SamplingParameters, prompt: str
+    ) -> AsyncGenerator[AnswerEvent]:
+        """All answers say the same, word by word and by turns."""
+        scored, echoed = sampling.logprobs is not None, (TokenScore(token="Say: ", logprob=None),)
         try:
             for position, word in enumerate(self.words):
                 await asyncio.sleep(self.pause_s)
                 if self.failure is not None and position == 2:
                     raise self.failure
-                yield AnswerEvent(text=word, token_count=2)
-            yield AnswerEvent(text="", token_count=0, finish_reason="stop", receipt=_receipt(len(self.words)))
+                score = TokenScore(token=word, logprob=-0.5, top=((word, -0.5), ("other", -1.5)))
+                for index in indexes:
+                    first = prompt and position == 0
+                    yield AnswerEvent(
+                        text=word, token_count=2, index=index, scores=(score,) if scored else (),
+                        prompt_text=prompt if first else "", prompt_scores=echoed if first and scored else (),
+                    )  # fmt: skip
+            for index in indexes:
+                receipt = _receipt(len(self.words))
+                yield AnswerEvent(text="", token_count=0, finish_reason="stop", receipt=receipt, index=index)
             self.num_finished += 1
         finally:
             self.num_closed += 1

@@ -1,54 +1,99 @@
-"""The registry of adapters: which names exist, which folder and digest each stands for, and its terms.
+"""The registry of adapters: which names exist, which content and place each stands for, its terms, and who may ask it.
 
-Owns `registry.json` in its folder; the adapters lie below the same folder, and are written down relative to it, so
-that the whole can be moved or restored elsewhere. Several processes may use one registry: writers hold a lock file,
-readers look whether the file has changed. Does not open adapters (see `checks`) and knows nothing of serving.
+Owns `registry.db` (SQLite, write-ahead) in its folder, so that the adapter after ten thousand others costs what the
+first did. Adapters that lie below the same folder are written down relative to it, so that the whole can be moved or
+restored elsewhere; others have a `source`, from which whoever serves them fetches them. Several processes of one
+machine may use one registry. Does not open adapters (see `checks`), fetches nothing, and knows nothing of serving.
 """
 
-import fcntl
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from openledger.core.errors import Conflict, Corrupt, InvalidInput, NotFound
-from openledger.core.files import write_json_durably
+import apsw
+
+from openledger.core.clock import Clock, SystemClock
+from openledger.core.errors import Conflict, Corrupt, InvalidInput, NotFound, Unavailable
+from openledger.core.files import sync_folder
 from openledger.core.ids import check_name
 from openledger.core.values import AdapterTerms
 
-REGISTRY_FORMAT = "openledger.adapter-registry/1"
+REGISTRY_FORMAT = "openledger.adapter-registry/2"
+_FIRST_FORMAT = "openledger.adapter-registry/1"  # registry.json: rewritten whole for each adapter
+_BUSY_MS = 10_000
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS meta(name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS adapters(
+  name TEXT PRIMARY KEY, folder TEXT NOT NULL, source TEXT NOT NULL, digest TEXT NOT NULL, terms TEXT,
+  shared_with TEXT NOT NULL, created_ms INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS adapters_by_digest ON adapters(digest, name);
+"""
+_FIELDS = "name, folder, source, digest, terms, shared_with, created_ms"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegisteredAdapter:
-    """`folder` is absolute. `terms` is None for an adapter that is not sold, such as one of a counterfactual bank."""
+    """`folder` is absolute, and empty where the adapter lies elsewhere only; `source` says where that is.
+
+    `terms` is None for an adapter that is not sold, such as one of a counterfactual bank. Where `shared_with` names
+    accounts, only they and the owner may ask it.
+    """
 
     name: str
     folder: str
     digest: str
     terms: AdapterTerms | None
+    source: str = ""
+    shared_with: tuple[str, ...] = ()
+    created_ms: int = 0
+
+    @property
+    def place(self) -> str:
+        """Where whoever serves it finds its files: the source, which any node can reach, or else the folder."""
+        return self.source or self.folder
+
+    def may_be_asked_by(self, account: str) -> bool:
+        owner = None if self.terms is None else self.terms.owner_account
+        return not self.shared_with or account in self.shared_with or account == owner
 
 
 class AdapterRegistry:
     """Safe to share between threads and processes. What a call has written is on disk when it returns."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, clock: Clock | None = None):
         self._root = folder.resolve()
-        self._path = self._root / "registry.json"
+        self._path = self._root / "registry.db"
+        self._clock = clock or SystemClock()
         self._lock = threading.RLock()
-        self._seen: tuple[int, int, int] | None = None
-        self._by_name: dict[str, RegisteredAdapter] = {}
         self._root.mkdir(parents=True, exist_ok=True)
+        with _storage_errors(self._path):
+            self._db = self._open()
 
-    def register(self, name: str, folder: Path, digest: str, terms: AdapterTerms | None = None) -> RegisteredAdapter:
+    @property
+    def root(self) -> Path:
+        return self._root
+
+    def register(
+        self,
+        name: str,
+        folder: Path | None,
+        digest: str,
+        terms: AdapterTerms | None = None,
+        *,
+        source: str = "",
+        shared_with: Sequence[str] = (),
+    ) -> RegisteredAdapter:
         """Same name and content again: nothing changes. Raises Conflict where the name stands for another digest
-        (remove it first), InvalidInput for a bad name, a folder outside the registry or terms of another adapter."""
-        adapter = self._checked(name, folder, digest, terms)
+        (remove it first, or `switch`), InvalidInput for a bad name, a folder outside the registry or terms of another
+        adapter."""
+        place = self._checked(name, folder, digest, terms, source)
         with self._writing():
-            known = self._by_name.get(name)
+            known = self._one("name = ?", name)
             if known is not None and known.digest != digest:
                 raise Conflict(
                     f"{name!r} is registered with the digest {known.digest}",
@@ -56,38 +101,96 @@ class AdapterRegistry:
                     param="name",
                     fix="remove it first, or take another name",
                 )
+            adapter = RegisteredAdapter(
+                name=name,
+                folder=place,
+                digest=digest,
+                terms=terms,
+                source=source,
+                shared_with=tuple(shared_with),
+                created_ms=self._clock.now_ms() if known is None else known.created_ms,
+            )
             if known != adapter:
-                self._write({**self._by_name, name: adapter})
+                self._put(adapter)
+        return adapter
+
+    def switch(
+        self,
+        name: str,
+        folder: Path | None,
+        digest: str,
+        terms: AdapterTerms | None = None,
+        *,
+        source: str = "",
+        shared_with: Sequence[str] | None = None,
+    ) -> RegisteredAdapter:
+        """From now on `name` stands for another adapter: one write, seen whole or not at all. What is being answered
+        ends with the adapter it began with. Who may ask it stays, unless `shared_with` says otherwise. Raises NotFound,
+        and what `register` raises."""
+        place = self._checked(name, folder, digest, terms, source)
+        with self._writing():
+            known = self._find(name)
+            adapter = RegisteredAdapter(
+                name=name,
+                folder=place,
+                digest=digest,
+                terms=terms,
+                source=source,
+                shared_with=known.shared_with if shared_with is None else tuple(shared_with),
+                created_ms=known.created_ms,
+            )
+            self._put(adapter)
         return adapter
 
     def remove(self, name: str) -> None:
         """Forget `name`; its files stay. Raises NotFound."""
         with self._writing():
             self._find(name)
-            self._write({key: value for key, value in self._by_name.items() if key != name})
+            self._db.execute("DELETE FROM adapters WHERE name = ?", (name,))
 
     def get(self, name: str) -> RegisteredAdapter:
         """Raises NotFound (`unknown_model`)."""
-        with self._lock:
-            self._refresh()
+        with self._reading():
             return self._find(name)
 
     def find_digest(self, digest: str) -> RegisteredAdapter:
         """The first adapter (by name) with this digest. Raises NotFound (`unknown_adapter`)."""
-        for adapter in self.list():
-            if adapter.digest == digest:
-                return adapter
-        raise NotFound(f"no adapter with the digest {digest!r} is registered", code="unknown_adapter", param="adapter")
+        with self._reading():
+            found = self._one("digest = ?", digest)
+        if found is None:
+            raise NotFound(
+                f"no adapter with the digest {digest!r} is registered", code="unknown_adapter", param="adapter"
+            )
+        return found
 
     def list(self) -> tuple[RegisteredAdapter, ...]:
         """All adapters, by name."""
-        with self._lock:
-            self._refresh()
-            return tuple(self._by_name[name] for name in sorted(self._by_name))
+        with self._reading():
+            rows = self._db.execute(f"SELECT {_FIELDS} FROM adapters ORDER BY name").fetchall()
+            return tuple(self._adapter(row) for row in rows)
 
-    def _checked(self, name: str, folder: Path, digest: str, terms: AdapterTerms | None) -> RegisteredAdapter:
+    def page(self, *, after: str = "", limit: int = 1000, account: str = "") -> tuple[RegisteredAdapter, ...]:
+        """The next `limit` adapters by name that are sold and that `account` may ask."""
+        query = (
+            f"SELECT {_FIELDS} FROM adapters WHERE name > ?1 AND terms IS NOT NULL AND (shared_with = '[]'"
+            " OR json_extract(terms, '$.owner_account') = ?2"
+            " OR EXISTS (SELECT 1 FROM json_each(shared_with) WHERE value = ?2)) ORDER BY name LIMIT ?3"
+        )
+        with self._reading():
+            return tuple(self._adapter(row) for row in self._db.execute(query, (after, account, limit)).fetchall())
+
+    def close(self) -> None:
+        with self._lock:
+            self._db.close()
+
+    def _checked(self, name: str, folder: Path | None, digest: str, terms: AdapterTerms | None, source: str) -> str:
+        """The absolute folder; empty where there is only a source."""
         check_name(name, "name")
-        resolved = folder.resolve()
+        if terms is not None and (terms.adapter, terms.adapter_digest) != (name, digest):
+            raise InvalidInput(f"the terms are not those of {name!r}", code="wrong_terms", param="terms")
+        if folder is None and source:
+            return ""
+        resolved = self._root if folder is None else folder.resolve()
         if self._root not in resolved.parents or not resolved.is_dir():
             raise InvalidInput(
                 f"{folder} is no folder below {self._root}",
@@ -95,73 +198,141 @@ class AdapterRegistry:
                 param="folder",
                 fix=f"put the adapter below {self._root}",
             )
-        if terms is not None and (terms.adapter, terms.adapter_digest) != (name, digest):
-            raise InvalidInput(f"the terms are not those of {name!r}", code="wrong_terms", param="terms")
-        return RegisteredAdapter(name=name, folder=str(resolved), digest=digest, terms=terms)
+        return str(resolved)
 
     def _find(self, name: str) -> RegisteredAdapter:
-        if name not in self._by_name:
+        found = self._one("name = ?", name)
+        if found is None:
             raise NotFound(
                 f"there is no model {name!r}",
                 code="unknown_model",
                 param="model",
                 fix="list the models to see the names",
             )
-        return self._by_name[name]
+        return found
+
+    def _one(self, where: str, value: str) -> RegisteredAdapter | None:
+        query = f"SELECT {_FIELDS} FROM adapters WHERE {where} ORDER BY name LIMIT 1"
+        row = self._db.execute(query, (value,)).fetchone()
+        return None if row is None else self._adapter(row)
+
+    def _put(self, adapter: RegisteredAdapter) -> None:
+        values = (
+            adapter.name,
+            Path(adapter.folder).relative_to(self._root).as_posix() if adapter.folder else "",
+            adapter.source,
+            adapter.digest,
+            None if adapter.terms is None else json.dumps(asdict(adapter.terms)),
+            json.dumps(list(adapter.shared_with)),
+            adapter.created_ms,
+        )
+        self._db.execute("INSERT OR REPLACE INTO adapters VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+
+    def _adapter(self, row: Any) -> RegisteredAdapter:
+        """A folder that leads out of the registry, by `..` or by a link, is refused here too."""
+        name, folder, source, digest, terms, shared_with, created_ms = row
+        try:
+            return RegisteredAdapter(
+                name=check_name(name, "name"),
+                folder=self._inside(name, folder) if folder else "",
+                digest=digest,
+                terms=None if terms is None else AdapterTerms(**json.loads(terms)),
+                source=source,
+                shared_with=tuple(json.loads(shared_with)),
+                created_ms=created_ms,
+            )
+        except (ValueError, TypeError) as error:
+            raise _corrupt(self._path, error) from error
+
+    def _inside(self, name: str, folder: str) -> str:
+        resolved = (self._root / folder).resolve()
+        if self._root not in resolved.parents:
+            raise ValueError(f"{name} points outside the registry")
+        return str(resolved)
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        with self._lock, _storage_errors(self._path):
+            yield
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        with self._lock, (self._root / ".registry.lock").open("w") as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX)
-            self._seen = None  # a file replaced twice within one tick of the clock could look unchanged
-            self._refresh()
+        with self._lock, _storage_errors(self._path), _transaction(self._db):
             yield
 
-    def _write(self, adapters: dict[str, RegisteredAdapter]) -> None:
-        entries = {name: self._entry(adapter) for name, adapter in adapters.items()}
-        write_json_durably(self._path, {"format": REGISTRY_FORMAT, "adapters": entries})
-        self._by_name, self._seen = adapters, self._signature()
+    def _open(self) -> apsw.Connection:
+        connection = apsw.Connection(str(self._path))
+        connection.set_busy_timeout(_BUSY_MS)
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "fullfsync=ON"):
+            connection.execute(f"PRAGMA {pragma}").fetchall()
+        self._db = connection
+        with _transaction(connection):
+            connection.execute(_SCHEMA)
+            found = connection.execute("SELECT value FROM meta WHERE name = 'format'").fetchone()
+            if found is None:
+                connection.execute("INSERT INTO meta VALUES ('format', ?)", (REGISTRY_FORMAT,))
+                self._take_over()
+            elif found[0] != REGISTRY_FORMAT:
+                raise _corrupt(self._path, f"unknown format {found[0]!r}")
+        sync_folder(self._root)
+        return connection
 
-    def _entry(self, adapter: RegisteredAdapter) -> dict[str, Any]:
-        return {
-            "folder": Path(adapter.folder).relative_to(self._root).as_posix(),
-            "digest": adapter.digest,
-            "terms": None if adapter.terms is None else asdict(adapter.terms),
-        }
-
-    def _refresh(self) -> None:
-        signature = self._signature()
-        if signature is None:
-            self._by_name, self._seen = {}, None
-        elif signature != self._seen:
-            self._by_name = self._read()
-            self._seen = signature
-
-    def _signature(self) -> tuple[int, int, int] | None:
+    def _take_over(self) -> None:
+        """What a registry of the first format holds. Its file stays as it was."""
+        path = self._root / "registry.json"
+        if not path.exists():
+            return
         try:
-            state = self._path.stat()
-        except FileNotFoundError:
-            return None
-        return state.st_mtime_ns, state.st_ino, state.st_size
-
-    def _read(self) -> dict[str, RegisteredAdapter]:
-        try:
-            content = json.loads(self._path.read_bytes())
-            if content["format"] != REGISTRY_FORMAT:
+            content = json.loads(path.read_bytes())
+            if content["format"] != _FIRST_FORMAT:
                 raise ValueError(f"unknown format {content['format']!r}")
-            return {name: self._parse(name, entry) for name, entry in content["adapters"].items()}
+            for name, entry in content["adapters"].items():
+                self._put(self._first_format(name, entry))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise Corrupt(
-                f"{self._path} can't be read: {error}",
-                code="corrupt_registry",
-                param=str(self._path),
-                fix="restore it from a backup, or remove it and register the adapters again",
-            ) from error
+            raise _corrupt(path, error) from error
 
-    def _parse(self, name: str, entry: dict[str, Any]) -> RegisteredAdapter:
-        """A folder that leads out of the registry, by `..` or by a link, is refused here too."""
-        terms = None if entry["terms"] is None else AdapterTerms(**entry["terms"])
-        folder = (self._root / entry["folder"]).resolve()
-        if self._root not in folder.parents:
-            raise ValueError(f"{name} points outside the registry")
-        return RegisteredAdapter(name=check_name(name, "name"), folder=str(folder), digest=entry["digest"], terms=terms)
+    def _first_format(self, name: str, entry: dict[str, Any]) -> RegisteredAdapter:
+        folder = Path(self._inside(name, entry["folder"]))
+        card = folder / "card.json"
+        return RegisteredAdapter(
+            name=check_name(name, "name"),
+            folder=str(folder),
+            digest=entry["digest"],
+            terms=None if entry["terms"] is None else AdapterTerms(**entry["terms"]),
+            created_ms=int(card.stat().st_mtime * 1000) if card.exists() else self._clock.now_ms(),
+        )
+
+
+@contextmanager
+def _transaction(connection: apsw.Connection) -> Iterator[None]:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+@contextmanager
+def _storage_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (apsw.NotADBError, apsw.CorruptError) as error:
+        raise _corrupt(path, error) from error
+    except apsw.Error as error:
+        raise Unavailable(
+            f"{path} can't be read or written: {error}",
+            code="registry_unavailable",
+            fix="check the disk: space, permissions, and that it is no network file system",
+        ) from error
+
+
+def _corrupt(path: Path, reason: object) -> Corrupt:
+    return Corrupt(
+        f"{path} can't be read: {reason}",
+        code="corrupt_registry",
+        param=str(path),
+        fix="restore it from a backup, or remove it and register the adapters again",
+    )

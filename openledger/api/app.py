@@ -7,6 +7,7 @@ from openledger.api import (
     accounts,
     appeals,
     chat,
+    completions,
     datanets,
     disputes,
     health,
@@ -31,7 +32,7 @@ def create_app(service: Service, clock: Clock | None = None) -> FastAPI:
     )
     app.state.service = service
     app.state.clock = clock or SystemClock()
-    answering = (health, chat, models, accounts, datanets, ledger, report, verdicts)
+    answering = (health, chat, completions, models, accounts, datanets, ledger, report, verdicts)
     for resource in (*answering, seals, appeals, disputes, retention):
         app.include_router(resource.router)
     add_error_handlers(app)

@@ -1,60 +1,90 @@
-"""OpenAI's completion objects. Under `openledger` stands what OpenAI has no word for: the receipt."""
+"""OpenAI's chat completion objects. Under `openledger` stands what OpenAI has no word for: the receipt."""
 
-import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from openledger.platform.service import Receipt
-
-DONE = b"data: [DONE]\n\n"
+from openledger.api.streams import Collected, receipts, usage_of
+from openledger.platform.service import AnswerEvent, Receipt, TokenScore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heading:
-    """What all chunks of one completion share."""
+    """What all chunks of one completion share. `scored` says that log-probabilities were asked for."""
 
     id: str
     created_s: int
     model: str
+    scored: bool = False
+
+    def top(self, kind: str) -> dict[str, Any]:
+        return {"id": self.id, "object": kind, "created": self.created_s, "model": self.model}
 
 
-def completion(heading: Heading, text: str, finish_reason: str, receipt: Receipt) -> dict[str, Any]:
-    message = {"role": "assistant", "content": text, "refusal": None}
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason}
+def completion(heading: Heading, answers: list[Collected]) -> dict[str, Any]:
     return {
-        **_top(heading, "chat.completion"),
-        "choices": [choice],
-        "usage": usage(receipt),
-        "openledger": asdict(receipt),
+        **heading.top("chat.completion"),
+        "choices": [_choice(heading, answer) for answer in answers],
+        "usage": usage_of(answers),
+        "openledger": receipt_object(receipts(answers)),
     }
 
 
-def chunk(heading: Heading, delta: dict[str, str], finish_reason: str | None = None) -> dict[str, Any]:
-    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
-    return {**_top(heading, "chat.completion.chunk"), "choices": [choice]}
+def chunks_of(heading: Heading, event: AnswerEvent, is_first: bool) -> list[dict[str, Any]]:
+    """What is sent of one event: the role before an answer's first text, its end and receipt after its last."""
+    told = [_chunk(heading, event, {"role": "assistant", "content": ""})] if is_first else []
+    if event.text or event.scores:
+        told.append(_chunk(heading, event, {"content": event.text}, scores=event.scores))
+    if event.finish_reason is not None:
+        last = _chunk(heading, event, {}, event.finish_reason)
+        told.append({**last, "openledger": asdict(event.receipt)} if event.receipt is not None else last)
+    return told
 
 
-def last_chunk(heading: Heading, finish_reason: str | None, receipt: Receipt) -> dict[str, Any]:
-    return {**chunk(heading, {}, finish_reason), "openledger": asdict(receipt)}
-
-
-def usage_chunk(heading: Heading, receipt: Receipt) -> dict[str, Any]:
+def usage_chunk(heading: Heading, answers: list[Collected]) -> dict[str, Any]:
     """The chunk after the last, without choices, that `stream_options.include_usage` asks for."""
-    return {**_top(heading, "chat.completion.chunk"), "choices": [], "usage": usage(receipt)}
+    return {**heading.top("chat.completion.chunk"), "choices": [], "usage": usage_of(answers)}
 
 
-def usage(receipt: Receipt) -> dict[str, int]:
+def receipt_object(told: Sequence[Receipt]) -> dict[str, Any]:
+    """The receipt; of several answers, what they cost together and each by itself."""
+    if len(told) == 1:
+        return asdict(told[0])
+    return {"fee_nano": sum(receipt.fee_nano for receipt in told), "answers": [asdict(receipt) for receipt in told]}
+
+
+def _choice(heading: Heading, answer: Collected) -> dict[str, Any]:
     return {
-        "prompt_tokens": receipt.prompt_tokens,
-        "completion_tokens": receipt.completion_tokens,
-        "total_tokens": receipt.prompt_tokens + receipt.completion_tokens,
+        "index": answer.index,
+        "message": {"role": "assistant", "content": answer.text, "refusal": None},
+        "logprobs": _logprobs(answer.scores) if heading.scored else None,
+        "finish_reason": answer.finish_reason,
     }
 
 
-def server_sent(value: dict[str, Any]) -> bytes:
-    """One server-sent event. JSON escapes line ends, so the data stays on its one line."""
-    return b"data: " + json.dumps(value, separators=(",", ":")).encode() + b"\n\n"
+def _chunk(
+    heading: Heading,
+    event: AnswerEvent,
+    delta: dict[str, str],
+    finish_reason: str | None = None,
+    scores: Sequence[TokenScore] = (),
+) -> dict[str, Any]:
+    choice = {
+        "index": event.index,
+        "delta": delta,
+        "logprobs": _logprobs(scores) if heading.scored and scores else None,
+        "finish_reason": finish_reason,
+    }
+    return {**heading.top("chat.completion.chunk"), "choices": [choice]}
 
 
-def _top(heading: Heading, kind: str) -> dict[str, Any]:
-    return {"id": heading.id, "object": kind, "created": heading.created_s, "model": heading.model}
+def _logprobs(scores: Sequence[TokenScore]) -> dict[str, Any]:
+    content = [
+        {**_token(score.token, score.logprob), "top_logprobs": [_token(token, logprob) for token, logprob in score.top]}
+        for score in scores
+    ]
+    return {"content": content, "refusal": None}
+
+
+def _token(token: str, logprob: float | None) -> dict[str, Any]:
+    return {"token": token, "logprob": logprob, "bytes": list(token.encode("utf-8", "replace"))}

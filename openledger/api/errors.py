@@ -14,7 +14,14 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from openledger.api.request_ids import HEADER, request_id_of
-from openledger.core.errors import InvalidInput, NotFound, OpenLedgerError, TooLarge, Unauthenticated
+from openledger.core.errors import (
+    InvalidInput,
+    NotFound,
+    OpenLedgerError,
+    TooLarge,
+    TooManyRequests,
+    Unauthenticated,
+)
 
 _VALIDATION_CODES = {"missing": "missing_field", "extra_forbidden": "unknown_field", "json_invalid": "invalid_json"}
 
@@ -32,7 +39,11 @@ def envelope(error: OpenLedgerError) -> dict[str, Any]:
 
 def error_response(error: OpenLedgerError, status: int | None = None) -> Response:
     """ASCII JSON, so that no text quoted in a message can fail to encode."""
-    headers = {"WWW-Authenticate": "Bearer"} if isinstance(error, Unauthenticated) else {}
+    headers = {}
+    if isinstance(error, Unauthenticated):
+        headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, TooManyRequests):
+        headers["Retry-After"] = str(error.retry_after_s)
     body = json.dumps(envelope(error)).encode()
     return Response(body, status or error.http_status, headers, media_type="application/json")
 

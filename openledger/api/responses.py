@@ -12,8 +12,14 @@ def json_response(value: Any) -> JSONResponse:
 
 
 def listing(items: Sequence[Any]) -> JSONResponse:
-    """Stripe's and OpenAI's list object. Nothing is paged yet: `has_more` is always false."""
+    """Stripe's and OpenAI's list object, whole."""
     return json_response({"object": "list", "data": list(items), "has_more": False})
+
+
+def page(items: Sequence[dict[str, Any]], *, has_more: bool) -> JSONResponse:
+    """A part of a list, by id: the next begins after `last_id`."""
+    ends = {"first_id": items[0]["id"], "last_id": items[-1]["id"]} if items else {"first_id": None, "last_id": None}
+    return json_response({"object": "list", "data": list(items), "has_more": has_more, **ends})
 
 
 def finite(value: Any) -> Any:

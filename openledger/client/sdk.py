@@ -53,7 +53,15 @@ class OpenLedger:
         return self._object("/healthz")
 
     def models(self) -> list[Model]:
-        return [read_as(values.read_model, item) for item in self._list("/v1/models")]
+        """All that may be asked, page by page."""
+        found: list[Model] = []
+        path = "/v1/models"
+        while True:
+            page = self._object(path)
+            found += [read_as(values.read_model, item) for item in read_as(values.read_list, page)]
+            if not found or not page.get("has_more"):
+                return found
+            path = f"/v1/models?after={_segment(found[-1].id)}"
 
     def balance(self) -> dict[str, Any]:
         """At least `account`, `available_nano`, `held_nano`."""

@@ -9,8 +9,11 @@ from pydantic import BaseModel as Arguments
 from ray import serve
 
 from openledger.adapters.base_model import find_base_model
+from openledger.adapters.sources import SourceRules
 from openledger.console.app import create_full_app
-from openledger.openlora.deployment import build_openlora
+from openledger.openlora.deployment import ReplicaOptions, ScalingOptions, build_openlora
+from openledger.openlora.server import ServingOptions
+from openledger.openlora.tiers import HOST_FOLDER, TierOptions
 from openledger.platform.actors import datanets_actor, economy_actor, ledger_actor
 from openledger.platform.live import LiveService
 from openledger.platform.workdir import Workdir
@@ -20,10 +23,21 @@ ENGINE = "OpenLoRA"
 
 
 class GatewayArguments(Arguments):
-    """`workdir` is the installation's folder, `base_model` a folder or hub id (empty: the embedded one)."""
+    """`workdir` is the installation's folder, `base_model` a folder or hub id (empty: the embedded one).
+
+    `slots` adapters are in an engine's memory at once. With `max_replicas` over `replicas` their number follows the
+    load. `host_memory_mb` keeps adapters in memory that a node's replicas share, for nodes with several. Adapters may
+    be added from the folder `incoming` and, by `adapter_schemes`, from elsewhere.
+    """
 
     workdir: str
     base_model: str = ""
+    slots: int = 64
+    replicas: int = 1
+    max_replicas: int = 1
+    gpus_per_replica: float = 0
+    host_memory_mb: int = 0
+    adapter_schemes: tuple[str, ...] = ()
 
 
 def build(arguments: GatewayArguments) -> serve.Application:
@@ -40,14 +54,39 @@ def build(arguments: GatewayArguments) -> serve.Application:
             datanets_actor(workdir),
             ledger_actor(workdir),
             economy_actor(workdir),
+            sources,
         )
         return create_full_app(service)
 
-    engine = build_openlora(arguments.base_model or None, f"{arguments.workdir}/adapters")
+    sources = _sources(arguments)
+    engine = build_openlora(
+        arguments.base_model or None,
+        f"{arguments.workdir}/adapters",
+        replica=ReplicaOptions(
+            serving=ServingOptions(max_resident=arguments.slots), tiers=_tiers(arguments), sources=sources
+        ),
+        scaling=ScalingOptions(
+            num_replicas=arguments.replicas,
+            max_replicas=arguments.max_replicas,
+            num_gpus=arguments.gpus_per_replica,
+        ),
+    )
     gateway = serve.deployment(serve.ingress(gateway_app)()).options(
         name="Gateway",
         num_replicas=1,
-        max_ongoing_requests=256,
+        max_ongoing_requests=1024,
         ray_actor_options={"num_cpus": 0},
     )
     return gateway.bind(engine)
+
+
+def _sources(arguments: GatewayArguments) -> SourceRules:
+    return SourceRules(folders=(f"{arguments.workdir}/incoming",), schemes=("file", *arguments.adapter_schemes))
+
+
+def _tiers(arguments: GatewayArguments) -> TierOptions:
+    return TierOptions(
+        disk_folder=f"{arguments.workdir}/cache",
+        host_folder=HOST_FOLDER if arguments.host_memory_mb else "",
+        host_bytes=arguments.host_memory_mb << 20,
+    )

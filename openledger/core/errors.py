@@ -11,6 +11,7 @@ Owns every error this package raises on purpose. Knows nothing of HTTP or the co
     ├── NotFound (LookupError)             404   exit 6   no such thing
     ├── Conflict (ValueError)              409   exit 7   the same key or id with other content
     ├── TooLarge (ValueError)              413   exit 8   over a stated limit
+    ├── TooManyRequests (RuntimeError)     429   exit 11  more than one caller's part: later
     ├── Corrupt (RuntimeError)             422   exit 9   stored or received bytes are not what they should be
     ├── Unavailable (RuntimeError)         503   exit 10  try again: a part isn't there now
     └── Interrupted (RuntimeError)         503   exit 130 stopped by the user
@@ -61,6 +62,12 @@ def _rebuild(
     return cls(message, code=code, param=param, fix=fix)
 
 
+def _rebuild_later(
+    message: str, code: str | None, param: str | None, fix: str | None, retry_after_s: int
+) -> OpenLedgerError:
+    return TooManyRequests(message, code=code, param=param, fix=fix, retry_after_s=retry_after_s)
+
+
 class InvalidInput(OpenLedgerError, ValueError):
     http_status, exit_code, default_code = 400, 2, "invalid_input"
 
@@ -87,6 +94,27 @@ class Conflict(OpenLedgerError, ValueError):
 
 class TooLarge(OpenLedgerError, ValueError):
     http_status, exit_code, default_code = 413, 8, "too_large"
+
+
+class TooManyRequests(OpenLedgerError, RuntimeError):
+    """`retry_after_s` says when it may be worth asking again; over HTTP it is also the header Retry-After."""
+
+    http_status, exit_code, default_code = 429, 11, "too_many_requests"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        fix: str | None = None,
+        retry_after_s: int = 1,
+    ):
+        super().__init__(message, code=code, param=param, fix=fix)
+        self.retry_after_s = retry_after_s
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild_later, (self.message, self.code, self.param, self.fix, self.retry_after_s))
 
 
 class Corrupt(OpenLedgerError, RuntimeError):

@@ -1,12 +1,17 @@
 """One engine with its adapters, for asyncio: streams tokens, scores, loads what a request names.
 
-Owns the way from a request to the engine and back: adapter into memory, request to the step thread, events to the
-reader, everything given back when the reader leaves. Ray's deployment wraps this class and adds nothing.
+Owns the way from a request to the engine and back: a place in the fair queue, its adapter into a slot, request to the
+step thread, events to the reader, everything given back when the reader leaves. A request enters the engine only when
+its adapter is loaded; until then nobody waits for it but itself. Ray's deployment wraps this class and adds nothing.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing, suppress
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,33 +20,105 @@ import numpy.typing as npt
 
 from openledger.adapters.registry import AdapterRegistry
 from openledger.core.errors import Conflict, OpenLedgerError, Unavailable
-from openledger.core.values import GenerationRequest, TokenEvent
+from openledger.core.values import GenerationRequest, SamplingParameters, TokenEvent
+from openledger.openlora.admission import COST_OF_GENERATED, AdmissionLimits, FairQueue, Waiting
+from openledger.openlora.loading import AdapterLoader
 from openledger.openlora.residency import Residency
+from openledger.openlora.step_cost import StepCost, measure_step_cost
 from openledger.openlora.step_thread import StepThread
+from openledger.openlora.tiers import AdapterTiers
 from openledger.openlora.torch_engine import TorchEngine
+
+_LOOK_AHEAD = 32  # adapters of the queue that are brought to this node beyond those that get a slot
+_RATE_WINDOW_S = 30.0
+_SLOTS_WITH_SPARE = 16  # from so many slots on, one is kept free
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServingOptions:
+    """`max_resident` slots for adapters. So many of them may have requests in the engine at once that reading their
+    weights takes `distinct_share` of a step of the base (see `step_cost`), and never more than `max_distinct` (0: as
+    many as there are slots). `pinned` are loaded at the start and stay."""
+
+    max_resident: int = 64
+    max_distinct: int = 0
+    distinct_share: float = 1.0
+    pinned: tuple[str, ...] = ()
+    max_loads: int = 2
+    max_fetches: int = 8
+    fetch_within_s: float = 60.0
+    coalesce_s: float = 0.008
+    admission: AdmissionLimits = field(default_factory=AdmissionLimits)
 
 
 class AdapterServer:
-    """Adapters come from `registry` by digest, or from a folder named to `load`. Made and used on one asyncio loop."""
+    """Adapters come from where a request says, from `registry` by digest, or from a folder named to `load`. Made and
+    used on one asyncio loop."""
 
-    def __init__(self, engine: TorchEngine, registry: AdapterRegistry, *, max_resident: int = 64):
-        self._engine, self._registry = engine, registry
-        self._folders: dict[str, Path] = {}
+    def __init__(
+        self,
+        engine: TorchEngine,
+        registry: AdapterRegistry,
+        options: ServingOptions | None = None,
+        tiers: AdapterTiers | None = None,
+    ):
+        self.options = options or ServingOptions()
+        self._engine = engine
         self._steps = StepThread(engine)
-        self._residency = Residency(self._load, self._unload, max_resident)
-        self._max_resident = max_resident
+        self._loader = AdapterLoader(
+            engine.load,
+            registry,
+            tiers,
+            max_loads=self.options.max_loads,
+            max_fetches=self.options.max_fetches,
+            fetch_within_s=self.options.fetch_within_s,
+        )
+        self._residency = Residency(
+            self._loader.load,
+            self._unload,
+            self.options.max_resident,
+            ready=self._after_load,
+            failed=self._refuse_waiting,
+        )
+        self._queue = FairQueue(self.options.admission)
+        self._turns: dict[Waiting, asyncio.Future[None]] = {}
+        self._running: Counter[str] = Counter()  # requests in the engine by adapter
+        self._num_running = 0
+        self._in_flight: set[str] = set()
+        self._num_blocks = 0
+        self._cost: StepCost | None = None
+        batch = engine.options.max_batch
+        self._max_running = batch + batch // 8 + 1  # a few wait in the engine, so that no step misses one
+        self._ended_s: list[float] = []
+        self._closing = False
 
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenEvent, None]:
-        """The request's events as they come; the last has a `finish_reason`. Bad requests end in an error event.
-        A reader that leaves early cancels the request."""
+    async def start(self, base_folder: Path | None = None) -> None:
+        """Warm up: a token of the base model, and the pinned adapters; and measure what a step of the base in
+        `base_folder` costs. Raises what is wrong with one of these."""
+        if base_folder is not None:
+            self._cost = await asyncio.to_thread(measure_step_cost, base_folder)
+        self._num_blocks = int((await self.describe()).get("free_blocks", 0))  # nothing is in use yet
+        request = GenerationRequest(
+            request_id="warm-up", prompt_ids=(0,), sampling=SamplingParameters(max_tokens=2, ignore_end=True)
+        )
+        async for event in self.generate(request):
+            if event.error is not None:
+                raise Unavailable(f"the engine does not answer: {event.error.get('message')}", code="engine_stopped")
+        for digest in self.options.pinned:
+            await self._residency.pin(digest)
+
+    async def generate(self, request: GenerationRequest, source: str = "") -> AsyncGenerator[TokenEvent, None]:
+        """The request's events as they come; after the one that `is_last` nothing follows. Bad requests end in an error
+        event. A reader that leaves early cancels the request. `source` says where the adapter's files are."""
         try:
-            async with self._residency.use((request.adapter_digest,)), aclosing(self._events(request)) as events:
+            self._loader.remember(request.adapter_digest, source)
+            async with self._turn(request), aclosing(self._events(request)) as events:
                 async for event in events:
+                    self._queue.charge(request.tenant, request.adapter_digest, COST_OF_GENERATED * len(event.token_ids))
                     yield event
         except OpenLedgerError as error:
-            yield TokenEvent(
-                request_id=request.request_id, token_ids=(), text="", finish_reason="error", error=error.to_dict()
-            )
+            told = {**error.to_dict(), "retry_after_s": getattr(error, "retry_after_s", None)}
+            yield TokenEvent(request_id=request.request_id, token_ids=(), text="", finish_reason="error", error=told)
 
     async def score(
         self, prompt_ids: Sequence[int], completion_ids: Sequence[int], adapter_digests: Sequence[str]
@@ -49,44 +126,202 @@ class AdapterServer:
         """As `core.scoring.Scorer`, a few adapters at a time between the steps of those who wait for an answer.
         Raises NotFound, InvalidInput, or what is wrong with an adapter."""
         size = min(
-            max(1, self._max_resident // 2), self._engine.num_scored_at_once(len(prompt_ids) + len(completion_ids))
+            max(1, self.options.max_resident // 2),
+            self._engine.num_scored_at_once(len(prompt_ids) + len(completion_ids)),
         )
         parts = [np.zeros((0, len(completion_ids)), np.float32)]
         for begin in range(0, len(adapter_digests), size):
             digests = tuple(adapter_digests[begin : begin + size])
             async with self._residency.use(digests):
                 parts.append(await self._score_between_steps(prompt_ids, completion_ids, digests))
+            self._pump()
         return np.concatenate(parts)
 
-    async def load(self, digest: str, folder: str) -> None:
-        """Check and load the adapter in `folder` now, and remember where it is. Raises what `check_adapter` raises."""
-        known, self._folders[digest] = self._folders.get(digest), Path(folder)
+    async def load(self, digest: str, place: str) -> None:
+        """Check and load the adapter at `place` now, and remember where it is. Raises what `check_adapter` raises."""
+        known = self._loader.source(digest)
+        self._loader.remember(digest, place)
         try:
             async with self._residency.use((digest,)):
                 pass
         except OpenLedgerError:
-            self._folders.pop(digest, None)
-            if known is not None:
-                self._folders[digest] = known
+            self._loader.forget(digest)
+            self._loader.remember(digest, known)
             raise
+        finally:
+            self._pump()
 
     async def unload(self, digest: str) -> None:
         """Raises Conflict (`adapter_in_use`) while a request needs it."""
         if not await self._residency.forget(digest):
             raise Conflict(f"adapter {digest} is in use", code="adapter_in_use", param="digest", fix="try again later")
-        self._folders.pop(digest, None)
+        self._loader.forget(digest)
+
+    async def pin(self, digest: str, place: str = "") -> None:
+        """Load an adapter and keep it. Raises TooLarge (`too_many_pinned`), or what is wrong with it."""
+        self._loader.remember(digest, place)
+        await self._residency.pin(digest)
+
+    def unpin(self, digest: str) -> None:
+        self._residency.unpin(digest)
 
     async def describe(self) -> dict[str, Any]:
         description = await asyncio.wrap_future(self._steps.call(self._engine.describe))
-        return {**description, "max_resident": self._max_resident}
+        return {
+            **description,
+            "max_resident": self.options.max_resident,
+            "pinned": list(self._residency.pinned()),
+            "queued": len(self._queue),
+            "queued_tokens": self._queue.num_tokens,
+            "in_engine": self._num_running,
+            "in_flight": sorted(self._in_flight),
+            "max_distinct": self._max_distinct(),
+        }
+
+    def resident(self) -> tuple[str, ...]:
+        return self._residency.resident()
+
+    def load_stats(self) -> dict[str, float]:
+        """How busy this server is: what routing and autoscaling go by."""
+        return {
+            "queued_tokens": float(self._queue.num_tokens),
+            "queued": float(len(self._queue)),
+            "running": float(self._num_running),
+            "busy": self._num_running / self._engine.options.max_batch,
+        }
+
+    async def pressure(self) -> dict[str, float]:
+        """`load_stats` with the part of the memory for keys and values that is in use."""
+        told = await self.describe()
+        free = told.get("free_blocks", self._num_blocks)
+        return {**self.load_stats(), "kv": 1.0 - free / self._num_blocks if self._num_blocks else 0.0}
 
     def check_health(self) -> None:
         """Raises Unavailable once the engine has failed."""
         if self._steps.failure is not None:
             raise Unavailable(f"the engine failed: {self._steps.failure!r}", code="engine_stopped")
 
+    async def drain(self, within_s: float) -> bool:
+        """Take no new requests and wait for those under way; whether all ended in time."""
+        self._closing = True
+        end_s = time.monotonic() + within_s
+        while (self._num_running or len(self._queue)) and time.monotonic() < end_s:
+            await asyncio.sleep(0.05)
+        return not self._num_running and not len(self._queue)
+
     def close(self) -> None:
         self._steps.stop()
+        self._loader.close()
+
+    @asynccontextmanager
+    async def _turn(self, request: GenerationRequest) -> AsyncIterator[None]:
+        """A request's time in the engine, from its turn in the queue on."""
+        if self._closing:
+            raise Unavailable("this replica is being stopped", code="engine_draining", fix="try again: another answers")
+        waiting = Waiting(
+            tenant=request.tenant,
+            adapter=request.adapter_digest,
+            num_tokens=len(request.prompt_ids),
+            since_s=time.monotonic(),
+        )
+        self._queue.put(waiting, self._retry_after_s())
+        turn = self._turns[waiting] = asyncio.get_running_loop().create_future()
+        try:
+            self._pump()
+            await self._wait(turn)
+            yield
+        finally:
+            self._turns.pop(waiting, None)
+            if not self._queue.remove(waiting) and _was_given(turn):
+                self._end(waiting.adapter)
+            self._pump()
+
+    async def _wait(self, turn: "asyncio.Future[None]") -> None:
+        limit_s = self.options.admission.start_within_s
+        try:
+            async with asyncio.timeout(limit_s):
+                await turn
+        except TimeoutError:
+            raise Unavailable(
+                f"the request waited {limit_s:g} s and had not begun", code="not_begun_in_time", fix="try again later"
+            ) from None
+
+    def _pump(self) -> None:
+        """Load what those who wait need, and hand to the engine whose turn it is."""
+        if not len(self._queue):
+            return
+        self._look_ahead()
+        while self._num_running < self._max_running:
+            waiting = self._queue.pop(self._can_run)
+            if waiting is None:
+                return
+            turn = self._turns.get(waiting)
+            if turn is not None and not turn.done():  # done: its reader has just left
+                self._begin(waiting, turn)
+
+    def _can_run(self, adapter: str) -> bool:
+        if not adapter:
+            return True
+        joins = adapter in self._running or len(self._running.keys() - {""}) < self._max_distinct()
+        return joins and self._residency.is_ready(adapter)
+
+    def _max_distinct(self) -> int:
+        most = self.options.max_distinct or self.options.max_resident
+        if self._cost is None:
+            return most
+        batch = self._engine.options.max_batch
+        return min(most, self._cost.max_distinct(batch, self._loader.mean_bytes, self.options.distinct_share))
+
+    def _begin(self, waiting: Waiting, turn: "asyncio.Future[None]") -> None:
+        self._num_running += 1
+        self._running[waiting.adapter] += 1
+        if waiting.adapter:
+            self._residency.claim(waiting.adapter)
+        turn.set_result(None)
+
+    def _end(self, adapter: str) -> None:
+        self._num_running -= 1
+        self._running[adapter] -= 1
+        if not self._running[adapter]:
+            del self._running[adapter]
+        if adapter:
+            self._residency.release(adapter)
+        self._ended_s.append(time.monotonic())
+
+    def _after_load(self, digest: str) -> None:
+        self._pump()
+        if self.options.max_resident >= _SLOTS_WITH_SPARE:
+            self._residency.free_one(keep={digest, *(waiting.adapter for waiting in self._queue.adapters())})
+
+    def _look_ahead(self) -> None:
+        """Begin to load, in the order in which they will be served, the adapters of those who wait. One that others
+        wait for too leaves its slot only to somebody who has lost patience."""
+        now_s, patience_s = time.monotonic(), self.options.admission.patience_s
+        first = list(islice(self._queue.adapters(), self.options.max_resident + _LOOK_AHEAD))
+        wanted = {waiting.adapter for waiting in first}
+        blocked = False
+        for waiting in first:
+            if not waiting.adapter or self._residency.is_here(waiting.adapter):
+                continue
+            overdue = now_s - waiting.since_s > patience_s
+            if self._residency.enter(waiting.adapter, keep=() if overdue else wanted) is None:
+                blocked |= overdue
+                self._loader.look_ahead(waiting.adapter)
+        self._residency.drain_one(blocked)
+
+    def _refuse_waiting(self, digest: str, error: BaseException) -> None:
+        """An adapter can't be loaded: those who wait for it hear why, and nobody else."""
+        for waiting in self._queue.remove_adapter(digest):
+            turn = self._turns.get(waiting)
+            if turn is not None and not turn.done():
+                turn.set_exception(error)
+
+    def _retry_after_s(self) -> int:
+        """How long until half of the queue has been served, at the rate of the last seconds."""
+        now_s = time.monotonic()
+        self._ended_s = [ended_s for ended_s in self._ended_s if now_s - ended_s < _RATE_WINDOW_S]
+        rate = max(len(self._ended_s), 1) / _RATE_WINDOW_S
+        return max(1, min(60, round(len(self._queue) / 2 / rate)))
 
     async def _events(self, request: GenerationRequest) -> AsyncGenerator[TokenEvent, None]:
         loop, events = asyncio.get_running_loop(), asyncio.Queue[TokenEvent]()
@@ -97,13 +332,15 @@ class AdapterServer:
 
         submitted = self._steps.submit(request, deliver)
         finished = False
+        self._in_flight.add(request.request_id)
         try:
             await asyncio.wrap_future(submitted)
             while not finished:
                 event = await events.get()
-                finished = event.finish_reason is not None
+                finished = event.is_last
                 yield event
         finally:
+            self._in_flight.discard(request.request_id)
             if not finished and not submitted.cancelled():
                 self._steps.cancel(request.request_id, deliver)
 
@@ -113,12 +350,9 @@ class AdapterServer:
         call = self._steps.call(lambda: self._engine.score(prompt_ids, completion_ids, digests), background=True)
         return await asyncio.wrap_future(call)
 
-    async def _load(self, digest: str) -> None:
-        folder = self._folders.get(digest)
-        await asyncio.to_thread(self._load_from_disk, digest, folder)
-
-    def _load_from_disk(self, digest: str, folder: Path | None) -> None:
-        self._engine.load(digest, folder or Path(self._registry.find_digest(digest).folder))
-
     async def _unload(self, digest: str) -> None:
         await asyncio.wrap_future(self._steps.call(lambda: self._engine.unload(digest)))
+
+
+def _was_given(turn: "asyncio.Future[None]") -> bool:
+    return turn.done() and not turn.cancelled() and turn.exception() is None

@@ -1,82 +1,74 @@
 """The Service on a running cluster: what API and console ask, answered by the actors and the engine.
 
-A paid answer: authorize (a hold) -> generate -> complete (the metered fee, split). Attribution and settlement are
-elsewhere and later; nothing here waits for them.
+A paid answer: authorize (a hold) -> generate -> complete (the metered fee, split); see `answering`. Attribution and
+settlement are elsewhere and later; nothing here waits for them.
 """
 
 import asyncio
 import json
-import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, replace
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from openledger.adapters.base_model import BaseModel, encode_messages, load_tokenizer
-from openledger.adapters.registry import AdapterRegistry
+from openledger.adapters.registry import AdapterRegistry, RegisteredAdapter
+from openledger.adapters.sources import SourceRules
 from openledger.core.clock import SystemClock
-from openledger.core.errors import Conflict, InvalidInput, NotFound, OpenLedgerError, Unavailable
-from openledger.core.hashing import digest_json
+from openledger.core.errors import InvalidInput, NotFound
 from openledger.core.ids import new_id
-from openledger.core.values import (
-    AdapterTerms,
-    Answer,
-    Authorization,
-    Contribution,
-    ContributionReceipt,
-    DatanetVersion,
-    FeeReceipt,
-    GenerationRequest,
-    SamplingParameters,
-    TokenEvent,
-)
+from openledger.core.values import Contribution, ContributionReceipt, DatanetVersion, SamplingParameters
 from openledger.ledger.proofs import encode_proof
-from openledger.openlora.text import TextStream, decoder
-from openledger.platform.calls import answered as _answered
+from openledger.platform.answering import Answering, Asked, one_by_one
+from openledger.platform.calls import answered
 from openledger.platform.claims import Claims
+from openledger.platform.intake import Intake
 from openledger.platform.report import audit_entry, datanet_entry, displayed
-from openledger.platform.service import AnswerEvent, ModelEntry, Receipt
+from openledger.platform.service import AnswerEvent, ModelEntry, NewAdapter
 from openledger.platform.workdir import Workdir
-
-Seat = tuple[str, str]  # account and idempotency key
-_log = logging.getLogger(__name__)
 
 
 class LiveService(Claims):
-    """`engine` is the OpenLoRA deployment's handle; `datanets`, `ledger` and `economy` are actor handles."""
+    """`engine` is the OpenLoRA deployment's handle; `datanets`, `ledger` and `economy` are actor handles. `sources`
+    says from where adapters may be added: without it, from the folder `incoming` alone."""
 
-    def __init__(self, workdir: Workdir, base: BaseModel, engine: Any, datanets: Any, ledger: Any, economy: Any):
+    def __init__(
+        self,
+        workdir: Workdir,
+        base: BaseModel,
+        engine: Any,
+        datanets: Any,
+        ledger: Any,
+        economy: Any,
+        sources: SourceRules | None = None,
+    ):
         self._workdir = workdir
         self._base = base
         self._tokenizer = load_tokenizer(base)
         self._registry = AdapterRegistry(workdir.adapters)
-        self._engine = engine
         super().__init__(datanets, economy)
         self._ledger = ledger
-        self._in_flight: set[Seat] = set()  # this gateway's; there is one, so that a key is answered once at a time
-        self._closing: dict[Seat, asyncio.Task[None]] = {}  # holds being closed; they keep their seats
+        self._answering = Answering(engine, economy, self._tokenizer)
+        rules = sources or SourceRules(folders=(str(workdir.incoming),), schemes=("file",))
+        self._intake = Intake(base, self._registry, datanets, rules)
 
     async def authenticate(self, api_key: str) -> str:
-        return str(await _answered(self._economy.authenticate.remote(api_key)))
+        return str(await answered(self._economy.authenticate.remote(api_key)))
 
-    async def models(self) -> list[ModelEntry]:
-        return [
-            ModelEntry(
-                id=adapter.name,
-                created_ms=int((Path(adapter.folder) / "card.json").stat().st_mtime * 1000),
-                owned_by=adapter.terms.owner_account,
-                datanet=adapter.terms.datanet,
-                datanet_version=adapter.terms.datanet_version,
-                adapter_digest=adapter.digest,
-                prompt_price_nano=adapter.terms.prompt_price_nano,
-                completion_price_nano=adapter.terms.completion_price_nano,
-            )
-            for adapter in self._registry.list()
-            if adapter.terms is not None
-        ]
+    async def models(self, *, account: str = "", after: str = "", limit: int = 1000) -> list[ModelEntry]:
+        return [_entry(adapter) for adapter in self._registry.page(account=account, after=after, limit=limit)]
 
-    async def chat(
+    async def model(self, account: str, model_id: str) -> ModelEntry:
+        return _entry(self._sold(account, model_id))
+
+    async def add_adapter(self, account: str, adapter: NewAdapter) -> ModelEntry:
+        return _entry(await self._intake.add(account, adapter))
+
+    async def remove_adapter(self, account: str, model_id: str) -> None:
+        await self._intake.remove(account, model_id)
+
+    def chat(
         self,
         *,
         account: str,
@@ -85,145 +77,100 @@ class LiveService(Claims):
         sampling: SamplingParameters,
         idempotency_key: str,
     ) -> AsyncIterator[AnswerEvent]:
-        terms = self._registry.get(model).terms
-        if terms is None:
-            raise NotFound(f"the model {model!r} is not sold", code="unknown_model", param="model")
-        prompt_ids = self._encode(messages)
-        sampling = replace(sampling, max_tokens=min(sampling.max_tokens, self._base.max_positions - len(prompt_ids)))
-        key = idempotency_key or new_id("key", SystemClock().now_ms())
-        digest = digest_json([terms.adapter_digest, prompt_ids, repr(sampling)])
-        seat = (account, key)
-        self._take(seat)
-        try:
-            hold = await _answered(
-                self._economy.authorize.remote(account, terms, len(prompt_ids), sampling.max_tokens, key, digest)
-            )
-            sold = await _answered(self._economy.completed.remote(hold.answer_id))
-            if sold is not None:
-                answer, paid = sold
-                yield self._told_again(answer, paid, sampling)
-                return
-            request = GenerationRequest(
-                request_id=hold.answer_id,
-                prompt_ids=tuple(prompt_ids),
-                adapter_digest=terms.adapter_digest,
-                sampling=sampling,
-            )
-            async with aclosing(self._metered(request, terms, hold, seat)) as events:
-                async for event in events:
-                    yield event
-        finally:
-            if seat not in self._closing:
-                self._in_flight.discard(seat)
+        return self._answers(account, model, lambda: [(self._encode(messages), None)], sampling, idempotency_key)
 
-    def _take(self, seat: Seat) -> None:
-        """Raises Conflict while another request sits there: only the one that began generating may close its hold."""
-        if seat in self._in_flight:
-            raise Conflict(
-                "a request with this idempotency key is being answered",
-                code="request_in_flight",
-                param="idempotency_key",
-                fix="wait for its answer, or send a new key",
-            )
-        self._in_flight.add(seat)
+    def complete(
+        self,
+        *,
+        account: str,
+        model: str,
+        prompts: Sequence[str | Sequence[int]],
+        sampling: SamplingParameters,
+        idempotency_key: str,
+        echo: bool = False,
+    ) -> AsyncIterator[AnswerEvent]:
+        encode = partial(self._encode_plain, echo=echo)
+        return self._answers(account, model, lambda: [encode(prompt) for prompt in prompts], sampling, idempotency_key)
 
-    def _told_again(self, answer: Answer, paid: FeeReceipt, sampling: SamplingParameters) -> AnswerEvent:
-        """A completed answer for a retry: the first text and the first receipt, and nothing to pay."""
-        text = TextStream(decoder(self._tokenizer), sampling.stop)
-        told = "".join([*map(text.push, answer.completion_ids), text.finish()])
-        ended = text.stopped or answer.completion_ids[-1:] == (self._tokenizer.eos_token_id,)
-        return AnswerEvent(
-            text=told,
-            token_count=len(answer.completion_ids),
-            finish_reason="stop" if ended else "length",
-            receipt=_receipt(paid, answer),
-        )
-
-    async def _metered(
-        self, request: GenerationRequest, terms: AdapterTerms, hold: Authorization, seat: Seat
+    async def _answers(
+        self,
+        account: str,
+        model: str,
+        encode: Callable[[], list[tuple[list[int], str | None]]],
+        sampling: SamplingParameters,
+        idempotency_key: str,
     ) -> AsyncGenerator[AnswerEvent]:
-        """Generate under `hold`. However this ends, the hold is posted for what was generated and not for a failed
-        generation, else voided; and what ended it is what the reader hears of."""
-        generated: list[int] = []
-        receipt: Receipt | None = None
-        failed = True
-        try:
-            async for event in self._engine.generate.options(stream=True).remote(request):
-                _raise_failure(event)
-                generated += event.token_ids
-                if event.finish_reason is None:
-                    yield AnswerEvent(text=event.text, token_count=len(event.token_ids))
-                    continue
-                failed = False  # it is whole: should the ledger not answer now, it is owed all the same
-                receipt = await self._complete(request, terms, hold, generated)
-                yield AnswerEvent(
-                    text=event.text,
-                    token_count=len(event.token_ids),
-                    finish_reason=event.finish_reason,
-                    receipt=receipt,
-                )
-            if receipt is None:
-                raise Unavailable("the engine broke off", code="engine_broke_off", fix="ask again with the same key")
-        except (GeneratorExit, asyncio.CancelledError):
-            failed = False  # the client went away: what was generated is paid for
-            raise
-        finally:
-            if receipt is None:
-                closing = self._close(request, terms, hold, seat, [] if failed else generated)
-                self._closing[seat] = asyncio.create_task(closing)
-                await asyncio.shield(self._closing[seat])
-
-    async def _complete(
-        self, request: GenerationRequest, terms: AdapterTerms, hold: Authorization, generated: Sequence[int]
-    ) -> Receipt:
-        answer = Answer(
-            answer_id=hold.answer_id,
-            adapter=terms.adapter,
-            adapter_digest=terms.adapter_digest,
-            period=hold.period,
-            prompt_ids=request.prompt_ids,
-            completion_ids=tuple(generated),
+        adapter = self._sold(account, model)
+        assert adapter.terms is not None
+        prompts = encode()
+        room = self._base.max_positions - max(len(prompt_ids) for prompt_ids, _ in prompts)
+        asked = Asked(
+            index=0,
+            account=account,
+            key=idempotency_key or new_id("key", SystemClock().now_ms()),
+            terms=adapter.terms,
+            place=adapter.place,
+            prompt_ids=(),
+            sampling=replace(sampling, max_tokens=min(sampling.max_tokens, room)),
         )
-        paid = await _answered(self._economy.complete.remote(answer))
-        return _receipt(paid, answer)
+        async with aclosing(self._answering.answers(one_by_one(asked, prompts))) as events:
+            async for event in events:
+                yield event
 
-    async def _close(
-        self, request: GenerationRequest, terms: AdapterTerms, hold: Authorization, seat: Seat, generated: Sequence[int]
-    ) -> None:
-        """Post or void `hold` and free the seat, also where the waiting reader is cancelled a second time."""
-        try:
-            if generated:
-                await self._complete(request, terms, hold, generated)
-            else:
-                await _answered(self._economy.cancel.remote(hold.answer_id))
-        except Exception:  # noqa: BLE001 - why the answer ended is being raised; a hold that stays expires
-            _log.exception("the hold of %s was not closed", hold.answer_id)
-        finally:
-            del self._closing[seat]
-            self._in_flight.discard(seat)
+    def _sold(self, account: str, model: str) -> RegisteredAdapter:
+        """Raises NotFound (`unknown_model`), in the same words where `account` may not know of it."""
+        adapter = self._registry.get(model)
+        if adapter.terms is None:
+            raise NotFound(f"the model {model!r} is not sold", code="unknown_model", param="model")
+        if not adapter.may_be_asked_by(account):
+            raise NotFound(
+                f"there is no model {model!r}",
+                code="unknown_model",
+                param="model",
+                fix="list the models to see the names",
+            )
+        return adapter
 
     def _encode(self, messages: Sequence[dict[str, str]]) -> list[int]:
-        prompt_ids = encode_messages(self._tokenizer, list(messages))
+        return self._fitting(encode_messages(self._tokenizer, list(messages)), "messages")
+
+    def _encode_plain(self, prompt: str | Sequence[int], *, echo: bool) -> tuple[list[int], str | None]:
+        """Token ids, and the text to tell with the answer. What ids are of this vocabulary is the engine's to say."""
+        is_text = isinstance(prompt, str)
+        prompt_ids = list(self._tokenizer(prompt)["input_ids"] if is_text else prompt)
+        if not prompt_ids:
+            raise InvalidInput("the prompt is empty", code="empty_prompt", param="prompt", fix="send some text")
+        if not all(0 <= token < len(self._tokenizer) for token in prompt_ids):
+            raise InvalidInput(
+                f"token ids must be 0 to {len(self._tokenizer) - 1}",
+                code="invalid_token",
+                param="prompt",
+                fix="encode the prompt with this base model's tokenizer, or send text",
+            )
+        text = prompt if isinstance(prompt, str) else self._tokenizer.decode(prompt_ids) if echo else ""
+        return self._fitting(prompt_ids, "prompt"), text if echo else None
+
+    def _fitting(self, prompt_ids: list[int], param: str) -> list[int]:
         if len(prompt_ids) >= self._base.max_positions:
             raise InvalidInput(
                 f"the prompt has {len(prompt_ids)} tokens; the context holds {self._base.max_positions}",
                 code="context_length_exceeded",
-                param="messages",
+                param=param,
                 fix="shorten the conversation",
             )
         return prompt_ids
 
     async def mark(self, account: str, answer_id: str, verdict: str) -> str:
-        return str(await _answered(self._economy.mark.remote(answer_id, verdict, account)))
+        return str(await answered(self._economy.mark.remote(answer_id, verdict, account)))
 
     async def balance(self, account: str) -> dict[str, Any]:
-        balance = await _answered(self._economy.balance.remote(account))
+        balance = await answered(self._economy.balance.remote(account))
         held_nano = balance.posted_nano - balance.available_nano
         return {"account": account, "available_nano": balance.available_nano, "held_nano": held_nano}
 
     async def datanets(self) -> list[dict[str, Any]]:
         told = await self._told()
-        names = await _answered(self._datanets.names.remote())
+        names = await answered(self._datanets.names.remote())
         return await asyncio.gather(*(self._datanet_entry(name, told.get(name, {})) for name in sorted(names)))
 
     async def datanet(self, name: str) -> dict[str, Any]:
@@ -232,9 +179,9 @@ class LiveService(Claims):
     async def _datanet_entry(self, name: str, told: dict[str, Any]) -> dict[str, Any]:
         """What the Datanets know now, and beside it what the report tells of adapter, shares and earnings."""
         found, versions, statistics = await asyncio.gather(
-            _answered(self._datanets.datanet.remote(name)),
-            _answered(self._datanets.versions.remote(name)),
-            _answered(self._datanets.statistics.remote(name)),
+            answered(self._datanets.datanet.remote(name)),
+            answered(self._datanets.versions.remote(name)),
+            answered(self._datanets.statistics.remote(name)),
         )
         entry = datanet_entry(name, found.summary, versions[-1] if versions else _unpublished(name), statistics, {})
         people = {person["contributor_id"]: person for person in told.get("contributors", [])}
@@ -246,7 +193,7 @@ class LiveService(Claims):
         return {entry["name"]: entry for entry in (await self.report()).get("datanets", [])}
 
     async def contribute(self, contribution: Contribution) -> ContributionReceipt:
-        receipt: ContributionReceipt = await _answered(self._datanets.contribute.remote(contribution))
+        receipt: ContributionReceipt = await answered(self._datanets.contribute.remote(contribution))
         await self._log_seals()
         return receipt
 
@@ -255,22 +202,22 @@ class LiveService(Claims):
         path = self._workdir.report
         told = dict(json.loads(path.read_text())) if path.exists() else {}
         if told.get("answers"):
-            displays = await _answered(self._datanets.displays.remote())
+            displays = await answered(self._datanets.displays.remote())
             told["answers"] = [displayed(answer, displays) for answer in told["answers"]]
         return told
 
     async def checkpoint(self) -> str:
-        return str(await _answered(self._ledger.checkpoint.remote()))
+        return str(await answered(self._ledger.checkpoint.remote()))
 
     async def audit(self) -> dict[str, Any]:
-        return audit_entry(await _answered(self._ledger.audit.remote()))
+        return audit_entry(await answered(self._ledger.audit.remote()))
 
     async def proof(self, transfer_id: str) -> bytes:
-        return encode_proof(await _answered(self._ledger.proof.remote(transfer_id)))
+        return encode_proof(await answered(self._ledger.proof.remote(transfer_id)))
 
     async def payouts(self, account: str | None = None) -> list[dict[str, Any]]:
         accounts = [account] if account else [f"contributor:{contributor}" for contributor in await self._paid()]
-        found = await asyncio.gather(*(_answered(self._economy.payouts.remote(name)) for name in accounts))
+        found = await asyncio.gather(*(answered(self._economy.payouts.remote(name)) for name in accounts))
         entries = [_payout_entry(payout) for payouts in found for payout in payouts]
         return sorted(entries, key=lambda entry: -entry["time_ms"])
 
@@ -299,26 +246,21 @@ def _now(contributor: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in contributor.items() if key != "kind"}
 
 
-def _receipt(paid: FeeReceipt, answer: Answer) -> Receipt:
-    return Receipt(
-        answer_id=paid.answer_id,
-        prompt_tokens=len(answer.prompt_ids),
-        completion_tokens=len(answer.completion_ids),
-        fee_nano=paid.fee_nano,
-        parts=paid.parts,
+def _entry(adapter: RegisteredAdapter) -> ModelEntry:
+    terms = adapter.terms
+    assert terms is not None
+    return ModelEntry(
+        id=adapter.name,
+        created_ms=adapter.created_ms,
+        owned_by=terms.owner_account,
+        datanet=terms.datanet,
+        datanet_version=terms.datanet_version,
+        adapter_digest=adapter.digest,
+        prompt_price_nano=terms.prompt_price_nano,
+        completion_price_nano=terms.completion_price_nano,
     )
 
 
 def _payout_entry(payout: Any) -> dict[str, Any]:
     adapter, _, period = payout.reference.rpartition(":")
     return {**asdict(payout), "adapter": adapter, "period": period}
-
-
-def _raise_failure(event: TokenEvent) -> None:
-    if event.finish_reason != "error":
-        return
-    failure = event.error or {}
-    kinds = {cls.default_code: cls for cls in OpenLedgerError.__subclasses__()}
-    cls = kinds.get(str(failure.get("type")), Unavailable)
-    message = str(failure.get("message", "the engine failed"))
-    raise cls(message, code=failure.get("code"), param=failure.get("param"), fix=failure.get("fix"))

@@ -42,13 +42,46 @@ class Receipt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TokenScore:
+    """A token as text, and its natural log-probability at temperature 1 (None for a prompt's first, which nothing
+    precedes). `top` are the likeliest tokens in its place, as text."""
+
+    token: str
+    logprob: float | None
+    top: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerEvent:
-    """New text of an answer. `finish_reason` (stop or length) and `receipt` are set on the last event only."""
+    """New text of one answer. `finish_reason` (stop or length) and `receipt` are set on its last event only.
+
+    `index` is the answer's number among those that were asked for: of `n` for the first prompt, then of `n` for the
+    next. `scores` has one for each token where they were asked for; `prompt_scores` and `prompt_text` come with the
+    first event of an answer whose prompt is to be echoed. `cached_tokens` of the prompt were not computed again.
+    """
 
     text: str
     token_count: int
     finish_reason: str | None = None
     receipt: Receipt | None = None
+    index: int = 0
+    scores: tuple[TokenScore, ...] = ()
+    prompt_text: str = ""
+    prompt_scores: tuple[TokenScore, ...] = ()
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewAdapter:
+    """An adapter to be served under `name`. `source` is a directory, a URI or a hub id; see `adapters.sources`. Where
+    `shared_with` names accounts, only they and the owner may ask it."""
+
+    name: str
+    source: str
+    prompt_price_nano: int
+    completion_price_nano: int
+    shared_with: tuple[str, ...] = ()
+    replace: bool = False
 
 
 class Service(Protocol):
@@ -58,7 +91,23 @@ class Service(Protocol):
         """The account `api_key` acts for. Raises Unauthenticated."""
         ...
 
-    async def models(self) -> list[ModelEntry]: ...
+    async def models(self, *, account: str = "", after: str = "", limit: int = 1000) -> list[ModelEntry]:
+        """The next `limit` models after the one called `after`, by name, that `account` may ask."""
+        ...
+
+    async def model(self, account: str, model_id: str) -> ModelEntry:
+        """Raises NotFound (`unknown_model`), also for one that `account` may not ask."""
+        ...
+
+    async def add_adapter(self, account: str, adapter: NewAdapter) -> ModelEntry:
+        """Fetch, check and register an adapter of `account`'s; it can be asked when this returns. The same again
+        changes nothing. Raises what `adapters.sources` and `adapters.checks` raise, Conflict (`adapter_exists`),
+        Forbidden (`not_the_owner`)."""
+        ...
+
+    async def remove_adapter(self, account: str, model_id: str) -> None:
+        """Answers under way end as they began. Raises NotFound (`unknown_model`), Forbidden (`not_the_owner`)."""
+        ...
 
     def chat(
         self,
@@ -78,8 +127,24 @@ class Service(Protocol):
         What can be refused is raised before the first event: NotFound (`unknown_model`), InvalidInput
         (`empty_prompt`, `context_length_exceeded`), InsufficientFunds, Conflict (`idempotency_conflict`: the same key
         with another body; `request_in_flight`: the key is being answered; `answer_settled`: its answer was paid for
-        and settled, and is no longer kept).
+        and settled, and is no longer kept), TooManyRequests, Unavailable.
+
+        `sampling.num_answers` of them are made and paid one by one, prompt and all, each under an id of its own; the
+        holds of all are placed before the first is begun. What is told again has no scores.
         """
+        ...
+
+    def complete(
+        self,
+        *,
+        account: str,
+        model: str,
+        prompts: Sequence[str | Sequence[int]],
+        sampling: SamplingParameters,
+        idempotency_key: str,
+        echo: bool = False,
+    ) -> AsyncIterator[AnswerEvent]:
+        """As `chat`, for prompts as they are: text or token ids, without a chat template."""
         ...
 
     async def mark(self, account: str, answer_id: str, verdict: str) -> str:

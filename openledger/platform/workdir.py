@@ -1,10 +1,11 @@
 """The working folder: where everything that one installation keeps lies. Paths only; it creates nothing but folders.
 
 config.yaml        resolved settings of the last run        runs/       Ray Train runs and their checkpoints
-keys/              signing keys and nonces, mode 0600       adapters/   PEFT folders with cards, registry.json
+keys/              signing keys and nonces, mode 0600       adapters/   PEFT folders with cards, registry.db
 datanets/          shards, receipts, versions               indexes/    attribution indexes
 ledger/            ledger.db, answers.db                    proofs/     exported proofs
 report.json        the last run's report                    running     lock of the process that serves
+incoming/          adapters to be added over HTTP           cache/      adapters fetched from elsewhere
 """
 
 from dataclasses import dataclass
@@ -50,6 +51,14 @@ class Workdir:
     @property
     def adapters(self) -> Path:
         return self.folder("adapters")
+
+    @property
+    def incoming(self) -> Path:
+        return self.folder("incoming")
+
+    @property
+    def adapter_cache(self) -> Path:
+        return self.folder("cache")
 
     @property
     def indexes(self) -> Path:

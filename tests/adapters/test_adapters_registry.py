@@ -1,10 +1,13 @@
 import json
 import multiprocessing
+from dataclasses import asdict
 from pathlib import Path
 
+import apsw
 import pytest
 
 from openledger.adapters.registry import AdapterRegistry
+from openledger.core.clock import ManualClock
 from openledger.core.errors import Conflict, Corrupt, InvalidInput, NotFound
 from openledger.core.values import AdapterTerms
 
@@ -32,10 +35,9 @@ class TestRegister:
 
     def test_the_same_again_writes_nothing(self, root: Path) -> None:
         registry = AdapterRegistry(root)
-        registry.register("a", root / "a", "d1")
-        before = (root / "registry.json").stat().st_mtime_ns
-        registry.register("a", root / "a", "d1")
-        assert (root / "registry.json").stat().st_mtime_ns == before
+        first = registry.register("a", root / "a", "d1")
+        assert registry.register("a", root / "a", "d1") == first
+        assert registry.list() == (first,)
 
     def test_new_terms_for_the_same_adapter_replace_the_old(self, root: Path) -> None:
         registry = AdapterRegistry(root)
@@ -108,20 +110,106 @@ class TestMissing:
             registry.remove("a")
 
 
-class TestCorrupt:
+class TestFirstFormat:
+    def test_is_taken_over_with_terms_and_folders(self, root: Path) -> None:
+        terms = _terms("a", "d1")
+        entries = {"a": {"folder": "a", "digest": "d1", "terms": asdict(terms)}, "b": _entry("b", "d2")}
+        _write_first_format(root, entries)
+        registry = AdapterRegistry(root, ManualClock(time_ms=7))
+        assert [(one.name, one.digest, one.terms) for one in registry.list()] == [("a", "d1", terms), ("b", "d2", None)]
+        assert registry.get("a").folder == str(root.resolve() / "a")
+
+    def test_is_taken_over_once(self, root: Path) -> None:
+        _write_first_format(root, {"a": _entry("a", "d1")})
+        AdapterRegistry(root).remove("a")
+        assert AdapterRegistry(root).list() == ()
+
     @pytest.mark.parametrize("content", ["", "{", "[]", '{"format": "other", "adapters": {}}', '{"adapters": {}}'])
-    def test_an_unreadable_file_is_told(self, root: Path, content: str) -> None:
+    def test_an_unreadable_file_is_told_and_nothing_is_made_of_it(self, root: Path, content: str) -> None:
         (root / "registry.json").write_text(content)
+        for _ in range(2):
+            with pytest.raises(Corrupt):
+                AdapterRegistry(root).list()
+
+    def test_an_entry_that_leads_outside_is_refused(self, root: Path) -> None:
+        _write_first_format(root, {"a": _entry("../../etc", "d1")})
+        with pytest.raises(Corrupt, match="outside"):
+            AdapterRegistry(root)
+
+
+class TestCorrupt:
+    @pytest.mark.parametrize("content", [b"not a database, though long enough to be taken for one" * 40])
+    def test_an_unreadable_file_is_told(self, root: Path, content: bytes) -> None:
+        (root / "registry.db").write_bytes(content)
         with pytest.raises(Corrupt):
             AdapterRegistry(root).list()
 
+    def test_another_format_is_told(self, root: Path) -> None:
+        AdapterRegistry(root).close()
+        connection = apsw.Connection(str(root / "registry.db"))
+        connection.execute("UPDATE meta SET value = 'other'")
+        connection.close()
+        with pytest.raises(Corrupt, match="other"):
+            AdapterRegistry(root)
+
     def test_an_entry_that_leads_outside_is_refused(self, root: Path) -> None:
-        AdapterRegistry(root).register("a", root / "a", "d1")
-        content = json.loads((root / "registry.json").read_text())
-        content["adapters"]["a"]["folder"] = "../../etc"
-        (root / "registry.json").write_text(json.dumps(content))
+        registry = AdapterRegistry(root)
+        registry.register("a", root / "a", "d1")
+        registry._db.execute("UPDATE adapters SET folder = '../../etc'")
         with pytest.raises(Corrupt, match="outside"):
-            AdapterRegistry(root).get("a")
+            registry.get("a")
+
+
+class TestSource:
+    def test_an_adapter_may_lie_elsewhere(self, root: Path) -> None:
+        AdapterRegistry(root).register("a", None, "d1", source="s3://bucket/a")
+        assert AdapterRegistry(root).get("a").place == "s3://bucket/a"
+
+    def test_neither_folder_nor_source_is_refused(self, root: Path) -> None:
+        with pytest.raises(InvalidInput):
+            AdapterRegistry(root).register("a", None, "d1")
+
+
+class TestSwitch:
+    def test_the_name_stands_for_the_other_adapter_at_once(self, root: Path) -> None:
+        registry = AdapterRegistry(root)
+        first = registry.register("a", root / "a", "d1", shared_with=("user:ada",))
+        registry.switch("a", root / "b", "d2", _terms("a", "d2"))
+        now = AdapterRegistry(root).get("a")
+        assert (now.digest, now.shared_with, now.created_ms) == ("d2", ("user:ada",), first.created_ms)
+
+    def test_a_name_that_is_not_there_is_told(self, root: Path) -> None:
+        with pytest.raises(NotFound):
+            AdapterRegistry(root).switch("a", root / "a", "d1")
+
+
+class TestPages:
+    def test_go_through_all_that_are_sold_by_name(self, root: Path) -> None:
+        registry = AdapterRegistry(root)
+        for number in range(7):
+            registry.register(f"m{number}", root / "a", f"d{number}", _terms(f"m{number}", f"d{number}"))
+        registry.register("m3-not-sold", root / "a", "d9")
+        seen, after = [], ""
+        while page := registry.page(after=after, limit=3):
+            seen += [adapter.name for adapter in page]
+            after = page[-1].name
+        assert seen == [f"m{number}" for number in range(7)]
+
+    def test_leave_out_what_an_account_may_not_ask(self, root: Path) -> None:
+        registry = AdapterRegistry(root)
+        registry.register("a", root / "a", "d1", _terms("a", "d1"), shared_with=("user:ada",))
+        told = {who: [one.name for one in registry.page(account=who)] for who in ("user:ada", "user:bob", "acct_o", "")}
+        assert told == {"user:ada": ["a"], "user:bob": [], "acct_o": ["a"], "": []}
+        assert [registry.get("a").may_be_asked_by(who) for who in told] == [True, False, True, False]
+
+
+def _entry(folder: str, digest: str) -> dict[str, object]:
+    return {"folder": folder, "digest": digest, "terms": None}
+
+
+def _write_first_format(root: Path, adapters: dict[str, object]) -> None:
+    content = {"format": "openledger.adapter-registry/1", "adapters": adapters}
+    (root / "registry.json").write_text(json.dumps(content))
 
 
 def _register_many(root: Path, prefix: str) -> None:

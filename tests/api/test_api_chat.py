@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 import pytest
@@ -11,6 +11,8 @@ from served_app import served
 
 from openledger.api import create_app
 from openledger.core.clock import ManualClock
+from openledger.core.errors import TooManyRequests
+from openledger.core.values import Grammar, SamplingParameters
 
 QUESTION = {"model": "os-docs", "messages": [{"role": "user", "content": "What does os.path.join do?"}]}
 TEXT = "Join one or more path segments."
@@ -112,6 +114,71 @@ class TestStream:
         assert (await ask(NoReceipt(), QUESTION)).json()["error"]["code"] == "answer_incomplete"
 
 
+class TestSeveralAnswers:
+    async def test_stand_beside_each_other_and_cost_what_they_cost_together(self):
+        told = (await ask(MemoryService(), {**QUESTION, "n": 2})).json()
+        assert [(one["index"], one["message"]["content"]) for one in told["choices"]] == [(0, TEXT), (1, TEXT)]
+        assert told["usage"] == {"prompt_tokens": 14, "completion_tokens": 12, "total_tokens": 26}
+        assert (told["openledger"]["fee_nano"], len(told["openledger"]["answers"])) == (620, 2)
+
+    async def test_are_told_apart_in_a_stream(self):
+        body = {**QUESTION, "n": 2, "stream": True, "stream_options": {"include_usage": True}}
+        *chunks, usage, _done = events(await ask(MemoryService(), body))
+        choices = [json.loads(chunk)["choices"][0] for chunk in chunks]
+        for index in (0, 1):
+            own = [choice for choice in choices if choice["index"] == index]
+            assert own[0]["delta"] == {"role": "assistant", "content": ""}
+            assert "".join(choice["delta"].get("content", "") for choice in own) == TEXT
+            assert own[-1]["finish_reason"] == "stop"
+        assert json.loads(usage)["usage"]["total_tokens"] == 26
+
+    async def test_of_which_one_is_missing_are_no_answer(self):
+        class Half(MemoryService):
+            async def chat(self, **asked: Any):  # type: ignore
+                async for event in MemoryService().chat(**asked):
+                    if event.index == 0:
+                        yield event
+
+        told = (await ask(Half(), {**QUESTION, "n": 2})).json()
+        assert told["error"]["code"] == "answer_incomplete"
+
+
+class TestLogprobs:
+    BODY: ClassVar = {**QUESTION, "logprobs": True, "top_logprobs": 2}
+
+    async def test_stand_beside_the_text(self):
+        told = (await ask(MemoryService(), self.BODY)).json()
+        content = told["choices"][0]["logprobs"]["content"]
+        assert [entry["token"] for entry in content] == ["Join ", "one or more ", "path segments."]
+        assert content[0] == {
+            "token": "Join ", "logprob": -0.5, "bytes": list(b"Join "),
+            "top_logprobs": [
+                {"token": "Join ", "logprob": -0.5, "bytes": list(b"Join ")},
+                {"token": "other", "logprob": -1.5, "bytes": list(b"other")},
+            ],
+        }  # fmt: skip
+
+    async def test_come_with_their_text_in_a_stream(self):
+        *chunks, _done = events(await ask(MemoryService(), {**self.BODY, "stream": True}))
+        choices = [json.loads(chunk)["choices"][0] for chunk in chunks]
+        scored = [choice for choice in choices if choice["logprobs"]]
+        assert [one["logprobs"]["content"][0]["token"] for one in scored] == [one["delta"]["content"] for one in scored]
+        assert len(scored) == 3
+
+
+class TestBusy:
+    async def test_says_when_to_come_back(self):
+        class Busy(MemoryService):
+            async def chat(self, **_: Any):  # type: ignore
+                raise TooManyRequests("full", code="queue_full", retry_after_s=7)
+                yield
+
+        for stream in (False, True):
+            response = await ask(Busy(), {**QUESTION, "stream": stream})
+            assert (response.status_code, response.headers["Retry-After"]) == (429, "7")
+            assert response.json()["error"]["code"] == "queue_full"
+
+
 class TestParameters:
     async def test_reach_the_service(self):
         service = MemoryService()
@@ -120,6 +187,33 @@ class TestParameters:
         sampling = service.asked[0]["sampling"]
         assert (sampling.max_tokens, sampling.temperature, sampling.top_p, sampling.seed) == (9, 1.0, 0.5, 3)
         assert sampling.stop == ("end",)
+
+    async def test_of_sampling_all_reach_the_service(self):
+        service = MemoryService()
+        body = {
+            **QUESTION, "n": 2, "logprobs": True, "top_logprobs": 3, "top_k": 5, "min_p": 0.1, "presence_penalty": 0.2,
+            "frequency_penalty": -0.3, "repetition_penalty": 1.1, "ignore_eos": True,
+            "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}},
+        }  # fmt: skip
+        assert (await ask(service, body)).status_code == 200
+        assert service.asked[0]["sampling"] == SamplingParameters(
+            num_answers=2, logprobs=3, top_k=5, min_p=0.1, presence_penalty=0.2, frequency_penalty=-0.3,
+            repetition_penalty=1.1, ignore_end=True, grammar=Grammar(kind="json_schema", text='{"type": "object"}'),
+        )  # fmt: skip
+
+    @pytest.mark.parametrize(
+        ("response_format", "grammar"),
+        [
+            ({"type": "text"}, None),
+            ({"type": "json_object"}, Grammar(kind="json_object")),
+            ({"type": "regex", "pattern": "a+"}, Grammar(kind="regex", text="a+")),
+            ({"type": "lark", "grammar": 'start: "a"'}, Grammar(kind="lark", text='start: "a"')),
+        ],
+    )
+    async def test_of_form_reach_the_service(self, response_format: dict[str, Any], grammar: Grammar | None):
+        service = MemoryService()
+        await ask(service, {**QUESTION, "response_format": response_format})
+        assert service.asked[0]["sampling"].grammar == grammar
 
     async def test_max_completion_tokens_wins_over_its_old_name(self):
         service = MemoryService()
@@ -146,11 +240,20 @@ class TestParameters:
     @pytest.mark.parametrize(
         ("change", "code", "param"),
         [
-            ({"n": 2}, "unsupported_parameter", "n"),
-            ({"logprobs": True}, "unsupported_parameter", "logprobs"),
+            ({"n": 0}, "invalid_field", "n"),
+            ({"n": 65}, "invalid_field", "n"),
+            ({"logprobs": 3}, "invalid_field", "logprobs"),
+            ({"top_logprobs": 3}, "invalid_field", "top_logprobs"),
+            ({"logprobs": True, "top_logprobs": 21}, "invalid_field", "top_logprobs"),
+            ({"logit_bias": {"5": 1}}, "unsupported_parameter", "logit_bias"),
             ({"tools": [{"type": "function"}]}, "unsupported_parameter", "tools"),
-            ({"response_format": {"type": "json_object"}}, "unsupported_parameter", "response_format"),
-            ({"presence_penalty": 0.5}, "unsupported_parameter", "presence_penalty"),
+            ({"response_format": {"type": "xml"}}, "invalid_field", "response_format.type"),
+            ({"response_format": {"type": "json_schema"}}, "invalid_field", "response_format.json_schema"),
+            ({"response_format": {"type": "regex"}}, "invalid_field", "response_format.pattern"),
+            ({"presence_penalty": 2.5}, "invalid_field", "presence_penalty"),
+            ({"repetition_penalty": 0}, "invalid_field", "repetition_penalty"),
+            ({"min_p": 1.5}, "invalid_field", "min_p"),
+            ({"top_k": -2}, "invalid_field", "top_k"),
             ({"temprature": 1}, "unknown_field", "temprature"),
             ({"messages": []}, "invalid_field", "messages"),
             ({"messages": "hi"}, "invalid_field", "messages"),

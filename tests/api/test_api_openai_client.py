@@ -1,6 +1,7 @@
 """The stock openai client against the API on a real port."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import openai
 import pytest
@@ -43,6 +44,55 @@ def test_lists_and_retrieves_models(url: str):
     assert client(url).models.retrieve("numpy-docs").owned_by == "user:owner"
 
 
+def test_goes_through_the_pages_of_models():
+    service = MemoryService()
+    names = [f"m{number:04d}" for number in range(2500)]
+    service.adapters = {name: replace(service.adapters["os-docs"], id=name) for name in names}
+    with served(create_app(service)) as url:
+        seen: list[str] = []
+        while True:
+            page = client(url).get(f"/models?limit=700{f'&after={seen[-1]}' if seen else ''}", cast_to=dict)
+            seen += [model["id"] for model in page["data"]]
+            if not page["has_more"]:
+                break
+    assert seen == names
+
+
+def test_several_answers_with_logprobs(url: str):
+    answer = client(url).chat.completions.create(
+        model="os-docs", messages=ASKED, n=2, logprobs=True, top_logprobs=2, temperature=1
+    )
+    assert [choice.index for choice in answer.choices] == [0, 1]
+    assert answer.choices[1].logprobs.content[0].top_logprobs[1].token == "other"
+
+
+def test_completes_text(url: str):
+    answer = client(url).completions.create(model="os-docs", prompt="Say: ", max_tokens=5)
+    assert (answer.object, answer.choices[0].text) == ("text_completion", "Join one or more path segments.")
+    assert answer.usage.total_tokens == 13
+
+
+def test_completes_several_prompts_of_token_ids_with_echo(url: str):
+    answer = client(url).completions.create(
+        model="os-docs", prompt=[[5, 6], [7, 8]], echo=True, logprobs=1, max_tokens=1, seed=3, temperature=0
+    )
+    assert [choice.index for choice in answer.choices] == [0, 1]
+    first = answer.choices[0]
+    assert first.text == "Say: Join one or more path segments."
+    assert first.logprobs.token_logprobs == [None, -0.5, -0.5, -0.5]
+    assert first.logprobs.top_logprobs[1] == {"Join ": -0.5, "other": -1.5}
+    assert first.logprobs.text_offset == [0, 5, 10, 22]
+
+
+def test_streams_text_with_usage(url: str):
+    stream = client(url).completions.create(
+        model="os-docs", prompt="Say: ", stream=True, stream_options={"include_usage": True}
+    )
+    chunks = list(stream)
+    assert "".join(chunk.choices[0].text for chunk in chunks if chunk.choices) == "Join one or more path segments."
+    assert (chunks[-1].choices, chunks[-1].usage.completion_tokens) == ([], 6)
+
+
 def test_knows_a_wrong_key(url: str):
     with pytest.raises(openai.AuthenticationError) as caught:
         client(url, "wrong").models.list()
@@ -57,8 +107,8 @@ def test_knows_an_unknown_model(url: str):
 
 def test_knows_a_bad_parameter(url: str):
     with pytest.raises(openai.BadRequestError) as caught:
-        client(url).chat.completions.create(model="os-docs", messages=ASKED, n=3)
-    assert (caught.value.code, caught.value.param) == ("unsupported_parameter", "n")
+        client(url).chat.completions.create(model="os-docs", messages=ASKED, n=300)
+    assert (caught.value.code, caught.value.param) == ("invalid_field", "n")
 
 
 @pytest.mark.parametrize("stream", [True, False])

@@ -18,7 +18,7 @@ def test_an_error_survives_pickling_with_all_its_parts(kind):
 
 
 def test_every_kind_has_its_own_exit_code_and_default_code():
-    assert len({kind.exit_code for kind in KINDS}) == len(KINDS) == 10
+    assert len({kind.exit_code for kind in KINDS}) == len(KINDS) == 11
     assert len({kind.default_code for kind in KINDS}) == len(KINDS)
     assert all(400 <= kind.http_status < 600 and kind.exit_code for kind in KINDS)
 
@@ -41,6 +41,11 @@ def test_an_error_prints_its_message_and_tells_the_rest_as_a_dict():
         "param": "key",
         "fix": None,
     }
+
+
+def test_asking_too_often_says_when_to_ask_again_also_across_processes():
+    error = pickle.loads(pickle.dumps(errors.TooManyRequests("later", retry_after_s=7)))
+    assert error.retry_after_s == 7
 
 
 def test_an_invariant_raises_only_when_it_is_broken():

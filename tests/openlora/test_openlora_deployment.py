@@ -1,5 +1,9 @@
 """On Ray Serve: the same answers through a handle, streamed."""
 
+import os
+import signal
+import time
+from functools import reduce
 from typing import Any
 
 import pytest
@@ -7,37 +11,64 @@ from openlora_models import Served, prompt_of, request, run
 
 from openledger.adapters.registry import AdapterRegistry
 from openledger.core.errors import NotFound
-from openledger.openlora.deployment import build_openlora
+from openledger.core.values import TokenEvent
+from openledger.openlora.deployment import ReplicaOptions, ScalingOptions, build_openlora
+from openledger.openlora.server import ServingOptions
+from openledger.openlora.streams import join
 from openledger.openlora.torch_engine import EngineOptions, TorchEngine
 
 pytestmark = pytest.mark.cluster
+NUM_REPLICAS = 2
 
 
 @pytest.fixture(scope="module")
 def handle(cluster: Any, served: Served) -> Any:
+    """Two replicas, each with room for two of the three adapters."""
     from ray import serve
 
     root = served.folders["one"].parent
     registry = AdapterRegistry(root)
     for name, folder in served.folders.items():
         registry.register(name, folder, served.digests[name])
-    application = build_openlora(served.base.path, str(root), options=EngineOptions(max_batch=4), num_cpus=0.5)
+    replica = ReplicaOptions(engine=EngineOptions(max_batch=4), serving=ServingOptions(max_resident=2))
+    scaling = ScalingOptions(num_replicas=NUM_REPLICAS, num_cpus=0.5, drain_s=5)
+    application = build_openlora(served.base.path, str(root), replica=replica, scaling=scaling)
     yield serve.run(application, name="openlora-test", route_prefix=None)
     serve.delete("openlora-test")
+
+
+def ask(handle: Any, each: Any) -> TokenEvent:
+    """Its events as one."""
+    return reduce(join, handle.options(stream=True).generate.remote(each))
+
+
+def told(handle: Any) -> list[dict[str, Any]]:
+    """What each replica tells of itself, asked until all have answered."""
+    found: dict[str, dict[str, Any]] = {}
+    for _ in range(200):
+        description = handle.describe.remote().result(timeout_s=60)
+        found[str(description["replica"])] = description
+        if len(found) == NUM_REPLICAS:
+            break
+    return list(found.values())
 
 
 class TestDeployment:
     def test_streams_what_the_engine_gives(self, handle: Any, served: Served, engine: TorchEngine) -> None:
         each = request("r", prompt_of(9), served.digests["one"])
-        events = list(handle.options(stream=True).generate.remote(each))
-        assert events == run(engine, each)["r"]
+        got, expected = ask(handle, each), reduce(join, run(engine, each)["r"])
+        assert (got.token_ids, got.text, got.finish_reason) == (
+            expected.token_ids,
+            expected.text,
+            expected.finish_reason,
+        )
 
     def test_a_bad_request_is_an_error_event(self, handle: Any) -> None:
         events = list(handle.options(stream=True).generate.remote(request("bad", [])))
         assert [event.error["code"] for event in events] == ["empty_prompt"]
 
     def test_scores(self, handle: Any, served: Served) -> None:
-        scores = handle.score.remote(prompt_of(4), prompt_of(5), ["", served.digests["two"]]).result(timeout_s=60)
+        scores = handle.score.remote(prompt_of(4), prompt_of(5), ["", served.digests["three"]]).result(timeout_s=60)
         assert scores.shape == (2, 5)
 
     def test_errors_keep_their_kind(self, handle: Any) -> None:
@@ -48,3 +79,50 @@ class TestDeployment:
     def test_describes_itself(self, handle: Any, served: Served) -> None:
         description = handle.describe.remote().result(timeout_s=60)
         assert (description["base_digest"], description["engine"]) == (served.base.digest, "torch")
+
+
+class TestRouting:
+    def test_an_adapter_is_loaded_on_one_replica_however_often_it_is_asked(self, handle: Any, served: Served) -> None:
+        for number in range(12):
+            ask(handle, request(f"home-{number}", prompt_of(4), served.digests["two"], max_tokens=2))
+        holders = [each for each in told(handle) if served.digests["two"] in each["resident"]]
+        assert len(holders) == 1
+
+    def test_a_crowd_for_one_adapter_is_answered_by_both(self, handle: Any, served: Served) -> None:
+        asked = [
+            handle.options(stream=True).generate.remote(
+                request(f"crowd-{number}", prompt_of(20), served.digests["three"], max_tokens=60, ignore_end=True)
+            )
+            for number in range(24)
+        ]
+        assert all(list(events)[-1].error is None for events in asked)
+        assert all(served.digests["three"] in each["resident"] for each in told(handle))
+
+
+class TestFaults:
+    def test_a_replica_killed_in_mid_stream_is_an_error_and_the_other_answers(
+        self, handle: Any, served: Served
+    ) -> None:
+        """And the adapter's requests find their new home at once."""
+        long = request("long", prompt_of(4), served.digests["one"], max_tokens=110, ignore_end=True)
+        events = iter(handle.options(stream=True).generate.remote(long))
+        next(events)
+        (home,) = [each for each in told(handle) if "long" in each["in_flight"]]
+        os.kill(home["pid"], signal.SIGKILL)
+        with pytest.raises(Exception) as caught:  # noqa: PT011 - Ray has several kinds
+            list(events)
+        assert "Actor" in type(caught.value).__name__
+        answer = ask(handle, request("after", prompt_of(4), served.digests["one"]))
+        assert answer.error is None
+        _wait_for_replicas(handle)
+
+
+def _wait_for_replicas(handle: Any) -> None:
+    """Until Serve has started another in its place."""
+    from ray import serve
+
+    for _ in range(600):
+        if serve.status().applications["openlora-test"].deployments["OpenLoRA"].status.name == "HEALTHY":
+            return
+        time.sleep(0.1)
+    raise AssertionError("no replica came")

@@ -13,7 +13,7 @@ from openlora_models import Served, prompt_of, request, run, tokens_of
 from openledger.adapters.registry import AdapterRegistry
 from openledger.core.errors import Conflict, Corrupt, NotFound, Unavailable
 from openledger.core.values import GenerationRequest, TokenEvent
-from openledger.openlora.server import AdapterServer
+from openledger.openlora.server import AdapterServer, ServingOptions
 from openledger.openlora.torch_engine import EngineOptions, TorchEngine
 
 
@@ -28,7 +28,8 @@ def registry(served: Served) -> AdapterRegistry:
 @pytest_asyncio.fixture
 async def server(served: Served, registry: AdapterRegistry) -> AsyncIterator[AdapterServer]:
     """Room for two of the three adapters."""
-    server = AdapterServer(TorchEngine(served.base, EngineOptions(max_batch=4)), registry, max_resident=2)
+    options = ServingOptions(max_resident=2)
+    server = AdapterServer(TorchEngine(served.base, EngineOptions(max_batch=4)), registry, options)
     yield server
     server.close()
 
@@ -110,10 +111,10 @@ class TestAdapters:
         assert (await running)[-1].finish_reason in ("stop", "length")
 
     async def test_loaded_from_a_folder_it_comes_back_after_eviction(
-        self, served: Served, server: AdapterServer
+        self, served: Served, server: AdapterServer, registry: AdapterRegistry
     ) -> None:
         digest = served.digests["one"]
-        server._registry.remove("one")
+        registry.remove("one")
         await server.load(digest, str(served.folders["one"]))
         for name in ("two", "three"):
             await _collect(server, request(name, prompt_of(5), served.digests[name]))

@@ -6,6 +6,7 @@ import json
 from contextlib import suppress
 
 import pytest
+from ray.exceptions import ActorDiedError
 from tiny_model import make_tiny_base
 
 from openledger.adapters.base_model import load_tokenizer
@@ -59,7 +60,8 @@ class Engine:
     def __init__(self, tokenizer):
         self.tokens = [*tokenizer("It joins alpha with beta.", add_special_tokens=False)["input_ids"]]
         self.tokenizer, self.calls = tokenizer, 0
-        self.fail_after = self.wait_after = self.break_after = None
+        self.fail_after = self.wait_after = self.break_after = self.die_after = None
+        self.places = []
         self.waiting = asyncio.Event()
 
     @property
@@ -69,12 +71,16 @@ class Engine:
     def options(self, **_):
         return self
 
-    async def remote(self, request):
+    async def remote(self, request, place=""):
         self.calls += 1
+        self.places.append(place)
         stream = TextStream(decoder(self.tokenizer), request.sampling.stop)
         for number, token in enumerate([*self.tokens, self.tokenizer.eos_token_id]):
             if number == self.break_after:
                 return
+            if number == self.die_after:
+                self.die_after = None
+                raise ActorDiedError
             if number == self.wait_after:
                 self.waiting.set()
                 await asyncio.Event().wait()
@@ -351,6 +357,85 @@ async def test_a_stream_that_breaks_off_is_an_error_and_costs_nothing(service, e
     with pytest.raises(Unavailable) as caught:
         await said(chat(service))
     assert (caught.value.code, spent(economy)) == ("engine_broke_off", 0)
+
+
+async def test_a_replica_lost_in_mid_answer_is_an_error_that_costs_nothing_and_can_be_asked_again(
+    service, economy, engine
+):
+    engine.die_after = 2
+    with pytest.raises(Unavailable) as caught:
+        await said(chat(service))
+    assert (caught.value.code, spent(economy)) == ("engine_lost", 0)
+    text, receipt = await said(chat(service))
+    assert (text, spent(economy)) == ("It joins alpha with beta.", receipt.fee_nano)
+
+
+async def test_a_replica_lost_before_the_first_token_is_not_noticed(service, economy, engine):
+    engine.die_after = 0
+    text, receipt = await said(chat(service))
+    assert (text, engine.calls, spent(economy)) == ("It joins alpha with beta.", 2, receipt.fee_nano)
+
+
+async def test_the_engine_is_told_where_the_adapter_is(service, engine, tmp_path):
+    await said(chat(service))
+    assert engine.places == [str((tmp_path / "work" / "adapters" / "greek").resolve())]
+
+
+async def test_several_answers_are_held_metered_and_kept_one_by_one(service, economy):
+    events = [event async for event in chat(service, num_answers=3, seed=1)]
+    receipts = [event.receipt for event in events if event.receipt]
+    assert sorted(event.index for event in events if event.receipt) == [0, 1, 2]
+    assert len({receipt.answer_id for receipt in receipts}) == 3
+    assert spent(economy) == sum(receipt.fee_nano for receipt in receipts)
+    assert len(economy.pool("greek", "p0001").answers) == 3
+
+
+async def test_of_several_answers_one_that_fails_ends_all_at_no_cost(service, economy, engine):
+    engine.fail_after = 3
+    with pytest.raises(Unavailable, match="the engine broke"):
+        await said(chat(service, num_answers=3))
+    await asyncio.sleep(0.05)
+    assert spent(economy) == 0
+
+
+async def test_a_reader_who_leaves_while_holds_are_placed_leaves_none(service, economy, actor):
+    actor.gate.clear()
+    reading = asyncio.create_task(said(chat(service, num_answers=3)))
+    await asyncio.sleep(0.01)
+    reading.cancel()
+    await asyncio.sleep(0.01)
+    actor.gate.set()
+    with suppress(asyncio.CancelledError):
+        await reading
+    assert spent(economy) == 0
+
+
+def complete(service, prompts, key="k1", account=ACCOUNT, **sampling):
+    chosen = SamplingParameters(**{"max_tokens": 40, **sampling})
+    return service.complete(
+        account=account, model="greek", prompts=prompts, sampling=chosen, idempotency_key=key, echo=True
+    )
+
+
+async def test_text_is_completed_as_it_is_and_echoed(service, economy, base):
+    tokenizer = load_tokenizer(base)
+    ids = tokenizer("beta")["input_ids"]
+    events = [event async for event in complete(service, ["alpha", ids])]
+    firsts = {event.index: event for event in reversed(events)}
+    assert [firsts[index].prompt_text for index in (0, 1)] == ["alpha", tokenizer.decode(ids)]
+    told = {event.index: event.receipt.prompt_tokens for event in events if event.receipt}
+    assert told == {0: len(tokenizer("alpha")["input_ids"]), 1: len(ids)}
+
+
+@pytest.mark.parametrize(
+    ("prompts", "code"),
+    [([""], "empty_prompt"), (["alpha", []], "empty_prompt"), ([[10**6]], "invalid_token"),
+     (["alpha " * 300], "context_length_exceeded")],
+)  # fmt: skip
+async def test_of_prompts_one_that_can_not_be_refuses_all(service, economy, engine, prompts, code):
+    with pytest.raises(InvalidInput) as caught:
+        await said(complete(service, prompts))
+    assert (caught.value.code, engine.calls, spent(economy)) == (code, 0, 0)
 
 
 def contributed(datanets, name="ada"):

@@ -1,0 +1,53 @@
+"""POST /v1/completions: text or token ids as they are, without a chat template; held and metered like any answer."""
+
+from functools import partial
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Request
+from starlette.responses import Response
+
+from openledger.api.access import AccountOf, ClockOf, ServiceOf
+from openledger.api.chat_response import Heading
+from openledger.api.completion_request import CompletionRequest
+from openledger.api.completion_response import chunks_of, completion, usage_chunk
+from openledger.api.disconnect import ClientGone
+from openledger.api.responses import json_response
+from openledger.api.streams import CLIENT_GONE_STATUS, checked_key, stream_answers, whole_answers
+from openledger.core.ids import derived_id, new_id
+
+router = APIRouter(tags=["completions"])
+
+
+@router.post("/v1/completions")
+async def create_text_completion(
+    body: CompletionRequest,
+    request: Request,
+    service: ServiceOf,
+    account: AccountOf,
+    clock: ClockOf,
+    idempotency_key: Annotated[str | None, Header()] = None,
+) -> Response:
+    key = checked_key(idempotency_key) or new_id("key", clock.now_ms())
+    heading = Heading(
+        id=derived_id("cmpl", account, key),
+        created_s=clock.now_ms() // 1000,
+        model=body.model,
+        scored=body.logprobs is not None,
+    )
+    prompts = body.prompts()
+    events = service.complete(
+        account=account,
+        model=body.model,
+        prompts=prompts,
+        sampling=body.sampling(),
+        idempotency_key=key,
+        echo=body.echo,
+    )
+    num_answers = len(prompts) * body.n
+    try:
+        if body.stream:
+            usage = partial(usage_chunk, heading) if body.include_usage else None
+            return await stream_answers(request, events, num_answers, partial(chunks_of, heading), usage)
+        return json_response(completion(heading, await whole_answers(request, events, num_answers)))
+    except ClientGone:
+        return Response(status_code=CLIENT_GONE_STATUS)

@@ -1,0 +1,195 @@
+"""Answers as server-sent events: shared by chat and text completions.
+
+Refusals have their own status: the first event is awaited before a stream's headers are sent. What fails later comes
+as an event that holds the error envelope, and no [DONE] follows. The answer is closed with the connection, however
+that ends.
+"""
+
+import json
+import logging
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from openledger.api.disconnect import ClientGone, until_disconnected
+from openledger.api.errors import envelope, unexpected
+from openledger.api.request_ids import request_id_of
+from openledger.core.errors import InvalidInput, OpenLedgerError, Unavailable
+from openledger.platform.service import AnswerEvent, Receipt, TokenScore
+
+DONE = b"data: [DONE]\n\n"
+CLIENT_GONE_STATUS = 499  # nginx's number; nobody is there to read it but the access log
+_FIT_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+_log = logging.getLogger(__name__)
+
+Events = AsyncIterator[AnswerEvent]
+Chunk = Callable[[AnswerEvent, bool], list[dict[str, Any]]]
+
+
+@dataclass(slots=True)
+class Collected:
+    """One whole answer."""
+
+    index: int
+    text: str = ""
+    finish_reason: str = ""
+    receipt: Receipt | None = None
+    cached_tokens: int = 0
+    scores: list[TokenScore] = field(default_factory=list)
+    prompt_text: str = ""
+    prompt_scores: tuple[TokenScore, ...] = ()
+
+    def add(self, event: AnswerEvent) -> None:
+        self.text += event.text
+        self.scores += event.scores
+        self.cached_tokens += event.cached_tokens
+        self.prompt_text = self.prompt_text or event.prompt_text
+        self.prompt_scores = self.prompt_scores or event.prompt_scores
+        if event.finish_reason is not None:
+            self.finish_reason, self.receipt = event.finish_reason, event.receipt
+
+
+async def whole_answers(request: Request, events: Events, num_answers: int) -> list[Collected]:
+    """All answers, once the last has ended. Raises ClientGone, and Unavailable (`answer_incomplete`)."""
+    return await until_disconnected(request.receive, _collect(events, num_answers))
+
+
+async def stream_answers(
+    request: Request, events: Events, num_answers: int, chunks: Chunk, usage: Callable[[list[Collected]], Any] | None
+) -> Response:
+    """The events as they come. `chunks` makes of each what is sent (told whether it is its answer's first), `usage` the
+    chunk after the last, where it was asked for."""
+    first = await until_disconnected(request.receive, _next(events))
+    return EventStream(_told(first, events, num_answers, chunks, usage), events, request_id_of(request))
+
+
+class EventStream(StreamingResponse):
+    def __init__(self, data: AsyncGenerator[bytes], events: Events, request_id: str):
+        chunks = _guarded(data, request_id)
+        super().__init__(
+            chunks, media_type="text/event-stream", headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        )
+        self._chunks, self._events = chunks, events
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await until_disconnected(receive, self.stream_response(send))
+        except (ClientGone, OSError):
+            pass  # the client hung up: there is nobody to tell
+        finally:
+            await self._chunks.aclose()
+            await close(self._events)
+
+
+def server_sent(value: dict[str, Any]) -> bytes:
+    """One server-sent event. JSON escapes line ends, so the data stays on its one line."""
+    return b"data: " + json.dumps(value, separators=(",", ":")).encode() + b"\n\n"
+
+
+def receipts(answers: list[Collected]) -> list[Receipt]:
+    return [_receipt(answer.receipt) for answer in answers]
+
+
+def usage_of(answers: list[Collected]) -> dict[str, Any]:
+    """As it is paid: each answer with its prompt."""
+    told = receipts(answers)
+    prompt_tokens = sum(receipt.prompt_tokens for receipt in told)
+    completion_tokens = sum(receipt.completion_tokens for receipt in told)
+    cached_tokens = sum(answer.cached_tokens for answer in answers)
+    cached = {"prompt_tokens_details": {"cached_tokens": cached_tokens}} if cached_tokens else {}
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+        **cached,
+    }
+
+
+def checked_key(key: str | None) -> str | None:
+    if key is not None and not _FIT_KEY.fullmatch(key):
+        raise InvalidInput(
+            "the idempotency key is not usable",
+            code="invalid_idempotency_key",
+            param="Idempotency-Key",
+            fix="send 1 to 255 visible ASCII characters, for example a UUID",
+        )
+    return key
+
+
+async def close(events: Events) -> None:
+    if isinstance(events, AsyncGenerator):
+        await events.aclose()
+
+
+async def _told(
+    first: AnswerEvent, rest: Events, num_answers: int, chunks: Chunk, usage: Callable[[list[Collected]], Any] | None
+) -> AsyncGenerator[bytes]:
+    answers: dict[int, Collected] = {}
+    async for event in _all(first, rest):
+        is_first = event.index not in answers
+        answers.setdefault(event.index, Collected(event.index)).add(event)
+        for chunk in chunks(event, is_first):
+            yield server_sent(chunk)
+    ended = _whole(answers, num_answers)
+    if usage is not None:
+        yield server_sent(usage(ended))
+    yield DONE
+
+
+async def _all(first: AnswerEvent, rest: Events) -> AsyncGenerator[AnswerEvent]:
+    yield first
+    async for event in rest:
+        yield event
+
+
+async def _guarded(chunks: AsyncGenerator[bytes], request_id: str) -> AsyncGenerator[bytes]:
+    """`chunks`, and where they break off, the error as a last event."""
+    try:
+        async for data in chunks:
+            yield data
+    except OpenLedgerError as error:
+        yield server_sent(envelope(error))
+    except Exception:  # noqa: BLE001 - the headers are out: no handler above can turn this into an answer
+        _log.exception("a streamed answer broke off, request %s", request_id)
+        yield server_sent(envelope(unexpected()))
+    finally:
+        await chunks.aclose()
+
+
+async def _collect(events: Events, num_answers: int) -> list[Collected]:
+    answers: dict[int, Collected] = {}
+    async for event in events:
+        answers.setdefault(event.index, Collected(event.index)).add(event)
+    return _whole(answers, num_answers)
+
+
+def _whole(answers: dict[int, Collected], num_answers: int) -> list[Collected]:
+    if len(answers) != num_answers or any(answer.receipt is None for answer in answers.values()):
+        raise _incomplete()
+    return [answers[index] for index in sorted(answers)]
+
+
+async def _next(events: Events) -> AnswerEvent:
+    try:
+        return await anext(events)
+    except StopAsyncIteration:
+        raise _incomplete() from None
+
+
+def _receipt(receipt: Receipt | None) -> Receipt:
+    if receipt is None:
+        raise _incomplete()
+    return receipt
+
+
+def _incomplete() -> Unavailable:
+    return Unavailable(
+        "the answer broke off before its end",
+        code="answer_incomplete",
+        fix="ask again with the Idempotency-Key that you sent: what was paid for is told again at no charge",
+    )

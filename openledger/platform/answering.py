@@ -1,0 +1,355 @@
+"""Paid answers: a hold for each before any is begun, then the engine's tokens, then the metered fee.
+
+Owns the way of one request's answers between economy and engine, and that no hold outlives them: however an answer
+ends, its hold is posted for what was generated, or voided where the engine failed. Knows adapters and prompts as
+values; how they were found and encoded is `live`'s.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import Any
+
+from openledger.core.errors import Conflict, OpenLedgerError, TooManyRequests, Unavailable
+from openledger.core.hashing import digest_json
+from openledger.core.ids import derived_id
+from openledger.core.values import (
+    AdapterTerms,
+    Answer,
+    Authorization,
+    FeeReceipt,
+    GenerationRequest,
+    SamplingParameters,
+    TokenEvent,
+    TokenLogprob,
+)
+from openledger.openlora.text import TextStream, decoder
+from openledger.platform.calls import answered
+from openledger.platform.service import AnswerEvent, Receipt, TokenScore
+
+Seat = tuple[str, str]  # account and idempotency key
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """One answer to make. `place` is where the adapter's files are; `echo` is the prompt's text where it is to be told
+    with the answer."""
+
+    index: int
+    account: str
+    key: str
+    terms: AdapterTerms
+    place: str
+    prompt_ids: tuple[int, ...]
+    sampling: SamplingParameters
+    echo: str | None = None
+
+    @property
+    def seat(self) -> Seat:
+        return self.account, self.key
+
+    @property
+    def body_digest(self) -> str:
+        return digest_json([self.terms.adapter_digest, list(self.prompt_ids), repr(self.sampling)])
+
+
+@dataclass(slots=True)
+class _Fate:
+    """What a request's answers share: whether one of them failed, so that the others are owed for nothing."""
+
+    failed: bool = False
+
+
+def one_by_one(asked: Asked, prompts: Sequence[tuple[Sequence[int], str | None]]) -> list[Asked]:
+    """The answers that `asked.sampling.num_answers` and several prompts stand for, the i-th of a prompt with its seed
+    raised by i. The first keeps the key."""
+    number = asked.sampling.num_answers
+    return [
+        replace(
+            asked,
+            index=index,
+            key=asked.key if index == 0 else derived_id("key", asked.key, str(index)),
+            prompt_ids=tuple(prompts[index // number][0]),
+            echo=prompts[index // number][1],
+            sampling=_numbered(asked.sampling, index % number),
+        )
+        for index in range(number * len(prompts))
+    ]
+
+
+class Answering:
+    """`engine` is the OpenLoRA deployment's handle, `economy` an actor's. One for a gateway: it knows which keys are
+    being answered, so that each is answered once at a time."""
+
+    def __init__(self, engine: Any, economy: Any, tokenizer: Any):
+        self._engine, self._economy, self._tokenizer = engine, economy, tokenizer
+        self._decode = decoder(tokenizer)
+        self._in_flight: set[Seat] = set()
+        self._closing: dict[Seat, asyncio.Task[None]] = {}  # holds being closed; they keep their seats
+
+    async def answers(self, asked: Sequence[Asked]) -> AsyncGenerator[AnswerEvent]:
+        """The events of all, each with its `index`, as they come."""
+        self._take([one.seat for one in asked])
+        try:
+            placed = await self._place(asked)
+            fate = _Fate()
+            streams = [self._answer(one, hold, sold, fate) for one, (hold, sold) in zip(asked, placed, strict=True)]
+            async with aclosing(streams[0] if len(streams) == 1 else _merged(streams, fate)) as events:
+                async for event in events:
+                    yield event
+        finally:
+            self._in_flight -= {one.seat for one in asked} - self._closing.keys()
+
+    def _take(self, seats: Sequence[Seat]) -> None:
+        """Raises Conflict while another request sits there: only the one that began generating may close its hold."""
+        if not self._in_flight.isdisjoint(seats):
+            raise Conflict(
+                "a request with this idempotency key is being answered",
+                code="request_in_flight",
+                param="idempotency_key",
+                fix="wait for its answer, or send a new key",
+            )
+        self._in_flight.update(seats)
+
+    async def _place(self, asked: Sequence[Asked]) -> list[tuple[Authorization, tuple[Answer, FeeReceipt] | None]]:
+        """A hold for each, or for none; beside it what was sold under its key before."""
+        placed: list[tuple[Authorization, tuple[Answer, FeeReceipt] | None]] = []
+        placing: list[asyncio.Task[Authorization]] = []
+        try:
+            for one in asked:
+                placing.append(asyncio.ensure_future(self._authorize(one)))
+                hold = await asyncio.shield(placing[-1])  # a client's leaving must not leave a hold we know nothing of
+                placed.append((hold, await answered(self._economy.completed.remote(hold.answer_id))))
+        except BaseException:
+            kept = {hold.answer_id for hold, sold in placed if sold is not None}
+            await asyncio.shield(asyncio.ensure_future(self._void_all(placing, kept)))
+            raise
+        return placed
+
+    async def _authorize(self, one: Asked) -> Authorization:
+        num_tokens, max_tokens = len(one.prompt_ids), one.sampling.max_tokens
+        hold: Authorization = await answered(
+            self._economy.authorize.remote(one.account, one.terms, num_tokens, max_tokens, one.key, one.body_digest)
+        )
+        return hold
+
+    async def _void_all(self, placing: Sequence["asyncio.Task[Authorization]"], kept: set[str]) -> None:
+        for hold in await asyncio.gather(*placing, return_exceptions=True):
+            if isinstance(hold, BaseException) or hold.answer_id in kept:
+                continue
+            try:
+                await answered(self._economy.cancel.remote(hold.answer_id))
+            except Exception:  # noqa: BLE001 - why the request ends is being raised; a hold that stays expires
+                _log.exception("the hold of %s was not voided", hold.answer_id)
+
+    async def _answer(
+        self, one: Asked, hold: Authorization, sold: tuple[Answer, FeeReceipt] | None, fate: _Fate
+    ) -> AsyncGenerator[AnswerEvent]:
+        if sold is not None:
+            yield self._told_again(one, *sold)
+            return
+        request = GenerationRequest(
+            request_id=hold.answer_id,
+            prompt_ids=one.prompt_ids,
+            adapter_digest=one.terms.adapter_digest,
+            sampling=one.sampling,
+            tenant=one.account,
+        )
+        async with aclosing(self._metered(request, one, hold, fate)) as events:
+            async for event in events:
+                yield event
+
+    def _told_again(self, one: Asked, answer: Answer, paid: FeeReceipt) -> AnswerEvent:
+        """A completed answer for a retry: the first text and the first receipt, and nothing to pay."""
+        text = TextStream(self._decode, one.sampling.stop)
+        told = "".join([*map(text.push, answer.completion_ids), text.finish()])
+        ended = text.stopped or answer.completion_ids[-1:] == (self._tokenizer.eos_token_id,)
+        return AnswerEvent(
+            index=one.index,
+            text=told,
+            token_count=len(answer.completion_ids),
+            finish_reason="stop" if ended else "length",
+            receipt=_receipt(paid, answer),
+            prompt_text=one.echo or "",
+        )
+
+    async def _metered(
+        self, request: GenerationRequest, one: Asked, hold: Authorization, fate: _Fate
+    ) -> AsyncGenerator[AnswerEvent]:
+        """Generate under `hold`. However this ends, the hold is posted for what was generated and not for a failed
+        generation, else voided; and what ended it is what the reader hears of."""
+        generated: list[int] = []
+        receipt: Receipt | None = None
+        failed, first = True, True
+        try:
+            async for event in self._generate(request, one.place):
+                generated += event.token_ids
+                if event.finish_reason is not None:
+                    failed = False  # it is whole: should the ledger not answer now, it is owed all the same
+                    receipt = await self._complete(one, hold, generated)
+                told = self._told(one, event, receipt)
+                yield self._echoed(told, one, event) if first else told
+                first = False
+            if receipt is None:
+                raise Unavailable("the engine broke off", code="engine_broke_off", fix="ask again with the same key")
+        except (GeneratorExit, asyncio.CancelledError):
+            failed = fate.failed  # else the client went away: what was generated is paid for
+            raise
+        finally:
+            if receipt is None:
+                closing = self._close(one, hold, [] if failed else generated)
+                self._closing[one.seat] = asyncio.create_task(closing)
+                await asyncio.shield(self._closing[one.seat])
+
+    async def _generate(self, request: GenerationRequest, place: str) -> AsyncGenerator[TokenEvent]:
+        """The engine's events. A replica that is lost before its first is asked for again, elsewhere; what fails is
+        raised as an error of ours."""
+        for attempt in (1, 2):
+            begun = ended = False
+            stream = self._engine.generate.options(stream=True).remote(request, place)
+            try:
+                async for event in stream:
+                    begun = True
+                    _raise_failure(event)
+                    yield event
+                ended = True
+                return
+            except (OpenLedgerError, GeneratorExit, asyncio.CancelledError):
+                raise
+            except Exception as error:
+                lost = as_ours(error)
+                if begun or attempt == 2 or lost.code != "engine_lost":
+                    raise lost from error
+            finally:
+                if not ended and hasattr(stream, "cancel"):
+                    stream.cancel()
+
+    def _told(self, one: Asked, event: TokenEvent, receipt: Receipt | None) -> AnswerEvent:
+        return AnswerEvent(
+            index=one.index,
+            text=event.text,
+            token_count=len(event.token_ids),
+            finish_reason=event.finish_reason,
+            receipt=receipt,
+            scores=tuple(self._score(entry) for entry in event.logprobs),
+            cached_tokens=0 if event.usage is None else event.usage.cached_tokens,
+        )
+
+    def _echoed(self, told: AnswerEvent, one: Asked, event: TokenEvent) -> AnswerEvent:
+        """With the first event goes the prompt, where it was asked for."""
+        if one.echo is None:
+            return told
+        entries = zip(one.prompt_ids, event.prompt_logprobs, strict=False)
+        scores = tuple(
+            TokenScore(token=self._decode([token]), logprob=None) if entry is None else self._score(entry)
+            for token, entry in entries
+        )
+        return replace(told, prompt_text=one.echo, prompt_scores=scores)
+
+    def _score(self, entry: TokenLogprob) -> TokenScore:
+        top = tuple((self._decode([token]), logprob) for token, logprob in entry.top)
+        return TokenScore(token=self._decode([entry.token_id]), logprob=entry.logprob, top=top)
+
+    async def _complete(self, one: Asked, hold: Authorization, generated: Sequence[int]) -> Receipt:
+        answer = Answer(
+            answer_id=hold.answer_id,
+            adapter=one.terms.adapter,
+            adapter_digest=one.terms.adapter_digest,
+            period=hold.period,
+            prompt_ids=one.prompt_ids,
+            completion_ids=tuple(generated),
+        )
+        return _receipt(await answered(self._economy.complete.remote(answer)), answer)
+
+    async def _close(self, one: Asked, hold: Authorization, generated: Sequence[int]) -> None:
+        """Post or void `hold` and free the seat, also where the waiting reader is cancelled a second time."""
+        try:
+            if generated:
+                await self._complete(one, hold, generated)
+            else:
+                await answered(self._economy.cancel.remote(hold.answer_id))
+        except Exception:  # noqa: BLE001 - why the answer ended is being raised; a hold that stays expires
+            _log.exception("the hold of %s was not closed", hold.answer_id)
+        finally:
+            del self._closing[one.seat]
+            self._in_flight.discard(one.seat)
+
+
+def as_ours(error: Exception) -> OpenLedgerError:
+    """What Ray and Serve raise while the engine answers. Anything else is a bug of ours, and is raised itself."""
+    import ray.exceptions
+    from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, OpenLedgerError):
+        return cause
+    if isinstance(error, BackPressureError):
+        return TooManyRequests("the engine has more to do than it can hold", code="queue_full", retry_after_s=2)
+    if isinstance(error, ray.exceptions.RayActorError | DeploymentUnavailableError):
+        return Unavailable(
+            "the replica that made this answer is gone",
+            code="engine_lost",
+            fix="ask again with the same key: another replica answers, and nothing was charged for this one",
+        )
+    raise error
+
+
+async def _merged(streams: Sequence[AsyncGenerator[AnswerEvent]], fate: _Fate) -> AsyncGenerator[AnswerEvent]:
+    """The events of all as they come. Where one fails, the others are ended and its error is raised."""
+    queue: asyncio.Queue[AnswerEvent | BaseException | None] = asyncio.Queue()
+    tasks = [asyncio.create_task(_read(stream, queue.put_nowait)) for stream in streams]
+    try:
+        open_streams = len(tasks)
+        while open_streams:
+            item = await queue.get()
+            if isinstance(item, BaseException):
+                fate.failed = True
+                raise item
+            if item is None:
+                open_streams -= 1
+            else:
+                yield item
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _read(stream: AsyncGenerator[AnswerEvent], put: Callable[[AnswerEvent | BaseException | None], None]) -> None:
+    try:
+        async with aclosing(stream):
+            async for event in stream:
+                put(event)
+        put(None)
+    except Exception as error:  # noqa: BLE001 - raised again where the events are read
+        put(error)
+
+
+def _numbered(sampling: SamplingParameters, number: int) -> SamplingParameters:
+    seed = None if sampling.seed is None else sampling.seed + number
+    return replace(sampling, num_answers=1, seed=seed)
+
+
+def _receipt(paid: FeeReceipt, answer: Answer) -> Receipt:
+    return Receipt(
+        answer_id=paid.answer_id,
+        prompt_tokens=len(answer.prompt_ids),
+        completion_tokens=len(answer.completion_ids),
+        fee_nano=paid.fee_nano,
+        parts=paid.parts,
+    )
+
+
+def _raise_failure(event: TokenEvent) -> None:
+    if event.finish_reason != "error":
+        return
+    failure = event.error or {}
+    parts = {name: failure.get(name) for name in ("code", "param", "fix")}
+    message = str(failure.get("message", "the engine failed"))
+    if failure.get("type") == TooManyRequests.default_code:
+        raise TooManyRequests(message, **parts, retry_after_s=int(failure.get("retry_after_s") or 1))
+    kinds = {cls.default_code: cls for cls in OpenLedgerError.__subclasses__()}
+    raise kinds.get(str(failure.get("type")), Unavailable)(message, **parts)

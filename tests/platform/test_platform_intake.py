@@ -1,0 +1,218 @@
+"""Adapters added and removed while the service runs: who may, what is checked, and that a refusal leaves nothing."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from serving_stack import Local
+from tiny_model import make_tiny_base
+
+from openledger.adapters.base_model import BaseModel
+from openledger.adapters.card import AdapterCard, adapter_digest, load_card, save_card
+from openledger.adapters.checks import read_shapes
+from openledger.adapters.registry import AdapterRegistry
+from openledger.adapters.sources import SourceRules
+from openledger.core.clock import ManualClock
+from openledger.core.errors import Conflict, Forbidden, InvalidInput, NotFound, OpenLedgerError
+from openledger.core.signing import SigningKey
+from openledger.core.values import RowDraft
+from openledger.datanets.contribution import sign_contribution
+from openledger.datanets.datanets import Datanets
+from openledger.datanets.shard import ShardHost
+from openledger.platform.intake import Intake
+from openledger.platform.service import NewAdapter
+
+OWNER = "user:owner"
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
+    return make_tiny_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture
+def datanets(tmp_path: Path) -> Any:
+    datanets = Datanets(tmp_path / "datanets", [ShardHost(tmp_path / "datanets" / "shard-0")], ManualClock())
+    datanets.create("greek", "What letters do", OWNER)
+    key = SigningKey(b"ada".ljust(32, b"."))
+    datanets.register_contributor(key.public_key, "ada")
+    text = "Open the archive and return its members in the order in which they were written."
+    draft = RowDraft(prompt="What does archive.members do?", completion=text)
+    datanets.contribute(sign_contribution(key, "greek", [draft], "1"))
+    datanets.publish("greek")
+    yield datanets
+    datanets.close()
+
+
+@pytest.fixture
+def source(tmp_path: Path, base: BaseModel, datanets: Any) -> Path:
+    """An adapter of the Datanet's first version, as it comes out of training."""
+    folder = tmp_path / "incoming" / "a"
+    folder.mkdir(parents=True)
+    _write(folder, base, seed=1)
+    (version,) = datanets.versions("greek")
+    card = AdapterCard(
+        name="a", digest=adapter_digest(folder), base_model="b", base_digest=base.digest, datanet="greek",
+        datanet_version=version.number, row_root=version.row_root, rows_trained=("row_1",), contributors={"ctr_1": 1},
+        recipe={}, environment={}, code_version="0", initial_a="", final_loss=1.0,
+    )  # fmt: skip
+    save_card(folder, card)
+    return folder
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> AdapterRegistry:
+    return AdapterRegistry(tmp_path / "adapters")
+
+
+@pytest.fixture
+def intake(tmp_path: Path, base: BaseModel, registry: AdapterRegistry, datanets: Any) -> Intake:
+    rules = SourceRules(folders=(str(tmp_path / "incoming"),), schemes=("file",))
+    return Intake(base, registry, Local(datanets), rules)
+
+
+def new(source: Path | str, **changed: Any) -> NewAdapter:
+    values = {"name": "alpha", "source": str(source), "prompt_price_nano": 1, "completion_price_nano": 2}
+    return NewAdapter(**{**values, **changed})
+
+
+def left(registry: AdapterRegistry) -> list[str]:
+    served = registry.root / "served"
+    return [path.name for path in served.iterdir()] if served.exists() else []
+
+
+async def refused(intake: Intake, registry: AdapterRegistry, account: str, adapter: NewAdapter) -> str:
+    before = registry.list()
+    with pytest.raises(OpenLedgerError) as caught:
+        await intake.add(account, adapter)
+    assert registry.list() == before
+    return caught.value.code
+
+
+class TestAdding:
+    async def test_is_sold_under_its_lineage(self, intake: Intake, registry: AdapterRegistry, source: Path) -> None:
+        added = await intake.add(OWNER, new(source))
+        assert registry.get("alpha") == added
+        assert added.terms is not None
+        assert (added.digest, added.terms.datanet, added.terms.owner_account) == (
+            adapter_digest(source),
+            "greek",
+            OWNER,
+        )
+        assert Path(added.folder).parent == registry.root / "served"
+        assert left(registry) == [added.digest]
+
+    async def test_the_same_again_changes_nothing(
+        self, intake: Intake, registry: AdapterRegistry, source: Path
+    ) -> None:
+        assert await intake.add(OWNER, new(source)) == await intake.add(OWNER, new(source))
+        assert len(registry.list()) == 1
+
+    async def test_another_price_counts_from_now_on(
+        self, intake: Intake, registry: AdapterRegistry, source: Path
+    ) -> None:
+        await intake.add(OWNER, new(source))
+        await intake.add(OWNER, new(source, prompt_price_nano=9))
+        told = registry.get("alpha").terms
+        assert told is not None
+        assert told.prompt_price_nano == 9
+
+    async def test_another_content_under_the_name_must_be_asked_for(
+        self, intake: Intake, registry: AdapterRegistry, source: Path, base: BaseModel
+    ) -> None:
+        first = await intake.add(OWNER, new(source))
+        _rewrite(source, base, seed=2)
+        with pytest.raises(Conflict):
+            await intake.add(OWNER, new(source))
+        second = await intake.add(OWNER, new(source, replace=True))
+        assert registry.get("alpha").digest == second.digest != first.digest
+        assert Path(first.folder).is_dir()  # what is being answered under it ends as it began
+
+    async def test_what_is_shared_is_kept_with_it(
+        self, intake: Intake, registry: AdapterRegistry, source: Path
+    ) -> None:
+        await intake.add(OWNER, new(source, shared_with=("user:bob",)))
+        assert registry.get("alpha").shared_with == ("user:bob",)
+
+
+class TestRefusing:
+    async def test_who_does_not_own_the_datanet(self, intake: Intake, registry: AdapterRegistry, source: Path) -> None:
+        assert await refused(intake, registry, "user:thief", new(source)) == "not_the_owner"
+
+    async def test_who_does_not_own_the_name(self, intake: Intake, registry: AdapterRegistry, source: Path) -> None:
+        await intake.add(OWNER, new(source))
+        assert await refused(intake, registry, "user:thief", new(source, replace=True)) == "not_the_owner"
+
+    async def test_a_version_that_was_not_published(
+        self, intake: Intake, registry: AdapterRegistry, source: Path
+    ) -> None:
+        save_card(source, replace(load_card(source), row_root="00"))
+        assert await refused(intake, registry, OWNER, new(source)) == "unknown_datanet_version"
+
+    async def test_an_adapter_without_a_card(self, intake: Intake, registry: AdapterRegistry, source: Path) -> None:
+        (source / "card.json").unlink()
+        assert await refused(intake, registry, OWNER, new(source)) == "adapter_without_card"
+
+    async def test_another_base(self, intake: Intake, registry: AdapterRegistry, source: Path) -> None:
+        save_card(source, replace(load_card(source), base_digest="other"))
+        assert await refused(intake, registry, OWNER, new(source)) == "wrong_base"
+
+    async def test_a_folder_elsewhere(self, intake: Intake, registry: AdapterRegistry, tmp_path: Path) -> None:
+        for place in ("/etc", str(tmp_path), "s3://bucket/a", "org/name"):
+            assert await refused(intake, registry, OWNER, new(place)) == "adapter_source_forbidden"
+
+    async def test_weights_that_were_cut_short(self, intake: Intake, registry: AdapterRegistry, source: Path) -> None:
+        weights = source / "adapter_model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:200])
+        assert await refused(intake, registry, OWNER, new(source)) == "corrupt_adapter"
+
+    async def test_leaves_no_file(self, intake: Intake, registry: AdapterRegistry, source: Path) -> None:
+        (source / "card.json").unlink()
+        with pytest.raises(InvalidInput):
+            await intake.add(OWNER, new(source))
+        assert left(registry) == []
+
+
+class TestRemoving:
+    async def test_takes_the_name_and_leaves_the_files(
+        self, intake: Intake, registry: AdapterRegistry, source: Path
+    ) -> None:
+        added = await intake.add(OWNER, new(source))
+        await intake.remove(OWNER, "alpha")
+        assert registry.list() == ()
+        assert Path(added.folder).is_dir()
+
+    async def test_is_the_owners(self, intake: Intake, registry: AdapterRegistry, source: Path) -> None:
+        await intake.add(OWNER, new(source))
+        with pytest.raises(Forbidden):
+            await intake.remove("user:thief", "alpha")
+        await intake.add(OWNER, new(source, name="secret", shared_with=("user:bob",)))
+        with pytest.raises(NotFound):
+            await intake.remove("user:thief", "secret")
+        with pytest.raises(NotFound):
+            await intake.remove(OWNER, "nobody")
+        assert len(registry.list()) == 2
+
+
+def _rewrite(folder: Path, base: BaseModel, seed: int) -> None:
+    card = load_card(folder)
+    _write(folder, base, seed)
+    save_card(folder, replace(card, digest=adapter_digest(folder)))
+
+
+def _write(folder: Path, base: BaseModel, seed: int) -> None:
+    """Weights and configuration of a small adapter on the query projections."""
+    generator = torch.Generator().manual_seed(seed)
+    modules = {name: shape for name, shape in read_shapes(base).modules.items() if name.endswith("q_proj")}
+    weights = {
+        f"base_model.model.{name}.lora_{side}.weight": torch.randn(shape, generator=generator)
+        for name, (features_in, features_out) in modules.items()
+        for side, shape in (("A", (2, features_in)), ("B", (features_out, 2)))
+    }
+    save_file(weights, folder / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"], "bias": "none"}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
