@@ -17,10 +17,13 @@ from openledger.ledger.accounts import Balance, opened
 from openledger.ledger.checkpoints import open_checkpoint
 from openledger.ledger.disputes import Disputes
 from openledger.ledger.export import Claim, read_export
-from openledger.ledger.journal import Journal
+from openledger.ledger.journal import Journal, ids_of
 from openledger.ledger.log import leaf_hash, leaf_of, nodes_after_append
 from openledger.ledger.nonces import Rounds
+from openledger.ledger.opening import is_postgres, open_store
+from openledger.ledger.packed import account_key, id_text
 from openledger.ledger.rules import Book, apply
+from openledger.ledger.store import MAX_TRANSFERS
 from openledger.ledger.transfers import CREATED, Batch, Transfer
 from openledger.ledger.verdicts import VERDICT, Verdicts
 
@@ -56,19 +59,23 @@ class AuditReport:
         return (*told, f"{self.num_disputes} disputes: each escrow, verdict and award recomputed")
 
 
-def audit_file(path: Path, key: str) -> AuditReport:
-    """Audit the ledger file or the export at `path` against the verification key `key`.
+def audit_file(path: Path | str, key: str) -> AuditReport:
+    """Audit the ledger (a file, or a PostgreSQL URL) or the export at `path` against the verification key `key`.
 
     Raises NotFound where there is nothing, Corrupt naming the first wrong entry in `param`.
     """
+    if is_postgres(path):
+        return _audit_store(path, key)
     try:
-        with path.open("rb") as stream:
+        with Path(path).open("rb") as stream:
             is_database = stream.read(len(_SQLITE_MAGIC)) == _SQLITE_MAGIC
     except OSError as error:
         raise NotFound(f"no ledger at {path}: {error.strerror}", code="no_ledger", param=str(path)) from error
-    if not is_database:
-        return audit_entries(read_export(path), key)
-    journal = Journal(path, read_only=True)
+    return _audit_store(path, key) if is_database else audit_entries(read_export(Path(path)), key)
+
+
+def _audit_store(storage: Path | str, key: str) -> AuditReport:
+    journal = Journal(open_store(storage, read_only=True))
     try:
         return audit_journal(journal, key)
     finally:
@@ -78,8 +85,8 @@ def audit_file(path: Path, key: str) -> AuditReport:
 def audit_journal(journal: Journal, key: str) -> AuditReport:
     """Like `audit_file`, over an open journal; also checks what only the file has: nodes, holds, indexes."""
     with journal.reading():
-        if damage := journal.damage():
-            raise Corrupt(f"SQLite finds the file damaged: {damage}", code="corrupt_database", param=str(journal.path))
+        if damage := journal.store.damage():
+            raise Corrupt(f"SQLite finds the file damaged: {damage}", code="corrupt_database", param=journal.location)
         audit = _Audit()
         report = audit.run(_stored(journal), key)
         _check_file(journal, audit)
@@ -95,16 +102,19 @@ def audit_entries(entries: Iterable[tuple[Batch, bytes] | Claim], key: str) -> A
 class _Audit:
     """One pass over a log: the state that it recomputes."""
 
-    book: Book = field(default_factory=Book)
+    ids: set[str] = field(default_factory=set)
+    book: Book = field(init=False)
     tree: merkle.Frontier = field(default_factory=merkle.Frontier)
     pools: dict[str, list[list[object]]] = field(default_factory=dict)
     settled: set[str] = field(default_factory=set)
     rounds: Rounds = field(default_factory=Rounds)
     verdicts: Verdicts = field(default_factory=Verdicts)
-    ids: set[str] = field(default_factory=set)
     disputes: Disputes = field(default_factory=Disputes)
     time_ms: int = 0
     num_answers: int = 0
+
+    def __post_init__(self) -> None:
+        self.book = Book(known=self.ids)
 
     def run(self, entries: Iterable[tuple[Batch, bytes] | Claim], key: str) -> AuditReport:
         for entry in entries:
@@ -115,7 +125,7 @@ class _Audit:
 
     def take(self, batch: Batch, claimed_leaf: bytes) -> None:
         place = f"batch {batch.seq}"
-        leaf = leaf_hash(leaf_of(batch.seq, batch.time_ms, batch.transfers, batch.statement))
+        leaf = leaf_hash(leaf_of(batch))
         if batch.seq != self.tree.size or leaf != claimed_leaf:
             raise Corrupt(f"{place}: its content isn't what its leaf commits to", code="wrong_leaf", param=place)
         if batch.time_ms < self.time_ms:
@@ -135,6 +145,8 @@ class _Audit:
             self.book.balances[account.account_id] = opened(account)
 
     def take_transfers(self, batch: Batch) -> None:
+        if len(batch.transfers) > MAX_TRANSFERS:
+            raise Corrupt(f"batch {batch.seq} is too long", code="batch_too_large", param=f"batch {batch.seq}")
         changes, results = apply(self.book, batch.transfers, batch.time_ms)
         for transfer, result in zip(batch.transfers, results, strict=True):
             name = transfer.transfer_id
@@ -144,7 +156,6 @@ class _Audit:
                 raise Corrupt(f"transfer {name} breaks the rules: {result}", code="refused_transfer", param=name)
             self.ids.add(name)
         self.book.take(changes)
-        self.book.known.update(item.transfer_id for item in batch.transfers if item.kind != "pending")
 
     def take_statement(self, batch: Batch) -> None:
         try:
@@ -231,17 +242,9 @@ def _stored(journal: Journal) -> Iterator[tuple[Batch, bytes] | Claim]:
 
 
 def _check_file(journal: Journal, audit: _Audit) -> None:
-    num_nodes = 0
-    for seq in range(audit.tree.size):
-        for level, position, value in nodes_after_append(seq, journal.node(0, seq), journal.node):
-            num_nodes += 1
-            if journal.node(level, position) != value:
-                place = f"node {level}/{position}"
-                raise Corrupt(f"{place} isn't the hash of its children", code="wrong_node", param=place)
-    for name, expires_ms, state in journal.holds():
-        hold = audit.book.holds.get(name)
-        if hold is None or (hold.expires_ms, hold.state) != (expires_ms, state):
-            raise Corrupt(f"hold {name} isn't what the log makes it", code="wrong_hold", param=name)
+    num_nodes = _check_nodes(journal, audit.tree.size)
+    _check_index(journal, audit.tree.size)
+    _check_holds(journal, audit)
     expected = {
         "accounts": len(audit.book.balances),
         "transfers": len(audit.ids),
@@ -249,6 +252,50 @@ def _check_file(journal: Journal, audit: _Audit) -> None:
         "batches": audit.tree.size,
         "nodes": num_nodes,
     }
-    for table, count in journal.counts().items():
+    for table, count in journal.store.counts().items():
         if count != expected[table]:
             raise Corrupt(f"{table}: {count} rows, the log makes {expected[table]}", code="wrong_count", param=table)
+
+
+def _check_nodes(journal: Journal, size: int) -> int:
+    num_nodes = 0
+    for seq in range(size):
+        for level, position, value in nodes_after_append(seq, journal.node(0, seq), journal.node):
+            num_nodes += 1
+            if journal.node(level, position) != value:
+                place = f"node {level}/{position}"
+                raise Corrupt(f"{place} isn't the hash of its children", code="wrong_node", param=place)
+    return num_nodes
+
+
+def _check_index(journal: Journal, size: int) -> None:
+    """That every id leads to its transfer, and every account through all batches that touched it."""
+    last: dict[str, int] = {}
+    for seq in range(size):
+        place, batch = f"batch {seq}", journal.batch(seq)
+        ids = ids_of(batch)
+        if journal.store.places(ids) != {name: (seq, ordinal) for ordinal, name in enumerate(ids)}:
+            raise Corrupt(f"{place}: its ids lead elsewhere", code="wrong_place", param=place)
+        touched = {account for item in batch.transfers for account in (item.debit, item.credit)}
+        if journal.links(seq) != {account: last.get(account, -1) for account in touched}:
+            raise Corrupt(f"{place}: its accounts' links lead elsewhere", code="wrong_links", param=place)
+        last.update(dict.fromkeys(touched, seq))
+    for row in journal.store.all_accounts():
+        if row.last_seq != last.get(row.account_id, -1) or row.key != account_key(row.account_id):
+            raise Corrupt(f"{row.account_id} leads elsewhere", code="wrong_links", param=row.account_id)
+
+
+def _check_holds(journal: Journal, audit: _Audit) -> None:
+    numbers = {row.number: row.account_id for row in journal.store.all_accounts()}
+    for row in journal.store.all_holds():
+        name = id_text(row.key)
+        stored = (numbers.get(row.debit), numbers.get(row.credit), row.amount, row.expires_ms, row.state)
+        hold = audit.book.holds.get(name)
+        if hold is None or stored != (
+            hold.transfer.debit,
+            hold.transfer.credit,
+            hold.transfer.amount_nano,
+            hold.expires_ms,
+            hold.state,
+        ):
+            raise Corrupt(f"hold {name} isn't what the log makes it", code="wrong_hold", param=name)

@@ -5,13 +5,13 @@ replays the whole log through the same function.
 """
 
 from collections import ChainMap
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Container, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from openledger.core.money import SUPPLY_NANO
 from openledger.ledger.accounts import Balance
-from openledger.ledger.transfers import CREATED, LINKED_FAILED, Transfer, compare
+from openledger.ledger.transfers import CREATED, EXISTS, LINKED_FAILED, Transfer, compare
 
 MAX_SUM_NANO = 2**63 - 1
 
@@ -31,7 +31,7 @@ class Book:
 
     balances: MutableMapping[str, Balance] = field(default_factory=dict)
     holds: MutableMapping[str, Hold] = field(default_factory=dict)
-    known: set[str] = field(default_factory=set)
+    known: Container[str] = frozenset()
 
     def take(self, changes: "Book") -> None:
         self.balances.update(changes.balances)
@@ -44,15 +44,65 @@ def apply(book: Book, transfers: Sequence[Transfer], time_ms: int) -> tuple[Book
     Later transfers of a batch see what earlier ones did. `book` itself stays as it is.
     """
     changes = Book()
-    view = Book(ChainMap(changes.balances, book.balances), ChainMap(changes.holds, book.holds), book.known)
+    placed: set[str] = set()
+    view = _over(changes, book, placed)
     seen: dict[str, Transfer] = {}
     results = []
     for transfer in transfers:
         twin = seen.setdefault(transfer.transfer_id, transfer)
         results.append(_apply_one(view, transfer, time_ms) if twin is transfer else compare(transfer, twin))
+        if results[-1] == CREATED:
+            placed.add(transfer.transfer_id)
     if all(result == CREATED for result in results):
         return changes, results
     return Book(), link(results)
+
+
+def apply_each(
+    book: Book, chains: Sequence[Sequence[Transfer]], known: Mapping[str, Transfer], time_ms: int
+) -> tuple[Book, list[str]]:
+    """What `chains` change in `book`, one after the other, each whole or not at all; one result for each transfer.
+
+    `known` are transfers of the log, by id. A chain that exists whole with the same content gives its first results
+    again; one that exists in part is not applied.
+    """
+    changes, created, results = Book(), dict[str, Transfer](), list[str]()
+    view = _over(changes, book, created)
+    before = ChainMap(created, dict(known))
+    for chain in chains:
+        found = compare_known(chain, before)
+        if found is None:
+            made, found = apply(view, chain, time_ms)
+            changes.take(made)
+            created.update({item.transfer_id: item for item, result in zip(chain, found, strict=True) if result == CREATED})
+        results += found
+    return changes, results
+
+
+def compare_known(transfers: Sequence[Transfer], known: Mapping[str, Transfer]) -> list[str] | None:
+    """Results of a batch of which something is known, None where nothing is."""
+    if not any(transfer.transfer_id in known for transfer in transfers):
+        return None
+    results = [
+        compare(transfer, known[transfer.transfer_id]) if transfer.transfer_id in known else CREATED
+        for transfer in transfers
+    ]
+    return results if all(result == EXISTS for result in results) else link(results)
+
+
+def _over(changes: Book, book: Book, placed: Container[str]) -> Book:
+    """`book` as it looks with `changes` and with what was `placed`."""
+    balances = ChainMap(changes.balances, book.balances)
+    return Book(balances, ChainMap(changes.holds, book.holds), _Either(placed, book.known))
+
+
+@dataclass(frozen=True, slots=True)
+class _Either:
+    first: Container[str]
+    second: Container[str]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.first or name in self.second
 
 
 def link(results: Sequence[str]) -> list[str]:

@@ -16,8 +16,11 @@ Results, one for each transfer of a batch, in order of precedence (the first tha
     credit_account_not_found                single and pending
     exceeds_credits                         single and pending: the debit account has less than that
     overflows_debits, overflows_credits     a running sum would leave 64 bits
-    linked_transfer_failed                  this one could be, but another of its batch couldn't, or existed before
+    linked_transfer_failed                  this one could be, but another of its chain couldn't, or existed before
     created                                 done, and durable
+
+A chain is what is created whole or not at all: the whole batch of `Ledger.commit`, what `linked` ties together in
+`Ledger.submit`. `RESULTS` numbers them all, as `Ledger.submit_packed` gives them.
 """
 
 import re
@@ -33,6 +36,29 @@ TransferKind = Literal["single", "pending", "post", "void"]
 CREATED = "created"
 EXISTS = "exists"
 LINKED_FAILED = "linked_transfer_failed"
+RESULTS = (
+    CREATED,
+    EXISTS,
+    *(
+        f"exists_with_different_{field}"
+        for field in ("debit", "credit", "amount_nano", "code", "reference", "kind", "pending_id", "timeout_ms")
+    ),
+    "exists_with_different_statement",
+    "pending_transfer_not_found",
+    "pending_transfer_not_pending",
+    "pending_transfer_already_posted",
+    "pending_transfer_already_voided",
+    "pending_transfer_has_different_accounts",
+    "pending_transfer_has_different_amount",
+    "exceeds_pending_amount",
+    "pending_transfer_expired",
+    "debit_account_not_found",
+    "credit_account_not_found",
+    "exceeds_credits",
+    "overflows_debits",
+    "overflows_credits",
+    LINKED_FAILED,
+)
 _KINDS = frozenset({"single", "pending", "post", "void"})
 _ID = re.compile(r"[a-z0-9][a-z0-9._:-]{0,159}")
 _CODE = re.compile(r"[a-z][a-z_]{0,31}")
@@ -76,12 +102,13 @@ class Entry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """What one leaf of the log commits to."""
+    """What one leaf of the log commits to. `packed` are the transfers as records, where the leaf is over those."""
 
     seq: int
     time_ms: int
     transfers: tuple[Transfer, ...]
     statement: dict[str, Any] | None
+    packed: bytes = b""
 
 
 def transfer_to_dict(transfer: Transfer) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from openledger.core.signing import SigningKey
 from openledger.ledger import Ledger
 from openledger.ledger.database import check_sqlite_version, open_database
 from openledger.ledger.journal import Journal
+from openledger.ledger.sqlite import SqliteStore
 
 KEY = SigningKey(b"k" * 32)
 
@@ -40,7 +41,7 @@ def test_a_replaced_ledger_can_not_write_any_more(ledger, path, clock):
 
 
 def test_without_the_fence_the_replaced_ledger_would_write(ledger, path, clock, monkeypatch):
-    monkeypatch.setattr(Journal, "_check_epoch", lambda self: None)
+    monkeypatch.setattr(SqliteStore, "_check_epoch", lambda self: None)
     successor = Ledger(path, clock, KEY, "openledger/test")
     assert ledger.commit([move("t2", 5)]) == ["created"]
     assert successor.find("t2") is not None
@@ -48,9 +49,9 @@ def test_without_the_fence_the_replaced_ledger_would_write(ledger, path, clock, 
 
 
 def test_writes_are_synced_before_the_answer(path):
-    journal = Journal(path)
-    pragmas = {name: journal._db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous")}
-    journal.close()
+    store = SqliteStore(path)
+    pragmas = {name: store._db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous")}
+    store.close()
     assert pragmas == {"journal_mode": "wal", "synchronous": 2}
 
 
@@ -75,13 +76,13 @@ def test_another_key_or_name_does_not_open_the_file(ledger, path, clock):
 def test_a_file_that_is_no_ledger_is_named(path):
     path.write_bytes(b"not a database, but longer than the header of one" * 100)
     with pytest.raises(Corrupt):
-        Journal(path)
+        SqliteStore(path)
 
 
 def test_a_database_of_another_format_is_named(path):
     open_database(path, "", "something/1").close()
     with pytest.raises(Corrupt) as caught:
-        Journal(path)
+        SqliteStore(path)
     assert caught.value.code == "unknown_format"
 
 
