@@ -18,7 +18,7 @@ from openledger.ledger.log import Node
 from openledger.ledger.packed import account_key, accounts_in, id_key, id_text, ids_in, unpack
 from openledger.ledger.rules import Book, Hold
 from openledger.ledger.store import MAX_TRANSFERS, AccountRow, BatchRow, HoldRow, Store, Sums
-from openledger.ledger.transfers import Batch, Entry, Transfer, transfer_from_dict, transfer_to_dict
+from openledger.ledger.transfers import Batch, Entry, Transfer, transfer_bytes, transfer_from_dict
 
 JSON, PACKED = "json", "packed"
 
@@ -249,7 +249,7 @@ def _sums(balance: Balance, number: int, seq: int) -> Sums:
 
 
 def _body(transfers: Sequence[Transfer]) -> bytes:
-    return canonical_json([transfer_to_dict(transfer) for transfer in transfers])
+    return b"[" + b",".join(map(transfer_bytes, transfers)) + b"]"
 
 
 def _transfers(body: bytes) -> tuple[Transfer, ...]:

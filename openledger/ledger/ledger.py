@@ -31,7 +31,7 @@ from openledger.ledger.transfers import CREATED, EXISTS, RESULTS, Batch, Entry, 
 from openledger.ledger.verdicts import is_verdict
 
 if TYPE_CHECKING:
-    from openledger.ledger.setwise import Outcome, Records, Sheet
+    from openledger.ledger.setwise import Int64, Outcome, Records, Sheet
 
 MAX_STATEMENT_BYTES = 64 * 2**20
 OTHER_STATEMENT = "exists_with_different_statement"
@@ -128,7 +128,7 @@ class Ledger:
         Each commit with a statement has a leaf of its own; what states nothing is gathered into one.
         """
         for request in requests:
-            _check_request(request)
+            check_request(request)
         with self._writing():
             results: list[list[str]] = []
             for group in _gathered(requests):
@@ -309,8 +309,8 @@ class Ledger:
         """All of `records` created, or None and nothing done where one is known, or may not be."""
         from openledger.ledger import setwise
 
-        sheet = self._loaded_sheet(records)
-        outcome = setwise.apply_as_set(sheet, records, sheet.find(records["debit"]), sheet.find(records["credit"]))
+        sheet, debits, credits = self._loaded_sheet(records)
+        outcome = setwise.apply_as_set(sheet, records, debits, credits)
         if outcome is None or not self._journal.store.add_ids(records["id"].tolist(), self._size):
             return None
         self._append_packed(records.tobytes(), outcome, self._now_ms())
@@ -319,8 +319,8 @@ class Ledger:
     def _created_in_order(self, records: "Records", data: bytes, ties: list[bool]) -> "Outcome":
         from openledger.ledger import setwise
 
-        sheet, time_ms = self._loaded_sheet(records), self._now_ms()
-        debits, credits = sheet.find(records["debit"]), sheet.find(records["credit"])
+        time_ms = self._now_ms()
+        sheet, debits, credits = self._loaded_sheet(records)
         outcome = setwise.apply_in_order(sheet, records, debits, credits, ties, self._known(records, data), time_ms)
         if outcome.created:
             made = records[outcome.created]
@@ -358,8 +358,8 @@ class Ledger:
         sheet.sums[slots], sheet.last[slots] = outcome.sums, seq
         self._grow(log.leaf_hash(log.packed_leaf(seq, time_ms, data)), time_ms)
 
-    def _loaded_sheet(self, records: "Records") -> "Sheet":
-        """The sheet with the accounts that `records` name, where there are such."""
+    def _loaded_sheet(self, records: "Records") -> "tuple[Sheet, Int64, Int64]":
+        """The sheet with the accounts that `records` name, where there are such, and their slots in it."""
         import numpy as np
 
         from openledger.ledger import setwise
@@ -367,11 +367,12 @@ class Ledger:
         if self._sheet is None or self._sheet.is_large:
             self._sheet = setwise.Sheet()
         keys = np.concatenate([records["debit"], records["credit"]])
-        missing = keys[self._sheet.find(keys) < 0]
-        if len(missing):
-            wanted = {key.tobytes() for key in missing}
+        slots = self._sheet.find(keys)
+        if (slots < 0).any():
+            wanted = {key.tobytes() for key in keys[slots < 0]}
             self._sheet.add(self._journal.store.accounts_by_key(list(wanted)))
-        return self._sheet
+            slots = self._sheet.find(keys)
+        return self._sheet, slots[: len(records)], slots[len(records) :]
 
     def _put_head(self, size: int, time_ms: int, root: bytes) -> None:
         checkpoint = Checkpoint(origin=self._name, size=size, root=root.hex())
@@ -396,15 +397,16 @@ def _key_of(storage: Path | str, signing_key: SigningKey | Path | None) -> Signi
 def _gathered(requests: Sequence[Request]) -> Iterator[list[Request]]:
     """Commits alone, what comes between them together; together they stay under the limit of one batch."""
     group: list[Request] = []
+    count = 0
     for request in requests:
-        full = sum(len(item.transfers) for item in group) + len(request.transfers) > MAX_TRANSFERS
-        if group and (request.whole or full):
+        if group and (request.whole or count + len(request.transfers) > MAX_TRANSFERS):
             yield group
-            group = []
+            group, count = [], 0
         if request.whole:
             yield [request]
         else:
             group.append(request)
+            count += len(request.transfers)
     if group:
         yield group
 
@@ -417,7 +419,8 @@ def _chains(transfers: Sequence[Transfer], linked: Sequence[bool]) -> Iterator[S
             start = place + 1
 
 
-def _check_request(request: Request) -> None:
+def check_request(request: Request) -> None:
+    """Raises InvalidInput or TooLarge for what could never be served."""
     statement = request.statement
     if not request.transfers:
         raise InvalidInput("a batch needs a transfer", code="empty_batch", param="transfers")

@@ -17,7 +17,7 @@ from typing import Any
 from openledger.core import merkle
 from openledger.core.hashing import canonical_json, digest_json
 from openledger.ledger.packed import RECORD_BYTES, packed_root
-from openledger.ledger.transfers import Batch, Transfer, transfer_to_dict
+from openledger.ledger.transfers import Batch, Transfer, transfer_bytes
 
 ReadNode = Callable[[int, int], bytes]
 Node = tuple[int, int, bytes]
@@ -52,7 +52,7 @@ def leaf_hash(leaf: dict[str, Any]) -> bytes:
 
 
 def transfer_hashes(transfers: Sequence[Transfer]) -> list[bytes]:
-    return [merkle.leaf_hash(canonical_json(transfer_to_dict(transfer))) for transfer in transfers]
+    return [merkle.leaf_hash(transfer_bytes(transfer)) for transfer in transfers]
 
 
 def nodes_after_append(size: int, leaf: bytes, read: ReadNode) -> list[Node]:

@@ -9,8 +9,10 @@ Knows no storage and no clock.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -74,43 +76,60 @@ def read_records(data: bytes) -> Records:
     return records
 
 
+def _empty(dtype: type, *shape: int) -> Any:
+    return field(default_factory=lambda: np.zeros((0, *shape), dtype))
+
+
 @dataclass(slots=True)
 class Sheet:
-    """Accounts in memory, in slots. An account is found by the first 64 bits of its key, then the rest is compared."""
+    """Accounts in memory, in slots, found by their keys through a hash table (open addressing, at most half full)."""
 
-    prefixes: npt.NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))
-    at: Int64 = field(default_factory=lambda: np.zeros(0, np.int64))
-    rests: npt.NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))
-    numbers: Int64 = field(default_factory=lambda: np.zeros(0, np.int64))
-    floors: Int64 = field(default_factory=lambda: np.zeros(0, np.int64))
-    sums: Int64 = field(default_factory=lambda: np.zeros((0, 4), np.int64))
-    last: Int64 = field(default_factory=lambda: np.zeros(0, np.int64))
+    table: Int64 = field(default_factory=lambda: np.full(16, -1, np.int64))
+    keys: npt.NDArray[np.uint64] = _empty(np.uint64, 2)
+    numbers: Int64 = _empty(np.int64)
+    floors: Int64 = _empty(np.int64)
+    sums: Int64 = _empty(np.int64, 4)
+    last: Int64 = _empty(np.int64)
     slots: dict[int, int] = field(default_factory=dict)
 
     def add(self, rows: Sequence[AccountRow]) -> None:
         """Accounts that aren't there yet."""
         if not rows:
             return
-        keys = np.frombuffer(b"".join(row.key for row in rows), "<u8").reshape(-1, 2)
-        self.slots.update({row.number: len(self.numbers) + place for place, row in enumerate(rows)})
-        self.rests = np.concatenate([self.rests, keys[:, 1]])
+        first = len(self.numbers)
+        self.slots.update({row.number: first + place for place, row in enumerate(rows)})
+        added = np.frombuffer(b"".join(row.key for row in rows), "<u8").reshape(-1, 2)
+        self.keys = np.concatenate([self.keys, added])
         self.numbers = np.concatenate([self.numbers, [row.number for row in rows]])
         floors = [-SUPPLY_NANO if row.may_go_negative else 0 for row in rows]
         self.floors = np.concatenate([self.floors, floors])
         self.sums = np.concatenate([self.sums, np.array([row[5:9] for row in rows], np.int64)])
         self.last = np.concatenate([self.last, [row.last_seq for row in rows]])
-        prefixes = np.concatenate([self.prefixes[np.argsort(self.at)], keys[:, 0]])  # back in the order of slots
-        self.at = np.argsort(prefixes, kind="stable")
-        self.prefixes = prefixes[self.at]
+        if 2 * len(self.numbers) > len(self.table):
+            self.table = np.full(4 << len(self.numbers).bit_length(), -1, np.int64)
+            first = 0
+        self._enter(first)
 
     def find(self, keys: npt.NDArray[np.uint64]) -> Int64:
         """Slots of `keys` [n, 2]; -1 where there is none."""
-        if not len(self.numbers):
-            return np.full(len(keys), -1, np.int64)
-        places = np.minimum(np.searchsorted(self.prefixes, keys[:, 0]), len(self.prefixes) - 1)
-        slots = self.at[places]
-        there = (self.prefixes[places] == keys[:, 0]) & (self.rests[slots] == keys[:, 1])
-        return np.where(there, slots, -1)
+        mask = np.uint64(len(self.table) - 1)
+        at = (keys[:, 0] & mask).astype(np.int64)
+        slots = self.table[at]
+        wrong = np.flatnonzero((slots >= 0) & (self.keys.take(slots, axis=0, mode="clip") != keys).any(axis=1)) if len(self.keys) else ()
+        while len(wrong):
+            at[wrong] = (at[wrong] + 1) & int(mask)
+            slots[wrong] = self.table[at[wrong]]
+            left = (slots[wrong] >= 0) & (self.keys.take(slots[wrong], axis=0, mode="clip") != keys[wrong]).any(axis=1)
+            wrong = wrong[left]
+        return slots
+
+    def _enter(self, first: int) -> None:
+        mask = len(self.table) - 1
+        for slot in range(first, len(self.numbers)):
+            at = int(self.keys[slot, 0]) & mask
+            while self.table[at] >= 0:
+                at = (at + 1) & mask
+            self.table[at] = slot
 
     def put(self, rows: Sequence[Sums]) -> None:
         """New sums of accounts, those that are here."""
@@ -351,10 +370,10 @@ def links_of(numbers: Int64, last: Int64) -> bytes:
     return np.stack([numbers[order], last[order]], axis=1).astype("<i8").tobytes()
 
 
-def sums_rows(sheet: Sheet, outcome: Outcome, seq: int) -> list[Sums]:
+def sums_rows(sheet: Sheet, outcome: Outcome, seq: int) -> Iterator[tuple[int, ...]]:
+    """As `Sums`, but for a name."""
     columns = (outcome.sums[:, place].tolist() for place in range(4))
-    numbers = sheet.numbers[outcome.slots].tolist()
-    return list(map(Sums._make, zip(*columns, [seq] * len(numbers), numbers, strict=True)))
+    return zip(*columns, repeat(seq), sheet.numbers[outcome.slots].tolist(), strict=False)
 
 
 def _link(results: list[str]) -> list[str]:

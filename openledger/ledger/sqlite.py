@@ -1,7 +1,8 @@
 """A ledger's storage in one SQLite file: the embedded default. Decides nothing; see `store`.
 
 Lists go to SQLite as one array (`carray`), not as one statement a row: a third of the time. Ids start with the time,
-so their index grows at its end.
+so their index grows at its end. Sums stand apart from names: a batch rewrites the rows of the accounts it touches, and
+those are short.
 """
 
 import os
@@ -20,8 +21,10 @@ from openledger.ledger.store import FORMAT, MAX_TRANSFERS, AccountRow, BatchRow,
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS accounts(
-  number INTEGER PRIMARY KEY, account_id TEXT NOT NULL UNIQUE, key BLOB NOT NULL UNIQUE, kind TEXT NOT NULL,
-  may_go_negative INTEGER NOT NULL,
+  number INTEGER PRIMARY KEY, account_id TEXT NOT NULL UNIQUE, key BLOB NOT NULL UNIQUE, kind TEXT NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS sums(
+  number INTEGER PRIMARY KEY, may_go_negative INTEGER NOT NULL,
   debits_pending INTEGER NOT NULL CHECK (debits_pending >= 0), debits_posted INTEGER NOT NULL,
   credits_pending INTEGER NOT NULL CHECK (credits_pending >= 0), credits_posted INTEGER NOT NULL,
   last_seq INTEGER NOT NULL,
@@ -44,7 +47,8 @@ CREATE TABLE IF NOT EXISTS head(
 ) STRICT;
 INSERT OR IGNORE INTO meta VALUES ('epoch', '0');
 """
-_ACCOUNT = "number, account_id, a.key, kind, may_go_negative, debits_pending, debits_posted, credits_pending, credits_posted, last_seq"
+_ACCOUNT = """number, account_id, a.key, kind, may_go_negative, debits_pending, debits_posted, credits_pending,
+              credits_posted, last_seq"""
 _CHECKPOINT_PAGES = 8000
 _NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "ceph", "glusterfs"})
 
@@ -71,7 +75,7 @@ class SqliteStore:
     @contextmanager
     def writing(self) -> Iterator[None]:
         with storage_errors(self.path), writing(self._db):
-            self._check_epoch()
+            self._check_epoch(int(self.meta("epoch")))
             yield
 
     @contextmanager
@@ -103,18 +107,19 @@ class SqliteStore:
         return self._accounts("number", array("q", numbers))
 
     def all_accounts(self) -> Iterator[AccountRow]:
-        rows = self._db.execute(f"SELECT {_ACCOUNT} FROM accounts a ORDER BY account_id")
+        rows = self._db.execute(f"SELECT {_ACCOUNT} FROM accounts a JOIN sums USING (number) ORDER BY account_id")
         return (AccountRow._make(row) for row in rows)
 
     def num_accounts(self) -> int:
         return int(self._db.execute("SELECT coalesce(max(number), -1) + 1 FROM accounts").fetchall()[0][0])
 
     def add_accounts(self, rows: Sequence[AccountRow]) -> None:
-        self._db.executemany("INSERT INTO accounts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        self._db.executemany("INSERT INTO accounts VALUES (?, ?, ?, ?)", [row[:4] for row in rows])
+        self._db.executemany("INSERT INTO sums VALUES (?, ?, ?, ?, ?, ?, ?)", [(row.number, *row[4:]) for row in rows])
 
-    def put_sums(self, rows: Iterable[Sums]) -> None:
+    def put_sums(self, rows: Iterable[Sums | tuple[int, ...]]) -> None:
         self._db.executemany(
-            "UPDATE accounts SET debits_pending = ?, debits_posted = ?, credits_pending = ?, credits_posted = ?,"
+            "UPDATE sums SET debits_pending = ?, debits_posted = ?, credits_pending = ?, credits_posted = ?,"
             " last_seq = ? WHERE number = ?",
             rows,
         )
@@ -191,11 +196,11 @@ class SqliteStore:
             temporary.replace(path)
             sync_folder(path.parent)
 
-    def _check_epoch(self) -> None:
-        check_epoch(self.epoch, int(self.meta("epoch")))
+    def _check_epoch(self, current: int) -> None:
+        check_epoch(self.epoch, current)
 
     def _accounts(self, column: str, wanted: Sequence[Any]) -> list[AccountRow]:
-        query = f"SELECT {_ACCOUNT} FROM carray(?) w JOIN accounts a ON a.{column} = w.value"
+        query = f"SELECT {_ACCOUNT} FROM carray(?) w JOIN accounts a ON a.{column} = w.value JOIN sums USING (number)"
         return [AccountRow._make(row) for row in self._wanted(query, wanted)]
 
     def _wanted(self, query: str, wanted: Sequence[Any]) -> Iterable[tuple[Any, ...]]:

@@ -23,9 +23,10 @@ A chain is what is created whole or not at all: the whole batch of `Ledger.commi
 `Ledger.submit`. `RESULTS` numbers them all, as `Ledger.submit_packed` gives them.
 """
 
+import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from openledger.core.errors import InvalidInput
@@ -60,9 +61,11 @@ RESULTS = (
     LINKED_FAILED,
 )
 _KINDS = frozenset({"single", "pending", "post", "void"})
+_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 _ID = re.compile(r"[a-z0-9][a-z0-9._:-]{0,159}")
 _CODE = re.compile(r"[a-z][a-z_]{0,31}")
 _MAX_REFERENCE = 300
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +115,23 @@ class Batch:
 
 
 def transfer_to_dict(transfer: Transfer) -> dict[str, Any]:
-    return asdict(transfer)
+    """Its fields by name, in the order of canonical JSON."""
+    return {
+        "amount_nano": transfer.amount_nano,
+        "code": transfer.code,
+        "credit": transfer.credit,
+        "debit": transfer.debit,
+        "kind": transfer.kind,
+        "pending_id": transfer.pending_id,
+        "reference": transfer.reference,
+        "timeout_ms": transfer.timeout_ms,
+        "transfer_id": transfer.transfer_id,
+    }
+
+
+def transfer_bytes(transfer: Transfer) -> bytes:
+    """Canonical JSON of its fields, as `hashing.canonical_json` makes it, without looking for what can't be there."""
+    return _encode(transfer_to_dict(transfer)).encode()
 
 
 def transfer_from_dict(values: Mapping[str, Any]) -> Transfer:
@@ -141,6 +160,8 @@ def _check_texts(transfer: Transfer) -> None:
         _refuse(f"{transfer.code!r} is no transfer code", "invalid_code", "code")
     if not isinstance(transfer.reference, str) or len(transfer.reference) > _MAX_REFERENCE:
         _refuse(f"a reference is text of at most {_MAX_REFERENCE} characters", "invalid_reference", "reference")
+    if not transfer.reference.isascii() and _SURROGATE.search(transfer.reference):
+        _refuse("a reference holds half a character", "invalid_reference", "reference")
 
 
 def _check_amount(amount_nano: int) -> None:

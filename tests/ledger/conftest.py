@@ -1,4 +1,4 @@
-"""A ledger in a folder of its own, under a clock that stands still."""
+"""A ledger in a storage of its own, under a clock that stands still. `storage` runs a test over both kinds."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +13,8 @@ KEY = SigningKey(b"k" * 32)
 NAME = "openledger/test"
 
 
-def open_ledger(path: Path, clock: ManualClock | None = None) -> Ledger:
-    return Ledger(path, clock or ManualClock(), KEY, NAME)
+def open_ledger(storage: Path | str, clock: ManualClock | None = None) -> Ledger:
+    return Ledger(storage, clock or ManualClock(), KEY, NAME)
 
 
 def accounts() -> list[Account]:
@@ -32,10 +32,19 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "ledger.db"
 
 
+@pytest.fixture(params=["sqlite", "postgres"])
+def storage(request: pytest.FixtureRequest, path: Path) -> Path | str:
+    """A path, or the URL of an empty database."""
+    if request.param == "sqlite":
+        return path
+    url: str = request.getfixturevalue("postgres_server").new_database()
+    return url
+
+
 @pytest.fixture
-def ledger(path: Path, clock: ManualClock) -> Iterator[Ledger]:
+def ledger(storage: Path | str, clock: ManualClock) -> Iterator[Ledger]:
     """Accounts genesis, user:a, user:b and user:c; nobody has anything."""
-    opened = open_ledger(path, clock)
+    opened = open_ledger(storage, clock)
     opened.create_accounts(accounts())
     yield opened
     opened.close()

@@ -1,6 +1,7 @@
 """The file beneath: fenced, synced, its own format, and a failing disk that never half-writes."""
 
 import apsw
+import psycopg
 import pytest
 from ledger_values import hold, move
 from settled_ledger import build_pool
@@ -16,19 +17,19 @@ from openledger.ledger.sqlite import SqliteStore
 KEY = SigningKey(b"k" * 32)
 
 
-def test_a_reopened_ledger_goes_on_where_it_stopped(ledger, path, clock):
+def test_a_reopened_ledger_goes_on_where_it_stopped(ledger, storage, clock):
     ledger.commit([move("t1", 5)])
     before = ledger.checkpoint()
     ledger.close()
-    again = Ledger(path, clock, KEY, "openledger/test")
+    again = Ledger(storage, clock, KEY, "openledger/test")
     assert again.checkpoint() == before
     assert again.commit([move("t1", 5)]) == ["exists"]
     again.close()
 
 
-def test_a_replaced_ledger_can_not_write_any_more(ledger, path, clock):
+def test_a_replaced_ledger_can_not_write_any_more(ledger, storage, clock):
     ledger.commit([move("t1", 5)])
-    successor = Ledger(path, clock, KEY, "openledger/test")
+    successor = Ledger(storage, clock, KEY, "openledger/test")
     with pytest.raises(Unavailable) as caught:
         ledger.commit([move("t2", 5)])
     assert caught.value.code == "stale_epoch"
@@ -40,9 +41,9 @@ def test_a_replaced_ledger_can_not_write_any_more(ledger, path, clock):
     successor.close()
 
 
-def test_without_the_fence_the_replaced_ledger_would_write(ledger, path, clock, monkeypatch):
-    monkeypatch.setattr(SqliteStore, "_check_epoch", lambda self: None)
-    successor = Ledger(path, clock, KEY, "openledger/test")
+def test_without_the_fence_the_replaced_ledger_would_write(ledger, storage, clock, monkeypatch):
+    monkeypatch.setattr(type(ledger._journal.store), "_check_epoch", lambda self, current: None)
+    successor = Ledger(storage, clock, KEY, "openledger/test")
     assert ledger.commit([move("t2", 5)]) == ["created"]
     assert successor.find("t2") is not None
     successor.close()
@@ -66,10 +67,10 @@ def test_the_sqlite_in_use_is_current():
     check_sqlite_version(apsw.sqlite_lib_version())
 
 
-def test_another_key_or_name_does_not_open_the_file(ledger, path, clock):
+def test_another_key_or_name_does_not_open_the_file(ledger, storage, clock):
     for key, name in ((SigningKey(b"o" * 32), "openledger/test"), (KEY, "openledger/other")):
         with pytest.raises(Conflict) as caught:
-            Ledger(path, clock, key, name)
+            Ledger(storage, clock, key, name)
         assert caught.value.code == "wrong_key"
 
 
@@ -102,9 +103,13 @@ def test_a_clock_that_goes_back_does_not_take_the_log_with_it(path):
     ledger.close()
 
 
-@pytest.mark.parametrize("error", [apsw.FullError, apsw.IOError])
+DISK_ERRORS = {"full": (apsw.FullError, psycopg.errors.DiskFull), "broken": (apsw.IOError, psycopg.OperationalError)}
+
+
+@pytest.mark.parametrize("failure", sorted(DISK_ERRORS))
 @pytest.mark.parametrize("step", ["add_batch", "put_changes", "add_nodes", "put_head"])
-def test_a_disk_that_fails_at_any_step_leaves_nothing_half_done(ledger, monkeypatch, step, error):
+def test_a_disk_that_fails_at_any_step_leaves_nothing_half_done(ledger, storage, monkeypatch, step, failure):
+    error = DISK_ERRORS[failure][isinstance(storage, str)]
     ledger.commit([move("t1", 5)])
     before = ledger.checkpoint()
     original = getattr(Journal, step)
