@@ -119,7 +119,7 @@ class Ledger:
         ties = [bool(tie) for tie in linked] if linked else [False] * len(records)
         _check_linked(ties, len(records))
         with self._writing():
-            outcome = self._created_as_set(records) or self._created_in_order(records, data, ties)
+            outcome = self._created_at_once(records, ties) or self._created_in_order(records, data, ties)
         return bytes(map(_RESULT_CODES.__getitem__, outcome.results))
 
     def serve(self, requests: Sequence[Request]) -> list[list[str]]:
@@ -305,15 +305,21 @@ class Ledger:
         self._journal.add_nodes(log.nodes_after_append(self._size, leaf, self._journal.node))
         self._size, self._time_ms = self._size + 1, time_ms
 
-    def _created_as_set(self, records: "Records") -> "Outcome | None":
-        """All of `records` created, or None and nothing done where one is known, or may not be."""
+    def _created_at_once(self, records: "Records", ties: list[bool]) -> "Outcome | None":
+        """All of `records` created, or None and nothing done: where an id is known, which the index of ids finds as
+        it takes them, or where one is refused."""
         from openledger.ledger import setwise
 
         sheet, debits, credits = self._loaded_sheet(records)
+        store, time_ms = self._journal.store, self._now_ms()
         outcome = setwise.apply_as_set(sheet, records, debits, credits)
-        if outcome is None or not self._journal.store.add_ids(records["id"].tolist(), self._size):
+        if outcome is None:
+            pending = set(records["pending"].tolist()) - {bytes(16)}
+            known = setwise.Known(holds={row.key: row for row in store.holds([*pending])})
+            outcome = setwise.apply_in_order(sheet, records, debits, credits, ties, known, time_ms)
+        if len(outcome.created) < len(records) or not store.add_ids(records["id"].tolist(), self._size):
             return None
-        self._append_packed(records.tobytes(), outcome, self._now_ms())
+        self._append_packed(records.tobytes(), outcome, time_ms)
         return outcome
 
     def _created_in_order(self, records: "Records", data: bytes, ties: list[bool]) -> "Outcome":

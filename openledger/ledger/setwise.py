@@ -11,6 +11,7 @@ Knows no storage and no clock.
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import repeat
 from typing import Any
 
@@ -200,9 +201,9 @@ def apply_in_order(
             run.take(range(start, place + 1))
             start = place + 1
     run.take(range(start, len(records)))
-    slots = np.array(sorted(run.sums), np.int64)
-    sums = np.array([run.sums[slot] for slot in slots.tolist()], np.int64).reshape(-1, 4)
     created = [place for place, result in enumerate(run.results) if result == CREATED]
+    slots = np.unique(np.concatenate([debits[created], credits[created]]))
+    sums = np.array([run.sums[slot] for slot in slots.tolist()], np.int64).reshape(-1, 4)
     return Outcome(results=run.results, created=created, slots=slots, sums=sums, holds=list(run.holds.values()))
 
 
@@ -212,36 +213,42 @@ class _Run:
     def __init__(
         self, sheet: Sheet, records: Records, debits: list[int], credits: list[int], known: Known, time_ms: int
     ):
-        self.sheet, self.known, self.time_ms = sheet, known, time_ms
+        self.known, self.time_ms = known, time_ms
         self.debits, self.credits = debits, credits
+        slots = sorted({*debits, *credits} - {-1})
+        self.sums = dict(zip(slots, sheet.sums[slots].tolist(), strict=True))
+        self.floors = dict(zip(slots, sheet.floors[slots].tolist(), strict=True))
+        self.numbers = {**dict(zip(slots, sheet.numbers[slots].tolist(), strict=True)), -1: -1}
         self.ids, self.pending = records["id"].tolist(), records["pending"].tolist()
         self.amounts, self.kinds = records["amount"].tolist(), records["kind"].tolist()
         self.timeouts = records["timeout"].tolist()
         self.rows = records
         self.results: list[str] = []
-        self.sums: dict[int, list[int]] = {}
         self.holds: dict[bytes, HoldRow] = {}
         self.placed: dict[bytes, int] = {}
-        self.undo: list[tuple[dict[object, object], object, object]] = []
+        self.undo: list[Callable[[], object]] | None = None
 
     def take(self, chain: range) -> None:
         if not chain:
             return
-        found = {place: self.seen(place) for place in chain}
-        if any(found.values()):
-            results = [found[place] or CREATED for place in chain]
+        found = [self.seen(place) for place in chain]
+        if any(found):
+            results = [result or CREATED for result in found]
             self.results += results if all(result == EXISTS for result in results) else _link(results)
-            return
-        self.undo.clear()
+        elif len(chain) == 1:
+            self.results += self.judge_chain(chain)  # what is refused changes nothing
+        else:
+            self.results += self.judge_together(chain)
+
+    def judge_together(self, chain: range) -> list[str]:
+        self.undo = []
         results = self.judge_chain(chain)
         if any(result != CREATED for result in results):
-            for changed, key, before in reversed(self.undo):
-                if before is None:
-                    del changed[key]
-                else:
-                    changed[key] = before
+            for step in reversed(self.undo):
+                step()
             results = _link(results)
-        self.results += results
+        self.undo = None
+        return results
 
     def judge_chain(self, chain: range) -> list[str]:
         first: dict[bytes, int] = {}
@@ -270,8 +277,8 @@ class _Run:
             return "debit_account_not_found"
         if credit < 0:
             return "credit_account_not_found"
-        payer, payee = self.sums_of(debit), self.sums_of(credit)
-        if payer[_CC] - payer[_DD] - payer[_DP] - amount < self.sheet.floors[debit]:
+        payer, payee = self.sums[debit], self.sums[credit]
+        if payer[_CC] - payer[_DD] - payer[_DP] - amount < self.floors[debit]:
             return "exceeds_credits"
         if payer[_DD] + payer[_DP] + amount > MAX_SUM_NANO:
             return "overflows_debits"
@@ -281,16 +288,8 @@ class _Run:
         self.change(debit, _DP if held else _DD, amount)
         self.change(credit, _CP if held else _CC, amount)
         if held:
-            timeout = self.timeouts[place]
-            numbers = self.sheet.numbers
-            row = HoldRow(
-                self.ids[place],
-                int(numbers[debit]),
-                int(numbers[credit]),
-                amount,
-                self.time_ms + timeout if timeout else 0,
-                "pending",
-            )
+            expires_ms = self.time_ms + self.timeouts[place] if self.timeouts[place] else 0
+            row = HoldRow(self.ids[place], self.numbers[debit], self.numbers[credit], amount, expires_ms, "pending")
             self.set(self.holds, row.key, row)
         return CREATED
 
@@ -304,7 +303,7 @@ class _Run:
             return refusal
         debit, credit = self.debits[place], self.credits[place]
         taken = self.amounts[place] if self.kinds[place] == POST else 0
-        payer, payee = self.sums_of(debit), self.sums_of(credit)
+        payer, payee = self.sums[debit], self.sums[credit]
         if payer[_DD] + payer[_DP] - hold.amount + taken > MAX_SUM_NANO:
             return "overflows_debits"
         if payee[_CC] + payee[_CP] - hold.amount + taken > MAX_SUM_NANO:
@@ -319,7 +318,7 @@ class _Run:
     def refusal(self, place: int, hold: HoldRow) -> str:
         if hold.state != "pending":
             return f"pending_transfer_already_{hold.state}"
-        if (self.number(self.debits[place]), self.number(self.credits[place])) != (hold.debit, hold.credit):
+        if (self.numbers[self.debits[place]], self.numbers[self.credits[place]]) != (hold.debit, hold.credit):
             return "pending_transfer_has_different_accounts"
         if self.kinds[place] == VOID:
             return "" if self.amounts[place] == hold.amount else "pending_transfer_has_different_amount"
@@ -334,20 +333,18 @@ class _Run:
                 return f"exists_with_different_{name}"
         return EXISTS
 
-    def number(self, slot: int) -> int:
-        return int(self.sheet.numbers[slot]) if slot >= 0 else -1
-
-    def sums_of(self, slot: int) -> list[int]:
-        found = self.sums.get(slot)
-        return found if found is not None else self.sheet.sums[slot].tolist()
-
     def change(self, slot: int, column: int, amount: int) -> None:
-        sums = list(self.sums_of(slot))
-        sums[column] += amount
-        self.set(self.sums, slot, sums)
+        self.sums[slot][column] += amount
+        if self.undo is not None:
+            self.undo.append(partial(self.give_back, slot, column, amount))
 
-    def set(self, changed: dict, key: object, value: object) -> None:  # type: ignore[type-arg]
-        self.undo.append((changed, key, changed.get(key)))
+    def give_back(self, slot: int, column: int, amount: int) -> None:
+        self.sums[slot][column] -= amount
+
+    def set(self, changed: dict[bytes, Any], key: bytes, value: Any) -> None:
+        if self.undo is not None:
+            before = changed.get(key)
+            self.undo.append(partial(changed.pop, key) if before is None else partial(changed.__setitem__, key, before))
         changed[key] = value
 
 
