@@ -350,7 +350,12 @@ def group(num_callers: int, each: int) -> None:
 
 
 def actor(rounds: int) -> None:
-    """Packed batches of 8000 through the Ray actor and in-process, turn by turn."""
+    """Packed batches of 8000 through the Ray actor and in-process, turn by turn.
+
+    Ray's workers run at niceness 15, which on a machine with other work measures that work; here they run as this
+    process does.
+    """
+    os.environ["RAY_worker_niceness"] = "0"
     import ray
 
     from openledger.ledger.actor import LedgerActor

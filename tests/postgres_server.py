@@ -55,11 +55,10 @@ class PostgresServer:
         return str(self.folder / "data")
 
     def start(self) -> None:
-        command = [*self._as_user(), str(self.binaries / "postgres"), "-D", self.data, "-p", str(self.port)]
-        with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd="/", start_new_session=True)
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
+            if self.process is None or self.process.poll() is not None:  # again, while a killed one's memory is in use
+                self._launch()
             with contextlib.suppress(psycopg.OperationalError):
                 self._execute("SELECT 1")
                 return
@@ -67,11 +66,15 @@ class PostgresServer:
         raise RuntimeError(f"PostgreSQL didn't start:\n{(self.folder / 'log').read_text()[-2000:]}")
 
     def kill(self) -> None:
-        """SIGKILL of the server and of all that it started."""
+        """SIGKILL; its sessions' processes end when they see it gone."""
         assert self.process is not None
-        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.kill()
         self.process.wait()
-        self._wait_for_children()
+        Path(self.data, "postmaster.pid").unlink(missing_ok=True)
+
+    def restart_after_kill(self) -> None:
+        self.kill()
+        self.start()
 
     def stop(self) -> None:
         if self.process is not None and self.process.poll() is None:
@@ -98,17 +101,10 @@ class PostgresServer:
         user = _user()
         return [] if user is None else ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"]
 
-    def _wait_for_children(self) -> None:
-        """Until the shared memory is free: a server refuses to start while an old one's process is attached."""
-        deadline = time.monotonic() + 10
-        assert self.process is not None
-        while time.monotonic() < deadline:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.process.pid, 0)
-                time.sleep(0.02)
-                continue
-            break
-        Path(self.data, "postmaster.pid").unlink(missing_ok=True)
+    def _launch(self) -> None:
+        command = [*self._as_user(), str(self.binaries / "postgres"), "-D", self.data, "-p", str(self.port)]
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd="/")
 
 
 def _user() -> str | None:

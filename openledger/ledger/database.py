@@ -17,15 +17,15 @@ OLDEST_SQLITE = (3, 51, 3)
 _BUSY_TIMEOUT_MS = 10_000
 
 
-def open_database(path: Path, schema: str, file_format: str, vfs: str = "") -> apsw.Connection:
-    """A connection to `path`, made with `schema` where there is none. `vfs` names another way to the disk, for tests.
+def open_database(path: Path, schema: str, file_format: str) -> apsw.Connection:
+    """A connection to `path`, made with `schema` where there is none.
 
     Raises Corrupt where the file is something else or of another format, Unavailable where it can't be opened.
     """
     check_sqlite_version(apsw.sqlite_lib_version())
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        connection = apsw.Connection(str(path), vfs=vfs or None)
+        connection = apsw.Connection(str(path))
         connection.set_busy_timeout(_BUSY_TIMEOUT_MS)
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "fullfsync=ON", "secure_delete=ON", "foreign_keys=ON"):
             connection.execute(f"PRAGMA {pragma}").fetchall()

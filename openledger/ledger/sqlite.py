@@ -56,14 +56,14 @@ _NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p",
 class SqliteStore:
     """One connection to one file. Not for concurrent use by threads."""
 
-    def __init__(self, path: Path, *, read_only: bool = False, vfs: str = ""):
+    def __init__(self, path: Path, *, read_only: bool = False):
         """Raises what `open_database` and `open_read_only` raise, and Unavailable on a network file system."""
         self.path, self.location, self.epoch = path, str(path), -1
         if read_only:
             self._db = open_read_only(path, FORMAT)
             return
         check_file_system(path)
-        self._db = open_database(path, _SCHEMA, FORMAT, vfs=vfs)
+        self._db = open_database(path, _SCHEMA, FORMAT)
         self._db.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}").fetchall()
         with storage_errors(path), writing(self._db):
             self.epoch = int(self.meta("epoch")) + 1
