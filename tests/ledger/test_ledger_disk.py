@@ -9,6 +9,7 @@ from openledger.core.errors import Unavailable
 from openledger.core.signing import SigningKey
 from openledger.ledger import Account, Ledger, audit_file
 
+BASE = "unix"
 KEY = SigningKey(b"k" * 32)
 
 
@@ -16,7 +17,7 @@ class Disk(apsw.VFS):
     """SQLite's own way to the disk, but call number `fails_at` goes wrong as `failure` says."""
 
     def __init__(self):
-        super().__init__("failing", "", makedefault=True)
+        super().__init__("failing", BASE, makedefault=True)
         self.failure, self.fails_at, self.count = "", 0, 0
 
     def xOpen(self, name, flags):
@@ -32,7 +33,7 @@ class Disk(apsw.VFS):
 class File(apsw.VFSFile):
     def __init__(self, disk, name, flags):
         self.disk = disk
-        super().__init__("", name, flags)
+        super().__init__(BASE, name, flags)
 
     def xWrite(self, data, offset):
         if self.disk.strikes("short write", "no space"):
