@@ -8,9 +8,11 @@ an export.
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from openledger.core import merkle
 from openledger.core.errors import Corrupt, NotFound
+from openledger.core.hashing import canonical_json
 from openledger.core.money import SUPPLY_NANO, format_open
 from openledger.ledger import statements
 from openledger.ledger.accounts import Balance, opened
@@ -18,6 +20,7 @@ from openledger.ledger.checkpoints import open_checkpoint
 from openledger.ledger.disputes import Disputes
 from openledger.ledger.export import Claim, read_export
 from openledger.ledger.journal import Journal, ids_of
+from openledger.ledger.keyring import ROTATION, check_rotation
 from openledger.ledger.log import leaf_hash, leaf_of, nodes_after_append
 from openledger.ledger.nonces import Rounds
 from openledger.ledger.opening import is_postgres, open_store
@@ -110,6 +113,7 @@ class _Audit:
     rounds: Rounds = field(default_factory=Rounds)
     verdicts: Verdicts = field(default_factory=Verdicts)
     disputes: Disputes = field(default_factory=Disputes)
+    rotations: list[str] = field(default_factory=list)
     time_ms: int = 0
     num_answers: int = 0
 
@@ -167,6 +171,8 @@ class _Audit:
     def check_statement(self, batch: Batch) -> None:
         statement, kind = batch.statement or {}, statements.format_of(batch.statement)
         self.rounds.take(batch)
+        if kind == ROTATION:
+            self.take_rotation(batch, statement)
         if kind == statements.USAGE:
             statements.check_usage(statement)
             statements.check_usage_transfers(statement, batch.transfers)
@@ -190,8 +196,14 @@ class _Audit:
             raise Corrupt("money goes through a pool without saying why", code="unexplained_pool", param="statement")
         self.disputes.take(batch)
 
+    def take_rotation(self, batch: Batch, statement: dict[str, Any]) -> None:
+        check_rotation(statement)
+        if statement["size"] != batch.seq or batch.transfers:
+            raise Corrupt("a rotation at another place than it says", code="wrong_rotation", param="statement")
+        self.rotations.append(canonical_json(statement).decode())
+
     def report(self, claim: Claim, key: str) -> AuditReport:
-        checkpoint = open_checkpoint(claim.checkpoint, key)
+        checkpoint = open_checkpoint(claim.checkpoint, "\n".join([key.strip(), *self.rotations]))
         if claim.origin != checkpoint.origin:
             raise Corrupt("the log goes by another name than its checkpoint", code="wrong_origin", param="origin")
         if (checkpoint.size, checkpoint.root) != (self.tree.size, self.tree.root().hex()):

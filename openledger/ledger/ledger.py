@@ -14,17 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 from openledger.core import merkle
 from openledger.core.clock import Clock, SystemClock
-from openledger.core.errors import Conflict, InvalidInput, NotFound, TooLarge
+from openledger.core.errors import Conflict, Corrupt, InvalidInput, NotFound, TooLarge
 from openledger.core.hashing import canonical_json
 from openledger.core.signing import SigningKey
 from openledger.ledger import log, packed, statements
 from openledger.ledger.accounts import Account, Balance, opened
 from openledger.ledger.audit import AuditReport, audit_journal
-from openledger.ledger.checkpoints import Checkpoint, check_log_name, sign_checkpoint, verification_key
+from openledger.ledger.checkpoints import Checkpoint, check_log_name, parse_note, sign_checkpoint, verification_key
 from openledger.ledger.export import write_export
 from openledger.ledger.journal import PACKED, Journal
+from openledger.ledger.keyring import ROTATION, rotation_statement
 from openledger.ledger.opening import is_postgres, open_store
 from openledger.ledger.proofs import proof_of
+from openledger.ledger.receipts import receipt_of
 from openledger.ledger.rules import Book, apply, apply_each, compare_known, link
 from openledger.ledger.store import MAX_TRANSFERS, BatchRow
 from openledger.ledger.transfers import CREATED, EXISTS, RESULTS, Batch, Entry, Transfer
@@ -190,16 +192,57 @@ class Ledger:
                 raise InvalidInput(f"the log has 1 to {size} batches", code="invalid_size", param="old_size")
             return [item.hex() for item in log.consistency_path(old_size, size, self._journal.node)]
 
-    def proof(self, transfer_id: str) -> dict[str, Any]:
-        """The proof of one transfer; `proofs.encode_proof` makes its file. Raises NotFound."""
+    def proof(self, transfer_id: str, checkpoint: str = "") -> dict[str, Any]:
+        """The proof of one transfer; `proofs.encode_proof` makes its file. Raises NotFound.
+
+        `checkpoint` is a note over this log to prove it against, for example one that witnesses cosigned; by default
+        the newest. Raises Corrupt for a note that isn't over this log, InvalidInput for one from before the transfer.
+        """
         with self._journal.reading():
             entry = self.find(transfer_id)
             if entry is None:
                 raise NotFound(f"there is no transfer {transfer_id}", code="transfer_not_found", param="transfer_id")
             batch = self._journal.batch(entry.seq)
-            size, _, note = self._journal.head()
+            note = checkpoint or self._journal.head()[2]
+            size = self._size_of(note)
+            if entry.seq >= size:
+                raise InvalidInput("the checkpoint is older than the transfer", code="old_checkpoint", param="checkpoint")
             path = log.inclusion_path(entry.seq, size, self._journal.node)
             return proof_of(batch, entry.ordinal, path, note, self._evidence(batch))
+
+    def receipt(self, transfer_id: str) -> dict[str, Any]:
+        """The signed promise that a transfer stands in the log; `receipts.encode_receipt` makes its file. Raises
+        NotFound."""
+        entry = self.find(transfer_id)
+        if entry is None:
+            raise NotFound(f"there is no transfer {transfer_id}", code="transfer_not_found", param="transfer_id")
+        return receipt_of(self._journal.batch(entry.seq), entry.ordinal, self._name, self._key)
+
+    def key_ring(self) -> str:
+        """The verification key, and each rotation: with it, proofs from before and after a rotation verify."""
+        rotations = [line for line in self._journal.meta("rotations").split("\n") if line]
+        return "\n".join([self.verification_key(), *rotations]) + "\n"
+
+    def rotate_key(self, new_key: SigningKey | Path) -> None:
+        """Sign with `new_key` from now on; the old key signs that, and it is an entry in the log.
+
+        Raises InvalidInput for the key that is in use. From then on the ledger opens with the new key only.
+        """
+        new = SigningKey.load_or_create(new_key) if isinstance(new_key, Path) else new_key
+        if new.public_key == self._key.public_key:
+            raise InvalidInput("that is the key in use", code="same_key", param="new_key")
+        old, written = self._key, verification_key(self._name, new.public_key)
+        try:
+            with self._writing():
+                statement = rotation_statement(self.verification_key(), written, self._size, old, new)
+                rotations = self._journal.meta("rotations") + canonical_json(statement).decode() + "\n"
+                self._journal.set_meta("rotations", rotations)
+                self._journal.set_meta("verification_key", written)
+                self._key = new
+                self._append((), statement, Book(), self._now_ms())
+        except BaseException:
+            self._key = old
+            raise
 
     def audit(self) -> AuditReport:
         """Recompute everything from the log. Raises Corrupt naming the first wrong entry."""
@@ -384,6 +427,13 @@ class Ledger:
         checkpoint = Checkpoint(origin=self._name, size=size, root=root.hex())
         self._journal.put_head(size, time_ms, sign_checkpoint(checkpoint, self._key))
 
+    def _size_of(self, note: str) -> int:
+        point = parse_note(note).checkpoint
+        known = point.origin == self._name and point.size <= self._journal.head()[0]
+        if not known or log.root(point.size, self._journal.node).hex() != point.root:
+            raise Corrupt("the checkpoint isn't over this log", code="wrong_root", param="checkpoint")
+        return point.size
+
     def _evidence(self, batch: Batch) -> list[list[Any]] | None:
         if statements.format_of(batch.statement) not in statements.SETTLEMENTS:
             return None
@@ -436,6 +486,8 @@ def check_request(request: Request) -> None:
         raise TooLarge("the statement is over 64 MiB", code="statement_too_large", param="statement")
     if statements.format_of(statement) == statements.ACCOUNTS:
         raise InvalidInput("accounts are opened by create_accounts", code="invalid_statement", param="statement")
+    if statements.format_of(statement) == ROTATION:
+        raise InvalidInput("keys are rotated by rotate_key", code="invalid_statement", param="statement")
 
 
 def _check_count(count: int) -> None:

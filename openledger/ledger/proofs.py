@@ -84,7 +84,7 @@ def encode_proof(proof: dict[str, Any]) -> bytes:
     return canonical_json(proof) + b"\n"
 
 
-def verify_proof_file(path: Path, key: str) -> VerifiedProof:
+def verify_proof_file(path: Path, key: str, witnesses: Sequence[str] = (), quorum: int = 0) -> VerifiedProof:
     """Like `verify_proof`. Raises NotFound or TooLarge where the file can't be one."""
     try:
         if path.stat().st_size > _MAX_BYTES:
@@ -92,23 +92,27 @@ def verify_proof_file(path: Path, key: str) -> VerifiedProof:
         data = path.read_bytes()
     except OSError as error:
         raise NotFound(f"no proof at {path}: {error.strerror}", code="no_proof", param=str(path)) from error
-    return verify_proof(data, key)
+    return verify_proof(data, key, witnesses, quorum)
 
 
-def verify_proof(proof: bytes | dict[str, Any], key: str) -> VerifiedProof:
-    """Check every byte of `proof` against the verification key `key`, offline.
+def verify_proof(
+    proof: bytes | dict[str, Any], key: str, witnesses: Sequence[str] = (), quorum: int = 0
+) -> VerifiedProof:
+    """Check every byte of `proof` against the verification key `key` (or key ring), offline; with `witnesses`, that
+    `quorum` of them (0 is all) cosigned its checkpoint.
 
     Raises Corrupt, its code naming the first thing that is wrong: malformed_proof, wrong_key, wrong_signature,
     not_in_log, not_in_batch, wrong_statement, and those of `statements`.
     """
     values = _decode(proof if isinstance(proof, bytes) else encode_proof(proof))
-    checkpoint = open_checkpoint(values["checkpoint"], key)
+    checkpoint = open_checkpoint(values["checkpoint"], key, witnesses, quorum)
     transfer, leaf = _transfer(values["transfer"]), values["leaf"]
     _check_in_log(leaf, values["path"], checkpoint)
     _check_in_batch(values, transfer)
     _check_statement(leaf, values["statement"])
     lines = [
         f"checkpoint of {checkpoint.origin}: {checkpoint.size} batches, root {checkpoint.root}, signature good",
+        *([f"{quorum or len(set(witnesses))} of {len(set(witnesses))} witnesses cosigned it"] if witnesses else []),
         f"batch {leaf['seq']} is in that log",
         f"transfer {transfer.transfer_id} is in that batch: {_describe(transfer)}",
         *_check_derivation(transfer, values["statement"], values["evidence"]),

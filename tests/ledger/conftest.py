@@ -4,10 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ledger_values import accounts
 
 from openledger.core.clock import ManualClock
 from openledger.core.signing import SigningKey
-from openledger.ledger import Account, Ledger
+from openledger.ledger import Ledger
 
 KEY = SigningKey(b"k" * 32)
 NAME = "openledger/test"
@@ -15,11 +16,6 @@ NAME = "openledger/test"
 
 def open_ledger(storage: Path | str, clock: ManualClock | None = None) -> Ledger:
     return Ledger(storage, clock or ManualClock(), KEY, NAME)
-
-
-def accounts() -> list[Account]:
-    people = [Account(account_id=f"user:{name}", kind="user") for name in ("a", "b", "c")]
-    return [Account(account_id="genesis", kind="genesis", may_go_negative=True), *people]
 
 
 @pytest.fixture
