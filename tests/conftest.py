@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 # Before anything imports ray or torch: workers inherit all of it, and the user's own Ray token is left alone.
 os.environ["RAY_AUTH_MODE"] = "token"
@@ -25,6 +25,9 @@ os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.envir
 import pytest
 from hypothesis import settings
 from processes import MARK, describe, wait_until_gone
+
+if TYPE_CHECKING:
+    from postgres_server import PostgresServer
 
 settings.register_profile("reduced", max_examples=50, deadline=None)
 settings.register_profile("full", max_examples=2000, deadline=None)
@@ -64,6 +67,22 @@ def cluster(nothing_left_running: None) -> Iterator[Any]:
         yield context
     finally:
         _stop(folder)
+
+
+@pytest.fixture(scope="session")
+def postgres_server(nothing_left_running: None) -> Iterator["PostgresServer"]:
+    """The session's PostgreSQL, started when the first test asks for it; without one the test is skipped."""
+    pytest.importorskip("psycopg", reason="psycopg is not installed (pip install 'openledger[postgres]')")
+    from postgres_server import start_server
+
+    server = start_server(free_port())
+    if isinstance(server, str):
+        pytest.skip(server)
+    try:
+        yield server
+    finally:
+        server.stop()
+        shutil.rmtree(server.folder, ignore_errors=True)
 
 
 def free_port() -> int:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from openledger.ledger import Transfer
+from openledger.ledger import Account, Transfer
 
 
 def move(transfer_id: str, amount_nano: int, debit: str = "genesis", credit: str = "user:a", **more: Any) -> Transfer:
@@ -19,3 +19,9 @@ def post(transfer_id: str, amount_nano: int, pending_id: str, credit: str = "use
 
 def void(transfer_id: str, amount_nano: int, pending_id: str) -> Transfer:
     return move(transfer_id, amount_nano, "user:a", "user:b", kind="void", pending_id=pending_id)
+
+
+def accounts() -> list[Account]:
+    """Genesis, and the users a, b and c."""
+    people = [Account(account_id=f"user:{name}", kind="user") for name in ("a", "b", "c")]
+    return [Account(account_id="genesis", kind="genesis", may_go_negative=True), *people]

@@ -8,9 +8,11 @@ an export.
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from openledger.core import merkle
 from openledger.core.errors import Corrupt, NotFound
+from openledger.core.hashing import canonical_json
 from openledger.core.money import SUPPLY_NANO, format_open
 from openledger.ledger import statements
 from openledger.ledger.accounts import Balance, opened
@@ -18,12 +20,16 @@ from openledger.ledger.appeals import Appeals
 from openledger.ledger.checkpoints import open_checkpoint
 from openledger.ledger.disputes import Disputes
 from openledger.ledger.export import Claim, read_export
-from openledger.ledger.journal import Journal
+from openledger.ledger.journal import Journal, ids_of
+from openledger.ledger.keyring import ROTATION, check_rotation
 from openledger.ledger.log import leaf_hash, leaf_of, nodes_after_append
 from openledger.ledger.nonces import Rounds
+from openledger.ledger.opening import is_postgres, open_store
+from openledger.ledger.packed import account_key, id_text
 from openledger.ledger.rules import Book, apply
 from openledger.ledger.seals import Seals
 from openledger.ledger.signers import Signers
+from openledger.ledger.store import MAX_TRANSFERS
 from openledger.ledger.transfers import CREATED, Batch, Transfer
 from openledger.ledger.verdicts import VERDICT, Verdicts
 
@@ -64,19 +70,23 @@ class AuditReport:
         return (*told, *(f"{number} {what}" for what, number in more.items() if number))
 
 
-def audit_file(path: Path, key: str) -> AuditReport:
-    """Audit the ledger file or the export at `path` against the verification key `key`.
+def audit_file(path: Path | str, key: str) -> AuditReport:
+    """Audit the ledger (a file, or a PostgreSQL URL) or the export at `path` against the verification key `key`.
 
     Raises NotFound where there is nothing, Corrupt naming the first wrong entry in `param`.
     """
+    if is_postgres(path):
+        return _audit_store(path, key)
     try:
-        with path.open("rb") as stream:
+        with Path(path).open("rb") as stream:
             is_database = stream.read(len(_SQLITE_MAGIC)) == _SQLITE_MAGIC
     except OSError as error:
         raise NotFound(f"no ledger at {path}: {error.strerror}", code="no_ledger", param=str(path)) from error
-    if not is_database:
-        return audit_entries(read_export(path), key)
-    journal = Journal(path, read_only=True)
+    return _audit_store(path, key) if is_database else audit_entries(read_export(Path(path)), key)
+
+
+def _audit_store(storage: Path | str, key: str) -> AuditReport:
+    journal = Journal(open_store(storage, read_only=True))
     try:
         return audit_journal(journal, key)
     finally:
@@ -86,8 +96,8 @@ def audit_file(path: Path, key: str) -> AuditReport:
 def audit_journal(journal: Journal, key: str) -> AuditReport:
     """Like `audit_file`, over an open journal; also checks what only the file has: nodes, holds, indexes."""
     with journal.reading():
-        if damage := journal.damage():
-            raise Corrupt(f"SQLite finds the file damaged: {damage}", code="corrupt_database", param=str(journal.path))
+        if damage := journal.store.damage():
+            raise Corrupt(f"SQLite finds the file damaged: {damage}", code="corrupt_database", param=journal.location)
         audit = _Audit()
         report = audit.run(_stored(journal), key)
         _check_file(journal, audit)
@@ -103,22 +113,24 @@ def audit_entries(entries: Iterable[tuple[Batch, bytes] | Claim], key: str) -> A
 class _Audit:
     """One pass over a log: the state that it recomputes."""
 
-    book: Book = field(default_factory=Book)
+    ids: set[str] = field(default_factory=set)
+    book: Book = field(init=False)
     tree: merkle.Frontier = field(default_factory=merkle.Frontier)
     pools: dict[str, list[list[object]]] = field(default_factory=dict)
     fees_nano: dict[str, int] = field(default_factory=dict)
     settled: set[str] = field(default_factory=set)
     rounds: Rounds = field(default_factory=Rounds)
     verdicts: Verdicts = field(default_factory=Verdicts)
-    ids: set[str] = field(default_factory=set)
     signers: Signers = field(default_factory=Signers)
     disputes: Disputes = field(init=False)
     appeals: Appeals = field(init=False)
     seals: Seals = field(default_factory=Seals)
+    rotations: list[str] = field(default_factory=list)
     time_ms: int = 0
     num_answers: int = 0
 
     def __post_init__(self) -> None:
+        self.book = Book(known=self.ids)
         self.disputes = Disputes(signers=self.signers)
         self.appeals = Appeals(signers=self.signers)
 
@@ -131,7 +143,7 @@ class _Audit:
 
     def take(self, batch: Batch, claimed_leaf: bytes) -> None:
         place = f"batch {batch.seq}"
-        leaf = leaf_hash(leaf_of(batch.seq, batch.time_ms, batch.transfers, batch.statement))
+        leaf = leaf_hash(leaf_of(batch))
         if batch.seq != self.tree.size or leaf != claimed_leaf:
             raise Corrupt(f"{place}: its content isn't what its leaf commits to", code="wrong_leaf", param=place)
         if batch.time_ms < self.time_ms:
@@ -151,6 +163,8 @@ class _Audit:
             self.book.balances[account.account_id] = opened(account)
 
     def take_transfers(self, batch: Batch) -> None:
+        if len(batch.transfers) > MAX_TRANSFERS:
+            raise Corrupt(f"batch {batch.seq} is too long", code="batch_too_large", param=f"batch {batch.seq}")
         changes, results = apply(self.book, batch.transfers, batch.time_ms)
         for transfer, result in zip(batch.transfers, results, strict=True):
             name = transfer.transfer_id
@@ -160,7 +174,6 @@ class _Audit:
                 raise Corrupt(f"transfer {name} breaks the rules: {result}", code="refused_transfer", param=name)
             self.ids.add(name)
         self.book.take(changes)
-        self.book.known.update(item.transfer_id for item in batch.transfers if item.kind != "pending")
 
     def take_statement(self, batch: Batch) -> None:
         try:
@@ -173,6 +186,8 @@ class _Audit:
         statement, kind = batch.statement or {}, statements.format_of(batch.statement)
         self.rounds.take(batch)
         self.signers.take(batch)
+        if kind == ROTATION:
+            self.take_rotation(batch, statement)
         if kind == statements.USAGE:
             statements.check_usage(statement)
             statements.check_usage_transfers(statement, batch.transfers)
@@ -200,8 +215,14 @@ class _Audit:
         self.appeals.take(batch)
         self.seals.take(batch)
 
+    def take_rotation(self, batch: Batch, statement: dict[str, Any]) -> None:
+        check_rotation(statement)
+        if statement["size"] != batch.seq or batch.transfers:
+            raise Corrupt("a rotation at another place than it says", code="wrong_rotation", param="statement")
+        self.rotations.append(canonical_json(statement).decode())
+
     def report(self, claim: Claim, key: str) -> AuditReport:
-        checkpoint = open_checkpoint(claim.checkpoint, key)
+        checkpoint = open_checkpoint(claim.checkpoint, "\n".join([key.strip(), *self.rotations]))
         if claim.origin != checkpoint.origin:
             raise Corrupt("the log goes by another name than its checkpoint", code="wrong_origin", param="origin")
         if (checkpoint.size, checkpoint.root) != (self.tree.size, self.tree.root().hex()):
@@ -254,17 +275,9 @@ def _stored(journal: Journal) -> Iterator[tuple[Batch, bytes] | Claim]:
 
 
 def _check_file(journal: Journal, audit: _Audit) -> None:
-    num_nodes = 0
-    for seq in range(audit.tree.size):
-        for level, position, value in nodes_after_append(seq, journal.node(0, seq), journal.node):
-            num_nodes += 1
-            if journal.node(level, position) != value:
-                place = f"node {level}/{position}"
-                raise Corrupt(f"{place} isn't the hash of its children", code="wrong_node", param=place)
-    for name, expires_ms, state in journal.holds():
-        hold = audit.book.holds.get(name)
-        if hold is None or (hold.expires_ms, hold.state) != (expires_ms, state):
-            raise Corrupt(f"hold {name} isn't what the log makes it", code="wrong_hold", param=name)
+    num_nodes = _check_nodes(journal, audit.tree.size)
+    _check_index(journal, audit.tree.size)
+    _check_holds(journal, audit)
     expected = {
         "accounts": len(audit.book.balances),
         "transfers": len(audit.ids),
@@ -272,6 +285,50 @@ def _check_file(journal: Journal, audit: _Audit) -> None:
         "batches": audit.tree.size,
         "nodes": num_nodes,
     }
-    for table, count in journal.counts().items():
+    for table, count in journal.store.counts().items():
         if count != expected[table]:
             raise Corrupt(f"{table}: {count} rows, the log makes {expected[table]}", code="wrong_count", param=table)
+
+
+def _check_nodes(journal: Journal, size: int) -> int:
+    num_nodes = 0
+    for seq in range(size):
+        for level, position, value in nodes_after_append(seq, journal.node(0, seq), journal.node):
+            num_nodes += 1
+            if journal.node(level, position) != value:
+                place = f"node {level}/{position}"
+                raise Corrupt(f"{place} isn't the hash of its children", code="wrong_node", param=place)
+    return num_nodes
+
+
+def _check_index(journal: Journal, size: int) -> None:
+    """That every id leads to its transfer, and every account through all batches that touched it."""
+    last: dict[str, int] = {}
+    for seq in range(size):
+        place, batch = f"batch {seq}", journal.batch(seq)
+        ids = ids_of(batch)
+        if journal.store.places(ids) != {name: (seq, ordinal) for ordinal, name in enumerate(ids)}:
+            raise Corrupt(f"{place}: its ids lead elsewhere", code="wrong_place", param=place)
+        touched = {account for item in batch.transfers for account in (item.debit, item.credit)}
+        if journal.links(seq) != {account: last.get(account, -1) for account in touched}:
+            raise Corrupt(f"{place}: its accounts' links lead elsewhere", code="wrong_links", param=place)
+        last.update(dict.fromkeys(touched, seq))
+    for row in journal.store.all_accounts():
+        if row.last_seq != last.get(row.account_id, -1) or row.key != account_key(row.account_id):
+            raise Corrupt(f"{row.account_id} leads elsewhere", code="wrong_links", param=row.account_id)
+
+
+def _check_holds(journal: Journal, audit: _Audit) -> None:
+    numbers = {row.number: row.account_id for row in journal.store.all_accounts()}
+    for row in journal.store.all_holds():
+        name = id_text(row.key)
+        stored = (numbers.get(row.debit), numbers.get(row.credit), row.amount, row.expires_ms, row.state)
+        hold = audit.book.holds.get(name)
+        if hold is None or stored != (
+            hold.transfer.debit,
+            hold.transfer.credit,
+            hold.transfer.amount_nano,
+            hold.expires_ms,
+            hold.state,
+        ):
+            raise Corrupt(f"hold {name} isn't what the log makes it", code="wrong_hold", param=name)

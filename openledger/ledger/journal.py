@@ -1,257 +1,262 @@
-"""The journal: accounts, transfers, batches and tree nodes in one SQLite file. Decides nothing; see `rules`.
+"""The journal: a ledger's accounts, transfers and batches as values, over a `Store`'s rows. Decides nothing; see `rules`.
 
-Opening raises the file's epoch, and every write checks inside its transaction that the epoch is still its own. A
-process that was thought dead and comes back after its successor opened the file can't write any more.
+An account's history is a chain through the log: its row names the newest batch that touched it, and each batch links to
+the one before, account by account. So history costs no index over transfers.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from array import array
+from bisect import bisect_left
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
-from openledger.core.errors import Corrupt, Unavailable
+from openledger.core.errors import Corrupt, InvalidInput
 from openledger.core.hashing import canonical_json
 from openledger.ledger.accounts import Balance
-from openledger.ledger.database import open_database, open_read_only, reading, storage_errors, writing
 from openledger.ledger.log import Node
+from openledger.ledger.packed import account_key, accounts_in, id_key, id_text, ids_in, unpack
 from openledger.ledger.rules import Book, Hold
-from openledger.ledger.transfers import Batch, Entry, Transfer
+from openledger.ledger.store import MAX_TRANSFERS, AccountRow, BatchRow, HoldRow, Store, Sums
+from openledger.ledger.transfers import Batch, Entry, Transfer, transfer_bytes, transfer_from_dict
 
-FORMAT = "openledger.ledger/1"
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS accounts(
-  account_id TEXT PRIMARY KEY, kind TEXT NOT NULL, may_go_negative INTEGER NOT NULL,
-  debits_pending INTEGER NOT NULL CHECK (debits_pending >= 0), debits_posted INTEGER NOT NULL,
-  credits_pending INTEGER NOT NULL CHECK (credits_pending >= 0), credits_posted INTEGER NOT NULL,
-  CHECK (may_go_negative OR credits_posted - debits_posted - debits_pending >= 0)
-) STRICT, WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS transfers(
-  transfer_id TEXT PRIMARY KEY, debit TEXT NOT NULL, credit TEXT NOT NULL,
-  amount INTEGER NOT NULL CHECK (amount > 0), code TEXT NOT NULL, reference TEXT NOT NULL, kind TEXT NOT NULL,
-  pending_id TEXT NOT NULL, timeout_ms INTEGER NOT NULL, seq INTEGER NOT NULL, ordinal INTEGER NOT NULL
-) STRICT, WITHOUT ROWID;
-CREATE UNIQUE INDEX IF NOT EXISTS transfers_in_order ON transfers(seq, ordinal);
-CREATE INDEX IF NOT EXISTS transfers_by_debit ON transfers(debit, seq, ordinal);
-CREATE INDEX IF NOT EXISTS transfers_by_credit ON transfers(credit, seq, ordinal);
-CREATE TABLE IF NOT EXISTS holds(
-  transfer_id TEXT PRIMARY KEY, expires_ms INTEGER NOT NULL, state TEXT NOT NULL
-) STRICT, WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS batches(
-  seq INTEGER PRIMARY KEY, time_ms INTEGER NOT NULL, statement BLOB
-) STRICT;
-CREATE TABLE IF NOT EXISTS nodes(
-  level INTEGER NOT NULL, position INTEGER NOT NULL, hash BLOB NOT NULL, PRIMARY KEY (level, position)
-) STRICT, WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS head(
-  only INTEGER PRIMARY KEY CHECK (only = 1), size INTEGER NOT NULL, time_ms INTEGER NOT NULL, note TEXT NOT NULL
-) STRICT;
-INSERT OR IGNORE INTO meta VALUES ('epoch', '0');
-"""
-_FIELDS = "transfer_id, debit, credit, amount, code, reference, kind, pending_id, timeout_ms"
-_CHUNK = 500
+JSON, PACKED = "json", "packed"
 
 
 class Journal:
-    """One connection to one file. Not for concurrent use by threads; the ledger that owns it is the one writer."""
+    """Values in, values out. One writer; not for concurrent use by threads."""
 
-    def __init__(self, path: Path, *, read_only: bool = False):
-        """Raises what `open_database` and `open_read_only` raise."""
-        self.path = path
-        self.epoch = -1
-        if read_only:
-            self._db = open_read_only(path, FORMAT)
-            return
-        self._db = open_database(path, _SCHEMA, FORMAT)
-        with storage_errors(path), writing(self._db):
-            self.epoch = int(self.meta("epoch")) + 1
-            self.set_meta("epoch", str(self.epoch))
+    def __init__(self, store: Store):
+        self.store = store
+        self.location = store.location
+
+    @property
+    def epoch(self) -> int:
+        return self.store.epoch
 
     def close(self) -> None:
-        self._db.close()
+        self.store.close()
 
-    @contextmanager
-    def writing(self) -> Iterator[None]:
-        """A durable write transaction. Raises Unavailable (`stale_epoch`) where another journal opened the file."""
-        with storage_errors(self.path), writing(self._db):
-            self._check_epoch()
-            yield
+    def writing(self) -> AbstractContextManager[None]:
+        """A durable write transaction. Raises Unavailable (`stale_epoch`) where another journal was opened since."""
+        return self.store.writing()
 
-    @contextmanager
-    def reading(self) -> Iterator[None]:
-        with storage_errors(self.path), reading(self._db):
-            yield
+    def reading(self) -> AbstractContextManager[None]:
+        return self.store.reading()
 
     def meta(self, name: str) -> str:
-        row = self._db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
-        return str(row[0]) if row else ""
+        return self.store.meta(name)
 
     def set_meta(self, name: str, value: str) -> None:
-        self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
+        self.store.set_meta(name, value)
 
     def head(self) -> tuple[int, int, str]:
         """Size of the log, time of its last batch (ms), and the checkpoint that was signed with it."""
-        row = self._db.execute("SELECT size, time_ms, note FROM head").fetchone()
-        return row if row else (0, 0, "")
+        return self.store.head()
 
     def entries(self, transfer_ids: Iterable[str]) -> dict[str, Entry]:
         """Those of `transfer_ids` that exist."""
-        query = f"SELECT {_FIELDS}, seq, ordinal, time_ms FROM transfers JOIN batches USING (seq) WHERE transfer_id IN"
-        return {row[0]: _entry(row) for row in self._in_chunks(query, transfer_ids)}
+        places = self.store.places([id_key(name) for name in set(transfer_ids)])
+        batches = {seq: self.batch(seq) for seq in {seq for seq, _ in places.values()}}
+        found = (entry_of(batches[seq], ordinal) for seq, ordinal in places.values())
+        return {entry.transfer.transfer_id: entry for entry in found}
 
     def balances(self, account_ids: Iterable[str]) -> dict[str, Balance]:
-        rows = self._in_chunks("SELECT * FROM accounts WHERE account_id IN", account_ids)
-        return {row[0]: _balance(row) for row in rows}
+        return {row.account_id: balance_of(row) for row in self.store.accounts(list(set(account_ids)))}
 
     def book_for(self, transfers: Sequence[Transfer]) -> Book:
         """What the rules need to see to judge `transfers`."""
         wanted = {transfer.pending_id for transfer in transfers if transfer.pending_id}
-        known = self.entries(wanted)
-        query = "SELECT transfer_id, expires_ms, state FROM holds WHERE transfer_id IN"
-        holds = {
-            row[0]: Hold(transfer=known[row[0]].transfer, expires_ms=row[1], state=row[2])
-            for row in self._in_chunks(query, known)
-        }
-        touched = [(transfer.debit, transfer.credit) for transfer in transfers]
-        return Book(self.balances({account for pair in touched for account in pair}), holds, set(known))
+        known = self.entries(wanted) if wanted else {}
+        rows = self.store.holds([id_key(name) for name in known])
+        holds = {name: _hold(known[name].transfer, row) for row in rows if (name := id_text(row.key)) in known}
+        return Book(self.balances(_accounts_of(transfers)), holds, set(known))
 
     def batch(self, seq: int) -> Batch:
-        """Raises Corrupt where the batch isn't there or its statement is no JSON."""
-        row = self._db.execute("SELECT time_ms, statement FROM batches WHERE seq = ?", (seq,)).fetchone()
+        """Raises Corrupt where the batch isn't there or isn't what a batch can be."""
+        return self._batch_of(self.row(seq))
+
+    def row(self, seq: int) -> BatchRow:
+        """The batch as it is stored. Raises Corrupt where it isn't there."""
+        row = self.store.batch(seq)
         if row is None:
             raise Corrupt(f"batch {seq} is missing", code="missing_batch", param=f"batch {seq}")
-        query = f"SELECT {_FIELDS} FROM transfers WHERE seq = ? ORDER BY ordinal"
-        transfers = tuple(_transfer(values) for values in self._db.execute(query, (seq,)))
-        return Batch(seq=seq, time_ms=row[0], transfers=transfers, statement=_statement(seq, row[1]))
+        return row
+
+    def links(self, seq: int) -> dict[str, int]:
+        """For each account that batch `seq` touched, the batch that touched it before (-1 for none)."""
+        pairs = array("q", self.row(seq).links)
+        before = dict(zip(pairs[::2], pairs[1::2], strict=True))
+        return {row.account_id: before[row.number] for row in self.store.accounts_by_number(list(before))}
 
     def history(self, account_id: str, *, credits_only: bool = False, limit: int = -1) -> list[Entry]:
         """What moved on an account, newest first; `limit` -1 is all."""
-        side = "credit = ?1" if credits_only else "(debit = ?1 OR credit = ?1)"
-        query = f"""SELECT {_FIELDS}, seq, ordinal, time_ms FROM transfers JOIN batches USING (seq)
-                    WHERE {side} ORDER BY seq DESC, ordinal DESC LIMIT ?2"""
-        return [_entry(row) for row in self._db.execute(query, (account_id, limit))]
+        found: list[Entry] = []
+        for row in self.store.accounts([account_id]):
+            for batch in self._batches_of(row):
+                found += _touching(batch, account_id, credits_only)
+                if 0 <= limit <= len(found):
+                    return found[:limit]
+        return found
 
     def all_balances(self) -> Iterator[Balance]:
-        return (_balance(row) for row in self._db.execute("SELECT * FROM accounts ORDER BY account_id"))
+        return (balance_of(row) for row in self.store.all_accounts())
 
     def node(self, level: int, position: int) -> bytes:
         """Raises Corrupt where the node isn't there."""
-        query = "SELECT hash FROM nodes WHERE level = ? AND position = ?"
-        row = self._db.execute(query, (level, position)).fetchone()
-        if row is None:
+        found = self.store.node(level, position)
+        if found is None:
             raise Corrupt(f"node {level}/{position} is missing", code="missing_node", param=f"node {level}/{position}")
-        return bytes(row[0])
-
-    def damage(self) -> str:
-        """What SQLite itself finds wrong with the file; empty when nothing."""
-        found = [str(row[0]) for row in self._db.execute("PRAGMA integrity_check(1)")]
-        return "" if found == ["ok"] else "; ".join(found)
-
-    def counts(self) -> dict[str, int]:
-        """Rows of each table that grows."""
-        tables = ("accounts", "transfers", "holds", "batches", "nodes")
-        counted = {name: self._db.execute(f"SELECT count(*) FROM {name}").fetchall()[0][0] for name in tables}
-        return {name: int(str(count)) for name, count in counted.items()}
+        return found
 
     def holds(self) -> Iterator[tuple[str, int, str]]:
         """Id, expiry (ms) and state of every hold."""
-        return iter(self._db.execute("SELECT transfer_id, expires_ms, state FROM holds ORDER BY transfer_id"))
+        return ((id_text(row.key), row.expires_ms, row.state) for row in self.store.all_holds())
+
+    def add_accounts(self, balances: Collection[Balance]) -> None:
+        first = self.store.num_accounts()
+        self.store.add_accounts([_new_row(first + place, balance) for place, balance in enumerate(balances)])
 
     def add_batch(self, batch: Batch) -> None:
+        """The batch and the index of its ids; the accounts it touches must be there."""
+        rows = self.store.accounts(list(_accounts_of(batch.transfers)))
+        links = array("q")
+        for row in sorted(rows):
+            links.extend((row.number, row.last_seq))
         statement = None if batch.statement is None else canonical_json(batch.statement)
-        self._db.execute("INSERT INTO batches VALUES (?, ?, ?)", (batch.seq, batch.time_ms, statement))
-        rows = [(*_values(transfer), batch.seq, place) for place, transfer in enumerate(batch.transfers)]
-        self._db.executemany(f"INSERT INTO transfers VALUES ({','.join('?' * 11)})", rows)
+        body, form = (batch.packed, PACKED) if batch.packed else (_body(batch.transfers), JSON)
+        self.store.add_batch(BatchRow(batch.seq, batch.time_ms, form, body, statement, links.tobytes()))
+        self.store.add_ids([id_key(transfer.transfer_id) for transfer in batch.transfers], batch.seq)
 
-    def put_changes(self, changes: Book) -> None:
-        self._db.executemany(
-            "INSERT OR REPLACE INTO accounts VALUES (?, ?, ?, ?, ?, ?, ?)",
-            [_row(balance) for balance in changes.balances.values()],
-        )
-        self._db.executemany(
-            "INSERT OR REPLACE INTO holds VALUES (?, ?, ?)",
-            [(name, hold.expires_ms, hold.state) for name, hold in changes.holds.items()],
-        )
+    def put_changes(self, changes: Book, seq: int) -> list[Sums]:
+        """Store what batch `seq` made of accounts and holds; the accounts' new sums."""
+        rows = {row.account_id: row.number for row in self.store.accounts(list(changes.balances))}
+        sums = [_sums(balance, rows[name], seq) for name, balance in changes.balances.items()]
+        self.store.put_sums(sums)
+        if changes.holds:
+            held = _accounts_of([hold.transfer for hold in changes.holds.values()])
+            numbers = {row.account_id: row.number for row in self.store.accounts(list(held))}
+            self.store.put_holds([_hold_row(hold, numbers) for hold in changes.holds.values()])
+        return sums
 
     def add_nodes(self, nodes: Sequence[Node]) -> None:
-        self._db.executemany("INSERT INTO nodes VALUES (?, ?, ?)", nodes)
+        self.store.add_nodes(nodes)
 
     def put_head(self, size: int, time_ms: int, note: str) -> None:
-        self._db.execute("INSERT OR REPLACE INTO head VALUES (1, ?, ?, ?)", (size, time_ms, note))
+        self.store.put_head(size, time_ms, note)
 
-    def _check_epoch(self) -> None:
-        current = int(self.meta("epoch"))
-        if current != self.epoch:
-            raise Unavailable(
-                f"this ledger (epoch {self.epoch}) was replaced by another (epoch {current}); nothing was written",
-                code="stale_epoch",
-                fix="send the same batch, with the same ids, to the ledger that replaced this one",
-            )
+    def _batch_of(self, row: BatchRow) -> Batch:
+        seq = row.seq
+        statement = _statement(seq, row.statement)
+        try:
+            if row.form == PACKED:
+                names = {found.key: found.account_id for found in self.store.accounts_by_key(list(accounts_in(row.body)))}
+                transfers, packed = unpack(row.body, names), row.body
+            else:
+                transfers, packed = _transfers(row.body), b""
+        except (ValueError, TypeError, Corrupt) as error:
+            raise Corrupt(f"batch {seq}: {error}", code="malformed_transfer", param=f"batch {seq}") from error
+        return Batch(seq=seq, time_ms=row.time_ms, transfers=transfers, statement=statement, packed=packed)
 
-    def _in_chunks(self, query: str, keys: Iterable[str]) -> Iterator[tuple[Any, ...]]:
-        wanted = list(keys)
-        for start in range(0, len(wanted), _CHUNK):
-            chunk = wanted[start : start + _CHUNK]
-            yield from self._db.execute(f"{query} ({','.join('?' * len(chunk))})", chunk)
-
-
-def _values(transfer: Transfer) -> tuple[str | int, ...]:
-    return (
-        transfer.transfer_id,
-        transfer.debit,
-        transfer.credit,
-        transfer.amount_nano,
-        transfer.code,
-        transfer.reference,
-        transfer.kind,
-        transfer.pending_id,
-        transfer.timeout_ms,
-    )
+    def _batches_of(self, row: AccountRow) -> Iterator[Batch]:
+        seq = row.last_seq
+        while seq >= 0:
+            stored = self.row(seq)
+            yield self._batch_of(stored)
+            before = _link(stored.links, row.number)
+            if before >= seq:
+                raise Corrupt(f"batch {seq}: its links lead forward", code="wrong_links", param=f"batch {seq}")
+            seq = before
 
 
-def _transfer(row: Sequence[Any]) -> Transfer:
-    try:
-        return Transfer(
-            transfer_id=row[0],
-            debit=row[1],
-            credit=row[2],
-            amount_nano=row[3],
-            code=row[4],
-            reference=row[5],
-            kind=row[6],
-            pending_id=row[7],
-            timeout_ms=row[8],
-        )
-    except ValueError as error:
-        raise Corrupt(f"transfer {row[0]!r}: {error}", code="malformed_transfer", param=str(row[0])) from error
+def entry_of(batch: Batch, ordinal: int) -> Entry:
+    """Raises Corrupt where the batch is shorter."""
+    if ordinal >= len(batch.transfers):
+        place = f"batch {batch.seq}"
+        raise Corrupt(f"{place} has no transfer {ordinal}", code="wrong_place", param=place)
+    return Entry(transfer=batch.transfers[ordinal], seq=batch.seq, ordinal=ordinal, time_ms=batch.time_ms)
 
 
-def _entry(row: Sequence[Any]) -> Entry:
-    return Entry(transfer=_transfer(row), seq=row[9], ordinal=row[10], time_ms=row[11])
+def ids_of(batch: Batch) -> list[bytes]:
+    """The bytes under which a batch's ids are indexed."""
+    return ids_in(batch.packed) if batch.packed else [id_key(transfer.transfer_id) for transfer in batch.transfers]
 
 
-def _balance(row: Sequence[Any]) -> Balance:
+def place_of(seq: int, ordinal: int) -> int:
+    return seq * MAX_TRANSFERS + ordinal
+
+
+def balance_of(row: AccountRow) -> Balance:
     return Balance(
-        account_id=row[0],
-        kind=row[1],
-        may_go_negative=bool(row[2]),
-        debits_pending_nano=row[3],
-        debits_posted_nano=row[4],
-        credits_pending_nano=row[5],
-        credits_posted_nano=row[6],
+        account_id=row.account_id,
+        kind=row.kind,
+        may_go_negative=bool(row.may_go_negative),
+        debits_pending_nano=row.debits_pending,
+        debits_posted_nano=row.debits_posted,
+        credits_pending_nano=row.credits_pending,
+        credits_posted_nano=row.credits_posted,
     )
 
 
-def _row(balance: Balance) -> tuple[str | int, ...]:
-    return (
-        balance.account_id,
-        balance.kind,
-        int(balance.may_go_negative),
+def _accounts_of(transfers: Iterable[Transfer]) -> set[str]:
+    return {account for transfer in transfers for account in (transfer.debit, transfer.credit)}
+
+
+def _touching(batch: Batch, account_id: str, credits_only: bool) -> Iterator[Entry]:
+    for ordinal in range(len(batch.transfers) - 1, -1, -1):
+        transfer = batch.transfers[ordinal]
+        if transfer.credit == account_id or (transfer.debit == account_id and not credits_only):
+            yield entry_of(batch, ordinal)
+
+
+def _link(links: bytes, number: int) -> int:
+    """The batch that touched account `number` before, -1 for none or where the links don't have it."""
+    pairs = array("q", links)
+    place = bisect_left(range(len(pairs) // 2), number, key=lambda index: pairs[2 * index])
+    return pairs[2 * place + 1] if 2 * place < len(pairs) and pairs[2 * place] == number else -1
+
+
+def _hold(transfer: Transfer, row: HoldRow) -> Hold:
+    return Hold(transfer=transfer, expires_ms=row.expires_ms, state=row.state)  # type: ignore[arg-type]
+
+
+def _hold_row(hold: Hold, numbers: dict[str, int]) -> HoldRow:
+    transfer = hold.transfer
+    return HoldRow(
+        id_key(transfer.transfer_id),
+        numbers[transfer.debit],
+        numbers[transfer.credit],
+        transfer.amount_nano,
+        hold.expires_ms,
+        hold.state,
+    )
+
+
+def _new_row(number: int, balance: Balance) -> AccountRow:
+    key = account_key(balance.account_id)
+    return AccountRow(number, balance.account_id, key, balance.kind, int(balance.may_go_negative), 0, 0, 0, 0, -1)
+
+
+def _sums(balance: Balance, number: int, seq: int) -> Sums:
+    return Sums(
         balance.debits_pending_nano,
         balance.debits_posted_nano,
         balance.credits_pending_nano,
         balance.credits_posted_nano,
+        seq,
+        number,
     )
+
+
+def _body(transfers: Sequence[Transfer]) -> bytes:
+    return b"[" + b",".join(map(transfer_bytes, transfers)) + b"]"
+
+
+def _transfers(body: bytes) -> tuple[Transfer, ...]:
+    values = json.loads(body)
+    if not isinstance(values, list) or canonical_json(values) != body:
+        raise InvalidInput("not canonical", code="not_canonical")
+    return tuple(transfer_from_dict(item) for item in values)
 
 
 def _statement(seq: int, data: bytes | None) -> dict[str, Any] | None:

@@ -4,6 +4,9 @@ A leaf is canonical JSON of {seq, time_ms, num_transfers, transfers_root, statem
 root of a second tree over the canonical transfers of the batch, so each transfer is provable at the price of one leaf
 for each batch; `num_transfers` stands beside it because a root alone doesn't fix the size of its tree.
 
+A batch that came as packed records has `packed_root` in place of `transfers_root`: the root over chunks of its records
+(see `packed`).
+
 Node (level, position) is the hash of the full subtree over leaves [position x 2^level, (position + 1) x 2^level).
 Opening a log of any size reads at most one node for each set bit of its size.
 """
@@ -13,20 +16,34 @@ from typing import Any
 
 from openledger.core import merkle
 from openledger.core.hashing import canonical_json, digest_json
-from openledger.ledger.transfers import Transfer, transfer_to_dict
+from openledger.ledger.packed import RECORD_BYTES, packed_root
+from openledger.ledger.transfers import Batch, Transfer, transfer_bytes
 
 ReadNode = Callable[[int, int], bytes]
 Node = tuple[int, int, bytes]
 
 
-def leaf_of(seq: int, time_ms: int, transfers: Sequence[Transfer], statement: dict[str, Any] | None) -> dict[str, Any]:
+def leaf_of(batch: Batch) -> dict[str, Any]:
     """The leaf that commits to a batch. Digests in hex; the digest of no statement is empty."""
+    if batch.packed:
+        return packed_leaf(batch.seq, batch.time_ms, batch.packed)
+    return {
+        "seq": batch.seq,
+        "time_ms": batch.time_ms,
+        "num_transfers": len(batch.transfers),
+        "transfers_root": merkle.root(transfer_hashes(batch.transfers)).hex(),
+        "statement_digest": "" if batch.statement is None else digest_json(batch.statement),
+    }
+
+
+def packed_leaf(seq: int, time_ms: int, data: bytes) -> dict[str, Any]:
+    """The leaf of a batch of packed records, which states nothing else."""
     return {
         "seq": seq,
         "time_ms": time_ms,
-        "num_transfers": len(transfers),
-        "transfers_root": merkle.root(transfer_hashes(transfers)).hex(),
-        "statement_digest": "" if statement is None else digest_json(statement),
+        "num_transfers": len(data) // RECORD_BYTES,
+        "packed_root": packed_root(data).hex(),
+        "statement_digest": "",
     }
 
 
@@ -35,7 +52,7 @@ def leaf_hash(leaf: dict[str, Any]) -> bytes:
 
 
 def transfer_hashes(transfers: Sequence[Transfer]) -> list[bytes]:
-    return [merkle.leaf_hash(canonical_json(transfer_to_dict(transfer))) for transfer in transfers]
+    return [merkle.leaf_hash(transfer_bytes(transfer)) for transfer in transfers]
 
 
 def nodes_after_append(size: int, leaf: bytes, read: ReadNode) -> list[Node]:

@@ -10,6 +10,9 @@ A proof is canonical JSON and one newline, so that each of its bytes is either c
     path        the leaf's way to the log's root
     checkpoint  the signed note with that root
     evidence    for a payout: [salted answer commitment, nano-OPEN] of each answer in the pool; else null
+
+`openledger.proof/2` is the same for a transfer that came as a packed record: its leaf has `packed_root`, and its batch
+is {chunk, ordinal, path}, the 32 or fewer records among which it stands (hex) and the chunk's way to that root.
 """
 
 import json
@@ -23,9 +26,9 @@ from openledger.core import merkle
 from openledger.core.errors import Corrupt, InvalidInput, NotFound, OpenLedgerError, TooLarge
 from openledger.core.hashing import canonical_json, digest_json
 from openledger.core.money import format_open
-from openledger.ledger import appeals, disputes, seals, signers
+from openledger.ledger import appeals, disputes, packed, seals, signers
 from openledger.ledger.checkpoints import Checkpoint, open_checkpoint
-from openledger.ledger.log import leaf_hash
+from openledger.ledger.log import leaf_hash, leaf_of, transfer_hashes
 from openledger.ledger.statements import (
     PARTS,
     SETTLEMENT,
@@ -37,14 +40,16 @@ from openledger.ledger.statements import (
     check_usage,
     format_of,
 )
-from openledger.ledger.transfers import Transfer, transfer_from_dict
+from openledger.ledger.transfers import Batch, Transfer, transfer_from_dict, transfer_to_dict
 from openledger.ledger.verdicts import VERDICT, verdict_transfers
 
 FORMAT = "openledger.proof/1"
+FORMAT_PACKED = "openledger.proof/2"
 _FIELDS = {"format", "transfer", "batch", "leaf", "statement", "path", "checkpoint", "evidence"}
-_LEAF_FIELDS = {"seq", "time_ms", "num_transfers", "transfers_root", "statement_digest"}
+_LEAF_FIELDS = {"seq", "time_ms", "num_transfers", "statement_digest"}
 _HASH = re.compile(r"[0-9a-f]{64}")
 Derivation = Callable[[Transfer, dict[str, Any], Any], list[str]]
+_CHUNK = re.compile(rf"([0-9a-f]{{{2 * packed.RECORD_BYTES}}}){{1,{packed.CHUNK_RECORDS}}}")
 _MAX_BYTES = 256 * 2**20
 
 
@@ -59,12 +64,28 @@ class VerifiedProof:
     lines: tuple[str, ...]
 
 
+def proof_of(
+    batch: Batch, ordinal: int, path: Sequence[bytes], checkpoint: str, evidence: list[list[Any]] | None
+) -> dict[str, Any]:
+    """The proof of transfer `ordinal` of `batch`, whose leaf has `path` to the root of `checkpoint`."""
+    return {
+        "format": FORMAT_PACKED if batch.packed else FORMAT,
+        "transfer": transfer_to_dict(batch.transfers[ordinal]),
+        "batch": _way_in_batch(batch, ordinal),
+        "leaf": leaf_of(batch),
+        "statement": batch.statement,
+        "path": [item.hex() for item in path],
+        "checkpoint": checkpoint,
+        "evidence": evidence,
+    }
+
+
 def encode_proof(proof: dict[str, Any]) -> bytes:
     """The bytes of a proof file."""
     return canonical_json(proof) + b"\n"
 
 
-def verify_proof_file(path: Path, key: str) -> VerifiedProof:
+def verify_proof_file(path: Path, key: str, witnesses: Sequence[str] = (), quorum: int = 0) -> VerifiedProof:
     """Like `verify_proof`. Raises NotFound or TooLarge where the file can't be one."""
     try:
         if path.stat().st_size > _MAX_BYTES:
@@ -72,23 +93,27 @@ def verify_proof_file(path: Path, key: str) -> VerifiedProof:
         data = path.read_bytes()
     except OSError as error:
         raise NotFound(f"no proof at {path}: {error.strerror}", code="no_proof", param=str(path)) from error
-    return verify_proof(data, key)
+    return verify_proof(data, key, witnesses, quorum)
 
 
-def verify_proof(proof: bytes | dict[str, Any], key: str) -> VerifiedProof:
-    """Check every byte of `proof` against the verification key `key`, offline.
+def verify_proof(
+    proof: bytes | dict[str, Any], key: str, witnesses: Sequence[str] = (), quorum: int = 0
+) -> VerifiedProof:
+    """Check every byte of `proof` against the verification key `key` (or key ring), offline; with `witnesses`, that
+    `quorum` of them (0 is all) cosigned its checkpoint.
 
     Raises Corrupt, its code naming the first thing that is wrong: malformed_proof, wrong_key, wrong_signature,
     not_in_log, not_in_batch, wrong_statement, and those of `statements`.
     """
     values = _decode(proof if isinstance(proof, bytes) else encode_proof(proof))
-    checkpoint = open_checkpoint(values["checkpoint"], key)
+    checkpoint = open_checkpoint(values["checkpoint"], key, witnesses, quorum)
     transfer, leaf = _transfer(values["transfer"]), values["leaf"]
     _check_in_log(leaf, values["path"], checkpoint)
-    _check_in_batch(values["transfer"], leaf, values["batch"])
+    _check_in_batch(values, transfer)
     _check_statement(leaf, values["statement"])
     lines = [
         f"checkpoint of {checkpoint.origin}: {checkpoint.size} batches, root {checkpoint.root}, signature good",
+        *([f"{quorum or len(set(witnesses))} of {len(set(witnesses))} witnesses cosigned it"] if witnesses else []),
         f"batch {leaf['seq']} is in that log",
         f"transfer {transfer.transfer_id} is in that batch: {_describe(transfer)}",
         *_check_derivation(transfer, values["statement"], values["evidence"]),
@@ -102,6 +127,15 @@ def verify_proof(proof: bytes | dict[str, Any], key: str) -> VerifiedProof:
     )
 
 
+def _way_in_batch(batch: Batch, ordinal: int) -> dict[str, Any]:
+    if not batch.packed:
+        path = merkle.inclusion_proof(ordinal, transfer_hashes(batch.transfers))
+        return {"ordinal": ordinal, "path": [item.hex() for item in path]}
+    path = merkle.inclusion_proof(ordinal // packed.CHUNK_RECORDS, packed.chunk_hashes(batch.packed))
+    chunk = packed.chunk_of(batch.packed, ordinal).hex()
+    return {"ordinal": ordinal, "chunk": chunk, "path": [item.hex() for item in path]}
+
+
 def _decode(data: bytes) -> dict[str, Any]:
     try:
         values = json.loads(data)
@@ -110,20 +144,24 @@ def _decode(data: bytes) -> dict[str, Any]:
         raise _malformed(f"not canonical JSON: {error}") from error
     if not canonical:
         raise _malformed("not canonical JSON: the same content has other bytes")
-    if not isinstance(values, dict) or set(values) != _FIELDS or values["format"] != FORMAT:
+    if not isinstance(values, dict) or set(values) != _FIELDS or values["format"] not in (FORMAT, FORMAT_PACKED):
         raise _malformed(f"not the fields of {FORMAT}")
     _check_shape(values)
     return values
 
 
 def _check_shape(values: dict[str, Any]) -> None:
-    leaf, batch = values["leaf"], values["batch"]
-    if not isinstance(leaf, dict) or set(leaf) != _LEAF_FIELDS or not _are_counts(leaf, "seq", "time_ms"):
+    leaf, batch, is_packed = values["leaf"], values["batch"], values["format"] == FORMAT_PACKED
+    root = "packed_root" if is_packed else "transfers_root"
+    if not isinstance(leaf, dict) or set(leaf) != {*_LEAF_FIELDS, root} or not _are_counts(leaf, "seq", "time_ms"):
         raise _malformed("the leaf is misshapen")
-    if not _are_counts(leaf, "num_transfers") or not _is_hash(leaf["transfers_root"]):
+    if not _are_counts(leaf, "num_transfers") or not _is_hash(leaf[root]):
         raise _malformed("the leaf is misshapen")
-    if not isinstance(batch, dict) or set(batch) != {"ordinal", "path"} or not _are_counts(batch, "ordinal"):
+    fields = {"ordinal", "path", "chunk"} if is_packed else {"ordinal", "path"}
+    if not isinstance(batch, dict) or set(batch) != fields or not _are_counts(batch, "ordinal"):
         raise _malformed("the place in the batch is misshapen")
+    if is_packed and not (isinstance(batch["chunk"], str) and _CHUNK.fullmatch(batch["chunk"])):
+        raise _malformed("the chunk of the batch is misshapen")
     if not _is_path(values["path"]) or not _is_path(batch["path"]) or not isinstance(values["checkpoint"], str):
         raise _malformed("a path is no list of hashes, or the checkpoint no text")
     if values["statement"] is not None and not isinstance(values["statement"], dict):
@@ -145,16 +183,42 @@ def _check_in_log(leaf: dict[str, Any], path: list[str], checkpoint: Checkpoint)
         raise Corrupt("the batch isn't in the log of that checkpoint", code="not_in_log", param="leaf")
 
 
-def _check_in_batch(transfer: dict[str, Any], leaf: dict[str, Any], batch: dict[str, Any]) -> None:
-    proven = merkle.verify_inclusion(
+def _check_in_batch(values: dict[str, Any], transfer: Transfer) -> None:
+    proven = _is_in_chunk(values, transfer) if values["format"] == FORMAT_PACKED else _is_in_tree(values)
+    if not proven:
+        raise Corrupt("the transfer isn't in that batch", code="not_in_batch", param="transfer")
+
+
+def _is_in_tree(values: dict[str, Any]) -> bool:
+    leaf, batch = values["leaf"], values["batch"]
+    return merkle.verify_inclusion(
         batch["ordinal"],
         leaf["num_transfers"],
-        merkle.leaf_hash(canonical_json(transfer)),
+        merkle.leaf_hash(canonical_json(values["transfer"])),
         _bytes(batch["path"]),
         bytes.fromhex(leaf["transfers_root"]),
     )
-    if not proven:
-        raise Corrupt("the transfer isn't in that batch", code="not_in_batch", param="transfer")
+
+
+def _is_in_chunk(values: dict[str, Any], transfer: Transfer) -> bool:
+    leaf, ordinal = values["leaf"], values["batch"]["ordinal"]
+    chunk, count = bytes.fromhex(values["batch"]["chunk"]), leaf["num_transfers"]
+    whole = len(chunk) == packed.chunk_size(ordinal, count) * packed.RECORD_BYTES
+    try:
+        stands = packed.record_at(chunk, ordinal % packed.CHUNK_RECORDS) == packed.pack([transfer])
+    except InvalidInput as error:
+        raise _malformed(str(error)) from error
+    return (
+        whole
+        and stands
+        and merkle.verify_inclusion(
+            ordinal // packed.CHUNK_RECORDS,
+            packed.num_chunks(count),
+            merkle.leaf_hash(chunk),
+            _bytes(values["batch"]["path"]),
+            bytes.fromhex(leaf["packed_root"]),
+        )
+    )
 
 
 def _check_statement(leaf: dict[str, Any], statement: dict[str, Any] | None) -> None:

@@ -5,15 +5,16 @@ replays the whole log through the same function.
 """
 
 from collections import ChainMap
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Container, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 from openledger.core.money import SUPPLY_NANO
 from openledger.ledger.accounts import Balance
-from openledger.ledger.transfers import CREATED, LINKED_FAILED, Transfer, compare
+from openledger.ledger.transfers import CREATED, EXISTS, LINKED_FAILED, Transfer, compare
 
 MAX_SUM_NANO = 2**63 - 1
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +32,7 @@ class Book:
 
     balances: MutableMapping[str, Balance] = field(default_factory=dict)
     holds: MutableMapping[str, Hold] = field(default_factory=dict)
-    known: set[str] = field(default_factory=set)
+    known: Container[str] = frozenset()
 
     def take(self, changes: "Book") -> None:
         self.balances.update(changes.balances)
@@ -44,15 +45,96 @@ def apply(book: Book, transfers: Sequence[Transfer], time_ms: int) -> tuple[Book
     Later transfers of a batch see what earlier ones did. `book` itself stays as it is.
     """
     changes = Book()
-    view = Book(ChainMap(changes.balances, book.balances), ChainMap(changes.holds, book.holds), book.known)
+    placed: set[str] = set()
+    view = _over(changes, book, placed)
     seen: dict[str, Transfer] = {}
     results = []
     for transfer in transfers:
         twin = seen.setdefault(transfer.transfer_id, transfer)
         results.append(_apply_one(view, transfer, time_ms) if twin is transfer else compare(transfer, twin))
+        if results[-1] == CREATED:
+            placed.add(transfer.transfer_id)
     if all(result == CREATED for result in results):
         return changes, results
     return Book(), link(results)
+
+
+def apply_each(
+    book: Book, chains: Sequence[Sequence[Transfer]], known: Mapping[str, Transfer], time_ms: int
+) -> tuple[Book, list[str]]:
+    """What `chains` change in `book`, one after the other, each whole or not at all; one result for each transfer.
+
+    `known` are transfers of the log, by id. A chain that exists whole with the same content gives its first results
+    again; one that exists in part is not applied.
+    """
+    changes, created, results = Book(), dict[str, Transfer](), list[str]()
+    view = _over(changes, book, created)
+    before = ChainMap(created, dict(known))
+    for chain in chains:
+        found = compare_known(chain, before) if known or created else None
+        if found is None and len(chain) == 1:
+            found = [_apply_one(view, chain[0], time_ms)]  # what is refused changes nothing
+        elif found is None:
+            made, found = apply(view, chain, time_ms)
+            changes.take(made)
+        created.update({item.transfer_id: item for item, result in zip(chain, found, strict=True) if result == CREATED})
+        results += found
+    return changes, results
+
+
+def compare_known(transfers: Sequence[Transfer], known: Mapping[str, Transfer]) -> list[str] | None:
+    """Results of a batch of which something is known, None where nothing is."""
+    if not any(transfer.transfer_id in known for transfer in transfers):
+        return None
+    results = [
+        compare(transfer, known[transfer.transfer_id]) if transfer.transfer_id in known else CREATED
+        for transfer in transfers
+    ]
+    return results if all(result == EXISTS for result in results) else link(results)
+
+
+def _over(changes: Book, book: Book, placed: Container[str]) -> Book:
+    """`book` as it looks with `changes` and with what was `placed`; what is put into it goes to `changes`."""
+    balances, holds = _Over(changes.balances, book.balances), _Over(changes.holds, book.holds)
+    return Book(balances, holds, _Either(placed, book.known))
+
+
+class _Over(MutableMapping[str, Value]):
+    """A `ChainMap` of two that is three times as fast to look into."""
+
+    __slots__ = ("_above", "_below")
+
+    def __init__(self, above: MutableMapping[str, Value], below: MutableMapping[str, Value]):
+        self._above, self._below = above, below
+
+    def __getitem__(self, name: str) -> Value:
+        found = self._above.get(name)
+        return self._below[name] if found is None else found
+
+    def get(self, name: str, default: Any = None) -> Any:
+        found = self._above.get(name)
+        return self._below.get(name, default) if found is None else found
+
+    def __setitem__(self, name: str, value: Value) -> None:
+        self._above[name] = value
+
+    def __delitem__(self, name: str) -> None:
+        del self._above[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({**self._below, **self._above})
+
+    def __len__(self) -> int:
+        return len(self._below.keys() | self._above.keys())
+
+
+@dataclass(frozen=True, slots=True)
+class _Either:
+    first: Container[str]
+    second: Container[str]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.first or name in self.second
 
 
 def link(results: Sequence[str]) -> list[str]:
@@ -75,12 +157,8 @@ def _place(book: Book, transfer: Transfer, time_ms: int) -> str:
     amount = transfer.amount_nano
     if debit.available_nano - amount < (-SUPPLY_NANO if debit.may_go_negative else 0):
         return "exceeds_credits"
-    if transfer.kind == "pending":
-        debit = replace(debit, debits_pending_nano=debit.debits_pending_nano + amount)
-        credit = replace(credit, credits_pending_nano=credit.credits_pending_nano + amount)
-    else:
-        debit = replace(debit, debits_posted_nano=debit.debits_posted_nano + amount)
-        credit = replace(credit, credits_posted_nano=credit.credits_posted_nano + amount)
+    held, moved = (amount, 0) if transfer.kind == "pending" else (0, amount)
+    debit, credit = _debited(debit, held, moved), _credited(credit, held, moved)
     overflow = _overflow(debit, credit)
     if overflow:
         return overflow
@@ -101,17 +179,8 @@ def _resolve(book: Book, transfer: Transfer, time_ms: int) -> str:
         return refusal
     reserved = hold.transfer.amount_nano
     taken = transfer.amount_nano if transfer.kind == "post" else 0
-    debit, credit = book.balances[transfer.debit], book.balances[transfer.credit]
-    debit = replace(
-        debit,
-        debits_pending_nano=debit.debits_pending_nano - reserved,
-        debits_posted_nano=debit.debits_posted_nano + taken,
-    )
-    credit = replace(
-        credit,
-        credits_pending_nano=credit.credits_pending_nano - reserved,
-        credits_posted_nano=credit.credits_posted_nano + taken,
-    )
+    debit = _debited(book.balances[transfer.debit], -reserved, taken)
+    credit = _credited(book.balances[transfer.credit], -reserved, taken)
     overflow = _overflow(debit, credit)
     if overflow:
         return overflow
@@ -131,6 +200,30 @@ def _refusal(hold: Hold, transfer: Transfer, time_ms: int) -> str:
     if transfer.amount_nano > hold.transfer.amount_nano:
         return "exceeds_pending_amount"
     return "pending_transfer_expired" if hold.expires_ms and time_ms >= hold.expires_ms else ""
+
+
+def _debited(balance: Balance, pending_nano: int, posted_nano: int) -> Balance:
+    return Balance(
+        account_id=balance.account_id,
+        kind=balance.kind,
+        may_go_negative=balance.may_go_negative,
+        debits_pending_nano=balance.debits_pending_nano + pending_nano,
+        debits_posted_nano=balance.debits_posted_nano + posted_nano,
+        credits_pending_nano=balance.credits_pending_nano,
+        credits_posted_nano=balance.credits_posted_nano,
+    )
+
+
+def _credited(balance: Balance, pending_nano: int, posted_nano: int) -> Balance:
+    return Balance(
+        account_id=balance.account_id,
+        kind=balance.kind,
+        may_go_negative=balance.may_go_negative,
+        debits_pending_nano=balance.debits_pending_nano,
+        debits_posted_nano=balance.debits_posted_nano,
+        credits_pending_nano=balance.credits_pending_nano + pending_nano,
+        credits_posted_nano=balance.credits_posted_nano + posted_nano,
+    )
 
 
 def _overflow(debit: Balance, credit: Balance) -> str:

@@ -16,13 +16,17 @@ Results, one for each transfer of a batch, in order of precedence (the first tha
     credit_account_not_found                single and pending
     exceeds_credits                         single and pending: the debit account has less than that
     overflows_debits, overflows_credits     a running sum would leave 64 bits
-    linked_transfer_failed                  this one could be, but another of its batch couldn't, or existed before
+    linked_transfer_failed                  this one could be, but another of its chain couldn't, or existed before
     created                                 done, and durable
+
+A chain is what is created whole or not at all: the whole batch of `Ledger.commit`, what `linked` ties together in
+`Ledger.submit`. `RESULTS` numbers them all, as `Ledger.submit_packed` gives them.
 """
 
+import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from openledger.core.errors import InvalidInput
@@ -33,10 +37,35 @@ TransferKind = Literal["single", "pending", "post", "void"]
 CREATED = "created"
 EXISTS = "exists"
 LINKED_FAILED = "linked_transfer_failed"
+RESULTS = (
+    CREATED,
+    EXISTS,
+    *(
+        f"exists_with_different_{field}"
+        for field in ("debit", "credit", "amount_nano", "code", "reference", "kind", "pending_id", "timeout_ms")
+    ),
+    "exists_with_different_statement",
+    "pending_transfer_not_found",
+    "pending_transfer_not_pending",
+    "pending_transfer_already_posted",
+    "pending_transfer_already_voided",
+    "pending_transfer_has_different_accounts",
+    "pending_transfer_has_different_amount",
+    "exceeds_pending_amount",
+    "pending_transfer_expired",
+    "debit_account_not_found",
+    "credit_account_not_found",
+    "exceeds_credits",
+    "overflows_debits",
+    "overflows_credits",
+    LINKED_FAILED,
+)
 _KINDS = frozenset({"single", "pending", "post", "void"})
+_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 _ID = re.compile(r"[a-z0-9][a-z0-9._:-]{0,159}")
 _CODE = re.compile(r"[a-z][a-z_]{0,31}")
 _MAX_REFERENCE = 300
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,16 +105,33 @@ class Entry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """What one leaf of the log commits to."""
+    """What one leaf of the log commits to. `packed` are the transfers as records, where the leaf is over those."""
 
     seq: int
     time_ms: int
     transfers: tuple[Transfer, ...]
     statement: dict[str, Any] | None
+    packed: bytes = b""
 
 
 def transfer_to_dict(transfer: Transfer) -> dict[str, Any]:
-    return asdict(transfer)
+    """Its fields by name, in the order of canonical JSON."""
+    return {
+        "amount_nano": transfer.amount_nano,
+        "code": transfer.code,
+        "credit": transfer.credit,
+        "debit": transfer.debit,
+        "kind": transfer.kind,
+        "pending_id": transfer.pending_id,
+        "reference": transfer.reference,
+        "timeout_ms": transfer.timeout_ms,
+        "transfer_id": transfer.transfer_id,
+    }
+
+
+def transfer_bytes(transfer: Transfer) -> bytes:
+    """Canonical JSON of its fields, as `hashing.canonical_json` makes it, without looking for what can't be there."""
+    return _encode(transfer_to_dict(transfer)).encode()
 
 
 def transfer_from_dict(values: Mapping[str, Any]) -> Transfer:
@@ -114,6 +160,8 @@ def _check_texts(transfer: Transfer) -> None:
         _refuse(f"{transfer.code!r} is no transfer code", "invalid_code", "code")
     if not isinstance(transfer.reference, str) or len(transfer.reference) > _MAX_REFERENCE:
         _refuse(f"a reference is text of at most {_MAX_REFERENCE} characters", "invalid_reference", "reference")
+    if not transfer.reference.isascii() and _SURROGATE.search(transfer.reference):
+        _refuse("a reference holds half a character", "invalid_reference", "reference")
 
 
 def _check_amount(amount_nano: int) -> None:

@@ -17,6 +17,16 @@ KEY = SigningKey(b"k" * 32)
 VKEY = verification_key("openledger/test", KEY.public_key)
 
 
+OF_B = "WHERE number = (SELECT number FROM accounts WHERE account_id = 'user:b')"
+
+
+def changed_body(seq, old, new):
+    """SQL that changes the first `old` in the transfers of batch `seq`."""
+    place = f"instr(CAST(body AS TEXT), '{old}')"
+    text = f"substr(CAST(body AS TEXT), 1, {place} - 1) || '{new}' || substr(CAST(body AS TEXT), {place} + {len(old)})"
+    return f"UPDATE batches SET body = CAST({text} AS BLOB) WHERE seq = {seq}"
+
+
 @pytest.fixture
 def settled(path, clock):
     ledger = Ledger(path, clock, KEY, "openledger/test")
@@ -46,27 +56,35 @@ def test_a_running_ledger_can_be_audited_and_goes_on(settled, path):
 @pytest.mark.parametrize(
     ("change", "code", "param"),
     [
-        ("UPDATE transfers SET amount = amount + 1 WHERE transfer_id = 'grant'", "wrong_leaf", "batch 1"),
-        ("UPDATE transfers SET amount = amount - 4 WHERE transfer_id = 'fee2'", "wrong_leaf", "batch 5"),
-        ("UPDATE transfers SET code = 'other' WHERE transfer_id = 'pay0'", "wrong_leaf", "batch 6"),
+        (changed_body(1, '"amount_nano":', '"amount_nano":1'), "wrong_leaf", "batch 1"),
+        (changed_body(6, '"code":"', '"code":"o'), "wrong_leaf", "batch 6"),
+        (changed_body(6, '"code":', '"cide":'), "malformed_transfer", "batch 6"),
+        (changed_body(6, '"code":', '"code": '), "malformed_transfer", "batch 6"),
+        ("UPDATE batches SET form = 'packed' WHERE seq = 6", "malformed_transfer", "batch 6"),
         ("UPDATE batches SET time_ms = time_ms + 1 WHERE seq = 2", "wrong_leaf", "batch 2"),
         ("UPDATE batches SET statement = NULL WHERE seq = 3", "wrong_leaf", "batch 3"),
         ("UPDATE batches SET statement = x'00' WHERE seq = 3", "malformed_statement", "batch 3"),
-        ("DELETE FROM transfers WHERE transfer_id = 'pay1'", "wrong_leaf", "batch 6"),
+        ("DELETE FROM transfers WHERE id = CAST('pay1' AS BLOB)", "wrong_place", "batch 6"),
+        ("UPDATE transfers SET place = place + 1 WHERE id = CAST('pay1' AS BLOB)", "wrong_place", "batch 6"),
+        ("INSERT INTO transfers VALUES (x'00', 0)", "wrong_count", "transfers"),
+        ("UPDATE batches SET links = x'' WHERE seq = 5", "wrong_links", "batch 5"),
+        (f"UPDATE sums SET last_seq = 1 {OF_B}", "wrong_links", "user:b"),
+        ("UPDATE accounts SET key = x'00' WHERE account_id = 'user:b'", "wrong_links", "user:b"),
         ("DELETE FROM batches WHERE seq = 4", "missing_batch", "batch 4"),
         ("DELETE FROM nodes WHERE level = 0 AND position = 4", "missing_node", "node 0/4"),
         ("UPDATE nodes SET hash = zeroblob(32) WHERE level = 1 AND position = 0", "wrong_node", "node 1/0"),
         (
-            "UPDATE accounts SET credits_posted = credits_posted + 1 WHERE account_id = 'user:b'",
+            f"UPDATE sums SET credits_posted = credits_posted + 1 {OF_B}",
             "wrong_balance",
             "user:b",
         ),
         ("UPDATE accounts SET kind = 'pool' WHERE account_id = 'user:b'", "wrong_balance", "user:b"),
-        ("UPDATE holds SET state = 'pending' WHERE transfer_id = 'hold1'", "wrong_hold", "hold1"),
+        ("UPDATE holds SET state = 'pending' WHERE id = CAST('hold1' AS BLOB)", "wrong_hold", "hold1"),
         ("UPDATE head SET size = size - 1", "wrong_root", "checkpoint"),
         ("UPDATE head SET note = replace(note, 'openledger', 'openledges')", "wrong_key", "checkpoint"),
         ("INSERT INTO nodes VALUES (9, 9, x'00')", "wrong_count", "nodes"),
-        ("INSERT INTO batches VALUES (99, 1, NULL)", "wrong_count", "batches"),
+        ("UPDATE holds SET amount = amount + 1 WHERE id = CAST('hold1' AS BLOB)", "wrong_hold", "hold1"),
+        ("INSERT INTO batches VALUES (99, 1, 'json', x'', NULL, x'')", "wrong_count", "batches"),
     ],
 )
 def test_a_change_in_the_file_is_named(settled, path, change, code, param):

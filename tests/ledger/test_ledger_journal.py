@@ -1,6 +1,7 @@
 """The file beneath: fenced, synced, its own format, and a failing disk that never half-writes."""
 
 import apsw
+import psycopg
 import pytest
 from ledger_values import hold, move
 from settled_ledger import build_pool
@@ -11,23 +12,24 @@ from openledger.core.signing import SigningKey
 from openledger.ledger import Ledger
 from openledger.ledger.database import check_sqlite_version, open_database
 from openledger.ledger.journal import Journal
+from openledger.ledger.sqlite import SqliteStore
 
 KEY = SigningKey(b"k" * 32)
 
 
-def test_a_reopened_ledger_goes_on_where_it_stopped(ledger, path, clock):
+def test_a_reopened_ledger_goes_on_where_it_stopped(ledger, storage, clock):
     ledger.commit([move("t1", 5)])
     before = ledger.checkpoint()
     ledger.close()
-    again = Ledger(path, clock, KEY, "openledger/test")
+    again = Ledger(storage, clock, KEY, "openledger/test")
     assert again.checkpoint() == before
     assert again.commit([move("t1", 5)]) == ["exists"]
     again.close()
 
 
-def test_a_replaced_ledger_can_not_write_any_more(ledger, path, clock):
+def test_a_replaced_ledger_can_not_write_any_more(ledger, storage, clock):
     ledger.commit([move("t1", 5)])
-    successor = Ledger(path, clock, KEY, "openledger/test")
+    successor = Ledger(storage, clock, KEY, "openledger/test")
     with pytest.raises(Unavailable) as caught:
         ledger.commit([move("t2", 5)])
     assert caught.value.code == "stale_epoch"
@@ -39,18 +41,18 @@ def test_a_replaced_ledger_can_not_write_any_more(ledger, path, clock):
     successor.close()
 
 
-def test_without_the_fence_the_replaced_ledger_would_write(ledger, path, clock, monkeypatch):
-    monkeypatch.setattr(Journal, "_check_epoch", lambda self: None)
-    successor = Ledger(path, clock, KEY, "openledger/test")
+def test_without_the_fence_the_replaced_ledger_would_write(ledger, storage, clock, monkeypatch):
+    monkeypatch.setattr(type(ledger._journal.store), "_check_epoch", lambda self, current: None)
+    successor = Ledger(storage, clock, KEY, "openledger/test")
     assert ledger.commit([move("t2", 5)]) == ["created"]
     assert successor.find("t2") is not None
     successor.close()
 
 
 def test_writes_are_synced_before_the_answer(path):
-    journal = Journal(path)
-    pragmas = {name: journal._db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous")}
-    journal.close()
+    store = SqliteStore(path)
+    pragmas = {name: store._db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous")}
+    store.close()
     assert pragmas == {"journal_mode": "wal", "synchronous": 2}
 
 
@@ -65,23 +67,23 @@ def test_the_sqlite_in_use_is_current():
     check_sqlite_version(apsw.sqlite_lib_version())
 
 
-def test_another_key_or_name_does_not_open_the_file(ledger, path, clock):
+def test_another_key_or_name_does_not_open_the_file(ledger, storage, clock):
     for key, name in ((SigningKey(b"o" * 32), "openledger/test"), (KEY, "openledger/other")):
         with pytest.raises(Conflict) as caught:
-            Ledger(path, clock, key, name)
+            Ledger(storage, clock, key, name)
         assert caught.value.code == "wrong_key"
 
 
 def test_a_file_that_is_no_ledger_is_named(path):
     path.write_bytes(b"not a database, but longer than the header of one" * 100)
     with pytest.raises(Corrupt):
-        Journal(path)
+        SqliteStore(path)
 
 
 def test_a_database_of_another_format_is_named(path):
     open_database(path, "", "something/1").close()
     with pytest.raises(Corrupt) as caught:
-        Journal(path)
+        SqliteStore(path)
     assert caught.value.code == "unknown_format"
 
 
@@ -101,9 +103,13 @@ def test_a_clock_that_goes_back_does_not_take_the_log_with_it(path):
     ledger.close()
 
 
-@pytest.mark.parametrize("error", [apsw.FullError, apsw.IOError])
+DISK_ERRORS = {"full": (apsw.FullError, psycopg.errors.DiskFull), "broken": (apsw.IOError, psycopg.OperationalError)}
+
+
+@pytest.mark.parametrize("failure", sorted(DISK_ERRORS))
 @pytest.mark.parametrize("step", ["add_batch", "put_changes", "add_nodes", "put_head"])
-def test_a_disk_that_fails_at_any_step_leaves_nothing_half_done(ledger, monkeypatch, step, error):
+def test_a_disk_that_fails_at_any_step_leaves_nothing_half_done(ledger, storage, monkeypatch, step, failure):
+    error = DISK_ERRORS[failure][isinstance(storage, str)]
     ledger.commit([move("t1", 5)])
     before = ledger.checkpoint()
     original = getattr(Journal, step)

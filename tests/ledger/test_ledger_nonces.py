@@ -142,11 +142,11 @@ class TestTheAudit:
             writer.ledger.audit()
         return caught.value.code
 
-    def test_a_whole_round_is_clean_in_the_file_and_in_an_export(self, writer, path, tmp_path):
+    def test_a_whole_round_is_clean_in_the_file_and_in_an_export(self, writer, storage, tmp_path):
         writer.write(*whole_round())
         writer.ledger.export(tmp_path / "export.jsonl")
         key = writer.ledger.verification_key()
-        assert audit_file(tmp_path / "export.jsonl", key) == audit_file(path, key)
+        assert audit_file(tmp_path / "export.jsonl", key) == audit_file(storage, key)
 
     def test_a_round_that_waits_for_a_reveal_is_clean(self, writer):
         writer.write(*whole_round()[:5])

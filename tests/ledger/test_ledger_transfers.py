@@ -1,11 +1,15 @@
 """What a batch of transfers does, and what each refusal is called."""
 
+from dataclasses import asdict
+
 import pytest
 from ledger_values import hold, move, post, void
 
 from openledger.core.errors import InvalidInput, NotFound, TooLarge
 from openledger.core.money import SUPPLY_NANO
+from openledger.core.hashing import canonical_json
 from openledger.ledger import Account
+from openledger.ledger.transfers import transfer_bytes, transfer_to_dict
 
 
 def test_a_created_transfer_moves_its_amount(ledger):
@@ -126,6 +130,7 @@ def test_an_amount_that_can_not_be_is_refused(amount):
         ({"timeout_ms": 5}, "invalid_timeout"),
         ({"kind": "pending", "timeout_ms": -1}, "invalid_timeout"),
         ({"reference": "x" * 301}, "invalid_reference"),
+        ({"reference": "half a \ud83d"}, "invalid_reference"),
     ],
 )
 def test_what_is_no_transfer_is_refused_by_code(wrong, code):
@@ -171,6 +176,11 @@ def test_refusals_to_resolve_a_hold_are_named(ledger):
     assert ledger.commit([post("p", 8, "h3", "user:c")]) == ["pending_transfer_has_different_accounts"]
     assert ledger.commit([post("p", 9, "h3")]) == ["exceeds_pending_amount"]
     assert ledger.commit([void("p", 7, "h3")]) == ["pending_transfer_has_different_amount"]
+
+
+def test_canonical_bytes_of_a_transfer_are_those_of_its_fields():
+    for transfer in (move("t1", 7, reference="é \u2028 \"q\" \\ \x00 🙂"), hold("h", 8, timeout_ms=5), post("p", 5, "h")):
+        assert transfer_bytes(transfer) == canonical_json(asdict(transfer)) == canonical_json(transfer_to_dict(transfer))
 
 
 def test_an_expired_hold_can_be_voided_and_not_posted(ledger, clock):
