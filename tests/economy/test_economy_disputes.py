@@ -343,7 +343,7 @@ def test_what_was_changed_after_signing_decides_nothing(settled, change):
     register(settled, "user:else")
     found = signed(recomputed(), recomputed())
     if "scores" in change:
-        use = replace(found.scores["use"], scores_nano={"ctr_a": 40, "ctr_b": 41})
+        use = replace(found.scores["use"], scores_nano={"ctr_a": 40, "ctr_b": 41, "ctr_c": 0})
         change = {"scores": {**found.scores, "use": use}}
     with pytest.raises(InvalidInput) as caught:
         settled.economy.resolve_dispute("ctr_b", replace(found, **change))
