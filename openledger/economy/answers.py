@@ -2,7 +2,8 @@
 
 What was asked and answered is encrypted under its tenant's key, or not kept at all where the tenant wants it so. It is
 deleted when its time is up, or when its settled pool can't be disputed any more; the salted commitment and the usage
-statement stay. `state`: stored -> posted -> settled, or unpaid where the hold had gone before it could be posted.
+statement stay. `state`: stored -> posted -> settled, or unpaid where the hold had gone before it could be posted;
+refunded once its fee went back, before or after its settlement.
 """
 
 import json
@@ -17,7 +18,7 @@ from openledger.core.values import Answer
 from openledger.economy.tenants import TenantStore
 from openledger.ledger.database import writing
 
-AnswerState = Literal["stored", "posted", "settled", "unpaid"]
+AnswerState = Literal["stored", "posted", "settled", "unpaid", "refunded"]
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS answers(
   answer_id TEXT PRIMARY KEY, adapter TEXT NOT NULL, period TEXT NOT NULL, pool_nano INTEGER NOT NULL,
@@ -183,4 +184,5 @@ _STATES: dict[str, AnswerState] = {
     "posted": "posted",
     "settled": "settled",
     "unpaid": "unpaid",
+    "refunded": "refunded",
 }

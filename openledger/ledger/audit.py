@@ -20,9 +20,12 @@ from openledger.ledger.export import Claim, read_export
 from openledger.ledger.journal import Journal
 from openledger.ledger.log import leaf_hash, leaf_of, nodes_after_append
 from openledger.ledger.nonces import Rounds
+from openledger.ledger.refunds import REFUND
 from openledger.ledger.rules import Book, apply
+from openledger.ledger.stakes import reward_account
 from openledger.ledger.transfers import CREATED, Batch, Transfer
 from openledger.ledger.verdicts import VERDICT, Verdicts
+from openledger.ledger.witness import Witness
 
 _SQLITE_MAGIC = b"SQLite format 3\x00"
 
@@ -40,10 +43,12 @@ class AuditReport:
     num_settlements: int
     issued_nano: int
     num_disputes: int = 0
+    num_registered: int = 0
+    num_refunds: int = 0
 
     @property
     def lines(self) -> tuple[str, ...]:
-        told = (
+        told: tuple[str, ...] = (
             f"{self.num_batches} batches of {self.origin}: every leaf, and root {self.root}, signature good",
             f"{self.num_transfers} transfers: each one allowed by the rules, no id twice",
             f"{self.num_accounts} accounts: every balance recomputed, none below what it may be, all summing to zero",
@@ -51,6 +56,10 @@ class AuditReport:
             f"{self.num_answers} answers: each fee is tokens times prices and the sum of its parts",
             f"{self.num_settlements} settlements: each pool is the sum of its answers' parts and of its payouts",
         )
+        if self.num_registered:
+            told = (*told, f"{self.num_registered} statements on parameters, supply, stake and votes: each one allowed")
+        if self.num_refunds:
+            told = (*told, f"{self.num_refunds} refunds: each part from where it went")
         if not self.num_disputes:
             return told
         return (*told, f"{self.num_disputes} disputes: each escrow, verdict and award recomputed")
@@ -103,6 +112,7 @@ class _Audit:
     verdicts: Verdicts = field(default_factory=Verdicts)
     ids: set[str] = field(default_factory=set)
     disputes: Disputes = field(default_factory=Disputes)
+    witness: Witness = field(default_factory=Witness)
     time_ms: int = 0
     num_answers: int = 0
 
@@ -175,9 +185,18 @@ class _Audit:
             if statements.not_counted(statement) != self.verdicts.not_counted(pool):
                 raise Corrupt(f"{pool}: not the answers marked wrong", code="wrong_verdicts", param="statement")
             self.settled.add(pool)
-        elif any(_touches_pool(transfer) for transfer in batch.transfers):
+        elif kind != REFUND and any(_touches_pool(transfer) for transfer in batch.transfers):
             raise Corrupt("money goes through a pool without saying why", code="unexplained_pool", param="statement")
         self.disputes.take(batch)
+        self.witness.take(batch, lambda account: self.book.balances[account].available_nano)
+        if kind == REFUND:
+            self.leave_pool(*self.witness.leaving(statement))
+
+    def leave_pool(self, pool: str, commitment: str) -> None:
+        """An answer that was refunded before its pool was settled is as if it hadn't been sold."""
+        if pool:
+            self.pools[pool] = [item for item in self.pools.get(pool, []) if item[0] != commitment]
+            self.verdicts.wrong.get(pool, set()).discard(commitment)
 
     def report(self, claim: Claim, key: str) -> AuditReport:
         checkpoint = open_checkpoint(claim.checkpoint, key)
@@ -196,6 +215,8 @@ class _Audit:
             num_settlements=len(self.settled),
             issued_nano=self.issued_nano(),
             num_disputes=sum(len(known) for known in self.disputes.by_pool.values()),
+            num_registered=self.witness.register.number,
+            num_refunds=len(self.witness.refunded),
         )
 
     def check_balances(self, claimed: Iterable[Balance]) -> None:
@@ -203,7 +224,7 @@ class _Audit:
         for name in sorted(given.keys() | self.book.balances.keys()):
             if given.get(name) != self.book.balances.get(name):
                 raise Corrupt(f"the balance of {name} isn't what its transfers make", code="wrong_balance", param=name)
-        for pool in self.settled:
+        for pool in self.settled | {reward_account(*key) for key in self.witness.rewards}:
             if self.book.balances[pool].posted_nano:
                 raise Corrupt(f"{pool} was settled and isn't empty", code="pool_and_payouts_differ", param=pool)
         total = sum(balance.posted_nano for balance in self.book.balances.values())

@@ -20,6 +20,7 @@ from openledger.ledger.checkpoints import Checkpoint, check_log_name, sign_check
 from openledger.ledger.export import write_export
 from openledger.ledger.journal import Journal
 from openledger.ledger.proofs import FORMAT as PROOF_FORMAT
+from openledger.ledger.refunds import CODE as REFUND_CODE
 from openledger.ledger.rules import Book, apply, link
 from openledger.ledger.transfers import CREATED, EXISTS, Batch, Entry, Transfer, compare, transfer_to_dict
 from openledger.ledger.verdicts import is_verdict
@@ -114,15 +115,21 @@ class Ledger:
         return self._journal.batch(seq)
 
     def usages(self, pool: str) -> list[dict[str, Any]]:
-        """The statements of the answers that paid into `pool`, in the order of the log."""
-        entries = self._journal.history(pool, credits_only=True)
-        return [self._journal.batch(entry.seq).statement or {} for entry in reversed(entries)]
+        """The statements of the answers that paid into `pool` and were not refunded out of it, in the order of the
+        log."""
+        history = self._journal.history(pool)
+        refunded = _refunded(history, pool)
+        paid = [entry for entry in reversed(history) if entry.transfer.credit == pool]
+        found = [self._journal.batch(entry.seq).statement or {} for entry in paid]
+        return [statement for statement in found if statement.get("answer_id") not in refunded]
 
     def verdicts(self, pool: str) -> list[dict[str, Any]]:
         """The statements of the verdicts on answers that paid into `pool`, in the order of the log."""
-        held = [entry for entry in reversed(self._journal.history(pool)) if entry.transfer.kind == "pending"]
+        history = self._journal.history(pool)
+        refunded = _refunded(history, pool)
+        held = [entry for entry in reversed(history) if entry.transfer.kind == "pending"]
         found = [self._journal.batch(entry.seq).statement or {} for entry in held]
-        return [statement for statement in found if is_verdict(statement)]
+        return [one for one in found if is_verdict(one) and one["answer_id"] not in refunded]
 
     def checkpoint(self) -> str:
         """The signed note over the log as it stands."""
@@ -233,6 +240,12 @@ def _check_batch(transfers: Sequence[Transfer], statement: dict[str, Any] | None
         raise TooLarge("the statement is over 64 MiB", code="statement_too_large", param="statement")
     if statements.format_of(statement) == statements.ACCOUNTS:
         raise InvalidInput("accounts are opened by create_accounts", code="invalid_statement", param="statement")
+
+
+def _refunded(history: Sequence[Entry], pool: str) -> set[str]:
+    """Ids of the answers that left `pool` again."""
+    return {entry.transfer.reference for entry in history
+            if entry.transfer.debit == pool and entry.transfer.code == REFUND_CODE}  # fmt: skip
 
 
 def _compare_account(account: Account, known: Balance | None) -> str:

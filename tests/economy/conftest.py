@@ -17,3 +17,11 @@ def town(tmp_path, clock):
     made.economy.grant("user:alice", 1_000_000, "start")
     yield made
     made.close()
+
+
+@pytest.fixture
+def bare(tmp_path, clock):
+    """A town where nobody has anything, and its clock."""
+    made = Town(tmp_path, clock)
+    yield made, clock
+    made.close()
