@@ -39,18 +39,8 @@ class RegisterBook:
         return self._state
 
     def now_ms(self) -> int:
-        """The register's time: the clock's, never before the last statement.
-
-        Raises Unavailable (`clock_went_backwards`) where the clock is further behind than two machines may be apart.
-        """
-        now_ms = self._clock.now_ms()
-        if now_ms < self._state.time_ms - _CLOCK_TOLERANCE_MS:
-            raise Unavailable(
-                f"the clock is {self._state.time_ms - now_ms} ms behind the register's last statement",
-                code="clock_went_backwards",
-                fix="set the clock of the machine; nothing was written",
-            )
-        return max(now_ms, self._state.time_ms)
+        """The register's time: the clock's, never before the last statement."""
+        return max(self._clock.now_ms(), self._state.time_ms)
 
     def refresh(self) -> Register:
         """Read what others wrote since."""
@@ -61,9 +51,11 @@ class RegisterBook:
     def write(self, form: str, fields: Fields) -> Statement:
         """Write the statement of format `form` that `fields` makes of the state and the time.
 
-        Raises what planning it raises, InsufficientFunds where an account hasn't what it calls for; nothing is changed
+        Raises what planning it raises, InsufficientFunds where an account hasn't what it calls for, Unavailable
+        (`clock_went_backwards`) where the clock is further behind than two machines may be apart; nothing is changed
         then.
         """
+        self._check_clock()
         for _ in range(_MAX_TRIES):
             now_ms = self.now_ms()
             place = {"format": form, "number": self._state.number, "time_ms": now_ms}
@@ -104,6 +96,15 @@ class RegisterBook:
         for account, result in zip(fresh, self._ledger.create_accounts(fresh), strict=True):
             if result not in (CREATED, EXISTS):
                 raise Conflict(f"{account.account_id}: {result}", code=result, param="account")
+
+    def _check_clock(self) -> None:
+        behind_ms = self._state.time_ms - self._clock.now_ms()
+        if behind_ms > _CLOCK_TOLERANCE_MS:
+            raise Unavailable(
+                f"the clock is {behind_ms} ms behind the register's last statement",
+                code="clock_went_backwards",
+                fix="set the clock of the machine; nothing was written",
+            )
 
     def _begin(self) -> None:
         self.open_accounts(names.GENESIS, names.HOLDS, names.TREASURY, names.UNATTRIBUTED, ACCOUNT)
