@@ -8,6 +8,7 @@ from openledger.core.signing import SigningKey
 from openledger.core.values import AdapterTerms, Answer, Authorization, ContributorScores, FeeReceipt
 from openledger.economy import Economy, Parameters
 from openledger.ledger import Ledger
+from openledger.platform.desk import Desk
 
 DIGEST = "ab" * 32
 TERMS = AdapterTerms(
@@ -46,6 +47,14 @@ class Town:
         """Authorize and complete one answer of alice's."""
         authorized = self.authorize(key, prompt=prompt, most=max(20, completion))
         return self.economy.complete(answer(authorized, prompt, completion))
+
+    def desk(self) -> Desk:
+        """What API and command line ask, answered by this economy."""
+
+        async def ask(method: str, *arguments: Any) -> Any:
+            return getattr(self.economy, method)(*arguments)
+
+        return Desk(ask)
 
     def available(self, account: str = "user:alice") -> int:
         return self.economy.balance(account).available_nano

@@ -6,9 +6,10 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from openledger.core.errors import InsufficientFunds, InvalidInput, NotFound, Unauthenticated
+from openledger.core.errors import InsufficientFunds, InvalidInput, NotFound, Unauthenticated, Unavailable
 from openledger.core.money import split
 from openledger.core.values import Contribution, ContributionReceipt, SamplingParameters, Verdict
+from openledger.platform.desk import Desk
 from openledger.platform.service import AnswerEvent, ModelEntry, Receipt
 
 API_KEY = "olk_test_alice"
@@ -30,6 +31,7 @@ class MemoryService:
     asked: list[dict[str, Any]] = field(default_factory=list)
     contributed: list[Contribution] = field(default_factory=list)
     marked: list[tuple[str, str]] = field(default_factory=list)
+    desk: Desk = field(default_factory=lambda: Desk(_closed))
     num_closed: int = 0
     num_finished: int = 0
 
@@ -50,6 +52,7 @@ class MemoryService:
         messages: Sequence[dict[str, str]],
         sampling: SamplingParameters,
         idempotency_key: str,
+        key_digest: str = "",
     ) -> AsyncIterator[AnswerEvent]:
         _refuse(account, model, messages)
         self.asked.append(
@@ -257,6 +260,10 @@ def _model(name: str, number: int) -> ModelEntry:
         id=name, created_ms=1_700_000_000_000, owned_by="user:owner", datanet=name, datanet_version=number,
         adapter_digest=f"c{number}d4" * 16, prompt_price_nano=10, completion_price_nano=40,
     )  # fmt: skip
+
+
+async def _closed(method: str, *arguments: Any) -> Any:
+    raise Unavailable("no economy stands behind this service", code="no_economy")
 
 
 def _refuse(account: str, model: str, messages: Sequence[dict[str, str]]) -> None:

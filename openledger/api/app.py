@@ -1,9 +1,25 @@
 """The API as one FastAPI application: routers, error handlers, middleware. Knows no resource's details."""
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 from fastapi import FastAPI
 
 from openledger import __version__
-from openledger.api import accounts, chat, datanets, health, ledger, models, report, verdicts
+from openledger.api import (
+    accounts,
+    chat,
+    datanets,
+    health,
+    ledger,
+    models,
+    proposals,
+    report,
+    stakes,
+    verdicts,
+    withdrawals,
+)
 from openledger.api.errors import add_error_handlers
 from openledger.api.limits import BodyLimit
 from openledger.api.request_ids import RequestIds
@@ -14,13 +30,31 @@ from openledger.platform.service import Service
 def create_app(service: Service, clock: Clock | None = None) -> FastAPI:
     """The API over `service`. Request ids and time stamps come from `clock`, the system's unless given."""
     app = FastAPI(
-        title="OpenLedger", version=__version__, openapi_url="/v1/openapi.json", docs_url=None, redoc_url=None
+        title="OpenLedger",
+        version=__version__,
+        openapi_url="/v1/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+        lifespan=_keeping_time,
     )
     app.state.service = service
     app.state.clock = clock or SystemClock()
     for resource in (health, chat, models, accounts, datanets, ledger, report, verdicts):
         app.include_router(resource.router)
+    for office in (stakes, proposals, withdrawals):
+        app.include_router(office.router)
     add_error_handlers(app)
     app.add_middleware(BodyLimit)
     app.add_middleware(RequestIds, clock=app.state.clock)  # last added is outermost: refused bodies get an id too
     return app
+
+
+@asynccontextmanager
+async def _keeping_time(app: FastAPI) -> AsyncIterator[None]:
+    """While the API is up, what is due happens by itself."""
+    keeping = asyncio.create_task(app.state.service.desk.keep_time())
+    try:
+        yield
+    finally:
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)

@@ -5,28 +5,25 @@ as an event that holds the error envelope, and no [DONE] follows.
 """
 
 import logging
-import re
 from collections.abc import AsyncGenerator, AsyncIterator
-from typing import Annotated
 
-from fastapi import APIRouter, Header, Request
+from fastapi import APIRouter, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from openledger.api.access import AccountOf, ClockOf, ServiceOf
+from openledger.api.access import AccountOf, ClockOf, KeyDigestOf, KeyOf, ServiceOf
 from openledger.api.chat_request import ChatRequest
 from openledger.api.chat_response import DONE, Heading, chunk, completion, last_chunk, server_sent, usage_chunk
 from openledger.api.disconnect import ClientGone, until_disconnected
 from openledger.api.errors import envelope, unexpected
 from openledger.api.request_ids import request_id_of
 from openledger.api.responses import json_response
-from openledger.core.errors import InvalidInput, OpenLedgerError, Unavailable
-from openledger.core.ids import derived_id, new_id
+from openledger.core.errors import OpenLedgerError, Unavailable
+from openledger.core.ids import derived_id
 from openledger.platform.service import AnswerEvent, Receipt
 
 router = APIRouter(tags=["chat"])
 _log = logging.getLogger(__name__)
-_FIT_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _CLIENT_GONE_STATUS = 499  # nginx's number; nobody is there to read it but the access log
 
 
@@ -37,9 +34,9 @@ async def create_completion(
     service: ServiceOf,
     account: AccountOf,
     clock: ClockOf,
-    idempotency_key: Annotated[str | None, Header()] = None,
+    key: KeyOf,
+    key_digest: KeyDigestOf,
 ) -> Response:
-    key = _checked_key(idempotency_key) or new_id("key", clock.now_ms())
     heading = Heading(id=derived_id("chatcmpl", account, key), created_s=clock.now_ms() // 1000, model=body.model)
     events = service.chat(
         account=account,
@@ -47,6 +44,7 @@ async def create_completion(
         messages=[message.plain() for message in body.messages],
         sampling=body.sampling(),
         idempotency_key=key,
+        key_digest=key_digest,
     )
     try:
         if body.stream:
@@ -144,14 +142,3 @@ def _incomplete() -> Unavailable:
         code="answer_incomplete",
         fix="ask again with the Idempotency-Key that you sent: what was paid for is told again at no charge",
     )
-
-
-def _checked_key(key: str | None) -> str | None:
-    if key is not None and not _FIT_KEY.fullmatch(key):
-        raise InvalidInput(
-            "the idempotency key is not usable",
-            code="invalid_idempotency_key",
-            param="Idempotency-Key",
-            fix="send 1 to 255 visible ASCII characters, for example a UUID",
-        )
-    return key

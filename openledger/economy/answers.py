@@ -115,6 +115,18 @@ class AnswerStore:
         query = "SELECT DISTINCT adapter, period FROM answers WHERE state = 'posted' AND pool_nano > 0 ORDER BY 2, 1"
         return [(str(adapter), str(period)) for adapter, period in self._db.execute(query)]
 
+    def last_settled(self) -> str:
+        """The last period with a settled pool; empty where there is none."""
+        row = self._db.execute("SELECT max(period) FROM answers WHERE state = 'settled'").fetchall()[0]
+        return str(row[0] or "")
+
+    def adapters_settled(self, period: str) -> list[str]:
+        """Adapters whose pools of a period are settled."""
+        query = (
+            "SELECT DISTINCT adapter FROM answers WHERE period = ? AND state = 'settled' AND pool_nano > 0 ORDER BY 1"
+        )
+        return [str(row[0]) for row in self._db.execute(query, (period,))]
+
     def settle(self, adapter: str, period: str) -> None:
         with writing(self._db):
             self._db.execute(

@@ -36,6 +36,7 @@ from openledger.core.values import (
 from openledger.economy import answers, caps, holds, keys, offices, periods, refunds, verdicts
 from openledger.economy.answers import AnswerStore, StoredAnswer
 from openledger.economy.caps import CapStore
+from openledger.economy.derivation import answer_lines, statement_lines
 from openledger.economy.disputes import SCHEMA as DISPUTES_SCHEMA
 from openledger.economy.disputes import DisputeBook
 from openledger.economy.explanation import explain
@@ -65,6 +66,7 @@ from openledger.economy.settlement import (
     settlement_from,
     settlement_statement,
 )
+from openledger.economy.simulation import simulate_pool
 from openledger.economy.tenants import SCHEMA as TENANTS_SCHEMA
 from openledger.economy.tenants import TenantStore
 from openledger.economy.terms import check_payee, check_terms
@@ -73,7 +75,7 @@ from openledger.ledger import accounts as names
 from openledger.ledger.accounts import Account, Balance, pool_account
 from openledger.ledger.database import open_database
 from openledger.ledger.disputes import Basis, Dispute
-from openledger.ledger.statements import parts_by_account
+from openledger.ledger.statements import SETTLEMENTS, format_of, parts_by_account
 from openledger.ledger.transfers import CREATED, EXISTS, Entry, Transfer
 from openledger.ledger.verdicts import check_verdict
 
@@ -482,11 +484,35 @@ class Economy(Offices):
         return dict(self._refunds.refund(stored, reason, self._register.state, window_ms, now_ms))
 
     def explain(self, transfer_id: str) -> list[str]:
-        """A transfer's derivation, line by line. Raises NotFound."""
+        """A transfer's derivation, line by line: answers and fees -> pool -> scores -> shares -> transfer for a payout,
+        what the log says for any other. Raises NotFound."""
         entry = self._ledger.find(transfer_id)
         if entry is None:
             raise NotFound(f"there is no transfer {transfer_id}", code="transfer_not_found", param="transfer_id")
-        return explain(entry.transfer, self._ledger.batch(entry.seq))
+        batch = self._ledger.batch(entry.seq)
+        head, *rest = explain(entry.transfer, batch)
+        if format_of(batch.statement) in SETTLEMENTS:
+            return [head, *answer_lines(self._ledger.usages(entry.transfer.debit)), *rest]
+        return [head, *rest, *statement_lines(batch.statement or {}, entry.transfer)]
+
+    def simulate(self, changes: Mapping[str, Any], period: str = "") -> dict[str, Any]:
+        """What `changes` of parameters would have done to a settled period; by default the last one. Writes nothing.
+
+        Raises InvalidInput for changes out of bounds, NotFound (`not_settled`) where the period has no settled pool.
+        """
+        book = self._register.refresh().parameters
+        parameters = Parameters(version=book.newest + 1, **book.changed(changes))
+        chosen = self._periods.check(period) if period else self._answers.last_settled()
+        pools = [self._simulated(adapter, chosen, parameters) for adapter in self._answers.adapters_settled(chosen)]
+        if not pools:
+            raise NotFound("no pool was settled in that period", code="not_settled", param="period")
+        return {"period": chosen, "changes": dict(changes), "pools": pools}
+
+    def _simulated(self, adapter: str, period: str, parameters: Parameters) -> dict[str, Any]:
+        entry = self._ledger.find(payout_id(adapter, period))
+        settlement = {} if entry is None else self._ledger.batch(entry.seq).statement or {}
+        pool = pool_account(adapter, period)
+        return simulate_pool(settlement, self._ledger.usages(pool), self._ledger.verdicts(pool), parameters)
 
     def close(self) -> None:
         self._db.close()

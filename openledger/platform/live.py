@@ -33,6 +33,7 @@ from openledger.core.values import (
 )
 from openledger.ledger.proofs import encode_proof
 from openledger.openlora.text import TextStream, decoder
+from openledger.platform.desk import Desk
 from openledger.platform.report import audit_entry, datanet_entry, displayed
 from openledger.platform.service import AnswerEvent, ModelEntry, Receipt
 from openledger.platform.workdir import Workdir
@@ -53,11 +54,15 @@ class LiveService:
         self._datanets = datanets
         self._ledger = ledger
         self._economy = economy
+        self.desk = Desk(self._ask)
         self._in_flight: set[Seat] = set()  # this gateway's; there is one, so that a key is answered once at a time
         self._closing: dict[Seat, asyncio.Task[None]] = {}  # holds being closed; they keep their seats
 
     async def authenticate(self, api_key: str) -> str:
         return str(await _answered(self._economy.authenticate.remote(api_key)))
+
+    async def _ask(self, method: str, *arguments: Any) -> Any:
+        return await _answered(getattr(self._economy, method).remote(*arguments))
 
     async def models(self) -> list[ModelEntry]:
         return [
@@ -83,6 +88,7 @@ class LiveService:
         messages: Sequence[dict[str, str]],
         sampling: SamplingParameters,
         idempotency_key: str,
+        key_digest: str = "",
     ) -> AsyncIterator[AnswerEvent]:
         terms = self._registry.get(model).terms
         if terms is None:
@@ -95,7 +101,9 @@ class LiveService:
         self._take(seat)
         try:
             hold = await _answered(
-                self._economy.authorize.remote(account, terms, len(prompt_ids), sampling.max_tokens, key, digest)
+                self._economy.authorize.remote(
+                    account, terms, len(prompt_ids), sampling.max_tokens, key, digest, key_digest
+                )
             )
             sold = await _answered(self._economy.completed.remote(hold.answer_id))
             if sold is not None:

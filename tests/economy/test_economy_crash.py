@@ -1,4 +1,4 @@
-"""kill -9 in the middle of settling, staking, voting, executing, refunding: the books end as if nothing had happened."""
+"""kill -9 amid settling, staking, voting, executing, refunding: the books end as if nothing had happened."""
 
 import random
 import subprocess
