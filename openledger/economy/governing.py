@@ -6,7 +6,7 @@ Writes `ledger.governance`'s statements into the register. Whatever may be asked
 from collections.abc import Mapping
 from typing import Any
 
-from openledger.core.errors import Conflict, OpenLedgerError
+from openledger.core.errors import Conflict, InvalidInput, OpenLedgerError
 from openledger.economy.register import RegisterBook
 from openledger.ledger import governance
 from openledger.ledger.governance import Proposal, proposal_id
@@ -22,7 +22,9 @@ class GovernanceBook:
         Raises Forbidden (`below_threshold`), InvalidInput for an action that can't be or parameters out of bounds,
         Conflict (`idempotency_conflict`).
         """
-        given = {"proposer": proposer, "title": title, "text": text, "action": dict(action)}
+        if not isinstance(action, Mapping):
+            raise InvalidInput("a proposal says what it does", code="invalid_proposal", param="action")
+        given: dict[str, Any] = {"proposer": proposer, "title": title, "text": text, "action": dict(action)}
         state = self._register.refresh()
         known = state.governance.keys.get((proposer, key))
         if known is not None and _says(state.governance.find(known), given):
@@ -33,7 +35,7 @@ class GovernanceBook:
                 **given,
                 "key": key,
                 "proposal": proposal_id(state.number),
-                "quorum_ppm": state.parameters.in_force["vote_quorum_ppm"],
+                "quorum_ppm": governance.quorum(state.parameters.in_force, given["action"]),
                 **governance.times(state.parameters.in_force, now_ms),
             },
         )

@@ -11,12 +11,13 @@ import apsw
 
 from openledger.core.clock import Clock, SystemClock
 from openledger.core.ids import check_name
-from openledger.economy import deposits, staking
+from openledger.economy import deposits, reputation, staking
 from openledger.economy.deposits import DepositBook, DepositState
 from openledger.economy.governing import GovernanceBook
 from openledger.economy.parameters import Parameters
 from openledger.economy.port import LedgerPort
 from openledger.economy.register import RegisterBook
+from openledger.economy.reputation import ReputationBook, quota_rows, review_ppm
 from openledger.economy.staking import StakeBook
 from openledger.economy.vesting import VestingBook
 from openledger.economy.withdrawals import WithdrawalBook, as_csv
@@ -26,7 +27,7 @@ from openledger.ledger.vesting import Bucket, standard_plan
 
 _RETRY_MS = 60_000
 _DAY_MS = 24 * 60 * 60_000
-SCHEMA = staking.SCHEMA + deposits.SCHEMA
+SCHEMA = staking.SCHEMA + deposits.SCHEMA + reputation.SCHEMA
 
 
 class Offices:
@@ -40,6 +41,7 @@ class Offices:
         self._vesting = VestingBook(ledger, self._register)
         self._withdrawals = WithdrawalBook(ledger, self._register)
         self._deposits = DepositBook(ledger, self._register, connection)
+        self._reputations = ReputationBook(connection)
         self._idle_until = (-1, 0)  # as long as the register has so many statements, and until then
 
     def parameters(self, period: str = "") -> Parameters:
@@ -170,6 +172,16 @@ class Offices:
     def judge(self, contribution_id: str, is_spam: bool) -> DepositState:
         """See `DepositBook.judge`."""
         return self._deposits.judge(contribution_id, is_spam=is_spam)
+
+    def reputation(self, contributor: str, datanet: str) -> dict[str, int]:
+        """`ppm`, and what follows from it: `quota_rows` a day and `review_ppm` of them."""
+        parameters = self._register.parameters()
+        ppm = self._reputations.of(contributor, datanet, parameters)
+        return {"ppm": ppm, "quota_rows": quota_rows(ppm, parameters), "review_ppm": review_ppm(ppm, parameters)}
+
+    def record_outcomes(self, contributor: str, datanet: str, outcomes: Mapping[str, int], event: str) -> int:
+        """See `ReputationBook.record`."""
+        return self._reputations.record(contributor, datanet, outcomes, event, self._register.parameters())
 
     def _next_due_ms(self, now_ms: int) -> int:
         """The first moment at which `run_due` may have something to do; what couldn't be done now is tried again in a

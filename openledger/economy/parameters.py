@@ -60,8 +60,12 @@ class Parameters:
 
     Stake comes back after `stake_cooldown_ms`; a nano-OPEN on a Datanet earns like `datanet_stake_ppm` of one on the
     adapter. A slash takes `slash_ppm` of it, and can be appealed for `slash_appeal_ms`. The `vote_` values are those of
-    `ledger.governance`; `PRESETS` has two sets of them. `bounty_cap_nano` of what is unattributed can be spent in a
-    period.
+    `ledger.governance`; `PRESETS` has two sets of them. Whatever spends money needs `spend_quorum_ppm` besides.
+    `bounty_cap_nano` of what is unattributed can be spent in a period.
+
+    A reputation starts at `reputation_start_ppm` and moves by `reputation_step_ppm` of the way with each outcome; from
+    none to full it brings quotas from `quota_low_rows` to `quota_high_rows` a day, and reviews from `review_high_ppm`
+    of the rows to `review_low_ppm`.
     """
 
     version: int = 3
@@ -109,6 +113,13 @@ class Parameters:
     vote_grace_ms: int = 14 * _DAY_MS
     vote_threshold_nano: int = PRESETS["code"]["vote_threshold_nano"]
     vote_quorum_ppm: int = PRESETS["code"]["vote_quorum_ppm"]
+    spend_quorum_ppm: int = 500_000
+    reputation_start_ppm: int = 100_000
+    reputation_step_ppm: int = 50_000
+    quota_low_rows: int = 100
+    quota_high_rows: int = 5_000
+    review_low_ppm: int = 20_000
+    review_high_ppm: int = 500_000
 
     def __post_init__(self) -> None:
         if type(self.version) is not int or self.version < 1:

@@ -13,7 +13,8 @@
 Power is staked OPEN, one nano-OPEN one vote, with the account or the delegate it named. It is taken at the snapshot:
 what is staked later counts nothing. Quorum is For and Abstain together, of all power at the snapshot. The delays,
 threshold and quorum of a proposal are those in force when it was made. The treasury pays for anything; `unattributed`
-for bounties alone, and at most `bounty_cap_nano` in one period. The ledger's rules are nobody's to vote on.
+for bounties alone, and at most `bounty_cap_nano` in one period. Whatever spends needs `spend_quorum_ppm`, so that a
+minority can't pay itself while the others sleep. The ledger's rules are nobody's to vote on.
 """
 
 from collections.abc import Mapping
@@ -145,7 +146,8 @@ class Governance:
                 fix="stake more, or be delegated to",
             )
         self._check_action(statement["action"], stakes, parameters, time_ms)
-        expected = {"proposal": proposal_id(number), "quorum_ppm": values["vote_quorum_ppm"], **times(values, time_ms)}
+        quorum_ppm = quorum(values, statement["action"])
+        expected = {"proposal": proposal_id(number), "quorum_ppm": quorum_ppm, **times(values, time_ms)}
         if any(statement[name] != value for name, value in expected.items()):
             raise InvalidInput("the proposal's terms aren't those in force", code="wrong_terms", param="proposal")
 
@@ -272,6 +274,12 @@ class Governance:
 
 def proposal_id(number: int) -> str:
     return f"prop_{number:06d}"
+
+
+def quorum(values: Values, action: Mapping[str, Any]) -> int:
+    """What a proposal needs of all power, in parts per million; what spends money needs more."""
+    spends = action.get("kind") in ("spend", "bounty")
+    return max(values["vote_quorum_ppm"], values["spend_quorum_ppm"] if spends else 0)
 
 
 def times(values: Values, time_ms: int) -> dict[str, int]:

@@ -74,6 +74,13 @@ BOUNDS: dict[str, tuple[int, int]] = {
     "vote_grace_ms": (DAY_MS, 90 * DAY_MS),
     "vote_threshold_nano": (1, SUPPLY_NANO // 100),
     "vote_quorum_ppm": (10_000, _WHOLE_PPM),
+    "spend_quorum_ppm": (10_000, _WHOLE_PPM),
+    "reputation_start_ppm": (0, 500_000),
+    "reputation_step_ppm": (1_000, 500_000),
+    "quota_low_rows": (1, 10**6),
+    "quota_high_rows": (1, 10**6),
+    "review_low_ppm": _PPM,
+    "review_high_ppm": _PPM,
 }
 ACCOUNTS = ("compute_account", "reviewers_account", "licensor_account")
 FEE_ROLES = ("contributors", "owner", "stakers", "treasury", "compute", "reviewers", "licensor")
