@@ -11,7 +11,8 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from openledger.api.access import AccountOf, ClockOf, KeyDigestOf, KeyOf, ServiceOf
+from openledger.api.access import AccountOf, ClockOf, ServiceOf
+from openledger.api.callers import KeyDigestOf, KeyOf
 from openledger.api.chat_request import ChatRequest
 from openledger.api.chat_response import DONE, Heading, chunk, completion, last_chunk, server_sent, usage_chunk
 from openledger.api.disconnect import ClientGone, until_disconnected

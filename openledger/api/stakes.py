@@ -6,7 +6,8 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
-from openledger.api.access import AccountOf, KeyOf, ServiceOf
+from openledger.api.access import AccountOf, ServiceOf
+from openledger.api.callers import KeyOf
 from openledger.api.responses import json_response
 
 router = APIRouter(tags=["stakes"])

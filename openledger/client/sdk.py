@@ -17,7 +17,9 @@ import httpx
 from openledger.client import values
 from openledger.client.offices import Offices
 from openledger.client.transport import Transport
-from openledger.client.values import Answer, Model, Piece, idempotency, read_as, segment
+from openledger.client.values import Answer, Model, Piece, read_as
+from openledger.client.values import idempotency as _key
+from openledger.client.values import segment as _segment
 from openledger.core.values import Contribution, ContributionReceipt, SamplingParameters
 
 Message = dict[str, str]
@@ -76,7 +78,7 @@ class OpenLedger(Offices):
     ) -> Answer:
         body = _chat_body(model, messages, sampling, stream=False)
         return read_as(
-            values.read_answer, self._transport.post_json("/v1/chat/completions", body, idempotency(idempotency_key))
+            values.read_answer, self._transport.post_json("/v1/chat/completions", body, _key(idempotency_key))
         )
 
     def chat_stream(
@@ -89,32 +91,32 @@ class OpenLedger(Offices):
     ) -> Iterator[Piece]:
         """The answer as it is made. Closing the iterator hangs up, which cancels the answer."""
         body = _chat_body(model, messages, sampling, stream=True)
-        for event in self._transport.post_events("/v1/chat/completions", body, idempotency(idempotency_key)):
+        for event in self._transport.post_events("/v1/chat/completions", body, _key(idempotency_key)):
             yield read_as(values.read_piece, event)
 
     def mark(self, answer_id: str, verdict: str = "wrong") -> dict[str, Any]:
         """Say that an answer you paid for was wrong: at least `answer_id`, `verdict` and `transfer_id`, whose proof
         shows it. Nothing is refunded. Safe to send again; refused once the answer's period is closed."""
-        path = f"/v1/answers/{segment(answer_id)}/verdict"
+        path = f"/v1/answers/{_segment(answer_id)}/verdict"
         return read_as(values.read_object, self._transport.post_json(path, {"verdict": verdict}))
 
     def datanets(self) -> list[dict[str, Any]]:
         return self._list("/v1/datanets")
 
     def datanet(self, name: str) -> dict[str, Any]:
-        return self._object(f"/v1/datanets/{segment(name)}")
+        return self._object(f"/v1/datanets/{_segment(name)}")
 
     def contribute(self, contribution: Contribution) -> ContributionReceipt:
         """One verdict for each draft, in order. Safe to send again: the first receipt comes back."""
         body = asdict(contribution)
-        path = f"/v1/datanets/{segment(body.pop('datanet'))}/contributions"
+        path = f"/v1/datanets/{_segment(body.pop('datanet'))}/contributions"
         return read_as(values.read_contribution, self._transport.post_json(path, body))
 
     def report(self) -> dict[str, Any]:
         return self._object("/v1/report")
 
     def attribution(self, answer_id: str) -> dict[str, Any]:
-        return self._object(f"/v1/answers/{segment(answer_id)}/attribution")
+        return self._object(f"/v1/answers/{_segment(answer_id)}/attribution")
 
     def checkpoint(self) -> str:
         """The signed note, byte for byte."""
@@ -125,7 +127,7 @@ class OpenLedger(Offices):
 
     def proof(self, transfer_id: str) -> bytes:
         """The proof file, byte for byte; check it with `openledger ledger verify`."""
-        return self._transport.get_bytes(f"/v1/ledger/proofs/{segment(transfer_id)}")
+        return self._transport.get_bytes(f"/v1/ledger/proofs/{_segment(transfer_id)}")
 
     def _object(self, path: str) -> dict[str, Any]:
         return read_as(values.read_object, self._transport.get_json(path))

@@ -22,7 +22,7 @@ from openledger.ledger.database import writing
 
 GOOD = frozenset({"accepted", "helps"})
 BAD = frozenset({"duplicate", "spam", "harms"})
-MAX_OUTCOMES = 10_000
+MAX_OUTCOMES = 100_000
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS reputations(
   contributor TEXT NOT NULL, datanet TEXT NOT NULL, ppm INTEGER NOT NULL, PRIMARY KEY (contributor, datanet)

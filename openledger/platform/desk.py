@@ -6,8 +6,12 @@ Owns the translation from the economy's answers; knows neither Ray nor HTTP. `as
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
+
+from openledger.core.errors import OpenLedgerError
+from openledger.core.values import Contribution, ContributionReceipt
+from openledger.datanets.contribution import check_signature, contribution_id
 
 _log = logging.getLogger(__name__)
 
@@ -84,9 +88,36 @@ class Desk:
     async def payouts_csv(self, account: str) -> str:
         return str(await self._ask("payouts_csv", account))
 
+    async def deposited(
+        self, contribution: Contribution, send: Callable[[], Awaitable[ContributionReceipt]]
+    ) -> ContributionReceipt:
+        """What `send` answers, a contribution's deposit held meanwhile; kept where it was spam, else given back. What
+        the gate said counts for the contributor's reputation. Raises InvalidInput (`invalid_signature`) before all."""
+        check_signature(contribution)  # nobody has others' deposits held
+        name, contributor = contribution_id(contribution), contribution.contributor_id
+        await self._ask("deposit", f"contributor:{contributor}", name)
+        try:
+            receipt = await send()
+        except OpenLedgerError:
+            await self._ask("judge", name, False)
+            raise
+        outcomes = _outcomes(receipt)
+        await self._ask("judge", name, 2 * outcomes["spam"] > len(receipt.verdicts))
+        await self._ask("record_outcomes", contributor, contribution.datanet, outcomes, name)
+        return receipt
+
     async def explain(self, transfer_id: str) -> list[str]:
         """A transfer's derivation, line by line. Raises NotFound (`transfer_not_found`)."""
         return list(await self._ask("explain", transfer_id))
+
+
+def _outcomes(receipt: ContributionReceipt) -> dict[str, int]:
+    """Verdicts as reputation counts them: what is neither accepted nor a copy, and was refused, is spam. What waits for
+    a review counts nothing yet."""
+    rejected = [verdict for verdict in receipt.verdicts if verdict.outcome == "reject"]
+    copies = sum(1 for verdict in rejected if any(reason.endswith("_duplicate") for reason in verdict.reasons))
+    accepted = sum(1 for verdict in receipt.verdicts if verdict.outcome == "accept")
+    return {"accepted": accepted, "duplicate": copies, "spam": len(rejected) - copies}
 
 
 def _statement(told: Mapping[str, Any]) -> dict[str, Any]:

@@ -253,8 +253,9 @@ class LiveService:
         return {entry["name"]: entry for entry in (await self.report()).get("datanets", [])}
 
     async def contribute(self, contribution: Contribution) -> ContributionReceipt:
-        receipt: ContributionReceipt = await _answered(self._datanets.contribute.remote(contribution))
-        return receipt
+        return await self.desk.deposited(
+            contribution, lambda: _answered(self._datanets.contribute.remote(contribution))
+        )
 
     async def report(self) -> dict[str, Any]:
         """The report as it was written, its sources as the Datanets' display policies are now."""

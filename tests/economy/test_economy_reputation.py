@@ -34,7 +34,7 @@ def test_stake_buys_none_of_it(town):
     assert town.economy.reputation("ctr_a", "py-docs")["ppm"] == P.reputation_start_ppm
 
 
-@pytest.mark.parametrize("outcomes", [{"stake": 1}, {"accepted": -1}, {"accepted": 0.5}, {"spam": 10_001}])
+@pytest.mark.parametrize("outcomes", [{"stake": 1}, {"accepted": -1}, {"accepted": 0.5}, {"spam": 100_001}])
 def test_outcomes_that_are_none_are_refused(town, outcomes):
     with pytest.raises(InvalidInput):
         town.economy.record_outcomes("ctr_a", "py-docs", outcomes, "ctb_1")
