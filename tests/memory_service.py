@@ -56,7 +56,13 @@ class MemoryService:
     ) -> AsyncIterator[AnswerEvent]:
         _refuse(account, model, messages)
         self.asked.append(
-            {"account": account, "messages": list(messages), "sampling": sampling, "key": idempotency_key}
+            {
+                "account": account,
+                "messages": list(messages),
+                "sampling": sampling,
+                "key": idempotency_key,
+                "key_digest": key_digest,
+            }
         )
         try:
             for position, word in enumerate(self.words):

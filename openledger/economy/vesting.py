@@ -10,7 +10,7 @@ from openledger.ledger import emissions, vesting
 from openledger.ledger.accounts import GENESIS
 from openledger.ledger.emissions import emission
 from openledger.ledger.statements import Statement
-from openledger.ledger.vesting import Bucket, genesis_statement
+from openledger.ledger.vesting import Bucket, genesis_statement, kept_nano
 
 
 class VestingBook:
@@ -24,7 +24,7 @@ class VestingBook:
         Raises Conflict (`genesis_done`), InvalidInput for buckets that aren't the supply.
         """
         issued_nano = -self._ledger.balance(GENESIS).posted_nano
-        told = genesis_statement(start_ms, buckets, issued_nano)
+        told = genesis_statement(start_ms, buckets, issued_nano + kept_nano(buckets, issued_nano))
         form = told.pop("format")
         self._register.write(form, lambda *_: told)
 

@@ -30,6 +30,7 @@ COMMUNITY = "treasury:community"
 ECOSYSTEM = "treasury:ecosystem"
 Move = tuple[str, str, int, str]  # debit, credit, nano-OPEN, code
 _MAX_MONTHS = 1200
+_SEATS_NANO = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,9 +171,15 @@ class Vesting:
 
 
 def genesis_statement(start_ms: int, buckets: Sequence[Bucket], issued_nano: int) -> dict[str, Any]:
-    """`issued_nano` was issued before there were buckets; the bucket that circulates most at once bears it."""
+    """`issued_nano` was issued before there were buckets, or is kept back (`kept_nano`); the bucket of which most
+    circulates at once bears it."""
     told = [asdict(bucket) for bucket in buckets]
     return {"format": GENESIS_FORMAT, "start_ms": start_ms, "buckets": told, "issued_nano": issued_nano}
+
+
+def kept_nano(buckets: Sequence[Bucket], issued_nano: int) -> int:
+    """What stays in genesis, so that rounds of nonces (`nonces`) can still borrow their nano-OPEN each."""
+    return min(_SEATS_NANO, max(0, _payer(buckets).initial_nano - issued_nano)) if buckets else 0
 
 
 def _genesis_moves(bucket: Bucket, buckets: Sequence[Bucket], issued_nano: int) -> list[Move]:

@@ -5,7 +5,7 @@ from copy import deepcopy
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from openledger.core.errors import OpenLedgerError
 from openledger.economy import Parameters
@@ -60,6 +60,12 @@ class RegisterMachine(RuleBasedStateMachine):
     @rule(days=st.integers(0, 20), rest=st.integers(0, 3))
     def wait(self, days: int, rest: int) -> None:
         self.now_ms += days * DAY_MS + rest
+
+    @precondition(lambda self: self.votes)
+    @rule(data=st.data(), moment=st.sampled_from(["snapshot_ms", "deadline_ms", "eta_ms"]))
+    def wait_for(self, data: st.DataObject, moment: str) -> None:
+        proposal = self.register.governance.proposals[data.draw(st.sampled_from([*self.votes]))]
+        self.now_ms = max(self.now_ms, getattr(proposal, moment) + 1)
 
     @rule(account=people, of=objects, amount=amounts)
     def stake(self, account: str, of: str, amount: int) -> None:
@@ -124,7 +130,7 @@ class RegisterMachine(RuleBasedStateMachine):
         self.keys += 1
         action = {"kind": "text"}
         if appeal:
-            action = {"kind": "appeal", "slash": data.draw(st.sampled_from([*self.slashed, 10**6]))}
+            action = {"kind": "appeal", "slash": data.draw(st.sampled_from([*self.slashed] or [10**6]))}
         name = proposal_id(self.register.number)
         told = {"proposer": account, "title": "t", "text": "", "action": action, "key": f"k{self.keys}",
                 "proposal": name, "quorum_ppm": quorum(VALUES, action), **times(VALUES, self.now_ms)}  # fmt: skip
@@ -135,6 +141,8 @@ class RegisterMachine(RuleBasedStateMachine):
     @rule(account=people, data=st.data(), support=st.sampled_from(["for", "against", "abstain", "maybe"]))
     def vote(self, account: str, data: st.DataObject, support: str) -> None:
         name = data.draw(st.sampled_from([*self.votes, "prop_999999"]))
+        if data.draw(st.booleans()) and (active := self.active()):
+            name = data.draw(st.sampled_from(active))
         known = self.register.governance.proposals.get(name)
         power = 0 if known is None else self.register.stakes.powers.of(account, known.snapshot_ms)
         if self.write(VOTE, proposal=name, voter=account, support=support, power_nano=power):
@@ -147,9 +155,10 @@ class RegisterMachine(RuleBasedStateMachine):
         name = data.draw(st.sampled_from([*self.votes, "prop_999999"]))
         self.write(CANCEL, proposal=name, account=account)
 
+    @precondition(lambda self: self.votes)
     @rule(data=st.data())
     def execute(self, data: st.DataObject) -> None:
-        name = data.draw(st.sampled_from([*self.votes, "prop_999999"]))
+        name = data.draw(st.sampled_from([*self.votes]))
         if self.write(EXECUTE, proposal=name, version=0):
             returned = self.slashed.pop(self.register.governance.proposals[name].action["slash"])
             for account, amount in returned.items():
@@ -175,6 +184,10 @@ class RegisterMachine(RuleBasedStateMachine):
             name: self.power(name) for name in PEOPLE
         }
         assert stakes.powers.total_at(self.now_ms) == sum(self.staked.values()) == sum(stakes.totals.values())
+
+    def active(self) -> list[str]:
+        found = self.register.governance.proposals.values()
+        return [one.proposal for one in found if one.snapshot_ms < self.now_ms <= one.deadline_ms and not one.ended]
 
     def power(self, delegate: str) -> int:
         return sum(
