@@ -18,6 +18,16 @@ CHANGE = {"kind": "parameters", "changes": {"owner_ppm": 150_000, "treasury_ppm"
 @pytest.fixture
 def voters(town):
     """Bob has 600 OPEN staked, carol 300, dave 100; the treasury has 50."""
+    return settle_down(town)
+
+
+@pytest.fixture(scope="module")
+def unmoved(standing):
+    """The same, for proposals that are refused and change nothing."""
+    return settle_down(standing)
+
+
+def settle_down(town):
     for name, amount in (("bob", 600), ("carol", 300), ("dave", 100)):
         town.economy.grant(f"user:{name}", 2 * amount * OPEN, name)
         town.economy.stake(f"user:{name}", ADAPTER, amount * OPEN, "s")
@@ -314,12 +324,12 @@ def test_only_its_proposer_cancels_a_proposal_and_only_while_it_is_pending(voter
         ({"kind": "appeal", "slash": 99}, "slash_not_found"),
     ],
 )
-def test_a_proposal_out_of_bounds_is_refused_and_changes_nothing(voters, action, code):
-    before = voters.ledger.checkpoint()
+def test_a_proposal_out_of_bounds_is_refused_and_changes_nothing(unmoved, action, code):
+    before = unmoved.ledger.checkpoint()
     with pytest.raises((InvalidInput, NotFound)) as caught:
-        propose(voters, action)
-    assert (caught.value.code, voters.ledger.checkpoint()) == (code, before)
-    assert voters.economy.proposals() == []
+        propose(unmoved, action)
+    assert (caught.value.code, unmoved.ledger.checkpoint()) == (code, before)
+    assert unmoved.economy.proposals() == []
 
 
 def test_two_changes_that_do_not_go_together_execute_the_first_and_let_the_other_expire(voters, clock):

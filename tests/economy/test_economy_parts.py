@@ -148,7 +148,7 @@ def test_a_payout_of_both_parts_is_proven_and_explained(town):
     proof = verify_proof(encode_proof(town.ledger.proof(name)), town.ledger.verification_key())
     assert proof.transfer.amount_nano == 48
     assert proof.statement["channels_ppm"] == {"verbatim": 0, "citation": 0}
-    assert town.economy.explain(name)[3:] == [
+    assert town.economy.explain(name)[4:] == [
         "rule shares/1, z = 1000/1000, parameters version 3",
         "use, influence on the answers sold: 700000 parts per million of the pool, 0.000000108 OPEN",
         "scores by test/1; gain 100 nano-OPEN x nats",

@@ -129,8 +129,8 @@ class RegisterMachine(RuleBasedStateMachine):
     def propose(self, account: str, appeal: bool, data: st.DataObject) -> None:
         self.keys += 1
         action = {"kind": "text"}
-        if appeal:
-            action = {"kind": "appeal", "slash": data.draw(st.sampled_from([*self.slashed] or [10**6]))}
+        if appeal and self.slashed:
+            action = {"kind": "appeal", "slash": data.draw(st.sampled_from([*self.slashed]))}
         name = proposal_id(self.register.number)
         told = {"proposer": account, "title": "t", "text": "", "action": action, "key": f"k{self.keys}",
                 "proposal": name, "quorum_ppm": quorum(VALUES, action), **times(VALUES, self.now_ms)}  # fmt: skip
@@ -138,12 +138,13 @@ class RegisterMachine(RuleBasedStateMachine):
             assert self.power(account) >= 50
             self.votes[name] = set()
 
-    @rule(account=people, data=st.data(), support=st.sampled_from(["for", "against", "abstain", "maybe"]))
+    @rule(account=people, data=st.data(), support=st.sampled_from(["for", "for", "against", "abstain", "maybe"]))
     def vote(self, account: str, data: st.DataObject, support: str) -> None:
-        name = data.draw(st.sampled_from([*self.votes, "prop_999999"]))
-        if data.draw(st.booleans()) and (active := self.active()):
-            name = data.draw(st.sampled_from(active))
+        """Mostly on the newest proposal, for which it waits if need be."""
+        name = data.draw(st.sampled_from(["prop_999999", *self.votes])) if data.draw(st.booleans()) else self.newest()
         known = self.register.governance.proposals.get(name)
+        if known is not None:
+            self.now_ms = max(self.now_ms, known.snapshot_ms + 1)
         power = 0 if known is None else self.register.stakes.powers.of(account, known.snapshot_ms)
         if self.write(VOTE, proposal=name, voter=account, support=support, power_nano=power):
             assert account not in self.votes[name]
@@ -158,7 +159,8 @@ class RegisterMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.votes)
     @rule(data=st.data())
     def execute(self, data: st.DataObject) -> None:
-        name = data.draw(st.sampled_from([*self.votes]))
+        name = data.draw(st.sampled_from([*self.votes])) if data.draw(st.booleans()) else self.newest()
+        self.now_ms = max(self.now_ms, self.register.governance.proposals[name].eta_ms)
         if self.write(EXECUTE, proposal=name, version=0):
             returned = self.slashed.pop(self.register.governance.proposals[name].action["slash"])
             for account, amount in returned.items():
@@ -185,9 +187,8 @@ class RegisterMachine(RuleBasedStateMachine):
         }
         assert stakes.powers.total_at(self.now_ms) == sum(self.staked.values()) == sum(stakes.totals.values())
 
-    def active(self) -> list[str]:
-        found = self.register.governance.proposals.values()
-        return [one.proposal for one in found if one.snapshot_ms < self.now_ms <= one.deadline_ms and not one.ended]
+    def newest(self) -> str:
+        return max(self.votes, default="prop_999999")
 
     def power(self, delegate: str) -> int:
         return sum(
