@@ -6,8 +6,9 @@ from typing import Any
 from openledger.core.clock import Clock
 from openledger.core.signing import SigningKey
 from openledger.core.values import AdapterTerms, Answer, Authorization, ContributorScores, FeeReceipt
-from openledger.economy import Economy
+from openledger.economy import Economy, Parameters
 from openledger.ledger import Ledger
+from openledger.platform.desk import Desk
 
 DIGEST = "ab" * 32
 TERMS = AdapterTerms(
@@ -25,15 +26,15 @@ TERMS = AdapterTerms(
 class Town:
     """A ledger and an economy over one folder."""
 
-    def __init__(self, folder: Path, clock: Clock):
-        self.folder, self.clock = folder, clock
+    def __init__(self, folder: Path, clock: Clock, parameters: Parameters | None = None):
+        self.folder, self.clock, self.parameters = folder, clock, parameters
         self.ledger = Ledger(folder / "ledger.db", clock, SigningKey(b"k" * 32), "openledger/test")
-        self.economy = Economy(self.ledger, folder, clock)
+        self.economy = Economy(self.ledger, folder, clock, parameters)
 
     def restart(self) -> None:
         """As after a crash: the old objects are dropped, new ones open the files."""
         self.close()
-        self.__init__(self.folder, self.clock)  # type: ignore[misc]
+        self.__init__(self.folder, self.clock, self.parameters)  # type: ignore[misc]
 
     def close(self) -> None:
         self.economy.close()
@@ -46,6 +47,14 @@ class Town:
         """Authorize and complete one answer of alice's."""
         authorized = self.authorize(key, prompt=prompt, most=max(20, completion))
         return self.economy.complete(answer(authorized, prompt, completion))
+
+    def desk(self) -> Desk:
+        """What API and command line ask, answered by this economy."""
+
+        async def ask(method: str, *arguments: Any) -> Any:
+            return getattr(self.economy, method)(*arguments)
+
+        return Desk(ask)
 
     def available(self, account: str = "user:alice") -> int:
         return self.economy.balance(account).available_nano

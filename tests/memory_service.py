@@ -7,10 +7,11 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
-from openledger.core.errors import InsufficientFunds, InvalidInput, NotFound, Unauthenticated
+from openledger.core.errors import InsufficientFunds, InvalidInput, NotFound, Unauthenticated, Unavailable
 from openledger.core.money import split
 from openledger.core.sealing import Seal, SealReceipt, SealState, check_seal
 from openledger.core.values import Contribution, ContributionReceipt, SamplingParameters, Verdict
+from openledger.platform.desk import Desk
 from openledger.platform.service import AnswerEvent, ModelEntry, NewAdapter, Receipt, TokenScore
 
 API_KEY = "olk_test_alice"
@@ -38,6 +39,7 @@ class MemoryService:
         default_factory=lambda: {name: _model(name, number) for number, name in enumerate(("os-docs", "numpy-docs"), 1)}
     )
     added: list[tuple[str, NewAdapter]] = field(default_factory=list)
+    desk: Desk = field(default_factory=lambda: Desk(_closed))
     num_closed: int = 0
     num_finished: int = 0
 
@@ -74,10 +76,17 @@ class MemoryService:
         messages: Sequence[dict[str, str]],
         sampling: SamplingParameters,
         idempotency_key: str,
+        key_digest: str = "",
     ) -> AsyncIterator[AnswerEvent]:
         _refuse(account, model, messages)
         self.asked.append(
-            {"account": account, "messages": list(messages), "sampling": sampling, "key": idempotency_key}
+            {
+                "account": account,
+                "messages": list(messages),
+                "sampling": sampling,
+                "key": idempotency_key,
+                "key_digest": key_digest,
+            }
         )
         async with aclosing(self._say(range(sampling.num_answers), sampling, "")) as events:
             async for event in events:
@@ -91,6 +100,7 @@ class MemoryService:
         prompts: Sequence[str | Sequence[int]],
         sampling: SamplingParameters,
         idempotency_key: str,
+        key_digest: str = "",
         echo: bool = False,
     ) -> AsyncIterator[AnswerEvent]:
         _refuse(account, model, [{"content": str(prompt)} for prompt in prompts])
@@ -366,6 +376,10 @@ def _model(name: str, number: int) -> ModelEntry:
         id=name, created_ms=1_700_000_000_000, owned_by="user:owner", datanet=name, datanet_version=number,
         adapter_digest=f"c{number}d4" * 16, prompt_price_nano=10, completion_price_nano=40,
     )  # fmt: skip
+
+
+async def _closed(method: str, *arguments: Any) -> Any:
+    raise Unavailable("no economy stands behind this service", code="no_economy")
 
 
 def _refuse(account: str, model: str, messages: Sequence[dict[str, str]]) -> None:

@@ -1,5 +1,9 @@
 """The API as one FastAPI application: routers, error handlers, middleware. Knows no resource's details."""
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 from fastapi import FastAPI
 
 from openledger import __version__
@@ -13,10 +17,13 @@ from openledger.api import (
     health,
     ledger,
     models,
+    proposals,
     report,
     retention,
     seals,
+    stakes,
     verdicts,
+    withdrawals,
 )
 from openledger.api.errors import add_error_handlers
 from openledger.api.limits import BodyLimit
@@ -28,14 +35,32 @@ from openledger.platform.service import Service
 def create_app(service: Service, clock: Clock | None = None) -> FastAPI:
     """The API over `service`. Request ids and time stamps come from `clock`, the system's unless given."""
     app = FastAPI(
-        title="OpenLedger", version=__version__, openapi_url="/v1/openapi.json", docs_url=None, redoc_url=None
+        title="OpenLedger",
+        version=__version__,
+        openapi_url="/v1/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+        lifespan=_keeping_time,
     )
     app.state.service = service
     app.state.clock = clock or SystemClock()
     answering = (health, chat, completions, models, accounts, datanets, ledger, report, verdicts)
     for resource in (*answering, seals, appeals, disputes, retention):
         app.include_router(resource.router)
+    for office in (stakes, proposals, withdrawals):
+        app.include_router(office.router)
     add_error_handlers(app)
     app.add_middleware(BodyLimit)
     app.add_middleware(RequestIds, clock=app.state.clock)  # last added is outermost: refused bodies get an id too
     return app
+
+
+@asynccontextmanager
+async def _keeping_time(app: FastAPI) -> AsyncIterator[None]:
+    """While the API is up, what is due happens by itself."""
+    keeping = asyncio.create_task(app.state.service.desk.keep_time())
+    try:
+        yield
+    finally:
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)

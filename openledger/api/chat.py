@@ -1,18 +1,18 @@
 """POST /v1/chat/completions: answers at once or as server-sent events; hanging up cancels them."""
 
 from functools import partial
-from typing import Annotated
 
-from fastapi import APIRouter, Header, Request
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from openledger.api.access import AccountOf, ClockOf, ServiceOf
+from openledger.api.callers import KeyDigestOf, KeyOf
 from openledger.api.chat_request import ChatRequest
 from openledger.api.chat_response import Heading, chunks_of, completion, usage_chunk
 from openledger.api.disconnect import ClientGone
 from openledger.api.responses import json_response
-from openledger.api.streams import CLIENT_GONE_STATUS, checked_key, stream_answers, whole_answers
-from openledger.core.ids import derived_id, new_id
+from openledger.api.streams import CLIENT_GONE_STATUS, stream_answers, whole_answers
+from openledger.core.ids import derived_id
 
 router = APIRouter(tags=["chat"])
 
@@ -24,9 +24,9 @@ async def create_completion(
     service: ServiceOf,
     account: AccountOf,
     clock: ClockOf,
-    idempotency_key: Annotated[str | None, Header()] = None,
+    key: KeyOf,
+    key_digest: KeyDigestOf,
 ) -> Response:
-    key = checked_key(idempotency_key) or new_id("key", clock.now_ms())
     heading = Heading(
         id=derived_id("chatcmpl", account, key),
         created_s=clock.now_ms() // 1000,
@@ -39,6 +39,7 @@ async def create_completion(
         messages=[message.plain() for message in body.messages],
         sampling=body.sampling(),
         idempotency_key=key,
+        key_digest=key_digest,
     )
     try:
         if body.stream:

@@ -1,19 +1,19 @@
 """POST /v1/completions: text or token ids as they are, without a chat template; held and metered like any answer."""
 
 from functools import partial
-from typing import Annotated
 
-from fastapi import APIRouter, Header, Request
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from openledger.api.access import AccountOf, ClockOf, ServiceOf
+from openledger.api.callers import KeyDigestOf, KeyOf
 from openledger.api.chat_response import Heading
 from openledger.api.completion_request import CompletionRequest
 from openledger.api.completion_response import chunks_of, completion, usage_chunk
 from openledger.api.disconnect import ClientGone
 from openledger.api.responses import json_response
-from openledger.api.streams import CLIENT_GONE_STATUS, checked_key, stream_answers, whole_answers
-from openledger.core.ids import derived_id, new_id
+from openledger.api.streams import CLIENT_GONE_STATUS, stream_answers, whole_answers
+from openledger.core.ids import derived_id
 
 router = APIRouter(tags=["completions"])
 
@@ -25,9 +25,9 @@ async def create_text_completion(
     service: ServiceOf,
     account: AccountOf,
     clock: ClockOf,
-    idempotency_key: Annotated[str | None, Header()] = None,
+    key: KeyOf,
+    key_digest: KeyDigestOf,
 ) -> Response:
-    key = checked_key(idempotency_key) or new_id("key", clock.now_ms())
     heading = Heading(
         id=derived_id("cmpl", account, key),
         created_s=clock.now_ms() // 1000,
@@ -41,6 +41,7 @@ async def create_text_completion(
         prompts=prompts,
         sampling=body.sampling(),
         idempotency_key=key,
+        key_digest=key_digest,
         echo=body.echo,
     )
     num_answers = len(prompts) * body.n

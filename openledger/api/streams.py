@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 from openledger.api.disconnect import ClientGone, until_disconnected
 from openledger.api.errors import envelope, unexpected
 from openledger.api.request_ids import request_id_of
-from openledger.core.errors import InvalidInput, OpenLedgerError, Unavailable
+from openledger.core.errors import OpenLedgerError, Unavailable
 from openledger.platform.service import AnswerEvent, Receipt, TokenScore
 
 DONE = b"data: [DONE]\n\n"
@@ -108,17 +108,6 @@ def usage_of(answers: list[Collected]) -> dict[str, Any]:
         "total_tokens": prompt_tokens + completion_tokens,
         **cached,
     }
-
-
-def checked_key(key: str | None) -> str | None:
-    if key is not None and not _FIT_KEY.fullmatch(key):
-        raise InvalidInput(
-            "the idempotency key is not usable",
-            code="invalid_idempotency_key",
-            param="Idempotency-Key",
-            fix="send 1 to 255 visible ASCII characters, for example a UUID",
-        )
-    return key
 
 
 async def close(events: Events) -> None:

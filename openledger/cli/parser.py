@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 
 from openledger import __version__
 from openledger.attribution.options import add_commands
-from openledger.cli import appealing, contributing, disputing, keys, processes, remote, retaining
+from openledger.cli import appealing, contributing, disputing, keys, offices, processes, remote, retaining
 from openledger.core.errors import InvalidInput
 
 DEFAULT_URL = "http://127.0.0.1:8420"  # where the quickstart serves
@@ -20,6 +20,11 @@ _EXAMPLES = """examples:
   openledger payouts                       what this account was paid
   openledger disputes open ADAPTER PERIOD 0.5 --key my.key --reason "my rows are missing"
   openledger appeals open DATANET rows.jsonl --row 3 --key my.key --reason "it is no copy"
+  openledger payout explain TRANSFER_ID    where a payout comes from, line by line
+  openledger payout withdraw 12.5 --to 0xADDRESS
+  openledger stake add adapter:NAME 100    back an adapter, and get a say
+  openledger govern propose "Less for owners" --change owner_ppm=150000 --change treasury_ppm=150000
+  openledger govern vote prop_000007 for
   openledger proof TRANSFER_ID -o payout.json
   openledger ledger verify payout.json --key KEY
   openledger attribution score --help      influence of rows and contributors, from files
@@ -52,6 +57,9 @@ def build_parser() -> Parser:
     _add_appeals(commands)
     _add_reviewers(commands)
     _add_retention(commands)
+    _add_payout(commands)
+    _add_stake(commands)
+    _add_govern(commands)
     _add_keys(commands)
     return parser
 
@@ -187,6 +195,74 @@ def _add_retention(commands: Any) -> None:
     change.add_argument("keep", choices=("yes", "no"))
     forget = _remote(actions, "forget", retaining.forget, "delete what is kept, and the key that opens it")
     forget.add_argument("--yes", action="store_true", help="needed: it can't be undone")
+
+
+def _add_payout(commands: Any) -> None:
+    group = commands.add_parser("payout", help="explain, withdraw and export what you were paid")
+    actions = group.add_subparsers(metavar="ACTION", required=True, parser_class=Parser)
+    explain = _remote(actions, "explain", offices.explain, "where a transfer comes from, line by line")
+    explain.add_argument("transfer_id", metavar="TRANSFER_ID")
+    withdraw = _remote(actions, "withdraw", offices.withdraw, "take OPEN out, to be claimed on another ledger")
+    withdraw.add_argument("amount", metavar="OPEN")
+    withdraw.add_argument("--to", required=True, metavar="ADDRESS", help="0x and 40 hex digits")
+    withdraw.add_argument(
+        "--dry-run", action="store_true", help="say what is available and what would go; send nothing"
+    )
+    _retriable(withdraw)
+    export = _remote(actions, "csv", offices.payouts_csv, "every payout of your account as CSV")
+    export.add_argument("-o", "--out", metavar="FILE", help="standard output without it")
+
+
+def _add_stake(commands: Any) -> None:
+    group = commands.add_parser("stake", help="put OPEN behind an adapter or a Datanet")
+    actions = group.add_subparsers(metavar="ACTION", required=True, parser_class=Parser)
+    _remote(actions, "show", offices.show_stake, "what you have staked, and your voting power")
+    for name, run, about in (
+        ("add", offices.add_stake, "stake OPEN; it earns from the object's stakers' part"),
+        ("remove", offices.remove_stake, "begin the cool-down, after which it comes back by itself"),
+    ):
+        action = _remote(actions, name, run, about)
+        action.add_argument("object", metavar="OBJECT", help="adapter:NAME or datanet:NAME")
+        action.add_argument("amount", metavar="OPEN")
+        _retriable(action)
+    delegate = _remote(actions, "delegate", offices.delegate, "let another account vote with your stake")
+    delegate.add_argument("delegate", metavar="ACCOUNT", help="like user:bob; your own takes it back")
+
+
+def _add_govern(commands: Any) -> None:
+    group = commands.add_parser("govern", help="parameters, proposals and votes")
+    actions = group.add_subparsers(metavar="ACTION", required=True, parser_class=Parser)
+    _remote(actions, "parameters", offices.parameters, "every parameter, what it will be next, and its bounds")
+    _remote(actions, "proposals", offices.proposals, "list the proposals")
+    for name, run, about in (
+        ("show", offices.proposal, "one proposal and its votes"),
+        ("cancel", offices.cancel, "take your proposal back while it is Pending"),
+    ):
+        _remote(actions, name, run, about).add_argument("proposal", metavar="PROPOSAL")
+    _add_propose(_remote(actions, "propose", offices.propose, "propose a change, a spending, an appeal or a text"))
+    vote = _remote(actions, "vote", offices.vote, "vote with the power you had at the snapshot")
+    vote.add_argument("proposal", metavar="PROPOSAL")
+    vote.add_argument("support", choices=("for", "against", "abstain"))
+    about = "what a change would have done to a settled period's payouts; writes nothing"
+    simulate = _remote(actions, "simulate", offices.simulate, about)
+    simulate.add_argument("change", nargs="+", metavar="NAME=VALUE")
+    simulate.add_argument("--period", metavar="PERIOD", help="like p0001; the last settled one without it")
+
+
+def _add_propose(propose: argparse.ArgumentParser) -> None:
+    propose.add_argument("title", metavar="TITLE")
+    propose.add_argument("--text", default="", help="why")
+    propose.add_argument("--change", action="append", metavar="NAME=VALUE", help="a parameter; may be repeated")
+    propose.add_argument("--spend", nargs=2, metavar=("ACCOUNT", "OPEN"), help="pay from the treasury")
+    propose.add_argument("--source", default="treasury", help="of --spend: treasury or treasury:ecosystem")
+    propose.add_argument("--bounty", nargs=2, metavar=("ACCOUNT", "OPEN"), help="pay from what is unattributed")
+    propose.add_argument("--appeal", type=_positive, metavar="SLASH", help="return what slash number SLASH took")
+    propose.add_argument("--dry-run", action="store_true", help="check and show it; send nothing")
+    _retriable(propose)
+
+
+def _retriable(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--idempotency-key", metavar="KEY", help="send the same one to repeat a call safely")
 
 
 def _add_keys(commands: Any) -> None:

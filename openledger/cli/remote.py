@@ -63,7 +63,7 @@ def balance(options: Namespace) -> None:
 def payouts(options: Namespace) -> None:
     with connect(options) as client:
         found = client.payouts()
-    columns = ("transfer_id", "adapter", "period", "amount_nano")
+    columns = ("transfer_id", "adapter", "period", "amount_nano", "funding")
     output.print_rows("Payouts", _chosen(found, *columns), as_json=options.json, whole=found)
 
 

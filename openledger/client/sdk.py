@@ -7,18 +7,19 @@ Every method raises the errors of `core.errors` that the server names. Nothing i
 an `idempotency_key`, with which a retry is safe.
 """
 
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import quote
 
 import httpx
 
 from openledger.client import values
+from openledger.client.offices import Offices
 from openledger.client.transport import Transport
 from openledger.client.values import Answer, Model, Piece, read_as
+from openledger.client.values import idempotency as _key
+from openledger.client.values import segment as _segment
 from openledger.core.appealing import Appeal, Decision
 from openledger.core.claiming import sign_claim
 from openledger.core.sealing import Seal, SealReceipt
@@ -29,7 +30,7 @@ Message = dict[str, str]
 _NEUTRAL = asdict(SamplingParameters())
 
 
-class OpenLedger:
+class OpenLedger(Offices):
     def __init__(
         self,
         base_url: str,
@@ -259,14 +260,5 @@ def _sampling_body(sampling: SamplingParameters | None) -> dict[str, Any]:
     return {name: value for name, value in chosen.items() if value != _NEUTRAL.get(name)}
 
 
-def _key(idempotency_key: str | None) -> dict[str, str]:
-    return {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
-
-
 def _appeals(datanet: str) -> str:
     return f"/v1/datanets/{_segment(datanet)}/appeals"
-
-
-def _segment(name: str) -> str:
-    """`name` as one segment of a path, whatever it holds."""
-    return quote(name, safe="")

@@ -1,8 +1,10 @@
 """What the SDK returns, and how it is read from JSON. A server's answer of another shape raises Corrupt."""
 
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 from openledger.core.errors import Corrupt
 from openledger.core.sealing import SealReceipt
@@ -51,6 +53,16 @@ class Piece:
     text: str
     finish_reason: str | None = None
     receipt: Receipt | None = None
+
+
+def segment(name: str) -> str:
+    """`name` as one segment of a path, whatever it holds."""
+    return quote(name, safe="")
+
+
+def idempotency(key: str | None) -> dict[str, str]:
+    """The header; a fresh key where none is given."""
+    return {"Idempotency-Key": key or str(uuid.uuid4())}
 
 
 def read_as(reader: Callable[[Any], T], value: Any) -> T:

@@ -2,7 +2,8 @@
 
 What was asked and answered is encrypted under its tenant's key, or not kept at all where the tenant wants it so. It is
 deleted when its time is up, or when its settled pool can't be disputed any more; the salted commitment and the usage
-statement stay. `state`: stored -> posted -> settled, or unpaid where the hold had gone before it could be posted.
+statement stay. `state`: stored -> posted -> settled, or unpaid where the hold had gone before it could be posted;
+refunded once its fee went back, before or after its settlement.
 """
 
 import json
@@ -17,7 +18,7 @@ from openledger.core.values import Answer
 from openledger.economy.tenants import TenantStore
 from openledger.ledger.database import writing
 
-AnswerState = Literal["stored", "posted", "settled", "unpaid"]
+AnswerState = Literal["stored", "posted", "settled", "unpaid", "refunded"]
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS answers(
   answer_id TEXT PRIMARY KEY, adapter TEXT NOT NULL, period TEXT NOT NULL, pool_nano INTEGER NOT NULL,
@@ -114,6 +115,18 @@ class AnswerStore:
         query = "SELECT DISTINCT adapter, period FROM answers WHERE state = 'posted' AND pool_nano > 0 ORDER BY 2, 1"
         return [(str(adapter), str(period)) for adapter, period in self._db.execute(query)]
 
+    def last_settled(self) -> str:
+        """The last period with a settled pool; empty where there is none."""
+        row = self._db.execute("SELECT max(period) FROM answers WHERE state = 'settled'").fetchall()[0]
+        return str(row[0] or "")
+
+    def adapters_settled(self, period: str) -> list[str]:
+        """Adapters whose pools of a period are settled."""
+        query = (
+            "SELECT DISTINCT adapter FROM answers WHERE period = ? AND state = 'settled' AND pool_nano > 0 ORDER BY 1"
+        )
+        return [str(row[0]) for row in self._db.execute(query, (period,))]
+
     def settle(self, adapter: str, period: str) -> None:
         with writing(self._db):
             self._db.execute(
@@ -190,4 +203,5 @@ _STATES: dict[str, AnswerState] = {
     "posted": "posted",
     "settled": "settled",
     "unpaid": "unpaid",
+    "refunded": "refunded",
 }

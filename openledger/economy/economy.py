@@ -3,6 +3,7 @@
     authorize (hold) -> complete (store usage, post the fee and its parts) -> pool -> settle (pay the pool once)
 
 Every step is durable before it answers and may be repeated: ids derive from the answer, or from adapter and period.
+What accounts do beside (stake, vote, withdraw, deposit) is in `offices`.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -33,14 +34,17 @@ from openledger.core.values import (
     Pool,
     Settlement,
 )
-from openledger.economy import answers, holds, keys, periods, seals, verdicts
+from openledger.economy import answers, caps, holds, keys, offices, periods, refunds, seals, verdicts
 from openledger.economy.answers import AnswerStore, StoredAnswer
 from openledger.economy.appeals import AppealBook
+from openledger.economy.caps import CapStore
+from openledger.economy.derivation import answer_lines, statement_lines
 from openledger.economy.disputes import SCHEMA as DISPUTES_SCHEMA
 from openledger.economy.disputes import DisputeBook
 from openledger.economy.explanation import explain
 from openledger.economy.holds import HoldRecord, HoldStore
 from openledger.economy.keys import KeyStore
+from openledger.economy.offices import Offices
 from openledger.economy.parameters import Parameters
 from openledger.economy.payloads import PayloadCipher
 from openledger.economy.periods import PeriodStore
@@ -53,6 +57,7 @@ from openledger.economy.pricing import (
     usage_transfers,
     void_transfer,
 )
+from openledger.economy.refunds import RefundBook
 from openledger.economy.requests import SCHEMA as REQUESTS_SCHEMA
 from openledger.economy.requests import RequestStore
 from openledger.economy.settlement import (
@@ -66,40 +71,58 @@ from openledger.economy.settlement import (
     settlement_statement,
 )
 from openledger.economy.signers import SignerBook
+from openledger.economy.simulation import simulate_pool
 from openledger.economy.tenants import SCHEMA as TENANTS_SCHEMA
 from openledger.economy.tenants import Retention, TenantStore
 from openledger.economy.terms import check_payee, check_terms
+from openledger.economy.withdrawals import as_csv
 from openledger.ledger import accounts as names
 from openledger.ledger.accounts import Account, Balance, pool_account
 from openledger.ledger.appeals import LoggedAppeal
 from openledger.ledger.database import open_database
 from openledger.ledger.disputes import Dispute, Recomputation
 from openledger.ledger.signers import Signer
-from openledger.ledger.statements import parts_by_account
-from openledger.ledger.transfers import CREATED, EXISTS, Transfer
+from openledger.ledger.statements import SETTLEMENTS, format_of, parts_by_account
+from openledger.ledger.transfers import CREATED, EXISTS, Entry, Transfer
 from openledger.ledger.verdicts import check_verdict
 
 FORMAT = "openledger.economy/1"
 _SCHEMA = (
-    keys.SCHEMA + holds.SCHEMA + answers.SCHEMA + periods.SCHEMA + DISPUTES_SCHEMA + TENANTS_SCHEMA + REQUESTS_SCHEMA
+    keys.SCHEMA
+    + holds.SCHEMA
+    + answers.SCHEMA
+    + periods.SCHEMA
+    + DISPUTES_SCHEMA
+    + TENANTS_SCHEMA
+    + REQUESTS_SCHEMA
+    + caps.SCHEMA
+    + refunds.SCHEMA
+    + offices.SCHEMA
 )
+_FUNDING = {"payout": "fees", "dispute_award": "fees", "stake_reward": "fees", "emission": "emission"}
 _GONE = frozenset({"pending_transfer_expired", "pending_transfer_already_voided", "pending_transfer_not_found"})
 _MAX_KEY_CHARACTERS = 255
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Payout:
-    """What one settlement paid to one account."""
+    """What one account was paid: by a settlement, a dispute, as a staker, or by an emission. `code` says which, and
+    `funding` whether customers' fees or vesting (`emission`) paid it."""
 
     transfer_id: str
     account: str
     reference: str
     amount_nano: int
     time_ms: int
+    code: str = "payout"
+    funding: str = "fees"
 
 
-class Economy:
-    """One writer over `folder` (economy.db and answers.key), and one ledger. Starting it recovers what a crash left."""
+class Economy(Offices):
+    """One writer over `folder` (economy.db and answers.key), and one ledger. Starting it recovers what a crash left.
+
+    `parameters` are the first version of a ledger that has none; from then on the log's hold.
+    """
 
     def __init__(
         self,
@@ -108,10 +131,9 @@ class Economy:
         clock: Clock | None = None,
         parameters: Parameters | None = None,
     ):
-        self._ledger = ledger
-        self._clock = clock or SystemClock()
-        self._parameters = parameters or Parameters()
         self._db = open_database(folder / "economy.db", _SCHEMA, FORMAT)
+        super().__init__(ledger, self._db, clock or SystemClock())
+        self._ledger = ledger
         self._keys = KeyStore(self._db)
         self._holds = HoldStore(self._db)
         self._tenants = TenantStore(self._db, PayloadCipher(folder / "answers.key"))
@@ -119,14 +141,15 @@ class Economy:
         self._periods = PeriodStore(self._db, self._clock.now_ms())
         self._requests = RequestStore(self._db)
         self._signers = SignerBook(ledger)
-        self._appeals = AppealBook(ledger, self._parameters)
-        self._disputes = DisputeBook(ledger, self._db, self._parameters)
+        self._caps = CapStore(self._db)
+        self._refunds = RefundBook(ledger, self._answers, self._db)
+        opened = self._register.begin(parameters or Parameters(), self._periods.current())
+        self._periods.catch_up(opened, self._clock.now_ms())
+        self._appeals = AppealBook(ledger, self.parameters())
+        self._disputes = DisputeBook(ledger, self._db, self.parameters())
         self._opened: set[str] = set()
         self._open_accounts(names.GENESIS, names.HOLDS, names.TREASURY, names.STAKERS, names.UNATTRIBUTED)
         self.recover()
-
-    def parameters(self) -> Parameters:
-        return self._parameters
 
     def grant(self, account: str, amount_nano: int, key: str) -> str:
         """Give `account` OPEN from genesis, once for each `key`; the transfer's id.
@@ -147,10 +170,20 @@ class Economy:
         self._raise_for(self._ledger.commit([transfer]), [transfer])
         return transfer.transfer_id
 
-    def create_key(self, account: str) -> str:
-        """A new API key for `account`, which is opened where it isn't yet. The key can't be shown again."""
+    def create_key(self, account: str, daily_cap_nano: int | None = None) -> str:
+        """A new API key for `account`, which is opened where it isn't yet. The key can't be shown again.
+
+        With `daily_cap_nano` it spends at most that in a day; see `caps`.
+        """
         self._open_accounts(check_payee(account, "account"))
-        return self._keys.create(account, self._clock.now_ms())
+        key = self._keys.create(account, self._clock.now_ms())
+        if daily_cap_nano is not None:
+            self.set_daily_cap(key, daily_cap_nano)
+        return key
+
+    def set_daily_cap(self, api_key: str, daily_cap_nano: int) -> None:
+        """Raises Unauthenticated for an unknown key, InvalidInput for no amount."""
+        self._caps.set(self._keys.digest_of(api_key), daily_cap_nano)
 
     def authenticate(self, api_key: str) -> str:
         """The account an API key stands for. Raises Unauthenticated."""
@@ -168,19 +201,23 @@ class Economy:
         max_tokens: int,
         idempotency_key: str,
         request_digest: str = "",
+        key_digest: str = "",
     ) -> Authorization:
         """Hold the most that an answer can cost, before it is generated.
 
         The same key with the same request (`request_digest` covers its content) gives the same authorization, unless
-        its hold was released, for then nothing was sold under it: a new one takes its place. Raises InsufficientFunds
-        saying what is missing, Conflict where the key stands for another request, NotFound for the account.
+        its hold was released, for then nothing was sold under it: a new one takes its place. `key_digest` is the
+        SHA-256 of the API key that asks, whose daily cap then holds. Raises InsufficientFunds saying what is missing
+        (`spending_cap_reached` where the cap is), Conflict where the key stands for another request, NotFound for the
+        account.
         """
         _check_key(idempotency_key)
-        max_fee_nano = price(check_terms(terms), num_prompt_tokens, max_tokens, self._parameters)
+        self.run_due()
+        max_fee_nano = price(check_terms(terms), num_prompt_tokens, max_tokens, self.parameters())
         self.release_expired()
         request = [asdict(terms), num_prompt_tokens, max_tokens, request_digest]
         hold = self._hold_for(account, terms, max_fee_nano, idempotency_key, digest_json(request))
-        self._place(hold)
+        self._place(hold, key_digest)
         return hold.authorization
 
     def complete(self, answer: Answer) -> FeeReceipt:
@@ -208,9 +245,9 @@ class Economy:
         stored = self._answers.find(answer_id)
         if stored is None or not self._post(stored):
             return None
-        if stored.state == "settled":
+        if stored.state in ("settled", "refunded"):
             raise Conflict(
-                f"{answer_id} was paid for and settled; its content is no longer told",
+                f"{answer_id} was paid for and {stored.state}; its content is no longer told",
                 code="answer_settled",
                 param="idempotency_key",
                 fix="send a new key to ask again, at the price of a new answer",
@@ -254,10 +291,13 @@ class Economy:
         """Post what was stored and not posted, finish settlements, release and delete what has expired. Called at the
         start; may be repeated."""
         self._post_waiting()
+        self._refunds.recover()
         self.pools()
         self.release_expired()
         self.expire_disputes()
         self.erase_expired()
+        self._stakes.reward_due()
+        self.run_due()
 
     def release_expired(self) -> int:
         """Release holds whose time is up and whose answer never came; how many."""
@@ -270,10 +310,18 @@ class Economy:
         return self._periods.current()
 
     def open_period(self) -> str:
-        """Close the current period and open the next; call it before attributing, so that the pools stand still."""
+        """Close the current period and open the next; call it before attributing, so that the pools stand still.
+
+        What was adopted meanwhile is in force from here on, and the closed period's stakers are paid.
+        """
+        self.run_due()
         self._post_waiting()
         self.expire_disputes()
-        opened = self._periods.open_next(self._clock.now_ms())
+        opened = self._periods.following()
+        self._register.open_period(opened)
+        self._periods.catch_up(opened, self._clock.now_ms())
+        self._disputes = DisputeBook(self._ledger, self._db, self.parameters())
+        self._stakes.reward_due()
         self.erase_expired()
         return opened
 
@@ -327,6 +375,7 @@ class Economy:
         if first is None:
             return self._settle_first(scores, accounts, improvement, left_out, ancestors)
         self._answers.settle(scores.adapter, scores.period)
+        self._add_to(scores.adapter, scores.period)
         return as_replay(first)
 
     def dispute(
@@ -382,7 +431,7 @@ class Economy:
             return
         read_nano = settled.pool_nano - settled.unreadable_nano
         kept_nano = settled.pool_nano - self._answers.unreadable(adapter, period)[1]
-        if kept_nano * WHOLE_PPM < read_nano * self._parameters.dispute_readable_ppm:
+        if kept_nano * WHOLE_PPM < read_nano * self.parameters().dispute_readable_ppm:
             raise Conflict(
                 f"the settlement read answers that paid {format_open(read_nano)} OPEN; of them those of"
                 f" {format_open(kept_nano)} can still be read",
@@ -445,7 +494,7 @@ class Economy:
         """Delete the content of answers older than `retention_ms`, and of settled pools that can't be disputed any
         more; of how many. What a closed pool needs for its settlement stays until then."""
         now_ms = self._clock.now_ms()
-        oldest = first_id("ans", now_ms - self._parameters.retention_ms)
+        oldest = first_id("ans", now_ms - self.parameters().retention_ms)
         erased = self._answers.erase_before(oldest, self._periods.current())
         for adapter, period in self._answers.settled_with_content():
             if not self._disputes.may_be_recomputed(adapter, period, now_ms):
@@ -453,26 +502,72 @@ class Economy:
         return erased
 
     def payouts(self, account: str) -> list[Payout]:
-        """What settlements and disputes paid to `account`, newest first. Raises NotFound."""
+        """What settlements, disputes, stakes and emissions paid to `account`, newest first. Raises NotFound."""
         self._ledger.balance(account)
         return [
             Payout(
                 transfer_id=entry.transfer.transfer_id,
                 account=account,
-                reference=entry.transfer.reference,
+                reference=self._reference(entry),
                 amount_nano=entry.transfer.amount_nano,
                 time_ms=entry.time_ms,
+                code=entry.transfer.code,
+                funding=_FUNDING[entry.transfer.code],
             )
             for entry in self._ledger.transfers(account)
-            if entry.transfer.code in ("payout", "dispute_award") and entry.transfer.credit == account
+            if entry.transfer.code in _FUNDING and entry.transfer.credit == account
         ]
 
+    def payouts_csv(self, account: str) -> str:
+        """`payouts` as CSV, a line each, amounts in nano-OPEN. Raises NotFound."""
+        columns = ("transfer_id", "account", "reference", "amount_nano", "time_ms", "code", "funding")
+        return as_csv(columns, [tuple(getattr(paid, name) for name in columns) for paid in self.payouts(account)])
+
+    def refund(self, answer_id: str, reason: str) -> dict[str, Any]:
+        """Give an answer's whole fee back, for the operator; the log's statement of it. May be repeated.
+
+        See `ledger.refunds` for who gives what. Raises NotFound (`answer_not_sold`), Conflict
+        (`refund_window_closed`), InsufficientFunds (`refund_not_covered`).
+        """
+        stored = self._answers.find(answer_id)
+        if stored is None:
+            raise NotFound(f"no answer {answer_id} was sold", code="answer_not_sold", param="answer_id")
+        if not self._post(stored):
+            raise _released(answer_id)
+        self._register.refresh()
+        window_ms, now_ms = self.parameters().refund_window_ms, self._clock.now_ms()
+        return dict(self._refunds.refund(stored, reason, self._register.state, window_ms, now_ms))
+
     def explain(self, transfer_id: str) -> list[str]:
-        """A transfer's derivation, line by line. Raises NotFound."""
+        """A transfer's derivation, line by line: answers and fees -> pool -> scores -> shares -> transfer for a payout,
+        what the log says for any other. Raises NotFound."""
         entry = self._ledger.find(transfer_id)
         if entry is None:
             raise NotFound(f"there is no transfer {transfer_id}", code="transfer_not_found", param="transfer_id")
-        return explain(entry.transfer, self._ledger.batch(entry.seq))
+        batch = self._ledger.batch(entry.seq)
+        head, *rest = explain(entry.transfer, batch)
+        if format_of(batch.statement) in SETTLEMENTS:
+            return [head, *answer_lines(self._ledger.usages(entry.transfer.debit)), *rest]
+        return [head, *rest, *statement_lines(batch.statement or {}, entry.transfer)]
+
+    def simulate(self, changes: Mapping[str, Any], period: str = "") -> dict[str, Any]:
+        """What `changes` of parameters would have done to a settled period; by default the last one. Writes nothing.
+
+        Raises InvalidInput for changes out of bounds, NotFound (`not_settled`) where the period has no settled pool.
+        """
+        book = self._register.refresh().parameters
+        parameters = Parameters(version=book.newest + 1, **book.changed(changes))
+        chosen = self._periods.check(period) if period else self._answers.last_settled()
+        pools = [self._simulated(adapter, chosen, parameters) for adapter in self._answers.adapters_settled(chosen)]
+        if not pools:
+            raise NotFound("no pool was settled in that period", code="not_settled", param="period")
+        return {"period": chosen, "changes": dict(changes), "pools": pools}
+
+    def _simulated(self, adapter: str, period: str, parameters: Parameters) -> dict[str, Any]:
+        entry = self._ledger.find(payout_id(adapter, period))
+        settlement = {} if entry is None else self._ledger.batch(entry.seq).statement or {}
+        pool = pool_account(adapter, period)
+        return simulate_pool(settlement, self._ledger.usages(pool), self._ledger.verdicts(pool), parameters)
 
     def close(self) -> None:
         self._db.close()
@@ -495,7 +590,7 @@ class Economy:
             terms=terms,
             period=self._periods.current(),
             max_fee_nano=max_fee_nano,
-            expires_ms=now_ms + self._parameters.hold_timeout_ms,
+            expires_ms=now_ms + self.parameters().hold_timeout_ms,
         )
         self._holds.add(hold)
         return hold
@@ -505,13 +600,17 @@ class Economy:
         stored = self._answers.find(hold.answer_id)
         return hold.state == "released" if stored is None else not self._post(stored)
 
-    def _place(self, hold: HoldRecord) -> None:
-        timeout_ms = self._parameters.hold_timeout_ms + self._parameters.posting_grace_ms
+    def _place(self, hold: HoldRecord, key_digest: str) -> None:
+        parameters = self.parameters(hold.period)
+        timeout_ms = parameters.hold_timeout_ms + parameters.posting_grace_ms
         transfer = hold_transfer(hold.answer_id, hold.account, hold.max_fee_nano, timeout_ms)
         try:
+            if key_digest:
+                self._caps.reserve(key_digest, hold.answer_id, hold.max_fee_nano, self._clock.now_ms())
             self._raise_for(self._ledger.commit([transfer]), [transfer])
         except (InsufficientFunds, NotFound, InvalidInput):
             self._holds.forget(hold.answer_id)
+            self._caps.spend(hold.answer_id, 0)
             raise
 
     def _store(self, answer: Answer, hold: HoldRecord) -> StoredAnswer:
@@ -530,7 +629,8 @@ class Economy:
             num_completion_tokens=len(answer.completion_ids),
             commitment=answers.commitment(answer, salt),
         )
-        usage = usage_statement(metered, terms, self._parameters)
+        stakers = self._stakes.account_for(terms.adapter, terms.datanet, metered.period)
+        usage = usage_statement(metered, terms, self.parameters(hold.period), stakers)
         if usage["fee_nano"] > hold.max_fee_nano:
             raise InvalidInput(
                 f"the answer costs {format_open(usage['fee_nano'])} OPEN,"
@@ -565,6 +665,7 @@ class Economy:
         self._answers.mark(stored.answer_id, "posted" if paid else "unpaid")
         if paid:
             self._holds.mark(stored.answer_id, "posted")
+            self._caps.spend(stored.answer_id, stored.usage["fee_nano"])
         return paid
 
     def _post_waiting(self) -> None:
@@ -578,6 +679,7 @@ class Economy:
         if results[0] not in _GONE:
             self._raise_for(results, [transfer])
         self._holds.mark(hold.answer_id, "released")
+        self._caps.spend(hold.answer_id, 0)
 
     def _settle_first(
         self,
@@ -593,22 +695,39 @@ class Economy:
         pool = pool_account(scores.adapter, scores.period)
         usages, marked = self._ledger.usages(pool), self._ledger.verdicts(pool)
         verdicts.check_left_out(left_out, marked)
+        parameters = self.parameters(scores.period)
         if not usages:
-            return empty_settlement(scores, improvement, self._parameters)
+            return empty_settlement(scores, improvement, parameters)
         _, unreadable_nano = self._answers.unreadable(scores.adapter, scores.period)
-        statement = settlement_statement(
-            scores, usages, accounts, self._parameters, improvement, marked, unreadable_nano
-        )
+        statement = settlement_statement(scores, usages, accounts, parameters, improvement, marked, unreadable_nano)
         lineage = {line["adapter_digest"]: dict(line) for line in (*ancestors, *statement["lineage"])}
         statement = {**statement, "lineage": [lineage[digest] for digest in sorted(lineage)]}
         transfers = payout_transfers(statement)
         self._open_accounts(*(transfer.credit for transfer in transfers))
         self._raise_for(self._ledger.commit(transfers, statement), transfers)
         self._answers.settle(scores.adapter, scores.period)
+        self._add_to(scores.adapter, scores.period)
         settled = self._settled(scores.adapter, scores.period)
         if settled is None:
             raise Unavailable("the settlement was written and can't be read", code="ledger_unavailable")
         return settled
+
+    def _add_to(self, adapter: str, period: str) -> None:
+        """What follows a settlement: the emission beside it, and what its payees owe for spam. May be repeated."""
+        entry = self._ledger.find(payout_id(adapter, period))
+        if entry is None:
+            return
+        statement = self._ledger.batch(entry.seq).statement or {}
+        self._vesting.emit(statement)
+        for account in sorted(set(statement["accounts"].values())):
+            self._deposits.withhold(account)
+
+    def _reference(self, entry: Entry) -> str:
+        """Adapter and period of a payout, wherever its transfer says so."""
+        statement = (
+            self._ledger.batch(entry.seq).statement or {} if entry.transfer.code in ("emission", "stake_reward") else {}
+        )
+        return f"{statement['adapter']}:{statement['period']}" if statement else entry.transfer.reference
 
     def _finish(self, adapter: str, period: str) -> bool:
         """Whether the log has the pool's settlement; then its answers are marked settled, where a crash hindered it."""

@@ -27,6 +27,11 @@ class KeyStore:
             self._db.execute("INSERT INTO api_keys VALUES (?, ?, ?)", (_digest(key), account, time_ms))
         return key
 
+    def digest_of(self, key: str) -> str:
+        """What stands for a key where it may be stored. Raises Unauthenticated."""
+        self.account_of(key)
+        return _digest(key)
+
     def account_of(self, key: str) -> str:
         """Raises Unauthenticated."""
         row = self._db.execute("SELECT account FROM api_keys WHERE key_digest = ?", (_digest(key),)).fetchone()

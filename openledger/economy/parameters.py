@@ -1,18 +1,43 @@
-"""The economy's parameters: one frozen, versioned set. Every fee and every payout names the version it used."""
+"""The economy's parameters: one frozen, versioned set. Every fee and every payout names the version it used.
 
-from dataclasses import dataclass
+What bounds them and how they change stands in `ledger.parameters`; here are their meaning and the values of the start.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from openledger.core.errors import InvalidInput
 from openledger.core.money import NANO_PER_OPEN
-from openledger.core.shares import RULE, RULES, WHOLE_PPM
+from openledger.core.shares import RULE
+from openledger.ledger.parameters import check_values, fee_split
 
 _MINUTE_MS = 60_000
 _DAY_MS = 24 * 60 * _MINUTE_MS
+PRESETS: dict[str, dict[str, int]] = {
+    "code": {
+        "vote_delay_ms": _DAY_MS,
+        "vote_period_ms": 14 * _DAY_MS,
+        "vote_threshold_nano": 100 * NANO_PER_OPEN,
+        "vote_quorum_ppm": 250_000,
+        "vote_timelock_ms": _DAY_MS,
+    },
+    "docs": {
+        "vote_delay_ms": _DAY_MS,
+        "vote_period_ms": 7 * _DAY_MS,
+        "vote_threshold_nano": 10_000 * NANO_PER_OPEN,
+        "vote_quorum_ppm": 50_000,
+        "vote_timelock_ms": 7 * _DAY_MS,
+    },
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parameters:
     """Parts of a fee in parts per million, and the rules' other numbers. Raises InvalidInput for a set that can't be.
+
+    A fee is divided by `contributors_ppm` to `treasury_ppm`, and by the lines of those who run it: `compute_ppm` (who
+    gives the machines), `reviewers_ppm`, `licensor_ppm` (of the base model), each to the account of that name, or to
+    the treasury where it is empty. An owner's price is at most `max_price_nano` for one token.
 
     A settled share can be disputed for `dispute_window_ms`, against a deposit; a dispute that isn't decided within
     `dispute_resolve_ms` expires. A recomputed payout that differs by at most `dispute_tolerance_ppm` of the pool is the
@@ -29,6 +54,20 @@ class Parameters:
     shares. They stand in every settlement, and are 0: any other weight is refused, because a span or a citation says
     what looks alike and not what made the answer, has no standard error, and has no gain in a unit to which its scores
     could be added. A weight can be allowed once a channel's scores have all three.
+
+    An answer can be refunded for `refund_window_ms`. A withdrawal is at least `payout_minimum_nano`. A contribution
+    deposits `contribution_deposit_nano`; `datanet_fee_nano` and `adapter_fee_nano` are the price of creating a Datanet
+    and of deploying an adapter. `emission_match_ppm` and `emission_cap_nano` (a period) rule what the community's
+    vesting adds to fee-funded payouts (`ledger.emissions`).
+
+    Stake comes back after `stake_cooldown_ms`; a nano-OPEN on a Datanet earns like `datanet_stake_ppm` of one on the
+    adapter. A slash takes `slash_ppm` of it, and can be appealed for `slash_appeal_ms`. The `vote_` values are those of
+    `ledger.governance`; `PRESETS` has two sets of them. Whatever spends money needs `spend_quorum_ppm` besides.
+    `bounty_cap_nano` of what is unattributed can be spent in a period.
+
+    A reputation starts at `reputation_start_ppm` and moves by `reputation_step_ppm` of the way with each outcome; from
+    none to full it brings quotas from `quota_low_rows` to `quota_high_rows` a day, and reviews from `review_high_ppm`
+    of the rows to `review_low_ppm`.
     """
 
     version: int = 3
@@ -36,11 +75,18 @@ class Parameters:
     owner_ppm: int = 200_000
     stakers_ppm: int = 200_000
     treasury_ppm: int = 100_000
+    compute_ppm: int = 0
+    reviewers_ppm: int = 0
+    licensor_ppm: int = 0
+    compute_account: str = ""
+    reviewers_account: str = ""
+    licensor_account: str = ""
     use_ppm: int = 700_000
     improvement_ppm: int = 300_000
     verbatim_ppm: int = 0
     citation_ppm: int = 0
     minimum_fee_nano: int = 1
+    max_price_nano: int = NANO_PER_OPEN
     shares_rule: str = RULE
     z_milli: int = 500
     hold_timeout_ms: int = 15 * _MINUTE_MS
@@ -51,38 +97,47 @@ class Parameters:
     dispute_tolerance_ppm: int = 10_000
     dispute_readable_ppm: int = 900_000
     retention_ms: int = 45 * _DAY_MS
+    refund_window_ms: int = 30 * _DAY_MS
+    payout_minimum_nano: int = NANO_PER_OPEN
+    contribution_deposit_nano: int = 0
+    datanet_fee_nano: int = 0
+    adapter_fee_nano: int = 0
+    emission_match_ppm: int = 0
+    emission_cap_nano: int = 0
+    stake_minimum_nano: int = NANO_PER_OPEN
+    stake_cooldown_ms: int = 21 * _DAY_MS
+    datanet_stake_ppm: int = 500_000
+    slash_ppm: int = 100_000
+    slash_appeal_ms: int = 21 * _DAY_MS
+    bounty_cap_nano: int = 10_000 * NANO_PER_OPEN
+    vote_delay_ms: int = PRESETS["code"]["vote_delay_ms"]
+    vote_period_ms: int = PRESETS["code"]["vote_period_ms"]
+    vote_timelock_ms: int = PRESETS["code"]["vote_timelock_ms"]
+    vote_grace_ms: int = 14 * _DAY_MS
+    vote_threshold_nano: int = PRESETS["code"]["vote_threshold_nano"]
+    vote_quorum_ppm: int = PRESETS["code"]["vote_quorum_ppm"]
+    spend_quorum_ppm: int = 500_000
+    reputation_start_ppm: int = 100_000
+    reputation_step_ppm: int = 50_000
+    quota_low_rows: int = 100
+    quota_high_rows: int = 5_000
+    review_low_ppm: int = 20_000
+    review_high_ppm: int = 500_000
 
     def __post_init__(self) -> None:
-        _check_whole(self.split, "a fee", "split")
-        _check_whole(self.pool_split, "a pool", "pool_split")
-        for channel, weight in self.channels.items():
-            if type(weight) is not int or weight != 0:
-                raise InvalidInput(
-                    f"{channel} can't weigh {weight!r} in the shares: its scores have no error and no gain",
-                    code="unsupported_channel_weight",
-                    param=f"{channel}_ppm",
-                    fix="leave it at 0",
-                )
-        if self.shares_rule not in RULES:
-            raise InvalidInput(
-                f"there is no rule of shares {self.shares_rule!r}",
-                code="unknown_rule",
-                param="shares_rule",
-                fix=f"one of {', '.join(RULES)}",
-            )
-        if self.minimum_fee_nano < 1 or self.z_milli < 0 or self.hold_timeout_ms < 1 or self.posting_grace_ms < 0:
-            raise InvalidInput("a parameter is below its least value", code="invalid_parameters", param="parameters")
-        _check_disputes(self)
+        if type(self.version) is not int or self.version < 1:
+            raise InvalidInput("versions are counted from 1", code="invalid_parameters", param="version")
+        check_values(self.values)
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """Everything but the version, as the log holds it."""
+        return {name: value for name, value in asdict(self).items() if name != "version"}
 
     @property
     def split(self) -> dict[str, int]:
-        """Role to parts per million."""
-        return {
-            "contributors": self.contributors_ppm,
-            "owner": self.owner_ppm,
-            "stakers": self.stakers_ppm,
-            "treasury": self.treasury_ppm,
-        }
+        """Role to parts per million of a fee."""
+        return fee_split(self.values)
 
     @property
     def pool_split(self) -> dict[str, int]:
@@ -93,34 +148,3 @@ class Parameters:
     def channels(self) -> dict[str, int]:
         """Channel that is no influence to its weight in the shares, in parts per million."""
         return {"verbatim": self.verbatim_ppm, "citation": self.citation_ppm}
-
-
-def _check_whole(parts: dict[str, int], whole: str, param: str) -> None:
-    if any(type(part) is not int or part < 0 for part in parts.values()) or sum(parts.values()) != WHOLE_PPM:
-        raise InvalidInput(
-            f"the parts of {whole} sum to {sum(parts.values())} parts per million",
-            code="invalid_split",
-            param=param,
-            fix=f"give non-negative whole numbers that sum to {WHOLE_PPM}",
-        )
-
-
-def _check_disputes(given: Parameters) -> None:
-    least = {
-        "dispute_deposit_nano": 1,
-        "dispute_window_ms": 0,
-        "dispute_resolve_ms": 1,
-        "dispute_tolerance_ppm": 0,
-        "dispute_readable_ppm": 0,
-        "retention_ms": 1,
-    }
-    for name, value in least.items():
-        if type(getattr(given, name)) is not int or getattr(given, name) < value:
-            raise InvalidInput(f"{name} is a whole number from {value}", code="invalid_parameters", param=name)
-    if given.retention_ms < given.dispute_window_ms + given.dispute_resolve_ms + _DAY_MS:
-        raise InvalidInput(
-            "content is kept for less time than a dispute of it can last",
-            code="invalid_parameters",
-            param="retention_ms",
-            fix="keep it for dispute_window_ms + dispute_resolve_ms and at least one day",
-        )

@@ -29,6 +29,15 @@ class PeriodStore:
             self._db.execute("INSERT INTO periods VALUES (?, ?)", (number, time_ms))
         return _name(number)
 
+    def following(self) -> str:
+        """The name of the period that opens next."""
+        return _name(self._newest() + 1)
+
+    def catch_up(self, period: str, time_ms: int) -> None:
+        """Open every period up to `period`, which the log has opened."""
+        while self._newest() < int(period[1:]):
+            self.open_next(time_ms)
+
     def check(self, period: str) -> str:
         """`period` if it is, or was, open. Raises InvalidInput for no period's name, NotFound for one not yet open."""
         if not isinstance(period, str) or not _PERIOD.fullmatch(period):

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from openledger.core.errors import InvalidInput
-from openledger.core.money import SUPPLY_NANO, split
+from openledger.core.money import SUPPLY_NANO, format_open, split
 from openledger.core.values import AdapterTerms
 from openledger.economy.parameters import Parameters
 from openledger.ledger.accounts import HOLDS, TREASURY, pool_account
@@ -26,17 +26,26 @@ class Metered:
 
 def price(terms: AdapterTerms, num_prompt_tokens: int, num_completion_tokens: int, parameters: Parameters) -> int:
     """The fee in nano-OPEN. Raises InvalidInput for negative counts or prices, and for more than the whole supply."""
-    numbers = (num_prompt_tokens, num_completion_tokens, terms.prompt_price_nano, terms.completion_price_nano)
-    if any(type(number) is not int or number < 0 for number in numbers):
+    prices = (terms.prompt_price_nano, terms.completion_price_nano)
+    if any(type(number) is not int or number < 0 for number in (num_prompt_tokens, num_completion_tokens, *prices)):
         raise InvalidInput("tokens and prices are whole numbers from 0", code="invalid_price", param="terms")
+    if max(prices) > parameters.max_price_nano:
+        raise InvalidInput(
+            f"a token costs at most {format_open(parameters.max_price_nano)} OPEN",
+            code="invalid_price",
+            param="terms",
+            fix="lower the adapter's prices; governance sets the bound (max_price_nano)",
+        )
     fee = fee_nano(num_prompt_tokens, num_completion_tokens, _prices(terms, parameters))
     if fee > SUPPLY_NANO:
         raise InvalidInput("the answer would cost more than the whole supply", code="invalid_price", param="max_tokens")
     return fee
 
 
-def usage_statement(metered: Metered, terms: AdapterTerms, parameters: Parameters) -> dict[str, Any]:
-    """What the log says of one answer. While nothing is staked, the stakers' part is the treasury's."""
+def usage_statement(
+    metered: Metered, terms: AdapterTerms, parameters: Parameters, stakers: str = TREASURY
+) -> dict[str, Any]:
+    """What the log says of one answer. `stakers` is where their part waits; the treasury's while nothing is staked."""
     fee = price(terms, metered.num_prompt_tokens, metered.num_completion_tokens, parameters)
     return {
         "format": USAGE,
@@ -55,8 +64,9 @@ def usage_statement(metered: Metered, terms: AdapterTerms, parameters: Parameter
         "accounts": {
             "contributors": pool_account(terms.adapter, metered.period),
             "owner": terms.owner_account,
-            "stakers": TREASURY,
+            "stakers": stakers,
             "treasury": TREASURY,
+            **_further_accounts(parameters),
         },
         "parameters": parameters.version,
     }
@@ -128,6 +138,16 @@ def _part(answer_id: str, place: int, account: str, amount_nano: int) -> Transfe
         code="fee_part",
         reference=answer_id,
     )
+
+
+def _further_accounts(parameters: Parameters) -> dict[str, str]:
+    """Who runs it, where they get something of a fee; the treasury for those without an account."""
+    accounts = {
+        "compute": parameters.compute_account,
+        "reviewers": parameters.reviewers_account,
+        "licensor": parameters.licensor_account,
+    }
+    return {role: account or TREASURY for role, account in accounts.items() if role in parameters.split}
 
 
 def _prices(terms: AdapterTerms, parameters: Parameters) -> dict[str, int]:

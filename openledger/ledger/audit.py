@@ -19,6 +19,7 @@ from openledger.ledger.accounts import Balance, opened
 from openledger.ledger.appeals import Appeals
 from openledger.ledger.checkpoints import open_checkpoint
 from openledger.ledger.disputes import Disputes
+from openledger.ledger.economy_audit import EconomyAudit
 from openledger.ledger.export import Claim, read_export
 from openledger.ledger.journal import Journal, ids_of
 from openledger.ledger.keyring import ROTATION, check_rotation
@@ -26,9 +27,11 @@ from openledger.ledger.log import leaf_hash, leaf_of, nodes_after_append
 from openledger.ledger.nonces import Rounds
 from openledger.ledger.opening import is_postgres, open_store
 from openledger.ledger.packed import account_key, id_text
+from openledger.ledger.refunds import REFUND
 from openledger.ledger.rules import Book, apply
 from openledger.ledger.seals import Seals
 from openledger.ledger.signers import Signers
+from openledger.ledger.stakes import reward_account
 from openledger.ledger.store import MAX_TRANSFERS
 from openledger.ledger.transfers import CREATED, Batch, Transfer
 from openledger.ledger.verdicts import VERDICT, Verdicts
@@ -51,10 +54,12 @@ class AuditReport:
     num_disputes: int = 0
     num_appeals: int = 0
     num_seals: int = 0
+    num_registered: int = 0
+    num_refunds: int = 0
 
     @property
     def lines(self) -> tuple[str, ...]:
-        told = (
+        told: tuple[str, ...] = (
             f"{self.num_batches} batches of {self.origin}: every leaf, and root {self.root}, signature good",
             f"{self.num_transfers} transfers: each one allowed by the rules, no id twice",
             f"{self.num_accounts} accounts: every balance recomputed, none below what it may be, all summing to zero",
@@ -63,6 +68,8 @@ class AuditReport:
             f"{self.num_settlements} settlements: each pool is the sum of its answers' parts and of its payouts",
         )
         more = {
+            "statements on parameters, supply, stake and votes: each one allowed": self.num_registered,
+            "refunds: each part from where it went": self.num_refunds,
             "disputes: each escrow, signature, verdict and award recomputed": self.num_disputes,
             "appeals: each deposit, signature and decision recomputed": self.num_appeals,
             "seals: each opening is by the rows that were sealed": self.num_seals,
@@ -126,6 +133,7 @@ class _Audit:
     appeals: Appeals = field(init=False)
     seals: Seals = field(default_factory=Seals)
     rotations: list[str] = field(default_factory=list)
+    economy: EconomyAudit = field(default_factory=EconomyAudit)
     time_ms: int = 0
     num_answers: int = 0
 
@@ -209,11 +217,21 @@ class _Audit:
             if statements.not_counted(statement) != self.verdicts.not_counted(pool):
                 raise Corrupt(f"{pool}: not the answers marked wrong", code="wrong_verdicts", param="statement")
             self.settled.add(pool)
-        elif any(_touches_pool(transfer) for transfer in batch.transfers):
+        elif kind != REFUND and any(_touches_pool(transfer) for transfer in batch.transfers):
             raise Corrupt("money goes through a pool without saying why", code="unexplained_pool", param="statement")
         self.disputes.take(batch)
         self.appeals.take(batch)
         self.seals.take(batch)
+        self.economy.take(batch, lambda account: self.book.balances[account].available_nano)
+        if kind == REFUND:
+            self.leave_pool(*self.economy.leaving(statement))
+
+    def leave_pool(self, pool: str, commitment: str, fee_nano: int) -> None:
+        """An answer that was refunded before its pool was settled is as if it hadn't been sold."""
+        if pool:
+            self.pools[pool] = [item for item in self.pools.get(pool, []) if item[0] != commitment]
+            self.fees_nano[pool] -= fee_nano
+            self.verdicts.wrong.get(pool, set()).discard(commitment)
 
     def take_rotation(self, batch: Batch, statement: dict[str, Any]) -> None:
         check_rotation(statement)
@@ -240,6 +258,8 @@ class _Audit:
             num_disputes=sum(len(known) for known in self.disputes.by_pool.values()),
             num_appeals=len(self.appeals.by_row),
             num_seals=len(self.seals.sealed),
+            num_registered=self.economy.register.number,
+            num_refunds=len(self.economy.refunded),
         )
 
     def check_balances(self, claimed: Iterable[Balance]) -> None:
@@ -247,7 +267,7 @@ class _Audit:
         for name in sorted(given.keys() | self.book.balances.keys()):
             if given.get(name) != self.book.balances.get(name):
                 raise Corrupt(f"the balance of {name} isn't what its transfers make", code="wrong_balance", param=name)
-        for pool in self.settled:
+        for pool in self.settled | {reward_account(*key) for key in self.economy.rewards}:
             if self.book.balances[pool].posted_nano:
                 raise Corrupt(f"{pool} was settled and isn't empty", code="pool_and_payouts_differ", param=pool)
         total = sum(balance.posted_nano for balance in self.book.balances.values())

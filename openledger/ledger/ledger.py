@@ -27,6 +27,7 @@ from openledger.ledger.keyring import ROTATION, rotation_statement
 from openledger.ledger.opening import is_postgres, open_store
 from openledger.ledger.proofs import proof_of
 from openledger.ledger.receipts import receipt_of
+from openledger.ledger.refunds import CODE as REFUND_CODE
 from openledger.ledger.rules import Book, apply, apply_each, compare_known, link
 from openledger.ledger.store import MAX_TRANSFERS, BatchRow
 from openledger.ledger.transfers import CREATED, EXISTS, RESULTS, Batch, Entry, Transfer
@@ -170,15 +171,21 @@ class Ledger:
         return self._journal.batch(seq)
 
     def usages(self, pool: str) -> list[dict[str, Any]]:
-        """The statements of the answers that paid into `pool`, in the order of the log."""
-        entries = self._journal.history(pool, credits_only=True)
-        return [self._journal.batch(entry.seq).statement or {} for entry in reversed(entries)]
+        """The statements of the answers that paid into `pool` and were not refunded out of it, in the order of the
+        log."""
+        history = self._journal.history(pool)
+        refunded = _refunded(history, pool)
+        paid = [entry for entry in reversed(history) if entry.transfer.credit == pool]
+        found = [self._journal.batch(entry.seq).statement or {} for entry in paid]
+        return [statement for statement in found if statement.get("answer_id") not in refunded]
 
     def verdicts(self, pool: str) -> list[dict[str, Any]]:
         """The statements of the verdicts on answers that paid into `pool`, in the order of the log."""
-        held = [entry for entry in reversed(self._journal.history(pool)) if entry.transfer.kind == "pending"]
+        history = self._journal.history(pool)
+        refunded = _refunded(history, pool)
+        held = [entry for entry in reversed(history) if entry.transfer.kind == "pending"]
         found = [self._journal.batch(entry.seq).statement or {} for entry in held]
-        return [statement for statement in found if is_verdict(statement)]
+        return [one for one in found if is_verdict(one) and one["answer_id"] not in refunded]
 
     def checkpoint(self) -> str:
         """The signed note over the log as it stands."""
@@ -508,6 +515,12 @@ def _check_linked(linked: Sequence[bool], count: int) -> None:
             param="linked",
             fix="send one for each transfer; the last one of a chain, and of the batch, ties to nothing",
         )
+
+
+def _refunded(history: Sequence[Entry], pool: str) -> set[str]:
+    """Ids of the answers that left `pool` again."""
+    return {entry.transfer.reference for entry in history
+            if entry.transfer.debit == pool and entry.transfer.code == REFUND_CODE}  # fmt: skip
 
 
 def _compare_account(account: Account, known: Balance | None) -> str:

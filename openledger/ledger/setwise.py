@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from openledger.core.errors import InvalidInput
 from openledger.core.money import SUPPLY_NANO
-from openledger.ledger.packed import KINDS, MAX_TIMEOUT_MS, RECORD_BYTES
+from openledger.ledger.packed import KINDS, RECORD_BYTES
 from openledger.ledger.rules import MAX_SUM_NANO
 from openledger.ledger.store import AccountRow, HoldRow, Sums
 from openledger.ledger.transfers import CREATED, EXISTS, LINKED_FAILED

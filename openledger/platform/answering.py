@@ -36,7 +36,7 @@ _log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
     """One answer to make. `place` is where the adapter's files are; `echo` is the prompt's text where it is to be told
-    with the answer."""
+    with the answer; `key_digest` is the SHA-256 of the API key that asks, whose daily cap holds."""
 
     index: int
     account: str
@@ -46,6 +46,7 @@ class Asked:
     prompt_ids: tuple[int, ...]
     sampling: SamplingParameters
     echo: str | None = None
+    key_digest: str = ""
 
     @property
     def seat(self) -> Seat:
@@ -132,7 +133,9 @@ class Answering:
     async def _authorize(self, one: Asked) -> Authorization:
         num_tokens, max_tokens = len(one.prompt_ids), one.sampling.max_tokens
         hold: Authorization = await answered(
-            self._economy.authorize.remote(one.account, one.terms, num_tokens, max_tokens, one.key, one.body_digest)
+            self._economy.authorize.remote(
+                one.account, one.terms, num_tokens, max_tokens, one.key, one.body_digest, one.key_digest
+            )
         )
         return hold
 

@@ -23,6 +23,7 @@ from openledger.ledger.proofs import encode_proof
 from openledger.platform.answering import Answering, Asked, one_by_one
 from openledger.platform.calls import answered
 from openledger.platform.claims import Claims
+from openledger.platform.desk import Desk
 from openledger.platform.intake import Intake
 from openledger.platform.report import audit_entry, datanet_entry, displayed
 from openledger.platform.service import AnswerEvent, ModelEntry, NewAdapter
@@ -49,12 +50,16 @@ class LiveService(Claims):
         self._registry = AdapterRegistry(workdir.adapters)
         super().__init__(datanets, economy)
         self._ledger = ledger
+        self.desk = Desk(self._ask)
         self._answering = Answering(engine, economy, self._tokenizer)
         rules = sources or SourceRules(folders=(str(workdir.incoming),), schemes=("file",))
         self._intake = Intake(base, self._registry, datanets, rules)
 
     async def authenticate(self, api_key: str) -> str:
         return str(await answered(self._economy.authenticate.remote(api_key)))
+
+    async def _ask(self, method: str, *arguments: Any) -> Any:
+        return await answered(getattr(self._economy, method).remote(*arguments))
 
     async def models(self, *, account: str = "", after: str = "", limit: int = 1000) -> list[ModelEntry]:
         return [_entry(adapter) for adapter in self._registry.page(account=account, after=after, limit=limit)]
@@ -76,8 +81,11 @@ class LiveService(Claims):
         messages: Sequence[dict[str, str]],
         sampling: SamplingParameters,
         idempotency_key: str,
+        key_digest: str = "",
     ) -> AsyncIterator[AnswerEvent]:
-        return self._answers(account, model, lambda: [(self._encode(messages), None)], sampling, idempotency_key)
+        return self._answers(
+            account, model, lambda: [(self._encode(messages), None)], sampling, idempotency_key, key_digest
+        )
 
     def complete(
         self,
@@ -87,10 +95,13 @@ class LiveService(Claims):
         prompts: Sequence[str | Sequence[int]],
         sampling: SamplingParameters,
         idempotency_key: str,
+        key_digest: str = "",
         echo: bool = False,
     ) -> AsyncIterator[AnswerEvent]:
         encode = partial(self._encode_plain, echo=echo)
-        return self._answers(account, model, lambda: [encode(prompt) for prompt in prompts], sampling, idempotency_key)
+        return self._answers(
+            account, model, lambda: [encode(prompt) for prompt in prompts], sampling, idempotency_key, key_digest
+        )
 
     async def _answers(
         self,
@@ -99,6 +110,7 @@ class LiveService(Claims):
         encode: Callable[[], list[tuple[list[int], str | None]]],
         sampling: SamplingParameters,
         idempotency_key: str,
+        key_digest: str,
     ) -> AsyncGenerator[AnswerEvent]:
         adapter = self._sold(account, model)
         assert adapter.terms is not None
@@ -108,6 +120,7 @@ class LiveService(Claims):
             index=0,
             account=account,
             key=idempotency_key or new_id("key", SystemClock().now_ms()),
+            key_digest=key_digest,
             terms=adapter.terms,
             place=adapter.place,
             prompt_ids=(),
@@ -193,7 +206,9 @@ class LiveService(Claims):
         return {entry["name"]: entry for entry in (await self.report()).get("datanets", [])}
 
     async def contribute(self, contribution: Contribution) -> ContributionReceipt:
-        receipt: ContributionReceipt = await answered(self._datanets.contribute.remote(contribution))
+        receipt = await self.desk.deposited(
+            contribution, lambda: answered(self._datanets.contribute.remote(contribution))
+        )
         await self._log_seals()
         return receipt
 

@@ -13,6 +13,7 @@ from openledger.core.sealing import Seal, SealReceipt
 from openledger.core.values import Contribution, ContributionReceipt, SamplingParameters
 from openledger.ledger.disputes import Recomputation
 from openledger.ledger.signers import Signer
+from openledger.platform.desk import Desk
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +88,8 @@ class NewAdapter:
 class Service(Protocol):
     """Every refusal is an OpenLedgerError. Dicts hold JSON values only, money in integers of nano-OPEN."""
 
+    desk: Desk
+
     async def authenticate(self, api_key: str) -> str:
         """The account `api_key` acts for. Raises Unauthenticated."""
         ...
@@ -117,9 +120,12 @@ class Service(Protocol):
         messages: Sequence[dict[str, str]],
         sampling: SamplingParameters,
         idempotency_key: str,
+        key_digest: str = "",
     ) -> AsyncIterator[AnswerEvent]:
         """An answer as it is made; written as an async generator, whose `aclose` cancels it: the tokens generated so
         far are charged, and where there are none the hold is voided. A failed generation costs nothing.
+
+        `key_digest` is the SHA-256 of the API key that asks; its daily cap holds.
 
         A key that has bought an answer tells it again, in one event with the first receipt, and charges nothing; a
         key whose hold was voided buys anew.
@@ -142,6 +148,7 @@ class Service(Protocol):
         prompts: Sequence[str | Sequence[int]],
         sampling: SamplingParameters,
         idempotency_key: str,
+        key_digest: str = "",
         echo: bool = False,
     ) -> AsyncIterator[AnswerEvent]:
         """As `chat`, for prompts as they are: text or token ids, without a chat template."""

@@ -1,6 +1,7 @@
 """POST /v1/chat/completions: shapes, refusals, streams, cancelling."""
 
 import asyncio
+import hashlib
 import json
 from typing import Any, ClassVar
 
@@ -34,6 +35,11 @@ def events(response: httpx.Response) -> list[str]:
 
 
 class TestAnswerAtOnce:
+    async def test_goes_under_the_digest_of_the_key_that_asked(self):
+        service = MemoryService()
+        await ask(service, QUESTION)
+        assert service.asked[-1]["key_digest"] == hashlib.sha256(API_KEY.encode()).hexdigest()
+
     async def test_has_openais_shape_and_our_receipt(self):
         told = (await ask(MemoryService(), QUESTION, **{"Idempotency-Key": "k1"})).json()
         identity = told.pop("id")

@@ -138,6 +138,7 @@ def test_a_ledger_that_is_away_leaves_the_answer_stored_and_a_settlement_waits_f
 )
 def test_a_pool_is_paid_once_wherever_settling_stopped(town, monkeypatch, owner, name, after):
     town.sell("k1")
+    town.economy.open_period()
     cut_power(monkeypatch, owner, name, after=after)
     with pytest.raises(PowerCut):
         town.economy.settle(scores(), {})
@@ -154,6 +155,7 @@ def test_a_pool_is_paid_once_wherever_settling_stopped(town, monkeypatch, owner,
 @pytest.mark.parametrize("how", ["restart", "pools", "pool"])
 def test_a_pool_that_only_the_log_settled_leaves_the_queue(town, monkeypatch, owner, name, after, how):
     sold = town.sell("k1").answer_id
+    town.economy.open_period()
     cut_power(monkeypatch, owner, name, after=after)
     with pytest.raises(PowerCut):
         town.economy.settle(scores(), {})

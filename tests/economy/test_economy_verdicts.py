@@ -5,6 +5,7 @@ from economy_values import TERMS, answer, improvement, scores
 from test_economy_recovery import PowerCut, cut_power
 
 from openledger.core.errors import Conflict, Forbidden, InvalidInput, NotFound, Unavailable
+from openledger.core.signing import SigningKey
 from openledger.economy import Parameters
 from openledger.economy.economy import Economy
 from openledger.economy.verdicts import record_verdict
@@ -160,16 +161,18 @@ def test_scores_from_before_a_verdict_are_not_settled(town, sold, left_out):
     assert town.economy.settle(scores(), {}, left_out=[sold]).pool_nano == 250
 
 
-def test_an_answer_that_paid_nothing_into_a_pool_has_nothing_to_mark(town, tmp_path, clock):
-    (tmp_path / "other").mkdir()
+def test_an_answer_that_paid_nothing_into_a_pool_has_nothing_to_mark(tmp_path, clock):
     all_to_owner = Parameters(contributors_ppm=0, owner_ppm=700_000)
-    economy = Economy(town.ledger, tmp_path / "other", clock, all_to_owner)
+    ledger = Ledger(tmp_path / "ledger.db", clock, SigningKey(b"k" * 32), "openledger/test")
+    economy = Economy(ledger, tmp_path, clock, all_to_owner)
+    economy.grant("user:alice", 1_000_000, "start")
     authorized = economy.authorize("user:alice", TERMS, 10, 20, "k1")
     economy.complete(answer(authorized))
     with pytest.raises(Conflict) as caught:
         economy.mark(authorized.answer_id, "wrong", "user:alice")
     assert caught.value.code == "answer_in_no_pool"
     economy.close()
+    ledger.close()
 
 
 def test_answers_of_other_pools_are_not_touched(town, sold):

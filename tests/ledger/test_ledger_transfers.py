@@ -6,8 +6,8 @@ import pytest
 from ledger_values import hold, move, post, void
 
 from openledger.core.errors import InvalidInput, NotFound, TooLarge
-from openledger.core.money import SUPPLY_NANO
 from openledger.core.hashing import canonical_json
+from openledger.core.money import SUPPLY_NANO
 from openledger.ledger import Account
 from openledger.ledger.transfers import transfer_bytes, transfer_to_dict
 

@@ -1,6 +1,7 @@
 """LiveService over a real economy, ledger, Datanets and tokenizer, with an engine that says what it is told."""
 
 import asyncio
+import hashlib
 import inspect
 import json
 from contextlib import suppress
@@ -182,6 +183,22 @@ async def test_an_answer_costs_what_its_receipt_says(service, economy):
     text, receipt = await said(chat(service))
     assert text == "It joins alpha with beta."
     assert spent(economy) == receipt.fee_nano == sum(receipt.parts.values()) > 0
+
+
+async def test_a_key_with_a_cap_is_refused_by_what_is_missing_and_nothing_is_held(service, economy):
+    digest = hashlib.sha256(economy.create_key(ACCOUNT, 1).encode()).hexdigest()
+    with pytest.raises(InsufficientFunds) as caught:
+        await said(
+            service.chat(
+                account=ACCOUNT,
+                model="greek",
+                messages=[{"role": "user", "content": "What does alpha do?"}],
+                sampling=SamplingParameters(max_tokens=40),
+                idempotency_key="k1",
+                key_digest=digest,
+            )
+        )
+    assert (caught.value.code, spent(economy)) == ("spending_cap_reached", 0)
 
 
 async def test_a_retry_is_told_the_first_answer_and_pays_nothing(service, economy, engine):

@@ -1,0 +1,123 @@
+"""What the operator of an economy does: distribute the supply, refund, slash, hand withdrawals over, cap a key.
+
+    python jobs/operate.py --workdir .openledger genesis --dry-run
+    python jobs/operate.py --workdir .openledger genesis --investors user:fund --team user:team --liquidity user:desk
+    python jobs/operate.py --workdir .openledger refund ans_01... --reason "the wrong adapter was deployed"
+    python jobs/operate.py --workdir .openledger slash adapter:tables --cause false_lineage --evidence SHA256
+    python jobs/operate.py --workdir .openledger claims --out claims.csv
+    python jobs/operate.py --workdir .openledger cap API_KEY 25
+
+Prints one line of JSON. Everything but `claims` may be repeated: what was done is told again. `claims` hands over what
+waits now as a new round; with --round it writes an earlier one again.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from openledger.core.errors import OpenLedgerError
+from openledger.core.files import write_durably
+from openledger.core.money import format_open, parse_open
+from openledger.ledger.stakes import CAUSES
+from openledger.ledger.vesting import standard_plan
+from openledger.platform.environment import prepare_environment
+from openledger.platform.workdir import Workdir
+
+Ask = Callable[..., Any]  # a method of the economy by name, and its arguments
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    try:
+        if arguments.action == "genesis" and arguments.dry_run:
+            print(json.dumps(planned(arguments)))
+            return 0
+        print(json.dumps(over_the_actor(arguments)))
+    except OpenLedgerError as error:
+        print(json.dumps({"error": error.to_dict()}), file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workdir", type=Path, required=True)
+    actions = parser.add_subparsers(dest="action", required=True)
+    genesis = actions.add_parser("genesis", help="distribute the whole supply by the standard plan, once")
+    for name in ("investors", "team", "liquidity"):
+        genesis.add_argument(f"--{name}", default=f"user:{name}", metavar="ACCOUNT")
+    genesis.add_argument("--dry-run", action="store_true", help="print the plan and do nothing")
+    refund = actions.add_parser("refund", help="give an answer's whole fee back")
+    refund.add_argument("answer_id")
+    refund.add_argument("--reason", required=True, help="stands in the log for everybody")
+    slash = actions.add_parser("slash", help="take what the rules say of every stake on an object, into escrow")
+    slash.add_argument("object", metavar="adapter:NAME|datanet:NAME")
+    slash.add_argument("--cause", required=True, choices=sorted(CAUSES))
+    slash.add_argument("--evidence", required=True, help="SHA-256 of what shows the cause, in hex")
+    claims = actions.add_parser("claims", help="hand over the withdrawals that wait, as address,amount_nano")
+    claims.add_argument("--round", type=int, help="an earlier round again, instead of a new one")
+    claims.add_argument("--out", type=Path, help="the CSV; standard error without it")
+    cap = actions.add_parser("cap", help="how much a key may spend in a day")
+    cap.add_argument("api_key")
+    cap.add_argument("amount", metavar="OPEN")
+    return parser.parse_args(words)
+
+
+def act(ask: Ask, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Do it, through `ask`; what to tell."""
+    if arguments.action == "genesis":
+        plan = standard_plan(arguments.investors, arguments.team, arguments.liquidity)
+        return dict(ask("found", plan))
+    if arguments.action == "refund":
+        return dict(ask("refund", arguments.answer_id, arguments.reason))
+    if arguments.action == "slash":
+        return dict(ask("slash", arguments.object, arguments.cause, arguments.evidence))
+    if arguments.action == "claims":
+        return hand_over(ask, arguments)
+    ask("set_daily_cap", arguments.api_key, parse_open(arguments.amount))
+    return {"daily_cap_open": arguments.amount}
+
+
+def hand_over(ask: Ask, arguments: argparse.Namespace) -> dict[str, Any]:
+    number = arguments.round or ask("close_claims")
+    text = ask("claims_csv", number)
+    if arguments.out is None:
+        sys.stderr.write(text)
+    else:
+        write_durably(arguments.out, text.encode())
+    claims = ask("claims", number)
+    total_nano = sum(amount_nano for _, amount_nano in claims)
+    return {"round": number, "claims": len(claims), "total_open": format_open(total_nano)}
+
+
+def planned(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    return [
+        {
+            "bucket": bucket.name,
+            "total_open": format_open(bucket.total_nano),
+            "at_once_open": format_open(bucket.initial_nano),
+            "months": f"{bucket.first_month} to {bucket.last_month}" if bucket.months else "",
+            "recipient": bucket.recipient,
+        }
+        for bucket in standard_plan(arguments.investors, arguments.team, arguments.liquidity)
+    ]
+
+
+def over_the_actor(arguments: argparse.Namespace) -> dict[str, Any]:
+    workdir = Workdir(arguments.workdir.resolve())
+    prepare_environment(workdir)  # before anything imports ray
+    import ray
+
+    from openledger.platform.actors import economy_actor
+    from openledger.platform.cluster import connected
+
+    with connected(workdir):
+        economy = economy_actor(workdir)
+        return act(lambda method, *given: ray.get(getattr(economy, method).remote(*given)), arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

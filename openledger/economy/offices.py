@@ -1,0 +1,197 @@
+"""The offices: what accounts do beside buying answers. Each method hands on to the book of its subject.
+
+Parameters and periods, genesis and vesting, stake, proposals, withdrawals, deposits. What time brings by itself
+(releases, stake that has cooled down, passed proposals) is done by `run_due`, which selling and reading call first.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import apsw
+
+from openledger.core.clock import Clock, SystemClock
+from openledger.core.ids import check_name
+from openledger.economy import deposits, reputation, staking
+from openledger.economy.deposits import DepositBook, DepositState
+from openledger.economy.governing import GovernanceBook
+from openledger.economy.parameters import Parameters
+from openledger.economy.port import LedgerPort
+from openledger.economy.register import RegisterBook
+from openledger.economy.reputation import ReputationBook, quota_rows, review_ppm
+from openledger.economy.staking import StakeBook
+from openledger.economy.vesting import VestingBook
+from openledger.economy.withdrawals import WithdrawalBook, as_csv
+from openledger.ledger.parameters import BOUNDS
+from openledger.ledger.statements import Statement
+from openledger.ledger.vesting import Bucket, standard_plan
+
+_RETRY_MS = 60_000
+_DAY_MS = 24 * 60 * 60_000
+SCHEMA = staking.SCHEMA + deposits.SCHEMA + reputation.SCHEMA
+
+
+class Offices:
+    """Over one ledger and the economy's database."""
+
+    def __init__(self, ledger: LedgerPort, connection: apsw.Connection, clock: Clock | None = None):
+        self._clock = clock or SystemClock()
+        self._register = RegisterBook(ledger, self._clock)
+        self._stakes = StakeBook(ledger, self._register, connection)
+        self._governance = GovernanceBook(self._register)
+        self._vesting = VestingBook(ledger, self._register)
+        self._withdrawals = WithdrawalBook(ledger, self._register)
+        self._deposits = DepositBook(ledger, self._register, connection)
+        self._reputations = ReputationBook(connection)
+        self._idle_until = (-1, 0)  # as long as the register has so many statements, and until then
+
+    def parameters(self, period: str = "") -> Parameters:
+        """The set in force in `period`, or now."""
+        return self._register.parameters(period)
+
+    def parameter_table(self) -> dict[str, Any]:
+        """Versions, values and bounds as they stand; `adopted` is in force from the next period on."""
+        book = self._register.refresh().parameters
+        return {
+            "in_force": book.periods[book.current].version,
+            "adopted": book.newest,
+            "period": book.current,
+            "values": dict(book.in_force),
+            "next_values": dict(book.versions[book.newest]),
+            "bounds": {name: list(bounds) for name, bounds in BOUNDS.items()},
+        }
+
+    def run_due(self) -> int:
+        """Do what time has brought: releases, stake that comes back, votes that passed, slashes that stand; how much.
+
+        Each of them once, however often this is called, and whoever calls it.
+        """
+        now_ms = self._register.now_ms()
+        if self._idle_until[0] == self._register.state.number and now_ms < self._idle_until[1]:
+            return 0
+        self._register.refresh()
+        done = (
+            self._vesting.release_due(now_ms)
+            + len(self._governance.execute_due(now_ms))
+            + self._stakes.end_slashes(now_ms)
+            + self._stakes.return_due(now_ms)
+        )
+        self._idle_until = (self._register.state.number, self._next_due_ms(now_ms))
+        return done
+
+    def found(self, buckets: Sequence[Bucket] | None = None, start_ms: int | None = None) -> dict[str, Any]:
+        """Distribute the whole supply, once, by the standard plan unless `buckets` are given. Raises Conflict
+        (`genesis_done`), InvalidInput (`invalid_genesis`)."""
+        self._vesting.found(
+            standard_plan() if buckets is None else buckets, self._clock.now_ms() if start_ms is None else start_ms
+        )
+        return self._vesting.view()
+
+    def vesting(self) -> dict[str, Any]:
+        self.run_due()
+        return self._vesting.view()
+
+    def stake(self, account: str, of: str, amount_nano: int, key: str) -> Statement:
+        """See `StakeBook.stake`."""
+        self.run_due()
+        return self._stakes.stake(account, of, amount_nano, key)
+
+    def unstake(self, account: str, of: str, amount_nano: int, key: str) -> Statement:
+        """See `StakeBook.unstake`."""
+        self.run_due()
+        return self._stakes.unstake(account, of, amount_nano, key)
+
+    def slash(self, of: str, cause: str, evidence: str) -> Statement:
+        """See `StakeBook.slash`."""
+        self.run_due()
+        return self._stakes.slash(of, cause, evidence)
+
+    def stakes(self, account: str) -> dict[str, Any]:
+        """See `StakeBook.view`."""
+        self.run_due()
+        return self._stakes.view(account)
+
+    def delegate(self, account: str, delegate: str) -> None:
+        """See `GovernanceBook.delegate`."""
+        self._governance.delegate(account, delegate)
+
+    def propose(self, proposer: str, title: str, text: str, action: Mapping[str, Any], key: str) -> dict[str, Any]:
+        """See `GovernanceBook.propose`; the proposal as `proposals` tells it."""
+        self.run_due()
+        return self._governance.view(self._governance.propose(proposer, title, text, action, key))
+
+    def vote(self, voter: str, proposal: str, support: str) -> int:
+        """See `GovernanceBook.vote`."""
+        self.run_due()
+        return self._governance.vote(voter, proposal, support)
+
+    def cancel_proposal(self, account: str, proposal: str) -> None:
+        """See `GovernanceBook.cancel`."""
+        self._governance.cancel(account, proposal)
+
+    def proposals(self) -> list[dict[str, Any]]:
+        """Every proposal as it is now, the newest first."""
+        self.run_due()
+        return self._governance.list()
+
+    def proposal(self, proposal: str) -> dict[str, Any]:
+        """Raises NotFound (`proposal_not_found`)."""
+        self.run_due()
+        return self._governance.view(proposal)
+
+    def withdraw(self, account: str, amount_nano: int, address: str, key: str) -> Statement:
+        """See `WithdrawalBook.withdraw`; the minimum is `payout_minimum_nano`."""
+        minimum_nano = self._register.parameters().payout_minimum_nano
+        return self._withdrawals.withdraw(account, amount_nano, address, minimum_nano, key)
+
+    def close_claims(self) -> int:
+        """See `WithdrawalBook.close_round`."""
+        return self._withdrawals.close_round()
+
+    def claims(self, number: int) -> list[tuple[str, int]]:
+        """See `WithdrawalBook.claims`."""
+        return self._withdrawals.claims(number)
+
+    def claims_csv(self, number: int) -> str:
+        return as_csv(("address", "amount_nano"), self._withdrawals.claims(number))
+
+    def charge_datanet(self, account: str, datanet: str) -> str:
+        """Take what creating a Datanet costs; see `DepositBook.charge`."""
+        amount_nano = self._register.parameters().datanet_fee_nano
+        return self._deposits.charge("datanet", account, check_name(datanet, "datanet"), amount_nano)
+
+    def charge_adapter(self, account: str, digest: str) -> str:
+        """Take what deploying an adapter costs, once for each digest; see `DepositBook.charge`."""
+        amount_nano = self._register.parameters().adapter_fee_nano
+        return self._deposits.charge("adapter", account, check_name(digest, "adapter_digest"), amount_nano)
+
+    def deposit(self, account: str, contribution_id: str) -> DepositState:
+        """See `DepositBook.place`."""
+        amount_nano = self._register.parameters().contribution_deposit_nano
+        return self._deposits.place(account, contribution_id, amount_nano)
+
+    def judge(self, contribution_id: str, is_spam: bool) -> DepositState:
+        """See `DepositBook.judge`."""
+        return self._deposits.judge(contribution_id, is_spam=is_spam)
+
+    def reputation(self, contributor: str, datanet: str) -> dict[str, int]:
+        """`ppm`, and what follows from it: `quota_rows` a day and `review_ppm` of them."""
+        parameters = self._register.parameters()
+        ppm = self._reputations.of(contributor, datanet, parameters)
+        return {"ppm": ppm, "quota_rows": quota_rows(ppm, parameters), "review_ppm": review_ppm(ppm, parameters)}
+
+    def record_outcomes(self, contributor: str, datanet: str, outcomes: Mapping[str, int], event: str) -> int:
+        """See `ReputationBook.record`."""
+        return self._reputations.record(contributor, datanet, outcomes, event, self._register.parameters())
+
+    def _next_due_ms(self, now_ms: int) -> int:
+        """The first moment at which `run_due` may have something to do; what couldn't be done now is tried again in a
+        minute, and where nothing waits a day is soon enough."""
+        state = self._register.state
+        moments = [one.ends_ms for one in state.stakes.cooling.values()]
+        moments += [one.ends_ms + 1 for one in state.stakes.slashes.values() if one.state == "appealable"]
+        waiting = [one for one in state.governance.proposals.values() if not one.ended]
+        moments += [moment for one in waiting for moment in (one.deadline_ms + 1, one.eta_ms, one.expires_ms + 1)]
+        moments += [] if (month := state.vesting.next_ms()) is None else [month]
+        if state.governance.due(state.stakes, now_ms):
+            moments.append(now_ms + _RETRY_MS)
+        return min((moment for moment in moments if moment > now_ms), default=now_ms + _DAY_MS)

@@ -1,0 +1,120 @@
+"""The book of refunds: an answer's fee back to its customer, once, each part from where it went.
+
+    noted (here, durably) -> written (the log) -> the answer is marked refunded
+
+A refund that was noted is finished or forgotten at the next start: what the log has is done, the rest never happened.
+"""
+
+import apsw
+
+from openledger.core.errors import Conflict, InsufficientFunds, InvalidInput, NotFound
+from openledger.core.money import format_open
+from openledger.economy.answers import AnswerStore, StoredAnswer
+from openledger.economy.port import LedgerPort
+from openledger.economy.settlement import payout_id
+from openledger.ledger import refunds, stakes
+from openledger.ledger.accounts import TREASURY
+from openledger.ledger.database import writing
+from openledger.ledger.register import Register
+from openledger.ledger.statements import Statement, parts_by_account
+from openledger.ledger.transfers import CREATED
+
+SCHEMA = "CREATE TABLE IF NOT EXISTS refunding(answer_id TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;"
+
+
+class RefundBook:
+    def __init__(self, ledger: LedgerPort, answers: AnswerStore, connection: apsw.Connection):
+        self._ledger = ledger
+        self._answers = answers
+        self._db = connection
+
+    def refund(self, stored: StoredAnswer, reason: str, state: Register, window_ms: int, now_ms: int) -> Statement:
+        """Give an answer's fee back; again, it gives the first refund.
+
+        Raises InvalidInput without a reason, Conflict once `window_ms` are over (`refund_window_closed`),
+        InsufficientFunds where the treasury can't bear what others don't give; nothing is changed then.
+        """
+        known = self._ledger.find(refunds.refund_id(stored.answer_id))
+        if known is not None:
+            self._finish(stored.answer_id)
+            return self._ledger.batch(known.seq).statement or {}
+        usage = stored.usage
+        self._check_window(usage["answer_id"], window_ms, now_ms)
+        statement = self._statement(usage, reason, state)
+        with writing(self._db):
+            self._db.execute("INSERT OR IGNORE INTO refunding VALUES (?)", (stored.answer_id,))
+        self._write(statement)
+        self._finish(stored.answer_id)
+        return statement
+
+    def recover(self) -> None:
+        """Finish what a crash left between the log and the answers."""
+        for (answer_id,) in self._db.execute("SELECT answer_id FROM refunding").fetchall():
+            if self._ledger.find(refunds.refund_id(str(answer_id))) is not None:
+                self._finish(str(answer_id))
+            else:
+                self._forget(str(answer_id))
+
+    def _statement(self, usage: Statement, reason: str, state: Register) -> Statement:
+        due = refunds.owed(usage, self._payouts(usage), self._rewards(usage, state))
+        available = {name: self._available(name) for name in due}
+        available[usage["account"]] = due.get(usage["account"], 0)  # what one owes oneself needn't move
+        given = refunds.taken(due, available)
+        missing_nano = given.get(TREASURY, 0) - self._available(TREASURY)
+        if missing_nano > 0:
+            raise InsufficientFunds(
+                f"the treasury would bear {format_open(given[TREASURY])} OPEN of it and has"
+                f" {format_open(missing_nano)} less",
+                code="refund_not_covered",
+                param="answer_id",
+                fix=f"add {format_open(missing_nano)} OPEN to the treasury",
+            )
+        return refunds.refund_statement(usage, due, given, reason)
+
+    def _payouts(self, usage: Statement) -> dict[str, int] | None:
+        entry = self._ledger.find(payout_id(usage["adapter"], usage["period"]))
+        if entry is None:
+            return None
+        settlement = self._ledger.batch(entry.seq).statement or {}
+        return parts_by_account(settlement["payouts_nano"], settlement["accounts"])
+
+    def _rewards(self, usage: Statement, state: Register) -> dict[str, int] | None:
+        key = (usage["adapter"], usage["period"])
+        if key not in state.stakes.rewarded:
+            return None
+        entries = self._ledger.transfers(stakes.reward_account(*key), stakes.MAX_STAKERS)
+        return {entry.transfer.credit: entry.transfer.amount_nano for entry in entries
+                if entry.transfer.code == "stake_reward"}  # fmt: skip
+
+    def _available(self, account: str) -> int:
+        try:
+            return self._ledger.balance(account).available_nano
+        except NotFound:
+            return 0
+
+    def _write(self, statement: Statement) -> None:
+        transfers = refunds.refund_transfers(statement)
+        if not transfers:
+            raise Conflict("all of the fee went to its customer", code="nothing_to_refund", param="answer_id")
+        results = self._ledger.commit(transfers, dict(statement))
+        for result in results:
+            if result not in (CREATED, "linked_transfer_failed"):
+                self._forget(statement["answer_id"])
+                raise Conflict(f"the ledger refused the refund: {result}", code=result, param="answer_id")
+
+    def _check_window(self, answer_id: str, window_ms: int, now_ms: int) -> None:
+        sold = self._ledger.find(f"{answer_id}.fee")
+        if sold is None:
+            raise InvalidInput(f"{answer_id} wasn't paid for", code="answer_not_paid", param="answer_id")
+        if now_ms > sold.time_ms + window_ms:
+            raise Conflict(
+                f"{answer_id} was sold too long ago to be refunded", code="refund_window_closed", param="answer_id"
+            )
+
+    def _finish(self, answer_id: str) -> None:
+        self._answers.mark(answer_id, "refunded")
+        self._forget(answer_id)
+
+    def _forget(self, answer_id: str) -> None:
+        with writing(self._db):
+            self._db.execute("DELETE FROM refunding WHERE answer_id = ?", (answer_id,))

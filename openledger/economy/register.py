@@ -1,0 +1,141 @@
+"""The register's one way in: plan a statement on the newest state, write it in the next place, or read what came first.
+
+The state is kept in memory and made of the log alone; opening it reads every statement once.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from openledger.core.clock import Clock
+from openledger.core.errors import Conflict, InsufficientFunds, InvalidInput, OpenLedgerError, Unavailable
+from openledger.core.money import format_open
+from openledger.economy.parameters import Parameters
+from openledger.economy.port import LedgerPort
+from openledger.ledger import accounts as names
+from openledger.ledger import parameters
+from openledger.ledger.accounts import Account
+from openledger.ledger.register import ACCOUNT, Register, place_id, seat
+from openledger.ledger.statements import Statement
+from openledger.ledger.transfers import CREATED, EXISTS, Transfer
+
+Fields = Callable[[Register, int], dict[str, Any]]
+_CLOCK_TOLERANCE_MS = 60_000
+_MAX_TRIES = 8
+
+
+class RegisterBook:
+    """Over one ledger. Several may write: places are taken one by one, whoever is late reads and tries again."""
+
+    def __init__(self, ledger: LedgerPort, clock: Clock):
+        self._ledger = ledger
+        self._clock = clock
+        self._state = Register()
+        self._sets: dict[int, Parameters] = {}
+        self._begin()
+
+    @property
+    def state(self) -> Register:
+        """As of the last write or `refresh`."""
+        return self._state
+
+    def now_ms(self) -> int:
+        """The register's time: the clock's, never before the last statement."""
+        return max(self._clock.now_ms(), self._state.time_ms)
+
+    def refresh(self) -> Register:
+        """Read what others wrote since."""
+        while (entry := self._ledger.find(place_id(self._state.number))) is not None:
+            self._state.take(self._ledger.batch(entry.seq))
+        return self._state
+
+    def write(self, form: str, fields: Fields) -> Statement:
+        """Write the statement of format `form` that `fields` makes of the state and the time.
+
+        Raises what planning it raises, InsufficientFunds where an account hasn't what it calls for, Unavailable
+        (`clock_went_backwards`) where the clock is further behind than two machines may be apart; nothing is changed
+        then.
+        """
+        self._check_clock()
+        for _ in range(_MAX_TRIES):
+            now_ms = self.now_ms()
+            place = {"format": form, "number": self._state.number, "time_ms": now_ms}
+            statement = {**place, **fields(self._state, now_ms)}
+            transfers = self._state.plan(statement)
+            self.open_accounts(*(name for item in transfers for name in (item.debit, item.credit)))
+            results = self._ledger.commit(transfers, statement)
+            if all(result in (CREATED, EXISTS) for result in results):
+                self._state.apply(statement)
+                return statement
+            if self._ledger.find(place_id(statement["number"])) is None:
+                raise self._refusal(results, transfers)
+            self.refresh()
+        raise Unavailable("the register is being written by others", code="register_busy", fix="try again")
+
+    def parameters(self, period: str = "") -> Parameters:
+        """The set in force in `period`; of the open one where it isn't given, or older than the register."""
+        book = self._state.parameters
+        version = book.periods[period if period in book.periods else book.current].version
+        if version not in self._sets:
+            self._sets[version] = Parameters(version=version, **book.versions[version])
+        return self._sets[version]
+
+    def begin(self, first: Parameters, period: str) -> str:
+        """The open period, with `first` as the parameters of a register that has none yet."""
+        if not self._state.parameters.versions:
+            self.write(parameters.PARAMETERS, lambda *_: {"version": first.version, "values": first.values})
+        if not self._state.parameters.current:
+            self.open_period(period)
+        return self._state.parameters.current
+
+    def open_period(self, period: str) -> None:
+        self.write(parameters.PERIOD, lambda state, _: {"period": period, "version": state.parameters.newest})
+
+    def open_accounts(self, *account_ids: str) -> None:
+        """Raises Conflict where one of them is there as something else."""
+        fresh = [_account(name) for name in dict.fromkeys(account_ids)]
+        for account, result in zip(fresh, self._ledger.create_accounts(fresh), strict=True):
+            if result not in (CREATED, EXISTS):
+                raise Conflict(f"{account.account_id}: {result}", code=result, param="account")
+
+    def _check_clock(self) -> None:
+        behind_ms = self._state.time_ms - self._clock.now_ms()
+        if behind_ms > _CLOCK_TOLERANCE_MS:
+            raise Unavailable(
+                f"the clock is {behind_ms} ms behind the register's last statement",
+                code="clock_went_backwards",
+                fix="set the clock of the machine; nothing was written",
+            )
+
+    def _begin(self) -> None:
+        self.open_accounts(names.GENESIS, names.HOLDS, names.TREASURY, names.UNATTRIBUTED, ACCOUNT)
+        (result,) = self._ledger.commit([seat()])
+        if result not in (CREATED, EXISTS):
+            raise Conflict(f"the register has no nano-OPEN to its name: {result}", code=result, param="register")
+        self.refresh()
+
+    def _refusal(self, results: Sequence[str], transfers: Sequence[Transfer]) -> OpenLedgerError:
+        for result, transfer in zip(results, transfers, strict=True):
+            if result == "exceeds_credits":
+                available_nano = max(0, self._ledger.balance(transfer.debit).available_nano)
+                return InsufficientFunds(
+                    f"{transfer.debit} has {format_open(available_nano)} OPEN available, this needs"
+                    f" {format_open(transfer.amount_nano)}",
+                    param="account",
+                    fix=f"add {format_open(transfer.amount_nano - available_nano)} OPEN",
+                )
+            if result not in (CREATED, EXISTS, "linked_transfer_failed"):
+                return Conflict(f"the ledger refused {transfer.transfer_id}: {result}", code=result)
+        return Conflict("a part of this exists already, with something else", code="linked_transfer_failed")
+
+
+def _account(account_id: str) -> Account:
+    """An account as its id says: `user:...`, `holds:stake:...`, or one of the house's own."""
+    kind = account_id.partition(":")[0]
+    if kind not in names.KINDS:
+        raise InvalidInput(
+            f"{account_id!r} is no account id",
+            code="invalid_account",
+            param="account",
+            fix="write it like user:alice or contributor:ctr_...",
+        )
+    return Account(account_id=account_id, kind=kind, may_go_negative=account_id == names.GENESIS)

@@ -1,0 +1,87 @@
+"""What other parameters would have done to a settled period: the same answers, scores and verdicts, divided anew.
+
+Nothing is written. Tokens and prices are as they were, and nobody is assumed to act otherwise; what could not be read
+is taken as the same part of the pool.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from openledger.core.money import split
+from openledger.core.values import ContributorScores
+from openledger.economy.parameters import Parameters
+from openledger.economy.settlement import settlement_statement
+from openledger.ledger.statements import PARTS, fee_nano
+
+Statement = Mapping[str, Any]
+
+
+def simulate_pool(
+    settlement: Statement, usages: Sequence[Statement], verdicts: Sequence[Statement], parameters: Parameters
+) -> dict[str, Any]:
+    """One pool, as it was paid and as `parameters` would have paid it: nano-OPEN as [was, would be]."""
+    again = [_charged(usage, parameters) for usage in usages]
+    would = _settled(settlement, again, verdicts, parameters)
+    was_paid, would_pay = settlement["payouts_nano"], would["payouts_nano"]
+    return {
+        "adapter": settlement["adapter"],
+        "fees_nano": [_sum(usages, "fee_nano"), _sum(again, "fee_nano")],
+        "pool_nano": [settlement["pool_nano"], would["pool_nano"]],
+        "parts_nano": _roles(usages, again),
+        "payouts_nano": {
+            name: [was_paid.get(name, 0), would_pay.get(name, 0)] for name in sorted({*was_paid, *would_pay})
+        },
+    }
+
+
+def _charged(usage: Statement, parameters: Parameters) -> dict[str, Any]:
+    prices = {**usage, "minimum_fee_nano": parameters.minimum_fee_nano}
+    fee = fee_nano(usage["num_prompt_tokens"], usage["num_completion_tokens"], prices)
+    return {**usage, "fee_nano": fee, "parts_nano": split(fee, parameters.split)}
+
+
+def _settled(
+    settlement: Statement, usages: Sequence[Statement], verdicts: Sequence[Statement], parameters: Parameters
+) -> dict[str, Any]:
+    pool_nano = sum(usage["parts_nano"]["contributors"] for usage in usages)
+    lost_nano = pool_nano * settlement["unreadable_nano"] // settlement["pool_nano"]
+    scores = {name: _scores(settlement, name) for name in PARTS}
+    use = scores["use"] or _nothing(settlement)
+    return settlement_statement(
+        use, usages, settlement["accounts"], parameters, scores["improvement"], verdicts, lost_nano
+    )
+
+
+def _scores(settlement: Statement, name: str) -> ContributorScores | None:
+    part = settlement["parts"][name]
+    if not part["measured"]:
+        return None
+    return ContributorScores(
+        adapter=settlement["adapter"],
+        period=settlement["period"],
+        method=part["method"],
+        scores_nano=dict(part["scores_nano"]),
+        errors_nano=dict(part["errors_nano"]),
+        gain_nano=part["gain_nano"],
+        quality=dict(part["quality"]),
+    )
+
+
+def _nothing(settlement: Statement) -> ContributorScores:
+    return ContributorScores(
+        adapter=settlement["adapter"],
+        period=settlement["period"],
+        method="",
+        scores_nano={},
+        errors_nano={},
+        gain_nano=0,
+    )
+
+
+def _roles(was: Sequence[Statement], would: Sequence[Statement]) -> dict[str, list[int]]:
+    roles = sorted({role for usage in (*was, *would) for role in usage["parts_nano"]})
+    return {role: [sum(usage["parts_nano"].get(role, 0) for usage in side) for side in (was, would)] for role in roles}
+
+
+def _sum(usages: Sequence[Statement], name: str) -> int:
+    return sum(usage[name] for usage in usages)

@@ -1,0 +1,328 @@
+"""Governance: proposals, votes and what they execute, in the words and states of OpenZeppelin's Governor.
+
+    proposed --delay--> snapshot --period--> deadline --timelock--> eta --grace--> expires
+    Pending             Active               Queued (or Defeated)  executed, else Expired
+
+    Pending     nobody votes yet; the proposer may still cancel            Canceled
+    Active      votes count by the power that each voter had at the snapshot
+    Defeated    the deadline passed without the quorum, or with no more for than against
+    Succeeded   passed, and there is nothing to execute (a text)
+    Queued      passed; it executes by itself once the timelock is over    Executed
+    Expired     passed, and could not be executed within the grace
+
+Power is staked OPEN, one nano-OPEN one vote, with the account or the delegate it named. It is taken at the snapshot:
+what is staked later counts nothing. Quorum is For and Abstain together, of all power at the snapshot. The delays,
+threshold and quorum of a proposal are those in force when it was made. The treasury pays for anything; `unattributed`
+for bounties alone, and at most `bounty_cap_nano` in one period. Whatever spends needs `spend_quorum_ppm`, so that a
+minority can't pay itself while the others sleep. The ledger's rules are nobody's to vote on.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from openledger.core.errors import Conflict, Forbidden, InvalidInput, NotFound
+from openledger.core.money import SUPPLY_NANO, format_open
+from openledger.ledger.accounts import TREASURY, UNATTRIBUTED, check_account_id
+from openledger.ledger.parameters import ParameterBook, Values
+from openledger.ledger.stakes import Stakes, check_key, is_person
+from openledger.ledger.statements import Statement
+from openledger.ledger.vesting import ECOSYSTEM, Move
+
+PROPOSE = "openledger.proposal/1"
+VOTE = "openledger.vote/1"
+CANCEL = "openledger.proposal_cancel/1"
+EXECUTE = "openledger.proposal_execute/1"
+DELEGATE = "openledger.delegate/1"
+_TIMES = ("snapshot_ms", "deadline_ms", "eta_ms", "expires_ms")
+FIELDS = {
+    PROPOSE: {"proposal", "proposer", "title", "text", "action", "key", "quorum_ppm", *_TIMES},
+    VOTE: {"proposal", "voter", "support", "power_nano"},
+    CANCEL: {"proposal", "account"},
+    EXECUTE: {"proposal", "version"},
+    DELEGATE: {"account", "delegate"},
+}
+SUPPORT = ("against", "for", "abstain")
+SOURCES = (TREASURY, ECOSYSTEM)
+_ACTIONS = {
+    "text": set(),
+    "parameters": {"changes"},
+    "spend": {"source", "recipient", "amount_nano"},
+    "bounty": {"recipient", "amount_nano", "bounty"},
+    "appeal": {"slash"},
+}
+_MAX_TITLE, _MAX_TEXT = 200, 20_000
+_WHOLE_PPM = 10**6
+State = Literal["Pending", "Active", "Canceled", "Defeated", "Succeeded", "Queued", "Expired", "Executed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proposal:
+    """One proposal and its votes. `votes` are (support, nano-OPEN) by voter; `total_nano` is all power at the
+    snapshot, known once that has come."""
+
+    proposal: str
+    proposer: str
+    title: str
+    text: str
+    action: Mapping[str, Any]
+    quorum_ppm: int
+    snapshot_ms: int
+    deadline_ms: int
+    eta_ms: int
+    expires_ms: int
+    votes: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+    ended: Literal["", "Canceled", "Executed"] = ""
+
+    def tally(self) -> dict[str, int]:
+        """Nano-OPEN for each kind of support."""
+        counted = dict.fromkeys(SUPPORT, 0)
+        for support, power_nano in self.votes.values():
+            counted[support] += power_nano
+        return counted
+
+    def quorum_nano(self, total_nano: int) -> int:
+        """What For and Abstain have to make together; rounded up, and at least one nano-OPEN."""
+        return max(1, -(-total_nano * self.quorum_ppm // _WHOLE_PPM))
+
+
+@dataclass(slots=True)
+class Governance:
+    proposals: dict[str, Proposal] = field(default_factory=dict)
+    keys: dict[tuple[str, str], str] = field(default_factory=dict)
+    bounties_nano: dict[str, int] = field(default_factory=dict)
+
+    def find(self, proposal: Any) -> Proposal:
+        """Raises NotFound."""
+        found = self.proposals.get(proposal) if isinstance(proposal, str) else None
+        if found is None:
+            raise NotFound(
+                f"there is no proposal {proposal!r}",
+                code="proposal_not_found",
+                param="proposal",
+                fix="GET /v1/proposals lists them",
+            )
+        return found
+
+    def state(self, proposal: Proposal, stakes: Stakes, time_ms: int) -> State:
+        if proposal.ended:
+            return proposal.ended
+        if time_ms <= proposal.snapshot_ms:
+            return "Pending"
+        if time_ms <= proposal.deadline_ms:
+            return "Active"
+        if not _passed(proposal, stakes):
+            return "Defeated"
+        if proposal.action["kind"] == "text":
+            return "Succeeded"
+        return "Queued" if time_ms <= proposal.expires_ms else "Expired"
+
+    def due(self, stakes: Stakes, time_ms: int) -> list[Proposal]:
+        """What passed and whose timelock is over, the oldest first."""
+        found = [one for one in self.proposals.values() if one.eta_ms <= time_ms and not one.ended]
+        return sorted(
+            (one for one in found if self.state(one, stakes, time_ms) == "Queued"), key=lambda one: one.eta_ms
+        )
+
+    def check_proposal(
+        self, statement: Statement, number: int, stakes: Stakes, parameters: ParameterBook, time_ms: int
+    ) -> None:
+        """Raises Forbidden below the threshold, InvalidInput for an action that can't be, or times and a quorum that
+        aren't those in force, Conflict for a key that was used."""
+        values, proposer = parameters.in_force, statement["proposer"]
+        check_account_id(proposer, "proposer")
+        _check_texts(statement)
+        check_key(statement["key"])
+        if (proposer, statement["key"]) in self.keys:
+            raise Conflict("this idempotency key was used before", code="idempotency_conflict",
+                           param="idempotency_key", fix="send a new key for a new request")  # fmt: skip
+        power_nano = stakes.powers.of(proposer, time_ms)
+        if power_nano < values["vote_threshold_nano"]:
+            raise Forbidden(
+                f"{proposer} has {format_open(power_nano)} OPEN of voting power; a proposal takes"
+                f" {format_open(values['vote_threshold_nano'])}",
+                code="below_threshold",
+                param="proposer",
+                fix="stake more, or be delegated to",
+            )
+        self._check_action(statement["action"], stakes, parameters, time_ms)
+        quorum_ppm = quorum(values, statement["action"])
+        expected = {"proposal": proposal_id(number), "quorum_ppm": quorum_ppm, **times(values, time_ms)}
+        if any(statement[name] != value for name, value in expected.items()):
+            raise InvalidInput("the proposal's terms aren't those in force", code="wrong_terms", param="proposal")
+
+    def apply_proposal(self, statement: Statement) -> None:
+        names = [name for name in Proposal.__dataclass_fields__ if name in statement]
+        self.proposals[statement["proposal"]] = Proposal(**{name: statement[name] for name in names})
+        self.keys[statement["proposer"], statement["key"]] = statement["proposal"]
+
+    def check_vote(self, statement: Statement, stakes: Stakes, time_ms: int) -> None:
+        """Raises Conflict before the snapshot, after the end (`not_active`) or for a second vote (`already_voted`),
+        Forbidden without power at the snapshot, InvalidInput for another support or power."""
+        proposal, voter = self.find(statement["proposal"]), statement["voter"]
+        if statement["support"] not in SUPPORT:
+            raise InvalidInput(
+                f"{statement['support']!r} is no vote",
+                code="invalid_vote",
+                param="support",
+                fix="for, against, abstain",
+            )
+        state = self.state(proposal, stakes, time_ms)
+        if state != "Active":
+            raise Conflict(
+                f"{proposal.proposal} is {state}: votes count while it is Active", code="not_active", param="proposal"
+            )
+        if voter in proposal.votes:
+            raise Conflict(f"{voter} has voted on {proposal.proposal}", code="already_voted", param="proposal")
+        power_nano = stakes.powers.of(voter, proposal.snapshot_ms)
+        if power_nano < 1:
+            raise Forbidden(
+                f"{voter} had no voting power at the snapshot of {proposal.proposal}",
+                code="no_power_at_snapshot",
+                param="voter",
+                fix="what is staked or delegated after the snapshot counts for later proposals",
+            )
+        if statement["power_nano"] != power_nano:
+            raise InvalidInput(f"{voter} had {power_nano} at the snapshot", code="wrong_power", param="power_nano")
+
+    def apply_vote(self, statement: Statement) -> None:
+        proposal = self.proposals[statement["proposal"]]
+        votes = {**proposal.votes, statement["voter"]: (statement["support"], statement["power_nano"])}
+        self.proposals[proposal.proposal] = replace(proposal, votes=votes)
+
+    def check_cancel(self, statement: Statement, stakes: Stakes, time_ms: int) -> None:
+        """Raises Forbidden for another than the proposer, Conflict once it isn't Pending."""
+        proposal = self.find(statement["proposal"])
+        if statement["account"] != proposal.proposer:
+            raise Forbidden("only its proposer cancels a proposal", code="not_the_proposer", param="account")
+        if self.state(proposal, stakes, time_ms) != "Pending":
+            raise Conflict("a proposal is canceled while it is Pending", code="not_pending", param="proposal")
+
+    def plan_execution(
+        self, statement: Statement, stakes: Stakes, parameters: ParameterBook, time_ms: int
+    ) -> list[Move]:
+        """Raises Conflict unless the proposal is Queued and its timelock over, or where what it does can't be done
+        (any more)."""
+        proposal = self.find(statement["proposal"])
+        state = self.state(proposal, stakes, time_ms)
+        if state != "Queued" or time_ms < proposal.eta_ms:
+            raise Conflict(f"{proposal.proposal} is {state}, its timelock over at {proposal.eta_ms}", code="not_queued",
+                           param="proposal")  # fmt: skip
+        action = proposal.action
+        expected = parameters.newest + 1 if action["kind"] == "parameters" else 0
+        if statement["version"] != expected:
+            raise Conflict(f"it makes version {expected}", code="wrong_version", param="version")
+        if action["kind"] == "parameters":
+            parameters.changed(action["changes"])
+            return []
+        if action["kind"] == "spend":
+            return [(action["source"], action["recipient"], action["amount_nano"], "spend")]
+        if action["kind"] == "bounty":
+            self._check_bounty(action["amount_nano"], parameters)
+            return [(UNATTRIBUTED, action["recipient"], action["amount_nano"], "bounty")]
+        return stakes.return_moves(action["slash"])
+
+    def apply_execution(self, statement: Statement, stakes: Stakes, parameters: ParameterBook) -> None:
+        proposal = self.proposals[statement["proposal"]]
+        action = proposal.action
+        if action["kind"] == "parameters":
+            parameters.adopt(statement["version"], parameters.changed(action["changes"]))
+        elif action["kind"] == "bounty":
+            spent_nano = self.bounties_nano.get(parameters.current, 0)
+            self.bounties_nano[parameters.current] = spent_nano + action["amount_nano"]
+        elif action["kind"] == "appeal":
+            stakes.decide_slash(action["slash"], "returned")
+        self.proposals[proposal.proposal] = replace(proposal, ended="Executed")
+
+    def cancel(self, proposal: str) -> None:
+        self.proposals[proposal] = replace(self.proposals[proposal], ended="Canceled")
+
+    def is_appealed(self, slash: int, stakes: Stakes, time_ms: int) -> bool:
+        """Whether a proposal to return a slash may still be executed."""
+        return any(
+            one.action == {"kind": "appeal", "slash": slash}
+            and self.state(one, stakes, time_ms) in ("Pending", "Active", "Queued")
+            for one in self.proposals.values()
+        )
+
+    def _check_action(self, action: Any, stakes: Stakes, parameters: ParameterBook, time_ms: int) -> None:
+        kind = action.get("kind") if isinstance(action, Mapping) else None
+        if kind not in _ACTIONS or set(action) != {"kind", *_ACTIONS[kind]}:
+            raise InvalidInput(
+                f"a proposal does one of {', '.join(sorted(_ACTIONS))}, with its own fields",
+                code="invalid_proposal",
+                param="action",
+            )
+        if kind == "parameters":
+            parameters.changed(action["changes"])
+        elif kind in ("spend", "bounty"):
+            _check_spending(action)
+            if kind == "bounty":
+                self._check_bounty(action["amount_nano"], parameters)
+        elif kind == "appeal" and stakes.open_slash(action["slash"]).ends_ms < time_ms:
+            raise Conflict("the appeal window is over", code="appeal_window_closed", param="slash")
+
+    def _check_bounty(self, amount_nano: int, parameters: ParameterBook) -> None:
+        left_nano = parameters.in_force["bounty_cap_nano"] - self.bounties_nano.get(parameters.current, 0)
+        if amount_nano > left_nano:
+            raise Conflict(
+                f"{format_open(max(0, left_nano))} OPEN can still be spent on bounties in {parameters.current}",
+                code="bounty_cap_reached",
+                param="amount_nano",
+            )
+
+
+def proposal_id(number: int) -> str:
+    return f"prop_{number:06d}"
+
+
+def quorum(values: Values, action: Mapping[str, Any]) -> int:
+    """What a proposal needs of all power, in parts per million; what spends money needs more."""
+    spends = action.get("kind") in ("spend", "bounty")
+    return max(values["vote_quorum_ppm"], values["spend_quorum_ppm"] if spends else 0)
+
+
+def times(values: Values, time_ms: int) -> dict[str, int]:
+    """When a proposal that is made now is decided, and when it executes."""
+    snapshot_ms = time_ms + values["vote_delay_ms"]
+    deadline_ms = snapshot_ms + values["vote_period_ms"]
+    eta_ms = deadline_ms + values["vote_timelock_ms"]
+    expires_ms = eta_ms + values["vote_grace_ms"]
+    return {"snapshot_ms": snapshot_ms, "deadline_ms": deadline_ms, "eta_ms": eta_ms, "expires_ms": expires_ms}
+
+
+def _passed(proposal: Proposal, stakes: Stakes) -> bool:
+    tally = proposal.tally()
+    reached_nano = tally["for"] + tally["abstain"]
+    quorum_nano = proposal.quorum_nano(stakes.powers.total_at(proposal.snapshot_ms))
+    return reached_nano >= quorum_nano and tally["for"] > tally["against"]
+
+
+def _check_spending(action: Mapping[str, Any]) -> None:
+    amount_nano = action["amount_nano"]
+    if type(amount_nano) is not int or not 0 < amount_nano <= SUPPLY_NANO:
+        raise InvalidInput(
+            "an amount is a whole number of nano-OPEN from 1", code="invalid_amount", param="amount_nano"
+        )
+    if not is_person(check_account_id(action["recipient"], "recipient")):
+        raise InvalidInput("money is spent on persons", code="invalid_account", param="recipient", fix="like user:bob")
+    if action["kind"] == "spend" and action["source"] not in SOURCES:
+        raise InvalidInput(
+            f"{action['source']!r} is not for governance to spend",
+            code="invalid_source",
+            param="source",
+            fix=f"one of {', '.join(SOURCES)}; what is unattributed goes to bounties alone",
+        )
+    if action["kind"] == "bounty" and not _is_text(action["bounty"], _MAX_TITLE):
+        raise InvalidInput("a bounty says what it is for", code="invalid_proposal", param="bounty")
+
+
+def _check_texts(statement: Statement) -> None:
+    if not _is_text(statement["title"], _MAX_TITLE):
+        raise InvalidInput(f"a title has 1 to {_MAX_TITLE} characters", code="invalid_proposal", param="title")
+    if not isinstance(statement["text"], str) or len(statement["text"]) > _MAX_TEXT:
+        raise InvalidInput(f"a text has at most {_MAX_TEXT} characters", code="invalid_proposal", param="text")
+
+
+def _is_text(value: Any, most: int) -> bool:
+    return isinstance(value, str) and 0 < len(value.strip()) <= most and len(value) <= most

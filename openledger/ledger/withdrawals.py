@@ -1,0 +1,159 @@
+"""Withdrawals: OPEN that leaves the ledger to be claimed elsewhere, and the rounds in which it is handed over.
+
+    openledger.withdrawal/1   account -> holds:claims, for an address on another ledger
+    openledger.claims/1       every withdrawal that waits, as one round: holds:claims -> holds:claims:<round>
+
+A withdrawal belongs to one round and no other, so what a round hands over, as a list of (address, amount) pairs or as a
+Merkle tree over it, is handed over once. Amounts of one address are summed within the round.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from openledger.core.errors import Conflict, Corrupt, InvalidInput, OpenLedgerError
+from openledger.core.ids import derived_id
+from openledger.core.money import format_open
+from openledger.ledger.accounts import check_account_id
+from openledger.ledger.statements import Statement, format_of
+from openledger.ledger.transfers import Batch, Transfer
+
+WITHDRAWAL = "openledger.withdrawal/1"
+CLAIMS = "openledger.claims/1"
+WAITING = "holds:claims"
+_ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}")
+_FIELDS = {
+    WITHDRAWAL: {"account", "address", "amount_nano", "minimum_nano", "key"},
+    CLAIMS: {"round", "withdrawals"},
+}
+
+
+@dataclass(slots=True)
+class Withdrawals:
+    """What waits, by transfer id in the log's order, and how many rounds there were."""
+
+    waiting: dict[str, tuple[str, int]] = field(default_factory=dict)
+    rounds: int = 0
+
+    def take(self, batch: Batch) -> None:
+        """Raises Corrupt, its code saying what is wrong; batches of other kinds pass."""
+        statement, kind = batch.statement or {}, format_of(batch.statement)
+        if kind not in _FIELDS:
+            if any(_touches(transfer) for transfer in batch.transfers):
+                raise _corrupt("money is withdrawn without saying why", "unexplained_withdrawal")
+            return
+        try:
+            expected = self._planned(kind, statement)
+        except OpenLedgerError as error:
+            raise _corrupt(error.message, error.code) from error
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise _corrupt(f"the statement lacks or misstates something: {error}", "malformed_statement") from error
+        if batch.transfers != (expected,):
+            raise _corrupt("the transfer isn't the one that the statement calls for", "withdrawal_differs")
+        if kind == WITHDRAWAL:
+            self.waiting[expected.transfer_id] = (statement["address"], statement["amount_nano"])
+        else:
+            self.waiting.clear()
+            self.rounds += 1
+
+    def _planned(self, kind: str, statement: Statement) -> Transfer:
+        if set(statement) != {"format", *_FIELDS[kind]}:
+            raise InvalidInput("not the fields of a withdrawal", code="malformed_statement", param="statement")
+        if kind == WITHDRAWAL:
+            check_withdrawal(statement)
+            return withdrawal_transfer(statement)
+        if statement["round"] != self.rounds + 1:
+            raise Conflict("rounds are counted", code="wrong_round", param="round")
+        if statement["withdrawals"] != [[name, *told] for name, told in self.waiting.items()]:
+            raise Conflict("the round isn't what was waiting", code="wrong_claims", param="withdrawals")
+        return claims_transfer(statement)
+
+
+def check_withdrawal(statement: Statement) -> None:
+    """Raises InvalidInput for an address, an account or an amount that can't be; below the minimum
+    (`below_minimum`) it says what is missing."""
+    check_account_id(statement["account"], "account")
+    check_address(statement["address"])
+    amount_nano, minimum_nano = statement["amount_nano"], statement["minimum_nano"]
+    if type(amount_nano) is not int or type(minimum_nano) is not int or amount_nano < 1:
+        raise InvalidInput(
+            f"{amount_nano!r} is no amount: a whole number of nano-OPEN from 1",
+            code="invalid_amount",
+            param="amount_nano",
+        )
+    if amount_nano < minimum_nano:
+        raise InvalidInput(
+            f"a withdrawal is at least {format_open(minimum_nano)} OPEN; this is"
+            f" {format_open(minimum_nano - amount_nano)} less",
+            code="below_minimum",
+            param="amount_nano",
+            fix="wait until more is there; nothing is lost meanwhile",
+        )
+
+
+def check_address(address: Any) -> str:
+    """`address` if an EVM chain could have it. Raises InvalidInput."""
+    if not isinstance(address, str) or not _ADDRESS.fullmatch(address) or not int(address, 16):
+        raise InvalidInput(
+            f"{address!r} is no address",
+            code="invalid_address",
+            param="address",
+            fix="write 0x and 40 hex digits, not all of them 0",
+        )
+    return address
+
+
+def withdrawal_id(account: str, key: str) -> str:
+    return derived_id("wdr", account, key)
+
+
+def withdrawal_transfer(statement: Statement) -> Transfer:
+    return Transfer(
+        transfer_id=withdrawal_id(statement["account"], statement["key"]),
+        debit=statement["account"],
+        credit=WAITING,
+        amount_nano=statement["amount_nano"],
+        code="withdrawal",
+        reference=statement["address"].lower(),
+    )
+
+
+def claims_id(number: int) -> str:
+    return f"claims.{number}"
+
+
+def claims_account(number: int) -> str:
+    """What was handed over in one round."""
+    return f"{WAITING}:{number}"
+
+
+def claims_transfer(statement: Statement) -> Transfer:
+    return Transfer(
+        transfer_id=claims_id(statement["round"]),
+        debit=WAITING,
+        credit=claims_account(statement["round"]),
+        amount_nano=sum(amount_nano for _, _, amount_nano in statement["withdrawals"]),
+        code="claims",
+        reference=str(statement["round"]),
+    )
+
+
+def pairs(withdrawals: Sequence[Sequence[Any]]) -> list[tuple[str, int]]:
+    """(address in lower case, nano-OPEN) of a round, by address; one pair for each address."""
+    gathered: dict[str, int] = {}
+    for _, address, amount_nano in withdrawals:
+        gathered[address.lower()] = gathered.get(address.lower(), 0) + amount_nano
+    return sorted(gathered.items())
+
+
+def withdrawal_lines(statement: Mapping[str, Any]) -> list[str]:
+    return [f"{statement['account']} withdraws {format_open(statement['amount_nano'])} OPEN to {statement['address']}"]
+
+
+def _touches(transfer: Transfer) -> bool:
+    return transfer.debit.startswith(WAITING) or transfer.credit.startswith(WAITING)
+
+
+def _corrupt(reason: str, code: str) -> Corrupt:
+    return Corrupt(reason, code=code, param="statement")

@@ -1,0 +1,125 @@
+"""The desk: what API and console ask of the economy beside answers, in JSON values.
+
+Owns the translation from the economy's answers; knows neither Ray nor HTTP. `ask` calls the economy by method name:
+`platform/live.py` gives one over the actor, tests one over an object.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol
+
+from openledger.core.errors import OpenLedgerError
+from openledger.core.values import Contribution, ContributionReceipt
+from openledger.datanets.contribution import check_signature, contribution_id
+
+_log = logging.getLogger(__name__)
+
+
+class Ask(Protocol):
+    def __call__(self, method: str, *arguments: Any) -> Awaitable[Any]: ...
+
+
+class Desk:
+    """Every refusal is an OpenLedgerError. Money is integers of nano-OPEN."""
+
+    def __init__(self, ask: Ask):
+        self._ask = ask
+
+    async def keep_time(self, interval_s: float = 60.0) -> None:
+        """Until cancelled: let what time brings (releases, passed proposals, cooled stake) happen by itself."""
+        while True:
+            try:
+                await self._ask("run_due")
+            except Exception:  # noqa: BLE001 - a clock that stops at one failure would stop all that is due later
+                _log.exception("what is due has to wait")
+            await asyncio.sleep(interval_s)
+
+    async def stakes(self, account: str) -> dict[str, Any]:
+        """What `account` has staked, what cools down, what was slashed, and its voting power."""
+        return dict(await self._ask("stakes", account))
+
+    async def stake(self, account: str, of: str, amount_nano: int, key: str) -> dict[str, Any]:
+        return _statement(await self._ask("stake", account, of, amount_nano, key))
+
+    async def unstake(self, account: str, of: str, amount_nano: int, key: str) -> dict[str, Any]:
+        return _statement(await self._ask("unstake", account, of, amount_nano, key))
+
+    async def delegate(self, account: str, delegate: str) -> None:
+        await self._ask("delegate", account, delegate)
+
+    async def parameters(self) -> dict[str, Any]:
+        return dict(await self._ask("parameter_table"))
+
+    async def simulate(self, changes: Mapping[str, Any], period: str) -> dict[str, Any]:
+        return dict(await self._ask("simulate", changes, period))
+
+    async def vesting(self) -> dict[str, Any]:
+        return dict(await self._ask("vesting"))
+
+    async def proposals(self) -> list[dict[str, Any]]:
+        return list(await self._ask("proposals"))
+
+    async def proposal(self, proposal: str) -> dict[str, Any]:
+        return dict(await self._ask("proposal", proposal))
+
+    async def propose(self, account: str, title: str, text: str, action: Mapping[str, Any], key: str) -> dict[str, Any]:
+        return dict(await self._ask("propose", account, title, text, action, key))
+
+    async def vote(self, account: str, proposal: str, support: str) -> int:
+        """The power that was counted."""
+        return int(await self._ask("vote", account, proposal, support))
+
+    async def cancel(self, account: str, proposal: str) -> dict[str, Any]:
+        await self._ask("cancel_proposal", account, proposal)
+        return await self.proposal(proposal)
+
+    async def withdraw(self, account: str, amount_nano: int, address: str, key: str) -> dict[str, Any]:
+        told = dict(await self._ask("withdraw", account, amount_nano, address, key))
+        return {name: told[name] for name in ("account", "amount_nano", "address")}
+
+    async def claims(self, number: int) -> list[tuple[str, int]]:
+        """(address, nano-OPEN) of one round."""
+        return list(await self._ask("claims", number))
+
+    async def claims_csv(self, number: int) -> str:
+        return str(await self._ask("claims_csv", number))
+
+    async def payouts_csv(self, account: str) -> str:
+        return str(await self._ask("payouts_csv", account))
+
+    async def deposited(
+        self, contribution: Contribution, send: Callable[[], Awaitable[ContributionReceipt]]
+    ) -> ContributionReceipt:
+        """What `send` answers, a contribution's deposit held meanwhile; kept where it was spam, else given back. What
+        the gate said counts for the contributor's reputation. Raises InvalidInput (`invalid_signature`) before all."""
+        check_signature(contribution)  # nobody has others' deposits held
+        name, contributor = contribution_id(contribution), contribution.contributor_id
+        await self._ask("deposit", f"contributor:{contributor}", name)
+        try:
+            receipt = await send()
+        except OpenLedgerError:
+            await self._ask("judge", name, False)
+            raise
+        outcomes = _outcomes(receipt)
+        await self._ask("judge", name, 2 * outcomes["spam"] > len(receipt.verdicts))
+        await self._ask("record_outcomes", contributor, contribution.datanet, outcomes, name)
+        return receipt
+
+    async def explain(self, transfer_id: str) -> list[str]:
+        """A transfer's derivation, line by line. Raises NotFound (`transfer_not_found`)."""
+        return list(await self._ask("explain", transfer_id))
+
+
+def _outcomes(receipt: ContributionReceipt) -> dict[str, int]:
+    """Verdicts as reputation counts them: what is neither accepted nor a copy, and was refused, is spam. What waits for
+    a review counts nothing yet."""
+    rejected = [verdict for verdict in receipt.verdicts if verdict.outcome == "reject"]
+    copies = sum(1 for verdict in rejected if any(reason.endswith("_duplicate") for reason in verdict.reasons))
+    accepted = sum(1 for verdict in receipt.verdicts if verdict.outcome == "accept")
+    return {"accepted": accepted, "duplicate": copies, "spam": len(rejected) - copies}
+
+
+def _statement(told: Mapping[str, Any]) -> dict[str, Any]:
+    """What the caller may know of a statement: not the key, nor its format."""
+    return {name: value for name, value in told.items() if name not in ("format", "key", "number")}

@@ -1,0 +1,113 @@
+"""The commands of stake, votes and payouts, against a real economy."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from economy_values import Town, scores
+from memory_service import API_KEY, MemoryService
+from served_app import served
+
+from openledger.api import create_app
+from openledger.cli.main import main
+from openledger.core.clock import ManualClock
+from openledger.core.money import NANO_PER_OPEN
+
+OPEN = NANO_PER_OPEN
+ADDRESS = "0x" + "ab" * 20
+
+
+@pytest.fixture
+def town(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Town]:
+    """Alice, whose key is in the environment, has 1,000 OPEN, 200 of them staked; one pool is settled."""
+    made = Town(tmp_path, ManualClock())
+    made.economy.grant("user:alice", 1000 * OPEN, "start")
+    made.economy.stake("user:alice", "adapter:py", 200 * OPEN, "s1")
+    made.sell("k1")
+    made.clock.advance(1)
+    made.economy.settle(scores(), {"ctr_a": "user:alice"})
+    with served(create_app(MemoryService(desk=made.desk()))) as url:
+        monkeypatch.setenv("OPENLEDGER_URL", url)
+        monkeypatch.setenv("OPENLEDGER_API_KEY", API_KEY)
+        yield made
+    made.close()
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    code = main(list(words))
+    printed = capsys.readouterr()
+    assert code == 0, printed.err
+    return printed.out
+
+
+def test_stake_is_shown_added_and_removed(town: Town, capsys: pytest.CaptureFixture[str]):
+    assert "5 OPEN" in run(capsys, "stake", "add", "datanet:py-docs", "5")
+    assert "UTC" in run(capsys, "stake", "remove", "datanet:py-docs", "5")
+    shown = run(capsys, "stake", "show")
+    assert [text for text in ("adapter:py", "200 OPEN", "datanet:py-docs", "UTC") if text not in shown] == []
+    assert json.loads(run(capsys, "stake", "show", "--json"))["power_nano"] == 200 * OPEN
+
+
+def test_a_proposal_from_the_terminal(town: Town, capsys: pytest.CaptureFixture[str]):
+    words = ("govern", "propose", "Less", "--change", "owner_ppm=150000", "--change", "treasury_ppm=150000")
+    assert '"sent": false' in run(capsys, *words, "--dry-run", "--json")
+    assert town.economy.proposals() == []
+    assert "Pending" in run(capsys, *words, "--text", "why", "--idempotency-key", "p1")
+    run(capsys, *words, "--text", "why", "--idempotency-key", "p1")
+    (proposal,) = town.economy.proposals()
+    assert proposal["action"]["changes"] == {"owner_ppm": 150_000, "treasury_ppm": 150_000}
+    assert proposal["proposal"] in run(capsys, "govern", "proposals")
+    town.clock.advance(proposal["snapshot_ms"] - town.clock.now_ms() + 1)
+    assert "200 OPEN" in run(capsys, "govern", "vote", proposal["proposal"], "for")
+    assert "200 OPEN" in run(capsys, "govern", "show", proposal["proposal"])
+
+
+@pytest.mark.parametrize(
+    ("words", "action"),
+    [
+        (["--spend", "user:bob", "2"], {"kind": "spend", "source": "treasury", "recipient": "user:bob",
+                                        "amount_nano": 2 * OPEN}),
+        (["--bounty", "user:bob", "2"], {"kind": "bounty", "bounty": "T", "recipient": "user:bob",
+                                         "amount_nano": 2 * OPEN}),
+        ([], {"kind": "text"}),
+    ],
+)  # fmt: skip
+def test_other_proposals_from_the_terminal(town: Town, capsys: pytest.CaptureFixture[str], words, action):
+    run(capsys, "govern", "propose", "T", *words)
+    assert town.economy.proposals()[0]["action"] == action
+
+
+def test_parameters_and_a_simulation_are_tables(town: Town, capsys: pytest.CaptureFixture[str]):
+    shown = run(capsys, "govern", "parameters")
+    assert [text for text in ("version 3", "owner_ppm", "0 to 1000000") if text not in shown] == []
+    shown = run(capsys, "govern", "simulate", "contributors_ppm=600000", "stakers_ppm=100000")
+    assert [text for text in ("ctr_a", "0.000000058 OPEN", "0.00000007 OPEN") if text not in shown] == []
+
+
+def test_a_payout_is_explained_exported_and_withdrawn(town: Town, capsys: pytest.CaptureFixture[str]):
+    (paid,) = [one for one in town.economy.payouts("user:alice") if one.code == "payout"]
+    assert "went into the pool" in run(capsys, "payout", "explain", paid.transfer_id)
+    assert paid.transfer_id in run(capsys, "payout", "csv")
+    assert '"sent": false' in run(capsys, "payout", "withdraw", "3", "--to", ADDRESS, "--dry-run", "--json")
+    run(capsys, "payout", "withdraw", "3", "--to", ADDRESS)
+    town.economy.close_claims()
+    assert town.economy.claims(1) == [(ADDRESS, 3 * OPEN)]
+
+
+REFUSED = [
+    (["stake", "add", "py", "5"], "invalid_object", 2),
+    (["stake", "add", "adapter:py", "a lot"], "invalid_amount", 2),
+    (["payout", "withdraw", "0.5", "--to", ADDRESS], "below_minimum", 2),
+    (["payout", "explain", "trf_9"], "transfer_not_found", 6),
+    (["govern", "vote", "prop_000099", "for"], "proposal_not_found", 6),
+    (["govern", "propose", "T", "--change", "owner_ppm"], "usage", 2),
+    (["govern", "propose", "T", "--change", "a=1", "--appeal", "3"], "usage", 2),
+    (["govern", "propose", "T", "--change", "rent=1"], "unknown_parameter", 2),
+]
+
+
+def test_what_can_not_be_is_one_block_with_its_exit_code(town, capsys):
+    """One server for all of them: none changes anything."""
+    for words, code, exit_code in REFUSED:
+        assert (main(words), code in capsys.readouterr().err) == (exit_code, True), words

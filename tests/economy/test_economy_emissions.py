@@ -1,0 +1,78 @@
+"""What vesting gives the community is paid beside fees, by one rule, under a cap, and is never taken for fees."""
+
+from fractions import Fraction
+
+import pytest
+from economy_values import Town, scores
+from hypothesis import given
+from hypothesis import strategies as st
+
+from openledger.core.errors import InvalidInput
+from openledger.economy import Parameters
+from openledger.ledger.emissions import emission
+
+MATCH = Parameters(emission_match_ppm=200_000, emission_cap_nano=30)
+
+
+@pytest.fixture
+def founded(tmp_path, clock):
+    """The standard supply; alice has 1,000,000 nano-OPEN from before."""
+    made = Town(tmp_path, clock, MATCH)
+    made.economy.grant("user:alice", 1_000_000, "start")
+    made.economy.found()
+    yield made
+    made.close()
+
+
+def test_contributors_get_the_rules_part_of_what_fees_paid_them(founded):
+    founded.sell("k1")
+    founded.economy.settle(scores(), {})
+    paid = founded.economy.payouts("contributor:ctr_a")
+    assert [(one.code, one.funding, one.reference, one.amount_nano) for one in paid] == [
+        ("emission", "emission", "py:p0001", 11), ("payout", "fees", "py:p0001", 58),
+    ]  # fmt: skip
+    assert founded.available("contributor:ctr_b") == 20 + 4
+    founded.economy.settle(scores(), {})
+    assert founded.available("contributor:ctr_a") == 69
+    founded.ledger.audit()
+
+
+def test_the_cap_is_the_periods(founded):
+    founded.sell("k1", completion=100)
+    founded.economy.settle(scores(), {})
+    assert founded.available("contributor:ctr_a") + founded.available("contributor:ctr_b") == 586 + 195 + 30
+    founded.ledger.audit()
+
+
+def test_by_default_there_is_none_and_without_supply_neither(town):
+    town.sell("k1")
+    town.economy.settle(scores(), {})
+    assert [one.code for one in town.economy.payouts("contributor:ctr_a")] == ["payout"]
+
+
+@given(
+    st.dictionaries(st.sampled_from("abcde"), st.integers(0, 10**15), min_size=1),
+    st.integers(0, 10**6),
+    st.integers(0, 10**15),
+)
+def test_it_never_exceeds_rule_or_cap_and_gives_nobody_unattributed(paid, match_ppm, left):
+    due = emission({**paid, "unattributed": 10**12}, left, {"emission_match_ppm": match_ppm})
+    assert sum(due.values()) <= min(left, sum(paid.values()) * match_ppm // 10**6)
+    assert "unattributed" not in due
+    assert all(amount > 0 for amount in due.values())
+
+
+@given(st.integers(0, 10**6), st.integers(0, 10**6), st.integers(0, 10**6))
+def test_no_allowed_set_pays_a_buyer_who_is_all_parties_more_than_he_paid(contributors, treasury, match_ppm):
+    if contributors + treasury > 10**6:
+        return
+    rest = 10**6 - contributors - treasury
+    try:
+        allowed = Parameters(
+            contributors_ppm=contributors, treasury_ppm=treasury, owner_ppm=rest, stakers_ppm=0,
+            emission_match_ppm=match_ppm,
+        )  # fmt: skip
+    except InvalidInput:
+        return
+    back = Fraction(10**6 - allowed.treasury_ppm, 10**6) + Fraction(contributors * match_ppm, 10**12)
+    assert back <= 1

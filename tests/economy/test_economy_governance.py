@@ -1,0 +1,364 @@
+"""Proposals: their states, who votes with what, and that what passed happens once, by itself, within the bounds."""
+
+import pytest
+from economy_values import scores
+
+from openledger.core.errors import Conflict, Forbidden, InvalidInput, NotFound
+from openledger.core.money import NANO_PER_OPEN
+from openledger.economy import Parameters
+from openledger.economy.parameters import PRESETS
+
+OPEN = NANO_PER_OPEN
+P = Parameters()
+ADAPTER = "adapter:py"
+EVIDENCE = "cd" * 32
+CHANGE = {"kind": "parameters", "changes": {"owner_ppm": 150_000, "treasury_ppm": 150_000}}
+
+
+@pytest.fixture
+def voters(town):
+    """Bob has 600 OPEN staked, carol 300, dave 100; the treasury has 50."""
+    return settle_down(town)
+
+
+@pytest.fixture(scope="module")
+def unmoved(standing):
+    """The same, for proposals that are refused and change nothing."""
+    return settle_down(standing)
+
+
+def settle_down(town):
+    for name, amount in (("bob", 600), ("carol", 300), ("dave", 100)):
+        town.economy.grant(f"user:{name}", 2 * amount * OPEN, name)
+        town.economy.stake(f"user:{name}", ADAPTER, amount * OPEN, "s")
+    return town
+
+
+def propose(town, action=CHANGE, proposer="user:bob", key="p1"):
+    return town.economy.propose(proposer, "a title", "why", action, key)["proposal"]
+
+
+def state(town, proposal):
+    return town.economy.proposal(proposal)["state"]
+
+
+def to_vote(clock):
+    clock.advance(P.vote_delay_ms + 1)
+
+
+def to_end(clock):
+    clock.advance(P.vote_period_ms)
+
+
+def passed(town, clock, action=CHANGE):
+    """A proposal that was voted for by bob, just after its deadline."""
+    clock.advance(1)
+    proposal = propose(town, action)
+    to_vote(clock)
+    town.economy.vote("user:bob", proposal, "for")
+    to_end(clock)
+    return proposal
+
+
+def test_a_parameter_change_goes_through_every_state_and_is_in_force_from_the_next_period(voters, clock):
+    town, seen = voters, []
+    clock.advance(1)
+    proposal = propose(town)
+    seen.append(state(town, proposal))
+    to_vote(clock)
+    seen.append(state(town, proposal))
+    assert town.economy.vote("user:bob", proposal, "for") == 600 * OPEN
+    assert town.economy.vote("user:carol", proposal, "against") == 300 * OPEN
+    to_end(clock)
+    seen.append(state(town, proposal))
+    assert town.economy.parameter_table()["adopted"] == P.version
+    clock.advance(P.vote_timelock_ms)
+    seen.append(state(town, proposal))
+    assert seen == ["Pending", "Active", "Queued", "Executed"]
+    table = town.economy.parameter_table()
+    assert (table["in_force"], table["adopted"]) == (P.version, P.version + 1)
+    assert town.sell("k1").parts["user:owner"] == 62
+    town.economy.open_period()
+    assert town.economy.parameters().version == P.version + 1
+    assert town.sell("k2").parts["user:owner"] == 47
+    town.ledger.audit()
+
+
+def test_it_executes_once_however_often_it_is_asked_for(voters, clock):
+    proposal = passed(voters, clock)
+    clock.advance(P.vote_timelock_ms)
+    assert voters.economy.run_due() == 1
+    for _ in range(3):
+        voters.restart()
+        assert voters.economy.run_due() == 0
+    assert state(voters, proposal) == "Executed"
+    assert voters.economy.parameter_table()["adopted"] == P.version + 1
+    voters.ledger.audit()
+
+
+def test_a_period_that_began_under_one_version_is_settled_under_it(voters, clock):
+    sold = voters.sell("k1")
+    proposal = passed(
+        voters, clock, {"kind": "parameters", "changes": {"use_ppm": 500_000, "improvement_ppm": 500_000}}
+    )
+    clock.advance(P.vote_timelock_ms)
+    assert state(voters, proposal) == "Executed"
+    voters.economy.open_period()
+    settlement = voters.economy.settle(scores(), {})
+    assert settlement.parts["use"].ppm == 700_000
+    entry = voters.ledger.find(settlement.transfer_ids["unattributed"])
+    assert voters.ledger.batch(entry.seq).statement["parameters"] == P.version
+    voters.sell("k2")
+    voters.economy.open_period()
+    assert voters.economy.settle(scores("p0002"), {}).parts["use"].ppm == 500_000
+    assert sold.fee_nano == 310
+    voters.ledger.audit()
+
+
+@pytest.mark.parametrize(
+    ("votes", "ends"),
+    [
+        ({}, "Defeated"),
+        ({"dave": "for"}, "Defeated"),  # 10 % is no quorum of 25
+        ({"carol": "for"}, "Queued"),
+        ({"carol": "for", "bob": "against"}, "Defeated"),
+        ({"dave": "for", "bob": "abstain"}, "Queued"),  # abstaining makes the quorum
+        ({"carol": "abstain"}, "Defeated"),
+        ({"bob": "against"}, "Defeated"),
+    ],
+)
+def test_quorum_and_majority_decide(voters, clock, votes, ends):
+    clock.advance(1)
+    proposal = propose(voters)
+    to_vote(clock)
+    for name, support in votes.items():
+        voters.economy.vote(f"user:{name}", proposal, support)
+    to_end(clock)
+    assert state(voters, proposal) == ends
+
+
+def test_a_text_that_passes_succeeds_and_executes_nothing(voters, clock):
+    proposal = passed(voters, clock, {"kind": "text"})
+    clock.advance(10 * P.vote_period_ms)
+    assert (state(voters, proposal), voters.economy.run_due()) == ("Succeeded", 0)
+
+
+def test_the_treasury_pays_for_what_was_voted_and_waits_until_it_can(voters, clock):
+    action = {"kind": "spend", "source": "treasury", "recipient": "user:erin", "amount_nano": 93}
+    proposal = passed(voters, clock, action)
+    clock.advance(P.vote_timelock_ms)
+    assert state(voters, proposal) == "Queued"  # the treasury has nothing
+    for number in range(3):
+        voters.sell(f"k{number}")
+    clock.advance(60_000)
+    assert state(voters, proposal) == "Executed"
+    assert (voters.available("user:erin"), voters.available("treasury")) == (93, 0)
+    voters.ledger.audit()
+
+
+def test_what_could_not_be_done_within_the_grace_expires(voters, clock):
+    action = {"kind": "spend", "source": "treasury", "recipient": "user:erin", "amount_nano": 1}
+    proposal = passed(voters, clock, action)
+    clock.advance(P.vote_timelock_ms + P.vote_grace_ms + 1)
+    voters.sell("k1")
+    assert state(voters, proposal) == "Expired"
+    assert voters.economy.run_due() == 0
+
+
+def test_unattributed_pays_bounties_and_nothing_else(voters, clock):
+    voters.sell("k1")
+    voters.economy.settle(scores(), {})
+    left = voters.available("unattributed")
+    action = {"kind": "bounty", "recipient": "user:erin", "amount_nano": left, "bounty": "rows on asyncio"}
+    proposal = passed(voters, clock, action)
+    clock.advance(P.vote_timelock_ms)
+    assert state(voters, proposal) == "Executed"
+    assert (voters.available("user:erin"), voters.available("unattributed")) == (left, 0)
+    with pytest.raises(InvalidInput) as caught:
+        propose(voters, {"kind": "spend", "source": "unattributed", "recipient": "user:e", "amount_nano": 1}, key="p2")
+    assert caught.value.code == "invalid_source"
+    voters.ledger.audit()
+
+
+def test_bounties_of_a_period_are_capped(voters):
+    action = {"kind": "bounty", "recipient": "user:e", "amount_nano": P.bounty_cap_nano + 1, "bounty": "all of it"}
+    with pytest.raises(Conflict) as caught:
+        propose(voters, action)
+    assert caught.value.code == "bounty_cap_reached"
+
+
+def test_an_appeal_that_passes_gives_back_what_was_slashed(voters, clock):
+    slash = voters.economy.slash(ADAPTER, "false_scores", EVIDENCE)
+    clock.advance(P.slash_appeal_ms // 2)
+    proposal = passed(voters, clock, {"kind": "appeal", "slash": slash["number"]})
+    assert clock.now_ms() > slash["ends_ms"]  # the window is over, and the appeal keeps the escrow
+    assert (voters.economy.run_due(), state(voters, proposal)) == (0, "Queued")
+    clock.advance(P.vote_timelock_ms)
+    assert state(voters, proposal) == "Executed"
+    assert voters.available("user:bob") == 600 * OPEN + 60 * OPEN
+    assert voters.available("treasury") == 0
+    assert voters.economy.stakes("user:carol")["slashed"][0]["state"] == "returned"
+    voters.ledger.audit()
+
+
+def test_an_appeal_that_fails_keeps_the_escrow_until_then(voters, clock):
+    slash = voters.economy.slash(ADAPTER, "false_scores", EVIDENCE)
+    clock.advance(P.slash_appeal_ms)
+    proposal = propose(voters, {"kind": "appeal", "slash": slash["number"]})
+    clock.advance(P.vote_delay_ms)
+    assert (voters.economy.run_due(), state(voters, proposal)) == (0, "Pending")
+    clock.advance(P.vote_period_ms + 1)
+    assert state(voters, proposal) == "Defeated"
+    assert voters.available("treasury") == 100 * OPEN
+    with pytest.raises(Conflict) as caught:
+        propose(voters, {"kind": "appeal", "slash": slash["number"]}, key="late")
+    assert caught.value.code == "slash_decided"
+    voters.ledger.audit()
+
+
+def test_voting_twice_is_refused_and_the_same_vote_again_is_told_again(voters, clock):
+    clock.advance(1)
+    proposal = propose(voters)
+    to_vote(clock)
+    assert voters.economy.vote("user:bob", proposal, "for") == voters.economy.vote("user:bob", proposal, "for")
+    before = voters.ledger.checkpoint()
+    with pytest.raises(Conflict) as caught:
+        voters.economy.vote("user:bob", proposal, "against")
+    assert (caught.value.code, voters.ledger.checkpoint()) == ("already_voted", before)
+    assert voters.economy.proposal(proposal)["votes_nano"] == {"against": 0, "for": 600 * OPEN, "abstain": 0}
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_votes_outside_the_voting_period_are_refused(voters, clock, when):
+    proposal = propose(voters)
+    clock.advance(P.vote_delay_ms + (0 if when == "before" else P.vote_period_ms + 1))
+    with pytest.raises(Conflict) as caught:
+        voters.economy.vote("user:bob", proposal, "for")
+    assert caught.value.code == "not_active"
+
+
+def test_stake_that_was_borrowed_after_the_snapshot_has_no_power(voters, clock):
+    clock.advance(1)
+    proposal = propose(voters)
+    to_vote(clock)
+    voters.economy.grant("user:eve", 10**6 * OPEN, "loan")
+    voters.economy.stake("user:eve", ADAPTER, 10**6 * OPEN, "s")
+    with pytest.raises(Forbidden) as caught:
+        voters.economy.vote("user:eve", proposal, "for")
+    assert caught.value.code == "no_power_at_snapshot"
+    voters.economy.unstake("user:carol", ADAPTER, 300 * OPEN, "u")
+    assert voters.economy.vote("user:carol", proposal, "for") == 300 * OPEN
+    assert voters.economy.proposal(proposal)["power_nano"] == 1000 * OPEN
+
+
+def test_whoever_decided_a_vote_still_has_stake_at_risk_when_it_executes(voters, clock):
+    """The cool-down outlasts period and timelock, and no proposal can make it shorter."""
+    voters.economy.stake("user:bob", ADAPTER, 100 * OPEN, "flash")
+    proposal = propose(voters)
+    to_vote(clock)
+    voters.economy.unstake("user:bob", ADAPTER, 700 * OPEN, "u")
+    voters.economy.vote("user:bob", proposal, "for")
+    to_end(clock)
+    clock.advance(P.vote_timelock_ms)
+    assert state(voters, proposal) == "Executed"
+    assert voters.economy.stakes("user:bob")["cooling"][0]["amount_nano"] == 700 * OPEN
+    shorter = {"kind": "parameters", "changes": {"stake_cooldown_ms": P.vote_period_ms}}
+    with pytest.raises(InvalidInput) as caught:
+        propose(voters, shorter, "user:carol", "p2")
+    assert caught.value.param == "stake_cooldown_ms"
+
+
+def test_a_delegate_votes_with_what_was_delegated_before_the_snapshot(voters, clock):
+    voters.economy.delegate("user:carol", "user:dave")
+    clock.advance(1)
+    proposal = propose(voters)
+    to_vote(clock)
+    voters.economy.delegate("user:bob", "user:dave")
+    assert voters.economy.vote("user:dave", proposal, "for") == 400 * OPEN
+    with pytest.raises(Forbidden):
+        voters.economy.vote("user:carol", proposal, "against")
+    assert voters.economy.vote("user:bob", proposal, "against") == 600 * OPEN
+    voters.economy.delegate("user:carol", "user:carol")
+    assert voters.economy.stakes("user:carol")["power_nano"] == 300 * OPEN
+    voters.ledger.audit()
+
+
+def test_below_the_threshold_nobody_proposes(voters):
+    voters.economy.unstake("user:dave", ADAPTER, OPEN, "u")
+    with pytest.raises(Forbidden) as caught:
+        propose(voters, proposer="user:dave")
+    assert caught.value.code == "below_threshold"
+
+
+def test_only_its_proposer_cancels_a_proposal_and_only_while_it_is_pending(voters, clock):
+    proposal, other = propose(voters), propose(voters, key="p2")
+    with pytest.raises(Forbidden) as caught:
+        voters.economy.cancel_proposal("user:carol", proposal)
+    assert caught.value.code == "not_the_proposer"
+    voters.economy.cancel_proposal("user:bob", proposal)
+    voters.economy.cancel_proposal("user:bob", proposal)
+    to_vote(clock)
+    assert state(voters, proposal) == "Canceled"
+    with pytest.raises(Conflict) as caught:
+        voters.economy.cancel_proposal("user:bob", other)
+    assert caught.value.code == "not_pending"
+
+
+@pytest.mark.parametrize(
+    ("action", "code"),
+    [
+        ({"kind": "parameters", "changes": {"owner_ppm": 1}}, "invalid_split"),
+        ({"kind": "parameters", "changes": {"slash_ppm": 500_001}}, "invalid_parameters"),
+        ({"kind": "parameters", "changes": {"slash_ppm": 0.5}}, "invalid_parameters"),
+        ({"kind": "parameters", "changes": {"slash_ppm": True}}, "invalid_parameters"),
+        ({"kind": "parameters", "changes": {"vote_quorum_ppm": 0}}, "invalid_parameters"),
+        ({"kind": "parameters", "changes": {"verbatim_ppm": 1}}, "unsupported_channel_weight"),
+        ({"kind": "parameters", "changes": {"emission_match_ppm": 200_001}}, "invalid_parameters"),
+        ({"kind": "parameters", "changes": {"interest_ppm": 1}}, "unknown_parameter"),
+        ({"kind": "parameters", "changes": {}}, "invalid_proposal"),
+        ({"kind": "mint", "amount_nano": 1}, "invalid_proposal"),
+        ({"kind": "text", "more": 1}, "invalid_proposal"),
+        ({"kind": "spend", "source": "holds", "recipient": "user:e", "amount_nano": 1}, "invalid_source"),
+        ({"kind": "spend", "source": "treasury", "recipient": "holds", "amount_nano": 1}, "invalid_account"),
+        ({"kind": "spend", "source": "treasury", "recipient": "user:e", "amount_nano": 0}, "invalid_amount"),
+        ({"kind": "appeal", "slash": 99}, "slash_not_found"),
+    ],
+)
+def test_a_proposal_out_of_bounds_is_refused_and_changes_nothing(unmoved, action, code):
+    before = unmoved.ledger.checkpoint()
+    with pytest.raises((InvalidInput, NotFound)) as caught:
+        propose(unmoved, action)
+    assert (caught.value.code, unmoved.ledger.checkpoint()) == (code, before)
+    assert unmoved.economy.proposals() == []
+
+
+def test_two_changes_that_do_not_go_together_execute_the_first_and_let_the_other_expire(voters, clock):
+    clock.advance(1)
+    first = propose(
+        voters, {"kind": "parameters", "changes": {"stake_cooldown_ms": P.vote_period_ms + P.vote_timelock_ms}}
+    )
+    second = propose(voters, {"kind": "parameters", "changes": {"vote_timelock_ms": 2 * P.vote_timelock_ms}}, key="p2")
+    to_vote(clock)
+    for proposal in (first, second):
+        voters.economy.vote("user:bob", proposal, "for")
+    to_end(clock)
+    clock.advance(P.vote_timelock_ms)
+    assert (state(voters, first), state(voters, second)) == ("Executed", "Queued")
+    clock.advance(P.vote_grace_ms + 1)
+    assert state(voters, second) == "Expired"
+    voters.ledger.audit()
+
+
+def test_the_presets_are_those_of_the_issue():
+    day, open_ = 24 * 60 * 60_000, OPEN
+    assert [tuple(PRESETS[name].values()) for name in ("code", "docs")] == [
+        (day, 14 * day, 100 * open_, 250_000, day),
+        (day, 7 * day, 10_000 * open_, 50_000, 7 * day),
+    ]
+    assert Parameters(**PRESETS["docs"]).vote_quorum_ppm == 50_000
+
+
+def test_a_proposal_nobody_made_is_not_found(voters):
+    with pytest.raises(NotFound) as caught:
+        voters.economy.vote("user:bob", "prop_000099", "for")
+    assert caught.value.code == "proposal_not_found"

@@ -1,0 +1,55 @@
+"""The operator's job, over a real economy: what it does, what it tells, and that it may be repeated."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from economy_values import Town
+
+from jobs.operate import act, parse_arguments, planned
+from openledger.core.errors import Conflict
+from openledger.core.money import NANO_PER_OPEN
+
+OPEN = NANO_PER_OPEN
+ADDRESS = "0x" + "ab" * 20
+
+
+def operate(town: Town, *words: str) -> dict[str, Any]:
+    arguments = parse_arguments(["--workdir", str(town.folder), *words])
+    return act(lambda method, *given: getattr(town.economy, method)(*given), arguments)
+
+
+def test_genesis_is_planned_before_it_is_done(town: Town):
+    arguments = parse_arguments(["--workdir", ".", "genesis", "--dry-run", "--team", "user:us"])
+    plan = {one["bucket"]: one for one in planned(arguments)}
+    assert plan["team"] == {
+        "bucket": "team", "total_open": "150000000", "at_once_open": "0", "months": "13 to 48", "recipient": "user:us",
+    }  # fmt: skip
+    assert operate(town, "genesis", "--team", "user:us")["circulating_nano"] == 215_500_000 * OPEN
+    with pytest.raises(Conflict):
+        operate(town, "genesis")
+
+
+def test_a_refund_and_a_slash_are_told_as_the_log_holds_them(town: Town):
+    sold = town.sell("k1").answer_id
+    first = operate(town, "refund", sold, "--reason", "the wrong adapter")
+    assert operate(town, "refund", sold, "--reason", "again") == first
+    town.economy.grant("user:bob", 100 * OPEN, "bob")
+    town.economy.stake("user:bob", "adapter:py", 100 * OPEN, "s1")
+    told = operate(town, "slash", "adapter:py", "--cause", "false_lineage", "--evidence", "ab" * 32)
+    assert told["taken_nano"] == {"user:bob": 10 * OPEN}
+
+
+def test_withdrawals_are_handed_over_as_a_file_that_can_be_written_again(town: Town, tmp_path: Path):
+    town.economy.grant("user:bob", 9 * OPEN, "bob")
+    town.economy.withdraw("user:bob", 9 * OPEN, ADDRESS, "w1")
+    files = [tmp_path / "first.csv", tmp_path / "again.csv"]
+    told = operate(town, "claims", "--out", str(files[0]))
+    assert told == {"round": 1, "claims": 1, "total_open": "9"}
+    assert operate(town, "claims", "--round", "1", "--out", str(files[1])) == told
+    assert files[0].read_text() == files[1].read_text() == f"address,amount_nano\n{ADDRESS},{9 * OPEN}\n"
+
+
+def test_a_cap_is_set_for_a_key(town: Town):
+    key = town.economy.create_key("user:alice")
+    assert operate(town, "cap", key, "2.5") == {"daily_cap_open": "2.5"}

@@ -1,0 +1,86 @@
+"""A contribution's deposit, from the gate's verdicts: held meanwhile, kept for spam, given back for the rest."""
+
+from pathlib import Path
+
+import pytest
+from economy_values import Town
+
+from openledger.core.clock import ManualClock
+from openledger.core.errors import InvalidInput, NotFound
+from openledger.core.signing import SigningKey
+from openledger.core.values import ContributionReceipt, RowDraft, Verdict
+from openledger.datanets.contribution import contribution_id, sign_contribution
+from openledger.economy import Parameters
+
+KEY = SigningKey(b"c" * 32)
+DRAFTS = [RowDraft(prompt=f"What is {n}?", completion=f"It is the number {n}.", source="s") for n in range(4)]
+SIGNED = sign_contribution(KEY, "py-docs", DRAFTS, "0")
+ACCOUNT = f"contributor:{SIGNED.contributor_id}"
+
+
+@pytest.fixture
+def town(tmp_path: Path):
+    made = Town(tmp_path, ManualClock(), Parameters(contribution_deposit_nano=50))
+    made.economy.grant(ACCOUNT, 1000, "start")
+    yield made
+    made.close()
+
+
+def gate(town: Town, *reasons: str | None):
+    """A gate that accepts where there is no reason, and says meanwhile what the contributor can spend."""
+    seen = []
+
+    async def send() -> ContributionReceipt:
+        seen.append(town.available(ACCOUNT))
+        verdicts = tuple(
+            Verdict(row_id=f"row_{n}", ordinal=n, outcome="reject" if reason else "accept",
+                    reasons=(reason,) if reason else ())
+            for n, reason in enumerate(reasons)
+        )  # fmt: skip
+        return ContributionReceipt(
+            contribution_id=contribution_id(SIGNED), datanet="py-docs", contributor_id=SIGNED.contributor_id,
+            verdicts=verdicts,
+        )  # fmt: skip
+
+    return send, seen
+
+
+@pytest.mark.parametrize(
+    ("reasons", "left"),
+    [
+        ((None, None, "noise", "noise"), 1000),
+        ((None, "noise", "noise", "repetition"), 950),
+        (("exact_duplicate",) * 4, 1000),  # a copy may be an accident; it pays nothing anyway
+    ],
+)
+async def test_more_than_half_spam_loses_the_deposit_once(town: Town, reasons, left):
+    send, seen = gate(town, *reasons)
+    for _ in range(2):
+        await town.desk().deposited(SIGNED, send)
+    assert (seen[0], town.available(ACCOUNT)) == (950, left)
+    town.ledger.audit()
+
+
+async def test_what_the_gate_said_counts_for_the_reputation_once(town: Town):
+    send, _ = gate(town, None, None, None, "noise")
+    for _ in range(2):
+        await town.desk().deposited(SIGNED, send)
+    assert town.economy.reputation(SIGNED.contributor_id, "py-docs")["ppm"] == 216_943
+
+
+async def test_where_the_gate_refuses_all_of_it_the_deposit_comes_back(town: Town):
+    async def send() -> ContributionReceipt:
+        raise NotFound("no such Datanet", code="unknown_datanet")
+
+    with pytest.raises(NotFound):
+        await town.desk().deposited(SIGNED, send)
+    assert town.available(ACCOUNT) == 1000
+
+
+async def test_nobody_has_anothers_deposit_held(town: Town):
+    from dataclasses import replace
+
+    send, seen = gate(town, None)
+    with pytest.raises(InvalidInput) as caught:
+        await town.desk().deposited(replace(SIGNED, nonce="1"), send)
+    assert (caught.value.code, seen) == ("invalid_signature", [])
