@@ -97,8 +97,9 @@ def _key(name: str) -> "SigningKey":
 def _print(found: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         return output.print_json(found)
-    decision = {f"decided by {name}" if name == "account" else name: value
-                for name, value in (found.get("decision") or {}).items()}  # fmt: skip
+    decision = dict(found.get("decision") or {})
+    if decision:
+        decision = {"decided_by": decision.pop("account", None), **decision}
     told = {name: _flat(value) for name, value in _plain(found).items() if name != "decision"}
     return output.print_pairs(output.with_times({**told, **decision}, *_TIMES), as_json=False)
 

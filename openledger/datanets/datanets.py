@@ -242,8 +242,9 @@ class Datanets:
         that sealed rows displaced)."""
         ids = set(read_row_ids(self._folder / "versions", self.version(name, number)))
         rows = {row.row_id: row for other in self._registry.names() for row in self._accepted(other)}
-        displaced = {row: first for row, first in self._registry.seals.displaced().items() if {row, first} <= set(rows)}
-        found = {**displaced, **self._said_before(rows, by_strangers=False)}
+        displaced = self._registry.seals.displaced().items()
+        known = {row: first for row, first in displaced if row in rows and first in rows}
+        found = {**known, **self._said_before(rows, by_strangers=False)}
         ids -= self._registry.appeals.cleared()
         return {row: first for row, first in found.items() if row in ids and _takes_its_place(rows[first], rows[row])}
 

@@ -112,8 +112,8 @@ class DuplicateIndex:
     def repeated_by(self, features: Features, place: tuple[int, int]) -> list[str]:
         """Ids of the rows that stand behind `place` and repeat the row of `features`."""
         exact = {key for key in self._of_text(features) if self._entries[key].place > place}
-        near = {key for key in self._candidates(features, lambda entry: entry.place > place)
-                if _is_edited(features, self._entries[key], self)}  # fmt: skip
+        candidates = self._candidates(features, lambda entry: entry.place > place)
+        near = {key for key in candidates if _is_edited(features, self._entries[key], self)}
         return [self._entries[key].row_id for key in sorted(exact | near, key=self._order)]
 
     def add(self, row_id: str, features: Features, place: tuple[int, int] | None = None) -> None:

@@ -5,6 +5,8 @@ The log is what is true. Datanets and economy are two actors, and a call may be 
 seals and appeals and the Datanets haven't done yet, is done by the next call that concerns them.
 """
 
+import asyncio
+import logging
 from dataclasses import asdict
 from typing import Any
 
@@ -17,6 +19,7 @@ from openledger.ledger.disputes import Dispute, Recomputation, dispute_id
 from openledger.ledger.signers import Signer
 from openledger.platform.calls import answered
 
+_logger = logging.getLogger(__name__)
 _STALE_MS = 3_600_000  # of an appeal whose row came and whose deposit never did
 _OPENING = ("public_key", "signed", "signature", "opened_ms")
 _APPEALED = (
@@ -39,7 +42,7 @@ class Claims:
 
     async def seal(self, seal: Seal) -> SealReceipt:
         receipt: SealReceipt = await answered(self._datanets.seal.remote(seal))
-        await self._log_seals()
+        await self._log_seals(own=(seal.contributor_id, seal.digest))
         return receipt
 
     async def find_seal(self, datanet: str, contributor_id: str, digest: str) -> SealReceipt:
@@ -56,7 +59,7 @@ class Claims:
     async def appeals(self, datanet: str) -> list[dict[str, Any]]:
         await self._close_appeals()
         row_ids = await answered(self._datanets.appeals.remote(datanet))
-        found = [await answered(self._economy.appeal.remote(row_id)) for row_id in row_ids]
+        found = await asyncio.gather(*(answered(self._economy.appeal.remote(row_id)) for row_id in row_ids))
         return [appeal_entry(one) for one in found if one is not None]
 
     async def find_appeal(self, datanet: str, row_id: str) -> dict[str, Any]:
@@ -120,11 +123,18 @@ class Claims:
     async def check_request(self, caller: str, key: str, digest: str) -> None:
         await answered(self._economy.check_request.remote(caller, key, digest))
 
-    async def _log_seals(self) -> None:
-        """Put what the log lacks there, in its order; may be repeated, also by two at a time."""
+    async def _log_seals(self, own: tuple[str, str] | None = None) -> None:
+        """Put what the log lacks there, in its order; may be repeated, also by two at a time. What the log refuses
+        stops nobody but whoever sent it (`own`: contributor and digest)."""
         waiting: list[UnloggedSeal] = await answered(self._datanets.unlogged_seals.remote())
         for one in waiting:
-            await answered(self._log(one))
+            try:
+                await answered(self._log(one))
+            except (Conflict, InvalidInput):
+                if own == (one.contributor_id, one.digest):
+                    raise
+                _logger.exception("the log refuses the seal %s of %s", one.digest, one.contributor_id)
+                continue
             opened = one.signed is not None
             await answered(self._datanets.mark_seal_logged.remote(one.contributor_id, one.digest, opened=opened))
 

@@ -149,7 +149,7 @@ class TestAppeals:
             "--note",
             "ok",
         )
-        assert (code, "overturned" in out, "decided by account" in out) == (0, True, True)
+        assert (code, "overturned" in out, "decided by" in out) == (0, True, True)
         code, out, _ = run("appeals", "list", "docs")
         assert (row_id in out, "noise" in out, "overturned" in out) == (True, True, True)
         assert house.economy.balance(f"contributor:{ADA_ID}").available_nano == DEPOSIT

@@ -82,6 +82,16 @@ class TestASeal:
         run(house.seal(seal_of(BOB, rows(BOB))))
         assert house.logged_seals() == [SEAL, SEAL]
 
+    def test_that_the_log_refuses_is_told_to_its_sender_and_stops_nobody_else(self, house):
+        """As where the registry was restored from before the seal, and the seal sent again later."""
+        seal = seal_of(ADA, rows())
+        house.economy.log_seal("docs", seal.contributor_id, seal.digest, 1)
+        with pytest.raises(Conflict):
+            run(house.seal(seal))
+        run(house.seal(seal_of(BOB, rows(BOB))))
+        assert len(run(house.contribute(rows(BOB))).verdicts) == len(ROWS)
+        assert house.logged_seals() == [SEAL, SEAL, OPENING]
+
     def test_that_has_expired_is_not_opened_in_the_log(self, house):
         run(house.seal(seal_of(ADA, rows())))
         house.clock.advance(SEAL_MS + 1)
