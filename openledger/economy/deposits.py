@@ -13,7 +13,7 @@ from typing import Literal
 
 import apsw
 
-from openledger.core.errors import Conflict, InsufficientFunds, InvalidInput, NotFound
+from openledger.core.errors import Conflict, InsufficientFunds, InvalidInput
 from openledger.core.ids import derived_id
 from openledger.core.money import format_open
 from openledger.economy.port import LedgerPort
@@ -59,10 +59,10 @@ class DepositBook:
         known = self._ledger.find(transfer.transfer_id)
         if known is not None and known.transfer.debit == account:
             return transfer.transfer_id  # also where the fee has changed since
-        self._register.open_accounts(account)
+        missing_nano = amount_nano - self._register.available_nano(account)
+        if known is None and missing_nano > 0:
+            raise _missing(account, amount_nano, missing_nano)
         (result,) = self._ledger.commit([transfer])
-        if result == "exceeds_credits":
-            raise self._missing(account, amount_nano)
         if result not in (CREATED, EXISTS):
             raise Conflict(f"{name} was paid for by another account", code="idempotency_conflict", param="account")
         return transfer.transfer_id
@@ -155,16 +155,14 @@ class DepositBook:
         with writing(self._db):
             self._db.execute("UPDATE deposits SET state = ? WHERE contribution_id = ?", (state, contribution_id))
 
-    def _missing(self, account: str, amount_nano: int) -> InsufficientFunds:
-        try:
-            available_nano = max(0, self._ledger.balance(account).available_nano)
-        except NotFound:
-            available_nano = 0
-        return InsufficientFunds(
-            f"{account} has {format_open(available_nano)} OPEN available, this costs {format_open(amount_nano)}",
-            param="account",
-            fix=f"add {format_open(amount_nano - available_nano)} OPEN",
-        )
+
+def _missing(account: str, amount_nano: int, missing_nano: int) -> InsufficientFunds:
+    return InsufficientFunds(
+        f"{account} has {format_open(amount_nano - missing_nano)} OPEN available, this costs"
+        f" {format_open(amount_nano)}",
+        param="account",
+        fix=f"add {format_open(missing_nano)} OPEN",
+    )
 
 
 def _hold_id(contribution_id: str) -> str:

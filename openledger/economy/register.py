@@ -7,7 +7,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from openledger.core.clock import Clock
-from openledger.core.errors import Conflict, InsufficientFunds, InvalidInput, OpenLedgerError, Unavailable
+from openledger.core.errors import (
+    Conflict,
+    InsufficientFunds,
+    InvalidInput,
+    NotFound,
+    OpenLedgerError,
+    Unavailable,
+)
 from openledger.core.money import format_open
 from openledger.economy.parameters import Parameters
 from openledger.economy.port import LedgerPort
@@ -61,7 +68,8 @@ class RegisterBook:
             place = {"format": form, "number": self._state.number, "time_ms": now_ms}
             statement = {**place, **fields(self._state, now_ms)}
             transfers = self._state.plan(statement)
-            self.open_accounts(*(name for item in transfers for name in (item.debit, item.credit)))
+            self._check_funds(transfers)
+            self.open_accounts(*(item.credit for item in transfers))
             results = self._ledger.commit(transfers, statement)
             if all(result in (CREATED, EXISTS) for result in results):
                 self._state.apply(statement)
@@ -97,6 +105,26 @@ class RegisterBook:
             if result not in (CREATED, EXISTS):
                 raise Conflict(f"{account.account_id}: {result}", code=result, param="account")
 
+    def _check_funds(self, transfers: Sequence[Transfer]) -> None:
+        """Before anything is opened for them: whether whoever pays has it."""
+        own: dict[str, int] = {}
+        for transfer in transfers:
+            if transfer.kind == "single":
+                own[transfer.debit] = own.get(transfer.debit, 0) - transfer.amount_nano
+                own[transfer.credit] = own.get(transfer.credit, 0) + transfer.amount_nano
+        for name, change_nano in own.items():
+            if change_nano < 0 and name != names.GENESIS:
+                missing_nano = -change_nano - self.available_nano(name)
+                if missing_nano > 0:
+                    raise _missing(name, -change_nano, missing_nano)
+
+    def available_nano(self, account: str) -> int:
+        """What an account may spend; 0 where there is none."""
+        try:
+            return max(0, self._ledger.balance(account).available_nano)
+        except NotFound:
+            return 0
+
     def _check_clock(self) -> None:
         behind_ms = self._state.time_ms - self._clock.now_ms()
         if behind_ms > _CLOCK_TOLERANCE_MS:
@@ -116,16 +144,20 @@ class RegisterBook:
     def _refusal(self, results: Sequence[str], transfers: Sequence[Transfer]) -> OpenLedgerError:
         for result, transfer in zip(results, transfers, strict=True):
             if result == "exceeds_credits":
-                available_nano = max(0, self._ledger.balance(transfer.debit).available_nano)
-                return InsufficientFunds(
-                    f"{transfer.debit} has {format_open(available_nano)} OPEN available, this needs"
-                    f" {format_open(transfer.amount_nano)}",
-                    param="account",
-                    fix=f"add {format_open(transfer.amount_nano - available_nano)} OPEN",
-                )
+                missing_nano = transfer.amount_nano - self.available_nano(transfer.debit)
+                return _missing(transfer.debit, transfer.amount_nano, missing_nano)
             if result not in (CREATED, EXISTS, "linked_transfer_failed"):
                 return Conflict(f"the ledger refused {transfer.transfer_id}: {result}", code=result)
         return Conflict("a part of this exists already, with something else", code="linked_transfer_failed")
+
+
+def _missing(account: str, needed_nano: int, missing_nano: int) -> InsufficientFunds:
+    return InsufficientFunds(
+        f"{account} has {format_open(needed_nano - missing_nano)} OPEN available, this needs"
+        f" {format_open(needed_nano)}",
+        param="account",
+        fix=f"add {format_open(missing_nano)} OPEN",
+    )
 
 
 def _account(account_id: str) -> Account:

@@ -38,18 +38,10 @@ class WithdrawalBook:
             return known
         statement = {"format": withdrawals.WITHDRAWAL, **given, "minimum_nano": minimum_nano}
         withdrawals.check_withdrawal(statement)
+        self._check_balance(account, amount_nano)
         self._register.open_accounts(withdrawals.WAITING)
         transfer = withdrawals.withdrawal_transfer(statement)
         (result,) = self._ledger.commit([transfer], statement)
-        if result == "exceeds_credits":
-            missing_nano = amount_nano - max(0, self._ledger.balance(account).available_nano)
-            raise InsufficientFunds(
-                f"{account} has {format_open(missing_nano)} OPEN less than that",
-                param="amount_nano",
-                fix="withdraw what is available; what a period earned is there once it is settled",
-            )
-        if result == "debit_account_not_found":
-            raise NotFound(f"there is no account {account}", code="account_not_found", param="account")
         if result not in (CREATED, EXISTS):
             raise Conflict(f"the ledger refused it: {result}", code=result, param="account")
         return statement
@@ -89,6 +81,15 @@ class WithdrawalBook:
         while self._ledger.find(withdrawals.claims_id(number + 1)) is not None:
             number += 1
         return number
+
+    def _check_balance(self, account: str, amount_nano: int) -> None:
+        missing_nano = amount_nano - max(0, self._ledger.balance(account).available_nano)
+        if missing_nano > 0:
+            raise InsufficientFunds(
+                f"{account} has {format_open(missing_nano)} OPEN less than that",
+                param="amount_nano",
+                fix="withdraw what is available; what a period earned is there once it is settled",
+            )
 
     def _known(self, transfer_id: str, given: dict[str, Any]) -> Statement | None:
         entry = self._ledger.find(transfer_id)

@@ -247,7 +247,7 @@ class Governance:
 
     def _check_action(self, action: Any, stakes: Stakes, parameters: ParameterBook, time_ms: int) -> None:
         kind = action.get("kind") if isinstance(action, Mapping) else None
-        if kind not in _ACTIONS or set(action) != {"kind", *_ACTIONS[kind]}:
+        if not isinstance(kind, str) or kind not in _ACTIONS or set(action) != {"kind", *_ACTIONS[kind]}:
             raise InvalidInput(
                 f"a proposal does one of {', '.join(sorted(_ACTIONS))}, with its own fields",
                 code="invalid_proposal",

@@ -14,7 +14,7 @@ from typing import Any
 
 from openledger.core.errors import Conflict, Corrupt, InvalidInput, OpenLedgerError
 from openledger.core.ids import derived_id
-from openledger.core.money import format_open
+from openledger.core.money import SUPPLY_NANO, format_open
 from openledger.ledger.accounts import check_account_id
 from openledger.ledger.statements import Statement, format_of
 from openledger.ledger.transfers import Batch, Transfer
@@ -76,7 +76,7 @@ def check_withdrawal(statement: Statement) -> None:
     check_account_id(statement["account"], "account")
     check_address(statement["address"])
     amount_nano, minimum_nano = statement["amount_nano"], statement["minimum_nano"]
-    if type(amount_nano) is not int or type(minimum_nano) is not int or amount_nano < 1:
+    if type(amount_nano) is not int or type(minimum_nano) is not int or not 0 < amount_nano <= SUPPLY_NANO:
         raise InvalidInput(
             f"{amount_nano!r} is no amount: a whole number of nano-OPEN from 1",
             code="invalid_amount",

@@ -318,6 +318,8 @@ def test_only_its_proposer_cancels_a_proposal_and_only_while_it_is_pending(voter
         ({"kind": "parameters", "changes": {}}, "invalid_proposal"),
         ({"kind": "mint", "amount_nano": 1}, "invalid_proposal"),
         ({"kind": "text", "more": 1}, "invalid_proposal"),
+        ({"kind": ["text"]}, "invalid_proposal"),
+        ("all of it", "invalid_proposal"),
         ({"kind": "spend", "source": "holds", "recipient": "user:e", "amount_nano": 1}, "invalid_source"),
         ({"kind": "spend", "source": "treasury", "recipient": "holds", "amount_nano": 1}, "invalid_account"),
         ({"kind": "spend", "source": "treasury", "recipient": "user:e", "amount_nano": 0}, "invalid_amount"),
