@@ -155,9 +155,8 @@ def observed(index: list[list[float]], who: tuple[str, ...], num_sold: int) -> O
     questions = scores.shape[1]
     return Observed(
         who=who, row_ids=tuple(f"r{n}" for n in range(len(who))), num_sold=num_sold,
-        wrong_Q=np.zeros(questions, dtype=bool), groups=(),
-        members_MG=np.zeros((0, 0), dtype=bool), outcomes_MQ=np.zeros((0, questions)),
-        gains_Q=np.arange(questions) * 1.0,
+        wrong_Q=np.zeros(questions, dtype=bool), groups=(), members_MG=np.zeros((0, 0), dtype=bool),
+        outcomes_MQ=np.zeros((0, questions)), gains_Q=np.arange(questions) * 1.0,
         index_RQ=scores,
     )  # fmt: skip
 
