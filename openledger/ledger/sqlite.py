@@ -111,7 +111,7 @@ class SqliteStore:
         return (AccountRow._make(row) for row in rows)
 
     def num_accounts(self) -> int:
-        return int(self._db.execute("SELECT coalesce(max(number), -1) + 1 FROM accounts").fetchall()[0][0])
+        return int(str(self._db.execute("SELECT coalesce(max(number), -1) + 1 FROM accounts").fetchall()[0][0]))
 
     def add_accounts(self, rows: Sequence[AccountRow]) -> None:
         self._db.executemany("INSERT INTO accounts VALUES (?, ?, ?, ?)", [row[:4] for row in rows])
@@ -170,7 +170,7 @@ class SqliteStore:
 
     def counts(self) -> dict[str, int]:
         tables = ("accounts", "transfers", "holds", "batches", "nodes")
-        return {name: int(self._db.execute(f"SELECT count(*) FROM {name}").fetchall()[0][0]) for name in tables}
+        return {name: int(str(self._db.execute(f"SELECT count(*) FROM {name}").fetchall()[0][0])) for name in tables}
 
     def damage(self) -> str:
         found = [str(row[0]) for row in self._db.execute("PRAGMA integrity_check(1)")]

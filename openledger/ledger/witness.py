@@ -1,4 +1,4 @@
-"""A witness: sees to it that a log only ever grows, and says so with its own key. Knows checkpoints, not what is in them.
+"""A witness: sees to it that a log only grows, and says so with its own key. Knows checkpoints, not what is in them.
 
 `add-checkpoint` of c2sp.org/tlog-witness: for each log, the newest checkpoint it cosigned is kept on disk, and another
 is cosigned only with a proof that it continues that one. So no operator can get two logs of one name cosigned, not by
@@ -52,9 +52,7 @@ class Answer:
 class Witness:
     """What it saw of each log in `logs` (verification keys, or key rings) stands in the file `path`."""
 
-    def __init__(
-        self, path: Path, name: str, signing_key: SigningKey, logs: list[str], clock: Clock | None = None
-    ):
+    def __init__(self, path: Path, name: str, signing_key: SigningKey, logs: list[str], clock: Clock | None = None):
         self.name = check_log_name(name)
         self._key, self._clock = signing_key, clock or SystemClock()
         self._logs = {parse_verification_key(log.strip().partition("\n")[0])[0]: log for log in logs}
@@ -136,7 +134,7 @@ def serve_witness(witness: Witness, host: str, port: int) -> ThreadingHTTPServer
 
 
 def ask_witness(url: str, key: str, note: str, proof_from: Callable[[int], list[str]]) -> str:
-    """The cosignature line of the witness at `url` over `note`. `proof_from(size)` proves (hex) what the log grew since.
+    """The cosignature line of the witness at `url` over `note`; `proof_from(size)` proves (hex) how the log grew since.
 
     Raises Unavailable where it isn't reached or refuses, Corrupt where its line isn't by `key`.
     """
@@ -196,7 +194,7 @@ def _parse_request(body: bytes) -> tuple[int, list[bytes], str]:
 
 
 def _without_others(note: Note) -> str:
-    """The note with the log's own signatures, one at a time the first: what others added is not the witness's matter."""
+    """The note with the log's own first signature: what others added is not the witness's matter."""
     own = [item for item in note.signatures if item[0] == note.checkpoint.origin][:1]
     lines = "".join(f"— {name} {base64.b64encode(signature).decode()}\n" for name, signature in own)
     return f"{note.text}\n{lines}"
