@@ -17,6 +17,7 @@ import apsw
 from openledger.core.errors import Conflict, Unavailable
 from openledger.core.files import sync_folder
 from openledger.ledger.database import open_database, open_read_only, reading, storage_errors, writing
+from openledger.ledger.former import upgrade
 from openledger.ledger.store import FORMAT, MAX_TRANSFERS, AccountRow, BatchRow, HoldRow, Sums
 
 _SCHEMA = """
@@ -63,6 +64,8 @@ class SqliteStore:
             self._db = open_read_only(path, FORMAT)
             return
         check_file_system(path)
+        if path.exists():
+            upgrade(path, _SCHEMA)
         self._db = open_database(path, _SCHEMA, FORMAT)
         self._db.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}").fetchall()
         with storage_errors(path), writing(self._db):
