@@ -8,8 +8,8 @@
 
 A bare loop inserts rows (16-byte id, debit, credit, amount) and adds to the balances of 10,000 accounts, commits and
 syncs for each batch: no rules, no fence, no log. The ledger does all it always does. In each round every engine takes
-one batch, so that all of them share what else the machine does; ratios are of medians. `cpu` is this process's time (and
-the server's is not in it). Seed 1.
+one batch, so that all of them share what else the machine does; ratios are of medians. `cpu` is this process's time, a
+server's is not in it. Seed 1.
 """
 
 import argparse
@@ -355,7 +355,7 @@ def actor(rounds: int) -> None:
     Ray's workers run at niceness 15, which on a machine with other work measures that work; here they run as this
     process does.
     """
-    os.environ["RAY_worker_niceness"] = "0"
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112, as Ray spells it
     import ray
 
     from openledger.ledger.actor import LedgerActor

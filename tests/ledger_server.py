@@ -1,8 +1,8 @@
 """A process that holds a ledger as its actor does, for the crash tests to kill, freeze and thaw.
 
 `python ledger_server.py SOCKET STORAGE KEY [unfenced] [late]`: a parent that has everything imported forks a child; the
-child opens the ledger and serves packed batches over a Unix socket. When the child dies, the parent forks another, which
-inherits the listening socket: clients that connect meanwhile wait. Prints each child's process id. An answer is `+` and
+child opens the ledger and serves packed batches over a Unix socket. When it dies, the parent forks another, which has
+the same listening socket: clients that connect meanwhile wait. Prints each child's process id. An answer is `+` and
 results, or `-` and an error's code.
 """
 
@@ -12,21 +12,20 @@ import struct
 import sys
 import threading
 import time
+from importlib import import_module
 from pathlib import Path
 
-import openledger.ledger.setwise
 from openledger.core.errors import OpenLedgerError
 from openledger.ledger import Ledger
 from openledger.ledger.opening import is_postgres
-
-if "postgresql" in sys.argv[2]:
-    import openledger.ledger.postgres
 
 NAME = "openledger/test"
 _LENGTH = struct.Struct("<I")
 
 
 def main(address: str, storage: str, key: str, *options: str) -> None:
+    for module in ("ledger", "setwise", "postgres" if is_postgres(storage) else "sqlite"):
+        import_module(f"openledger.ledger.{module}")  # once, not in each child
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)
     listener.listen(64)

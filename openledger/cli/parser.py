@@ -8,6 +8,7 @@ from openledger import __version__
 from openledger.attribution.options import add_commands
 from openledger.cli import appealing, contributing, disputing, keys, offices, processes, remote, retaining
 from openledger.core.errors import InvalidInput
+from openledger.ledger.options import add_commands as add_ledger_commands
 
 DEFAULT_URL = "http://127.0.0.1:8420"  # where the quickstart serves
 _EXAMPLES = """examples:
@@ -75,14 +76,11 @@ def _add_quickstart(commands: Any) -> None:
 
 
 def _add_ledger(commands: Any) -> None:
-    ledger = commands.add_parser("ledger", help="check proofs and books without trusting a server")
+    ledger = commands.add_parser("ledger", help="check proofs and books without a server; copy and witness them")
     actions = ledger.add_subparsers(metavar="ACTION", required=True, parser_class=Parser)
-    verify = _command(actions, "verify", processes.ledger_verify, "verify a proof file offline")
-    verify.add_argument("file", metavar="PROOF")
-    audit = _command(actions, "audit", processes.ledger_audit, "recompute every balance and hash of a ledger")
-    audit.add_argument("file", metavar="LEDGER", help="the database file, or an export of it")
-    for action in (verify, audit):
-        action.add_argument("--key", required=True, metavar="KEY", help="the ledger's public key, or a file with it")
+    add_ledger_commands(actions)
+    for action in actions.choices.values():
+        action.set_defaults(run=processes.ledger)
 
 
 def _add_attribution(commands: Any) -> None:

@@ -10,18 +10,15 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from openledger.attribution.options import arguments_of
+from openledger.ledger import options as ledger_options
 
 
 def quickstart(options: Namespace) -> None:
     become("openledger.platform", quickstart_arguments(options))
 
 
-def ledger_verify(options: Namespace) -> None:
-    become("openledger.ledger", ledger_arguments("verify", options))
-
-
-def ledger_audit(options: Namespace) -> None:
-    become("openledger.ledger", ledger_arguments("audit", options))
+def ledger(options: Namespace) -> None:
+    become("openledger.ledger", ledger_options.arguments_of(options))
 
 
 def attribution(options: Namespace) -> None:
@@ -35,10 +32,6 @@ def quickstart_arguments(options: Namespace) -> list[str]:
         *_given(options, "workdir", "base_model", "port", "config"),
         *_set(options, "exit", "json", "dry_run"),
     ]
-
-
-def ledger_arguments(action: str, options: Namespace) -> list[str]:
-    return [action, *_given(options, "key"), *_set(options, "json"), "--", options.file]
 
 
 def become(module: str, arguments: Sequence[str]) -> NoReturn:

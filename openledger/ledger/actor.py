@@ -17,8 +17,8 @@ LedgerActor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Ledge
 def start_ledger(storage: Path | str, *, name: str = "openledger/local", signing_key: Path | None = None) -> Any:
     """The handle of the cluster's ledger actor, started where there is none.
 
-    Over a file it is pinned to this node, which has the disk. Over PostgreSQL any node may have it, and may get it after
-    a node is lost; `signing_key` must be there on each.
+    Over a file it is pinned to this node, which has the disk. Over PostgreSQL any node may have it, and another gets it
+    when that node is lost; `signing_key` must be there on each.
     """
     where = {} if is_postgres(storage) else {"scheduling_strategy": _here()}
     return LedgerActor.options(

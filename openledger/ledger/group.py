@@ -68,7 +68,7 @@ class GroupCommit:
             results = self._ledger.serve([call.request for call in group])
             for call, result in zip(group, results, strict=True):
                 call.results = result
-        except BaseException as error:  # whatever it was, nobody of the group has an answer
+        except BaseException as error:  # noqa: BLE001 - whatever it was, nobody of the group has an answer
             for call in group:
                 call.error = error
         with self._lock:

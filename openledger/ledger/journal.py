@@ -1,4 +1,4 @@
-"""The journal: a ledger's accounts, transfers and batches as values, over a `Store`'s rows. Decides nothing; see `rules`.
+"""The journal: accounts, transfers and batches as values, over a `Store`'s rows. Decides nothing; see `rules`.
 
 An account's history is a chain through the log: its row names the newest batch that touched it, and each batch links to
 the one before, account by account. So history costs no index over transfers.
@@ -150,7 +150,9 @@ class Journal:
         statement = _statement(seq, row.statement)
         try:
             if row.form == PACKED:
-                names = {found.key: found.account_id for found in self.store.accounts_by_key(list(accounts_in(row.body)))}
+                names = {
+                    found.key: found.account_id for found in self.store.accounts_by_key(list(accounts_in(row.body)))
+                }
                 transfers, packed = unpack(row.body, names), row.body
             else:
                 transfers, packed = _transfers(row.body), b""

@@ -14,24 +14,22 @@ from typing import TYPE_CHECKING, Any
 
 from openledger.core import merkle
 from openledger.core.clock import Clock, SystemClock
-from openledger.core.errors import Conflict, Corrupt, InvalidInput, NotFound, TooLarge
+from openledger.core.errors import Conflict, InvalidInput, NotFound, TooLarge
 from openledger.core.hashing import canonical_json
 from openledger.core.signing import SigningKey
 from openledger.ledger import log, packed, statements
 from openledger.ledger.accounts import Account, Balance, opened
 from openledger.ledger.audit import AuditReport, audit_journal
-from openledger.ledger.checkpoints import Checkpoint, check_log_name, parse_note, sign_checkpoint, verification_key
+from openledger.ledger.checkpoints import Checkpoint, check_log_name, sign_checkpoint, verification_key
 from openledger.ledger.export import write_export
 from openledger.ledger.journal import PACKED, Journal
 from openledger.ledger.keyring import ROTATION, rotation_statement
 from openledger.ledger.opening import is_postgres, open_store
-from openledger.ledger.proofs import proof_of
+from openledger.ledger.reader import prove, usages, verdicts
 from openledger.ledger.receipts import receipt_of
-from openledger.ledger.refunds import CODE as REFUND_CODE
 from openledger.ledger.rules import Book, apply, apply_each, compare_known, link
 from openledger.ledger.store import MAX_TRANSFERS, BatchRow
 from openledger.ledger.transfers import CREATED, EXISTS, RESULTS, Batch, Entry, Transfer
-from openledger.ledger.verdicts import is_verdict
 
 if TYPE_CHECKING:
     from openledger.ledger.setwise import Int64, Outcome, Records, Sheet
@@ -173,19 +171,11 @@ class Ledger:
     def usages(self, pool: str) -> list[dict[str, Any]]:
         """The statements of the answers that paid into `pool` and were not refunded out of it, in the order of the
         log."""
-        history = self._journal.history(pool)
-        refunded = _refunded(history, pool)
-        paid = [entry for entry in reversed(history) if entry.transfer.credit == pool]
-        found = [self._journal.batch(entry.seq).statement or {} for entry in paid]
-        return [statement for statement in found if statement.get("answer_id") not in refunded]
+        return usages(self._journal, pool)
 
     def verdicts(self, pool: str) -> list[dict[str, Any]]:
         """The statements of the verdicts on answers that paid into `pool`, in the order of the log."""
-        history = self._journal.history(pool)
-        refunded = _refunded(history, pool)
-        held = [entry for entry in reversed(history) if entry.transfer.kind == "pending"]
-        found = [self._journal.batch(entry.seq).statement or {} for entry in held]
-        return [one for one in found if is_verdict(one) and one["answer_id"] not in refunded]
+        return verdicts(self._journal, pool)
 
     def checkpoint(self) -> str:
         """The signed note over the log as it stands."""
@@ -205,17 +195,7 @@ class Ledger:
         `checkpoint` is a note over this log to prove it against, for example one that witnesses cosigned; by default
         the newest. Raises Corrupt for a note that isn't over this log, InvalidInput for one from before the transfer.
         """
-        with self._journal.reading():
-            entry = self.find(transfer_id)
-            if entry is None:
-                raise NotFound(f"there is no transfer {transfer_id}", code="transfer_not_found", param="transfer_id")
-            batch = self._journal.batch(entry.seq)
-            note = checkpoint or self._journal.head()[2]
-            size = self._size_of(note)
-            if entry.seq >= size:
-                raise InvalidInput("the checkpoint is older than the transfer", code="old_checkpoint", param="checkpoint")
-            path = log.inclusion_path(entry.seq, size, self._journal.node)
-            return proof_of(batch, entry.ordinal, path, note, self._evidence(batch))
+        return prove(self._journal, transfer_id, checkpoint)
 
     def receipt(self, transfer_id: str) -> dict[str, Any]:
         """The signed promise that a transfer stands in the log; `receipts.encode_receipt` makes its file. Raises
@@ -434,18 +414,6 @@ class Ledger:
         checkpoint = Checkpoint(origin=self._name, size=size, root=root.hex())
         self._journal.put_head(size, time_ms, sign_checkpoint(checkpoint, self._key))
 
-    def _size_of(self, note: str) -> int:
-        point = parse_note(note).checkpoint
-        known = point.origin == self._name and point.size <= self._journal.head()[0]
-        if not known or log.root(point.size, self._journal.node).hex() != point.root:
-            raise Corrupt("the checkpoint isn't over this log", code="wrong_root", param="checkpoint")
-        return point.size
-
-    def _evidence(self, batch: Batch) -> list[list[Any]] | None:
-        if statements.format_of(batch.statement) not in statements.SETTLEMENTS:
-            return None
-        return statements.evidence_of(self.usages(batch.transfers[0].debit))
-
 
 def _key_of(storage: Path | str, signing_key: SigningKey | Path | None) -> SigningKey:
     if isinstance(signing_key, SigningKey):
@@ -515,12 +483,6 @@ def _check_linked(linked: Sequence[bool], count: int) -> None:
             param="linked",
             fix="send one for each transfer; the last one of a chain, and of the batch, ties to nothing",
         )
-
-
-def _refunded(history: Sequence[Entry], pool: str) -> set[str]:
-    """Ids of the answers that left `pool` again."""
-    return {entry.transfer.reference for entry in history
-            if entry.transfer.debit == pool and entry.transfer.code == REFUND_CODE}  # fmt: skip
 
 
 def _compare_account(account: Account, known: Balance | None) -> str:

@@ -1,4 +1,4 @@
-"""Transfers as fixed records of 112 bytes: what a caller sends, what is stored and what the log commits to are the same.
+"""Transfers as fixed records of 112 bytes: what a caller sends is what is stored and what the log commits to.
 
     0   id           16      a transfer id of 32 hex digits, as its bytes; start it with the time (`new_ids`)
     16  debit        16      first half of SHA-256 over the account's id
@@ -143,7 +143,9 @@ def _pack_one(transfer: Transfer, place: int) -> bytes:
     )
 
 
-def _unpack_one(fields: tuple[bytes, bytes, bytes, bytes, bytes, bytes, int, int, int], names: Mapping[bytes, str]) -> Transfer:
+def _unpack_one(
+    fields: tuple[bytes, bytes, bytes, bytes, bytes, bytes, int, int, int], names: Mapping[bytes, str]
+) -> Transfer:
     key, debit, credit, pending, reference, code, amount, timeout, kind = fields
     return Transfer(
         transfer_id=key.hex(),

@@ -84,7 +84,9 @@ class PostgresStore:
         if read_only:
             return
         with self._errors(), self._db.transaction():
-            row = self._execute("UPDATE meta SET value = (value::bigint + 1)::text WHERE name = 'epoch' RETURNING value")
+            row = self._execute(
+                "UPDATE meta SET value = (value::bigint + 1)::text WHERE name = 'epoch' RETURNING value"
+            )
             self.epoch = int(row.fetchone()[0])
 
     def close(self) -> None:
@@ -169,8 +171,8 @@ class PostgresStore:
         with self._db.transaction() as step:
             if len(keys) <= _FEW:
                 added = self._execute(
-                    "INSERT INTO transfers SELECT id, %s + place - 1 FROM unnest(%s::bytea[]) WITH ORDINALITY t(id, place)"
-                    " ON CONFLICT DO NOTHING",
+                    "INSERT INTO transfers SELECT id, %s + place - 1"
+                    " FROM unnest(%s::bytea[]) WITH ORDINALITY t(id, place) ON CONFLICT DO NOTHING",
                     first,
                     list(keys),
                 ).rowcount

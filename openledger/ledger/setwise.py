@@ -42,7 +42,6 @@ RECORD = np.dtype(
     ]
 )
 SINGLE, PENDING, POST, VOID = range(len(KINDS))
-_WORDS = np.dtype(("<u8", RECORD_BYTES // 8))
 _CODE = re.compile(rb"[a-z][a-z_]{0,15}\0*")
 _NOTHING = bytes(16)
 _DP, _DD, _CP, _CC = range(4)  # columns of `Sheet.sums`: debits pending and posted, credits pending and posted
@@ -63,22 +62,20 @@ def read_records(data: bytes) -> Records:
     if not data or len(data) % RECORD_BYTES:
         raise InvalidInput("records have 112 bytes each", code="invalid_records", param="data")
     records = np.frombuffer(data, RECORD)
-    words = np.frombuffer(data, _WORDS)
+    words = np.frombuffer(data, "<u8").reshape(-1, RECORD_BYTES // 8)
     kind, amount = records["kind"], records["amount"]
     resolves = kind >= POST
     _refuse((amount < 1) | (amount > SUPPLY_NANO), "invalid_amount", "amount_nano", "a whole number of nano-OPEN")
     _refuse((words[:, 2] == words[:, 4]) & (words[:, 3] == words[:, 5]), "same_account", "credit", "another account")
     _refuse(kind > VOID, "invalid_kind", "kind", "one of single, pending, post, void")
-    _refuse((words[:, 6] | words[:, 7] != 0) != resolves, "invalid_pending_id", "pending_id", "post and void name a hold")
+    _refuse(
+        (words[:, 6] | words[:, 7] != 0) != resolves, "invalid_pending_id", "pending_id", "post and void name a hold"
+    )
     _refuse((records["timeout"] > 0) & (kind != PENDING), "invalid_timeout", "timeout_ms", "only a hold has a timeout")
-    _refuse(words[:, 0] | words[:, 1] == 0, "invalid_transfer_id", "transfer_id", "an id that isn't all zeros")
+    _refuse((words[:, 0] | words[:, 1]) == 0, "invalid_transfer_id", "transfer_id", "an id that isn't all zeros")
     _refuse(words[:, 13] >> 40 != 0, "invalid_records", "zeros", "three zero bytes at a record's end")
     _check_codes(words[:, 10:12])
     return records
-
-
-def _empty(dtype: type, *shape: int) -> Any:
-    return field(default_factory=lambda: np.zeros((0, *shape), dtype))
 
 
 @dataclass(slots=True)
@@ -86,11 +83,11 @@ class Sheet:
     """Accounts in memory, in slots, found by their keys through a hash table (open addressing, at most half full)."""
 
     table: Int64 = field(default_factory=lambda: np.full(16, -1, np.int64))
-    keys: npt.NDArray[np.uint64] = _empty(np.uint64, 2)
-    numbers: Int64 = _empty(np.int64)
-    floors: Int64 = _empty(np.int64)
-    sums: Int64 = _empty(np.int64, 4)
-    last: Int64 = _empty(np.int64)
+    keys: npt.NDArray[np.uint64] = field(default_factory=lambda: np.zeros((0, 2), np.uint64))
+    numbers: Int64 = field(default_factory=lambda: np.zeros(0, np.int64))
+    floors: Int64 = field(default_factory=lambda: np.zeros(0, np.int64))
+    sums: Int64 = field(default_factory=lambda: np.zeros((0, 4), np.int64))
+    last: Int64 = field(default_factory=lambda: np.zeros(0, np.int64))
     slots: dict[int, int] = field(default_factory=dict)
 
     def add(self, rows: Sequence[AccountRow]) -> None:
@@ -113,16 +110,22 @@ class Sheet:
 
     def find(self, keys: npt.NDArray[np.uint64]) -> Int64:
         """Slots of `keys` [n, 2]; -1 where there is none."""
-        mask = np.uint64(len(self.table) - 1)
-        at = (keys[:, 0] & mask).astype(np.int64)
+        mask = len(self.table) - 1
+        at = (keys[:, 0] & np.uint64(mask)).astype(np.int64)
         slots = self.table[at]
-        wrong = np.flatnonzero((slots >= 0) & (self.keys.take(slots, axis=0, mode="clip") != keys).any(axis=1)) if len(self.keys) else ()
-        while len(wrong):
-            at[wrong] = (at[wrong] + 1) & int(mask)
-            slots[wrong] = self.table[at[wrong]]
-            left = (slots[wrong] >= 0) & (self.keys.take(slots[wrong], axis=0, mode="clip") != keys[wrong]).any(axis=1)
-            wrong = wrong[left]
+        left = np.flatnonzero(self._others(slots, keys))
+        while len(left):
+            at[left] = (at[left] + 1) & mask
+            slots[left] = self.table[at[left]]
+            left = left[self._others(slots[left], keys[left])]
         return slots
+
+    def _others(self, slots: Int64, keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+        """Where a slot of the table is taken, and by another account."""
+        if not len(self.keys):
+            return np.zeros(len(slots), bool)
+        there = self.keys.take(slots, axis=0, mode="clip")
+        return (slots >= 0) & ((there[:, 0] != keys[:, 0]) | (there[:, 1] != keys[:, 1]))
 
     def _enter(self, first: int) -> None:
         mask = len(self.table) - 1
@@ -172,7 +175,9 @@ def apply_as_set(sheet: Sheet, records: Records, debits: Int64, credits: Int64) 
     out, into, sums = out[slots], into[slots], sheet.sums[slots]
     available = sums[:, _CC] - sums[:, _DD] - sums[:, _DP]
     funded = out <= available - sheet.floors[slots]
-    within = (out <= MAX_SUM_NANO - (sums[:, _DD] + sums[:, _DP])) & (into <= MAX_SUM_NANO - (sums[:, _CC] + sums[:, _CP]))
+    within = (out <= MAX_SUM_NANO - (sums[:, _DD] + sums[:, _DP])) & (
+        into <= MAX_SUM_NANO - (sums[:, _CC] + sums[:, _CP])
+    )
     if not (funded & within).all():
         return None
     sums[:, _DD] += out
@@ -380,7 +385,9 @@ def _link(results: list[str]) -> list[str]:
 def _refuse(wrong: npt.NDArray[np.bool_], code: str, field_name: str, fix: str) -> None:
     if wrong.any():
         place = int(np.flatnonzero(wrong)[0])
-        raise InvalidInput(f"record {place} is no transfer", code=code, param=f"transfers[{place}].{field_name}", fix=fix)
+        raise InvalidInput(
+            f"record {place} is no transfer", code=code, param=f"transfers[{place}].{field_name}", fix=fix
+        )
 
 
 def _check_codes(codes: npt.NDArray[np.uint64]) -> None:

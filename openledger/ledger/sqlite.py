@@ -17,6 +17,7 @@ import apsw
 from openledger.core.errors import Conflict, Unavailable
 from openledger.core.files import sync_folder
 from openledger.ledger.database import open_database, open_read_only, reading, storage_errors, writing
+from openledger.ledger.former import upgrade
 from openledger.ledger.store import FORMAT, MAX_TRANSFERS, AccountRow, BatchRow, HoldRow, Sums
 
 _SCHEMA = """
@@ -63,6 +64,8 @@ class SqliteStore:
             self._db = open_read_only(path, FORMAT)
             return
         check_file_system(path)
+        if path.exists():
+            upgrade(path, _SCHEMA)
         self._db = open_database(path, _SCHEMA, FORMAT)
         self._db.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}").fetchall()
         with storage_errors(path), writing(self._db):
@@ -111,7 +114,7 @@ class SqliteStore:
         return (AccountRow._make(row) for row in rows)
 
     def num_accounts(self) -> int:
-        return int(self._db.execute("SELECT coalesce(max(number), -1) + 1 FROM accounts").fetchall()[0][0])
+        return int(str(self._db.execute("SELECT coalesce(max(number), -1) + 1 FROM accounts").fetchall()[0][0]))
 
     def add_accounts(self, rows: Sequence[AccountRow]) -> None:
         self._db.executemany("INSERT INTO accounts VALUES (?, ?, ?, ?)", [row[:4] for row in rows])
@@ -170,7 +173,7 @@ class SqliteStore:
 
     def counts(self) -> dict[str, int]:
         tables = ("accounts", "transfers", "holds", "batches", "nodes")
-        return {name: int(self._db.execute(f"SELECT count(*) FROM {name}").fetchall()[0][0]) for name in tables}
+        return {name: int(str(self._db.execute(f"SELECT count(*) FROM {name}").fetchall()[0][0])) for name in tables}
 
     def damage(self) -> str:
         found = [str(row[0]) for row in self._db.execute("PRAGMA integrity_check(1)")]

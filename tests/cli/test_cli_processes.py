@@ -10,7 +10,8 @@ import pytest
 from memory_service import wait_until
 
 from openledger.cli.parser import build_parser
-from openledger.cli.processes import ledger_arguments, quickstart_arguments
+from openledger.cli.processes import quickstart_arguments
+from openledger.ledger.options import arguments_of
 
 COUNTING = """
 import os, pathlib, signal, sys, time
@@ -65,7 +66,7 @@ def test_quickstart_passes_on_what_was_given_and_nothing_else(words: list[str], 
 
 def test_ledger_passes_names_that_look_like_options_safely():
     options = build_parser().parse_args(["ledger", "verify", "--key=name+1+x", "--json", "--", "-proof.json"])
-    assert ledger_arguments("verify", options) == ["verify", "--key=name+1+x", "--json", "--", "-proof.json"]
+    assert arguments_of(options) == ["verify", "--key=name+1+x", "--json", "--", "-proof.json"]
 
 
 class TestBecoming:

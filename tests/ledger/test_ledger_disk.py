@@ -20,7 +20,7 @@ class Disk(apsw.VFS):
         super().__init__("failing", BASE, makedefault=True)
         self.failure, self.fails_at, self.count = "", 0, 0
 
-    def xOpen(self, name, flags):
+    def xOpen(self, name, flags):  # noqa: N802, as apsw calls it
         return File(self, name, flags)
 
     def strikes(self, *failures):
@@ -35,7 +35,7 @@ class File(apsw.VFSFile):
         self.disk = disk
         super().__init__(BASE, name, flags)
 
-    def xWrite(self, data, offset):
+    def xWrite(self, data, offset):  # noqa: N802
         if self.disk.strikes("short write", "no space"):
             if self.disk.failure == "no space":
                 raise apsw.FullError("no space left on device")
@@ -43,7 +43,7 @@ class File(apsw.VFSFile):
             raise apsw.IOError("only half of it was written")
         super().xWrite(data, offset)
 
-    def xSync(self, flags):
+    def xSync(self, flags):  # noqa: N802
         if self.disk.strikes("failed sync"):
             raise apsw.IOError("fsync failed")
         super().xSync(flags)

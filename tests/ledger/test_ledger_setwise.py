@@ -147,7 +147,10 @@ def test_in_order_gives_the_results_and_the_state_of_the_rules(book, batch, ties
 @st.composite
 def plain_batches(draw):
     count = draw(st.integers(1, 8))
-    pairs = [draw(st.permutations([*NAMES, "user:nobody"] if draw(st.integers(0, 9)) == 0 else NAMES))[:2] for _ in range(count)]
+    pairs = [
+        draw(st.permutations([*NAMES, "user:nobody"] if draw(st.integers(0, 9)) == 0 else NAMES))[:2]
+        for _ in range(count)
+    ]
     return [record(place + 1, draw(amounts), *pair) for place, pair in enumerate(pairs)]
 
 

@@ -116,8 +116,7 @@ class Client:
         self.count += 1
         first = (self.count << 32) + (self.number << 16)
         return [
-            record(first + place + 1, amount, NAMES[self.number], credit)
-            for place, (credit, amount) in enumerate(legs)
+            record(first + place + 1, amount, NAMES[self.number], credit) for place, (credit, amount) in enumerate(legs)
         ]
 
     def is_answered(self, results):

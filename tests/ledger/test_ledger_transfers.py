@@ -179,8 +179,10 @@ def test_refusals_to_resolve_a_hold_are_named(ledger):
 
 
 def test_canonical_bytes_of_a_transfer_are_those_of_its_fields():
-    for transfer in (move("t1", 7, reference="é \u2028 \"q\" \\ \x00 🙂"), hold("h", 8, timeout_ms=5), post("p", 5, "h")):
-        assert transfer_bytes(transfer) == canonical_json(asdict(transfer)) == canonical_json(transfer_to_dict(transfer))
+    for transfer in (move("t1", 7, reference='é \u2028 "q" \\ \x00 🙂'), hold("h", 8, timeout_ms=5), post("p", 5, "h")):
+        assert (
+            transfer_bytes(transfer) == canonical_json(asdict(transfer)) == canonical_json(transfer_to_dict(transfer))
+        )
 
 
 def test_an_expired_hold_can_be_voided_and_not_posted(ledger, clock):

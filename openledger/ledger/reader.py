@@ -1,0 +1,109 @@
+"""Reading a ledger beside whoever writes it: proofs, checkpoints, copies. Needs no key and changes nothing.
+
+`Ledger` reads through the same functions.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from openledger.core.errors import Corrupt, InvalidInput, NotFound
+from openledger.ledger import log, statements
+from openledger.ledger.checkpoints import parse_note
+from openledger.ledger.export import write_export
+from openledger.ledger.journal import Journal
+from openledger.ledger.opening import open_store
+from openledger.ledger.proofs import proof_of
+from openledger.ledger.refunds import CODE as REFUND_CODE
+from openledger.ledger.transfers import Batch, Entry
+from openledger.ledger.verdicts import is_verdict
+
+
+class LedgerReader:
+    """A ledger's file or PostgreSQL URL, opened for reading. Raises what its store raises."""
+
+    def __init__(self, storage: Path | str):
+        if isinstance(storage, Path) and not storage.exists():
+            raise NotFound(f"no ledger at {storage}", code="no_ledger", param=str(storage))
+        self._journal = Journal(open_store(storage, read_only=True))
+
+    def __enter__(self) -> "LedgerReader":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._journal.close()
+
+    def checkpoint(self) -> str:
+        return self._journal.head()[2]
+
+    def consistency_to(self, note: str) -> Callable[[int], list[str]]:
+        """A call that proves (hex) that the log of an older size is a prefix of the one that `note` signs."""
+        size = parse_note(note).checkpoint.size
+        return lambda old: [item.hex() for item in log.consistency_path(old, size, self._journal.node)]
+
+    def proof(self, transfer_id: str, checkpoint: str = "") -> dict[str, Any]:
+        return prove(self._journal, transfer_id, checkpoint)
+
+    def export(self, path: Path) -> None:
+        origin = self._journal.meta("verification_key").partition("+")[0]
+        write_export(self._journal, origin, path)
+
+    def backup(self, path: Path) -> None:
+        self._journal.store.backup(path)
+
+
+def prove(journal: Journal, transfer_id: str, checkpoint: str = "") -> dict[str, Any]:
+    """As `Ledger.proof`."""
+    with journal.reading():
+        entry = journal.entries([transfer_id]).get(transfer_id)
+        if entry is None:
+            raise NotFound(f"there is no transfer {transfer_id}", code="transfer_not_found", param="transfer_id")
+        batch = journal.batch(entry.seq)
+        note = checkpoint or journal.head()[2]
+        size = _size_of(journal, note)
+        if entry.seq >= size:
+            raise InvalidInput("the checkpoint is older than the transfer", code="old_checkpoint", param="checkpoint")
+        path = log.inclusion_path(entry.seq, size, journal.node)
+        return proof_of(batch, entry.ordinal, path, note, _evidence(journal, batch))
+
+
+def usages(journal: Journal, pool: str) -> list[dict[str, Any]]:
+    """The statements of the answers that paid into `pool` and were not refunded out of it, in the order of the log."""
+    history = journal.history(pool)
+    refunded = _refunded(history, pool)
+    paid = [entry for entry in reversed(history) if entry.transfer.credit == pool]
+    found = [journal.batch(entry.seq).statement or {} for entry in paid]
+    return [statement for statement in found if statement.get("answer_id") not in refunded]
+
+
+def verdicts(journal: Journal, pool: str) -> list[dict[str, Any]]:
+    """The statements of the verdicts on those answers, in the order of the log."""
+    history = journal.history(pool)
+    refunded = _refunded(history, pool)
+    held = [entry for entry in reversed(history) if entry.transfer.kind == "pending"]
+    found = [journal.batch(entry.seq).statement or {} for entry in held]
+    return [one for one in found if is_verdict(one) and one["answer_id"] not in refunded]
+
+
+def _refunded(history: Sequence[Entry], pool: str) -> set[str]:
+    """Ids of the answers that left `pool` again."""
+    leaving = [entry.transfer for entry in history if entry.transfer.debit == pool]
+    return {transfer.reference for transfer in leaving if transfer.code == REFUND_CODE}
+
+
+def _size_of(journal: Journal, note: str) -> int:
+    point = parse_note(note).checkpoint
+    name = journal.meta("verification_key").partition("+")[0]
+    known = point.origin == name and point.size <= journal.head()[0]
+    if not known or log.root(point.size, journal.node).hex() != point.root:
+        raise Corrupt("the checkpoint isn't over this log", code="wrong_root", param="checkpoint")
+    return point.size
+
+
+def _evidence(journal: Journal, batch: Batch) -> list[list[Any]] | None:
+    if statements.format_of(batch.statement) not in statements.SETTLEMENTS:
+        return None
+    return statements.evidence_of(usages(journal, batch.transfers[0].debit))
