@@ -8,7 +8,7 @@ from typing import Any
 
 from openledger.core.errors import InsufficientFunds, InvalidInput, NotFound, Unauthenticated
 from openledger.core.money import split
-from openledger.core.values import Contribution, ContributionReceipt, SamplingParameters, Verdict
+from openledger.core.values import Contribution, ContributionReceipt, SamplingParameters, Verdict, Withdrawal
 from openledger.platform.service import AnswerEvent, ModelEntry, Receipt
 
 API_KEY = "olk_test_alice"
@@ -29,6 +29,8 @@ class MemoryService:
     told: dict[str, Any] = field(default_factory=lambda: sample_report())
     asked: list[dict[str, Any]] = field(default_factory=list)
     contributed: list[Contribution] = field(default_factory=list)
+    withdrawn: list[Withdrawal] = field(default_factory=list)
+    removed: list[tuple[str, str, tuple[str, ...], str]] = field(default_factory=list)
     marked: list[tuple[str, str]] = field(default_factory=list)
     num_closed: int = 0
     num_finished: int = 0
@@ -91,6 +93,14 @@ class MemoryService:
             contributor_id=contribution.contributor_id,
             verdicts=verdicts,
         )
+
+    async def withdraw(self, withdrawal: Withdrawal) -> dict[str, Any]:
+        self.withdrawn.append(withdrawal)
+        return _removal(withdrawal.datanet, "withdrawn", len(withdrawal.row_ids))
+
+    async def remove_rows(self, account: str, name: str, row_ids: Sequence[str], reason: str) -> dict[str, Any]:
+        self.removed.append((account, name, tuple(row_ids), reason))
+        return _removal(name, "removed", len(row_ids))
 
     async def mark(self, account: str, answer_id: str, verdict: str) -> str:
         if verdict != "wrong":
@@ -257,6 +267,17 @@ def _model(name: str, number: int) -> ModelEntry:
         id=name, created_ms=1_700_000_000_000, owned_by="user:owner", datanet=name, datanet_version=number,
         adapter_digest=f"c{number}d4" * 16, prompt_price_nano=10, completion_price_nano=40,
     )  # fmt: skip
+
+
+def _removal(datanet: str, kind: str, num_rows: int) -> dict[str, Any]:
+    adapter = {
+        "name": datanet, "adapter_digest": "ab" * 32, "served": True, "num_trained": num_rows, "num_held_out": 0,
+        "without": ["ctr_1"],
+    }  # fmt: skip
+    return {
+        "removal_id": "rmv_1", "datanet": datanet, "kind": kind, "num_rows": num_rows, "rows_root": "ab" * 32,
+        "transfer_id": "rmv_1", "adapters": [adapter],
+    }  # fmt: skip
 
 
 def _refuse(account: str, model: str, messages: Sequence[dict[str, str]]) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from openledger.cli import output
+from openledger.cli.keys import load_key
 from openledger.cli.remote import connect
-from openledger.core.errors import NotFound
 from openledger.core.values import Contribution, ContributionReceipt
 
 
@@ -23,21 +23,11 @@ def contribute(options: Namespace) -> None:
 
 
 def _signed(options: Namespace) -> Contribution:
-    from openledger.core.signing import SigningKey
     from openledger.datanets.contribution import read_jsonl, sign_contribution
 
-    key = SigningKey.load_or_create(_existing_key(options.key))
-    return sign_contribution(key, options.datanet, list(read_jsonl(Path(options.rows))), options.nonce)
-
-
-def _existing_key(name: str) -> Path:
-    """Loading makes a key where there is none; a mistyped name must not become an identity."""
-    path = Path(name)
-    if not path.is_file():
-        raise NotFound(
-            f"there is no key file {name}", code="unknown_file", param="key", fix="make one with 'openledger keys new'"
-        )
-    return path
+    return sign_contribution(
+        load_key(options.key), options.datanet, list(read_jsonl(Path(options.rows))), options.nonce
+    )
 
 
 def _summary(contribution: Contribution) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 
 from openledger import __version__
 from openledger.attribution.options import add_commands
-from openledger.cli import contributing, keys, processes, remote
+from openledger.cli import contributing, keys, processes, remote, withdrawing
 from openledger.core.errors import InvalidInput
 
 DEFAULT_URL = "http://127.0.0.1:8420"  # where the quickstart serves
@@ -16,6 +16,7 @@ _EXAMPLES = """examples:
   openledger ask MODEL "What does os.path.join do?"
   openledger keys new --out my.key         an identity to contribute with
   openledger contribute DATANET rows.jsonl --key my.key
+  openledger withdraw DATANET ROW_ID --key my.key
   openledger payouts                       what this account was paid
   openledger proof TRANSFER_ID -o payout.json
   openledger ledger verify payout.json --key KEY
@@ -44,6 +45,7 @@ def build_parser() -> Parser:
     _add_attribution(commands)
     _add_questions(commands)
     _add_data(commands)
+    _add_removals(commands)
     _add_money(commands)
     _add_keys(commands)
     return parser
@@ -98,6 +100,18 @@ def _add_data(commands: Any) -> None:
     contribute.add_argument("--key", required=True, metavar="KEYFILE", help="made by 'openledger keys new'")
     contribute.add_argument("--nonce", default="0", help="another one sends the same rows as a new contribution")
     contribute.add_argument("--dry-run", action="store_true", help="read, check and sign the rows; send nothing")
+
+
+def _add_removals(commands: Any) -> None:
+    withdraw = _remote(commands, "withdraw", withdrawing.withdraw, "take back rows that you contributed")
+    withdraw.add_argument("--key", required=True, metavar="KEYFILE", help="the key that contributed them")
+    withdraw.add_argument("--nonce", default="0", help="another one makes another withdrawal of the same rows")
+    withdraw.add_argument("--dry-run", action="store_true", help="sign it and send nothing")
+    remove = _remote(commands, "remove", withdrawing.remove, "remove rows from a Datanet that you own")
+    remove.add_argument("--reason", required=True, metavar="WORD", help="such as court_order; it stands in the log")
+    for parser in (withdraw, remove):
+        parser.add_argument("datanet", metavar="DATANET")
+        parser.add_argument("row_ids", metavar="ROW_ID", nargs="+", help="or - for one a line from standard input")
 
 
 def _add_money(commands: Any) -> None:

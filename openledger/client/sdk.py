@@ -19,7 +19,7 @@ import httpx
 from openledger.client import values
 from openledger.client.transport import Transport
 from openledger.client.values import Answer, Model, Piece, read_as
-from openledger.core.values import Contribution, ContributionReceipt, SamplingParameters
+from openledger.core.values import Contribution, ContributionReceipt, SamplingParameters, Withdrawal
 
 Message = dict[str, str]
 
@@ -110,6 +110,19 @@ class OpenLedger:
         body = asdict(contribution)
         path = f"/v1/datanets/{_segment(body.pop('datanet'))}/contributions"
         return read_as(values.read_contribution, self._transport.post_json(path, body))
+
+    def withdraw(self, withdrawal: Withdrawal) -> dict[str, Any]:
+        """Take rows back: at least `removal_id`, `transfer_id` (its proof shows the entry in the log) and `adapters`,
+        which have learnt from them. Safe to send again."""
+        body = asdict(withdrawal)
+        path = f"/v1/datanets/{_segment(body.pop('datanet'))}/withdrawals"
+        return read_as(values.read_object, self._transport.post_json(path, body))
+
+    def remove_rows(self, datanet: str, row_ids: Sequence[str], reason: str) -> dict[str, Any]:
+        """As `withdraw`, by the Datanet's owner, whose API key this is."""
+        body = {"row_ids": list(row_ids), "reason": reason}
+        path = f"/v1/datanets/{_segment(datanet)}/removals"
+        return read_as(values.read_object, self._transport.post_json(path, body))
 
     def report(self) -> dict[str, Any]:
         return self._object("/v1/report")

@@ -10,6 +10,8 @@ A contribution is stored in three steps, each durable before the next:
 3. the registry forgets the drafts, and the receipt is returned.
 
 A crash before 1 leaves nothing. After 1, the next opening (or a retry) repeats 2 and 3 with the same verdicts.
+
+Rows are taken back in three steps of the same kind: tombstones in the registry, the shards forget, the registry knows.
 """
 
 import json
@@ -22,12 +24,22 @@ from typing import Protocol
 import pyarrow as pa
 
 from openledger.core.clock import Clock
-from openledger.core.errors import Conflict, Corrupt, InvalidInput, NotFound
+from openledger.core.errors import Conflict, Corrupt, Forbidden, InvalidInput, NotFound
 from openledger.core.files import write_json_durably
 from openledger.core.ids import check_name
 from openledger.core.signing import contributor_id
-from openledger.core.values import Contribution, ContributionReceipt, DatanetVersion, Outcome, Row, Verdict
-from openledger.datanets.clusters import ClusterRow, EvidenceClusters, WordWeights
+from openledger.core.values import (
+    Contribution,
+    ContributionReceipt,
+    DatanetVersion,
+    Outcome,
+    Removal,
+    Row,
+    Tombstone,
+    Verdict,
+    Withdrawal,
+)
+from openledger.datanets.clusters import ClusterRow, EvidenceClusters, WordWeights, row_words
 from openledger.datanets.contribution import check_public_key, check_signature, contribution_id, row_ids
 from openledger.datanets.dedupe import DuplicateIndex, features_of
 from openledger.datanets.gate import GATE_VERSION, judge
@@ -40,11 +52,13 @@ from openledger.datanets.registry import (
     PendingContribution,
     Registry,
 )
+from openledger.datanets.removal import check_withdrawal, removed, tombstone, withdrawn
 from openledger.datanets.rows import rows_of
 from openledger.datanets.versions import read_row_ids, row_root, write_manifest
 
 _MAX_SUMMARY_CHARS = 1_000
 _MAX_NAME_CHARS = 128
+_WORD_WEIGHTS = "word_weights.json"
 _STORED: tuple[Outcome, ...] = ("accept", "review")
 
 
@@ -74,6 +88,8 @@ class Datanets:
         self._index = DuplicateIndex()
         for pending in self._registry.pending():
             self._store(pending)
+        for removal in self._registry.tombstones.pending():
+            self._forget(removal)
         self._build_index()
 
     def close(self) -> None:
@@ -128,15 +144,51 @@ class Datanets:
         known = self._registry.receipt(contribution_id(contribution))
         return known.verdicts if known else self._judge(contribution)[0]
 
+    def withdraw(self, withdrawal: Withdrawal) -> Removal:
+        """Forget rows at their contributor's wish. When this returns, no shard holds them, and the next version leaves
+        them out; in published ones their ids stay, with a tombstone. The same again gives the first answer.
+
+        Raises InvalidInput (`invalid_signature` and others), NotFound (`unknown_row`) for rows that the Datanet
+        doesn't have, Forbidden (`not_your_row`) for another's, Unavailable when storage is; sending it again is safe.
+        """
+        check_withdrawal(withdrawal)
+        removal = withdrawn(withdrawal, self._clock.now_ms())
+        for row_id, contributor in self._contributors_of(removal).items():
+            if contributor != withdrawal.contributor_id:
+                raise Forbidden(
+                    f"the row {row_id} is another contributor's",
+                    code="not_your_row",
+                    param=row_id,
+                    fix="withdraw only rows that were contributed with this key",
+                )
+        return self._take_back(removal)
+
+    def remove(self, name: str, row_ids: Sequence[str], by: str, reason: str) -> Removal:
+        """Forget rows at the wish of the Datanet's owner, or by his hand at a court's; as `withdraw`.
+
+        Raises Forbidden (`not_the_owner`), InvalidInput, NotFound.
+        """
+        if by != self._registry.datanet(name).owner:
+            raise Forbidden(f"{by} doesn't own the Datanet {name!r}", code="not_the_owner", param="by")
+        removal = removed(name, row_ids, by, reason, self._clock.now_ms())
+        self._contributors_of(removal)
+        return self._take_back(removal)
+
+    def removals(self, name: str) -> list[Removal]:
+        """Everything that was taken back from the Datanet, oldest first."""
+        return self._registry.tombstones.of_datanet(self._registry.datanet(name).name)
+
+    def tombstones(self, name: str, number: int) -> list[Tombstone]:
+        """Of the version's rows that were removed since it was published."""
+        return self._registry.tombstones.of_rows(read_row_ids(self._folder / "versions", self.version(name, number)))
+
     def publish(self, name: str) -> DatanetVersion:
         """Freeze the accepted rows as the next version. Without a change, the current version again.
 
         Raises InvalidInput (`empty_datanet`) when no row is accepted.
         """
         self._registry.datanet(name)
-        for pending in self._registry.pending():
-            if pending.receipt.datanet == name:
-                self._store(pending)
+        self._finish_pending(name)
         accepted = self._registry.row_ids(name, ("accept",))
         if not accepted:
             raise InvalidInput(f"the Datanet {name!r} has no accepted row", code="empty_datanet", param="name")
@@ -165,8 +217,10 @@ class Datanets:
         return self._registry.versions(self._registry.datanet(name).name)
 
     def rows(self, name: str, number: int) -> list[Row]:
-        """The version's rows, sorted by row id. Raises Corrupt where manifest or rows aren't what was published."""
-        ids = read_row_ids(self._folder / "versions", self.version(name, number))
+        """The version's rows but for those removed since, sorted by row id. Raises Corrupt where manifest or rows
+        aren't what was published."""
+        gone = self._registry.tombstones.row_ids()
+        ids = [i for i in read_row_ids(self._folder / "versions", self.version(name, number)) if i not in gone]
         return sorted(self._take(name, ids), key=lambda row: row.row_id)
 
     def copies(self, name: str, number: int) -> dict[str, str]:
@@ -223,6 +277,32 @@ class Datanets:
         self._registry.finish_contribution(receipt.contribution_id)
         return receipt
 
+    def _contributors_of(self, removal: Removal) -> dict[str, str]:
+        """Raises NotFound for a row that the Datanet never stored."""
+        self._registry.datanet(removal.datanet)
+        found = self._registry.contributed_by(removal.datanet, removal.row_ids)
+        for row_id in removal.row_ids:
+            if row_id not in found:
+                raise NotFound(f"{removal.datanet!r} has no row {row_id}", code="unknown_row", param=row_id)
+        return found
+
+    def _take_back(self, removal: Removal) -> Removal:
+        known = self._registry.tombstones.find(removal.removal_id)
+        if known is None:
+            self._finish_pending(removal.datanet)
+            gone = self._registry.tombstones.row_ids()
+            rows = self._take(removal.datanet, [row_id for row_id in removal.row_ids if row_id not in gone])
+            self._registry.tombstones.begin(removal, [tombstone(row) for row in rows])
+            self._index.discard(set(removal.row_ids))
+        return self._forget(known or removal)
+
+    def _forget(self, removal: Removal) -> Removal:
+        for number, ids in self._placed(removal.row_ids).items():
+            self._shards[number].remove(removal.datanet, ids)
+        self._forget_words()
+        self._registry.tombstones.finish(removal.removal_id)
+        return removal
+
     def _said_before(self, rows: Mapping[str, Row], *, by_strangers: bool) -> dict[str, str]:
         """Which of `rows` say what an earlier one says; `by_strangers` as if no two were one contributor's."""
         order = [row_id for row_id in self._registry.credit_order() if row_id in rows]
@@ -238,10 +318,9 @@ class Datanets:
 
     def _word_weights(self, rows: Sequence[ClusterRow]) -> WordWeights:
         """The installation's table of words, made of the rows that are there when it is first needed, and kept."""
-        path = self._folder / "word_weights.json"
+        path = self._folder / _WORD_WEIGHTS
         if not path.exists():
-            made = WordWeights.of(rows)
-            write_json_durably(path, {"num_rows": made.num_rows, "counts": made.counts})
+            _write_weights(path, WordWeights.of(rows))
         try:
             kept = json.loads(path.read_text())
             return WordWeights(kept["num_rows"], kept["counts"])
@@ -253,12 +332,32 @@ class Datanets:
                 fix="restore the file from a backup: another table would find other copies",
             ) from error
 
+    def _forget_words(self) -> None:
+        """Leave no word in the table that no row has any more. Weights of all other words stay what they were."""
+        path = self._folder / _WORD_WEIGHTS
+        if not path.exists():
+            return
+        kept, seen = self._word_weights(()), set[str]()
+        for name in self._registry.names():
+            for row in (row for shard in self._shards for batch in shard.scan(name) for row in rows_of(batch)):
+                seen |= kept.counts.keys() & (row_words(row.prompt) | row_words(row.completion))
+        if seen != kept.counts.keys():
+            _write_weights(path, WordWeights(kept.num_rows, {word: kept.counts[word] for word in seen}))
+
     def _take(self, name: str, ids: Sequence[str]) -> Iterator[Row]:
+        for number, wanted in sorted(self._placed(ids).items()):
+            yield from self._shards[number].rows(name, wanted)
+
+    def _placed(self, ids: Sequence[str]) -> dict[int, list[str]]:
         placed: dict[int, list[str]] = defaultdict(list)
         for row_id in ids:
             placed[shard_of(row_id, len(self._shards))].append(row_id)
-        for number, wanted in sorted(placed.items()):
-            yield from self._shards[number].rows(name, wanted)
+        return placed
+
+    def _finish_pending(self, name: str) -> None:
+        for pending in self._registry.pending():
+            if pending.receipt.datanet == name:
+                self._store(pending)
 
     def _build_index(self) -> None:
         rows: dict[str, Row] = {}
@@ -292,6 +391,12 @@ class Datanets:
                 param="num_shards",
                 fix=f"open it with {stored} shards",
             )
+
+
+def _write_weights(path: Path, weights: WordWeights) -> None:
+    """A word of one row alone weighs as much as an unknown one, and isn't kept."""
+    counts = {word: count for word, count in weights.counts.items() if count > 1}
+    write_json_durably(path, {"num_rows": weights.num_rows, "counts": counts})
 
 
 def _stored_rows(pending: PendingContribution) -> Iterator[Row]:

@@ -18,7 +18,7 @@ import hashlib
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -76,7 +76,7 @@ class DuplicateIndex:
 
     def __init__(self, below: "DuplicateIndex | None" = None):
         self._below = below
-        self._entries: list[_Entry] = []
+        self._entries: list[_Entry | None] = []  # None: a row that was discarded
         self._features: list[Features] = []  # kept in overlays alone, to be absorbed
         self._pairs: dict[bytes, int] = {}
         self._answers: dict[bytes, int] = {}
@@ -118,7 +118,22 @@ class DuplicateIndex:
     def absorb(self, overlay: "DuplicateIndex") -> None:
         """Take over the rows that were added to `overlay`, in their order."""
         for entry, features in zip(overlay._entries, overlay._features, strict=True):
-            self.add(entry.row_id, features)
+            if entry is not None:
+                self.add(entry.row_id, features)
+
+    def discard(self, row_ids: Collection[str]) -> None:
+        """Forget rows. Another row that says the same is no duplicate of them any more."""
+        gone = {key for key, entry in enumerate(self._entries) if entry is not None and entry.row_id in row_ids}
+        for table in (self._pairs, self._answers):
+            for digest in [digest for digest, key in table.items() if key in gone]:
+                del table[digest]
+        for key in gone:
+            entry = self._entries[key]
+            if entry is not None:
+                self._question_counts.subtract(entry.question)
+            self._answer_bands.remove(key)
+            self._row_bands.remove(key)
+            self._entries[key] = None
 
     def num_questions_with(self, word: str) -> int:
         below = 0 if self._below is None else self._below._question_counts[word]
@@ -135,8 +150,9 @@ class DuplicateIndex:
         both = set(by_answer) & set(by_row)
         others = sorted((set(by_answer) | set(by_row)) - both)
         for key in sorted([*sorted(both), *others][:MAX_CANDIDATES]):
-            if _is_edited(self._entries[key], features, top):
-                return self._entries[key]
+            entry = self._entries[key]
+            if entry is not None and _is_edited(entry, features, top):
+                return entry
         return None
 
 

@@ -23,11 +23,19 @@ from openledger.core.files import sync_folder
 from openledger.core.values import Contribution, ContributionReceipt, DatanetVersion, Outcome, RowDraft, Verdict
 from openledger.datanets.contribution import contribution_id, draft_json
 from openledger.datanets.folders import make_folder
+from openledger.datanets.tombstones import REMOVED, Tombstones
+from openledger.datanets.tombstones import SCHEMA as REMOVALS_SCHEMA
 
 FORMAT = "1"
 Display = Literal["none", "reference", "text"]
 DEFAULT_DISPLAY: Display = "reference"
 _BUSY_MS = 10_000
+_PRAGMAS = (
+    "PRAGMA journal_mode=WAL",
+    "PRAGMA synchronous=FULL",
+    "PRAGMA foreign_keys=ON",
+    "PRAGMA secure_delete=ON",  # drafts that were dropped leave no bytes behind
+)
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS properties (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS datanets (
@@ -53,6 +61,7 @@ CREATE TABLE IF NOT EXISTS verdicts (
     reasons TEXT NOT NULL, duplicate_of TEXT,
     PRIMARY KEY (sequence, ordinal)
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS verdicts_of_row ON verdicts (row_id);
 CREATE TABLE IF NOT EXISTS versions (
     datanet TEXT NOT NULL REFERENCES datanets (name), number INTEGER NOT NULL, row_root TEXT NOT NULL,
     num_rows INTEGER NOT NULL, gate_version TEXT NOT NULL, published_ms INTEGER NOT NULL,
@@ -84,13 +93,15 @@ class Contributor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContributorStatistics:
-    """One contributor's rows in one Datanet by outcome; `reasons` counts codes, a row may have several."""
+    """One contributor's rows in one Datanet by outcome; those taken back are `removed` and nothing else. `reasons`
+    counts codes, a row may have several."""
 
     contributor_id: str
     name: str
     accepted: int
     rejected: int
     review: int
+    removed: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
 
 
@@ -109,14 +120,17 @@ class Registry:
         try:
             self._connection = apsw.Connection(str(path))
             self._connection.set_busy_timeout(_BUSY_MS)
-            for statement in ("PRAGMA journal_mode=WAL", "PRAGMA synchronous=FULL", "PRAGMA foreign_keys=ON"):
+            for statement in _PRAGMAS:
                 self._connection.execute(statement).fetchall()
             with self._connection:
                 self._connection.execute(_SCHEMA)
+                self._connection.execute(REMOVALS_SCHEMA)
                 self._add_display()
+            self._forget_text_of_before()
             self._check_format()
             self._epoch = self._next_epoch()
             sync_folder(path.parent)
+            self.tombstones = Tombstones(self._connection, self._writing)
         except (apsw.NotADBError, apsw.CorruptError) as error:
             raise Corrupt(f"{path} is no registry: {error}", code="corrupt_registry", param=str(path)) from error
 
@@ -180,6 +194,15 @@ class Registry:
                 raise Conflict(
                     f"this key is registered as {stored.name!r}", code="contributor_exists", param="public_key"
                 )
+
+    def contributed_by(self, datanet: str, row_ids: Iterable[str]) -> dict[str, str]:
+        """The contributor of each of these rows that was stored in the Datanet, also of removed ones."""
+        query = (
+            "SELECT contributor_id FROM verdicts JOIN contributions USING (sequence)"
+            " WHERE row_id = ? AND datanet = ? AND outcome != 'reject'"
+        )
+        found = {row_id: self._connection.execute(query, (row_id, datanet)).fetchone() for row_id in row_ids}
+        return {row_id: row[0] for row_id, row in found.items() if row is not None}
 
     def knows_contributor(self, contributor_id: str) -> bool:
         return self._find_contributor(contributor_id) is not None
@@ -266,7 +289,7 @@ class Registry:
         wanted = set(outcomes)
         rows = self._connection.execute(
             "SELECT row_id, outcome FROM contributions JOIN verdicts USING (sequence)"
-            " WHERE datanet = ? ORDER BY sequence, ordinal",
+            f" WHERE datanet = ? AND row_id NOT IN ({REMOVED}) ORDER BY sequence, ordinal",
             (datanet,),
         )
         return [row_id for row_id, outcome in rows if outcome in wanted]
@@ -274,7 +297,8 @@ class Registry:
     def credit_order(self) -> list[str]:
         """Ids of all stored rows of all Datanets, first credited first."""
         rows = self._connection.execute(
-            "SELECT row_id FROM verdicts WHERE outcome != 'reject' ORDER BY sequence, ordinal"
+            f"SELECT row_id FROM verdicts WHERE outcome != 'reject' AND row_id NOT IN ({REMOVED})"
+            " ORDER BY sequence, ordinal"
         )
         return [row_id for (row_id,) in rows]
 
@@ -310,6 +334,7 @@ class Registry:
                 accepted=outcomes[contributor, "accept"],
                 rejected=outcomes[contributor, "reject"],
                 review=outcomes[contributor, "review"],
+                removed=outcomes[contributor, "removed"],
                 reasons={code: number for (who, code), number in sorted(reasons.items()) if who == contributor},
             )
             for contributor in contributors
@@ -320,7 +345,8 @@ class Registry:
         outcomes: Counter[tuple[str, str]] = Counter()
         reasons: Counter[tuple[str, str]] = Counter()
         for contributor, outcome, codes, number in self._connection.execute(
-            "SELECT contributor_id, outcome, reasons, count(*) FROM contributions JOIN verdicts USING (sequence)"
+            "SELECT contributor_id, CASE WHEN removed_rows.row_id IS NULL THEN outcome ELSE 'removed' END, reasons,"
+            " count(*) FROM contributions JOIN verdicts USING (sequence) LEFT JOIN removed_rows USING (row_id)"
             " WHERE datanet = ? GROUP BY 1, 2, 3",
             (datanet,),
         ):
@@ -392,6 +418,13 @@ class Registry:
                 "ALTER TABLE datanets ADD COLUMN display TEXT NOT NULL DEFAULT 'reference'"
                 " CHECK (display IN ('none', 'reference', 'text'))"
             )
+
+    def _forget_text_of_before(self) -> None:
+        """Registries of before kept the bytes of dropped drafts in their free pages."""
+        query = "SELECT value FROM properties WHERE name = 'secure_delete'"
+        if self._connection.execute(query).fetchone() is None:
+            self._connection.execute("VACUUM")
+            self._connection.execute("INSERT OR IGNORE INTO properties VALUES ('secure_delete', '1')")
 
     def _check_format(self) -> None:
         with self._connection:

@@ -32,7 +32,7 @@ from openledger.datanets.folders import make_folder
 from openledger.datanets.rows import FORMAT, SCHEMA, rows_of, table_of
 
 DATASET = "rows.lance"
-MAX_FRAGMENTS = 128  # many small appends become few large files
+MAX_SMALL_FRAGMENTS = 128  # many small appends become few large files
 _FRAGMENT_ROWS = 100_000
 _KEY = "append_key"
 _STORED = SCHEMA.append(pa.field(_KEY, pa.string(), nullable=False))
@@ -110,7 +110,8 @@ class Shard:
         self._change(lambda: self._append(stored))
         self._places.update((row_id, start + n) for n, row_id in enumerate(table.column("row_id").to_pylist()))
         self._keys.add(key)
-        if self._dataset is not None and len(self._dataset.get_fragments()) >= MAX_FRAGMENTS:
+        small = [one for one in self._dataset.get_fragments() if one.metadata.num_rows < _FRAGMENT_ROWS]
+        if len(small) >= MAX_SMALL_FRAGMENTS:
             self._change(self._compact)
             self._read_places()
 

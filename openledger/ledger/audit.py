@@ -20,6 +20,7 @@ from openledger.ledger.export import Claim, read_export
 from openledger.ledger.journal import Journal
 from openledger.ledger.log import leaf_hash, leaf_of, nodes_after_append
 from openledger.ledger.nonces import Rounds
+from openledger.ledger.removals import REMOVAL, check_removal
 from openledger.ledger.rules import Book, apply
 from openledger.ledger.transfers import CREATED, Batch, Transfer
 from openledger.ledger.verdicts import VERDICT, Verdicts
@@ -168,6 +169,8 @@ class _Audit:
             self.verdicts.sell(statement)
         elif kind == VERDICT:
             self.verdicts.take(statement, batch.transfers)
+        elif kind == REMOVAL:
+            check_removal(statement, batch.transfers)
         elif kind in statements.SETTLEMENTS:
             pool = _settled_pool(batch)
             statements.check_settlement(statement, self.pools.get(pool, []))

@@ -28,11 +28,15 @@ from openledger.core.values import (
     DatanetVersion,
     FeeReceipt,
     GenerationRequest,
+    Removal,
     SamplingParameters,
     TokenEvent,
+    Withdrawal,
 )
 from openledger.ledger.proofs import encode_proof
+from openledger.ledger.removals import removal_accounts, removal_statement, removal_transfers
 from openledger.openlora.text import TextStream, decoder
+from openledger.platform.removals import AffectedAdapter, affected_adapters, check_recorded
 from openledger.platform.report import audit_entry, datanet_entry, displayed
 from openledger.platform.service import AnswerEvent, ModelEntry, Receipt
 from openledger.platform.workdir import Workdir
@@ -248,6 +252,22 @@ class LiveService:
         receipt: ContributionReceipt = await _answered(self._datanets.contribute.remote(contribution))
         return receipt
 
+    async def withdraw(self, withdrawal: Withdrawal) -> dict[str, Any]:
+        return await self._recorded(await _answered(self._datanets.withdraw.remote(withdrawal)))
+
+    async def remove_rows(self, account: str, name: str, row_ids: Sequence[str], reason: str) -> dict[str, Any]:
+        return await self._recorded(await _answered(self._datanets.remove.remote(name, row_ids, account, reason)))
+
+    async def _recorded(self, removal: Removal) -> dict[str, Any]:
+        """A removal is answered once the log has it; a retry of one that was cut off here puts it there."""
+        statement = removal_statement(removal)
+        transfers = removal_transfers(statement)
+        await _answered(self._ledger.create_accounts.remote(removal_accounts(removal.datanet)))
+        check_recorded(await _answered(self._ledger.commit.remote(transfers, statement)))
+        adapters = affected_adapters(self._registry, self._workdir.indexes, removal.row_ids)
+        told = {name: statement[name] for name in ("removal_id", "datanet", "kind", "num_rows", "rows_root")}
+        return {**told, "transfer_id": transfers[0].transfer_id, "adapters": [_affected(one) for one in adapters]}
+
     async def report(self) -> dict[str, Any]:
         """The report as it was written, its sources as the Datanets' display policies are now."""
         path = self._workdir.report
@@ -286,6 +306,18 @@ class LiveService:
                 fix="the report keeps the answers of the quickstart's last settled period, and no others",
             )
         return dict(found[0])
+
+
+def _affected(adapter: AffectedAdapter) -> dict[str, Any]:
+    """As a contributor sees it: what was made of the rows lies in the owner's folders, whose names are his."""
+    return {
+        "name": adapter.name,
+        "adapter_digest": adapter.digest,
+        "served": adapter.served,
+        "num_trained": adapter.num_trained,
+        "num_held_out": adapter.num_held_out,
+        "without": list(adapter.without),
+    }
 
 
 def _unpublished(name: str) -> DatanetVersion:

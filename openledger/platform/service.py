@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from openledger.core.values import Contribution, ContributionReceipt, SamplingParameters
+from openledger.core.values import Contribution, ContributionReceipt, SamplingParameters, Withdrawal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +102,18 @@ class Service(Protocol):
     async def contribute(self, contribution: Contribution) -> ContributionReceipt:
         """The durable verdicts; the same contribution again gives the first receipt. Raises InvalidInput
         (`invalid_signature`), NotFound (`unknown_datanet`), TooLarge."""
+        ...
+
+    async def withdraw(self, withdrawal: Withdrawal) -> dict[str, Any]:
+        """Forget rows at their contributor's signed wish: `removal_id`, `num_rows`, `rows_root`, `transfer_id` (its
+        proof shows the entry in the log) and `adapters`, which have learnt from them. May be repeated.
+
+        Raises InvalidInput (`invalid_signature`), NotFound (`unknown_row`), Forbidden (`not_your_row`)."""
+        ...
+
+    async def remove_rows(self, account: str, name: str, row_ids: Sequence[str], reason: str) -> dict[str, Any]:
+        """As `withdraw`, by the Datanet's owner. Raises Forbidden (`not_the_owner`), InvalidInput (`invalid_reason`),
+        NotFound."""
         ...
 
     async def report(self) -> dict[str, Any]:

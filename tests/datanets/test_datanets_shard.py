@@ -191,7 +191,7 @@ class TestShard:
             assert len(named) == number  # only the first append's data is known to be on disk already
 
     def test_many_small_appends_become_few_files(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("openledger.datanets.shard.MAX_FRAGMENTS", 8)
+        monkeypatch.setattr("openledger.datanets.shard.MAX_SMALL_FRAGMENTS", 8)
         shard, rows = Shard(tmp_path / "s"), sample_rows(40)
         for number in range(20):
             shard.append(rows[2 * number : 2 * number + 2], str(number))
