@@ -29,6 +29,7 @@ class MemoryService:
     told: dict[str, Any] = field(default_factory=lambda: sample_report())
     asked: list[dict[str, Any]] = field(default_factory=list)
     contributed: list[Contribution] = field(default_factory=list)
+    receipts: dict[str, ContributionReceipt] = field(default_factory=dict)
     withdrawn: list[Withdrawal] = field(default_factory=list)
     removed: list[tuple[str, str, tuple[str, ...], str]] = field(default_factory=list)
     marked: list[tuple[str, str]] = field(default_factory=list)
@@ -93,6 +94,17 @@ class MemoryService:
             contributor_id=contribution.contributor_id,
             verdicts=verdicts,
         )
+
+    async def preview(self, contribution: Contribution) -> tuple[Verdict, ...]:
+        return tuple(
+            Verdict(row_id=f"row_{number}", ordinal=number, outcome="accept")
+            for number in range(len(contribution.drafts))
+        )
+
+    async def contribution(self, name: str, identifier: str) -> ContributionReceipt:
+        if identifier not in self.receipts:
+            raise NotFound(f"{name!r} has no contribution {identifier}", code="unknown_contribution")
+        return self.receipts[identifier]
 
     async def withdraw(self, withdrawal: Withdrawal) -> dict[str, Any]:
         self.withdrawn.append(withdrawal)

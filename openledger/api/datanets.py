@@ -89,6 +89,18 @@ async def contribute(name: str, body: ContributionBody, service: ServiceOf) -> R
     return json_response(_object(await service.contribute(body.contribution(check_name(name, "name")))))
 
 
+@router.get("/v1/datanets/{name}/contributions/{contribution_id}")
+async def get_contribution(name: str, contribution_id: str, service: ServiceOf) -> Response:
+    """Whether a contribution is stored, and what the gate said: who was cut off asks before sending it again."""
+    return json_response(_object(await service.contribution(check_name(name, "name"), contribution_id)))
+
+
+@router.post("/v1/datanets/{name}/previews")
+async def preview(name: str, body: ContributionBody, service: ServiceOf) -> Response:
+    verdicts = await service.preview(body.contribution(check_name(name, "name")))
+    return json_response({"object": "preview", "verdicts": [asdict(verdict) for verdict in verdicts]})
+
+
 @router.post("/v1/datanets/{name}/withdrawals")
 async def withdraw(name: str, body: WithdrawalBody, service: ServiceOf) -> Response:
     """Signed by the rows' contributor: no key needed."""

@@ -15,7 +15,7 @@ _EXAMPLES = """examples:
   openledger models                        what can be asked, and for how much
   openledger ask MODEL "What does os.path.join do?"
   openledger keys new --out my.key         an identity to contribute with
-  openledger contribute DATANET rows.jsonl --key my.key
+  openledger contribute DATANET notes/ --key my.key
   openledger withdraw DATANET ROW_ID --key my.key
   openledger payouts                       what this account was paid
   openledger proof TRANSFER_ID -o payout.json
@@ -23,6 +23,21 @@ _EXAMPLES = """examples:
   openledger attribution score --help      influence of rows and contributors, from files
 
 OPENLEDGER_URL and OPENLEDGER_API_KEY stand in for --url and --api-key.
+"""
+
+
+_CONTRIBUTE_HELP = """formats:
+  .jsonl .ndjson .csv .tsv .parquet .arrow     records with prompt and completion (or instruction and response,
+                                               question and answer, messages, text), and optionally source
+  .md .txt .pdf .docx                          a row for each paragraph, asked by the heading above it
+  a folder                                     its files, by name; also a Hugging Face dataset directory
+
+What can't be read is told with its file and place, and the rest goes on. Large files are sent in parts of 1,000 rows;
+after a broken connection run the same command again: what is stored already is not sent twice.
+
+examples:
+  openledger contribute DATANET notes/ --key my.key --dry-run
+  openledger contribute DATANET rows.jsonl --key my.key --receipts verdicts.jsonl
 """
 
 
@@ -95,11 +110,16 @@ def _add_questions(commands: Any) -> None:
 def _add_data(commands: Any) -> None:
     _remote(commands, "datanets", remote.datanets, "list the Datanets")
     contribute = _remote(commands, "contribute", contributing.contribute, "sign rows and send them to a Datanet")
+    contribute.formatter_class = argparse.RawDescriptionHelpFormatter
+    contribute.epilog = _CONTRIBUTE_HELP
     contribute.add_argument("datanet", metavar="DATANET")
-    contribute.add_argument("rows", metavar="FILE.jsonl", help='one {"prompt", "completion", "source"} a line')
+    contribute.add_argument("rows", metavar="PATH", help="a file, or a folder of files; see below")
     contribute.add_argument("--key", required=True, metavar="KEYFILE", help="made by 'openledger keys new'")
     contribute.add_argument("--nonce", default="0", help="another one sends the same rows as a new contribution")
-    contribute.add_argument("--dry-run", action="store_true", help="read, check and sign the rows; send nothing")
+    contribute.add_argument("--receipts", metavar="FILE", help="write each row's id and verdict there, one a line")
+    trial = contribute.add_mutually_exclusive_group()
+    trial.add_argument("--dry-run", action="store_true", help="judge the rows by the gate here; send nothing")
+    trial.add_argument("--preview", action="store_true", help="ask the server for the verdicts; store nothing")
 
 
 def _add_removals(commands: Any) -> None:

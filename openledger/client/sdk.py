@@ -8,7 +8,7 @@ an `idempotency_key`, with which a retry is safe.
 """
 
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from types import TracebackType
 from typing import Any, Self
@@ -19,7 +19,9 @@ import httpx
 from openledger.client import values
 from openledger.client.transport import Transport
 from openledger.client.values import Answer, Model, Piece, read_as
-from openledger.core.values import Contribution, ContributionReceipt, SamplingParameters, Withdrawal
+from openledger.core.errors import NotFound
+from openledger.core.signed import contribution_id
+from openledger.core.values import Contribution, ContributionReceipt, SamplingParameters, Verdict, Withdrawal
 
 Message = dict[str, str]
 
@@ -110,6 +112,27 @@ class OpenLedger:
         body = asdict(contribution)
         path = f"/v1/datanets/{_segment(body.pop('datanet'))}/contributions"
         return read_as(values.read_contribution, self._transport.post_json(path, body))
+
+    def contribute_all(self, contributions: Iterable[Contribution]) -> Iterator[ContributionReceipt]:
+        """Send a stream of contributions (`datanets.contribution.sign_batches` makes them of any iterable of rows),
+        each as it is asked for. One that is stored already isn't sent again: after a broken connection, start over."""
+        for contribution in contributions:
+            yield self.stored(contribution) or self.contribute(contribution)
+
+    def stored(self, contribution: Contribution) -> ContributionReceipt | None:
+        """The receipt of a contribution that was stored before; None where it wasn't."""
+        name, identifier = _segment(contribution.datanet), _segment(contribution_id(contribution))
+        try:
+            found = self._transport.get_json(f"/v1/datanets/{name}/contributions/{identifier}")
+        except NotFound:
+            return None
+        return read_as(values.read_contribution, found)
+
+    def preview(self, contribution: Contribution) -> list[Verdict]:
+        """The verdicts that the rows would get now; nothing is stored."""
+        body = asdict(contribution)
+        path = f"/v1/datanets/{_segment(body.pop('datanet'))}/previews"
+        return read_as(values.read_verdicts, self._transport.post_json(path, body))
 
     def withdraw(self, withdrawal: Withdrawal) -> dict[str, Any]:
         """Take rows back: at least `removal_id`, `transfer_id` (its proof shows the entry in the log) and `adapters`,

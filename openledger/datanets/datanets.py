@@ -27,6 +27,7 @@ from openledger.core.clock import Clock
 from openledger.core.errors import Conflict, Corrupt, Forbidden, InvalidInput, NotFound
 from openledger.core.files import write_json_durably
 from openledger.core.ids import check_name
+from openledger.core.signed import contribution_id
 from openledger.core.signing import contributor_id
 from openledger.core.values import (
     Contribution,
@@ -40,7 +41,7 @@ from openledger.core.values import (
     Withdrawal,
 )
 from openledger.datanets.clusters import ClusterRow, EvidenceClusters, WordWeights, row_words
-from openledger.datanets.contribution import check_public_key, check_signature, contribution_id, row_ids
+from openledger.datanets.contribution import check_public_key, check_signature, row_ids
 from openledger.datanets.dedupe import DuplicateIndex, features_of
 from openledger.datanets.gate import GATE_VERSION, judge
 from openledger.datanets.placement import shard_of
@@ -137,6 +138,16 @@ class Datanets:
             if pending.receipt.contribution_id == identifier:
                 return self._store(pending)
         return self._registry.receipt(identifier) or self._store(self._begin(contribution))
+
+    def receipt(self, name: str, identifier: str) -> ContributionReceipt:
+        """What `contribute` answered. Raises NotFound (`unknown_contribution`) for one that isn't stored (yet)."""
+        found = self._registry.receipt(identifier)
+        pending = {one.receipt.contribution_id for one in self._registry.pending()}
+        if found is None or found.datanet != name or identifier in pending:
+            raise NotFound(
+                f"{name!r} has no contribution {identifier}", code="unknown_contribution", param="contribution_id"
+            )
+        return found
 
     def preview(self, contribution: Contribution) -> tuple[Verdict, ...]:
         """The verdicts that `contribute` would give now; stores nothing."""

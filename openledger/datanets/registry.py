@@ -20,8 +20,9 @@ import apsw
 
 from openledger.core.errors import Conflict, Corrupt, InvalidInput, NotFound, Unavailable
 from openledger.core.files import sync_folder
+from openledger.core.signed import contribution_id
 from openledger.core.values import Contribution, ContributionReceipt, DatanetVersion, Outcome, RowDraft, Verdict
-from openledger.datanets.contribution import contribution_id, draft_json
+from openledger.datanets.contribution import draft_json
 from openledger.datanets.folders import make_folder
 from openledger.datanets.tombstones import REMOVED, Tombstones
 from openledger.datanets.tombstones import SCHEMA as REMOVALS_SCHEMA

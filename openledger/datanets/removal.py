@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from openledger.core.errors import InvalidInput, TooLarge
 from openledger.core.hashing import digest_json
 from openledger.core.ids import check_name, derived_id
+from openledger.core.signed import withdrawal_bytes
 from openledger.core.signing import SigningKey, contributor_id, verify
 from openledger.core.values import Removal, Row, Tombstone, Withdrawal
-from openledger.core.withdrawal import withdrawal_bytes
 from openledger.datanets.contribution import check_public_key
 from openledger.datanets.versions import row_root
 

@@ -9,9 +9,9 @@ everybody can check. Each transfer's id follows from the removal's, so a removal
 from typing import Any
 
 from openledger.core.errors import Corrupt, InvalidInput
+from openledger.core.signed import withdrawal_bytes
 from openledger.core.signing import contributor_id, verify
 from openledger.core.values import Removal
-from openledger.core.withdrawal import withdrawal_bytes
 from openledger.ledger.accounts import GENESIS, Account
 from openledger.ledger.statements import Statement
 from openledger.ledger.transfers import Transfer

@@ -31,6 +31,7 @@ from openledger.core.values import (
     Removal,
     SamplingParameters,
     TokenEvent,
+    Verdict,
     Withdrawal,
 )
 from openledger.ledger.proofs import encode_proof
@@ -250,6 +251,14 @@ class LiveService:
 
     async def contribute(self, contribution: Contribution) -> ContributionReceipt:
         receipt: ContributionReceipt = await _answered(self._datanets.contribute.remote(contribution))
+        return receipt
+
+    async def preview(self, contribution: Contribution) -> tuple[Verdict, ...]:
+        verdicts: tuple[Verdict, ...] = await _answered(self._datanets.preview.remote(contribution))
+        return verdicts
+
+    async def contribution(self, name: str, contribution_id: str) -> ContributionReceipt:
+        receipt: ContributionReceipt = await _answered(self._datanets.receipt.remote(name, contribution_id))
         return receipt
 
     async def withdraw(self, withdrawal: Withdrawal) -> dict[str, Any]:

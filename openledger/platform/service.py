@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from openledger.core.values import Contribution, ContributionReceipt, SamplingParameters, Withdrawal
+from openledger.core.values import Contribution, ContributionReceipt, SamplingParameters, Verdict, Withdrawal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +102,14 @@ class Service(Protocol):
     async def contribute(self, contribution: Contribution) -> ContributionReceipt:
         """The durable verdicts; the same contribution again gives the first receipt. Raises InvalidInput
         (`invalid_signature`), NotFound (`unknown_datanet`), TooLarge."""
+        ...
+
+    async def preview(self, contribution: Contribution) -> tuple[Verdict, ...]:
+        """The verdicts that `contribute` would give now; nothing is stored. Raises as it does."""
+        ...
+
+    async def contribution(self, name: str, contribution_id: str) -> ContributionReceipt:
+        """The receipt of a stored contribution. Raises NotFound (`unknown_contribution`)."""
         ...
 
     async def withdraw(self, withdrawal: Withdrawal) -> dict[str, Any]:

@@ -7,9 +7,9 @@ import pytest
 from openledger.core.clock import ManualClock
 from openledger.core.errors import Corrupt
 from openledger.core.merkle import leaf_hash, root
+from openledger.core.signed import withdrawal_bytes
 from openledger.core.signing import SigningKey, contributor_id
 from openledger.core.values import Removal
-from openledger.core.withdrawal import withdrawal_bytes
 from openledger.ledger import Ledger
 from openledger.ledger.removals import removal_accounts, removal_statement, removal_transfers, removals_account
 from openledger.ledger.transfers import CREATED, EXISTS
