@@ -8,7 +8,9 @@ Rows are short and their questions follow templates, so two rules tell a copy fr
 
 - *Same question*: the later question names the earlier one's subject. Answers that share four words in ten, or a later
   answer that holds six in ten of the earlier one's words, are one answer edited.
-- *Another question*: honest answers repeat formulas, so only long and almost equal answers count.
+- *Another question*: honest answers repeat formulas, and say of one thing what they say of its neighbour. So only
+  almost equal answers count, long ones sooner, and none whose every differing word stands in a name that only its own
+  question has ("a 1D pool" of `pool1d`, "a 2D pool" of `pool2d`).
 
 The subject of a question is those of its words that fewest questions have. "What does the function" stands in every
 question; the function's name tells them apart.
@@ -29,9 +31,9 @@ DuplicateKind = Literal["exact_duplicate", "near_duplicate"]
 MIN_REPEATED_WORDS = 8  # a shorter answer to another question may be a coincidence
 SAME_QUESTION_SIMILARITY = 0.4
 SAME_QUESTION_CONTAINMENT = 0.6
-OTHER_QUESTION_WORDS = 10
-OTHER_QUESTION_SIMILARITY = 0.85
-MAX_CANDIDATES = 300  # rows like this one: ten thousand times one formula must not stop the gate
+OTHER_QUESTION_WORDS, OTHER_QUESTION_SIMILARITY = 10, 0.95
+LONG_ANSWER_WORDS, LONG_ANSWER_SIMILARITY = 40, 0.7
+MAX_CANDIDATES = 100  # rows like this one: ten thousand times one formula must not stop the gate
 
 _PERMUTATIONS, _BANDS, _SEED = 128, 32, 1
 _CANDIDATE_SIMILARITY = 0.4  # a hint to rensa; the bands decide: half of the pairs at 0.38 are found, 99.6 % at 0.63
@@ -44,6 +46,14 @@ _DOTTED_NAME = re.compile(r"\w+(?:\.\w+)+")
 class Duplicate:
     kind: DuplicateKind
     row_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A text as it is compared: `normal` is its normalised form, `words` are those of it, in order."""
+
+    normal: str
+    words: list[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,9 +145,13 @@ class DuplicateIndex:
             self._row_bands.remove(key)
             self._entries[key] = None
 
-    def num_questions_with(self, word: str) -> int:
-        below = 0 if self._below is None else self._below._question_counts[word]
-        return self._question_counts[word] + below
+    def question_counts(self, words: Iterable[str]) -> dict[str, int]:
+        """How many questions have each of these words."""
+        own = self._question_counts.get
+        if self._below is None:
+            return {word: own(word, 0) for word in words}
+        below = self._below._question_counts.get
+        return {word: own(word, 0) + below(word, 0) for word in words}
 
     def _exact(self, features: Features) -> _Entry | None:
         key = self._pairs.get(features.pair_key)
@@ -158,29 +172,35 @@ class DuplicateIndex:
 
 def features_of(rows: Iterable[tuple[str, str]]) -> list[Features]:
     """Features of (prompt, completion) pairs; the sketches of all rows are made in one call."""
-    texts = [(normalized(prompt), normalized(completion)) for prompt, completion in rows]
-    answers = [_WORD.findall(completion) for _, completion in texts]
-    questions = [_WORD.findall(prompt) for prompt, _ in texts]
-    answer_sketches = _sketches([sorted(set(words)) for words in answers])
-    row_sketches = _sketches([_row_tokens(q, a) for q, a in zip(questions, answers, strict=True)])
+    return features_of_texts([(text_of(prompt), text_of(completion)) for prompt, completion in rows])
+
+
+def features_of_texts(rows: Sequence[tuple[Text, Text]]) -> list[Features]:
+    answer_sketches = _sketches([sorted(set(answer.words)) for _, answer in rows])
+    row_sketches = _sketches([_row_tokens(question.words, answer.words) for question, answer in rows])
     return [
         Features(
-            pair_key=_digest(f"{prompt}\0{completion}"),
-            answer_key=_digest(completion) if len(answer) >= MIN_REPEATED_WORDS else None,
-            question=frozenset(question) | frozenset(_DOTTED_NAME.findall(prompt)),
-            answer=frozenset(answer),
-            num_words=len(answer),
+            pair_key=_digest(f"{question.normal}\0{answer.normal}"),
+            answer_key=_digest(answer.normal) if len(answer.words) >= MIN_REPEATED_WORDS else None,
+            question=frozenset(question.words) | frozenset(_DOTTED_NAME.findall(question.normal)),
+            answer=frozenset(answer.words),
+            num_words=len(answer.words),
             answer_sketch=answer_sketch,
             row_sketch=row_sketch,
         )
-        for (prompt, completion), question, answer, answer_sketch, row_sketch in zip(
-            texts, questions, answers, answer_sketches, row_sketches, strict=True
-        )
+        for (question, answer), answer_sketch, row_sketch in zip(rows, answer_sketches, row_sketches, strict=True)
     ]
+
+
+def text_of(text: str) -> Text:
+    normal = normalized(text)
+    return Text(normal, _WORD.findall(normal))
 
 
 def normalized(text: str) -> str:
     """`text` in Unicode compatibility form (NFKC), case folded, every run of white space one blank."""
+    if text.isascii():  # the same by a shorter way
+        return " ".join(text.lower().split())
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
@@ -192,25 +212,40 @@ def words(text: str) -> list[str]:
 def _is_edited(earlier: _Entry, later: Features, index: DuplicateIndex) -> bool:
     num_shared = len(earlier.answer & later.answer)
     similarity = num_shared / max(1, len(earlier.answer) + len(later.answer) - num_shared)
-    if min(earlier.num_words, later.num_words) >= OTHER_QUESTION_WORDS and similarity >= OTHER_QUESTION_SIMILARITY:
+    num_words = min(earlier.num_words, later.num_words)
+    if num_words >= LONG_ANSWER_WORDS and similarity >= LONG_ANSWER_SIMILARITY:
+        return True
+    if num_words >= OTHER_QUESTION_WORDS and similarity >= OTHER_QUESTION_SIMILARITY and not _follows(earlier, later):
         return True
     containment = num_shared / max(1, len(earlier.answer))
     alike = similarity >= SAME_QUESTION_SIMILARITY or containment >= SAME_QUESTION_CONTAINMENT
     return alike and _same_question(earlier.question, later.question, index)
 
 
+def _follows(earlier: _Entry, later: Features) -> bool:
+    """Whether the answers differ as the questions do: every word that only one answer has stands within a word that
+    only its question has."""
+    return _stand_within(earlier.answer - later.answer, earlier.question - later.question) and _stand_within(
+        later.answer - earlier.answer, later.question - earlier.question
+    )
+
+
+def _stand_within(some: frozenset[str], others: frozenset[str]) -> bool:
+    return all(any(word in other for other in others) for word in some)
+
+
 def _same_question(earlier: frozenset[str], later: frozenset[str], index: DuplicateIndex) -> bool:
+    """Whether `later` names the subject of `earlier`: those of its words that fewest questions have; of these the
+    dotted names alone, if there are any."""
     if not earlier or not later:
         return earlier == later
-    return _subject(earlier, index) <= later
-
-
-def _subject(question: frozenset[str], index: DuplicateIndex) -> set[str]:
-    """The words of `question` that fewest questions have; of these the dotted names alone, if there are any."""
-    counts = {word: index.num_questions_with(word) for word in question}
+    missing = earlier - later
+    if not missing:
+        return True
+    counts = index.question_counts(earlier)
     fewest = min(counts.values())
     rarest = {word for word, count in counts.items() if count == fewest}
-    return {word for word in rarest if "." in word} or rarest
+    return not missing & ({word for word in rarest if "." in word} or rarest)
 
 
 def _row_tokens(question: Sequence[str], answer: Sequence[str]) -> list[str]:
