@@ -2,7 +2,8 @@
 
     python benchmarks/datanets.py                       every part
     python benchmarks/datanets.py storage --rows 1000000
-    python benchmarks/datanets.py ingest
+    python benchmarks/datanets.py ingest --ingested 100000
+    python benchmarks/datanets.py duplicates
 
 Rows are made of invented words in Zipf's proportions, about 1 KB each, from a fixed seed. CPU is that of this process
 (user and system); wall times of runs that write depend on what the disk's `fsync` costs.
@@ -15,7 +16,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import lance
@@ -25,10 +26,16 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
+from openledger.core.clock import SystemClock
 from openledger.core.files import sync_folder
-from openledger.core.values import Row
+from openledger.core.signing import SigningKey
+from openledger.core.values import Row, RowDraft
+from openledger.datanets.contribution import sign_contribution
+from openledger.datanets.datanets import Datanets
+from openledger.datanets.dedupe import DuplicateIndex
+from openledger.datanets.gate import judge
 from openledger.datanets.rows import table_of
-from openledger.datanets.shard import Shard
+from openledger.datanets.shard import Shard, ShardHost
 
 SEED = 1
 NUM_TAKEN = 1_000
@@ -46,6 +53,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", nargs="?", choices=sorted(PARTS), help="all of them without it")
     parser.add_argument("--rows", type=int, default=200_000, help="of the storage part")
+    parser.add_argument("--ingested", type=int, default=50_000, help="rows of the ingest part")
     arguments = parser.parse_args()
     for name in [arguments.part] if arguments.part else sorted(PARTS):
         PARTS[name](arguments)
@@ -81,6 +89,75 @@ def storage(arguments: argparse.Namespace) -> None:
         ratios = [f"{costs[2].cpu_ms / one.cpu_ms:.2f}" for one in costs[:2]]
         table.add_row(what, *cells, *ratios)
     Console(width=150).print(table)
+
+
+def ingest(arguments: argparse.Namespace) -> None:
+    """Everything between a signed contribution and its receipt, in one process over two shards; 1,000 rows each."""
+    table = Table(
+        title="ingest through the gate: signature, hashes, gate, durable append (rows of 1.1 KB, one process)"
+    )
+    for column in ("rows before", "rows/s, wall", "rows/s, CPU", "gate alone, CPU", "Parquet appends / all, CPU"):
+        table.add_column(column, justify="right")
+    with tempfile.TemporaryDirectory(prefix="bench-") as name:
+        folder = Path(name)
+        datanets = Datanets(folder, [ShardHost(folder / f"shard-{number}") for number in range(2)], SystemClock())
+        datanets.create("docs", "Invented words", "acct_bench")
+        bare, before = Parquet(folder / "parquet"), 0
+        for number, batch in enumerate(batches(arguments.ingested, 1_000, "ingest")):
+            drafts = [RowDraft(prompt=row.prompt, completion=row.completion, source=row.source) for row in batch]
+            contribution = sign_contribution(SigningKey(b"b" * 32), "docs", drafts, str(number))
+            alone = cost(lambda c=contribution: datanets.preview(c))
+            whole = cost(lambda c=contribution: datanets.contribute(c))
+            plain = cost(lambda rows=batch: bare.append([table_of(rows)]))
+            if number % max(1, arguments.ingested // 10_000) == 0:
+                speeds = [1e6 / ms for ms in (whole.wall_ms, whole.cpu_ms, alone.cpu_ms)]
+                ratio = f"{plain.cpu_ms / whole.cpu_ms:.2f}"
+                table.add_row(f"{before:,}", *(f"{speed:,.0f}" for speed in speeds), ratio)
+            before += len(batch)
+        datanets.close()
+    Console(width=150).print(table)
+
+
+def duplicates(arguments: argparse.Namespace) -> None:
+    """Near duplicates on a made set with known truth: each kind of edit of 1,000 rows, judged against the 5,000 rows
+    they come from; and honest rows of the same make, which are none."""
+    dice = random.Random(SEED)
+    rows = [RowDraft(prompt=row.prompt, completion=row.completion) for row in next(batches(5_000, 5_000, "originals"))]
+    vocabulary = sorted({word for row in rows[:500] for word in row.completion.split()})
+    index = DuplicateIndex()
+    judge(rows, [str(number) for number in range(len(rows))], index)
+    kinds: dict[str, Callable[[RowDraft], RowDraft]] = {
+        f"{percent} % of the answer's words edited": lambda row, p=percent: _edited(row, p, vocabulary, dice)
+        for percent in (5, 10, 20, 40)
+    }
+    kinds["sentences of 20 words in another order"] = lambda row: _reordered(row, dice)
+    kinds["10 % edited, another question"] = lambda row: replace(
+        _edited(row, 10, vocabulary, dice), prompt=" ".join(dice.choices(vocabulary, k=12))
+    )
+    table = Table("kind", "named as a copy of its original", "called a copy of another", title="near duplicates")
+    for kind, edit in kinds.items():
+        chosen = dice.sample(range(len(rows)), 1_000)
+        found = [judge([edit(rows[at])], ["copy"], index.overlay())[0].duplicate_of for at in chosen]
+        right = sum(name == str(at) for name, at in zip(found, chosen, strict=True))
+        wrong = sum(name not in (None, str(at)) for name, at in zip(found, chosen, strict=True))
+        table.add_row(kind, f"{right / 10:.1f} %", f"{wrong / 10:.1f} %")
+    honest = [RowDraft(prompt=row.prompt, completion=row.completion) for row in next(batches(5_000, 5_000, "others"))]
+    wrong = sum(v.duplicate_of is not None for v in judge(honest, [f"h{n}" for n in range(5_000)], index.overlay()))
+    table.add_row("honest rows of the same words", "-", f"{wrong / 50:.2f} %")
+    Console(width=150).print(table)
+
+
+def _edited(row: RowDraft, percent: int, vocabulary: Sequence[str], dice: random.Random) -> RowDraft:
+    words = row.completion.split()
+    for place in dice.sample(range(len(words)), len(words) * percent // 100):
+        words[place] = dice.choice(vocabulary)
+    return replace(row, completion=" ".join(words))
+
+
+def _reordered(row: RowDraft, dice: random.Random) -> RowDraft:
+    words = row.completion.split()
+    pieces = [words[start : start + 20] for start in range(0, len(words), 20)]
+    return replace(row, completion=" ".join(word for piece in dice.sample(pieces, len(pieces)) for word in piece))
 
 
 class Parquet:
@@ -181,7 +258,11 @@ def _cpu_s() -> float:
     return used.ru_utime + used.ru_stime
 
 
-PARTS: dict[str, Callable[[argparse.Namespace], None]] = {"storage": storage}
+PARTS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "storage": storage,
+    "ingest": ingest,
+    "duplicates": duplicates,
+}
 
 if __name__ == "__main__":
     main()

@@ -24,7 +24,7 @@ from typing import Protocol
 import pyarrow as pa
 
 from openledger.core.clock import Clock
-from openledger.core.errors import Conflict, Corrupt, Forbidden, InvalidInput, NotFound
+from openledger.core.errors import Conflict, Corrupt, Forbidden, InvalidInput, NotFound, TooLarge
 from openledger.core.files import write_json_durably
 from openledger.core.ids import check_name
 from openledger.core.signed import contribution_id
@@ -43,7 +43,8 @@ from openledger.core.values import (
 from openledger.datanets.clusters import ClusterRow, EvidenceClusters, WordWeights, row_words
 from openledger.datanets.contribution import check_public_key, check_signature, row_ids
 from openledger.datanets.dedupe import DuplicateIndex, features_of
-from openledger.datanets.gate import GATE_VERSION, judge
+from openledger.datanets.export import write_export
+from openledger.datanets.gate import GATE_VERSION, NO_DETECTORS, Detectors, judge
 from openledger.datanets.placement import shard_of
 from openledger.datanets.registry import (
     Contributor,
@@ -55,10 +56,12 @@ from openledger.datanets.registry import (
 )
 from openledger.datanets.removal import check_withdrawal, removed, tombstone, withdrawn
 from openledger.datanets.rows import rows_of
+from openledger.datanets.terms import Action, Permission, Terms, check_action, check_licence, check_permitted
 from openledger.datanets.versions import read_row_ids, row_root, write_manifest
 
 _MAX_SUMMARY_CHARS = 1_000
 _MAX_NAME_CHARS = 128
+_DAY_MS = 24 * 60 * 60 * 1000
 _WORD_WEIGHTS = "word_weights.json"
 _STORED: tuple[Outcome, ...] = ("accept", "review")
 
@@ -80,8 +83,9 @@ class Datanets:
     Raises Corrupt naming the shard for missing rows or damaged files, Conflict for another number of shards.
     """
 
-    def __init__(self, folder: Path, shards: Sequence[ShardPort], clock: Clock):
+    def __init__(self, folder: Path, shards: Sequence[ShardPort], clock: Clock, detectors: Detectors = NO_DETECTORS):
         self._folder = folder
+        self._detectors = detectors
         self._shards = tuple(shards)
         self._clock = clock
         self._registry = Registry(folder / "registry.sqlite")
@@ -115,6 +119,48 @@ class Datanets:
         """Every Datanet's display policy."""
         return {name: self._registry.datanet(name).display for name in self._registry.names()}
 
+    def set_terms(self, name: str, terms: Terms, by: str) -> Terms:
+        """What `name` is open on, from now on; rows that stand already stay. Raises Forbidden (`not_the_owner`)."""
+        self._check_owner(name, by)
+        self._registry.terms.set_terms(name, terms)
+        return terms
+
+    def terms(self, name: str) -> Terms:
+        return self._registry.terms.terms(self._registry.datanet(name).name)
+
+    def request(self, name: str, party: str, action: Action) -> Permission:
+        """Ask to contribute or to train. What was approved stays so; what was revoked has to be approved anew."""
+        check_action(action)
+        _check_text(party, "party", _MAX_NAME_CHARS)
+        known = self._registry.terms.permission(self._registry.datanet(name).name, party, action)
+        if known is not None and known.state != "requested" and known.allows(self._clock.now_ms()):
+            return known
+        if known is not None and known.state == "revoked":
+            return known
+        return self._permit(name, Permission(party=party, action=action, state="requested", expires_ms=0))
+
+    def approve(self, name: str, party: str, action: Action, by: str, expires_ms: int = 0) -> Permission:
+        """By the owner, also without a request (an invitation); until `expires_ms`, 0 for ever."""
+        check_action(action)
+        self._check_owner(name, by)
+        return self._permit(name, Permission(party=party, action=action, state="approved", expires_ms=expires_ms))
+
+    def revoke(self, name: str, party: str, action: Action, by: str) -> Permission:
+        """By the owner. Rows that were contributed and adapters that were trained until now stay."""
+        check_action(action)
+        self._check_owner(name, by)
+        return self._permit(name, Permission(party=party, action=action, state="revoked", expires_ms=0))
+
+    def permissions(self, name: str) -> list[Permission]:
+        return self._registry.terms.permissions(self._registry.datanet(name).name)
+
+    def training_rows(self, name: str, number: int, party: str) -> list[Row]:
+        """`rows`, for `party` to train on. Raises Forbidden where the terms or the licence don't let it
+        (`not_permitted`, `licence_withdrawn`, `licence_forbids`)."""
+        check_licence(self.terms(name))
+        self._check_permitted(name, party, "train")
+        return self.rows(name, number)
+
     def register_contributor(self, public_key: str, name: str) -> Contributor:
         """Idempotent. Raises Conflict when the key is registered under another name."""
         check_public_key(public_key)
@@ -127,8 +173,9 @@ class Datanets:
         """Check, judge and store. The same contribution again gets its first receipt again. A contributor who is not
         registered is, by the id that his key gives: the signature shows that the key is his.
 
-        Raises InvalidInput (`invalid_signature` and others), TooLarge, NotFound for an unknown Datanet, and
-        Unavailable when storage is; then nothing was acknowledged, and sending the same again is safe.
+        Raises InvalidInput (`invalid_signature` and others), TooLarge (`quota_exceeded` and others), NotFound for an
+        unknown Datanet, Forbidden (`not_permitted`) for a contributor whom its terms leave out, and Unavailable when
+        storage is; then nothing was acknowledged, and sending the same again is safe.
         """
         self._check(contribution)
         if not self._registry.knows_contributor(contribution.contributor_id):
@@ -137,7 +184,10 @@ class Datanets:
         for pending in self._registry.pending():
             if pending.receipt.contribution_id == identifier:
                 return self._store(pending)
-        return self._registry.receipt(identifier) or self._store(self._begin(contribution))
+        if (known := self._registry.receipt(identifier)) is not None:
+            return known
+        self._check_quota(contribution)
+        return self._store(self._begin(contribution))
 
     def receipt(self, name: str, identifier: str) -> ContributionReceipt:
         """What `contribute` answered. Raises NotFound (`unknown_contribution`) for one that isn't stored (yet)."""
@@ -179,8 +229,7 @@ class Datanets:
 
         Raises Forbidden (`not_the_owner`), InvalidInput, NotFound.
         """
-        if by != self._registry.datanet(name).owner:
-            raise Forbidden(f"{by} doesn't own the Datanet {name!r}", code="not_the_owner", param="by")
+        self._check_owner(name, by)
         removal = removed(name, row_ids, by, reason, self._clock.now_ms())
         self._contributors_of(removal)
         return self._take_back(removal)
@@ -234,6 +283,11 @@ class Datanets:
         ids = [i for i in read_row_ids(self._folder / "versions", self.version(name, number)) if i not in gone]
         return sorted(self._take(name, ids), key=lambda row: row.row_id)
 
+    def export(self, name: str, number: int, folder: Path) -> None:
+        """Write a version as Parquet with Croissant metadata and a dataset card into `folder` (see `export`)."""
+        version, rows = self.version(name, number), self.rows(name, number)
+        write_export(folder, self.datanet(name), self.terms(name), version, rows, self.statistics(name))
+
     def copies(self, name: str, number: int) -> dict[str, str]:
         """The version's rows that say what an earlier accepted row says, in this Datanet or in another contributor's
         place in any: row id to the earlier row's id. No adapter is trained on them (`clusters`)."""
@@ -266,11 +320,38 @@ class Datanets:
 
     def _check(self, contribution: Contribution) -> None:
         check_signature(contribution)
-        self._registry.datanet(contribution.datanet)
+        self._check_permitted(contribution.datanet, contribution.contributor_id, "contribute")
+
+    def _check_owner(self, name: str, by: str) -> None:
+        if by != self._registry.datanet(name).owner:
+            raise Forbidden(f"{by} doesn't own the Datanet {name!r}", code="not_the_owner", param="by")
+
+    def _check_permitted(self, name: str, party: str, action: Action) -> None:
+        if party != self._registry.datanet(name).owner:
+            permission = self._registry.terms.permission(name, party, action)
+            check_permitted(self._registry.terms.terms(name), permission, action, party, self._clock.now_ms())
+
+    def _check_quota(self, contribution: Contribution) -> None:
+        """Raises TooLarge (`quota_exceeded`) for more rows in 24 hours than the Datanet takes from one contributor."""
+        limit = self._registry.terms.terms(contribution.datanet).max_rows_a_day
+        if limit:
+            since_ms = self._clock.now_ms() - _DAY_MS
+            sent = self._registry.num_rows_since(contribution.datanet, contribution.contributor_id, since_ms)
+            if sent + len(contribution.drafts) > limit:
+                raise TooLarge(
+                    f"{contribution.datanet!r} takes {limit} rows a day from one contributor; {sent} were sent",
+                    code="quota_exceeded",
+                    param="drafts",
+                    fix=f"send {max(0, limit - sent)} rows now, or wait: rows count for 24 hours",
+                )
+
+    def _permit(self, name: str, permission: Permission) -> Permission:
+        self._registry.terms.set_permission(name, permission, self._clock.now_ms())
+        return permission
 
     def _judge(self, contribution: Contribution) -> tuple[tuple[Verdict, ...], DuplicateIndex]:
         overlay = self._index.overlay()
-        return tuple(judge(contribution.drafts, row_ids(contribution), overlay)), overlay
+        return tuple(judge(contribution.drafts, row_ids(contribution), overlay, self._detectors)), overlay
 
     def _begin(self, contribution: Contribution) -> PendingContribution:
         verdicts, overlay = self._judge(contribution)

@@ -24,6 +24,8 @@ from openledger.core.signed import contribution_id
 from openledger.core.values import Contribution, ContributionReceipt, DatanetVersion, Outcome, RowDraft, Verdict
 from openledger.datanets.contribution import draft_json
 from openledger.datanets.folders import make_folder
+from openledger.datanets.terms import SCHEMA as TERMS_SCHEMA
+from openledger.datanets.terms import TermsBook
 from openledger.datanets.tombstones import REMOVED, Tombstones
 from openledger.datanets.tombstones import SCHEMA as REMOVALS_SCHEMA
 
@@ -126,12 +128,14 @@ class Registry:
             with self._connection:
                 self._connection.execute(_SCHEMA)
                 self._connection.execute(REMOVALS_SCHEMA)
+                self._connection.execute(TERMS_SCHEMA)
                 self._add_display()
             self._forget_text_of_before()
             self._check_format()
             self._epoch = self._next_epoch()
             sync_folder(path.parent)
             self.tombstones = Tombstones(self._connection, self._writing)
+            self.terms = TermsBook(self._connection, self._writing)
         except (apsw.NotADBError, apsw.CorruptError) as error:
             raise Corrupt(f"{path} is no registry: {error}", code="corrupt_registry", param=str(path)) from error
 
@@ -294,6 +298,14 @@ class Registry:
             (datanet,),
         )
         return [row_id for row_id, outcome in rows if outcome in wanted]
+
+    def num_rows_since(self, datanet: str, contributor_id: str, since_ms: int) -> int:
+        """How many rows of a contributor were judged, whatever became of them."""
+        query = (
+            "SELECT count(*) FROM contributions JOIN verdicts USING (sequence)"
+            " WHERE datanet = ? AND contributor_id = ? AND received_ms > ?"
+        )
+        return int(self._connection.execute(query, (datanet, contributor_id, since_ms)).get)
 
     def credit_order(self) -> list[str]:
         """Ids of all stored rows of all Datanets, first credited first."""

@@ -141,7 +141,7 @@ class TestPersonalData:
         [
             "Write to user@example.com for the key.",
             "Charge 4111 1111 1111 1112 when it ships.",
-            "Please pay the rent into the account DE89 3704 0044 0532 0131 00 until Monday.",
+            "Pay into GB82WEST12345698765433 until Monday.",
             "The parts 000-12-3456 and 123-00-4567 are in stock.",
             "Since version 1.12.345, the default is 2,147,483,647 bytes.",
             "The matrix 0.123456789012345 and 10-20-30 stay.",
