@@ -1,4 +1,4 @@
-"""Sign and hand in rows of a JSONL file ({"prompt", "completion", "source"} on each line) to a Datanet.
+"""Sign and hand in rows of a file or folder to a Datanet, of at most 10,000 rows; all of them, or none.
 
 python jobs/contribute.py --workdir .openledger --datanet tables --rows rows.jsonl --key alice.key --name alice
 python jobs/contribute.py ... --dry-run     the gate's verdicts, nothing stored
@@ -33,7 +33,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--datanet", required=True)
-    parser.add_argument("--rows", type=Path, required=True, help="a JSONL file")
+    parser.add_argument("--rows", type=Path, required=True, help="a file or folder that openledger contribute reads")
     parser.add_argument("--key", type=Path, required=True, help="the contributor's key; made where there is none")
     parser.add_argument("--name", required=True, help="what reports call the contributor")
     parser.add_argument("--dry-run", action="store_true", help="the gate's verdicts, nothing stored")
@@ -44,12 +44,14 @@ def contribute(workdir: Workdir, arguments: argparse.Namespace) -> list[dict[str
     import ray
 
     from openledger.core.signing import SigningKey
-    from openledger.datanets.contribution import read_jsonl, sign_contribution
+    from openledger.datanets.contribution import sign_contribution
+    from openledger.datanets.reading import only_rows, read_drafts
     from openledger.platform.actors import datanets_actor
     from openledger.platform.cluster import connected
 
     key = SigningKey.load_or_create(arguments.key)
-    contribution = sign_contribution(key, arguments.datanet, tuple(read_jsonl(arguments.rows)), nonce="once")
+    drafts = tuple(only_rows(read_drafts(arguments.rows)))
+    contribution = sign_contribution(key, arguments.datanet, drafts, nonce="once")
     with connected(workdir):
         datanets = datanets_actor(workdir)
         if arguments.dry_run:

@@ -10,7 +10,7 @@ from typing import Any
 from openledger.core.errors import InsufficientFunds, InvalidInput, NotFound, Unauthenticated, Unavailable
 from openledger.core.money import split
 from openledger.core.sealing import Seal, SealReceipt, SealState, check_seal
-from openledger.core.values import Contribution, ContributionReceipt, SamplingParameters, Verdict
+from openledger.core.values import Contribution, ContributionReceipt, SamplingParameters, Verdict, Withdrawal
 from openledger.platform.desk import Desk
 from openledger.platform.service import AnswerEvent, ModelEntry, NewAdapter, Receipt, TokenScore
 
@@ -32,6 +32,9 @@ class MemoryService:
     told: dict[str, Any] = field(default_factory=lambda: sample_report())
     asked: list[dict[str, Any]] = field(default_factory=list)
     contributed: list[Contribution] = field(default_factory=list)
+    receipts: dict[str, ContributionReceipt] = field(default_factory=dict)
+    withdrawn: list[Withdrawal] = field(default_factory=list)
+    removed: list[tuple[str, str, tuple[str, ...], str]] = field(default_factory=list)
     marked: list[tuple[str, str]] = field(default_factory=list)
     sealed: dict[tuple[str, str], Seal] = field(default_factory=dict)
     seal_state: SealState = "waiting"
@@ -183,6 +186,25 @@ class MemoryService:
 
     async def disputes(self, adapter: str, period: str) -> list[dict[str, Any]]:
         return list(self.told.get("disputes", []))
+
+    async def preview(self, contribution: Contribution) -> tuple[Verdict, ...]:
+        return tuple(
+            Verdict(row_id=f"row_{number}", ordinal=number, outcome="accept")
+            for number in range(len(contribution.drafts))
+        )
+
+    async def contribution(self, name: str, identifier: str) -> ContributionReceipt:
+        if identifier not in self.receipts:
+            raise NotFound(f"{name!r} has no contribution {identifier}", code="unknown_contribution")
+        return self.receipts[identifier]
+
+    async def withdraw(self, withdrawal: Withdrawal) -> dict[str, Any]:
+        self.withdrawn.append(withdrawal)
+        return _removal(withdrawal.datanet, "withdrawn", len(withdrawal.row_ids))
+
+    async def remove_rows(self, account: str, name: str, row_ids: Sequence[str], reason: str) -> dict[str, Any]:
+        self.removed.append((account, name, tuple(row_ids), reason))
+        return _removal(name, "removed", len(row_ids))
 
     async def mark(self, account: str, answer_id: str, verdict: str) -> str:
         if verdict != "wrong":
@@ -380,6 +402,17 @@ def _model(name: str, number: int) -> ModelEntry:
 
 async def _closed(method: str, *arguments: Any) -> Any:
     raise Unavailable("no economy stands behind this service", code="no_economy")
+
+
+def _removal(datanet: str, kind: str, num_rows: int) -> dict[str, Any]:
+    adapter = {
+        "name": datanet, "adapter_digest": "ab" * 32, "served": True, "num_trained": num_rows, "num_held_out": 0,
+        "without": ["ctr_1"],
+    }  # fmt: skip
+    return {
+        "removal_id": "rmv_1", "datanet": datanet, "kind": kind, "num_rows": num_rows, "rows_root": "ab" * 32,
+        "transfer_id": "rmv_1", "adapters": [adapter],
+    }  # fmt: skip
 
 
 def _refuse(account: str, model: str, messages: Sequence[dict[str, str]]) -> None:

@@ -8,10 +8,10 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
-from openledger.api.access import ServiceOf
+from openledger.api.access import AccountOf, ServiceOf
 from openledger.api.responses import json_response, listing
 from openledger.core.ids import check_name
-from openledger.core.values import Contribution, ContributionReceipt, RowDraft
+from openledger.core.values import Contribution, ContributionReceipt, RowDraft, Withdrawal
 
 router = APIRouter(tags=["datanets"])
 _SHORT = ("name", "summary", "version", "row_root", "rows_in", "accepted", "rejected", "review")
@@ -50,6 +50,29 @@ class ContributionBody(_Body):
         )
 
 
+class WithdrawalBody(_Body):
+    contributor_id: Annotated[str, Field(max_length=128)]
+    public_key: Hex
+    row_ids: Annotated[list[Annotated[str, Field(max_length=128)]], Field(min_length=1)]
+    nonce: Annotated[str, Field(max_length=128)]
+    signature: Hex
+
+    def withdrawal(self, datanet: str) -> Withdrawal:
+        return Withdrawal(
+            datanet=datanet,
+            contributor_id=self.contributor_id,
+            public_key=self.public_key,
+            row_ids=tuple(self.row_ids),
+            nonce=self.nonce,
+            signature=self.signature,
+        )
+
+
+class RemovalBody(_Body):
+    row_ids: Annotated[list[Annotated[str, Field(max_length=128)]], Field(min_length=1)]
+    reason: Annotated[str, Field(max_length=64)]
+
+
 @router.get("/v1/datanets")
 async def list_datanets(service: ServiceOf) -> Response:
     """In short; one Datanet asked for by name comes with its contributors and its adapter."""
@@ -64,6 +87,31 @@ async def get_datanet(name: str, service: ServiceOf) -> Response:
 @router.post("/v1/datanets/{name}/contributions")
 async def contribute(name: str, body: ContributionBody, service: ServiceOf) -> Response:
     return json_response(_object(await service.contribute(body.contribution(check_name(name, "name")))))
+
+
+@router.get("/v1/datanets/{name}/contributions/{contribution_id}")
+async def get_contribution(name: str, contribution_id: str, service: ServiceOf) -> Response:
+    """Whether a contribution is stored, and what the gate said: who was cut off asks before sending it again."""
+    return json_response(_object(await service.contribution(check_name(name, "name"), contribution_id)))
+
+
+@router.post("/v1/datanets/{name}/previews")
+async def preview(name: str, body: ContributionBody, service: ServiceOf) -> Response:
+    verdicts = await service.preview(body.contribution(check_name(name, "name")))
+    return json_response({"object": "preview", "verdicts": [asdict(verdict) for verdict in verdicts]})
+
+
+@router.post("/v1/datanets/{name}/withdrawals")
+async def withdraw(name: str, body: WithdrawalBody, service: ServiceOf) -> Response:
+    """Signed by the rows' contributor: no key needed."""
+    return json_response({"object": "removal", **await service.withdraw(body.withdrawal(check_name(name, "name")))})
+
+
+@router.post("/v1/datanets/{name}/removals")
+async def remove_rows(name: str, body: RemovalBody, account: AccountOf, service: ServiceOf) -> Response:
+    """By the Datanet's owner."""
+    found = await service.remove_rows(account, check_name(name, "name"), body.row_ids, body.reason)
+    return json_response({"object": "removal", **found})
 
 
 def _short(datanet: dict[str, Any]) -> dict[str, Any]:

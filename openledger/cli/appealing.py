@@ -1,16 +1,18 @@
 """Contesting a verdict of the gate, and deciding on one: appeals and the reviewers of a Datanet."""
 
 from argparse import Namespace
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from openledger.cli import output
-from openledger.cli.contributing import existing_key
+from openledger.cli.keys import load_key
 from openledger.cli.remote import connect
 from openledger.core.errors import InvalidInput
+from openledger.core.values import Contribution
 
 if TYPE_CHECKING:
-    from openledger.core.signing import SigningKey
+    pass
 
 _SHORT = ("row_id", "state", "outcome", "reasons", "contributor_id")
 _TEXTS = ("prompt", "completion", "source")
@@ -33,11 +35,14 @@ def show(options: Namespace) -> None:
 
 def open_appeal(options: Namespace) -> None:
     from openledger.datanets.appeals import appeal_of
-    from openledger.datanets.contribution import read_jsonl, sign_contribution
+    from openledger.datanets.contribution import sign_batches
+    from openledger.datanets.reading import read_drafts
+    from openledger.datanets.records import Refused
 
-    key, drafts = _key(options.key), list(read_jsonl(Path(options.rows)))
-    contribution = sign_contribution(key, options.datanet, drafts, options.nonce)
-    appeal = appeal_of(key, contribution, options.row, options.reason)
+    key = load_key(options.key)
+    rows = (row for row in read_drafts(Path(options.rows)) if not isinstance(row, Refused))
+    contribution, ordinal = _holding(sign_batches(key, options.datanet, rows, options.nonce), options.row)
+    appeal = appeal_of(key, contribution, ordinal, options.reason)
     if options.dry_run:
         told = {"contribution_id": appeal.contribution_id, "row_id": appeal.row_id, "prompt": appeal.draft.prompt}
         output.print_pairs({**told, "sent": False}, as_json=options.json)
@@ -50,7 +55,7 @@ def decide(options: Namespace) -> None:
     from openledger.core.appealing import sign_decision
 
     place = options.datanet, options.row_id, options.account
-    decision = sign_decision(_key(options.key), *place, overturned=options.overturn, note=options.note)
+    decision = sign_decision(load_key(options.key), *place, overturned=options.overturn, note=options.note)
     with connect(options) as client:
         _print(client.decide(decision), as_json=options.json)
 
@@ -84,14 +89,23 @@ def end_reviewer(options: Namespace) -> None:
 def _signed(options: Namespace) -> dict[str, str]:
     from openledger.ledger.signers import sign_signer
 
-    statement = sign_signer(_key(options.key), "reviewer", options.account, options.datanet)
+    statement = sign_signer(load_key(options.key), "reviewer", options.account, options.datanet)
     return {name: statement[name] for name in ("datanet", "account", "public_key", "signature")}
 
 
-def _key(name: str) -> "SigningKey":
-    from openledger.core.signing import SigningKey
-
-    return SigningKey.load_or_create(existing_key(name))
+def _holding(contributions: Iterable[Contribution], row: int) -> tuple[Contribution, int]:
+    """The contribution that row number `row` of all went into, and its number there."""
+    first = 0
+    for contribution in contributions:
+        if row < first + len(contribution.drafts):
+            return contribution, row - first
+        first += len(contribution.drafts)
+    raise InvalidInput(
+        f"there are {first} rows, and no row {row}",
+        code="unknown_row",
+        param="row",
+        fix="name the same files as were contributed; rows are counted from 0 over all of them",
+    )
 
 
 def _print(found: dict[str, Any], *, as_json: bool) -> None:

@@ -1,44 +1,83 @@
-"""Signing rows from a file; sealing them, and sending them to a Datanet."""
+"""Signing rows of files; sealing them, and sending them to a Datanet."""
 
+import json
 from argparse import Namespace
 from collections import Counter
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from openledger.cli import output
+from openledger.cli.keys import load_key
 from openledger.cli.remote import connect
-from openledger.core.errors import NotFound
-from openledger.core.values import Contribution, ContributionReceipt
+from openledger.core.errors import InvalidInput, NotFound, Unavailable
+from openledger.core.values import Contribution, RowDraft, Verdict
 
 if TYPE_CHECKING:
     from openledger.client import OpenLedger
-    from openledger.core.sealing import Seal, SealReceipt
+    from openledger.core.sealing import Seal
+    from openledger.datanets.records import Refused
+
+_MAX_TOLD = 20
+Judge = Callable[[Contribution], tuple[str, Sequence[Verdict]]]
+
+
+@dataclass(slots=True)
+class _Told:
+    """What became of the rows so far; of what was refused, the first few are kept."""
+
+    contributions: list[str] = field(default_factory=list)
+    counts: Counter[tuple[str, str]] = field(default_factory=Counter)
+    refused: list["Refused"] = field(default_factory=list)
+    num_refused: int = 0
+
+    @property
+    def num_rows(self) -> int:
+        return self.counts.total()
 
 
 def contribute(options: Namespace) -> None:
-    contribution, seal = _signed(options)
+    told = _Told()
+    contributions = _signed(options, told)
+    if options.seal:
+        _seal(options, contributions, told)
+        return
     if options.dry_run:
-        output.print_pairs({**_summary(contribution), "seal": seal.digest, "sent": False}, as_json=options.json)
+        _judge(contributions, _local_gate(), told, options)
+    else:
+        with connect(options) as client:
+            if options.preview:
+                _judge(contributions, lambda one: ("", client.preview(one)), told, options)
+            else:
+                _judge(contributions, lambda one: _stored(client, one, options), told, options)
+    _print(told, options)
+
+
+def _seal(options: Namespace, contributions: Iterator[Contribution], told: _Told) -> None:
+    """Keep the places of what would be sent; each contribution has a seal of its own."""
+    seals = [seal for contribution in contributions if (seal := _seal_of(options, contribution))]
+    if not seals:
+        raise _nothing_to_send(told, options)
+    if options.dry_run:
+        for seal in seals:
+            summary = {"datanet": seal.datanet, "contributor_id": seal.contributor_id, "seal": seal.digest}
+            output.print_pairs({**summary, "sent": False}, as_json=options.json)
         return
     with connect(options) as client:
-        if options.seal:
-            output.print_pairs(_sealed(client.seal(seal)), as_json=options.json)
-            output.print_note("the place is yours; send the same rows with the same key and nonce before it expires")
-            return
-        receipt = client.contribute(contribution)
-        _tell_place(client, seal)
-    output.print_rows("Verdicts", _verdicts(receipt), as_json=options.json, whole=asdict(receipt))
+        for seal in seals:
+            receipt = client.seal(seal)
+            found = {name: getattr(receipt, name) for name in ("datanet", "contributor_id", "digest", "state")}
+            times = {name: getattr(receipt, f"{name}_ms") for name in ("sealed", "expires")}
+            shown = {name: output.format_time(time_ms) for name, time_ms in times.items()}
+            output.print_pairs({**found, **shown}, as_json=options.json)
+    output.print_note("the place is yours; send the same rows with the same key and nonce before it expires")
 
 
-def _signed(options: Namespace) -> "tuple[Contribution, Seal]":
-    from openledger.core.signing import SigningKey
-    from openledger.datanets.contribution import read_jsonl, sign_contribution
+def _seal_of(options: Namespace, contribution: Contribution) -> "Seal":
     from openledger.datanets.seals import seal_of
 
-    key = SigningKey.load_or_create(existing_key(options.key))
-    contribution = sign_contribution(key, options.datanet, list(read_jsonl(Path(options.rows))), options.nonce)
-    return contribution, seal_of(key, contribution)
+    return seal_of(load_key(options.key), contribution)
 
 
 def _tell_place(client: "OpenLedger", seal: "Seal") -> None:
@@ -53,31 +92,111 @@ def _tell_place(client: "OpenLedger", seal: "Seal") -> None:
         output.print_note("their seal had expired: they stand where they arrived")
 
 
-def _sealed(receipt: "SealReceipt") -> dict[str, Any]:
-    told = {name: getattr(receipt, name) for name in ("datanet", "contributor_id", "digest", "state")}
-    times = {name: getattr(receipt, f"{name}_ms") for name in ("sealed", "expires")}
-    return {**told, **{name: output.format_time(time_ms) for name, time_ms in times.items()}}
+def _signed(options: Namespace, told: _Told) -> Iterator[Contribution]:
+    from openledger.datanets.contribution import sign_batches
+    from openledger.datanets.reading import read_drafts
+    from openledger.datanets.records import Refused
+
+    def rows() -> Iterator[RowDraft]:
+        for item in read_drafts(Path(options.rows)):
+            if not isinstance(item, Refused):
+                yield item
+                continue
+            told.num_refused += 1
+            if len(told.refused) < _MAX_TOLD:
+                told.refused.append(item)
+
+    return sign_batches(load_key(options.key), options.datanet, rows(), options.nonce)
 
 
-def existing_key(name: str) -> Path:
-    """Loading makes a key where there is none; a mistyped name must not become an identity."""
-    path = Path(name)
-    if not path.is_file():
-        raise NotFound(
-            f"there is no key file {name}", code="unknown_file", param="key", fix="make one with 'openledger keys new'"
-        )
-    return path
+def _judge(contributions: Iterator[Contribution], judge: Judge, told: _Told, options: Namespace) -> None:
+    with _receipts(options.receipts) as receipts:
+        for contribution in contributions:
+            try:
+                identifier, verdicts = judge(contribution)
+            except Unavailable as error:
+                error.fix = "run the same command again: what is stored already is not sent twice"
+                raise
+            told.contributions += [identifier] if identifier else []
+            told.counts.update((verdict.outcome, ", ".join(verdict.reasons)) for verdict in verdicts)
+            receipts.write(contribution, verdicts)
+            output.print_progress(f"{told.num_rows:,} rows, {told.num_refused:,} refused")
+    output.print_progress("")
 
 
-def _summary(contribution: Contribution) -> dict[str, Any]:
-    return {
-        "datanet": contribution.datanet,
-        "contributor_id": contribution.contributor_id,
-        "rows": len(contribution.drafts),
-        "content_root": contribution.content_root,
+def _stored(client: Any, contribution: Contribution, options: Namespace) -> tuple[str, Sequence[Verdict]]:
+    (receipt,) = client.contribute_all([contribution])
+    _tell_place(client, _seal_of(options, contribution))
+    return receipt.contribution_id, receipt.verdicts
+
+
+def _local_gate() -> Judge:
+    """The gate as it would judge these rows in an empty Datanet."""
+    from openledger.datanets.contribution import row_ids
+    from openledger.datanets.dedupe import DuplicateIndex
+    from openledger.datanets.gate import judge
+
+    index = DuplicateIndex()
+    return lambda contribution: ("", judge(contribution.drafts, row_ids(contribution), index))
+
+
+class _receipts:  # noqa: N801 - reads as a function
+    """One line of JSON for each row, written as verdicts come: what a later withdrawal names is here."""
+
+    def __init__(self, name: str | None):
+        self._name = name
+        self._stream: TextIO | None = None
+
+    def __enter__(self) -> "_receipts":
+        if self._name:
+            try:
+                self._stream = Path(self._name).open("w", encoding="utf-8")
+            except OSError as error:
+                raise InvalidInput(
+                    f"{self._name} can't be written: {error.strerror}", code="unwritable", param="receipts"
+                ) from error
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        if self._stream is not None:
+            self._stream.close()
+
+    def write(self, contribution: Contribution, verdicts: Sequence[Verdict]) -> None:
+        if self._stream is not None:
+            for draft, verdict in zip(contribution.drafts, verdicts, strict=True):
+                self._stream.write(json.dumps({**asdict(verdict), "source": draft.source}) + "\n")
+
+
+def _print(told: _Told, options: Namespace) -> None:
+    if not told.num_rows:
+        raise _nothing_to_send(told, options)
+    verdicts = [
+        {"outcome": outcome, "reasons": reasons, "rows": number}
+        for (outcome, reasons), number in sorted(told.counts.items())
+    ]
+    whole = {
+        "datanet": options.datanet,
+        "rows": told.num_rows,
+        "sent": not (options.dry_run or options.preview),
+        "contributions": told.contributions,
+        "verdicts": verdicts,
+        "num_refused": told.num_refused,
+        "refused": [asdict(one) for one in told.refused],
     }
+    output.print_rows(
+        "Verdicts" if whole["sent"] else "Verdicts (nothing was sent)", verdicts, as_json=options.json, whole=whole
+    )
+    if told.num_refused and not options.json:
+        output.print_note(f"{told.num_refused} rows or files were refused; the others were read")
+        for one in told.refused:
+            output.print_note(f"  {one.file}{', ' if one.place else ''}{one.place}: {one.reason} ({one.code})")
 
 
-def _verdicts(receipt: ContributionReceipt) -> list[dict[str, Any]]:
-    counts = Counter((verdict.outcome, ", ".join(verdict.reasons)) for verdict in receipt.verdicts)
-    return [{"outcome": outcome, "reasons": reasons, "rows": n} for (outcome, reasons), n in sorted(counts.items())]
+def _nothing_to_send(told: _Told, options: Namespace) -> InvalidInput:
+    reasons = "; ".join(f"{one.file} {one.place}: {one.reason}" for one in told.refused[:3])
+    return InvalidInput(
+        f"{options.rows} has no row to contribute" + (f" ({told.num_refused} refused: {reasons})" if reasons else ""),
+        code="empty_contribution",
+        param="rows",
+        fix="see 'openledger contribute --help' for the formats that are read",
+    )

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from openledger.cli import output
-from openledger.cli.contributing import existing_key
+from openledger.cli.keys import load_key
 from openledger.cli.remote import connect
 from openledger.core.errors import InvalidInput, NotFound
 from openledger.core.money import parse_open
 
 if TYPE_CHECKING:
-    from openledger.core.signing import SigningKey
+    pass
 
 _SHORT = ("dispute_id", "contributor", "state", "paid_nano", "claimed_nano", "contested_nano", "award_nano")
 _TIMES = ("opened_ms", "deadline_ms", "closed_ms")
@@ -32,7 +32,7 @@ def show(options: Namespace) -> None:
 
 def open_claim(options: Namespace) -> None:
     claimed_nano = parse_open(options.claimed)
-    key = _key(options.key) if options.key else None
+    key = load_key(options.key) if options.key else None
     pool = options.adapter, options.period
     if options.dry_run:
         told = {"pool": ":".join(pool), "claimed_nano": claimed_nano, "signed": key is not None, "sent": False}
@@ -75,7 +75,7 @@ def _signed(options: Namespace) -> dict[str, Any]:
             param="scores",
             fix="write adapter, period, num_answers, answers_nano and scores, by part: docs/concepts/disputes.md",
         ) from error
-    return recomputation_json(sign_recomputation(_key(options.key), *pool, options.scorer, basis, scores))
+    return recomputation_json(sign_recomputation(load_key(options.key), *pool, options.scorer, basis, scores))
 
 
 def _read(path: Path) -> Any:
@@ -85,12 +85,6 @@ def _read(path: Path) -> Any:
         raise NotFound(f"there is no file {path}", code="unknown_file", param="scores") from error
     except (ValueError, RecursionError) as error:
         raise InvalidInput(f"{path} isn't JSON: {error}", code="invalid_scores", param="scores") from error
-
-
-def _key(name: str) -> "SigningKey":
-    from openledger.core.signing import SigningKey
-
-    return SigningKey.load_or_create(existing_key(name))
 
 
 def _print(found: dict[str, Any], *, as_json: bool) -> None:

@@ -49,6 +49,12 @@ def print_note(text: str) -> None:
     print(plain(text), file=sys.stderr)
 
 
+def print_progress(text: str) -> None:
+    """One line on stderr that the next one replaces; nothing where nobody watches. An empty text clears it."""
+    if sys.stderr.isatty():
+        print(f"\r{plain(text):<60}\r", end="", file=sys.stderr, flush=True)
+
+
 def print_error(error: OpenLedgerError, *, as_json: bool) -> None:
     told = error.to_dict()
     if as_json:

@@ -6,7 +6,17 @@ from typing import Any, NoReturn
 
 from openledger import __version__
 from openledger.attribution.options import add_commands
-from openledger.cli import appealing, contributing, disputing, keys, offices, processes, remote, retaining
+from openledger.cli import (
+    appealing,
+    contributing,
+    disputing,
+    keys,
+    offices,
+    processes,
+    remote,
+    retaining,
+    withdrawing,
+)
 from openledger.core.errors import InvalidInput
 from openledger.ledger.options import add_commands as add_ledger_commands
 
@@ -16,8 +26,9 @@ _EXAMPLES = """examples:
   openledger models                        what can be asked, and for how much
   openledger ask MODEL "What does os.path.join do?"
   openledger keys new --out my.key         an identity to contribute with
-  openledger contribute DATANET rows.jsonl --key my.key --seal
-  openledger contribute DATANET rows.jsonl --key my.key
+  openledger contribute DATANET notes/ --key my.key --seal
+  openledger contribute DATANET notes/ --key my.key
+  openledger withdraw DATANET ROW_ID --key my.key
   openledger payouts                       what this account was paid
   openledger disputes open ADAPTER PERIOD 0.5 --key my.key --reason "my rows are missing"
   openledger appeals open DATANET rows.jsonl --row 3 --key my.key --reason "it is no copy"
@@ -31,6 +42,21 @@ _EXAMPLES = """examples:
   openledger attribution score --help      influence of rows and contributors, from files
 
 OPENLEDGER_URL and OPENLEDGER_API_KEY stand in for --url and --api-key.
+"""
+
+
+_CONTRIBUTE_HELP = """formats:
+  .jsonl .ndjson .csv .tsv .parquet .arrow     records with prompt and completion (or instruction and response,
+                                               question and answer, messages, text), and optionally source
+  .md .txt .pdf .docx                          a row for each paragraph, asked by the heading above it
+  a folder                                     its files, by name; also a Hugging Face dataset directory
+
+What can't be read is told with its file and place, and the rest goes on. Large files are sent in parts of 1,000 rows;
+after a broken connection run the same command again: what is stored already is not sent twice.
+
+examples:
+  openledger contribute DATANET notes/ --key my.key --dry-run
+  openledger contribute DATANET rows.jsonl --key my.key --receipts verdicts.jsonl
 """
 
 
@@ -53,6 +79,7 @@ def build_parser() -> Parser:
     _add_attribution(commands)
     _add_questions(commands)
     _add_data(commands)
+    _add_removals(commands)
     _add_money(commands)
     _add_disputes(commands)
     _add_appeals(commands)
@@ -106,12 +133,29 @@ def _add_questions(commands: Any) -> None:
 def _add_data(commands: Any) -> None:
     _remote(commands, "datanets", remote.datanets, "list the Datanets")
     contribute = _remote(commands, "contribute", contributing.contribute, "sign rows and send them to a Datanet")
+    contribute.formatter_class = argparse.RawDescriptionHelpFormatter
+    contribute.epilog = _CONTRIBUTE_HELP
     contribute.add_argument("datanet", metavar="DATANET")
-    contribute.add_argument("rows", metavar="FILE.jsonl", help='one {"prompt", "completion", "source"} a line')
+    contribute.add_argument("rows", metavar="PATH", help="a file, or a folder of files; see below")
     contribute.add_argument("--key", required=True, metavar="KEYFILE", help="made by 'openledger keys new'")
     contribute.add_argument("--nonce", default="0", help="another one sends the same rows as a new contribution")
     contribute.add_argument("--seal", action="store_true", help="send no row yet: keep their place, for 7 days")
-    contribute.add_argument("--dry-run", action="store_true", help="read, check and sign the rows; send nothing")
+    contribute.add_argument("--receipts", metavar="FILE", help="write each row's id and verdict there, one a line")
+    trial = contribute.add_mutually_exclusive_group()
+    trial.add_argument("--dry-run", action="store_true", help="judge the rows by the gate here; send nothing")
+    trial.add_argument("--preview", action="store_true", help="ask the server for the verdicts; store nothing")
+
+
+def _add_removals(commands: Any) -> None:
+    withdraw = _remote(commands, "withdraw", withdrawing.withdraw, "take back rows that you contributed")
+    withdraw.add_argument("--key", required=True, metavar="KEYFILE", help="the key that contributed them")
+    withdraw.add_argument("--nonce", default="0", help="another one makes another withdrawal of the same rows")
+    withdraw.add_argument("--dry-run", action="store_true", help="sign it and send nothing")
+    remove = _remote(commands, "remove", withdrawing.remove, "remove rows from a Datanet that you own")
+    remove.add_argument("--reason", required=True, metavar="WORD", help="such as court_order; it stands in the log")
+    for parser in (withdraw, remove):
+        parser.add_argument("datanet", metavar="DATANET")
+        parser.add_argument("row_ids", metavar="ROW_ID", nargs="+", help="or - for one a line from standard input")
 
 
 def _add_money(commands: Any) -> None:

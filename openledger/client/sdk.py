@@ -7,7 +7,7 @@ Every method raises the errors of `core.errors` that the server names. Nothing i
 an `idempotency_key`, with which a retry is safe.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from types import TracebackType
 from typing import Any, Self
@@ -22,9 +22,11 @@ from openledger.client.values import idempotency as _key
 from openledger.client.values import segment as _segment
 from openledger.core.appealing import Appeal, Decision
 from openledger.core.claiming import sign_claim
+from openledger.core.errors import NotFound
 from openledger.core.sealing import Seal, SealReceipt
+from openledger.core.signed import contribution_id
 from openledger.core.signing import SigningKey
-from openledger.core.values import Contribution, ContributionReceipt, SamplingParameters
+from openledger.core.values import Contribution, ContributionReceipt, SamplingParameters, Verdict, Withdrawal
 
 Message = dict[str, str]
 _NEUTRAL = asdict(SamplingParameters())
@@ -124,6 +126,40 @@ class OpenLedger(Offices):
         body = asdict(contribution)
         path = f"/v1/datanets/{_segment(body.pop('datanet'))}/contributions"
         return read_as(values.read_contribution, self._transport.post_json(path, body))
+
+    def contribute_all(self, contributions: Iterable[Contribution]) -> Iterator[ContributionReceipt]:
+        """Send a stream of contributions (`datanets.contribution.sign_batches` makes them of any iterable of rows),
+        each as it is asked for. One that is stored already isn't sent again: after a broken connection, start over."""
+        for contribution in contributions:
+            yield self.stored(contribution) or self.contribute(contribution)
+
+    def stored(self, contribution: Contribution) -> ContributionReceipt | None:
+        """The receipt of a contribution that was stored before; None where it wasn't."""
+        name, identifier = _segment(contribution.datanet), _segment(contribution_id(contribution))
+        try:
+            found = self._transport.get_json(f"/v1/datanets/{name}/contributions/{identifier}")
+        except NotFound:
+            return None
+        return read_as(values.read_contribution, found)
+
+    def preview(self, contribution: Contribution) -> list[Verdict]:
+        """The verdicts that the rows would get now; nothing is stored."""
+        body = asdict(contribution)
+        path = f"/v1/datanets/{_segment(body.pop('datanet'))}/previews"
+        return read_as(values.read_verdicts, self._transport.post_json(path, body))
+
+    def withdraw_rows(self, withdrawal: Withdrawal) -> dict[str, Any]:
+        """Take rows back: at least `removal_id`, `transfer_id` (its proof shows the entry in the log) and `adapters`,
+        which have learnt from them. Safe to send again."""
+        body = asdict(withdrawal)
+        path = f"/v1/datanets/{_segment(body.pop('datanet'))}/withdrawals"
+        return read_as(values.read_object, self._transport.post_json(path, body))
+
+    def remove_rows(self, datanet: str, row_ids: Sequence[str], reason: str) -> dict[str, Any]:
+        """As `withdraw_rows`, by the Datanet's owner, whose API key this is."""
+        body = {"row_ids": list(row_ids), "reason": reason}
+        path = f"/v1/datanets/{_segment(datanet)}/removals"
+        return read_as(values.read_object, self._transport.post_json(path, body))
 
     def seal(self, seal: Seal) -> SealReceipt:
         """Keep a place for rows before you show them (`datanets.seals.seal_of` makes the seal of a contribution). Safe

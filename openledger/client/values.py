@@ -110,15 +110,18 @@ def read_contribution(value: Json) -> ContributionReceipt:
         contribution_id=value["contribution_id"],
         datanet=value["datanet"],
         contributor_id=value["contributor_id"],
-        verdicts=tuple(
-            Verdict(**{**_known(verdict, Verdict), "reasons": tuple(verdict["reasons"])})
-            for verdict in value["verdicts"]
-        ),
+        verdicts=tuple(read_verdicts(value)),
     )
 
 
 def read_seal(value: Json) -> SealReceipt:
     return SealReceipt(**_known(value, SealReceipt))
+
+
+def read_verdicts(value: Json) -> list[Verdict]:
+    return [
+        Verdict(**{**_known(verdict, Verdict), "reasons": tuple(verdict["reasons"])}) for verdict in value["verdicts"]
+    ]
 
 
 def read_list(value: Json) -> list[dict[str, Any]]:

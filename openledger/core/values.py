@@ -68,6 +68,45 @@ class ContributionReceipt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Withdrawal:
+    """A contributor's signed wish that rows of theirs be forgotten; see `datanets.removal`. `row_ids` are sorted."""
+
+    datanet: str
+    contributor_id: str
+    public_key: str
+    row_ids: tuple[str, ...]
+    nonce: str
+    signature: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Removal:
+    """Rows that are forgotten, and by whose will: their contributor's (`withdrawn`) or the owner's (`removed`).
+
+    `rows_root` is the RFC 9162 root (hex) over `row_ids`, `signed` what a withdrawal's signature needs to be checked.
+    """
+
+    removal_id: str
+    datanet: str
+    kind: Literal["withdrawn", "removed"]
+    by: str
+    reason: str
+    row_ids: tuple[str, ...]
+    rows_root: str
+    signed: dict[str, str]
+    removed_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tombstone:
+    """What stays of a removed row: a digest of its text under `salt`, which is not published."""
+
+    row_id: str
+    salt: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DatanetVersion:
     """An immutable published version. `row_root` is the RFC 9162 root (hex) over the sorted row ids."""
 

@@ -45,6 +45,9 @@ class ShardHandle:
     def append(self, datanet: str, rows: Sequence[Row], key: str) -> None:
         _result(self._actor.append.remote(datanet, list(rows), key))
 
+    def remove(self, datanet: str, row_ids: Sequence[str]) -> int:
+        return int(_result(self._actor.remove.remote(datanet, list(row_ids))))
+
     def rows(self, datanet: str, row_ids: Sequence[str]) -> list[Row]:
         found: list[Row] = _result(self._actor.rows.remote(datanet, list(row_ids)))
         return found

@@ -19,9 +19,10 @@ import apsw
 
 from openledger.core.appealing import Appeal, AppealState, Judged, check_appeal_signature, sign_appeal
 from openledger.core.errors import Conflict, Forbidden, InvalidInput, NotFound
+from openledger.core.signed import contribution_id
 from openledger.core.signing import SigningKey
 from openledger.core.values import Contribution, RowDraft
-from openledger.datanets.contribution import contribution_id, draft_json, leads_to, row_ids, row_path
+from openledger.datanets.contribution import draft_json, leads_to, row_ids, row_path
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS appeals (

@@ -5,24 +5,21 @@ nor storage. The signature (Ed25519) stands over the root of an RFC 9162 tree wh
 covers all rows, and a single row can be proved to belong to a signed contribution.
 """
 
-import json
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any, BinaryIO
+from collections.abc import Iterable, Iterator, Sequence
 
 from openledger.core import merkle
-from openledger.core.errors import InvalidInput, NotFound, TooLarge
+from openledger.core.errors import InvalidInput, TooLarge
 from openledger.core.hashing import canonical_json, digest_json
 from openledger.core.ids import check_name, derived_id
+from openledger.core.signed import contribution_bytes
 from openledger.core.signing import SigningKey, contributor_id, verify
 from openledger.core.values import Contribution, RowDraft
 
-FORMAT = "openledger/contribution/1"
 MAX_ROWS = 10_000
 MAX_ROW_BYTES = 16 * 1024
+BATCH_ROWS = 1_000
+BATCH_BYTES = 4 * 1024 * 1024  # escaped in JSON, it stays below what the API takes
 _MAX_NONCE_CHARS = 128
-_MAX_LINE_BYTES = 8 * MAX_ROW_BYTES  # JSON may escape each character in six
-_FIELDS = frozenset({"prompt", "completion", "source"})
 
 
 def sign_contribution(key: SigningKey, datanet: str, drafts: Sequence[RowDraft], nonce: str) -> Contribution:
@@ -33,7 +30,7 @@ def sign_contribution(key: SigningKey, datanet: str, drafts: Sequence[RowDraft],
     root = content_root(drafts)
     _check_nonce(nonce)
     contributor = contributor_id(key.public_key)
-    message = canonical_json(signed_fields(check_name(datanet, "datanet"), contributor, root, len(drafts), nonce))
+    message = contribution_bytes(check_name(datanet, "datanet"), contributor, root, len(drafts), nonce)
     return Contribution(
         datanet=datanet,
         contributor_id=contributor,
@@ -43,6 +40,27 @@ def sign_contribution(key: SigningKey, datanet: str, drafts: Sequence[RowDraft],
         content_root=root,
         signature=key.sign(message),
     )
+
+
+def sign_batches(
+    key: SigningKey, datanet: str, drafts: Iterable[RowDraft], nonce: str, max_rows: int = BATCH_ROWS
+) -> Iterator[Contribution]:
+    """As many contributions as the drafts need, one at a time, so that a stream of any length can be sent.
+
+    The same drafts with the same `nonce` make the same contributions: sending them again after a broken connection
+    stores nothing twice.
+    """
+    batch: list[RowDraft] = []
+    size = 0
+    for draft in drafts:
+        draft_size = len(draft_bytes(draft, len(batch)))
+        if batch and (len(batch) >= max_rows or size + draft_size > BATCH_BYTES):
+            yield sign_contribution(key, datanet, batch, nonce)
+            batch, size = [], 0
+        batch.append(draft)
+        size += draft_size
+    if batch:
+        yield sign_contribution(key, datanet, batch, nonce)
 
 
 def check_signature(contribution: Contribution) -> None:
@@ -63,30 +81,8 @@ def check_signature(contribution: Contribution) -> None:
 
 def signed_bytes(contribution: Contribution) -> bytes:
     """What the signature stands over: canonical JSON of the contribution without its rows, which the root covers."""
-    return canonical_json(signed_values(contribution))
-
-
-def signed_values(contribution: Contribution) -> dict[str, Any]:
-    """`signed_bytes` as JSON values."""
     given = contribution
-    return signed_fields(given.datanet, given.contributor_id, given.content_root, len(given.drafts), given.nonce)
-
-
-def signed_fields(datanet: str, contributor: str, root: str, num_rows: int, nonce: str) -> dict[str, Any]:
-    """`signed_values` of a contribution whose rows are elsewhere."""
-    return {
-        "format": FORMAT,
-        "datanet": datanet,
-        "contributor_id": contributor,
-        "content_root": root,
-        "num_rows": num_rows,
-        "nonce": nonce,
-    }
-
-
-def contribution_id(contribution: Contribution) -> str:
-    """Derived from what is signed, so that a contribution sent twice is one."""
-    return derived_id("ctb", signed_bytes(contribution).decode())
+    return contribution_bytes(given.datanet, given.contributor_id, given.content_root, len(given.drafts), given.nonce)
 
 
 def row_ids(contribution: Contribution) -> list[str]:
@@ -113,27 +109,6 @@ def content_root(drafts: Sequence[RowDraft]) -> str:
     return merkle.root([merkle.leaf_hash(draft_bytes(draft, n)) for n, draft in enumerate(drafts)]).hex()
 
 
-def draft_bytes(draft: RowDraft, ordinal: int) -> bytes:
-    """The leaf that `draft` is in its contribution's tree. Raises InvalidInput, TooLarge."""
-    try:
-        data = canonical_json(draft_json(draft))
-    except InvalidInput as error:
-        raise InvalidInput(
-            f"row {ordinal} is not valid Unicode text: {error}",
-            code="invalid_text",
-            param=f"drafts[{ordinal}]",
-            fix="remove unpaired surrogates",
-        ) from error
-    if len(data) > MAX_ROW_BYTES:
-        raise TooLarge(
-            f"row {ordinal} has {len(data)} bytes; at most {MAX_ROW_BYTES} are allowed",
-            code="row_too_large",
-            param=f"drafts[{ordinal}]",
-            fix="shorten the row or split it",
-        )
-    return data
-
-
 def row_path(drafts: Sequence[RowDraft], ordinal: int) -> list[str]:
     """The audit path (RFC 9162, hex) of one draft to the root of all."""
     hashes = [merkle.leaf_hash(draft_bytes(draft, n)) for n, draft in enumerate(drafts)]
@@ -154,20 +129,6 @@ def draft_json(draft: RowDraft) -> dict[str, str]:
     return {"prompt": draft.prompt, "completion": draft.completion, "source": draft.source}
 
 
-def read_jsonl(path: Path) -> Iterator[RowDraft]:
-    """Drafts of a JSONL file with the fields `prompt`, `completion` and optionally `source`; blank lines are skipped.
-
-    Holds one line in memory. Raises NotFound without the file, InvalidInput (`malformed_row`) and TooLarge
-    (`row_too_large`) with the line's number.
-    """
-    if not path.is_file():
-        raise NotFound(f"there is no file {path}", code="unknown_file", param="path")
-    with path.open("rb") as stream:
-        for number, line in enumerate(_lines(stream, path), start=1):
-            if line.strip():
-                yield _parse(line, path, number)
-
-
 def check_public_key(public_key: str) -> None:
     """Raises InvalidInput unless the key has its one spelling: two spellings would be two contributors."""
     try:
@@ -180,6 +141,27 @@ def check_public_key(public_key: str) -> None:
         )
 
 
+def draft_bytes(draft: RowDraft, ordinal: int) -> bytes:
+    """What is signed of one draft. Raises InvalidInput (`invalid_text`), TooLarge (`row_too_large`)."""
+    try:
+        data = canonical_json(draft_json(draft))
+    except InvalidInput as error:
+        raise InvalidInput(
+            f"row {ordinal} is not valid Unicode text: {error}",
+            code="invalid_text",
+            param=f"drafts[{ordinal}]",
+            fix="remove unpaired surrogates",
+        ) from error
+    if len(data) > MAX_ROW_BYTES:
+        raise TooLarge(
+            f"row {ordinal} has {len(data)} bytes; at most {MAX_ROW_BYTES} are allowed",
+            code="row_too_large",
+            param=f"drafts[{ordinal}]",
+            fix="shorten the row or split it",
+        )
+    return data
+
+
 def _check_nonce(nonce: str) -> None:
     if not 1 <= len(nonce) <= _MAX_NONCE_CHARS or not nonce.isascii() or not nonce.isprintable():
         raise InvalidInput(
@@ -190,50 +172,4 @@ def _check_nonce(nonce: str) -> None:
 def _invalid_signature(message: str, param: str) -> InvalidInput:
     return InvalidInput(
         message, code="invalid_signature", param=param, fix="sign the unchanged rows with the contributor's own key"
-    )
-
-
-def _lines(stream: BinaryIO, path: Path) -> Iterator[bytes]:
-    number = 0
-    while line := stream.readline(_MAX_LINE_BYTES + 1):
-        number += 1
-        if len(line) > _MAX_LINE_BYTES:
-            raise TooLarge(
-                f"{path.name}, line {number}: longer than {_MAX_LINE_BYTES} bytes",
-                code="row_too_large",
-                param=f"line {number}",
-                fix="shorten the row or split it",
-            )
-        yield line
-
-
-def _parse(line: bytes, path: Path, number: int) -> RowDraft:
-    try:
-        value = json.loads(line.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise _malformed(path, number, f"not a line of JSON in UTF-8 ({error})") from error
-    problem = _problem(value)
-    if problem:
-        raise _malformed(path, number, problem)
-    return RowDraft(**value)
-
-
-def _problem(value: Any) -> str:
-    if not isinstance(value, dict):
-        return f"a row is an object, not {type(value).__name__}"
-    if unknown := sorted(value.keys() - _FIELDS):
-        return f"unknown fields {', '.join(map(repr, unknown))}"
-    if missing := sorted({"prompt", "completion"} - value.keys()):
-        return f"without {' and '.join(missing)}"
-    if other := sorted(name for name, item in value.items() if not isinstance(item, str)):
-        return f"{' and '.join(other)} must be text"
-    return ""
-
-
-def _malformed(path: Path, number: int, problem: str) -> InvalidInput:
-    return InvalidInput(
-        f"{path.name}, line {number}: {problem}",
-        code="malformed_row",
-        param=f"line {number}",
-        fix='write each row as {"prompt": "...", "completion": "...", "source": "..."} on a line of its own',
     )

@@ -12,6 +12,8 @@ A contribution is stored in three steps, each durable before the next:
 A crash before 1 leaves nothing. After 1, the next opening (or a retry) repeats 2 and 3 with the same verdicts.
 
 Rows that were sealed before are judged and credited as of their seal (`seals`); step 1 opens it.
+
+Rows are taken back in three steps of the same kind: tombstones in the registry, the shards forget, the registry knows.
 """
 
 import json
@@ -25,17 +27,30 @@ import pyarrow as pa
 
 from openledger.core.appealing import Appeal, AppealState, Judged
 from openledger.core.clock import Clock
-from openledger.core.errors import Conflict, Corrupt, InvalidInput, NotFound
+from openledger.core.errors import Conflict, Corrupt, Forbidden, InvalidInput, NotFound, TooLarge
 from openledger.core.files import write_json_durably
 from openledger.core.ids import check_name
 from openledger.core.sealing import Seal, SealReceipt, check_seal
+from openledger.core.signed import contribution_id
 from openledger.core.signing import contributor_id
-from openledger.core.values import Contribution, ContributionReceipt, DatanetVersion, Outcome, Row, RowDraft, Verdict
+from openledger.core.values import (
+    Contribution,
+    ContributionReceipt,
+    DatanetVersion,
+    Outcome,
+    Removal,
+    Row,
+    RowDraft,
+    Tombstone,
+    Verdict,
+    Withdrawal,
+)
 from openledger.datanets.appeals import HeldRow
-from openledger.datanets.clusters import ClusterRow, EvidenceClusters, WordWeights
-from openledger.datanets.contribution import check_public_key, check_signature, contribution_id, row_ids
+from openledger.datanets.clusters import ClusterRow, EvidenceClusters, WordWeights, row_words
+from openledger.datanets.contribution import check_public_key, check_signature, row_ids
 from openledger.datanets.dedupe import DuplicateIndex, features_of
-from openledger.datanets.gate import GATE_VERSION, judge
+from openledger.datanets.export import write_export
+from openledger.datanets.gate import GATE_VERSION, NO_DETECTORS, Detectors, judge
 from openledger.datanets.placement import shard_of
 from openledger.datanets.registry import (
     Contributor,
@@ -45,19 +60,25 @@ from openledger.datanets.registry import (
     PendingContribution,
     Registry,
 )
+from openledger.datanets.removal import check_withdrawal, removed, tombstone, withdrawn
 from openledger.datanets.rows import rows_of
 from openledger.datanets.seals import Opening, Place, UnloggedSeal, digest_of
+from openledger.datanets.terms import Action, Permission, Terms, check_action, check_licence, check_permitted
 from openledger.datanets.versions import read_row_ids, row_root, write_manifest
 
 _MAX_SUMMARY_CHARS = 1_000
 _MAX_NAME_CHARS = 128
+_DAY_MS = 24 * 60 * 60 * 1000
+_WORD_WEIGHTS = "word_weights.json"
 _STORED: tuple[Outcome, ...] = ("accept", "review")
 
 
 class ShardPort(Protocol):
-    """One shard's part of every Datanet. `append` is durable when it returns and a no-op for a key it has seen."""
+    """One shard's part of every Datanet. `append` and `remove` are durable when they return, and no-ops for a key they
+    have seen and for rows that are gone."""
 
     def append(self, datanet: str, rows: Sequence[Row], key: str) -> None: ...
+    def remove(self, datanet: str, row_ids: Sequence[str]) -> int: ...
     def rows(self, datanet: str, row_ids: Sequence[str]) -> list[Row]: ...
     def scan(self, datanet: str) -> list[pa.RecordBatch]: ...
     def count(self, datanet: str) -> int: ...
@@ -69,8 +90,9 @@ class Datanets:
     Raises Corrupt naming the shard for missing rows or damaged files, Conflict for another number of shards.
     """
 
-    def __init__(self, folder: Path, shards: Sequence[ShardPort], clock: Clock):
+    def __init__(self, folder: Path, shards: Sequence[ShardPort], clock: Clock, detectors: Detectors = NO_DETECTORS):
         self._folder = folder
+        self._detectors = detectors
         self._shards = tuple(shards)
         self._clock = clock
         self._registry = Registry(folder / "registry.sqlite")
@@ -78,6 +100,8 @@ class Datanets:
         self._index = DuplicateIndex()
         for pending in self._registry.pending():
             self._store(pending)
+        for removal in self._registry.tombstones.pending():
+            self._forget(removal)
         self._build_index()
 
     def close(self) -> None:
@@ -101,6 +125,48 @@ class Datanets:
     def displays(self) -> dict[str, Display]:
         """Every Datanet's display policy."""
         return {name: self._registry.datanet(name).display for name in self._registry.names()}
+
+    def set_terms(self, name: str, terms: Terms, by: str) -> Terms:
+        """What `name` is open on, from now on; rows that stand already stay. Raises Forbidden (`not_the_owner`)."""
+        self._check_owner(name, by)
+        self._registry.terms.set_terms(name, terms)
+        return terms
+
+    def terms(self, name: str) -> Terms:
+        return self._registry.terms.terms(self._registry.datanet(name).name)
+
+    def request(self, name: str, party: str, action: Action) -> Permission:
+        """Ask to contribute or to train. What was approved stays so; what was revoked has to be approved anew."""
+        check_action(action)
+        _check_text(party, "party", _MAX_NAME_CHARS)
+        known = self._registry.terms.permission(self._registry.datanet(name).name, party, action)
+        if known is not None and known.state != "requested" and known.allows(self._clock.now_ms()):
+            return known
+        if known is not None and known.state == "revoked":
+            return known
+        return self._permit(name, Permission(party=party, action=action, state="requested", expires_ms=0))
+
+    def approve(self, name: str, party: str, action: Action, by: str, expires_ms: int = 0) -> Permission:
+        """By the owner, also without a request (an invitation); until `expires_ms`, 0 for ever."""
+        check_action(action)
+        self._check_owner(name, by)
+        return self._permit(name, Permission(party=party, action=action, state="approved", expires_ms=expires_ms))
+
+    def revoke(self, name: str, party: str, action: Action, by: str) -> Permission:
+        """By the owner. Rows that were contributed and adapters that were trained until now stay."""
+        check_action(action)
+        self._check_owner(name, by)
+        return self._permit(name, Permission(party=party, action=action, state="revoked", expires_ms=0))
+
+    def permissions(self, name: str) -> list[Permission]:
+        return self._registry.terms.permissions(self._registry.datanet(name).name)
+
+    def training_rows(self, name: str, number: int, party: str) -> list[Row]:
+        """`rows`, for `party` to train on. Raises Forbidden where the terms or the licence don't let it
+        (`not_permitted`, `licence_withdrawn`, `licence_forbids`)."""
+        check_licence(self.terms(name))
+        self._check_permitted(name, party, "train")
+        return self.rows(name, number)
 
     def register_contributor(self, public_key: str, name: str) -> Contributor:
         """Idempotent. Raises Conflict when the key is registered under another name."""
@@ -137,8 +203,9 @@ class Datanets:
         """Check, judge and store. The same contribution again gets its first receipt again. A contributor who is not
         registered is, by the id that his key gives: the signature shows that the key is his.
 
-        Raises InvalidInput (`invalid_signature` and others), TooLarge, NotFound for an unknown Datanet, and
-        Unavailable when storage is; then nothing was acknowledged, and sending the same again is safe.
+        Raises InvalidInput (`invalid_signature` and others), TooLarge (`quota_exceeded` and others), NotFound for an
+        unknown Datanet, Forbidden (`not_permitted`) for a contributor whom its terms leave out, and Unavailable when
+        storage is; then nothing was acknowledged, and sending the same again is safe.
         """
         self._check(contribution)
         if not self._registry.knows_contributor(contribution.contributor_id):
@@ -147,7 +214,20 @@ class Datanets:
         for pending in self._registry.pending():
             if pending.receipt.contribution_id == identifier:
                 return self._store(pending)
-        return self._registry.receipt(identifier) or self._store(self._begin(contribution))
+        if (known := self._registry.receipt(identifier)) is not None:
+            return known
+        self._check_quota(contribution)
+        return self._store(self._begin(contribution))
+
+    def receipt(self, name: str, identifier: str) -> ContributionReceipt:
+        """What `contribute` answered. Raises NotFound (`unknown_contribution`) for one that isn't stored (yet)."""
+        found = self._registry.receipt(identifier)
+        pending = {one.receipt.contribution_id for one in self._registry.pending()}
+        if found is None or found.datanet != name or identifier in pending:
+            raise NotFound(
+                f"{name!r} has no contribution {identifier}", code="unknown_contribution", param="contribution_id"
+            )
+        return found
 
     def preview(self, contribution: Contribution) -> tuple[Verdict, ...]:
         """The verdicts that `contribute` would give now; stores nothing."""
@@ -195,15 +275,50 @@ class Datanets:
             raise NotFound(f"no row {row_id} is kept for an appeal", code="row_not_kept", param="row_id")
         return held.draft
 
+    def withdraw(self, withdrawal: Withdrawal) -> Removal:
+        """Forget rows at their contributor's wish. When this returns, no shard holds them, and the next version leaves
+        them out; in published ones their ids stay, with a tombstone. The same again gives the first answer.
+
+        Raises InvalidInput (`invalid_signature` and others), NotFound (`unknown_row`) for rows that the Datanet
+        doesn't have, Forbidden (`not_your_row`) for another's, Unavailable when storage is; sending it again is safe.
+        """
+        check_withdrawal(withdrawal)
+        removal = withdrawn(withdrawal, self._clock.now_ms())
+        for row_id, contributor in self._contributors_of(removal).items():
+            if contributor != withdrawal.contributor_id:
+                raise Forbidden(
+                    f"the row {row_id} is another contributor's",
+                    code="not_your_row",
+                    param=row_id,
+                    fix="withdraw only rows that were contributed with this key",
+                )
+        return self._take_back(removal)
+
+    def remove(self, name: str, row_ids: Sequence[str], by: str, reason: str) -> Removal:
+        """Forget rows at the wish of the Datanet's owner, or by his hand at a court's; as `withdraw`.
+
+        Raises Forbidden (`not_the_owner`), InvalidInput, NotFound.
+        """
+        self._check_owner(name, by)
+        removal = removed(name, row_ids, by, reason, self._clock.now_ms())
+        self._contributors_of(removal)
+        return self._take_back(removal)
+
+    def removals(self, name: str) -> list[Removal]:
+        """Everything that was taken back from the Datanet, oldest first."""
+        return self._registry.tombstones.of_datanet(self._registry.datanet(name).name)
+
+    def tombstones(self, name: str, number: int) -> list[Tombstone]:
+        """Of the version's rows that were removed since it was published."""
+        return self._registry.tombstones.of_rows(read_row_ids(self._folder / "versions", self.version(name, number)))
+
     def publish(self, name: str) -> DatanetVersion:
         """Freeze the accepted rows as the next version. Without a change, the current version again.
 
         Raises InvalidInput (`empty_datanet`) when no row is accepted.
         """
         self._registry.datanet(name)
-        for pending in self._registry.pending():
-            if pending.receipt.datanet == name:
-                self._store(pending)
+        self._finish_pending(name)
         accepted = self._registry.row_ids(name, ("accept",))
         if not accepted:
             raise InvalidInput(f"the Datanet {name!r} has no accepted row", code="empty_datanet", param="name")
@@ -232,9 +347,16 @@ class Datanets:
         return self._registry.versions(self._registry.datanet(name).name)
 
     def rows(self, name: str, number: int) -> list[Row]:
-        """The version's rows, sorted by row id. Raises Corrupt where manifest or rows aren't what was published."""
-        ids = read_row_ids(self._folder / "versions", self.version(name, number))
+        """The version's rows but for those removed since, sorted by row id. Raises Corrupt where manifest or rows
+        aren't what was published."""
+        gone = self._registry.tombstones.row_ids()
+        ids = [i for i in read_row_ids(self._folder / "versions", self.version(name, number)) if i not in gone]
         return sorted(self._take(name, ids), key=lambda row: row.row_id)
+
+    def export(self, name: str, number: int, folder: Path) -> None:
+        """Write a version as Parquet with Croissant metadata and a dataset card into `folder` (see `export`)."""
+        version, rows = self.version(name, number), self.rows(name, number)
+        write_export(folder, self.datanet(name), self.terms(name), version, rows, self.statistics(name))
 
     def copies(self, name: str, number: int) -> dict[str, str]:
         """The version's rows that say what an earlier accepted row says, in this Datanet or in another contributor's
@@ -272,11 +394,38 @@ class Datanets:
 
     def _check(self, contribution: Contribution) -> None:
         check_signature(contribution)
-        self._registry.datanet(contribution.datanet)
+        self._check_permitted(contribution.datanet, contribution.contributor_id, "contribute")
+
+    def _check_owner(self, name: str, by: str) -> None:
+        if by != self._registry.datanet(name).owner:
+            raise Forbidden(f"{by} doesn't own the Datanet {name!r}", code="not_the_owner", param="by")
+
+    def _check_permitted(self, name: str, party: str, action: Action) -> None:
+        if party != self._registry.datanet(name).owner:
+            permission = self._registry.terms.permission(name, party, action)
+            check_permitted(self._registry.terms.terms(name), permission, action, party, self._clock.now_ms())
+
+    def _check_quota(self, contribution: Contribution) -> None:
+        """Raises TooLarge (`quota_exceeded`) for more rows in 24 hours than the Datanet takes from one contributor."""
+        limit = self._registry.terms.terms(contribution.datanet).max_rows_a_day
+        if limit:
+            since_ms = self._clock.now_ms() - _DAY_MS
+            sent = self._registry.num_rows_since(contribution.datanet, contribution.contributor_id, since_ms)
+            if sent + len(contribution.drafts) > limit:
+                raise TooLarge(
+                    f"{contribution.datanet!r} takes {limit} rows a day from one contributor; {sent} were sent",
+                    code="quota_exceeded",
+                    param="drafts",
+                    fix=f"send {max(0, limit - sent)} rows now, or wait: rows count for 24 hours",
+                )
+
+    def _permit(self, name: str, permission: Permission) -> Permission:
+        self._registry.terms.set_permission(name, permission, self._clock.now_ms())
+        return permission
 
     def _judge(self, contribution: Contribution, sealed: Place | None) -> tuple[tuple[Verdict, ...], DuplicateIndex]:
         overlay = self._index.overlay(sealed or self._registry.next_place())
-        return tuple(judge(contribution.drafts, row_ids(contribution), overlay)), overlay
+        return tuple(judge(contribution.drafts, row_ids(contribution), overlay, self._detectors)), overlay
 
     def _begin(self, contribution: Contribution) -> PendingContribution:
         now_ms, own = self._clock.now_ms(), (contribution.contributor_id, digest_of(contribution))
@@ -311,6 +460,32 @@ class Datanets:
         if held.outcome == "reject":
             self._index.add(held.row_id, features, place)
 
+    def _contributors_of(self, removal: Removal) -> dict[str, str]:
+        """Raises NotFound for a row that the Datanet never stored."""
+        self._registry.datanet(removal.datanet)
+        found = self._registry.contributed_by(removal.datanet, removal.row_ids)
+        for row_id in removal.row_ids:
+            if row_id not in found:
+                raise NotFound(f"{removal.datanet!r} has no row {row_id}", code="unknown_row", param=row_id)
+        return found
+
+    def _take_back(self, removal: Removal) -> Removal:
+        known = self._registry.tombstones.find(removal.removal_id)
+        if known is None:
+            self._finish_pending(removal.datanet)
+            gone = self._registry.tombstones.row_ids()
+            rows = self._take(removal.datanet, [row_id for row_id in removal.row_ids if row_id not in gone])
+            self._registry.tombstones.begin(removal, [tombstone(row) for row in rows])
+            self._index.discard(set(removal.row_ids))
+        return self._forget(known or removal)
+
+    def _forget(self, removal: Removal) -> Removal:
+        for number, ids in self._placed(removal.row_ids).items():
+            self._shards[number].remove(removal.datanet, ids)
+        self._forget_words()
+        self._registry.tombstones.finish(removal.removal_id)
+        return removal
+
     def _said_before(self, rows: Mapping[str, Row], *, by_strangers: bool) -> dict[str, str]:
         """Which of `rows` say what an earlier one says; `by_strangers` as if no two were one contributor's."""
         order = [row_id for row_id in self._registry.credit_order() if row_id in rows]
@@ -326,10 +501,9 @@ class Datanets:
 
     def _word_weights(self, rows: Sequence[ClusterRow]) -> WordWeights:
         """The installation's table of words, made of the rows that are there when it is first needed, and kept."""
-        path = self._folder / "word_weights.json"
+        path = self._folder / _WORD_WEIGHTS
         if not path.exists():
-            made = WordWeights.of(rows)
-            write_json_durably(path, {"num_rows": made.num_rows, "counts": made.counts})
+            _write_weights(path, WordWeights.of(rows))
         try:
             kept = json.loads(path.read_text())
             return WordWeights(kept["num_rows"], kept["counts"])
@@ -341,12 +515,32 @@ class Datanets:
                 fix="restore the file from a backup: another table would find other copies",
             ) from error
 
+    def _forget_words(self) -> None:
+        """Leave no word in the table that no row has any more. Weights of all other words stay what they were."""
+        path = self._folder / _WORD_WEIGHTS
+        if not path.exists():
+            return
+        kept, seen = self._word_weights(()), set[str]()
+        for name in self._registry.names():
+            for row in (row for shard in self._shards for batch in shard.scan(name) for row in rows_of(batch)):
+                seen |= kept.counts.keys() & (row_words(row.prompt) | row_words(row.completion))
+        if seen != kept.counts.keys():
+            _write_weights(path, WordWeights(kept.num_rows, {word: kept.counts[word] for word in seen}))
+
     def _take(self, name: str, ids: Sequence[str]) -> Iterator[Row]:
+        for number, wanted in sorted(self._placed(ids).items()):
+            yield from self._shards[number].rows(name, wanted)
+
+    def _placed(self, ids: Sequence[str]) -> dict[int, list[str]]:
         placed: dict[int, list[str]] = defaultdict(list)
         for row_id in ids:
             placed[shard_of(row_id, len(self._shards))].append(row_id)
-        for number, wanted in sorted(placed.items()):
-            yield from self._shards[number].rows(name, wanted)
+        return placed
+
+    def _finish_pending(self, name: str) -> None:
+        for pending in self._registry.pending():
+            if pending.receipt.datanet == name:
+                self._store(pending)
 
     def _build_index(self) -> None:
         rows: dict[str, Row] = {}
@@ -380,6 +574,12 @@ class Datanets:
                 param="num_shards",
                 fix=f"open it with {stored} shards",
             )
+
+
+def _write_weights(path: Path, weights: WordWeights) -> None:
+    """A word of one row alone weighs as much as an unknown one, and isn't kept."""
+    counts = {word: count for word, count in weights.counts.items() if count > 1}
+    write_json_durably(path, {"num_rows": weights.num_rows, "counts": counts})
 
 
 def _stored_rows(pending: PendingContribution) -> Iterator[Row]:

@@ -8,7 +8,9 @@ Rows are short and their questions follow templates, so two rules tell a copy fr
 
 - *Same question*: the later question names the earlier one's subject. Answers that share four words in ten, or a later
   answer that holds six in ten of the earlier one's words, are one answer edited.
-- *Another question*: honest answers repeat formulas, so only long and almost equal answers count.
+- *Another question*: honest answers repeat formulas, and say of one thing what they say of its neighbour. So only
+  almost equal answers count, long ones sooner, and none whose every differing word stands in a name that only its own
+  question has ("a 1D pool" of `pool1d`, "a 2D pool" of `pool2d`).
 
 Rows have a place in the order of credit, which for sealed rows is earlier than their arrival (`seals`): a row repeats
 only what stands in an earlier place, and the index tells which rows of later places repeat it.
@@ -21,7 +23,7 @@ import hashlib
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -32,9 +34,9 @@ DuplicateKind = Literal["exact_duplicate", "near_duplicate"]
 MIN_REPEATED_WORDS = 8  # a shorter answer to another question may be a coincidence
 SAME_QUESTION_SIMILARITY = 0.4
 SAME_QUESTION_CONTAINMENT = 0.6
-OTHER_QUESTION_WORDS = 10
-OTHER_QUESTION_SIMILARITY = 0.85
-MAX_CANDIDATES = 300  # rows like this one: ten thousand times one formula must not stop the gate
+OTHER_QUESTION_WORDS, OTHER_QUESTION_SIMILARITY = 10, 0.95
+LONG_ANSWER_WORDS, LONG_ANSWER_SIMILARITY = 40, 0.7
+MAX_CANDIDATES = 100  # rows like this one: ten thousand times one formula must not stop the gate
 
 _PERMUTATIONS, _BANDS, _SEED = 128, 32, 1
 _CANDIDATE_SIMILARITY = 0.4  # a hint to rensa; the bands decide: half of the pairs at 0.38 are found, 99.6 % at 0.63
@@ -48,6 +50,14 @@ LAST = (2**63, 0)  # a place behind every other
 class Duplicate:
     kind: DuplicateKind
     row_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A text as it is compared: `normal` is its normalised form, `words` are those of it, in order."""
+
+    normal: str
+    words: list[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +93,7 @@ class DuplicateIndex:
     def __init__(self, below: "DuplicateIndex | None" = None, place: tuple[int, int] = LAST):
         self._below = below
         self._place = place
-        self._entries: list[_Entry] = []
+        self._entries: list[_Entry | None] = []  # None: a row that was discarded
         self._features: list[Features] = []  # kept in overlays alone, to be absorbed
         self._pairs: dict[bytes, int] = {}
         self._answers: dict[bytes, int] = {}
@@ -111,10 +121,10 @@ class DuplicateIndex:
 
     def repeated_by(self, features: Features, place: tuple[int, int]) -> list[str]:
         """Ids of the rows that stand behind `place` and repeat the row of `features`."""
-        exact = {key for key in self._of_text(features) if self._entries[key].place > place}
+        exact = {key for key in self._of_text(features) if self._entry(key).place > place}
         candidates = self._candidates(features, lambda entry: entry.place > place)
-        near = {key for key in candidates if _is_edited(features, self._entries[key], self)}
-        return [self._entries[key].row_id for key in sorted(exact | near, key=self._order)]
+        near = {key for key in candidates if _is_edited(features, self._entry(key), self)}
+        return [self._entry(key).row_id for key in sorted(exact | near, key=self._order)]
 
     def add(self, row_id: str, features: Features, place: tuple[int, int] | None = None) -> None:
         """`place` is the index's own unless it is given."""
@@ -140,28 +150,52 @@ class DuplicateIndex:
     def absorb(self, overlay: "DuplicateIndex") -> None:
         """Take over the rows that were added to `overlay`, in their order."""
         for entry, features in zip(overlay._entries, overlay._features, strict=True):
-            self.add(entry.row_id, features, entry.place)
+            if entry is not None:
+                self.add(entry.row_id, features, entry.place)
 
     def displaced_by(self, overlay: "DuplicateIndex") -> dict[str, str]:
         """Rows of this index in later places than the overlay's that repeat one of its rows: id to that row's id."""
         return {
             row_id: entry.row_id
             for entry, features in reversed(list(zip(overlay._entries, overlay._features, strict=True)))
+            if entry is not None
             for row_id in self.repeated_by(features, entry.place)
         }
 
-    def num_questions_with(self, word: str) -> int:
-        below = 0 if self._below is None else self._below._question_counts[word]
-        return self._question_counts[word] + below
+    def discard(self, row_ids: Collection[str]) -> None:
+        """Forget rows. Another row that says the same is no duplicate of them any more."""
+        gone = {key for key, entry in enumerate(self._entries) if entry is not None and entry.row_id in row_ids}
+        self._again = {digest: [key for key in keys if key not in gone] for digest, keys in self._again.items()}
+        for table in (self._pairs, self._answers):
+            for digest in [digest for digest, key in table.items() if key in gone]:
+                if rest := self._again.get(digest):
+                    table[digest] = rest.pop(0)
+                else:
+                    del table[digest]
+        for key in gone:
+            entry = self._entries[key]
+            if entry is not None:
+                self._question_counts.subtract(entry.question)
+            self._answer_bands.remove(key)
+            self._row_bands.remove(key)
+            self._entries[key] = None
+
+    def question_counts(self, words: Iterable[str]) -> dict[str, int]:
+        """How many questions have each of these words."""
+        own = self._question_counts.get
+        if self._below is None:
+            return {word: own(word, 0) for word in words}
+        below = self._below._question_counts.get
+        return {word: own(word, 0) + below(word, 0) for word in words}
 
     def _exact(self, features: Features, place: tuple[int, int]) -> _Entry | None:
-        visible = [key for key in self._of_text(features) if self._entries[key].place <= place]
-        return self._entries[min(visible, key=self._order)] if visible else None
+        visible = [key for key in self._of_text(features) if self._entry(key).place <= place]
+        return self._entry(min(visible, key=self._order)) if visible else None
 
     def _near(self, features: Features, top: "DuplicateIndex") -> _Entry | None:
         for key in self._candidates(features, lambda entry: entry.place <= top._place):
-            if _is_edited(self._entries[key], features, top):
-                return self._entries[key]
+            if _is_edited(self._entry(key), features, top):
+                return self._entry(key)
         return None
 
     def _of_text(self, features: Features) -> list[int]:
@@ -177,38 +211,49 @@ class DuplicateIndex:
         by_answer, by_row = self._answer_bands.query(features.answer_sketch), self._row_bands.query(features.row_sketch)
         both = set(by_answer) & set(by_row)
         others = sorted((set(by_answer) | set(by_row)) - both)
-        wanted = [key for key in [*sorted(both), *others] if is_wanted(self._entries[key])]
+        wanted = [key for key in [*sorted(both), *others] if is_wanted(self._entry(key))]
         return sorted(wanted[:MAX_CANDIDATES], key=self._order)
 
+    def _entry(self, key: int) -> _Entry:
+        entry = self._entries[key]
+        assert entry is not None, "a discarded row stands in no table"
+        return entry
+
     def _order(self, key: int) -> tuple[tuple[int, int], int]:
-        return self._entries[key].place, key
+        return self._entry(key).place, key
 
 
 def features_of(rows: Iterable[tuple[str, str]]) -> list[Features]:
     """Features of (prompt, completion) pairs; the sketches of all rows are made in one call."""
-    texts = [(normalized(prompt), normalized(completion)) for prompt, completion in rows]
-    answers = [_WORD.findall(completion) for _, completion in texts]
-    questions = [_WORD.findall(prompt) for prompt, _ in texts]
-    answer_sketches = _sketches([sorted(set(words)) for words in answers])
-    row_sketches = _sketches([_row_tokens(q, a) for q, a in zip(questions, answers, strict=True)])
+    return features_of_texts([(text_of(prompt), text_of(completion)) for prompt, completion in rows])
+
+
+def features_of_texts(rows: Sequence[tuple[Text, Text]]) -> list[Features]:
+    answer_sketches = _sketches([sorted(set(answer.words)) for _, answer in rows])
+    row_sketches = _sketches([_row_tokens(question.words, answer.words) for question, answer in rows])
     return [
         Features(
-            pair_key=_digest(f"{prompt}\0{completion}"),
-            answer_key=_digest(completion) if len(answer) >= MIN_REPEATED_WORDS else None,
-            question=frozenset(question) | frozenset(_DOTTED_NAME.findall(prompt)),
-            answer=frozenset(answer),
-            num_words=len(answer),
+            pair_key=_digest(f"{question.normal}\0{answer.normal}"),
+            answer_key=_digest(answer.normal) if len(answer.words) >= MIN_REPEATED_WORDS else None,
+            question=frozenset(question.words) | frozenset(_DOTTED_NAME.findall(question.normal)),
+            answer=frozenset(answer.words),
+            num_words=len(answer.words),
             answer_sketch=answer_sketch,
             row_sketch=row_sketch,
         )
-        for (prompt, completion), question, answer, answer_sketch, row_sketch in zip(
-            texts, questions, answers, answer_sketches, row_sketches, strict=True
-        )
+        for (question, answer), answer_sketch, row_sketch in zip(rows, answer_sketches, row_sketches, strict=True)
     ]
+
+
+def text_of(text: str) -> Text:
+    normal = normalized(text)
+    return Text(normal, _WORD.findall(normal))
 
 
 def normalized(text: str) -> str:
     """`text` in Unicode compatibility form (NFKC), case folded, every run of white space one blank."""
+    if text.isascii():  # the same by a shorter way
+        return " ".join(text.lower().split())
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
@@ -220,25 +265,40 @@ def words(text: str) -> list[str]:
 def _is_edited(earlier: _Entry | Features, later: _Entry | Features, index: DuplicateIndex) -> bool:
     num_shared = len(earlier.answer & later.answer)
     similarity = num_shared / max(1, len(earlier.answer) + len(later.answer) - num_shared)
-    if min(earlier.num_words, later.num_words) >= OTHER_QUESTION_WORDS and similarity >= OTHER_QUESTION_SIMILARITY:
+    num_words = min(earlier.num_words, later.num_words)
+    if num_words >= LONG_ANSWER_WORDS and similarity >= LONG_ANSWER_SIMILARITY:
+        return True
+    if num_words >= OTHER_QUESTION_WORDS and similarity >= OTHER_QUESTION_SIMILARITY and not _follows(earlier, later):
         return True
     containment = num_shared / max(1, len(earlier.answer))
     alike = similarity >= SAME_QUESTION_SIMILARITY or containment >= SAME_QUESTION_CONTAINMENT
     return alike and _same_question(earlier.question, later.question, index)
 
 
+def _follows(earlier: _Entry | Features, later: _Entry | Features) -> bool:
+    """Whether the answers differ as the questions do: every word that only one answer has stands within a word that
+    only its question has."""
+    return _stand_within(earlier.answer - later.answer, earlier.question - later.question) and _stand_within(
+        later.answer - earlier.answer, later.question - earlier.question
+    )
+
+
+def _stand_within(some: frozenset[str], others: frozenset[str]) -> bool:
+    return all(any(word in other for other in others) for word in some)
+
+
 def _same_question(earlier: frozenset[str], later: frozenset[str], index: DuplicateIndex) -> bool:
+    """Whether `later` names the subject of `earlier`: those of its words that fewest questions have; of these the
+    dotted names alone, if there are any."""
     if not earlier or not later:
         return earlier == later
-    return _subject(earlier, index) <= later
-
-
-def _subject(question: frozenset[str], index: DuplicateIndex) -> set[str]:
-    """The words of `question` that fewest questions have; of these the dotted names alone, if there are any."""
-    counts = {word: index.num_questions_with(word) for word in question}
+    missing = earlier - later
+    if not missing:
+        return True
+    counts = index.question_counts(earlier)
     fewest = min(counts.values())
     rarest = {word for word, count in counts.items() if count == fewest}
-    return {word for word in rarest if "." in word} or rarest
+    return not missing & ({word for word in rarest if "." in word} or rarest)
 
 
 def _row_tokens(question: Sequence[str], answer: Sequence[str]) -> list[str]:

@@ -9,26 +9,32 @@ GATE_VERSION.
     too_short         reject   the completion has fewer than 3 words
     too_long          reject   prompt or completion has more than 1,500 words
     invalid_text      reject   control characters (NUL among them) or unpaired surrogates
-    noise             reject   fewer letters than other marks, or words that can't be spoken
+    noise             reject   fewer letters than other marks, or words that can't be spoken, digits in their midst too
     repetition        reject   a few words, or one character, over and over
+    placeholder       reject   text that stands where text should come: lorem ipsum, asdf, to do
     exact_duplicate   reject   the same question and answer, or a same answer of 8 words or more, stands already
     near_duplicate    reject   an edited copy of a row that stands already (see `dedupe`)
-    personal_data     review   an e-mail address, a telephone number or a payment card's number
+    personal_data     review   an e-mail address, a telephone number, a payment card's number, a bank account (IBAN), a
+                               social security number
+    any other         review   what a detector of the installation has found
 
-The checks for noise and repetition follow the rules of Gopher (Rae et al., 2021, appendix A) as far as they apply to
-rows of a few words.
+The checks for noise and repetition follow the rules of Gopher (Rae et al., 2021, appendix A), the placeholders those of
+C4 (Raffel et al., 2020), as far as they apply to rows of a few words. Languages are not told apart.
 """
 
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
+from types import MappingProxyType
 
 from openledger.core.values import RowDraft, Verdict
-from openledger.datanets.dedupe import DuplicateIndex, Features, features_of, words
+from openledger.datanets.dedupe import DuplicateIndex, Features, Text, features_of_texts, text_of, words
 
-GATE_VERSION = "gate/1"
+Detectors = Mapping[str, Callable[[RowDraft], bool]]  # by the reason that is given
+NO_DETECTORS: Detectors = MappingProxyType({})
+GATE_VERSION = "gate/2"
 
 MIN_WORDS = 3
 MAX_WORDS = 1_500
@@ -39,71 +45,102 @@ MIN_WORDS_FOR_REPETITION = 6
 MAX_TOP_WORD_RATIO = 0.5
 MAX_REPEATED_PAIR_RATIO = 0.5
 
+MAX_TANGLED_RATIO = 0.4
+MIN_TANGLED_WORDS = 3
+
 _CHARACTER_RUN = re.compile(r"(\S)\1{9,}")
 _LATIN_WORD = re.compile(r"(?<![\w.])[a-z]{4,}(?![\w.(])")
 _UNSPEAKABLE = re.compile(  # pairs of letters that languages in Latin script hardly know, and runs of consonants
     r"^[^aeiouy]+$|[^aeiouy]{6,}|(.)\1{2,}|q[^u]|j[bcfghpqvx]|[vz][bcdfghjkmnpqstvwx]|x[bdfgjkmnqrsvwxz]"
     r"|w[bcfgjmpqvxz]|[bcdfgkmpt]q|[bfghkmpvw]x|[cfgkpqvwz]j"
 )
+_JOINERS = re.compile(r"[\s_.,;:/\\()\[\]{}<>=+\-*'\"`|~?!…–—’“”]+")
+_MIXED = re.compile(r"[^\W\d_](?:\d|[#$%&@^])|(?:\d|[#$%&@^])[^\W\d_]")
+_RUNS = re.compile(r"[^\W\d_]+|\d+|[^\w\s]+")
+_HEX = re.compile(r"(?:0x)?(?:[0-9a-f]+|[0-9A-F]+)")
+_VOWEL = re.compile(r"[aeiouyäöüáéíóúàèìòùâêîôûåæøœ]", re.I)
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+_PLACEHOLDER = re.compile(
+    r"\blorem ipsum\b|\bdolor sit amet\b|^\W*(?:to ?do|tbd|fixme|asdf\w*|n/?a)\b[\W\w]{0,20}$", re.I
+)
+_NOT_LETTERS = bytes(byte for byte in range(256) if not chr(byte).isalpha() or byte > 127)
 _EMAIL = re.compile(r"[\w.+-]+@(?!example\.|[\w-]+\.example\b|localhost)[a-z0-9-]+(?:\.[a-z0-9-]+)*\.[a-z]{2,}", re.I)
 _PHONE = re.compile(
     r"(?<![\w.])(?:\+\d{1,3}[ .-]?(?:\(?\d{1,4}\)?[ .-]?){2,5}\d{2,4}|\(\d{3}\) ?\d{3}[ .-]\d{4}|\d{3}-\d{3}-\d{4})"
     r"(?![\w.]\d|\d)"
 )
+_IBAN = re.compile(r"(?<!\w)[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){3,7}(?: ?[A-Z0-9]{1,3})?(?!\w)")
+_SOCIAL_SECURITY = re.compile(r"(?<![\w-])(?!000|666|9\d\d)\d{3}-(?!00)\d{2}-(?!0000)\d{4}(?![\w-])")
 _CARD = re.compile(r"(?<![\w.])\d(?:[ -]?\d){12,18}(?![ -]?\d|\w)")
 
 
-def judge(drafts: Sequence[RowDraft], row_ids: Sequence[str], index: DuplicateIndex) -> list[Verdict]:
-    """A verdict for each draft, in order. Rows that pass or go to review are added to `index`: hand in an overlay."""
-    features = features_of((draft.prompt, draft.completion) for draft in drafts)
+def judge(
+    drafts: Sequence[RowDraft], row_ids: Sequence[str], index: DuplicateIndex, detectors: Detectors = NO_DETECTORS
+) -> list[Verdict]:
+    """A verdict for each draft, in order. Rows that pass or go to review are added to `index`: hand in an overlay.
+
+    `detectors` send rows to review beside the gate's own reasons: for toxicity, a policy, personal data that patterns
+    don't find. What they say has to depend on the row alone.
+    """
+    texts = [(text_of(draft.prompt), text_of(draft.completion)) for draft in drafts]
+    features = features_of_texts(texts)
     return [
-        _verdict(ordinal, row_id, draft, features[ordinal], index)
+        _verdict(ordinal, row_id, draft, texts[ordinal], features[ordinal], index, detectors)
         for ordinal, (row_id, draft) in enumerate(zip(row_ids, drafts, strict=True))
     ]
 
 
-def text_reasons(draft: RowDraft) -> tuple[str, ...]:
-    """Why the text of `draft` alone, whatever stands already, is rejected; empty if it is not."""
+def text_reasons(draft: RowDraft, texts: tuple[Text, Text] | None = None) -> tuple[str, ...]:
+    """Why the text of `draft` alone, whatever stands already, is rejected; empty if it is not. `texts` are prompt and
+    completion, where they have been taken apart before."""
     if not _visible(draft.prompt) or not _visible(draft.completion):
         return ("empty",)
-    answer = words(draft.completion)
+    question, answer = texts or (text_of(draft.prompt), text_of(draft.completion))
     checks = {
-        "too_short": len(answer) < MIN_WORDS,
-        "too_long": max(len(answer), len(words(draft.prompt))) > MAX_WORDS,
-        "invalid_text": any(_is_invalid(text) for text in (draft.prompt, draft.completion, draft.source)),
-        "noise": is_noise(draft.completion) or _has_few_letters(draft.prompt),
-        "repetition": is_repetitive(draft.completion),
+        "too_short": len(answer.words) < MIN_WORDS,
+        "too_long": max(len(answer.words), len(question.words)) > MAX_WORDS,
+        "invalid_text": any(_CONTROL.search(text) for text in (draft.prompt, draft.completion, draft.source)),
+        "noise": is_noise(draft.completion) or _has_few_letters(draft.prompt) or _is_tangled(draft.prompt),
+        "repetition": _repeats(draft.completion, answer.words),
+        "placeholder": _PLACEHOLDER.search(draft.completion) is not None,
     }
     return tuple(reason for reason, holds in checks.items() if holds)
 
 
 def is_noise(text: str) -> bool:
-    """Too few letters among its visible characters, or too few of its longer words that could be spoken."""
-    return _has_few_letters(text) or _is_unspeakable(text)
+    """Too few letters among its visible characters, or too many words that could not be spoken."""
+    return _has_few_letters(text) or _is_unspeakable(text) or _is_tangled(text)
 
 
 def is_repetitive(text: str) -> bool:
     """One character ten times in a row, one word for most of the text, or the same pairs of words again and again."""
-    if _CHARACTER_RUN.search(text):
-        return True
-    found = words(text)
-    if len(found) < MIN_WORDS_FOR_REPETITION:
-        return False
-    pairs = list(pairwise(found))
-    return max(Counter(found).values()) > MAX_TOP_WORD_RATIO * len(found) or len(pairs) - len(
-        set(pairs)
-    ) > MAX_REPEATED_PAIR_RATIO * len(pairs)
+    return _repeats(text, words(text))
 
 
 def has_personal_data(text: str) -> bool:
-    """Patterns and, for cards, the check digit (Luhn, ISO/IEC 7812-1). A reason to look, not a guarantee."""
-    if _EMAIL.search(text) or _PHONE.search(text):
+    """Patterns and, for cards (Luhn, ISO/IEC 7812-1) and bank accounts (mod 97, ISO 13616), check digits. A reason to
+    look, not a guarantee."""
+    if _EMAIL.search(text):
+        return True
+    if not any(sign.isdigit() for sign in text):
+        return False
+    if _PHONE.search(text) or _SOCIAL_SECURITY.search(text):
+        return True
+    if any(_passes_mod_97(match.group().replace(" ", "")) for match in _IBAN.finditer(text)):
         return True
     return any(_passes_luhn(re.sub(r"\D", "", match.group())) for match in _CARD.finditer(text))
 
 
-def _verdict(ordinal: int, row_id: str, draft: RowDraft, features: Features, index: DuplicateIndex) -> Verdict:
-    if reasons := text_reasons(draft):
+def _verdict(
+    ordinal: int,
+    row_id: str,
+    draft: RowDraft,
+    texts: tuple[Text, Text],
+    features: Features,
+    index: DuplicateIndex,
+    detectors: Detectors,
+) -> Verdict:
+    if reasons := text_reasons(draft, texts):
         return Verdict(row_id=row_id, ordinal=ordinal, outcome="reject", reasons=reasons)
     if duplicate := index.find(features):
         return Verdict(
@@ -114,8 +151,10 @@ def _verdict(ordinal: int, row_id: str, draft: RowDraft, features: Features, ind
             duplicate_of=duplicate.row_id,
         )
     index.add(row_id, features)
-    if has_personal_data(f"{draft.prompt}\n{draft.completion}"):
-        return Verdict(row_id=row_id, ordinal=ordinal, outcome="review", reasons=("personal_data",))
+    found: tuple[str, ...] = ("personal_data",) if has_personal_data(f"{draft.prompt}\n{draft.completion}") else ()
+    found += tuple(sorted(reason for reason, detects in detectors.items() if detects(draft)))
+    if found:
+        return Verdict(row_id=row_id, ordinal=ordinal, outcome="review", reasons=found)
     return Verdict(row_id=row_id, ordinal=ordinal, outcome="accept")
 
 
@@ -124,15 +163,40 @@ def _visible(text: str) -> bool:
     return any(not character.isspace() and unicodedata.category(character) not in ("Cf", "Cc") for character in text)
 
 
-def _is_invalid(text: str) -> bool:
-    return not text.isprintable() and any(
-        unicodedata.category(character) in ("Cc", "Cs") and character not in "\n\t\r" for character in text
+def _repeats(text: str, found: list[str]) -> bool:
+    if _CHARACTER_RUN.search(text):
+        return True
+    if len(found) < MIN_WORDS_FOR_REPETITION:
+        return False
+    num_repeated = len(found) - 1 - len(set(pairwise(found)))
+    return max(Counter(found).values()) > MAX_TOP_WORD_RATIO * len(found) or num_repeated > MAX_REPEATED_PAIR_RATIO * (
+        len(found) - 1
     )
 
 
 def _has_few_letters(text: str) -> bool:
-    visible = [character for character in text if not character.isspace()]
-    return sum(character.isalpha() for character in visible) < MIN_LETTER_RATIO * len(visible)
+    num_visible = sum(map(len, text.split()))
+    if text.isascii():
+        return len(text.encode().translate(None, _NOT_LETTERS)) < MIN_LETTER_RATIO * num_visible
+    return sum(map(str.isalpha, text)) < MIN_LETTER_RATIO * num_visible
+
+
+def _is_tangled(text: str) -> bool:
+    """Letters, digits and signs taking turns within words, as in b4r82bv, for too many of the words that can be judged:
+    those in lower-case letters, and those of four characters or more that mix. `sha256` and `conv2d` pass."""
+    if not _MIXED.search(text):
+        return False
+    mixed = [word for word in _JOINERS.split(text) if len(word) >= 4 and not word.isalpha() and not word.isdigit()]
+    num_tangled = sum(map(_takes_turns, mixed))
+    num_judged = len(mixed) + len(_LATIN_WORD.findall(text))
+    return num_tangled >= MIN_TANGLED_WORDS and num_tangled > MAX_TANGLED_RATIO * num_judged
+
+
+def _takes_turns(word: str) -> bool:
+    if _HEX.fullmatch(word):
+        return False
+    runs = _RUNS.findall(word)
+    return len(runs) >= 4 or len(runs) == 1 or (len(runs) == 3 and not _VOWEL.search(word))
 
 
 def _is_unspeakable(text: str) -> bool:
@@ -146,3 +210,8 @@ def _passes_luhn(digits: str) -> bool:
     values = [int(digit) for digit in reversed(digits)]
     total = sum(values[0::2]) + sum(sum(divmod(2 * value, 10)) for value in values[1::2])
     return total % 10 == 0 and len(set(digits)) > 1
+
+
+def _passes_mod_97(account: str) -> bool:
+    moved = account[4:] + account[:4]
+    return int("".join(str(int(sign, 36)) for sign in moved)) % 97 == 1

@@ -20,18 +20,29 @@ import apsw
 
 from openledger.core.errors import Conflict, Corrupt, InvalidInput, NotFound, Unavailable
 from openledger.core.files import sync_folder
+from openledger.core.signed import contribution_id
 from openledger.core.values import Contribution, ContributionReceipt, DatanetVersion, Outcome, RowDraft, Verdict
 from openledger.datanets.appeals import SCHEMA as APPEALS_SCHEMA
 from openledger.datanets.appeals import AppealStore
-from openledger.datanets.contribution import contribution_id, draft_json
+from openledger.datanets.contribution import draft_json
 from openledger.datanets.folders import make_folder
 from openledger.datanets.seals import SCHEMA as SEALS_SCHEMA
 from openledger.datanets.seals import Opening, Place, SealStore
+from openledger.datanets.terms import SCHEMA as TERMS_SCHEMA
+from openledger.datanets.terms import TermsBook
+from openledger.datanets.tombstones import REMOVED, Tombstones
+from openledger.datanets.tombstones import SCHEMA as REMOVALS_SCHEMA
 
 FORMAT = "1"
 Display = Literal["none", "reference", "text"]
 DEFAULT_DISPLAY: Display = "reference"
 _BUSY_MS = 10_000
+_PRAGMAS = (
+    "PRAGMA journal_mode=WAL",
+    "PRAGMA synchronous=FULL",
+    "PRAGMA foreign_keys=ON",
+    "PRAGMA secure_delete=ON",  # drafts that were dropped leave no bytes behind
+)
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS properties (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS datanets (
@@ -57,6 +68,7 @@ CREATE TABLE IF NOT EXISTS verdicts (
     reasons TEXT NOT NULL, duplicate_of TEXT,
     PRIMARY KEY (sequence, ordinal)
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS verdicts_of_row ON verdicts (row_id);
 CREATE TABLE IF NOT EXISTS versions (
     datanet TEXT NOT NULL REFERENCES datanets (name), number INTEGER NOT NULL, row_root TEXT NOT NULL,
     num_rows INTEGER NOT NULL, gate_version TEXT NOT NULL, published_ms INTEGER NOT NULL,
@@ -92,13 +104,15 @@ class Contributor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContributorStatistics:
-    """One contributor's rows in one Datanet by outcome; `reasons` counts codes, a row may have several."""
+    """One contributor's rows in one Datanet by outcome; those taken back are `removed` and nothing else. `reasons`
+    counts codes, a row may have several."""
 
     contributor_id: str
     name: str
     accepted: int
     rejected: int
     review: int
+    removed: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
 
 
@@ -117,16 +131,20 @@ class Registry:
         try:
             self._connection = apsw.Connection(str(path))
             self._connection.set_busy_timeout(_BUSY_MS)
-            for setting in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
-                self._connection.execute(f"PRAGMA {setting}").fetchall()
+            for statement in _PRAGMAS:
+                self._connection.execute(statement).fetchall()
             with self._connection:
-                self._connection.execute(_SCHEMA + SEALS_SCHEMA + APPEALS_SCHEMA)
+                for schema in (_SCHEMA, SEALS_SCHEMA, APPEALS_SCHEMA, REMOVALS_SCHEMA, TERMS_SCHEMA):
+                    self._connection.execute(schema)
                 self._add_display()
+            self._forget_text_of_before()
             self._check_format()
             self._epoch = self._next_epoch()
             self.seals = SealStore(self._connection, self._writing)
             self.appeals = AppealStore(self._connection, self._writing)
             sync_folder(path.parent)
+            self.tombstones = Tombstones(self._connection, self._writing)
+            self.terms = TermsBook(self._connection, self._writing)
         except (apsw.NotADBError, apsw.CorruptError) as error:
             raise Corrupt(f"{path} is no registry: {error}", code="corrupt_registry", param=str(path)) from error
 
@@ -190,6 +208,15 @@ class Registry:
                 raise Conflict(
                     f"this key is registered as {stored.name!r}", code="contributor_exists", param="public_key"
                 )
+
+    def contributed_by(self, datanet: str, row_ids: Iterable[str]) -> dict[str, str]:
+        """The contributor of each of these rows that was stored in the Datanet, also of removed ones."""
+        query = (
+            "SELECT contributor_id FROM verdicts JOIN contributions USING (sequence)"
+            " WHERE row_id = ? AND datanet = ? AND outcome != 'reject'"
+        )
+        found = {row_id: self._connection.execute(query, (row_id, datanet)).fetchone() for row_id in row_ids}
+        return {row_id: row[0] for row_id, row in found.items() if row is not None}
 
     def knows_contributor(self, contributor_id: str) -> bool:
         return self._find_contributor(contributor_id) is not None
@@ -282,9 +309,17 @@ class Registry:
     def row_ids(self, datanet: str, outcomes: Iterable[Outcome]) -> list[str]:
         """Ids of the Datanet's rows with one of these outcomes, in the order in which they were credited."""
         wanted = set(outcomes)
-        query = "SELECT row_id, outcome " + _CREDITED.format(where="WHERE contributions.datanet = ?")
-        rows = self._connection.execute(query, (datanet,))
+        where = f"WHERE contributions.datanet = ? AND row_id NOT IN ({REMOVED})"
+        rows = self._connection.execute("SELECT row_id, outcome " + _CREDITED.format(where=where), (datanet,))
         return [row_id for row_id, outcome in rows if outcome in wanted]
+
+    def num_rows_since(self, datanet: str, contributor_id: str, since_ms: int) -> int:
+        """How many rows of a contributor were judged, whatever became of them."""
+        query = (
+            "SELECT count(*) FROM contributions JOIN verdicts USING (sequence)"
+            " WHERE datanet = ? AND contributor_id = ? AND received_ms > ?"
+        )
+        return int(self._connection.execute(query, (datanet, contributor_id, since_ms)).get)
 
     def credit_order(self) -> list[str]:
         """Ids of all stored rows of all Datanets, first credited first."""
@@ -293,7 +328,8 @@ class Registry:
     def credited(self) -> list[tuple[str, Place]]:
         """`credit_order` with each row's place."""
         columns = "row_id, coalesce(seals.place_after, sequence), coalesce(seals.number, 0) "
-        query = f"SELECT {columns}" + _CREDITED.format(where="WHERE outcome != 'reject'")
+        where = f"WHERE outcome != 'reject' AND row_id NOT IN ({REMOVED})"
+        query = f"SELECT {columns}" + _CREDITED.format(where=where)
         return [(row_id, (after, number)) for row_id, after, number in self._connection.execute(query)]
 
     def next_place(self) -> Place:
@@ -338,6 +374,7 @@ class Registry:
                 accepted=outcomes[contributor, "accept"],
                 rejected=outcomes[contributor, "reject"],
                 review=outcomes[contributor, "review"],
+                removed=outcomes[contributor, "removed"],
                 reasons={code: number for (who, code), number in sorted(reasons.items()) if who == contributor},
             )
             for contributor in contributors
@@ -348,7 +385,8 @@ class Registry:
         outcomes: Counter[tuple[str, str]] = Counter()
         reasons: Counter[tuple[str, str]] = Counter()
         for contributor, outcome, codes, number in self._connection.execute(
-            "SELECT contributor_id, outcome, reasons, count(*) FROM contributions JOIN verdicts USING (sequence)"
+            "SELECT contributor_id, CASE WHEN removed_rows.row_id IS NULL THEN outcome ELSE 'removed' END, reasons,"
+            " count(*) FROM contributions JOIN verdicts USING (sequence) LEFT JOIN removed_rows USING (row_id)"
             " WHERE datanet = ? GROUP BY 1, 2, 3",
             (datanet,),
         ):
@@ -420,6 +458,13 @@ class Registry:
                 "ALTER TABLE datanets ADD COLUMN display TEXT NOT NULL DEFAULT 'reference'"
                 " CHECK (display IN ('none', 'reference', 'text'))"
             )
+
+    def _forget_text_of_before(self) -> None:
+        """Registries of before kept the bytes of dropped drafts in their free pages."""
+        query = "SELECT value FROM properties WHERE name = 'secure_delete'"
+        if self._connection.execute(query).fetchone() is None:
+            self._connection.execute("VACUUM")
+            self._connection.execute("INSERT OR IGNORE INTO properties VALUES ('secure_delete', '1')")
 
     def _check_format(self) -> None:
         with self._connection:

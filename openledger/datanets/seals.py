@@ -29,9 +29,9 @@ import apsw
 
 from openledger.core.errors import Conflict, NotFound
 from openledger.core.sealing import Seal, SealReceipt, SealState, seal_digest, sign_seal
+from openledger.core.signed import contribution_fields
 from openledger.core.signing import SigningKey
 from openledger.core.values import Contribution
-from openledger.datanets.contribution import signed_fields, signed_values
 
 Place = tuple[int, int]
 DAY_MS = 24 * 60 * 60 * 1000
@@ -84,7 +84,9 @@ def seal_of(key: SigningKey, contribution: Contribution) -> Seal:
 
 
 def digest_of(contribution: Contribution) -> str:
-    return seal_digest(signed_values(contribution), contribution.signature)
+    one = contribution
+    signed = contribution_fields(one.datanet, one.contributor_id, one.content_root, len(one.drafts), one.nonce)
+    return seal_digest(signed, one.signature)
 
 
 class SealStore:
@@ -178,7 +180,7 @@ class SealStore:
                 public_key=public_key,
                 digest=digest,
                 expires_ms=expires_ms,
-                signed=signed_fields(datanet, contributor, root, num_rows, nonce),
+                signed=contribution_fields(datanet, contributor, root, num_rows, nonce),
                 signature=signature,
                 opened_ms=opened_ms,
             )

@@ -28,6 +28,7 @@ from openledger.ledger.nonces import Rounds
 from openledger.ledger.opening import is_postgres, open_store
 from openledger.ledger.packed import account_key, id_text
 from openledger.ledger.refunds import REFUND
+from openledger.ledger.removals import REMOVAL, check_removal
 from openledger.ledger.rules import Book, apply
 from openledger.ledger.seals import Seals
 from openledger.ledger.signers import Signers
@@ -209,6 +210,8 @@ class _Audit:
             self.verdicts.sell(statement)
         elif kind == VERDICT:
             self.verdicts.take(statement, batch.transfers)
+        elif kind == REMOVAL:
+            check_removal(statement, batch.transfers)
         elif kind in statements.SETTLEMENTS:
             pool = _settled_pool(batch)
             statements.check_settlement(statement, self.pools.get(pool, []))

@@ -10,8 +10,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 from openledger.core.errors import OpenLedgerError
+from openledger.core.signed import contribution_id
 from openledger.core.values import Contribution, ContributionReceipt
-from openledger.datanets.contribution import check_signature, contribution_id
+from openledger.datanets.contribution import check_signature
 
 _log = logging.getLogger(__name__)
 

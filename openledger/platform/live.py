@@ -18,13 +18,23 @@ from openledger.adapters.sources import SourceRules
 from openledger.core.clock import SystemClock
 from openledger.core.errors import InvalidInput, NotFound
 from openledger.core.ids import new_id
-from openledger.core.values import Contribution, ContributionReceipt, DatanetVersion, SamplingParameters
+from openledger.core.values import (
+    Contribution,
+    ContributionReceipt,
+    DatanetVersion,
+    Removal,
+    SamplingParameters,
+    Verdict,
+    Withdrawal,
+)
 from openledger.ledger.proofs import encode_proof
+from openledger.ledger.removals import removal_accounts, removal_statement, removal_transfers
 from openledger.platform.answering import Answering, Asked, one_by_one
 from openledger.platform.calls import answered
 from openledger.platform.claims import Claims
 from openledger.platform.desk import Desk
 from openledger.platform.intake import Intake
+from openledger.platform.removals import AffectedAdapter, affected_adapters, check_recorded
 from openledger.platform.report import audit_entry, datanet_entry, displayed
 from openledger.platform.service import AnswerEvent, ModelEntry, NewAdapter
 from openledger.platform.workdir import Workdir
@@ -212,6 +222,30 @@ class LiveService(Claims):
         await self._log_seals()
         return receipt
 
+    async def preview(self, contribution: Contribution) -> tuple[Verdict, ...]:
+        verdicts: tuple[Verdict, ...] = await answered(self._datanets.preview.remote(contribution))
+        return verdicts
+
+    async def contribution(self, name: str, contribution_id: str) -> ContributionReceipt:
+        receipt: ContributionReceipt = await answered(self._datanets.receipt.remote(name, contribution_id))
+        return receipt
+
+    async def withdraw(self, withdrawal: Withdrawal) -> dict[str, Any]:
+        return await self._recorded(await answered(self._datanets.withdraw.remote(withdrawal)))
+
+    async def remove_rows(self, account: str, name: str, row_ids: Sequence[str], reason: str) -> dict[str, Any]:
+        return await self._recorded(await answered(self._datanets.remove.remote(name, row_ids, account, reason)))
+
+    async def _recorded(self, removal: Removal) -> dict[str, Any]:
+        """A removal is answered once the log has it; a retry of one that was cut off here puts it there."""
+        statement = removal_statement(removal)
+        transfers = removal_transfers(statement)
+        await answered(self._ledger.create_accounts.remote(removal_accounts(removal.datanet)))
+        check_recorded(await answered(self._ledger.commit.remote(transfers, statement)))
+        adapters = affected_adapters(self._registry, self._workdir.indexes, removal.row_ids)
+        told = {name: statement[name] for name in ("removal_id", "datanet", "kind", "num_rows", "rows_root")}
+        return {**told, "transfer_id": transfers[0].transfer_id, "adapters": [_affected(one) for one in adapters]}
+
     async def report(self) -> dict[str, Any]:
         """The report as it was written, its sources as the Datanets' display policies are now."""
         path = self._workdir.report
@@ -250,6 +284,18 @@ class LiveService(Claims):
                 fix="the report keeps the answers of the quickstart's last settled period, and no others",
             )
         return dict(found[0])
+
+
+def _affected(adapter: AffectedAdapter) -> dict[str, Any]:
+    """As a contributor sees it: what was made of the rows lies in the owner's folders, whose names are his."""
+    return {
+        "name": adapter.name,
+        "adapter_digest": adapter.digest,
+        "served": adapter.served,
+        "num_trained": adapter.num_trained,
+        "num_held_out": adapter.num_held_out,
+        "without": list(adapter.without),
+    }
 
 
 def _unpublished(name: str) -> DatanetVersion:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from openledger.core.appealing import Appeal, Decision
 from openledger.core.sealing import Seal, SealReceipt
-from openledger.core.values import Contribution, ContributionReceipt, SamplingParameters
+from openledger.core.values import Contribution, ContributionReceipt, SamplingParameters, Verdict, Withdrawal
 from openledger.ledger.disputes import Recomputation
 from openledger.ledger.signers import Signer
 from openledger.platform.desk import Desk
@@ -265,6 +265,26 @@ class Service(Protocol):
 
     async def check_request(self, caller: str, key: str, digest: str) -> None:
         """Raises Conflict (`idempotency_conflict`) where `caller` sent `key` with another request."""
+        ...
+
+    async def preview(self, contribution: Contribution) -> tuple[Verdict, ...]:
+        """The verdicts that `contribute` would give now; nothing is stored. Raises as it does."""
+        ...
+
+    async def contribution(self, name: str, contribution_id: str) -> ContributionReceipt:
+        """The receipt of a stored contribution. Raises NotFound (`unknown_contribution`)."""
+        ...
+
+    async def withdraw(self, withdrawal: Withdrawal) -> dict[str, Any]:
+        """Forget rows at their contributor's signed wish: `removal_id`, `num_rows`, `rows_root`, `transfer_id` (its
+        proof shows the entry in the log) and `adapters`, which have learnt from them. May be repeated.
+
+        Raises InvalidInput (`invalid_signature`), NotFound (`unknown_row`), Forbidden (`not_your_row`)."""
+        ...
+
+    async def remove_rows(self, account: str, name: str, row_ids: Sequence[str], reason: str) -> dict[str, Any]:
+        """As `withdraw`, by the Datanet's owner. Raises Forbidden (`not_the_owner`), InvalidInput (`invalid_reason`),
+        NotFound."""
         ...
 
     async def report(self) -> dict[str, Any]:

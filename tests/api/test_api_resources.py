@@ -8,7 +8,7 @@ from memory_service import API_KEY, CHECKPOINT, PROOF, MemoryService
 from starlette.testclient import TestClient
 
 from openledger.api import create_app
-from openledger.core.values import Contribution, RowDraft
+from openledger.core.values import Contribution, RowDraft, Withdrawal
 
 CONTRIBUTION = Contribution(
     datanet="os-docs",
@@ -109,6 +109,37 @@ def test_a_malformed_contribution_is_refused_by_field(client: TestClient, servic
     response = client.post("/v1/datanets/os-docs/contributions", json=body)
     assert (response.status_code, response.json()["error"]["param"]) == (400, param)
     assert service.contributed == []
+
+
+WITHDRAWAL = Withdrawal(
+    datanet="os-docs", contributor_id="ctr_1", public_key="ab", row_ids=("row_a", "row_b"), nonce="1", signature="cd",
+)  # fmt: skip
+
+
+def test_a_withdrawal_arrives_as_it_was_signed(client: TestClient, service: MemoryService):
+    body = asdict(WITHDRAWAL)
+    del body["datanet"]
+    told = client.post("/v1/datanets/os-docs/withdrawals", json=body, headers={"Authorization": ""}).json()
+    assert service.withdrawn == [WITHDRAWAL]
+    assert (told["object"], told["num_rows"], told["adapters"][0]["served"]) == ("removal", 2, True)
+
+
+@pytest.mark.parametrize(("change", "param"), [({"row_ids": []}, "row_ids"), ({"row_ids": [3]}, "row_ids.0")])
+def test_a_malformed_withdrawal_is_refused_by_field(client: TestClient, service: MemoryService, change, param):
+    body = {**asdict(WITHDRAWAL), **change}
+    del body["datanet"]
+    response = client.post("/v1/datanets/os-docs/withdrawals", json=body)
+    assert (response.status_code, response.json()["error"]["param"]) == (400, param)
+    assert service.withdrawn == []
+
+
+def test_an_owner_removes_rows_with_the_api_key(client: TestClient, service: MemoryService):
+    body = {"row_ids": ["row_a"], "reason": "court_order"}
+    told = client.post("/v1/datanets/os-docs/removals", json=body).json()
+    assert service.removed == [("user:alice", "os-docs", ("row_a",), "court_order")]
+    assert told["transfer_id"] == "rmv_1"
+    refused = client.post("/v1/datanets/os-docs/removals", json=body, headers={"Authorization": ""})
+    assert refused.status_code == 401
 
 
 def test_datanets_are_listed(client: TestClient):

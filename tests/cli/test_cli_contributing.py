@@ -9,6 +9,8 @@ from served_app import served
 
 from openledger.api import create_app
 from openledger.cli.main import main
+from openledger.core.signed import contribution_id
+from openledger.core.values import ContributionReceipt, Verdict
 from openledger.datanets.seals import digest_of
 
 contribution = pytest.importorskip("openledger.datanets.contribution")
@@ -79,10 +81,66 @@ def test_a_dry_run_tells_the_seal_and_sends_nothing(files: list[str], capsys: py
     assert len(json.loads(capsys.readouterr().out)["seal"]) == 64
 
 
-def test_a_malformed_line_is_named(files: list[str], capsys: pytest.CaptureFixture[str]):
-    Path(files[2]).write_text('{"prompt": "p", "completion": "c"}\n{"prompt": \n')
-    assert main([*files, "--dry-run"]) == 2
-    assert "malformed_row" in capsys.readouterr().err
+def test_a_malformed_line_is_named_and_the_others_are_sent(files: list[str], capsys: pytest.CaptureFixture[str]):
+    Path(files[2]).write_text('{"prompt": "p", "completion": "c"}\n{"prompt": \n{"prompt": "q", "completion": "d"}\n')
+    service = MemoryService()
+    with served(create_app(service)) as url:
+        assert main([*files, "--url", url]) == 0
+    assert [draft.prompt for draft in service.contributed[0].drafts] == ["p", "q"]
+    told = capsys.readouterr().err
+    assert "rows.jsonl, line 2" in told
+    assert "malformed_row" in told
+
+
+def test_a_large_file_is_sent_in_parts_and_what_is_stored_is_not_sent_again(files: list[str]):
+    lines = (json.dumps({"prompt": f"What is {n}?", "completion": f"It is {n}."}) + "\n" for n in range(2_500))
+    Path(files[2]).write_text("".join(lines))
+    service = MemoryService()
+    with served(create_app(service)) as url:
+        assert main([*files, "--url", url]) == 0
+        assert [len(sent.drafts) for sent in service.contributed] == [1_000, 1_000, 500]
+        for sent in service.contributed[:2]:
+            identifier = contribution_id(sent)
+            service.receipts[identifier] = ContributionReceipt(
+                contribution_id=identifier, datanet="os-docs", contributor_id=sent.contributor_id,
+                verdicts=tuple(Verdict(row_id="r", ordinal=n, outcome="accept") for n in range(1_000)),
+            )  # fmt: skip
+        service.contributed.clear()
+        assert main([*files, "--url", url]) == 0
+    assert [len(sent.drafts) for sent in service.contributed] == [500]
+
+
+def test_a_dry_run_tells_the_gates_verdicts(files: list[str], capsys: pytest.CaptureFixture[str]):
+    Path(files[2]).write_text(
+        json.dumps({"prompt": "What is it?", "completion": "It is the number of the archive's members."}) + "\n"
+        + json.dumps({"prompt": "What is it?", "completion": "qqzxw 7"}) + "\n"
+    )  # fmt: skip
+    capsys.readouterr()
+    assert main([*files, "--dry-run", "--json"]) == 0
+    verdicts = json.loads(capsys.readouterr().out)["verdicts"]
+    assert [(one["outcome"], one["rows"]) for one in verdicts] == [("accept", 1), ("reject", 1)]
+
+
+def test_a_preview_asks_the_server_and_stores_nothing(files: list[str], capsys: pytest.CaptureFixture[str]):
+    service = MemoryService()
+    capsys.readouterr()
+    with served(create_app(service)) as url:
+        assert main([*files, "--preview", "--json", "--url", url]) == 0
+    assert service.contributed == []
+    assert json.loads(capsys.readouterr().out)["sent"] is False
+
+
+def test_each_rows_verdict_is_written_where_it_is_asked_for(files: list[str], tmp_path: Path):
+    service = MemoryService()
+    with served(create_app(service)) as url:
+        assert main([*files, "--receipts", str(tmp_path / "verdicts.jsonl"), "--url", url]) == 0
+    found = [json.loads(line) for line in (tmp_path / "verdicts.jsonl").read_text().splitlines()]
+    assert [(one["row_id"], one["source"]) for one in found] == [("row_0", "me"), ("row_1", "me"), ("row_2", "me")]
+
+
+def test_a_server_that_is_away_says_that_sending_again_is_safe(files: list[str], capsys: pytest.CaptureFixture[str]):
+    assert main([*files, "--url", "http://127.0.0.1:9"]) == 10
+    assert "run the same command again" in capsys.readouterr().err
 
 
 def test_a_mistyped_key_does_not_become_an_identity(files: list[str], tmp_path: Path):

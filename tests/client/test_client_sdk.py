@@ -20,7 +20,7 @@ from openledger.core.errors import (
     Unauthenticated,
     Unavailable,
 )
-from openledger.core.values import Contribution, RowDraft, SamplingParameters
+from openledger.core.values import Contribution, RowDraft, SamplingParameters, Withdrawal
 
 ASKED = [{"role": "user", "content": "What does os.path.join do?"}]
 TEXT = "Join one or more path segments."
@@ -76,6 +76,15 @@ class TestCalls:
         receipt = client.contribute(contribution)
         assert service.contributed[-1] == contribution
         assert (receipt.verdicts[0].outcome, receipt.verdicts[0].reasons) == ("reject", ("noise",))
+
+    def test_rows_are_taken_back(self, client: OpenLedger, service: MemoryService):
+        withdrawal = Withdrawal(
+            datanet="os-docs", contributor_id="ctr_1", public_key="ab", row_ids=("row_a",), nonce="1", signature="cd",
+        )  # fmt: skip
+        assert client.withdraw_rows(withdrawal)["transfer_id"] == "rmv_1"
+        assert service.withdrawn == [withdrawal]
+        assert client.remove_rows("os-docs", ["row_a"], "court_order")["num_rows"] == 1
+        assert service.removed == [("user:alice", "os-docs", ("row_a",), "court_order")]
 
     def test_a_verdict(self, client: OpenLedger, service: MemoryService):
         assert client.mark("ans_1")["transfer_id"] == "ans_1.verdict"

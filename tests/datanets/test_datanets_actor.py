@@ -37,7 +37,7 @@ def test_contributions_survive_the_death_of_every_actor(cluster: Any, tmp_path: 
 
     _kill_all()
 
-    segment = next(tmp_path.glob("shard-1/docs/*.parquet"))
+    segment = next(tmp_path.glob("shard-1/docs/rows.lance/data/*.lance"))
     segment.write_bytes(segment.read_bytes()[:-1])
     with pytest.raises(Unavailable, match=segment.name):
         start_datanets(tmp_path, num_shards=2, namespace=NAMESPACE)

@@ -1,8 +1,8 @@
 """Signing and reading contributions."""
 
+import itertools
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from datanet_samples import key_of, sample_drafts, signed
@@ -10,19 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openledger.core import merkle
-from openledger.core.errors import InvalidInput, NotFound, TooLarge
+from openledger.core.errors import InvalidInput, TooLarge
 from openledger.core.hashing import canonical_json
+from openledger.core.signed import contribution_id
 from openledger.core.signing import contributor_id
 from openledger.core.values import RowDraft
 from openledger.datanets.contribution import (
+    BATCH_BYTES,
     MAX_ROW_BYTES,
     MAX_ROWS,
     check_public_key,
     check_signature,
-    contribution_id,
     draft_json,
-    read_jsonl,
     row_ids,
+    sign_batches,
     sign_contribution,
     signed_bytes,
 )
@@ -124,42 +125,28 @@ class TestLimits:
         assert (caught.value.code, caught.value.param) == ("invalid_text", "drafts[1]")
 
 
-class TestJsonl:
-    def test_rows_come_back_as_written(self, tmp_path: Path) -> None:
-        rows = sample_drafts(5)
-        path = _write(tmp_path, "\n".join(json.dumps(draft_json(row)) for row in rows).encode() + b"\n\n")
-        assert list(read_jsonl(path)) == rows
+class TestBatches:
+    def test_a_stream_becomes_contributions_that_hold_its_rows_in_order(self) -> None:
+        rows = sample_drafts(25)
+        found = list(sign_batches(key_of("ada"), "docs", iter(rows), "1", max_rows=10))
+        assert [len(one.drafts) for one in found] == [10, 10, 5]
+        assert [draft for one in found for draft in one.drafts] == rows
+        for one in found:
+            check_signature(one)
 
-    @pytest.mark.parametrize(
-        "line",
-        [
-            b"{not json}",
-            b'{"prompt": "a"}',
-            b'{"prompt": "a", "completion": 3}',
-            b'{"prompt": "a", "completion": "b", "label": "c"}',
-            b'["a", "b"]',
-            b'{"prompt": "\xff", "completion": "b"}',
-            b"[" * 60_000,
-        ],
-    )
-    def test_a_malformed_line_is_named_by_its_number(self, tmp_path: Path, line: bytes) -> None:
-        good = b'{"prompt": "a", "completion": "b"}\n'
-        reader = read_jsonl(_write(tmp_path, good + b"\n" + line + b"\n" + good))
-        assert next(reader) == RowDraft(prompt="a", completion="b")
-        with pytest.raises(InvalidInput, match="line 3") as caught:
-            next(reader)
-        assert (caught.value.code, caught.value.param) == ("malformed_row", "line 3")
+    def test_the_same_stream_again_is_the_same_contributions(self) -> None:
+        first, again = (list(sign_batches(key_of("ada"), "docs", sample_drafts(25), "1", 10)) for _ in range(2))
+        assert [contribution_id(one) for one in first] == [contribution_id(one) for one in again]
 
-    def test_an_endless_line_is_refused_with_its_number(self, tmp_path: Path) -> None:
-        with pytest.raises(TooLarge, match="line 1"):
-            list(read_jsonl(_write(tmp_path, b"x" * 2_000_000)))
+    def test_one_holds_no_more_bytes_than_a_request(self) -> None:
+        rows = [RowDraft(prompt=f"{number}", completion="x" * 16_000) for number in range(600)]
+        found = list(sign_batches(key_of("ada"), "docs", rows, "1"))
+        assert max(sum(len(draft.completion) for draft in one.drafts) for one in found) <= BATCH_BYTES
+        assert sum(len(one.drafts) for one in found) == 600
 
-    def test_a_missing_file_is_not_found(self, tmp_path: Path) -> None:
-        with pytest.raises(NotFound, match=r"rows\.jsonl"):
-            list(read_jsonl(tmp_path / "rows.jsonl"))
+    def test_an_endless_stream_is_signed_as_it_comes(self) -> None:
+        endless = (RowDraft(prompt="p", completion=str(number)) for number in itertools.count())
+        assert len(next(sign_batches(key_of("ada"), "docs", endless, "1")).drafts) == 1_000
 
-
-def _write(folder: Path, data: bytes) -> Path:
-    path = folder / "rows.jsonl"
-    path.write_bytes(data)
-    return path
+    def test_no_rows_make_no_contribution(self) -> None:
+        assert list(sign_batches(key_of("ada"), "docs", [], "1")) == []

@@ -1,6 +1,7 @@
 """Datanets in one process: contributions, versions, statistics."""
 
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -270,10 +271,10 @@ class TestFailures:
         assert datanets.publish("docs").num_rows == 12
         datanets.close()
 
-    def test_a_lost_segment_is_noticed_and_its_shard_named(self, tmp_path: Path, datanets: Datanets) -> None:
+    def test_a_lost_folder_is_noticed_and_its_shard_named(self, tmp_path: Path, datanets: Datanets) -> None:
         datanets.contribute(signed("ada", sample_drafts(12)))
         datanets.close()
-        next((tmp_path / "shard-1" / "docs").glob("*.parquet")).unlink()
+        shutil.rmtree(tmp_path / "shard-1" / "docs")
         with pytest.raises(Corrupt, match="stored rows in shard 1"):
             open_datanets(tmp_path)
 

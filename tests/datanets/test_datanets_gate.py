@@ -45,6 +45,9 @@ class TestText:
             ("spam spam spam spam spam spam eggs", "repetition"),
             ("buy it now " * 8, "repetition"),
             ("Return the members!!!!!!!!!!!!!!!!", "repetition"),
+            ("b4r82bv 9lp9jzl fx4x7x% 0zt0rzm jj02vf5 zt2&$6d", "noise"),
+            ("Lorem ipsum dolor sit amet, consectetur.", "placeholder"),
+            ("TODO: write this one", "placeholder"),
         ],
     )
     def test_a_bad_completion_is_rejected_with_its_reason(self, completion: str, reason: str) -> None:
@@ -66,6 +69,9 @@ class TestText:
             "Возвращает список членов архива.",
             "First line.\n\tSecond, indented line.",
             "Convert RGB to HSV via OpenCV.",
+            "Simple matting head, with conv3x3 and conv1x1 layers of float8_e4m3fn on sm100.",
+            "Digest with sha256 or blake2b, as in utf8 or base64url of http2.",
+            "To do this, open the archive first and read on.",
         ],
     )
     def test_good_text_passes(self, completion: str) -> None:
@@ -90,6 +96,27 @@ class TestText:
         spam = ["".join(dice.choices(string.digits + string.punctuation + "abc ", k=60)) for _ in range(200)]
         assert sum("noise" in text_reasons(row(text)) for text in spam) >= 0.95 * len(spam)
 
+    def test_words_with_digits_and_signs_do_not_hide_noise(self) -> None:
+        """The noise of the red team, which gate/1 let pass nine times in ten."""
+        dice = random.Random(7)
+        letters = "bcdfghjklmnpqrstvwxz0123456789#$%&"
+        spam = [" ".join("".join(dice.choices(letters, k=7)) for _ in range(10)) for _ in range(300)]
+        assert sum("noise" in text_reasons(row(text)) for text in spam) >= 0.99 * len(spam)
+        assert "noise" in text_reasons(row(ANSWERS[0], prompt=spam[0]))
+
+
+class TestDetectors:
+    def test_what_a_detector_finds_goes_to_review_with_its_reason(self) -> None:
+        detectors = {"toxic": lambda draft: "hate" in draft.completion, "advert": lambda draft: False}
+        drafts = [row("I hate this archive and its members."), row(ANSWERS[0])]
+        found = judge(drafts, ["row_0", "row_1"], DuplicateIndex(), detectors)
+        assert [(verdict.outcome, verdict.reasons) for verdict in found] == [("review", ("toxic",)), ("accept", ())]
+
+    def test_its_reason_stands_beside_the_gates_own(self) -> None:
+        draft = row("Write to jane.doe@mail.org about the hate.")
+        (verdict,) = judge([draft], ["row_0"], DuplicateIndex(), {"toxic": lambda draft: True})
+        assert verdict.reasons == ("personal_data", "toxic")
+
 
 class TestPersonalData:
     @pytest.mark.parametrize(
@@ -100,6 +127,9 @@ class TestPersonalData:
             "Call (415) 555-2671 to reach the desk.",
             "Charge 4111 1111 1111 1111 when it ships.",
             "Charge the card 5500-0000-0000-0004 when the parcel is on its way.",
+            "Please pay the rent into the account DE89 3704 0044 0532 0130 00 until Monday.",
+            "Pay into GB82WEST12345698765432 until Monday.",
+            "The number 123-45-6789 stands in the form.",
         ],
     )
     def test_personal_data_goes_to_review(self, text: str) -> None:
@@ -111,6 +141,8 @@ class TestPersonalData:
         [
             "Write to user@example.com for the key.",
             "Charge 4111 1111 1111 1112 when it ships.",
+            "Pay into GB82WEST12345698765433 until Monday.",
+            "The parts 000-12-3456 and 123-00-4567 are in stock.",
             "Since version 1.12.345, the default is 2,147,483,647 bytes.",
             "The matrix 0.123456789012345 and 10-20-30 stay.",
             "Apply the decorator @torch.no_grad to it.",
@@ -152,6 +184,17 @@ class TestDuplicates:
         ]
         assert [verdict.outcome for verdict in verdicts(*rows)] == ["accept"] * 3
 
+    def test_what_is_said_of_one_thing_may_be_said_of_its_neighbour(self) -> None:
+        template = "Applies an average pooling over a {} signal which is made of several planes of input values."
+        rows = [row(template.format(size), f"What does nn.pool{size}(planes) do?") for size in ("1d", "2d", "3d")]
+        assert [verdict.outcome for verdict in verdicts(*rows)] == ["accept"] * 3
+
+    def test_a_long_answer_is_a_copy_under_any_question(self) -> None:
+        words = " ".join(draft.completion for draft in sample_drafts(6)).split()
+        edited = [word if place % 20 else "other" for place, word in enumerate(words)]
+        first, second = verdicts(row(" ".join(words)), row(" ".join(edited), "Why is the sky blue?"))
+        assert (first.outcome, second.reasons) == ("accept", ("near_duplicate",))
+
     def test_a_rejected_row_is_no_original(self) -> None:
         bad, good = verdicts(row(f"{ANSWERS[0]}\x00"), row(ANSWERS[0]))
         assert (bad.outcome, good.outcome) == ("reject", "accept")
@@ -182,8 +225,9 @@ class TestRealRows:
     The formulaic ones (numpy.polynomial, torch.ao) are among them.
     """
 
-    def test_fewer_than_three_honest_rows_in_a_hundred_are_called_edited(self) -> None:
-        assert _honest()[0]["near_duplicate"] < 0.03 * _honest()[0].total()
+    def test_at_most_two_honest_rows_in_a_thousand_are_called_edited(self) -> None:
+        """Of these formulaic ones; of all rows of the installed packages it is fewer than one (docs/concepts)."""
+        assert _honest()[0]["near_duplicate"] <= 0.002 * _honest()[0].total()
 
     def test_the_text_checks_reject_fewer_than_three_honest_rows_in_a_thousand(self) -> None:
         reasons = _honest()[0]

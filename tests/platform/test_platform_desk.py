@@ -7,9 +7,10 @@ from economy_values import Town
 
 from openledger.core.clock import ManualClock
 from openledger.core.errors import InvalidInput, NotFound
+from openledger.core.signed import contribution_id
 from openledger.core.signing import SigningKey
 from openledger.core.values import ContributionReceipt, RowDraft, Verdict
-from openledger.datanets.contribution import contribution_id, sign_contribution
+from openledger.datanets.contribution import sign_contribution
 from openledger.economy import Parameters
 
 KEY = SigningKey(b"c" * 32)

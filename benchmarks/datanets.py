@@ -1,0 +1,268 @@
+"""What Datanets cost, each figure beside the library used bare, in the same run on the same machine.
+
+    python benchmarks/datanets.py                       every part
+    python benchmarks/datanets.py storage --rows 1000000
+    python benchmarks/datanets.py ingest --ingested 100000
+    python benchmarks/datanets.py duplicates
+
+Rows are made of invented words in Zipf's proportions, about 1 KB each, from a fixed seed. CPU is that of this process
+(user and system); wall times of runs that write depend on what the disk's `fsync` costs.
+"""
+
+import argparse
+import os
+import random
+import resource
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import lance
+import pyarrow as pa
+import pyarrow.dataset
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.table import Table
+
+from openledger.core.clock import SystemClock
+from openledger.core.files import sync_folder
+from openledger.core.signing import SigningKey
+from openledger.core.values import Row, RowDraft
+from openledger.datanets.contribution import sign_contribution
+from openledger.datanets.datanets import Datanets
+from openledger.datanets.dedupe import DuplicateIndex
+from openledger.datanets.gate import judge
+from openledger.datanets.rows import table_of
+from openledger.datanets.shard import Shard, ShardHost
+
+SEED = 1
+NUM_TAKEN = 1_000
+REPEATS = 3
+WORDS_IN_ROW = 160
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    wall_ms: float
+    cpu_ms: float
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", nargs="?", choices=sorted(PARTS), help="all of them without it")
+    parser.add_argument("--rows", type=int, default=200_000, help="of the storage part")
+    parser.add_argument("--ingested", type=int, default=50_000, help="rows of the ingest part")
+    arguments = parser.parse_args()
+    for name in [arguments.part] if arguments.part else sorted(PARTS):
+        PARTS[name](arguments)
+
+
+def storage(arguments: argparse.Namespace) -> None:
+    """One shard against plain Parquet files (synced as ours are) and a Lance dataset (not synced: Lance doesn't)."""
+    commits = [table_of(batch) for batch in batches(arguments.rows, 10_000)]
+    small = [table_of(batch) for batch in batches(10_000, 100, "small")]
+    ids = [row_id for table in commits for row_id in table.column("row_id").to_pylist()]
+    wanted = random.Random(SEED).sample(range(len(ids)), min(NUM_TAKEN, len(ids)))
+    size_mb = sum(table.nbytes for table in commits) / 1e6
+    found: dict[str, dict[str, Cost]] = {}
+    with tempfile.TemporaryDirectory(prefix="bench-") as name:
+        for kind in (Parquet, Lance, Ours):
+            store = kind(Path(name) / kind.__name__)
+            costs = {f"append {len(commits)} times 10,000 rows": cost(lambda s=store: s.append(commits))}
+            costs[f"take {len(wanted):,} random rows"] = best(lambda s=store: s.take(wanted, ids))
+            costs["scan"] = best(store.scan)
+            costs[f"append {len(small)} times 100 rows"] = cost(lambda s=store: s.append(small))
+            found[kind.__name__] = costs
+    table = Table(title=f"storage: {len(ids):,} rows, {size_mb:,.0f} MB")
+    for column in (
+        "",
+        *(f"{kind} {unit}" for kind in found for unit in ("wall", "CPU")),
+        "CPU / Parquet",
+        "CPU / Lance",
+    ):
+        table.add_column(column, justify="right" if column else "left")
+    for what in found["Ours"]:
+        costs = [found[kind][what] for kind in found]
+        cells = [f"{value:,.0f} ms" for one in costs for value in (one.wall_ms, one.cpu_ms)]
+        ratios = [f"{costs[2].cpu_ms / one.cpu_ms:.2f}" for one in costs[:2]]
+        table.add_row(what, *cells, *ratios)
+    Console(width=150).print(table)
+
+
+def ingest(arguments: argparse.Namespace) -> None:
+    """Everything between a signed contribution and its receipt, in one process over two shards; 1,000 rows each."""
+    table = Table(
+        title="ingest through the gate: signature, hashes, gate, durable append (rows of 1.1 KB, one process)"
+    )
+    for column in ("rows before", "rows/s, wall", "rows/s, CPU", "gate alone, CPU", "Parquet appends / all, CPU"):
+        table.add_column(column, justify="right")
+    with tempfile.TemporaryDirectory(prefix="bench-") as name:
+        folder = Path(name)
+        datanets = Datanets(folder, [ShardHost(folder / f"shard-{number}") for number in range(2)], SystemClock())
+        datanets.create("docs", "Invented words", "acct_bench")
+        bare, before = Parquet(folder / "parquet"), 0
+        for number, batch in enumerate(batches(arguments.ingested, 1_000, "ingest")):
+            drafts = [RowDraft(prompt=row.prompt, completion=row.completion, source=row.source) for row in batch]
+            contribution = sign_contribution(SigningKey(b"b" * 32), "docs", drafts, str(number))
+            alone = cost(lambda c=contribution: datanets.preview(c))
+            whole = cost(lambda c=contribution: datanets.contribute(c))
+            plain = cost(lambda rows=batch: bare.append([table_of(rows)]))
+            if number % max(1, arguments.ingested // 10_000) == 0:
+                speeds = [1e6 / ms for ms in (whole.wall_ms, whole.cpu_ms, alone.cpu_ms)]
+                ratio = f"{plain.cpu_ms / whole.cpu_ms:.2f}"
+                table.add_row(f"{before:,}", *(f"{speed:,.0f}" for speed in speeds), ratio)
+            before += len(batch)
+        datanets.close()
+    Console(width=150).print(table)
+
+
+def duplicates(arguments: argparse.Namespace) -> None:
+    """Near duplicates on a made set with known truth: each kind of edit of 1,000 rows, judged against the 5,000 rows
+    they come from; and honest rows of the same make, which are none."""
+    dice = random.Random(SEED)
+    rows = [RowDraft(prompt=row.prompt, completion=row.completion) for row in next(batches(5_000, 5_000, "originals"))]
+    vocabulary = sorted({word for row in rows[:500] for word in row.completion.split()})
+    index = DuplicateIndex()
+    judge(rows, [str(number) for number in range(len(rows))], index)
+    kinds: dict[str, Callable[[RowDraft], RowDraft]] = {
+        f"{percent} % of the answer's words edited": lambda row, p=percent: _edited(row, p, vocabulary, dice)
+        for percent in (5, 10, 20, 40)
+    }
+    kinds["sentences of 20 words in another order"] = lambda row: _reordered(row, dice)
+    kinds["10 % edited, another question"] = lambda row: replace(
+        _edited(row, 10, vocabulary, dice), prompt=" ".join(dice.choices(vocabulary, k=12))
+    )
+    table = Table("kind", "named as a copy of its original", "called a copy of another", title="near duplicates")
+    for kind, edit in kinds.items():
+        chosen = dice.sample(range(len(rows)), 1_000)
+        found = [judge([edit(rows[at])], ["copy"], index.overlay())[0].duplicate_of for at in chosen]
+        right = sum(name == str(at) for name, at in zip(found, chosen, strict=True))
+        wrong = sum(name not in (None, str(at)) for name, at in zip(found, chosen, strict=True))
+        table.add_row(kind, f"{right / 10:.1f} %", f"{wrong / 10:.1f} %")
+    honest = [RowDraft(prompt=row.prompt, completion=row.completion) for row in next(batches(5_000, 5_000, "others"))]
+    wrong = sum(v.duplicate_of is not None for v in judge(honest, [f"h{n}" for n in range(5_000)], index.overlay()))
+    table.add_row("honest rows of the same words", "-", f"{wrong / 50:.2f} %")
+    Console(width=150).print(table)
+
+
+def _edited(row: RowDraft, percent: int, vocabulary: Sequence[str], dice: random.Random) -> RowDraft:
+    words = row.completion.split()
+    for place in dice.sample(range(len(words)), len(words) * percent // 100):
+        words[place] = dice.choice(vocabulary)
+    return replace(row, completion=" ".join(words))
+
+
+def _reordered(row: RowDraft, dice: random.Random) -> RowDraft:
+    words = row.completion.split()
+    pieces = [words[start : start + 20] for start in range(0, len(words), 20)]
+    return replace(row, completion=" ".join(word for piece in dice.sample(pieces, len(pieces)) for word in piece))
+
+
+class Parquet:
+    """One file for each append, synced, in a folder read with `pyarrow.dataset`."""
+
+    def __init__(self, folder: Path):
+        folder.mkdir()
+        self._folder = folder
+
+    def append(self, tables: Sequence[pa.Table]) -> None:
+        for table in tables:
+            path = self._folder / f"{len(os.listdir(self._folder)):06}.parquet"
+            with path.open("wb") as stream:
+                pq.write_table(table, stream, compression="zstd")
+                stream.flush()
+                os.fsync(stream.fileno())
+            sync_folder(self._folder)
+
+    def take(self, places: Sequence[int], ids: Sequence[str]) -> None:
+        assert len(self._open().take(sorted(places))) == len(places)
+
+    def scan(self) -> None:
+        sum(len(batch) for batch in self._open().to_batches())
+
+    def _open(self) -> pyarrow.dataset.Dataset:
+        return pyarrow.dataset.dataset(self._folder, format="parquet")
+
+
+class Lance:
+    def __init__(self, folder: Path):
+        self._uri = str(folder)
+
+    def append(self, tables: Sequence[pa.Table]) -> None:
+        for table in tables:
+            mode = "append" if Path(self._uri).exists() else "create"
+            self._dataset = lance.write_dataset(table, self._uri, mode=mode, data_storage_version="2.1")
+
+    def take(self, places: Sequence[int], ids: Sequence[str]) -> None:
+        assert len(self._dataset.take(sorted(places))) == len(places)
+
+    def scan(self) -> None:
+        sum(len(batch) for batch in self._dataset.to_batches())
+
+
+class Ours:
+    """Appends of tables, as the others'; the way from `Row` to Arrow and back is the gate's and the trainer's."""
+
+    def __init__(self, folder: Path):
+        self._shard = Shard(folder)
+        self._count = 0
+
+    def append(self, tables: Sequence[pa.Table]) -> None:
+        for table in tables:
+            self._count += 1
+            self._shard._write(table, f"key-{self._count}")
+
+    def take(self, places: Sequence[int], ids: Sequence[str]) -> None:
+        assert len(self._shard.table([ids[place] for place in places])) == len(places)
+
+    def scan(self) -> None:
+        sum(len(batch) for batch in self._shard.scan())
+
+
+def batches(num_rows: int, size: int, name: str = "row") -> Iterator[list[Row]]:
+    dice = random.Random(f"{SEED}-{name}")
+    vocabulary = ["".join(dice.choice("bcdfgklmnprstaeiou") for _ in range(dice.randint(2, 9))) for _ in range(20_000)]
+    weights = [1 / (place + 1) for place in range(len(vocabulary))]
+    for start in range(0, num_rows, size):
+        words = dice.choices(vocabulary, weights=weights, k=size * WORDS_IN_ROW)
+        yield [_row(start + n, words[n * WORDS_IN_ROW : (n + 1) * WORDS_IN_ROW], dice) for n in range(size)]
+
+
+def _row(number: int, words: Sequence[str], dice: random.Random) -> Row:
+    return Row(
+        row_id=f"row_{dice.getrandbits(128):032x}",
+        datanet="docs",
+        contributor_id=f"ctr_{number % 50}",
+        contribution_id=f"ctb_{number // 100}",
+        ordinal=number % 100,
+        source=f"file:{number}",
+        prompt=" ".join(words[:15]),
+        completion=" ".join(words[15:]),
+    )
+
+
+def cost(call: Callable[[], object]) -> Cost:
+    wall, cpu = time.perf_counter(), _cpu_s()
+    call()
+    return Cost(1e3 * (time.perf_counter() - wall), 1e3 * (_cpu_s() - cpu))
+
+
+def best(call: Callable[[], object]) -> Cost:
+    return min((cost(call) for _ in range(REPEATS)), key=lambda one: one.cpu_ms)
+
+
+def _cpu_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "storage": storage,
+    "ingest": ingest,
+    "duplicates": duplicates,
+}
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""Files read as rows to contribute: which reader a file has, and what can't be read, each with its place and why.
+
+    .jsonl .ndjson        a row a line                         (records)
+    .csv .tsv             a row a record, named by a header    (records)
+    .parquet              a row a record                       (records)
+    .arrow                as the `datasets` library saves it   (records)
+    .md .markdown         a row a paragraph, asked by heading  (documents)
+    .txt .pdf .docx       likewise                             (documents)
+
+A folder is read file by file in the order of their names, so a Hugging Face dataset directory is a folder like any
+other. What one row or file lacks stops no other: it is told as `Refused`, and reading goes on. A reader holds one row,
+one line or one document in memory, never a whole stream.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from openledger.core.errors import InvalidInput, NotFound, OpenLedgerError, TooLarge
+from openledger.core.values import RowDraft
+from openledger.datanets import documents, records
+from openledger.datanets.contribution import draft_bytes
+from openledger.datanets.records import Refused
+
+_READERS = {
+    ".jsonl": records.read_jsonl,
+    ".ndjson": records.read_jsonl,
+    ".csv": records.read_csv,
+    ".tsv": records.read_csv,
+    ".parquet": records.read_parquet,
+    ".arrow": records.read_arrow,
+    ".md": documents.read_markdown,
+    ".markdown": documents.read_markdown,
+    ".txt": documents.read_text,
+    ".pdf": documents.read_pdf,
+    ".docx": documents.read_docx,
+}
+FORMATS = tuple(sorted(_READERS))
+_DATASET_FILES = frozenset({"dataset_info.json", "dataset_dict.json", "state.json", "README.md", "dataset_infos.json"})
+_DATASET_MARKS = ("dataset_info.json", "dataset_dict.json", "dataset_infos.json")
+
+
+def read_drafts(path: Path) -> Iterator[RowDraft | Refused]:
+    """Rows of a file, or of every file below a folder. Raises NotFound where there is nothing at `path`."""
+    if path.is_dir():
+        yield from _read_folder(path)
+    elif path.is_file():
+        yield from _read_file(path, path.name)
+    else:
+        raise NotFound(f"there is no file or folder {path}", code="unknown_file", param="path")
+
+
+def only_rows(items: Iterable[RowDraft | Refused]) -> Iterator[RowDraft]:
+    """For callers that take all of a file or none. Raises InvalidInput with the code and place of what is refused."""
+    for item in items:
+        if isinstance(item, Refused):
+            place = f"{item.file}, {item.place}" if item.place else item.file
+            raise InvalidInput(f"{place}: {item.reason}", code=item.code, param=place, fix="mend it, and send it again")
+        yield item
+
+
+def _read_folder(folder: Path) -> Iterator[RowDraft | Refused]:
+    root = folder.resolve()
+    is_dataset = any((folder / mark).exists() for mark in _DATASET_MARKS)
+    for path in _files(folder):
+        name = path.relative_to(folder).as_posix()
+        if not path.resolve().is_relative_to(root):
+            yield Refused(name, "", "leaves_folder", "a link that leads out of the folder")
+        elif not (is_dataset and path.name in _DATASET_FILES):
+            yield from _read_file(path, name)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """In the order of their names; hidden files and folders are left out, and links to folders are not followed."""
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(parent) / name for name in sorted(names) if not name.startswith("."))
+
+
+def _read_file(path: Path, name: str) -> Iterator[RowDraft | Refused]:
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
+        yield Refused(name, "", "unknown_format", f"not one of {' '.join(FORMATS)}")
+        return
+    try:
+        yield from (_checked(item, name) for item in reader(path, name))
+    except OpenLedgerError as error:
+        yield Refused(name, "", error.code, error.message)
+    except OSError as error:
+        yield Refused(name, "", "unreadable_file", f"can't be read ({error.strerror})")
+
+
+def _checked(item: RowDraft | Refused, name: str) -> RowDraft | Refused:
+    """A row that can't be signed (too large, half a character) is refused here: it would stop its contribution."""
+    if isinstance(item, Refused):
+        return item
+    try:
+        draft_bytes(item, 0)
+    except (InvalidInput, TooLarge) as error:
+        place = item.source.rpartition("#")[2].replace("=", " ") if item.source.startswith(name) else item.source
+        reason = error.message.removeprefix("row 0 ")
+        return Refused(name, place.encode("utf-8", "replace").decode(), error.code, reason)
+    return item

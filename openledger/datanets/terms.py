@@ -1,0 +1,181 @@
+"""On what terms a Datanet is open: its description, licence, quota, and who may contribute to it and train on it.
+
+Owns the values, their checks and the two tables that keep them, in the registry's SQLite file. Permissions go
+
+    requested -> approved -> revoked (or expired)
+
+for a party (a contributor for `contribute`, an account for `train`). The owner may always do both. They are asked where
+rows are stored and read, not where a page is shown.
+"""
+
+import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+import apsw
+
+from openledger.core.errors import Corrupt, Forbidden, InvalidInput
+
+Action = Literal["contribute", "train"]
+State = Literal["requested", "approved", "revoked"]
+CONTRIBUTE_ACCESS = ("open", "approval", "invited")
+TRAIN_ACCESS = ("open", "request", "private")
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS terms (
+    datanet TEXT PRIMARY KEY REFERENCES datanets (name), value TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS permissions (
+    datanet TEXT NOT NULL REFERENCES datanets (name), party TEXT NOT NULL,
+    action TEXT NOT NULL CHECK (action IN ('contribute', 'train')),
+    state TEXT NOT NULL CHECK (state IN ('requested', 'approved', 'revoked')),
+    expires_ms INTEGER NOT NULL, changed_ms INTEGER NOT NULL,
+    PRIMARY KEY (datanet, action, party)
+) STRICT, WITHOUT ROWID;
+"""
+# SPDX ids that are known here, and whether they let a model be trained on the data and sold
+LICENCES = {
+    "CC0-1.0": True,
+    "CC-BY-4.0": True,
+    "CC-BY-SA-4.0": True,
+    "CC-BY-NC-4.0": False,
+    "CC-BY-NC-SA-4.0": False,
+    "CC-BY-ND-4.0": False,
+    "CC-BY-NC-ND-4.0": False,
+    "CDLA-Permissive-2.0": True,
+    "CDLA-Sharing-1.0": True,
+    "ODC-By-1.0": True,
+    "ODbL-1.0": True,
+    "PDDL-1.0": True,
+    "Apache-2.0": True,
+    "BSD-3-Clause": True,
+    "MIT": True,
+    "PSF-2.0": True,
+    "LicenseRef-openledger-training": True,  # use in training alone, against the shares that the ledger pays
+}
+WITHDRAWN = "withdrawn"
+_MAX_DESCRIPTION_CHARS = 20_000
+_MAX_TAGS = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """`licence` is an SPDX id of LICENCES, or `withdrawn`. `max_rows_a_day` is what one contributor may send in 24
+    hours, 0 for any number. `languages` are BCP 47 tags, for the metadata alone."""
+
+    description: str = ""
+    tags: tuple[str, ...] = ()
+    languages: tuple[str, ...] = ("en",)
+    licence: str = "LicenseRef-openledger-training"
+    contribute: str = "open"
+    train: str = "open"
+    max_rows_a_day: int = 0
+
+    def __post_init__(self) -> None:
+        if self.licence not in LICENCES and self.licence != WITHDRAWN:
+            raise _invalid("licence", f"{self.licence!r} is no licence that is known here", ", ".join(LICENCES))
+        if self.contribute not in CONTRIBUTE_ACCESS:
+            raise _invalid("contribute", f"{self.contribute!r} is no access", ", ".join(CONTRIBUTE_ACCESS))
+        if self.train not in TRAIN_ACCESS:
+            raise _invalid("train", f"{self.train!r} is no access", ", ".join(TRAIN_ACCESS))
+        if len(self.description) > _MAX_DESCRIPTION_CHARS:
+            raise _invalid("description", "the description is too long", f"at most {_MAX_DESCRIPTION_CHARS} characters")
+        if len(self.tags) > _MAX_TAGS or not all(tag and tag.isprintable() and len(tag) <= 64 for tag in self.tags):
+            raise _invalid("tags", "not a list of tags", f"at most {_MAX_TAGS}, of 1 to 64 characters")
+        if self.max_rows_a_day < 0:
+            raise _invalid("max_rows_a_day", "a quota isn't negative", "0 for none")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Permission:
+    """`expires_ms` 0 is never."""
+
+    party: str
+    action: Action
+    state: State
+    expires_ms: int
+
+    def allows(self, now_ms: int) -> bool:
+        return self.state == "approved" and (not self.expires_ms or now_ms < self.expires_ms)
+
+
+class TermsBook:
+    """Shares the registry's connection; `writing` is its durable transaction."""
+
+    def __init__(self, connection: apsw.Connection, writing: Callable[[], AbstractContextManager[None]]):
+        self._connection = connection
+        self._writing = writing
+
+    def terms(self, datanet: str) -> Terms:
+        """The defaults where none were set."""
+        row = self._connection.execute("SELECT value FROM terms WHERE datanet = ?", (datanet,)).fetchone()
+        if row is None:
+            return Terms()
+        try:
+            value: dict[str, Any] = json.loads(str(row[0]))
+            values: Any = {name: tuple(item) if isinstance(item, list) else item for name, item in value.items()}
+            return Terms(**values)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise Corrupt(
+                f"the terms of {datanet} can't be read: {error}", code="corrupt_terms", param=datanet
+            ) from error
+
+    def set_terms(self, datanet: str, terms: Terms) -> None:
+        with self._writing():
+            value = json.dumps(asdict(terms))
+            self._connection.execute("INSERT OR REPLACE INTO terms VALUES (?, ?)", (datanet, value))
+
+    def permission(self, datanet: str, party: str, action: Action) -> Permission | None:
+        query = "SELECT state, expires_ms FROM permissions WHERE datanet = ? AND action = ? AND party = ?"
+        row: Any = self._connection.execute(query, (datanet, action, party)).fetchone()
+        return None if row is None else Permission(party=party, action=action, state=row[0], expires_ms=row[1])
+
+    def permissions(self, datanet: str) -> list[Permission]:
+        query = "SELECT party, action, state, expires_ms FROM permissions WHERE datanet = ? ORDER BY action, party"
+        rows: list[Any] = self._connection.execute(query, (datanet,)).fetchall()
+        return [Permission(party=row[0], action=row[1], state=row[2], expires_ms=row[3]) for row in rows]
+
+    def set_permission(self, datanet: str, permission: Permission, now_ms: int) -> None:
+        one = permission
+        with self._writing():
+            self._connection.execute(
+                "INSERT OR REPLACE INTO permissions VALUES (?, ?, ?, ?, ?, ?)",
+                (datanet, one.party, one.action, one.state, one.expires_ms, now_ms),
+            )
+
+
+def check_action(action: str) -> None:
+    if action not in get_args(Action):
+        raise _invalid("action", f"{action!r} is no action", " or ".join(get_args(Action)))
+
+
+def check_permitted(terms: Terms, permission: Permission | None, action: Action, party: str, now_ms: int) -> None:
+    """Raises Forbidden (`not_permitted`) where `party` isn't the owner and the terms ask for more than it has."""
+    access = terms.contribute if action == "contribute" else terms.train
+    if permission is not None and permission.state == "revoked":
+        raise _forbidden(f"{party} may not {action} here any more", "ask the owner")
+    if access != "open" and (permission is None or not permission.allows(now_ms)):
+        fix = "request it, and wait for the owner" if access in ("approval", "request") else "ask the owner"
+        raise _forbidden(f"{party} may not {action} here: that is by {access}", fix)
+
+
+def check_licence(terms: Terms) -> None:
+    """Raises Forbidden (`licence_forbids`, `licence_withdrawn`) where nobody may train and sell on these terms."""
+    if terms.licence == WITHDRAWN:
+        raise Forbidden("the licence was withdrawn", code="licence_withdrawn", param="licence")
+    if not LICENCES[terms.licence]:
+        raise Forbidden(
+            f"{terms.licence} doesn't let an adapter be trained on the rows and sold",
+            code="licence_forbids",
+            param="licence",
+            fix="agree on another licence with the contributors",
+        )
+
+
+def _forbidden(message: str, fix: str) -> Forbidden:
+    return Forbidden(message, code="not_permitted", param="party", fix=fix)
+
+
+def _invalid(param: str, message: str, fix: str) -> InvalidInput:
+    return InvalidInput(message, code="invalid_terms", param=param, fix=f"one of: {fix}" if "," in fix else fix)

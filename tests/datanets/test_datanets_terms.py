@@ -1,0 +1,148 @@
+"""Who may contribute and train, on which licence, and how much a day: asked where rows are stored and read."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datanet_samples import key_of, open_datanets, sample_drafts, signed
+
+from openledger.core.clock import ManualClock
+from openledger.core.errors import Forbidden, InvalidInput, NotFound, TooLarge
+from openledger.core.signing import contributor_id
+from openledger.datanets.datanets import Datanets
+from openledger.datanets.terms import Terms
+
+OWNER, DAY_MS = "acct_owner", 24 * 60 * 60 * 1000
+ADA = contributor_id(key_of("ada").public_key)
+
+
+@pytest.fixture
+def datanets(tmp_path: Path) -> Iterator[Datanets]:
+    opened = open_datanets(tmp_path)
+    yield opened
+    opened.close()
+
+
+def clock_of(datanets: Datanets) -> ManualClock:
+    clock = datanets._clock
+    assert isinstance(clock, ManualClock)
+    return clock
+
+
+class TestTerms:
+    def test_a_datanet_is_open_until_its_owner_says_otherwise(self, datanets: Datanets) -> None:
+        assert datanets.terms("docs") == Terms()
+
+    def test_they_are_kept(self, datanets: Datanets, tmp_path: Path) -> None:
+        terms = Terms(description="# Docs", tags=("python",), licence="CC-BY-4.0", train="request", max_rows_a_day=5)
+        datanets.set_terms("docs", terms, by=OWNER)
+        datanets.close()
+        again = open_datanets(tmp_path)
+        assert again.terms("docs") == terms
+        again.close()
+
+    def test_the_owner_alone_sets_them(self, datanets: Datanets) -> None:
+        with pytest.raises(Forbidden) as caught:
+            datanets.set_terms("docs", Terms(train="private"), by="acct_eve")
+        assert caught.value.code == "not_the_owner"
+        assert datanets.terms("docs") == Terms()
+
+    @pytest.mark.parametrize(
+        "change",
+        [{"licence": "Mine-1.0"}, {"contribute": "closed"}, {"train": "never"}, {"tags": ("",)},
+         {"max_rows_a_day": -1}, {"description": "x" * 20_001}],
+    )  # fmt: skip
+    def test_terms_that_cannot_be_are_refused_by_name(self, change: dict[str, Any]) -> None:
+        with pytest.raises(InvalidInput) as caught:
+            Terms(**change)
+        assert (caught.value.code, caught.value.param) == ("invalid_terms", next(iter(change)))
+
+
+class TestContributing:
+    @pytest.mark.parametrize("access", ["approval", "invited"])
+    def test_who_was_not_approved_is_refused_and_nothing_is_stored(self, datanets: Datanets, access: str) -> None:
+        datanets.set_terms("docs", Terms(contribute=access), by=OWNER)
+        for call in (datanets.contribute, datanets.preview):
+            with pytest.raises(Forbidden) as caught:
+                call(signed("ada", sample_drafts(2)))
+            assert caught.value.code == "not_permitted"
+        assert datanets.stored_count("docs") == 0
+
+    def test_a_request_alone_opens_nothing_and_an_approval_does(self, datanets: Datanets) -> None:
+        datanets.set_terms("docs", Terms(contribute="approval"), by=OWNER)
+        assert datanets.request("docs", ADA, "contribute").state == "requested"
+        with pytest.raises(Forbidden):
+            datanets.contribute(signed("ada", sample_drafts(2)))
+        datanets.approve("docs", ADA, "contribute", by=OWNER)
+        assert datanets.request("docs", ADA, "contribute").state == "approved"
+        datanets.contribute(signed("ada", sample_drafts(2)))
+        assert datanets.stored_count("docs") == 2
+
+    def test_who_was_revoked_is_refused_everywhere_and_cannot_ask_it_away(self, datanets: Datanets) -> None:
+        datanets.contribute(signed("ada", sample_drafts(2)))
+        datanets.revoke("docs", ADA, "contribute", by=OWNER)
+        assert datanets.request("docs", ADA, "contribute").state == "revoked"
+        with pytest.raises(Forbidden):
+            datanets.contribute(signed("ada", sample_drafts(2, "mail")))
+        assert datanets.stored_count("docs") == 2
+
+    def test_the_owner_alone_approves(self, datanets: Datanets) -> None:
+        with pytest.raises(Forbidden) as caught:
+            datanets.approve("docs", ADA, "contribute", by=ADA)
+        assert caught.value.code == "not_the_owner"
+        assert datanets.permissions("docs") == []
+
+
+class TestQuota:
+    def test_more_rows_a_day_than_allowed_are_refused_whole(self, datanets: Datanets) -> None:
+        datanets.set_terms("docs", Terms(max_rows_a_day=5), by=OWNER)
+        first = datanets.contribute(signed("ada", sample_drafts(4)))
+        with pytest.raises(TooLarge) as caught:
+            datanets.contribute(signed("ada", sample_drafts(2, "mail")))
+        assert (caught.value.code, "send 1 rows" in str(caught.value.fix)) == ("quota_exceeded", True)
+        assert datanets.contribute(signed("ada", sample_drafts(4))) == first, "a retry is no new row"
+        datanets.contribute(signed("bob", sample_drafts(2, "mail")))
+        clock_of(datanets).advance(DAY_MS + 1)
+        datanets.contribute(signed("ada", sample_drafts(5, "other")))
+        assert datanets.stored_count("docs") == 11
+
+
+class TestTraining:
+    @pytest.fixture
+    def published(self, datanets: Datanets) -> Datanets:
+        datanets.contribute(signed("ada", sample_drafts(4)))
+        datanets.publish("docs")
+        return datanets
+
+    def test_an_open_datanet_is_anybodys(self, published: Datanets) -> None:
+        assert published.training_rows("docs", 1, "user:lab") == published.rows("docs", 1)
+
+    @pytest.mark.parametrize("access", ["request", "private"])
+    def test_another_is_its_owners_and_of_who_was_approved_until_it_expires(
+        self, published: Datanets, access: str
+    ) -> None:
+        published.set_terms("docs", Terms(train=access), by=OWNER)
+        assert len(published.training_rows("docs", 1, OWNER)) == 4
+        with pytest.raises(Forbidden) as caught:
+            published.training_rows("docs", 1, "user:lab")
+        assert caught.value.code == "not_permitted"
+        now = clock_of(published).now_ms()
+        published.approve("docs", "user:lab", "train", by=OWNER, expires_ms=now + 1_000)
+        assert len(published.training_rows("docs", 1, "user:lab")) == 4
+        clock_of(published).advance(1_000)
+        with pytest.raises(Forbidden):
+            published.training_rows("docs", 1, "user:lab")
+
+    @pytest.mark.parametrize(
+        ("licence", "code"), [("withdrawn", "licence_withdrawn"), ("CC-BY-NC-4.0", "licence_forbids")]
+    )
+    def test_a_licence_binds_the_owner_too(self, published: Datanets, licence: str, code: str) -> None:
+        published.set_terms("docs", Terms(licence=licence), by=OWNER)
+        with pytest.raises(Forbidden) as caught:
+            published.training_rows("docs", 1, OWNER)
+        assert caught.value.code == code
+
+    def test_an_unknown_datanet_is_not_found(self, published: Datanets) -> None:
+        with pytest.raises(NotFound):
+            published.training_rows("poems", 1, OWNER)

@@ -1,0 +1,80 @@
+"""A removal beyond its Datanet: the entry in the log, and the adapters that have learnt from the rows."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from openledger.adapters.card import AdapterCard
+from openledger.adapters.registry import AdapterRegistry
+from openledger.core.clock import ManualClock
+from openledger.core.errors import Conflict
+from openledger.core.files import write_json_durably
+from openledger.core.signing import SigningKey
+from openledger.core.values import AdapterTerms, Removal
+from openledger.datanets.removal import sign_withdrawal, withdrawn
+from openledger.ledger import Ledger
+from openledger.platform.removals import affected_adapters, check_recorded, record_removal
+
+DIGEST = "ab" * 32
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    ledger = Ledger(tmp_path / "ledger.db", ManualClock(), SigningKey(b"k" * 32), "openledger/test")
+    yield ledger
+    ledger.close()
+
+
+def removal() -> Removal:
+    return withdrawn(sign_withdrawal(SigningKey(b"a" * 32), "docs", ["row_1", "row_2"], "1"), now_ms=5)
+
+
+def adapter(registry: AdapterRegistry, folder: Path, name: str, rows: tuple[str, ...], *, sold: bool) -> None:
+    card = AdapterCard(
+        name=name, digest=DIGEST, base_model="b", base_digest="c", datanet="docs", datanet_version=1, row_root="aa",
+        rows_trained=rows, contributors={}, recipe={}, environment={}, code_version="1", initial_a="d", final_loss=1.0,
+    )  # fmt: skip
+    terms = AdapterTerms(
+        adapter=name, adapter_digest=DIGEST, datanet="docs", datanet_version=1, row_root="aa",
+        owner_account="user:o", prompt_price_nano=1, completion_price_nano=1,
+    )  # fmt: skip
+    write_json_durably(folder / name / "card.json", asdict(card))
+    registry.register(name, folder / name, DIGEST, terms if sold else None)
+
+
+def test_a_removal_is_logged_once_with_a_proof(ledger):
+    transfer_id = record_removal(ledger, removal())
+    assert record_removal(ledger, removal()) == transfer_id == removal().removal_id
+    ledger.audit()
+    assert ledger.proof(transfer_id)
+
+
+def test_a_ledger_that_refuses_is_told():
+    with pytest.raises(Conflict, match="exists_with_different_statement"):
+        check_recorded(["exists_with_different_statement"])
+
+
+def test_adapters_trained_on_a_row_are_listed_with_what_was_made_of_it(tmp_path):
+    registry = AdapterRegistry(tmp_path / "adapters")
+    adapter(registry, tmp_path / "adapters", "served", ("row_1", "row_2", "row_3"), sold=True)
+    adapter(registry, tmp_path / "adapters", "old", ("row_2",), sold=False)
+    adapter(registry, tmp_path / "adapters", "other", ("row_9",), sold=True)
+    (tmp_path / "indexes" / DIGEST[:24]).mkdir(parents=True)
+    found = affected_adapters(registry, tmp_path / "indexes", removal().row_ids)
+    assert [(one.name, one.served, one.num_trained) for one in found] == [("old", False, 1), ("served", True, 2)]
+    assert found[1].made == (
+        str((tmp_path / "adapters" / "served").resolve()),
+        str(tmp_path / "indexes" / DIGEST[:24]),
+    )
+
+
+def test_an_adapter_that_is_measured_on_a_row_is_listed(tmp_path):
+    registry = AdapterRegistry(tmp_path / "adapters")
+    adapter(registry, tmp_path / "adapters", "served", ("row_9",), sold=True)
+    rows = [["row_2", "ctr_a", 1, [1, 2]]]
+    held_out = {"format": "openledger.held_out/1", "rows": rows}
+    write_json_durably(tmp_path / "adapters" / "served" / "held_out.json", held_out)
+    (found,) = affected_adapters(registry, tmp_path / "indexes", removal().row_ids)
+    assert (found.num_trained, found.num_held_out) == (0, 1)
+    assert any(path.endswith("held_out.json") for path in found.made)
