@@ -26,10 +26,15 @@ One row's large score is an outlier before it is evidence. Without the bound, no
 as much as honest rows do: names are clipped one by one, and its few large positive scores were paid
 (docs/attribution/redteam.md). Where a block is one contributor's, nothing of this changes what he gets.
 
-A contributor's score is the sum of his rows'. His error is made of his
-part p of each block: p SE_g, and, where others have rows in it too, the larger of the index's own error and
+A contributor's score is the sum of his rows'. His error is what he brings into the variance of the sum over all, which
+is all that the rule of shares asks for: of each block his part p of the rows,
 
-    2 sigma sqrt(own / G p (1 - p))          how far a part of the rows lies from its part of the block, by the model
+    SE_c^2 = sum over blocks of p SE_g^2
+
+Where others have rows in a block too he is known less well than that. How far his rows lie from their part of the block
+cancels out in the sum; `inside_error` of the quality says how much it may be at most, by the model or by the decoys:
+
+    2 sigma sqrt(own / G p (1 - p))          or, if that is more, sqrt(rows) sigma_0
 
 **Ceiling.** An answer counts as fee * min(1, g / its gain), g the mean gain of the held-out answers: else whoever asks
 for what the model has learnt by heart moves more influence with a fee than it buys elsewhere. The divisor is at least
@@ -236,7 +241,8 @@ def bank_scores(
     names = sorted(set(who))
     influence_C = contributor_sums((influence_R * paid_R)[:, None], who, names)[:, 0]
     parts_CG = bank.design.parts([(entry.row_id, entry.contributor_id) for entry in trained], names)
-    error_C = _errors(parts_CG, np.bincount(group_R, minlength=parts_CG.shape[1]), total, scale, noise)
+    error_C = scale * np.sqrt(parts_CG @ total.error_GQ[:, 0] ** 2)
+    inside = _inside(parts_CG, np.bincount(group_R, minlength=parts_CG.shape[1]), total, noise)
     found = gain > 0
     return ContributorScores(
         adapter=adapter,
@@ -252,6 +258,7 @@ def bank_scores(
             "index_scale": f"{total.prior_scale:.6g}",
             **({"left_out_agreement": f"{checks[0].agreement:.3f}"} if checks[0] else {}),
             "error_scale": f"{scale:.3f}",
+            "inside_error": f"{inside:.6g}",
             "noise": f"{float(total.noise_Q[0]):.6g}",
             "quantity": "expected",
             "ratios": " ".join(f"{name}={value:.3g}" for name, value in sorted(bank.ratios.items())),
@@ -292,15 +299,13 @@ def _divided(
     return corrected_rows(bounded_R1, ones_R1, group_R, total.mean_GQ, total.prior_scale)[:, 0]
 
 
-def _errors(
-    parts_CG: npt.NDArray[np.float64], sizes_G: npt.NDArray[np.int64], total: Expected, scale: float, noise: float
-) -> npt.NDArray[np.float64]:
-    """Each contributor's error, [C]: his parts of the groups' errors, and how far he may lie from his part in those
-    that he shares, where the bank tells nothing apart."""
-    own_CG = (scale * parts_CG * total.error_GQ[:, 0]) ** 2
+def _inside(
+    parts_CG: npt.NDArray[np.float64], sizes_G: npt.NDArray[np.int64], total: Expected, noise: float
+) -> float:
+    """How far a contributor's rows may lie from their part of a block that he shares: the largest such deviation."""
     whole = 4 * float(total.noise_Q[0]) ** 2 * total.ratios["own"] / len(sizes_G)
     inside_CG = np.maximum(parts_CG * sizes_G * noise**2, whole * parts_CG * (1 - parts_CG))
-    return np.asarray(np.sqrt((own_CG + np.where(parts_CG < 1, inside_CG, 0.0)).sum(axis=1)))
+    return math.sqrt(float(np.where(parts_CG < 1, inside_CG, 0.0).max()))
 
 
 def _student_spread(num_members: int) -> float:
