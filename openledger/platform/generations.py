@@ -195,7 +195,7 @@ def _check_at_hand(ancestry: Ancestry, indexes: Path) -> None:
         lost = [path for path in views if not Path(path).exists()]
         if lost:
             raise NotFound(
-                f"the index of {adapter.name}, from which {ancestry.served.name} comes, lacks {lost[0]}",
+                f"the index of {adapter.name}, by which {ancestry.served.name} is settled too, lacks {lost[0]}",
                 code="missing_index",
                 param=digest,
                 fix="restore the folder, or build the index again: jobs/train.py with --datanet and --version of its"
@@ -210,7 +210,7 @@ def _epoch(name: str) -> int:
 
 
 def _is_merge(card: AdapterCard | None) -> bool:
-    return card is not None and not card.rows_trained
+    return card is not None and bool(card.parents) and not card.rows_trained
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from safetensors.torch import save
 
 from openledger.adapters.base_model import BaseModel
 from openledger.adapters.card import AdapterCard, adapter_digest, checked_card, save_card
@@ -23,11 +22,11 @@ from openledger.attribution.bank_folder import find_bank
 from openledger.attribution.index_folder import IndexEntry, read_index
 from openledger.attribution.trainer import train_without
 from openledger.core.errors import Conflict, InvalidInput, NotFound
-from openledger.core.files import write_durably
 from openledger.core.hashing import digest_json
 from openledger.core.values import Row
 from openledger.platform.generations import Ancestry, find_ancestry, index_folder, index_views
 from openledger.platform.pipeline import offer
+from openledger.training.lora import save_lora, with_smaller_b
 from openledger.training.members import Weights
 from openledger.training.record import load_held_out, load_weights, save_checkpoint, save_held_out
 from openledger.training.trainer import middle_folder
@@ -169,10 +168,8 @@ def _write(plan: Withdrawal, final: Weights, epochs: Mapping[int, Weights], adap
         return folder
     for epoch, weights in epochs.items():
         save_checkpoint(folder, epoch, weights)
-    for out, weights in ((folder, final), (Path(middle_folder(str(folder))), _scaled(final))):
-        stored = {name.replace(".default.", "."): tensor.contiguous() for name, tensor in weights.items()}
-        write_durably(out / "adapter_config.json", (old / "adapter_config.json").read_bytes())
-        write_durably(out / "adapter_model.safetensors", save(stored, metadata={"format": "pt"}))
+    save_lora(folder, old, final)
+    save_lora(Path(middle_folder(str(folder))), old, with_smaller_b(final, _MIDDLE))
     save_held_out(folder, [row for row in load_held_out(old) if row.contributor_id != plan.contributor])
     left = {name: number for name, number in card.contributors.items() if name != plan.contributor}
     whose = {entry.row_id: entry.contributor_id for entry in _entries(indexes, card.digest)}
@@ -188,10 +185,6 @@ def _write(plan: Withdrawal, final: Weights, epochs: Mapping[int, Weights], adap
         ),
     )
     return folder
-
-
-def _scaled(weights: Weights) -> Weights:
-    return {name: tensor * _MIDDLE if ".lora_B." in name else tensor for name, tensor in weights.items()}
 
 
 def _indexed_rows(card: AdapterCard, rows: Sequence[Row], indexes: Path) -> tuple[list[Row], list[Row]]:

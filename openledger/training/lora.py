@@ -11,10 +11,12 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, load_peft_weights, set_peft_model_state_dict
+from safetensors.torch import save
 
 from openledger.adapters.base_model import BaseModel
 from openledger.adapters.card import adapter_digest
 from openledger.core.errors import Corrupt, InvalidInput
+from openledger.core.files import write_durably
 from openledger.training.recipe import Recipe, generator, parent_digest
 from openledger.training.task import trainable_parameters
 
@@ -73,6 +75,18 @@ def load_lora(model: Any, folder: Path) -> Any:
 def switch_lora(lora_model: Any, folder: Path) -> None:
     """Put the matrices of another adapter of the same shape, in `folder`, in the place of `lora_model`'s."""
     set_peft_model_state_dict(lora_model, load_peft_weights(str(folder)))
+
+
+def save_lora(out: Path, like: Path, matrices: Mapping[str, torch.Tensor]) -> None:
+    """Write `matrices` (by PEFT's names) as a PEFT folder with the configuration of the adapter in `like`."""
+    stored = {name.replace(".default.", "."): tensor.contiguous() for name, tensor in matrices.items()}
+    write_durably(out / "adapter_config.json", (like / "adapter_config.json").read_bytes())
+    write_durably(out / "adapter_model.safetensors", save(stored, metadata={"format": "pt"}))
+
+
+def with_smaller_b(matrices: Mapping[str, torch.Tensor], factor: float) -> dict[str, torch.Tensor]:
+    """About where the training of an adapter came by."""
+    return {name: tensor * factor if ".lora_B." in name else tensor for name, tensor in matrices.items()}
 
 
 def _config(recipe: Recipe) -> LoraConfig:
