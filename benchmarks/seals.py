@@ -1,6 +1,6 @@
 """What a seal keeps of its owner's rows where somebody copies them before they are sent: gate, registry and clusters.
 
-    python -m benchmarks.seals               one to three minutes on one core
+    python -m benchmarks.seals               about two minutes on one core
 
 Honest rows are those of `benchmarks.clusters`. Half of the others' rows stand already when the author seals (or
 doesn't); he then shows his rows, a copier sends them, edited or not, the other half of the others' rows comes, and at
