@@ -87,7 +87,8 @@ class ShardPort(Protocol):
 class Datanets:
     """Opening finishes what a crash cut off, checks that every credited row is stored, and builds the duplicate index.
 
-    Raises Corrupt naming the shard for missing rows or damaged files, Conflict for another number of shards.
+    With more shards than before, the rows that live in the new ones are moved there. Raises Corrupt naming the shard
+    for missing rows or damaged files, Conflict for fewer shards.
     """
 
     def __init__(self, folder: Path, shards: Sequence[ShardPort], clock: Clock, detectors: Detectors = NO_DETECTORS):
@@ -96,12 +97,13 @@ class Datanets:
         self._shards = tuple(shards)
         self._clock = clock
         self._registry = Registry(folder / "registry.sqlite")
-        self._check_num_shards()
+        self._num_shards = self._stored_num_shards()
         self._index = DuplicateIndex()
         for pending in self._registry.pending():
             self._store(pending)
         for removal in self._registry.tombstones.pending():
             self._forget(removal)
+        self._grow()
         self._build_index()
 
     def close(self) -> None:
@@ -346,6 +348,12 @@ class Datanets:
     def versions(self, name: str) -> list[DatanetVersion]:
         return self._registry.versions(self._registry.datanet(name).name)
 
+    def diff(self, name: str, older: int, newer: int) -> tuple[list[str], list[str]]:
+        """Ids of the rows that version `newer` has and `older` hasn't, and of those it has no more; both sorted."""
+        folder = self._folder / "versions"
+        before, after = (set(read_row_ids(folder, self.version(name, number))) for number in (older, newer))
+        return sorted(after - before), sorted(before - after)
+
     def rows(self, name: str, number: int) -> list[Row]:
         """The version's rows but for those removed since, sorted by row id. Raises Corrupt where manifest or rows
         aren't what was published."""
@@ -441,7 +449,7 @@ class Datanets:
         receipt = pending.receipt
         placed: dict[int, list[Row]] = defaultdict(list)
         for row in _stored_rows(pending):
-            placed[shard_of(row.row_id, len(self._shards))].append(row)
+            placed[shard_of(row.row_id, self._num_shards)].append(row)
         for number in sorted(placed):
             self._shards[number].append(receipt.datanet, placed[number], receipt.contribution_id)
         self._registry.finish_contribution(receipt.contribution_id)
@@ -534,7 +542,7 @@ class Datanets:
     def _placed(self, ids: Sequence[str]) -> dict[int, list[str]]:
         placed: dict[int, list[str]] = defaultdict(list)
         for row_id in ids:
-            placed[shard_of(row_id, len(self._shards))].append(row_id)
+            placed[shard_of(row_id, self._num_shards)].append(row_id)
         return placed
 
     def _finish_pending(self, name: str) -> None:
@@ -557,7 +565,7 @@ class Datanets:
         credited = self._registry.row_ids(name, _STORED)
         missing = [row_id for row_id in credited if row_id not in found]
         if missing:
-            shards = sorted({shard_of(row_id, len(self._shards)) for row_id in missing})
+            shards = sorted({shard_of(row_id, self._num_shards) for row_id in missing})
             raise Corrupt(
                 f"the Datanet {name!r} misses {len(missing)} stored rows in shard {', '.join(map(str, shards))}",
                 code="rows_missing",
@@ -565,15 +573,35 @@ class Datanets:
                 fix="restore the shard's folder from a backup",
             )
 
-    def _check_num_shards(self) -> None:
-        stored = self._registry.fix_property("num_shards", str(len(self._shards)))
-        if stored != str(len(self._shards)):
+    def _stored_num_shards(self) -> int:
+        """Over how many shards the rows lie now. Raises Conflict where fewer are given."""
+        stored = int(self._registry.fix_property("num_shards", str(len(self._shards))))
+        if stored > len(self._shards):
             raise Conflict(
                 f"{self._folder} was made for {stored} shards, not {len(self._shards)}",
                 code="num_shards_changed",
                 param="num_shards",
-                fix=f"open it with {stored} shards",
+                fix=f"open it with {stored} shards, or more",
             )
+        return stored
+
+    def _grow(self) -> None:
+        """Move the rows that live in new shards, and no others. May be cut off anywhere: what was appended to a new
+        shard is known by its key, and the number of shards changes when all is moved."""
+        if self._num_shards == len(self._shards):
+            return
+        before, self._num_shards = self._num_shards, len(self._shards)
+        for name in self._registry.names():
+            for old in range(before):
+                rows = [row for batch in self._shards[old].scan(name) for row in rows_of(batch)]
+                moved: dict[int, list[Row]] = defaultdict(list)
+                for row in rows:
+                    moved[shard_of(row.row_id, self._num_shards)].append(row)
+                moved.pop(old, None)
+                for new, own in sorted(moved.items()):
+                    self._shards[new].append(name, own, f"moved/{before}/{self._num_shards}/{old}")
+                    self._shards[old].remove(name, [row.row_id for row in own])
+        self._registry.set_property("num_shards", str(self._num_shards))
 
 
 def _write_weights(path: Path, weights: WordWeights) -> None:

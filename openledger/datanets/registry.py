@@ -157,6 +157,10 @@ class Registry:
             self._connection.execute("INSERT OR IGNORE INTO properties VALUES (?, ?)", (name, value))
         return str(self._connection.execute("SELECT value FROM properties WHERE name = ?", (name,)).get)
 
+    def set_property(self, name: str, value: str) -> None:
+        with self._writing():
+            self._connection.execute("INSERT OR REPLACE INTO properties VALUES (?, ?)", (name, value))
+
     def add_datanet(self, datanet: Datanet, created_ms: int) -> None:
         """Raises Conflict when the name stands for other content."""
         with self._writing():

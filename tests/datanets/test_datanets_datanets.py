@@ -18,6 +18,8 @@ from openledger.core.errors import Conflict, Corrupt, InvalidInput, NotFound, Un
 from openledger.core.values import Row, RowDraft
 from openledger.datanets.datanets import Datanets
 from openledger.datanets.registry import Registry
+from openledger.datanets.removal import sign_withdrawal
+from openledger.datanets.rows import rows_of
 from openledger.datanets.shard import ShardHost
 
 
@@ -278,10 +280,10 @@ class TestFailures:
         with pytest.raises(Corrupt, match="stored rows in shard 1"):
             open_datanets(tmp_path)
 
-    def test_another_number_of_shards_is_refused(self, tmp_path: Path, datanets: Datanets) -> None:
+    def test_fewer_shards_than_the_rows_lie_in_are_refused(self, tmp_path: Path, datanets: Datanets) -> None:
         datanets.close()
-        with pytest.raises(Conflict, match="made for 3 shards, not 4"):
-            open_datanets(tmp_path, num_shards=4)
+        with pytest.raises(Conflict, match="made for 3 shards, not 2"):
+            open_datanets(tmp_path, num_shards=2)
 
     def test_a_replaced_process_can_write_no_more(self, tmp_path: Path, datanets: Datanets) -> None:
         successor = open_datanets(tmp_path)
@@ -377,3 +379,50 @@ class TestCopies:
         with pytest.raises(Corrupt) as caught:
             datanets.copies("docs", number)
         assert caught.value.code == "corrupt_word_weights"
+
+
+class TestGrowing:
+    """More shards than before: rows move to the new ones, and no others."""
+
+    @pytest.mark.parametrize("cut_off", [None, "append", "remove", "set_property"])
+    def test_rows_move_to_new_shards_alone_also_when_it_is_cut_off(
+        self, tmp_path: Path, datanets: Datanets, monkeypatch: pytest.MonkeyPatch, cut_off: str | None
+    ) -> None:
+        datanets.contribute(signed("ada", sample_drafts(60)))
+        version, rows = datanets.publish("docs"), datanets.rows("docs", 1)
+        datanets.close()
+        before = {row.row_id: place for place in range(3) for row in stored(tmp_path, place)}
+        if cut_off:
+            with monkeypatch.context() as patch:
+                patch.setattr(Registry if cut_off == "set_property" else ShardHost, cut_off, stop)
+                with pytest.raises(Stopped):
+                    open_datanets(tmp_path, num_shards=5)
+        grown = open_datanets(tmp_path, num_shards=5)
+        assert (grown.stored_count("docs"), grown.rows("docs", 1), grown.publish("docs")) == (60, rows, version)
+        after = {row.row_id: place for place in range(5) for row in stored(tmp_path, place)}
+        assert all(place == before[row_id] or place in (3, 4) for row_id, place in after.items())
+        assert {3, 4} <= set(after.values())
+        grown.contribute(signed("bob", sample_drafts(20, "mail")))
+        assert grown.stored_count("docs") == 80
+        grown.close()
+
+
+class Stopped(Exception):
+    pass
+
+
+def stop(*arguments: object) -> None:
+    raise Stopped
+
+
+def stored(folder: Path, number: int) -> list[Row]:
+    return [row for batch in ShardHost(folder / f"shard-{number}").scan("docs") for row in rows_of(batch)]
+
+
+def test_a_diff_names_the_rows_that_came_and_went(datanets: Datanets) -> None:
+    first = [verdict.row_id for verdict in datanets.contribute(signed("ada", sample_drafts(3))).verdicts]
+    datanets.publish("docs")
+    added = [verdict.row_id for verdict in datanets.contribute(signed("bob", sample_drafts(2, "mail"))).verdicts]
+    datanets.withdraw(sign_withdrawal(key_of("ada"), "docs", [first[0]], "1"))
+    datanets.publish("docs")
+    assert datanets.diff("docs", 1, 2) == (sorted(added), [first[0]])

@@ -1,0 +1,74 @@
+"""Actors killed at random moments of contributing and publishing: nothing lost, nothing doubled, no half version."""
+
+import contextlib
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datanet_samples import key_of, sample_drafts, signed
+
+from openledger.core.errors import OpenLedgerError
+from openledger.datanets.actor import start_datanets
+from openledger.datanets.versions import row_root
+
+NAMESPACE = "openledger-datanets-faults"
+ACTORS = ("openledger-shard-0", "openledger-shard-1", "openledger-datanets")
+ROWS = 30
+
+
+@pytest.mark.cluster
+def test_five_kills_lose_nothing_and_double_nothing(cluster: Any, tmp_path: Path) -> None:
+    check_kills(tmp_path, num_kills=5)
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_thirty_kills_lose_nothing_and_double_nothing(cluster: Any, tmp_path: Path) -> None:
+    check_kills(tmp_path, num_kills=30)
+
+
+def check_kills(folder: Path, num_kills: int) -> None:
+    import ray
+
+    dice, answered, versions = random.Random(3), dict[int, Any](), list[Any]()
+    datanets = start_datanets(folder, num_shards=2, namespace=NAMESPACE)
+    try:
+        ray.get(datanets.create.remote("docs", "What functions do", "acct_owner"))
+        ray.get(datanets.register_contributor.remote(key_of("ada").public_key, "ada"))
+        for number in range(num_kills):
+            asked = [datanets.contribute.remote(contribution(number)), datanets.publish.remote("docs")]
+            time.sleep(dice.uniform(0.0, 0.15))
+            ray.kill(ray.get_actor(ACTORS[number % 3], namespace=NAMESPACE), no_restart=False)
+            with contextlib.suppress(OpenLedgerError, ray.exceptions.RayError):
+                answered[number] = ray.get(asked[0], timeout=60)
+            with contextlib.suppress(OpenLedgerError, ray.exceptions.RayError):
+                versions.append(ray.get(asked[1], timeout=60))
+        check_after(datanets, num_kills, answered, versions)
+    finally:
+        for name in ACTORS:
+            with contextlib.suppress(ValueError):
+                ray.kill(ray.get_actor(name, namespace=NAMESPACE))
+
+
+def check_after(datanets: Any, num_kills: int, answered: dict[int, Any], versions: list[Any]) -> None:
+    import ray
+
+    receipts = [ray.get(datanets.contribute.remote(contribution(number))) for number in range(num_kills)]
+    assert {number: receipts[number] for number in answered} == answered
+    expected = {verdict.row_id for receipt in receipts for verdict in receipt.verdicts}
+    assert len(expected) == num_kills * ROWS
+    assert ray.get(datanets.stored_count.remote("docs")) == len(expected)
+    last = ray.get(datanets.publish.remote("docs"))
+    assert {row.row_id for row in ray.get(datanets.rows.remote("docs", last.number))} == expected
+    published = ray.get(datanets.versions.remote("docs"))
+    assert [one.number for one in published] == list(range(1, last.number + 1))
+    assert all(version in published for version in versions)
+    for version in published:
+        rows = ray.get(datanets.rows.remote("docs", version.number))
+        assert row_root([row.row_id for row in rows]) == version.row_root
+
+
+def contribution(number: int) -> Any:
+    return signed("ada", sample_drafts(ROWS, f"part{number}"), nonce=str(number))
