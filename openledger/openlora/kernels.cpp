@@ -114,6 +114,8 @@ template <class X> struct Chunk<Half, X> {
     add_product(sum, low, a); add_product(sum, high, b);
   }
 };
+constexpr int AHEAD = 8192;  // bytes: with one row to an adapter nothing is read twice, and memory decides
+
 template <int TOKENS, int N, class W, class X>
 inline void shrink_block(const X *x, int64_t x_stride, const W *a, int64_t rank, int64_t in, float *v, int64_t v_stride) {
   constexpr int C = Chunk<W, X>::SIZE;
@@ -124,6 +126,7 @@ inline void shrink_block(const X *x, int64_t x_stride, const W *a, int64_t rank,
     Chunk<W, X> part[TOKENS];
     for (int t = 0; t < TOKENS; ++t) part[t].read(x + t * x_stride + i);
     const W *w = a + i * rank;
+    if (TOKENS == 1) for (int j = 0; j < N; ++j) __builtin_prefetch((const char *)(w + j * C) + AHEAD);
     for (int j = 0; j < N; ++j) for (int t = 0; t < TOKENS; ++t) part[t].add(sum[t][j], w + j * C);
   }
   if (i < in) for (int t = 0; t < TOKENS; ++t) {
@@ -160,6 +163,7 @@ inline void expand_block(const float *v, int64_t v_stride, const W *b, int64_t r
   for (int t = 0; t < TOKENS; ++t) for (int c = 0; c < CHUNKS * N; ++c) sum[t][c] = load(y + t * y_stride + 16 * c);
   for (int64_t k = from; k < to; ++k) {
     V w[CHUNKS * N];
+    if (TOKENS == 1) for (int c = 0; c < CHUNKS; ++c) __builtin_prefetch(b + ((c + CHUNKS) * rank + k) * C);
     for (int c = 0; c < CHUNKS; ++c) Widen<W>::read(b + (c * rank + k) * C, w + c * N);
     for (int t = 0; t < TOKENS; ++t) { float s = v[t * v_stride + k - from]; for (int c = 0; c < CHUNKS * N; ++c) add_product(sum[t][c], s, w[c]); }
   }

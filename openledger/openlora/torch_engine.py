@@ -51,7 +51,7 @@ class EngineOptions:
     kv_bytes: int = 1 << 30
     step_tokens: int = 512
     max_waiting: int = 1024
-    score_tokens: int = 256
+    score_tokens: int = 512
     num_threads: int = 1
     dtype: str = "float32"
     adapter_dtype: str = "auto"
