@@ -7,6 +7,7 @@ Every method raises the errors of `core.errors` that the server names. Nothing i
 an `idempotency_key`, with which a retry is safe.
 """
 
+import json
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -19,7 +20,8 @@ import httpx
 from openledger.client import values
 from openledger.client.transport import Transport
 from openledger.client.values import Answer, Model, Piece, read_as
-from openledger.core.values import Contribution, ContributionReceipt, SamplingParameters
+from openledger.core.errors import InvalidInput
+from openledger.core.values import Contribution, ContributionReceipt, Grammar, SamplingParameters
 
 Message = dict[str, str]
 _NEUTRAL = asdict(SamplingParameters())
@@ -155,10 +157,33 @@ def _chat_body(
 
 
 def _sampling_body(sampling: SamplingParameters | None) -> dict[str, Any]:
+    """In the API's words; what is as it would be anyway is left out."""
     if sampling is None:
         return {}
-    chosen = {**asdict(sampling), "stop": list(sampling.stop)}
-    return {name: value for name, value in chosen.items() if value != _NEUTRAL.get(name)}
+    if sampling.num_answers != 1 or sampling.prompt_logprobs is not None:
+        raise InvalidInput(
+            "the SDK reads one answer, without its prompt's log-probabilities",
+            code="unsupported_parameter",
+            param="sampling",
+            fix="ask POST /v1/chat/completions or /v1/completions yourself for n or echo",
+        )
+    chosen = {name: value for name, value in asdict(sampling).items() if value != _NEUTRAL[name]}
+    if sampling.stop:
+        chosen["stop"] = list(sampling.stop)
+    if sampling.logprobs is not None:
+        chosen |= {"logprobs": True, "top_logprobs": sampling.logprobs}
+    if sampling.grammar is not None:
+        del chosen["grammar"]
+        chosen["response_format"] = _response_format(sampling.grammar)
+    return {{"ignore_end": "ignore_eos"}.get(name, name): value for name, value in chosen.items()}
+
+
+def _response_format(grammar: Grammar) -> dict[str, Any]:
+    if grammar.kind == "json_schema":
+        schema = {"name": "answer", "schema": json.loads(grammar.text)}
+        return {"type": "json_schema", "json_schema": schema}
+    words = {"regex": "pattern", "lark": "grammar"}
+    return {"type": grammar.kind, **({words[grammar.kind]: grammar.text} if grammar.kind in words else {})}
 
 
 def _key(idempotency_key: str | None) -> dict[str, str]:
