@@ -69,10 +69,12 @@ class AdapterRegistry:
         self._root = folder.resolve()
         self._path = self._root / "registry.db"
         self._clock = clock or SystemClock()
-        self._lock = threading.RLock()
+        self._lock, self._read_lock = threading.RLock(), threading.RLock()  # who reads does not wait for a disk's sync
         self._root.mkdir(parents=True, exist_ok=True)
         with _storage_errors(self._path):
             self._db = self._open()
+            self._reader = apsw.Connection(str(self._path))
+            self._reader.set_busy_timeout(_BUSY_MS)
 
     @property
     def root(self) -> Path:
@@ -93,7 +95,7 @@ class AdapterRegistry:
         adapter."""
         place = self._checked(name, folder, digest, terms, source)
         with self._writing():
-            known = self._one("name = ?", name)
+            known = self._one(self._db, "name = ?", name)
             if known is not None and known.digest != digest:
                 raise Conflict(
                     f"{name!r} is registered with the digest {known.digest}",
@@ -129,7 +131,7 @@ class AdapterRegistry:
         and what `register` raises."""
         place = self._checked(name, folder, digest, terms, source)
         with self._writing():
-            known = self._find(name)
+            known = self._find(self._db, name)
             adapter = RegisteredAdapter(
                 name=name,
                 folder=place,
@@ -145,18 +147,18 @@ class AdapterRegistry:
     def remove(self, name: str) -> None:
         """Forget `name`; its files stay. Raises NotFound."""
         with self._writing():
-            self._find(name)
+            self._find(self._db, name)
             self._db.execute("DELETE FROM adapters WHERE name = ?", (name,))
 
     def get(self, name: str) -> RegisteredAdapter:
         """Raises NotFound (`unknown_model`)."""
         with self._reading():
-            return self._find(name)
+            return self._find(self._reader, name)
 
     def find_digest(self, digest: str) -> RegisteredAdapter:
         """The first adapter (by name) with this digest. Raises NotFound (`unknown_adapter`)."""
         with self._reading():
-            found = self._one("digest = ?", digest)
+            found = self._one(self._reader, "digest = ?", digest)
         if found is None:
             raise NotFound(
                 f"no adapter with the digest {digest!r} is registered", code="unknown_adapter", param="adapter"
@@ -166,7 +168,7 @@ class AdapterRegistry:
     def list(self) -> tuple[RegisteredAdapter, ...]:
         """All adapters, by name."""
         with self._reading():
-            rows = self._db.execute(f"SELECT {_FIELDS} FROM adapters ORDER BY name").fetchall()
+            rows = self._reader.execute(f"SELECT {_FIELDS} FROM adapters ORDER BY name").fetchall()
             return tuple(self._adapter(row) for row in rows)
 
     def page(self, *, after: str = "", limit: int = 1000, account: str = "") -> tuple[RegisteredAdapter, ...]:
@@ -177,10 +179,11 @@ class AdapterRegistry:
             " OR EXISTS (SELECT 1 FROM json_each(shared_with) WHERE value = ?2)) ORDER BY name LIMIT ?3"
         )
         with self._reading():
-            return tuple(self._adapter(row) for row in self._db.execute(query, (after, account, limit)).fetchall())
+            return tuple(self._adapter(row) for row in self._reader.execute(query, (after, account, limit)).fetchall())
 
     def close(self) -> None:
-        with self._lock:
+        with self._lock, self._read_lock:
+            self._reader.close()
             self._db.close()
 
     def _checked(self, name: str, folder: Path | None, digest: str, terms: AdapterTerms | None, source: str) -> str:
@@ -200,8 +203,8 @@ class AdapterRegistry:
             )
         return str(resolved)
 
-    def _find(self, name: str) -> RegisteredAdapter:
-        found = self._one("name = ?", name)
+    def _find(self, connection: apsw.Connection, name: str) -> RegisteredAdapter:
+        found = self._one(connection, "name = ?", name)
         if found is None:
             raise NotFound(
                 f"there is no model {name!r}",
@@ -211,9 +214,9 @@ class AdapterRegistry:
             )
         return found
 
-    def _one(self, where: str, value: str) -> RegisteredAdapter | None:
+    def _one(self, connection: apsw.Connection, where: str, value: str) -> RegisteredAdapter | None:
         query = f"SELECT {_FIELDS} FROM adapters WHERE {where} ORDER BY name LIMIT 1"
-        row = self._db.execute(query, (value,)).fetchone()
+        row = connection.execute(query, (value,)).fetchone()
         return None if row is None else self._adapter(row)
 
     def _put(self, adapter: RegisteredAdapter) -> None:
@@ -252,7 +255,7 @@ class AdapterRegistry:
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
-        with self._lock, _storage_errors(self._path):
+        with self._read_lock, _storage_errors(self._path):
             yield
 
     @contextmanager

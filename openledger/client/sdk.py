@@ -7,6 +7,7 @@ Every method raises the errors of `core.errors` that the server names. Nothing i
 an `idempotency_key`, with which a retry is safe.
 """
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from types import TracebackType
@@ -22,11 +23,18 @@ from openledger.client.values import idempotency as _key
 from openledger.client.values import segment as _segment
 from openledger.core.appealing import Appeal, Decision
 from openledger.core.claiming import sign_claim
-from openledger.core.errors import NotFound
+from openledger.core.errors import InvalidInput, NotFound
 from openledger.core.sealing import Seal, SealReceipt
 from openledger.core.signed import contribution_id
 from openledger.core.signing import SigningKey
-from openledger.core.values import Contribution, ContributionReceipt, SamplingParameters, Verdict, Withdrawal
+from openledger.core.values import (
+    Contribution,
+    ContributionReceipt,
+    Grammar,
+    SamplingParameters,
+    Verdict,
+    Withdrawal,
+)
 
 Message = dict[str, str]
 _NEUTRAL = asdict(SamplingParameters())
@@ -290,10 +298,33 @@ def _chat_body(
 
 
 def _sampling_body(sampling: SamplingParameters | None) -> dict[str, Any]:
+    """In the API's words; what is as it would be anyway is left out."""
     if sampling is None:
         return {}
-    chosen = {**asdict(sampling), "stop": list(sampling.stop)}
-    return {name: value for name, value in chosen.items() if value != _NEUTRAL.get(name)}
+    if sampling.num_answers != 1 or sampling.prompt_logprobs is not None:
+        raise InvalidInput(
+            "the SDK reads one answer, without its prompt's log-probabilities",
+            code="unsupported_parameter",
+            param="sampling",
+            fix="ask POST /v1/chat/completions or /v1/completions yourself for n or echo",
+        )
+    chosen = {name: value for name, value in asdict(sampling).items() if value != _NEUTRAL[name]}
+    if sampling.stop:
+        chosen["stop"] = list(sampling.stop)
+    if sampling.logprobs is not None:
+        chosen |= {"logprobs": True, "top_logprobs": sampling.logprobs}
+    if sampling.grammar is not None:
+        del chosen["grammar"]
+        chosen["response_format"] = _response_format(sampling.grammar)
+    return {{"ignore_end": "ignore_eos"}.get(name, name): value for name, value in chosen.items()}
+
+
+def _response_format(grammar: Grammar) -> dict[str, Any]:
+    if grammar.kind == "json_schema":
+        schema = {"name": "answer", "schema": json.loads(grammar.text)}
+        return {"type": "json_schema", "json_schema": schema}
+    words = {"regex": "pattern", "lark": "grammar"}
+    return {"type": grammar.kind, **({words[grammar.kind]: grammar.text} if grammar.kind in words else {})}
 
 
 def _appeals(datanet: str) -> str:

@@ -295,7 +295,8 @@ class AdapterServer:
 
     def _look_ahead(self) -> None:
         """Begin to load, in the order in which they will be served, the adapters of those who wait. One that others
-        wait for too leaves its slot only to somebody who has lost patience."""
+        wait for too leaves its slot only to somebody who has lost patience, and waits longer than they: or two would
+        drive each other out before either is used."""
         now_s, patience_s = time.monotonic(), self.options.admission.patience_s
         first = list(islice(self._queue.adapters(), self.options.max_resident + _LOOK_AHEAD))
         wanted = {waiting.adapter for waiting in first}
@@ -304,7 +305,8 @@ class AdapterServer:
             if not waiting.adapter or self._residency.is_here(waiting.adapter):
                 continue
             overdue = now_s - waiting.since_s > patience_s
-            if self._residency.enter(waiting.adapter, keep=() if overdue else wanted) is None:
+            kept = {one.adapter for one in first if one.since_s <= waiting.since_s} if overdue else wanted
+            if self._residency.enter(waiting.adapter, keep=kept) is None:
                 blocked |= overdue
                 self._loader.look_ahead(waiting.adapter)
         self._residency.drain_one(blocked)

@@ -1,5 +1,6 @@
 import json
 import multiprocessing
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
@@ -90,6 +91,12 @@ class TestSharing:
         AdapterRegistry(root).register("a", root / "a", "d1")
         moved = root.rename(root.with_name("moved"))
         assert AdapterRegistry(moved).get("a").folder == str(moved.resolve() / "a")
+
+    def test_who_reads_does_not_wait_for_who_writes(self, root: Path) -> None:
+        registry = AdapterRegistry(root)
+        registry.register("a", root / "a", "d1")
+        with registry._writing(), ThreadPoolExecutor(1) as pool:
+            assert pool.submit(registry.get, "a").result(timeout=5).digest == "d1"
 
 
 class TestMissing:

@@ -1,6 +1,7 @@
 """The SDK against the real API, and against servers that are none."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -20,7 +21,7 @@ from openledger.core.errors import (
     Unauthenticated,
     Unavailable,
 )
-from openledger.core.values import Contribution, RowDraft, SamplingParameters, Withdrawal
+from openledger.core.values import Contribution, Grammar, RowDraft, SamplingParameters, Withdrawal
 
 ASKED = [{"role": "user", "content": "What does os.path.join do?"}]
 TEXT = "Join one or more path segments."
@@ -62,6 +63,33 @@ class TestCalls:
         assert "".join(piece.text for piece in pieces) == TEXT
         assert pieces[-1].receipt is not None
         assert [piece.receipt for piece in pieces[:-1]] == [None] * (len(pieces) - 1)
+
+    @pytest.mark.parametrize(
+        "sampling",
+        [
+            SamplingParameters(top_k=5, min_p=0.1, presence_penalty=0.5, repetition_penalty=1.2, ignore_end=True),
+            SamplingParameters(logprobs=3),
+            SamplingParameters(grammar=Grammar(kind="json_object")),
+            SamplingParameters(grammar=Grammar(kind="json_schema", text='{"type": "object"}')),
+            SamplingParameters(grammar=Grammar(kind="regex", text="a+")),
+            SamplingParameters(grammar=Grammar(kind="lark", text='start: "a"')),
+        ],
+        ids=["numbers", "logprobs", "json", "schema", "regex", "lark"],
+    )
+    def test_sampling_of_every_kind_arrives(
+        self, client: OpenLedger, service: MemoryService, sampling: SamplingParameters
+    ):
+        client.chat("os-docs", ASKED, sampling=sampling)
+        assert service.asked[-1]["sampling"] == sampling
+
+    def test_several_answers_are_refused_here(self, client: OpenLedger):
+        with pytest.raises(InvalidInput):
+            client.chat("os-docs", ASKED, sampling=SamplingParameters(num_answers=2))
+
+    def test_models_of_all_pages_are_listed(self, client: OpenLedger, service: MemoryService):
+        one = service.adapters["os-docs"]
+        service.adapters = {f"m{n:04d}": replace(one, id=f"m{n:04d}") for n in range(2100)}
+        assert [model.id for model in client.models()] == list(service.adapters)
 
     def test_sampling_and_key_arrive(self, client: OpenLedger, service: MemoryService):
         sampling = SamplingParameters(max_tokens=5, temperature=0.5, top_p=0.9, seed=7, stop=("end",))

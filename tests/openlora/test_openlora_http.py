@@ -42,7 +42,7 @@ def nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
         assert settled(stack), "something of a request is left"
 
 
-def settled(stack: Stack, seconds: float = 10.0) -> bool:
+def settled(stack: Stack, seconds: float = 60.0) -> bool:
     end_s = time.monotonic() + seconds
     while time.monotonic() < end_s:
         server = stack.engine.server

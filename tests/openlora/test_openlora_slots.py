@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -40,6 +40,16 @@ def serving(served: Served, tmp_path: Path) -> Serving:
         server.close()
 
     return serving
+
+
+@pytest.fixture
+def hanging(served: Served, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """While it isn't set, nothing that is opened in memory answers; then it fails."""
+    hang = threading.Event()
+    put_in_memory(served, "one", "/hang/a")
+    monkeypatch.setattr(type(fsspec.filesystem("memory")), "open", lambda *_, **__: hang.wait(60))
+    yield hang
+    hang.set()
 
 
 async def ask(server: AdapterServer, served: Served, name: str, number: int = 0, **more: Any) -> list[TokenEvent]:
@@ -209,20 +219,26 @@ class TestSpare:
 
 class TestStorage:
     async def test_that_hangs_holds_up_its_own_request_and_no_other(
-        self, served: Served, serving: Serving, monkeypatch: pytest.MonkeyPatch
+        self, served: Served, serving: Serving, hanging: threading.Event
     ) -> None:
-        digest, source, hang = "a" * 64, "memory://hang/a", threading.Event()
-        put_in_memory(served, "one", "/hang/a")
-        monkeypatch.setattr(type(fsspec.filesystem("memory")), "open", lambda *_, **__: hang.wait(30))
-        async with serving(fetch_within_s=0.4) as server:
-            stuck = asyncio.create_task(ask(server, served, digest, source=source))
+        async with serving() as server:
+            stuck = asyncio.create_task(ask(server, served, "a" * 64, source="memory://hang/a"))
             await asyncio.sleep(0.02)
             others = await asyncio.gather(*(ask(server, served, name) for name in ("one", "two")))
             assert [code(events) for events in others] == [None, None]
             assert not stuck.done()
+            hanging.set()
             assert code(await stuck) == "adapter_storage_unavailable"
             assert await idle(server)
-        hang.set()
+
+    async def test_that_hangs_is_given_up_in_time(
+        self, served: Served, serving: Serving, hanging: threading.Event
+    ) -> None:
+        async with serving(fetch_within_s=0.1) as server:
+            events = await ask(server, served, "a" * 64, source="memory://hang/a")
+            assert code(events) == "adapter_storage_unavailable"
+            assert not hanging.is_set()
+            assert await idle(server)
 
     async def test_that_gives_another_content_is_refused(self, served: Served, serving: Serving) -> None:
         put_in_memory(served, "one", "/wrong/a")
