@@ -56,7 +56,8 @@ class Ledger:
 
     `storage` is the path of an SQLite file, or the URL of a PostgreSQL database. `signing_key` may be the path of a key
     file, which is made where there is none; beside an SQLite file it has a place of its own. `name` is the log's
-    origin. Raises Conflict where the ledger belongs to another name or key, and what its store raises.
+    origin; `patience_s` is how long to wait for a database that can't be reached. Raises Conflict where the ledger
+    belongs to another name or key, and what its store raises.
     """
 
     def __init__(
@@ -65,11 +66,12 @@ class Ledger:
         clock: Clock | None = None,
         signing_key: SigningKey | Path | None = None,
         name: str = "openledger/local",
+        patience_s: float = 0,
     ):
         self._name = check_log_name(name)
         self._clock = clock or SystemClock()
         self._key = _key_of(storage, signing_key)
-        self._journal = Journal(open_store(storage))
+        self._journal = Journal(open_store(storage, patience_s=patience_s))
         self._size, self._time_ms = 0, 0
         self._sheet: Sheet | None = None
         self._bind_key()
