@@ -22,7 +22,7 @@ from openledger.ledger.accounts import Account, Balance, opened
 from openledger.ledger.audit import AuditReport, audit_journal
 from openledger.ledger.checkpoints import Checkpoint, check_log_name, sign_checkpoint, verification_key
 from openledger.ledger.export import write_export
-from openledger.ledger.journal import PACKED, Journal
+from openledger.ledger.journal import PACKED, Journal, touching
 from openledger.ledger.keyring import ROTATION, rotation_statement
 from openledger.ledger.opening import is_postgres, open_store
 from openledger.ledger.reader import prove, usages
@@ -177,9 +177,13 @@ class Ledger:
 
     def verdicts(self, pool: str) -> list[dict[str, Any]]:
         """The statements of the verdicts on answers that paid into `pool`, in the order of the log."""
-        held = [entry for entry in reversed(self._journal.history(pool)) if entry.transfer.kind == "pending"]
-        found = [self._journal.batch(entry.seq).statement or {} for entry in held]
-        return [statement for statement in found if is_verdict(statement)]
+        found = [
+            batch.statement or {}
+            for batch in self._journal.batches_of(pool)
+            for entry in touching(batch, pool)
+            if entry.transfer.kind == "pending"
+        ]
+        return [statement for statement in reversed(found) if is_verdict(statement)]
 
     def checkpoint(self) -> str:
         """The signed note over the log as it stands."""

@@ -12,7 +12,7 @@ from openledger.core.errors import Corrupt, InvalidInput, NotFound
 from openledger.ledger import log, statements
 from openledger.ledger.checkpoints import parse_note
 from openledger.ledger.export import write_export
-from openledger.ledger.journal import Journal
+from openledger.ledger.journal import Journal, touching
 from openledger.ledger.opening import open_store
 from openledger.ledger.proofs import proof_of
 from openledger.ledger.transfers import Batch
@@ -70,8 +70,9 @@ def prove(journal: Journal, transfer_id: str, checkpoint: str = "") -> dict[str,
 
 def usages(journal: Journal, pool: str) -> list[dict[str, Any]]:
     """The statements of the answers that paid into `pool`, in the order of the log."""
-    entries = journal.history(pool, credits_only=True)
-    return [journal.batch(entry.seq).statement or {} for entry in reversed(entries)]
+    batches = journal.batches_of(pool)
+    stated = [batch.statement or {} for batch in batches for _ in touching(batch, pool, credits_only=True)]
+    return stated[::-1]
 
 
 def _size_of(journal: Journal, note: str) -> int:
