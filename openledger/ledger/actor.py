@@ -11,6 +11,7 @@ from openledger.ledger.opening import is_postgres
 
 LEDGER_ACTOR = "openledger-ledger"
 NAMESPACE = "openledger"
+_PATIENCE_S = 3600  # an actor whose constructor fails is dead for good
 LedgerActor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Ledger)
 
 
@@ -23,7 +24,7 @@ def start_ledger(storage: Path | str, *, name: str = "openledger/local", signing
     where = {} if is_postgres(storage) else {"scheduling_strategy": _here()}
     return LedgerActor.options(
         name=LEDGER_ACTOR, namespace=NAMESPACE, lifetime="detached", get_if_exists=True, **where
-    ).remote(storage, name=name, signing_key=signing_key)
+    ).remote(storage, name=name, signing_key=signing_key, patience_s=_PATIENCE_S)
 
 
 def find_ledger() -> Any:

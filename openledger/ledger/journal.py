@@ -92,12 +92,16 @@ class Journal:
     def history(self, account_id: str, *, credits_only: bool = False, limit: int = -1) -> list[Entry]:
         """What moved on an account, newest first; `limit` -1 is all."""
         found: list[Entry] = []
-        for row in self.store.accounts([account_id]):
-            for batch in self._batches_of(row):
-                found += _touching(batch, account_id, credits_only)
-                if 0 <= limit <= len(found):
-                    return found[:limit]
+        for batch in self.batches_of(account_id):
+            found += touching(batch, account_id, credits_only=credits_only)
+            if 0 <= limit <= len(found):
+                return found[:limit]
         return found
+
+    def batches_of(self, account_id: str) -> Iterator[Batch]:
+        """Those that touched an account, newest first."""
+        for row in self.store.accounts([account_id]):
+            yield from self._linked(row)
 
     def all_balances(self) -> Iterator[Balance]:
         return (balance_of(row) for row in self.store.all_accounts())
@@ -160,7 +164,7 @@ class Journal:
             raise Corrupt(f"batch {seq}: {error}", code="malformed_transfer", param=f"batch {seq}") from error
         return Batch(seq=seq, time_ms=row.time_ms, transfers=transfers, statement=statement, packed=packed)
 
-    def _batches_of(self, row: AccountRow) -> Iterator[Batch]:
+    def _linked(self, row: AccountRow) -> Iterator[Batch]:
         seq = row.last_seq
         while seq >= 0:
             stored = self.row(seq)
@@ -204,7 +208,8 @@ def _accounts_of(transfers: Iterable[Transfer]) -> set[str]:
     return {account for transfer in transfers for account in (transfer.debit, transfer.credit)}
 
 
-def _touching(batch: Batch, account_id: str, credits_only: bool) -> Iterator[Entry]:
+def touching(batch: Batch, account_id: str, *, credits_only: bool = False) -> Iterator[Entry]:
+    """What a batch moved on an account, last first."""
     for ordinal in range(len(batch.transfers) - 1, -1, -1):
         transfer = batch.transfers[ordinal]
         if transfer.credit == account_id or (transfer.debit == account_id and not credits_only):
@@ -255,10 +260,10 @@ def _body(transfers: Sequence[Transfer]) -> bytes:
 
 
 def _transfers(body: bytes) -> tuple[Transfer, ...]:
-    values = json.loads(body)
-    if not isinstance(values, list) or canonical_json(values) != body:
+    transfers = tuple(transfer_from_dict(item) for item in json.loads(body))
+    if _body(transfers) != body:
         raise InvalidInput("not canonical", code="not_canonical")
-    return tuple(transfer_from_dict(item) for item in values)
+    return transfers
 
 
 def _statement(seq: int, data: bytes | None) -> dict[str, Any] | None:

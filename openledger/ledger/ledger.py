@@ -22,7 +22,7 @@ from openledger.ledger.accounts import Account, Balance, opened
 from openledger.ledger.audit import AuditReport, audit_journal
 from openledger.ledger.checkpoints import Checkpoint, check_log_name, sign_checkpoint, verification_key
 from openledger.ledger.export import write_export
-from openledger.ledger.journal import PACKED, Journal
+from openledger.ledger.journal import PACKED, Journal, touching
 from openledger.ledger.keyring import ROTATION, rotation_statement
 from openledger.ledger.opening import is_postgres, open_store
 from openledger.ledger.reader import prove, usages, verdicts
@@ -55,7 +55,8 @@ class Ledger:
 
     `storage` is the path of an SQLite file, or the URL of a PostgreSQL database. `signing_key` may be the path of a key
     file, which is made where there is none; beside an SQLite file it has a place of its own. `name` is the log's
-    origin. Raises Conflict where the ledger belongs to another name or key, and what its store raises.
+    origin; `patience_s` is how long to wait for a database that can't be reached. Raises Conflict where the ledger
+    belongs to another name or key, and what its store raises.
     """
 
     def __init__(
@@ -64,11 +65,12 @@ class Ledger:
         clock: Clock | None = None,
         signing_key: SigningKey | Path | None = None,
         name: str = "openledger/local",
+        patience_s: float = 0,
     ):
         self._name = check_log_name(name)
         self._clock = clock or SystemClock()
         self._key = _key_of(storage, signing_key)
-        self._journal = Journal(open_store(storage))
+        self._journal = Journal(open_store(storage, patience_s=patience_s))
         self._size, self._time_ms = 0, 0
         self._sheet: Sheet | None = None
         self._bind_key()

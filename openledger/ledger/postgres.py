@@ -7,6 +7,7 @@ whatever an old writer's connection still holds is cut off first, so a frozen on
 Lists come by COPY into a staging table, and from there by one statement. Needs psycopg 3 (`openledger[postgres]`).
 """
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,7 @@ except ImportError:  # an optional extra; `PostgresStore` says so
 
 OLDEST_SERVER = 140_000
 _CONNECT_TIMEOUT_S = 10
+_RETRY_S = 0.5
 _WRITER = "openledger-ledger"
 # Each step brings a database from its number to the next; a step that was released never changes.
 MIGRATIONS = (
@@ -69,7 +71,7 @@ _FEW = 64  # rows for which a statement a row costs less than staging
 class PostgresStore:
     """One session with one database. Not for concurrent use by threads."""
 
-    def __init__(self, url: str, *, read_only: bool = False):
+    def __init__(self, url: str, *, read_only: bool = False, patience_s: float = 0):
         """Raises Unavailable where psycopg or the database isn't there or the server doesn't sync, Corrupt for a
         database of another format."""
         if psycopg is None:
@@ -80,7 +82,7 @@ class PostgresStore:
             )
         self._url, self.location, self.epoch = url, location_of(url), -1
         self._read_only = read_only
-        self._db = self._connect()
+        self._db = self._connect_patiently(patience_s)
         if read_only:
             return
         with self._errors(), self._db.transaction():
@@ -230,6 +232,17 @@ class PostgresStore:
             param=str(path),
             fix="pg_dump --format=custom, or continuous archiving (docs/guides/ledger.md); `export` works on both",
         )
+
+    def _connect_patiently(self, patience_s: float) -> Any:
+        """A process that fails to open isn't started again by Ray; one that waits for its database is there."""
+        deadline = time.monotonic() + patience_s
+        while True:
+            try:
+                return self._connect()
+            except Unavailable as error:
+                if error.code != "storage_failed" or time.monotonic() >= deadline:
+                    raise
+            time.sleep(_RETRY_S)
 
     def _connect(self) -> Any:
         with self._errors():

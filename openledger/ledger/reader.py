@@ -12,7 +12,7 @@ from openledger.core.errors import Corrupt, InvalidInput, NotFound
 from openledger.ledger import log, statements
 from openledger.ledger.checkpoints import parse_note
 from openledger.ledger.export import write_export
-from openledger.ledger.journal import Journal
+from openledger.ledger.journal import Journal, touching
 from openledger.ledger.opening import open_store
 from openledger.ledger.proofs import proof_of
 from openledger.ledger.refunds import CODE as REFUND_CODE
@@ -72,26 +72,26 @@ def prove(journal: Journal, transfer_id: str, checkpoint: str = "") -> dict[str,
 
 def usages(journal: Journal, pool: str) -> list[dict[str, Any]]:
     """The statements of the answers that paid into `pool` and were not refunded out of it, in the order of the log."""
-    history = journal.history(pool)
-    refunded = _refunded(history, pool)
-    paid = [entry for entry in reversed(history) if entry.transfer.credit == pool]
-    found = [journal.batch(entry.seq).statement or {} for entry in paid]
-    return [statement for statement in found if statement.get("answer_id") not in refunded]
+    paid, refunded = list[dict[str, Any]](), set[str]()
+    for batch in journal.batches_of(pool):
+        for entry in touching(batch, pool):
+            if entry.transfer.credit == pool:
+                paid.append(batch.statement or {})
+            elif entry.transfer.code == REFUND_CODE:
+                refunded.add(entry.transfer.reference)
+    return [statement for statement in reversed(paid) if statement.get("answer_id") not in refunded]
 
 
 def verdicts(journal: Journal, pool: str) -> list[dict[str, Any]]:
     """The statements of the verdicts on those answers, in the order of the log."""
-    history = journal.history(pool)
-    refunded = _refunded(history, pool)
-    held = [entry for entry in reversed(history) if entry.transfer.kind == "pending"]
-    found = [journal.batch(entry.seq).statement or {} for entry in held]
-    return [one for one in found if is_verdict(one) and one["answer_id"] not in refunded]
-
-
-def _refunded(history: Sequence[Entry], pool: str) -> set[str]:
-    """Ids of the answers that left `pool` again."""
-    leaving = [entry.transfer for entry in history if entry.transfer.debit == pool]
-    return {transfer.reference for transfer in leaving if transfer.code == REFUND_CODE}
+    held, refunded = list[dict[str, Any]](), set[str]()
+    for batch in journal.batches_of(pool):
+        for entry in touching(batch, pool):
+            if entry.transfer.kind == "pending" and is_verdict(batch.statement or {}):
+                held.append(batch.statement or {})
+            elif entry.transfer.debit == pool and entry.transfer.code == REFUND_CODE:
+                refunded.add(entry.transfer.reference)
+    return [statement for statement in reversed(held) if statement["answer_id"] not in refunded]
 
 
 def _size_of(journal: Journal, note: str) -> int:

@@ -8,6 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from ledger_values import move
+from packed_values import record, submit_packed
 
 from openledger.core.clock import ManualClock
 from openledger.core.signing import SigningKey
@@ -28,6 +29,7 @@ class LedgerAgainstModel(RuleBasedStateMachine):
         self.held = {}
         self.done = {}
         self.count = 0
+        self.submitted = []
         self.ledger = None
         self.reopen()
         genesis = Account(account_id="genesis", kind="genesis", may_go_negative=True)
@@ -96,6 +98,41 @@ class LedgerAgainstModel(RuleBasedStateMachine):
         debit, credit, amount, _ = self.held.pop(name)
         assert self.commit(move(self.fresh(), amount, debit, credit, kind="void", pending_id=name)) == ["created"]
 
+    @rule(legs=st.lists(st.tuples(users, users, amounts, st.booleans()), min_size=1, max_size=6), packed=st.booleans())
+    def submit(self, legs, packed):
+        """Each by itself, chains together; as values or as records."""
+        legs = [leg for leg in legs if leg[0] != leg[1]]
+        if not legs:
+            return
+        batch = [record(self.next_number(), amount, debit, credit) for debit, credit, amount, _ in legs]
+        linked = [*(tied for *_, tied in legs[:-1]), False]
+        expected, chain = [], []
+        for place, tied in enumerate(linked):
+            chain.append(legs[place])
+            if not tied:
+                expected += self.paid(chain)
+                chain = []
+        results = submit_packed(self.ledger, batch, linked) if packed else self.ledger.submit(batch, linked)
+        assert results == expected
+        created = [item for item, result in zip(batch, results, strict=True) if result == "created"]
+        self.submitted += created
+        if created:
+            assert submit_packed(self.ledger, created) == ["exists"] * len(created) == self.ledger.submit(created)
+
+    def paid(self, chain):
+        """Pay a chain in the model, whole or not at all; its results."""
+        after, results = dict(self.have), []
+        for debit, credit, amount, _ in chain:
+            possible = after[debit] - self.reserved(debit) >= amount
+            results.append("created" if possible else "exceeds_credits")
+            if possible:
+                after[debit] -= amount
+                after[credit] += amount
+        if "exceeds_credits" in results:
+            return ["linked_transfer_failed" if result == "created" else result for result in results]
+        self.have = after
+        return results
+
     @rule(data=st.data())
     def repeat(self, data):
         if self.done:
@@ -116,6 +153,7 @@ class LedgerAgainstModel(RuleBasedStateMachine):
 
     def teardown(self):
         if getattr(self, "ledger", None):
+            assert [self.ledger.find(item.transfer_id).transfer for item in self.submitted] == self.submitted
             self.ledger.audit()
             self.ledger.close()
             self.folder.cleanup()
@@ -127,8 +165,11 @@ class LedgerAgainstModel(RuleBasedStateMachine):
         return results
 
     def fresh(self):
+        return f"t{self.next_number()}"
+
+    def next_number(self):
         self.count += 1
-        return f"t{self.count}"
+        return self.count
 
     def reserved(self, user):
         return sum(amount for debit, _, amount, _ in self.held.values() if debit == user)

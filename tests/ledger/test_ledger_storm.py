@@ -15,6 +15,7 @@ import time
 from collections import Counter
 
 import ledger_server
+import psutil
 import pytest
 from packed_values import number_id, record
 
@@ -143,7 +144,8 @@ def funded(storage, key):
 
 
 def storm(connect, num_kills, num_transfers, batch_size, kill, *, keeps_ids=True):
-    """Eight clients under load while `kill` strikes; the clients, once all kills are done and each has its share."""
+    """Eight clients under load while `kill` strikes, a random moment after it was last seen to serve; the clients, once
+    all kills are done and each has its share."""
     clients = [Client(number, connect(), keeps_ids=keeps_ids) for number in range(NUM_CLIENTS)]
     over = threading.Event()
 
@@ -156,7 +158,10 @@ def storm(connect, num_kills, num_transfers, batch_size, kill, *, keeps_ids=True
         thread.start()
     chance = random.Random(5)
     for turn in range(num_kills):
-        time.sleep(chance.random() * 0.15)
+        before = sum(len(client.ids) for client in clients)
+        while sum(len(client.ids) for client in clients) == before:
+            time.sleep(0.002)
+        time.sleep(chance.random() * 0.1)
         kill(turn)
     over.set()
     for thread in threads:
@@ -245,6 +250,8 @@ def zombie_and_successor(storage, key, *options):
     connections = [zombie.connect() for _ in range(10)]
     assert connections[0].submit(write(3000)) == [CREATED]
     os.kill(zombie.children[-1], signal.SIGSTOP)
+    while psutil.Process(zombie.children[-1]).status() != psutil.STATUS_STOPPED:
+        time.sleep(0.001)
     for number, connection in enumerate(connections):
         connection.post(write(1000 + number))
     successor = Server(storage, key)
@@ -267,6 +274,20 @@ def test_a_frozen_process_that_was_replaced_writes_nothing(funded, key):
 def test_without_the_fence_the_frozen_process_would_write(funded, key):
     """The negative control."""
     assert zombie_and_successor(funded, key, "unfenced") == [CREATED] * 10
+
+
+@pytest.mark.parametrize("storage", ["postgres"], indirect=True)
+def test_opening_waits_for_a_database_that_is_not_there_yet(funded, key, postgres_server):
+    postgres_server.kill()
+    with pytest.raises(Unavailable) as caught:
+        Ledger(funded, None, key, NAME)
+    starting = threading.Timer(0.3, postgres_server.start)
+    starting.start()
+    ledger = Ledger(funded, None, key, NAME, patience_s=60)
+    starting.join()
+    assert caught.value.code == "storage_failed"
+    assert ledger.submit([record(1, 10**9, "genesis", NAMES[0])]) == [EXISTS]
+    ledger.close()
 
 
 @pytest.mark.parametrize("storage", ["postgres"], indirect=True)

@@ -3,6 +3,8 @@
 from dataclasses import asdict
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from ledger_values import hold, move, post, void
 
 from openledger.core.errors import InvalidInput, NotFound, TooLarge
@@ -126,6 +128,8 @@ def test_an_amount_that_can_not_be_is_refused(amount):
         ({"credit": "User A"}, "invalid_account"),
         ({"kind": "post"}, "invalid_pending_id"),
         ({"kind": "single", "pending_id": "x"}, "invalid_pending_id"),
+        ({"kind": "post", "pending_id": 'h","reference":"x'}, "invalid_pending_id"),
+        ({"kind": "single", "pending_id": None}, "invalid_pending_id"),
         ({"kind": "gift"}, "invalid_kind"),
         ({"timeout_ms": 5}, "invalid_timeout"),
         ({"kind": "pending", "timeout_ms": -1}, "invalid_timeout"),
@@ -178,11 +182,12 @@ def test_refusals_to_resolve_a_hold_are_named(ledger):
     assert ledger.commit([void("p", 7, "h3")]) == ["pending_transfer_has_different_amount"]
 
 
-def test_canonical_bytes_of_a_transfer_are_those_of_its_fields():
-    for transfer in (move("t1", 7, reference='é \u2028 "q" \\ \x00 🙂'), hold("h", 8, timeout_ms=5), post("p", 5, "h")):
-        assert (
-            transfer_bytes(transfer) == canonical_json(asdict(transfer)) == canonical_json(transfer_to_dict(transfer))
-        )
+@given(reference=st.text(st.characters(exclude_categories=["Cs"]), max_size=20), kind=st.sampled_from("spv"))
+def test_canonical_bytes_of_a_transfer_are_those_of_its_fields(reference, kind):
+    transfers = {"s": move("t1", 7, reference=reference), "p": hold("h", 8, timeout_ms=5), "v": void("p", 5, "h")}
+    transfer = transfers[kind]
+    fields = asdict(transfer)
+    assert transfer_bytes(transfer) == canonical_json(fields) == canonical_json(transfer_to_dict(transfer))
 
 
 def test_an_expired_hold_can_be_voided_and_not_posted(ledger, clock):
