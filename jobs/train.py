@@ -65,6 +65,8 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def train(workdir: Workdir, arguments: argparse.Namespace) -> dict[str, object]:
+    import ray
+
     from openledger.adapters.base_model import find_base_model
     from openledger.adapters.registry import AdapterRegistry
     from openledger.attribution.actor import start_index_host
@@ -72,7 +74,7 @@ def train(workdir: Workdir, arguments: argparse.Namespace) -> dict[str, object]:
     from openledger.economy.actor import RemoteLedger
     from openledger.economy.nonces import NonceBook
     from openledger.platform import pipeline
-    from openledger.platform.actors import datanets_actor, ledger_actor
+    from openledger.platform.actors import datanets_actor, economy_actor, ledger_actor
     from openledger.platform.cluster import connected
     from openledger.training.recipe import Recipe
 
@@ -103,6 +105,7 @@ def train(workdir: Workdir, arguments: argparse.Namespace) -> dict[str, object]:
         coalitions = pipeline.build_bank(job, arguments.bank, num_gpus=arguments.gpu) if arguments.bank else 0
         indexed = pipeline.build_indexes([start_index_host(base)], [job], [decoys], workdir.indexes)[0]
         if not arguments.version:
+            ray.get(economy_actor(workdir).charge_adapter.remote(owner, card.digest))
             pipeline.register(registry, job, card, owner, tuple(arguments.prices))
     return {
         "adapter": card.name,

@@ -212,7 +212,6 @@ class Economy(Offices):
         account.
         """
         _check_key(idempotency_key)
-        self.run_due()
         max_fee_nano = price(check_terms(terms), num_prompt_tokens, max_tokens, self.parameters())
         self.release_expired()
         request = [asdict(terms), num_prompt_tokens, max_tokens, request_digest]

@@ -1,7 +1,8 @@
 """The offices: what accounts do beside buying answers. Each method hands on to the book of its subject.
 
 Parameters and periods, genesis and vesting, stake, proposals, withdrawals, deposits. What time brings by itself
-(releases, stake that has cooled down, passed proposals) is done by `run_due`, which selling and reading call first.
+(releases, stake that has cooled down, passed proposals) is done by `run_due`: whoever reads or changes something here
+calls it first, the API every minute (`platform/desk.py`). It is not in an answer's path.
 """
 
 from collections.abc import Mapping, Sequence

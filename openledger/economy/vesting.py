@@ -63,11 +63,13 @@ class VestingBook:
         return sum(due.values())
 
     def view(self) -> dict[str, Any]:
-        """The plan, what of it was released, and when each bucket releases next."""
+        """The plan, what of it was released, when each bucket releases next, and what emissions paid in each period,
+        which is apart from what fees paid."""
         book = self._register.state.vesting
         return {
             "start_ms": book.start_ms,
             "circulating_nano": book.circulating_nano(),
+            "emitted_nano": dict(self._register.state.emissions.periods_nano),
             "buckets": [self._entry(bucket) for bucket in book.buckets.values()],
         }
 

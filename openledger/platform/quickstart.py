@@ -194,7 +194,9 @@ def fill_datanets(run: Demonstration, stage: Stage) -> None:
     book = NonceBook(RemoteLedger(run.ledger))
     for number, datanet in enumerate(run.chosen):
         stage.count(number, len(run.chosen))
-        ray.get(run.datanets.create.remote(datanet.name, datanet.summary, f"user:{datanet.name}-owner"))
+        owner = f"user:{datanet.name}-owner"
+        ray.get(run.economy.charge_datanet.remote(owner, datanet.name))
+        ray.get(run.datanets.create.remote(datanet.name, datanet.summary, owner))
         ray.get(run.datanets.set_display.remote(datanet.name, "text"))
         _commit_nonces(run, book, datanet.name)
         for person in contributors(datanet, run.settings.rows_per_contributor):
@@ -279,7 +281,9 @@ def build_indexes(run: Demonstration, stage: Stage) -> None:
 def serve_adapters(run: Demonstration, stage: Stage) -> None:
     """Offer every adapter, and deploy gateway and engine by import path: the API lies above this package."""
     for job, card in zip(run.jobs, run.cards, strict=True):
-        pipeline.register(run.registry, job, card, f"user:{card.datanet}-owner", _PRICES)
+        owner = f"user:{card.datanet}-owner"
+        ray.get(run.economy.charge_adapter.remote(owner, card.digest))
+        pipeline.register(run.registry, job, card, owner, _PRICES)
     stage.tell("starting Ray Serve")
     run.engine = start_serving(run.workdir, run.settings.base_model, run.url)
     stage.detail = f"{len(run.cards)} adapters over one base model at {run.url}/v1"

@@ -32,6 +32,7 @@ def test_contributors_get_the_rules_part_of_what_fees_paid_them(founded):
         ("emission", "emission", "py:p0001", 11), ("payout", "fees", "py:p0001", 58),
     ]  # fmt: skip
     assert founded.available("contributor:ctr_b") == 20 + 4
+    assert founded.economy.vesting()["emitted_nano"] == {"p0001": 15}
     founded.economy.settle(scores(), {})
     assert founded.available("contributor:ctr_a") == 69
     founded.ledger.audit()

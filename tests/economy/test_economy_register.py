@@ -156,6 +156,28 @@ class RegisterMachine(RuleBasedStateMachine):
         name = data.draw(st.sampled_from([*self.votes, "prop_999999"]))
         self.write(CANCEL, proposal=name, account=account)
 
+    @precondition(lambda self: self.slashed)
+    @rule(account=people, data=st.data())
+    def appeal_alone(self, account: str, data: st.DataObject) -> None:
+        """One voter carries an appeal through, if he has a quarter of all power."""
+        self.keys += 1
+        number = data.draw(st.sampled_from([*self.slashed]))
+        action, name = {"kind": "appeal", "slash": number}, proposal_id(self.register.number)
+        told = {"proposer": account, "title": "t", "text": "", "action": action, "key": f"k{self.keys}",
+                "proposal": name, "quorum_ppm": quorum(VALUES, action), **times(VALUES, self.now_ms)}  # fmt: skip
+        if not self.write(PROPOSE, **told):
+            return
+        power, total = self.power(account), sum(self.staked.values())
+        self.votes[name] = {account}
+        self.now_ms = told["snapshot_ms"] + 1
+        assert self.write(VOTE, proposal=name, voter=account, support="for", power_nano=power)
+        self.now_ms = told["eta_ms"]
+        done = self.write(EXECUTE, proposal=name, version=0)
+        assert done == (4 * power >= total)
+        if done:
+            for who, amount in self.slashed.pop(number).items():
+                self.free[who] += amount
+
     @precondition(lambda self: self.votes)
     @rule(data=st.data())
     def execute(self, data: st.DataObject) -> None:

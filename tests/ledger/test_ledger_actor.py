@@ -8,7 +8,8 @@ import pytest
 from economy_values import TERMS, answer, scores
 from ledger_values import move
 
-from openledger.core.errors import InsufficientFunds, InvalidInput
+from openledger.core.errors import Conflict, InsufficientFunds, InvalidInput
+from openledger.core.money import NANO_PER_OPEN
 from openledger.ledger import Account, audit_file
 
 pytestmark = pytest.mark.cluster
@@ -87,3 +88,21 @@ def test_a_batch_sent_again_to_a_restarted_actor_exists(actors):
     assert ray.get(ledger.commit.remote(batch)) == ["created", "created"]
     kill_process_of(ledger)
     assert ray.get(ledger.commit.remote(batch)) == ["exists", "exists"]
+
+
+def test_stake_and_votes_survive_a_killed_economy_and_a_retry_changes_nothing(actors, tmp_path):
+    import ray
+
+    ledger, economy = actors
+    ray.get(economy.grant.remote("user:alice", 200 * NANO_PER_OPEN, "start"))
+    given = ("user:alice", "adapter:py", 150 * NANO_PER_OPEN, "s1")
+    staked = ray.get(economy.stake.remote(*given))
+    kill_process_of(economy)
+    assert ray.get(economy.stake.remote(*given)) == staked
+    proposed = ray.get(economy.propose.remote("user:alice", "t", "", {"kind": "text"}, "p1"))
+    kill_process_of(economy)
+    assert ray.get(economy.proposals.remote()) == [proposed]
+    with pytest.raises(Conflict) as caught:
+        ray.get(economy.vote.remote("user:alice", proposed["proposal"], "for"))
+    assert caught.value.code == "not_active"
+    audit_file(tmp_path / "ledger.db", ray.get(ledger.verification_key.remote()))
