@@ -93,9 +93,7 @@ def storage(arguments: argparse.Namespace) -> None:
 
 def ingest(arguments: argparse.Namespace) -> None:
     """Everything between a signed contribution and its receipt, in one process over two shards; 1,000 rows each."""
-    table = Table(
-        title="ingest: signature, hashes, gate, durable append (rows of 1.1 KB, one process)"
-    )
+    table = Table(title="ingest: signature, hashes, gate, durable append (rows of 1.1 KB, one process)")
     for column in ("rows before", "rows/s, wall", "rows/s, CPU", "gate alone, CPU", "Parquet appends / all, CPU"):
         table.add_column(column, justify="right")
     with tempfile.TemporaryDirectory(prefix="bench-") as name:

@@ -299,9 +299,7 @@ def _divided(
     return corrected_rows(bounded_R1, ones_R1, group_R, total.mean_GQ, total.prior_scale)[:, 0]
 
 
-def _inside(
-    parts_CG: npt.NDArray[np.float64], sizes_G: npt.NDArray[np.int64], total: Expected, noise: float
-) -> float:
+def _inside(parts_CG: npt.NDArray[np.float64], sizes_G: npt.NDArray[np.int64], total: Expected, noise: float) -> float:
     """How far a contributor's rows may lie from their part of a block that he shares: the largest such deviation."""
     whole = 4 * float(total.noise_Q[0]) ** 2 * total.ratios["own"] / len(sizes_G)
     inside_CG = np.maximum(parts_CG * sizes_G * noise**2, whole * parts_CG * (1 - parts_CG))

@@ -22,7 +22,7 @@ from openledger.ledger.accounts import Account, Balance, opened
 from openledger.ledger.audit import AuditReport, audit_journal
 from openledger.ledger.checkpoints import Checkpoint, check_log_name, sign_checkpoint, verification_key
 from openledger.ledger.export import write_export
-from openledger.ledger.journal import PACKED, Journal, touching
+from openledger.ledger.journal import PACKED, Journal
 from openledger.ledger.keyring import ROTATION, rotation_statement
 from openledger.ledger.opening import is_postgres, open_store
 from openledger.ledger.reader import prove, usages, verdicts

@@ -3,7 +3,7 @@
 `Ledger` reads through the same functions.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,7 +16,7 @@ from openledger.ledger.journal import Journal, touching
 from openledger.ledger.opening import open_store
 from openledger.ledger.proofs import proof_of
 from openledger.ledger.refunds import CODE as REFUND_CODE
-from openledger.ledger.transfers import Batch, Entry
+from openledger.ledger.transfers import Batch
 from openledger.ledger.verdicts import is_verdict
 
 
