@@ -85,9 +85,10 @@ template <class T> INLINE void save_some(T *p, V v, int64_t n) { T part[16]; sav
 inline float scalar(const float *p) { return *p; }
 inline float scalar(const Half *p) { uint32_t u = (uint32_t)p->bits << 16; float f; memcpy(&f, &u, 4); return f; }
 INLINE float total(V v) {
-  float part[16]; save(part, v);
-  for (int width = 8; width; width /= 2) for (int i = 0; i < width; ++i) part[i] += part[i + width];
-  return part[0];
+  typedef float Quarter __attribute__((vector_size(16)));
+  Quarter q[4]; memcpy(q, &v, 64);
+  Quarter s = (q[0] + q[1]) + (q[2] + q[3]);
+  return (s[0] + s[1]) + (s[2] + s[3]);
 }
 
 // ---- y[begin:end] += (x[begin:end] A) B, each segment under its own adapter ----

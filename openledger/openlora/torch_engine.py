@@ -250,7 +250,7 @@ class TorchEngine:
         self._lora.use(step)
         logits_KCV = self._model.logits(step).view(len(digests), len(completion_ids), -1)
         chosen_KC1 = torch.tensor(list(completion_ids)).expand(len(digests), -1)[..., None]
-        scores_KC = logits_KCV.gather(-1, chosen_KC1)[..., 0] - logits_KCV.logsumexp(-1)
+        scores_KC = torch.log_softmax(logits_KCV, -1).gather(-1, chosen_KC1)[..., 0]
         scores: npt.NDArray[np.float32] = np.empty(scores_KC.shape, np.float32)
         scores[list(step.order)] = scores_KC.numpy()
         return scores

@@ -6,11 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from openlora_models import Served
 
 from openledger.core.errors import InvalidInput
 from openledger.openlora import build_kernels, native
 from openledger.openlora.attention import attend_piece
 from openledger.openlora.native import Kernels, Rows, Weighing, pack_factor, packed_size
+from openledger.openlora.torch_engine import EngineOptions, TorchEngine
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="no kernels and no compiler")
 FLOAT, HALF = torch.float32, torch.bfloat16
@@ -183,3 +185,9 @@ class TestLoading:
         (tmp_path / "openledger").chmod(0o777)
         with pytest.raises(build_kernels.BuildFailed, match="written by others"):
             build_kernels.cache_folder()
+
+    @pytest.mark.parametrize("choice", ["torch", "baseline"])
+    def test_the_engine_says_which_are_live(self, served: Served, choice: str) -> None:
+        description = TorchEngine(served.base, EngineOptions(kernels=choice)).describe()
+        assert choice in description["lora_path"]
+        assert choice in description["attention_path"]
