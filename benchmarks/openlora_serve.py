@@ -56,6 +56,7 @@ SEED = 20261125
 IN_FLIGHT, PROMPT, NEW = 32, 48, 24
 MANY, SLOTS, ALPHA = 2000, 64, 0.3
 Row = dict[str, str]
+_TOKENS = 1000  # the world's model has more tokens than its tokenizer, which the API doesn't take
 
 
 def main() -> int:
@@ -323,11 +324,17 @@ async def _http_loop(url: str, in_flight: int, num_requests: int) -> tuple[float
 
     async def one(client: Any, number: int) -> int:
         body = {
-            "model": f"m{number % IN_FLIGHT}", "prompt": list(world.prompt(PROMPT, number)), "max_tokens": NEW,
-            "ignore_eos": True, "stream": True, "stream_options": {"include_usage": True}, "logprobs": 0,
+            "model": f"m{number % IN_FLIGHT}",
+            "prompt": [token % _TOKENS for token in world.prompt(PROMPT, number)],
+            "max_tokens": NEW,
+            "ignore_eos": True,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            "logprobs": 0,
         }  # fmt: skip
         last_s, told = None, 0
         async with client.stream("POST", f"{url}/v1/completions", json=body, headers=headers) as response:
+            assert response.status_code == 200, await response.aread()
             async for line in response.aiter_lines():
                 if not line.startswith("data: {"):
                     continue

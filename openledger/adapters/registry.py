@@ -169,7 +169,7 @@ class AdapterRegistry:
         """All adapters, by name."""
         with self._reading():
             rows = self._reader.execute(f"SELECT {_FIELDS} FROM adapters ORDER BY name").fetchall()
-            return tuple(self._adapter(row) for row in rows)
+            return tuple(self._adapter(row, follow=False) for row in rows)
 
     def page(self, *, after: str = "", limit: int = 1000, account: str = "") -> tuple[RegisteredAdapter, ...]:
         """The next `limit` adapters by name that are sold and that `account` may ask."""
@@ -179,7 +179,8 @@ class AdapterRegistry:
             " OR EXISTS (SELECT 1 FROM json_each(shared_with) WHERE value = ?2)) ORDER BY name LIMIT ?3"
         )
         with self._reading():
-            return tuple(self._adapter(row) for row in self._reader.execute(query, (after, account, limit)).fetchall())
+            rows = self._reader.execute(query, (after, account, limit)).fetchall()
+            return tuple(self._adapter(row, follow=False) for row in rows)
 
     def close(self) -> None:
         with self._lock, self._read_lock:
@@ -231,13 +232,14 @@ class AdapterRegistry:
         )
         self._db.execute("INSERT OR REPLACE INTO adapters VALUES (?, ?, ?, ?, ?, ?, ?)", values)
 
-    def _adapter(self, row: Any) -> RegisteredAdapter:
-        """A folder that leads out of the registry, by `..` or by a link, is refused here too."""
+    def _adapter(self, row: Any, *, follow: bool = True) -> RegisteredAdapter:
+        """A folder that leads out of the registry, by `..` or by a link, is refused here too; lists don't follow links,
+        which would cost more than all the rest."""
         name, folder, source, digest, terms, shared_with, created_ms = row
         try:
             return RegisteredAdapter(
                 name=check_name(name, "name"),
-                folder=self._inside(name, folder) if folder else "",
+                folder=self._inside(name, folder, follow=follow) if folder else "",
                 digest=digest,
                 terms=None if terms is None else AdapterTerms(**json.loads(terms)),
                 source=source,
@@ -247,7 +249,9 @@ class AdapterRegistry:
         except (ValueError, TypeError) as error:
             raise _corrupt(self._path, error) from error
 
-    def _inside(self, name: str, folder: str) -> str:
+    def _inside(self, name: str, folder: str, *, follow: bool = True) -> str:
+        if not follow and ".." not in folder.split("/") and not folder.startswith("/"):
+            return f"{self._root}/{folder}"
         resolved = (self._root / folder).resolve()
         if self._root not in resolved.parents:
             raise ValueError(f"{name} points outside the registry")
