@@ -25,6 +25,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import rensa
@@ -229,7 +230,7 @@ def features_of(rows: Iterable[tuple[str, str]]) -> list[Features]:
 
 
 def features_of_texts(rows: Sequence[tuple[Text, Text]]) -> list[Features]:
-    answer_sketches = _sketches([sorted(set(answer.words)) for _, answer in rows])
+    answer_sketches = _sketches([sorted(_answer_tokens(answer.words)) for _, answer in rows])
     row_sketches = _sketches([_row_tokens(question.words, answer.words) for question, answer in rows])
     return [
         Features(
@@ -301,9 +302,17 @@ def _same_question(earlier: frozenset[str], later: frozenset[str], index: Duplic
     return not missing & ({word for word in rarest if "." in word} or rarest)
 
 
+def _answer_tokens(answer: Sequence[str]) -> set[str]:
+    """What an answer is sketched by: its words; pairs of them where it is long, for long texts share their common words
+    whatever they are about, and candidates would become more with every row."""
+    if len(answer) < LONG_ANSWER_WORDS:
+        return set(answer)
+    return {f"{a} {b}" for a, b in pairwise(answer)}
+
+
 def _row_tokens(question: Sequence[str], answer: Sequence[str]) -> list[str]:
     triples = (f"? {a} {b} {c}" for a, b, c in zip(question, question[1:], question[2:], strict=False))
-    return sorted({*answer, *triples})
+    return sorted({*_answer_tokens(answer), *triples})
 
 
 def _sketches(token_sets: list[list[str]]) -> list[rensa.RMinHash]:

@@ -26,6 +26,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from itertools import pairwise
 from types import MappingProxyType
 
@@ -48,21 +49,24 @@ MAX_REPEATED_PAIR_RATIO = 0.5
 MAX_TANGLED_RATIO = 0.4
 MIN_TANGLED_WORDS = 3
 
-_CHARACTER_RUN = re.compile(r"(\S)\1{9,}")
+MIN_CHARACTER_RUN = 10
+
+_CHARACTER_RUN = re.compile(rf"(\S)\1{{{MIN_CHARACTER_RUN - 1},}}")
 _LATIN_WORD = re.compile(r"(?<![\w.])[a-z]{4,}(?![\w.(])")
 _UNSPEAKABLE = re.compile(  # pairs of letters that languages in Latin script hardly know, and runs of consonants
     r"^[^aeiouy]+$|[^aeiouy]{6,}|(.)\1{2,}|q[^u]|j[bcfghpqvx]|[vz][bcdfghjkmnpqstvwx]|x[bdfgjkmnqrsvwxz]"
     r"|w[bcfgjmpqvxz]|[bcdfgkmpt]q|[bfghkmpvw]x|[cfgkpqvwz]j"
 )
 _JOINERS = re.compile(r"[\s_.,;:/\\()\[\]{}<>=+\-*'\"`|~?!…–—’“”]+")
+_MARK = re.compile(r"[\d#$%&@^]")
 _MIXED = re.compile(r"[^\W\d_](?:\d|[#$%&@^])|(?:\d|[#$%&@^])[^\W\d_]")
 _RUNS = re.compile(r"[^\W\d_]+|\d+|[^\w\s]+")
+_DIGIT = re.compile(r"\d")
 _HEX = re.compile(r"(?:0x)?(?:[0-9a-f]+|[0-9A-F]+)")
 _VOWEL = re.compile(r"[aeiouyäöüáéíóúàèìòùâêîôûåæøœ]", re.I)
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
-_PLACEHOLDER = re.compile(
-    r"\blorem ipsum\b|\bdolor sit amet\b|^\W*(?:to ?do|tbd|fixme|asdf\w*|n/?a)\b[\W\w]{0,20}$", re.I
-)
+_PLACEHOLDERS = ("lorem ipsum", "dolor sit amet")
+_STUB = re.compile(r"\W*(?:to ?do|tbd|fixme|asdf\w*|n/?a)\b.{0,20}", re.S)
 _NOT_LETTERS = bytes(byte for byte in range(256) if not chr(byte).isalpha() or byte > 127)
 _EMAIL = re.compile(r"[\w.+-]+@(?!example\.|[\w-]+\.example\b|localhost)[a-z0-9-]+(?:\.[a-z0-9-]+)*\.[a-z]{2,}", re.I)
 _PHONE = re.compile(
@@ -99,10 +103,10 @@ def text_reasons(draft: RowDraft, texts: tuple[Text, Text] | None = None) -> tup
     checks = {
         "too_short": len(answer.words) < MIN_WORDS,
         "too_long": max(len(answer.words), len(question.words)) > MAX_WORDS,
-        "invalid_text": any(_CONTROL.search(text) for text in (draft.prompt, draft.completion, draft.source)),
+        "invalid_text": any(map(_is_invalid, (draft.prompt, draft.completion, draft.source))),
         "noise": is_noise(draft.completion) or _has_few_letters(draft.prompt) or _is_tangled(draft.prompt),
         "repetition": _repeats(draft.completion, answer.words),
-        "placeholder": _PLACEHOLDER.search(draft.completion) is not None,
+        "placeholder": _is_placeholder(answer.normal),
     }
     return tuple(reason for reason, holds in checks.items() if holds)
 
@@ -120,9 +124,9 @@ def is_repetitive(text: str) -> bool:
 def has_personal_data(text: str) -> bool:
     """Patterns and, for cards (Luhn, ISO/IEC 7812-1) and bank accounts (mod 97, ISO 13616), check digits. A reason to
     look, not a guarantee."""
-    if _EMAIL.search(text):
+    if "@" in text and _EMAIL.search(text):
         return True
-    if not any(sign.isdigit() for sign in text):
+    if not _DIGIT.search(text):
         return False
     if _PHONE.search(text) or _SOCIAL_SECURITY.search(text):
         return True
@@ -163,8 +167,16 @@ def _visible(text: str) -> bool:
     return any(not character.isspace() and unicodedata.category(character) not in ("Cf", "Cc") for character in text)
 
 
+def _is_invalid(text: str) -> bool:
+    return not text.isprintable() and _CONTROL.search(text) is not None
+
+
+def _is_placeholder(normal: str) -> bool:
+    return any(known in normal for known in _PLACEHOLDERS) or _STUB.fullmatch(normal) is not None
+
+
 def _repeats(text: str, found: list[str]) -> bool:
-    if _CHARACTER_RUN.search(text):
+    if any(_CHARACTER_RUN.search(word) for word in text.split() if len(word) >= MIN_CHARACTER_RUN):
         return True
     if len(found) < MIN_WORDS_FOR_REPETITION:
         return False
@@ -184,7 +196,7 @@ def _has_few_letters(text: str) -> bool:
 def _is_tangled(text: str) -> bool:
     """Letters, digits and signs taking turns within words, as in b4r82bv, for too many of the words that can be judged:
     those in lower-case letters, and those of four characters or more that mix. `sha256` and `conv2d` pass."""
-    if not _MIXED.search(text):
+    if not _MARK.search(text) or not _MIXED.search(text):
         return False
     mixed = [word for word in _JOINERS.split(text) if len(word) >= 4 and not word.isalpha() and not word.isdigit()]
     num_tangled = sum(map(_takes_turns, mixed))
@@ -202,8 +214,13 @@ def _takes_turns(word: str) -> bool:
 def _is_unspeakable(text: str) -> bool:
     """Judged by lower-case ASCII words of four letters or more, which are neither acronyms nor names with digits."""
     found = _LATIN_WORD.findall(text)
-    num_speakable = sum(not _UNSPEAKABLE.search(word) for word in found)
+    num_speakable = sum(map(_can_be_spoken, found))
     return len(found) >= MIN_WORDS_FOR_SPEAKABLE and num_speakable < MIN_SPEAKABLE_RATIO * len(found)
+
+
+@lru_cache(maxsize=65_536)  # texts repeat their words
+def _can_be_spoken(word: str) -> bool:
+    return not _UNSPEAKABLE.search(word)
 
 
 def _passes_luhn(digits: str) -> bool:
