@@ -37,9 +37,10 @@ cancels out in the sum; `inside_error` of the quality says how much it may be at
     2 sigma sqrt(own / G p (1 - p))          or, if that is more, sqrt(rows) sigma_0
 
 **Ceiling.** An answer counts as fee * min(1, g / its gain), g the mean gain of the held-out answers: else whoever asks
-for what the model has learnt by heart moves more influence with a fee than it buys elsewhere. The divisor is at least
-g times all fees, those of answers marked wrong included (`core.shares`). Where there are no held-out answers, or they
-gained nothing on the mean, there is nothing to measure by: fees count whole, and g is 0.
+for what the model has learnt by heart moves more influence with a fee than it buys elsewhere. The divisor is at least all
+fees, those of answers marked wrong included, times the held-out answers' mean of min(gain, g) (`core.shares`): g itself
+is above what honest answers reach under the ceiling. Where there are no held-out answers, or they gained nothing on the
+mean, there is nothing to measure by: fees count whole, and the divisor is G or the sum of the positive influences.
 
 Rows withdrawn since keep their place in every sum and are then paid nothing: what was theirs is nobody's.
 """
@@ -111,7 +112,7 @@ class Measurement:
         return replace(
             scores,
             quality={**scores.quality, "ceiling": f"{ceiling:.6g}" if ceiling else "none", "fees_counted": counted},
-            ceilings=((round(ceiling * _NANO), sum(self.fees_nano or self.weights_nano)),),
+            ceilings=((round(self.owed * _NANO), sum(self.fees_nano or self.weights_nano)),),
         )
 
     @property
@@ -119,6 +120,12 @@ class Measurement:
         """Mean gain of the held-out rows; 0 where there are none or it is no gain."""
         held_out = self.gains[len(self.weights_nano) :]
         return max(0.0, sum(held_out) / len(held_out)) if held_out else 0.0
+
+    @property
+    def owed(self) -> float:
+        """What an answer as good as the held-out ones owes to the data: their mean gain, each up to the ceiling."""
+        ceiling, held_out = self.ceiling, self.gains[len(self.weights_nano) :]
+        return max(0.0, sum(min(gain, ceiling) for gain in held_out) / len(held_out)) if ceiling else 0.0
 
     def improvement(self) -> ContributorScores | None:
         """Influence on the held-out rows; None where there are none."""
@@ -287,9 +294,7 @@ def _divided(
     return corrected_rows(bounded_R1, ones_R1, group_R, total.mean_GQ, total.prior_scale)[:, 0]
 
 
-def _inside(
-    parts_CG: npt.NDArray[np.float64], sizes_G: npt.NDArray[np.int64], total: Expected, noise: float
-) -> float:
+def _inside(parts_CG: npt.NDArray[np.float64], sizes_G: npt.NDArray[np.int64], total: Expected, noise: float) -> float:
     """How far a contributor's rows may lie from their part of a block that he shares: the largest such deviation."""
     whole = 4 * float(total.noise_Q[0]) ** 2 * total.ratios["own"] / len(sizes_G)
     inside_CG = np.maximum(parts_CG * sizes_G * noise**2, whole * parts_CG * (1 - parts_CG))
