@@ -37,10 +37,10 @@ cancels out in the sum; `inside_error` of the quality says how much it may be at
     2 sigma sqrt(own / G p (1 - p))          or, if that is more, sqrt(rows) sigma_0
 
 **Ceiling.** An answer counts as fee * min(1, g / its gain), g the mean gain of the held-out answers: else whoever asks
-for what the model has learnt by heart moves more influence with a fee than it buys elsewhere. The divisor is at least all
-fees, those of answers marked wrong included, times the held-out answers' mean of min(gain, g) (`core.shares`): g itself
-is above what honest answers reach under the ceiling. Where there are no held-out answers, or they gained nothing on the
-mean, there is nothing to measure by: fees count whole, and the divisor is G or the sum of the positive influences.
+for what the model has learnt by heart moves more influence with a fee than it buys elsewhere. The divisor is at least
+all fees, those of answers marked wrong included, times the held-out answers' mean of min(gain, g) (`core.shares`): g
+itself is above what honest answers reach under the ceiling. Where there are no held-out answers, or they gained nothing
+on the mean, there is nothing to measure by: fees count whole, and the divisor is G or the sum of positive influences.
 
 Rows withdrawn since keep their place in every sum and are then paid nothing: what was theirs is nobody's.
 """
