@@ -38,8 +38,9 @@ cancels out in the sum; `inside_error` of the quality says how much it may be at
 
 **Ceiling.** An answer counts as fee * min(1, g / its gain), g the mean gain of the held-out answers: else whoever asks
 for what the model has learnt by heart moves more influence with a fee than it buys elsewhere. The divisor is at least
-g times all fees, those of answers marked wrong included (`core.shares`). Where there are no held-out answers, or they
-gained nothing on the mean, there is nothing to measure by: fees count whole, and g is 0.
+all fees, those of answers marked wrong included, times the held-out answers' mean of min(gain, g) (`core.shares`): g
+itself is above what honest answers reach under the ceiling. Where there are no held-out answers, or they gained nothing
+on the mean, there is nothing to measure by: fees count whole, and the divisor is G or the sum of positive influences.
 
 Rows withdrawn since keep their place in every sum and are then paid nothing: what was theirs is nobody's.
 """
@@ -114,13 +115,18 @@ class Measurement:
         return replace(
             scores,
             quality={**scores.quality, "ceiling": f"{ceiling:.6g}" if ceiling else "none", "fees_counted": counted},
-            ceilings=(ceiling_pair(ceiling, self.fees_nano or self.weights_nano),),
+            ceilings=(ceiling_pair(self.owed, self.fees_nano or self.weights_nano),),
         )
 
     @property
     def ceiling(self) -> float:
         """Mean gain of the held-out rows; 0 where there are none or it is no gain."""
         return ceiling_of((self.served_gains or self.gains)[len(self.weights_nano) :])
+
+    @property
+    def owed(self) -> float:
+        """What an answer as good as the held-out ones owes to the data."""
+        return owed_of((self.served_gains or self.gains)[len(self.weights_nano) :])
 
     def improvement(self) -> ContributorScores | None:
         """Influence on the held-out rows; None where there are none."""
@@ -143,9 +149,15 @@ def ceiling_of(held_out_gains: Sequence[float]) -> float:
     return max(0.0, sum(held_out_gains) / len(held_out_gains)) if held_out_gains else 0.0
 
 
-def ceiling_pair(ceiling: float, fees_nano: Sequence[int]) -> tuple[int, int]:
+def owed_of(held_out_gains: Sequence[float]) -> float:
+    """The mean of the held-out rows' gains, each up to the ceiling; 0 where there is none."""
+    ceiling = ceiling_of(held_out_gains)
+    return max(0.0, sum(min(gain, ceiling) for gain in held_out_gains) / len(held_out_gains)) if ceiling else 0.0
+
+
+def ceiling_pair(owed: float, fees_nano: Sequence[int]) -> tuple[int, int]:
     """As `ContributorScores.ceilings` has it: in billionths of a nat, and the fees that it bounds in nano-OPEN."""
-    return round(ceiling * _NANO), sum(fees_nano)
+    return round(owed * _NANO), sum(fees_nano)
 
 
 def capped(weights_nano: Sequence[int], gains: Sequence[float], ceiling: float) -> list[int]:

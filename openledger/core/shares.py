@@ -18,8 +18,9 @@ out of that sum. Each contributor bears of it what he brought into it: SE_c^2 / 
 independent, and somebody who brings little influence and much error bears his error himself. shares/1 took z SE_c from
 each name: two names lost sqrt(2) times what one would have lost.
 
-(g, F) are an adapter's *ceilings*: its mean gain on held-out answers and the fees of the answers it sold. An answer
-owes to the data at most g times its fee, and what it does not owe is nobody's, not another answer's.
+(g, F) are an adapter's *ceilings*: its mean gain on held-out answers, each counted up to their mean, and the fees of
+the answers it sold, which count up to the same mean. An answer is taken to owe g times its fee to the data, and what it
+does not owe is nobody's, not another answer's.
 
 A pool has parts, each with scores, gain and shares of its own. A share of the whole pool is
 

@@ -26,7 +26,7 @@ from openledger.attribution.generations import GenerationScores, combined
 from openledger.attribution.index_folder import is_finished, read_index
 from openledger.attribution.instruments import first_half
 from openledger.attribution.merges import Merge
-from openledger.attribution.period import Measurement, capped, ceiling_of, ceiling_pair, fit_outcomes
+from openledger.attribution.period import Measurement, capped, ceiling_of, ceiling_pair, fit_outcomes, owed_of
 from openledger.core.errors import InvalidInput, NotFound
 from openledger.core.money import NANO_PER_OPEN
 from openledger.core.scoring import gains
@@ -237,7 +237,7 @@ class _Asked:
 
     @property
     def ceiling_pair(self) -> tuple[int, int]:
-        return ceiling_pair(self._ceiling, [answer.fee_nano for answer in self.answers])
+        return ceiling_pair(owed_of(self.gains[self.kept_out]), [answer.fee_nano for answer in self.answers])
 
     def total_nano(self, part: slice, gains_Q: Sequence[float] | Array) -> int:
         """Gains on all that was asked, weighted as the scores of `part` are, and summed over it."""
