@@ -99,7 +99,12 @@ def open_checkpoint(note: str, key: str, witnesses: Sequence[str] = (), quorum: 
     """
     opened = parse_note(note)
     if len(opened.signatures) != 1 and not witnesses:
-        raise _malformed()
+        raise Corrupt(
+            "the checkpoint has signatures of others, and nobody says whose",
+            code="unknown_signatures",
+            param="checkpoint",
+            fix="name the witnesses that cosigned it (--witness KEY)",
+        )
     _check_signed(opened, key)
     signed = {witness for witness in witnesses if cosigned_at(opened, witness)}
     if len(signed) < (quorum or len(set(witnesses))):

@@ -29,6 +29,7 @@ class Journal:
     def __init__(self, store: Store):
         self.store = store
         self.location = store.location
+        self._rows: dict[str, AccountRow] = {}  # what `book_for` read, for the batch that is judged by it
 
     @property
     def epoch(self) -> int:
@@ -70,7 +71,9 @@ class Journal:
         known = self.entries(wanted) if wanted else {}
         rows = self.store.holds([id_key(name) for name in known])
         holds = {name: _hold(known[name].transfer, row) for row in rows if (name := id_text(row.key)) in known}
-        return Book(self.balances(_accounts_of(transfers)), holds, set(known))
+        self._rows = {row.account_id: row for row in self.store.accounts(list(_accounts_of(transfers)))}
+        balances = {name: balance_of(row) for name, row in self._rows.items()}
+        return Book(balances, holds, set(known))
 
     def batch(self, seq: int) -> Batch:
         """Raises Corrupt where the batch isn't there or isn't what a batch can be."""
@@ -122,8 +125,8 @@ class Journal:
         self.store.add_accounts([_new_row(first + place, balance) for place, balance in enumerate(balances)])
 
     def add_batch(self, batch: Batch) -> None:
-        """The batch and the index of its ids; the accounts it touches must be there."""
-        rows = self.store.accounts(list(_accounts_of(batch.transfers)))
+        """The batch and the index of its ids; `book_for` was asked for its transfers before."""
+        rows = [self._rows[name] for name in _accounts_of(batch.transfers)]
         links = array("q")
         for row in sorted(rows):
             links.extend((row.number, row.last_seq))
@@ -134,12 +137,10 @@ class Journal:
 
     def put_changes(self, changes: Book, seq: int) -> list[Sums]:
         """Store what batch `seq` made of accounts and holds; the accounts' new sums."""
-        rows = {row.account_id: row.number for row in self.store.accounts(list(changes.balances))}
-        sums = [_sums(balance, rows[name], seq) for name, balance in changes.balances.items()]
+        sums = [_sums(balance, self._rows[name].number, seq) for name, balance in changes.balances.items()]
         self.store.put_sums(sums)
         if changes.holds:
-            held = _accounts_of([hold.transfer for hold in changes.holds.values()])
-            numbers = {row.account_id: row.number for row in self.store.accounts(list(held))}
+            numbers = {name: row.number for name, row in self._rows.items()}
             self.store.put_holds([_hold_row(hold, numbers) for hold in changes.holds.values()])
         return sums
 

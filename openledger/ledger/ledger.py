@@ -306,6 +306,8 @@ class Ledger:
 
     def _told(self, transfers: Sequence[Transfer], results: list[str], known: dict[str, Entry]) -> list[str]:
         """`results`, where what exists was created by a batch that states something, which nobody states now."""
+        if not known:
+            return results
         seqs = {entry.seq for entry in known.values()}
         stated = {seq for seq in seqs if self._journal.batch(seq).statement is not None}
         return [

@@ -24,6 +24,7 @@ except ImportError:  # an optional extra; `PostgresStore` says so
     psycopg = None  # type: ignore[assignment]
 
 OLDEST_SERVER = 140_000
+SYNCED = "on"
 _CONNECT_TIMEOUT_S = 10
 _RETRY_S = 0.5
 _WRITER = "openledger-ledger"
@@ -259,7 +260,7 @@ class PostgresStore:
         return connection
 
     def _prepare(self, connection: Any) -> None:
-        if connection.execute("SHOW fsync").fetchone()[0] != "on":
+        if connection.execute("SHOW fsync").fetchone()[0] != SYNCED:
             raise Unavailable(
                 f"{self.location} doesn't sync what it acknowledges",
                 code="unsafe_database",

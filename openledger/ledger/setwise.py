@@ -11,9 +11,7 @@ Knows no storage and no clock.
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import repeat
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -231,7 +229,6 @@ class _Run:
         self.results: list[str] = []
         self.holds: dict[bytes, HoldRow] = {}
         self.placed: dict[bytes, int] = {}
-        self.undo: list[Callable[[], object]] | None = None
 
     def take(self, chain: range) -> None:
         if not chain:
@@ -246,14 +243,20 @@ class _Run:
             self.results += self.judge_together(chain)
 
     def judge_together(self, chain: range) -> list[str]:
-        self.undo = []
+        slots = {slot for place in chain for slot in (self.debits[place], self.credits[place]) if slot >= 0}
+        names = {name for place in chain for name in (self.ids[place], self.pending[place])}
+        sums = {slot: self.sums[slot].copy() for slot in slots}
+        holds = {name: self.holds[name] for name in names if name in self.holds}
         results = self.judge_chain(chain)
-        if any(result != CREATED for result in results):
-            for step in reversed(self.undo):
-                step()
-            results = _link(results)
-        self.undo = None
-        return results
+        if all(result == CREATED for result in results):
+            return results
+        self.sums.update(sums)
+        for name in names:  # none of the chain's ids was placed before: `take` looked
+            self.holds.pop(name, None)
+        self.holds.update(holds)
+        for place in chain:
+            self.placed.pop(self.ids[place], None)
+        return _link(results)
 
     def judge_chain(self, chain: range) -> list[str]:
         first: dict[bytes, int] = {}
@@ -262,7 +265,7 @@ class _Run:
             twin = first.setdefault(self.ids[place], place)
             result = self.judge(place) if twin == place else self.compare(place, twin)
             if result == CREATED:
-                self.set(self.placed, self.ids[place], place)
+                self.placed[self.ids[place]] = place
             results.append(result)
         return results
 
@@ -289,13 +292,15 @@ class _Run:
             return "overflows_debits"
         if payee[_CC] + payee[_CP] + amount > MAX_SUM_NANO:
             return "overflows_credits"
-        held = self.kinds[place] == PENDING
-        self.change(debit, _DP if held else _DD, amount)
-        self.change(credit, _CP if held else _CC, amount)
-        if held:
-            expires_ms = self.time_ms + self.timeouts[place] if self.timeouts[place] else 0
-            row = HoldRow(self.ids[place], self.numbers[debit], self.numbers[credit], amount, expires_ms, "pending")
-            self.set(self.holds, row.key, row)
+        if self.kinds[place] == SINGLE:
+            payer[_DD] += amount
+            payee[_CC] += amount
+            return CREATED
+        payer[_DP] += amount
+        payee[_CP] += amount
+        name, timeout_ms = self.ids[place], self.timeouts[place]
+        expires_ms = self.time_ms + timeout_ms if timeout_ms else 0
+        self.holds[name] = HoldRow(name, self.numbers[debit], self.numbers[credit], amount, expires_ms, "pending")
         return CREATED
 
     def resolve(self, place: int) -> str:
@@ -313,11 +318,11 @@ class _Run:
             return "overflows_debits"
         if payee[_CC] + payee[_CP] - hold.amount + taken > MAX_SUM_NANO:
             return "overflows_credits"
-        self.change(debit, _DP, -hold.amount)
-        self.change(debit, _DD, taken)
-        self.change(credit, _CP, -hold.amount)
-        self.change(credit, _CC, taken)
-        self.set(self.holds, name, hold._replace(state="posted" if self.kinds[place] == POST else "voided"))
+        payer[_DP] -= hold.amount
+        payer[_DD] += taken
+        payee[_CP] -= hold.amount
+        payee[_CC] += taken
+        self.holds[name] = HoldRow(*hold[:5], "posted" if self.kinds[place] == POST else "voided")
         return CREATED
 
     def refusal(self, place: int, hold: HoldRow) -> str:
@@ -337,20 +342,6 @@ class _Run:
             if one[column].tobytes() != other[column].tobytes():
                 return f"exists_with_different_{name}"
         return EXISTS
-
-    def change(self, slot: int, column: int, amount: int) -> None:
-        self.sums[slot][column] += amount
-        if self.undo is not None:
-            self.undo.append(partial(self.give_back, slot, column, amount))
-
-    def give_back(self, slot: int, column: int, amount: int) -> None:
-        self.sums[slot][column] -= amount
-
-    def set(self, changed: dict[bytes, Any], key: bytes, value: Any) -> None:
-        if self.undo is not None:
-            before = changed.get(key)
-            self.undo.append(partial(changed.pop, key) if before is None else partial(changed.__setitem__, key, before))
-        changed[key] = value
 
 
 # in the order in which `transfers.compare` looks at them

@@ -12,9 +12,12 @@ from openledger.core.errors import Conflict, Corrupt, InvalidInput
 from openledger.core.signing import SigningKey
 from openledger.ledger import Ledger, audit_file
 from openledger.ledger.__main__ import main
+from openledger.ledger.claims import load_claims
+from openledger.ledger.payouts import payouts_in
 from openledger.ledger.reader import LedgerReader
 from openledger.ledger.receipts import encode_receipt
 from openledger.ledger.restore import restore
+from openledger.ledger.witness import Witness, serve_witness
 
 KEY = SigningKey(b"k" * 32)
 
@@ -164,3 +167,38 @@ def test_the_commands_copy_prove_rotate_and_restore(tmp_path, clock, capsys):
     assert main(["verify", "--key", str(tmp_path / "ring"), str(tmp_path / "proof")]) == 0
     assert main(["prove", "--transfer", "nothing", "-o", str(tmp_path / "x"), source]) == 6
     assert main(["backup", "-o", str(tmp_path / "x"), str(tmp_path / "nothing")]) == 6
+
+
+def test_the_commands_write_claims_and_cosigned_checkpoints(tmp_path, clock, capsys):
+    ledger = Ledger(tmp_path / "ledger.db", clock, KEY, "openledger/test")
+    build(ledger)
+    key, source = ledger.verification_key(), str(tmp_path / "ledger.db")
+    ledger.close()
+    found = payouts_in(tmp_path / "ledger.db")
+    accounts = sorted({payout.account for payout in found})
+    words = ["claims", "--key", key, "--period", found[0].period, "--addresses", str(tmp_path / "addresses.json")]
+    words += ["-o", str(tmp_path / "claims.json"), source]
+    (tmp_path / "addresses.json").write_text(json.dumps({accounts[0]: "0x" + "11" * 20}))
+    assert main(words) == (2 if len(accounts) > 1 else 0)
+    (tmp_path / "addresses.json").write_text(
+        json.dumps({account: "0x" + f"{n + 1:040x}" for n, account in enumerate(accounts)})
+    )
+    assert main(words) == 0
+    tree = load_claims(json.loads((tmp_path / "claims.json").read_text()))
+    assert sum(tree.amounts_nano.values()) == sum(payout.amount_nano for payout in found)
+    witness = Witness(tmp_path / "witness.db", "w.example/1", SigningKey(b"w" * 32), [key], clock)
+    server = serve_witness(witness, "127.0.0.1", 0)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    asked = f"http://127.0.0.1:{server.server_port}={witness.verification_key()}"
+    assert main(["cosign", "--witness", asked, "-o", str(tmp_path / "cosigned"), source]) == 0
+    assert main(["cosign", "--witness", "nowhere", "-o", str(tmp_path / "x"), source]) == 2
+    server.shutdown()
+    thread.join()
+    server.server_close()
+    witness.close()
+    prove = ["prove", "--transfer", "pay0", "--checkpoint", str(tmp_path / "cosigned"), "-o", str(tmp_path / "proof")]
+    assert main([*prove, source]) == 0
+    verify = ["verify", "--key", key, "--witness", witness.verification_key(), str(tmp_path / "proof")]
+    assert main(verify) == 0
+    assert "1 of 1 witnesses cosigned it" in capsys.readouterr().out

@@ -7,12 +7,13 @@ from ledger_values import hold, move
 from settled_ledger import build_pool
 
 from openledger.core.clock import ManualClock
-from openledger.core.errors import Conflict, Corrupt, Unavailable
+from openledger.core.errors import Conflict, Corrupt, InvalidInput, Unavailable
 from openledger.core.signing import SigningKey
-from openledger.ledger import Ledger
+from openledger.ledger import Ledger, postgres
 from openledger.ledger.database import check_sqlite_version, open_database
 from openledger.ledger.journal import Journal
-from openledger.ledger.sqlite import SqliteStore
+from openledger.ledger.postgres import PostgresStore, location_of
+from openledger.ledger.sqlite import SqliteStore, check_file_system
 
 KEY = SigningKey(b"k" * 32)
 
@@ -141,3 +142,51 @@ def test_a_hold_expires_by_the_time_its_leaf_states(path):
     ledger.commit([hold("timed", 5, timeout_ms=100)])
     ledger.audit()
     ledger.close()
+
+
+@pytest.mark.parametrize(("kind", "refused"), [("ext4", False), ("nfs4", True), ("cifs", True)])
+def test_a_network_file_system_is_refused(tmp_path, kind, refused):
+    mounts = tmp_path / "mounts"
+    mounts.write_text(f"root / ext4 rw 0 0\nserver:/x {tmp_path} {kind} rw 0 0\n")
+    if not refused:
+        check_file_system(tmp_path / "deep" / "ledger.db", str(mounts))
+        return
+    with pytest.raises(Unavailable) as caught:
+        check_file_system(tmp_path / "deep" / "ledger.db", str(mounts))
+    assert caught.value.code == "network_file_system"
+
+
+class TestPostgres:
+    def test_messages_do_not_hold_the_password(self):
+        assert location_of("postgresql://ledger:secret@db.example:5433/books") == "postgresql://db.example:5433/books"
+
+    def test_a_database_without_a_ledger_is_named_to_a_reader(self, postgres_server):
+        with pytest.raises(Corrupt) as caught:
+            PostgresStore(postgres_server.new_database(), read_only=True)
+        assert caught.value.code == "unknown_format"
+
+    def test_a_ledger_needs_a_key_file(self, postgres_server):
+        with pytest.raises(InvalidInput) as caught:
+            Ledger(postgres_server.new_database())
+        assert caught.value.code == "no_signing_key"
+
+    def test_a_server_that_does_not_sync_is_refused(self, postgres_server, monkeypatch):
+        url = postgres_server.new_database()
+        monkeypatch.setattr(postgres, "SYNCED", "another")
+        with pytest.raises(Unavailable) as caught:
+            PostgresStore(url)
+        assert caught.value.code == "unsafe_database"
+
+    def test_without_psycopg_it_says_what_to_install(self, monkeypatch):
+        monkeypatch.setattr(postgres, "psycopg", None)
+        with pytest.raises(Unavailable) as caught:
+            PostgresStore("postgresql://nowhere/ledger")
+        assert caught.value.code == "postgres_missing"
+
+    def test_opening_twice_changes_no_table_and_raises_the_epoch(self, postgres_server):
+        url = postgres_server.new_database()
+        first = PostgresStore(url)
+        second = PostgresStore(url)
+        assert (first.epoch, second.epoch, second.meta("schema")) == (1, 2, str(len(postgres.MIGRATIONS)))
+        first.close()
+        second.close()

@@ -104,6 +104,9 @@ def test_a_proof_is_made_against_a_checkpoint_that_a_witness_cosigned_over_http(
     verified = verify_proof(proof, ledger.verification_key(), [WKEY])
     assert "1 of 1 witnesses cosigned it" in verified.lines
     with pytest.raises(Corrupt) as caught:
+        verify_proof(proof, ledger.verification_key())
+    assert caught.value.code == "unknown_signatures"
+    with pytest.raises(Corrupt) as caught:
         verify_proof(ledger.proof("t1", note), ledger.verification_key(), [WKEY])
     assert caught.value.code == "not_witnessed"
     with pytest.raises(InvalidInput) as caught:

@@ -16,7 +16,7 @@ from openledger.core.errors import Corrupt, InvalidInput, NotFound
 from openledger.core.values import DatanetVersion
 from openledger.ledger import encode_proof, verify_proof
 from openledger.platform import pipeline
-from openledger.platform.generations import find_ancestry
+from openledger.platform.generations import _held_out, find_ancestry
 
 DATANETS = {"one": ("ctr_0", "ctr_1"), "two": ("ctr_2",), "three": ("ctr_3",), "side": ("ctr_2", "ctr_3")}
 PARENTS = {"two": "one", "three": "two"}
@@ -152,6 +152,11 @@ def test_rows_that_an_ancestor_knows_by_heart_are_neither_held_out_nor_decoys(wo
     assert job.held_out
 
 
+def _gain(world, answer, digest):
+    under = world.score(answer.prompt_ids, answer.completion_ids, [digest, ""])
+    return float(under[0].mean() - under[1].mean())
+
+
 class TestMerges:
     @pytest.fixture
     def merged(self, world):
@@ -174,14 +179,15 @@ class TestMerges:
 
     def test_the_engine_serves_what_its_parents_make(self, world, market, merged):
         """Its gain by the engine that sells it, and by merging its parents again."""
-        answers = market.sell(merged, rows_of("ctr_0")).answers
-        served = [world.score(a.prompt_ids, a.completion_ids, [merged.adapter_digest, ""]) for a in answers]
-        found = world.attribute(market.economy.pool("both", answers[0].period))
-        ((ceiling, fees_nano),) = found.scores.ceilings
-        gains = [float(s[0].mean() - s[1].mean()) for s in served]
-        whole = sum(a.fee_nano * min(gain, ceiling / 10**9) for a, gain in zip(answers, gains, strict=True))
-        assert found.scores.gain_nano == pytest.approx(whole, rel=1e-3)
-        assert (ceiling > 0, fees_nano) == (True, sum(answer.fee_nano for answer in answers))
+        pool = market.sell(merged, rows_of("ctr_0"))
+        held_out = _held_out(pool, find_ancestry(world.registry, merged.adapter_digest))
+        gains = [_gain(world, answer, merged.adapter_digest) for answer in (*pool.answers, *held_out)]
+        ceiling = sum(gains[len(pool.answers) :]) / len(held_out)
+        whole = sum(a.fee_nano * min(gain, ceiling) for a, gain in zip(pool.answers, gains, strict=False))
+        found = world.attribute(market.economy.pool("both", pool.period))
+        assert found.scores.gain_nano == pytest.approx(whole, rel=1e-4)
+        ((_, fees_nano),) = found.scores.ceilings
+        assert (ceiling > 0, fees_nano) == (True, sum(answer.fee_nano for answer in pool.answers))
 
     def test_an_adapter_trained_from_a_merge_pays_its_parents_lines(self, world, market):
         merged = pipeline.merge(
