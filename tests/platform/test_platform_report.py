@@ -141,7 +141,7 @@ def test_totals_leave_out_what_was_not_attributed():
 
 ONE = ContributorScores(
     adapter="py", period="p1", method="bank/1", scores_nano={"ctr_a": 10**9, "ctr_b": -(10**8), "ctr_c": 3 * 10**8},
-    errors_nano={"ctr_a": 2 * 10**8, "ctr_b": 10**8, "ctr_c": 4 * 10**8}, gain_nano=2 * 10**9,
+    errors_nano={"ctr_a": 3 * 10**8, "ctr_b": 0, "ctr_c": 4 * 10**8}, gain_nano=2 * 10**9,
 )  # fmt: skip
 
 
@@ -149,11 +149,11 @@ def test_an_answers_own_shares_are_told_with_influence_and_error():
     first, second, third = answer_shares(ONE, 1000, {"ctr_a": "ada"})
     assert (first["contributor"], first["share_ppb"], first["influence"], first["error"]) == (
         "ada",
-        4 * 10**8,
+        41 * 10**7,  # 0.09 / 0.5 is taken
         1.0,
-        0.2,
+        0.3,
     )
-    assert (second["contributor"], second["share_ppb"]) == ("ctr_c", 0)  # less than its error
+    assert (second["contributor"], second["share_ppb"]) == ("ctr_c", 0)  # less than its part of the sum's error
     assert (third["influence"], third["share_ppb"], third["method"]) == (-0.1, 0, "bank/1")
 
 
