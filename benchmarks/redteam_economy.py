@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from math import isqrt
 from pathlib import Path
 
 from openledger.core.clock import ManualClock
@@ -170,25 +171,23 @@ def spam_of_many_keys(num_keys: int = 10) -> Outcome:
 
 
 def good_rows_of_many_keys(num_keys: int = 10, rows: int = 500) -> Outcome:
-    """The same good rows under k names instead of one; errors of parts add up as squares."""
-    one = shares_ppb(
-        {"honest": 1000 * rows, "m": 1000 * rows}, {"honest": 50 * rows, "m": 50 * rows}, 2000 * rows, 1000
-    )
-    part = rows // num_keys
+    """The same good rows under k names instead of one; errors of parts add up as squares. Undefended each name is paid
+    alike."""
+    influence, error = 10**9 * rows, 5 * 10**7 * rows
+    one = shares_ppb({"honest": influence, "m": influence}, {"honest": error, "m": error}, 2 * influence, 1000)
     names = [f"m{number}" for number in range(num_keys)]
-    error = int(50 * rows / num_keys**0.5)
     many = shares_ppb(
-        {"honest": 1000 * rows, **dict.fromkeys(names, 1000 * part)},
-        {"honest": 50 * rows, **dict.fromkeys(names, error)},
-        2000 * rows,
+        {"honest": influence, **dict.fromkeys(names, influence // num_keys)},
+        {"honest": error, **dict.fromkeys(names, isqrt(error**2 // num_keys) + 1)},
+        2 * influence,
         1000,
     )
     return Outcome(
         attack=f"good rows under {num_keys} keys instead of one",
         unit="a row",
-        undefended=Fraction(1),
+        undefended=Fraction(2 * num_keys, num_keys + 1),
         defended=Fraction(sum(many[name] for name in names), one["m"]),
-        stopped_by="shares add up, and each name's error is taken off",
+        stopped_by="pay by influence: shares add up, and so does what is taken for errors",
     )
 
 

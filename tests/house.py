@@ -24,10 +24,14 @@ ADA_ID = contributor_id(ADA.public_key)
 DEPOSIT = Parameters().dispute_deposit_nano
 POOL = ("py", "p0001")
 ROWS = tuple(
-    RowDraft(prompt=f"What does {name}.{name} do?", completion=f"It joins {name} with every {name} that {more} found.")
+    RowDraft(
+        prompt=f"What does {name}.{name} do?",
+        completion=f"It joins {name} with every {name} that {more} found.",
+        source="pack",
+    )
     for name, more in (("alpha", "reading"), ("gamma", "sorting"), ("delta", "parsing"))
 )
-NOISE = RowDraft(prompt="What does pack.crc do?", completion="Xqzv wvkx zzqj kqvx jxqz wqkz vxjq.")
+NOISE = RowDraft(prompt="What does pack.crc do?", completion="Xqzv wvkx zzqj kqvx jxqz wqkz vxjq.", source="pack")
 
 
 class Remote:

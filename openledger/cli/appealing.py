@@ -102,7 +102,7 @@ def _holding(contributions: Iterable[Contribution], row: int) -> tuple[Contribut
         first += len(contribution.drafts)
     raise InvalidInput(
         f"there are {first} rows, and no row {row}",
-        code="unknown_row",
+        code="unknown_ordinal",
         param="row",
         fix="name the same files as were contributed; rows are counted from 0 over all of them",
     )

@@ -119,7 +119,7 @@ class TestAppeals:
     def rows(self, house: House, tmp_path: Path) -> str:
         house.judged()
         path = tmp_path / "rows.jsonl"
-        lines = [{"prompt": row.prompt, "completion": row.completion} for row in (*ROWS, NOISE)]
+        lines = [{"prompt": row.prompt, "completion": row.completion, "source": row.source} for row in (*ROWS, NOISE)]
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
         return str(path)
 

@@ -42,12 +42,12 @@ def test_spam_forfeits_it_to_the_treasury_once(priced):
 def test_without_a_balance_nothing_is_held_and_spam_is_withheld_from_earnings(priced):
     assert priced.economy.deposit("contributor:ctr_a", "ctb_1") == "owed"
     assert priced.economy.judge("ctb_1", is_spam=True) == "owed"
-    priced.sell("k1")  # ctr_a earns 58 of it
+    priced.sell("k1")  # ctr_a earns 56 of it
     priced.economy.settle(scores(), {})
-    assert priced.available("contributor:ctr_a") == 8
+    assert priced.available("contributor:ctr_a") == 6
     assert priced.economy.judge("ctb_1", is_spam=True) == "forfeited"
     priced.economy.settle(scores(), {})
-    assert priced.available("contributor:ctr_a") == 8
+    assert priced.available("contributor:ctr_a") == 6
     priced.ledger.audit()
 
 
@@ -57,7 +57,7 @@ def test_what_is_owed_is_withheld_whole_or_not_yet(priced):
         priced.economy.judge(f"ctb_{number}", is_spam=True)
     priced.sell("k1")
     priced.economy.settle(scores(), {})
-    assert priced.available("contributor:ctr_a") == 8
+    assert priced.available("contributor:ctr_a") == 6
     assert priced.economy._deposits.owed_nano("contributor:ctr_a") == 50
 
 
@@ -66,7 +66,7 @@ def test_without_a_balance_an_accepted_contribution_owes_nothing(priced):
     assert priced.economy.judge("ctb_1", is_spam=False) == "returned"
     priced.sell("k1")
     priced.economy.settle(scores(), {})
-    assert priced.available("contributor:ctr_a") == 58
+    assert priced.available("contributor:ctr_a") == 56
 
 
 def test_a_datanet_and_an_adapter_are_paid_for_once(priced):

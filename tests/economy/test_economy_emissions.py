@@ -29,19 +29,19 @@ def test_contributors_get_the_rules_part_of_what_fees_paid_them(founded):
     founded.economy.settle(scores(), {})
     paid = founded.economy.payouts("contributor:ctr_a")
     assert [(one.code, one.funding, one.reference, one.amount_nano) for one in paid] == [
-        ("emission", "emission", "py:p0001", 11), ("payout", "fees", "py:p0001", 58),
+        ("emission", "emission", "py:p0001", 11), ("payout", "fees", "py:p0001", 56),
     ]  # fmt: skip
     assert founded.available("contributor:ctr_b") == 20 + 4
     assert founded.economy.vesting()["emitted_nano"] == {"p0001": 15}
     founded.economy.settle(scores(), {})
-    assert founded.available("contributor:ctr_a") == 69
+    assert founded.available("contributor:ctr_a") == 67
     founded.ledger.audit()
 
 
 def test_the_cap_is_the_periods(founded):
     founded.sell("k1", completion=100)
     founded.economy.settle(scores(), {})
-    assert founded.available("contributor:ctr_a") + founded.available("contributor:ctr_b") == 586 + 195 + 30
+    assert founded.available("contributor:ctr_a") + founded.available("contributor:ctr_b") == 563 + 195 + 30
     founded.ledger.audit()
 
 

@@ -91,9 +91,9 @@ def test_what_waits_in_a_pool_can_not_be_withdrawn_before_it_is_settled(tmp_path
         town.economy.withdraw("contributor:ctr_a", OPEN, ALICES, "w1")
     town.economy.settle(scores(), {})
     with pytest.raises(InvalidInput) as caught:
-        town.economy.withdraw("contributor:ctr_a", 58, ALICES, "w1")
+        town.economy.withdraw("contributor:ctr_a", 56, ALICES, "w1")
     assert caught.value.code == "below_minimum"  # and however small, it is there
-    assert town.available("contributor:ctr_a") == 58
+    assert town.available("contributor:ctr_a") == 56
 
 
 def test_the_minimum_is_a_parameter(tmp_path, clock):
@@ -120,7 +120,7 @@ def test_payouts_and_claims_export_as_csv_that_no_spreadsheet_runs(town):
     town.sell("k1")
     town.economy.settle(scores(), {"ctr_a": "user:alice"})
     rows = list(csv.DictReader(io.StringIO(town.economy.payouts_csv("user:alice"))))
-    assert [(row["amount_nano"], row["reference"], row["funding"]) for row in rows] == [("58", "py:p0001", "fees")]
+    assert [(row["amount_nano"], row["reference"], row["funding"]) for row in rows] == [("56", "py:p0001", "fees")]
     town.economy.grant("user:bob", OPEN, "bob")
     town.economy.withdraw("user:bob", OPEN, BOBS, "w1")
     number = town.economy.close_claims()

@@ -185,7 +185,7 @@ class TestMerges:
         ceiling = sum(gains[len(pool.answers) :]) / len(held_out)
         whole = sum(a.fee_nano * min(gain, ceiling) for a, gain in zip(pool.answers, gains, strict=False))
         found = world.attribute(market.economy.pool("both", pool.period))
-        assert found.scores.gain_nano == pytest.approx(whole, rel=1e-4)
+        assert found.scores.gain_nano == pytest.approx(whole, rel=1e-3)  # weights are rounded to nano-OPEN
         ((_, fees_nano),) = found.scores.ceilings
         assert (ceiling > 0, fees_nano) == (True, sum(answer.fee_nano for answer in pool.answers))
 
