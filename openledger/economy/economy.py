@@ -320,6 +320,7 @@ class Economy(Offices):
         self._register.open_period(opened)
         self._periods.catch_up(opened, self._clock.now_ms())
         self._disputes = DisputeBook(self._ledger, self._db, self.parameters())
+        self._appeals = AppealBook(self._ledger, self.parameters())
         self._stakes.reward_due()
         self.erase_expired()
         return opened
