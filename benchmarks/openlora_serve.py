@@ -352,7 +352,8 @@ async def _http_loop(url: str, in_flight: int, num_requests: int) -> tuple[float
     async def worker(client: Any) -> None:
         nonlocal tokens
         while waiting:
-            tokens += await one(client, waiting.pop())
+            told = await one(client, waiting.pop())  # not in one line with +=, which would read the sum before the wait
+            tokens += told
 
     async with httpx.AsyncClient(timeout=600, limits=httpx.Limits(max_connections=64)) as client:
         begin = time.perf_counter()
