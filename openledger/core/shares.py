@@ -3,7 +3,7 @@
 I_c is contributor c's influence summed over the period, SE_c its standard error, G the adapter's gain over the base
 in the same unit, and z is governed. A settlement names the rule that it was made by, and is checked by that one.
 
-    shares/2    w_c = max(0, I_c - z SE_c^2 / E)      E = sqrt(sum over j of SE_j^2)
+    shares/2    w_c = max(0, I_c - z SE_c^2 / E)      E = sqrt(sum over j that are paid of SE_j^2)
                 D   = max(G, sum over j of max(0, I_j), sum over adapters of max(0, g) F)
     shares/1    w_c = max(0, I_c - z SE_c)            D = max(G, sum over j of max(0, I_j))
 
@@ -12,11 +12,16 @@ in the same unit, and z is governed. A settlement names the rule that it was mad
 What the w_c leave of D is `unattributed`: weak evidence pays nobody, and nothing is blown up to 100 %. Sums are
 clipped once for each contributor, after the period's sum, so that rows may be negative.
 
-E is the standard error of the sum of all influences, as if the errors were independent, and z E is what shares/2 leaves
-out of that sum. Each contributor bears of it what he brought into it: SE_c^2 / E is Euler's division of E (Tasche,
-1999), which is additive. So it makes no difference under how many names rows are sent, as long as their errors are
-independent, and somebody who brings little influence and much error bears his error himself. shares/1 took z SE_c from
-each name: two names lost sqrt(2) times what one would have lost.
+E is the standard error of the sum of the influences that are paid, as if the errors were independent, and z E is what
+shares/2 leaves out of that sum. Each contributor bears of it what he brought into it: SE_c^2 / E is Euler's division of
+E (Tasche, 1999), which is additive. So it makes no difference under how many names rows are sent, as long as their
+errors are independent, and somebody who brings little influence and much error bears his error himself. shares/1 took
+z SE_c from each name: two names lost sqrt(2) times what one would have lost.
+
+Who is paid nothing bears nothing, and must not lower what others bear: else junk is sent beside weak evidence to make
+it look certain. So E is taken over all with a positive score, those whom that leaves nothing are left out, and E is
+taken again, until nobody more falls out. E only falls and what is taken from each only rises, so the order doesn't
+matter.
 
 (g, F) are an adapter's *ceilings*: its mean gain on held-out answers, each counted up to their mean, and the fees of
 the answers it sold, which count up to the same mean. An answer is taken to owe g times its fee to the data, and what it
@@ -61,13 +66,28 @@ def shares_ppb(
     if whole <= 0:
         return {**dict.fromkeys(scores_nano, 0), UNATTRIBUTED: WHOLE_PPB}
     if rule == RULE_1:
-        scale, taken = 1000, {name: z_milli * error for name, error in errors_nano.items()}
+        scale = 1000
+        weights = {name: scale * score - z_milli * errors_nano[name] for name, score in scores_nano.items()}
     else:
-        total = max(1, isqrt(sum(error**2 for error in errors_nano.values())))
-        scale, taken = 1000 * total, {name: z_milli * error**2 for name, error in errors_nano.items()}
-    weights = {name: max(0, scale * score - taken[name]) for name, score in scores_nano.items()}
+        scale, weights = _borne_together(scores_nano, errors_nano, z_milli)
+    weights = {name: max(0, weights.get(name, 0)) for name in scores_nano}
     weights[UNATTRIBUTED] = scale * whole - sum(weights.values())
     return split(WHOLE_PPB, weights)
+
+
+def _borne_together(
+    scores_nano: Mapping[str, int], errors_nano: Mapping[str, int], z_milli: int
+) -> tuple[int, dict[str, int]]:
+    """A scale, and w_c times it of those who are paid by shares/2."""
+    paid = {name for name, score in scores_nano.items() if score > 0}
+    while True:
+        total = max(1, isqrt(sum(errors_nano[name] ** 2 for name in paid)))
+        scale = 1000 * total
+        weights = {name: scale * scores_nano[name] - z_milli * errors_nano[name] ** 2 for name in paid}
+        left = {name for name in paid if weights[name] > 0}
+        if left == paid:
+            return scale, weights
+        paid = left
 
 
 def ceiling_nano(ceilings: Sequence[Sequence[int]]) -> int:

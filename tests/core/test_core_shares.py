@@ -38,7 +38,7 @@ def test_by_the_first_rule_a_score_within_its_error_pays_nothing(drawn, gain):
 def test_a_score_within_its_part_of_the_sums_error_pays_nothing(drawn, gain):
     shares, squares = shares_of(drawn, gain), sum(error**2 for _, error in drawn.values())
     for name, (score, error) in drawn.items():
-        if score <= 0 or score**2 * squares <= error**4:
+        if score <= 0 or 0 < score**2 * squares <= error**4:
             assert shares[name] == 0
 
 
@@ -59,6 +59,15 @@ def test_rows_are_worth_the_same_under_any_number_of_names(rows, gain):
 def test_what_is_left_out_is_the_sums_error():
     shares = shares_ppb({"a": 500, "b": 300}, {"a": 30, "b": 40}, 1000, 1000)  # E = 50: 18 and 32
     assert shares == {"a": 482_000_000, "b": 268_000_000, UNATTRIBUTED: 250_000_000}
+
+
+@given(st.integers(0, 10**6), st.integers(1, 10**6))
+def test_junk_beside_weak_evidence_makes_it_no_more_certain(score, error):
+    """Neither what is paid nothing at once, nor what falls out only when others have."""
+    alone = shares_ppb({"a": 60, "b": 1000}, {"a": 60, "b": 10}, 2000, 1000)
+    beside = shares_ppb({"a": 60, "b": 1000, "j": 0, "k": 1}, {"a": 60, "b": 10, "j": error, "k": 60}, 2000, 1000)
+    assert [beside[name] for name in ("a", "b", "j")] == [alone["a"], alone["b"], 0]
+    assert shares_ppb({"a": 60, "j": -score}, {"a": 60, "j": error}, 100, 1000)["a"] == 0
 
 
 def test_little_influence_and_much_error_earn_nothing_whatever_the_others_bring():
