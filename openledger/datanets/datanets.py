@@ -243,7 +243,7 @@ class Datanets:
         """Keep the row of an appeal until it is closed, and tell what the gate had said; the same again keeps it once.
 
         Raises InvalidInput (`invalid_signature`; `wrong_row` for another row than was judged), NotFound
-        (`unknown_contribution`), Forbidden (`not_the_contributor`), Conflict (`row_accepted`).
+        (`unknown_contribution`), Forbidden (`not_the_contributor`), Conflict (`row_accepted`, `row_removed`).
         """
         return self._registry.appeals.hold(appeal, self._clock.now_ms())
 
@@ -488,6 +488,7 @@ class Datanets:
         return self._forget(known or removal)
 
     def _forget(self, removal: Removal) -> Removal:
+        self._registry.appeals.close_removed()
         for number, ids in self._placed(removal.row_ids).items():
             self._shards[number].remove(removal.datanet, ids)
         self._forget_words()
