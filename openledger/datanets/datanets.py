@@ -231,6 +231,11 @@ class Datanets:
             )
         return found
 
+    def judged(self, identifier: str) -> ContributionReceipt | None:
+        """What `contribute` answers, or will once storage is back: the verdicts are fixed before the rows are stored.
+        None for a contribution that wasn't judged."""
+        return self._registry.receipt(identifier)
+
     def preview(self, contribution: Contribution) -> tuple[Verdict, ...]:
         """The verdicts that `contribute` would give now; stores nothing."""
         self._check(contribution)

@@ -18,6 +18,7 @@ from openledger.adapters.sources import SourceRules
 from openledger.core.clock import SystemClock
 from openledger.core.errors import InvalidInput, NotFound
 from openledger.core.ids import new_id
+from openledger.core.signed import contribution_id
 from openledger.core.values import (
     Contribution,
     ContributionReceipt,
@@ -217,7 +218,9 @@ class LiveService(Claims):
 
     async def contribute(self, contribution: Contribution) -> ContributionReceipt:
         receipt = await self.desk.deposited(
-            contribution, lambda: answered(self._datanets.contribute.remote(contribution))
+            contribution,
+            lambda: answered(self._datanets.contribute.remote(contribution)),
+            lambda: answered(self._datanets.judged.remote(contribution_id(contribution))),
         )
         await self._log_seals()
         return receipt

@@ -465,6 +465,18 @@ def contributed(datanets, name="ada"):
     return who.contributor_id
 
 
+async def test_a_contribution_whose_answer_is_lost_is_judged_all_the_same(service, economy):
+    key = SigningKey(b"b" * 32)
+    sent = sign_contribution(key, "greek", [RowDraft(prompt="What does beta do?", completion="It ends.")], "1")
+    service._datanets.away, service._datanets.done = {"contribute"}, True
+    with pytest.raises(Unavailable):
+        await service.contribute(sent)
+    told = economy.reputation(sent.contributor_id, "greek")
+    assert told["ppm"] != economy.reputation("ctr_new", "greek")["ppm"]
+    await service.contribute(sent)
+    assert economy.reputation(sent.contributor_id, "greek") == told
+
+
 async def test_datanets_are_told_without_a_report(service, datanets):
     contributed(datanets)
     datanets.publish("greek")
