@@ -315,6 +315,13 @@ class Datanets:
         """Everything that was taken back from the Datanet, oldest first."""
         return self._registry.tombstones.of_datanet(self._registry.datanet(name).name)
 
+    def unlogged_removals(self) -> list[Removal]:
+        """Removals that the log lacks; whoever has put one there says so by `mark_removal_logged`."""
+        return self._registry.tombstones.unlogged()
+
+    def mark_removal_logged(self, removal_id: str) -> None:
+        self._registry.tombstones.mark_logged(removal_id)
+
     def tombstones(self, name: str, number: int) -> list[Tombstone]:
         """Of the version's rows that were removed since it was published."""
         return self._registry.tombstones.of_rows(read_row_ids(self._folder / "versions", self.version(name, number)))

@@ -7,6 +7,7 @@ Owns the translation from the economy's answers; knows neither Ray nor HTTP. `as
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 from openledger.core.errors import Unavailable
@@ -22,18 +23,24 @@ class Ask(Protocol):
 
 
 class Desk:
-    """Every refusal is an OpenLedgerError. Money is integers of nano-OPEN."""
+    """Every refusal is an OpenLedgerError. Money is integers of nano-OPEN. `catch_up` is called beside the economy's
+    clock: it does what a crash between Datanets and log left undone."""
 
-    def __init__(self, ask: Ask):
+    def __init__(self, ask: Ask, catch_up: Callable[[], Awaitable[None]] | None = None):
         self._ask = ask
+        self._catch_up = catch_up
 
     async def keep_time(self, interval_s: float = 60.0) -> None:
         """Until cancelled: let what time brings (releases, passed proposals, cooled stake) happen by itself."""
+        due: list[Callable[[], Awaitable[Any]]] = [partial(self._ask, "run_due")]
+        if self._catch_up is not None:
+            due.append(self._catch_up)
         while True:
-            try:
-                await self._ask("run_due")
-            except Exception:  # noqa: BLE001 - a clock that stops at one failure would stop all that is due later
-                _log.exception("what is due has to wait")
+            for step in due:
+                try:
+                    await step()
+                except Exception:  # noqa: BLE001 - a clock that stops at one failure would stop all that is due later
+                    _log.exception("what is due has to wait")
             await asyncio.sleep(interval_s)
 
     async def stakes(self, account: str) -> dict[str, Any]:
