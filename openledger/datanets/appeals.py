@@ -23,6 +23,7 @@ from openledger.core.signed import contribution_id
 from openledger.core.signing import SigningKey
 from openledger.core.values import Contribution, RowDraft
 from openledger.datanets.contribution import draft_json, leads_to, row_ids, row_path
+from openledger.datanets.tombstones import REMOVED
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS appeals (
@@ -83,6 +84,8 @@ class AppealStore:
         """See `Datanets.hold_appeal`."""
         check_appeal_signature({name: getattr(appeal, name) for name in Appeal.__dataclass_fields__})
         sequence, judged = self._judged(appeal)
+        if self._connection.execute(f"SELECT 1 WHERE ? IN ({REMOVED})", (appeal.row_id,)).fetchone():
+            raise Conflict(f"{appeal.row_id} was taken back", code="row_removed", param="row_id")
         held = self.find(appeal.row_id)
         if held is not None and held.draft is None:
             raise Conflict(f"the verdict on {appeal.row_id} was appealed before", code="appeal_exists", param="row_id")
@@ -118,6 +121,14 @@ class AppealStore:
     def close(self, row_id: str, state: AppealState) -> None:
         with self._writing():
             self._close(row_id, state)
+        self._forget()
+
+    def close_removed(self) -> None:
+        """Rows that were taken back are not kept for an appeal either; the log lets it lapse."""
+        with self._writing():
+            self._connection.execute(
+                f"UPDATE appeals SET state = 'lapsed', draft = NULL WHERE draft IS NOT NULL AND row_id IN ({REMOVED})"
+            )
         self._forget()
 
     def accept(self, row_id: str, repeating: Mapping[str, str]) -> None:

@@ -231,6 +231,11 @@ class Datanets:
             )
         return found
 
+    def judged(self, identifier: str) -> ContributionReceipt | None:
+        """What `contribute` answers, or will once storage is back: the verdicts are fixed before the rows are stored.
+        None for a contribution that wasn't judged."""
+        return self._registry.receipt(identifier)
+
     def preview(self, contribution: Contribution) -> tuple[Verdict, ...]:
         """The verdicts that `contribute` would give now; stores nothing."""
         self._check(contribution)
@@ -243,7 +248,7 @@ class Datanets:
         """Keep the row of an appeal until it is closed, and tell what the gate had said; the same again keeps it once.
 
         Raises InvalidInput (`invalid_signature`; `wrong_row` for another row than was judged), NotFound
-        (`unknown_contribution`), Forbidden (`not_the_contributor`), Conflict (`row_accepted`).
+        (`unknown_contribution`), Forbidden (`not_the_contributor`), Conflict (`row_accepted`, `row_removed`).
         """
         return self._registry.appeals.hold(appeal, self._clock.now_ms())
 
@@ -309,6 +314,13 @@ class Datanets:
     def removals(self, name: str) -> list[Removal]:
         """Everything that was taken back from the Datanet, oldest first."""
         return self._registry.tombstones.of_datanet(self._registry.datanet(name).name)
+
+    def unlogged_removals(self) -> list[Removal]:
+        """Removals that the log lacks; whoever has put one there says so by `mark_removal_logged`."""
+        return self._registry.tombstones.unlogged()
+
+    def mark_removal_logged(self, removal_id: str) -> None:
+        self._registry.tombstones.mark_logged(removal_id)
 
     def tombstones(self, name: str, number: int) -> list[Tombstone]:
         """Of the version's rows that were removed since it was published."""
@@ -488,6 +500,7 @@ class Datanets:
         return self._forget(known or removal)
 
     def _forget(self, removal: Removal) -> Removal:
+        self._registry.appeals.close_removed()
         for number, ids in self._placed(removal.row_ids).items():
             self._shards[number].remove(removal.datanet, ids)
         self._forget_words()

@@ -1,7 +1,8 @@
 """Removals and their tombstones, in the registry's SQLite file.
 
 A removal is `pending` from the moment its tombstones are fixed until the shards have forgotten its rows. From that
-moment on its rows are out: of every list of rows, of the next version, and of the order of credit.
+moment on its rows are out: of every list of rows, of the next version, and of the order of credit. It is `logged` once
+whoever put it into the log has said so.
 """
 
 import json
@@ -19,7 +20,7 @@ CREATE TABLE IF NOT EXISTS removals (
     sequence INTEGER PRIMARY KEY, removal_id TEXT NOT NULL UNIQUE, datanet TEXT NOT NULL REFERENCES datanets (name),
     kind TEXT NOT NULL CHECK (kind IN ('withdrawn', 'removed')), by TEXT NOT NULL, reason TEXT NOT NULL,
     row_ids TEXT NOT NULL, rows_root TEXT NOT NULL, signed TEXT NOT NULL, removed_ms INTEGER NOT NULL,
-    pending INTEGER NOT NULL
+    pending INTEGER NOT NULL, logged INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE TABLE IF NOT EXISTS removed_rows (
     row_id TEXT PRIMARY KEY, sequence INTEGER NOT NULL REFERENCES removals (sequence),
@@ -35,6 +36,7 @@ class Tombstones:
     def __init__(self, connection: apsw.Connection, writing: Callable[[], AbstractContextManager[None]]):
         self._connection = connection
         self._writing = writing
+        self._add_logged()
 
     def begin(self, removal: Removal, tombstones: Iterable[Tombstone]) -> None:
         """Durable. From here on the rows will be forgotten, by this process or the next."""
@@ -63,6 +65,14 @@ class Tombstones:
     def pending(self) -> list[Removal]:
         return self._select("WHERE pending = 1 ORDER BY sequence", ())
 
+    def unlogged(self) -> list[Removal]:
+        """What the shards have forgotten and the log lacks, oldest first."""
+        return self._select("WHERE pending = 0 AND logged = 0 ORDER BY sequence", ())
+
+    def mark_logged(self, removal_id: str) -> None:
+        with self._writing():
+            self._connection.execute("UPDATE removals SET logged = 1 WHERE removal_id = ?", (removal_id,))
+
     def of_datanet(self, datanet: str) -> list[Removal]:
         """Oldest first."""
         return self._select("WHERE datanet = ? ORDER BY sequence", (datanet,))
@@ -75,6 +85,12 @@ class Tombstones:
         query = "SELECT row_id, salt, digest FROM removed_rows WHERE row_id = ?"
         found: list[Any] = [self._connection.execute(query, (row_id,)).fetchone() for row_id in row_ids]
         return [Tombstone(row_id=row[0], salt=row[1], digest=row[2]) for row in found if row is not None]
+
+    def _add_logged(self) -> None:
+        """Registries of before had no such column; theirs go into the log again, which changes nothing there."""
+        columns = {name for _, name, *_ in self._connection.execute("PRAGMA table_info(removals)")}
+        if "logged" not in columns:
+            self._connection.execute("ALTER TABLE removals ADD COLUMN logged INTEGER NOT NULL DEFAULT 0")
 
     def _select(self, where: str, values: tuple[str, ...]) -> list[Removal]:
         rows: list[Any] = self._connection.execute(f"SELECT {_COLUMNS} FROM removals {where}", values).fetchall()

@@ -7,9 +7,10 @@ Owns the translation from the economy's answers; knows neither Ray nor HTTP. `as
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any, Protocol
 
-from openledger.core.errors import OpenLedgerError
+from openledger.core.errors import Unavailable
 from openledger.core.signed import contribution_id
 from openledger.core.values import Contribution, ContributionReceipt
 from openledger.datanets.contribution import check_signature
@@ -22,18 +23,24 @@ class Ask(Protocol):
 
 
 class Desk:
-    """Every refusal is an OpenLedgerError. Money is integers of nano-OPEN."""
+    """Every refusal is an OpenLedgerError. Money is integers of nano-OPEN. `catch_up` is called beside the economy's
+    clock: it does what a crash between Datanets and log left undone."""
 
-    def __init__(self, ask: Ask):
+    def __init__(self, ask: Ask, catch_up: Callable[[], Awaitable[None]] | None = None):
         self._ask = ask
+        self._catch_up = catch_up
 
     async def keep_time(self, interval_s: float = 60.0) -> None:
         """Until cancelled: let what time brings (releases, passed proposals, cooled stake) happen by itself."""
+        due: list[Callable[[], Awaitable[Any]]] = [partial(self._ask, "run_due")]
+        if self._catch_up is not None:
+            due.append(self._catch_up)
         while True:
-            try:
-                await self._ask("run_due")
-            except Exception:  # noqa: BLE001 - a clock that stops at one failure would stop all that is due later
-                _log.exception("what is due has to wait")
+            for step in due:
+                try:
+                    await step()
+                except Exception:  # noqa: BLE001 - a clock that stops at one failure would stop all that is due later
+                    _log.exception("what is due has to wait")
             await asyncio.sleep(interval_s)
 
     async def stakes(self, account: str) -> dict[str, Any]:
@@ -90,22 +97,45 @@ class Desk:
         return str(await self._ask("payouts_csv", account))
 
     async def deposited(
-        self, contribution: Contribution, send: Callable[[], Awaitable[ContributionReceipt]]
+        self,
+        contribution: Contribution,
+        send: Callable[[], Awaitable[ContributionReceipt]],
+        judged: Callable[[], Awaitable[ContributionReceipt | None]],
     ) -> ContributionReceipt:
         """What `send` answers, a contribution's deposit held meanwhile; kept where it was spam, else given back. What
-        the gate said counts for the contributor's reputation. Raises InvalidInput (`invalid_signature`) before all."""
+        the gate said counts for the contributor's reputation. Raises InvalidInput (`invalid_signature`) before all.
+
+        Where `send` fails, `judged` tells whether the gate has judged the rows all the same: by that the deposit is
+        decided. Where it hasn't and storage was away, the deposit stays for when the same is sent again.
+        """
         check_signature(contribution)  # nobody has others' deposits held
         name, contributor = contribution_id(contribution), contribution.contributor_id
         await self._ask("deposit", f"contributor:{contributor}", name)
         try:
             receipt = await send()
-        except OpenLedgerError:
-            await self._ask("judge", name, False)
+        except Exception as error:
+            await self._decide_failed(name, judged, may_come=isinstance(error, Unavailable))
             raise
-        outcomes = _outcomes(receipt)
-        await self._ask("judge", name, 2 * outcomes["spam"] > len(receipt.verdicts))
-        await self._ask("record_outcomes", contributor, contribution.datanet, outcomes, name)
+        await self._decide(receipt)
         return receipt
+
+    async def _decide(self, receipt: ContributionReceipt) -> None:
+        name, outcomes = receipt.contribution_id, _outcomes(receipt)
+        await self._ask("judge", name, 2 * outcomes["spam"] > len(receipt.verdicts))
+        await self._ask("record_outcomes", receipt.contributor_id, receipt.datanet, outcomes, name)
+
+    async def _decide_failed(
+        self, name: str, judged: Callable[[], Awaitable[ContributionReceipt | None]], *, may_come: bool
+    ) -> None:
+        """Raises nothing: the caller has an error to tell."""
+        try:
+            receipt = await judged()
+            if receipt is not None:
+                await self._decide(receipt)
+            elif not may_come:
+                await self._ask("judge", name, False)
+        except Exception:  # noqa: BLE001 - whatever it was, the deposit waits for the same contribution
+            _log.exception("the deposit of %s stays held until the same is sent again", name)
 
     async def explain(self, transfer_id: str) -> list[str]:
         """A transfer's derivation, line by line. Raises NotFound (`transfer_not_found`)."""

@@ -6,6 +6,7 @@ settlement are elsewhere and later; nothing here waits for them.
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, replace
@@ -16,8 +17,9 @@ from openledger.adapters.base_model import BaseModel, encode_messages, load_toke
 from openledger.adapters.registry import AdapterRegistry, RegisteredAdapter
 from openledger.adapters.sources import SourceRules
 from openledger.core.clock import SystemClock
-from openledger.core.errors import InvalidInput, NotFound
+from openledger.core.errors import Conflict, InvalidInput, NotFound
 from openledger.core.ids import new_id
+from openledger.core.signed import contribution_id
 from openledger.core.values import (
     Contribution,
     ContributionReceipt,
@@ -38,6 +40,8 @@ from openledger.platform.removals import AffectedAdapter, affected_adapters, che
 from openledger.platform.report import audit_entry, datanet_entry, displayed
 from openledger.platform.service import AnswerEvent, ModelEntry, NewAdapter
 from openledger.platform.workdir import Workdir
+
+_logger = logging.getLogger(__name__)
 
 
 class LiveService(Claims):
@@ -60,7 +64,7 @@ class LiveService(Claims):
         self._registry = AdapterRegistry(workdir.adapters)
         super().__init__(datanets, economy)
         self._ledger = ledger
-        self.desk = Desk(self._ask)
+        self.desk = Desk(self._ask, self._log_removals)
         self._answering = Answering(engine, economy, self._tokenizer)
         rules = sources or SourceRules(folders=(str(workdir.incoming),), schemes=("file",))
         self._intake = Intake(base, self._registry, datanets, rules)
@@ -217,7 +221,9 @@ class LiveService(Claims):
 
     async def contribute(self, contribution: Contribution) -> ContributionReceipt:
         receipt = await self.desk.deposited(
-            contribution, lambda: answered(self._datanets.contribute.remote(contribution))
+            contribution,
+            lambda: answered(self._datanets.contribute.remote(contribution)),
+            lambda: answered(self._datanets.judged.remote(contribution_id(contribution))),
         )
         await self._log_seals()
         return receipt
@@ -237,14 +243,31 @@ class LiveService(Claims):
         return await self._recorded(await answered(self._datanets.remove.remote(name, row_ids, account, reason)))
 
     async def _recorded(self, removal: Removal) -> dict[str, Any]:
-        """A removal is answered once the log has it; a retry of one that was cut off here puts it there."""
+        """A removal is answered once the log has it, and with it all that were cut off here before."""
+        statement = removal_statement(removal)
+        transfer_id = await self._log_removal(removal)
+        await self._log_removals()
+        adapters = affected_adapters(self._registry, self._workdir.indexes, removal.row_ids)
+        told = {name: statement[name] for name in ("removal_id", "datanet", "kind", "num_rows", "rows_root")}
+        return {**told, "transfer_id": transfer_id, "adapters": [_affected(one) for one in adapters]}
+
+    async def _log_removals(self) -> None:
+        """Put removals that the log lacks there, in their order; may be repeated, also by two at a time."""
+        waiting: list[Removal] = await answered(self._datanets.unlogged_removals.remote())
+        for removal in waiting:
+            try:
+                await self._log_removal(removal)
+            except Conflict:
+                _logger.exception("the log refuses the removal %s", removal.removal_id)
+
+    async def _log_removal(self, removal: Removal) -> str:
+        """The id of the transfer whose proof shows it."""
         statement = removal_statement(removal)
         transfers = removal_transfers(statement)
         await answered(self._ledger.create_accounts.remote(removal_accounts(removal.datanet)))
         check_recorded(await answered(self._ledger.commit.remote(transfers, statement)))
-        adapters = affected_adapters(self._registry, self._workdir.indexes, removal.row_ids)
-        told = {name: statement[name] for name in ("removal_id", "datanet", "kind", "num_rows", "rows_root")}
-        return {**told, "transfer_id": transfers[0].transfer_id, "adapters": [_affected(one) for one in adapters]}
+        await answered(self._datanets.mark_removal_logged.remote(removal.removal_id))
+        return transfers[0].transfer_id
 
     async def report(self) -> dict[str, Any]:
         """The report as it was written, its sources as the Datanets' display policies are now."""

@@ -13,6 +13,7 @@ from openledger.core.errors import Conflict, Forbidden, InvalidInput, NotFound
 from openledger.core.values import Contribution, RowDraft
 from openledger.datanets.appeals import AppealStore, appeal_of
 from openledger.datanets.datanets import Datanets
+from openledger.datanets.removal import sign_withdrawal
 from openledger.datanets.shard import ShardHost
 
 NOISE = RowDraft(prompt="What does pack.crc do?", completion="Xqzv wvkx zzqj kqvx jxqz wqkz vxjq.", source="s")
@@ -191,6 +192,50 @@ class TestAnOverturnedVerdict:
         datanets.close_appeal(own.row_id, "overturned")
         (verdict,) = datanets.contribute(signed("eve", [PRIVATE])).verdicts
         assert (verdict.reasons, verdict.duplicate_of) == (("exact_duplicate",), own.row_id)
+
+
+class TestARowThatIsTakenBack:
+    def test_is_no_longer_kept_for_its_appeal(self, datanets, contribution, tmp_path: Path) -> None:
+        own = appeal(contribution, REVIEWED)
+        datanets.hold_appeal(own)
+        datanets.withdraw(sign_withdrawal(key_of("ada"), "docs", [own.row_id], "1"))
+        assert PRIVATE.completion.encode() not in files(tmp_path)
+        with pytest.raises(NotFound) as caught:
+            datanets.appealed_row(own.row_id)
+        assert (caught.value.code, datanets.held_appeals()) == ("row_not_kept", {})
+        datanets.close_appeal(own.row_id, "overturned")
+        assert datanets.stored_count("docs") == 3
+        assert verdicts(datanets, contribution)[REVIEWED] == "review"
+
+    @pytest.mark.parametrize("held_before", [False, True])
+    def test_is_not_taken_for_an_appeal(self, datanets, contribution, tmp_path: Path, held_before: bool) -> None:
+        own = appeal(contribution, REVIEWED)
+        if held_before:
+            datanets.hold_appeal(own)
+        datanets.remove("docs", [own.row_id], "acct_owner", "court_order")
+        with pytest.raises(Conflict) as caught:
+            datanets.hold_appeal(own)
+        assert (caught.value.code, datanets.held_appeals()) == ("row_removed", {})
+        assert PRIVATE.completion.encode() not in files(tmp_path)
+
+    def test_is_dropped_by_the_next_opening_where_a_crash_came_between(
+        self, datanets, contribution, tmp_path: Path, monkeypatch
+    ) -> None:
+        own = appeal(contribution, REVIEWED)
+        datanets.hold_appeal(own)
+
+        def crash(self):
+            raise PowerCut
+
+        monkeypatch.setattr(AppealStore, "close_removed", crash)
+        with pytest.raises(PowerCut):
+            datanets.withdraw(sign_withdrawal(key_of("ada"), "docs", [own.row_id], "1"))
+        monkeypatch.undo()
+        datanets.close()
+        again = open_datanets(tmp_path)
+        assert again.held_appeals() == {}
+        assert PRIVATE.completion.encode() not in files(tmp_path)
+        again.close()
 
 
 class PowerCut(BaseException):

@@ -15,6 +15,7 @@ from datanet_samples import ANSWERS, key_of, open_datanets, sample_drafts, signe
 from openledger.core import merkle
 from openledger.core.clock import ManualClock
 from openledger.core.errors import Conflict, Corrupt, InvalidInput, NotFound, Unavailable
+from openledger.core.signed import contribution_id
 from openledger.core.values import Row, RowDraft
 from openledger.datanets.datanets import Datanets
 from openledger.datanets.registry import Registry
@@ -271,6 +272,16 @@ class TestFailures:
         copied = datanets.contribute(signed("eve", sample_drafts(12)))
         assert {verdict.outcome for verdict in copied.verdicts} == {"reject"}
         assert datanets.publish("docs").num_rows == 12
+        datanets.close()
+
+    def test_verdicts_are_told_before_the_rows_are_stored(self, tmp_path: Path) -> None:
+        sent, datanets = signed("ada", sample_drafts(12)), _with_failing_shard(tmp_path, 0, "before")
+        assert datanets.judged(contribution_id(sent)) is None
+        with pytest.raises(Unavailable):
+            datanets.contribute(sent)
+        judged = datanets.judged(contribution_id(sent))
+        assert judged is not None
+        assert judged == datanets.contribute(sent)
         datanets.close()
 
     def test_a_lost_folder_is_noticed_and_its_shard_named(self, tmp_path: Path, datanets: Datanets) -> None:

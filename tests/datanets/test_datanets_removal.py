@@ -216,6 +216,42 @@ class TestForgetting:
         assert {"what", "does", "the", "function"} <= after.keys()
 
 
+class TestTheLog:
+    def test_lacks_a_removal_until_somebody_says_that_it_is_there(self, datanets: Datanets, tmp_path: Path) -> None:
+        ids = contribute(datanets)
+        first, second = (datanets.withdraw(withdrawal("ada", row_id)) for row_id in ids[:2])
+        datanets.mark_removal_logged(first.removal_id)
+        datanets.close()
+        again = open_datanets(tmp_path)
+        assert again.unlogged_removals() == [second]
+        again.withdraw(withdrawal("ada", ids[0]))
+        assert again.unlogged_removals() == [second]
+        again.close()
+
+    def test_of_before_is_told_anew(self, datanets: Datanets, tmp_path: Path) -> None:
+        removal = datanets.withdraw(withdrawal("ada", contribute(datanets)[0]))
+        datanets.mark_removal_logged(removal.removal_id)
+        datanets._registry._connection.execute("ALTER TABLE removals DROP COLUMN logged")
+        datanets.close()
+        again = open_datanets(tmp_path)
+        assert again.unlogged_removals() == [removal]
+        again.close()
+
+    def test_is_not_told_what_the_shards_still_hold(
+        self, datanets: Datanets, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        ids = contribute(datanets)
+        with monkeypatch.context() as patch:
+            patch.setattr(ShardHost, "remove", crash)
+            with pytest.raises(Crash):
+                datanets.withdraw(withdrawal("ada", ids[0]))
+        assert datanets.unlogged_removals() == []
+        datanets.close()
+        again = open_datanets(tmp_path)
+        assert [removal.row_ids for removal in again.unlogged_removals()] == [(ids[0],)]
+        again.close()
+
+
 class Crash(Exception):
     pass
 

@@ -6,7 +6,7 @@ import pytest
 from economy_values import Town
 
 from openledger.core.clock import ManualClock
-from openledger.core.errors import InvalidInput, NotFound
+from openledger.core.errors import InvalidInput, NotFound, Unavailable
 from openledger.core.signed import contribution_id
 from openledger.core.signing import SigningKey
 from openledger.core.values import ContributionReceipt, RowDraft, Verdict
@@ -46,6 +46,10 @@ def gate(town: Town, *reasons: str | None):
     return send, seen
 
 
+async def never() -> None:
+    """Of a contribution that the gate never judged."""
+
+
 @pytest.mark.parametrize(
     ("reasons", "left"),
     [
@@ -57,7 +61,7 @@ def gate(town: Town, *reasons: str | None):
 async def test_more_than_half_spam_loses_the_deposit_once(town: Town, reasons, left):
     send, seen = gate(town, *reasons)
     for _ in range(2):
-        await town.desk().deposited(SIGNED, send)
+        await town.desk().deposited(SIGNED, send, never)
     assert (seen[0], town.available(ACCOUNT)) == (950, left)
     town.ledger.audit()
 
@@ -65,7 +69,7 @@ async def test_more_than_half_spam_loses_the_deposit_once(town: Town, reasons, l
 async def test_what_the_gate_said_counts_for_the_reputation_once(town: Town):
     send, _ = gate(town, None, None, None, "noise")
     for _ in range(2):
-        await town.desk().deposited(SIGNED, send)
+        await town.desk().deposited(SIGNED, send, never)
     assert town.economy.reputation(SIGNED.contributor_id, "py-docs")["ppm"] == 216_943
 
 
@@ -74,8 +78,49 @@ async def test_where_the_gate_refuses_all_of_it_the_deposit_comes_back(town: Tow
         raise NotFound("no such Datanet", code="unknown_datanet")
 
     with pytest.raises(NotFound):
-        await town.desk().deposited(SIGNED, send)
+        await town.desk().deposited(SIGNED, send, never)
     assert town.available(ACCOUNT) == 1000
+
+
+def failing(error: Exception):
+    async def send() -> ContributionReceipt:
+        raise error
+
+    return send
+
+
+AWAY = Unavailable("no answer", code="actor_unavailable")
+
+
+@pytest.mark.parametrize("error", [AWAY, RuntimeError("the answer was lost")])
+@pytest.mark.parametrize(("reason", "left"), [("noise", 950), (None, 1000)])
+async def test_where_the_answer_is_lost_the_deposit_goes_by_what_the_gate_said(town: Town, error, reason, left):
+    judged, _ = gate(town, *[reason] * 4)
+    with pytest.raises(type(error)):
+        await town.desk().deposited(SIGNED, failing(error), judged)
+    assert (town.available(ACCOUNT), town.economy.balance(ACCOUNT).posted_nano) == (left, left)
+    town.ledger.audit()
+
+
+async def test_where_storage_is_away_the_deposit_waits_for_the_verdict(town: Town):
+    with pytest.raises(Unavailable):
+        await town.desk().deposited(SIGNED, failing(AWAY), never)
+    assert (town.available(ACCOUNT), town.economy.balance(ACCOUNT).posted_nano) == (950, 1000)
+    send, _ = gate(town, *["noise"] * 4)
+    await town.desk().deposited(SIGNED, send, never)
+    assert (town.available(ACCOUNT), town.economy.balance(ACCOUNT).posted_nano) == (950, 950)
+
+
+async def test_an_error_of_nobodys_before_the_gate_gives_the_deposit_back(town: Town):
+    with pytest.raises(RuntimeError):
+        await town.desk().deposited(SIGNED, failing(RuntimeError("a defect")), never)
+    assert town.available(ACCOUNT) == 1000
+
+
+async def test_where_nobody_can_tell_what_the_gate_said_the_first_error_is_told(town: Town):
+    with pytest.raises(RuntimeError, match="a defect"):
+        await town.desk().deposited(SIGNED, failing(RuntimeError("a defect")), failing(AWAY))
+    assert (town.available(ACCOUNT), town.economy.balance(ACCOUNT).posted_nano) == (950, 1000)
 
 
 async def test_nobody_has_anothers_deposit_held(town: Town):
@@ -83,5 +128,5 @@ async def test_nobody_has_anothers_deposit_held(town: Town):
 
     send, seen = gate(town, None)
     with pytest.raises(InvalidInput) as caught:
-        await town.desk().deposited(replace(SIGNED, nonce="1"), send)
+        await town.desk().deposited(replace(SIGNED, nonce="1"), send, never)
     assert (caught.value.code, seen) == ("invalid_signature", [])

@@ -465,6 +465,79 @@ def contributed(datanets, name="ada"):
     return who.contributor_id
 
 
+def contributed_row(datanets, name="ada"):
+    """The id of an accepted one."""
+    drafts = [RowDraft(prompt=f"What does {name} do?", completion=f"It joins {name} with the names before it.")]
+    key = SigningKey(hashlib.sha256(name.encode()).digest())
+    (verdict,) = datanets.contribute(sign_contribution(key, "greek", drafts, "1")).verdicts
+    assert verdict.outcome == "accept"
+    return verdict.row_id
+
+
+async def kept_time(service):
+    """As a start of the API does."""
+    keeping = asyncio.create_task(service.desk.keep_time(60.0))
+    for _ in range(100):
+        await asyncio.sleep(0)
+    await hang_up(keeping)
+
+
+async def test_a_removal_that_was_cut_off_before_the_log_is_put_there_by_the_next_start(service, datanets, economy):
+    row_id = contributed_row(datanets)
+    service._ledger = Remote(economy._ledger)
+    service._ledger.away = {"commit"}
+    with pytest.raises(Unavailable):
+        await service.remove_rows("user:owner", "greek", [row_id], "court_order")
+    (removal,) = datanets.removals("greek")
+    assert economy._ledger.find(removal.removal_id) is None
+    await kept_time(service)
+    assert economy._ledger.find(removal.removal_id) is not None
+    assert datanets.unlogged_removals() == []
+    economy._ledger.audit()
+
+
+async def test_a_removal_that_was_cut_off_before_the_log_is_put_there_by_the_next_removal(service, datanets, economy):
+    first, second = contributed_row(datanets), contributed_row(datanets, "bob")
+    cut_off = datanets.remove("greek", [first], "user:owner", "court_order")
+    service._ledger = Remote(economy._ledger)
+    told = await service.remove_rows("user:owner", "greek", [second], "court_order")
+    assert told["transfer_id"] != cut_off.removal_id
+    assert economy._ledger.find(cut_off.removal_id) is not None
+    assert datanets.unlogged_removals() == []
+
+
+async def test_a_removal_that_the_log_refuses_keeps_no_other_from_it(service, datanets, economy, monkeypatch):
+    refused, other = (datanets.remove("greek", [contributed_row(datanets, name)], "user:owner", "court_order")
+                      for name in ("ada", "bob"))  # fmt: skip
+    ledger = Remote(economy._ledger)
+    commit = economy._ledger.commit
+    monkeypatch.setattr(
+        economy._ledger,
+        "commit",
+        lambda transfers, statement: (
+            ["exists_with_different_statement"] * 2
+            if statement["removal_id"] == refused.removal_id
+            else commit(transfers, statement)
+        ),
+    )
+    service._ledger = ledger
+    await service._log_removals()
+    assert datanets.unlogged_removals() == [refused]
+    assert economy._ledger.find(other.removal_id) is not None
+
+
+async def test_a_contribution_whose_answer_is_lost_is_judged_all_the_same(service, economy):
+    key = SigningKey(b"b" * 32)
+    sent = sign_contribution(key, "greek", [RowDraft(prompt="What does beta do?", completion="It ends.")], "1")
+    service._datanets.away, service._datanets.done = {"contribute"}, True
+    with pytest.raises(Unavailable):
+        await service.contribute(sent)
+    told = economy.reputation(sent.contributor_id, "greek")
+    assert told["ppm"] != economy.reputation("ctr_new", "greek")["ppm"]
+    await service.contribute(sent)
+    assert economy.reputation(sent.contributor_id, "greek") == told
+
+
 async def test_datanets_are_told_without_a_report(service, datanets):
     contributed(datanets)
     datanets.publish("greek")
