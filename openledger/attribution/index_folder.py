@@ -171,6 +171,8 @@ class IndexFolder:
         if not self.finished:
             views = [self._finished_view(number) for number in range(len(self.plan.views))]
             write_json_durably(self.folder / "index.json", {**self.plan.document(), "finished": views})
+            for half_written in self.folder.rglob(".*.new"):  # of workers that were killed
+                half_written.unlink(missing_ok=True)
 
     def _finished_view(self, view: int) -> dict[str, Any]:
         plan, places = self.plan, {name: at for at, name in enumerate(self.plan.contributors)}

@@ -227,8 +227,10 @@ class Answering:
                 if begun or attempt == 2 or lost.code != "engine_lost":
                     raise lost from error
             finally:
-                if not ended and hasattr(stream, "cancel"):
+                if not ended and hasattr(stream, "cancel"):  # Serve's
                     stream.cancel()
+                elif not ended:
+                    await stream.aclose()
 
     def _told(self, one: Asked, event: TokenEvent, receipt: Receipt | None) -> AnswerEvent:
         return AnswerEvent(

@@ -87,7 +87,7 @@ def test_a_member_is_trained_on_a_gpu_only_where_one_was_asked_for(world, tmp_pa
     monkeypatch.setattr(trainer_module.ray, "put", lambda value: value)
     monkeypatch.setattr(trainer_module, "_remote", run_here)
     monkeypatch.setattr(trainer_module, "_finish", lambda tasks, called, on_done: None)
-    monkeypatch.setattr(trainer_module, "run_bank", lambda *_, device=None: devices.append(device) or bank)
+    monkeypatch.setattr(trainer_module, "run_bank", lambda *_, device=None, start=None: devices.append(device) or bank)
     train_bank(tmp_path / "bank", record, base, examples, plan.members[:1], num_gpus=num_gpus)
     assert devices == [None, device]  # the driver's own bank trains nothing
     assert asked == [num_gpus]
