@@ -1,6 +1,8 @@
 """Adapters added and removed while the service runs: who may, what is checked, and that a refusal leaves nothing."""
 
 import json
+import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -175,6 +177,53 @@ class TestRefusing:
         with pytest.raises(InvalidInput):
             await intake.add(OWNER, new(source))
         assert left(registry) == []
+
+
+class TestCards:
+    async def test_a_refused_card_changes_none_that_is_here(
+        self, intake: Intake, registry: AdapterRegistry, source: Path, datanets: Any
+    ) -> None:
+        added = await intake.add(OWNER, new(source))
+        card = load_card(Path(added.folder))
+        save_card(source, replace(card, contributors={"ctr_thief": 1}))
+        assert await refused(intake, registry, "user:thief", new(source, name="mine")) == "not_the_owner"
+        assert load_card(Path(added.folder)) == card
+
+    async def test_another_card_of_the_same_weights_is_refused(
+        self, intake: Intake, registry: AdapterRegistry, source: Path
+    ) -> None:
+        added = await intake.add(OWNER, new(source))
+        card = load_card(Path(added.folder))
+        save_card(source, replace(card, contributors={"ctr_thief": 1}))
+        assert await refused(intake, registry, OWNER, new(source)) == "card_conflict"
+        assert load_card(Path(added.folder)) == card
+
+    async def test_the_folder_that_is_registered_is_used_and_what_was_evaluated_stays(
+        self, intake: Intake, registry: AdapterRegistry, source: Path
+    ) -> None:
+        trained = registry.root / "trained"
+        shutil.copytree(source, trained)
+        save_card(trained, replace(load_card(trained), final_loss=math.nan, evaluation={"rouge": 0.5}))
+        save_card(source, replace(load_card(source), final_loss=math.nan))
+        registry.register("zeta", trained, adapter_digest(source))
+        assert (await intake.add(OWNER, new(source))).folder == str(trained)
+        assert load_card(trained).evaluation == {"rouge": 0.5}
+        assert left(registry) == []
+
+    async def test_a_parent_that_is_not_here_is_refused(
+        self, intake: Intake, registry: AdapterRegistry, source: Path
+    ) -> None:
+        save_card(source, replace(load_card(source), parents=(("ab" * 32, "1"),)))
+        assert await refused(intake, registry, OWNER, new(source)) == "missing_parent"
+        assert left(registry) == []
+
+    async def test_a_parent_that_is_here_is_taken(
+        self, intake: Intake, registry: AdapterRegistry, source: Path, base: BaseModel
+    ) -> None:
+        parent = await intake.add(OWNER, new(source))
+        _rewrite(source, base, seed=2)
+        save_card(source, replace(load_card(source), parents=((parent.digest, "1"),)))
+        assert (await intake.add(OWNER, new(source, name="beta"))).digest == adapter_digest(source)
 
 
 class TestRemoving:
