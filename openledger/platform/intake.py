@@ -64,7 +64,7 @@ class Intake:
             if known.terms is None or not known.may_be_asked_by(account):
                 raise NotFound(f"there is no model {name!r}", code="unknown_model", param="model")
             self._check_owner(account, name)
-            await asyncio.to_thread(self._registry.remove, name)
+            await asyncio.to_thread(self._registry.retire, name)
 
     @cached_property
     def _shapes(self) -> BaseShapes:

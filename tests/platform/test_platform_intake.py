@@ -133,6 +133,7 @@ class TestAdding:
         second = await intake.add(OWNER, new(source, replace=True))
         assert registry.get("alpha").digest == second.digest != first.digest
         assert Path(first.folder).is_dir()  # what is being answered under it ends as it began
+        assert registry.find_digest(first.digest).terms is None  # and what was sold is settled
 
     async def test_what_is_shared_is_kept_with_it(
         self, intake: Intake, registry: AdapterRegistry, source: Path
@@ -232,8 +233,11 @@ class TestRemoving:
     ) -> None:
         added = await intake.add(OWNER, new(source))
         await intake.remove(OWNER, "alpha")
-        assert registry.list() == ()
+        assert registry.page(account=OWNER) == ()
+        with pytest.raises(NotFound):
+            registry.get("alpha")
         assert Path(added.folder).is_dir()
+        assert registry.find_digest(added.digest).folder == added.folder  # its pool is still to be settled
 
     async def test_is_the_owners(self, intake: Intake, registry: AdapterRegistry, source: Path) -> None:
         await intake.add(OWNER, new(source))
