@@ -290,7 +290,8 @@ def merge(
 def offer(
     registry: AdapterRegistry, name: str, folder: Path, card: AdapterCard, owner: str, prices: tuple[int, int]
 ) -> AdapterTerms:
-    """Sell the adapter in `folder` as `name` from now on. One that was sold under the name stays findable."""
+    """Sell the adapter in `folder` as `name` from now on, to those who could ask `name` before. One that was sold under
+    it stays findable."""
     terms = AdapterTerms(
         adapter=name,
         adapter_digest=card.digest,
@@ -301,13 +302,8 @@ def offer(
         prompt_price_nano=prices[0],
         completion_price_nano=prices[1],
     )
-    known = _registered(registry, name)
-    if known is not None and known.digest != card.digest:
-        # answers that wait for settlement were given by the old one, and others may have come from it: it stays
-        # findable by its digest
-        registry.register(f"{name}.{known.digest[:12]}", Path(known.folder), known.digest, None)
-        registry.remove(name)
-    registry.register(name, folder, card.digest, terms)
+    enter = registry.register if _registered(registry, name) is None else registry.switch
+    enter(name, folder, card.digest, terms)
     return terms
 
 

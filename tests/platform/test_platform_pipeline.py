@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -169,6 +170,41 @@ def test_a_pool_without_answers_is_not_attributed():
     with pytest.raises(NotFound) as caught:
         attribute(pool(total_nano=0))
     assert caught.value.code == "empty_pool"
+
+
+class TestOffer:
+    CARD = SimpleNamespace(digest="d1", datanet="greek", datanet_version=1, row_root="00")
+
+    @pytest.fixture
+    def registry(self, tmp_path):
+        (tmp_path / "adapters" / "one").mkdir(parents=True)
+        return AdapterRegistry(tmp_path / "adapters")
+
+    def offer(self, registry, digest):
+        card = SimpleNamespace(**{**vars(self.CARD), "digest": digest})
+        return pipeline.offer(registry, "mine", registry.root / "one", card, OWNER, (1, 1))
+
+    @pytest.mark.parametrize("digest", ["d1", "d2"])
+    def test_what_is_private_stays_so(self, registry, digest):
+        terms = self.offer(registry, "d1")
+        registry.register("mine", registry.root / "one", "d1", terms, shared_with=("user:ada",))
+        self.offer(registry, digest)
+        now = registry.get("mine")
+        assert (now.digest, now.shared_with) == (digest, ("user:ada",))
+        assert not now.may_be_asked_by("user:bob")
+
+    def test_a_crash_leaves_the_old_one_for_sale(self, registry, monkeypatch):
+        terms, put = self.offer(registry, "d1"), AdapterRegistry._put
+
+        def crash(self, adapter):
+            if adapter.digest == "d2":
+                raise OSError("crash")
+            put(self, adapter)
+
+        monkeypatch.setattr(AdapterRegistry, "_put", crash)
+        with pytest.raises(OSError, match="crash"):
+            self.offer(registry, "d2")
+        assert registry.get("mine").terms == terms
 
 
 @pytest.fixture
