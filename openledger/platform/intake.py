@@ -22,6 +22,7 @@ from openledger.adapters.lineage import Lineage
 from openledger.adapters.registry import AdapterRegistry, RegisteredAdapter
 from openledger.adapters.sources import SourceRules, check_source, fetch
 from openledger.core.errors import Conflict, Forbidden, InvalidInput, NotFound
+from openledger.core.ids import check_name
 from openledger.core.values import AdapterTerms
 from openledger.platform.calls import answered
 from openledger.platform.generations import find_ancestry
@@ -31,14 +32,21 @@ Found = TypeVar("Found")
 
 
 class Intake:
-    """`datanets` is an actor's handle."""
+    """`datanets` and `economy` are actors' handles."""
 
-    def __init__(self, base: BaseModel, registry: AdapterRegistry, datanets: Any, rules: SourceRules):
-        self._base, self._registry, self._datanets, self._rules = base, registry, datanets, rules
+    def __init__(self, base: BaseModel, registry: AdapterRegistry, datanets: Any, economy: Any, rules: SourceRules):
+        self._base, self._registry, self._datanets, self._economy, self._rules = (
+            base,
+            registry,
+            datanets,
+            economy,
+            rules,
+        )
         self._changing = asyncio.Lock()
 
     async def add(self, account: str, new: NewAdapter) -> RegisteredAdapter:
-        """See `Service.add_adapter`."""
+        """See `Service.add_adapter`. Takes the fee for an adapter last, once everything else is found right."""
+        check_name(new.name, "name")
         self._check_owner(account, new.name)
         uri = check_source(new.source, self._rules)
         served = self._registry.root / "served"
@@ -51,7 +59,10 @@ class Intake:
             async with self._changing:
                 self._check_owner(account, new.name)
                 enter = self._registry.switch if self._replaces(new, card.digest) else self._registry.register
-                folder = await asyncio.to_thread(self._keep, fetched, card)
+                folder = await asyncio.to_thread(self._place_of, card)
+                await answered(self._economy.charge_adapter.remote(account, card.digest))
+                if not folder.exists():
+                    fetched.rename(folder)
                 terms, source = _terms(account, new, card), "" if uri.startswith("file://") else uri
                 return await asyncio.to_thread(
                     lambda: enter(new.name, folder, card.digest, terms, source=source, shared_with=new.shared_with)
@@ -84,13 +95,11 @@ class Intake:
             )
         return description.card
 
-    def _keep(self, fetched: Path, card: AdapterCard) -> Path:
+    def _place_of(self, card: AdapterCard) -> Path:
         """Where the adapter stays: what is here under its digest is used as it is, for checkpoints and index lie with
         it, and its card says who is paid. Raises Conflict (`card_conflict`) where that one says something else."""
         folder = self._folder_of(card.digest)
-        if not folder.exists():
-            fetched.rename(folder)
-        elif not _same_card(folder, card):
+        if folder.exists() and not _same_card(folder, card):
             raise Conflict(
                 f"the adapter {card.digest} is here already, and its card isn't this one",
                 code="card_conflict",

@@ -19,7 +19,7 @@ from openledger.adapters.checks import read_shapes
 from openledger.adapters.registry import AdapterRegistry
 from openledger.adapters.sources import SourceRules
 from openledger.core.clock import ManualClock
-from openledger.core.errors import Conflict, Forbidden, InvalidInput, NotFound, OpenLedgerError
+from openledger.core.errors import Conflict, Forbidden, InsufficientFunds, InvalidInput, NotFound, OpenLedgerError
 from openledger.core.signing import SigningKey
 from openledger.core.values import RowDraft
 from openledger.datanets.contribution import sign_contribution
@@ -29,6 +29,20 @@ from openledger.platform.intake import Intake
 from openledger.platform.service import NewAdapter
 
 OWNER = "user:owner"
+
+
+class Till:
+    """The economy's fee: who paid it for what; or that it can't be paid."""
+
+    def __init__(self) -> None:
+        self.paid: list[tuple[str, str]] = []
+        self.short = False
+
+    def charge_adapter(self, account: str, digest: str) -> str:
+        if self.short:
+            raise InsufficientFunds("0.1 OPEN are missing")
+        self.paid.append((account, digest))
+        return "fee"
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +86,14 @@ def registry(tmp_path: Path) -> AdapterRegistry:
 
 
 @pytest.fixture
-def intake(tmp_path: Path, base: BaseModel, registry: AdapterRegistry, datanets: Any) -> Intake:
+def till() -> "Till":
+    return Till()
+
+
+@pytest.fixture
+def intake(tmp_path: Path, base: BaseModel, registry: AdapterRegistry, datanets: Any, till: "Till") -> Intake:
     rules = SourceRules(folders=(str(tmp_path / "incoming"),), schemes=("file",))
-    return Intake(base, registry, Local(datanets), rules)
+    return Intake(base, registry, Local(datanets), Local(till), rules)
 
 
 def new(source: Path | str, **changed: Any) -> NewAdapter:
@@ -177,6 +196,28 @@ class TestRefusing:
         (source / "card.json").unlink()
         with pytest.raises(InvalidInput):
             await intake.add(OWNER, new(source))
+        assert left(registry) == []
+
+
+class TestFee:
+    async def test_is_the_accounts_that_adds(
+        self, intake: Intake, registry: AdapterRegistry, source: Path, till: Till
+    ) -> None:
+        added = await intake.add(OWNER, new(source))
+        assert till.paid == [(OWNER, added.digest)]
+
+    async def test_is_not_taken_for_what_is_refused(
+        self, intake: Intake, registry: AdapterRegistry, source: Path, till: Till
+    ) -> None:
+        await refused(intake, registry, "user:thief", new(source))
+        await refused(intake, registry, OWNER, new(source, name="A bad name"))
+        assert till.paid == []
+
+    async def test_who_can_not_pay_adds_nothing(
+        self, intake: Intake, registry: AdapterRegistry, source: Path, till: Till
+    ) -> None:
+        till.short = True
+        assert await refused(intake, registry, OWNER, new(source)) == "insufficient_funds"
         assert left(registry) == []
 
 

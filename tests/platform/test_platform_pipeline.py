@@ -8,15 +8,19 @@ import numpy as np
 import pytest
 import ray
 from tiny_model import make_tiny_base, tiny_rows
+from trained_world import Remote
 
 from openledger.adapters.base_model import load_model, load_tokenizer
 from openledger.adapters.registry import AdapterRegistry
 from openledger.attribution.actor import start_index_host
 from openledger.core.clock import ManualClock
-from openledger.core.errors import NotFound, Unavailable
+from openledger.core.errors import Forbidden, NotFound, Unavailable
 from openledger.core.shares import shares_ppb
 from openledger.core.signing import SigningKey
-from openledger.core.values import Answer, ContributorScores, DatanetVersion, Pool
+from openledger.core.values import Answer, ContributorScores, DatanetVersion, Pool, RowDraft
+from openledger.datanets.datanets import Datanets
+from openledger.datanets.shard import ShardHost
+from openledger.datanets.terms import Terms
 from openledger.economy import Economy
 from openledger.economy.nonces import DEPOSIT_NANO, NonceBook
 from openledger.ledger import Ledger
@@ -170,6 +174,52 @@ def test_a_pool_without_answers_is_not_attributed():
     with pytest.raises(NotFound) as caught:
         attribute(pool(total_nano=0))
     assert caught.value.code == "empty_pool"
+
+
+class TestTraining:
+    """Rows are read for the account that trains: its permission and the licence count there."""
+
+    @pytest.fixture
+    def datanets(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(pipeline.ray, "get", lambda value: value)
+        datanets = Datanets(tmp_path / "datanets", [ShardHost(tmp_path / "datanets" / "shard-0")], ManualClock())
+        datanets.create("greek", "What letters do", OWNER)
+        text = "Open the archive and return its members in the order in which they were written."
+        pipeline.contribute(
+            Remote(datanets), SigningKey(b"ada".ljust(32, b".")), "greek",
+            [RowDraft(prompt="What does archive.members do?", completion=text)],
+        )  # fmt: skip
+        yield datanets
+        datanets.close()
+
+    def refused(self, datanets, party):
+        with pytest.raises(Forbidden) as caught:
+            pipeline.publish(Remote(datanets), "greek", party)
+        assert datanets.versions("greek") == []
+        return caught.value.code
+
+    def test_is_the_owners_alone_where_it_is_private(self, datanets):
+        datanets.set_terms("greek", Terms(train="private"), OWNER)
+        assert self.refused(datanets, "user:stranger") == "not_permitted"
+        version, rows = pipeline.publish(Remote(datanets), "greek", OWNER)
+        assert (version.number, len(rows)) == (1, 1)
+        with pytest.raises(Forbidden):
+            pipeline.published(Remote(datanets), "greek", 1, "user:stranger")
+
+    def test_ends_with_the_permission(self, datanets):
+        datanets.set_terms("greek", Terms(train="request"), OWNER)
+        datanets.approve("greek", "user:bob", "train", OWNER)
+        assert len(pipeline.publish(Remote(datanets), "greek", "user:bob")[1]) == 1
+        datanets.revoke("greek", "user:bob", "train", OWNER)
+        with pytest.raises(Forbidden):
+            pipeline.publish(Remote(datanets), "greek", "user:bob")
+
+    @pytest.mark.parametrize(
+        ("licence", "code"), [("withdrawn", "licence_withdrawn"), ("CC-BY-NC-4.0", "licence_forbids")]
+    )
+    def test_ends_with_the_licence_for_the_owner_too(self, datanets, licence, code):
+        datanets.set_terms("greek", Terms(licence=licence), OWNER)
+        assert self.refused(datanets, OWNER) == code
 
 
 class TestOffer:
