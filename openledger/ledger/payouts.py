@@ -1,5 +1,7 @@
-"""What a log paid contributors, as a table, and what was withdrawn, as claims. Read from settlements and rounds; decides
-nothing."""
+"""What a log paid contributors, as a table, and what was withdrawn, as claims: read from settlements and rounds.
+
+Decides nothing.
+"""
 
 import csv
 import io
