@@ -58,7 +58,9 @@ def parse_arguments() -> argparse.Namespace:
                         help="also train a bank of N coalitions; default: attribute by the index alone")  # fmt: skip
     parser.add_argument("--commit-nonces", nargs="+", metavar="WITNESS",
                         help="only commit to nonces (owner's, WITNESSes') for the version to come")  # fmt: skip
-    parser.add_argument("--owner", default="", help="account that earns the owner's part; default: user:DATANET-owner")
+    parser.add_argument("--owner", default="",
+                        help="account that trains, as the terms must let it, and earns the owner's part;"
+                             " default: user:DATANET-owner")  # fmt: skip
     parser.add_argument("--prices", type=int, nargs=2, default=(200_000, 1_000_000), metavar="NANO_OPEN",
                         help="for each prompt and each completion token")  # fmt: skip
     return parser.parse_args()
@@ -92,9 +94,9 @@ def train(workdir: Workdir, arguments: argparse.Namespace) -> dict[str, object]:
         if arguments.parent:  # first: what can't be built on must not cost a version
             parent = pipeline.find_parent(registry, arguments.parent, base, recipe)
         if arguments.version:
-            version, rows = pipeline.published(datanets, arguments.datanet, arguments.version)
+            version, rows = pipeline.published(datanets, arguments.datanet, arguments.version, owner)
         else:
-            version, rows = pipeline.publish(datanets, arguments.datanet)
+            version, rows = pipeline.publish(datanets, arguments.datanet, owner)
         copies, alike = pipeline.find_copies(datanets, version), pipeline.find_alike(datanets, version)
         nonces = pipeline.draw_nonces(book, workdir.nonces, version, base, recipe)
         job, decoys = pipeline.plan_training(

@@ -7,6 +7,14 @@ from openledger.core.shares import RULE, RULE_1, shares_ppb
 from openledger.core.values import UNATTRIBUTED
 from openledger.ledger import Account, Ledger, Transfer
 from openledger.ledger.statements import SETTLEMENT, SETTLEMENT_1, USAGE, answers_root, evidence_of, parts_by_account
+from openledger.ledger.withdrawals import (
+    CLAIMS,
+    WAITING,
+    WITHDRAWAL,
+    claims_account,
+    claims_transfer,
+    withdrawal_transfer,
+)
 
 POOL = "pool:py:p0001"
 SPLIT = {"contributors": 500_000, "owner": 200_000, "stakers": 200_000, "treasury": 100_000}
@@ -32,6 +40,21 @@ def build_pool(ledger: Ledger) -> None:
         usage = usage_statement(number)
         ledger.commit([hold(number)])
         ledger.commit(usage_transfers(usage), usage)
+
+
+def withdraw(ledger: Ledger, *taken: tuple[str, int, str]) -> None:
+    """(account, nano-OPEN, address) each, handed over as round 1."""
+    ledger.create_accounts([Account(account_id=name, kind="holds") for name in (WAITING, claims_account(1))])
+    told = []
+    for number, (account, amount_nano, address) in enumerate(taken):
+        statement = {
+            "format": WITHDRAWAL, "account": account, "amount_nano": amount_nano, "address": address,
+            "minimum_nano": 1, "key": f"w{number}",
+        }  # fmt: skip
+        ledger.commit([withdrawal_transfer(statement)], statement)
+        told.append([withdrawal_transfer(statement).transfer_id, address, amount_nano])
+    handed = {"format": CLAIMS, "round": 1, "withdrawals": told}
+    ledger.commit([claims_transfer(handed)], handed)
 
 
 def transfer(transfer_id: str, debit: str, credit: str, amount_nano: int, **more: Any) -> Transfer:

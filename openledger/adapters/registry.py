@@ -10,7 +10,7 @@ import json
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -127,8 +127,8 @@ class AdapterRegistry:
         shared_with: Sequence[str] | None = None,
     ) -> RegisteredAdapter:
         """From now on `name` stands for another adapter: one write, seen whole or not at all. What is being answered
-        ends with the adapter it began with. Who may ask it stays, unless `shared_with` says otherwise. Raises NotFound,
-        and what `register` raises."""
+        ends with the adapter it began with, which stays findable by its digest: it is settled later. Who may ask stays,
+        unless `shared_with` says otherwise. Raises NotFound, and what `register` raises."""
         place = self._checked(name, folder, digest, terms, source)
         with self._writing():
             known = self._find(self._db, name)
@@ -142,10 +142,18 @@ class AdapterRegistry:
                 created_ms=known.created_ms,
             )
             self._put(adapter)
+            self._keep_findable(known)
         return adapter
 
+    def retire(self, name: str) -> None:
+        """Sell nothing as `name` any more; the adapter stays findable by its digest. Raises NotFound."""
+        with self._writing():
+            known = self._find(self._db, name)
+            self._db.execute("DELETE FROM adapters WHERE name = ?", (name,))
+            self._keep_findable(known)
+
     def remove(self, name: str) -> None:
-        """Forget `name`; its files stay. Raises NotFound."""
+        """Forget `name`, as if it had never been; its files stay. Raises NotFound."""
         with self._writing():
             self._find(self._db, name)
             self._db.execute("DELETE FROM adapters WHERE name = ?", (name,))
@@ -219,6 +227,24 @@ class AdapterRegistry:
         query = f"SELECT {_FIELDS} FROM adapters WHERE {where} ORDER BY name LIMIT 1"
         row = connection.execute(query, (value,)).fetchone()
         return None if row is None else self._adapter(row)
+
+    def _keep_findable(self, adapter: RegisteredAdapter) -> None:
+        """Answers of it may wait for settlement, and others may have come from it: where its digest has no other name
+        it gets one, under which it is not sold. Raises Conflict where the names for that are taken."""
+        if self._one(self._db, "digest = ?", adapter.digest) is not None:
+            return
+        for digits in (12, 64):  # a stranger may have taken the shorter one
+            stem = adapter.name[: 127 - digits].rstrip(".")
+            name = f"{stem}.{adapter.digest[:digits]}"
+            if self._one(self._db, "name = ?", name) is None:
+                self._put(replace(adapter, name=name, terms=None))
+                return
+        raise Conflict(
+            f"{adapter.name!r} can't be kept findable for its settlement: {name!r} is taken",
+            code="name_taken",
+            param="name",
+            fix="remove that one first",
+        )
 
     def _put(self, adapter: RegisteredAdapter) -> None:
         values = (

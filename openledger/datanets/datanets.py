@@ -164,11 +164,15 @@ class Datanets:
         return self._registry.terms.permissions(self._registry.datanet(name).name)
 
     def training_rows(self, name: str, number: int, party: str) -> list[Row]:
-        """`rows`, for `party` to train on. Raises Forbidden where the terms or the licence don't let it
-        (`not_permitted`, `licence_withdrawn`, `licence_forbids`)."""
+        """`rows`, for `party` to train on. Raises as `check_training`."""
+        self.check_training(name, party)
+        return self.rows(name, number)
+
+    def check_training(self, name: str, party: str) -> None:
+        """Raises Forbidden where the terms or the licence don't let `party` train on the rows (`not_permitted`,
+        `licence_withdrawn`, `licence_forbids`)."""
         check_licence(self.terms(name))
         self._check_permitted(name, party, "train")
-        return self.rows(name, number)
 
     def register_contributor(self, public_key: str, name: str) -> Contributor:
         """Idempotent. Raises Conflict when the key is registered under another name."""

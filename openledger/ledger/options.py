@@ -18,7 +18,7 @@ _COSIGN = """examples:
   openledger ledger cosign ledger.db --witness http://w1.example:8071=witness.example/w1+...+... --out cosigned.txt
 """
 _CLAIMS = """examples:
-  openledger ledger claims ledger.db --key KEY --period 2026-11 --addresses addresses.json --out claims.json
+  openledger ledger claims ledger.db --key KEY --round 1 --out claims.json
 """
 _RESTORE = """examples:
   openledger ledger export ledger.db --out ledger.jsonl
@@ -53,10 +53,8 @@ def add_commands(commands: Any) -> None:
     cosign.add_argument("--witness", action="append", required=True, metavar="URL=KEY", help="repeat for each witness")
     _out(cosign)
     _add_witness(commands)
-    claims = _add(commands, "claims", "write a period's payouts as claims for an EVM chain", _CLAIMS, "LEDGER")
-    claims.add_argument("--period", required=True, metavar="PERIOD")
-    claims.add_argument("--addresses", type=Path, required=True, metavar="FILE", help='JSON: {"account": "0x..."}')
-    claims.add_argument("--partial", action="store_true", help="leave out accounts that have no address")
+    claims = _add(commands, "claims", "write a round of withdrawals as claims for an EVM chain", _CLAIMS, "LEDGER")
+    claims.add_argument("--round", type=int, required=True, metavar="N", help="as jobs/operate.py claims closed it")
     _out(claims)
     payouts = _add(commands, "payouts", "write payouts as CSV", file="LEDGER")
     payouts.add_argument("--period", default="", metavar="PERIOD", help="one period (default: all)")

@@ -1,13 +1,15 @@
-"""What a log paid contributors in a period, as a table or as claims. Read from its settlements; decides nothing."""
+"""What a log paid contributors, as a table, and what was withdrawn, as claims: read from settlements and rounds.
+
+Decides nothing.
+"""
 
 import csv
 import io
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from openledger.core.errors import InvalidInput, NotFound
+from openledger.core.errors import NotFound
 from openledger.ledger.accounts import UNATTRIBUTED
 from openledger.ledger.claims import ClaimTree
 from openledger.ledger.export import Claim, read_export
@@ -15,6 +17,7 @@ from openledger.ledger.journal import Journal
 from openledger.ledger.opening import is_postgres, open_store
 from openledger.ledger.statements import SETTLEMENTS, format_of
 from openledger.ledger.transfers import Batch
+from openledger.ledger.withdrawals import CLAIMS, pairs
 
 _SQLITE_MAGIC = b"SQLite format 3\x00"
 
@@ -32,15 +35,15 @@ def payouts_in(storage: Path | str, period: str = "") -> list[Payout]:
     return [payout for batch in batches_in(storage) for payout in _payouts(batch) if period in ("", payout.period)]
 
 
-def claims_of(payouts: list[Payout], addresses: Mapping[str, str]) -> tuple[ClaimTree, list[str]]:
-    """The claims of `payouts`, and the accounts that have no address. Raises InvalidInput where nobody has one."""
-    amounts: dict[str, int] = {}
-    missing = sorted({payout.account for payout in payouts} - addresses.keys())
-    for payout in payouts:
-        if payout.account in addresses:
-            address = addresses[payout.account]
-            amounts[address] = amounts.get(address, 0) + payout.amount_nano
-    return ClaimTree(amounts), missing
+def claims_in(storage: Path | str, number: int) -> ClaimTree:
+    """What the round handed over, as claims: all of it was taken out of the accounts by withdrawals, and stands in this
+    round alone. Raises NotFound (`round_not_found`)."""
+    for batch in batches_in(storage):
+        if format_of(batch.statement) == CLAIMS and (batch.statement or {})["round"] == number:
+            return ClaimTree(dict(pairs((batch.statement or {})["withdrawals"])))
+    raise NotFound(
+        f"there is no round {number}", code="round_not_found", param="round", fix="close one: jobs/operate.py claims"
+    )
 
 
 def csv_of(payouts: list[Payout]) -> str:
@@ -49,19 +52,6 @@ def csv_of(payouts: list[Payout]) -> str:
     writer.writerow(Payout._fields)
     writer.writerows(payouts)
     return text.getvalue()
-
-
-def read_addresses(path: Path) -> dict[str, str]:
-    """Addresses by account, from a JSON object. Raises InvalidInput, NotFound."""
-    try:
-        values = json.loads(path.read_text())
-    except OSError as error:
-        raise NotFound(f"no addresses at {path}: {error.strerror}", code="unknown_file", param="addresses") from error
-    except ValueError as error:
-        raise _no_addresses(path) from error
-    if not isinstance(values, dict) or not all(isinstance(value, str) for value in values.values()):
-        raise _no_addresses(path)
-    return values
 
 
 def batches_in(storage: Path | str) -> Iterator[Batch]:
@@ -98,12 +88,3 @@ def _payouts(batch: Batch) -> Iterator[Payout]:
             yield Payout(
                 statement["period"], statement["adapter"], transfer.credit, transfer.amount_nano, transfer.transfer_id
             )
-
-
-def _no_addresses(path: Path) -> InvalidInput:
-    return InvalidInput(
-        f"{path} isn't a JSON object of addresses by account",
-        code="invalid_addresses",
-        param="addresses",
-        fix='write {"contributor:ctr_...": "0x..."}',
-    )

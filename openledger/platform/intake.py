@@ -7,54 +7,66 @@ digest, so that attribution finds them; where they came from is kept for replica
 """
 
 import asyncio
-import shutil
+import json
 import tempfile
 from collections.abc import Callable
-from functools import cached_property
+from dataclasses import asdict, replace
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from openledger.adapters.base_model import BaseModel
-from openledger.adapters.card import AdapterCard
+from openledger.adapters.card import AdapterCard, load_card
 from openledger.adapters.checks import BaseShapes, check_adapter, read_shapes
+from openledger.adapters.lineage import Lineage
 from openledger.adapters.registry import AdapterRegistry, RegisteredAdapter
 from openledger.adapters.sources import SourceRules, check_source, fetch
 from openledger.core.errors import Conflict, Forbidden, InvalidInput, NotFound
+from openledger.core.ids import check_name
 from openledger.core.values import AdapterTerms
 from openledger.platform.calls import answered
+from openledger.platform.generations import find_ancestry
 from openledger.platform.service import NewAdapter
+
+Found = TypeVar("Found")
 
 
 class Intake:
-    """`datanets` is an actor's handle."""
+    """`datanets` and `economy` are actors' handles."""
 
-    def __init__(self, base: BaseModel, registry: AdapterRegistry, datanets: Any, rules: SourceRules):
-        self._base, self._registry, self._datanets, self._rules = base, registry, datanets, rules
+    def __init__(self, base: BaseModel, registry: AdapterRegistry, datanets: Any, economy: Any, rules: SourceRules):
+        self._base, self._registry, self._datanets, self._economy, self._rules = (
+            base,
+            registry,
+            datanets,
+            economy,
+            rules,
+        )
         self._changing = asyncio.Lock()
 
     async def add(self, account: str, new: NewAdapter) -> RegisteredAdapter:
-        """See `Service.add_adapter`."""
+        """See `Service.add_adapter`. Takes the fee for an adapter last, once everything else is found right."""
+        check_name(new.name, "name")
         self._check_owner(account, new.name)
         uri = check_source(new.source, self._rules)
-        folder, card = await asyncio.to_thread(self._take_in, uri)
-        await self._check_lineage(account, card)
-        terms = AdapterTerms(
-            adapter=new.name,
-            adapter_digest=card.digest,
-            datanet=card.datanet,
-            datanet_version=card.datanet_version,
-            row_root=card.row_root,
-            owner_account=account,
-            prompt_price_nano=new.prompt_price_nano,
-            completion_price_nano=new.completion_price_nano,
-        )
-        source = "" if uri.startswith("file://") else uri
-        async with self._changing:
-            self._check_owner(account, new.name)
-            enter = self._registry.switch if self._replaces(new, card.digest) else self._registry.register
-            return await asyncio.to_thread(
-                lambda: enter(new.name, folder, card.digest, terms, source=source, shared_with=new.shared_with)
-            )
+        served = self._registry.root / "served"
+        served.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".new-", dir=served) as beside:
+            fetched = Path(beside) / "adapter"
+            card = await asyncio.to_thread(self._take_in, uri, fetched)
+            await self._check_lineage(account, card)
+            await asyncio.to_thread(self._check_parents, card)
+            async with self._changing:
+                self._check_owner(account, new.name)
+                enter = self._registry.switch if self._replaces(new, card.digest) else self._registry.register
+                folder = await asyncio.to_thread(self._place_of, card)
+                await answered(self._economy.charge_adapter.remote(account, card.digest))
+                if not folder.exists():
+                    fetched.rename(folder)
+                terms, source = _terms(account, new, card), "" if uri.startswith("file://") else uri
+                return await asyncio.to_thread(
+                    lambda: enter(new.name, folder, card.digest, terms, source=source, shared_with=new.shared_with)
+                )
 
     async def remove(self, account: str, name: str) -> None:
         """See `Service.remove_adapter`."""
@@ -63,29 +75,59 @@ class Intake:
             if known.terms is None or not known.may_be_asked_by(account):
                 raise NotFound(f"there is no model {name!r}", code="unknown_model", param="model")
             self._check_owner(account, name)
-            await asyncio.to_thread(self._registry.remove, name)
+            await asyncio.to_thread(self._registry.retire, name)
 
     @cached_property
     def _shapes(self) -> BaseShapes:
         return read_shapes(self._base)
 
-    def _take_in(self, uri: str) -> tuple[Path, AdapterCard]:
-        """Fetch beside, check, and rename to where it stays. What is wrong leaves nothing."""
-        served = self._registry.root / "served"
-        served.mkdir(exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".new-", dir=served) as name:
-            new = Path(name) / "adapter"
-            new.mkdir()
-            digest = fetch(uri, new, self._rules)
-            description = check_adapter(new, self._shapes, self._rules.limits)
-            if description.card is None:
-                raise InvalidInput(
-                    "the adapter has no lineage card: nobody could be paid for its answers",
-                    code="adapter_without_card",
+    def _take_in(self, uri: str, folder: Path) -> AdapterCard:
+        """Fetch into `folder` and check what came."""
+        folder.mkdir()
+        fetch(uri, folder, self._rules)
+        description = check_adapter(folder, self._shapes, self._rules.limits)
+        if description.card is None:
+            raise InvalidInput(
+                "the adapter has no lineage card: nobody could be paid for its answers",
+                code="adapter_without_card",
+                param="source",
+                fix="train it with OpenLedger, which writes card.json, and send that along",
+            )
+        return description.card
+
+    def _place_of(self, card: AdapterCard) -> Path:
+        """Where the adapter stays: what is here under its digest is used as it is, for checkpoints and index lie with
+        it, and its card says who is paid. Raises Conflict (`card_conflict`) where that one says something else."""
+        folder = self._folder_of(card.digest)
+        if folder.exists() and not _same_card(folder, card):
+            raise Conflict(
+                f"the adapter {card.digest} is here already, and its card isn't this one",
+                code="card_conflict",
+                param="source",
+                fix="send the card that was written when it was trained",
+            )
+        return folder
+
+    def _folder_of(self, digest: str) -> Path:
+        known = _known(lambda: self._registry.find_digest(digest))
+        if known is not None and known.folder and Path(known.folder).is_dir():
+            return Path(known.folder)
+        return self._registry.root / "served" / digest
+
+    def _check_parents(self, card: AdapterCard) -> None:
+        """Everything that it says it came from is here, with cards. Raises as `find_ancestry` and `Lineage`."""
+        ancestors = {card.digest: card}
+        for parent, _ in card.parents:
+            found = _known(partial(find_ancestry, self._registry, parent))
+            if found is None or found.lineage is None:
+                raise NotFound(
+                    f"{card.name} began from the adapter {parent}, which isn't registered here with its card",
+                    code="missing_parent",
                     param="source",
-                    fix="train it with OpenLedger, which writes card.json, and send that along",
+                    fix="add the parent first",
                 )
-            return _keep(new, served / digest), description.card
+            ancestors |= {digest: found.lineage.card(digest) for digest in found.adapters}
+        Lineage(ancestors.values())
 
     async def _check_lineage(self, account: str, card: AdapterCard) -> None:
         """The Datanet is the account's own, and the version is one that was published."""
@@ -125,17 +167,29 @@ class Intake:
             )
 
 
-def _keep(new: Path, folder: Path) -> Path:
-    """The same digest may be here already, with another card: the newest card counts, the weights are the same."""
-    if folder.exists():
-        shutil.copyfile(new / "card.json", folder / ".card.json.new")
-        (folder / ".card.json.new").replace(folder / "card.json")
-    else:
-        new.rename(folder)
-    return folder
+def _terms(account: str, new: NewAdapter, card: AdapterCard) -> AdapterTerms:
+    return AdapterTerms(
+        adapter=new.name,
+        adapter_digest=card.digest,
+        datanet=card.datanet,
+        datanet_version=card.datanet_version,
+        row_root=card.row_root,
+        owner_account=account,
+        prompt_price_nano=new.prompt_price_nano,
+        completion_price_nano=new.completion_price_nano,
+    )
 
 
-def _known(find: Callable[[], RegisteredAdapter]) -> RegisteredAdapter | None:
+def _same_card(folder: Path, card: AdapterCard) -> bool:
+    """But for what was measured after training. As text: the loss of a merge is not a number, which equals nothing."""
+    if not (folder / "card.json").exists():
+        return False
+    told = (replace(each, evaluation={}) for each in (load_card(folder), card))
+    one, other = (json.dumps(asdict(each), sort_keys=True) for each in told)
+    return one == other
+
+
+def _known(find: Callable[[], Found]) -> Found | None:
     try:
         return find()
     except NotFound:

@@ -67,7 +67,7 @@ class LiveService(Claims):
         self.desk = Desk(self._ask, self._log_removals)
         self._answering = Answering(engine, economy, self._tokenizer)
         rules = sources or SourceRules(folders=(str(workdir.incoming),), schemes=("file",))
-        self._intake = Intake(base, self._registry, datanets, rules)
+        self._intake = Intake(base, self._registry, datanets, economy, rules)
 
     async def authenticate(self, api_key: str) -> str:
         return str(await answered(self._economy.authenticate.remote(api_key)))

@@ -91,14 +91,21 @@ def contribute(datanets: Any, key: SigningKey, datanet: str, drafts: Sequence[Ro
     return ray.get(datanets.contribute.remote(contribution))
 
 
-def publish(datanets: Any, name: str) -> tuple[DatanetVersion, list[Row]]:
+def publish(datanets: Any, name: str, trainer: str) -> tuple[DatanetVersion, list[Row]]:
+    """The version of now, with its rows for the account `trainer` to train on. Raises Forbidden, and publishes nothing,
+    where that may not (`Datanets.check_training`)."""
+    ray.get(datanets.check_training.remote(name, trainer))
     version = ray.get(datanets.publish.remote(name))
-    return version, ray.get(datanets.rows.remote(name, version.number))
+    return version, ray.get(datanets.training_rows.remote(name, version.number, trainer))
 
 
-def published(datanets: Any, name: str, number: int) -> tuple[DatanetVersion, list[Row]]:
-    """A version that was published before, with its rows. Raises NotFound (`unknown_version`)."""
-    return ray.get(datanets.version.remote(name, number)), ray.get(datanets.rows.remote(name, number))
+def published(datanets: Any, name: str, number: int, trainer: str = "") -> tuple[DatanetVersion, list[Row]]:
+    """A version that was published before, with its rows: for `trainer` to train on, or (empty) to take some out of an
+    adapter that was trained. Raises NotFound (`unknown_version`), and Forbidden as `publish`."""
+    version = ray.get(datanets.version.remote(name, number))
+    if trainer:
+        return version, ray.get(datanets.training_rows.remote(name, number, trainer))
+    return version, ray.get(datanets.rows.remote(name, number))
 
 
 def next_version(datanets: Any, name: str) -> int:
@@ -290,7 +297,8 @@ def merge(
 def offer(
     registry: AdapterRegistry, name: str, folder: Path, card: AdapterCard, owner: str, prices: tuple[int, int]
 ) -> AdapterTerms:
-    """Sell the adapter in `folder` as `name` from now on. One that was sold under the name stays findable."""
+    """Sell the adapter in `folder` as `name` from now on, to those who could ask `name` before. One that was sold under
+    it stays findable."""
     terms = AdapterTerms(
         adapter=name,
         adapter_digest=card.digest,
@@ -301,13 +309,8 @@ def offer(
         prompt_price_nano=prices[0],
         completion_price_nano=prices[1],
     )
-    known = _registered(registry, name)
-    if known is not None and known.digest != card.digest:
-        # answers that wait for settlement were given by the old one, and others may have come from it: it stays
-        # findable by its digest
-        registry.register(f"{name}.{known.digest[:12]}", Path(known.folder), known.digest, None)
-        registry.remove(name)
-    registry.register(name, folder, card.digest, terms)
+    enter = registry.register if _registered(registry, name) is None else registry.switch
+    enter(name, folder, card.digest, terms)
     return terms
 
 

@@ -202,7 +202,7 @@ def fill_datanets(run: Demonstration, stage: Stage) -> None:
         for person in contributors(datanet, run.settings.rows_per_contributor):
             stage.tell(f"{datanet.name}: {person.name}")
             _hand_in(run, person)
-        version, rows = pipeline.publish(run.datanets, datanet.name)
+        version, rows = pipeline.publish(run.datanets, datanet.name, owner)
         run.versions.append((version, rows))
         run.copies.append(pipeline.find_copies(run.datanets, version))
         run.alike.append(pipeline.find_alike(run.datanets, version))

@@ -185,6 +185,32 @@ class TestSwitch:
         now = AdapterRegistry(root).get("a")
         assert (now.digest, now.shared_with, now.created_ms) == ("d2", ("user:ada",), first.created_ms)
 
+    def test_what_was_sold_stays_findable_and_is_sold_no_more(self, root: Path) -> None:
+        registry = AdapterRegistry(root)
+        registry.register("a", root / "a", "d1", _terms("a", "d1"), shared_with=("user:ada",))
+        registry.switch("a", root / "b", "d2", _terms("a", "d2"))
+        kept = registry.find_digest("d1")
+        assert (kept.name, kept.folder, kept.terms) == ("a.d1", str(root / "a"), None)
+        registry.retire("a")
+        assert registry.find_digest("d2").folder == str(root / "b")
+        assert (registry.page(account="acct_o"), len(registry.list())) == ((), 2)
+
+    def test_a_digest_with_another_name_gets_no_third_one(self, root: Path) -> None:
+        registry = AdapterRegistry(root)
+        for name in ("a", "b"):
+            registry.register(name, root / "a", "d1", _terms(name, "d1"))
+        registry.retire("a")
+        assert [one.name for one in registry.list()] == ["b"]
+
+    def test_a_stranger_who_took_the_name_to_be_kept_under_keeps_nobody_from_it(self, root: Path) -> None:
+        registry, digest = AdapterRegistry(root), "ab" * 32
+        name = "a" * 128
+        registry.register(name, root / "a", digest, _terms(name, digest))
+        registry.register(f"{'a' * 115}.{digest[:12]}", root / "b", "d2", _terms(f"{'a' * 115}.{digest[:12]}", "d2"))
+        registry.retire(name)
+        assert registry.find_digest(digest).name == f"{'a' * 63}.{digest}"
+        assert registry.find_digest("d2").terms is not None
+
     def test_a_name_that_is_not_there_is_told(self, root: Path) -> None:
         with pytest.raises(NotFound):
             AdapterRegistry(root).switch("a", root / "a", "d1")

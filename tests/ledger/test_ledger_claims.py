@@ -6,14 +6,14 @@ import merkle_tree_package
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from settled_ledger import build
+from settled_ledger import build, withdraw
 
-from openledger.core.errors import Corrupt, InvalidInput
+from openledger.core.errors import Corrupt, InvalidInput, NotFound
 from openledger.core.money import SUPPLY_NANO
 from openledger.core.signing import SigningKey
 from openledger.ledger import Ledger
 from openledger.ledger.claims import WEI_PER_NANO, ClaimTree, checksummed, keccak_256, load_claims, plain, verify_claim
-from openledger.ledger.payouts import claims_of, csv_of, payouts_in
+from openledger.ledger.payouts import claims_in, csv_of, payouts_in
 
 addresses = st.binary(min_size=20, max_size=20).map(lambda data: "0x" + data.hex())
 amounts = st.dictionaries(addresses, st.integers(1, SUPPLY_NANO), min_size=1, max_size=20)
@@ -131,19 +131,39 @@ def test_a_changed_dump_is_refused():
             load_claims(dump)
 
 
-def test_the_claims_of_a_period_are_what_its_settlements_paid(path, clock, tmp_path):
+ONE, TWO = "0x" + "aB" * 20, "0x" + "cd" * 20
+
+
+@pytest.fixture
+def settled(path, clock):
     ledger = Ledger(path, clock, SigningKey(b"k" * 32), "openledger/test")
     build(ledger)
-    ledger.export(tmp_path / "export")
+    yield ledger
     ledger.close()
+
+
+def test_the_claims_of_a_round_are_what_left_the_accounts_for_it(settled, path, tmp_path):
+    (paid, *_) = payouts_in(path)
+    withdraw(settled, (paid.account, 1, ONE), ("user:a", 3, TWO), ("user:a", 4, ONE.lower()))
+    settled.audit()
+    settled.export(tmp_path / "export")
+    for storage in (path, tmp_path / "export"):
+        assert claims_in(storage, 1).amounts_nano == {ONE.lower(): 5, TWO: 3}
+        with pytest.raises(NotFound) as caught:
+            claims_in(storage, 2)
+        assert caught.value.code == "round_not_found"
+
+
+def test_what_was_paid_and_not_withdrawn_is_no_claim(settled, path):
+    assert payouts_in(path)
+    with pytest.raises(NotFound):
+        claims_in(path, 1)
+
+
+def test_payouts_are_written_as_a_table(settled, path, tmp_path):
+    settled.export(tmp_path / "export")
     payouts = payouts_in(path)
     assert payouts == payouts_in(tmp_path / "export")
-    assert payouts
     assert payouts_in(path, "another") == []
-    first = payouts[0].account
-    tree, missing = claims_of(payouts, {first: "0x" + "11" * 20})
-    paid = sum(payout.amount_nano for payout in payouts if payout.account == first)
-    assert list(tree.amounts_nano.values()) == [paid]
-    assert missing == sorted({payout.account for payout in payouts} - {first})
     assert csv_of(payouts).splitlines()[0] == "period,adapter,account,amount_nano,transfer_id"
     assert len(csv_of(payouts).splitlines()) == 1 + len(payouts)

@@ -1,6 +1,8 @@
 """Adapters added and removed while the service runs: who may, what is checked, and that a refusal leaves nothing."""
 
 import json
+import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from openledger.adapters.checks import read_shapes
 from openledger.adapters.registry import AdapterRegistry
 from openledger.adapters.sources import SourceRules
 from openledger.core.clock import ManualClock
-from openledger.core.errors import Conflict, Forbidden, InvalidInput, NotFound, OpenLedgerError
+from openledger.core.errors import Conflict, Forbidden, InsufficientFunds, InvalidInput, NotFound, OpenLedgerError
 from openledger.core.signing import SigningKey
 from openledger.core.values import RowDraft
 from openledger.datanets.contribution import sign_contribution
@@ -27,6 +29,20 @@ from openledger.platform.intake import Intake
 from openledger.platform.service import NewAdapter
 
 OWNER = "user:owner"
+
+
+class Till:
+    """The economy's fee: who paid it for what; or that it can't be paid."""
+
+    def __init__(self) -> None:
+        self.paid: list[tuple[str, str]] = []
+        self.short = False
+
+    def charge_adapter(self, account: str, digest: str) -> str:
+        if self.short:
+            raise InsufficientFunds("0.1 OPEN are missing")
+        self.paid.append((account, digest))
+        return "fee"
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +86,14 @@ def registry(tmp_path: Path) -> AdapterRegistry:
 
 
 @pytest.fixture
-def intake(tmp_path: Path, base: BaseModel, registry: AdapterRegistry, datanets: Any) -> Intake:
+def till() -> "Till":
+    return Till()
+
+
+@pytest.fixture
+def intake(tmp_path: Path, base: BaseModel, registry: AdapterRegistry, datanets: Any, till: "Till") -> Intake:
     rules = SourceRules(folders=(str(tmp_path / "incoming"),), schemes=("file",))
-    return Intake(base, registry, Local(datanets), rules)
+    return Intake(base, registry, Local(datanets), Local(till), rules)
 
 
 def new(source: Path | str, **changed: Any) -> NewAdapter:
@@ -131,6 +152,7 @@ class TestAdding:
         second = await intake.add(OWNER, new(source, replace=True))
         assert registry.get("alpha").digest == second.digest != first.digest
         assert Path(first.folder).is_dir()  # what is being answered under it ends as it began
+        assert registry.find_digest(first.digest).terms is None  # and what was sold is settled
 
     async def test_what_is_shared_is_kept_with_it(
         self, intake: Intake, registry: AdapterRegistry, source: Path
@@ -177,14 +199,86 @@ class TestRefusing:
         assert left(registry) == []
 
 
+class TestFee:
+    async def test_is_the_accounts_that_adds(
+        self, intake: Intake, registry: AdapterRegistry, source: Path, till: Till
+    ) -> None:
+        added = await intake.add(OWNER, new(source))
+        assert till.paid == [(OWNER, added.digest)]
+
+    async def test_is_not_taken_for_what_is_refused(
+        self, intake: Intake, registry: AdapterRegistry, source: Path, till: Till
+    ) -> None:
+        await refused(intake, registry, "user:thief", new(source))
+        await refused(intake, registry, OWNER, new(source, name="A bad name"))
+        assert till.paid == []
+
+    async def test_who_can_not_pay_adds_nothing(
+        self, intake: Intake, registry: AdapterRegistry, source: Path, till: Till
+    ) -> None:
+        till.short = True
+        assert await refused(intake, registry, OWNER, new(source)) == "insufficient_funds"
+        assert left(registry) == []
+
+
+class TestCards:
+    async def test_a_refused_card_changes_none_that_is_here(
+        self, intake: Intake, registry: AdapterRegistry, source: Path, datanets: Any
+    ) -> None:
+        added = await intake.add(OWNER, new(source))
+        card = load_card(Path(added.folder))
+        save_card(source, replace(card, contributors={"ctr_thief": 1}))
+        assert await refused(intake, registry, "user:thief", new(source, name="mine")) == "not_the_owner"
+        assert load_card(Path(added.folder)) == card
+
+    async def test_another_card_of_the_same_weights_is_refused(
+        self, intake: Intake, registry: AdapterRegistry, source: Path
+    ) -> None:
+        added = await intake.add(OWNER, new(source))
+        card = load_card(Path(added.folder))
+        save_card(source, replace(card, contributors={"ctr_thief": 1}))
+        assert await refused(intake, registry, OWNER, new(source)) == "card_conflict"
+        assert load_card(Path(added.folder)) == card
+
+    async def test_the_folder_that_is_registered_is_used_and_what_was_evaluated_stays(
+        self, intake: Intake, registry: AdapterRegistry, source: Path
+    ) -> None:
+        trained = registry.root / "trained"
+        shutil.copytree(source, trained)
+        save_card(trained, replace(load_card(trained), final_loss=math.nan, evaluation={"rouge": 0.5}))
+        save_card(source, replace(load_card(source), final_loss=math.nan))
+        registry.register("zeta", trained, adapter_digest(source))
+        assert (await intake.add(OWNER, new(source))).folder == str(trained)
+        assert load_card(trained).evaluation == {"rouge": 0.5}
+        assert left(registry) == []
+
+    async def test_a_parent_that_is_not_here_is_refused(
+        self, intake: Intake, registry: AdapterRegistry, source: Path
+    ) -> None:
+        save_card(source, replace(load_card(source), parents=(("ab" * 32, "1"),)))
+        assert await refused(intake, registry, OWNER, new(source)) == "missing_parent"
+        assert left(registry) == []
+
+    async def test_a_parent_that_is_here_is_taken(
+        self, intake: Intake, registry: AdapterRegistry, source: Path, base: BaseModel
+    ) -> None:
+        parent = await intake.add(OWNER, new(source))
+        _rewrite(source, base, seed=2)
+        save_card(source, replace(load_card(source), parents=((parent.digest, "1"),)))
+        assert (await intake.add(OWNER, new(source, name="beta"))).digest == adapter_digest(source)
+
+
 class TestRemoving:
     async def test_takes_the_name_and_leaves_the_files(
         self, intake: Intake, registry: AdapterRegistry, source: Path
     ) -> None:
         added = await intake.add(OWNER, new(source))
         await intake.remove(OWNER, "alpha")
-        assert registry.list() == ()
+        assert registry.page(account=OWNER) == ()
+        with pytest.raises(NotFound):
+            registry.get("alpha")
         assert Path(added.folder).is_dir()
+        assert registry.find_digest(added.digest).folder == added.folder  # its pool is still to be settled
 
     async def test_is_the_owners(self, intake: Intake, registry: AdapterRegistry, source: Path) -> None:
         await intake.add(OWNER, new(source))

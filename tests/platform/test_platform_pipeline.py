@@ -2,20 +2,25 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import ray
 from tiny_model import make_tiny_base, tiny_rows
+from trained_world import Remote
 
 from openledger.adapters.base_model import load_model, load_tokenizer
 from openledger.adapters.registry import AdapterRegistry
 from openledger.attribution.actor import start_index_host
 from openledger.core.clock import ManualClock
-from openledger.core.errors import NotFound, Unavailable
+from openledger.core.errors import Forbidden, NotFound, Unavailable
 from openledger.core.shares import shares_ppb
 from openledger.core.signing import SigningKey
-from openledger.core.values import Answer, ContributorScores, DatanetVersion, Pool
+from openledger.core.values import Answer, ContributorScores, DatanetVersion, Pool, RowDraft
+from openledger.datanets.datanets import Datanets
+from openledger.datanets.shard import ShardHost
+from openledger.datanets.terms import Terms
 from openledger.economy import Economy
 from openledger.economy.nonces import DEPOSIT_NANO, NonceBook
 from openledger.ledger import Ledger
@@ -169,6 +174,87 @@ def test_a_pool_without_answers_is_not_attributed():
     with pytest.raises(NotFound) as caught:
         attribute(pool(total_nano=0))
     assert caught.value.code == "empty_pool"
+
+
+class TestTraining:
+    """Rows are read for the account that trains: its permission and the licence count there."""
+
+    @pytest.fixture
+    def datanets(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(pipeline.ray, "get", lambda value: value)
+        datanets = Datanets(tmp_path / "datanets", [ShardHost(tmp_path / "datanets" / "shard-0")], ManualClock())
+        datanets.create("greek", "What letters do", OWNER)
+        text = "Open the archive and return its members in the order in which they were written."
+        pipeline.contribute(
+            Remote(datanets), SigningKey(b"ada".ljust(32, b".")), "greek",
+            [RowDraft(prompt="What does archive.members do?", completion=text)],
+        )  # fmt: skip
+        yield datanets
+        datanets.close()
+
+    def refused(self, datanets, party):
+        with pytest.raises(Forbidden) as caught:
+            pipeline.publish(Remote(datanets), "greek", party)
+        assert datanets.versions("greek") == []
+        return caught.value.code
+
+    def test_is_the_owners_alone_where_it_is_private(self, datanets):
+        datanets.set_terms("greek", Terms(train="private"), OWNER)
+        assert self.refused(datanets, "user:stranger") == "not_permitted"
+        version, rows = pipeline.publish(Remote(datanets), "greek", OWNER)
+        assert (version.number, len(rows)) == (1, 1)
+        with pytest.raises(Forbidden):
+            pipeline.published(Remote(datanets), "greek", 1, "user:stranger")
+
+    def test_ends_with_the_permission(self, datanets):
+        datanets.set_terms("greek", Terms(train="request"), OWNER)
+        datanets.approve("greek", "user:bob", "train", OWNER)
+        assert len(pipeline.publish(Remote(datanets), "greek", "user:bob")[1]) == 1
+        datanets.revoke("greek", "user:bob", "train", OWNER)
+        with pytest.raises(Forbidden):
+            pipeline.publish(Remote(datanets), "greek", "user:bob")
+
+    @pytest.mark.parametrize(
+        ("licence", "code"), [("withdrawn", "licence_withdrawn"), ("CC-BY-NC-4.0", "licence_forbids")]
+    )
+    def test_ends_with_the_licence_for_the_owner_too(self, datanets, licence, code):
+        datanets.set_terms("greek", Terms(licence=licence), OWNER)
+        assert self.refused(datanets, OWNER) == code
+
+
+class TestOffer:
+    CARD = SimpleNamespace(digest="d1", datanet="greek", datanet_version=1, row_root="00")
+
+    @pytest.fixture
+    def registry(self, tmp_path):
+        (tmp_path / "adapters" / "one").mkdir(parents=True)
+        return AdapterRegistry(tmp_path / "adapters")
+
+    def offer(self, registry, digest):
+        card = SimpleNamespace(**{**vars(self.CARD), "digest": digest})
+        return pipeline.offer(registry, "mine", registry.root / "one", card, OWNER, (1, 1))
+
+    @pytest.mark.parametrize("digest", ["d1", "d2"])
+    def test_what_is_private_stays_so(self, registry, digest):
+        terms = self.offer(registry, "d1")
+        registry.register("mine", registry.root / "one", "d1", terms, shared_with=("user:ada",))
+        self.offer(registry, digest)
+        now = registry.get("mine")
+        assert (now.digest, now.shared_with) == (digest, ("user:ada",))
+        assert not now.may_be_asked_by("user:bob")
+
+    def test_a_crash_leaves_the_old_one_for_sale(self, registry, monkeypatch):
+        terms, put = self.offer(registry, "d1"), AdapterRegistry._put
+
+        def crash(self, adapter):
+            if adapter.digest == "d2":
+                raise OSError("crash")
+            put(self, adapter)
+
+        monkeypatch.setattr(AdapterRegistry, "_put", crash)
+        with pytest.raises(OSError, match="crash"):
+            self.offer(registry, "d2")
+        assert registry.get("mine").terms == terms
 
 
 @pytest.fixture
