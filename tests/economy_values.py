@@ -69,8 +69,8 @@ def answer(authorized: Authorization, prompt: int = 10, completion: int = 7, tok
 
 def scores(period: str = "p0001", adapter: str = "py", **values: Any) -> ContributorScores:
     given = {
-        "scores_nano": {"ctr_a": 60, "ctr_b": 20, "ctr_c": -5},
-        "errors_nano": {"ctr_a": 24, "ctr_b": 12, "ctr_c": 24},  # E = 36: with z = 1/2, 8, 2 and 8 are taken
+        "scores_nano": {"ctr_a": 68, "ctr_b": 27, "ctr_c": -5},
+        "errors_nano": {"ctr_a": 40, "ctr_b": 30, "ctr_c": 24},  # E = 50: with z = 1/2, 16 and 9 are taken
         "gain_nano": 100,
         "quality": {"lds": "0.5"},
         **values,

@@ -54,7 +54,7 @@ def dispute(town, claimed=PAID + 1000, contributor="ctr_b", account=None, reason
 
 def recomputed(b=40, **other):
     """Scores under which ctr_b's share is (b - 2) %."""
-    return scores(scores_nano={"ctr_a": 40, "ctr_b": b, "ctr_c": 0}, **other)
+    return scores(scores_nano={"ctr_a": 40, "ctr_b": b + 7, "ctr_c": 0}, **other)
 
 
 def signed(use, improvement=None, scorer=SECOND, key=AUDITOR, basis=None):

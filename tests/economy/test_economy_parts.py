@@ -152,7 +152,7 @@ def test_a_payout_of_both_parts_is_proven_and_explained(town):
         "rule shares/2, z = 500/1000, parameters version 3",
         "use, influence on the answers sold: 700000 parts per million of the pool, 0.000000108 OPEN",
         "scores by test/1; gain 100 nano-OPEN x nats",
-        "ctr_b: score 20 with error 12 nano-OPEN x nats, share 180000000 parts per billion -> 0.00000002 OPEN",
+        "ctr_b: score 27 with error 30 nano-OPEN x nats, share 180000000 parts per billion -> 0.00000002 OPEN",
         "improvement, influence on the loss of the held-out set: 300000 parts per million of the pool,"
         " 0.000000047 OPEN",
         "scores by test/2; gain 50 nano-nats on the held-out set",
@@ -260,5 +260,5 @@ def test_a_pool_settled_in_the_old_format_stays_settled_proven_and_explained(tow
     assert (again.parts["use"].ppm, again.parts["use"].payouts_nano) == (10**6, old["payouts_nano"])
     name = again.transfer_ids["contributor:ctr_a"]
     assert verify_proof(town.ledger.proof(name), town.ledger.verification_key()).statement == old
-    assert "ctr_a: score 60 with error 24" in town.economy.explain(name)[-1]
+    assert "ctr_a: score 68 with error 40" in town.economy.explain(name)[-1]
     assert town.ledger.audit().num_settlements == 1
