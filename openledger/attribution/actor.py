@@ -18,6 +18,7 @@ from openledger.attribution.index import GradientIndex, IndexEntry, build_index,
 from openledger.attribution.index_folder import View, is_finished, read_index
 from openledger.attribution.merges import Factors, Merge, merge_gains
 from openledger.attribution.shards import Batcher, Top, merge_tops
+from openledger.core.errors import NotFound
 from openledger.core.values import Answer, Row
 from openledger.training.examples import check_lengths, encode_answer, encode_row
 from openledger.training.lora import load_lora, switch_lora
@@ -80,6 +81,7 @@ class IndexHost:
 
     @contextmanager
     def _standing(self, paths: Sequence[str]) -> Iterator[tuple[Any, list[View]]]:
+        _check_there(paths)
         first = Path(paths[0])
         module, views = load_lora(load_model(self._base), first if first.is_dir() else first.parent.parent), []
         for path in map(Path, paths):
@@ -89,6 +91,18 @@ class IndexHost:
             else:
                 views.append(View(name=path.stem, weights=load_weights(path)))
         yield module, views
+
+
+def _check_there(paths: Sequence[str]) -> None:
+    for path in paths:
+        if not Path(path).exists():
+            raise NotFound(
+                f"the index is measured at {path}, which is gone",
+                code="missing_index",
+                param=path,
+                fix="restore it, or build the index again: jobs/train.py with --datanet and --version of the adapter's"
+                " card",
+            )
 
 
 class IndexShardHost:

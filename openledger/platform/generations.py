@@ -92,7 +92,7 @@ def find_ancestry(registry: AdapterRegistry, digest: str) -> Ancestry:
     Raises NotFound (`missing_parent`) where one isn't registered or has no card, Corrupt where its weights aren't those
     that its card names, and what `Lineage` raises.
     """
-    served = registry.find_digest(digest)
+    served = _find_kept(registry, digest)
     if not (Path(served.folder) / "card.json").exists():
         return Ancestry(lineage=None, adapters={digest: served})
     found, cards, left = {digest: served}, list[AdapterCard](), [digest]
@@ -118,10 +118,9 @@ def measure(
 ) -> Measured:
     """What the answers, and the adapter's held-out rows, owe to the rows of every generation.
 
-    Raises NotFound (`missing_index`) naming an ancestor whose index is gone, before anything is measured.
+    Raises NotFound (`missing_index`) naming a generation whose index is gone, before anything is measured.
     """
-    if ancestry.is_derived:
-        _check_at_hand(ancestry, indexes)
+    _check_at_hand(ancestry, indexes)
     held_out = tuple(_held_out(pool, ancestry))
     gained = _gained(ancestry, score, (*answers, *held_out))
     asked = _Asked(pool=pool, answers=tuple(answers), held_out=held_out, gains=gained[ancestry.served.digest])
@@ -171,9 +170,23 @@ def built_views(adapter_folder: str, folder: Path) -> list[str]:
     return [str(kept.get(_epoch(name), Path(adapter_folder) / name)) for name in names]
 
 
+def _find_kept(registry: AdapterRegistry, digest: str) -> RegisteredAdapter:
+    """The adapter with what its index is measured at, where any entry has it: the same weights may be registered again
+    under another name, from a folder that has nothing else. Raises NotFound (`unknown_adapter`)."""
+    first = registry.find_digest(digest)
+    if _is_kept(first):
+        return first
+    again = (each for each in registry.list() if each.digest == digest)
+    return next(filter(_is_kept, again), first)
+
+
+def _is_kept(adapter: RegisteredAdapter) -> bool:
+    return bool(adapter.folder) and all(Path(path).exists() for path in index_views(adapter.folder))
+
+
 def _find_parent(registry: AdapterRegistry, digest: str, child: str) -> RegisteredAdapter:
     try:
-        found = registry.find_digest(digest)
+        found = _find_kept(registry, digest)
         if (Path(found.folder) / "card.json").exists():
             return found
     except NotFound:
@@ -195,7 +208,7 @@ def _check_at_hand(ancestry: Ancestry, indexes: Path) -> None:
         lost = [path for path in views if not Path(path).exists()]
         if lost:
             raise NotFound(
-                f"the index of {adapter.name}, by which {ancestry.served.name} is settled too, lacks {lost[0]}",
+                f"the index of {adapter.name}, by which {ancestry.served.name} is settled, lacks {lost[0]}",
                 code="missing_index",
                 param=digest,
                 fix="restore the folder, or build the index again: jobs/train.py with --datanet and --version of its"

@@ -452,13 +452,26 @@ def settle_waiting(
     its error, and keeps no other waiting; one that nobody paid into is passed over."""
     current = ray.get(economy.current_period.remote())
     for adapter, period in ray.get(economy.pools.remote()):
-        if period == current or not ray.get(economy.pool.remote(adapter, period)).total_nano:
+        if period == current:
             continue
         try:
+            if not ray.get(economy.pool.remote(adapter, period)).total_nano:
+                continue
             _, settlement = settle_pool(economy, adapter, period, host, score, registry, indexes)
-            yield SettledPool(adapter=adapter, period=period, settlement=settlement)
         except OpenLedgerError as error:
             yield SettledPool(adapter=adapter, period=period, error=error)
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with one pool, the others' people are due
+            yield SettledPool(adapter=adapter, period=period, error=_unexpected(error))
+        else:
+            yield SettledPool(adapter=adapter, period=period, settlement=settlement)
+
+
+def _unexpected(error: Exception) -> OpenLedgerError:
+    return OpenLedgerError(
+        f"{type(error).__name__}: {error}",
+        param="pool",
+        fix="nothing was paid; mend what it names and settle again",
+    )
 
 
 def prove(ledger: Any, transfer_id: str, folder: Path) -> Path:

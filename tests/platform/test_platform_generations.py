@@ -260,6 +260,29 @@ class TestMissingAncestors:
         _, settlement = settle(market, world, "three", rows_of("ctr_0"))
         assert paid_nano(settlement, "ctr_0") > 0
 
+    def test_the_same_weights_registered_again_from_a_bare_folder_shadow_nobodys_index(self, world, market, tmp_path):
+        one, bare = world.registry.get("one"), world.adapters / "bare"
+        bare.mkdir()
+        for name in ("adapter_config.json", "adapter_model.safetensors", "card.json"):
+            shutil.copy(Path(one.folder) / name, bare / name)
+        world.registry.register("a.copy", bare, one.digest)
+        assert world.registry.find_digest(one.digest).name == "a.copy"
+        assert find_ancestry(world.registry, one.digest).served.folder == one.folder
+        _, settlement = settle(market, world, "one", rows_of("ctr_0"))
+        assert paid_nano(settlement, "ctr_0") > 0
+
+    def test_where_only_a_bare_folder_is_left_it_is_said_what_its_index_lacks(self, world, market):
+        one = world.registry.get("one")
+        shutil.rmtree(Path(one.folder) / "checkpoints")
+        pool = market.sell(one.terms, rows_of("ctr_0"))
+        with pytest.raises(NotFound) as caught:
+            world.attribute(pool)
+        assert (caught.value.code, caught.value.param) == ("missing_index", one.digest)
+        index = pipeline.index_folder(world.indexes, one.digest)
+        with pytest.raises(NotFound) as asked:
+            world.host.score.remote([f"{one.folder}/checkpoints/epoch-1"], one.digest, str(index), pool.answers)
+        assert asked.value.code == "missing_index"
+
     def test_an_adapter_of_a_lost_line_is_not_built_on(self, world):
         world.registry.remove("one")
         with pytest.raises(NotFound) as caught:
