@@ -26,7 +26,7 @@ from openledger.attribution.generations import GenerationScores, combined
 from openledger.attribution.index_folder import is_finished, read_index
 from openledger.attribution.instruments import first_half
 from openledger.attribution.merges import Merge
-from openledger.attribution.period import Measurement, capped, ceiling_of, ceiling_pair, fit_outcomes, owed_of
+from openledger.attribution.period import Measurement, capped, ceiling_of, fit_outcomes
 from openledger.core.errors import InvalidInput, NotFound
 from openledger.core.money import NANO_PER_OPEN
 from openledger.core.scoring import gains
@@ -136,9 +136,7 @@ def measure(
     merges = {digest: _path_gains(ancestry, digest, host, asked) for digest in ancestry.adapters if digest not in rows}
     combine = partial(_combined, ancestry.lineage, tuple(ancestry.adapters), gained, merges, asked)
     return Measured(
-        scores=replace(
-            combine(asked.use, {digest: each.use() for digest, each in rows.items()}), ceilings=(asked.ceiling_pair,)
-        ),
+        scores=combine(asked.use, {digest: each.use() for digest, each in rows.items()}),
         improvement=combine(asked.kept_out, {digest: each.improvement() for digest, each in rows.items()})
         if asked.held_out
         else None,
@@ -247,10 +245,6 @@ class _Asked:
     @property
     def kept_out(self) -> slice:
         return slice(len(self.answers), None)
-
-    @property
-    def ceiling_pair(self) -> tuple[int, int]:
-        return ceiling_pair(owed_of(self.gains[self.kept_out]), [answer.fee_nano for answer in self.answers])
 
     def total_nano(self, part: slice, gains_Q: Sequence[float] | Array) -> int:
         """Gains on all that was asked, weighted as the scores of `part` are, and summed over it."""
