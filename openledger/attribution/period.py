@@ -42,7 +42,10 @@ all fees, those of answers marked wrong included, times the held-out answers' me
 itself is above what honest answers reach under the ceiling. Where there are no held-out answers, or they gained nothing
 on the mean, there is nothing to measure by: fees count whole, and the divisor is G or the sum of positive influences.
 
-Rows withdrawn since keep their place in every sum and are then paid nothing: what was theirs is nobody's.
+A row that was withdrawn or removed from its Datanet earns as before from every answer of an adapter that was trained on
+it, until no adapter that is served contains it: else a withdrawal would reward the others, or the owner. Settlement
+therefore names no row as `withdrawn`. Whoever does, to see what it would mean, finds such rows in their place in every
+sum and paid nothing: what was theirs is nobody's.
 """
 
 import math
@@ -89,9 +92,9 @@ class Measurement:
     `scores` is [num_entries, num_asked]; `weights_nano` are of the answers, of which there are as many, and 0 where
     one was marked wrong; `fees_nano` are what they cost, if that is more. Held-out rows count one OPEN each.
     `gains` is each one's mean log-likelihood under the adapter minus that under the base, in nats per token. `bank` is
-    None where the index stands alone. `withdrawn` are ids of rows that are paid nothing. Of one generation of a derived
-    adapter `gains` are what it added to its parent, and `served_gains` those of the adapter that was served, by which
-    the ceiling is reckoned; empty where it is the same.
+    None where the index stands alone. `withdrawn` are ids of rows that are paid nothing: in a settlement none. Of one
+    generation of a derived adapter `gains` are what it added to its parent, and `served_gains` those of the adapter
+    that was served, by which the ceiling is reckoned; empty where it is the same.
     """
 
     adapter: str

@@ -319,7 +319,8 @@ def attribute(
     indexes: Path,
     withdrawn: Collection[str] = (),
 ) -> PeriodAttribution:
-    """Measure what the pool's answers owe to each row and contributor. Rows `withdrawn` since (by id) get nothing.
+    """Measure what the pool's answers owe to each row and contributor. Rows in `withdrawn` (by id) get nothing;
+    settlement names none: a row that left its Datanet earns until no adapter that is served contains it.
 
     `score` is a core.Scorer's method: what the adapter gained over its base is measured by the engine that served it.
     Of an adapter that came from others, every generation is measured. Raises as `find_ancestry` and `measure`.
@@ -440,7 +441,8 @@ def settle(economy: Any, attribution: PeriodAttribution) -> Settlement:
 def settle_pool(
     economy: Any, adapter: str, period: str, host: Any, score: Any, registry: AdapterRegistry, indexes: Path
 ) -> tuple[PeriodAttribution, Settlement]:
-    """Attribute one pool and pay it. Raises as `attribute` and `settle`."""
+    """Attribute one pool and pay it, withdrawn and removed rows too: the adapter that answered was trained on them.
+    Raises as `attribute` and `settle`."""
     found = attribute(ray.get(economy.pool.remote(adapter, period)), host, score, registry, indexes)
     return found, settle(economy, found)
 

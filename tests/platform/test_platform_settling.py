@@ -160,3 +160,15 @@ def test_every_pool_that_waits_is_settled_and_one_that_can_not_be_keeps_no_other
     assert (again.period, again.error) == ("p0001", None)
     assert waiting() == []
     town.ledger.audit()
+
+
+def test_a_settlement_leaves_no_row_unpaid_for_having_left_its_datanet(town, tmp_path):
+    """An owner could go on selling what it taught: the adapter that answered was trained on it."""
+    town.sell("k1", completion=7)
+    measuring = Remote(Host()), score, registry_of(tmp_path), tmp_path
+    left = pipeline.attribute(town.economy.pool("py", "p0001"), *measuring, withdrawn=["row_a"])
+    assert left.scores.scores_nano["ctr_a"] == 0
+    found, settlement = pipeline.settle_pool(Remote(town.economy), "py", "p0001", *measuring)
+    assert [part.measured.withdrawn for part in found.parts] == [frozenset()]
+    assert found.scores.scores_nano["ctr_a"] > 0
+    assert settlement.pool_nano == 155
