@@ -56,13 +56,15 @@ def recompute(
     least_error_scale: float = 1.0,
     answered_by: str = "",
     began_from: str = "",
+    num_gone: int = 0,
 ) -> Measurement:
     """What one adapter's answers in a pool and its held-out rows are measured to owe: by the bank where it is given,
     else by the index alone. Its `use()` and `improvement()` are the scores of the pool's two parts.
 
     `module` and `views` are the adapter over its base and the points of its run at which the index was built
     (`views.load_views`); without `views` the module stands as it did then. `scorer` tells what the adapter gained over
-    the base; `least_error_scale` is what the adapter's audit says, as in the first scorer's `quality`.
+    the base; `least_error_scale` is what the adapter's audit says, as in the first scorer's `quality`; so is `num_gone`
+    (`gone_rows`), the rows of the adapter's card that its index lacks.
 
     Of a derived adapter each generation is recomputed on the answers that `answered_by` (a digest) gave, against what
     it gained over the adapter that it `began_from`, and under the ceiling of the one that answered;
@@ -97,6 +99,7 @@ def recompute(
         least_error_scale=least_error_scale,
         fees_nano=tuple(answer.fee_nano for answer in answers),
         served_gains=tuple(told_D[0] for told_D in told_QD),
+        num_gone=num_gone,
     )
 
 

@@ -125,7 +125,9 @@ def measure(
     gained = _gained(ancestry, score, (*answers, *held_out))
     asked = _Asked(pool=pool, answers=tuple(answers), held_out=held_out, gains=gained[ancestry.served.digest])
     rows = {
-        digest: _measure_rows(asked, adapter, _added(ancestry, digest, gained), host, indexes, withdrawn)
+        digest: _measure_rows(
+            asked, adapter, ancestry.card(digest), _added(ancestry, digest, gained), host, indexes, withdrawn
+        )
         for digest, adapter in ancestry.adapters.items()
         if not _is_merge(ancestry.card(digest))
     }
@@ -316,6 +318,7 @@ def _added(ancestry: Ancestry, digest: str, gained: Mapping[str, Sequence[float]
 def _measure_rows(
     asked: _Asked,
     adapter: RegisteredAdapter,
+    card: AdapterCard | None,
     added: tuple[float, ...],
     host: Any,
     indexes: Path,
@@ -342,6 +345,9 @@ def _measure_rows(
         withdrawn=frozenset(withdrawn),
         fees_nano=tuple(answer.fee_nano for answer in asked.answers),
         served_gains=asked.gains,
+        num_gone=0
+        if card is None
+        else len({*card.rows_trained} - {entry.row_id for entry in entries if entry.trained}),
     )
     return _Rows(measured=measured, stated={"index_views": " ".join(Path(view).stem for view in views), **audited})
 
