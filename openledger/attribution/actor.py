@@ -1,8 +1,7 @@
 """The index actors: `IndexHost` builds adapters' indexes and scores answers against them, `IndexShardHost` holds a part
 of one index in memory and answers queries. No logic of their own."""
 
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,16 +11,15 @@ import numpy.typing as npt
 import ray
 import torch
 
-from openledger.adapters.base_model import BaseModel, load_model, load_tokenizer
+from openledger.adapters.base_model import BaseModel, load_tokenizer
 from openledger.attribution.bank_folder import KeptBank, bank_outcomes
-from openledger.attribution.index import GradientIndex, IndexEntry, build_index, standing
-from openledger.attribution.index_folder import View, is_finished, read_index
+from openledger.attribution.index import GradientIndex, IndexEntry, build_index
+from openledger.attribution.index_folder import is_finished, read_index
 from openledger.attribution.merges import Factors, Merge, merge_gains
 from openledger.attribution.shards import Batcher, Top, merge_tops
+from openledger.attribution.views import load_views
 from openledger.core.values import Answer, Row
 from openledger.training.examples import check_lengths, encode_answer, encode_row
-from openledger.training.lora import load_lora, switch_lora
-from openledger.training.record import load_weights
 
 Float = npt.NDArray[np.float32]
 
@@ -43,10 +41,10 @@ class IndexHost:
             return len(self._open(folder, adapter_digest).entries)
         encoded, spare = ([encode_row(self._tokenizer, row) for row in rows] for rows in (trained, decoys))
         check_lengths([*encoded, *spare], self._base)
-        with self._standing(views) as (module, found):
-            index = build_index(
-                module, encoded, spare, Path(folder), adapter_digest, views=found, base_digest=self._base.digest
-            )
+        module, found = load_views(self._base, views)
+        index = build_index(
+            module, encoded, spare, Path(folder), adapter_digest, views=found, base_digest=self._base.digest
+        )
         return len(index.entries)
 
     def score(
@@ -61,8 +59,8 @@ class IndexHost:
         an answer that is empty or longer than the base's context."""
         index, examples = self._open(folder, adapter_digest, withdrawn), [encode_answer(answer) for answer in answers]
         check_lengths(examples, self._base)
-        with self._standing(views) as (module, found):
-            return index.entries, index.score(index.query_vectors(module, examples, views=found))
+        module, found = load_views(self._base, views)
+        return index.entries, index.score(index.query_vectors(module, examples, views=found))
 
     def _open(self, folder: str, adapter_digest: str, withdrawn: Collection[str] = ()) -> GradientIndex:
         return GradientIndex.open(Path(folder), adapter_digest, base_digest=self._base.digest, withdrawn=withdrawn)
@@ -77,18 +75,6 @@ class IndexHost:
     ) -> npt.NDArray[np.float64]:
         """As `merges.merge_gains`, [num_points, num_answers]."""
         return merge_gains(self._base, merge, points, [encode_answer(answer) for answer in answers])
-
-    @contextmanager
-    def _standing(self, paths: Sequence[str]) -> Iterator[tuple[Any, list[View]]]:
-        first = Path(paths[0])
-        module, views = load_lora(load_model(self._base), first if first.is_dir() else first.parent.parent), []
-        for path in map(Path, paths):
-            if path.is_dir():
-                switch_lora(module, path)
-                views.append(standing(module, path.name))
-            else:
-                views.append(View(name=path.stem, weights=load_weights(path)))
-        yield module, views
 
 
 class IndexShardHost:

@@ -13,12 +13,15 @@ once, over all generations.
 Errors are added, not their squares: generations are often trained on the same rows, and measured on the same answers by
 instruments of one kind, so their errors may be one error. The sum is its upper bound.
 
+Answers count under the ceiling of the adapter that gave them, so every generation states the same `ceilings`, and they
+are those of the whole.
+
 A merge has no rows of its own: all that it gained is its parents'. All sums are fractions, rounded once.
 """
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -70,6 +73,7 @@ def combined(lineage: Lineage, digest: str, measured: Mapping[str, GenerationSco
         errors_nano={name: math.ceil(errors[name]) for name in sorted(errors)},
         gain_nano=measured[digest].gain_nano,
         quality=_quality(factors, measured),
+        ceilings=_one_of(told),
     )
 
 
@@ -84,6 +88,17 @@ def _factors(lineage: Lineage, digest: str, measured: Mapping[str, GenerationSco
         name: parts[name] * gain_nano / measured[name].added_nano if parts[name] else Fraction(0)
         for name in lineage.generations(digest)
     }
+
+
+def _one_of(told: Sequence[ContributorScores]) -> tuple[tuple[int, int], ...]:
+    if any(own.ceilings != told[0].ceilings for own in told):
+        raise InvalidInput(
+            "the generations were measured under different ceilings",
+            code="invalid_generation",
+            param="ceilings",
+            fix="measure each under that of the adapter that answered: recompute(..., answered_by=...)",
+        )
+    return told[0].ceilings
 
 
 def _quality(factors: Mapping[str, Fraction], measured: Mapping[str, GenerationScores]) -> dict[str, str]:

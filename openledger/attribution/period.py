@@ -8,7 +8,9 @@ sigma_0 is the root mean square of S over decoy rows, which were never trained o
 Without decoys nothing is known of the error: SE_c is then 10 sqrt(|I_c| sum |I|), on which `core.shares` pays nobody
 for any z of a tenth or more.
 An index knows no absolute scale, hence `a`. Where G or the sum is not positive nothing can be attributed: scores are
-zero, and the shares rule gives all to `unattributed`.
+zero, and the shares rule gives all to `unattributed`. Where some trained rows were gone when the index was built, `a`
+is G n / N over the sum, n of N rows being there: a row that nobody can measure counts as the mean of the others, and
+what it brought is nobody's.
 
 With a bank the scores are expected influence, in absolute units, with the posterior's error (`expected.py`):
 
@@ -42,7 +44,10 @@ all fees, those of answers marked wrong included, times the held-out answers' me
 itself is above what honest answers reach under the ceiling. Where there are no held-out answers, or they gained nothing
 on the mean, there is nothing to measure by: fees count whole, and the divisor is G or the sum of positive influences.
 
-Rows withdrawn since keep their place in every sum and are then paid nothing: what was theirs is nobody's.
+A row that was withdrawn or removed from its Datanet earns as before from every answer of an adapter that was trained on
+it, until no adapter that is served contains it: else a withdrawal would reward the others, or the owner. Settlement
+therefore names no row as `withdrawn`. Whoever does, to see what it would mean, finds such rows in their place in every
+sum and paid nothing: what was theirs is nobody's.
 """
 
 import math
@@ -89,9 +94,10 @@ class Measurement:
     `scores` is [num_entries, num_asked]; `weights_nano` are of the answers, of which there are as many, and 0 where
     one was marked wrong; `fees_nano` are what they cost, if that is more. Held-out rows count one OPEN each.
     `gains` is each one's mean log-likelihood under the adapter minus that under the base, in nats per token. `bank` is
-    None where the index stands alone. `withdrawn` are ids of rows that are paid nothing. Of one generation of a derived
-    adapter `gains` are what it added to its parent, and `served_gains` those of the adapter that was served, by which
-    the ceiling is reckoned; empty where it is the same.
+    None where the index stands alone. `withdrawn` are ids of rows that are paid nothing: in a settlement none. Of one
+    generation of a derived adapter `gains` are what it added to its parent, and `served_gains` those of the adapter
+    that was served, by which the ceiling is reckoned; empty where it is the same. `num_gone` are the
+    adapter's trained rows that the index lacks.
     """
 
     adapter: str
@@ -105,6 +111,7 @@ class Measurement:
     withdrawn: frozenset[str] = frozenset()
     fees_nano: tuple[int, ...] = ()
     served_gains: tuple[float, ...] = ()
+    num_gone: int = 0
 
     def use(self) -> ContributorScores:
         """Influence on the answers, weighted, under the ceiling that the held-out rows set."""
@@ -140,7 +147,7 @@ class Measurement:
     def _of(self, part: slice, weights_nano: Sequence[int]) -> ContributorScores:
         own = (self.adapter, self.period, self.entries, self.scores[:, part], weights_nano, self.gains[part])
         if self.bank is None:
-            return contributor_scores(*own, withdrawn=self.withdrawn)
+            return _beside_gone(contributor_scores(*own, withdrawn=self.withdrawn), self.entries, self.num_gone)
         return bank_scores(*own, self.bank.of(part), least_error_scale=self.least_error_scale, withdrawn=self.withdrawn)
 
 
@@ -216,6 +223,20 @@ def contributor_scores(
             "trained_rows": str(int(trained.sum())),
             "trained_rms": f"{_root_mean_square(influence[trained]):.6g}",
         },
+    )
+
+
+def _beside_gone(scores: ContributorScores, entries: Sequence[IndexEntry], num_gone: int) -> ContributorScores:
+    """`scores` as part of a gain that rows have part in which could not be indexed any more."""
+    if not num_gone:
+        return scores
+    there = sum(entry.trained for entry in entries)
+    whole = there + num_gone
+    return replace(
+        scores,
+        scores_nano={name: value * there // whole for name, value in scores.scores_nano.items()},
+        errors_nano={name: -(-value * there // whole) for name, value in scores.errors_nano.items()},
+        quality={**scores.quality, "gone_rows": str(num_gone)},
     )
 
 

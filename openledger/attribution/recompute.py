@@ -13,6 +13,7 @@ from typing import Any
 
 from openledger.attribution.bank import Bank, BankPlan
 from openledger.attribution.index import GradientIndex
+from openledger.attribution.index_folder import View
 from openledger.attribution.period import Measurement, fit_outcomes
 from openledger.core.errors import InvalidInput
 from openledger.core.scoring import Scorer, gains
@@ -51,22 +52,28 @@ def recompute(
     scorer: Scorer,
     bank: tuple[Bank, BankPlan] | None = None,
     *,
+    views: Sequence[View] = (),
     least_error_scale: float = 1.0,
     answered_by: str = "",
     began_from: str = "",
+    num_gone: int = 0,
 ) -> Measurement:
     """What one adapter's answers in a pool and its held-out rows are measured to owe: by the bank where it is given,
     else by the index alone. Its `use()` and `improvement()` are the scores of the pool's two parts.
 
-    `module` is the adapter over its base as the index was built on it; `scorer` tells what the adapter gained over the
-    base; `least_error_scale` is what the adapter's audit says, as in the first scorer's `quality`.
+    `module` and `views` are the adapter over its base and the points of its run at which the index was built
+    (`views.load_views`); without `views` the module stands as it did then. `scorer` tells what the adapter gained over
+    the base; `least_error_scale` is what the adapter's audit says, as in the first scorer's `quality`; so is `num_gone`
+    (`gone_rows`), the rows of the adapter's card that its index lacks.
 
     Of a derived adapter each generation is recomputed on the answers that `answered_by` (a digest) gave, against what
-    it gained over the adapter that it `began_from`; `generations.combined` then makes scores of them. Raises
-    InvalidInput for another adapter's answers, NotFound for a bank that lacks a member, Corrupt for damaged files.
+    it gained over the adapter that it `began_from`, and under the ceiling of the one that answered;
+    `generations.combined` then makes scores of them. Raises InvalidInput for another adapter's answers or other views,
+    NotFound for a bank that lacks a member, Corrupt for damaged files.
     """
     digest = index.plan.adapter_digest
-    other = [answer.answer_id for answer in answers if answer.adapter_digest != (answered_by or digest)]
+    served = answered_by or digest
+    other = [answer.answer_id for answer in answers if answer.adapter_digest != served]
     if other or not answers:
         raise InvalidInput(
             f"{', '.join(other[:3]) or 'no answer'}: not by the adapter that the index is of",
@@ -74,12 +81,12 @@ def recompute(
             param="answers",
         )
     queries = [*(encode_answer(answer) for answer in answers), *held_out]
-    scores = index.score(index.query_vectors(module, queries))
+    scores = index.score(index.query_vectors(module, queries, views=views))
     outcomes = None
     if bank is not None:
         members, plan = bank
         outcomes = fit_outcomes(plan.design, members.score(plan.coalitions, queries), index.entries, scores)
-    compared = (digest, began_from) if began_from else (digest,)
+    compared = (served, digest, began_from) if began_from else (served, digest)
     told_QD = [gains(scorer.score, q.ids[: q.num_prompt], q.ids[q.num_prompt :], compared) for q in queries]
     return Measurement(
         adapter=adapter,
@@ -87,10 +94,12 @@ def recompute(
         entries=tuple(index.entries),
         scores=scores,
         weights_nano=tuple(answer.weight_nano for answer in answers),
-        gains=tuple(told_D[0] - sum(told_D[1:]) for told_D in told_QD),
+        gains=tuple(told_D[1] - sum(told_D[2:]) for told_D in told_QD),
         bank=outcomes,
         least_error_scale=least_error_scale,
         fees_nano=tuple(answer.fee_nano for answer in answers),
+        served_gains=tuple(told_D[0] for told_D in told_QD),
+        num_gone=num_gone,
     )
 
 

@@ -360,6 +360,7 @@ def claim_statement(
             name: {
                 "pool_nano": part["pool_nano"] - part.get("unreadable_nano", 0),
                 "paid_nano": part["payouts_nano"].get(contributor, 0),
+                **({"bounded": True} if part.get("ceilings") else {}),
             }
             for name, part in pool.parts.items()
         },
@@ -672,6 +673,13 @@ def _check_scores(claim: Statement, scores: Mapping[str, Scores]) -> None:
         )
     for name, part in scores.items():
         check_ceilings(part.ceilings)
+        if claim["parts"][name].get("bounded") and not part.ceilings:
+            raise InvalidInput(
+                "the settlement has ceilings, under which answers count; these scores have none",
+                code="invalid_scores",
+                param="ceilings",
+                fix="state those that were measured: recompute(...).use() has them",
+            )
         if part.ceilings and name != "use":
             raise InvalidInput("held-out rows have no ceiling", code="invalid_scores", param="ceilings")
         if not isinstance(part.method, str):

@@ -26,7 +26,7 @@ from openledger.attribution.generations import GenerationScores, combined
 from openledger.attribution.index_folder import is_finished, read_index
 from openledger.attribution.instruments import first_half
 from openledger.attribution.merges import Merge
-from openledger.attribution.period import Measurement, capped, ceiling_of, ceiling_pair, fit_outcomes, owed_of
+from openledger.attribution.period import Measurement, capped, ceiling_of, fit_outcomes
 from openledger.core.errors import InvalidInput, NotFound
 from openledger.core.money import NANO_PER_OPEN
 from openledger.core.scoring import gains
@@ -92,7 +92,7 @@ def find_ancestry(registry: AdapterRegistry, digest: str) -> Ancestry:
     Raises NotFound (`missing_parent`) where one isn't registered or has no card, Corrupt where its weights aren't those
     that its card names, and what `Lineage` raises.
     """
-    served = registry.find_digest(digest)
+    served = _find_kept(registry, digest)
     if not (Path(served.folder) / "card.json").exists():
         return Ancestry(lineage=None, adapters={digest: served})
     found, cards, left = {digest: served}, list[AdapterCard](), [digest]
@@ -118,15 +118,16 @@ def measure(
 ) -> Measured:
     """What the answers, and the adapter's held-out rows, owe to the rows of every generation.
 
-    Raises NotFound (`missing_index`) naming an ancestor whose index is gone, before anything is measured.
+    Raises NotFound (`missing_index`) naming a generation whose index is gone, before anything is measured.
     """
-    if ancestry.is_derived:
-        _check_at_hand(ancestry, indexes)
+    _check_at_hand(ancestry, indexes)
     held_out = tuple(_held_out(pool, ancestry))
     gained = _gained(ancestry, score, (*answers, *held_out))
     asked = _Asked(pool=pool, answers=tuple(answers), held_out=held_out, gains=gained[ancestry.served.digest])
     rows = {
-        digest: _measure_rows(asked, adapter, _added(ancestry, digest, gained), host, indexes, withdrawn)
+        digest: _measure_rows(
+            asked, adapter, ancestry.card(digest), _added(ancestry, digest, gained), host, indexes, withdrawn
+        )
         for digest, adapter in ancestry.adapters.items()
         if not _is_merge(ancestry.card(digest))
     }
@@ -137,9 +138,7 @@ def measure(
     merges = {digest: _path_gains(ancestry, digest, host, asked) for digest in ancestry.adapters if digest not in rows}
     combine = partial(_combined, ancestry.lineage, tuple(ancestry.adapters), gained, merges, asked)
     return Measured(
-        scores=replace(
-            combine(asked.use, {digest: each.use() for digest, each in rows.items()}), ceilings=(asked.ceiling_pair,)
-        ),
+        scores=combine(asked.use, {digest: each.use() for digest, each in rows.items()}),
         improvement=combine(asked.kept_out, {digest: each.improvement() for digest, each in rows.items()})
         if asked.held_out
         else None,
@@ -171,9 +170,23 @@ def built_views(adapter_folder: str, folder: Path) -> list[str]:
     return [str(kept.get(_epoch(name), Path(adapter_folder) / name)) for name in names]
 
 
+def _find_kept(registry: AdapterRegistry, digest: str) -> RegisteredAdapter:
+    """The adapter with what its index is measured at, where any entry has it: the same weights may be registered again
+    under another name, from a folder that has nothing else. Raises NotFound (`unknown_adapter`)."""
+    first = registry.find_digest(digest)
+    if _is_kept(first):
+        return first
+    again = (each for each in registry.list() if each.digest == digest)
+    return next(filter(_is_kept, again), first)
+
+
+def _is_kept(adapter: RegisteredAdapter) -> bool:
+    return bool(adapter.folder) and all(Path(path).exists() for path in index_views(adapter.folder))
+
+
 def _find_parent(registry: AdapterRegistry, digest: str, child: str) -> RegisteredAdapter:
     try:
-        found = registry.find_digest(digest)
+        found = _find_kept(registry, digest)
         if (Path(found.folder) / "card.json").exists():
             return found
     except NotFound:
@@ -195,7 +208,7 @@ def _check_at_hand(ancestry: Ancestry, indexes: Path) -> None:
         lost = [path for path in views if not Path(path).exists()]
         if lost:
             raise NotFound(
-                f"the index of {adapter.name}, by which {ancestry.served.name} is settled too, lacks {lost[0]}",
+                f"the index of {adapter.name}, by which {ancestry.served.name} is settled, lacks {lost[0]}",
                 code="missing_index",
                 param=digest,
                 fix="restore the folder, or build the index again: jobs/train.py with --datanet and --version of its"
@@ -234,10 +247,6 @@ class _Asked:
     @property
     def kept_out(self) -> slice:
         return slice(len(self.answers), None)
-
-    @property
-    def ceiling_pair(self) -> tuple[int, int]:
-        return ceiling_pair(owed_of(self.gains[self.kept_out]), [answer.fee_nano for answer in self.answers])
 
     def total_nano(self, part: slice, gains_Q: Sequence[float] | Array) -> int:
         """Gains on all that was asked, weighted as the scores of `part` are, and summed over it."""
@@ -309,6 +318,7 @@ def _added(ancestry: Ancestry, digest: str, gained: Mapping[str, Sequence[float]
 def _measure_rows(
     asked: _Asked,
     adapter: RegisteredAdapter,
+    card: AdapterCard | None,
     added: tuple[float, ...],
     host: Any,
     indexes: Path,
@@ -335,6 +345,9 @@ def _measure_rows(
         withdrawn=frozenset(withdrawn),
         fees_nano=tuple(answer.fee_nano for answer in asked.answers),
         served_gains=asked.gains,
+        num_gone=0
+        if card is None
+        else len({*card.rows_trained} - {entry.row_id for entry in entries if entry.trained}),
     )
     return _Rows(measured=measured, stated={"index_views": " ".join(Path(view).stem for view in views), **audited})
 

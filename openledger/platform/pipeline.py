@@ -322,7 +322,8 @@ def attribute(
     indexes: Path,
     withdrawn: Collection[str] = (),
 ) -> PeriodAttribution:
-    """Measure what the pool's answers owe to each row and contributor. Rows `withdrawn` since (by id) get nothing.
+    """Measure what the pool's answers owe to each row and contributor. Rows in `withdrawn` (by id) get nothing;
+    settlement names none: a row that left its Datanet earns until no adapter that is served contains it.
 
     `score` is a core.Scorer's method: what the adapter gained over its base is measured by the engine that served it.
     Of an adapter that came from others, every generation is measured. Raises as `find_ancestry` and `measure`.
@@ -443,7 +444,8 @@ def settle(economy: Any, attribution: PeriodAttribution) -> Settlement:
 def settle_pool(
     economy: Any, adapter: str, period: str, host: Any, score: Any, registry: AdapterRegistry, indexes: Path
 ) -> tuple[PeriodAttribution, Settlement]:
-    """Attribute one pool and pay it. Raises as `attribute` and `settle`."""
+    """Attribute one pool and pay it, withdrawn and removed rows too: the adapter that answered was trained on them.
+    Raises as `attribute` and `settle`."""
     found = attribute(ray.get(economy.pool.remote(adapter, period)), host, score, registry, indexes)
     return found, settle(economy, found)
 
@@ -455,13 +457,26 @@ def settle_waiting(
     its error, and keeps no other waiting; one that nobody paid into is passed over."""
     current = ray.get(economy.current_period.remote())
     for adapter, period in ray.get(economy.pools.remote()):
-        if period == current or not ray.get(economy.pool.remote(adapter, period)).total_nano:
+        if period == current:
             continue
         try:
+            if not ray.get(economy.pool.remote(adapter, period)).total_nano:
+                continue
             _, settlement = settle_pool(economy, adapter, period, host, score, registry, indexes)
-            yield SettledPool(adapter=adapter, period=period, settlement=settlement)
         except OpenLedgerError as error:
             yield SettledPool(adapter=adapter, period=period, error=error)
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with one pool, the others' people are due
+            yield SettledPool(adapter=adapter, period=period, error=_unexpected(error))
+        else:
+            yield SettledPool(adapter=adapter, period=period, settlement=settlement)
+
+
+def _unexpected(error: Exception) -> OpenLedgerError:
+    return OpenLedgerError(
+        f"{type(error).__name__}: {error}",
+        param="pool",
+        fix="nothing was paid; mend what it names and settle again",
+    )
 
 
 def prove(ledger: Any, transfer_id: str, folder: Path) -> Path:

@@ -4,11 +4,11 @@ Storage has forgotten the rows when these functions are called. An adapter hasn'
 was made from its rows, until its owner serves another one.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from openledger.adapters.card import load_card
+from openledger.adapters.card import AdapterCard, load_card
 from openledger.adapters.registry import AdapterRegistry, RegisteredAdapter
 from openledger.attribution.bank_folder import find_bank
 from openledger.core.errors import Conflict
@@ -22,11 +22,12 @@ from openledger.training.record import load_held_out
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AffectedAdapter:
-    """An adapter that was trained on, or is measured with, some of the rows.
+    """An adapter that was trained on, or is measured with, some of the rows: itself, or one that it came from.
 
-    `served` says whether it can be asked under `name` now. `made` are the folders and files that were derived from its
-    rows: weights, gradients, bank, held-out rows. `without` names the contributors for whom its bank has an adapter
-    that never saw them, which the owner can serve at once.
+    `num_trained` counts rows of its whole line. `served` says whether it can be asked under `name` now. `made` are the
+    folders and files that were derived from its rows: weights, gradients, bank, held-out rows. `without` names the
+    contributors for whom its bank has an adapter that never saw them, which the owner can serve at once; none where an
+    ancestor knows some of the rows.
     """
 
     name: str
@@ -41,8 +42,16 @@ class AffectedAdapter:
 def affected_adapters(registry: AdapterRegistry, indexes: Path, row_ids: Collection[str]) -> list[AffectedAdapter]:
     """Every registered adapter that has to do with one of the rows, by name. Spans and caches of answers are made
     from the rows when they are asked for, and are gone with them."""
-    wanted = set(row_ids)
-    found = [_affected(adapter, indexes, wanted) for adapter in registry.list()]
+    wanted, adapters = set(row_ids), registry.list()
+    cards = {adapter.name: card for adapter in adapters if (card := _card_of(adapter)) is not None}
+    by_digest: dict[str, list[AdapterCard]] = {}
+    for card in cards.values():
+        by_digest.setdefault(card.digest, []).append(card)
+    found = [
+        _affected(adapter, card, _ancestors(card, by_digest), wanted, indexes)
+        for adapter in adapters
+        if (card := cards.get(adapter.name)) is not None
+    ]
     return [one for one in found if one is not None]
 
 
@@ -62,11 +71,31 @@ def check_recorded(results: list[str]) -> None:
             raise Conflict(f"the ledger refused the removal: {result}", code=result, param="removal")
 
 
-def _affected(adapter: RegisteredAdapter, indexes: Path, wanted: set[str]) -> AffectedAdapter | None:
+def _card_of(adapter: RegisteredAdapter) -> AdapterCard | None:
     folder = Path(adapter.folder)
-    if not (folder / "card.json").exists():
-        return None
-    trained = wanted.intersection(load_card(folder).rows_trained)
+    return load_card(folder) if (folder / "card.json").exists() else None
+
+
+def _ancestors(card: AdapterCard, by_digest: Mapping[str, Sequence[AdapterCard]]) -> list[AdapterCard]:
+    """The cards of all that the adapter came from, as far as they are registered: a line that is broken can't be
+    settled, but what is left of it still knows its rows."""
+    found: list[AdapterCard] = []
+    seen, left = {card.digest}, [digest for digest, _ in card.parents]
+    while left:
+        digest = left.pop()
+        if digest not in seen:
+            seen.add(digest)
+            found += by_digest.get(digest, ())
+            left += [parent for own in by_digest.get(digest, ()) for parent, _ in own.parents]
+    return found
+
+
+def _affected(
+    adapter: RegisteredAdapter, card: AdapterCard, ancestors: Sequence[AdapterCard], wanted: set[str], indexes: Path
+) -> AffectedAdapter | None:
+    folder = Path(adapter.folder)
+    inherited = wanted.intersection(row for own in ancestors for row in own.rows_trained)
+    trained = wanted.intersection(card.rows_trained) | inherited
     held_out = wanted.intersection(example.row_id for example in load_held_out(folder))
     if not trained and not held_out:
         return None
@@ -79,5 +108,5 @@ def _affected(adapter: RegisteredAdapter, indexes: Path, wanted: set[str]) -> Af
         num_trained=len(trained),
         num_held_out=len(held_out),
         made=tuple(str(path) for path in made if path.exists()),
-        without=() if bank is None else tuple(sorted(bank.withouts)),
+        without=() if bank is None or inherited else tuple(sorted(bank.withouts)),
     )

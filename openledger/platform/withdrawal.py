@@ -189,7 +189,7 @@ def _write(plan: Withdrawal, final: Weights, epochs: Mapping[int, Weights], adap
 
 def _indexed_rows(card: AdapterCard, rows: Sequence[Row], indexes: Path) -> tuple[list[Row], list[Row]]:
     """The rows of the adapter's index, as far as they are there: what it was trained on, and the old index's decoys but
-    for the contributor's own."""
+    for the contributor's own. What trained rows that are gone brought is nobody's (`attribution.period`)."""
     there, trained = {row.row_id: row for row in rows}, set(card.rows_trained)
     spare = [
         entry.row_id

@@ -138,10 +138,10 @@ def test_the_index_looks_at_the_runs_own_checkpoints(subject):
 
 
 class Scorer:
-    """Says that the parent gained 1 nat on every token, and the adapter 3."""
+    """Says that the parent gained 1 nat on every token, the adapter 3, and the one that answered 4."""
 
     def score(self, prompt_ids, completion_ids, adapter_digests):
-        told = {"": -5.0, "parent": -4.0}
+        told = {"": -5.0, "parent": -4.0, "served": -1.0}
         return np.stack([np.full(len(completion_ids), told.get(d, -2.0), np.float32) for d in adapter_digests])
 
 
@@ -159,6 +159,9 @@ def test_a_second_scorer_measures_a_generation_against_what_it_began_from(subjec
     again = {"module": module, "index": index, "scorer": Scorer(), "held_out": (), "answers": answers}
     found = recompute("greek", "p1", **again, answered_by="served", began_from="parent").use()
     assert found.gain_nano == 6 * 2 * 10**9
+    again["held_out"] = [replace(q, row_id="held") for q in queries[:2]]
+    bounded = recompute("greek", "p1", **again, answered_by="served", began_from="parent").use()
+    assert bounded.ceilings == ((4 * 10**9, 6 * 10**9),)  # of the adapter that answered, not of what this one added
     with pytest.raises(InvalidInput) as caught:
         recompute("greek", "p1", **again)
     assert caught.value.code == "wrong_adapter"

@@ -72,6 +72,24 @@ def test_a_generation_that_added_nothing_gets_nothing_and_scales_what_came_befor
     assert found.quality["1.factor"] == "0"
 
 
+def under(pair, scores):
+    return replace(scores, ceilings=(pair,))
+
+
+def test_the_ceiling_that_every_generation_was_measured_under_is_that_of_the_whole():
+    pair = (1_500_000_000, 1000)
+    measured = {name: replace(each, scores=under(pair, each.scores)) for name, each in MEASURED.items()}
+    found = combined(LINE, "three", measured)
+    assert found.ceilings == (pair,)
+    shares = shares_ppb(found.scores_nano, found.errors_nano, found.gain_nano, 0, ceilings=found.ceilings)
+    assert shares["ada"] == 500 * 10**9 // 1500
+    assert combined(LINE, "three", MEASURED).ceilings == ()
+    measured["two"] = replace(MEASURED["two"], scores=under((2_000_000_000, 1000), MEASURED["two"].scores))
+    with pytest.raises(InvalidInput) as caught:
+        combined(LINE, "three", measured)
+    assert (caught.value.code, caught.value.param) == ("invalid_generation", "ceilings")
+
+
 def test_an_adapter_that_gained_nothing_owes_nobody():
     found = combined(LINE, "three", {**MEASURED, "three": generation(-5, own(-905, cyd=0), two=900)})
     assert set(found.scores_nano.values()) == {0}

@@ -211,6 +211,16 @@ def test_an_answer_marked_wrong_counts_nothing_and_its_fee_goes_to_nobody_elses_
     assert 10**9 - shares[UNATTRIBUTED] == pytest.approx(10**9 * 1.5 / 6, abs=3)  # of 2 nats for each of three fees
 
 
+def test_what_rows_that_the_index_lacks_brought_is_nobodys():
+    whole = measured_with([])
+    use, part = whole.use(), replace(whole, num_gone=1).use()  # of three trained rows
+    assert part.gain_nano == use.gain_nano
+    assert part.scores_nano == {name: value * 2 // 3 for name, value in use.scores_nano.items()}
+    assert part.errors_nano == {name: -(-value * 2 // 3) for name, value in use.errors_nano.items()}
+    assert part.quality["gone_rows"] == "1"
+    assert "gone_rows" not in use.quality
+
+
 @pytest.mark.parametrize("held_out", [[], [-1.0, 0.5], [0.0]])
 def test_without_a_gain_on_held_out_rows_fees_count_whole(held_out):
     use = measured_with(held_out, gains=(1.0, 4.0, 1.0)).use()

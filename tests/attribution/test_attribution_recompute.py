@@ -10,6 +10,7 @@ from tiny_model import make_tiny_base, tiny_rows
 from openledger.adapters.base_model import load_model, load_tokenizer
 from openledger.attribution.bank import plan_bank, run_bank
 from openledger.attribution.index import GradientIndex, build_index
+from openledger.attribution.index_folder import View
 from openledger.attribution.recompute import agreement, recompute
 from openledger.core.errors import InvalidInput
 from openledger.core.values import Answer, ContributorScores
@@ -17,6 +18,7 @@ from openledger.training.examples import Example, encode_row
 from openledger.training.lora import load_lora
 from openledger.training.recipe import Recipe
 from openledger.training.record import train_run
+from openledger.training.task import trainable_parameters
 
 RECIPE = Recipe(rank=2, alpha=4, num_epochs=4, batch_rows=8, learning_rate=1e-2)
 Z = 1000
@@ -144,3 +146,17 @@ def test_answers_of_another_adapter_are_refused(record):
     with pytest.raises(InvalidInput) as caught:
         recompute("greek", "p0001", [replace(answers[0], adapter_digest="other")], [], module, index, scorer)
     assert caught.value.code == "wrong_adapter"
+
+
+def test_an_index_of_several_views_is_recomputed_where_it_was_built(record, tmp_path):
+    answers, module, _, scorer, _, _ = record()
+    examples, digest = [example(answer) for answer in answers], answers[0].adapter_digest
+    weights = trainable_parameters(module)
+    half = {name: tensor * 0.5 for name, tensor in weights.items()}
+    views = [View(name="epoch-1", weights=half), View(name="epoch-2", weights=weights)]
+    index = build_index(module, examples, (), tmp_path / "index", digest, views=views)
+    found = recompute("greek", "p0001", answers, [], module, index, scorer, views=views)
+    assert np.array_equal(found.scores, index.score(index.query_vectors(module, examples, views=views)))
+    with pytest.raises(InvalidInput) as caught:
+        recompute("greek", "p0001", answers, [], module, index, scorer, views=views[:1])
+    assert caught.value.code == "wrong_index"

@@ -688,6 +688,25 @@ class TestAPoolOfTwoParts:
         assert caught.value.code == "invalid_scores"
 
 
+def test_scores_without_the_settlements_ceilings_decide_nothing(town):
+    """By the same scores without a ceiling ctr_b would be due twice as much."""
+    town.sell("k", completion=1330)
+    (usage,) = town.economy.pool("py", "p0001").answers
+    bounded = {"ceilings": ((10**9 * 200 // usage.fee_nano, usage.fee_nano),)}
+    town.economy.settle(scores(**bounded), {}, scores())
+    register(town)
+    town.economy.grant(CLAIMANT, DEPOSIT, "deposit")
+    found = dispute(town, claimed=POOL)
+    assert found.claim["parts"]["use"]["bounded"]
+    assert "bounded" not in found.claim["parts"]["improvement"]
+    with pytest.raises(InvalidInput) as caught:
+        town.economy.resolve_dispute("ctr_b", signed(scores(), scores()))
+    assert (caught.value.code, caught.value.param) == ("invalid_scores", "ceilings")
+    verdict = town.economy.resolve_dispute("ctr_b", signed(scores(**bounded), scores()))
+    assert (verdict.state, verdict.award_nano) == ("rejected", 0)  # what was paid comes out again
+    town.ledger.audit()
+
+
 def test_scores_of_two_pools_decide_nothing(settled):
     dispute(settled)
     with pytest.raises(InvalidInput):

@@ -11,12 +11,17 @@ from tiny_model import make_tiny_base, tiny_rows
 from trained_world import OWNER, PRICES, RECIPE, Market, Remote, World, in_this_process, paid_nano, rows_of
 
 from openledger.adapters.card import adapter_digest, load_card, save_card
+from openledger.attribution.generations import GenerationScores, combined
+from openledger.attribution.index import GradientIndex
 from openledger.attribution.period import BANK_METHOD
+from openledger.attribution.recompute import agreement, recompute
+from openledger.attribution.views import load_views
 from openledger.core.errors import Corrupt, InvalidInput, NotFound
 from openledger.core.values import DatanetVersion
 from openledger.ledger import encode_proof, verify_proof
 from openledger.platform import pipeline
-from openledger.platform.generations import _held_out, find_ancestry
+from openledger.platform.generations import _held_out, built_views, find_ancestry
+from openledger.training.examples import encode_answer
 
 DATANETS = {"one": ("ctr_0", "ctr_1"), "two": ("ctr_2",), "three": ("ctr_3",), "side": ("ctr_2", "ctr_3")}
 PARENTS = {"two": "one", "three": "two"}
@@ -117,6 +122,29 @@ def test_settling_again_after_a_crash_pays_nobody_twice(world, market):
         if name.startswith("ctr_") and amount:
             assert market.economy.balance(f"contributor:{name}").available_nano == amount
     market.ledger.audit()
+
+
+def test_a_second_scorer_comes_to_the_scores_and_ceilings_of_a_derived_adapter(world, market):
+    world.train("child", rows_of("ctr_1"), "side")
+    pool = market.sell(world.registry.get("child").terms, rows_of("ctr_2")[::3] + rows_of("ctr_1")[::3])
+    first = world.attribute(pool).scores
+    ancestry, gain_nano, measured = find_ancestry(world.registry, digests(world, "child")[0]), 0, {}
+    for digest, began_from in zip(reversed(ancestry.adapters), ("", *reversed(ancestry.adapters)), strict=False):
+        folder = pipeline.index_folder(world.indexes, digest)
+        module, views = load_views(world.base, built_views(ancestry.adapters[digest].folder, folder))
+        held_out = [encode_answer(answer) for answer in _held_out(pool, ancestry)]
+        own = recompute(
+            "child", pool.period, pool.answers, held_out, module, GradientIndex.open(folder, digest), world,
+            views=views, answered_by=ancestry.served.digest, began_from=began_from,
+        ).use()  # fmt: skip
+        parents = {began_from: gain_nano} if began_from else {}
+        gain_nano += own.gain_nano
+        measured[digest] = GenerationScores(gain_nano=gain_nano, parent_gains_nano=parents, scores=own)
+    second = combined(ancestry.lineage, ancestry.served.digest, measured)
+    assert first.ceilings[0][0] > 0
+    assert second.ceilings == first.ceilings
+    assert second.gain_nano == pytest.approx(first.gain_nano, abs=2)  # each generation's is rounded
+    assert agreement(first, second, 1000).agrees
 
 
 def test_each_generations_gain_is_measured_on_the_same_answers_and_its_own_index(world, market):
@@ -259,6 +287,29 @@ class TestMissingAncestors:
         assert world.registry.get("one").digest != first.digest
         _, settlement = settle(market, world, "three", rows_of("ctr_0"))
         assert paid_nano(settlement, "ctr_0") > 0
+
+    def test_the_same_weights_registered_again_from_a_bare_folder_shadow_nobodys_index(self, world, market, tmp_path):
+        one, bare = world.registry.get("one"), world.adapters / "bare"
+        bare.mkdir()
+        for name in ("adapter_config.json", "adapter_model.safetensors", "card.json"):
+            shutil.copy(Path(one.folder) / name, bare / name)
+        world.registry.register("a.copy", bare, one.digest)
+        assert world.registry.find_digest(one.digest).name == "a.copy"
+        assert find_ancestry(world.registry, one.digest).served.folder == one.folder
+        _, settlement = settle(market, world, "one", rows_of("ctr_0"))
+        assert paid_nano(settlement, "ctr_0") > 0
+
+    def test_where_only_a_bare_folder_is_left_it_is_said_what_its_index_lacks(self, world, market):
+        one = world.registry.get("one")
+        shutil.rmtree(Path(one.folder) / "checkpoints")
+        pool = market.sell(one.terms, rows_of("ctr_0"))
+        with pytest.raises(NotFound) as caught:
+            world.attribute(pool)
+        assert (caught.value.code, caught.value.param) == ("missing_index", one.digest)
+        index = pipeline.index_folder(world.indexes, one.digest)
+        with pytest.raises(NotFound) as asked:
+            world.host.score.remote([f"{one.folder}/checkpoints/epoch-1"], one.digest, str(index), pool.answers)
+        assert asked.value.code == "missing_index"
 
     def test_an_adapter_of_a_lost_line_is_not_built_on(self, world):
         world.registry.remove("one")

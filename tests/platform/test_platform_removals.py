@@ -30,17 +30,27 @@ def removal() -> Removal:
     return withdrawn(sign_withdrawal(SigningKey(b"a" * 32), "docs", ["row_1", "row_2"], "1"), now_ms=5)
 
 
-def adapter(registry: AdapterRegistry, folder: Path, name: str, rows: tuple[str, ...], *, sold: bool) -> None:
+def adapter(
+    registry: AdapterRegistry,
+    folder: Path,
+    name: str,
+    rows: tuple[str, ...],
+    *,
+    sold: bool,
+    digest: str = DIGEST,
+    parents: tuple[str, ...] = (),
+) -> None:
     card = AdapterCard(
-        name=name, digest=DIGEST, base_model="b", base_digest="c", datanet="docs", datanet_version=1, row_root="aa",
+        name=name, digest=digest, base_model="b", base_digest="c", datanet="docs", datanet_version=1, row_root="aa",
         rows_trained=rows, contributors={}, recipe={}, environment={}, code_version="1", initial_a="d", final_loss=1.0,
+        parents=tuple((parent, "1") for parent in parents),
     )  # fmt: skip
     terms = AdapterTerms(
-        adapter=name, adapter_digest=DIGEST, datanet="docs", datanet_version=1, row_root="aa",
+        adapter=name, adapter_digest=digest, datanet="docs", datanet_version=1, row_root="aa",
         owner_account="user:o", prompt_price_nano=1, completion_price_nano=1,
     )  # fmt: skip
     write_json_durably(folder / name / "card.json", asdict(card))
-    registry.register(name, folder / name, DIGEST, terms if sold else None)
+    registry.register(name, folder / name, digest, terms if sold else None)
 
 
 def test_a_removal_is_logged_once_with_a_proof(ledger):
@@ -78,3 +88,16 @@ def test_an_adapter_that_is_measured_on_a_row_is_listed(tmp_path):
     (found,) = affected_adapters(registry, tmp_path / "indexes", removal().row_ids)
     assert (found.num_trained, found.num_held_out) == (0, 1)
     assert any(path.endswith("held_out.json") for path in found.made)
+
+
+def test_an_adapter_whose_ancestor_was_trained_on_a_row_is_listed(tmp_path):
+    registry, root = AdapterRegistry(tmp_path / "adapters"), tmp_path / "adapters"
+    first, second, merge, lost = (2 * digits * 16 for digits in ("a1", "b2", "c3", "d4"))
+    adapter(registry, root, "first", ("row_1", "row_9"), sold=False, digest=first)
+    adapter(registry, root, "second", ("row_2",), sold=True, digest=second, parents=(first,))
+    adapter(registry, root, "merge", (), sold=True, digest=merge, parents=(second, lost))
+    adapter(registry, root, "beside", ("row_9",), sold=True, digest=lost, parents=("e5" * 32,))
+    found = affected_adapters(registry, tmp_path / "indexes", removal().row_ids)
+    assert [(one.name, one.num_trained, one.without) for one in found] == [
+        ("first", 1, ()), ("merge", 2, ()), ("second", 2, ())
+    ]  # fmt: skip

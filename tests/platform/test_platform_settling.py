@@ -11,7 +11,7 @@ from openledger.attribution.audit import save_audit
 from openledger.attribution.index import IndexEntry
 from openledger.core.clock import ManualClock
 from openledger.core.errors import Conflict
-from openledger.platform import pipeline
+from openledger.platform import generations, pipeline
 
 # decoys are quiet, so that nearly all of a score is above its error
 ENTRIES = [
@@ -42,19 +42,24 @@ class Host:
 @pytest.fixture
 def town(tmp_path, monkeypatch):
     monkeypatch.setattr(pipeline.ray, "get", lambda value: value)
+    monkeypatch.setattr(generations, "_check_at_hand", lambda *_: None)  # the host has its entries by heart
     town = Town(tmp_path, ManualClock())
     town.economy.grant("user:alice", 1_000_000, "start")
     yield town
     town.close()
 
 
+def registry_of(folder):
+    adapter = SimpleNamespace(digest=DIGEST, folder=str(folder))
+    return SimpleNamespace(find_digest=lambda digest: adapter, list=lambda: (adapter,))
+
+
+def score(prompt_ids, completion_ids, digests):
+    return np.array([[-1.0] * len(completion_ids), [-2.0] * len(completion_ids)], dtype=np.float32)
+
+
 def attribute(town, tmp_path):
-    registry = SimpleNamespace(find_digest=lambda digest: SimpleNamespace(digest=DIGEST, folder=str(tmp_path)))
-
-    def score(prompt_ids, completion_ids, digests):
-        return np.array([[-1.0] * len(completion_ids), [-2.0] * len(completion_ids)], dtype=np.float32)
-
-    return pipeline.attribute(town.economy.pool("py", "p0001"), Remote(Host()), score, registry, tmp_path)
+    return pipeline.attribute(town.economy.pool("py", "p0001"), Remote(Host()), score, registry_of(tmp_path), tmp_path)
 
 
 def test_an_answer_marked_wrong_weighs_nothing_in_scores_and_gain(town, tmp_path):
@@ -120,13 +125,22 @@ def test_a_wrong_answer_whose_content_is_gone_does_not_keep_its_pool_from_being_
     town.ledger.audit()
 
 
-def test_every_pool_that_waits_is_settled_and_one_that_can_not_be_keeps_no_other_waiting(town, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("failed", "told"),
+    [
+        (Conflict("the first can't be measured", code="small_bank"), ("small_bank", "the first can't be measured")),
+        (ValueError("no such file"), ("internal_error", "ValueError: no such file")),
+    ],
+)
+def test_every_pool_that_waits_is_settled_and_one_that_can_not_be_keeps_no_other_waiting(
+    town, tmp_path, monkeypatch, failed, told
+):
     town.sell("k1")
     town.economy.open_period()
     town.sell("k2")
     town.economy.open_period()
     town.sell("k3")  # in the period that is still open
-    attribute, failed = pipeline.attribute, Conflict("the first can't be measured", code="small_bank")
+    attribute = pipeline.attribute
 
     def fails_once(pool, *others):
         if pool.period == "p0001":
@@ -134,19 +148,27 @@ def test_every_pool_that_waits_is_settled_and_one_that_can_not_be_keeps_no_other
         return attribute(pool, *others)
 
     monkeypatch.setattr(pipeline, "attribute", fails_once)
-    registry = SimpleNamespace(find_digest=lambda digest: SimpleNamespace(digest=DIGEST, folder=str(tmp_path)))
-
-    def score(prompt_ids, completion_ids, digests):
-        return np.array([[-1.0] * len(completion_ids), [-2.0] * len(completion_ids)], dtype=np.float32)
-
     waiting = lambda: list(  # noqa: E731
-        pipeline.settle_waiting(Remote(town.economy), Remote(Host()), score, registry, tmp_path)
+        pipeline.settle_waiting(Remote(town.economy), Remote(Host()), score, registry_of(tmp_path), tmp_path)
     )
     first, second = waiting()
-    assert (first.period, first.settlement, first.error) == ("p0001", None, failed)
+    assert (first.period, first.settlement, (first.error.code, first.error.message)) == ("p0001", None, told)
+    assert first.error.exit_code
     assert (second.period, second.settlement.pool_nano, second.error) == ("p0002", 155, None)
     monkeypatch.setattr(pipeline, "attribute", attribute)
     (again,) = waiting()
     assert (again.period, again.error) == ("p0001", None)
     assert waiting() == []
     town.ledger.audit()
+
+
+def test_a_settlement_leaves_no_row_unpaid_for_having_left_its_datanet(town, tmp_path):
+    """An owner could go on selling what it taught: the adapter that answered was trained on it."""
+    town.sell("k1", completion=7)
+    measuring = Remote(Host()), score, registry_of(tmp_path), tmp_path
+    left = pipeline.attribute(town.economy.pool("py", "p0001"), *measuring, withdrawn=["row_a"])
+    assert left.scores.scores_nano["ctr_a"] == 0
+    found, settlement = pipeline.settle_pool(Remote(town.economy), "py", "p0001", *measuring)
+    assert [part.measured.withdrawn for part in found.parts] == [frozenset()]
+    assert found.scores.scores_nano["ctr_a"] > 0
+    assert settlement.pool_nano == 155

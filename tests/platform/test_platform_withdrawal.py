@@ -117,6 +117,28 @@ def test_rows_that_are_removed_already_are_not_needed_where_the_bank_has_the_mem
     assert index.exists()
 
 
+def test_rows_taken_back_keep_earning_from_what_the_adapter_that_knows_them_sold(world, market):
+    pool = market.sell(world.registry.get("one").terms, ROWS[::2])
+    withdraw(world, [row for row in ROWS if row.contributor_id != GONE])
+    found = world.attribute(pool)
+    assert found.scores.scores_nano[GONE] > 0
+    assert "gone_rows" not in found.scores.quality
+
+
+def test_what_rows_that_are_gone_have_taught_is_nobodys(world, market):
+    """The adapter without ctr_0a was trained on two rows of ctr_1a that are gone too."""
+    trained = load_card(Path(world.registry.get("one").folder)).rows_trained
+    theirs = [row.row_id for row in ROWS if row.contributor_id == "ctr_1a" and row.row_id in trained][:2]
+    card = withdraw(world, [row for row in ROWS if row.contributor_id != GONE and row.row_id not in theirs])
+    pool = market.sell(world.registry.get("one").terms, ROWS[::2])
+    use = world.attribute(pool).scores
+    number = len(card.rows_trained)
+    assert set(theirs) <= set(card.rows_trained)
+    assert use.quality["gone_rows"] == "2"
+    assert use.gain_nano > 0
+    assert sum(use.scores_nano.values()) == pytest.approx(use.gain_nano * (number - 2) / number, rel=1e-3)
+
+
 def test_without_a_member_it_is_trained_and_needs_all_rows(world, monkeypatch):
     asked = []
 
