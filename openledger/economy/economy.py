@@ -274,7 +274,8 @@ class Economy(Offices):
 
         The fee stays in the pool, nothing is refunded. Gives the id of the transfer whose proof shows the verdict; may
         be repeated. Raises InvalidInput for another verdict, NotFound, Forbidden where `account` didn't pay for the
-        answer, Conflict (`period_closed`) once its period is closed: what is attributed then stands still.
+        answer, Conflict once its period is closed (`period_closed`), for what is attributed then stands still, or its
+        fee went back (`answer_refunded`), for it is in no pool any more.
         """
         check_verdict(verdict)
         stored = verdicts.bought_by(self._answers.find(answer_id), answer_id, account)
@@ -284,6 +285,7 @@ class Economy(Offices):
         if known:
             return known
         verdicts.check_open(stored.usage, self._periods.current())
+        verdicts.check_not_refunded(stored)
         return verdicts.record_verdict(self._ledger, stored.usage, verdict)
 
     def recover(self) -> None:

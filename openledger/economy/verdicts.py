@@ -49,6 +49,12 @@ def check_open(usage: Mapping[str, Any], current: str) -> None:
         )
 
 
+def check_not_refunded(stored: StoredAnswer) -> None:
+    """Raises Conflict for an answer whose fee went back: it left its pool, and weighs nothing there."""
+    if stored.state == "refunded":
+        raise Conflict(f"the fee of {stored.answer_id} went back", code="answer_refunded", param="answer_id")
+
+
 def record_verdict(ledger: LedgerPort, usage: Mapping[str, Any], verdict: str) -> str:
     """Put the verdict on a paid answer in the log, once; its transfer's id. Raises Conflict where it's too late."""
     answer_id = usage["answer_id"]

@@ -126,6 +126,7 @@ class _Audit:
     tree: merkle.Frontier = field(default_factory=merkle.Frontier)
     pools: dict[str, list[list[object]]] = field(default_factory=dict)
     fees_nano: dict[str, int] = field(default_factory=dict)
+    left: set[str] = field(default_factory=set)  # commitments of answers that refunds took out of their pools
     settled: set[str] = field(default_factory=set)
     rounds: Rounds = field(default_factory=Rounds)
     verdicts: Verdicts = field(default_factory=Verdicts)
@@ -217,7 +218,7 @@ class _Audit:
             statements.check_settlement(statement, self.pools.get(pool, []))
             statements.check_settlement_transfers(statement, batch.transfers)
             statements.check_ceiling_fees(statement, self.fees_nano.get(pool, 0))
-            if statements.not_counted(statement) != self.verdicts.not_counted(pool):
+            if statements.not_counted(statement) != self.not_counted(pool):
                 raise Corrupt(f"{pool}: not the answers marked wrong", code="wrong_verdicts", param="statement")
             self.settled.add(pool)
         elif kind != REFUND and any(_touches_pool(transfer) for transfer in batch.transfers):
@@ -234,7 +235,11 @@ class _Audit:
         if pool:
             self.pools[pool] = [item for item in self.pools.get(pool, []) if item[0] != commitment]
             self.fees_nano[pool] -= fee_nano
-            self.verdicts.wrong.get(pool, set()).discard(commitment)
+            self.left.add(commitment)
+
+    def not_counted(self, pool: str) -> list[str]:
+        """Commitments of answers that were marked wrong and are in the pool: a refund took some out, before or after."""
+        return [commitment for commitment in self.verdicts.not_counted(pool) if commitment not in self.left]
 
     def take_rotation(self, batch: Batch, statement: dict[str, Any]) -> None:
         check_rotation(statement)

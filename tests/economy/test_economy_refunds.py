@@ -8,6 +8,7 @@ from openledger.core.errors import Conflict, InsufficientFunds, InvalidInput, No
 from openledger.core.money import NANO_PER_OPEN
 from openledger.economy import Parameters
 from openledger.economy.answers import AnswerStore
+from openledger.economy.verdicts import record_verdict
 from openledger.ledger import Ledger, encode_proof, verify_proof
 
 OPEN = NANO_PER_OPEN
@@ -52,6 +53,25 @@ def test_an_answer_that_was_marked_wrong_can_be_refunded_and_the_scores_need_not
     town.economy.refund(sold.answer_id, "wrong indeed")
     assert town.economy.settle(scores(), {}).pool_nano == 155
     town.ledger.audit()
+
+
+def test_an_answer_that_was_refunded_can_not_be_marked(town):
+    sold, _ = town.sell("k1"), town.sell("k2")
+    town.economy.refund(sold.answer_id, "wrong indeed")
+    before = town.ledger.checkpoint()
+    with pytest.raises(Conflict) as caught:
+        town.economy.mark(sold.answer_id, "wrong", "user:alice")
+    assert caught.value.code == "answer_refunded"
+    assert town.ledger.checkpoint() == before
+
+
+def test_a_log_in_which_a_refunded_answer_was_marked_is_settled_without_it_and_audits(town):
+    sold, _ = town.sell("k1"), town.sell("k2")
+    usage = town.ledger.usages("pool:py:p0001")[0]
+    town.economy.refund(sold.answer_id, "wrong indeed")
+    record_verdict(town.ledger, usage, "wrong")
+    assert town.economy.settle(scores(), {}).pool_nano == 155
+    assert town.ledger.audit().num_settlements == 1
 
 
 def test_after_settlement_contributors_give_what_they_have_not_withdrawn_and_the_treasury_bears_the_rest(town):
