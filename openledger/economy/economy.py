@@ -146,7 +146,7 @@ class Economy(Offices):
         opened = self._register.begin(parameters or Parameters(), self._periods.current())
         self._periods.catch_up(opened, self._clock.now_ms())
         self._appeals = AppealBook(ledger, self.parameters())
-        self._disputes = DisputeBook(ledger, self._db, self.parameters())
+        self._disputes = DisputeBook(ledger, self._refunds, self._db, self.parameters())
         self._opened: set[str] = set()
         self._open_accounts(names.GENESIS, names.HOLDS, names.TREASURY, names.STAKERS, names.UNATTRIBUTED)
         self.recover()
@@ -321,7 +321,7 @@ class Economy(Offices):
         opened = self._periods.following()
         self._register.open_period(opened)
         self._periods.catch_up(opened, self._clock.now_ms())
-        self._disputes = DisputeBook(self._ledger, self._db, self.parameters())
+        self._disputes = DisputeBook(self._ledger, self._refunds, self._db, self.parameters())
         self._appeals = AppealBook(self._ledger, self.parameters())
         self._stakes.reward_due()
         self.erase_expired()
@@ -538,7 +538,8 @@ class Economy(Offices):
             raise _released(answer_id)
         self._register.refresh()
         window_ms, now_ms = self.parameters().refund_window_ms, self._clock.now_ms()
-        return dict(self._refunds.refund(stored, reason, self._register.state, window_ms, now_ms))
+        free_nano = self._disputes.free_nano(stored.usage["adapter"], stored.usage["period"])
+        return dict(self._refunds.refund(stored, reason, self._register.state, window_ms, now_ms, free_nano))
 
     def explain(self, transfer_id: str) -> list[str]:
         """A transfer's derivation, line by line: answers and fees -> pool -> scores -> shares -> transfer for a payout,

@@ -13,7 +13,7 @@ from openledger.economy.answers import AnswerStore, StoredAnswer
 from openledger.economy.port import LedgerPort
 from openledger.economy.settlement import payout_id
 from openledger.ledger import refunds, stakes
-from openledger.ledger.accounts import TREASURY
+from openledger.ledger.accounts import TREASURY, UNATTRIBUTED
 from openledger.ledger.database import writing
 from openledger.ledger.register import Register
 from openledger.ledger.statements import Statement, parts_by_account
@@ -28,8 +28,16 @@ class RefundBook:
         self._answers = answers
         self._db = connection
 
-    def refund(self, stored: StoredAnswer, reason: str, state: Register, window_ms: int, now_ms: int) -> Statement:
-        """Give an answer's fee back; again, it gives the first refund.
+    def refund(
+        self,
+        stored: StoredAnswer,
+        reason: str,
+        state: Register,
+        window_ms: int,
+        now_ms: int,
+        unattributed_nano: int,
+    ) -> Statement:
+        """Give an answer's fee back; again, it gives the first refund. Its pool left `unattributed_nano` to take.
 
         Raises InvalidInput without a reason, Conflict once `window_ms` are over (`refund_window_closed`),
         InsufficientFunds where the treasury can't bear what others don't give; nothing is changed then.
@@ -40,7 +48,7 @@ class RefundBook:
             return self._ledger.batch(known.seq).statement or {}
         usage = stored.usage
         self._check_window(usage["answer_id"], window_ms, now_ms)
-        statement = self._statement(usage, reason, state)
+        statement = self._statement(usage, reason, state, unattributed_nano)
         with writing(self._db):
             self._db.execute("INSERT OR IGNORE INTO refunding VALUES (?)", (stored.answer_id,))
         self._write(statement)
@@ -55,9 +63,18 @@ class RefundBook:
             else:
                 self._forget(str(answer_id))
 
-    def _statement(self, usage: Statement, reason: str, state: Register) -> Statement:
+    def of_pool(self, adapter: str, period: str) -> list[int]:
+        """Where the log has the refunds of a pool's answers."""
+        query = """SELECT answer_id FROM answers WHERE adapter = ? AND period = ?
+                   AND (state = 'refunded' OR answer_id IN (SELECT answer_id FROM refunding))"""
+        names = [refunds.refund_id(str(row[0])) for row in self._db.execute(query, (adapter, period))]
+        return [entry.seq for entry in map(self._ledger.find, names) if entry is not None]
+
+    def _statement(self, usage: Statement, reason: str, state: Register, unattributed_nano: int) -> Statement:
         due = refunds.owed(usage, self._payouts(usage), self._rewards(usage, state))
         available = {name: self._available(name) for name in due}
+        if UNATTRIBUTED in available:
+            available[UNATTRIBUTED] = min(available[UNATTRIBUTED], unattributed_nano)
         available[usage["account"]] = due.get(usage["account"], 0)  # what one owes oneself needn't move
         given = refunds.taken(due, available)
         missing_nano = given.get(TREASURY, 0) - self._available(TREASURY)

@@ -15,7 +15,7 @@ from openledger.core.errors import Corrupt, NotFound
 from openledger.core.hashing import canonical_json
 from openledger.core.money import SUPPLY_NANO, format_open
 from openledger.ledger import statements
-from openledger.ledger.accounts import Balance, opened
+from openledger.ledger.accounts import UNATTRIBUTED, Balance, opened
 from openledger.ledger.appeals import Appeals
 from openledger.ledger.checkpoints import open_checkpoint
 from openledger.ledger.disputes import Disputes
@@ -226,9 +226,14 @@ class _Audit:
         self.disputes.take(batch)
         self.appeals.take(batch)
         self.seals.take(batch)
-        self.economy.take(batch, lambda account: self.book.balances[account].available_nano)
+        self.economy.take(batch, self.available_nano)
         if kind == REFUND:
             self.leave_pool(*self.economy.leaving(statement))
+
+    def available_nano(self, account: str, pool: tuple[str, str]) -> int:
+        """What `account` could still give for a refund of an answer of `pool`: of what is unattributed, its own."""
+        spendable = self.book.balances[account].available_nano
+        return min(spendable, self.disputes.free_nano(pool)) if account == UNATTRIBUTED else spendable
 
     def leave_pool(self, pool: str, commitment: str, fee_nano: int) -> None:
         """An answer that was refunded before its pool was settled is as if it hadn't been sold."""
@@ -238,7 +243,7 @@ class _Audit:
             self.left.add(commitment)
 
     def not_counted(self, pool: str) -> list[str]:
-        """Commitments of answers that were marked wrong and are in the pool: a refund took some out, before or after."""
+        """Commitments of answers that were marked wrong and, before or after, not refunded out of their pool."""
         return [commitment for commitment in self.verdicts.not_counted(pool) if commitment not in self.left]
 
     def take_rotation(self, batch: Batch, statement: dict[str, Any]) -> None:

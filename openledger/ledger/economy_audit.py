@@ -22,7 +22,7 @@ from openledger.ledger.transfers import Batch
 from openledger.ledger.withdrawals import Withdrawals
 
 Pool = tuple[str, str]  # adapter, period
-Available = Callable[[str], int]  # account -> nano-OPEN that it may still spend, after the batch
+Available = Callable[[str, Pool], int]  # nano-OPEN that an account may still give for a pool's answer, after the batch
 _KEPT = (
     "answer_id",
     "account",
@@ -123,7 +123,7 @@ class EconomyAudit:
             raise _corrupt("the transfers aren't those of the refund", "refund_differs")
         for name, amount_nano in statement["owed_nano"].items():
             given_nano = statement["taken_nano"].get(name, 0)
-            if name not in (TREASURY, usage["account"]) and given_nano < amount_nano and available(name):
+            if name not in (TREASURY, usage["account"]) and given_nano < amount_nano and available(name, key):
                 raise _corrupt(f"{name} gave less than it owes and had", "wrong_refund")
         stakers = stakes.reward_account(*key)
         if stakers in statement["taken_nano"]:
