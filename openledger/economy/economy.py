@@ -414,7 +414,8 @@ class Economy(Offices):
         """What a second scorer recomputes on: a settled pool's answers that can still be read.
 
         Raises NotFound (`not_settled`), Conflict (`no_open_dispute`) where nobody contests the pool, or
-        (`too_little_kept`) where much of what the settlement could read is gone: other answers give other scores.
+        (`too_little_kept`) where much of what the settlement could read is gone, or was refunded: other answers give
+        other scores.
         """
         if not self._disputes.is_open(adapter, period):
             raise Conflict(
@@ -432,7 +433,7 @@ class Economy(Offices):
         if settled is None:
             return
         read_nano = settled.pool_nano - settled.unreadable_nano
-        kept_nano = settled.pool_nano - self._answers.unreadable(adapter, period)[1]
+        kept_nano = self._answers.readable(adapter, period)["answers_nano"]
         if kept_nano * WHOLE_PPM < read_nano * self.parameters().dispute_readable_ppm:
             raise Conflict(
                 f"the settlement read answers that paid {format_open(read_nano)} OPEN; of them those of"

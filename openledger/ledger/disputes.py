@@ -15,11 +15,11 @@
 
 A settlement pays at once, so what is contested is only what it left unattributed: nothing is taken back from people
 who were paid. A refund takes no more than left - held: the rest is in escrow, or other pools'. Claims overlap: an open
-one keeps nobody else from being awarded what both contest, and whoever is decided first is paid first. Only who has a score in the settlement disputes it, and a pool once. A settlement without
-parts is one of a single part, `use`. A verdict is signed with its scorer's key (`signers`), over everybody's scores;
-older logs have unsigned ones, which are refused once a scorer's key is registered. Every statement can be built again
-from what it says and from the settlement, and every batch follows from its statement (`transfers_of`); `Disputes`
-replays them all for the audit.
+one keeps nobody else from being awarded what both contest, and whoever is decided first is paid first. Only
+who has a score in the settlement disputes it, and a pool once. A settlement without parts is one of a single part,
+`use`. A verdict is signed with its scorer's key (`signers`), over everybody's scores; older logs have unsigned ones,
+which are refused once a scorer's key is registered. Every statement can be built again from what it says and from the
+settlement, and every batch follows from its statement (`transfers_of`); `Disputes` replays them all for the audit.
 """
 
 from collections.abc import Mapping, Sequence
