@@ -62,6 +62,7 @@ from openledger.economy.requests import SCHEMA as REQUESTS_SCHEMA
 from openledger.economy.requests import RequestStore
 from openledger.economy.settlement import (
     as_replay,
+    check_ceilings,
     check_improvement,
     check_scores,
     empty_settlement,
@@ -703,6 +704,7 @@ class Economy(Offices):
         if not usages:
             return empty_settlement(scores, improvement, parameters)
         _, unreadable_nano = self._answers.unreadable(scores.adapter, scores.period)
+        check_ceilings(scores, usages, unreadable_nano)
         statement = settlement_statement(scores, usages, accounts, parameters, improvement, marked, unreadable_nano)
         lineage = {line["adapter_digest"]: dict(line) for line in (*ancestors, *statement["lineage"])}
         statement = {**statement, "lineage": [lineage[digest] for digest in sorted(lineage)]}
