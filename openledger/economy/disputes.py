@@ -179,8 +179,8 @@ class DisputeBook:
             )
         told = Disputes()
         entries = self._ledger.transfers(escrow_account(adapter, period), _ENTRIES)
-        refunded = self._refunds.of_pool(adapter, period)
-        for seq in sorted({settled.seq, *(entry.seq for entry in entries), *refunded}):
+        entries += self._refunds.of_pool(adapter, period)
+        for seq in sorted({settled.seq, *(entry.seq for entry in entries)}):
             told.take(self._ledger.batch(seq))
         return told
 

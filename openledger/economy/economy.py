@@ -349,6 +349,7 @@ class Economy(Offices):
             settled=settled,
             answers=() if settled else verdicts.counted(self._answers.in_pool(adapter, period), marked),
             marked=marked,
+            refunds=self._refunded(adapter, period),
         )
 
     def settle(
@@ -362,12 +363,13 @@ class Economy(Offices):
         """Pay a pool by its contributors' scores, once; again, it gives the first result with `replayed`.
 
         `scores` divide the use part, `improvement` the other; where that wasn't measured, it goes to `unattributed`.
-        `accounts` says where each contributor is paid (by default `contributor:<id>`). `left_out` are the answers that
-        weigh nothing in `scores`, because they were marked wrong when these were made; None will do only where none
-        are. `ancestors` are adapters that the one which answered came from, as lines of the statement's `lineage`. What
-        answers paid into `use` that can't be read by now goes to `unattributed`, whatever `scores` say.
+        `accounts` says where each contributor is paid (by default `contributor:<id>`). `left_out` is the
+        pool's (`Pool.left_out`) when `scores` were made: what was marked wrong or refunded by then and weighs nothing
+        in them; None will do only where nothing was. `ancestors` are adapters that the one which answered came from, as
+        lines of the statement's `lineage`. What answers paid into `use` that can't be read by now goes to
+        `unattributed`, whatever `scores` say.
         Settling the current period closes it. Raises InvalidInput for scores or accounts that can't be, NotFound for
-        the period, Conflict (`verdicts_changed`) where the log's verdicts are on other answers than `left_out`.
+        the period, Conflict (`verdicts_changed`) where the log's verdicts and refunds are others than `left_out`.
         """
         check_scores(scores)
         check_improvement(improvement, scores)
@@ -699,7 +701,7 @@ class Economy(Offices):
         self._post_waiting()
         pool = pool_account(scores.adapter, scores.period)
         usages, marked = self._ledger.usages(pool), self._ledger.verdicts(pool)
-        verdicts.check_left_out(left_out, marked)
+        verdicts.check_left_out(left_out, marked, self._refunded(scores.adapter, scores.period))
         parameters = self.parameters(scores.period)
         if not usages:
             return empty_settlement(scores, improvement, parameters)
@@ -717,6 +719,9 @@ class Economy(Offices):
         if settled is None:
             raise Unavailable("the settlement was written and can't be read", code="ledger_unavailable")
         return settled
+
+    def _refunded(self, adapter: str, period: str) -> tuple[str, ...]:
+        return tuple(sorted(entry.transfer.transfer_id for entry in self._refunds.of_pool(adapter, period)))
 
     def _add_to(self, adapter: str, period: str) -> None:
         """What follows a settlement: the emission beside it, and what its payees owe for spam. May be repeated."""

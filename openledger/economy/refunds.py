@@ -17,7 +17,7 @@ from openledger.ledger.accounts import TREASURY, UNATTRIBUTED
 from openledger.ledger.database import writing
 from openledger.ledger.register import Register
 from openledger.ledger.statements import Statement, parts_by_account
-from openledger.ledger.transfers import CREATED
+from openledger.ledger.transfers import CREATED, Entry
 
 SCHEMA = "CREATE TABLE IF NOT EXISTS refunding(answer_id TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;"
 
@@ -63,12 +63,12 @@ class RefundBook:
             else:
                 self._forget(str(answer_id))
 
-    def of_pool(self, adapter: str, period: str) -> list[int]:
-        """Where the log has the refunds of a pool's answers."""
-        query = """SELECT answer_id FROM answers WHERE adapter = ? AND period = ?
+    def of_pool(self, adapter: str, period: str) -> list[Entry]:
+        """The first transfer of each refund that the log has of a pool's answers."""
+        query = """SELECT answer_id FROM answers WHERE adapter = ? AND period = ? AND pool_nano > 0
                    AND (state = 'refunded' OR answer_id IN (SELECT answer_id FROM refunding))"""
         names = [refunds.refund_id(str(row[0])) for row in self._db.execute(query, (adapter, period))]
-        return [entry.seq for entry in map(self._ledger.find, names) if entry is not None]
+        return [entry for entry in map(self._ledger.find, names) if entry is not None]
 
     def _statement(self, usage: Statement, reason: str, state: Register, unattributed_nano: int) -> Statement:
         due = refunds.owed(usage, self._payouts(usage), self._rewards(usage, state))

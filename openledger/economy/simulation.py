@@ -1,8 +1,8 @@
 """What other parameters would have done to a settled period: the same answers, scores and verdicts, divided anew.
 
 Nothing is written. Tokens and prices are as they were, and nobody is assumed to act otherwise; what could not be read
-is taken as the same part of the pool. Scores, gain and ceilings weigh answers by the fees that were paid, all alike: they
-are taken as they stand where another minimum changes fees, and so are the shares. A settlement of one part stays one.
+is taken as the same part of the pool. Scores, gain and ceilings weigh answers by the fees that were paid, all alike: so
+they are taken as they stand where another minimum changes fees. A settlement of one part stays one.
 """
 
 from collections.abc import Mapping, Sequence
