@@ -41,7 +41,7 @@ def test_contributors_get_the_rules_part_of_what_fees_paid_them(founded):
 def test_the_cap_is_the_periods(founded):
     founded.sell("k1", completion=100)
     founded.economy.settle(scores(), {})
-    assert founded.available("contributor:ctr_a") + founded.available("contributor:ctr_b") == 563 + 195 + 30
+    assert founded.available("contributor:ctr_a") + founded.available("contributor:ctr_b") == 564 + 195 + 30
     founded.ledger.audit()
 
 
