@@ -5,6 +5,9 @@
 A refund that was noted is finished or forgotten at the next start: what the log has is done, the rest never happened.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import apsw
 
 from openledger.core.errors import Conflict, InsufficientFunds, InvalidInput, NotFound
@@ -86,14 +89,28 @@ class RefundBook:
                 param="answer_id",
                 fix=f"add {format_open(missing_nano)} OPEN to the treasury",
             )
-        return refunds.refund_statement(usage, due, given, reason)
+        return refunds.refund_statement(usage, due, given, reason, self._emission_back(usage, given, state))
+
+    def _emission_back(self, usage: Statement, given_nano: Mapping[str, int], state: Register) -> dict[str, int]:
+        """Of what was emitted for the answer, what its accounts still have once the fee is back."""
+        emitted = state.emissions.accounts_nano.get((usage["adapter"], usage["period"]), {})
+        settlement = self._settlement(usage)
+        if settlement is None or not emitted:
+            return {}
+        due = refunds.emission_owed(usage, settlement["pool_nano"], emitted)
+        left = {name: self._available(name) - given_nano.get(name, 0) for name in due}
+        if usage["account"] in left:
+            left[usage["account"]] += usage["fee_nano"]
+        back = {name: min(due[name], left[name]) for name in due}
+        return {name: amount_nano for name, amount_nano in back.items() if amount_nano > 0}
 
     def _payouts(self, usage: Statement) -> dict[str, int] | None:
+        settlement = self._settlement(usage)
+        return settlement and parts_by_account(settlement["payouts_nano"], settlement["accounts"])
+
+    def _settlement(self, usage: Statement) -> dict[str, Any] | None:
         entry = self._ledger.find(payout_id(usage["adapter"], usage["period"]))
-        if entry is None:
-            return None
-        settlement = self._ledger.batch(entry.seq).statement or {}
-        return parts_by_account(settlement["payouts_nano"], settlement["accounts"])
+        return None if entry is None else self._ledger.batch(entry.seq).statement
 
     def _rewards(self, usage: Statement, state: Register) -> dict[str, int] | None:
         key = (usage["adapter"], usage["period"])
