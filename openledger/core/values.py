@@ -183,7 +183,7 @@ class Pool:
 
     `unreadable_nano` of the total came from `num_unreadable` answers whose content isn't kept (any more): nothing can
     be measured on them, and what they paid into the part `use` is nobody's. `marked` are the ids of the answers that
-    were marked wrong, those that can't be read included.
+    were marked wrong, those that can't be read included, and `refunds` of the transfers that took answers out of it.
     """
 
     adapter: str
@@ -194,6 +194,12 @@ class Pool:
     num_unreadable: int = 0
     unreadable_nano: int = 0
     marked: tuple[str, ...] = ()
+    refunds: tuple[str, ...] = ()
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """What scores of this pool don't count: they are of this pool while the same was marked and refunded."""
+        return (*self.marked, *self.refunds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

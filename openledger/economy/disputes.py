@@ -18,6 +18,7 @@ from openledger.core.signing import SigningKey
 from openledger.core.values import ContributorScores
 from openledger.economy.parameters import Parameters
 from openledger.economy.port import LedgerPort
+from openledger.economy.refunds import RefundBook
 from openledger.economy.settlement import check_scores, payout_id
 from openledger.economy.signers import SignerBook
 from openledger.ledger import disputes
@@ -57,8 +58,9 @@ def terms_of(parameters: Parameters) -> Terms:
 class DisputeBook:
     """Disputes over one ledger, of pools that were settled in it. Times are the caller's, in milliseconds."""
 
-    def __init__(self, ledger: LedgerPort, connection: apsw.Connection, parameters: Parameters):
+    def __init__(self, ledger: LedgerPort, refunds: RefundBook, connection: apsw.Connection, parameters: Parameters):
         self._ledger = ledger
+        self._refunds = refunds
         self._signers = SignerBook(ledger)
         self._db = connection
         self._terms = terms_of(parameters)
@@ -148,6 +150,12 @@ class DisputeBook:
             funds = funds.closed(claim["contested_nano"], award_nano=0)
         return len(overdue)
 
+    def free_nano(self, adapter: str, period: str) -> int:
+        """What of a pool's `unattributed` a refund may take; 0 before its settlement."""
+        if self._ledger.find(payout_id(adapter, period)) is None:
+            return 0
+        return self._read(adapter, period).free_nano((adapter, period))
+
     def is_open(self, adapter: str, period: str) -> bool:
         """Whether a dispute of a settled pool waits for its verdict."""
         return any(dispute.state == "open" for dispute in self.of_pool(adapter, period))
@@ -171,6 +179,7 @@ class DisputeBook:
             )
         told = Disputes()
         entries = self._ledger.transfers(escrow_account(adapter, period), _ENTRIES)
+        entries += self._refunds.of_pool(adapter, period)
         for seq in sorted({settled.seq, *(entry.seq for entry in entries)}):
             told.take(self._ledger.batch(seq))
         return told

@@ -62,6 +62,7 @@ from openledger.economy.requests import SCHEMA as REQUESTS_SCHEMA
 from openledger.economy.requests import RequestStore
 from openledger.economy.settlement import (
     as_replay,
+    check_ceilings,
     check_improvement,
     check_scores,
     empty_settlement,
@@ -146,7 +147,7 @@ class Economy(Offices):
         opened = self._register.begin(parameters or Parameters(), self._periods.current())
         self._periods.catch_up(opened, self._clock.now_ms())
         self._appeals = AppealBook(ledger, self.parameters())
-        self._disputes = DisputeBook(ledger, self._db, self.parameters())
+        self._disputes = DisputeBook(ledger, self._refunds, self._db, self.parameters())
         self._opened: set[str] = set()
         self._open_accounts(names.GENESIS, names.HOLDS, names.TREASURY, names.STAKERS, names.UNATTRIBUTED)
         self.recover()
@@ -274,7 +275,8 @@ class Economy(Offices):
 
         The fee stays in the pool, nothing is refunded. Gives the id of the transfer whose proof shows the verdict; may
         be repeated. Raises InvalidInput for another verdict, NotFound, Forbidden where `account` didn't pay for the
-        answer, Conflict (`period_closed`) once its period is closed: what is attributed then stands still.
+        answer, Conflict once its period is closed (`period_closed`), for what is attributed then stands still, or its
+        fee went back (`answer_refunded`), for it is in no pool any more.
         """
         check_verdict(verdict)
         stored = verdicts.bought_by(self._answers.find(answer_id), answer_id, account)
@@ -284,6 +286,7 @@ class Economy(Offices):
         if known:
             return known
         verdicts.check_open(stored.usage, self._periods.current())
+        verdicts.check_not_refunded(stored)
         return verdicts.record_verdict(self._ledger, stored.usage, verdict)
 
     def recover(self) -> None:
@@ -319,7 +322,7 @@ class Economy(Offices):
         opened = self._periods.following()
         self._register.open_period(opened)
         self._periods.catch_up(opened, self._clock.now_ms())
-        self._disputes = DisputeBook(self._ledger, self._db, self.parameters())
+        self._disputes = DisputeBook(self._ledger, self._refunds, self._db, self.parameters())
         self._appeals = AppealBook(self._ledger, self.parameters())
         self._stakes.reward_due()
         self.erase_expired()
@@ -346,6 +349,7 @@ class Economy(Offices):
             settled=settled,
             answers=() if settled else verdicts.counted(self._answers.in_pool(adapter, period), marked),
             marked=marked,
+            refunds=self._refunded(adapter, period),
         )
 
     def settle(
@@ -359,12 +363,13 @@ class Economy(Offices):
         """Pay a pool by its contributors' scores, once; again, it gives the first result with `replayed`.
 
         `scores` divide the use part, `improvement` the other; where that wasn't measured, it goes to `unattributed`.
-        `accounts` says where each contributor is paid (by default `contributor:<id>`). `left_out` are the answers that
-        weigh nothing in `scores`, because they were marked wrong when these were made; None will do only where none
-        are. `ancestors` are adapters that the one which answered came from, as lines of the statement's `lineage`. What
-        answers paid into `use` that can't be read by now goes to `unattributed`, whatever `scores` say.
+        `accounts` says where each contributor is paid (by default `contributor:<id>`). `left_out` is the
+        pool's (`Pool.left_out`) when `scores` were made: what was marked wrong or refunded by then and weighs nothing
+        in them; None will do only where nothing was. `ancestors` are adapters that the one which answered came from, as
+        lines of the statement's `lineage`. What answers paid into `use` that can't be read by now goes to
+        `unattributed`, whatever `scores` say.
         Settling the current period closes it. Raises InvalidInput for scores or accounts that can't be, NotFound for
-        the period, Conflict (`verdicts_changed`) where the log's verdicts are on other answers than `left_out`.
+        the period, Conflict (`verdicts_changed`) where the log's verdicts and refunds are others than `left_out`.
         """
         check_scores(scores)
         check_improvement(improvement, scores)
@@ -412,7 +417,8 @@ class Economy(Offices):
         """What a second scorer recomputes on: a settled pool's answers that can still be read.
 
         Raises NotFound (`not_settled`), Conflict (`no_open_dispute`) where nobody contests the pool, or
-        (`too_little_kept`) where much of what the settlement could read is gone: other answers give other scores.
+        (`too_little_kept`) where much of what the settlement could read is gone, or was refunded: other answers give
+        other scores.
         """
         if not self._disputes.is_open(adapter, period):
             raise Conflict(
@@ -430,7 +436,7 @@ class Economy(Offices):
         if settled is None:
             return
         read_nano = settled.pool_nano - settled.unreadable_nano
-        kept_nano = settled.pool_nano - self._answers.unreadable(adapter, period)[1]
+        kept_nano = self._answers.readable(adapter, period)["answers_nano"]
         if kept_nano * WHOLE_PPM < read_nano * self.parameters().dispute_readable_ppm:
             raise Conflict(
                 f"the settlement read answers that paid {format_open(read_nano)} OPEN; of them those of"
@@ -536,7 +542,8 @@ class Economy(Offices):
             raise _released(answer_id)
         self._register.refresh()
         window_ms, now_ms = self.parameters().refund_window_ms, self._clock.now_ms()
-        return dict(self._refunds.refund(stored, reason, self._register.state, window_ms, now_ms))
+        free_nano = self._disputes.free_nano(stored.usage["adapter"], stored.usage["period"])
+        return dict(self._refunds.refund(stored, reason, self._register.state, window_ms, now_ms, free_nano))
 
     def explain(self, transfer_id: str) -> list[str]:
         """A transfer's derivation, line by line: answers and fees -> pool -> scores -> shares -> transfer for a payout,
@@ -694,11 +701,12 @@ class Economy(Offices):
         self._post_waiting()
         pool = pool_account(scores.adapter, scores.period)
         usages, marked = self._ledger.usages(pool), self._ledger.verdicts(pool)
-        verdicts.check_left_out(left_out, marked)
+        verdicts.check_left_out(left_out, marked, self._refunded(scores.adapter, scores.period))
         parameters = self.parameters(scores.period)
         if not usages:
             return empty_settlement(scores, improvement, parameters)
         _, unreadable_nano = self._answers.unreadable(scores.adapter, scores.period)
+        check_ceilings(scores, usages, unreadable_nano)
         statement = settlement_statement(scores, usages, accounts, parameters, improvement, marked, unreadable_nano)
         lineage = {line["adapter_digest"]: dict(line) for line in (*ancestors, *statement["lineage"])}
         statement = {**statement, "lineage": [lineage[digest] for digest in sorted(lineage)]}
@@ -711,6 +719,9 @@ class Economy(Offices):
         if settled is None:
             raise Unavailable("the settlement was written and can't be read", code="ledger_unavailable")
         return settled
+
+    def _refunded(self, adapter: str, period: str) -> tuple[str, ...]:
+        return tuple(sorted(entry.transfer.transfer_id for entry in self._refunds.of_pool(adapter, period)))
 
     def _add_to(self, adapter: str, period: str) -> None:
         """What follows a settlement: the emission beside it, and what its payees owe for spam. May be repeated."""

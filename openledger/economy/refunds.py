@@ -5,6 +5,9 @@
 A refund that was noted is finished or forgotten at the next start: what the log has is done, the rest never happened.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import apsw
 
 from openledger.core.errors import Conflict, InsufficientFunds, InvalidInput, NotFound
@@ -13,11 +16,11 @@ from openledger.economy.answers import AnswerStore, StoredAnswer
 from openledger.economy.port import LedgerPort
 from openledger.economy.settlement import payout_id
 from openledger.ledger import refunds, stakes
-from openledger.ledger.accounts import TREASURY
+from openledger.ledger.accounts import TREASURY, UNATTRIBUTED
 from openledger.ledger.database import writing
 from openledger.ledger.register import Register
 from openledger.ledger.statements import Statement, parts_by_account
-from openledger.ledger.transfers import CREATED
+from openledger.ledger.transfers import CREATED, Entry
 
 SCHEMA = "CREATE TABLE IF NOT EXISTS refunding(answer_id TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;"
 
@@ -28,8 +31,16 @@ class RefundBook:
         self._answers = answers
         self._db = connection
 
-    def refund(self, stored: StoredAnswer, reason: str, state: Register, window_ms: int, now_ms: int) -> Statement:
-        """Give an answer's fee back; again, it gives the first refund.
+    def refund(
+        self,
+        stored: StoredAnswer,
+        reason: str,
+        state: Register,
+        window_ms: int,
+        now_ms: int,
+        unattributed_nano: int,
+    ) -> Statement:
+        """Give an answer's fee back; again, it gives the first refund. Its pool left `unattributed_nano` to take.
 
         Raises InvalidInput without a reason, Conflict once `window_ms` are over (`refund_window_closed`),
         InsufficientFunds where the treasury can't bear what others don't give; nothing is changed then.
@@ -40,7 +51,7 @@ class RefundBook:
             return self._ledger.batch(known.seq).statement or {}
         usage = stored.usage
         self._check_window(usage["answer_id"], window_ms, now_ms)
-        statement = self._statement(usage, reason, state)
+        statement = self._statement(usage, reason, state, unattributed_nano)
         with writing(self._db):
             self._db.execute("INSERT OR IGNORE INTO refunding VALUES (?)", (stored.answer_id,))
         self._write(statement)
@@ -55,9 +66,18 @@ class RefundBook:
             else:
                 self._forget(str(answer_id))
 
-    def _statement(self, usage: Statement, reason: str, state: Register) -> Statement:
+    def of_pool(self, adapter: str, period: str) -> list[Entry]:
+        """The first transfer of each refund that the log has of a pool's answers."""
+        query = """SELECT answer_id FROM answers WHERE adapter = ? AND period = ? AND pool_nano > 0
+                   AND (state = 'refunded' OR answer_id IN (SELECT answer_id FROM refunding))"""
+        names = [refunds.refund_id(str(row[0])) for row in self._db.execute(query, (adapter, period))]
+        return [entry for entry in map(self._ledger.find, names) if entry is not None]
+
+    def _statement(self, usage: Statement, reason: str, state: Register, unattributed_nano: int) -> Statement:
         due = refunds.owed(usage, self._payouts(usage), self._rewards(usage, state))
         available = {name: self._available(name) for name in due}
+        if UNATTRIBUTED in available:
+            available[UNATTRIBUTED] = min(available[UNATTRIBUTED], unattributed_nano)
         available[usage["account"]] = due.get(usage["account"], 0)  # what one owes oneself needn't move
         given = refunds.taken(due, available)
         missing_nano = given.get(TREASURY, 0) - self._available(TREASURY)
@@ -69,14 +89,28 @@ class RefundBook:
                 param="answer_id",
                 fix=f"add {format_open(missing_nano)} OPEN to the treasury",
             )
-        return refunds.refund_statement(usage, due, given, reason)
+        return refunds.refund_statement(usage, due, given, reason, self._emission_back(usage, given, state))
+
+    def _emission_back(self, usage: Statement, given_nano: Mapping[str, int], state: Register) -> dict[str, int]:
+        """Of what was emitted for the answer, what its accounts still have once the fee is back."""
+        emitted = state.emissions.accounts_nano.get((usage["adapter"], usage["period"]), {})
+        settlement = self._settlement(usage)
+        if settlement is None or not emitted:
+            return {}
+        due = refunds.emission_owed(usage, settlement["pool_nano"], emitted)
+        left = {name: self._available(name) - given_nano.get(name, 0) for name in due}
+        if usage["account"] in left:
+            left[usage["account"]] += usage["fee_nano"]
+        back = {name: min(due[name], left[name]) for name in due}
+        return {name: amount_nano for name, amount_nano in back.items() if amount_nano > 0}
 
     def _payouts(self, usage: Statement) -> dict[str, int] | None:
+        settlement = self._settlement(usage)
+        return settlement and parts_by_account(settlement["payouts_nano"], settlement["accounts"])
+
+    def _settlement(self, usage: Statement) -> dict[str, Any] | None:
         entry = self._ledger.find(payout_id(usage["adapter"], usage["period"]))
-        if entry is None:
-            return None
-        settlement = self._ledger.batch(entry.seq).statement or {}
-        return parts_by_account(settlement["payouts_nano"], settlement["accounts"])
+        return None if entry is None else self._ledger.batch(entry.seq).statement
 
     def _rewards(self, usage: Statement, state: Register) -> dict[str, int] | None:
         key = (usage["adapter"], usage["period"])

@@ -84,7 +84,6 @@ def settlement_statement(
     """
     evidence = evidence_of(usages)
     pool_nano = sum(item[1] for item in evidence)
-    _check_ceilings(scores, usages, unreadable_nano)
     parts = _parts(pool_nano, unreadable_nano, scores, improvement, parameters)
     payouts = pool_payouts(parts)
     return {
@@ -108,8 +107,8 @@ def settlement_statement(
     }
 
 
-def _check_ceilings(scores: ContributorScores, usages: Sequence[Mapping[str, Any]], unreadable_nano: int) -> None:
-    """As `ledger.statements.check_ceiling_fees`, before anything is written."""
+def check_ceilings(scores: ContributorScores, usages: Sequence[Mapping[str, Any]], unreadable_nano: int) -> None:
+    """As `ledger.statements.check_ceiling_fees`, before anything is written. Raises InvalidInput."""
     if not scores.ceilings:
         return
     stated, fees_nano = sum(fees for _, fees in scores.ceilings), sum(map(bounded_fee, usages))

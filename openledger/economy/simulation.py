@@ -1,13 +1,16 @@
 """What other parameters would have done to a settled period: the same answers, scores and verdicts, divided anew.
 
 Nothing is written. Tokens and prices are as they were, and nobody is assumed to act otherwise; what could not be read
-is taken as the same part of the pool.
+is taken as the same part of the pool. Scores, gain and ceilings weigh answers by the fees that were paid, all alike: so
+they are taken as they stand where another minimum changes fees. A settlement of one part stays one.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from openledger.core.money import split
+from openledger.core.shares import WHOLE_PPM
 from openledger.core.values import ContributorScores
 from openledger.economy.parameters import Parameters
 from openledger.economy.settlement import settlement_statement
@@ -44,8 +47,10 @@ def _settled(
     settlement: Statement, usages: Sequence[Statement], verdicts: Sequence[Statement], parameters: Parameters
 ) -> dict[str, Any]:
     pool_nano = sum(usage["parts_nano"]["contributors"] for usage in usages)
-    lost_nano = pool_nano * settlement["unreadable_nano"] // settlement["pool_nano"]
+    lost_nano = pool_nano * settlement.get("unreadable_nano", 0) // settlement["pool_nano"]
     scores = {name: _scores(settlement, name) for name in PARTS}
+    if "parts" not in settlement:
+        parameters = replace(parameters, use_ppm=WHOLE_PPM, improvement_ppm=0)
     use = scores["use"] or _nothing(settlement)
     return settlement_statement(
         use, usages, settlement["accounts"], parameters, scores["improvement"], verdicts, lost_nano
@@ -53,8 +58,8 @@ def _settled(
 
 
 def _scores(settlement: Statement, name: str) -> ContributorScores | None:
-    part = settlement["parts"][name]
-    if not part["measured"]:
+    part = settlement.get("parts", {"use": {**settlement, "measured": True}}).get(name)
+    if part is None or not part["measured"]:
         return None
     return ContributorScores(
         adapter=settlement["adapter"],
@@ -64,6 +69,7 @@ def _scores(settlement: Statement, name: str) -> ContributorScores | None:
         errors_nano=dict(part["errors_nano"]),
         gain_nano=part["gain_nano"],
         quality=dict(part["quality"]),
+        ceilings=tuple((gain_nano, fees_nano) for gain_nano, fees_nano in part.get("ceilings", ())),
     )
 
 

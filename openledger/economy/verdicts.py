@@ -49,6 +49,12 @@ def check_open(usage: Mapping[str, Any], current: str) -> None:
         )
 
 
+def check_not_refunded(stored: StoredAnswer) -> None:
+    """Raises Conflict for an answer whose fee went back: it left its pool, and weighs nothing there."""
+    if stored.state == "refunded":
+        raise Conflict(f"the fee of {stored.answer_id} went back", code="answer_refunded", param="answer_id")
+
+
 def record_verdict(ledger: LedgerPort, usage: Mapping[str, Any], verdict: str) -> str:
     """Put the verdict on a paid answer in the log, once; its transfer's id. Raises Conflict where it's too late."""
     answer_id = usage["answer_id"]
@@ -79,15 +85,17 @@ def counted(answers: Sequence[Answer], marked: Collection[str]) -> tuple[Answer,
     return tuple(replace(answer, counted=answer.answer_id not in marked) for answer in answers)
 
 
-def check_left_out(left_out: Collection[str] | None, verdicts: Sequence[Mapping[str, Any]]) -> None:
-    """Raises Conflict unless scores that leave out the answers `left_out` are scores under these verdicts.
+def check_left_out(
+    left_out: Collection[str] | None, verdicts: Sequence[Mapping[str, Any]], refunds: Collection[str]
+) -> None:
+    """Raises Conflict unless scores that leave out `left_out` are scores under these verdicts and refunds.
 
-    None, for not known, will do only where nothing was marked.
+    None, for not known, will do only where nothing was marked or refunded.
     """
-    marked, told = {verdict["answer_id"] for verdict in verdicts}, set(left_out or ())
-    if told != marked:
+    by_now, told = {*(verdict["answer_id"] for verdict in verdicts), *refunds}, set(left_out or ())
+    if told != by_now:
         raise Conflict(
-            f"the scores leave out {len(told)} answers, {len(marked)} are marked wrong by now",
+            f"the scores leave out {len(told)} answers, {len(by_now)} are marked wrong or refunded by now",
             code="verdicts_changed",
             param="left_out",
             fix="read the pool again, and attribute it again",

@@ -15,7 +15,7 @@ from openledger.core.errors import Corrupt, NotFound
 from openledger.core.hashing import canonical_json
 from openledger.core.money import SUPPLY_NANO, format_open
 from openledger.ledger import statements
-from openledger.ledger.accounts import Balance, opened
+from openledger.ledger.accounts import UNATTRIBUTED, Balance, opened
 from openledger.ledger.appeals import Appeals
 from openledger.ledger.checkpoints import open_checkpoint
 from openledger.ledger.disputes import Disputes
@@ -126,6 +126,7 @@ class _Audit:
     tree: merkle.Frontier = field(default_factory=merkle.Frontier)
     pools: dict[str, list[list[object]]] = field(default_factory=dict)
     fees_nano: dict[str, int] = field(default_factory=dict)
+    left: set[str] = field(default_factory=set)  # commitments of answers that refunds took out of their pools
     settled: set[str] = field(default_factory=set)
     rounds: Rounds = field(default_factory=Rounds)
     verdicts: Verdicts = field(default_factory=Verdicts)
@@ -217,7 +218,7 @@ class _Audit:
             statements.check_settlement(statement, self.pools.get(pool, []))
             statements.check_settlement_transfers(statement, batch.transfers)
             statements.check_ceiling_fees(statement, self.fees_nano.get(pool, 0))
-            if statements.not_counted(statement) != self.verdicts.not_counted(pool):
+            if statements.not_counted(statement) != self.not_counted(pool):
                 raise Corrupt(f"{pool}: not the answers marked wrong", code="wrong_verdicts", param="statement")
             self.settled.add(pool)
         elif kind != REFUND and any(_touches_pool(transfer) for transfer in batch.transfers):
@@ -225,16 +226,25 @@ class _Audit:
         self.disputes.take(batch)
         self.appeals.take(batch)
         self.seals.take(batch)
-        self.economy.take(batch, lambda account: self.book.balances[account].available_nano)
+        self.economy.take(batch, self.available_nano)
         if kind == REFUND:
             self.leave_pool(*self.economy.leaving(statement))
+
+    def available_nano(self, account: str, pool: tuple[str, str]) -> int:
+        """What `account` could still give for a refund of an answer of `pool`: of what is unattributed, its own."""
+        spendable = self.book.balances[account].available_nano
+        return min(spendable, self.disputes.free_nano(pool)) if account == UNATTRIBUTED else spendable
 
     def leave_pool(self, pool: str, commitment: str, fee_nano: int) -> None:
         """An answer that was refunded before its pool was settled is as if it hadn't been sold."""
         if pool:
             self.pools[pool] = [item for item in self.pools.get(pool, []) if item[0] != commitment]
             self.fees_nano[pool] -= fee_nano
-            self.verdicts.wrong.get(pool, set()).discard(commitment)
+            self.left.add(commitment)
+
+    def not_counted(self, pool: str) -> list[str]:
+        """Commitments of answers that were marked wrong and, before or after, not refunded out of their pool."""
+        return [commitment for commitment in self.verdicts.not_counted(pool) if commitment not in self.left]
 
     def take_rotation(self, batch: Batch, statement: dict[str, Any]) -> None:
         check_rotation(statement)

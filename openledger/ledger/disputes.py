@@ -5,7 +5,7 @@
     verdict    a second scorer's scores, from which the share follows anew; the escrow is paid out
     expiry     nobody recomputed it in time; what no other dispute contests goes back to where it came from
 
-    left       = the pool's `unattributed` at its settlement - what disputes were awarded of it
+    left       = the pool's `unattributed` at its settlement - what disputes were awarded, and refunds took, of it
     contested  = min(claimed - paid, left)             held = min(left, sum of the open disputes' contested)
     recomputed = sum over the pool's parts: the contributor's payout by the settlement's own shares rule and z, or what
                  was paid, where the second scorer gives no scores for the part; shares divide what of a part the
@@ -14,12 +14,12 @@
     tolerance  = pool * tolerance_ppm / 10^6, rounded down
 
 A settlement pays at once, so what is contested is only what it left unattributed: nothing is taken back from people
-who were paid. Claims overlap: an open one keeps nobody else from being awarded what both contest, and whoever is
-decided first is paid first. Only who has a score in the settlement disputes it, and a pool once. A settlement without
-parts is one of a single part, `use`. A verdict is signed with its scorer's key (`signers`), over everybody's scores;
-older logs have unsigned ones, which are refused once a scorer's key is registered. Every statement can be built again
-from what it says and from the settlement, and every batch follows from its statement (`transfers_of`); `Disputes`
-replays them all for the audit.
+who were paid. A refund takes no more than left - held: the rest is in escrow, or other pools'. Claims overlap: an open
+one keeps nobody else from being awarded what both contest, and whoever is decided first is paid first. Only
+who has a score in the settlement disputes it, and a pool once. A settlement without parts is one of a single part,
+`use`. A verdict is signed with its scorer's key (`signers`), over everybody's scores; older logs have unsigned ones,
+which are refused once a scorer's key is registered. Every statement can be built again from what it says and from the
+settlement, and every batch follows from its statement (`transfers_of`); `Disputes` replays them all for the audit.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,6 +34,7 @@ from openledger.core.shares import RULE_1, check_ceilings, shares_ppb
 from openledger.core.signing import SigningKey, contributor_id, verify
 from openledger.core.values import UNATTRIBUTED as NOBODY
 from openledger.ledger.accounts import TREASURY, UNATTRIBUTED, check_account_id
+from openledger.ledger.refunds import REFUND
 from openledger.ledger.signers import Signer, Signers
 from openledger.ledger.statements import SETTLEMENT, Statement, format_of
 from openledger.ledger.transfers import Batch, Transfer
@@ -183,6 +184,7 @@ class Disputes:
     signers: Signers | None = None
     pools: dict[tuple[str, str], PaidPool] = field(default_factory=dict)
     by_pool: dict[tuple[str, str], dict[str, Dispute]] = field(default_factory=dict)
+    refunded_nano: dict[tuple[str, str], int] = field(default_factory=dict)
 
     def take(self, batch: Batch) -> None:
         """Raises Corrupt, its code saying what is wrong; batches of other kinds pass."""
@@ -192,7 +194,8 @@ class Disputes:
                 raise Corrupt(
                     "money goes through an escrow without saying why", code="unexplained_escrow", param="statement"
                 )
-            return
+            if kind != REFUND:
+                return
         try:
             self._take(kind, statement, batch)
         except Corrupt:
@@ -208,14 +211,24 @@ class Disputes:
         """What of a pool's `unattributed` is left, and what its open disputes contest of it."""
         known = self.by_pool.get(key, {}).values()
         return Funds(
-            left_nano=self.pools[key].payouts_nano.get(NOBODY, 0) - sum(dispute.award_nano for dispute in known),
+            left_nano=self.pools[key].payouts_nano.get(NOBODY, 0)
+            - sum(dispute.award_nano for dispute in known)
+            - self.refunded_nano.get(key, 0),
             contested_nano=sum(dispute.claim["contested_nano"] for dispute in known if dispute.closing is None),
         )
+
+    def free_nano(self, key: tuple[str, str]) -> int:
+        """What of a settled pool's `unattributed` a refund may take: what is left and not in escrow."""
+        funds = self.funds(key)
+        return funds.left_nano - funds.held_nano
 
     def _take(self, kind: str, statement: Statement, batch: Batch) -> None:
         if _is_settlement(kind):
             pool = paid_pool(batch)
             self.pools[pool.adapter, pool.period] = pool
+            return
+        if kind == REFUND:
+            self._take_refund(statement)
             return
         claim = statement if kind == DISPUTE else statement["dispute"]
         key, contributor = (claim["adapter"], claim["period"]), claim["contributor"]
@@ -245,6 +258,14 @@ class Disputes:
             )
         if abs(batch.time_ms - stated_ms) > _CLOCKS_APART_MS:
             raise Corrupt("the statement's time is far from its batch's", code="wrong_time", param="statement")
+
+    def _take_refund(self, statement: Statement) -> None:
+        key, given_nano = (statement["adapter"], statement["period"]), statement["taken_nano"].get(UNATTRIBUTED, 0)
+        if not given_nano or key not in self.pools:
+            return
+        if given_nano > self.free_nano(key):
+            raise _corrupt("it takes more of what is unattributed than its pool left there", "wrong_refund")
+        self.refunded_nano[key] = self.refunded_nano.get(key, 0) + given_nano
 
     def _check_signer(self, closing: Statement) -> None:
         if self.signers is None or format_of(closing) == EXPIRY:

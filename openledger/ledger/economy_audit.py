@@ -22,7 +22,7 @@ from openledger.ledger.transfers import Batch
 from openledger.ledger.withdrawals import Withdrawals
 
 Pool = tuple[str, str]  # adapter, period
-Available = Callable[[str], int]  # account -> nano-OPEN that it may still spend, after the batch
+Available = Callable[[str, Pool], int]  # nano-OPEN that an account may still give for a pool's answer, after the batch
 _KEPT = (
     "answer_id",
     "account",
@@ -118,13 +118,18 @@ class EconomyAudit:
         key = (usage["adapter"], usage["period"])
         settlement = self.settlements.get(key)
         paid = settlement and parts_by_account(settlement["payouts_nano"], settlement["accounts"])
-        refunds.check_refund(statement, usage, paid, self.rewards.get(key))
+        emitted = self.register.emissions.accounts_nano.get(key, {})
+        emission_due = refunds.emission_owed(usage, settlement["pool_nano"], emitted) if settlement else {}
+        refunds.check_refund(statement, usage, paid, self.rewards.get(key), emission_due)
         if list(batch.transfers) != refunds.refund_transfers(statement):
             raise _corrupt("the transfers aren't those of the refund", "refund_differs")
         for name, amount_nano in statement["owed_nano"].items():
             given_nano = statement["taken_nano"].get(name, 0)
-            if name not in (TREASURY, usage["account"]) and given_nano < amount_nano and available(name):
+            if name not in (TREASURY, usage["account"]) and given_nano < amount_nano and available(name, key):
                 raise _corrupt(f"{name} gave less than it owes and had", "wrong_refund")
+        for name, amount_nano in emission_due.items():
+            if statement.get("emission_nano", {}).get(name, 0) < amount_nano and available(name, key):
+                raise _corrupt(f"{name} gave less of its emission back than it had", "wrong_refund")
         stakers = stakes.reward_account(*key)
         if stakers in statement["taken_nano"]:
             self.stakers_nano[key] -= statement["taken_nano"][stakers]

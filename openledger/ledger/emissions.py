@@ -16,7 +16,7 @@ from openledger.core.errors import Conflict, InvalidInput
 from openledger.core.money import split
 from openledger.core.values import UNATTRIBUTED as NOBODY
 from openledger.ledger.parameters import ParameterBook, Values
-from openledger.ledger.statements import Statement
+from openledger.ledger.statements import Statement, parts_by_account
 from openledger.ledger.vesting import COMMUNITY, Move
 
 EMISSION = "openledger.emission/1"
@@ -27,9 +27,10 @@ _WHOLE_PPM = 10**6
 
 @dataclass(slots=True)
 class Emissions:
-    """What each settled pool got, and each period in all."""
+    """What each settled pool got, in all and by account, and each period in all."""
 
     pools: dict[tuple[str, str], int] = field(default_factory=dict)
+    accounts_nano: dict[tuple[str, str], dict[str, int]] = field(default_factory=dict)
     periods_nano: dict[str, int] = field(default_factory=dict)
 
     def left_nano(self, period: str, values: Values) -> int:
@@ -50,7 +51,9 @@ class Emissions:
 
     def apply(self, statement: Statement) -> None:
         total_nano = sum(statement["emission_nano"].values())
-        self.pools[statement["adapter"], statement["period"]] = total_nano
+        key = (statement["adapter"], statement["period"])
+        self.pools[key] = total_nano
+        self.accounts_nano[key] = parts_by_account(statement["emission_nano"], statement["accounts"])
         self.periods_nano[statement["period"]] = self.periods_nano.get(statement["period"], 0) + total_nano
 
 

@@ -6,6 +6,8 @@
     owed by owner, treasury   their parts
     taken_a                   what a owes, or what it has where that is less
     borne by the treasury     fee - sum of what the others gave
+    emission back_a           emission_a x contributors' part / pool, rounded down, or what a has left where that is
+                              less; to the community, whose vesting paid it beside the settlement
 
 So nobody goes below zero for what was withdrawn meanwhile, and the customer gets the fee to the nano-OPEN, once. An
 answer that is refunded before its pool is settled is as if it had not been sold: it is no part of the pool any more.
@@ -19,9 +21,11 @@ from openledger.core.money import format_open, split
 from openledger.ledger.accounts import TREASURY, pool_account
 from openledger.ledger.statements import Statement
 from openledger.ledger.transfers import Transfer
+from openledger.ledger.vesting import COMMUNITY
 
 REFUND = "openledger.refund/1"
 CODE = "refund"
+EMISSION_CODE = "emission_back"
 MAX_REASON = 2000
 _FIELDS = {"format", "answer_id", "account", "adapter", "period", "fee_nano", "owed_nano", "taken_nano", "reason"}
 
@@ -50,8 +54,19 @@ def taken(owed_nano: Mapping[str, int], available_nano: Mapping[str, int]) -> di
     return {name: amount_nano for name, amount_nano in sorted(given.items()) if amount_nano}
 
 
+def emission_owed(usage: Statement, pool_nano: int, emission_nano: Mapping[str, int]) -> dict[str, int]:
+    """What accounts were emitted, `emission_nano`, for the part that an answer had in its pool of `pool_nano`."""
+    part_nano = usage["parts_nano"]["contributors"]
+    due = {name: amount_nano * part_nano // pool_nano for name, amount_nano in sorted(emission_nano.items())}
+    return {name: amount_nano for name, amount_nano in due.items() if amount_nano}
+
+
 def refund_statement(
-    usage: Statement, owed_nano: Mapping[str, int], taken_nano: Mapping[str, int], reason: str
+    usage: Statement,
+    owed_nano: Mapping[str, int],
+    taken_nano: Mapping[str, int],
+    reason: str,
+    emission_nano: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """Raises InvalidInput for a reason that can't be."""
     if not isinstance(reason, str) or not 0 < len(reason) <= MAX_REASON:
@@ -62,6 +77,7 @@ def refund_statement(
         "owed_nano": dict(owed_nano),
         "taken_nano": dict(taken_nano),
         "reason": reason,
+        **({"emission_nano": dict(emission_nano)} if emission_nano else {}),
     }
 
 
@@ -71,27 +87,34 @@ def refund_id(answer_id: str, place: int = 0) -> str:
 
 
 def refund_transfers(statement: Statement) -> list[Transfer]:
-    """One transfer for each account that gives, by account id."""
+    """One transfer for each account that gives, by account id, and one for each that gives emission back."""
     answer_id, customer = statement["answer_id"], statement["account"]
     given = [item for item in sorted(statement["taken_nano"].items()) if item[0] != customer]
+    moves = [(account, customer, amount_nano, CODE) for account, amount_nano in given]
+    emitted = sorted(statement.get("emission_nano", {}).items())
+    moves += [(account, COMMUNITY, amount_nano, EMISSION_CODE) for account, amount_nano in emitted]
     return [
         Transfer(
             transfer_id=refund_id(answer_id, place),
-            debit=account,
-            credit=customer,
+            debit=debit,
+            credit=credit,
             amount_nano=amount_nano,
-            code=CODE,
+            code=code,
             reference=answer_id,
         )
-        for place, (account, amount_nano) in enumerate(given)
+        for place, (debit, credit, amount_nano, code) in enumerate(moves)
     ]
 
 
 def check_refund(
-    statement: Statement, usage: Statement, payouts: Mapping[str, int] | None, rewards: Mapping[str, int] | None
+    statement: Statement,
+    usage: Statement,
+    payouts: Mapping[str, int] | None,
+    rewards: Mapping[str, int] | None,
+    emission_due: Mapping[str, int],
 ) -> None:
     """Raises InvalidInput where what is owed doesn't follow from the answer, or what is taken not from what is owed."""
-    if set(statement) != _FIELDS:
+    if set(statement) - {"emission_nano"} != _FIELDS:
         raise InvalidInput("not the fields of a refund", code="malformed_statement", param="statement")
     due, given = statement["owed_nano"], statement["taken_nano"]
     same = ("answer_id", "account", "adapter", "period", "fee_nano")
@@ -100,6 +123,9 @@ def check_refund(
     over = [name for name, amount in given.items() if name != TREASURY and not 0 < amount <= due.get(name, 0)]
     if over or sum(given.values()) != usage["fee_nano"]:
         raise InvalidInput("it takes more than is owed, or not the fee", code="wrong_refund", param="taken_nano")
+    emitted = statement.get("emission_nano", {})
+    if any(not 0 < amount_nano <= emission_due.get(name, 0) for name, amount_nano in emitted.items()):
+        raise InvalidInput("it takes more than was emitted", code="wrong_refund", param="emission_nano")
 
 
 def lines(statement: Statement) -> list[str]:
@@ -113,6 +139,10 @@ def lines(statement: Statement) -> list[str]:
             for name, amount_nano in statement["owed_nano"].items()
         ),
         f"the treasury gave {format_open(statement['taken_nano'].get(TREASURY, 0))} OPEN in all",
+        *(
+            f"{name} gave {format_open(amount_nano)} OPEN of its emission back to the community"
+            for name, amount_nano in statement.get("emission_nano", {}).items()
+        ),
     ]
 
 

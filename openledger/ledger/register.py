@@ -136,8 +136,9 @@ def _check_unguarded(batch: Batch) -> None:
     for transfer in batch.transfers:
         if transfer == seat():
             continue
-        guarded = transfer.debit.startswith(_GUARDED) or transfer.credit.startswith(_GUARDED)
         refunded = format_of(batch.statement) == REFUND
+        back = refunded and transfer.credit == vesting.COMMUNITY
+        guarded = transfer.debit.startswith(_GUARDED) or (transfer.credit.startswith(_GUARDED) and not back)
         if guarded or (transfer.debit.startswith("stakers:") and not refunded):
             raise _corrupt("money of stake, vesting or votes moves without saying why", "unexplained_move")
 

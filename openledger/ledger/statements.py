@@ -139,8 +139,11 @@ def check_settlement(settlement: Statement, evidence: Evidence) -> None:
 
 
 def bounded_fee(usage: Statement) -> int:
-    """What an answer adds to the fees under its adapter's ceiling: its fee, where it has a token to be measured on."""
-    return _guarded(lambda: int(usage["fee_nano"]) if usage["num_completion_tokens"] else 0)
+    """What an answer adds to the fees under its adapter's ceiling: its fee, where it has a token to be measured on and
+    paid into its pool."""
+    return _guarded(
+        lambda: int(usage["fee_nano"]) if usage["num_completion_tokens"] and usage["parts_nano"]["contributors"] else 0
+    )
 
 
 def check_ceiling_fees(settlement: Statement, fees_nano: int) -> None:

@@ -67,7 +67,7 @@ class AdapterAttribution:
 class PeriodAttribution:
     """What a pool's settlement rests on: `scores` on the answers sold, `improvement` on the held-out rows. `parts` has
     one item for each adapter that served under the name: more than one where it was retrained within the period.
-    `left_out` are the answers that were marked wrong; None: not known."""
+    `left_out` are the answers that were marked wrong, and refunds (`Pool.left_out`); None: not known."""
 
     scores: ContributorScores
     improvement: ContributorScores | None
@@ -347,7 +347,7 @@ def attribute(
         scores=_with_loss(scores, pool),
         improvement=_mean_improvement(parts),
         parts=tuple(parts),
-        left_out=pool.marked,
+        left_out=pool.left_out,
     )
 
 
@@ -433,7 +433,8 @@ def _registered(registry: AdapterRegistry, name: str) -> RegisteredAdapter | Non
 
 def settle(economy: Any, attribution: PeriodAttribution) -> Settlement:
     """Pay the pool once, its improvement part by `improvement` where that was measured; a replay pays nobody and gives
-    the first result. Raises Conflict (`verdicts_changed`) where an answer was marked wrong after it was attributed."""
+    the first result. Raises Conflict (`verdicts_changed`) where an answer was marked wrong, or refunded, after it was
+    attributed."""
     lineage = tuple(line for part in attribution.parts for line in part.lineage)
     found = economy.settle.remote(
         attribution.scores, {}, attribution.improvement, attribution.left_out, ancestors=lineage

@@ -55,9 +55,9 @@ class Affairs(RuleBasedStateMachine):
     @rule(to_bob=st.booleans())
     def settle(self, to_bob: bool) -> None:
         period = self.town.economy.current_period()
-        marked = self.town.economy.pool("py", period).marked
+        left_out = self.town.economy.pool("py", period).left_out
         paid = {"ctr_a": "user:bob"} if to_bob else {}
-        settlement = self.town.economy.settle(scores(period), paid, left_out=marked)
+        settlement = self.town.economy.settle(scores(period), paid, left_out=left_out)
         assert sum(settlement.payouts_nano.values()) == settlement.pool_nano
         self.settled.add(period)
 

@@ -12,7 +12,8 @@ from openledger.core.signing import SigningKey, contributor_id
 from openledger.economy import Parameters
 from openledger.economy import disputes as economy_disputes
 from openledger.economy.disputes import DisputeBook, terms_of
-from openledger.ledger import Ledger, disputes, encode_proof, verify_proof
+from openledger.economy.settlement import payout_id
+from openledger.ledger import Ledger, disputes, encode_proof, refunds, verify_proof
 from openledger.ledger.disputes import (
     Basis,
     Disputes,
@@ -26,6 +27,7 @@ from openledger.ledger.disputes import (
     verdict_statement,
 )
 from openledger.ledger.signers import Signer, sign_signer
+from openledger.ledger.statements import parts_by_account
 from openledger.ledger.transfers import Batch
 
 P = Parameters()
@@ -105,6 +107,61 @@ def test_a_verdict_says_on_how_many_answers_it_rests_and_what_they_paid(settled)
     decided = resolve(settled)
     assert (decided.closing["num_answers"], decided.closing["answers_nano"]) == (1, POOL)
     assert any("on 1 answers that paid 0.00002;" in line for line in disputes.lines(decided.closing))
+
+
+def another_pool(town):
+    """Of the same size, in the next period."""
+    town.sell("k2", completion=1330)
+    town.economy.settle(scores("p0002"), {}, scores("p0002"))
+
+
+def refund(town):
+    (usage,) = town.ledger.usages("pool:py:p0001")
+    return town.economy.refund(usage["answer_id"], "why")
+
+
+def test_what_a_refund_took_is_not_left_to_contest_though_other_pools_have_it(settled):
+    another_pool(settled)
+    assert refund(settled)["taken_nano"]["unattributed"] == LEFT
+    assert posted(settled, "unattributed") == LEFT
+    with pytest.raises(Conflict) as caught:
+        dispute(settled)
+    assert caught.value.code == "nothing_to_contest"
+    settled.ledger.audit()
+
+
+def test_a_refund_takes_what_is_neither_contested_nor_another_pools(settled):
+    another_pool(settled)
+    dispute(settled)
+    told = refund(settled)
+    assert (told["owed_nano"]["unattributed"], told["taken_nano"]["unattributed"]) == (LEFT, LEFT - 1000)
+    assert (posted(settled, ESCROW), posted(settled, "unattributed")) == (1000 + DEPOSIT, LEFT)
+    assert resolve(settled, b=38).award_nano == 1000
+    assert (posted(settled, ESCROW), posted(settled, "unattributed")) == (0, LEFT)
+    settled.ledger.audit()
+
+
+def test_a_refund_does_not_take_an_award_from_another_pool(settled):
+    another_pool(settled)
+    dispute(settled)
+    resolve(settled, b=38)
+    settled.restart()
+    assert refund(settled)["taken_nano"]["unattributed"] == LEFT - 1000
+    assert posted(settled, "unattributed") == LEFT
+    settled.ledger.audit()
+
+
+def test_the_audit_names_a_refund_that_takes_what_is_another_pools(settled):
+    another_pool(settled)
+    dispute(settled)
+    (usage,) = settled.ledger.usages("pool:py:p0001")
+    settlement = settled.ledger.batch(settled.ledger.find(payout_id("py", "p0001")).seq).statement
+    due = refunds.owed(usage, parts_by_account(settlement["payouts_nano"], settlement["accounts"]), None)
+    forged = refunds.refund_statement(usage, due, due, "why")
+    assert set(settled.ledger.commit(refunds.refund_transfers(forged), forged)) == {"created"}
+    with pytest.raises(Corrupt) as caught:
+        settled.ledger.audit()
+    assert caught.value.code == "wrong_refund"
 
 
 def test_an_award_is_never_more_than_what_is_in_escrow(settled):

@@ -3,22 +3,28 @@
 from fractions import Fraction
 
 import pytest
-from economy_values import Town, scores
+from economy_values import Town, answer, scores
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openledger.core.errors import InvalidInput
+from openledger.core.errors import Corrupt, InvalidInput
+from openledger.core.money import NANO_PER_OPEN
 from openledger.economy import Parameters
+from openledger.economy.settlement import payout_id
+from openledger.ledger import refunds
 from openledger.ledger.emissions import emission
+from openledger.ledger.statements import parts_by_account
 
+OPEN = NANO_PER_OPEN
 MATCH = Parameters(emission_match_ppm=200_000, emission_cap_nano=30)
 
 
 @pytest.fixture
 def founded(tmp_path, clock):
-    """The standard supply; alice has 1,000,000 nano-OPEN from before."""
+    """The standard supply; alice has 1,000,000 nano-OPEN from before, bob 10 OPEN."""
     made = Town(tmp_path, clock, MATCH)
     made.economy.grant("user:alice", 1_000_000, "start")
+    made.economy.grant("user:bob", 10 * OPEN, "bob")
     made.economy.found()
     yield made
     made.close()
@@ -36,6 +42,62 @@ def test_contributors_get_the_rules_part_of_what_fees_paid_them(founded):
     founded.economy.settle(scores(), {})
     assert founded.available("contributor:ctr_a") == 67
     founded.ledger.audit()
+
+
+def test_a_refund_takes_back_what_was_emitted_for_its_answer(founded):
+    community = founded.available("treasury:community")
+    sold = founded.sell("k1")
+    founded.economy.settle(scores(), {"ctr_a": "user:alice"})
+    assert founded.available("treasury:community") == community - 15
+    told = founded.economy.refund(sold.answer_id, "why")
+    assert told["emission_nano"] == {"contributor:ctr_b": 4, "user:alice": 11}
+    assert (founded.available(), founded.available("treasury:community")) == (1_000_000, community)
+    founded.ledger.audit()
+
+
+def test_an_answers_refund_takes_back_its_part_of_what_was_emitted(founded):
+    sold, _ = founded.sell("k1"), founded.sell("k2")
+    founded.economy.settle(scores(), {})
+    emitted = founded.economy.vesting()["emitted_nano"]["p0001"]
+    assert (emitted, founded.economy.refund(sold.answer_id, "why")["emission_nano"]) == (
+        30, {"contributor:ctr_a": 11, "contributor:ctr_b": 4}
+    )  # fmt: skip
+    founded.ledger.audit()
+
+
+def test_what_was_withdrawn_of_an_emission_does_not_come_back(founded):
+    sold, _ = founded.sell("k1"), founded.sell("k2")
+    founded.economy.settle(scores(), {"ctr_a": "user:bob"})
+    founded.economy.withdraw("user:bob", founded.available("user:bob") - 3, "0x" + "ab" * 20, "w1")
+    told = founded.economy.refund(sold.answer_id, "why")
+    assert (told["taken_nano"]["user:bob"], told["emission_nano"]) == (3, {"contributor:ctr_b": 4})
+    founded.ledger.audit()
+
+
+def test_whoever_bought_from_himself_gives_his_emission_back_out_of_the_fee(founded):
+    authorized = founded.authorize("k1", "user:bob")
+    founded.economy.complete(answer(authorized))
+    founded.sell("k2")
+    founded.economy.settle(scores(), {"ctr_a": "user:bob"})
+    founded.economy.withdraw("user:bob", founded.available("user:bob"), "0x" + "ab" * 20, "w1")
+    told = founded.economy.refund(authorized.answer_id, "why")
+    assert told["emission_nano"] == {"contributor:ctr_b": 4, "user:bob": 11}
+    assert founded.available("user:bob") == 310 - told["owed_nano"]["user:bob"] - 11
+    founded.ledger.audit()
+
+
+@pytest.mark.parametrize("back", [{}, {"contributor:ctr_a": 11}, {"contributor:ctr_a": 11, "contributor:ctr_b": 5}])
+def test_the_audit_names_a_refund_that_takes_back_another_emission(founded, back):
+    founded.sell("k1"), founded.sell("k2")
+    founded.economy.settle(scores(), {})
+    usage, _ = founded.ledger.usages("pool:py:p0001")
+    settlement = founded.ledger.batch(founded.ledger.find(payout_id("py", "p0001")).seq).statement
+    due = refunds.owed(usage, parts_by_account(settlement["payouts_nano"], settlement["accounts"]), None)
+    forged = refunds.refund_statement(usage, due, due, "why", back)
+    assert set(founded.ledger.commit(refunds.refund_transfers(forged), forged)) == {"created"}
+    with pytest.raises(Corrupt) as caught:
+        founded.ledger.audit()
+    assert caught.value.code == "wrong_refund"
 
 
 def test_the_cap_is_the_periods(founded):

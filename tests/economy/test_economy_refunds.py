@@ -8,11 +8,17 @@ from openledger.core.errors import Conflict, InsufficientFunds, InvalidInput, No
 from openledger.core.money import NANO_PER_OPEN
 from openledger.economy import Parameters
 from openledger.economy.answers import AnswerStore
+from openledger.economy.verdicts import record_verdict
 from openledger.ledger import Ledger, encode_proof, verify_proof
 
 OPEN = NANO_PER_OPEN
 ADDRESS = "0x" + "ab" * 20
 DAY_MS = 24 * 60 * 60_000
+
+
+def settle(town, **values):
+    """By scores of the pool as it is."""
+    return town.economy.settle(scores(**values), {}, left_out=town.economy.pool("py", "p0001").left_out)
 
 
 def books(town):
@@ -38,7 +44,7 @@ def test_before_settlement_every_part_comes_back_and_the_answer_leaves_its_pool(
 def test_the_pool_is_settled_without_it_and_its_payouts_are_proven(town):
     sold, _ = town.sell("k1"), town.sell("k2", completion=9)
     town.economy.refund(sold.answer_id, "why")
-    settlement = town.economy.settle(scores(), {})
+    settlement = settle(town)
     assert settlement.pool_nano == 185
     proof = encode_proof(town.ledger.proof(settlement.transfer_ids["contributor:ctr_a"]))
     lines = verify_proof(proof, town.ledger.verification_key()).lines
@@ -46,12 +52,54 @@ def test_the_pool_is_settled_without_it_and_its_payouts_are_proven(town):
     town.ledger.audit()
 
 
-def test_an_answer_that_was_marked_wrong_can_be_refunded_and_the_scores_need_not_leave_it_out(town):
+def test_an_answer_that_was_marked_wrong_can_be_refunded_and_leaves_the_pool(town):
     sold, _ = town.sell("k1"), town.sell("k2")
     town.economy.mark(sold.answer_id, "wrong", "user:alice")
     town.economy.refund(sold.answer_id, "wrong indeed")
-    assert town.economy.settle(scores(), {}).pool_nano == 155
+    assert settle(town).pool_nano == 155
     town.ledger.audit()
+
+
+def test_scores_that_count_an_answer_refunded_since_are_not_settled_though_another_can_not_be_read(town):
+    sold, _ = town.sell("k1"), town.sell("k2")
+    town.economy.set_retention("user:alice", keep=False)
+    town.sell("k3")
+    before = town.economy.pool("py", "p0001").left_out
+    town.economy.refund(sold.answer_id, "why")
+    for left_out in (None, before):
+        with pytest.raises(Conflict) as caught:
+            town.economy.settle(scores(ceilings=((10**9, 620),)), {}, left_out=left_out)
+        assert caught.value.code == "verdicts_changed"
+    settle(town, ceilings=((10**9, 310),))
+    town.ledger.audit()
+
+
+def test_scores_in_whose_ceilings_a_marked_answer_is_are_not_settled_once_it_is_refunded(town):
+    sold, _ = town.sell("k1"), town.sell("k2")
+    town.economy.mark(sold.answer_id, "wrong", "user:alice")
+    before = town.economy.pool("py", "p0001").left_out
+    town.economy.refund(sold.answer_id, "why")
+    with pytest.raises(Conflict):
+        town.economy.settle(scores(), {}, left_out=before)
+
+
+def test_an_answer_that_was_refunded_can_not_be_marked(town):
+    sold, _ = town.sell("k1"), town.sell("k2")
+    town.economy.refund(sold.answer_id, "wrong indeed")
+    before = town.ledger.checkpoint()
+    with pytest.raises(Conflict) as caught:
+        town.economy.mark(sold.answer_id, "wrong", "user:alice")
+    assert caught.value.code == "answer_refunded"
+    assert town.ledger.checkpoint() == before
+
+
+def test_a_log_in_which_a_refunded_answer_was_marked_is_settled_without_it_and_audits(town):
+    sold, _ = town.sell("k1"), town.sell("k2")
+    usage = town.ledger.usages("pool:py:p0001")[0]
+    town.economy.refund(sold.answer_id, "wrong indeed")
+    record_verdict(town.ledger, usage, "wrong")
+    assert settle(town).pool_nano == 155
+    assert town.ledger.audit().num_settlements == 1
 
 
 def test_after_settlement_contributors_give_what_they_have_not_withdrawn_and_the_treasury_bears_the_rest(town):

@@ -146,6 +146,16 @@ class TestAPoolInDispute:
             disputed.economy.disputed_answers("py", "p0001")
         assert caught.value.code == "too_little_kept"
 
+    def test_has_less_kept_by_what_was_refunded(self, disputed):
+        self.contest(disputed)
+        first, second = (usage["answer_id"] for usage in disputed.ledger.usages("pool:py:p0001")[:2])
+        disputed.economy.refund(first, "why")
+        assert len(disputed.economy.disputed_answers("py", "p0001")) == 9
+        disputed.economy.refund(second, "why")
+        with pytest.raises(Conflict) as caught:
+            disputed.economy.disputed_answers("py", "p0001")
+        assert caught.value.code == "too_little_kept"
+
     def test_is_compared_with_what_its_settlement_could_read(self, town):
         town.economy.set_retention("user:alice", keep=False)
         town.sell("unkept")

@@ -1,7 +1,9 @@
 """A pool is paid once, to the nano-OPEN, by shares that anyone can recompute."""
 
+from dataclasses import replace
+
 import pytest
-from economy_values import DIGEST, TERMS, answer, scores
+from economy_values import DIGEST, TERMS, Town, answer, scores
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -190,3 +192,17 @@ def test_periods_that_are_none_are_refused(town):
     for period in ("", "1", "p00001", "p0000"):
         with pytest.raises((InvalidInput, NotFound)):
             town.economy.pool("py", period)
+
+
+def test_an_answer_whose_fee_is_too_small_for_a_part_is_under_no_ceiling(tmp_path, clock):
+    parameters = Parameters(contributors_ppm=100_000, treasury_ppm=900_000, owner_ppm=0, stakers_ppm=0)
+    town = Town(tmp_path, clock, parameters)
+    town.economy.grant("user:alice", 1_000_000, "start")
+    terms = replace(TERMS, prompt_price_nano=0, completion_price_nano=1)
+    for completion in (1, 100):
+        authorized = town.economy.authorize("user:alice", terms, 10, 100, f"k{completion}")
+        town.economy.complete(answer(authorized, completion=completion))
+    assert [one.fee_nano for one in town.economy.pool("py", "p0001").answers] == [100]
+    town.economy.settle(scores(ceilings=((10**9, 100),)), {})
+    assert town.ledger.audit().num_settlements == 1
+    town.close()

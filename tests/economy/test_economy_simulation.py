@@ -1,0 +1,42 @@
+"""What other parameters would have paid: the settled shares stay where a change doesn't touch them."""
+
+from economy_values import improvement, scores
+from test_economy_parts import in_the_old_format
+
+from openledger.economy import Parameters
+from openledger.economy.settlement import payout_transfers, settlement_statement
+
+NOTHING = {"payout_minimum_nano": 7}
+
+
+def test_a_change_that_touches_no_payout_changes_none(town):
+    town.sell("k1")
+    settled = town.economy.settle(scores(ceilings=((10**9, 310),)), {}, improvement())
+    assert settled.payouts_nano["ctr_a"] == 18  # of 109: D is the ceilings' 310, not the sum of influences
+    (told,) = town.economy.simulate(NOTHING)["pools"]
+    assert told["payouts_nano"] == {name: [paid, paid] for name, paid in sorted(settled.payouts_nano.items())}
+
+
+def test_where_a_minimum_changes_the_fees_the_shares_stay(town):
+    town.sell("k1")
+    town.economy.settle(scores(ceilings=((10**9, 310),)), {}, improvement())
+    (told,) = town.economy.simulate({"minimum_fee_nano": 3100})["pools"]
+    assert (told["fees_nano"], told["pool_nano"]) == ([310, 3100], [155, 1550])
+    assert told["payouts_nano"]["ctr_a"] == [18, 182]
+
+
+def test_a_settlement_of_one_part_is_divided_as_one(town):
+    town.sell("k1")
+    alone = Parameters(use_ppm=10**6, improvement_ppm=0, shares_rule="shares/1")
+    old = in_the_old_format(settlement_statement(scores(), town.ledger.usages("pool:py:p0001"), {}, alone))
+    transfers = payout_transfers(old)
+    town.economy._open_accounts(*(transfer.credit for transfer in transfers))
+    assert set(town.ledger.commit(transfers, old)) == {"created"}
+    town.restart()
+    town.economy.open_period()
+    town.economy.pools()
+    (told,) = town.economy.simulate(NOTHING, "p0001")["pools"]
+    assert [was for was, _ in told["payouts_nano"].values()] == [
+        old["payouts_nano"][name] for name in sorted(old["payouts_nano"])
+    ]
+    assert told["payouts_nano"]["ctr_a"] == [74, 81]  # shares/1 then, shares/2 now
