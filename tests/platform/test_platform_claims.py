@@ -199,7 +199,7 @@ class TestADispute:
         return run(house.open_dispute(f"contributor:{ADA_ID}", *POOL, ADA_ID, 100, "mine"))
 
     def test_is_opened_found_and_decided(self, house, opened):
-        assert (opened["state"], opened["paid_nano"], opened["verdict"]) == ("open", 20, None)
+        assert (opened["state"], opened["paid_nano"], opened["verdict"]) == ("open", 21, None)
         assert run(house.disputes(*POOL)) == [opened]
         assert run(house.find_dispute(opened["dispute_id"])) == opened
         house.name_scorer()

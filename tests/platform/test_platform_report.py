@@ -149,7 +149,7 @@ def test_an_answers_own_shares_are_told_with_influence_and_error():
     first, second, third = answer_shares(ONE, 1000, {"ctr_a": "ada"})
     assert (first["contributor"], first["share_ppb"], first["influence"], first["error"]) == (
         "ada",
-        41 * 10**7,  # 0.09 / 0.5 is taken
+        35 * 10**7,  # 0.09 / 0.3 is taken: who is paid nothing isn't in E
         1.0,
         0.3,
     )
