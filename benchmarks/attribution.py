@@ -287,7 +287,7 @@ def rows_this_run(study: Study) -> dict[str, Figures]:
         ("EK-FAC, one run", *_with_sum(study.views[f"epoch-{study.record.recipe.num_epochs}"], answers)),
     ):
         found[name] = {}
-        for percent in sorted(truth.REMOVED_PERCENT):
+        for percent in sorted(truth.REMOVALS):
             members = study.members[f"removed-{percent}"]
             weights = np.array([member.row_weights for member in members])
             true = study.true(f"removed-{percent}")
