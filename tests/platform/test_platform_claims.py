@@ -207,7 +207,7 @@ class TestADispute:
         found = recomputed(AUDITOR, "user:auditor", Basis(num_answers=1, answers_nano=155), more)
         decided = run(house.resolve_dispute(opened["dispute_id"], found))
         assert (decided["state"], decided["verdict"]["scorer"]) == ("upheld", "user:auditor")
-        assert decided["award_nano"] == decided["verdict"]["recomputed_nano"] - 20 > 0
+        assert decided["award_nano"] == decided["verdict"]["recomputed_nano"] - 21 > 0
         house.ledger.audit()
 
     def test_that_expired_says_so_when_it_is_looked_at(self, house, opened):
