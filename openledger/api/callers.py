@@ -13,8 +13,8 @@ from openledger.core.ids import new_id
 _FIT_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 
-def _key(clock: ClockOf, idempotency_key: Annotated[str | None, Header()] = None) -> str:
-    """The caller's own where one was sent, a fresh one otherwise. Raises InvalidInput."""
+def _sent_key(idempotency_key: Annotated[str | None, Header()] = None) -> str | None:
+    """Raises InvalidInput."""
     if idempotency_key is not None and not _FIT_KEY.fullmatch(idempotency_key):
         raise InvalidInput(
             "the idempotency key is not usable",
@@ -22,7 +22,15 @@ def _key(clock: ClockOf, idempotency_key: Annotated[str | None, Header()] = None
             param="Idempotency-Key",
             fix="send 1 to 255 visible ASCII characters, for example a UUID",
         )
-    return idempotency_key or new_id("key", clock.now_ms())
+    return idempotency_key
+
+
+SentKeyOf = Annotated[str | None, Depends(_sent_key)]
+
+
+def _key(clock: ClockOf, sent: SentKeyOf) -> str:
+    """The caller's own where one was sent, a fresh one otherwise."""
+    return sent or new_id("key", clock.now_ms())
 
 
 def _key_digest(request: Request) -> str:

@@ -9,9 +9,7 @@ from openledger.api.access import AccountOf, ClockOf, ServiceOf
 from openledger.api.callers import KeyDigestOf, KeyOf
 from openledger.api.chat_request import ChatRequest
 from openledger.api.chat_response import Heading, chunks_of, completion, usage_chunk
-from openledger.api.disconnect import ClientGone
-from openledger.api.responses import json_response
-from openledger.api.streams import CLIENT_GONE_STATUS, stream_answers, whole_answers
+from openledger.api.streams import stream_answers, whole_answers
 from openledger.core.ids import derived_id
 
 router = APIRouter(tags=["chat"])
@@ -41,10 +39,7 @@ async def create_completion(
         idempotency_key=key,
         key_digest=key_digest,
     )
-    try:
-        if body.stream:
-            usage = partial(usage_chunk, heading) if body.include_usage else None
-            return await stream_answers(request, events, body.n, partial(chunks_of, heading), usage)
-        return json_response(completion(heading, await whole_answers(request, events, body.n)))
-    except ClientGone:
-        return Response(status_code=CLIENT_GONE_STATUS)
+    if body.stream:
+        usage = partial(usage_chunk, heading) if body.include_usage else None
+        return await stream_answers(request, events, body.n, partial(chunks_of, heading), usage)
+    return await whole_answers(request, events, body.n, partial(completion, heading))

@@ -10,9 +10,7 @@ from openledger.api.callers import KeyDigestOf, KeyOf
 from openledger.api.chat_response import Heading
 from openledger.api.completion_request import CompletionRequest
 from openledger.api.completion_response import chunks_of, completion, usage_chunk
-from openledger.api.disconnect import ClientGone
-from openledger.api.responses import json_response
-from openledger.api.streams import CLIENT_GONE_STATUS, stream_answers, whole_answers
+from openledger.api.streams import stream_answers, whole_answers
 from openledger.core.ids import derived_id
 
 router = APIRouter(tags=["completions"])
@@ -45,10 +43,7 @@ async def create_text_completion(
         echo=body.echo,
     )
     num_answers = len(prompts) * body.n
-    try:
-        if body.stream:
-            usage = partial(usage_chunk, heading) if body.include_usage else None
-            return await stream_answers(request, events, num_answers, partial(chunks_of, heading), usage)
-        return json_response(completion(heading, await whole_answers(request, events, num_answers)))
-    except ClientGone:
-        return Response(status_code=CLIENT_GONE_STATUS)
+    if body.stream:
+        usage = partial(usage_chunk, heading) if body.include_usage else None
+        return await stream_answers(request, events, num_answers, partial(chunks_of, heading), usage)
+    return await whole_answers(request, events, num_answers, partial(completion, heading))

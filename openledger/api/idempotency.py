@@ -3,16 +3,13 @@
 It is checked before the call is made. Without the header nothing is checked, and sending the same again is as safe.
 """
 
-import re
 from typing import Annotated, Any
 
-from fastapi import Depends, Header, Request
+from fastapi import Depends, Request
 
-from openledger.core.errors import InvalidInput
+from openledger.api.callers import SentKeyOf
 from openledger.core.hashing import digest_json
 from openledger.platform.service import Service
-
-_FIT_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 
 class IdempotencyKey:
@@ -28,15 +25,8 @@ class IdempotencyKey:
             await service.check_request(caller, self._key, digest_json([self._route, body]))
 
 
-def _from_header(request: Request, idempotency_key: Annotated[str | None, Header()] = None) -> IdempotencyKey:
-    if idempotency_key is not None and not _FIT_KEY.fullmatch(idempotency_key):
-        raise InvalidInput(
-            "the idempotency key is not usable",
-            code="invalid_idempotency_key",
-            param="Idempotency-Key",
-            fix="send 1 to 255 visible ASCII characters, for example a UUID",
-        )
-    return IdempotencyKey(idempotency_key, f"{request.method} {request.url.path}")
+def _from_header(request: Request, sent: SentKeyOf) -> IdempotencyKey:
+    return IdempotencyKey(sent, f"{request.method} {request.url.path}")
 
 
 IdempotencyKeyOf = Annotated[IdempotencyKey, Depends(_from_header)]

@@ -7,7 +7,6 @@ that ends.
 
 import json
 import logging
-import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,12 +18,12 @@ from starlette.types import Receive, Scope, Send
 from openledger.api.disconnect import ClientGone, until_disconnected
 from openledger.api.errors import envelope, unexpected
 from openledger.api.request_ids import request_id_of
+from openledger.api.responses import json_response
 from openledger.core.errors import OpenLedgerError, Unavailable
 from openledger.platform.service import AnswerEvent, Receipt, TokenScore
 
 DONE = b"data: [DONE]\n\n"
-CLIENT_GONE_STATUS = 499  # nginx's number; nobody is there to read it but the access log
-_FIT_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+_CLIENT_GONE_STATUS = 499  # nginx's number; nobody is there to read it but the access log
 _log = logging.getLogger(__name__)
 
 Events = AsyncIterator[AnswerEvent]
@@ -54,9 +53,15 @@ class Collected:
             self.finish_reason, self.receipt = event.finish_reason, event.receipt
 
 
-async def whole_answers(request: Request, events: Events, num_answers: int) -> list[Collected]:
-    """All answers, once the last has ended. Raises ClientGone, and Unavailable (`answer_incomplete`)."""
-    return await until_disconnected(request.receive, _collect(events, num_answers))
+async def whole_answers(
+    request: Request, events: Events, num_answers: int, whole: Callable[[list[Collected]], Any]
+) -> Response:
+    """What `whole` makes of all answers, once the last has ended. Raises Unavailable (`answer_incomplete`)."""
+    try:
+        answers = await until_disconnected(request.receive, _collect(events, num_answers))
+    except ClientGone:
+        return Response(status_code=_CLIENT_GONE_STATUS)
+    return json_response(whole(answers))
 
 
 async def stream_answers(
@@ -64,7 +69,10 @@ async def stream_answers(
 ) -> Response:
     """The events as they come. `chunks` makes of each what is sent (told whether it is its answer's first), `usage` the
     chunk after the last, where it was asked for."""
-    first = await until_disconnected(request.receive, _next(events))
+    try:
+        first = await until_disconnected(request.receive, _next(events))
+    except ClientGone:
+        return Response(status_code=_CLIENT_GONE_STATUS)
     return EventStream(_told(first, events, num_answers, chunks, usage), events, request_id_of(request))
 
 
