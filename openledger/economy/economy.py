@@ -78,7 +78,7 @@ from openledger.economy.tenants import Retention, TenantStore
 from openledger.economy.terms import check_payee, check_terms
 from openledger.economy.withdrawals import as_csv
 from openledger.ledger import accounts as names
-from openledger.ledger.accounts import Account, Balance, pool_account
+from openledger.ledger.accounts import Balance, pool_account
 from openledger.ledger.appeals import LoggedAppeal
 from openledger.ledger.database import open_database
 from openledger.ledger.disputes import Dispute, Recomputation
@@ -763,7 +763,7 @@ class Economy(Offices):
         return hold
 
     def _open_accounts(self, *account_ids: str) -> None:
-        fresh = [_account(name) for name in dict.fromkeys(account_ids) if name not in self._opened]
+        fresh = [names.account_of(name) for name in dict.fromkeys(account_ids) if name not in self._opened]
         if not fresh:
             return
         for account, result in zip(fresh, self._ledger.create_accounts(fresh), strict=True):
@@ -800,19 +800,6 @@ class Economy(Offices):
             param="account",
             fix=f"add {format_open(needed - available)} OPEN, or ask for fewer tokens",
         )
-
-
-def _account(account_id: str) -> Account:
-    """An account as its id says: `user:...`, `contributor:...`, `pool:...`, or one of the house's own."""
-    kind = account_id.partition(":")[0]
-    if kind not in names.KINDS:
-        raise InvalidInput(
-            f"{account_id!r} is no account id",
-            code="invalid_account",
-            param="account",
-            fix="write it like user:alice or contributor:ctr_...",
-        )
-    return Account(account_id=account_id, kind=kind, may_go_negative=account_id == names.GENESIS)
 
 
 def _check_same_request(hold: HoldRecord, body_digest: str) -> None:

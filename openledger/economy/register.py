@@ -10,7 +10,6 @@ from openledger.core.clock import Clock
 from openledger.core.errors import (
     Conflict,
     InsufficientFunds,
-    InvalidInput,
     NotFound,
     OpenLedgerError,
     Unavailable,
@@ -20,7 +19,6 @@ from openledger.economy.parameters import Parameters
 from openledger.economy.port import LedgerPort
 from openledger.ledger import accounts as names
 from openledger.ledger import parameters
-from openledger.ledger.accounts import Account
 from openledger.ledger.register import ACCOUNT, Register, place_id, seat
 from openledger.ledger.statements import Statement
 from openledger.ledger.transfers import CREATED, EXISTS, Transfer
@@ -100,7 +98,7 @@ class RegisterBook:
 
     def open_accounts(self, *account_ids: str) -> None:
         """Raises Conflict where one of them is there as something else."""
-        fresh = [_account(name) for name in dict.fromkeys(account_ids)]
+        fresh = [names.account_of(name) for name in dict.fromkeys(account_ids)]
         for account, result in zip(fresh, self._ledger.create_accounts(fresh), strict=True):
             if result not in (CREATED, EXISTS):
                 raise Conflict(f"{account.account_id}: {result}", code=result, param="account")
@@ -158,16 +156,3 @@ def _missing(account: str, needed_nano: int, missing_nano: int) -> InsufficientF
         param="account",
         fix=f"add {format_open(missing_nano)} OPEN",
     )
-
-
-def _account(account_id: str) -> Account:
-    """An account as its id says: `user:...`, `holds:stake:...`, or one of the house's own."""
-    kind = account_id.partition(":")[0]
-    if kind not in names.KINDS:
-        raise InvalidInput(
-            f"{account_id!r} is no account id",
-            code="invalid_account",
-            param="account",
-            fix="write it like user:alice or contributor:ctr_...",
-        )
-    return Account(account_id=account_id, kind=kind, may_go_negative=account_id == names.GENESIS)

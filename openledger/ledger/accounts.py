@@ -73,6 +73,19 @@ def check_account_id(account_id: str, param: str = "account") -> str:
     return account_id
 
 
+def account_of(account_id: str) -> Account:
+    """The account that an id says: `user:...`, `pool:...`, `holds:stake:...`, or one of the house's own."""
+    kind = account_id.partition(":")[0]
+    if kind not in KINDS:
+        raise InvalidInput(
+            f"{account_id!r} is no account id",
+            code="invalid_account",
+            param="account",
+            fix="write it like user:alice or contributor:ctr_...",
+        )
+    return Account(account_id=account_id, kind=kind, may_go_negative=account_id == GENESIS)
+
+
 def opened(account: Account) -> Balance:
     return Balance(account_id=account.account_id, kind=account.kind, may_go_negative=account.may_go_negative)
 
