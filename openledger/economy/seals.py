@@ -1,13 +1,13 @@
 """Putting sealed rows into the log: that a seal came, and that its rows did. Every step may be repeated."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from openledger.core.errors import Conflict
 from openledger.economy.port import LedgerPort
 from openledger.ledger import seals
-from openledger.ledger.accounts import GENESIS, Account
 from openledger.ledger.seals import SEALS_ACCOUNT
+from openledger.ledger.seats import seat_accounts
 from openledger.ledger.transfers import CREATED, EXISTS
 
 
@@ -34,13 +34,9 @@ def log_opening(
 
 def _write(ledger: LedgerPort, statement: dict[str, Any]) -> str:
     seals.check_statement(statement)
-    accounts = [
-        Account(account_id=GENESIS, kind="genesis", may_go_negative=True),
-        Account(account_id=SEALS_ACCOUNT, kind="holds"),
-    ]
     transfers = seals.transfers_of(statement)
-    results: Sequence[str] = [*ledger.create_accounts(accounts), *ledger.commit(transfers, statement)]
-    for result in results:
+    opened = ledger.create_accounts(seat_accounts(SEALS_ACCOUNT))
+    for result in [*opened, *ledger.commit(transfers, statement)]:
         if result not in (CREATED, EXISTS, "linked_transfer_failed"):
             raise Conflict(f"the ledger refused the seal: {result}", code=result, param="digest")
     return transfers[0].transfer_id

@@ -5,7 +5,7 @@ from typing import Any
 from openledger.core.errors import Conflict, Forbidden, NotFound
 from openledger.economy.port import LedgerPort
 from openledger.ledger import signers
-from openledger.ledger.accounts import GENESIS, Account
+from openledger.ledger.seats import seat_accounts
 from openledger.ledger.signers import SIGNERS_ACCOUNT, Role, Signer, Signers, signer_id
 from openledger.ledger.transfers import CREATED, EXISTS
 
@@ -61,10 +61,7 @@ class SignerBook:
         return sorted(found, key=lambda signer: (signer.role, signer.datanet, signer.public_key))
 
     def _write(self, statement: dict[str, Any]) -> str:
-        house = [
-            Account(account_id=GENESIS, kind="genesis", may_go_negative=True),
-            Account(account_id=SIGNERS_ACCOUNT, kind="holds"),
-        ]
+        house = seat_accounts(SIGNERS_ACCOUNT)
         transfers = signers.transfers_of(statement)
         for result in [*self._ledger.create_accounts(house), *self._ledger.commit(transfers, statement)]:
             if result not in (CREATED, EXISTS, "linked_transfer_failed"):

@@ -12,7 +12,8 @@ from openledger.core.errors import Corrupt, InvalidInput
 from openledger.core.signed import withdrawal_bytes
 from openledger.core.signing import contributor_id, verify
 from openledger.core.values import Removal
-from openledger.ledger.accounts import GENESIS, Account
+from openledger.ledger.accounts import Account
+from openledger.ledger.seats import seat_accounts, seat_transfers
 from openledger.ledger.statements import Statement
 from openledger.ledger.transfers import Transfer
 
@@ -35,10 +36,7 @@ def removal_statement(removal: Removal) -> dict[str, Any]:
 
 
 def removal_accounts(datanet: str) -> list[Account]:
-    return [
-        Account(account_id=GENESIS, kind="genesis", may_go_negative=True),
-        Account(account_id=removals_account(datanet), kind="holds"),
-    ]
+    return seat_accounts(removals_account(datanet))
 
 
 def removals_account(datanet: str) -> str:
@@ -48,26 +46,7 @@ def removals_account(datanet: str) -> str:
 def removal_transfers(statement: Statement) -> list[Transfer]:
     """The batch that carries `statement`; the first transfer's proof shows it."""
     name, account = statement["removal_id"], removals_account(statement["datanet"])
-    hold = Transfer(
-        transfer_id=name,
-        debit=GENESIS,
-        credit=account,
-        amount_nano=1,
-        code="removal",
-        reference=statement["datanet"],
-        kind="pending",
-    )
-    release = Transfer(
-        transfer_id=f"{name}.end",
-        debit=GENESIS,
-        credit=account,
-        amount_nano=1,
-        code="removal_end",
-        reference=statement["datanet"],
-        kind="void",
-        pending_id=name,
-    )
-    return [hold, release]
+    return seat_transfers((name, f"{name}.end"), ("removal", "removal_end"), account, statement["datanet"])
 
 
 def check_removal(statement: Statement, transfers: tuple[Transfer, ...]) -> None:

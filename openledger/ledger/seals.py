@@ -19,14 +19,13 @@ from openledger.core.ids import check_name, derived_id
 from openledger.core.sealing import FORMAT as SEAL
 from openledger.core.sealing import seal_digest
 from openledger.core.signing import contributor_id, verify
-from openledger.ledger.accounts import GENESIS
+from openledger.ledger.seats import seat_transfers
 from openledger.ledger.statements import Statement, format_of
 from openledger.ledger.transfers import Batch, Transfer
 
 OPENING = "openledger.seal-opening/1"
 FORMATS = frozenset({SEAL, OPENING})
 SEALS_ACCOUNT = "holds:seals"
-_SEAT_NANO = 1
 _CLOCKS_APART_MS = 3_600_000  # between who dates an opening and the ledger that dates its batch
 _HEX = re.compile(r"[0-9a-f]{64}")
 _FIELDS = {
@@ -122,17 +121,9 @@ def transfers_of(statement: Statement) -> list[Transfer]:
     """The batch that carries `statement`. The ids derive from contributor and digest: it is sealed and opened once."""
     step = "seal" if format_of(statement) == SEAL else "opening"
     own = statement["contributor_id"], statement["digest"]
-    ids = [derived_id("sel", *own, f"{step}{part}") for part in ("", "_end")]
-    shared: dict[str, Any] = {
-        "debit": GENESIS,
-        "credit": SEALS_ACCOUNT,
-        "amount_nano": _SEAT_NANO,
-        "reference": f"{statement['datanet']}:{statement['digest']}",
-    }
-    return [
-        Transfer(transfer_id=ids[0], code=f"seal_{step}", kind="pending", **shared),
-        Transfer(transfer_id=ids[1], code=f"seal_{step}_end", kind="void", pending_id=ids[0], **shared),
-    ]
+    ids = derived_id("sel", *own, step), derived_id("sel", *own, f"{step}_end")
+    codes, reference = (f"seal_{step}", f"seal_{step}_end"), f"{statement['datanet']}:{statement['digest']}"
+    return seat_transfers(ids, codes, SEALS_ACCOUNT, reference)
 
 
 def checked_lines(statement: Statement, transfer: Transfer) -> list[str]:

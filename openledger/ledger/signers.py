@@ -15,7 +15,8 @@ from openledger.core.errors import Conflict, Corrupt, InvalidInput, NotFound, Op
 from openledger.core.hashing import canonical_json
 from openledger.core.ids import check_name, derived_id
 from openledger.core.signing import SigningKey, verify
-from openledger.ledger.accounts import GENESIS, check_account_id
+from openledger.ledger.accounts import check_account_id
+from openledger.ledger.seats import seat_transfers
 from openledger.ledger.statements import Statement, format_of
 from openledger.ledger.transfers import Batch, Transfer
 
@@ -24,7 +25,6 @@ SIGNER_END = "openledger.signer-end/1"
 FORMATS = frozenset({SIGNER, SIGNER_END})
 SIGNERS_ACCOUNT = "holds:signers"
 Role = Literal["scorer", "reviewer"]
-_SEAT_NANO = 1
 _KEY = re.compile(r"[0-9a-f]{64}")
 _OWN = ("role", "datanet", "account", "public_key")
 
@@ -118,17 +118,9 @@ def check_statement(statement: Statement) -> None:
 def transfers_of(statement: Statement) -> list[Transfer]:
     """The batch that carries `statement`. The ids derive from role, Datanet, account and key."""
     step = "end" if format_of(statement) == SIGNER_END else "begin"
-    ids = [signer_id(_signer(statement), f"{step}{part}") for part in ("", "_end")]
-    shared: dict[str, Any] = {
-        "debit": GENESIS,
-        "credit": SIGNERS_ACCOUNT,
-        "amount_nano": _SEAT_NANO,
-        "reference": f"{statement['role']}:{statement['account']}",
-    }
-    return [
-        Transfer(transfer_id=ids[0], code=f"signer_{step}", kind="pending", **shared),
-        Transfer(transfer_id=ids[1], code=f"signer_{step}_void", kind="void", pending_id=ids[0], **shared),
-    ]
+    ids = signer_id(_signer(statement), step), signer_id(_signer(statement), f"{step}_end")
+    codes, reference = (f"signer_{step}", f"signer_{step}_void"), f"{statement['role']}:{statement['account']}"
+    return seat_transfers(ids, codes, SIGNERS_ACCOUNT, reference)
 
 
 def signer_id(signer: Signer, step: Literal["begin", "end"] | str = "begin") -> str:
