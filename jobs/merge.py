@@ -8,25 +8,16 @@ rank is the sum of theirs. How its pool is divided is in docs/concepts/lineage.m
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
-from openledger.core.errors import InvalidInput, OpenLedgerError
-from openledger.platform.environment import prepare_environment
+from openledger.core.errors import InvalidInput
+from openledger.platform.job import run_job
 from openledger.platform.workdir import Workdir
 
 
 def main() -> int:
-    arguments = parse_arguments()
-    workdir = Workdir(arguments.workdir.resolve())
-    prepare_environment(workdir)
-    try:
-        print(json.dumps(merge(workdir, arguments)))
-    except OpenLedgerError as error:
-        print(json.dumps({"error": error.to_dict()}), file=sys.stderr)
-        return error.exit_code
-    return 0
+    return run_job(merge, parse_arguments())
 
 
 def parse_arguments() -> argparse.Namespace:

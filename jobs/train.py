@@ -21,25 +21,15 @@ there is found, what isn't is made, and nothing is offered for sale:
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
-from openledger.core.errors import OpenLedgerError
-from openledger.platform.environment import prepare_environment
+from openledger.platform.job import run_job
 from openledger.platform.workdir import Workdir
 
 
 def main() -> int:
-    arguments = parse_arguments()
-    workdir = Workdir(arguments.workdir.resolve())
-    prepare_environment(workdir)  # before anything imports ray
-    try:
-        print(json.dumps(train(workdir, arguments)))
-    except OpenLedgerError as error:
-        print(json.dumps({"error": error.to_dict()}), file=sys.stderr)
-        return error.exit_code
-    return 0
+    return run_job(train, parse_arguments())
 
 
 def parse_arguments() -> argparse.Namespace:
