@@ -16,7 +16,7 @@ from openledger.ledger.journal import Journal, touching
 from openledger.ledger.opening import open_store
 from openledger.ledger.proofs import proof_of
 from openledger.ledger.refunds import CODE as REFUND_CODE
-from openledger.ledger.transfers import Batch
+from openledger.ledger.transfers import Batch, Transfer
 from openledger.ledger.verdicts import is_verdict
 
 
@@ -72,26 +72,22 @@ def prove(journal: Journal, transfer_id: str, checkpoint: str = "") -> dict[str,
 
 def usages(journal: Journal, pool: str) -> list[dict[str, Any]]:
     """The statements of the answers that paid into `pool` and were not refunded out of it, in the order of the log."""
-    paid, refunded = list[dict[str, Any]](), set[str]()
-    for batch in journal.batches_of(pool):
-        for entry in touching(batch, pool):
-            if entry.transfer.credit == pool:
-                paid.append(batch.statement or {})
-            elif entry.transfer.code == REFUND_CODE:
-                refunded.add(entry.transfer.reference)
-    return [statement for statement in reversed(paid) if statement.get("answer_id") not in refunded]
+    return [statement for transfer, statement in _unrefunded(journal, pool) if transfer.credit == pool]
 
 
 def verdicts(journal: Journal, pool: str) -> list[dict[str, Any]]:
     """The statements of the verdicts on those answers, in the order of the log."""
-    held, refunded = list[dict[str, Any]](), set[str]()
-    for batch in journal.batches_of(pool):
-        for entry in touching(batch, pool):
-            if entry.transfer.kind == "pending" and is_verdict(batch.statement or {}):
-                held.append(batch.statement or {})
-            elif entry.transfer.debit == pool and entry.transfer.code == REFUND_CODE:
-                refunded.add(entry.transfer.reference)
-    return [statement for statement in reversed(held) if statement["answer_id"] not in refunded]
+    held = [statement for transfer, statement in _unrefunded(journal, pool) if transfer.kind == "pending"]
+    return [statement for statement in held if is_verdict(statement)]
+
+
+def _unrefunded(journal: Journal, pool: str) -> list[tuple[Transfer, dict[str, Any]]]:
+    """The transfers that touched `pool`, oldest first, each with its batch's statement; without those of answers that
+    were refunded out of it."""
+    batches = list(journal.batches_of(pool))
+    told = [(entry.transfer, batch.statement or {}) for batch in batches for entry in touching(batch, pool)]
+    refunded = {one.reference for one, _ in told if one.debit == pool and one.code == REFUND_CODE}
+    return [(one, statement) for one, statement in reversed(told) if statement.get("answer_id") not in refunded]
 
 
 def _size_of(journal: Journal, note: str) -> int:
