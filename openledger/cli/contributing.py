@@ -17,6 +17,7 @@ from openledger.core.values import Contribution, RowDraft, Verdict
 if TYPE_CHECKING:
     from openledger.client import OpenLedger
     from openledger.core.sealing import Seal
+    from openledger.core.signing import SigningKey
     from openledger.datanets.records import Refused
 
 _MAX_TOLD = 20
@@ -38,10 +39,10 @@ class _Told:
 
 
 def contribute(options: Namespace) -> None:
-    told = _Told()
-    contributions = _signed(options, told)
+    key, told = load_key(options.key), _Told()
+    contributions = _signed(key, options, told)
     if options.seal:
-        _seal(options, contributions, told)
+        _seal(key, contributions, told, options)
         return
     if options.dry_run:
         _judge(contributions, _local_gate(), told, options)
@@ -50,13 +51,15 @@ def contribute(options: Namespace) -> None:
             if options.preview:
                 _judge(contributions, lambda one: ("", client.preview(one)), told, options)
             else:
-                _judge(contributions, lambda one: _stored(client, one, options), told, options)
+                _judge(contributions, lambda one: _stored(client, one, key), told, options)
     _print(told, options)
 
 
-def _seal(options: Namespace, contributions: Iterator[Contribution], told: _Told) -> None:
+def _seal(key: "SigningKey", contributions: Iterator[Contribution], told: _Told, options: Namespace) -> None:
     """Keep the places of what would be sent; each contribution has a seal of its own."""
-    seals = [seal for contribution in contributions if (seal := _seal_of(options, contribution))]
+    from openledger.datanets.seals import seal_of
+
+    seals = [seal_of(key, contribution) for contribution in contributions]
     if not seals:
         raise _nothing_to_send(told, options)
     if options.dry_run:
@@ -74,12 +77,6 @@ def _seal(options: Namespace, contributions: Iterator[Contribution], told: _Told
     output.print_note("the place is yours; send the same rows with the same key and nonce before it expires")
 
 
-def _seal_of(options: Namespace, contribution: Contribution) -> "Seal":
-    from openledger.datanets.seals import seal_of
-
-    return seal_of(load_key(options.key), contribution)
-
-
 def _tell_place(client: "OpenLedger", seal: "Seal") -> None:
     """Which place the rows have, where they were sealed before: losing it must not go unseen."""
     try:
@@ -92,7 +89,7 @@ def _tell_place(client: "OpenLedger", seal: "Seal") -> None:
         output.print_note("their seal had expired: they stand where they arrived")
 
 
-def _signed(options: Namespace, told: _Told) -> Iterator[Contribution]:
+def _signed(key: "SigningKey", options: Namespace, told: _Told) -> Iterator[Contribution]:
     from openledger.datanets.contribution import sign_batches
     from openledger.datanets.reading import read_drafts
     from openledger.datanets.records import Refused
@@ -106,7 +103,7 @@ def _signed(options: Namespace, told: _Told) -> Iterator[Contribution]:
             if len(told.refused) < _MAX_TOLD:
                 told.refused.append(item)
 
-    return sign_batches(load_key(options.key), options.datanet, rows(), options.nonce)
+    return sign_batches(key, options.datanet, rows(), options.nonce)
 
 
 def _judge(contributions: Iterator[Contribution], judge: Judge, told: _Told, options: Namespace) -> None:
@@ -124,9 +121,11 @@ def _judge(contributions: Iterator[Contribution], judge: Judge, told: _Told, opt
     output.print_progress("")
 
 
-def _stored(client: Any, contribution: Contribution, options: Namespace) -> tuple[str, Sequence[Verdict]]:
+def _stored(client: Any, contribution: Contribution, key: "SigningKey") -> tuple[str, Sequence[Verdict]]:
+    from openledger.datanets.seals import seal_of
+
     (receipt,) = client.contribute_all([contribution])
-    _tell_place(client, _seal_of(options, contribution))
+    _tell_place(client, seal_of(key, contribution))
     return receipt.contribution_id, receipt.verdicts
 
 
