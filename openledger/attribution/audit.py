@@ -14,9 +14,9 @@ too small. One that pays by another bank, or by the index alone, quotes what was
 Shapes: N audit runs, C contributors, R rows, Q queries.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
@@ -48,7 +48,7 @@ from openledger.attribution.instruments import (
 )
 from openledger.attribution.subject import Subject
 from openledger.core.errors import Corrupt, InvalidInput
-from openledger.core.files import write_json_durably
+from openledger.core.files import read_document, write_json_durably
 from openledger.core.hashing import digest_json
 from openledger.training.examples import Example
 from openledger.training.members import Member
@@ -214,18 +214,22 @@ def load_audit(folder: Path, adapter_digest: str) -> dict[str, Any]:
     path = folder / "audit.json"
     if not path.exists():
         return {}
-    try:
-        found = json.loads(path.read_text())
-        if (found["format"], found["adapter_digest"]) != (AUDIT_FORMAT, adapter_digest):
-            raise ValueError("it is another adapter's, or of another format")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise Corrupt(
-            f"the audit report {path} can't be used: {error}",
-            code="corrupt_audit",
-            param=str(path),
-            fix="remove it, and audit the adapter again: openledger attribution evaluate",
-        ) from error
-    return dict(found)
+
+    def own(values: dict[str, Any]) -> dict[str, Any]:
+        if values["adapter_digest"] != adapter_digest:
+            raise ValueError("it is another adapter's")
+        return values
+
+    return read_document(path, AUDIT_FORMAT, own, partial(_unusable, path))
+
+
+def _unusable(path: Path, reason: str) -> Corrupt:
+    return Corrupt(
+        f"the audit report {path} can't be used: {reason}",
+        code="corrupt_audit",
+        param=str(path),
+        fix="remove it, and audit the adapter again: openledger attribution evaluate",
+    )
 
 
 def audited_quality(found: dict[str, Any], bank: KeptBank | None) -> dict[str, str]:
