@@ -6,9 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from tiny_model import make_tiny_base, tiny_rows
-from trained_world import OWNER, PRICES, RECIPE, Market, Remote, World, in_this_process, paid_nano, rows_of
+from trained_world import OWNER, PRICES, RECIPE, Remote, World, paid_nano, rows_of
 
 from openledger.adapters.card import adapter_digest, load_card, save_card
 from openledger.attribution.generations import GenerationScores, combined
@@ -27,13 +26,7 @@ DATANETS = {"one": ("ctr_0", "ctr_1"), "two": ("ctr_2",), "three": ("ctr_3",), "
 PARENTS = {"two": "one", "three": "two"}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def here():
-    patch = pytest.MonkeyPatch()
-    in_this_process(patch)
-    torch.set_num_threads(1)
-    yield
-    patch.undo()
+pytestmark = pytest.mark.usefixtures("here")
 
 
 @pytest.fixture(scope="module")
@@ -43,20 +36,6 @@ def trained(here, tmp_path_factory):
     jobs = {name: world.train(name, rows_of(*people), PARENTS.get(name))[0] for name, people in DATANETS.items()}
     world.bank(jobs["one"])
     return world
-
-
-@pytest.fixture
-def world(trained, tmp_path):
-    """The same in a folder that a test may spoil."""
-    shutil.copytree(trained.folder, tmp_path / "world")
-    return World(trained.base, tmp_path / "world")
-
-
-@pytest.fixture
-def market(trained, tmp_path):
-    market = Market(tmp_path, trained.base)
-    yield market
-    market.close()
 
 
 def best(settlement, person):

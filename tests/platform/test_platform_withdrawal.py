@@ -1,6 +1,5 @@
 """A contributor withdraws: the adapter without them is served at once, pays nobody for their rows, and is settled."""
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_model import make_tiny_base
-from trained_world import Market, Remote, World, in_this_process, paid_nano, rows_of
+from trained_world import Remote, World, paid_nano, rows_of
 
 from openledger.adapters.base_model import load_tokenizer
 from openledger.adapters.card import load_card
@@ -23,13 +22,7 @@ GONE = "ctr_0a"
 ROWS = rows_of("ctr_0", "ctr_1")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def here():
-    patch = pytest.MonkeyPatch()
-    in_this_process(patch)
-    torch.set_num_threads(1)
-    yield
-    patch.undo()
+pytestmark = pytest.mark.usefixtures("here")
 
 
 @pytest.fixture(scope="module")
@@ -40,19 +33,6 @@ def trained(here, tmp_path_factory):
     world.bank(job, without=[GONE])
     world.train("two", rows_of("ctr_2"), "one")
     return world
-
-
-@pytest.fixture
-def world(trained, tmp_path):
-    shutil.copytree(trained.folder, tmp_path / "world")
-    return World(trained.base, tmp_path / "world")
-
-
-@pytest.fixture
-def market(trained, tmp_path):
-    market = Market(tmp_path, trained.base)
-    yield market
-    market.close()
 
 
 def withdraw(world, rows=ROWS, contributor=GONE, **options):
