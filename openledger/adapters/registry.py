@@ -17,6 +17,7 @@ from typing import Any
 import apsw
 
 from openledger.core.clock import Clock, SystemClock
+from openledger.core.database import writing
 from openledger.core.errors import Conflict, Corrupt, InvalidInput, NotFound, Unavailable
 from openledger.core.files import sync_folder
 from openledger.core.ids import check_name
@@ -290,7 +291,7 @@ class AdapterRegistry:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        with self._lock, _storage_errors(self._path), _transaction(self._db):
+        with self._lock, _storage_errors(self._path), writing(self._db):
             yield
 
     def _open(self) -> apsw.Connection:
@@ -299,7 +300,7 @@ class AdapterRegistry:
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "fullfsync=ON"):
             connection.execute(f"PRAGMA {pragma}").fetchall()
         self._db = connection
-        with _transaction(connection):
+        with writing(connection):
             connection.execute(_SCHEMA)
             found = connection.execute("SELECT value FROM meta WHERE name = 'format'").fetchone()
             if found is None:
@@ -334,18 +335,6 @@ class AdapterRegistry:
             terms=None if entry["terms"] is None else AdapterTerms(**entry["terms"]),
             created_ms=int(card.stat().st_mtime * 1000) if card.exists() else self._clock.now_ms(),
         )
-
-
-@contextmanager
-def _transaction(connection: apsw.Connection) -> Iterator[None]:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
 
 
 @contextmanager

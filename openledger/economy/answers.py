@@ -13,10 +13,10 @@ from typing import Any, Literal
 
 import apsw
 
+from openledger.core.database import writing
 from openledger.core.hashing import canonical_json, digest_json
 from openledger.core.values import Answer
 from openledger.economy.tenants import TenantStore
-from openledger.ledger.database import writing
 
 AnswerState = Literal["stored", "posted", "settled", "unpaid", "refunded"]
 SCHEMA = """

@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 
 import apsw
 
+from openledger.core.database import writing
 from openledger.core.errors import InsufficientFunds, InvalidInput
 from openledger.core.money import SUPPLY_NANO, format_open
-from openledger.ledger.database import writing
 
 DAY_MS = 24 * 60 * 60_000
 SCHEMA = """

@@ -13,6 +13,7 @@ from typing import Literal
 
 import apsw
 
+from openledger.core.database import writing
 from openledger.core.errors import Conflict, InsufficientFunds, InvalidInput
 from openledger.core.ids import derived_id
 from openledger.core.money import format_open
@@ -20,7 +21,6 @@ from openledger.economy.port import LedgerPort
 from openledger.economy.register import RegisterBook
 from openledger.economy.terms import check_payee
 from openledger.ledger.accounts import TREASURY
-from openledger.ledger.database import writing
 from openledger.ledger.transfers import CREATED, EXISTS, Transfer, TransferKind
 
 DepositState = Literal["none", "held", "owed", "returned", "forfeited"]

@@ -12,6 +12,7 @@ from typing import Any
 
 import apsw
 
+from openledger.core.database import writing
 from openledger.core.errors import Conflict, InsufficientFunds, InvalidInput, NotFound
 from openledger.core.money import format_open
 from openledger.core.signing import SigningKey
@@ -23,7 +24,6 @@ from openledger.economy.settlement import check_scores, payout_id
 from openledger.economy.signers import SignerBook
 from openledger.ledger import disputes
 from openledger.ledger.accounts import TREASURY, UNATTRIBUTED, Account
-from openledger.ledger.database import writing
 from openledger.ledger.disputes import (
     Basis,
     Dispute,

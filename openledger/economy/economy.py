@@ -13,6 +13,7 @@ from typing import Any
 
 from openledger.core.appealing import Appeal, Decision, Judged
 from openledger.core.clock import Clock, SystemClock
+from openledger.core.database import open_database
 from openledger.core.errors import (
     Conflict,
     InsufficientFunds,
@@ -80,7 +81,6 @@ from openledger.economy.withdrawals import as_csv
 from openledger.ledger import accounts as names
 from openledger.ledger.accounts import Balance, pool_account
 from openledger.ledger.appeals import LoggedAppeal
-from openledger.ledger.database import open_database
 from openledger.ledger.disputes import Dispute, Recomputation
 from openledger.ledger.signers import Signer
 from openledger.ledger.statements import SETTLEMENTS, format_of, parts_by_account

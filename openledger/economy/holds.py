@@ -9,9 +9,9 @@ from typing import Literal
 
 import apsw
 
+from openledger.core.database import writing
 from openledger.core.values import AdapterTerms, Authorization
 from openledger.economy.terms import decode_terms, encode_terms
-from openledger.ledger.database import writing
 
 HoldState = Literal["open", "posted", "released"]
 SCHEMA = """

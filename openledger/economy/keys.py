@@ -4,9 +4,9 @@ import secrets
 
 import apsw
 
+from openledger.core.database import writing
 from openledger.core.errors import Unauthenticated
 from openledger.core.hashing import digest_bytes
-from openledger.ledger.database import writing
 
 PREFIX = "olk_"
 SCHEMA = """

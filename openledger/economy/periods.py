@@ -4,8 +4,8 @@ import re
 
 import apsw
 
+from openledger.core.database import writing
 from openledger.core.errors import InvalidInput, NotFound
-from openledger.ledger.database import writing
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS periods(number INTEGER PRIMARY KEY, opened_ms INTEGER NOT NULL) STRICT;

@@ -10,6 +10,7 @@ from typing import Any
 
 import apsw
 
+from openledger.core.database import writing
 from openledger.core.errors import Conflict, InsufficientFunds, InvalidInput, NotFound
 from openledger.core.money import format_open
 from openledger.economy.answers import AnswerStore, StoredAnswer
@@ -17,7 +18,6 @@ from openledger.economy.port import LedgerPort
 from openledger.economy.settlement import payout_id
 from openledger.ledger import refunds, stakes
 from openledger.ledger.accounts import TREASURY, UNATTRIBUTED
-from openledger.ledger.database import writing
 from openledger.ledger.register import Register
 from openledger.ledger.statements import Statement, parts_by_account
 from openledger.ledger.transfers import CREATED, Entry

@@ -14,11 +14,11 @@ from collections.abc import Mapping
 
 import apsw
 
+from openledger.core.database import writing
 from openledger.core.errors import InvalidInput
 from openledger.core.ids import check_name
 from openledger.economy.parameters import Parameters
 from openledger.ledger.accounts import check_account_id
-from openledger.ledger.database import writing
 
 GOOD = frozenset({"accepted", "helps"})
 BAD = frozenset({"duplicate", "spam", "harms"})

@@ -6,8 +6,8 @@ it with another body by mistake is told so. Kept durably before the call is made
 
 import apsw
 
+from openledger.core.database import writing
 from openledger.core.errors import Conflict
-from openledger.ledger.database import writing
 
 KEPT_MS = 30 * 24 * 60 * 60 * 1000
 SCHEMA = """

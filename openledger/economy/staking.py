@@ -8,12 +8,12 @@ from typing import Any
 
 import apsw
 
+from openledger.core.database import writing
 from openledger.core.errors import Conflict, NotFound
 from openledger.economy.port import LedgerPort
 from openledger.economy.register import RegisterBook
 from openledger.ledger import stakes
 from openledger.ledger.accounts import TREASURY
-from openledger.ledger.database import writing
 from openledger.ledger.register import place_id
 from openledger.ledger.statements import Statement
 

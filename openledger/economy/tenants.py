@@ -13,9 +13,9 @@ import apsw
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from openledger.core.database import writing
 from openledger.core.errors import Corrupt
 from openledger.economy.payloads import PayloadCipher
-from openledger.ledger.database import writing
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS tenants(

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import apsw
 
+from openledger.core.database import check_sqlite_version, storage_errors, writing
 from openledger.core.errors import Corrupt
-from openledger.ledger.database import check_sqlite_version, storage_errors, writing
 from openledger.ledger.log import leaf_hash, leaf_of
 from openledger.ledger.packed import account_key, id_key
 from openledger.ledger.store import FORMAT, MAX_TRANSFERS

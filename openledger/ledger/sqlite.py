@@ -14,9 +14,9 @@ from typing import Any
 
 import apsw
 
+from openledger.core.database import open_database, open_read_only, reading, storage_errors, writing
 from openledger.core.errors import Conflict, Unavailable
 from openledger.core.files import sync_folder
-from openledger.ledger.database import open_database, open_read_only, reading, storage_errors, writing
 from openledger.ledger.former import upgrade
 from openledger.ledger.store import FORMAT, MAX_TRANSFERS, AccountRow, BatchRow, HoldRow, Sums
 

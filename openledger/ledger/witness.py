@@ -18,6 +18,7 @@ from typing import Any
 
 from openledger.core import merkle
 from openledger.core.clock import Clock, SystemClock
+from openledger.core.database import open_database, storage_errors, writing
 from openledger.core.errors import Corrupt, OpenLedgerError, Unavailable
 from openledger.core.signing import SigningKey
 from openledger.ledger.checkpoints import (
@@ -30,7 +31,6 @@ from openledger.ledger.checkpoints import (
     parse_verification_key,
     witness_key,
 )
-from openledger.ledger.database import open_database, storage_errors, writing
 
 FORMAT = "openledger.witness/1"
 _SCHEMA = "CREATE TABLE IF NOT EXISTS logs(origin TEXT PRIMARY KEY, size INTEGER NOT NULL, root BLOB NOT NULL) STRICT;"

@@ -7,10 +7,10 @@ from ledger_values import hold, move
 from settled_ledger import build_pool
 
 from openledger.core.clock import ManualClock
+from openledger.core.database import check_sqlite_version, open_database
 from openledger.core.errors import Conflict, Corrupt, InvalidInput, Unavailable
 from openledger.core.signing import SigningKey
 from openledger.ledger import Ledger, postgres
-from openledger.ledger.database import check_sqlite_version, open_database
 from openledger.ledger.journal import Journal
 from openledger.ledger.postgres import PostgresStore, location_of
 from openledger.ledger.sqlite import SqliteStore, check_file_system
