@@ -18,16 +18,16 @@ from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
-from safetensors.torch import save
 
 from openledger.adapters.base_model import BaseModel
 from openledger.adapters.card import adapter_digest
 from openledger.attribution.bank import Bank, BankPlan
 from openledger.attribution.coalitions import Design, Players
 from openledger.core.errors import Corrupt, InvalidInput, NotFound
-from openledger.core.files import write_durably, write_json_durably
+from openledger.core.files import write_json_durably
 from openledger.core.hashing import digest_json
 from openledger.training.examples import Example
+from openledger.training.lora import save_lora
 from openledger.training.packed import score_members
 from openledger.training.record import load_run, load_weights
 
@@ -133,12 +133,7 @@ def write_without(adapter_folder: Path, kept: KeptBank, contributor: str, out: P
             param="contributor",
             fix="train it: the same bank with this contributor in `without`",
         )
-    weights = load_weights(kept.withouts[contributor])
-    write_durably(out / "adapter_config.json", (adapter_folder / "adapter_config.json").read_bytes())
-    write_durably(
-        out / "adapter_model.safetensors",
-        save({name.replace(".default.", "."): tensor.contiguous() for name, tensor in weights.items()}),
-    )
+    save_lora(out, adapter_folder, load_weights(kept.withouts[contributor]))
     return adapter_digest(out)
 
 
