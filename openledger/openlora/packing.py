@@ -57,7 +57,6 @@ class PackedStep:
     kv: KeyValueBlocks | None
     order: tuple[int, ...]
     segments: tuple[Segment, ...]
-    num_short_rows: int
     num_short: int
     short_rows: Rows | None
     input_ids: torch.Tensor
@@ -81,7 +80,6 @@ def pack(pieces: Sequence[Piece], kv: KeyValueBlocks | None, between: Callable[[
         between=between,
         order=tuple(order),
         segments=segments,
-        num_short_rows=short[-1].end if short else 0,
         num_short=len(short),
         short_rows=_rows(short) if short else None,
         input_ids=torch.tensor([[token for s in segments for token in s.piece.token_ids]]),

@@ -97,10 +97,6 @@ class Residency:
         """Loaded or being loaded."""
         return digest in self._loads
 
-    def can_enter(self, keep: Collection[str] = ()) -> bool:
-        """Whether a slot is free, or holds one that nobody uses and that isn't to be kept."""
-        return len(self._loads) < self.max_resident or self._coldest(keep) is not None
-
     def enter(self, digest: str, keep: Collection[str] = ()) -> "asyncio.Task[None] | None":
         """Begin to load `digest` unless it is here; the load, or None where no slot can be had."""
         if digest not in self._loads:

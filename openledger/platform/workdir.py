@@ -57,10 +57,6 @@ class Workdir:
         return self.folder("incoming")
 
     @property
-    def adapter_cache(self) -> Path:
-        return self.folder("cache")
-
-    @property
     def indexes(self) -> Path:
         return self.folder("indexes")
 
