@@ -574,6 +574,14 @@ def duplicate_hidden(world: DigitsWorld) -> Record:
     return world.record([*world.but(), *attacks.repeated(world.own(), 4, attacks.jittered)], INSIDER)
 
 
+@on(DIGITS, "duplicate own rows 4 times, each time under another name, no cluster finds them")
+def duplicate_names(world: DigitsWorld) -> Record:
+    def renamed(rows: Sequence[Digit], number: int) -> list[Digit]:
+        return [replace(row, contributor_id=f"{INSIDER}.{number}") for row in attacks.jittered(rows, number)]
+
+    return world.record([*world.but(), *attacks.repeated(world.own(), 4, renamed)], INSIDER)
+
+
 def _outlier(epsilon: float) -> Attack:
     def run(world: DigitsWorld) -> Record:
         module = world.kit.module(full_weights(world.kit, _attackers_last(world.rows), world.constants))
@@ -773,12 +781,12 @@ def _record_file(folder: Path, world: World, name: str) -> Path:
 
 
 def table(title: str, results: Mapping[str, Any]) -> str:
-    heads = ("attack", "seeds", "rows sent / trained on", "undefended, absolute", "undefended, clipped", "shares/1")
+    heads = ("attack", "seeds", "rows sent / trained on", "undefended, absolute", "undefended, clipped", "shares/2")
     heads += ("defended", "change", "others", "rival, undefended", "rival, defended")
     lines = [f"\n{title}\n", f"| {' | '.join(heads)} |", "|" + " --- |" * len(heads)]
     for name, figures in results["attacks"].items():
         cells = [str(figures["seeds"]), f"{figures['sent']} / {figures['trained']}" if figures["sent"] else ""]
-        cells += [_cell(figures["roi"].get(payer)) for payer in ("absolute", "clipped", "shares/1", "shipped")]
+        cells += [_cell(figures["roi"].get(payer)) for payer in ("absolute", "clipped", "shares/2", "shipped")]
         cells += [_cell(figures[part].get("shipped"), percent=True) for part in ("change", "others")]
         cells += [_cell(figures["rival"].get(payer), percent=True) for payer in ("absolute", "shipped")]
         lines.append(f"| {name} | {' | '.join(cells)} |")

@@ -132,6 +132,7 @@ def defended_payments(observed: Observed, fees: Array, idle: int = 0) -> dict[st
         "z = 0": shipped_pay(scores, 0),
         "pooled": pooled_pay(scores),
         "no ceiling": shipped_pay(unbounded),
+        "shares/2": every_row_pay(scores),
         "shares/1": first_pay(unbounded),
         "use only": _pay(scores.use),
     }
@@ -151,6 +152,12 @@ def period_scores(observed: Observed, fees: Array, idle: int = 0, *, ceiling: bo
 def shipped_pay(scores: Scores, z_milli: int | None = None) -> Pay:
     """By the house's rule of shares: parts of the pool for each contributor and `unattributed`."""
     return _both(scores, lambda part: _pay(part, z_milli))
+
+
+def every_row_pay(scores: Scores) -> Pay:
+    """By shares/2, which pays for repeats too."""
+    use, improvement = (replace(part, unpaid_nano={}) for part in (scores.use, scores.improvement))
+    return shipped_pay(Scores(use=use, improvement=improvement))
 
 
 def first_pay(scores: Scores) -> Pay:
@@ -214,6 +221,7 @@ def _measured(observed: Observed, fees: Array, columns: slice) -> Measurement:
         gains=tuple(observed.gains_Q[columns].tolist()),
         bank=fit_outcomes(design, observed.outcomes_MQ[:, columns], entries, scores),
         fees_nano=(NANO_PER_OPEN,) * observed.num_sold,
+        repeats=observed.repeats,
     )
 
 
@@ -225,7 +233,14 @@ def _both(scores: Scores, share: Callable[[ContributorScores], Pay]) -> Pay:
 
 def _pay(part: ContributorScores, z_milli: int | None = None) -> Pay:
     z_milli = PARAMETERS.z_milli if z_milli is None else z_milli
-    found = shares_ppb(part.scores_nano, part.errors_nano, part.gain_nano, z_milli, ceilings=part.ceilings)
+    found = shares_ppb(
+        part.scores_nano,
+        part.errors_nano,
+        part.gain_nano,
+        z_milli,
+        ceilings=part.ceilings,
+        unpaid_nano=part.unpaid_nano,
+    )
     return _ppb(found)
 
 

@@ -10,7 +10,7 @@ import io
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,11 +21,13 @@ import torch
 
 from benchmarks import digits_task
 from openledger.adapters.base_model import BaseModel, load_model, load_tokenizer
+from openledger.attribution import likeness
 from openledger.attribution.bank import Bank, plan_bank
 from openledger.attribution.bank_folder import BANK_FORMAT
 from openledger.attribution.index import build_index
+from openledger.attribution.likeness import Repeat
 from openledger.attribution.records import encode_record
-from openledger.core.files import write_durably
+from openledger.core.files import write_durably, write_json_durably
 from openledger.core.hashing import digest_json
 from openledger.core.values import Row, RowDraft
 from openledger.datanets.clusters import ClusterRow, WordWeights, cluster_rows, row_words
@@ -131,6 +133,7 @@ class Observed:
     outcomes_MQ: Array
     gains_Q: Array
     index_RQ: Array
+    repeats: tuple[Repeat, ...] = ()
 
 
 def observe(
@@ -144,6 +147,29 @@ def observe(
     extra: Sequence[Any] = (),
 ) -> Observed:
     """Train on `rows` (all), sell answers to `sold`, and measure; `extra` are sold answers taken as they are."""
+    found = _trained(kit, folder, rows, sold, held_out, constants, num_coalitions, extra)
+    return replace(found, repeats=_repeats(kit, folder, rows, constants.initial)) if num_coalitions else found
+
+
+def _repeats(kit: Any, folder: Path, rows: Sequence[Any], initial: str) -> tuple[Repeat, ...]:
+    key = digest_json([kit.identity, [repr(row) for row in rows], initial, likeness.RULE])[:24]
+    path = folder / "repeats" / f"{kit.name}-{key}.json"
+    if not path.exists():
+        found = likeness.find_repeats(kit.module(kit.start(initial)), kit.encode(rows), kit.task)
+        write_json_durably(path, {"repeats": [asdict(repeat) for repeat in found]})
+    return tuple(Repeat(**values) for values in json.loads(path.read_text())["repeats"])
+
+
+def _trained(
+    kit: Any,
+    folder: Path,
+    rows: Sequence[Any],
+    sold: Sequence[Any],
+    held_out: Sequence[Any],
+    constants: Constants,
+    num_coalitions: int,
+    extra: Sequence[Any],
+) -> Observed:
     parts = [[repr(value) for value in values] for values in (rows, sold, held_out, extra)]
     players = BANK_FORMAT if num_coalitions else ""
     key = digest_json([kit.identity, parts, constants.initial, constants.order, num_coalitions, players])[:24]

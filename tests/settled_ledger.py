@@ -125,8 +125,9 @@ def settlement_statement(ledger: Ledger) -> dict[str, Any]:
     }
 
 
-def two_part_statement(ledger: Ledger, *, measured: bool = True) -> dict[str, Any]:
-    """The same pool in the parts use and improvement (70 : 30), the second measured or not; the figures by hand."""
+def two_part_statement(ledger: Ledger, *, measured: bool = True, rule: str = RULE) -> dict[str, Any]:
+    """The same pool in the parts use and improvement (70 : 30), the second measured or not; the figures by hand. By
+    whichever rule since the second: no row is a repeat."""
     one = settlement_statement(ledger)
     use_scores, errors = {"ctr_a": 60, "ctr_b": 20}, {"ctr_a": 4, "ctr_b": 3}  # E = 5: 3.2 and 1.8 are taken
     use = {
@@ -159,11 +160,16 @@ def two_part_statement(ledger: Ledger, *, measured: bool = True) -> dict[str, An
         ),
     }
     shares, payouts = whole[measured]
+    repeats: dict[str, Any] = {}
+    if rule == RULE:
+        repeats = {"repeated_rows": []}
+        use["unpaid_nano"], improvement["unpaid_nano"] = {}, {}
     kept = ("adapter", "period", "lineage", "pool_nano", "answers_root", "num_answers", "z_milli", "parameters")
     return {
         **{name: one[name] for name in kept},
         "format": SETTLEMENT,
-        "rule": RULE,
+        "rule": rule,
+        **repeats,
         "not_counted": [],
         "unreadable_nano": 0,
         "channels_ppm": {"verbatim": 0, "citation": 0},

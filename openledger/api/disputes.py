@@ -56,6 +56,7 @@ class ScoresBody(_Body):
     errors_nano: dict[str, Whole]
     gain_nano: Whole
     ceilings: list[tuple[Whole, Whole]] = Field(default_factory=list)
+    unpaid_nano: dict[str, Whole] = Field(default_factory=dict)
 
 
 class RecomputationBody(_Body):

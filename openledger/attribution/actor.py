@@ -15,6 +15,7 @@ from openledger.adapters.base_model import BaseModel, load_tokenizer
 from openledger.attribution.bank_folder import KeptBank, bank_outcomes
 from openledger.attribution.index import GradientIndex, IndexEntry, build_index
 from openledger.attribution.index_folder import is_finished, read_index
+from openledger.attribution.likeness import build_repeats
 from openledger.attribution.merges import Factors, Merge, merge_gains
 from openledger.attribution.shards import Batcher, Top, merge_tops
 from openledger.attribution.views import load_views
@@ -34,9 +35,20 @@ class IndexHost:
         self._tokenizer = load_tokenizer(base)
 
     def build(
-        self, views: Sequence[str], adapter_digest: str, trained: Sequence[Row], decoys: Sequence[Row], folder: str
+        self,
+        views: Sequence[str],
+        adapter_digest: str,
+        trained: Sequence[Row],
+        decoys: Sequence[Row],
+        folder: str,
+        run: str = "",
     ) -> int:
-        """Build the adapter's index at `folder` (or find it there); the number of rows in it."""
+        """Build the adapter's index at `folder` (or find it there); the number of rows in it. With `run`, the folder of
+        the recorded run that made it, the rows that repeat others are found too (`likeness`)."""
+        if run:
+            encoded = [encode_row(self._tokenizer, row) for row in trained]
+            check_lengths(encoded, self._base)
+            build_repeats(self._base, Path(run), encoded, Path(folder))
         if is_finished(Path(folder)):
             return len(self._open(folder, adapter_digest).entries)
         encoded, spare = ([encode_row(self._tokenizer, row) for row in rows] for rows in (trained, decoys))

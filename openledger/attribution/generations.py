@@ -54,12 +54,13 @@ def combined(lineage: Lineage, digest: str, measured: Mapping[str, GenerationSco
     cards.
     """
     factors = _factors(lineage, digest, measured)
-    scores, errors = defaultdict[str, Fraction](Fraction), defaultdict[str, Fraction](Fraction)
+    scores, errors, unpaid = (defaultdict[str, Fraction](Fraction) for _ in range(3))
     for generation, factor in factors.items():
         if (own := measured[generation].scores) is not None:
             for name in own.scores_nano:
                 scores[name] += factor * own.scores_nano[name]
                 errors[name] += factor * own.errors_nano[name]
+                unpaid[name] += factor * own.unpaid_nano.get(name, 0)
     told = [each.scores for each in measured.values() if each.scores is not None]
     if not told:
         raise InvalidInput(
@@ -74,7 +75,14 @@ def combined(lineage: Lineage, digest: str, measured: Mapping[str, GenerationSco
         gain_nano=measured[digest].gain_nano,
         quality=_quality(factors, measured),
         ceilings=_one_of(told),
+        unpaid_nano={name: round(unpaid[name]) for name in sorted(unpaid) if round(unpaid[name]) > 0},
+        repeats=repeats_of([own for generation in factors if (own := measured[generation].scores)]),
     )
+
+
+def repeats_of(scores: Sequence[ContributorScores]) -> tuple[tuple[str, str, int], ...]:
+    """The rows that any of them leaves unpaid, each once: a row may be trained on in several adapters."""
+    return tuple({repeat[0]: repeat for own in scores for repeat in own.repeats}.values())
 
 
 def _factors(lineage: Lineage, digest: str, measured: Mapping[str, GenerationScores]) -> dict[str, Fraction]:

@@ -135,7 +135,7 @@ def row_vectors(module: Any, basis: Basis, examples: Sequence[Trainable], task: 
     balanced = {name: own.balanced().to(device) for name, own in basis.items()}
     size = sum(own.curvature_SL.numel() for own in basis.values())
     rows_RP, scale_R = np.empty((len(examples), size), np.float16), np.empty(len(examples), np.float32)
-    for numbers in _batches(examples, size):
+    for numbers in batches(examples, size):
         gradients = row_gradients(module, [examples[number] for number in numbers], task)
         parts = [own.precondition(gradients[name]).flatten(1) for name, own in balanced.items()]
         half, scale = halved(torch.cat(parts, dim=1))
@@ -150,7 +150,7 @@ def gradient_vectors(module: Any, examples: Sequence[Trainable], task: Task = LA
     all_sites = sites(module)
     size = sum(site.size for site in all_sites)
     vectors_QP = np.empty((len(examples), size), np.float32)
-    for numbers in _batches(examples, size):
+    for numbers in batches(examples, size):
         gradients = row_gradients(module, [examples[number] for number in numbers], task, all_sites)
         parts = [gradients[site.name].flatten(1) for site in all_sites]
         vectors_QP[numbers] = torch.cat(parts, dim=1).cpu().numpy()
@@ -306,7 +306,7 @@ class GradientIndex:
         return np.asarray(np.mean([queries @ shards[shard].row(row) for shards, queries in pairs], axis=0))
 
 
-def _batches(examples: Sequence[Trainable], num_parameters: int) -> Iterator[list[int]]:
+def batches(examples: Sequence[Trainable], num_parameters: int) -> Iterator[list[int]]:
     """Numbers of examples of like length, so that little is padded; as many as passes and gradients have room for."""
     lengths = [example.num_tokens for example in examples]
     most = max(1, min(_BATCH_ROWS, _BATCH_BYTES // (4 * num_parameters)))

@@ -44,6 +44,10 @@ all fees, those of answers marked wrong included, times the held-out answers' me
 itself is above what honest answers reach under the ceiling. Where there are no held-out answers, or they gained nothing
 on the mean, there is nothing to measure by: fees count whole, and the divisor is G or the sum of positive influences.
 
+**Repeats.** What a contributor's rows moved that repeat earlier ones of his (`likeness.py`), summed over the period, is
+stated beside his score, and the rule of shares leaves it unpaid: U_c, clipped at 0 once, as scores are. So such rows
+still count where they moved answers to the worse.
+
 A row that was withdrawn or removed from its Datanet earns as before from every answer of an adapter that was trained on
 it, until no adapter that is served contains it: else a withdrawal would reward the others, or the owner. Settlement
 therefore names no row as `withdrawn`. Whoever does, to see what it would mean, finds such rows in their place in every
@@ -62,6 +66,7 @@ from openledger.attribution.coalitions import Design
 from openledger.attribution.estimate import contributor_sums, corrected_rows, group_sums
 from openledger.attribution.expected import Expected, fit_expected, left_out
 from openledger.attribution.index import METHOD, IndexEntry
+from openledger.attribution.likeness import Repeat
 from openledger.core.errors import InvalidInput
 from openledger.core.money import NANO_PER_OPEN
 from openledger.core.values import ContributorScores
@@ -97,7 +102,7 @@ class Measurement:
     None where the index stands alone. `withdrawn` are ids of rows that are paid nothing: in a settlement none. Of one
     generation of a derived adapter `gains` are what it added to its parent, and `served_gains` those of the adapter
     that was served, by which the ceiling is reckoned; empty where it is the same. `num_gone` are the
-    adapter's trained rows that the index lacks.
+    adapter's trained rows that the index lacks. `repeats` are rows that the rule of shares doesn't pay for.
     """
 
     adapter: str
@@ -112,6 +117,7 @@ class Measurement:
     fees_nano: tuple[int, ...] = ()
     served_gains: tuple[float, ...] = ()
     num_gone: int = 0
+    repeats: tuple[Repeat, ...] = ()
 
     def use(self) -> ContributorScores:
         """Influence on the answers, weighted, under the ceiling that the held-out rows set."""
@@ -146,9 +152,19 @@ class Measurement:
 
     def _of(self, part: slice, weights_nano: Sequence[int]) -> ContributorScores:
         own = (self.adapter, self.period, self.entries, self.scores[:, part], weights_nano, self.gains[part])
+        unpaid = {repeat.row_id for repeat in self.repeats}
         if self.bank is None:
-            return _beside_gone(contributor_scores(*own, withdrawn=self.withdrawn), self.entries, self.num_gone)
-        return bank_scores(*own, self.bank.of(part), least_error_scale=self.least_error_scale, withdrawn=self.withdrawn)
+            alone = contributor_scores(*own, withdrawn=self.withdrawn, repeats=unpaid)
+            found = _beside_gone(alone, self.entries, self.num_gone)
+        else:
+            found = bank_scores(
+                *own,
+                self.bank.of(part),
+                least_error_scale=self.least_error_scale,
+                withdrawn=self.withdrawn,
+                repeats=unpaid,
+            )
+        return replace(found, repeats=tuple((each.row_id, each.earlier, each.likeness_milli) for each in self.repeats))
 
 
 def ceiling_of(held_out_gains: Sequence[float]) -> float:
@@ -197,6 +213,7 @@ def contributor_scores(
     gains: Sequence[float],
     *,
     withdrawn: Collection[str] = (),
+    repeats: Collection[str] = (),
 ) -> ContributorScores:
     """By the index alone. Raises InvalidInput where sizes don't fit or a number is not finite."""
     fees, gain = _checked(entries, scores, weights_nano, gains)
@@ -206,9 +223,12 @@ def contributor_scores(
     factor = gain / total if gain > 0 and total > 0 else 0.0
     noise = _root_mean_square(influence[~trained]) if (~trained).any() else None
     by_contributor: defaultdict[str, list[float]] = defaultdict(list)
+    unpaid: defaultdict[str, float] = defaultdict(float)
     for entry, value in zip(entries, influence.tolist(), strict=True):
         if entry.trained:
             by_contributor[entry.contributor_id].append(0.0 if entry.row_id in withdrawn else value)
+            if entry.row_id in repeats and entry.row_id not in withdrawn:
+                unpaid[entry.contributor_id] += factor * value
     return ContributorScores(
         adapter=adapter,
         period=period,
@@ -223,6 +243,7 @@ def contributor_scores(
             "trained_rows": str(int(trained.sum())),
             "trained_rms": f"{_root_mean_square(influence[trained]):.6g}",
         },
+        unpaid_nano=_positive(unpaid),
     )
 
 
@@ -236,6 +257,7 @@ def _beside_gone(scores: ContributorScores, entries: Sequence[IndexEntry], num_g
         scores,
         scores_nano={name: value * there // whole for name, value in scores.scores_nano.items()},
         errors_nano={name: -(-value * there // whole) for name, value in scores.errors_nano.items()},
+        unpaid_nano={name: -(-value * there // whole) for name, value in scores.unpaid_nano.items()},
         quality={**scores.quality, "gone_rows": str(num_gone)},
     )
 
@@ -251,6 +273,7 @@ def bank_scores(
     *,
     least_error_scale: float = 1.0,
     withdrawn: Collection[str] = (),
+    repeats: Collection[str] = (),
 ) -> ContributorScores:
     """By the bank, with the index as prior. `least_error_scale` is what an audit found the bank's errors to be too
     small by. Raises InvalidInput where sizes don't fit or a number is not finite."""
@@ -272,11 +295,16 @@ def bank_scores(
     paid_R = np.array([entry.row_id not in withdrawn for entry in trained])
     who = [entry.contributor_id for entry in trained]
     names = sorted(set(who))
-    influence_C = contributor_sums((influence_R * paid_R)[:, None], who, names)[:, 0]
+    repeats_R = np.array([entry.row_id in repeats for entry in trained])
+    influence_C, unpaid_C = (
+        contributor_sums((influence_R * chosen_R)[:, None], who, names)[:, 0]
+        for chosen_R in (paid_R, paid_R & repeats_R)
+    )
     parts_CG = bank.design.parts([(entry.row_id, entry.contributor_id) for entry in trained], names)
     error_C = scale * np.sqrt(parts_CG @ total.error_GQ[:, 0] ** 2)
     inside = _inside(parts_CG, np.bincount(group_R, minlength=parts_CG.shape[1]), total, noise)
     found = gain > 0
+    unpaid = dict(zip(names, (found * unpaid_C).tolist(), strict=True))
     return ContributorScores(
         adapter=adapter,
         period=period,
@@ -297,7 +325,13 @@ def bank_scores(
             "ratios": " ".join(f"{name}={value:.3g}" for name, value in sorted(bank.ratios.items())),
             "trained_rows": str(len(trained)),
         },
+        unpaid_nano=_positive(unpaid),
     )
+
+
+def _positive(unpaid: Mapping[str, float]) -> dict[str, int]:
+    """Of the contributors who have any, in billionths."""
+    return {name: nano for name, value in sorted(unpaid.items()) if (nano := round(value * _NANO)) > 0}
 
 
 def _checked(

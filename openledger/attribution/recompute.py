@@ -14,6 +14,7 @@ from typing import Any
 from openledger.attribution.bank import Bank, BankPlan
 from openledger.attribution.index import GradientIndex
 from openledger.attribution.index_folder import View
+from openledger.attribution.likeness import Repeat
 from openledger.attribution.period import Measurement, fit_outcomes
 from openledger.core.errors import InvalidInput
 from openledger.core.scoring import Scorer, gains
@@ -57,6 +58,7 @@ def recompute(
     answered_by: str = "",
     began_from: str = "",
     num_gone: int = 0,
+    repeats: Sequence[Repeat] = (),
 ) -> Measurement:
     """What one adapter's answers in a pool and its held-out rows are measured to owe: by the bank where it is given,
     else by the index alone. Its `use()` and `improvement()` are the scores of the pool's two parts.
@@ -64,7 +66,8 @@ def recompute(
     `module` and `views` are the adapter over its base and the points of its run at which the index was built
     (`views.load_views`); without `views` the module stands as it did then. `scorer` tells what the adapter gained over
     the base; `least_error_scale` is what the adapter's audit says, as in the first scorer's `quality`; so is `num_gone`
-    (`gone_rows`), the rows of the adapter's card that its index lacks.
+    (`gone_rows`), the rows of the adapter's card that its index lacks. `repeats` are those that `likeness.find_repeats`
+    finds among the rows where the run began, or that `likeness.load_repeats` reads beside the index.
 
     Of a derived adapter each generation is recomputed on the answers that `answered_by` (a digest) gave, against what
     it gained over the adapter that it `began_from`, and under the ceiling of the one that answered;
@@ -100,6 +103,7 @@ def recompute(
         fees_nano=tuple(answer.fee_nano for answer in answers),
         served_gains=tuple(told_D[0] for told_D in told_QD),
         num_gone=num_gone,
+        repeats=tuple(repeats),
     )
 
 
@@ -111,7 +115,8 @@ def agreement(
     if (first.adapter, first.period) != (second.adapter, second.period) or tolerance_ppm < 0:
         raise InvalidInput("two scorers are compared over one pool", code="invalid_scores", param="scores")
     ours, theirs = (
-        shares_ppb(s.scores_nano, s.errors_nano, s.gain_nano, z_milli, ceilings=s.ceilings) for s in (first, second)
+        shares_ppb(s.scores_nano, s.errors_nano, s.gain_nano, z_milli, ceilings=s.ceilings, unpaid_nano=s.unpaid_nano)
+        for s in (first, second)
     )
     names = sorted(ours.keys() | theirs.keys())
     return Agreement(

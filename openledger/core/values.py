@@ -216,6 +216,10 @@ class ContributorScores:
     `ceilings` bound what the answers sold can owe to the data (`core.shares`): for each adapter that served, its mean
     gain on its held-out answers, in billionths of a nat, and the fees of its answers in nano-OPEN. None for the
     improvement part.
+
+    `repeats` are rows that aren't paid: each with the earlier one of the same contributor's that it repeats, and how
+    alike they are, in thousandths. `unpaid_nano` is what of a contributor's score is theirs, where that is anything
+    (`core.shares`).
     """
 
     adapter: str
@@ -226,6 +230,8 @@ class ContributorScores:
     gain_nano: int
     quality: dict[str, str] = field(default_factory=dict)
     ceilings: tuple[tuple[int, int], ...] = ()
+    unpaid_nano: dict[str, int] = field(default_factory=dict)
+    repeats: tuple[tuple[str, str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -244,6 +244,7 @@ def _scores_of(part: ContributorScores) -> Scores:
         errors_nano=dict(part.errors_nano),
         gain_nano=part.gain_nano,
         ceilings=part.ceilings,
+        unpaid_nano=dict(part.unpaid_nano),
     )
 
 

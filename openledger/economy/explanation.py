@@ -82,6 +82,10 @@ def _division_lines(account: str, settlement: Mapping[str, Any]) -> list[str]:
     lines = [line for name in PARTS for line in _named_part_lines(paid, settlement, name)]
     if settlement["not_counted"]:
         lines.insert(0, f"{len(settlement['not_counted'])} of these answers were marked wrong and count nothing in use")
+    if settlement.get("repeated_rows"):
+        lines.insert(
+            0, f"{len(settlement['repeated_rows'])} rows repeat earlier ones of their contributor's and aren't paid"
+        )
     return [*lines, *(f"{name}: in all {_result(name, settlement)}" for name in paid)]
 
 
@@ -107,7 +111,9 @@ def _contributor_line(contributor: str, part: Mapping[str, Any], name: str) -> s
     if contributor not in part["scores_nano"]:
         return f"{contributor}: what the others' evidence leaves, {_result(contributor, part)}"
     score, error = part["scores_nano"][contributor], part["errors_nano"][contributor]
-    return f"{contributor}: score {score} with error {error} {_UNITS[name]}, {_result(contributor, part)}"
+    unpaid_nano = part.get("unpaid_nano", {}).get(contributor)
+    unpaid = f" ({unpaid_nano} of it by rows that repeat earlier ones: unpaid)" if unpaid_nano else ""
+    return f"{contributor}: score {score}{unpaid} with error {error} {_UNITS[name]}, {_result(contributor, part)}"
 
 
 def _result(contributor: str, divided: Mapping[str, Any]) -> str:

@@ -70,7 +70,7 @@ class Parameters:
     of the rows to `review_low_ppm`.
     """
 
-    version: int = 3
+    version: int = 4
     contributors_ppm: int = 500_000
     owner_ppm: int = 200_000
     stakers_ppm: int = 200_000

@@ -13,7 +13,7 @@ from typing import Any
 from openledger.core.errors import InvalidInput
 from openledger.core.ids import check_name, derived_id
 from openledger.core.money import split
-from openledger.core.shares import RULE_1, WHOLE_PPB, WHOLE_PPM, shares_ppb
+from openledger.core.shares import RULE, WHOLE_PPB, WHOLE_PPM, shares_ppb, terms_of
 from openledger.core.values import UNATTRIBUTED, ContributorScores, PoolPart, Settlement
 from openledger.economy.parameters import Parameters
 from openledger.ledger import accounts as names
@@ -23,6 +23,7 @@ from openledger.ledger.statements import (
     SETTLEMENT_1,
     answers_root,
     bounded_fee,
+    check_repeats,
     divided,
     evidence_of,
     format_of,
@@ -51,7 +52,15 @@ def check_scores(scores: ContributorScores) -> None:
         names.check_account_id(contributor, "contributor_id")
     if any(not isinstance(text, str) for text in (scores.method, *scores.quality, *scores.quality.values())):
         raise InvalidInput("method and quality are text", code="invalid_scores", param="quality")
-    shares_ppb(scores.scores_nano, scores.errors_nano, scores.gain_nano, 0, ceilings=scores.ceilings)
+    shares_ppb(
+        scores.scores_nano,
+        scores.errors_nano,
+        scores.gain_nano,
+        0,
+        ceilings=scores.ceilings,
+        unpaid_nano=scores.unpaid_nano,
+    )
+    check_repeats(scores.repeats, scores.unpaid_nano)
 
 
 def check_improvement(improvement: ContributorScores | None, scores: ContributorScores) -> None:
@@ -97,6 +106,7 @@ def settlement_statement(
         "num_answers": len(evidence),
         "not_counted": sorted(verdict["commitment"] for verdict in verdicts),
         "rule": parameters.shares_rule,
+        **({"repeated_rows": [list(row) for row in scores.repeats]} if parameters.shares_rule == RULE else {}),
         "z_milli": parameters.z_milli,
         "channels_ppm": parameters.channels,
         "parameters": parameters.version,
@@ -204,10 +214,9 @@ def _division(
             "shares_ppb": {UNATTRIBUTED: WHOLE_PPB},
             "payouts_nano": {UNATTRIBUTED: part_nano},
         }
-    rule, ceilings = parameters.shares_rule, [list(pair) for pair in scores.ceilings]
-    bounded = {} if rule == RULE_1 else {"ceilings": ceilings}
+    rule, terms = parameters.shares_rule, terms_of(parameters.shares_rule, scores.ceilings, scores.unpaid_nano)
     shares = shares_ppb(
-        scores.scores_nano, scores.errors_nano, scores.gain_nano, parameters.z_milli, rule=rule, **bounded
+        scores.scores_nano, scores.errors_nano, scores.gain_nano, parameters.z_milli, rule=rule, **terms
     )
     return {
         "measured": True,
@@ -216,7 +225,7 @@ def _division(
         "scores_nano": dict(scores.scores_nano),
         "errors_nano": dict(scores.errors_nano),
         "gain_nano": scores.gain_nano,
-        **bounded,
+        **terms,
         "shares_ppb": shares,
         "payouts_nano": divided(part_nano, unreadable_nano, shares),
     }

@@ -30,7 +30,7 @@ from openledger.core.errors import Conflict, Corrupt, Forbidden, InvalidInput, N
 from openledger.core.hashing import canonical_json
 from openledger.core.ids import derived_id
 from openledger.core.money import format_open, split
-from openledger.core.shares import RULE_1, check_ceilings, shares_ppb
+from openledger.core.shares import RULE_1, check_ceilings, check_unpaid, shares_ppb, terms_of
 from openledger.core.signing import SigningKey, contributor_id, verify
 from openledger.core.values import UNATTRIBUTED as NOBODY
 from openledger.ledger.accounts import TREASURY, UNATTRIBUTED, check_account_id
@@ -91,19 +91,20 @@ class PaidPool:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scores:
     """What a second scorer found for one part: every contributor's influence, as a settlement states it. By `shares/1`
-    there are no `ceilings`, and statements don't name them."""
+    there are no `ceilings`, and statements don't name them; nor `unpaid_nano` where nothing is unpaid."""
 
     method: str
     scores_nano: Mapping[str, int]
     errors_nano: Mapping[str, int]
     gain_nano: int
     ceilings: Sequence[Sequence[int]] = ()
+    unpaid_nano: Mapping[str, int] = field(default_factory=dict)
 
     def said(self) -> dict[str, Any]:
         """As the log has it."""
         values = asdict(self)
-        ceilings = [list(pair) for pair in values.pop("ceilings")]
-        return {**values, "ceilings": ceilings} if ceilings else values
+        terms = {"ceilings": [list(pair) for pair in values.pop("ceilings")], "unpaid_nano": values.pop("unpaid_nano")}
+        return {**values, **{name: term for name, term in terms.items() if term}}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -596,7 +597,7 @@ def _part_payout(claim: Statement, part_nano: int, scores: Scores) -> int:
         scores.gain_nano,
         claim["z_milli"],
         rule=rule,
-        ceilings=() if rule == RULE_1 else scores.ceilings,
+        **terms_of(rule, scores.ceilings, scores.unpaid_nano),
     )
     return split(part_nano, shares).get(claim["contributor"], 0)
 
@@ -694,6 +695,7 @@ def _check_scores(claim: Statement, scores: Mapping[str, Scores]) -> None:
         )
     for name, part in scores.items():
         check_ceilings(part.ceilings)
+        check_unpaid(part.unpaid_nano, part.scores_nano)
         if claim["parts"][name].get("bounded") and not part.ceilings:
             raise InvalidInput(
                 "the settlement has ceilings, under which answers count; these scores have none",

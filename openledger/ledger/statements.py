@@ -14,7 +14,9 @@ What answers paid into `use` whose content isn't there is nobody's: `unreadable_
 `unattributed` beside what the shares leave. Shares are of the rest. Which answers can be read the log doesn't say, so
 the statement's `unreadable_nano` is checked against the pool, and what follows from it is recomputed.
 
-A settlement names its rule, and is checked by it: `shares/1` has no ceilings. `ceilings` of `use` are (mean gain on
+A settlement names its rule, and is checked by it: `shares/1` has no ceilings, and only `shares/3` leaves rows unpaid
+(`repeated_rows`: row, the earlier row that it repeats, likeness in thousandths; `unpaid_nano` of each part: what of the
+scores is theirs). `ceilings` of `use` are (mean gain on
 held-out answers, fees) of each adapter that served; the fees are those of the answers that could be read, marked ones
 included, and so are known to the log where all could (`check_ceiling_fees`). The gains are the operator's word.
 """
@@ -26,7 +28,7 @@ from openledger.core import merkle
 from openledger.core.errors import Corrupt, InvalidInput
 from openledger.core.hashing import canonical_json
 from openledger.core.money import split
-from openledger.core.shares import RULE_1, RULES, WHOLE_PPB, WHOLE_PPM, combined_ppb, shares_ppb
+from openledger.core.shares import RULE, RULE_1, RULES, WHOLE_PPB, WHOLE_PPM, combined_ppb, shares_ppb, terms_of
 from openledger.core.values import UNATTRIBUTED
 from openledger.ledger.accounts import HOLDS, Account, pool_account
 from openledger.ledger.transfers import Transfer
@@ -44,7 +46,7 @@ Value = TypeVar("Value")
 _LINEAGE = {"adapter_digest", "datanet", "datanet_version", "row_root"}
 _PART = {"ppm", "pool_nano", "unreadable_nano", "measured", "shares_ppb", "payouts_nano"}
 _MEASURED_PART = _PART | {"method", "quality", "scores_nano", "errors_nano", "gain_nano"}
-_BY_RULE = {rule: _MEASURED_PART if rule == RULE_1 else _MEASURED_PART | {"ceilings"} for rule in RULES}
+_BY_RULE = {rule: _MEASURED_PART | set(terms_of(rule, (), {})) for rule in RULES}
 
 
 def format_of(statement: Statement | None) -> str:
@@ -138,6 +140,23 @@ def check_settlement(settlement: Statement, evidence: Evidence) -> None:
     _guarded(lambda: _check_settlement(settlement, evidence))
 
 
+def check_repeats(rows: Sequence[Sequence[Any]], unpaid_nano: Statement) -> None:
+    """Raises InvalidInput for anything but [row, earlier row, thousandths], each row once, or where something is unpaid
+    and no row is why."""
+    ids = [row[0] for row in rows if len(row) == 3]
+    if len(set(ids)) != len(rows) or not all(_is_repeat(*row) for row in rows) or (unpaid_nano and not rows):
+        raise InvalidInput(
+            "rows that aren't paid are named once each, with an earlier row and how alike they are, in thousandths",
+            code="invalid_scores",
+            param="repeats",
+        )
+
+
+def _is_repeat(row: Any, earlier: Any, likeness_milli: Any) -> bool:
+    named = isinstance(row, str) and isinstance(earlier, str) and row != earlier
+    return named and type(likeness_milli) is int and 0 < likeness_milli <= 1000
+
+
 def bounded_fee(usage: Statement) -> int:
     """What an answer adds to the fees under its adapter's ceiling: its fee, where it has a token to be measured on and
     paid into its pool."""
@@ -204,6 +223,15 @@ def _check_settlement(settlement: Statement, evidence: Evidence) -> None:
     if marked != sorted(set(marked)) or not set(marked) <= set(commitments):
         raise _wrong("wrong_verdicts", "the answers marked wrong aren't some of the pool's")
     _check_parts(settlement)
+    _check_unpaid(settlement)
+
+
+def _check_unpaid(settlement: Statement) -> None:
+    unpaid = {name: nano for part in settlement["parts"].values() for name, nano in part.get("unpaid_nano", {}).items()}
+    if settlement["rule"] == RULE:
+        check_repeats(settlement["repeated_rows"], unpaid)
+    elif "repeated_rows" in settlement:
+        raise _wrong("malformed_statement", f"by {settlement['rule']} every row is paid")
 
 
 def _check_ceiling_fees(settlement: Statement, fees_nano: int) -> None:
@@ -257,6 +285,7 @@ def _check_division(part: Statement, settlement: Statement) -> None:
         settlement["z_milli"],
         rule=settlement["rule"],
         ceilings=part.get("ceilings", ()),
+        unpaid_nano=part.get("unpaid_nano", {}),
     )
     if part["shares_ppb"] != shares:
         raise _wrong("wrong_shares", "the shares don't follow from the scores")

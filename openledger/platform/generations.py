@@ -25,6 +25,7 @@ from openledger.attribution.bank_folder import find_bank
 from openledger.attribution.generations import GenerationScores, combined
 from openledger.attribution.index_folder import is_finished, read_index
 from openledger.attribution.instruments import first_half
+from openledger.attribution.likeness import likeness_stated, load_repeats
 from openledger.attribution.merges import Merge
 from openledger.attribution.period import Measurement, capped, ceiling_of, fit_outcomes
 from openledger.core.errors import InvalidInput, NotFound
@@ -333,6 +334,7 @@ def _measure_rows(
     if bank is not None:
         told_MQ = ray.get(host.bank_outcomes.remote(adapter.folder, bank, asked.all))
         outcomes = fit_outcomes(bank.design, told_MQ, entries, scores)
+    repeats = load_repeats(index)
     measured = Measurement(
         adapter=asked.pool.adapter,
         period=asked.pool.period,
@@ -348,8 +350,10 @@ def _measure_rows(
         num_gone=0
         if card is None
         else len({*card.rows_trained} - {entry.row_id for entry in entries if entry.trained}),
+        repeats=repeats or (),
     )
-    return _Rows(measured=measured, stated={"index_views": " ".join(Path(view).stem for view in views), **audited})
+    stated = {"index_views": " ".join(Path(view).stem for view in views), "likeness": likeness_stated(repeats)}
+    return _Rows(measured=measured, stated={**stated, **audited})
 
 
 def _path_gains(ancestry: Ancestry, digest: str, host: Any, asked: _Asked) -> _PathGains:

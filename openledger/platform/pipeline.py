@@ -18,6 +18,7 @@ from openledger.adapters.card import AdapterCard, checked_card, load_card
 from openledger.adapters.checks import read_shapes
 from openledger.adapters.lineage import merge_lora
 from openledger.adapters.registry import AdapterRegistry, RegisteredAdapter
+from openledger.attribution.generations import repeats_of
 from openledger.attribution.period import Measurement
 from openledger.attribution.trainer import train_bank_of
 from openledger.core.errors import NotFound, OpenLedgerError
@@ -245,7 +246,7 @@ def build_indexes(
         host = hosts[number % len(hosts)]
         folder = index_folder(indexes, card.digest)
         views = index_views(job.output, most_views)
-        pending.append(host.build.remote(views, card.digest, job.rows, list(own_decoys), str(folder)))
+        pending.append(host.build.remote(views, card.digest, job.rows, list(own_decoys), str(folder), job.output))
     return ray.get(pending)
 
 
@@ -388,6 +389,7 @@ def _scaled(scores: ContributorScores, part: int, whole: int) -> ContributorScor
         scores,
         scores_nano={name: value * part // whole for name, value in scores.scores_nano.items()},
         errors_nano={name: -(-value * part // whole) for name, value in scores.errors_nano.items()},
+        unpaid_nano={name: -(-value * part // whole) for name, value in scores.unpaid_nano.items() if part},
         gain_nano=scores.gain_nano * part // whole,
     )
 
@@ -406,6 +408,8 @@ def _summed(parts: Sequence[ContributorScores]) -> ContributorScores:
         gain_nano=sum(part.gain_nano for part in parts),
         quality={f"{number}.{name}": text for number, part in enumerate(parts) for name, text in part.quality.items()},
         ceilings=tuple(pair for part in parts for pair in part.ceilings),
+        unpaid_nano={person: nano for person in people if (nano := sum(p.unpaid_nano.get(person, 0) for p in parts))},
+        repeats=repeats_of(parts),
     )
 
 

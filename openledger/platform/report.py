@@ -135,7 +135,9 @@ def sources(
 def answer_shares(scores: ContributorScores, z_milli: int, names: dict[str, str]) -> list[dict[str, Any]]:
     """Whose rows one answer owes itself to, largest influence first: the share that the rule would give for this answer
     alone, and the influence with its standard error, in nats per token. They pay nobody."""
-    shares = shares_ppb(scores.scores_nano, scores.errors_nano, scores.gain_nano, z_milli)
+    shares = shares_ppb(
+        scores.scores_nano, scores.errors_nano, scores.gain_nano, z_milli, unpaid_nano=scores.unpaid_nano
+    )
     ranked = sorted(scores.scores_nano.items(), key=lambda pair: (-pair[1], pair[0]))
     return [
         {

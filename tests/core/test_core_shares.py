@@ -5,7 +5,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openledger.core.errors import InvalidInput
-from openledger.core.shares import RULE, RULE_1, RULES, WHOLE_PPB, ceiling_nano, combined_ppb, shares_ppb
+from openledger.core.shares import (
+    RULE,
+    RULE_1,
+    RULE_2,
+    RULES,
+    WHOLE_PPB,
+    ceiling_nano,
+    combined_ppb,
+    shares_ppb,
+    terms_of,
+)
 from openledger.core.values import UNATTRIBUTED
 
 measured = st.dictionaries(
@@ -92,11 +102,38 @@ def test_ceilings_of_adapters_add_and_one_without_gain_is_none():
 
 
 def test_only_rules_that_exist_make_shares_and_the_first_has_no_ceilings():
-    for more in ({"rule": "shares/3"}, {"rule": RULE_1, "ceilings": [(1, 1)]}):
+    for more in (
+        {"rule": "shares/4"},
+        {"rule": RULE_1, "ceilings": [(1, 1)]},
+        {"rule": RULE_2, "unpaid_nano": {"a": 1}},
+    ):
         with pytest.raises(InvalidInput) as caught:
             shares_ppb({"a": 1}, {"a": 0}, 1, 0, **more)
         assert caught.value.code == "unknown_rule"
     assert RULES[-1] == RULE
+
+
+@given(measured, gains, st.integers(0, 5000), st.data())
+def test_what_is_unpaid_of_one_goes_to_nobody_else(drawn, gain, z_milli, data):
+    unpaid = {name: data.draw(st.integers(1, 10**20)) for name in drawn if data.draw(st.booleans())}
+    whole, left = shares_of(drawn, gain, z_milli), shares_of(drawn, gain, z_milli, unpaid_nano=unpaid)
+    assert all(left[name] == 0 for name in unpaid if drawn[name][0] <= unpaid[name])
+    assert all(left[name] <= whole[name] + 1 for name in drawn)  # rounding
+    assert sum(left.values()) == WHOLE_PPB
+
+
+def test_rules_know_their_own_terms():
+    ceilings, unpaid = [(1, 2)], {"a": 3}
+    assert terms_of(RULE_1, ceilings, unpaid) == {}
+    assert terms_of(RULE_2, ceilings, unpaid) == {"ceilings": [[1, 2]]}
+    assert terms_of(RULE, ceilings, unpaid) == {"ceilings": [[1, 2]], "unpaid_nano": {"a": 3}}
+
+
+@pytest.mark.parametrize("unpaid", [{"a": 0}, {"a": 0.5}, {"b": 1}])
+def test_what_is_unpaid_is_a_part_of_a_score(unpaid):
+    with pytest.raises(InvalidInput) as caught:
+        shares_ppb({"a": 1}, {"a": 0}, 1, 0, unpaid_nano=unpaid)
+    assert (caught.value.code, caught.value.param) == ("invalid_scores", "unpaid_nano")
 
 
 @pytest.mark.parametrize("ceilings", [[(1,)], [(1.0, 1)], [(1, -1)]])

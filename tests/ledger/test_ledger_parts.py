@@ -6,8 +6,9 @@ import pytest
 from settled_ledger import POOL, build, build_pool, payout_transfers, settlement_statement, two_part_statement
 
 from openledger.core.errors import Corrupt
-from openledger.core.shares import shares_ppb
+from openledger.core.shares import RULE_2, shares_ppb
 from openledger.core.signing import SigningKey
+from openledger.core.values import UNATTRIBUTED
 from openledger.ledger import Ledger, encode_proof, verify_proof
 from openledger.ledger.statements import check_settlement, evidence_of
 
@@ -69,13 +70,59 @@ def test_every_payout_of_two_parts_verifies_and_the_audit_is_clean(with_pool, me
     assert with_pool.audit().num_settlements == 1
 
 
+def test_settlements_by_the_rule_before_still_verify(with_pool):
+    settle(with_pool, two_part_statement(with_pool, rule=RULE_2))
+    assert with_pool.audit().num_settlements == 1
+
+
+def repeating(statement, unpaid_nano=None, rows=(("row2", "row1", 812),)):
+    """`statement` with 10 of ctr_b's 20 in use left unpaid: 82 and not 182 millionths are paid for, of 29 nano-OPEN."""
+    use = statement["parts"]["use"]
+    use["unpaid_nano"] = unpaid_nano or {"ctr_b": 10}
+    use["shares_ppb"] = {"ctr_a": 568_000_000, "ctr_b": 82_000_000, UNATTRIBUTED: 350_000_000}
+    use["payouts_nano"] = {"ctr_a": 17, "ctr_b": 2, UNATTRIBUTED: 10}
+    statement["repeated_rows"] = [list(row) for row in rows]
+    statement["shares_ppb"] = {
+        "ctr_a": 397_600_000, "ctr_b": 278_200_000, "ctr_c": 43_200_000, UNATTRIBUTED: 281_000_000
+    }  # fmt: skip
+    statement["payouts_nano"] = {"ctr_a": 17, "ctr_b": 11, "ctr_c": 2, UNATTRIBUTED: 11}
+    return statement
+
+
+def test_what_repeated_rows_would_have_had_is_nobodys(with_pool):
+    settle(with_pool, repeating(two_part_statement(with_pool)))
+    assert with_pool.audit().num_settlements == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "code"),
+    [
+        ({"unpaid_nano": {"ctr_b": 9}}, "wrong_shares"),
+        ({"unpaid_nano": {"ctr_b": -10}}, "malformed_statement"),
+        ({"unpaid_nano": {"ctr_x": 10}}, "malformed_statement"),
+        ({"rows": ()}, "malformed_statement"),
+        ({"rows": (("row2", "row2", 812),)}, "malformed_statement"),
+        ({"rows": (("row2", "row1", 1001),)}, "malformed_statement"),
+        ({"rows": (("row2", "row1", 812), ("row2", "row0", 900))}, "malformed_statement"),
+    ],
+)
+def test_repeated_rows_are_named_and_what_they_lose_is_recomputed(with_pool, evidence, given, code):
+    statement = repeating(two_part_statement(with_pool), **given)
+    assert verdict_of(lambda: check_settlement(statement, evidence)) == code
+
+
+def test_by_the_rule_before_no_row_is_unpaid(with_pool, evidence):
+    statement = {**two_part_statement(with_pool, rule=RULE_2), "repeated_rows": []}
+    assert verdict_of(lambda: check_settlement(statement, evidence)) == "malformed_statement"
+
+
 def test_a_proof_tells_both_parts_and_what_the_account_got_of_each(with_pool):
     settle(with_pool, two_part_statement(with_pool))
     (paid,) = [e.transfer for e in with_pool.transfers("user:c") if e.transfer.debit == POOL]
     lines = verify_proof(with_pool.proof(paid.transfer_id), with_pool.verification_key()).lines
     assert lines[-3] == (
         "use: 0.000000029 OPEN, 700000 parts per million of the pool; scores of 2 contributors (test/1) give its"
-        " shares by shares/2, and user:c 0.000000005 OPEN of it"
+        " shares by shares/3, and user:c 0.000000005 OPEN of it"
     )
     assert "improvement: 0.000000012 OPEN" in lines[-2]
     assert lines[-2].endswith("user:c 0.000000009 OPEN of it")

@@ -1,0 +1,214 @@
+"""Which rows repeat an earlier row of their own contributor's, seen by what they would teach: such rows aren't paid.
+
+    a_i = Lambda^-1/2 Q^T g_i              g_i: gradient of row i's loss where the run begins, in EK-FAC's basis there
+    likeness of i and j = cos(a_i, a_j)
+
+    row i repeats row j    j is the likest of its contributor's earlier rows, and the likeness is above theta_c
+    theta_c                the likeness that no more than 2 alpha / n_c of the pairs of strangers' rows exceed (rows of
+                           different contributors), and at least LEAST_MILLI; n_c: the contributor's rows
+
+So a contributor whose rows are no more alike than strangers' loses a part alpha of them at most, in expectation,
+however many he brings: the more rows, the nearer is each one's likest by chance. Where there are no strangers theta is
+the least. "Earlier" is by row id: of rows that repeat each other one is paid, and which one makes no difference to him.
+
+Words find copies of text (`datanets.clusters`); this finds what has no words, or other ones. It sees nothing across
+contributors: whose row was first an index doesn't know.
+
+Gradients are compared by a count sketch of SKETCH numbers (Charikar et al., 2002), whose cosines err by about 0.015: so
+likeness takes 8 kB a row, and pairs of rows are compared in blocks, the strangers' between STRANGERS rows at most.
+At LoRA's start B is zero, and gradients are those of B alone.
+
+Shapes: R rows, B rows of a batch, K the sketch.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from openledger.adapters.base_model import BaseModel, load_model
+from openledger.attribution.ekfac import Eigenbasis, fit
+from openledger.attribution.gradients import Site, row_gradients, sites
+from openledger.attribution.index import batches
+from openledger.core.errors import Corrupt
+from openledger.core.files import read_document, write_json_durably
+from openledger.core.hashing import digest_json
+from openledger.training.lora import attach_lora
+from openledger.training.recipe import generator
+from openledger.training.record import load_run, run_start
+from openledger.training.task import LANGUAGE, Task, Trainable
+
+RULE = "likeness/1"
+FORMAT = "openledger.repeats/1"
+LEAST_MILLI = 700
+ALPHA_PPM = 10_000
+SKETCH = 4096
+STRANGERS = 2048
+_BLOCK = 1024
+
+Sketches = npt.NDArray[np.float16]
+Float = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repeat:
+    """A row that repeats `earlier`, one of the same contributor's; `likeness_milli` is their cosine in thousandths."""
+
+    row_id: str
+    earlier: str
+    likeness_milli: int
+
+
+def find_repeats(module: Any, examples: Sequence[Trainable], task: Task = LANGUAGE) -> tuple[Repeat, ...]:
+    """The repeats among `examples` by row id; `module` stands where the run begins. Raises as `ekfac.fit`."""
+    ordered = sorted(examples, key=lambda example: example.row_id)
+    return repeats_among(
+        [example.row_id for example in ordered],
+        [example.contributor_id for example in ordered],
+        sketches(module, ordered, task),
+    )
+
+
+def repeats_among(
+    row_ids: Sequence[str], contributors: Sequence[str], sketches_RK: npt.NDArray[Any]
+) -> tuple[Repeat, ...]:
+    """As the module says, of sketches of length one (or zero, which are alike to nothing), in the order of the rows."""
+    by_contributor: defaultdict[str, list[int]] = defaultdict(list)
+    for number, name in enumerate(contributors):
+        by_contributor[name].append(number)
+    strangers, num_pairs = _strangers(contributors, sketches_RK)
+    found = []
+    for numbers in by_contributor.values():
+        least_milli = _threshold_milli(strangers, num_pairs, len(numbers))
+        for place, (earlier, likeness) in enumerate(_likest_earlier(sketches_RK[numbers])):
+            if (milli := min(1000, round(1000 * likeness))) > least_milli:
+                found.append((numbers[place], numbers[earlier], milli))
+    return tuple(
+        Repeat(row_id=row_ids[row], earlier=row_ids[earlier], likeness_milli=milli)
+        for row, earlier, milli in sorted(found)
+    )
+
+
+def sketches(module: Any, examples: Sequence[Trainable], task: Task = LANGUAGE) -> Sketches:
+    """a of the module's formula for each example, sketched and of length one: [R, K]."""
+    basis, all_sites = fit(module, examples, task=task), sites(module)
+    found_RK = np.zeros((len(examples), SKETCH), np.float16)
+    hashes = {site.name: _hash(site) for site in all_sites}
+    for numbers in batches(examples, sum(site.size for site in all_sites)):
+        gradients = row_gradients(module, [examples[number] for number in numbers], task, all_sites)
+        sketch_BK = torch.zeros(len(numbers), SKETCH)
+        for site in all_sites:
+            place_P, sign_P = hashes[site.name]
+            whitened_BP = _whitened(basis[site.name], gradients[site.name].cpu()).flatten(1)
+            sketch_BK.index_add_(1, place_P, whitened_BP * sign_P)
+        found_RK[numbers] = torch.nn.functional.normalize(sketch_BK, dim=1).numpy()
+    return found_RK
+
+
+def build_repeats(base: BaseModel, adapter: Path, trained: Sequence[Trainable], folder: Path) -> tuple[Repeat, ...]:
+    """Those of a recorded adapter's rows, written to the folder of its index, or found there. Raises NotFound where the
+    run has no record, and as `find_repeats`."""
+    if (known := load_repeats(folder)) is not None:
+        return known
+    record = load_run(adapter)
+    module = attach_lora(load_model(base), record.recipe, record.initial, run_start(adapter, record)).eval()
+    found = find_repeats(module, trained)
+    rows = [list(astuple(repeat)) for repeat in found]
+    write_json_durably(_path(folder), {"format": FORMAT, "rule": RULE, "rows": rows, "digest": digest_json(rows)})
+    return found
+
+
+def load_repeats(folder: Path) -> tuple[Repeat, ...] | None:
+    """What `build_repeats` wrote; None where it never did, as in indexes built before. Raises Corrupt
+    (`corrupt_repeats`)."""
+    if not _path(folder).exists():
+        return None
+
+    def parse(values: dict[str, Any]) -> tuple[Repeat, ...]:
+        if digest_json(values["rows"]) != values["digest"] or values["rule"] != RULE:
+            raise ValueError("it was changed")
+        return tuple(
+            Repeat(row_id=row_id, earlier=earlier, likeness_milli=milli) for row_id, earlier, milli in values["rows"]
+        )
+
+    return read_document(
+        _path(folder),
+        FORMAT,
+        parse,
+        lambda reason: Corrupt(
+            f"the list of repeated rows at {_path(folder)} can't be read: {reason}",
+            code="corrupt_repeats",
+            param=str(folder),
+            fix="remove the file and build the index again: it is made from the adapter and its rows",
+        ),
+    )
+
+
+def likeness_stated(repeats: Sequence[Repeat] | None) -> str:
+    """What scores say of it: the rule and how many rows it found, or that it was not measured."""
+    return "unmeasured" if repeats is None else f"{RULE} {len(repeats)}"
+
+
+def _path(folder: Path) -> Path:
+    return folder / "repeats.json"
+
+
+def _hash(site: Site) -> tuple[torch.Tensor, torch.Tensor]:
+    """For each of the site's numbers its place in the sketch, and its sign there."""
+    random = generator(RULE, f"{site.name} {site.outputs} {site.inputs}")
+    place_P = torch.from_numpy(random.integers(0, SKETCH, site.size))
+    return place_P, torch.from_numpy(2 * random.integers(0, 2, site.size) - 1).float()
+
+
+def _whitened(own: Eigenbasis, gradient_BSL: torch.Tensor) -> torch.Tensor:
+    return own.rotate(gradient_BSL) / own.curvature_SL.sqrt()
+
+
+def _strangers(contributors: Sequence[str], sketches_RK: npt.NDArray[Any]) -> tuple[Float, int]:
+    """Likenesses above the least of pairs of different contributors' rows, falling, and the number of such pairs; among
+    rows that are evenly spaced."""
+    chosen = np.arange(0, len(contributors), -(-max(1, len(contributors)) // STRANGERS))
+    name_S = np.unique(np.array(contributors, dtype=object)[chosen].astype(str), return_inverse=True)[1]
+    own_SK = sketches_RK[chosen]
+    found, num_pairs = [np.zeros(0, np.float32)], 0
+    for rows, others, products in _products(own_SK):
+        pairs = name_S[rows][:, None] != name_S[others][None, :]
+        if rows == others:
+            pairs &= np.tri(len(products), k=-1, dtype=bool)
+        num_pairs += int(pairs.sum())
+        found.append(products[pairs & (products > LEAST_MILLI / 1000)])
+    return np.sort(np.concatenate(found))[::-1], num_pairs
+
+
+def _threshold_milli(strangers: Float, num_pairs: int, num_rows: int) -> int:
+    """theta of a contributor with `num_rows`, in thousandths."""
+    allowed = 2 * ALPHA_PPM * num_pairs // (10**6 * num_rows)
+    return max(LEAST_MILLI, round(1000 * float(strangers[allowed]))) if allowed < len(strangers) else LEAST_MILLI
+
+
+def _likest_earlier(sketches_RK: npt.NDArray[Any]) -> list[tuple[int, float]]:
+    """For each row the number of the likest row before it, and their likeness; (0, 0.0) for the first."""
+    number_R, likeness_R = np.zeros(len(sketches_RK), int), np.zeros(len(sketches_RK), np.float32)
+    for rows, others, products in _products(sketches_RK):
+        if rows == others:
+            products = np.where(np.tri(len(products), k=-1, dtype=bool), products, -1.0)
+        best_R = products.argmax(axis=1)
+        most_R = products[np.arange(len(products)), best_R]
+        better_R = most_R > likeness_R[rows]
+        likeness_R[rows] = np.where(better_R, most_R, likeness_R[rows])
+        number_R[rows] = np.where(better_R, best_R + others.start, number_R[rows])
+    return list(zip(number_R.tolist(), likeness_R.tolist(), strict=True))
+
+
+def _products(sketches_RK: npt.NDArray[Any]) -> Iterator[tuple[slice, slice, Float]]:
+    """(rows, the same or earlier rows, their products), block by block."""
+    blocks = [slice(at, min(at + _BLOCK, len(sketches_RK))) for at in range(0, len(sketches_RK), _BLOCK)]
+    for place, rows in enumerate(blocks):
+        own = sketches_RK[rows].astype(np.float32)
+        for others in blocks[: place + 1]:
+            yield rows, others, own @ sketches_RK[others].astype(np.float32).T
