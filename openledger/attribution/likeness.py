@@ -46,7 +46,7 @@ from openledger.training.task import LANGUAGE, Task, Trainable
 RULE = "likeness/1"
 FORMAT = "openledger.repeats/1"
 LEAST_MILLI = 700
-ALPHA_PPM = 10_000
+ALPHA_PPM = 20_000
 SKETCH = 4096
 STRANGERS = 2048
 _BLOCK = 1024
@@ -118,9 +118,13 @@ def build_repeats(base: BaseModel, adapter: Path, trained: Sequence[Trainable], 
     record = load_run(adapter)
     module = attach_lora(load_model(base), record.recipe, record.initial, run_start(adapter, record)).eval()
     found = find_repeats(module, trained)
+    save_repeats(folder, found)
+    return found
+
+
+def save_repeats(folder: Path, found: Sequence[Repeat]) -> None:
     rows = [list(astuple(repeat)) for repeat in found]
     write_json_durably(_path(folder), {"format": FORMAT, "rule": RULE, "rows": rows, "digest": digest_json(rows)})
-    return found
 
 
 def load_repeats(folder: Path) -> tuple[Repeat, ...] | None:

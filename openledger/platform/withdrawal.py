@@ -20,6 +20,7 @@ from openledger.adapters.card import AdapterCard, adapter_digest, checked_card, 
 from openledger.adapters.registry import AdapterRegistry, RegisteredAdapter
 from openledger.attribution.bank_folder import find_bank
 from openledger.attribution.index_folder import IndexEntry, read_index
+from openledger.attribution.likeness import load_repeats, save_repeats
 from openledger.attribution.trainer import train_without
 from openledger.core.errors import Conflict, InvalidInput, NotFound
 from openledger.core.hashing import digest_json
@@ -114,7 +115,16 @@ def withdraw(
     folders = index_views(registry.get(plan.name).folder), card.digest
     trained, decoys = _indexed_rows(card, rows, indexes)
     ray.get(host.build.remote(*folders, trained, decoys, str(index_folder(indexes, card.digest))))
+    _keep_repeats(card, indexes)
     return card
+
+
+def _keep_repeats(card: AdapterCard, indexes: Path) -> None:
+    """It began where the old adapter did: rows that repeat others do so in both."""
+    known = load_repeats(index_folder(indexes, card.recipe["without_of"]))
+    if known is not None:
+        left = [repeat for repeat in known if repeat.row_id in card.rows_trained]
+        save_repeats(index_folder(indexes, card.digest), left)
 
 
 def _offer(plan: Withdrawal, registry: AdapterRegistry, folder: Path, card: AdapterCard) -> None:

@@ -12,6 +12,7 @@ from trained_world import OWNER, PRICES, RECIPE, Remote, World, paid_nano, rows_
 from openledger.adapters.card import adapter_digest, load_card, save_card
 from openledger.attribution.generations import GenerationScores, combined
 from openledger.attribution.index import GradientIndex
+from openledger.attribution.likeness import load_repeats
 from openledger.attribution.period import BANK_METHOD
 from openledger.attribution.recompute import agreement, recompute
 from openledger.attribution.views import load_views
@@ -114,7 +115,7 @@ def test_a_second_scorer_comes_to_the_scores_and_ceilings_of_a_derived_adapter(w
         held_out = [encode_answer(answer) for answer in _held_out(pool, ancestry)]
         own = recompute(
             "child", pool.period, pool.answers, held_out, module, GradientIndex.open(folder, digest), world,
-            views=views, answered_by=ancestry.served.digest, began_from=began_from,
+            views=views, answered_by=ancestry.served.digest, began_from=began_from, repeats=load_repeats(folder),
         ).use()  # fmt: skip
         parents = {began_from: gain_nano} if began_from else {}
         gain_nano += own.gain_nano

@@ -1,0 +1,147 @@
+"""Rows that repeat earlier ones of their contributor's: found by their gradients at the start, or left alone."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tiny_model import make_tiny_base
+
+from openledger.adapters.base_model import load_model
+from openledger.attribution import likeness
+from openledger.attribution.index import gradient_vectors
+from openledger.attribution.likeness import (
+    LEAST_MILLI,
+    Repeat,
+    build_repeats,
+    find_repeats,
+    likeness_stated,
+    load_repeats,
+    repeats_among,
+    sketches,
+)
+from openledger.core.errors import Corrupt, NotFound
+from openledger.training.examples import Example
+from openledger.training.lora import attach_lora
+from openledger.training.recipe import Recipe
+from openledger.training.record import train_run
+
+
+def vectors(*rows):
+    found = np.array(rows, dtype=np.float64)
+    return (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float16)
+
+
+def random_vectors(number, size=400, seed=0):
+    return vectors(*np.random.default_rng(seed).normal(size=(number, size)))
+
+
+def found(names, sketches_RK):
+    rows = [f"r{number:04}" for number in range(len(names))]
+    return {repeat.row_id: repeat for repeat in repeats_among(rows, list(names), sketches_RK)}
+
+
+class TestRepeats:
+    def test_name_the_likest_earlier_row_and_how_alike_they_are(self):
+        repeats = found("aaa", vectors([1, 0, 0], [0.8, 0.6, 0], [1, 0.1, 0]))
+        assert repeats["r0001"] == Repeat(row_id="r0001", earlier="r0000", likeness_milli=800)
+        assert (repeats["r0002"].earlier, repeats["r0002"].likeness_milli) == ("r0000", 995)
+        assert "r0000" not in repeats
+
+    def test_are_of_one_contributor(self):
+        assert found("ab", vectors([1, 0], [1, 0])) == {}
+
+    def test_are_above_the_least_likeness(self):
+        height = LEAST_MILLI / 1000
+        at, above = (vectors([1, 0], [c, (1 - c * c) ** 0.5]) for c in (height - 0.002, height + 0.002))
+        assert (len(found("aa", at)), len(found("aa", above))) == (0, 1)
+
+    def test_a_row_without_a_gradient_repeats_nothing(self):
+        assert found("aa", np.zeros((2, 4), np.float16)) == {}
+
+    def test_are_the_same_whatever_the_blocks(self, monkeypatch):
+        rows = random_vectors(50, 6)
+        names = ["ab"[number % 2] for number in range(50)]
+        whole = found(names, rows)
+        monkeypatch.setattr(likeness, "_BLOCK", 7)
+        assert found(names, rows) == whole != {}
+
+    def test_where_strangers_are_as_alike_only_those_that_are_more_so(self):
+        """400 rows on a low sphere: chance makes most of them alike to an earlier one, strangers' no less than own."""
+        rows = random_vectors(400, 6)
+        rows[399] = rows[0]
+        names = ["ab"[number % 2] for number in range(399)] + ["a"]
+        repeats = found(names, rows)
+        assert repeats["r0399"].earlier == "r0000"
+        assert len(repeats) <= 5  # a hundredth of each one's 200 is 2
+        assert len(found("a" * 400, rows)) > 200  # without strangers the least alone decides
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Two contributors of random text: c0's last row is the first with one token changed."""
+    random = np.random.default_rng(3)
+
+    def example(row_id, who, ids):
+        return Example(row_id=row_id, contributor_id=who, ids=tuple(int(i) for i in ids), num_prompt=4)
+
+    texts = random.integers(3, 90, size=(8, 24))
+    rows = [example(f"r{n}", f"c{n % 2}", ids) for n, ids in enumerate(texts)]
+    again = texts[0].copy()
+    again[-1] = 3 + (again[-1] - 2) % 87
+    rows.append(example("r8", "c0", again))
+    return make_tiny_base(tmp_path_factory.mktemp("base")), rows
+
+
+def test_a_row_again_with_a_token_changed_is_found_by_loras_first_gradients(world):
+    base, rows = world
+    module = attach_lora(load_model(base), Recipe(rank=2), "constant").eval()
+    assert all(not p.any() for name, p in module.named_parameters() if ".lora_B." in name)
+    (repeat,) = find_repeats(module, rows)
+    assert (repeat.row_id, repeat.earlier) == ("r8", "r0")
+    assert repeat.likeness_milli > LEAST_MILLI
+
+
+def test_sketches_keep_cosines(world):
+    base, rows = world
+    module = attach_lora(load_model(base), Recipe(rank=2), "constant").eval()
+    rows = [*rows, replace(rows[0], row_id="r9")]
+    found_RK = sketches(module, rows).astype(np.float64)
+    assert found_RK.shape == (len(rows), likeness.SKETCH)
+    assert np.linalg.norm(found_RK, axis=1) == pytest.approx(1, abs=1e-2)
+    gradients = gradient_vectors(module, rows)
+    cosines = gradients @ gradients.T / np.outer(*[np.linalg.norm(gradients, axis=1)] * 2)
+    assert found_RK[0] @ found_RK[9] == pytest.approx(1, abs=1e-2)  # the same text
+    assert np.corrcoef((found_RK @ found_RK.T).ravel(), cosines.ravel())[0, 1] > 0.8  # they differ by the curvature
+    torch.manual_seed(1)
+    assert np.array_equal(sketches(module, rows), sketches(module, rows))
+
+
+def test_the_list_is_written_once_and_read_again(world, tmp_path):
+    base, rows = world
+    train_run(base, rows, Recipe(rank=2, num_epochs=1), tmp_path / "run")
+    assert load_repeats(tmp_path / "index") is None
+    written = build_repeats(base, tmp_path / "run", rows, tmp_path / "index")
+    assert load_repeats(tmp_path / "index") == written
+    assert [repeat.row_id for repeat in written] == ["r8"]
+    assert build_repeats(base, tmp_path / "gone", rows, tmp_path / "index") == written
+    with pytest.raises(NotFound):
+        build_repeats(base, tmp_path / "gone", rows, tmp_path / "other")
+
+
+def test_a_list_that_was_changed_is_refused(world, tmp_path):
+    base, rows = world
+    train_run(base, rows, Recipe(rank=2, num_epochs=1), tmp_path / "run")
+    build_repeats(base, tmp_path / "run", rows, tmp_path)
+    values = json.loads((tmp_path / "repeats.json").read_text())
+    (tmp_path / "repeats.json").write_text(json.dumps({**values, "rows": []}))
+    with pytest.raises(Corrupt) as caught:
+        load_repeats(tmp_path)
+    assert caught.value.code == "corrupt_repeats"
+
+
+def test_scores_say_whether_likeness_was_measured():
+    repeat = Repeat(row_id="b", earlier="a", likeness_milli=900)
+    assert likeness_stated(None) == "unmeasured"
+    assert likeness_stated([repeat, replace(repeat, row_id="c")]) == "likeness/1 2"

@@ -1,0 +1,125 @@
+"""A contributor who sends his own rows again: named in the settlement, unpaid, and recomputed by a second scorer."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tiny_model import make_tiny_base, tiny_rows
+from trained_world import Remote, World, rows_of
+
+from openledger.adapters.base_model import load_model, load_tokenizer
+from openledger.attribution.index import GradientIndex
+from openledger.attribution.likeness import LEAST_MILLI, find_repeats, load_repeats
+from openledger.attribution.recompute import agreement, recompute
+from openledger.attribution.views import load_views
+from openledger.core.shares import RULE_2, shares_ppb
+from openledger.core.values import UNATTRIBUTED
+from openledger.ledger import encode_proof, verify_proof
+from openledger.platform import pipeline
+from openledger.platform.generations import _held_out, built_views, find_ancestry
+from openledger.training.examples import encode_answer, encode_row
+from openledger.training.lora import attach_lora
+from openledger.training.record import load_run
+
+pytestmark = pytest.mark.usefixtures("here")
+GREEDY = "ctr_0a"
+
+
+def with_repetitions():
+    """The rows of four contributors; one of them sends his twice more, with a word changed in the question."""
+    rows = rows_of("ctr_0", "ctr_1")
+    own = [row for row in rows if row.contributor_id == GREEDY]
+    again = [
+        replace(row, row_id=f"{row.row_id}-{number}", prompt=row.prompt.replace("What does", word))
+        for number, word in enumerate(("What does the", "And what does"))
+        for row in own
+    ]
+    return [*rows, *again]
+
+
+@pytest.fixture(scope="module")
+def trained(here, tmp_path_factory):
+    world = World(make_tiny_base(tmp_path_factory.mktemp("base")), tmp_path_factory.mktemp("world"))
+    world.job, _ = world.train("greek", with_repetitions())
+    return world
+
+
+@pytest.fixture
+def settled(trained, market):
+    pool = market.sell(trained.registry.get("greek").terms, tiny_rows()[::4])
+    found = trained.attribute(pool)
+    return pool, found, pipeline.settle(Remote(market.economy), found)
+
+
+def paid_for_all(scores):
+    """The shares of use by the rule before, which pays for every row."""
+    return shares_ppb(
+        scores.scores_nano, scores.errors_nano, scores.gain_nano, 500, rule=RULE_2, ceilings=scores.ceilings
+    )
+
+
+def statement_of(market, settlement):
+    transfer = next(iter(settlement.transfer_ids.values()))
+    return verify_proof(encode_proof(market.ledger.proof(transfer)), market.ledger.verification_key()).statement
+
+
+def test_the_statement_names_the_repeated_rows_and_what_is_unpaid(trained, market, settled):
+    _, found, settlement = settled
+    statement = statement_of(market, settlement)
+    owner = {row.row_id: row.contributor_id for row in with_repetitions()}
+    repeats = {row: (earlier, milli) for row, earlier, milli in statement["repeated_rows"]}
+    assert any(row.endswith(("-0", "-1")) for row in repeats)
+    for row, (earlier, milli) in repeats.items():
+        assert owner[row] == owner[earlier]
+        assert milli > LEAST_MILLI
+    use = statement["parts"]["use"]
+    assert statement["rule"] == "shares/3"
+    assert 0 < use["unpaid_nano"][GREEDY] == found.scores.unpaid_nano[GREEDY]
+    assert use["quality"]["likeness"] == f"likeness/1 {len(repeats)}"
+    assert market.ledger.audit().num_settlements == 1
+    assert settlement.parts["use"].shares_ppb[GREEDY] < paid_for_all(found.scores)[GREEDY]
+
+
+def test_what_they_would_have_had_goes_to_nobody(settled):
+    _, found, settlement = settled
+    before = paid_for_all(found.scores)
+    others = [name for name in before if name not in (GREEDY, UNATTRIBUTED)]
+    assert all(settlement.parts["use"].shares_ppb[name] <= before[name] + 1 for name in others)
+    assert settlement.parts["use"].shares_ppb[UNATTRIBUTED] > before[UNATTRIBUTED]
+
+
+def test_an_explanation_says_what_is_unpaid(market, settled):
+    _, _, settlement = settled
+    paid = next((account for account in settlement.transfer_ids if account == f"contributor:{GREEDY}"), "unattributed")
+    lines = market.economy.explain(settlement.transfer_ids[paid])
+    assert any("rows repeat earlier ones of their contributor's and aren't paid" in line for line in lines)
+    if paid != "unattributed":
+        assert any("of it by rows that repeat earlier ones: unpaid" in line for line in lines)
+
+
+def test_a_second_scorer_finds_the_same_rows_and_comes_to_the_same_shares(trained, settled):
+    pool, found, _ = settled
+    job = trained.job
+    folder, digest = Path(job.output), trained.registry.get("greek").digest
+    index = pipeline.index_folder(trained.indexes, digest)
+    record, tokenizer = load_run(folder), load_tokenizer(trained.base)
+    start = attach_lora(load_model(trained.base), record.recipe, record.initial).eval()
+    again = find_repeats(start, [encode_row(tokenizer, row) for row in job.rows])
+    assert again == load_repeats(index)
+    module, views = load_views(trained.base, built_views(job.output, index))
+    held_out = [encode_answer(answer) for answer in _held_out(pool, find_ancestry(trained.registry, digest))]
+    second = recompute(
+        "greek", pool.period, pool.answers, held_out, module, GradientIndex.open(index, digest), trained,
+        views=views, repeats=again,
+    ).use()  # fmt: skip
+    assert second.unpaid_nano == pytest.approx(found.scores.unpaid_nano, rel=1e-3)
+    assert agreement(found.scores, second, 1000).agrees
+
+
+def test_an_index_without_the_list_pays_every_row_and_says_so(world, market):
+    digest = world.registry.get("greek").digest
+    (pipeline.index_folder(world.indexes, digest) / "repeats.json").unlink()
+    pool = market.sell(world.registry.get("greek").terms, tiny_rows()[::4])
+    found = world.attribute(pool)
+    assert (found.scores.unpaid_nano, found.scores.repeats) == ({}, ())
+    assert found.scores.quality["likeness"] == "unmeasured"
