@@ -632,11 +632,15 @@ def shop_blocks(world: DigitsWorld) -> Record:
     """As above, but the initial weights are given: the owner chooses the order, the blocks and their coalitions."""
     tried = []
     for number in range(SHOPPED):
-        order = _nonced(world, f"owner-{number}", "none").order if number else world.constants.order
-        constants = Constants(initial=world.constants.initial, order=order)
-        tried.append(world.defended(world.observe(world.rows, world.num_coalitions, constants)))
+        tried.append(world.defended(world.observe(world.rows, world.num_coalitions, block_constants(world, number))))
     best = {payer: max((pays[payer] for pays in tried), key=lambda pay: pay[INSIDER]) for payer in tried[0]}
     return _shop_record(best, tried[0])
+
+
+def block_constants(world: World, number: int) -> Constants:
+    """The same initial weights with another order, and so other blocks; number 0 are the world's own."""
+    order = _nonced(world, f"owner-{number}", "none").order if number else world.constants.order
+    return Constants(initial=world.constants.initial, order=order)
 
 
 DIGITS["seed shopping among 8, nobody else gives a nonce"] = _shopped(bank=True)

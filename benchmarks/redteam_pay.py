@@ -139,11 +139,11 @@ def defended_payments(observed: Observed, fees: Array, idle: int = 0) -> dict[st
 
 
 def period_scores(observed: Observed, fees: Array, idle: int = 0, *, ceiling: bool = True) -> Scores:
-    everything = _measured(observed, fees, slice(None))
+    everything = measured(observed, fees, slice(None))
     improvement = everything.improvement()
     assert improvement is not None
     if not ceiling:
-        return Scores(use=_measured(observed, fees, slice(0, observed.num_sold)).use(), improvement=improvement)
+        return Scores(use=measured(observed, fees, slice(0, observed.num_sold)).use(), improvement=improvement)
     use = everything.use()
     bounded = tuple((gain_nano, fees_nano + idle * NANO_PER_OPEN) for gain_nano, fees_nano in use.ceilings)
     return Scores(use=replace(use, ceilings=bounded), improvement=improvement)
@@ -205,7 +205,7 @@ def naive_pay(observed: Observed, kind: str, fees: Array | None = None) -> Pay:
     return _normalized(dict(pay))
 
 
-def _measured(observed: Observed, fees: Array, columns: slice) -> Measurement:
+def measured(observed: Observed, fees: Array, columns: slice) -> Measurement:
     entries = tuple(
         IndexEntry(row_id=row_id, contributor_id=name, trained=True)
         for row_id, name in zip(observed.row_ids, observed.who, strict=True)
