@@ -16,6 +16,10 @@ def print_report(report: dict[str, Any], console: Console) -> None:
         for person in entry["contributors"]:
             if person["rejected"] + person["review"] > person["accepted"]:
                 console.print(f"  turned away of {person['name']}: {_turned_away(person)}", highlight=False)
+            if unpaid_ppb := person.get("unpaid_ppb", 0):
+                console.print(
+                    f"  unpaid of {person['name']}: {unpaid_ppb / 1e7:.1f} %, by rows that repeat earlier ones"
+                )
     console.print(_gaming_table(report.get("gaming", [])))
     _print_answer(report.get("answers", []), console)
     _print_ledger(report, console)

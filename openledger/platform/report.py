@@ -3,7 +3,7 @@
 Written to report.json after every stage, read by the console and the API, printed at the end of the quickstart.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from openledger.adapters.card import AdapterCard
@@ -75,7 +75,7 @@ def add_settlement(
     improvement: ContributorScores | None = None,
 ) -> None:
     """Add shares, their errors and earnings to a Datanet's entry; `rows_trained` counts by contributor. A share's error
-    is the sum of its parts' errors, its upper bound."""
+    is the sum of its parts' errors, its upper bound; `unpaid_ppb` is what repeated rows would have had."""
     measured = {"use": scores} if improvement is None else {"use": scores, "improvement": improvement}
     entry["pool_nano"] = settlement.pool_nano
     entry["unattributed_nano"] = settlement.payouts_nano.get(UNATTRIBUTED, 0)
@@ -88,7 +88,8 @@ def add_settlement(
         contributor_id = contributor["contributor_id"]
         account = f"contributor:{contributor_id}"
         contributor["share_ppb"] = settlement.shares_ppb.get(contributor_id, 0)
-        contributor["error_ppb"] = _error_ppb(contributor_id, settlement, measured)
+        contributor["error_ppb"] = _ppb(contributor_id, settlement, measured, lambda own: own.errors_nano)
+        contributor["unpaid_ppb"] = _ppb(contributor_id, settlement, measured, lambda own: own.unpaid_nano)
         contributor["earned_nano"] = settlement.payouts_nano.get(contributor_id, 0)
         contributor["earned_parts_nano"] = {
             name: part.payouts_nano.get(contributor_id, 0) for name, part in settlement.parts.items()
@@ -97,15 +98,21 @@ def add_settlement(
         contributor["transfer_id"] = settlement.transfer_ids.get(account, "")
 
 
-def _error_ppb(contributor_id: str, settlement: Settlement, measured: Mapping[str, ContributorScores]) -> int:
-    """Where nothing can be attributed the share is 0 and has no error."""
+def _ppb(
+    contributor_id: str,
+    settlement: Settlement,
+    measured: Mapping[str, ContributorScores],
+    stated: Callable[[ContributorScores], Mapping[str, int]],
+) -> int:
+    """What the scores state of a contributor beside his score, as a part of the pool. 0 where nothing can be
+    attributed: then there is no share either."""
     total = 0
     for name, scores in measured.items():
         positive = sum(max(0, score) for score in scores.scores_nano.values())
         whole = max(scores.gain_nano, positive, ceiling_nano(scores.ceilings))
         if whole > 0:
-            error = scores.errors_nano.get(contributor_id, 0) * WHOLE_PPB * settlement.parts[name].ppm
-            total += error // (WHOLE_PPM * whole)
+            part = stated(scores).get(contributor_id, 0) * WHOLE_PPB * settlement.parts[name].ppm
+            total += part // (WHOLE_PPM * whole)
     return total
 
 

@@ -52,6 +52,9 @@ def test_a_settlement_is_told_by_parts_with_errors_of_the_whole_pool():
     nothing = replace(measured("two", 0, 20), gain_nano=-5)  # nothing can be attributed, so its error is no share's
     add_settlement(entry, settlement, measured("one", 70, 10), {"a": 3}, nothing)
     assert entry["contributors"][0]["error_ppb"] == 70_000_000
+    assert entry["contributors"][0]["unpaid_ppb"] == 0
+    add_settlement(entry, settlement, replace(measured("one", 70, 10), unpaid_nano={"a": 20}), {"a": 3}, nothing)
+    assert entry["contributors"][0]["unpaid_ppb"] == 140_000_000  # 20 of 100, of seven tenths of the pool
 
 
 def test_a_copier_is_shown_beside_whom_he_copied():
