@@ -546,6 +546,13 @@ def noise_beside(world: DigitsWorld) -> Record:
     return world.record([*world.rows, *attacks.sybils(rows, INSIDER, digits_task.ROWS_EACH)], INSIDER)
 
 
+@on(DIGITS, "no attack: as many honest rows again")
+def honest_rows(world: DigitsWorld) -> Record:
+    """What twice the rows are worth: the measure of noise that is sent beside one's own."""
+    more = [replace(row, row_id=f"more/{row.row_id}", contributor_id=INSIDER) for row in world.pool]
+    return world.record([*world.rows, *more[: digits_task.ROWS_EACH]], INSIDER)
+
+
 @on(DIGITS, "noise images as block-mates of a rival of 10 rows")
 def block_mates(world: DigitsWorld) -> Record:
     """The rival has too few rows for a block of his own; the attacker sends as many under each of three names, and so
