@@ -152,7 +152,7 @@ def observe(
 
 
 def _repeats(kit: Any, folder: Path, rows: Sequence[Any], initial: str) -> tuple[Repeat, ...]:
-    key = digest_json([kit.identity, [repr(row) for row in rows], initial, likeness.RULE])[:24]
+    key = digest_json([kit.identity, [repr(row) for row in rows], initial, likeness.RULE, likeness.LEAST_MILLI])[:24]
     path = folder / "repeats" / f"{kit.name}-{key}.json"
     if not path.exists():
         found = likeness.find_repeats(kit.module(kit.start(initial)), kit.encode(rows), kit.task)

@@ -45,7 +45,7 @@ from openledger.training.task import LANGUAGE, Task, Trainable
 
 RULE = "likeness/1"
 FORMAT = "openledger.repeats/1"
-LEAST_MILLI = 700
+LEAST_MILLI = 800
 ALPHA_PPM = 20_000
 SKETCH = 4096
 STRANGERS = 2048

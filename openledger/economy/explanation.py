@@ -80,6 +80,8 @@ def _division_lines(account: str, settlement: Mapping[str, Any]) -> list[str]:
     if format_of(settlement) == SETTLEMENT_1:
         return _part_lines(paid, settlement, "use")
     lines = [line for name in PARTS for line in _named_part_lines(paid, settlement, name)]
+    if _unwitnessed(settlement):
+        lines.insert(0, "no witness gave a nonce for the run's constant: whoever trained it could try out several")
     if settlement["not_counted"]:
         lines.insert(0, f"{len(settlement['not_counted'])} of these answers were marked wrong and count nothing in use")
     if settlement.get("repeated_rows"):
@@ -87,6 +89,14 @@ def _division_lines(account: str, settlement: Mapping[str, Any]) -> list[str]:
             0, f"{len(settlement['repeated_rows'])} rows repeat earlier ones of their contributor's and aren't paid"
         )
     return [*lines, *(f"{name}: in all {_result(name, settlement)}" for name in paid)]
+
+
+def _unwitnessed(settlement: Mapping[str, Any]) -> bool:
+    """Whether a part says so of any generation that it pays for."""
+    told = [part.get("quality", {}) for part in settlement["parts"].values()]
+    return any(
+        name.rpartition(".")[2] == "constant" and text == "row_root" for own in told for name, text in own.items()
+    )
 
 
 def _named_part_lines(paid: Sequence[str], settlement: Mapping[str, Any], name: str) -> list[str]:

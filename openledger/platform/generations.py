@@ -352,7 +352,11 @@ def _measure_rows(
         else len({*card.rows_trained} - {entry.row_id for entry in entries if entry.trained}),
         repeats=repeats or (),
     )
-    stated = {"index_views": " ".join(Path(view).stem for view in views), "likeness": likeness_stated(repeats)}
+    stated = {
+        "constant": "unknown" if card is None else card.initial_from,
+        "index_views": " ".join(Path(view).stem for view in views),
+        "likeness": likeness_stated(repeats),
+    }
     return _Rows(measured=measured, stated={**stated, **audited})
 
 

@@ -44,8 +44,8 @@ def found(names, sketches_RK):
 
 class TestRepeats:
     def test_name_the_likest_earlier_row_and_how_alike_they_are(self):
-        repeats = found("aaa", vectors([1, 0, 0], [0.8, 0.6, 0], [1, 0.1, 0]))
-        assert repeats["r0001"] == Repeat(row_id="r0001", earlier="r0000", likeness_milli=800)
+        repeats = found("aaa", vectors([1, 0, 0], [0.9, (1 - 0.9**2) ** 0.5, 0], [1, 0.1, 0]))
+        assert repeats["r0001"] == Repeat(row_id="r0001", earlier="r0000", likeness_milli=900)
         assert (repeats["r0002"].earlier, repeats["r0002"].likeness_milli) == ("r0000", 995)
         assert "r0000" not in repeats
 

@@ -15,6 +15,7 @@ from openledger.economy import Parameters
 from openledger.economy.answers import AnswerStore
 from openledger.economy.settlement import payout_transfers, settlement_statement
 from openledger.ledger import Ledger, encode_proof, verify_proof
+from openledger.ledger.accounts import pool_account
 from openledger.ledger.statements import check_settlement, check_settlement_transfers, evidence_of
 
 measured = st.dictionaries(
@@ -160,6 +161,43 @@ def test_a_payout_of_both_parts_is_proven_and_explained(town):
         " -> 0.000000034 OPEN",
         "ctr_b: in all share 346800000 parts per billion -> 0.000000054 OPEN",
     ]
+
+
+def test_repeated_rows_are_named_unpaid_and_explained(town):
+    town.sell("k1")
+    repeats = (("row2", "row1", 912),)
+    stated = replace(scores(), unpaid_nano={"ctr_b": 12}, repeats=repeats, quality={"constant": "row_root"})
+    settlement = town.economy.settle(stated, {}, improvement())
+    name = settlement.transfer_ids["contributor:ctr_b"]
+    statement = verify_proof(encode_proof(town.ledger.proof(name)), town.ledger.verification_key()).statement
+    assert statement["repeated_rows"] == [["row2", "row1", 912]]
+    assert statement["parts"]["use"]["unpaid_nano"] == {"ctr_b": 12}
+    assert settlement.parts["use"].shares_ppb["ctr_b"] == 60_000_000  # 180 without; the 12 of 100 are nobody's
+    lines = town.economy.explain(name)
+    assert "1 rows repeat earlier ones of their contributor's and aren't paid" in lines
+    assert "no witness gave a nonce for the run's constant: whoever trained it could try out several" in lines
+    assert any(line.startswith("ctr_b: score 27 (12 of it by rows that repeat earlier ones: unpaid)") for line in lines)
+    town.ledger.audit()
+
+
+@pytest.mark.parametrize(
+    ("unpaid_nano", "repeats"), [({"ctr_b": 12}, ()), ({"ctr_b": 12}, (("row1", "row1", 912),)), ({"ctr_x": 1}, ())]
+)
+def test_what_is_unpaid_without_a_reason_is_refused(town, unpaid_nano, repeats):
+    town.sell("k1")
+    with pytest.raises(InvalidInput):
+        town.economy.settle(replace(scores(), unpaid_nano=unpaid_nano, repeats=repeats), {})
+
+
+def test_under_the_rule_before_every_row_is_paid(town):
+    town.sell("k1")
+    stated = replace(scores(), unpaid_nano={"ctr_b": 12}, repeats=(("row2", "row1", 912),))
+    sold = town.ledger.usages(pool_account(stated.adapter, stated.period))
+    statement = settlement_statement(stated, sold, {}, Parameters(shares_rule="shares/2"))
+    assert statement["parts"]["use"]["shares_ppb"]["ctr_b"] == 180_000_000
+    assert "unpaid_nano" not in statement["parts"]["use"]
+    assert "repeated_rows" not in statement
+    check_settlement(statement, evidence_of(sold))
 
 
 def test_settling_again_gives_the_first_parts_whatever_is_sent(town):
