@@ -52,6 +52,21 @@ def test_where_every_generation_added_something_influences_add_up():
     assert found.method == "bank/1 through lineage/1"
 
 
+def test_what_is_unpaid_adds_up_as_scores_do_and_a_row_of_two_generations_is_named_once():
+    one, two = (replace(MEASURED[name].scores, unpaid_nano={"bob": 40}, repeats=rows) for name, rows in REPEATS.items())
+    measured = {
+        **MEASURED,
+        "one": replace(MEASURED["one"], scores=one),
+        "two": replace(MEASURED["two"], scores=two),
+    }
+    found = combined(LINE, "three", measured)
+    assert found.unpaid_nano == {"bob": 80}
+    assert sorted(found.repeats) == [("r1", "r0", 900), ("r2", "r0", 850)]
+
+
+REPEATS = {"one": (("r1", "r0", 900),), "two": (("r1", "r0", 900), ("r2", "r0", 850))}
+
+
 def test_the_quality_says_how_each_generation_was_measured():
     quality = combined(LINE, "three", MEASURED).quality
     assert quality["generations"] == "3"

@@ -7,6 +7,7 @@ import pytest
 
 from openledger.attribution import coalitions
 from openledger.attribution.index import IndexEntry
+from openledger.attribution.likeness import Repeat
 from openledger.attribution.period import Measurement, bank_scores, contributor_scores, fit_outcomes
 from openledger.core.errors import InvalidInput
 from openledger.core.shares import shares_ppb
@@ -152,6 +153,33 @@ def test_what_a_withdrawn_row_was_owed_is_nobodys():
     assert {who: less.scores_nano[who] for who in "bcd"} == {who: full.scores_nano[who] for who in "bcd"}
 
 
+def test_what_repeated_rows_moved_is_stated_beside_the_score_and_changes_nothing_else():
+    rows, matrix = entries("a", "a", "b"), np.array([[0.3], [0.1], [0.2], [0.0], [0.0]], dtype=np.float32)
+    whole = contributor_scores("adapter", "p0001", rows, matrix, [10**9], [1.0])
+    stated = contributor_scores("adapter", "p0001", rows, matrix, [10**9], [1.0], repeats={"r1"})
+    assert stated.unpaid_nano == {"a": pytest.approx(10**9 / 6, rel=1e-6)}  # 0.1 of 0.6, of a gain of 1
+    assert replace(stated, unpaid_nano={}) == whole
+    people, true = ["a", "a", "b", "c", "d"], {"a": 0.5, "b": 0.1, "c": 0.2, "d": 0.0}
+    full, less = bank_period(people, true), bank_period(people, true, repeats={"r0"})
+    assert less.unpaid_nano == {"a": pytest.approx(full.scores_nano["a"] / 2, rel=1e-6)}
+    assert replace(less, unpaid_nano={}) == full
+
+
+def test_repeated_rows_that_moved_answers_to_the_worse_still_count():
+    rows, matrix = entries("a", "a", "b"), np.array([[0.4], [-0.1], [0.2], [0.0], [0.0]], dtype=np.float32)
+    stated = contributor_scores("adapter", "p0001", rows, matrix, [10**9], [1.0], repeats={"r1"})
+    assert stated.unpaid_nano == {}
+    assert stated.scores_nano["a"] == pytest.approx(10**9 * 0.3 / 0.5, rel=1e-6)
+
+
+def test_a_withdrawn_row_is_no_unpaid_repeat_too():
+    rows, matrix = entries("a", "a", "b"), np.array([[0.3], [0.1], [0.2], [0.0], [0.0]], dtype=np.float32)
+    given = {"withdrawn": {"r1"}, "repeats": {"r1"}}
+    assert contributor_scores("adapter", "p0001", rows, matrix, [10**9], [1.0], **given).unpaid_nano == {}
+    people, true = ["a", "a", "b", "c", "d"], {"a": 0.5, "b": 0.1, "c": 0.2, "d": 0.0}
+    assert bank_period(people, true, withdrawn={"r0"}, repeats={"r0"}).unpaid_nano == {}
+
+
 def test_outcomes_of_another_number_of_answers_and_a_bank_of_two_are_refused():
     design = coalitions.contributor_design({"a": 1, "b": 1}, 2, "constant")
     scores = np.ones((4, 2), dtype=np.float32)
@@ -218,6 +246,11 @@ def test_what_rows_that_the_index_lacks_brought_is_nobodys():
     assert part.scores_nano == {name: value * 2 // 3 for name, value in use.scores_nano.items()}
     assert part.errors_nano == {name: -(-value * 2 // 3) for name, value in use.errors_nano.items()}
     assert part.quality["gone_rows"] == "1"
+    own = whole.entries[0]
+    repeats = (Repeat(row_id=own.row_id, earlier="other", likeness_milli=900),)
+    stated, half = (replace(whole, repeats=repeats, num_gone=gone).use() for gone in (0, 1))
+    assert stated.repeats == ((own.row_id, "other", 900),)
+    assert half.unpaid_nano == {own.contributor_id: -(-stated.unpaid_nano[own.contributor_id] * 2 // 3)}
     assert "gone_rows" not in use.quality
 
 
