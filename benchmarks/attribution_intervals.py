@@ -8,6 +8,9 @@ is held against the mean of the other seven's:
 
     covered = |I - mean I'| <= 1.645 sqrt(SE^2 + sum SE'^2 / 7^2)            for a stated 90 %
 
+All eight have the index as prior, and what it errs by in common. "Others without the index" are the banks fitted
+without it, which is retraining alone: so the interval is held against what the index gets wrong, too.
+
 What is summed are the held-out questions: they are the same in all eight, answers sold are not. With FOLDER of
 `benchmarks.redteam` nothing is trained that was trained there ("blocks shopped among 8"). Writes FOLDER/intervals.json.
 """
@@ -46,7 +49,7 @@ def main() -> int:
     for coalitions in (16, 32):
         seeds = range(options.first, options.first + options.seeds)
         worlds = [bank_scores(DigitsWorld(options.folder, DigitsKit(), seed), coalitions) for seed in seeds]
-        for part in ("sum", "per answer"):
+        for part in ("sum", "sum, others without the index", "per answer"):
             covered = [world[part] for world in worlds]
             figure = jackknife(covered, lambda some: float(np.mean(np.concatenate([own.ravel() for own in some]))))
             found[f"{coalitions} coalitions, {part}"] = {
@@ -62,27 +65,33 @@ def main() -> int:
 
 def bank_scores(world: DigitsWorld, coalitions: int) -> dict[str, npt.NDArray[np.bool_]]:
     """Whether each bank's interval covers what the others say: [banks, contributors], and for each answer."""
-    sums, answers = [], []
+    sums, alone, answers = [], [], []
     for number in range(SHOPPED):
         observed = world.observe(world.rows, world.num_coalitions, block_constants(world, number))
         kept = Design(groups=observed.groups, members_MG=observed.members_MG[:coalitions])
         observed = replace(observed, members_MG=kept.members_MG, outcomes_MQ=observed.outcomes_MQ[:coalitions])
-        found = measured(observed, world.fees(observed), slice(None))
-        improvement = found.improvement()
-        assert improvement is not None
-        sums.append(_numbers([improvement]))
+        fees = world.fees(observed)
+        found = measured(observed, fees, slice(None))
+        without = measured(replace(observed, index_RQ=np.zeros_like(observed.index_RQ)), fees, slice(None))
+        for kept, own in ((sums, found.improvement()), (alone, without.improvement())):
+            assert own is not None
+            kept.append(_numbers([own]))
         asked = range(observed.num_sold, len(observed.gains_Q), EVERY)
         answers.append(_numbers([found.answer(n) for n in asked]))
-    return {"sum": covered(np.array(sums)), "per answer": covered(np.array(answers))}
+    return {
+        "sum": covered(np.array(sums), np.array(sums)),
+        "sum, others without the index": covered(np.array(sums), np.array(alone)),
+        "per answer": covered(np.array(answers), np.array(answers)),
+    }
 
 
-def covered(numbers_BQC2: Array) -> npt.NDArray[np.bool_]:
-    """By the module's formula; the last axis is score and error."""
-    score, square = numbers_BQC2[..., 0], numbers_BQC2[..., 1] ** 2
+def covered(own_BQC2: Array, others_BQC2: Array) -> npt.NDArray[np.bool_]:
+    """Each bank's against the others' means, by the module's formula; the last axis is score and error."""
+    score, square = others_BQC2[..., 0], others_BQC2[..., 1] ** 2
     others = len(score) - 1
     mean = (score.sum(axis=0) - score) / others
-    error = np.sqrt(square + (square.sum(axis=0) - square) / others**2)
-    return np.asarray(np.abs(score - mean) <= NORMAL_90 * error)
+    error = np.sqrt(own_BQC2[..., 1] ** 2 + (square.sum(axis=0) - square) / others**2)
+    return np.asarray(np.abs(own_BQC2[..., 0] - mean) <= NORMAL_90 * error)
 
 
 def _numbers(scores: Sequence[ContributorScores]) -> Array:
