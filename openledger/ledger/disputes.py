@@ -383,6 +383,7 @@ def claim_statement(
                 "pool_nano": part["pool_nano"] - part.get("unreadable_nano", 0),
                 "paid_nano": part["payouts_nano"].get(contributor, 0),
                 **({"bounded": True} if part.get("ceilings") else {}),
+                **({"leaves_unpaid": True} if part.get("unpaid_nano") else {}),
             }
             for name, part in pool.parts.items()
         },
@@ -702,6 +703,13 @@ def _check_scores(claim: Statement, scores: Mapping[str, Scores]) -> None:
                 code="invalid_scores",
                 param="ceilings",
                 fix="state those that were measured: recompute(...).use() has them",
+            )
+        if claim["parts"][name].get("leaves_unpaid") and not part.unpaid_nano:
+            raise InvalidInput(
+                "the settlement leaves rows unpaid that repeat others; these scores pay for every row",
+                code="invalid_scores",
+                param="unpaid_nano",
+                fix="state what such rows moved: recompute(..., repeats=find_repeats(...))",
             )
         if part.ceilings and name != "use":
             raise InvalidInput("held-out rows have no ceiling", code="invalid_scores", param="ceilings")

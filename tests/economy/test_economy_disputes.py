@@ -764,6 +764,26 @@ def test_scores_without_the_settlements_ceilings_decide_nothing(town):
     town.ledger.audit()
 
 
+def test_scores_that_pay_for_the_repeated_rows_decide_nothing(town):
+    """By the same scores with every row paid ctr_b would be due more."""
+    town.sell("k", completion=1330)
+    unpaid = {"unpaid_nano": {"ctr_b": 20}, "repeats": (("row2", "row1", 912),)}
+    town.economy.settle(scores(**unpaid), {}, scores())
+    register(town)
+    town.economy.grant(CLAIMANT, DEPOSIT, "deposit")
+    found = dispute(town, claimed=POOL)
+    assert found.claim["parts"]["use"]["leaves_unpaid"]
+    assert "leaves_unpaid" not in found.claim["parts"]["improvement"]
+    with pytest.raises(InvalidInput) as caught:
+        town.economy.resolve_dispute("ctr_b", signed(scores(), scores()))
+    assert (caught.value.code, caught.value.param) == ("invalid_scores", "unpaid_nano")
+    verdict = town.economy.resolve_dispute("ctr_b", signed(scores(**unpaid), scores()))
+    assert (verdict.state, verdict.award_nano) == ("rejected", 0)  # what was paid comes out again
+    assert verdict.closing["scores"]["use"]["unpaid_nano"] == {"ctr_b": 20}
+    assert "unpaid_nano" not in verdict.closing["scores"]["improvement"]
+    town.ledger.audit()
+
+
 def test_scores_of_two_pools_decide_nothing(settled):
     dispute(settled)
     with pytest.raises(InvalidInput):
