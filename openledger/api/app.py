@@ -18,6 +18,7 @@ from openledger.api import (
     ledger,
     models,
     proposals,
+    receipts,
     report,
     retention,
     seals,
@@ -44,7 +45,7 @@ def create_app(service: Service, clock: Clock | None = None) -> FastAPI:
     )
     app.state.service = service
     app.state.clock = clock or SystemClock()
-    answering = (health, chat, completions, models, accounts, datanets, ledger, report, verdicts)
+    answering = (health, chat, completions, models, accounts, datanets, ledger, report, verdicts, receipts)
     for resource in (*answering, seals, appeals, disputes, retention):
         app.include_router(resource.router)
     for office in (stakes, proposals, withdrawals):

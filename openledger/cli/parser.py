@@ -163,7 +163,10 @@ def _add_money(commands: Any) -> None:
     _remote(commands, "payouts", remote.payouts, "what your account was paid")
     proof = _remote(commands, "proof", remote.proof, "download the proof of one transfer")
     proof.add_argument("transfer_id", metavar="TRANSFER_ID")
-    proof.add_argument("-o", "--out", metavar="FILE", help="standard output without it")
+    receipt = _remote(commands, "receipt", remote.receipt, "download the signed receipt of an answer you paid for")
+    receipt.add_argument("answer_id", metavar="ANSWER_ID")
+    for download in (proof, receipt):
+        download.add_argument("-o", "--out", metavar="FILE", help="standard output without it")
 
 
 def _add_disputes(commands: Any) -> None:

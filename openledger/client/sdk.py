@@ -272,6 +272,10 @@ class OpenLedger(Offices):
     def audit(self) -> dict[str, Any]:
         return self._object("/v1/ledger/audit")
 
+    def receipt(self, answer_id: str) -> bytes:
+        """The signed receipt of an answer that you paid for; check it with `openledger ledger receipt`."""
+        return self._transport.get_bytes(f"/v1/receipts/{_segment(answer_id)}")
+
     def proof(self, transfer_id: str) -> bytes:
         """The proof file, byte for byte; check it with `openledger ledger verify`."""
         return self._transport.get_bytes(f"/v1/ledger/proofs/{_segment(transfer_id)}")

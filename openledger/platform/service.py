@@ -33,13 +33,15 @@ class ModelEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
-    """What an answer cost. `parts` maps accounts to nano-OPEN and sums to the fee."""
+    """What an answer cost. `parts` maps accounts to nano-OPEN and sums to the fee. `signed` is the ledger's promise
+    that the sale stands in its log (`ledger.receipts`), where the ledger gave it at once."""
 
     answer_id: str
     prompt_tokens: int
     completion_tokens: int
     fee_nano: int
     parts: dict[str, int]
+    signed: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -298,6 +300,11 @@ class Service(Protocol):
 
     async def audit(self) -> dict[str, Any]:
         """`ok`, `entries`, `leaves` and `message`, recomputed from the log now."""
+        ...
+
+    async def receipt(self, account: str, answer_id: str) -> bytes:
+        """The signed receipt of an answer that `account` paid for, as a file. Raises NotFound (`answer_not_sold`), in
+        the same words for another's answer."""
         ...
 
     async def proof(self, transfer_id: str) -> bytes:
