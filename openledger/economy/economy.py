@@ -379,8 +379,8 @@ class Economy(Offices):
         first = self._settled(scores.adapter, scores.period)
         if first is None:
             return self._settle_first(scores, accounts, improvement, left_out, ancestors)
-        self._answers.settle(scores.adapter, scores.period)
         self._add_to(scores.adapter, scores.period)
+        self._answers.settle(scores.adapter, scores.period)
         return as_replay(first)
 
     def dispute(
@@ -713,8 +713,8 @@ class Economy(Offices):
         transfers = payout_transfers(statement)
         self._open_accounts(*(transfer.credit for transfer in transfers))
         self._raise_for(self._ledger.commit(transfers, statement), transfers)
-        self._answers.settle(scores.adapter, scores.period)
         self._add_to(scores.adapter, scores.period)
+        self._answers.settle(scores.adapter, scores.period)
         settled = self._settled(scores.adapter, scores.period)
         if settled is None:
             raise Unavailable("the settlement was written and can't be read", code="ledger_unavailable")
@@ -724,7 +724,8 @@ class Economy(Offices):
         return tuple(sorted(entry.transfer.transfer_id for entry in self._refunds.of_pool(adapter, period)))
 
     def _add_to(self, adapter: str, period: str) -> None:
-        """What follows a settlement: the emission beside it, and what its payees owe for spam. May be repeated."""
+        """What follows a settlement: the emission beside it, what its payees owe for spam, and what it says of their
+        reputations. May be repeated."""
         entry = self._ledger.find(payout_id(adapter, period))
         if entry is None:
             return
@@ -732,6 +733,7 @@ class Economy(Offices):
         self._vesting.emit(statement)
         for account in sorted(set(statement["accounts"].values())):
             self._deposits.withhold(account)
+        self._reputations.record_settlement(statement, self.parameters(period))
 
     def _reference(self, entry: Entry) -> str:
         """Adapter and period of a payout, wherever its transfer says so."""
@@ -741,9 +743,11 @@ class Economy(Offices):
         return f"{statement['adapter']}:{statement['period']}" if statement else entry.transfer.reference
 
     def _finish(self, adapter: str, period: str) -> bool:
-        """Whether the log has the pool's settlement; then its answers are marked settled, where a crash hindered it."""
+        """Whether the log has the pool's settlement; then what follows it is done, where a crash hindered it."""
         settled = self._ledger.find(payout_id(adapter, period)) is not None
         if settled:
+            if (adapter, period) in self._answers.unsettled_pools():
+                self._add_to(adapter, period)
             self._answers.settle(adapter, period)
         return settled
 

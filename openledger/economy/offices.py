@@ -12,11 +12,12 @@ import apsw
 
 from openledger.core.clock import Clock, SystemClock
 from openledger.core.ids import check_name
-from openledger.economy import deposits, reputation, staking
+from openledger.economy import deposits, quotas, reputation, staking
 from openledger.economy.deposits import DepositBook, DepositState
 from openledger.economy.governing import GovernanceBook
 from openledger.economy.parameters import Parameters
 from openledger.economy.port import LedgerPort
+from openledger.economy.quotas import QuotaBook
 from openledger.economy.register import RegisterBook
 from openledger.economy.reputation import ReputationBook, quota_rows, review_ppm
 from openledger.economy.staking import StakeBook
@@ -28,7 +29,7 @@ from openledger.ledger.vesting import Bucket, standard_plan
 
 _RETRY_MS = 60_000
 _DAY_MS = 24 * 60 * 60_000
-SCHEMA = staking.SCHEMA + deposits.SCHEMA + reputation.SCHEMA
+SCHEMA = staking.SCHEMA + deposits.SCHEMA + reputation.SCHEMA + quotas.SCHEMA
 
 
 class Offices:
@@ -43,6 +44,7 @@ class Offices:
         self._withdrawals = WithdrawalBook(ledger, self._register)
         self._deposits = DepositBook(ledger, self._register, connection)
         self._reputations = ReputationBook(connection)
+        self._quotas = QuotaBook(connection)
         self._idle_until = (-1, 0)  # as long as the register has so many statements, and until then
 
     def parameters(self, period: str = "") -> Parameters:
@@ -173,6 +175,16 @@ class Offices:
     def judge(self, contribution_id: str, is_spam: bool) -> DepositState:
         """See `DepositBook.judge`."""
         return self._deposits.judge(contribution_id, is_spam=is_spam)
+
+    def admit(self, contributor: str, datanet: str, contribution_id: str, num_rows: int) -> None:
+        """Count a contribution's rows against its contributor's quota, once. Raises TooLarge (`quota_exceeded`)."""
+        quota = self.reputation(contributor, datanet)["quota_rows"]
+        self._quotas.take(contributor, datanet, contribution_id, num_rows, quota, self._clock.now_ms())
+
+    def dismiss(self, contribution_id: str) -> None:
+        """Of a contribution that the gate never judged: its deposit comes back, and its rows count nothing."""
+        self._deposits.judge(contribution_id, is_spam=False)
+        self._quotas.give_back(contribution_id)
 
     def reputation(self, contributor: str, datanet: str) -> dict[str, int]:
         """`ppm`, and what follows from it: `quota_rows` a day and `review_ppm` of them."""

@@ -103,13 +103,15 @@ class Desk:
         judged: Callable[[], Awaitable[ContributionReceipt | None]],
     ) -> ContributionReceipt:
         """What `send` answers, a contribution's deposit held meanwhile; kept where it was spam, else given back. What
-        the gate said counts for the contributor's reputation. Raises InvalidInput (`invalid_signature`) before all.
+        the gate said counts for the contributor's reputation. Raises InvalidInput (`invalid_signature`) before all, and
+        TooLarge (`quota_exceeded`) for more rows than that reputation allows in 24 hours.
 
         Where `send` fails, `judged` tells whether the gate has judged the rows all the same: by that the deposit is
         decided. Where it hasn't and storage was away, the deposit stays for when the same is sent again.
         """
         check_signature(contribution)  # nobody has others' deposits held
         name, contributor = contribution_id(contribution), contribution.contributor_id
+        await self._ask("admit", contributor, contribution.datanet, name, len(contribution.drafts))
         await self._ask("deposit", f"contributor:{contributor}", name)
         try:
             receipt = await send()
@@ -133,7 +135,7 @@ class Desk:
             if receipt is not None:
                 await self._decide(receipt)
             elif not may_come:
-                await self._ask("judge", name, False)
+                await self._ask("dismiss", name)
         except Exception:  # noqa: BLE001 - whatever it was, the deposit waits for the same contribution
             _log.exception("the deposit of %s stays held until the same is sent again", name)
 
