@@ -39,6 +39,7 @@ from openledger.economy import answers, caps, holds, keys, offices, periods, ref
 from openledger.economy.answers import AnswerStore, StoredAnswer
 from openledger.economy.appeals import AppealBook
 from openledger.economy.caps import CapStore
+from openledger.economy.deposits import DepositState
 from openledger.economy.derivation import answer_lines, statement_lines
 from openledger.economy.disputes import SCHEMA as DISPUTES_SCHEMA
 from openledger.economy.disputes import DisputeBook
@@ -81,6 +82,7 @@ from openledger.economy.withdrawals import as_csv
 from openledger.ledger import accounts as names
 from openledger.ledger.accounts import Balance, pool_account
 from openledger.ledger.appeals import LoggedAppeal
+from openledger.ledger.deposits import overturns
 from openledger.ledger.disputes import Dispute, Recomputation
 from openledger.ledger.signers import Signer
 from openledger.ledger.statements import SETTLEMENTS, format_of, parts_by_account
@@ -325,6 +327,7 @@ class Economy(Offices):
         self._disputes = DisputeBook(self._ledger, self._refunds, self._db, self.parameters())
         self._appeals = AppealBook(self._ledger, self.parameters())
         self._stakes.reward_due()
+        self._deposits.give_back()
         self.erase_expired()
         return opened
 
@@ -461,6 +464,16 @@ class Economy(Offices):
     def decide_appeal(self, decision: Decision) -> LoggedAppeal:
         """See `AppealBook.decide`."""
         return self._appeals.decide(decision, self._clock.now_ms())
+
+    def acquit(self, contribution_id: str, row_id: str) -> DepositState:
+        """Give the deposit of a contribution back that was no spam after all; see `DepositBook.acquit`. May be
+        repeated. Raises Conflict (`appeal_not_overturned`)."""
+        found = self._appeals.find(row_id)
+        if not overturns(found, contribution_id):
+            raise Conflict(
+                f"no appeal overturned the verdict on {row_id}", code="appeal_not_overturned", param="row_id"
+            )
+        return self._deposits.acquit(contribution_id, row_id)
 
     def appeal(self, row_id: str) -> LoggedAppeal | None:
         """A row's appeal, which lapses by this where its time is up."""

@@ -6,13 +6,13 @@ Owns the translation from the economy's answers; knows neither Ray nor HTTP. `as
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
 from openledger.core.errors import Unavailable
 from openledger.core.signed import contribution_id
-from openledger.core.values import Contribution, ContributionReceipt
+from openledger.core.values import Contribution, ContributionReceipt, Verdict
 from openledger.datanets.contribution import check_signature
 
 _log = logging.getLogger(__name__)
@@ -122,8 +122,8 @@ class Desk:
         return receipt
 
     async def _decide(self, receipt: ContributionReceipt) -> None:
-        name, outcomes = receipt.contribution_id, _outcomes(receipt)
-        await self._ask("judge", name, 2 * outcomes["spam"] > len(receipt.verdicts))
+        name, outcomes = receipt.contribution_id, outcomes_of(receipt.verdicts)
+        await self._ask("judge", name, is_spam(receipt.verdicts))
         await self._ask("record_outcomes", receipt.contributor_id, receipt.datanet, outcomes, name)
 
     async def _decide_failed(
@@ -144,12 +144,17 @@ class Desk:
         return list(await self._ask("explain", transfer_id))
 
 
-def _outcomes(receipt: ContributionReceipt) -> dict[str, int]:
+def is_spam(verdicts: Sequence[Verdict]) -> bool:
+    """Whether a contribution with these verdicts loses its deposit: more than half of its rows refused as noise."""
+    return 2 * outcomes_of(verdicts)["spam"] > len(verdicts)
+
+
+def outcomes_of(verdicts: Sequence[Verdict]) -> dict[str, int]:
     """Verdicts as reputation counts them: what is neither accepted nor a copy, and was refused, is spam. What waits for
     a review counts nothing yet."""
-    rejected = [verdict for verdict in receipt.verdicts if verdict.outcome == "reject"]
+    rejected = [verdict for verdict in verdicts if verdict.outcome == "reject"]
     copies = sum(1 for verdict in rejected if any(reason.endswith("_duplicate") for reason in verdict.reasons))
-    accepted = sum(1 for verdict in receipt.verdicts if verdict.outcome == "accept")
+    accepted = sum(1 for verdict in verdicts if verdict.outcome == "accept")
     return {"accepted": accepted, "duplicate": copies, "spam": len(rejected) - copies}
 
 
