@@ -32,13 +32,13 @@ from openledger.core.values import (
 from openledger.economy.pricing import fee_id
 from openledger.ledger.proofs import encode_proof
 from openledger.ledger.receipts import encode_receipt
-from openledger.ledger.removals import removal_accounts, removal_statement, removal_transfers
+from openledger.ledger.removals import removal_statement
 from openledger.platform.answering import Answering, Asked, one_by_one
 from openledger.platform.calls import answered
 from openledger.platform.claims import Claims
 from openledger.platform.desk import Desk
 from openledger.platform.intake import Intake
-from openledger.platform.removals import AffectedAdapter, affected_adapters, check_recorded
+from openledger.platform.removals import AffectedAdapter, affected_adapters, record_removal
 from openledger.platform.report import audit_entry, datanet_entry, displayed
 from openledger.platform.service import AnswerEvent, ModelEntry, NewAdapter, Receipt
 from openledger.platform.workdir import Workdir
@@ -274,12 +274,9 @@ class LiveService(Claims):
 
     async def _log_removal(self, removal: Removal) -> str:
         """The id of the transfer whose proof shows it."""
-        statement = removal_statement(removal)
-        transfers = removal_transfers(statement)
-        await answered(self._ledger.create_accounts.remote(removal_accounts(removal.datanet)))
-        check_recorded(await answered(self._ledger.commit.remote(transfers, statement)))
+        transfer_id = await record_removal(self._ledger, removal)
         await answered(self._datanets.mark_removal_logged.remote(removal.removal_id))
-        return transfers[0].transfer_id
+        return transfer_id
 
     async def report(self) -> dict[str, Any]:
         """The report as it was written, its sources as the Datanets' display policies are now."""
