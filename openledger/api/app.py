@@ -21,6 +21,7 @@ from openledger.api import (
     receipts,
     report,
     retention,
+    reviews,
     seals,
     stakes,
     verdicts,
@@ -46,7 +47,7 @@ def create_app(service: Service, clock: Clock | None = None) -> FastAPI:
     app.state.service = service
     app.state.clock = clock or SystemClock()
     answering = (health, chat, completions, models, accounts, datanets, ledger, report, verdicts, receipts)
-    for resource in (*answering, seals, appeals, disputes, retention):
+    for resource in (*answering, seals, appeals, disputes, retention, reviews):
         app.include_router(resource.router)
     for office in (stakes, proposals, withdrawals):
         app.include_router(office.router)

@@ -204,6 +204,14 @@ class OpenLedger(Offices):
         path = f"{_appeals(body.pop('datanet'))}/{_segment(body.pop('row_id'))}/decision"
         return self._post(path, body, idempotency_key)
 
+    def reviews(self, datanet: str) -> list[dict[str, Any]]:
+        """Accepted rows that were drawn to be looked at again; by the API key of the Datanet's owner or a reviewer."""
+        return self._list(_reviews(datanet))
+
+    def review(self, datanet: str, row_id: str, finding: str) -> dict[str, Any]:
+        """What you found a drawn row to be: `good`, `spam` or `duplicate`. Safe to send again."""
+        return self._post(f"{_reviews(datanet)}/{_segment(row_id)}", {"finding": finding})
+
     def add_reviewer(self, datanet: str, account: str, public_key: str, signature: str) -> dict[str, Any]:
         """Name a reviewer of your Datanet. The reviewer signs for it (`ledger.signers.sign_signer`)."""
         body = {"account": account, "public_key": public_key, "signature": signature}
@@ -329,6 +337,10 @@ def _response_format(grammar: Grammar) -> dict[str, Any]:
         return {"type": "json_schema", "json_schema": schema}
     words = {"regex": "pattern", "lark": "grammar"}
     return {"type": grammar.kind, **({words[grammar.kind]: grammar.text} if grammar.kind in words else {})}
+
+
+def _reviews(datanet: str) -> str:
+    return f"/v1/datanets/{_segment(datanet)}/reviews"
 
 
 def _appeals(datanet: str) -> str:
