@@ -15,6 +15,7 @@ from openledger.core.errors import (
     Unavailable,
 )
 from openledger.core.money import format_open
+from openledger.economy.accounts import AccountBook
 from openledger.economy.parameters import Parameters
 from openledger.economy.port import LedgerPort
 from openledger.ledger import accounts as names
@@ -34,6 +35,7 @@ class RegisterBook:
     def __init__(self, ledger: LedgerPort, clock: Clock):
         self._ledger = ledger
         self._clock = clock
+        self.accounts = AccountBook(ledger)
         self._state = Register()
         self._sets: dict[int, Parameters] = {}
         self._begin()
@@ -97,11 +99,8 @@ class RegisterBook:
         self.write(parameters.PERIOD, lambda state, _: {"period": period, "version": state.parameters.newest})
 
     def open_accounts(self, *account_ids: str) -> None:
-        """Raises Conflict where one of them is there as something else."""
-        fresh = [names.account_of(name) for name in dict.fromkeys(account_ids)]
-        for account, result in zip(fresh, self._ledger.create_accounts(fresh), strict=True):
-            if result not in (CREATED, EXISTS):
-                raise Conflict(f"{account.account_id}: {result}", code=result, param="account")
+        """See `AccountBook.open`."""
+        self.accounts.open(*account_ids)
 
     def _check_funds(self, transfers: Sequence[Transfer]) -> None:
         """Before anything is opened for them: whether whoever pays has it."""
