@@ -55,3 +55,12 @@ class AccountBook:
             param="account",
             fix=f"add {format_open(needed - available)} OPEN, or ask for fewer tokens",
         )
+
+
+def insufficient(account: str, needed_nano: int, missing_nano: int) -> InsufficientFunds:
+    return InsufficientFunds(
+        f"{account} has {format_open(needed_nano - missing_nano)} OPEN available, this needs"
+        f" {format_open(needed_nano)}",
+        param="account",
+        fix=f"add {format_open(missing_nano)} OPEN",
+    )

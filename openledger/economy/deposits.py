@@ -15,9 +15,9 @@ from typing import Literal
 import apsw
 
 from openledger.core.database import writing
-from openledger.core.errors import Conflict, InsufficientFunds, InvalidInput
+from openledger.core.errors import Conflict, InvalidInput
 from openledger.core.ids import derived_id
-from openledger.core.money import format_open
+from openledger.economy.accounts import insufficient
 from openledger.economy.port import LedgerPort
 from openledger.economy.register import RegisterBook
 from openledger.economy.terms import check_payee
@@ -64,7 +64,7 @@ class DepositBook:
             return transfer.transfer_id  # also where the fee has changed since
         missing_nano = amount_nano - self._register.available_nano(account)
         if known is None and missing_nano > 0:
-            raise _missing(account, amount_nano, missing_nano)
+            raise insufficient(account, amount_nano, missing_nano)
         (result,) = self._ledger.commit([transfer])
         if result not in (CREATED, EXISTS):
             raise Conflict(f"{name} was paid for by another account", code="idempotency_conflict", param="account")
@@ -186,15 +186,6 @@ class DepositBook:
     def _mark(self, contribution_id: str, state: str) -> None:
         with writing(self._db):
             self._db.execute("UPDATE deposits SET state = ? WHERE contribution_id = ?", (state, contribution_id))
-
-
-def _missing(account: str, amount_nano: int, missing_nano: int) -> InsufficientFunds:
-    return InsufficientFunds(
-        f"{account} has {format_open(amount_nano - missing_nano)} OPEN available, this costs"
-        f" {format_open(amount_nano)}",
-        param="account",
-        fix=f"add {format_open(missing_nano)} OPEN",
-    )
 
 
 def _hold_id(contribution_id: str) -> str:
