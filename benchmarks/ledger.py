@@ -6,6 +6,9 @@
     python benchmarks/ledger.py group                64 threads, one transfer at a time
     python benchmarks/ledger.py actor                through the Ray actor
 
+Peers that the project itself doesn't need are in benchmarks/ledger_requirements.txt; one that can't be started is named
+with the reason.
+
 A bare loop inserts rows (16-byte id, debit, credit, amount) and adds to the balances of 10,000 accounts, commits and
 syncs for each batch: no rules, no fence, no log. The ledger does all it always does. In each round every engine takes
 one batch, so that all of them share what else the machine does; ratios are of medians. `cpu` is this process's time, a
@@ -23,7 +26,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +34,7 @@ from typing import Any
 import apsw
 import numpy as np
 
+from openledger.core.errors import OpenLedgerError
 from openledger.core.signing import SigningKey
 from openledger.ledger import Account, Ledger, Transfer
 from openledger.ledger.group import GroupCommit
@@ -41,6 +45,7 @@ NUM_ACCOUNTS = 10_000
 NAMES = [f"user:{number}" for number in range(NUM_ACCOUNTS)]
 KEYS = np.frombuffer(b"".join(map(account_key, NAMES)), "<u8").reshape(-1, 2)
 KEY = SigningKey(b"b" * 32)
+_INSTALL = "pip install -c constraints.txt -r benchmarks/ledger_requirements.txt"
 CODE = np.frombuffer(b"pay".ljust(16, b"\0"), "<u8")
 FOLDER = Path(os.environ.get("OPENLEDGER_BENCH_FOLDER", tempfile.gettempdir())) / "openledger-bench-ledger"
 
@@ -192,6 +197,17 @@ def postgres_executemany(url: str) -> Engine:
     return Engine("PostgreSQL executemany", commit, db.close)
 
 
+def tigerbeetle(folder: Path) -> Engine:
+    import ledger_tigerbeetle
+
+    commit, close = ledger_tigerbeetle.start(folder, NUM_ACCOUNTS)
+    return Engine(
+        "TigerBeetle, stock Python client",
+        lambda batch: commit((batch.ids, batch.debits, batch.credits, batch.amounts)),
+        close,
+    )
+
+
 def ledger_engine(name: str, storage: Path | str, *, with_holds: bool = False) -> Engine:
     ledger = funded_ledger(storage)
 
@@ -236,22 +252,28 @@ def _sums(batch: Batch) -> list[tuple[int, int, int]]:
 def engines(folder: Path, only: list[str]) -> Iterator[list[Engine]]:
     server = postgres_server()
     made: list[Engine] = []
-    makers: list[Callable[[], Engine]] = [
-        lambda: bare_apsw(folder),
-        lambda: ledger_engine("ledger, embedded", folder / "ledger.db"),
-        lambda: ledger_engine("ledger, embedded, holds and links", folder / "holds.db", with_holds=True),
-        lambda: bare_sqlite3(folder),
-        lambda: sqlalchemy_core(folder),
-    ]
+    makers: dict[str, Callable[[], Engine]] = {
+        "bare apsw loop": lambda: bare_apsw(folder),
+        "ledger, embedded": lambda: ledger_engine("ledger, embedded", folder / "ledger.db"),
+        "ledger, embedded, holds and links": lambda: ledger_engine(
+            "ledger, embedded, holds and links", folder / "holds.db", with_holds=True
+        ),
+        "stdlib sqlite3": lambda: bare_sqlite3(folder),
+        "SQLAlchemy Core": lambda: sqlalchemy_core(folder),
+        "TigerBeetle": lambda: tigerbeetle(folder),
+    }
     if server is not None:
-        makers += [
-            lambda: postgres_executemany(server.new_database()),
-            lambda: ledger_engine("ledger, PostgreSQL", server.new_database()),
-        ]
-    for make in makers:
-        with suppress(ImportError):
-            engine = make()
-            made += [engine] if not only or any(word in engine.name for word in only) else []
+        makers |= {
+            "PostgreSQL executemany": lambda: postgres_executemany(server.new_database()),
+            "ledger, PostgreSQL": lambda: ledger_engine("ledger, PostgreSQL", server.new_database()),
+        }
+    for name, make in makers.items():
+        if only and not any(word in name for word in only):
+            continue
+        try:
+            made.append(make())
+        except (ImportError, OpenLedgerError) as error:
+            print(f"not in the table: {name}: {error}; {getattr(error, 'fix', None) or _INSTALL}")
     try:
         yield made
     finally:

@@ -113,7 +113,7 @@ def world(parameters: Parameters | None = None) -> Iterator[World]:
         made.ledger.close()
 
 
-def good_rows_first(num_periods: int = 10, turn: int = 5, rows: int = 100) -> Outcome:
+def good_rows_first(num_periods: int = 10, turn: int = 5, rows: int = 500) -> Outcome:
     """An honest contributor at first; then as many rows of spam a period as the name he made allows. In his place the
     honest one sends the same good rows, and stops."""
     costs = Parameters(contribution_deposit_nano=OPEN // 10)

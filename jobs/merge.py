@@ -4,7 +4,8 @@
     python jobs/merge.py --workdir .openledger --name both --adapters tables=1 python-stdlib=1/2 --dry-run
 
 Weights are exact: 1/3 is a third. The merge computes the weighted sum of what its parents change in the base, and its
-rank is the sum of theirs. How its pool is divided is in docs/concepts/lineage.md.
+rank is the sum of theirs. How its pool is divided is in docs/concepts/lineage.md. Where deploying an adapter costs
+something, the owner pays it, once for each merge.
 """
 
 import argparse
@@ -34,17 +35,26 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def merge(workdir: Workdir, arguments: argparse.Namespace) -> dict[str, object]:
+    import ray
+
     from openledger.adapters.base_model import find_base_model
     from openledger.adapters.registry import AdapterRegistry
     from openledger.platform import pipeline
+    from openledger.platform.actors import economy_actor
+    from openledger.platform.cluster import connected
 
     registry, parts = AdapterRegistry(workdir.adapters), read_parts(arguments.adapters)
     parents = [{"name": name, "digest": registry.get(name).digest, "weight": parts[name]} for name in parts]
     if arguments.dry_run:
         return {"adapter": arguments.name, "parents": parents}
     base, owner = find_base_model(arguments.base_model or None), arguments.owner or f"user:{arguments.name}-owner"
-    prices = tuple(arguments.prices)
-    terms = pipeline.merge(registry, workdir.adapters, base, parts, arguments.name, owner, prices)
+    with connected(workdir):
+        economy, prices = economy_actor(workdir), tuple(arguments.prices)
+
+        def charge(digest: str) -> None:
+            ray.get(economy.charge_adapter.remote(owner, digest))
+
+        terms = pipeline.merge(registry, workdir.adapters, base, parts, arguments.name, owner, prices, charge)
     return {"adapter": terms.adapter, "digest": terms.adapter_digest, "parents": parents}
 
 

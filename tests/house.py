@@ -58,10 +58,10 @@ class Remote:
 class House(Claims, MemoryService):
     """An API key is `olk_` and its account."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, parameters: Parameters | None = None):
         self.clock = ManualClock()
         self.ledger = Ledger(folder / "ledger.db", self.clock, SigningKey(b"k" * 32), "openledger/test")
-        self.economy = Economy(self.ledger, folder, self.clock)
+        self.economy = Economy(self.ledger, folder, self.clock, parameters)
         self.rows = Datanets(folder, [ShardHost(folder / "shard-0")], self.clock)
         self.rows.create("docs", "What functions do", "user:owner")
         MemoryService.__init__(self)

@@ -19,6 +19,7 @@ POOR_KEY = "olk_test_poor"
 CHECKPOINT = (
     "openledger.test/ledger\n42\nq83vEjRWeJCrze8SNFZ4kKvN7xI0VniQq83vEjRWeJA=\n\n— openledger.test/ledger AAAA\n"
 )
+RECEIPT = b'{"format":"openledger.receipt/1","seq":5}\n'
 PROOF = b'{"format":"openledger.proof/1","transfer":{"amount_nano":5}}\n'
 
 
@@ -222,6 +223,11 @@ class MemoryService:
 
     async def audit(self) -> dict[str, Any]:
         return {"ok": True, "entries": 321, "leaves": 42, "message": "321 entries"}
+
+    async def receipt(self, account: str, answer_id: str) -> bytes:
+        if answer_id != "ans_1":
+            raise NotFound(f"{account} paid for no answer {answer_id}", code="answer_not_sold", param="answer_id")
+        return RECEIPT
 
     async def proof(self, transfer_id: str) -> bytes:
         if transfer_id != "trf_1":

@@ -18,8 +18,10 @@ from openledger.api import (
     ledger,
     models,
     proposals,
+    receipts,
     report,
     retention,
+    reviews,
     seals,
     stakes,
     verdicts,
@@ -44,8 +46,8 @@ def create_app(service: Service, clock: Clock | None = None) -> FastAPI:
     )
     app.state.service = service
     app.state.clock = clock or SystemClock()
-    answering = (health, chat, completions, models, accounts, datanets, ledger, report, verdicts)
-    for resource in (*answering, seals, appeals, disputes, retention):
+    answering = (health, chat, completions, models, accounts, datanets, ledger, report, verdicts, receipts)
+    for resource in (*answering, seals, appeals, disputes, retention, reviews):
         app.include_router(resource.router)
     for office in (stakes, proposals, withdrawals):
         app.include_router(office.router)

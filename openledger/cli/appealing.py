@@ -1,4 +1,4 @@
-"""Contesting a verdict of the gate, and deciding on one: appeals and the reviewers of a Datanet."""
+"""Contesting a verdict of the gate, and deciding on one: appeals, reviews, and who makes them in a Datanet."""
 
 from argparse import Namespace
 from collections.abc import Iterable
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     pass
 
 _SHORT = ("row_id", "state", "outcome", "reasons", "contributor_id")
+_DRAWN = ("row_id", "contributor", "contribution_id", "drawn_ms")
 _TEXTS = ("prompt", "completion", "source")
 _TIMES = ("opened_ms", "deadline_ms", "closed_ms")
 
@@ -31,6 +32,19 @@ def show(options: Namespace) -> None:
         found = client.find_appeal(options.datanet, options.row_id)
         row = client.appealed_row(options.datanet, options.row_id) if options.row else {}
     _print({**found, **{name: value for name, value in row.items() if name in _TEXTS}}, as_json=options.json)
+
+
+def show_reviews(options: Namespace) -> None:
+    with connect(options) as client:
+        found = client.reviews(options.datanet)
+    rows = [{name: one.get(name) for name in _DRAWN} for one in found]
+    output.print_rows(f"To review in {options.datanet}", rows, as_json=options.json, whole=found)
+
+
+def review(options: Namespace) -> None:
+    with connect(options) as client:
+        found = client.review(options.datanet, options.row_id, options.finding)
+    output.print_pairs({name: found.get(name) for name in (*_DRAWN, "finding")}, as_json=options.json)
 
 
 def open_appeal(options: Namespace) -> None:

@@ -83,6 +83,7 @@ def build_parser() -> Parser:
     _add_money(commands)
     _add_disputes(commands)
     _add_appeals(commands)
+    _add_reviews(commands)
     _add_reviewers(commands)
     _add_retention(commands)
     _add_payout(commands)
@@ -163,7 +164,10 @@ def _add_money(commands: Any) -> None:
     _remote(commands, "payouts", remote.payouts, "what your account was paid")
     proof = _remote(commands, "proof", remote.proof, "download the proof of one transfer")
     proof.add_argument("transfer_id", metavar="TRANSFER_ID")
-    proof.add_argument("-o", "--out", metavar="FILE", help="standard output without it")
+    receipt = _remote(commands, "receipt", remote.receipt, "download the signed receipt of an answer you paid for")
+    receipt.add_argument("answer_id", metavar="ANSWER_ID")
+    for download in (proof, receipt):
+        download.add_argument("-o", "--out", metavar="FILE", help="standard output without it")
 
 
 def _add_disputes(commands: Any) -> None:
@@ -213,6 +217,16 @@ def _add_appeals(commands: Any) -> None:
     decide.add_argument("--account", required=True, metavar="ACCOUNT", help="whose key it is, as it was named")
     decide.add_argument("--key", required=True, metavar="KEYFILE")
     decide.add_argument("--note", default="", metavar="TEXT", help="why; stands in the log for everybody")
+
+
+def _add_reviews(commands: Any) -> None:
+    actions = _group(commands, "reviews", "look again at accepted rows that were drawn for it")
+    due = _remote(actions, "list", appealing.show_reviews, "a Datanet's rows that wait to be reviewed")
+    close = _remote(actions, "close", appealing.review, "say what a row is, as the Datanet's owner or a reviewer")
+    for action in (due, close):
+        action.add_argument("datanet", metavar="DATANET")
+    close.add_argument("row_id", metavar="ROW_ID")
+    close.add_argument("finding", choices=("good", "spam", "duplicate"))
 
 
 def _add_reviewers(commands: Any) -> None:

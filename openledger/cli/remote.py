@@ -70,12 +70,13 @@ def payouts(options: Namespace) -> None:
 def proof(options: Namespace) -> None:
     """The proof's bytes as they are: `--json` changes nothing but the message of where they were written."""
     with connect(options) as client:
-        data = client.proof(options.transfer_id)
-    if options.out is None:
-        sys.stdout.buffer.write(data)
-        return
-    _write(Path(options.out), data)
-    output.print_pairs({"written": options.out, "bytes": len(data)}, as_json=options.json)
+        _download(client.proof(options.transfer_id), options)
+
+
+def receipt(options: Namespace) -> None:
+    """As `proof`, of one answer's receipt."""
+    with connect(options) as client:
+        _download(client.receipt(options.answer_id), options)
 
 
 def report(options: Namespace) -> None:
@@ -101,6 +102,14 @@ def status(options: Namespace) -> None:
             "log_size": int(checkpoint[1]) if len(checkpoint) > 1 and checkpoint[1].isdigit() else None,
         }
     output.print_pairs(found, as_json=options.json)
+
+
+def _download(data: bytes, options: Namespace) -> None:
+    if options.out is None:
+        sys.stdout.buffer.write(data)
+        return
+    _write(Path(options.out), data)
+    output.print_pairs({"written": options.out, "bytes": len(data)}, as_json=options.json)
 
 
 def _print_as_it_comes(client: "OpenLedger", options: Namespace) -> None:

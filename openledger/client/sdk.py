@@ -204,6 +204,14 @@ class OpenLedger(Offices):
         path = f"{_appeals(body.pop('datanet'))}/{_segment(body.pop('row_id'))}/decision"
         return self._post(path, body, idempotency_key)
 
+    def reviews(self, datanet: str) -> list[dict[str, Any]]:
+        """Accepted rows that were drawn to be looked at again; by the API key of the Datanet's owner or a reviewer."""
+        return self._list(_reviews(datanet))
+
+    def review(self, datanet: str, row_id: str, finding: str) -> dict[str, Any]:
+        """What you found a drawn row to be: `good`, `spam` or `duplicate`. Safe to send again."""
+        return self._post(f"{_reviews(datanet)}/{_segment(row_id)}", {"finding": finding})
+
     def add_reviewer(self, datanet: str, account: str, public_key: str, signature: str) -> dict[str, Any]:
         """Name a reviewer of your Datanet. The reviewer signs for it (`ledger.signers.sign_signer`)."""
         body = {"account": account, "public_key": public_key, "signature": signature}
@@ -272,6 +280,10 @@ class OpenLedger(Offices):
     def audit(self) -> dict[str, Any]:
         return self._object("/v1/ledger/audit")
 
+    def receipt(self, answer_id: str) -> bytes:
+        """The signed receipt of an answer that you paid for; check it with `openledger ledger receipt`."""
+        return self._transport.get_bytes(f"/v1/receipts/{_segment(answer_id)}")
+
     def proof(self, transfer_id: str) -> bytes:
         """The proof file, byte for byte; check it with `openledger ledger verify`."""
         return self._transport.get_bytes(f"/v1/ledger/proofs/{_segment(transfer_id)}")
@@ -325,6 +337,10 @@ def _response_format(grammar: Grammar) -> dict[str, Any]:
         return {"type": "json_schema", "json_schema": schema}
     words = {"regex": "pattern", "lark": "grammar"}
     return {"type": grammar.kind, **({words[grammar.kind]: grammar.text} if grammar.kind in words else {})}
+
+
+def _reviews(datanet: str) -> str:
+    return f"/v1/datanets/{_segment(datanet)}/reviews"
 
 
 def _appeals(datanet: str) -> str:

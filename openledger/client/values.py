@@ -29,13 +29,15 @@ class Model:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
-    """`parts` maps accounts to nano-OPEN and sums to `fee_nano`."""
+    """`parts` maps accounts to nano-OPEN and sums to `fee_nano`. `signed` is the ledger's promise that the sale stands
+    in its log; `OpenLedger.receipt` gives it as a file, also later."""
 
     answer_id: str
     prompt_tokens: int
     completion_tokens: int
     fee_nano: int
     parts: dict[str, int]
+    signed: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,11 +20,15 @@ def node_hash(left: bytes, right: bytes) -> bytes:
 
 
 def root(leaf_hashes: Sequence[bytes]) -> bytes:
-    """Section 2.1.1. The root of the tree over `leaf_hashes`."""
-    frontier = Frontier()
-    for value in leaf_hashes:
-        frontier.append(value)
-    return frontier.root()
+    """Section 2.1.1. The root of the tree over `leaf_hashes`, level by level: a node without a sibling goes up as it
+    is, which splits each tree where the recursion does."""
+    if not leaf_hashes:
+        return EMPTY_ROOT
+    level = list(leaf_hashes)
+    while len(level) > 1:
+        paired = [node_hash(left, right) for left, right in zip(level[::2], level[1::2], strict=False)]
+        level = paired + level[len(paired) * 2 :]
+    return level[0]
 
 
 class Frontier:

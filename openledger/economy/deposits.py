@@ -2,6 +2,7 @@
 
     contribution   a hold for the deposit; returned (void) when it is accepted, forfeited (post) when it is spam
                    with too little in the account nothing is held; forfeited then, it is withheld from later earnings
+                   where an appeal shows that it was no spam it comes back, from the treasury (`acquit`)
     datanet        paid once, to the treasury
     adapter        paid once for each digest that is deployed, to the treasury
 
@@ -14,13 +15,14 @@ from typing import Literal
 import apsw
 
 from openledger.core.database import writing
-from openledger.core.errors import Conflict, InsufficientFunds, InvalidInput
+from openledger.core.errors import Conflict, InvalidInput
 from openledger.core.ids import derived_id
-from openledger.core.money import format_open
+from openledger.economy.accounts import insufficient
 from openledger.economy.port import LedgerPort
 from openledger.economy.register import RegisterBook
 from openledger.economy.terms import check_payee
 from openledger.ledger.accounts import TREASURY
+from openledger.ledger.deposits import FORFEITED, WITHHELD, returned_statement, returned_transfer
 from openledger.ledger.transfers import CREATED, EXISTS, Transfer, TransferKind
 
 DepositState = Literal["none", "held", "owed", "returned", "forfeited"]
@@ -29,6 +31,7 @@ CREATE TABLE IF NOT EXISTS deposits(
   contribution_id TEXT PRIMARY KEY, account TEXT NOT NULL, amount_nano INTEGER NOT NULL, state TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS deposits_owed ON deposits(account) WHERE state = 'due';
+CREATE TABLE IF NOT EXISTS acquittals(contribution_id TEXT PRIMARY KEY, row_id TEXT NOT NULL) STRICT, WITHOUT ROWID;
 """
 _PLACED = "placed"  # noted, whether or not the ledger holds it
 _DUE = "due"  # forfeited, and not paid yet
@@ -61,7 +64,7 @@ class DepositBook:
             return transfer.transfer_id  # also where the fee has changed since
         missing_nano = amount_nano - self._register.available_nano(account)
         if known is None and missing_nano > 0:
-            raise _missing(account, amount_nano, missing_nano)
+            raise insufficient(account, amount_nano, missing_nano)
         (result,) = self._ledger.commit([transfer])
         if result not in (CREATED, EXISTS):
             raise Conflict(f"{name} was paid for by another account", code="idempotency_conflict", param="account")
@@ -102,6 +105,35 @@ class DepositBook:
             self.withhold(account)
         return self.state(contribution_id)
 
+    def acquit(self, contribution_id: str, row_id: str) -> DepositState:
+        """Give a forfeited deposit back, from where it went, once; what isn't paid yet is owed no more. `row_id` is the
+        row whose overturned verdict says that the contribution was no spam. It stays `forfeited` until the treasury has
+        it; see `give_back`."""
+        known = self._find(contribution_id)
+        if known is not None and known[2] == _DUE:
+            self._mark(contribution_id, "returned")
+        if known is not None and known[2] == "forfeited":
+            with writing(self._db):
+                self._db.execute("INSERT OR IGNORE INTO acquittals VALUES (?, ?)", (contribution_id, row_id))
+            self.give_back()
+        return self.state(contribution_id)
+
+    def give_back(self) -> int:
+        """Return what `acquit` promised, as far as the treasury has it; how much."""
+        query = (
+            "SELECT contribution_id, account, amount_nano, row_id FROM acquittals JOIN deposits USING (contribution_id)"
+            " WHERE state = 'forfeited' ORDER BY 1"
+        )
+        given_nano = 0
+        for row in self._db.execute(query).fetchall():
+            statement = returned_statement(str(row[0]), str(row[1]), int(str(row[2])), str(row[3]))
+            (result,) = self._ledger.commit([returned_transfer(statement)], statement)
+            if result not in (CREATED, EXISTS):
+                break
+            self._mark(statement["contribution_id"], "returned")
+            given_nano += statement["amount_nano"]
+        return given_nano
+
     def withhold(self, account: str) -> int:
         """Take what `account` owes for spam, the oldest first, each whole, as far as it goes; how much."""
         query = "SELECT contribution_id, amount_nano FROM deposits WHERE account = ? AND state = 'due' ORDER BY 1"
@@ -134,7 +166,7 @@ class DepositBook:
             debit=account,
             credit=TREASURY,
             amount_nano=amount_nano,
-            code="deposit_forfeited" if kind == "post" else "deposit_returned",
+            code=FORFEITED if kind == "post" else "deposit_returned",
             reference=contribution_id,
             kind=kind,
             pending_id=_hold_id(contribution_id),
@@ -154,15 +186,6 @@ class DepositBook:
     def _mark(self, contribution_id: str, state: str) -> None:
         with writing(self._db):
             self._db.execute("UPDATE deposits SET state = ? WHERE contribution_id = ?", (state, contribution_id))
-
-
-def _missing(account: str, amount_nano: int, missing_nano: int) -> InsufficientFunds:
-    return InsufficientFunds(
-        f"{account} has {format_open(amount_nano - missing_nano)} OPEN available, this costs"
-        f" {format_open(amount_nano)}",
-        param="account",
-        fix=f"add {format_open(missing_nano)} OPEN",
-    )
 
 
 def _hold_id(contribution_id: str) -> str:
@@ -187,6 +210,6 @@ def _withheld(contribution_id: str, account: str, amount_nano: int) -> Transfer:
         debit=account,
         credit=TREASURY,
         amount_nano=amount_nano,
-        code="deposit_withheld",
+        code=WITHHELD,
         reference=contribution_id,
     )

@@ -7,7 +7,7 @@ What accounts do beside (stake, vote, withdraw, deposit) is in `offices`.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,10 @@ from openledger.core.clock import Clock, SystemClock
 from openledger.core.database import open_database
 from openledger.core.errors import (
     Conflict,
-    InsufficientFunds,
-    InvalidInput,
     NotFound,
-    OpenLedgerError,
     Unavailable,
 )
-from openledger.core.hashing import digest_json
-from openledger.core.ids import check_name, derived_id, first_id, new_id
+from openledger.core.ids import check_name, derived_id, first_id
 from openledger.core.money import format_open
 from openledger.core.shares import WHOLE_PPM
 from openledger.core.values import (
@@ -36,31 +32,24 @@ from openledger.core.values import (
     Settlement,
 )
 from openledger.economy import answers, caps, holds, keys, offices, periods, refunds, seals, verdicts
-from openledger.economy.answers import AnswerStore, StoredAnswer
+from openledger.economy.answers import AnswerStore
 from openledger.economy.appeals import AppealBook
 from openledger.economy.caps import CapStore
+from openledger.economy.deposits import DepositState
 from openledger.economy.derivation import answer_lines, statement_lines
 from openledger.economy.disputes import SCHEMA as DISPUTES_SCHEMA
 from openledger.economy.disputes import DisputeBook
 from openledger.economy.explanation import explain
-from openledger.economy.holds import HoldRecord, HoldStore
 from openledger.economy.keys import KeyStore
 from openledger.economy.offices import Offices
 from openledger.economy.parameters import Parameters
 from openledger.economy.payloads import PayloadCipher
 from openledger.economy.periods import PeriodStore
 from openledger.economy.port import LedgerPort
-from openledger.economy.pricing import (
-    Metered,
-    hold_transfer,
-    price,
-    usage_statement,
-    usage_transfers,
-    void_transfer,
-)
 from openledger.economy.refunds import RefundBook
 from openledger.economy.requests import SCHEMA as REQUESTS_SCHEMA
 from openledger.economy.requests import RequestStore
+from openledger.economy.sales import SaleBook, check_key
 from openledger.economy.settlement import (
     as_replay,
     check_ceilings,
@@ -76,15 +65,16 @@ from openledger.economy.signers import SignerBook
 from openledger.economy.simulation import simulate_pool
 from openledger.economy.tenants import SCHEMA as TENANTS_SCHEMA
 from openledger.economy.tenants import Retention, TenantStore
-from openledger.economy.terms import check_payee, check_terms
+from openledger.economy.terms import check_payee
 from openledger.economy.withdrawals import as_csv
 from openledger.ledger import accounts as names
 from openledger.ledger.accounts import Balance, pool_account
 from openledger.ledger.appeals import LoggedAppeal
+from openledger.ledger.deposits import overturns
 from openledger.ledger.disputes import Dispute, Recomputation
 from openledger.ledger.signers import Signer
-from openledger.ledger.statements import SETTLEMENTS, format_of, parts_by_account
-from openledger.ledger.transfers import CREATED, EXISTS, Entry, Transfer
+from openledger.ledger.statements import SETTLEMENTS, format_of
+from openledger.ledger.transfers import Entry, Transfer
 from openledger.ledger.verdicts import check_verdict
 
 FORMAT = "openledger.economy/1"
@@ -101,8 +91,6 @@ _SCHEMA = (
     + offices.SCHEMA
 )
 _FUNDING = {"payout": "fees", "dispute_award": "fees", "stake_reward": "fees", "emission": "emission"}
-_GONE = frozenset({"pending_transfer_expired", "pending_transfer_already_voided", "pending_transfer_not_found"})
-_MAX_KEY_CHARACTERS = 255
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +124,6 @@ class Economy(Offices):
         super().__init__(ledger, self._db, clock or SystemClock())
         self._ledger = ledger
         self._keys = KeyStore(self._db)
-        self._holds = HoldStore(self._db)
         self._tenants = TenantStore(self._db, PayloadCipher(folder / "answers.key"))
         self._answers = AnswerStore(self._db, self._tenants)
         self._periods = PeriodStore(self._db, self._clock.now_ms())
@@ -148,8 +135,12 @@ class Economy(Offices):
         self._periods.catch_up(opened, self._clock.now_ms())
         self._appeals = AppealBook(ledger, self.parameters())
         self._disputes = DisputeBook(ledger, self._refunds, self._db, self.parameters())
-        self._opened: set[str] = set()
-        self._open_accounts(names.GENESIS, names.HOLDS, names.TREASURY, names.STAKERS, names.UNATTRIBUTED)
+        self._accounts = self._register.accounts
+        self._sales = SaleBook(
+            ledger, self._db, self._clock, register=self._register, accounts=self._accounts, stakes=self._stakes,
+            answers=self._answers, periods=self._periods, caps=self._caps,
+        )  # fmt: skip
+        self._accounts.open(names.GENESIS, names.HOLDS, names.TREASURY, names.STAKERS, names.UNATTRIBUTED)
         self.recover()
 
     def grant(self, account: str, amount_nano: int, key: str) -> str:
@@ -157,7 +148,7 @@ class Economy(Offices):
 
         Raises Conflict where the key stands for another grant, InsufficientFunds where the supply is spent.
         """
-        _check_key(key)
+        check_key(key)
         check_payee(account, "account")
         transfer = Transfer(
             transfer_id=derived_id("grt", key),
@@ -167,8 +158,8 @@ class Economy(Offices):
             code="grant",
             reference=key,
         )
-        self._open_accounts(account)
-        self._raise_for(self._ledger.commit([transfer]), [transfer])
+        self._accounts.open(account)
+        self._accounts.check(self._ledger.commit([transfer]), [transfer])
         return transfer.transfer_id
 
     def create_key(self, account: str, daily_cap_nano: int | None = None) -> str:
@@ -176,7 +167,7 @@ class Economy(Offices):
 
         With `daily_cap_nano` it spends at most that in a day; see `caps`.
         """
-        self._open_accounts(check_payee(account, "account"))
+        self._accounts.open(check_payee(account, "account"))
         key = self._keys.create(account, self._clock.now_ms())
         if daily_cap_nano is not None:
             self.set_daily_cap(key, daily_cap_nano)
@@ -204,71 +195,22 @@ class Economy(Offices):
         request_digest: str = "",
         key_digest: str = "",
     ) -> Authorization:
-        """Hold the most that an answer can cost, before it is generated.
-
-        The same key with the same request (`request_digest` covers its content) gives the same authorization, unless
-        its hold was released, for then nothing was sold under it: a new one takes its place. `key_digest` is the
-        SHA-256 of the API key that asks, whose daily cap then holds. Raises InsufficientFunds saying what is missing
-        (`spending_cap_reached` where the cap is), Conflict where the key stands for another request, NotFound for the
-        account.
-        """
-        _check_key(idempotency_key)
-        max_fee_nano = price(check_terms(terms), num_prompt_tokens, max_tokens, self.parameters())
-        self.release_expired()
-        request = [asdict(terms), num_prompt_tokens, max_tokens, request_digest]
-        hold = self._hold_for(account, terms, max_fee_nano, idempotency_key, digest_json(request))
-        self._place(hold, key_digest)
-        return hold.authorization
+        """See `SaleBook.authorize`."""
+        return self._sales.authorize(
+            account, terms, num_prompt_tokens, max_tokens, idempotency_key, request_digest, key_digest
+        )
 
     def complete(self, answer: Answer) -> FeeReceipt:
-        """Take the metered fee, release the rest of the hold, and pay the fee's parts; may be repeated.
-
-        The answer goes into the period that is open now. Raises NotFound without an authorization, Conflict where the
-        hold was released or another answer was completed under the id, InvalidInput for more than was authorized.
-        """
-        hold = self._find_hold(answer.answer_id)
-        stored = self._answers.find(answer.answer_id)
-        if stored is None:
-            stored = self._store(answer, hold)
-        else:
-            self._check_same(answer, stored)
-        if not self._post(stored):
-            raise _released(answer.answer_id)
-        return _receipt(stored)
+        """See `SaleBook.complete`."""
+        return self._sales.complete(answer)
 
     def completed(self, answer_id: str) -> tuple[Answer, FeeReceipt] | None:
-        """What was sold under `answer_id` and what it cost, for a retry to be told again; None before it is complete.
-
-        An answer that was stored and not yet paid for is paid for first. Raises Conflict once its pool is settled
-        (`answer_settled`), or where its content isn't kept (`answer_not_kept`).
-        """
-        stored = self._answers.find(answer_id)
-        if stored is None or not self._post(stored):
-            return None
-        if stored.state in ("settled", "refunded"):
-            raise Conflict(
-                f"{answer_id} was paid for and {stored.state}; its content is no longer told",
-                code="answer_settled",
-                param="idempotency_key",
-                fix="send a new key to ask again, at the price of a new answer",
-            )
-        if not stored.sealed:
-            raise Conflict(
-                f"{answer_id} was paid for; its content is not kept, as its tenant asked or because its time was up",
-                code="answer_not_kept",
-                param="idempotency_key",
-                fix="send a new key to ask again, at the price of a new answer",
-            )
-        return self._answers.open(stored), _receipt(stored)
+        """See `SaleBook.completed`."""
+        return self._sales.completed(answer_id)
 
     def cancel(self, answer_id: str) -> None:
-        """Release a hold in full; may be repeated. Raises NotFound, and Conflict where the answer was completed."""
-        hold = self._find_hold(answer_id)
-        if hold.state == "released":
-            return
-        if self._answers.find(answer_id) is not None:
-            raise Conflict(f"{answer_id} was completed", code="answer_completed", param="answer_id")
-        self._release(hold)
+        """See `SaleBook.cancel`."""
+        self._sales.cancel(answer_id)
 
     def mark(self, answer_id: str, verdict: str, account: str) -> str:
         """Let the customer who paid for an answer say that it was `wrong`: it counts nothing in the pool's use part.
@@ -280,8 +222,7 @@ class Economy(Offices):
         """
         check_verdict(verdict)
         stored = verdicts.bought_by(self._answers.find(answer_id), answer_id, account)
-        if not self._post(stored):
-            raise _released(answer_id)
+        self._sales.check_paid(stored)
         known = verdicts.recorded(self._ledger, answer_id)
         if known:
             return known
@@ -292,7 +233,7 @@ class Economy(Offices):
     def recover(self) -> None:
         """Post what was stored and not posted, finish settlements, release and delete what has expired. Called at the
         start; may be repeated."""
-        self._post_waiting()
+        self._sales.post_waiting()
         self._refunds.recover()
         self.pools()
         self.release_expired()
@@ -302,11 +243,8 @@ class Economy(Offices):
         self.run_due()
 
     def release_expired(self) -> int:
-        """Release holds whose time is up and whose answer never came; how many."""
-        expired = [hold for hold in self._holds.expired(self._clock.now_ms()) if not self._answers.find(hold.answer_id)]
-        for hold in expired:
-            self._release(hold)
-        return len(expired)
+        """See `SaleBook.release_expired`."""
+        return self._sales.release_expired()
 
     def current_period(self) -> str:
         return self._periods.current()
@@ -317,7 +255,7 @@ class Economy(Offices):
         What was adopted meanwhile is in force from here on, and the closed period's stakers are paid.
         """
         self.run_due()
-        self._post_waiting()
+        self._sales.post_waiting()
         self.expire_disputes()
         opened = self._periods.following()
         self._register.open_period(opened)
@@ -325,6 +263,7 @@ class Economy(Offices):
         self._disputes = DisputeBook(self._ledger, self._refunds, self._db, self.parameters())
         self._appeals = AppealBook(self._ledger, self.parameters())
         self._stakes.reward_due()
+        self._deposits.give_back()
         self.erase_expired()
         return opened
 
@@ -336,7 +275,7 @@ class Economy(Offices):
         """The pool with its decrypted answers; without them once it is settled. Raises NotFound for the period."""
         check_name(adapter, "adapter")
         self._periods.check(period)
-        self._post_waiting()
+        self._sales.post_waiting()
         settled = self._finish(adapter, period)
         num_unreadable, unreadable_nano = (0, 0) if settled else self._answers.unreadable(adapter, period)
         marked = verdicts.marked_in(self._ledger, adapter, period)
@@ -379,8 +318,8 @@ class Economy(Offices):
         first = self._settled(scores.adapter, scores.period)
         if first is None:
             return self._settle_first(scores, accounts, improvement, left_out, ancestors)
-        self._answers.settle(scores.adapter, scores.period)
         self._add_to(scores.adapter, scores.period)
+        self._answers.settle(scores.adapter, scores.period)
         return as_replay(first)
 
     def dispute(
@@ -462,6 +401,16 @@ class Economy(Offices):
         """See `AppealBook.decide`."""
         return self._appeals.decide(decision, self._clock.now_ms())
 
+    def acquit(self, contribution_id: str, row_id: str) -> DepositState:
+        """Give the deposit of a contribution back that was no spam after all; see `DepositBook.acquit`. May be
+        repeated. Raises Conflict (`appeal_not_overturned`)."""
+        found = self._appeals.find(row_id)
+        if not overturns(found, contribution_id):
+            raise Conflict(
+                f"no appeal overturned the verdict on {row_id}", code="appeal_not_overturned", param="row_id"
+            )
+        return self._deposits.acquit(contribution_id, row_id)
+
     def appeal(self, row_id: str) -> LoggedAppeal | None:
         """A row's appeal, which lapses by this where its time is up."""
         return self._appeals.lapse(row_id, self._clock.now_ms())
@@ -487,7 +436,7 @@ class Economy(Offices):
 
     def check_request(self, caller: str, key: str, digest: str) -> None:
         """See `RequestStore.check`."""
-        _check_key(key)
+        check_key(key)
         self._requests.check(caller, key, digest, self._clock.now_ms())
 
     def forget_content(self, account: str) -> int:
@@ -538,8 +487,7 @@ class Economy(Offices):
         stored = self._answers.find(answer_id)
         if stored is None:
             raise NotFound(f"no answer {answer_id} was sold", code="answer_not_sold", param="answer_id")
-        if not self._post(stored):
-            raise _released(answer_id)
+        self._sales.check_paid(stored)
         self._register.refresh()
         window_ms, now_ms = self.parameters().refund_window_ms, self._clock.now_ms()
         free_nano = self._disputes.free_nano(stored.usage["adapter"], stored.usage["period"])
@@ -579,115 +527,6 @@ class Economy(Offices):
     def close(self) -> None:
         self._db.close()
 
-    def _hold_for(
-        self, account: str, terms: AdapterTerms, max_fee_nano: int, idempotency_key: str, body_digest: str
-    ) -> HoldRecord:
-        known = self._holds.by_key(account, idempotency_key)
-        if known is not None:
-            _check_same_request(known, body_digest)
-            if not self._is_released(known):
-                return known
-            self._holds.free_key(known)
-        now_ms = self._clock.now_ms()
-        hold = HoldRecord(
-            answer_id=new_id("ans", now_ms),
-            account=account,
-            idempotency_key=idempotency_key,
-            body_digest=body_digest,
-            terms=terms,
-            period=self._periods.current(),
-            max_fee_nano=max_fee_nano,
-            expires_ms=now_ms + self.parameters().hold_timeout_ms,
-        )
-        self._holds.add(hold)
-        return hold
-
-    def _is_released(self, hold: HoldRecord) -> bool:
-        """Whether nothing was sold, nor can be, under `hold`. An answer that waits to be paid for decides it now."""
-        stored = self._answers.find(hold.answer_id)
-        return hold.state == "released" if stored is None else not self._post(stored)
-
-    def _place(self, hold: HoldRecord, key_digest: str) -> None:
-        parameters = self.parameters(hold.period)
-        timeout_ms = parameters.hold_timeout_ms + parameters.posting_grace_ms
-        transfer = hold_transfer(hold.answer_id, hold.account, hold.max_fee_nano, timeout_ms)
-        try:
-            if key_digest:
-                self._caps.reserve(key_digest, hold.answer_id, hold.max_fee_nano, self._clock.now_ms())
-            self._raise_for(self._ledger.commit([transfer]), [transfer])
-        except (InsufficientFunds, NotFound, InvalidInput):
-            self._holds.forget(hold.answer_id)
-            self._caps.spend(hold.answer_id, 0)
-            raise
-
-    def _store(self, answer: Answer, hold: HoldRecord) -> StoredAnswer:
-        if hold.state != "open":
-            raise _released(hold.answer_id)
-        terms, salt = hold.terms, answers.new_salt()
-        if (answer.adapter, answer.adapter_digest) != (terms.adapter, terms.adapter_digest):
-            raise InvalidInput(
-                "the answer is by another adapter than was authorized", code="wrong_adapter", param="adapter"
-            )
-        metered = Metered(
-            answer_id=hold.answer_id,
-            account=hold.account,
-            period=self._periods.current(),
-            num_prompt_tokens=len(answer.prompt_ids),
-            num_completion_tokens=len(answer.completion_ids),
-            commitment=answers.commitment(answer, salt),
-        )
-        stakers = self._stakes.account_for(terms.adapter, terms.datanet, metered.period)
-        usage = usage_statement(metered, terms, self.parameters(hold.period), stakers)
-        if usage["fee_nano"] > hold.max_fee_nano:
-            raise InvalidInput(
-                f"the answer costs {format_open(usage['fee_nano'])} OPEN,"
-                f" {format_open(hold.max_fee_nano)} were authorized",
-                code="exceeds_authorization",
-                param="completion_ids",
-            )
-        self._open_accounts(*parts_by_account(usage["parts_nano"], usage["accounts"]))
-        return self._answers.add(answer, salt, usage)
-
-    def _check_same(self, answer: Answer, stored: StoredAnswer) -> None:
-        """Where the content isn't kept only the id can be compared."""
-        if not stored.sealed:
-            return
-        salt = self._answers.open(stored).salt
-        if answers.commitment(answer, salt) != stored.usage["commitment"]:
-            raise Conflict(
-                f"{answer.answer_id} was completed with other tokens", code="answer_completed", param="answer_id"
-            )
-
-    def _post(self, stored: StoredAnswer) -> bool:
-        """Whether the answer is paid for, now or before; False where its hold had gone."""
-        if stored.state != "stored":
-            return stored.state != "unpaid"
-        transfers = usage_transfers(stored.usage)
-        results = self._ledger.commit(transfers, stored.usage)
-        paid = results[0] not in _GONE
-        if paid:
-            self._raise_for(results, transfers)
-        else:
-            self._release(self._find_hold(stored.answer_id))
-        self._answers.mark(stored.answer_id, "posted" if paid else "unpaid")
-        if paid:
-            self._holds.mark(stored.answer_id, "posted")
-            self._caps.spend(stored.answer_id, stored.usage["fee_nano"])
-        return paid
-
-    def _post_waiting(self) -> None:
-        for stored in self._answers.waiting():
-            self._open_accounts(*parts_by_account(stored.usage["parts_nano"], stored.usage["accounts"]))
-            self._post(stored)
-
-    def _release(self, hold: HoldRecord) -> None:
-        transfer = void_transfer(hold.answer_id, hold.account, hold.max_fee_nano)
-        results = self._ledger.commit([transfer])
-        if results[0] not in _GONE:
-            self._raise_for(results, [transfer])
-        self._holds.mark(hold.answer_id, "released")
-        self._caps.spend(hold.answer_id, 0)
-
     def _settle_first(
         self,
         scores: ContributorScores,
@@ -698,7 +537,7 @@ class Economy(Offices):
     ) -> Settlement:
         if scores.period == self._periods.current():
             self.open_period()
-        self._post_waiting()
+        self._sales.post_waiting()
         pool = pool_account(scores.adapter, scores.period)
         usages, marked = self._ledger.usages(pool), self._ledger.verdicts(pool)
         verdicts.check_left_out(left_out, marked, self._refunded(scores.adapter, scores.period))
@@ -711,10 +550,10 @@ class Economy(Offices):
         lineage = {line["adapter_digest"]: dict(line) for line in (*ancestors, *statement["lineage"])}
         statement = {**statement, "lineage": [lineage[digest] for digest in sorted(lineage)]}
         transfers = payout_transfers(statement)
-        self._open_accounts(*(transfer.credit for transfer in transfers))
-        self._raise_for(self._ledger.commit(transfers, statement), transfers)
-        self._answers.settle(scores.adapter, scores.period)
+        self._accounts.open(*(transfer.credit for transfer in transfers))
+        self._accounts.check(self._ledger.commit(transfers, statement), transfers)
         self._add_to(scores.adapter, scores.period)
+        self._answers.settle(scores.adapter, scores.period)
         settled = self._settled(scores.adapter, scores.period)
         if settled is None:
             raise Unavailable("the settlement was written and can't be read", code="ledger_unavailable")
@@ -724,7 +563,8 @@ class Economy(Offices):
         return tuple(sorted(entry.transfer.transfer_id for entry in self._refunds.of_pool(adapter, period)))
 
     def _add_to(self, adapter: str, period: str) -> None:
-        """What follows a settlement: the emission beside it, and what its payees owe for spam. May be repeated."""
+        """What follows a settlement: the emission beside it, what its payees owe for spam, and what it says of their
+        reputations. May be repeated."""
         entry = self._ledger.find(payout_id(adapter, period))
         if entry is None:
             return
@@ -732,6 +572,7 @@ class Economy(Offices):
         self._vesting.emit(statement)
         for account in sorted(set(statement["accounts"].values())):
             self._deposits.withhold(account)
+        self._reputations.record_settlement(statement, self.parameters(period))
 
     def _reference(self, entry: Entry) -> str:
         """Adapter and period of a payout, wherever its transfer says so."""
@@ -741,99 +582,14 @@ class Economy(Offices):
         return f"{statement['adapter']}:{statement['period']}" if statement else entry.transfer.reference
 
     def _finish(self, adapter: str, period: str) -> bool:
-        """Whether the log has the pool's settlement; then its answers are marked settled, where a crash hindered it."""
+        """Whether the log has the pool's settlement; then what follows it is done, where a crash hindered it."""
         settled = self._ledger.find(payout_id(adapter, period)) is not None
         if settled:
+            if (adapter, period) in self._answers.unsettled_pools():
+                self._add_to(adapter, period)
             self._answers.settle(adapter, period)
         return settled
 
     def _settled(self, adapter: str, period: str) -> Settlement | None:
         entry = self._ledger.find(payout_id(adapter, period))
         return None if entry is None else settlement_from(self._ledger.batch(entry.seq))
-
-    def _find_hold(self, answer_id: str) -> HoldRecord:
-        hold = self._holds.find(answer_id)
-        if hold is None:
-            raise NotFound(
-                f"nothing was authorized as {answer_id}",
-                code="authorization_not_found",
-                param="answer_id",
-                fix="authorize first",
-            )
-        return hold
-
-    def _open_accounts(self, *account_ids: str) -> None:
-        fresh = [names.account_of(name) for name in dict.fromkeys(account_ids) if name not in self._opened]
-        if not fresh:
-            return
-        for account, result in zip(fresh, self._ledger.create_accounts(fresh), strict=True):
-            if result not in (CREATED, EXISTS):
-                raise Conflict(f"{account.account_id}: {result}", code=result, param="account")
-        self._opened.update(account.account_id for account in fresh)
-
-    def _raise_for(self, results: Sequence[str], transfers: Sequence[Transfer]) -> None:
-        for result, transfer in zip(results, transfers, strict=True):
-            if result not in (CREATED, EXISTS, "linked_transfer_failed"):
-                raise self._refusal(result, transfer)
-        if any(result not in (CREATED, EXISTS) for result in results):
-            raise Conflict("a part of this exists already, with something else", code="linked_transfer_failed")
-
-    def _refusal(self, result: str, transfer: Transfer) -> OpenLedgerError:
-        if result == "exceeds_credits":
-            return self._missing(transfer)
-        if result.endswith("_not_found"):
-            return NotFound(f"{result}: {transfer.debit} to {transfer.credit}", code=result, param="account")
-        if result.startswith("exists_with_different"):
-            return Conflict(
-                f"{transfer.reference or transfer.transfer_id} was used before for something else",
-                code="idempotency_conflict",
-                param="idempotency_key",
-                fix="send a new key for a new request",
-            )
-        return Conflict(f"the ledger refused {transfer.transfer_id}: {result}", code=result)
-
-    def _missing(self, transfer: Transfer) -> InsufficientFunds:
-        available = max(0, self._ledger.balance(transfer.debit).available_nano)
-        needed = transfer.amount_nano
-        return InsufficientFunds(
-            f"{transfer.debit} has {format_open(available)} OPEN available, this needs up to {format_open(needed)}",
-            param="account",
-            fix=f"add {format_open(needed - available)} OPEN, or ask for fewer tokens",
-        )
-
-
-def _check_same_request(hold: HoldRecord, body_digest: str) -> None:
-    if hold.body_digest != body_digest:
-        raise Conflict(
-            "this idempotency key was used for another request",
-            code="idempotency_conflict",
-            param="idempotency_key",
-            fix="send a new key for a new request",
-        )
-
-
-def _released(answer_id: str) -> Conflict:
-    return Conflict(
-        f"the hold for {answer_id} was released: it was cancelled, or its time was up",
-        code="hold_released",
-        param="answer_id",
-        fix="authorize again; the same idempotency key will do",
-    )
-
-
-def _receipt(stored: StoredAnswer) -> FeeReceipt:
-    usage = stored.usage
-    return FeeReceipt(
-        answer_id=stored.answer_id,
-        fee_nano=usage["fee_nano"],
-        parts=parts_by_account(usage["parts_nano"], usage["accounts"]),
-    )
-
-
-def _check_key(key: str) -> None:
-    if not isinstance(key, str) or not 0 < len(key) <= _MAX_KEY_CHARACTERS:
-        raise InvalidInput(
-            f"an idempotency key has 1 to {_MAX_KEY_CHARACTERS} characters",
-            code="invalid_idempotency_key",
-            param="idempotency_key",
-        )

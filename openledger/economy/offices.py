@@ -11,14 +11,17 @@ from typing import Any
 import apsw
 
 from openledger.core.clock import Clock, SystemClock
+from openledger.core.errors import Forbidden
 from openledger.core.ids import check_name
-from openledger.economy import deposits, reputation, staking
+from openledger.economy import deposits, quotas, reputation, reviews, staking
 from openledger.economy.deposits import DepositBook, DepositState
 from openledger.economy.governing import GovernanceBook
 from openledger.economy.parameters import Parameters
 from openledger.economy.port import LedgerPort
+from openledger.economy.quotas import QuotaBook
 from openledger.economy.register import RegisterBook
 from openledger.economy.reputation import ReputationBook, quota_rows, review_ppm
+from openledger.economy.reviews import GOOD, ReviewBook, check_finding
 from openledger.economy.staking import StakeBook
 from openledger.economy.vesting import VestingBook
 from openledger.economy.withdrawals import WithdrawalBook, as_csv
@@ -28,7 +31,7 @@ from openledger.ledger.vesting import Bucket, standard_plan
 
 _RETRY_MS = 60_000
 _DAY_MS = 24 * 60 * 60_000
-SCHEMA = staking.SCHEMA + deposits.SCHEMA + reputation.SCHEMA
+SCHEMA = staking.SCHEMA + deposits.SCHEMA + reputation.SCHEMA + quotas.SCHEMA + reviews.SCHEMA
 
 
 class Offices:
@@ -43,6 +46,8 @@ class Offices:
         self._withdrawals = WithdrawalBook(ledger, self._register)
         self._deposits = DepositBook(ledger, self._register, connection)
         self._reputations = ReputationBook(connection)
+        self._quotas = QuotaBook(connection)
+        self._reviews = ReviewBook(connection)
         self._idle_until = (-1, 0)  # as long as the register has so many statements, and until then
 
     def parameters(self, period: str = "") -> Parameters:
@@ -174,6 +179,16 @@ class Offices:
         """See `DepositBook.judge`."""
         return self._deposits.judge(contribution_id, is_spam=is_spam)
 
+    def admit(self, contributor: str, datanet: str, contribution_id: str, num_rows: int) -> None:
+        """Count a contribution's rows against its contributor's quota, once. Raises TooLarge (`quota_exceeded`)."""
+        quota = self.reputation(contributor, datanet)["quota_rows"]
+        self._quotas.take(contributor, datanet, contribution_id, num_rows, quota, self._clock.now_ms())
+
+    def dismiss(self, contribution_id: str) -> None:
+        """Of a contribution that the gate never judged: its deposit comes back, and its rows count nothing."""
+        self._deposits.judge(contribution_id, is_spam=False)
+        self._quotas.give_back(contribution_id)
+
     def reputation(self, contributor: str, datanet: str) -> dict[str, int]:
         """`ppm`, and what follows from it: `quota_rows` a day and `review_ppm` of them."""
         parameters = self._register.parameters()
@@ -183,6 +198,30 @@ class Offices:
     def record_outcomes(self, contributor: str, datanet: str, outcomes: Mapping[str, int], event: str) -> int:
         """See `ReputationBook.record`."""
         return self._reputations.record(contributor, datanet, outcomes, event, self._register.parameters())
+
+    def draw_reviews(self, contributor: str, datanet: str, contribution_id: str, row_ids: Sequence[str]) -> None:
+        """Draw which of a contribution's accepted rows are reviewed, by its contributor's reputation; once."""
+        review = self.reputation(contributor, datanet)["review_ppm"]
+        self._reviews.draw(contributor, datanet, contribution_id, row_ids, review, self._clock.now_ms())
+
+    def reviews(self, datanet: str) -> list[dict[str, Any]]:
+        """See `ReviewBook.due`."""
+        return self._reviews.due(datanet)
+
+    def review(self, account: str, datanet: str, row_id: str, finding: str) -> dict[str, Any]:
+        """What `account` found a drawn row to be: `good`, or what counts against its contributor's reputation, once.
+
+        Raises NotFound (`review_not_found`), InvalidInput (`invalid_finding`), Conflict (`review_closed`), Forbidden
+        (`not_a_second_party`) for the contributor's own account.
+        """
+        found = self._reviews.find(datanet, row_id)
+        check_finding(found, finding)
+        if account == f"contributor:{found['contributor']}":
+            raise Forbidden("nobody reviews his own row", code="not_a_second_party", param="account")
+        if finding != GOOD:
+            self.record_outcomes(found["contributor"], datanet, {finding: 1}, f"review:{row_id}")
+        self._reviews.close(row_id, finding)
+        return self._reviews.find(datanet, row_id)
 
     def _next_due_ms(self, now_ms: int) -> int:
         """The first moment at which `run_due` may have something to do; what couldn't be done now is tried again in a

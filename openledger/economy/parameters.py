@@ -119,8 +119,8 @@ class Parameters:
     spend_quorum_ppm: int = 500_000
     reputation_start_ppm: int = 100_000
     reputation_step_ppm: int = 50_000
-    quota_low_rows: int = 100
-    quota_high_rows: int = 5_000
+    quota_low_rows: int = 500
+    quota_high_rows: int = 20_000
     review_low_ppm: int = 20_000
     review_high_ppm: int = 500_000
 

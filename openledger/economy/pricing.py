@@ -112,11 +112,16 @@ def void_transfer(answer_id: str, account: str, max_fee_nano: int) -> Transfer:
     )
 
 
+def fee_id(answer_id: str) -> str:
+    """Of the transfer that takes an answer's fee; its batch states the answer."""
+    return f"{answer_id}.fee"
+
+
 def usage_transfers(usage: dict[str, Any]) -> list[Transfer]:
     """The fee out of its hold, and each part to where it goes; one linked batch."""
     answer_id = usage["answer_id"]
     fee = Transfer(
-        transfer_id=f"{answer_id}.fee",
+        transfer_id=fee_id(answer_id),
         debit=usage["account"],
         credit=HOLDS,
         amount_nano=usage["fee_nano"],

@@ -9,12 +9,11 @@ from typing import Any
 from openledger.core.clock import Clock
 from openledger.core.errors import (
     Conflict,
-    InsufficientFunds,
     NotFound,
     OpenLedgerError,
     Unavailable,
 )
-from openledger.core.money import format_open
+from openledger.economy.accounts import AccountBook, insufficient
 from openledger.economy.parameters import Parameters
 from openledger.economy.port import LedgerPort
 from openledger.ledger import accounts as names
@@ -34,6 +33,7 @@ class RegisterBook:
     def __init__(self, ledger: LedgerPort, clock: Clock):
         self._ledger = ledger
         self._clock = clock
+        self.accounts = AccountBook(ledger)
         self._state = Register()
         self._sets: dict[int, Parameters] = {}
         self._begin()
@@ -97,11 +97,8 @@ class RegisterBook:
         self.write(parameters.PERIOD, lambda state, _: {"period": period, "version": state.parameters.newest})
 
     def open_accounts(self, *account_ids: str) -> None:
-        """Raises Conflict where one of them is there as something else."""
-        fresh = [names.account_of(name) for name in dict.fromkeys(account_ids)]
-        for account, result in zip(fresh, self._ledger.create_accounts(fresh), strict=True):
-            if result not in (CREATED, EXISTS):
-                raise Conflict(f"{account.account_id}: {result}", code=result, param="account")
+        """See `AccountBook.open`."""
+        self.accounts.open(*account_ids)
 
     def _check_funds(self, transfers: Sequence[Transfer]) -> None:
         """Before anything is opened for them: whether whoever pays has it."""
@@ -114,7 +111,7 @@ class RegisterBook:
             if change_nano < 0 and name != names.GENESIS:
                 missing_nano = -change_nano - self.available_nano(name)
                 if missing_nano > 0:
-                    raise _missing(name, -change_nano, missing_nano)
+                    raise insufficient(name, -change_nano, missing_nano)
 
     def available_nano(self, account: str) -> int:
         """What an account may spend; 0 where there is none."""
@@ -143,16 +140,7 @@ class RegisterBook:
         for result, transfer in zip(results, transfers, strict=True):
             if result == "exceeds_credits":
                 missing_nano = transfer.amount_nano - self.available_nano(transfer.debit)
-                return _missing(transfer.debit, transfer.amount_nano, missing_nano)
+                return insufficient(transfer.debit, transfer.amount_nano, missing_nano)
             if result not in (CREATED, EXISTS, "linked_transfer_failed"):
                 return Conflict(f"the ledger refused {transfer.transfer_id}: {result}", code=result)
         return Conflict("a part of this exists already, with something else", code="linked_transfer_failed")
-
-
-def _missing(account: str, needed_nano: int, missing_nano: int) -> InsufficientFunds:
-    return InsufficientFunds(
-        f"{account} has {format_open(needed_nano - missing_nano)} OPEN available, this needs"
-        f" {format_open(needed_nano)}",
-        param="account",
-        fix=f"add {format_open(missing_nano)} OPEN",
-    )

@@ -11,6 +11,7 @@ All in parts per million, rounded towards 0 both ways, so that it never creeps u
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import apsw
 
@@ -62,6 +63,32 @@ class ReputationBook:
             ppm = averaged(self.of(contributor, datanet, parameters), outcomes, parameters.reputation_step_ppm)
             self._db.execute("INSERT OR REPLACE INTO reputations VALUES (?, ?, ?)", (contributor, datanet, ppm))
         return ppm
+
+    def record_settlement(self, settlement: Mapping[str, Any], parameters: Parameters) -> None:
+        """Take in what a settlement measured, once. Where its adapter came from several Datanets, it counts in those
+        in which the contributor has a reputation: which of his rows did it isn't known."""
+        datanets = sorted({line["datanet"] for line in settlement["lineage"]})
+        event = f"settlement:{settlement['adapter']}:{settlement['period']}"
+        for contributor, outcomes in measured_outcomes(settlement).items():
+            for datanet in datanets:
+                if len(datanets) == 1 or self._knows(contributor, datanet):
+                    self.record(contributor, datanet, outcomes, event, parameters)
+
+    def _knows(self, contributor: str, datanet: str) -> bool:
+        query = "SELECT 1 FROM reputations WHERE contributor = ? AND datanet = ?"
+        return self._db.execute(query, (contributor, datanet)).fetchone() is not None
+
+
+def measured_outcomes(settlement: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+    """By contributor: `helps` or `harms` for each measured part whose score lies beyond twice its error."""
+    found: dict[str, dict[str, int]] = {}
+    parts = settlement.get("parts", {"use": settlement})  # one part, in settlements of the first format
+    for part in parts.values():
+        for contributor, score in part.get("scores_nano", {}).items():
+            if abs(score) > 2 * part["errors_nano"][contributor]:
+                outcomes = found.setdefault(contributor, {"helps": 0, "harms": 0})
+                outcomes["helps" if score > 0 else "harms"] += 1
+    return found
 
 
 def averaged(ppm: int, outcomes: Mapping[str, int], step_ppm: int) -> int:

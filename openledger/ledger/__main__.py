@@ -36,8 +36,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def verify(options: Options) -> dict[str, Any]:
     from openledger.ledger.proofs import verify_proof_file
+    from openledger.ledger.receipts import is_receipt
     from openledger.ledger.transfers import transfer_to_dict
 
+    if is_receipt(Path(options.file)):
+        return receipt(Options(**{**vars(options), "export": None}))
     witnesses = [_read_key(item) for item in options.witness or []]
     proof = verify_proof_file(Path(options.file), _read_key(options.key), witnesses, options.quorum or 0)
     return {

@@ -18,6 +18,7 @@ from openledger.ledger import statements
 from openledger.ledger.accounts import UNATTRIBUTED, Balance, opened
 from openledger.ledger.appeals import Appeals
 from openledger.ledger.checkpoints import open_checkpoint
+from openledger.ledger.deposits import Deposits
 from openledger.ledger.disputes import Disputes
 from openledger.ledger.economy_audit import EconomyAudit
 from openledger.ledger.export import Claim, read_export
@@ -133,6 +134,7 @@ class _Audit:
     signers: Signers = field(default_factory=Signers)
     disputes: Disputes = field(init=False)
     appeals: Appeals = field(init=False)
+    deposits: Deposits = field(default_factory=Deposits)
     seals: Seals = field(default_factory=Seals)
     rotations: list[str] = field(default_factory=list)
     economy: EconomyAudit = field(default_factory=EconomyAudit)
@@ -225,6 +227,7 @@ class _Audit:
             raise Corrupt("money goes through a pool without saying why", code="unexplained_pool", param="statement")
         self.disputes.take(batch)
         self.appeals.take(batch)
+        self.deposits.take(batch, self.appeals.by_row)
         self.seals.take(batch)
         self.economy.take(batch, self.available_nano)
         if kind == REFUND:

@@ -42,12 +42,20 @@ _RESULT_CODES = {name: code for code, name in enumerate(RESULTS)}
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """What one caller asks for: `whole` is a commit (with or without a statement), else each transfer or chain of
-    `linked` ones by itself."""
+    `linked` ones by itself. Raises InvalidInput or TooLarge for what could never be served."""
 
     transfers: tuple[Transfer, ...]
     statement: dict[str, Any] | None = None
     whole: bool = False
     linked: tuple[bool, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.transfers:
+            raise InvalidInput("a batch needs a transfer", code="empty_batch", param="transfers")
+        _check_count(len(self.transfers))
+        _check_linked(self.linked, len(self.transfers))
+        if self.statement is not None:
+            _check_statement(self.statement)
 
 
 class Ledger:
@@ -130,8 +138,6 @@ class Ledger:
 
         Each commit with a statement has a leaf of its own; what states nothing is gathered into one.
         """
-        for request in requests:
-            check_request(request)
         with self._writing():
             results: list[list[str]] = []
             for group in _gathered(requests):
@@ -454,14 +460,8 @@ def _chains(transfers: Sequence[Transfer], linked: Sequence[bool]) -> Iterator[S
             start = place + 1
 
 
-def check_request(request: Request) -> None:
-    """Raises InvalidInput or TooLarge for what could never be served."""
-    statement = request.statement
-    if not request.transfers:
-        raise InvalidInput("a batch needs a transfer", code="empty_batch", param="transfers")
-    _check_count(len(request.transfers))
-    _check_linked(request.linked, len(request.transfers))
-    if statement is not None and len(canonical_json(statement)) > MAX_STATEMENT_BYTES:
+def _check_statement(statement: dict[str, Any]) -> None:
+    if len(canonical_json(statement)) > MAX_STATEMENT_BYTES:
         raise TooLarge("the statement is over 64 MiB", code="statement_too_large", param="statement")
     if statements.format_of(statement) == statements.ACCOUNTS:
         raise InvalidInput("accounts are opened by create_accounts", code="invalid_statement", param="statement")

@@ -28,7 +28,7 @@ _RESTORE = """examples:
 
 def add_commands(commands: Any) -> None:
     """Add each command's parser to `commands`; `action` in the parsed options is its name."""
-    verify = _add(commands, "verify", "check a proof file offline", file="PROOF")
+    verify = _add(commands, "verify", "check a proof or a receipt offline", file="PROOF")
     verify.add_argument("--witness", action="append", metavar="KEY", help="a witness that must have cosigned; repeat")
     verify.add_argument("--quorum", type=int, metavar="N", help="how many of the witnesses (default: all)")
     _add(commands, "audit", "recompute every balance and hash of a ledger or an export of it", file="LEDGER")

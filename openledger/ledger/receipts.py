@@ -44,6 +44,14 @@ def encode_receipt(receipt: dict[str, Any]) -> bytes:
     return canonical_json(receipt) + b"\n"
 
 
+def is_receipt(path: Path) -> bool:
+    """Whether the file says that it is a receipt; what it is worth, `check_receipt` says."""
+    try:
+        return json.loads(path.read_bytes())["format"] == FORMAT
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return False
+
+
 def check_receipt(data: bytes, key: str) -> dict[str, Any]:
     """The receipt in `data`, signed by `key` (or another of its ring). Raises Corrupt."""
     try:

@@ -4,7 +4,6 @@ What a batch does is decided here once: the journal loads what the batch touches
 replays the whole log through the same function.
 """
 
-from collections import ChainMap
 from collections.abc import Container, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
@@ -67,24 +66,26 @@ def apply_each(
     `known` are transfers of the log, by id. A chain that exists whole with the same content gives its first results
     again; one that exists in part is not applied.
     """
-    changes, created, results = Book(), dict[str, Transfer](), list[str]()
+    changes, before, results = Book(), dict(known), list[str]()
+    created = set[str]()
     view = _over(changes, book, created)
-    before = ChainMap(created, dict(known))
     for chain in chains:
-        found = compare_known(chain, before) if known or created else None
+        found = compare_known(chain, before)
         if found is None and len(chain) == 1:
             found = [_apply_one(view, chain[0], time_ms)]  # what is refused changes nothing
         elif found is None:
             made, found = apply(view, chain, time_ms)
             changes.take(made)
-        created.update({item.transfer_id: item for item, result in zip(chain, found, strict=True) if result == CREATED})
+        if found[-1] == CREATED:  # and so are all of its chain
+            before.update((item.transfer_id, item) for item in chain)
+            created.update(item.transfer_id for item in chain)
         results += found
     return changes, results
 
 
 def compare_known(transfers: Sequence[Transfer], known: Mapping[str, Transfer]) -> list[str] | None:
     """Results of a batch of which something is known, None where nothing is."""
-    if not any(transfer.transfer_id in known for transfer in transfers):
+    if known.keys().isdisjoint([transfer.transfer_id for transfer in transfers]):
         return None
     results = [
         compare(transfer, known[transfer.transfer_id]) if transfer.transfer_id in known else CREATED

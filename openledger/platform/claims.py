@@ -7,17 +7,19 @@ seals and appeals and the Datanets haven't done yet, is done by the next call th
 
 import asyncio
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from openledger.core.appealing import Appeal, Decision
 from openledger.core.errors import Conflict, Forbidden, InsufficientFunds, InvalidInput, NotFound
 from openledger.core.sealing import Seal, SealReceipt
+from openledger.core.values import ContributionReceipt
 from openledger.datanets.seals import UnloggedSeal
 from openledger.ledger.appeals import LoggedAppeal, appeal_transfer_id
 from openledger.ledger.disputes import Dispute, Recomputation, dispute_id
 from openledger.ledger.signers import Signer
 from openledger.platform.calls import answered
+from openledger.platform.desk import is_spam
 
 _logger = logging.getLogger(__name__)
 _STALE_MS = 3_600_000  # of an appeal whose row came and whose deposit never did
@@ -76,8 +78,16 @@ class Claims:
 
     async def decide(self, decision: Decision) -> dict[str, Any]:
         decided: LoggedAppeal = await answered(self._economy.decide_appeal.remote(decision))
-        await answered(self._datanets.close_appeal.remote(decision.row_id, decided.state))
+        await self._close_appeal(decision.row_id, decided)
         return appeal_entry(decided)
+
+    async def reviews(self, account: str, datanet: str) -> list[dict[str, Any]]:
+        await self._check_reader(account, datanet)
+        return list(await answered(self._economy.reviews.remote(datanet)))
+
+    async def review(self, account: str, datanet: str, row_id: str, finding: str) -> dict[str, Any]:
+        await self._check_reader(account, datanet)
+        return dict(await answered(self._economy.review.remote(account, datanet, row_id, finding)))
 
     async def add_reviewer(self, account: str, datanet: str, reviewer: Signer, signature: str) -> dict[str, Any]:
         await self._check_owner(account, datanet)
@@ -162,7 +172,27 @@ class Claims:
             if told is None and age_ms > _STALE_MS:
                 await answered(self._datanets.drop_appeal.remote(row_id))
             elif told is not None and told.state != "open":
-                await answered(self._datanets.close_appeal.remote(row_id, told.state))
+                await self._close_appeal(row_id, told)
+
+    async def _close_appeal(self, row_id: str, appeal: LoggedAppeal) -> None:
+        """In this order: as long as the row is kept, what is left undone here is done by the next call."""
+        if appeal.state == "overturned":
+            await self._acquit(row_id, appeal)
+        await answered(self._datanets.close_appeal.remote(row_id, appeal.state))
+
+    async def _acquit(self, row_id: str, appeal: LoggedAppeal) -> None:
+        """The row counts as accepted for its contributor's reputation, and its contribution's deposit comes back where
+        with it the contribution is no spam."""
+        claim = appeal.claim
+        receipt: ContributionReceipt | None = await answered(self._datanets.judged.remote(claim["contribution_id"]))
+        if receipt is None:
+            return
+        own = claim["contributor_id"], claim["datanet"]
+        await answered(self._economy.record_outcomes.remote(*own, {"accepted": 1}, f"appeal:{row_id}"))
+        others = [one for one in receipt.verdicts if one.row_id != row_id]
+        (overturned,) = (one for one in receipt.verdicts if one.row_id == row_id)
+        if not is_spam([*others, replace(overturned, outcome="accept", reasons=())]):
+            await answered(self._economy.acquit.remote(claim["contribution_id"], row_id))
 
     async def _check_owner(self, account: str, datanet: str) -> None:
         if (await answered(self._datanets.datanet.remote(datanet))).owner != account:

@@ -6,13 +6,13 @@ Owns the translation from the economy's answers; knows neither Ray nor HTTP. `as
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
 from openledger.core.errors import Unavailable
 from openledger.core.signed import contribution_id
-from openledger.core.values import Contribution, ContributionReceipt
+from openledger.core.values import Contribution, ContributionReceipt, Verdict
 from openledger.datanets.contribution import check_signature
 
 _log = logging.getLogger(__name__)
@@ -103,13 +103,15 @@ class Desk:
         judged: Callable[[], Awaitable[ContributionReceipt | None]],
     ) -> ContributionReceipt:
         """What `send` answers, a contribution's deposit held meanwhile; kept where it was spam, else given back. What
-        the gate said counts for the contributor's reputation. Raises InvalidInput (`invalid_signature`) before all.
+        the gate said counts for the contributor's reputation. Raises InvalidInput (`invalid_signature`) before all, and
+        TooLarge (`quota_exceeded`) for more rows than that reputation allows in 24 hours.
 
         Where `send` fails, `judged` tells whether the gate has judged the rows all the same: by that the deposit is
         decided. Where it hasn't and storage was away, the deposit stays for when the same is sent again.
         """
         check_signature(contribution)  # nobody has others' deposits held
         name, contributor = contribution_id(contribution), contribution.contributor_id
+        await self._ask("admit", contributor, contribution.datanet, name, len(contribution.drafts))
         await self._ask("deposit", f"contributor:{contributor}", name)
         try:
             receipt = await send()
@@ -120,8 +122,10 @@ class Desk:
         return receipt
 
     async def _decide(self, receipt: ContributionReceipt) -> None:
-        name, outcomes = receipt.contribution_id, _outcomes(receipt)
-        await self._ask("judge", name, 2 * outcomes["spam"] > len(receipt.verdicts))
+        name, outcomes = receipt.contribution_id, outcomes_of(receipt.verdicts)
+        await self._ask("judge", name, is_spam(receipt.verdicts))
+        accepted = [verdict.row_id for verdict in receipt.verdicts if verdict.outcome == "accept"]
+        await self._ask("draw_reviews", receipt.contributor_id, receipt.datanet, name, accepted)
         await self._ask("record_outcomes", receipt.contributor_id, receipt.datanet, outcomes, name)
 
     async def _decide_failed(
@@ -133,7 +137,7 @@ class Desk:
             if receipt is not None:
                 await self._decide(receipt)
             elif not may_come:
-                await self._ask("judge", name, False)
+                await self._ask("dismiss", name)
         except Exception:  # noqa: BLE001 - whatever it was, the deposit waits for the same contribution
             _log.exception("the deposit of %s stays held until the same is sent again", name)
 
@@ -142,12 +146,17 @@ class Desk:
         return list(await self._ask("explain", transfer_id))
 
 
-def _outcomes(receipt: ContributionReceipt) -> dict[str, int]:
+def is_spam(verdicts: Sequence[Verdict]) -> bool:
+    """Whether a contribution with these verdicts loses its deposit: more than half of its rows refused as noise."""
+    return 2 * outcomes_of(verdicts)["spam"] > len(verdicts)
+
+
+def outcomes_of(verdicts: Sequence[Verdict]) -> dict[str, int]:
     """Verdicts as reputation counts them: what is neither accepted nor a copy, and was refused, is spam. What waits for
     a review counts nothing yet."""
-    rejected = [verdict for verdict in receipt.verdicts if verdict.outcome == "reject"]
+    rejected = [verdict for verdict in verdicts if verdict.outcome == "reject"]
     copies = sum(1 for verdict in rejected if any(reason.endswith("_duplicate") for reason in verdict.reasons))
-    accepted = sum(1 for verdict in receipt.verdicts if verdict.outcome == "accept")
+    accepted = sum(1 for verdict in verdicts if verdict.outcome == "accept")
     return {"accepted": accepted, "duplicate": copies, "spam": len(rejected) - copies}
 
 

@@ -17,7 +17,7 @@ from openledger.adapters.base_model import BaseModel, encode_messages, load_toke
 from openledger.adapters.registry import AdapterRegistry, RegisteredAdapter
 from openledger.adapters.sources import SourceRules
 from openledger.core.clock import SystemClock
-from openledger.core.errors import Conflict, InvalidInput, NotFound
+from openledger.core.errors import Conflict, InvalidInput, NotFound, OpenLedgerError
 from openledger.core.ids import new_id
 from openledger.core.signed import contribution_id
 from openledger.core.values import (
@@ -29,19 +29,22 @@ from openledger.core.values import (
     Verdict,
     Withdrawal,
 )
+from openledger.economy.pricing import fee_id
 from openledger.ledger.proofs import encode_proof
-from openledger.ledger.removals import removal_accounts, removal_statement, removal_transfers
+from openledger.ledger.receipts import encode_receipt
+from openledger.ledger.removals import removal_statement
 from openledger.platform.answering import Answering, Asked, one_by_one
 from openledger.platform.calls import answered
 from openledger.platform.claims import Claims
 from openledger.platform.desk import Desk
 from openledger.platform.intake import Intake
-from openledger.platform.removals import AffectedAdapter, affected_adapters, check_recorded
+from openledger.platform.removals import AffectedAdapter, affected_adapters, record_removal
 from openledger.platform.report import audit_entry, datanet_entry, displayed
-from openledger.platform.service import AnswerEvent, ModelEntry, NewAdapter
+from openledger.platform.service import AnswerEvent, ModelEntry, NewAdapter, Receipt
 from openledger.platform.workdir import Workdir
 
 _logger = logging.getLogger(__name__)
+_RECEIPT_PATIENCE_S = 2.0
 
 
 class LiveService(Claims):
@@ -142,7 +145,16 @@ class LiveService(Claims):
         )
         async with aclosing(self._answering.answers(one_by_one(asked, prompts))) as events:
             async for event in events:
-                yield event
+                yield event if event.receipt is None else replace(event, receipt=await self._signed(event.receipt))
+
+    async def _signed(self, told: Receipt) -> Receipt:
+        """With the ledger's promise; without it where the ledger isn't there, for the answer is paid and can be had."""
+        try:
+            async with asyncio.timeout(_RECEIPT_PATIENCE_S):
+                return replace(told, signed=await answered(self._ledger.receipt.remote(fee_id(told.answer_id))))
+        except (OpenLedgerError, TimeoutError):
+            _logger.warning("%s goes out without its signed receipt", told.answer_id, exc_info=True)
+            return told
 
     def _sold(self, account: str, model: str) -> RegisteredAdapter:
         """Raises NotFound (`unknown_model`), in the same words where `account` may not know of it."""
@@ -262,12 +274,9 @@ class LiveService(Claims):
 
     async def _log_removal(self, removal: Removal) -> str:
         """The id of the transfer whose proof shows it."""
-        statement = removal_statement(removal)
-        transfers = removal_transfers(statement)
-        await answered(self._ledger.create_accounts.remote(removal_accounts(removal.datanet)))
-        check_recorded(await answered(self._ledger.commit.remote(transfers, statement)))
+        transfer_id = await record_removal(self._ledger, removal)
         await answered(self._datanets.mark_removal_logged.remote(removal.removal_id))
-        return transfers[0].transfer_id
+        return transfer_id
 
     async def report(self) -> dict[str, Any]:
         """The report as it was written, its sources as the Datanets' display policies are now."""
@@ -283,6 +292,15 @@ class LiveService(Claims):
 
     async def audit(self) -> dict[str, Any]:
         return audit_entry(await answered(self._ledger.audit.remote()))
+
+    async def receipt(self, account: str, answer_id: str) -> bytes:
+        try:
+            signed = await answered(self._ledger.receipt.remote(fee_id(answer_id)))
+        except NotFound as error:
+            raise _not_bought(account, answer_id) from error
+        if signed["transfer"]["debit"] != account:
+            raise _not_bought(account, answer_id)
+        return encode_receipt(signed)
 
     async def proof(self, transfer_id: str) -> bytes:
         return encode_proof(await answered(self._ledger.proof.remote(transfer_id)))
@@ -307,6 +325,15 @@ class LiveService(Claims):
                 fix="the report keeps the answers of the quickstart's last settled period, and no others",
             )
         return dict(found[0])
+
+
+def _not_bought(account: str, answer_id: str) -> NotFound:
+    return NotFound(
+        f"{account} paid for no answer {answer_id}",
+        code="answer_not_sold",
+        param="answer_id",
+        fix="send the API key that paid for it; the answer's id stands in its `openledger` object",
+    )
 
 
 def _affected(adapter: AffectedAdapter) -> dict[str, Any]:

@@ -272,11 +272,13 @@ def merge(
     name: str,
     owner: str,
     prices: tuple[int, int],
+    charge: Callable[[str], Any],
 ) -> AdapterTerms:
     """Merge registered adapters, called by name with their weights (exact, in text), in a folder below `adapters`, and
-    offer the merge as `name`. The same merge again is found as it is.
+    offer the merge as `name`. The same merge again is found as it is. `charge` takes what deploying an adapter of that
+    digest costs, once everything else is found right.
 
-    Raises as `merge_lora` and `find_ancestry`, and NotFound (`missing_parent`) for a parent without a card.
+    Raises as `merge_lora`, `find_ancestry` and `charge`, and NotFound (`missing_parent`) for a parent without a card.
     """
     parents = [registry.get(part) for part in parts]
     for parent in parents:
@@ -292,7 +294,9 @@ def merge(
     if not (folder / "card.json").exists():
         shutil.rmtree(folder, ignore_errors=True)  # what a crash left of it
         merge_lora([Path(p.folder) for p in parents], list(parts.values()), folder, base=read_shapes(base))
-    return offer(registry, name, folder, checked_card(folder), owner, prices)
+    card = checked_card(folder)
+    charge(card.digest)
+    return offer(registry, name, folder, card, owner, prices)
 
 
 def offer(

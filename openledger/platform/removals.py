@@ -7,15 +7,16 @@ was made from its rows, until its owner serves another one.
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from openledger.adapters.card import AdapterCard, load_card
 from openledger.adapters.registry import AdapterRegistry, RegisteredAdapter
 from openledger.attribution.bank_folder import find_bank
 from openledger.core.errors import Conflict
 from openledger.core.values import Removal
-from openledger.economy.port import LedgerPort
 from openledger.ledger.removals import removal_accounts, removal_statement, removal_transfers
 from openledger.ledger.transfers import CREATED, EXISTS
+from openledger.platform.calls import answered
 from openledger.platform.pipeline import index_folder
 from openledger.training.record import load_held_out
 
@@ -55,20 +56,16 @@ def affected_adapters(registry: AdapterRegistry, indexes: Path, row_ids: Collect
     return [one for one in found if one is not None]
 
 
-def record_removal(ledger: LedgerPort, removal: Removal) -> str:
-    """Put the removal into the log, once; the id of the transfer whose proof shows it."""
+async def record_removal(ledger: Any, removal: Removal) -> str:
+    """Put the removal into the log of the ledger's actor, once; the id of the transfer whose proof shows it. Raises
+    Conflict where the ledger refuses it."""
     statement = removal_statement(removal)
     transfers = removal_transfers(statement)
-    ledger.create_accounts(removal_accounts(removal.datanet))
-    check_recorded(ledger.commit(transfers, statement))
-    return transfers[0].transfer_id
-
-
-def check_recorded(results: list[str]) -> None:
-    """Raises Conflict where the ledger refused a removal's batch."""
-    for result in results:
+    await answered(ledger.create_accounts.remote(removal_accounts(removal.datanet)))
+    for result in await answered(ledger.commit.remote(transfers, statement)):
         if result not in (CREATED, EXISTS):
             raise Conflict(f"the ledger refused the removal: {result}", code=result, param="removal")
+    return transfers[0].transfer_id
 
 
 def _card_of(adapter: RegisteredAdapter) -> AdapterCard | None:

@@ -33,13 +33,15 @@ class ModelEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
-    """What an answer cost. `parts` maps accounts to nano-OPEN and sums to the fee."""
+    """What an answer cost. `parts` maps accounts to nano-OPEN and sums to the fee. `signed` is the ledger's promise
+    that the sale stands in its log (`ledger.receipts`), where the ledger gave it at once."""
 
     answer_id: str
     prompt_tokens: int
     completion_tokens: int
     fee_nano: int
     parts: dict[str, int]
+    signed: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,6 +220,17 @@ class Service(Protocol):
         (`appeal_closed`, `appeal_lapsed`)."""
         ...
 
+    async def reviews(self, account: str, datanet: str) -> list[dict[str, Any]]:
+        """Accepted rows that wait to be reviewed, for the Datanet's owner and reviewers: `row_id`, `contributor`,
+        `contribution_id`, `drawn_ms`. Raises Forbidden (`not_the_owner`)."""
+        ...
+
+    async def review(self, account: str, datanet: str, row_id: str, finding: str) -> dict[str, Any]:
+        """Say what a drawn row is: `good`, `spam` or `duplicate`; the same again is told as it stands. Raises Forbidden
+        (`not_the_owner`, `not_a_second_party`), NotFound (`review_not_found`), InvalidInput (`invalid_finding`),
+        Conflict (`review_closed`)."""
+        ...
+
     async def add_reviewer(self, account: str, datanet: str, reviewer: Signer, signature: str) -> dict[str, Any]:
         """Let `account`, the Datanet's owner, name a reviewer. Raises Forbidden (`not_the_owner`), InvalidInput,
         Conflict (`signer_ended`)."""
@@ -298,6 +311,11 @@ class Service(Protocol):
 
     async def audit(self) -> dict[str, Any]:
         """`ok`, `entries`, `leaves` and `message`, recomputed from the log now."""
+        ...
+
+    async def receipt(self, account: str, answer_id: str) -> bytes:
+        """The signed receipt of an answer that `account` paid for, as a file. Raises NotFound (`answer_not_sold`), in
+        the same words for another's answer."""
         ...
 
     async def proof(self, transfer_id: str) -> bytes:

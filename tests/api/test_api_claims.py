@@ -18,6 +18,7 @@ from openledger.core.claiming import sign_claim
 from openledger.core.errors import Conflict
 from openledger.datanets.appeals import appeal_of
 from openledger.economy.disputes import recomputed
+from openledger.economy.reviews import ReviewBook
 from openledger.ledger.disputes import Basis, recomputation_json, sign_recomputation
 from openledger.ledger.signers import sign_signer
 
@@ -225,6 +226,42 @@ class TestAppeals:
             assert client.end_reviewer("docs", "user:bob", BOB.public_key)["account"] == added["account"]
 
 
+class TestReviews:
+    PATH = "/v1/datanets/docs/reviews"
+
+    @pytest.fixture(autouse=True)
+    def drawn(self, house: House) -> None:
+        house.economy._reviews = ReviewBook(house.economy._db, lambda _: 0)
+        house.economy.draw_reviews(ADA_ID, "docs", "ctb_1", ["row_1", "row_2"])
+
+    def test_are_the_owners_and_the_reviewers_to_see_and_to_close(self, client: TestClient, house: House):
+        house.name_reviewer(BOB, "user:bob")
+        listed = client.get(self.PATH, headers=OWNER_KEY).json()["data"]
+        assert [(one["row_id"], one["contributor"]) for one in listed] == [("row_1", ADA_ID), ("row_2", ADA_ID)]
+        body, bob = {"finding": "spam"}, {"Authorization": "Bearer olk_user:bob"}
+        assert client.post(f"{self.PATH}/row_1", json=body, headers=bob).json()["finding"] == "spam"
+        assert [one["row_id"] for one in client.get(self.PATH, headers=bob).json()["data"]] == ["row_2"]
+        assert house.economy.reputation(ADA_ID, "docs")["ppm"] == 95_000
+
+    def test_are_nobody_elses(self, client: TestClient):
+        assert code(client.get(self.PATH, headers=ALICE_KEY)) == (403, "not_the_owner")
+        refused = client.post(f"{self.PATH}/row_1", json={"finding": "spam"}, headers=ADA_KEY)
+        assert code(refused) == (403, "not_the_owner")
+        assert code(client.get(self.PATH)) == (401, "missing_api_key")
+
+    @pytest.mark.parametrize(
+        ("row", "body", "expected"),
+        [
+            ("row_1", {"finding": "fine"}, (400, "invalid_finding")),
+            ("row_1", {}, (400, "missing_field")),
+            ("row_9", {"finding": "good"}, (404, "review_not_found")),
+        ],
+    )
+    def test_that_can_not_be_change_nothing(self, client: TestClient, row: str, body: Any, expected: Any):
+        assert code(client.post(f"{self.PATH}/{row}", json=body, headers=OWNER_KEY)) == expected
+        assert len(client.get(self.PATH, headers=OWNER_KEY).json()["data"]) == 2
+
+
 class TestRetention:
     def test_is_the_callers_own(self, client: TestClient, house: House):
         house.sold()
@@ -259,4 +296,5 @@ def test_every_route_stands_in_the_list_of_routes(client: TestClient):
         "/v1/disputes", "/v1/disputes/{dispute_id}", "/v1/disputes/{dispute_id}/recomputation", "/v1/retention",
         "/v1/retention/content", "/v1/datanets/{name}/appeals", "/v1/datanets/{name}/appeals/{row_id}",
         "/v1/datanets/{name}/appeals/{row_id}/decision", "/v1/datanets/{name}/reviewers", "/v1/datanets/{name}/seals",
+        "/v1/datanets/{name}/reviews", "/v1/datanets/{name}/reviews/{row_id}",
     } <= set(paths)  # fmt: skip

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 
 import pytest
-from memory_service import API_KEY, CHECKPOINT, PROOF, MemoryService
+from memory_service import API_KEY, CHECKPOINT, PROOF, RECEIPT, MemoryService
 from starlette.testclient import TestClient
 
 from openledger.api import create_app
@@ -161,6 +161,14 @@ def test_a_proof_keeps_its_bytes_and_is_a_download(client: TestClient):
     response = client.get("/v1/ledger/proofs/trf_1")
     assert response.content == PROOF
     assert response.headers["Content-Disposition"] == 'attachment; filename="trf_1.proof.json"'
+
+
+def test_a_receipt_keeps_its_bytes_and_is_a_download(client: TestClient):
+    response = client.get("/v1/receipts/ans_1")
+    assert response.content == RECEIPT
+    assert response.headers["Content-Disposition"] == 'attachment; filename="ans_1.receipt.json"'
+    assert client.get("/v1/receipts/ans_2").json()["error"]["code"] == "answer_not_sold"
+    assert client.get("/v1/receipts/ans_1", headers={"Authorization": ""}).status_code == 401
 
 
 def test_a_report_with_a_loss_that_is_not_a_number_is_still_json(client: TestClient, service: MemoryService):

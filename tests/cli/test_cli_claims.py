@@ -12,6 +12,7 @@ from served_app import served
 
 from openledger.api import create_app
 from openledger.cli.main import main
+from openledger.economy.reviews import ReviewBook
 
 Captured = pytest.CaptureFixture[str]
 
@@ -49,6 +50,18 @@ def key(tmp_path: Path) -> Any:
         return str(path)
 
     return made
+
+
+class TestReviews:
+    def test_are_listed_and_closed(self, house: House, run: Any):
+        house.economy._reviews = ReviewBook(house.economy._db, lambda _: 0)
+        house.economy.draw_reviews(ADA_ID, "docs", "ctb_1", ["row_1"])
+        code, out, _ = run("reviews", "list", "docs", account="user:owner")
+        assert (code, "row_1" in out, ADA_ID in out) == (0, True, True)
+        code, out, _ = run("reviews", "close", "docs", "row_1", "spam", "--json", account="user:owner")
+        assert (code, json.loads(out)["finding"]) == (0, "spam")
+        code, _, err = run("reviews", "close", "docs", "row_1", "good", account="user:owner")
+        assert (code, "review_closed" in err) == (7, True)
 
 
 class TestDisputes:

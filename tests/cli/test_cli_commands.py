@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from memory_service import API_KEY, POOR_KEY, PROOF, MemoryService
+from memory_service import API_KEY, POOR_KEY, PROOF, RECEIPT, MemoryService
 from served_app import served
 
 from openledger import __version__
@@ -73,6 +73,11 @@ class TestOverHttp:
         target = tmp_path / "payout.json"
         assert main(["proof", "trf_1", "-o", str(target)]) == 0
         assert target.read_bytes() == PROOF
+
+    def test_receipt_is_written_byte_for_byte(self, tmp_path: Path):
+        target = tmp_path / "receipt.json"
+        assert main(["receipt", "ans_1", "-o", str(target)]) == 0
+        assert target.read_bytes() == RECEIPT
 
     def test_proof_goes_to_stdout_without_a_file(self, capsysbinary: pytest.CaptureFixture[bytes]):
         assert main(["proof", "trf_1"]) == 0

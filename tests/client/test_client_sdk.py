@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import httpx
 import pytest
-from memory_service import API_KEY, CHECKPOINT, POOR_KEY, PROOF, MemoryService, wait_until
+from memory_service import API_KEY, CHECKPOINT, POOR_KEY, PROOF, RECEIPT, MemoryService, wait_until
 from served_app import served
 
 from openledger.api import create_app
@@ -128,9 +128,10 @@ class TestCalls:
         assert client.audit()["entries"] == 321
         assert client.attribution("ans_1")["fee_nano"] == 1000
 
-    def test_checkpoint_and_proof_keep_their_bytes(self, client: OpenLedger):
+    def test_checkpoint_proof_and_receipt_keep_their_bytes(self, client: OpenLedger):
         assert client.checkpoint() == CHECKPOINT
         assert client.proof("trf_1") == PROOF
+        assert client.receipt("ans_1") == RECEIPT
 
     def test_payouts(self, client: OpenLedger):
         assert [payout["amount_nano"] for payout in client.payouts()] == [1500]

@@ -159,15 +159,15 @@ def test_a_reward_of_less_than_answers_paid_is_named(busy):
 )
 def test_a_fee_divided_otherwise_than_its_version_says_is_named(busy, monkeypatch, change, code):
     from openledger.core.money import split
-    from openledger.economy import economy
+    from openledger.economy import sales
 
-    honest = economy.usage_statement
+    honest = sales.usage_statement
 
     def forged(*arguments: Any) -> dict[str, Any]:
         told = {**honest(*arguments), **change}
         return {**told, "parts_nano": split(told["fee_nano"], told["split"])}
 
-    monkeypatch.setattr(economy, "usage_statement", forged)
+    monkeypatch.setattr(sales, "usage_statement", forged)
     busy.sell("k2")
     assert found(busy) == code
 

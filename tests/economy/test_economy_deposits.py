@@ -2,10 +2,18 @@
 
 import pytest
 from economy_values import Town, scores
+from test_economy_recovery import PowerCut, cut_power
 
+from openledger.core.appealing import Judged, sign_appeal, sign_decision
 from openledger.core.clock import ManualClock
-from openledger.core.errors import Conflict, InsufficientFunds, InvalidInput
+from openledger.core.errors import Conflict, Corrupt, InsufficientFunds, InvalidInput
+from openledger.core.ids import derived_id
+from openledger.core.signing import SigningKey, contributor_id
+from openledger.core.values import RowDraft
 from openledger.economy import Parameters
+from openledger.ledger import Ledger, Transfer, verify_proof
+from openledger.ledger.deposits import returned_statement, returned_transfer
+from openledger.ledger.signers import Signer, sign_signer
 
 COSTS = Parameters(contribution_deposit_nano=50, datanet_fee_nano=1000, adapter_fee_nano=200)
 
@@ -111,3 +119,113 @@ def test_economy_and_ledger_agree_after_a_deposit_was_cut_off(priced, monkeypatc
     monkeypatch.undo()
     assert priced.economy._deposits.state("ctb_1") == "owed"
     assert priced.economy.deposit("user:alice", "ctb_1") == "held"
+
+
+ADA, OWNER = SigningKey(b"a" * 32), SigningKey(b"o" * 32)
+ADAS = f"contributor:{contributor_id(ADA.public_key)}"
+
+
+@pytest.fixture
+def acquitted(priced):
+    """Ada forfeited the deposit of ctb_1, and a reviewer has overturned the verdict on its row_1."""
+    terms = Parameters()
+    priced.economy.grant(ADAS, terms.dispute_deposit_nano + 50, "deposits")
+    priced.economy.deposit(ADAS, "ctb_1")
+    priced.economy.judge("ctb_1", is_spam=True)
+    signature = sign_signer(OWNER, "reviewer", "user:owner", "py-docs")["signature"]
+    reviewer = Signer(role="reviewer", account="user:owner", public_key=OWNER.public_key, datanet="py-docs")
+    priced.economy.add_signer(reviewer, signature)
+    draft = RowDraft(prompt="p", completion="c")
+    judged = Judged(outcome="reject", reasons=("noise",), duplicate_of="", rival="", received_ms=priced.clock.now_ms())
+    priced.economy.open_appeal(sign_appeal(ADA, "py-docs", "ctb_1", "row_1", 0, draft, (), "no noise"), judged)
+    decision = sign_decision(OWNER, "py-docs", "row_1", "user:owner", overturned=True, note="it is none")
+    priced.economy.decide_appeal(decision)
+    return priced
+
+
+def spend_treasury(town, amount_nano):
+    move = Transfer(
+        transfer_id=f"spent{amount_nano}", debit="treasury", credit="user:alice", amount_nano=amount_nano, code="spent"
+    )
+    assert town.ledger.commit([move]) == ["created"]
+
+
+def test_a_deposit_comes_back_once_where_its_verdict_was_overturned(acquitted):
+    before = acquitted.available(ADAS)
+    for _ in range(2):
+        assert acquitted.economy.acquit("ctb_1", "row_1") == "returned"
+    assert (acquitted.available(ADAS) - before, acquitted.available("treasury")) == (50, 0)
+    acquitted.restart()
+    assert acquitted.economy.acquit("ctb_1", "row_1") == "returned"
+    name = derived_id("der", "ctb_1")
+    proof = verify_proof(acquitted.ledger.proof(name), acquitted.ledger.verification_key())
+    told = f"the deposit of ctb_1, 0.00000005 OPEN, went back to {ADAS}: the verdict on row_1 was overturned"
+    assert told in proof.lines
+    assert told in acquitted.economy.explain(name)
+    acquitted.ledger.audit()
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_deposit_comes_back_once_wherever_its_return_stopped(acquitted, monkeypatch, after):
+    before = acquitted.available(ADAS)
+    cut_power(monkeypatch, Ledger, "commit", after=after)
+    with pytest.raises(PowerCut):
+        acquitted.economy.acquit("ctb_1", "row_1")
+    monkeypatch.undo()
+    acquitted.restart()
+    assert acquitted.economy.acquit("ctb_1", "row_1") == "returned"
+    assert acquitted.available(ADAS) - before == 50
+    acquitted.ledger.audit()
+
+
+def test_a_deposit_that_the_treasury_has_spent_comes_back_when_it_has_it(acquitted):
+    spend_treasury(acquitted, 1)
+    assert acquitted.economy.acquit("ctb_1", "row_1") == "forfeited"
+    acquitted.sell("k1")
+    acquitted.economy.open_period()
+    assert acquitted.economy.acquit("ctb_1", "row_1") == "returned"
+    acquitted.ledger.audit()
+
+
+def test_a_forfeited_deposit_that_is_owed_is_owed_no_more(acquitted):
+    acquitted.economy.deposit("contributor:ctr_a", "ctb_2")
+    acquitted.economy.judge("ctb_2", is_spam=True)
+    assert acquitted.economy._deposits.acquit("ctb_2", "row_1") == "returned"
+    acquitted.sell("k1")
+    acquitted.economy.settle(scores(), {})
+    assert acquitted.available("contributor:ctr_a") == 56
+
+
+@pytest.mark.parametrize(("contribution", "row"), [("ctb_1", "row_2"), ("ctb_2", "row_1")])
+def test_no_deposit_comes_back_without_an_appeal_that_says_so(acquitted, contribution, row):
+    with pytest.raises(Conflict) as caught:
+        acquitted.economy.acquit(contribution, row)
+    assert caught.value.code == "appeal_not_overturned"
+
+
+class TestTheAudit:
+    """Each of these is committed past the book's checks, as an operator who cheats would."""
+
+    def wrong(self, town, transfer, statement):
+        assert town.ledger.commit([transfer], statement) == ["created"]
+        with pytest.raises(Corrupt) as caught:
+            town.ledger.audit()
+        return caught.value.code
+
+    @pytest.mark.parametrize(
+        ("change", "code"),
+        [
+            ({"contribution_id": "ctb_2"}, "deposit_not_lost"),
+            ({"amount_nano": 49}, "deposit_not_lost"),
+            ({"account": "user:alice"}, "deposit_not_lost"),
+            ({"row_id": "row_2"}, "deposit_without_appeal"),
+            ({"more": 1}, "deposit_differs"),
+        ],
+    )
+    def test_names_a_deposit_that_comes_back_without_reason(self, acquitted, change, code):
+        statement = {**returned_statement("ctb_1", ADAS, 50, "row_1"), **change}
+        assert self.wrong(acquitted, returned_transfer(statement), statement) == code
+
+    def test_names_one_that_says_nothing(self, acquitted):
+        transfer = returned_transfer(returned_statement("ctb_1", ADAS, 50, "row_1"))
+        assert self.wrong(acquitted, transfer, None) == "unexplained_deposit"

@@ -290,7 +290,7 @@ def test_a_pool_settled_in_the_old_format_stays_settled_proven_and_explained(tow
     alone = Parameters(use_ppm=10**6, improvement_ppm=0, shares_rule="shares/1", z_milli=1000)
     old = in_the_old_format(settlement_statement(scores(), pool, {}, alone))
     transfers = payout_transfers(old)
-    town.economy._open_accounts(*(transfer.credit for transfer in transfers))
+    town.economy._accounts.open(*(transfer.credit for transfer in transfers))
     assert set(town.ledger.commit(transfers, old)) == {"created"}
     town.restart()
     again = town.economy.settle(scores(), {}, improvement())

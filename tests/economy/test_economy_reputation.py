@@ -1,12 +1,14 @@
 """Reputation and seeded trust: they start low, follow what was measured, and are bought by nobody."""
 
 import pytest
+from economy_values import improvement, scores
 from hypothesis import given
 from hypothesis import strategies as st
+from test_economy_recovery import PowerCut, cut_power
 
-from openledger.core.errors import InvalidInput
+from openledger.core.errors import InvalidInput, TooLarge
 from openledger.economy import Parameters
-from openledger.economy.reputation import averaged, quota_rows, review_ppm
+from openledger.economy.reputation import ReputationBook, averaged, quota_rows, review_ppm
 from openledger.economy.trust import WHOLE, seeded_trust
 
 P = Parameters()
@@ -14,7 +16,7 @@ counts = st.integers(0, 30)
 
 
 def test_a_new_key_has_a_small_quota_and_is_reviewed_much(town):
-    assert town.economy.reputation("ctr_a", "py-docs") == {"ppm": 100_000, "quota_rows": 590, "review_ppm": 452_000}
+    assert town.economy.reputation("ctr_a", "py-docs") == {"ppm": 100_000, "quota_rows": 2450, "review_ppm": 452_000}
 
 
 def test_good_rows_raise_it_and_spam_lowers_it_once_for_each_event(town):
@@ -38,6 +40,76 @@ def test_stake_buys_none_of_it(town):
 def test_outcomes_that_are_none_are_refused(town, outcomes):
     with pytest.raises(InvalidInput):
         town.economy.record_outcomes("ctr_a", "py-docs", outcomes, "ctb_1")
+
+
+def admit(town, name, rows, contributor="ctr_a"):
+    town.economy.admit(contributor, "py-docs", name, rows)
+
+
+def test_rows_beyond_the_quota_are_refused_by_what_is_left_and_count_for_a_day(town, clock):
+    admit(town, "ctb_1", 2000)
+    for _ in range(2):
+        with pytest.raises(TooLarge) as caught:
+            admit(town, "ctb_2", 451)
+        assert (caught.value.code, "send 450 rows now" in caught.value.fix) == ("quota_exceeded", True)
+    admit(town, "ctb_1", 2000)  # the same again counts once
+    admit(town, "ctb_3", 450)
+    admit(town, "ctb_4", 2450, "ctr_b")
+    town.restart()
+    with pytest.raises(TooLarge):
+        admit(town, "ctb_5", 1)
+    clock.advance(24 * 60 * 60_000)
+    admit(town, "ctb_5", 2450)
+
+
+def test_accepted_rows_raise_the_quota_and_spam_lowers_it(town):
+    town.economy.record_outcomes("ctr_a", "py-docs", {"accepted": 200}, "ctb_1")
+    admit(town, "ctb_2", 19_900)
+    town.economy.record_outcomes("ctr_b", "py-docs", {"spam": 200}, "ctb_3")
+    with pytest.raises(TooLarge):
+        admit(town, "ctb_4", 501, "ctr_b")
+
+
+def test_what_the_gate_never_judged_counts_nothing(town):
+    admit(town, "ctb_1", 2450)
+    town.economy.dismiss("ctb_1")
+    admit(town, "ctb_2", 2450)
+
+
+@pytest.mark.parametrize("rows", [0, -1, 0.5, True, 10**6 + 1])
+def test_a_number_of_rows_that_is_none_is_refused(town, rows):
+    with pytest.raises(InvalidInput):
+        admit(town, "ctb_1", rows)
+
+
+def test_what_a_settlement_measured_counts_once_by_its_sign(town):
+    """ctr_b's score on held-out rows lies beyond twice its error; ctr_a's and ctr_c's on answers don't."""
+    town.sell("k1")
+    far = scores(scores_nano={"ctr_a": 68, "ctr_b": 27, "ctr_c": -50})
+    for _ in range(2):
+        town.economy.settle(far, {}, improvement())
+    told = {name: town.economy.reputation(name, "py-docs")["ppm"] for name in ("ctr_a", "ctr_b", "ctr_c")}
+    assert told == {"ctr_a": 100_000, "ctr_b": 145_000, "ctr_c": 95_000}
+
+
+def test_a_settlement_that_was_cut_off_still_counts(town, monkeypatch):
+    town.sell("k1")
+    cut_power(monkeypatch, ReputationBook, "record_settlement", after=False)
+    with pytest.raises(PowerCut):
+        town.economy.settle(scores(), {}, improvement())
+    monkeypatch.undo()
+    town.restart()
+    assert town.economy.pools() == []
+    assert town.economy.reputation("ctr_b", "py-docs")["ppm"] == 145_000
+
+
+@pytest.mark.parametrize(("known", "ppm"), [("py-docs", 145_000), ("other", 100_000)])
+def test_of_several_datanets_it_counts_where_the_contributor_is_known(town, known, ppm):
+    town.sell("k1")
+    other = {"adapter_digest": "ef" * 32, "datanet": "other", "datanet_version": 1, "row_root": "aa" * 32}
+    town.economy.record_outcomes("ctr_b", known, {"accepted": 0}, "ctb_1")
+    town.economy.settle(scores(), {}, improvement(), ancestors=[other])
+    assert town.economy.reputation("ctr_b", "py-docs")["ppm"] == ppm
 
 
 @given(st.integers(0, 10**6), counts, counts)

@@ -30,7 +30,7 @@ def test_a_settlement_of_one_part_is_divided_as_one(town):
     alone = Parameters(use_ppm=10**6, improvement_ppm=0, shares_rule="shares/1")
     old = in_the_old_format(settlement_statement(scores(), town.ledger.usages("pool:py:p0001"), {}, alone))
     transfers = payout_transfers(old)
-    town.economy._open_accounts(*(transfer.credit for transfer in transfers))
+    town.economy._accounts.open(*(transfer.credit for transfer in transfers))
     assert set(town.ledger.commit(transfers, old)) == {"created"}
     town.restart()
     town.economy.open_period()

@@ -10,6 +10,7 @@ from settled_ledger import build
 from openledger.core.signing import SigningKey
 from openledger.ledger import Ledger, encode_proof
 from openledger.ledger.__main__ import main
+from openledger.ledger.receipts import encode_receipt
 
 
 @pytest.fixture
@@ -17,6 +18,7 @@ def folder(tmp_path, clock):
     ledger = Ledger(tmp_path / "ledger.db", clock, SigningKey(b"k" * 32), "openledger/test")
     build(ledger)
     (tmp_path / "proof.json").write_bytes(encode_proof(ledger.proof("pay0")))
+    (tmp_path / "receipt.json").write_bytes(encode_receipt(ledger.receipt("pay0")))
     (tmp_path / "key").write_text(ledger.verification_key() + "\n")
     ledger.export(tmp_path / "export.jsonl")
     ledger.close()
@@ -48,6 +50,19 @@ def test_a_changed_proof_fails_with_the_code_of_corruption(folder, capsys):
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "not_in_batch" in captured.err
+
+
+def test_verify_checks_a_receipt_too(folder, capsys):
+    path = folder / "receipt.json"
+    data = path.read_bytes()
+    assert main(["verify", str(path), "--key", str(folder / "key")]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "ok  receipt of openledger/test for pay0, signature good",
+        "verified",
+    ]
+    path.write_bytes(data.replace(b'"seq":', b'"seq":1', 1))
+    assert main(["verify", str(path), "--key", str(folder / "key")]) == 9
+    assert "wrong_signature" in capsys.readouterr().err
 
 
 def test_failure_as_json_is_the_one_error_shape(folder, capsys):

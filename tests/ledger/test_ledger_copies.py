@@ -150,6 +150,7 @@ def test_the_commands_copy_prove_rotate_and_restore(tmp_path, clock, capsys):
         ["backup", "-o", str(tmp_path / "backup.db"), source],
         ["audit", "--key", key, str(tmp_path / "backup.db")],
         ["receipt", "--key", key, "--export", str(tmp_path / "export"), str(tmp_path / "receipt")],
+        ["verify", "--key", key, str(tmp_path / "receipt")],
         ["prove", "--transfer", "pay0", "-o", str(tmp_path / "proof"), source],
         ["verify", "--key", key, str(tmp_path / "proof")],
         ["restore", "--key", key, "--to", str(tmp_path / "copy.db"), "--dry-run", str(tmp_path / "export")],

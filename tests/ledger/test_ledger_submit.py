@@ -1,6 +1,7 @@
 """Many transfers at once: each answered by itself, chains together, as values or as packed records."""
 
 import threading
+import time
 
 import pytest
 from ledger_values import hold, move, post
@@ -108,6 +109,39 @@ def test_threads_share_a_sync_and_each_has_its_own_answer(ledger):
     for (number, turn), result in answers.items():
         assert (ledger.find(f"t{number}.{turn}") is not None) == (result == "created")
     ledger.audit()
+
+
+class SlowLedger:
+    """Serves in half a second, and keeps how many it served each time."""
+
+    def __init__(self):
+        self.sizes, self.serving = [], threading.Event()
+
+    def serve(self, requests):
+        self.sizes.append(len(requests))
+        self.serving.set()
+        time.sleep(0.5)
+        return [["created"]] * len(requests)
+
+
+@pytest.mark.parametrize(("patience_s", "sizes"), [(60, [1, 2, 2]), (0, [1, 1, 1, 1, 1])])
+def test_callers_that_come_again_are_served_together(patience_s, sizes):
+    """Two callers, the second of which comes while the first is served, and each a while after its answer; without
+    patience they take turns for good."""
+    slow = SlowLedger()
+    together = GroupCommit(slow, patience_s)
+
+    def pay(times):
+        for _ in range(times):
+            together.submit([move("t", 1)])
+            time.sleep(0.1)
+
+    first = threading.Thread(target=pay, args=(3,))
+    first.start()
+    slow.serving.wait()
+    pay(2)
+    first.join()
+    assert slow.sizes == sizes
 
 
 def test_a_bad_request_does_not_spoil_its_group(ledger):

@@ -5,11 +5,13 @@ import inspect
 
 import pytest
 from economy_values import scores
-from house import ADA, ADA_ID, AUDITOR, BOB, NOISE, OWNER, POOL, ROWS, House
+from house import ADA, ADA_ID, AUDITOR, BOB, DEPOSIT, NOISE, OWNER, POOL, ROWS, House
 
 from openledger.core.appealing import sign_decision
 from openledger.core.errors import Conflict, Forbidden, InsufficientFunds, NotFound, Unavailable
+from openledger.core.signed import contribution_id
 from openledger.core.signing import SigningKey
+from openledger.core.values import RowDraft
 from openledger.datanets.appeals import appeal_of
 from openledger.datanets.contribution import sign_contribution
 from openledger.datanets.seals import SEAL_MS, seal_of
@@ -19,7 +21,9 @@ from openledger.economy.requests import KEPT_MS
 from openledger.ledger.disputes import Basis
 from openledger.ledger.seals import OPENING, SEAL
 from openledger.ledger.signers import Signer, sign_signer
+from openledger.platform.desk import is_spam
 
+BABBLE = RowDraft(prompt="What does pack.xor do?", completion="Zzkq wqxv jjxz vkqw qzxj xwkq.", source="pack")
 REVIEWER = Signer(role="reviewer", account="user:owner", public_key=OWNER.public_key, datanet="docs")
 SIGNED = sign_signer(OWNER, "reviewer", "user:owner", "docs")["signature"]
 
@@ -142,6 +146,31 @@ class TestAnAppeal:
         house.economy.decide_appeal(self.decision(appeal))
         assert [one["state"] for one in run(house.appeals("docs"))] == ["overturned"]
         assert (self.outcome(house), house.rows.held_appeals()) == ("accept", {})
+
+    @pytest.mark.parametrize("lost", ["", "judged", "record_outcomes", "acquit"])
+    def test_that_is_granted_gives_the_deposit_back_and_counts_for_the_reputation_once(self, tmp_path, lost):
+        """Of three rows two were taken for noise; one of these was none, so that the contribution is no spam."""
+        house = House(tmp_path, Parameters(contribution_deposit_nano=50))
+        house.name_reviewer()
+        contribution = sign_contribution(ADA, "docs", (ROWS[0], NOISE, BABBLE), "0")
+        identifier = contribution_id(contribution)
+        house.economy.grant(f"contributor:{ADA_ID}", DEPOSIT + 50, "deposits")
+        house.economy.deposit(f"contributor:{ADA_ID}", identifier)
+        assert is_spam(house.rows.contribute(contribution).verdicts)
+        house.economy.judge(identifier, is_spam=True)
+        appeal = appeal_of(ADA, contribution, 1, "it is a checksum")
+        run(house.appeal(appeal))
+        (house._datanets if lost == "judged" else house._economy).lost.add(lost)
+        for attempt in range(2):
+            try:
+                run(house.decide(self.decision(appeal)))
+            except Unavailable:
+                assert (attempt, bool(lost)) == (0, True)
+        assert house.economy.balance(f"contributor:{ADA_ID}").available_nano == DEPOSIT + 50
+        assert house.economy.reputation(ADA_ID, "docs")["ppm"] == 145_000
+        assert house.rows.judged(identifier).verdicts[1].outcome == "accept"
+        house.ledger.audit()
+        house.close()
 
     def test_that_nobody_decides_lapses_and_its_row_is_deleted_by_the_next_call(self, house, appeal):
         run(house.appeal(appeal))

@@ -6,12 +6,13 @@ import pytest
 from economy_values import Town
 
 from openledger.core.clock import ManualClock
-from openledger.core.errors import InvalidInput, NotFound, Unavailable
+from openledger.core.errors import InvalidInput, NotFound, TooLarge, Unavailable
 from openledger.core.signed import contribution_id
 from openledger.core.signing import SigningKey
 from openledger.core.values import ContributionReceipt, RowDraft, Verdict
 from openledger.datanets.contribution import sign_contribution
 from openledger.economy import Parameters
+from openledger.economy.reviews import ReviewBook
 
 KEY = SigningKey(b"c" * 32)
 DRAFTS = [RowDraft(prompt=f"What is {n}?", completion=f"It is the number {n}.", source="s") for n in range(4)]
@@ -71,6 +72,46 @@ async def test_what_the_gate_said_counts_for_the_reputation_once(town: Town):
     for _ in range(2):
         await town.desk().deposited(SIGNED, send, never)
     assert town.economy.reputation(SIGNED.contributor_id, "py-docs")["ppm"] == 216_943
+
+
+async def test_accepted_rows_are_drawn_for_a_review_and_rejected_ones_are_not(town: Town):
+    town.economy._reviews = ReviewBook(town.economy._db, lambda _: 0)
+    send, _ = gate(town, None, "noise", None, "exact_duplicate")
+    for _ in range(2):
+        await town.desk().deposited(SIGNED, send, never)
+    told = town.economy.reviews("py-docs")
+    assert [(one["row_id"], one["contributor"]) for one in told] == [
+        (name, SIGNED.contributor_id) for name in ("row_0", "row_2")
+    ]
+
+
+async def test_more_rows_than_the_quota_never_reach_the_gate(tmp_path: Path):
+    small = Town(tmp_path, ManualClock(), Parameters(quota_low_rows=3, quota_high_rows=3, contribution_deposit_nano=50))
+    small.economy.grant(ACCOUNT, 1000, "start")
+    send, seen = gate(small, None, None, None, None)
+    with pytest.raises(TooLarge) as caught:
+        await small.desk().deposited(SIGNED, send, never)
+    assert (caught.value.code, seen, small.available(ACCOUNT)) == ("quota_exceeded", [], 1000)
+    three = sign_contribution(KEY, "py-docs", DRAFTS[:3], "0")
+    await small.desk().deposited(three, send, never)
+    assert len(seen) == 1
+    small.close()
+
+
+async def test_rows_that_the_gate_never_judged_leave_the_quota_free(tmp_path: Path):
+    small = Town(tmp_path, ManualClock(), Parameters(quota_low_rows=4, quota_high_rows=4))
+    small.economy.grant(ACCOUNT, 1000, "start")
+    other = sign_contribution(KEY, "py-docs", DRAFTS, "1")
+    with pytest.raises(RuntimeError):
+        await small.desk().deposited(other, failing(RuntimeError("a defect")), never)
+    send, seen = gate(small, None, None, None, None)
+    with pytest.raises(Unavailable):
+        await small.desk().deposited(SIGNED, failing(AWAY), never)
+    await small.desk().deposited(SIGNED, send, never)
+    assert len(seen) == 1
+    with pytest.raises(TooLarge):
+        await small.desk().deposited(other, send, never)
+    small.close()
 
 
 async def test_where_the_gate_refuses_all_of_it_the_deposit_comes_back(town: Town):

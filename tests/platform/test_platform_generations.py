@@ -16,7 +16,7 @@ from openledger.attribution.likeness import load_repeats
 from openledger.attribution.period import BANK_METHOD
 from openledger.attribution.recompute import agreement, recompute
 from openledger.attribution.views import load_views
-from openledger.core.errors import Corrupt, InvalidInput, NotFound
+from openledger.core.errors import Corrupt, InsufficientFunds, InvalidInput, NotFound
 from openledger.core.values import DatanetVersion
 from openledger.ledger import encode_proof, verify_proof
 from openledger.platform import pipeline
@@ -169,7 +169,7 @@ class TestMerges:
     @pytest.fixture
     def merged(self, world):
         return pipeline.merge(
-            world.registry, world.adapters, world.base, {"one": "1", "side": "1/2"}, "both", OWNER, PRICES
+            world.registry, world.adapters, world.base, {"one": "1", "side": "1/2"}, "both", OWNER, PRICES, str
         )
 
     def test_both_lines_are_paid_and_the_statement_names_them(self, world, market, merged):
@@ -199,7 +199,7 @@ class TestMerges:
 
     def test_an_adapter_trained_from_a_merge_pays_its_parents_lines(self, world, market):
         merged = pipeline.merge(
-            world.registry, world.adapters, world.base, {"two": "1", "side": "1"}, "both", OWNER, PRICES
+            world.registry, world.adapters, world.base, {"two": "1", "side": "1"}, "both", OWNER, PRICES, str
         )
         world.train("last", rows_of("ctr_3"), "both", replace(RECIPE, rank=8, alpha=8))
         found, settlement = settle(market, world, "last", tiny_rows())
@@ -213,12 +213,25 @@ class TestMerges:
         folder = Path(world.registry.get("both").folder)
         before = (folder / "adapter_model.safetensors").stat().st_mtime_ns
         again = {"registry": world.registry, "adapters": world.adapters, "base": world.base, "name": "both"}
-        again |= {"parts": {"one": "1", "side": "1/2"}, "owner": OWNER, "prices": PRICES}
+        again |= {"parts": {"one": "1", "side": "1/2"}, "owner": OWNER, "prices": PRICES, "charge": str}
         assert pipeline.merge(**again) == merged
         assert (folder / "adapter_model.safetensors").stat().st_mtime_ns == before
         (folder / "card.json").unlink()
         assert pipeline.merge(**again) == merged
         assert load_card(folder).parents == tuple(zip(digests(world, "one", "side"), ("1", "1/2"), strict=True))
+
+    def test_what_deploying_costs_is_taken_before_the_merge_is_offered(self, world):
+        def refuse(digest):
+            charged.append(digest)
+            raise InsufficientFunds("nothing there", param="account")
+
+        parts, charged = {"one": "2", "side": "1/2"}, []
+        with pytest.raises(InsufficientFunds):
+            pipeline.merge(world.registry, world.adapters, world.base, parts, "dear", OWNER, PRICES, refuse)
+        with pytest.raises(NotFound):
+            world.registry.get("dear")
+        pipeline.merge(world.registry, world.adapters, world.base, parts, "dear", OWNER, PRICES, charged.append)
+        assert charged == digests(world, "dear") * 2
 
     def test_a_card_that_names_other_parents_pays_nobody(self, world, market, merged):
         folder = Path(world.registry.get("both").folder)

@@ -21,6 +21,7 @@ from openledger.datanets.datanets import Datanets
 from openledger.datanets.shard import ShardHost
 from openledger.economy import Economy
 from openledger.ledger import Ledger
+from openledger.ledger.receipts import check_receipt, encode_receipt
 from openledger.openlora.text import TextStream, decoder
 from openledger.platform.live import LiveService
 from openledger.platform.workdir import Workdir
@@ -134,7 +135,7 @@ def actor(economy):
 
 
 @pytest.fixture
-def service(tmp_path, base, actor, engine, datanets):
+def service(tmp_path, base, actor, engine, datanets, economy):
     workdir = Workdir(tmp_path / "work")
     (workdir.adapters / "greek").mkdir()
     terms = AdapterTerms(
@@ -142,7 +143,7 @@ def service(tmp_path, base, actor, engine, datanets):
         owner_account="user:owner", prompt_price_nano=100, completion_price_nano=1000,
     )  # fmt: skip
     AdapterRegistry(workdir.adapters).register("greek", workdir.adapters / "greek", DIGEST, terms)
-    return LiveService(workdir, base, engine, Remote(datanets), None, actor)
+    return LiveService(workdir, base, engine, Remote(datanets), Remote(economy._ledger), actor)
 
 
 def chat(service, text="What does alpha do?", key="k1", model="greek", **sampling):
@@ -183,6 +184,33 @@ async def test_an_answer_costs_what_its_receipt_says(service, economy):
     text, receipt = await said(chat(service))
     assert text == "It joins alpha with beta."
     assert spent(economy) == receipt.fee_nano == sum(receipt.parts.values()) > 0
+
+
+async def test_an_answer_comes_with_a_signed_receipt_that_can_be_checked_and_had_again(service, economy):
+    _, receipt = await said(chat(service))
+    data, key = encode_receipt(receipt.signed), economy._ledger.verification_key()
+    told = check_receipt(data, key)
+    assert (told["transfer"]["amount_nano"], told["transfer"]["debit"]) == (receipt.fee_nano, ACCOUNT)
+    assert told["transfer"]["reference"] == receipt.answer_id
+    assert await service.receipt(ACCOUNT, receipt.answer_id) == data
+    again = (await said(chat(service)))[1]
+    assert (again.answer_id, again.signed) == (receipt.answer_id, receipt.signed)
+
+
+@pytest.mark.parametrize(("account", "answer"), [("user:bob", None), (ACCOUNT, "ans_none")])
+async def test_a_receipt_is_for_who_paid_and_for_nobody_else(service, account, answer):
+    _, receipt = await said(chat(service))
+    with pytest.raises(NotFound) as caught:
+        await service.receipt(account, answer or receipt.answer_id)
+    assert caught.value.code == "answer_not_sold"
+
+
+async def test_where_the_ledger_does_not_answer_the_receipt_comes_later(service, economy):
+    service._ledger.away = {"receipt"}
+    text, receipt = await said(chat(service))
+    assert (text, receipt.signed, spent(economy)) == ("It joins alpha with beta.", None, receipt.fee_nano)
+    data = await service.receipt(ACCOUNT, receipt.answer_id)
+    assert check_receipt(data, economy._ledger.verification_key())["transfer"]["reference"] == receipt.answer_id
 
 
 async def test_a_key_with_a_cap_is_refused_by_what_is_missing_and_nothing_is_held(service, economy):

@@ -1,9 +1,10 @@
 """A removal beyond its Datanet: the entry in the log, and the adapters that have learnt from the rows."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from house import Remote
 
 from openledger.adapters.card import AdapterCard
 from openledger.adapters.registry import AdapterRegistry
@@ -14,7 +15,7 @@ from openledger.core.signing import SigningKey
 from openledger.core.values import AdapterTerms, Removal
 from openledger.datanets.removal import sign_withdrawal, withdrawn
 from openledger.ledger import Ledger
-from openledger.platform.removals import affected_adapters, check_recorded, record_removal
+from openledger.platform.removals import affected_adapters, record_removal
 
 DIGEST = "ab" * 32
 
@@ -53,16 +54,17 @@ def adapter(
     registry.register(name, folder / name, digest, terms if sold else None)
 
 
-def test_a_removal_is_logged_once_with_a_proof(ledger):
-    transfer_id = record_removal(ledger, removal())
-    assert record_removal(ledger, removal()) == transfer_id == removal().removal_id
+async def test_a_removal_is_logged_once_with_a_proof(ledger):
+    transfer_id = await record_removal(Remote(ledger), removal())
+    assert await record_removal(Remote(ledger), removal()) == transfer_id == removal().removal_id
     ledger.audit()
     assert ledger.proof(transfer_id)
 
 
-def test_a_ledger_that_refuses_is_told():
+async def test_a_ledger_that_refuses_is_told(ledger):
+    await record_removal(Remote(ledger), removal())
     with pytest.raises(Conflict, match="exists_with_different_statement"):
-        check_recorded(["exists_with_different_statement"])
+        await record_removal(Remote(ledger), replace(removal(), row_ids=("row_1",)))
 
 
 def test_adapters_trained_on_a_row_are_listed_with_what_was_made_of_it(tmp_path):

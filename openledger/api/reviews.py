@@ -1,0 +1,35 @@
+"""/v1/datanets/{name}/reviews: accepted rows that were drawn to be looked at again, for the owner and the reviewers.
+
+The row itself is in the Datanet's next version; its owner removes it from there, where it is to go.
+"""
+
+from typing import Annotated
+
+from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import Response
+
+from openledger.api.access import AccountOf, ServiceOf
+from openledger.api.responses import json_response, listing
+from openledger.core.ids import check_name
+
+router = APIRouter(tags=["datanets"])
+
+
+class FindingBody(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    finding: Annotated[str, Field(max_length=32)]
+
+
+@router.get("/v1/datanets/{name}/reviews")
+async def list_reviews(name: str, service: ServiceOf, account: AccountOf) -> Response:
+    found = await service.reviews(account, check_name(name, "name"))
+    return listing([{"object": "review", **one} for one in found])
+
+
+@router.post("/v1/datanets/{name}/reviews/{row_id}")
+async def review(name: str, row_id: str, body: FindingBody, service: ServiceOf, account: AccountOf) -> Response:
+    """The same finding again is told as it stands."""
+    names = check_name(name, "name"), check_name(row_id, "row_id")
+    return json_response({"object": "review", **await service.review(account, *names, body.finding)})

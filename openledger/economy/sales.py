@@ -1,0 +1,311 @@
+"""Sales of answers: a hold before, the metered fee and its parts after. What an answer is worth, others settle.
+
+    authorize (hold) -> complete (store the answer, post its fee and the parts)        cancel, or time: release
+
+Every step is durable before it answers and may be repeated: ids derive from the answer.
+"""
+
+from dataclasses import asdict
+
+import apsw
+
+from openledger.core.clock import Clock
+from openledger.core.errors import Conflict, InsufficientFunds, InvalidInput, NotFound
+from openledger.core.hashing import digest_json
+from openledger.core.ids import new_id
+from openledger.core.money import format_open
+from openledger.core.values import AdapterTerms, Answer, Authorization, FeeReceipt
+from openledger.economy import answers
+from openledger.economy.accounts import AccountBook
+from openledger.economy.answers import AnswerStore, StoredAnswer
+from openledger.economy.caps import CapStore
+from openledger.economy.holds import HoldRecord, HoldStore
+from openledger.economy.periods import PeriodStore
+from openledger.economy.port import LedgerPort
+from openledger.economy.pricing import (
+    Metered,
+    hold_transfer,
+    price,
+    usage_statement,
+    usage_transfers,
+    void_transfer,
+)
+from openledger.economy.register import RegisterBook
+from openledger.economy.staking import StakeBook
+from openledger.economy.terms import check_terms
+from openledger.ledger.statements import parts_by_account
+
+_GONE = frozenset({"pending_transfer_expired", "pending_transfer_already_voided", "pending_transfer_not_found"})
+_MAX_KEY_CHARACTERS = 255
+
+
+class SaleBook:
+    """Over one ledger and the economy's database."""
+
+    def __init__(
+        self,
+        ledger: LedgerPort,
+        connection: apsw.Connection,
+        clock: Clock,
+        *,
+        register: RegisterBook,
+        accounts: AccountBook,
+        stakes: StakeBook,
+        answers: AnswerStore,
+        periods: PeriodStore,
+        caps: CapStore,
+    ):
+        self._ledger = ledger
+        self._clock = clock
+        self._register = register
+        self._accounts = accounts
+        self._stakes = stakes
+        self._answers = answers
+        self._periods = periods
+        self._caps = caps
+        self._holds = HoldStore(connection)
+
+    def authorize(
+        self,
+        account: str,
+        terms: AdapterTerms,
+        num_prompt_tokens: int,
+        max_tokens: int,
+        idempotency_key: str,
+        request_digest: str = "",
+        key_digest: str = "",
+    ) -> Authorization:
+        """Hold the most that an answer can cost, before it is generated.
+
+        The same key with the same request (`request_digest` covers its content) gives the same authorization, unless
+        its hold was released, for then nothing was sold under it: a new one takes its place. `key_digest` is the
+        SHA-256 of the API key that asks, whose daily cap then holds. Raises InsufficientFunds saying what is missing
+        (`spending_cap_reached` where the cap is), Conflict where the key stands for another request, NotFound for the
+        account.
+        """
+        check_key(idempotency_key)
+        max_fee_nano = price(check_terms(terms), num_prompt_tokens, max_tokens, self._register.parameters())
+        self.release_expired()
+        request = [asdict(terms), num_prompt_tokens, max_tokens, request_digest]
+        hold = self._hold_for(account, terms, max_fee_nano, idempotency_key, digest_json(request))
+        self._place(hold, key_digest)
+        return hold.authorization
+
+    def complete(self, answer: Answer) -> FeeReceipt:
+        """Take the metered fee, release the rest of the hold, and pay the fee's parts; may be repeated.
+
+        The answer goes into the period that is open now. Raises NotFound without an authorization, Conflict where the
+        hold was released or another answer was completed under the id, InvalidInput for more than was authorized.
+        """
+        hold = self._find_hold(answer.answer_id)
+        stored = self._answers.find(answer.answer_id)
+        if stored is None:
+            stored = self._store(answer, hold)
+        else:
+            self._check_same(answer, stored)
+        self.check_paid(stored)
+        return _receipt(stored)
+
+    def completed(self, answer_id: str) -> tuple[Answer, FeeReceipt] | None:
+        """What was sold under `answer_id` and what it cost, for a retry to be told again; None before it is complete.
+
+        An answer that was stored and not yet paid for is paid for first. Raises Conflict once its pool is settled
+        (`answer_settled`), or where its content isn't kept (`answer_not_kept`).
+        """
+        stored = self._answers.find(answer_id)
+        if stored is None or not self.post(stored):
+            return None
+        if stored.state in ("settled", "refunded"):
+            raise Conflict(
+                f"{answer_id} was paid for and {stored.state}; its content is no longer told",
+                code="answer_settled",
+                param="idempotency_key",
+                fix="send a new key to ask again, at the price of a new answer",
+            )
+        if not stored.sealed:
+            raise Conflict(
+                f"{answer_id} was paid for; its content is not kept, as its tenant asked or because its time was up",
+                code="answer_not_kept",
+                param="idempotency_key",
+                fix="send a new key to ask again, at the price of a new answer",
+            )
+        return self._answers.open(stored), _receipt(stored)
+
+    def cancel(self, answer_id: str) -> None:
+        """Release a hold in full; may be repeated. Raises NotFound, and Conflict where the answer was completed."""
+        hold = self._find_hold(answer_id)
+        if hold.state == "released":
+            return
+        if self._answers.find(answer_id) is not None:
+            raise Conflict(f"{answer_id} was completed", code="answer_completed", param="answer_id")
+        self._release(hold)
+
+    def release_expired(self) -> int:
+        """Release holds whose time is up and whose answer never came; how many."""
+        expired = [hold for hold in self._holds.expired(self._clock.now_ms()) if not self._answers.find(hold.answer_id)]
+        for hold in expired:
+            self._release(hold)
+        return len(expired)
+
+    def check_paid(self, stored: StoredAnswer) -> None:
+        """See to it that the answer is paid for. Raises Conflict (`hold_released`) where its hold had gone."""
+        if not self.post(stored):
+            raise _released(stored.answer_id)
+
+    def post(self, stored: StoredAnswer) -> bool:
+        """Whether the answer is paid for, now or before; False where its hold had gone."""
+        if stored.state != "stored":
+            return stored.state != "unpaid"
+        transfers = usage_transfers(stored.usage)
+        results = self._ledger.commit(transfers, stored.usage)
+        paid = results[0] not in _GONE
+        if paid:
+            self._accounts.check(results, transfers)
+        else:
+            self._release(self._find_hold(stored.answer_id))
+        self._answers.mark(stored.answer_id, "posted" if paid else "unpaid")
+        if paid:
+            self._holds.mark(stored.answer_id, "posted")
+            self._caps.spend(stored.answer_id, stored.usage["fee_nano"])
+        return paid
+
+    def post_waiting(self) -> None:
+        for stored in self._answers.waiting():
+            self._accounts.open(*parts_by_account(stored.usage["parts_nano"], stored.usage["accounts"]))
+            self.post(stored)
+
+    def _hold_for(
+        self, account: str, terms: AdapterTerms, max_fee_nano: int, idempotency_key: str, body_digest: str
+    ) -> HoldRecord:
+        known = self._holds.by_key(account, idempotency_key)
+        if known is not None:
+            _check_same_request(known, body_digest)
+            if not self._is_released(known):
+                return known
+            self._holds.free_key(known)
+        now_ms = self._clock.now_ms()
+        hold = HoldRecord(
+            answer_id=new_id("ans", now_ms),
+            account=account,
+            idempotency_key=idempotency_key,
+            body_digest=body_digest,
+            terms=terms,
+            period=self._periods.current(),
+            max_fee_nano=max_fee_nano,
+            expires_ms=now_ms + self._register.parameters().hold_timeout_ms,
+        )
+        self._holds.add(hold)
+        return hold
+
+    def _is_released(self, hold: HoldRecord) -> bool:
+        """Whether nothing was sold, nor can be, under `hold`. An answer that waits to be paid for decides it now."""
+        stored = self._answers.find(hold.answer_id)
+        return hold.state == "released" if stored is None else not self.post(stored)
+
+    def _place(self, hold: HoldRecord, key_digest: str) -> None:
+        parameters = self._register.parameters(hold.period)
+        timeout_ms = parameters.hold_timeout_ms + parameters.posting_grace_ms
+        transfer = hold_transfer(hold.answer_id, hold.account, hold.max_fee_nano, timeout_ms)
+        try:
+            if key_digest:
+                self._caps.reserve(key_digest, hold.answer_id, hold.max_fee_nano, self._clock.now_ms())
+            self._accounts.check(self._ledger.commit([transfer]), [transfer])
+        except (InsufficientFunds, NotFound, InvalidInput):
+            self._holds.forget(hold.answer_id)
+            self._caps.spend(hold.answer_id, 0)
+            raise
+
+    def _store(self, answer: Answer, hold: HoldRecord) -> StoredAnswer:
+        if hold.state != "open":
+            raise _released(hold.answer_id)
+        terms, salt = hold.terms, answers.new_salt()
+        if (answer.adapter, answer.adapter_digest) != (terms.adapter, terms.adapter_digest):
+            raise InvalidInput(
+                "the answer is by another adapter than was authorized", code="wrong_adapter", param="adapter"
+            )
+        metered = Metered(
+            answer_id=hold.answer_id,
+            account=hold.account,
+            period=self._periods.current(),
+            num_prompt_tokens=len(answer.prompt_ids),
+            num_completion_tokens=len(answer.completion_ids),
+            commitment=answers.commitment(answer, salt),
+        )
+        stakers = self._stakes.account_for(terms.adapter, terms.datanet, metered.period)
+        usage = usage_statement(metered, terms, self._register.parameters(hold.period), stakers)
+        if usage["fee_nano"] > hold.max_fee_nano:
+            raise InvalidInput(
+                f"the answer costs {format_open(usage['fee_nano'])} OPEN,"
+                f" {format_open(hold.max_fee_nano)} were authorized",
+                code="exceeds_authorization",
+                param="completion_ids",
+            )
+        self._accounts.open(*parts_by_account(usage["parts_nano"], usage["accounts"]))
+        return self._answers.add(answer, salt, usage)
+
+    def _check_same(self, answer: Answer, stored: StoredAnswer) -> None:
+        """Where the content isn't kept only the id can be compared."""
+        if not stored.sealed:
+            return
+        salt = self._answers.open(stored).salt
+        if answers.commitment(answer, salt) != stored.usage["commitment"]:
+            raise Conflict(
+                f"{answer.answer_id} was completed with other tokens", code="answer_completed", param="answer_id"
+            )
+
+    def _release(self, hold: HoldRecord) -> None:
+        transfer = void_transfer(hold.answer_id, hold.account, hold.max_fee_nano)
+        results = self._ledger.commit([transfer])
+        if results[0] not in _GONE:
+            self._accounts.check(results, [transfer])
+        self._holds.mark(hold.answer_id, "released")
+        self._caps.spend(hold.answer_id, 0)
+
+    def _find_hold(self, answer_id: str) -> HoldRecord:
+        hold = self._holds.find(answer_id)
+        if hold is None:
+            raise NotFound(
+                f"nothing was authorized as {answer_id}",
+                code="authorization_not_found",
+                param="answer_id",
+                fix="authorize first",
+            )
+        return hold
+
+
+def check_key(key: str) -> None:
+    """Raises InvalidInput for an idempotency key that can't be."""
+    if not isinstance(key, str) or not 0 < len(key) <= _MAX_KEY_CHARACTERS:
+        raise InvalidInput(
+            f"an idempotency key has 1 to {_MAX_KEY_CHARACTERS} characters",
+            code="invalid_idempotency_key",
+            param="idempotency_key",
+        )
+
+
+def _check_same_request(hold: HoldRecord, body_digest: str) -> None:
+    if hold.body_digest != body_digest:
+        raise Conflict(
+            "this idempotency key was used for another request",
+            code="idempotency_conflict",
+            param="idempotency_key",
+            fix="send a new key for a new request",
+        )
+
+
+def _released(answer_id: str) -> Conflict:
+    return Conflict(
+        f"the hold for {answer_id} was released: it was cancelled, or its time was up",
+        code="hold_released",
+        param="answer_id",
+        fix="authorize again; the same idempotency key will do",
+    )
+
+
+def _receipt(stored: StoredAnswer) -> FeeReceipt:
+    usage = stored.usage
+    return FeeReceipt(
+        answer_id=stored.answer_id,
+        fee_nano=usage["fee_nano"],
+        parts=parts_by_account(usage["parts_nano"], usage["accounts"]),
+    )
