@@ -21,8 +21,8 @@ from openledger.api import (
     receipts,
     report,
     retention,
-    reviews,
     seals,
+    spot_checks,
     stakes,
     verdicts,
     withdrawals,
@@ -47,7 +47,7 @@ def create_app(service: Service, clock: Clock | None = None) -> FastAPI:
     app.state.service = service
     app.state.clock = clock or SystemClock()
     answering = (health, chat, completions, models, accounts, datanets, ledger, report, verdicts, receipts)
-    for resource in (*answering, seals, appeals, disputes, retention, reviews):
+    for resource in (*answering, seals, appeals, disputes, retention, spot_checks):
         app.include_router(resource.router)
     for office in (stakes, proposals, withdrawals):
         app.include_router(office.router)

@@ -1,4 +1,4 @@
-"""Contesting a verdict of the gate, and deciding on one: appeals, reviews, and who makes them in a Datanet."""
+"""Contesting a verdict of the gate, and deciding on one: appeals, spot checks, and who makes them in a Datanet."""
 
 from argparse import Namespace
 from collections.abc import Iterable
@@ -34,16 +34,16 @@ def show(options: Namespace) -> None:
     _print({**found, **{name: value for name, value in row.items() if name in _TEXTS}}, as_json=options.json)
 
 
-def show_reviews(options: Namespace) -> None:
+def show_spot_checks(options: Namespace) -> None:
     with connect(options) as client:
-        found = client.reviews(options.datanet)
+        found = client.spot_checks(options.datanet)
     rows = [{name: one.get(name) for name in _DRAWN} for one in found]
     output.print_rows(f"To review in {options.datanet}", rows, as_json=options.json, whole=found)
 
 
-def review(options: Namespace) -> None:
+def spot_check(options: Namespace) -> None:
     with connect(options) as client:
-        found = client.review(options.datanet, options.row_id, options.finding)
+        found = client.spot_check(options.datanet, options.row_id, options.finding)
     output.print_pairs({name: found.get(name) for name in (*_DRAWN, "finding")}, as_json=options.json)
 
 

@@ -83,7 +83,7 @@ def build_parser() -> Parser:
     _add_money(commands)
     _add_disputes(commands)
     _add_appeals(commands)
-    _add_reviews(commands)
+    _add_spot_checks(commands)
     _add_reviewers(commands)
     _add_retention(commands)
     _add_payout(commands)
@@ -219,10 +219,10 @@ def _add_appeals(commands: Any) -> None:
     decide.add_argument("--note", default="", metavar="TEXT", help="why; stands in the log for everybody")
 
 
-def _add_reviews(commands: Any) -> None:
-    actions = _group(commands, "reviews", "look again at accepted rows that were drawn for it")
-    due = _remote(actions, "list", appealing.show_reviews, "a Datanet's rows that wait to be reviewed")
-    close = _remote(actions, "close", appealing.review, "say what a row is, as the Datanet's owner or a reviewer")
+def _add_spot_checks(commands: Any) -> None:
+    actions = _group(commands, "spot-checks", "look again at accepted rows that were drawn for it")
+    due = _remote(actions, "list", appealing.show_spot_checks, "a Datanet's rows that wait for a spot check")
+    close = _remote(actions, "close", appealing.spot_check, "say what a row is, as the Datanet's owner or a reviewer")
     for action in (due, close):
         action.add_argument("datanet", metavar="DATANET")
     close.add_argument("row_id", metavar="ROW_ID")

@@ -204,13 +204,13 @@ class OpenLedger(Offices):
         path = f"{_appeals(body.pop('datanet'))}/{_segment(body.pop('row_id'))}/decision"
         return self._post(path, body, idempotency_key)
 
-    def reviews(self, datanet: str) -> list[dict[str, Any]]:
+    def spot_checks(self, datanet: str) -> list[dict[str, Any]]:
         """Accepted rows that were drawn to be looked at again; by the API key of the Datanet's owner or a reviewer."""
-        return self._list(_reviews(datanet))
+        return self._list(_spot_checks(datanet))
 
-    def review(self, datanet: str, row_id: str, finding: str) -> dict[str, Any]:
+    def spot_check(self, datanet: str, row_id: str, finding: str) -> dict[str, Any]:
         """What you found a drawn row to be: `good`, `spam` or `duplicate`. Safe to send again."""
-        return self._post(f"{_reviews(datanet)}/{_segment(row_id)}", {"finding": finding})
+        return self._post(f"{_spot_checks(datanet)}/{_segment(row_id)}", {"finding": finding})
 
     def add_reviewer(self, datanet: str, account: str, public_key: str, signature: str) -> dict[str, Any]:
         """Name a reviewer of your Datanet. The reviewer signs for it (`ledger.signers.sign_signer`)."""
@@ -339,8 +339,8 @@ def _response_format(grammar: Grammar) -> dict[str, Any]:
     return {"type": grammar.kind, **({words[grammar.kind]: grammar.text} if grammar.kind in words else {})}
 
 
-def _reviews(datanet: str) -> str:
-    return f"/v1/datanets/{_segment(datanet)}/reviews"
+def _spot_checks(datanet: str) -> str:
+    return f"/v1/datanets/{_segment(datanet)}/spot-checks"
 
 
 def _appeals(datanet: str) -> str:

@@ -13,7 +13,7 @@ import apsw
 from openledger.core.clock import Clock, SystemClock
 from openledger.core.errors import Forbidden
 from openledger.core.ids import check_name
-from openledger.economy import deposits, quotas, reputation, reviews, staking
+from openledger.economy import deposits, quotas, reputation, spot_checks, staking
 from openledger.economy.deposits import DepositBook, DepositState
 from openledger.economy.governing import GovernanceBook
 from openledger.economy.parameters import Parameters
@@ -21,7 +21,7 @@ from openledger.economy.port import LedgerPort
 from openledger.economy.quotas import QuotaBook
 from openledger.economy.register import RegisterBook
 from openledger.economy.reputation import ReputationBook, quota_rows, review_ppm
-from openledger.economy.reviews import GOOD, ReviewBook, check_finding
+from openledger.economy.spot_checks import GOOD, SpotCheckBook, check_finding
 from openledger.economy.staking import StakeBook
 from openledger.economy.vesting import VestingBook
 from openledger.economy.withdrawals import WithdrawalBook, as_csv
@@ -31,7 +31,7 @@ from openledger.ledger.vesting import Bucket, standard_plan
 
 _RETRY_MS = 60_000
 _DAY_MS = 24 * 60 * 60_000
-SCHEMA = staking.SCHEMA + deposits.SCHEMA + reputation.SCHEMA + quotas.SCHEMA + reviews.SCHEMA
+SCHEMA = staking.SCHEMA + deposits.SCHEMA + reputation.SCHEMA + quotas.SCHEMA + spot_checks.SCHEMA
 
 
 class Offices:
@@ -47,7 +47,7 @@ class Offices:
         self._deposits = DepositBook(ledger, self._register, connection)
         self._reputations = ReputationBook(connection)
         self._quotas = QuotaBook(connection)
-        self._reviews = ReviewBook(connection)
+        self._spot_checks = SpotCheckBook(connection)
         self._idle_until = (-1, 0)  # as long as the register has so many statements, and until then
 
     def parameters(self, period: str = "") -> Parameters:
@@ -199,29 +199,29 @@ class Offices:
         """See `ReputationBook.record`."""
         return self._reputations.record(contributor, datanet, outcomes, event, self._register.parameters())
 
-    def draw_reviews(self, contributor: str, datanet: str, contribution_id: str, row_ids: Sequence[str]) -> None:
+    def draw_spot_checks(self, contributor: str, datanet: str, contribution_id: str, row_ids: Sequence[str]) -> None:
         """Draw which of a contribution's accepted rows are reviewed, by its contributor's reputation; once."""
         review = self.reputation(contributor, datanet)["review_ppm"]
-        self._reviews.draw(contributor, datanet, contribution_id, row_ids, review, self._clock.now_ms())
+        self._spot_checks.draw(contributor, datanet, contribution_id, row_ids, review, self._clock.now_ms())
 
-    def reviews(self, datanet: str) -> list[dict[str, Any]]:
-        """See `ReviewBook.due`."""
-        return self._reviews.due(datanet)
+    def spot_checks(self, datanet: str) -> list[dict[str, Any]]:
+        """See `SpotCheckBook.due`."""
+        return self._spot_checks.due(datanet)
 
-    def review(self, account: str, datanet: str, row_id: str, finding: str) -> dict[str, Any]:
+    def spot_check(self, account: str, datanet: str, row_id: str, finding: str) -> dict[str, Any]:
         """What `account` found a drawn row to be: `good`, or what counts against its contributor's reputation, once.
 
-        Raises NotFound (`review_not_found`), InvalidInput (`invalid_finding`), Conflict (`review_closed`), Forbidden
+        Raises NotFound (`spot_check_not_found`), InvalidInput (`invalid_finding`), Conflict (`spot_check_closed`), Forbidden
         (`not_a_second_party`) for the contributor's own account.
         """
-        found = self._reviews.find(datanet, row_id)
+        found = self._spot_checks.find(datanet, row_id)
         check_finding(found, finding)
         if account == f"contributor:{found['contributor']}":
             raise Forbidden("nobody reviews his own row", code="not_a_second_party", param="account")
         if finding != GOOD:
-            self.record_outcomes(found["contributor"], datanet, {finding: 1}, f"review:{row_id}")
-        self._reviews.close(row_id, finding)
-        return self._reviews.find(datanet, row_id)
+            self.record_outcomes(found["contributor"], datanet, {finding: 1}, f"spot_check:{row_id}")
+        self._spot_checks.close(row_id, finding)
+        return self._spot_checks.find(datanet, row_id)
 
     def _next_due_ms(self, now_ms: int) -> int:
         """The first moment at which `run_due` may have something to do; what couldn't be done now is tried again in a

@@ -81,13 +81,13 @@ class Claims:
         await self._close_appeal(decision.row_id, decided)
         return appeal_entry(decided)
 
-    async def reviews(self, account: str, datanet: str) -> list[dict[str, Any]]:
+    async def spot_checks(self, account: str, datanet: str) -> list[dict[str, Any]]:
         await self._check_reader(account, datanet)
-        return list(await answered(self._economy.reviews.remote(datanet)))
+        return list(await answered(self._economy.spot_checks.remote(datanet)))
 
-    async def review(self, account: str, datanet: str, row_id: str, finding: str) -> dict[str, Any]:
+    async def spot_check(self, account: str, datanet: str, row_id: str, finding: str) -> dict[str, Any]:
         await self._check_reader(account, datanet)
-        return dict(await answered(self._economy.review.remote(account, datanet, row_id, finding)))
+        return dict(await answered(self._economy.spot_check.remote(account, datanet, row_id, finding)))
 
     async def add_reviewer(self, account: str, datanet: str, reviewer: Signer, signature: str) -> dict[str, Any]:
         await self._check_owner(account, datanet)

@@ -125,7 +125,7 @@ class Desk:
         name, outcomes = receipt.contribution_id, outcomes_of(receipt.verdicts)
         await self._ask("judge", name, is_spam(receipt.verdicts))
         accepted = [verdict.row_id for verdict in receipt.verdicts if verdict.outcome == "accept"]
-        await self._ask("draw_reviews", receipt.contributor_id, receipt.datanet, name, accepted)
+        await self._ask("draw_spot_checks", receipt.contributor_id, receipt.datanet, name, accepted)
         await self._ask("record_outcomes", receipt.contributor_id, receipt.datanet, outcomes, name)
 
     async def _decide_failed(

@@ -220,15 +220,15 @@ class Service(Protocol):
         (`appeal_closed`, `appeal_lapsed`)."""
         ...
 
-    async def reviews(self, account: str, datanet: str) -> list[dict[str, Any]]:
+    async def spot_checks(self, account: str, datanet: str) -> list[dict[str, Any]]:
         """Accepted rows that wait to be reviewed, for the Datanet's owner and reviewers: `row_id`, `contributor`,
         `contribution_id`, `drawn_ms`. Raises Forbidden (`not_the_owner`)."""
         ...
 
-    async def review(self, account: str, datanet: str, row_id: str, finding: str) -> dict[str, Any]:
+    async def spot_check(self, account: str, datanet: str, row_id: str, finding: str) -> dict[str, Any]:
         """Say what a drawn row is: `good`, `spam` or `duplicate`; the same again is told as it stands. Raises Forbidden
-        (`not_the_owner`, `not_a_second_party`), NotFound (`review_not_found`), InvalidInput (`invalid_finding`),
-        Conflict (`review_closed`)."""
+        (`not_the_owner`, `not_a_second_party`), NotFound (`spot_check_not_found`), InvalidInput (`invalid_finding`),
+        Conflict (`spot_check_closed`)."""
         ...
 
     async def add_reviewer(self, account: str, datanet: str, reviewer: Signer, signature: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from openledger.core.claiming import sign_claim
 from openledger.core.errors import Conflict
 from openledger.datanets.appeals import appeal_of
 from openledger.economy.disputes import recomputed
-from openledger.economy.reviews import ReviewBook
+from openledger.economy.spot_checks import SpotCheckBook
 from openledger.ledger.disputes import Basis, recomputation_json, sign_recomputation
 from openledger.ledger.signers import sign_signer
 
@@ -226,13 +226,13 @@ class TestAppeals:
             assert client.end_reviewer("docs", "user:bob", BOB.public_key)["account"] == added["account"]
 
 
-class TestReviews:
-    PATH = "/v1/datanets/docs/reviews"
+class TestSpotChecks:
+    PATH = "/v1/datanets/docs/spot-checks"
 
     @pytest.fixture(autouse=True)
     def drawn(self, house: House) -> None:
-        house.economy._reviews = ReviewBook(house.economy._db, lambda _: 0)
-        house.economy.draw_reviews(ADA_ID, "docs", "ctb_1", ["row_1", "row_2"])
+        house.economy._spot_checks = SpotCheckBook(house.economy._db, lambda _: 0)
+        house.economy.draw_spot_checks(ADA_ID, "docs", "ctb_1", ["row_1", "row_2"])
 
     def test_are_the_owners_and_the_reviewers_to_see_and_to_close(self, client: TestClient, house: House):
         house.name_reviewer(BOB, "user:bob")
@@ -254,7 +254,7 @@ class TestReviews:
         [
             ("row_1", {"finding": "fine"}, (400, "invalid_finding")),
             ("row_1", {}, (400, "missing_field")),
-            ("row_9", {"finding": "good"}, (404, "review_not_found")),
+            ("row_9", {"finding": "good"}, (404, "spot_check_not_found")),
         ],
     )
     def test_that_can_not_be_change_nothing(self, client: TestClient, row: str, body: Any, expected: Any):
@@ -296,5 +296,5 @@ def test_every_route_stands_in_the_list_of_routes(client: TestClient):
         "/v1/disputes", "/v1/disputes/{dispute_id}", "/v1/disputes/{dispute_id}/recomputation", "/v1/retention",
         "/v1/retention/content", "/v1/datanets/{name}/appeals", "/v1/datanets/{name}/appeals/{row_id}",
         "/v1/datanets/{name}/appeals/{row_id}/decision", "/v1/datanets/{name}/reviewers", "/v1/datanets/{name}/seals",
-        "/v1/datanets/{name}/reviews", "/v1/datanets/{name}/reviews/{row_id}",
+        "/v1/datanets/{name}/spot-checks", "/v1/datanets/{name}/spot-checks/{row_id}",
     } <= set(paths)  # fmt: skip

@@ -12,7 +12,7 @@ from served_app import served
 
 from openledger.api import create_app
 from openledger.cli.main import main
-from openledger.economy.reviews import ReviewBook
+from openledger.economy.spot_checks import SpotCheckBook
 
 Captured = pytest.CaptureFixture[str]
 
@@ -52,16 +52,16 @@ def key(tmp_path: Path) -> Any:
     return made
 
 
-class TestReviews:
+class TestSpotChecks:
     def test_are_listed_and_closed(self, house: House, run: Any):
-        house.economy._reviews = ReviewBook(house.economy._db, lambda _: 0)
-        house.economy.draw_reviews(ADA_ID, "docs", "ctb_1", ["row_1"])
-        code, out, _ = run("reviews", "list", "docs", account="user:owner")
+        house.economy._spot_checks = SpotCheckBook(house.economy._db, lambda _: 0)
+        house.economy.draw_spot_checks(ADA_ID, "docs", "ctb_1", ["row_1"])
+        code, out, _ = run("spot-checks", "list", "docs", account="user:owner")
         assert (code, "row_1" in out, ADA_ID in out) == (0, True, True)
-        code, out, _ = run("reviews", "close", "docs", "row_1", "spam", "--json", account="user:owner")
+        code, out, _ = run("spot-checks", "close", "docs", "row_1", "spam", "--json", account="user:owner")
         assert (code, json.loads(out)["finding"]) == (0, "spam")
-        code, _, err = run("reviews", "close", "docs", "row_1", "good", account="user:owner")
-        assert (code, "review_closed" in err) == (7, True)
+        code, _, err = run("spot-checks", "close", "docs", "row_1", "good", account="user:owner")
+        assert (code, "spot_check_closed" in err) == (7, True)
 
 
 class TestDisputes:

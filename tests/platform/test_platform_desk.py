@@ -12,7 +12,7 @@ from openledger.core.signing import SigningKey
 from openledger.core.values import ContributionReceipt, RowDraft, Verdict
 from openledger.datanets.contribution import sign_contribution
 from openledger.economy import Parameters
-from openledger.economy.reviews import ReviewBook
+from openledger.economy.spot_checks import SpotCheckBook
 
 KEY = SigningKey(b"c" * 32)
 DRAFTS = [RowDraft(prompt=f"What is {n}?", completion=f"It is the number {n}.", source="s") for n in range(4)]
@@ -75,11 +75,11 @@ async def test_what_the_gate_said_counts_for_the_reputation_once(town: Town):
 
 
 async def test_accepted_rows_are_drawn_for_a_review_and_rejected_ones_are_not(town: Town):
-    town.economy._reviews = ReviewBook(town.economy._db, lambda _: 0)
+    town.economy._spot_checks = SpotCheckBook(town.economy._db, lambda _: 0)
     send, _ = gate(town, None, "noise", None, "exact_duplicate")
     for _ in range(2):
         await town.desk().deposited(SIGNED, send, never)
-    told = town.economy.reviews("py-docs")
+    told = town.economy.spot_checks("py-docs")
     assert [(one["row_id"], one["contributor"]) for one in told] == [
         (name, SIGNED.contributor_id) for name in ("row_0", "row_2")
     ]

@@ -1,4 +1,4 @@
-"""/v1/datanets/{name}/reviews: accepted rows that were drawn to be looked at again, for the owner and the reviewers.
+"""/v1/datanets/{name}/spot-checks: accepted rows that were drawn to be looked at again, for the owner and the reviewers.
 
 The row itself is in the Datanet's next version; its owner removes it from there, where it is to go.
 """
@@ -22,14 +22,14 @@ class FindingBody(BaseModel):
     finding: Annotated[str, Field(max_length=32)]
 
 
-@router.get("/v1/datanets/{name}/reviews")
-async def list_reviews(name: str, service: ServiceOf, account: AccountOf) -> Response:
-    found = await service.reviews(account, check_name(name, "name"))
-    return listing([{"object": "review", **one} for one in found])
+@router.get("/v1/datanets/{name}/spot-checks")
+async def list_spot_checks(name: str, service: ServiceOf, account: AccountOf) -> Response:
+    found = await service.spot_checks(account, check_name(name, "name"))
+    return listing([{"object": "spot_check", **one} for one in found])
 
 
-@router.post("/v1/datanets/{name}/reviews/{row_id}")
-async def review(name: str, row_id: str, body: FindingBody, service: ServiceOf, account: AccountOf) -> Response:
+@router.post("/v1/datanets/{name}/spot-checks/{row_id}")
+async def spot_check(name: str, row_id: str, body: FindingBody, service: ServiceOf, account: AccountOf) -> Response:
     """The same finding again is told as it stands."""
     names = check_name(name, "name"), check_name(row_id, "row_id")
-    return json_response({"object": "review", **await service.review(account, *names, body.finding)})
+    return json_response({"object": "spot_check", **await service.spot_check(account, *names, body.finding)})

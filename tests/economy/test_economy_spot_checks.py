@@ -3,17 +3,17 @@
 import pytest
 
 from openledger.core.errors import Conflict, Forbidden, InvalidInput, NotFound
-from openledger.economy.reviews import ReviewBook
+from openledger.economy.spot_checks import SpotCheckBook
 
 ROWS = [f"row_{number}" for number in range(1000)]
 
 
 def drawn(town):
-    return [one["row_id"] for one in town.economy.reviews("py-docs")]
+    return [one["row_id"] for one in town.economy.spot_checks("py-docs")]
 
 
 def draw(town, name="ctb_1", contributor="ctr_a", rows=ROWS):
-    town.economy.draw_reviews(contributor, "py-docs", name, rows)
+    town.economy.draw_spot_checks(contributor, "py-docs", name, rows)
 
 
 def test_a_new_keys_rows_are_reviewed_much_and_a_good_ones_little(town):
@@ -35,20 +35,20 @@ def test_a_contribution_is_drawn_once(town):
 
 def test_each_row_is_drawn_by_a_die_of_its_own(town):
     dice = iter([0, 451_999, 452_000, 999_999])
-    town.economy._reviews = ReviewBook(town.economy._db, lambda _: next(dice))
+    town.economy._spot_checks = SpotCheckBook(town.economy._db, lambda _: next(dice))
     draw(town, rows=ROWS[:4])
     assert drawn(town) == ["row_0", "row_1"]
 
 
 @pytest.fixture
 def reviewed(town):
-    town.economy._reviews = ReviewBook(town.economy._db, lambda _: 0)
+    town.economy._spot_checks = SpotCheckBook(town.economy._db, lambda _: 0)
     draw(town, rows=ROWS[:3])
     return town
 
 
 def find(town, finding, row="row_0", account="user:owner"):
-    return town.economy.review(account, "py-docs", row, finding)
+    return town.economy.spot_check(account, "py-docs", row, finding)
 
 
 @pytest.mark.parametrize(("finding", "ppm"), [("good", 100_000), ("spam", 95_000), ("duplicate", 95_000)])
@@ -64,9 +64,9 @@ def test_what_is_found_bad_lowers_the_reputation_once(reviewed, finding, ppm):
     [
         ("fine", "row_0", "user:owner", InvalidInput, "invalid_finding"),
         ("", "row_0", "user:owner", InvalidInput, "invalid_finding"),
-        ("good", "row_9", "user:owner", NotFound, "review_not_found"),
+        ("good", "row_9", "user:owner", NotFound, "spot_check_not_found"),
         ("spam", "row_0", "contributor:ctr_a", Forbidden, "not_a_second_party"),
-        ("spam", "row_1", "user:owner", Conflict, "review_closed"),
+        ("spam", "row_1", "user:owner", Conflict, "spot_check_closed"),
     ],
 )
 def test_a_review_that_can_not_be_changes_nothing(reviewed, finding, row, account, error, code):
