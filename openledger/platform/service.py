@@ -75,13 +75,13 @@ class AnswerEvent:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewAdapter:
     """An adapter to be served under `name`. `source` is a directory, a URI or a hub id; see `adapters.sources`. Where
-    `shared_with` names accounts, only they and the owner may ask it."""
+    `shared_with` names accounts, only they and the owner may ask it; empty is everybody, None whoever might before."""
 
     name: str
     source: str
     prompt_price_nano: int
     completion_price_nano: int
-    shared_with: tuple[str, ...] = ()
+    shared_with: tuple[str, ...] | None = None
     replace: bool = False
 
 
