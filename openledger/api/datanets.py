@@ -26,6 +26,10 @@ class DraftBody(_Body):
     prompt: str
     completion: str
     source: str = ""
+    extra: str = ""
+
+    def draft(self) -> RowDraft:
+        return RowDraft(**self.model_dump())
 
 
 class ContributionBody(_Body):
@@ -42,9 +46,7 @@ class ContributionBody(_Body):
             contributor_id=self.contributor_id,
             public_key=self.public_key,
             nonce=self.nonce,
-            drafts=tuple(
-                RowDraft(prompt=draft.prompt, completion=draft.completion, source=draft.source) for draft in self.drafts
-            ),
+            drafts=tuple(draft.draft() for draft in self.drafts),
             content_root=self.content_root,
             signature=self.signature,
         )

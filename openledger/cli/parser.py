@@ -140,6 +140,7 @@ def _add_data(commands: Any) -> None:
     contribute.add_argument("--key", required=True, metavar="KEYFILE", help="made by 'openledger keys new'")
     contribute.add_argument("--nonce", default="0", help="another one sends the same rows as a new contribution")
     contribute.add_argument("--seal", action="store_true", help="send no row yet: keep their place, for 7 days")
+    _add_schema(contribute)
     contribute.add_argument("--receipts", metavar="FILE", help="write each row's id and verdict there, one a line")
     trial = contribute.add_mutually_exclusive_group()
     trial.add_argument("--dry-run", action="store_true", help="judge the rows by the gate here; send nothing")
@@ -205,6 +206,7 @@ def _add_appeals(commands: Any) -> None:
     claim.add_argument("--reason", required=True, metavar="TEXT", help="stands in the log for everybody")
     claim.add_argument("--key", required=True, metavar="KEYFILE", help="that it was contributed with")
     claim.add_argument("--nonce", default="0", help="that it was contributed with")
+    _add_schema(claim)
     claim.add_argument("--dry-run", action="store_true", help="find and sign the row; send nothing")
     _add_idempotency(claim)
     either = decide.add_mutually_exclusive_group(required=True)
@@ -312,6 +314,11 @@ def _add_keys(commands: Any) -> None:
     actions = group.add_subparsers(metavar="ACTION", required=True, parser_class=Parser)
     new = _command(actions, "new", keys.new, "make an Ed25519 key; the file is yours alone to keep")
     new.add_argument("-o", "--out", default="contributor.key", metavar="KEYFILE")
+
+
+def _add_schema(parser: argparse.ArgumentParser) -> None:
+    about = "the Datanet's row schema as JSON, for a dry run; else the server is asked"
+    parser.add_argument("--schema", metavar="FILE", help=about)
 
 
 def _group(commands: Any, name: str, about: str) -> Any:

@@ -50,7 +50,7 @@ from openledger.datanets.clusters import ClusterRow, EvidenceClusters, WordWeigh
 from openledger.datanets.contribution import check_public_key, check_signature, row_ids
 from openledger.datanets.dedupe import DuplicateIndex, features_of
 from openledger.datanets.export import write_export
-from openledger.datanets.gate import GATE_VERSION, NO_DETECTORS, Detectors, judge
+from openledger.datanets.gate import GATE_VERSION, NO_DETECTORS, Detectors, Rules, judge
 from openledger.datanets.placement import shard_of
 from openledger.datanets.registry import (
     Contributor,
@@ -61,6 +61,7 @@ from openledger.datanets.registry import (
     Registry,
 )
 from openledger.datanets.removal import check_withdrawal, removed, tombstone, withdrawn
+from openledger.datanets.row_schema import PLAIN, RowSchema
 from openledger.datanets.rows import rows_of
 from openledger.datanets.seals import Opening, Place, UnloggedSeal, digest_of
 from openledger.datanets.terms import Action, Permission, Terms, check_action, check_licence, check_permitted
@@ -109,11 +110,11 @@ class Datanets:
     def close(self) -> None:
         self._registry.close()
 
-    def create(self, name: str, summary: str, owner: str) -> Datanet:
+    def create(self, name: str, summary: str, owner: str, row_schema: RowSchema = PLAIN) -> Datanet:
         """Idempotent. Raises Conflict when `name` exists with other content."""
         _check_text(summary, "summary", _MAX_SUMMARY_CHARS)
         _check_text(owner, "owner", _MAX_NAME_CHARS)
-        datanet = Datanet(name=check_name(name, "name"), summary=summary, owner=owner)
+        datanet = Datanet(name=check_name(name, "name"), summary=summary, owner=owner, row_schema=row_schema)
         self._registry.add_datanet(datanet, self._clock.now_ms())
         return datanet
 
@@ -351,7 +352,7 @@ class Datanets:
             gate_version=GATE_VERSION,
             published_ms=self._clock.now_ms(),
         )
-        write_manifest(self._folder / "versions", version, accepted)
+        write_manifest(self._folder / "versions", version, accepted, self._registry.datanet(name).row_schema)
         self._registry.add_version(version)
         return version
 
@@ -449,7 +450,13 @@ class Datanets:
 
     def _judge(self, contribution: Contribution, sealed: Place | None) -> tuple[tuple[Verdict, ...], DuplicateIndex]:
         overlay = self._index.overlay(sealed or self._registry.next_place())
-        return tuple(judge(contribution.drafts, row_ids(contribution), overlay, self._detectors)), overlay
+        rules, ids = self._rules(contribution.datanet), row_ids(contribution)
+        return tuple(judge(contribution.drafts, ids, overlay, self._detectors, rules)), overlay
+
+    def _rules(self, name: str) -> Rules:
+        terms = self.terms(name)
+        languages = terms.spoken if terms.only_languages else ()
+        return Rules(schema=self._registry.datanet(name).row_schema, languages=languages)
 
     def _begin(self, contribution: Contribution) -> PendingContribution:
         now_ms, own = self._clock.now_ms(), (contribution.contributor_id, digest_of(contribution))
@@ -644,6 +651,7 @@ def _row(of: ContributionReceipt | HeldRow, row_id: str, ordinal: int, draft: Ro
         source=draft.source,
         prompt=draft.prompt,
         completion=draft.completion,
+        extra=draft.extra,
     )
 
 

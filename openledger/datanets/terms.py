@@ -17,6 +17,7 @@ from typing import Any, Literal, get_args
 import apsw
 
 from openledger.core.errors import Corrupt, Forbidden, InvalidInput
+from openledger.datanets.language import KNOWN_LANGUAGES
 
 Action = Literal["contribute", "train"]
 State = Literal["requested", "approved", "revoked"]
@@ -62,7 +63,7 @@ _MAX_TAGS = 16
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
     """`licence` is an SPDX id of LICENCES, or `withdrawn`. `max_rows_a_day` is what one contributor may send in 24
-    hours, 0 for any number. `languages` are BCP 47 tags, for the metadata alone."""
+    hours, 0 for any number. `languages` are BCP 47 tags; with `only_languages` the gate rejects rows in others."""
 
     description: str = ""
     tags: tuple[str, ...] = ()
@@ -71,6 +72,7 @@ class Terms:
     contribute: str = "open"
     train: str = "open"
     max_rows_a_day: int = 0
+    only_languages: bool = False
 
     def __post_init__(self) -> None:
         if self.licence not in LICENCES and self.licence != WITHDRAWN:
@@ -83,8 +85,16 @@ class Terms:
             raise _invalid("description", "the description is too long", f"at most {_MAX_DESCRIPTION_CHARS} characters")
         if len(self.tags) > _MAX_TAGS or not all(tag and tag.isprintable() and len(tag) <= 64 for tag in self.tags):
             raise _invalid("tags", "not a list of tags", f"at most {_MAX_TAGS}, of 1 to 64 characters")
+        if self.only_languages and not (self.spoken and set(self.spoken) <= KNOWN_LANGUAGES):
+            unknown = ", ".join(sorted(set(self.spoken) - KNOWN_LANGUAGES)) or "none"
+            raise _invalid("languages", f"the gate can't tell apart: {unknown}", " ".join(sorted(KNOWN_LANGUAGES)))
         if self.max_rows_a_day < 0:
             raise _invalid("max_rows_a_day", "a quota isn't negative", "0 for none")
+
+    @property
+    def spoken(self) -> tuple[str, ...]:
+        """`languages` as ISO 639-1."""
+        return tuple(tag.partition("-")[0].lower() for tag in self.languages)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -213,7 +213,8 @@ class LiveService(Claims):
         entry = datanet_entry(name, found.summary, versions[-1] if versions else _unpublished(name), statistics, {})
         people = {person["contributor_id"]: person for person in told.get("contributors", [])}
         contributors = [{**people.get(one["contributor_id"], {}), **_now(one)} for one in entry["contributors"]]
-        return {**told, **entry, "display": found.display, "contributors": contributors}
+        known = {"display": found.display, "owner": found.owner, "row_schema": found.row_schema.to_json()}
+        return {**told, **entry, **known, "contributors": contributors}
 
     async def _told(self) -> dict[str, dict[str, Any]]:
         """The report's entries by Datanet."""
