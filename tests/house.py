@@ -18,6 +18,7 @@ from openledger.economy import Economy, Parameters
 from openledger.ledger import Ledger
 from openledger.ledger.signers import Signer, sign_signer
 from openledger.platform.claims import Claims
+from openledger.platform.owners import Owners
 
 ADA, BOB, OWNER, AUDITOR = (SigningKey(name * 32) for name in (b"a", b"b", b"o", b"s"))
 ADA_ID = contributor_id(ADA.public_key)
@@ -55,7 +56,7 @@ class Remote:
         return Call
 
 
-class House(Claims, MemoryService):
+class House(Claims, Owners, MemoryService):
     """An API key is `olk_` and its account."""
 
     def __init__(self, folder: Path):

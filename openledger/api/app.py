@@ -22,6 +22,7 @@ from openledger.api import (
     retention,
     seals,
     stakes,
+    terms,
     verdicts,
     withdrawals,
 )
@@ -45,7 +46,7 @@ def create_app(service: Service, clock: Clock | None = None) -> FastAPI:
     app.state.service = service
     app.state.clock = clock or SystemClock()
     answering = (health, chat, completions, models, accounts, datanets, ledger, report, verdicts)
-    for resource in (*answering, seals, appeals, disputes, retention):
+    for resource in (*answering, terms, seals, appeals, disputes, retention):
         app.include_router(resource.router)
     for office in (stakes, proposals, withdrawals):
         app.include_router(office.router)

@@ -69,6 +69,7 @@ from openledger.datanets.versions import read_row_ids, row_root, write_manifest
 
 _MAX_SUMMARY_CHARS = 1_000
 _MAX_NAME_CHARS = 128
+_MAX_OWNED = 100  # names are everybody's
 _DAY_MS = 24 * 60 * 60 * 1000
 _WORD_WEIGHTS = "word_weights.json"
 _STORED: tuple[Outcome, ...] = ("accept", "review")
@@ -117,6 +118,21 @@ class Datanets:
         datanet = Datanet(name=check_name(name, "name"), summary=summary, owner=owner, row_schema=row_schema)
         self._registry.add_datanet(datanet, self._clock.now_ms())
         return datanet
+
+    def open_datanet(self, name: str, summary: str, owner: str, row_schema: RowSchema, terms: Terms) -> Datanet:
+        """`create`, with its first terms, for an account that asks for it. Raises TooLarge (`too_many_datanets`)."""
+        owned = [known for known in self.names() if self._registry.datanet(known).owner == owner]
+        if name not in owned and len(owned) >= _MAX_OWNED:
+            raise TooLarge(
+                f"{owner} owns {len(owned)} Datanets; at most {_MAX_OWNED} are allowed",
+                code="too_many_datanets",
+                param="name",
+                fix="ask the operator, who sets up more",
+            )
+        made = self.create(name, summary, owner, row_schema)
+        if not self._registry.terms.are_set(name):
+            self.set_terms(name, terms, owner)
+        return made
 
     def set_display(self, name: str, display: Display) -> Datanet:
         """Say what a customer may see of the Datanet's rows: `none`, `reference` (the default) or `text`.

@@ -36,6 +36,7 @@ from openledger.platform.calls import answered
 from openledger.platform.claims import Claims
 from openledger.platform.desk import Desk
 from openledger.platform.intake import Intake
+from openledger.platform.owners import Owners
 from openledger.platform.removals import AffectedAdapter, affected_adapters, check_recorded
 from openledger.platform.report import audit_entry, datanet_entry, displayed
 from openledger.platform.service import AnswerEvent, ModelEntry, NewAdapter
@@ -44,7 +45,7 @@ from openledger.platform.workdir import Workdir
 _logger = logging.getLogger(__name__)
 
 
-class LiveService(Claims):
+class LiveService(Claims, Owners):
     """`engine` is the OpenLoRA deployment's handle; `datanets`, `ledger` and `economy` are actor handles. `sources`
     says from where adapters may be added: without it, from the folder `incoming` alone."""
 

@@ -4,13 +4,15 @@ Owns the Protocol and its values. Knows neither Ray nor HTTP: `platform/live.py`
 from memory.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from openledger.core.appealing import Appeal, Decision
 from openledger.core.sealing import Seal, SealReceipt
 from openledger.core.values import Contribution, ContributionReceipt, SamplingParameters, Verdict, Withdrawal
+from openledger.datanets.row_schema import RowSchema
+from openledger.datanets.terms import Action
 from openledger.ledger.disputes import Recomputation
 from openledger.ledger.signers import Signer
 from openledger.platform.desk import Desk
@@ -173,6 +175,43 @@ class Service(Protocol):
 
     async def datanet(self, name: str) -> dict[str, Any]:
         """The entry of `datanets` for one Datanet. Raises NotFound (`unknown_datanet`)."""
+        ...
+
+    async def create_datanet(
+        self, account: str, name: str, summary: str, row_schema: RowSchema, terms: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """A Datanet of `account`'s: at least `name`, `owner`, `row_schema` and `terms`. The same again changes nothing.
+        Raises Conflict (`datanet_exists`), InvalidInput (`invalid_terms`), TooLarge (`too_many_datanets`)."""
+        ...
+
+    async def terms(self, name: str) -> dict[str, Any]:
+        """See `datanets.terms.Terms`. Raises NotFound (`unknown_datanet`)."""
+        ...
+
+    async def set_terms(self, account: str, name: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """The terms as they are then. Raises InvalidInput (`invalid_terms`), Forbidden (`not_the_owner`)."""
+        ...
+
+    async def set_display(self, account: str, name: str, display: Any) -> dict[str, Any]:
+        """`name` and `display`. Raises Forbidden (`not_the_owner`)."""
+        ...
+
+    async def permissions(self, account: str, name: str) -> list[dict[str, Any]]:
+        """For the owner all of them, for others their own: `party`, `action`, `state`, `expires_ms`."""
+        ...
+
+    async def request_training(self, account: str, name: str) -> dict[str, Any]: ...
+
+    async def request_contributing(self, name: str, public_key: str, signature: str) -> dict[str, Any]:
+        """Raises InvalidInput (`invalid_signature`)."""
+        ...
+
+    async def approve(self, account: str, name: str, party: str, action: Action, expires_ms: int) -> dict[str, Any]:
+        """Raises Forbidden (`not_the_owner`)."""
+        ...
+
+    async def revoke(self, account: str, name: str, party: str, action: Action) -> dict[str, Any]:
+        """Raises Forbidden (`not_the_owner`)."""
         ...
 
     async def contribute(self, contribution: Contribution) -> ContributionReceipt:
