@@ -14,12 +14,14 @@ from openledger.api import (
     completions,
     datanets,
     disputes,
+    feedback,
     health,
     ledger,
     models,
     proposals,
     report,
     retention,
+    reviews,
     seals,
     stakes,
     terms,
@@ -46,7 +48,7 @@ def create_app(service: Service, clock: Clock | None = None) -> FastAPI:
     app.state.service = service
     app.state.clock = clock or SystemClock()
     answering = (health, chat, completions, models, accounts, datanets, ledger, report, verdicts)
-    for resource in (*answering, terms, seals, appeals, disputes, retention):
+    for resource in (*answering, terms, reviews, feedback, seals, appeals, disputes, retention):
         app.include_router(resource.router)
     for office in (stakes, proposals, withdrawals):
         app.include_router(office.router)

@@ -1,10 +1,11 @@
-"""The grammar of a Datanet's people: its owner, who asks for permission. Knows no command's work."""
+"""The grammar of a Datanet's people: owners, who asks for permission, reviewers, customers who say what an answer was
+worth. Knows no command's work."""
 
 import argparse
 from typing import Any
 
-from openledger.cli import owning
-from openledger.cli.commands import group, remote_command
+from openledger.cli import owning, reviewing
+from openledger.cli.commands import group, positive, remote_command
 
 _CREATE_HELP = """A row schema says of what kind rows are (instruction, chat or text) and which typed columns they have:
 
@@ -28,13 +29,29 @@ _PERMISSION_HELP = """examples:
   openledger permissions revoke bees user:lab --to train
 """
 
+_REVIEW_HELP = """Among the rows stand some of which the owner knows the answer: they measure who reviews.
+
+examples:
+  openledger reviews list bees
+  openledger reviews decide bees row_... --accept
+  openledger reviews known bees "What is a hive?" "Call 555-0100 for cheap pills." --reject
+  openledger reviews records bees
+"""
+_FEEDBACK_HELP = """The API key is that of the account that paid for the answer; the key signs, and is credited.
+
+examples:
+  openledger feedback rate ans_... 4 --key my.key
+  openledger feedback correct ans_... bees "Who feeds the brood?" "The younger workers do." --key my.key --consent
+"""
+
 
 def add_datanet_commands(commands: Any) -> None:
     actions = group(commands, "datanet", "create a Datanet, and say on what terms it is open")
     show = remote_command(actions, "show", owning.show, "one Datanet: its counts, contributors and row schema")
     create = _explained(remote_command(actions, "create", owning.create, "a Datanet of your account's"), _CREATE_HELP)
     terms = _explained(remote_command(actions, "terms", owning.terms, "show or set a Datanet's terms"), _TERMS_HELP)
-    for parser in (show, create, terms):
+    board = remote_command(actions, "leaderboard", owning.leaderboard, "who contributes, how fast, and what it earned")
+    for parser in (show, create, terms, board):
         parser.add_argument("datanet", metavar="DATANET")
     create.add_argument("--summary", required=True, metavar="TEXT", help="one line")
     create.add_argument("--schema", metavar="FILE", help="the rows' kind and columns, as JSON; fixed from then on")
@@ -42,6 +59,8 @@ def add_datanet_commands(commands: Any) -> None:
         _add_terms(parser)
         parser.add_argument("--dry-run", action="store_true", help="check it here; send nothing")
     _add_permissions(commands)
+    _add_reviews(commands)
+    _add_feedback(commands)
 
 
 def _add_terms(parser: argparse.ArgumentParser) -> None:
@@ -70,6 +89,41 @@ def _add_permissions(commands: Any) -> None:
         parser.add_argument("party", metavar="PARTY", help="a contributor's id to contribute, an account to train")
         parser.add_argument("--to", required=True, choices=("contribute", "train"), dest="action")
     approve.add_argument("--days", type=int, metavar="N", help="after which it expires; without it never")
+
+
+def _add_reviews(commands: Any) -> None:
+    actions = group(commands, "reviews", "look at rows that the gate sent to review")
+    queue = remote_command(actions, "list", reviewing.queue, "what waits for you")
+    queue.add_argument("--limit", type=positive, default=20, metavar="N", help="at most 100")
+    decide = remote_command(actions, "decide", reviewing.review, "take a row, or turn it away")
+    known = remote_command(actions, "known", reviewing.add_known, "show reviewers an item whose answer you know")
+    records = remote_command(actions, "records", reviewing.records, "how much each reviewer did, and how well")
+    for parser in (queue, decide, known, records):
+        _explained(parser, _REVIEW_HELP).add_argument("datanet", metavar="DATANET")
+    decide.add_argument("row_id", metavar="ROW_ID")
+    known.add_argument("prompt", metavar="PROMPT")
+    known.add_argument("completion", metavar="COMPLETION")
+    known.add_argument("--source", default="", metavar="TEXT", help="as rows of this Datanet have it")
+    for parser in (decide, known):
+        either = parser.add_mutually_exclusive_group(required=True)
+        either.add_argument("--accept", action="store_true")
+        either.add_argument("--reject", action="store_true")
+
+
+def _add_feedback(commands: Any) -> None:
+    actions = group(commands, "feedback", "say what an answer you paid for should have been, or was worth")
+    correct = remote_command(actions, "correct", reviewing.correct, "send a better answer, as a row that is yours")
+    rate = remote_command(actions, "rate", reviewing.rate, "rate an answer from 1 (bad) to 5 (good)")
+    for parser in (correct, rate):
+        _explained(parser, _FEEDBACK_HELP).add_argument("answer_id", metavar="ANSWER_ID")
+        parser.add_argument("--key", required=True, metavar="KEYFILE", help="of whom it is credited to")
+        parser.add_argument("--dry-run", action="store_true", help="sign it; send nothing")
+    correct.add_argument("datanet", metavar="DATANET", help="of the model that answered")
+    correct.add_argument("prompt", metavar="PROMPT", help="what was asked, in the words to be kept")
+    correct.add_argument("completion", metavar="COMPLETION", help="what would have been right")
+    correct.add_argument("--edge-case", action="store_true", help="another question that the model gets wrong")
+    correct.add_argument("--consent", action="store_true", help="the row may be kept, shown and trained on")
+    rate.add_argument("rating", type=int, choices=(1, 2, 3, 4, 5))
 
 
 def _explained(parser: argparse.ArgumentParser, text: str) -> argparse.ArgumentParser:

@@ -10,6 +10,7 @@ from openledger.cli import output
 from openledger.cli.contributing import read_json
 from openledger.cli.keys import load_key
 from openledger.cli.remote import connect
+from openledger.core.clock import format_span
 from openledger.core.errors import InvalidInput
 
 _DAY_MS = 24 * 60 * 60 * 1000
@@ -59,6 +60,32 @@ def terms(options: Namespace) -> None:
         shown = {**asdict(changed_terms(changed_terms(None, shown), changes)), "sent": False}
     told = shown if options.json else {name: _flat(value) for name, value in shown.items()}
     output.print_pairs(told, as_json=options.json)
+
+
+def leaderboard(options: Namespace) -> None:
+    with connect(options) as client:
+        found = client.leaderboard(options.datanet)
+    if options.json:
+        return output.print_json(found)
+    rows = [
+        {
+            **{name: one.get(name) for name in ("name", "accepted", "duplicates", "rows_a_day", "rows_a_week")},
+            "weeks active": one.get("weeks_active"),
+            "feedback": sum((one.get("feedback") or {}).values()),
+            "earned_nano": one.get("earned_nano"),
+            "to first payout": None if one.get("first_payout_ms") is None else format_span(one["first_payout_ms"]),
+        }
+        for one in found["contributors"]
+    ]
+    output.print_rows(f"Contributors of {options.datanet}", rows)
+    weeks = [
+        {"began in the week of": output.format_time(one["week_ms"])[:10], "contributors": one["active"][0],
+         "active in the weeks after": " ".join(map(str, one["active"][1:])) or "-"}
+        for one in found["cohorts"]
+    ]  # fmt: skip
+    output.print_rows("Retention", weeks)
+    output.print_rows("Reviewers", found["reviewers"])
+    return output.print_pairs({"rows that wait for a review": found["num_waiting"]}, as_json=False)
 
 
 def permissions(options: Namespace) -> None:

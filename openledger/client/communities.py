@@ -1,13 +1,16 @@
-"""The calls of a Datanet's people beside contributing: terms and permissions."""
+"""The calls of a Datanet's people beside contributing: terms, permissions, reviews, feedback, the leaderboard."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from openledger.client import values
 from openledger.client.transport import Transport
 from openledger.client.values import read_as, segment
 from openledger.core.permitting import sign_request
+from openledger.core.rating import sign_rating
 from openledger.core.signing import SigningKey
+from openledger.core.values import Contribution, ContributionReceipt, RowDraft
 
 
 class Communities:
@@ -57,6 +60,44 @@ class Communities:
 
     def revoke(self, datanet: str, party: str, action: str) -> dict[str, Any]:
         return self._told(f"{_path(datanet)}/permissions/revocations", {"party": party, "action": action})
+
+    def leaderboard(self, datanet: str) -> dict[str, Any]:
+        """Who contributes, how fast, whether they come back (`cohorts`), and what it earned."""
+        return read_as(values.read_object, self._transport.get_json(f"{_path(datanet)}/leaderboard"))
+
+    def review_queue(self, datanet: str, limit: int = 20) -> list[dict[str, Any]]:
+        """Rows that this account, the owner's or a reviewer's, has yet to look at."""
+        return read_as(values.read_list, self._transport.get_json(f"{_path(datanet)}/reviews?limit={limit}"))
+
+    def review(self, datanet: str, row_id: str, *, accept: bool) -> dict[str, Any]:
+        """Safe to send again."""
+        return self._told(f"{_path(datanet)}/reviews", {"row_id": row_id, "accept": accept})
+
+    def add_known_answer(self, datanet: str, draft: RowDraft, *, accept: bool) -> dict[str, Any]:
+        """An item among the rows in review that measures who reviews them. With the owner's API key."""
+        return self._told(f"{_path(datanet)}/known-answers", {**asdict(draft), "accept": accept})
+
+    def reviewer_records(self, datanet: str) -> list[dict[str, Any]]:
+        """How much each reviewer looked at, and how well. With the owner's API key."""
+        return read_as(values.read_list, self._transport.get_json(f"{_path(datanet)}/reviewers/records"))
+
+    def give_feedback(
+        self, answer_id: str, kind: str, contribution: Contribution, *, consent: bool
+    ) -> ContributionReceipt:
+        """A `correction` or an `edge_case` of an answer, as rows whose source is `core.rating.feedback_source`.
+
+        They are credited to who signed them. With the API key of the account that paid for the answer, whose `consent`
+        it needs: rows hold what was asked. Safe to send again."""
+        signed = asdict(contribution)
+        body = {"kind": kind, "consent": consent, "datanet": signed.pop("datanet"), "contribution": signed}
+        told = self._transport.post_json(f"/v1/answers/{segment(answer_id)}/feedback", body)
+        return read_as(values.read_contribution, told)
+
+    def rate(self, key: SigningKey, answer_id: str, rating: int) -> dict[str, Any]:
+        """1 (bad) to 5 (good), credited to `key`. Safe to send again; another rating is refused."""
+        signature = sign_rating(key, answer_id, rating)
+        body = {"rating": rating, "public_key": key.public_key, "signature": signature}
+        return self._told(f"/v1/answers/{segment(answer_id)}/rating", body)
 
     def _told(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         return read_as(values.read_object, self._transport.post_json(path, dict(body)))

@@ -47,10 +47,12 @@ from openledger.core.values import (
 )
 from openledger.datanets.appeals import HeldRow
 from openledger.datanets.clusters import ClusterRow, EvidenceClusters, WordWeights, row_words
-from openledger.datanets.contribution import check_public_key, check_signature, row_ids
+from openledger.datanets.contribution import check_public_key, check_signature, draft_bytes, row_ids
 from openledger.datanets.dedupe import DuplicateIndex, features_of
 from openledger.datanets.export import write_export
+from openledger.datanets.feedback import Feedback
 from openledger.datanets.gate import GATE_VERSION, NO_DETECTORS, Detectors, Rules, judge
+from openledger.datanets.leaderboard import Leaderboard
 from openledger.datanets.placement import shard_of
 from openledger.datanets.registry import (
     Contributor,
@@ -61,6 +63,7 @@ from openledger.datanets.registry import (
     Registry,
 )
 from openledger.datanets.removal import check_withdrawal, removed, tombstone, withdrawn
+from openledger.datanets.reviews import ReviewerRecord
 from openledger.datanets.row_schema import PLAIN, RowSchema
 from openledger.datanets.rows import rows_of
 from openledger.datanets.seals import Opening, Place, UnloggedSeal, digest_of
@@ -105,6 +108,7 @@ class Datanets:
             self._store(pending)
         for removal in self._registry.tombstones.pending():
             self._forget(removal)
+        self._forget_rejected()
         self._grow()
         self._build_index()
 
@@ -302,6 +306,53 @@ class Datanets:
         if held is None or held.draft is None:
             raise NotFound(f"no row {row_id} is kept for an appeal", code="row_not_kept", param="row_id")
         return held.draft
+
+    def add_known_answer(self, name: str, draft: RowDraft, by: str, *, accept: bool) -> str:
+        """An item among those that reviewers are shown, by which they are measured (`reviews`). By the owner."""
+        self._check_owner(name, by)
+        draft_bytes(draft, 0)
+        return self._registry.reviews.add_known(name, draft, accept=accept)
+
+    def review_queue(self, name: str, reviewer: str, limit: int) -> list[tuple[str, RowDraft]]:
+        """What `reviewer` has yet to look at: ids and texts, known answers among them."""
+        items, known = self._registry.reviews.queue(self._registry.datanet(name).name, reviewer, limit)
+        rows = {row.row_id: _draft(row) for row in self._take(name, [item for item in items if item not in known])}
+        return [(item, known.get(item) or rows[item]) for item in items]
+
+    def review(self, name: str, item: str, reviewer: str, *, accept: bool) -> None:
+        """What `reviewer` says of an item of his queue. Once it is decided, an accepted row is in the next version, and
+        another is forgotten. The same again changes nothing, and nobody learns which items were known.
+
+        Raises NotFound (`not_in_review`), Conflict (`already_reviewed`), Forbidden (`own_row`).
+        """
+        reviews, owner = self._registry.reviews, self._registry.datanet(name).owner
+        if reviews.add(name, item, reviewer, accept=accept, now_ms=self._clock.now_ms()):
+            decided = reviews.majority(name, item, owner, self.terms(name).min_reviews)
+            if decided is not None:
+                self._finish_pending(name)
+                reviews.decide(name, item, self._clock.now_ms(), accept=decided)
+        self._forget_rejected()
+
+    def reviewers(self, name: str) -> list[ReviewerRecord]:
+        """How much each reviewed, and how well."""
+        return self._registry.reviews.records(self._registry.datanet(name).name)
+
+    def num_waiting(self, name: str) -> int:
+        """Rows that wait for a review."""
+        return self._registry.reviews.num_waiting(self._registry.datanet(name).name)
+
+    def add_feedback(self, feedback: Feedback) -> None:
+        """Keep that feedback was given, and by whom. Raises Conflict (`already_rated`), NotFound."""
+        if not self._registry.knows_contributor(feedback.contributor_id):
+            self.register_contributor(feedback.public_key, feedback.contributor_id)
+        self._registry.datanet(feedback.datanet)
+        self._registry.feedback.add(feedback, self._clock.now_ms())
+
+    def feedback(self, answer_id: str) -> list[Feedback]:
+        return self._registry.feedback.of_answer(answer_id)
+
+    def leaderboard(self, name: str) -> Leaderboard:
+        return self._registry.leaderboard(self._registry.datanet(name).name, self._clock.now_ms())
 
     def withdraw(self, withdrawal: Withdrawal) -> Removal:
         """Forget rows at their contributor's wish. When this returns, no shard holds them, and the next version leaves
@@ -534,6 +585,18 @@ class Datanets:
         self._registry.tombstones.finish(removal.removal_id)
         return removal
 
+    def _forget_rejected(self) -> None:
+        """Rows that reviewers didn't accept leave storage and the index of duplicates."""
+        waiting = self._registry.reviews.unforgotten()
+        if not waiting:
+            return
+        for datanet, row_id in waiting:
+            self._shards[shard_of(row_id, self._num_shards)].remove(datanet, [row_id])
+        row_ids = [row_id for _, row_id in waiting]
+        self._index.discard(set(row_ids))
+        self._forget_words()
+        self._registry.reviews.mark_forgotten(row_ids)
+
     def _said_before(self, rows: Mapping[str, Row], *, by_strangers: bool) -> dict[str, str]:
         """Which of `rows` say what an earlier one says; `by_strangers` as if no two were one contributor's."""
         order = [row_id for row_id in self._registry.credit_order() if row_id in rows]
@@ -669,6 +732,10 @@ def _row(of: ContributionReceipt | HeldRow, row_id: str, ordinal: int, draft: Ro
         completion=draft.completion,
         extra=draft.extra,
     )
+
+
+def _draft(row: Row) -> RowDraft:
+    return RowDraft(prompt=row.prompt, completion=row.completion, source=row.source, extra=row.extra)
 
 
 def _evidence(row: Row, place: int) -> ClusterRow:

@@ -18,6 +18,7 @@ GATE_VERSION.
     placeholder       reject   text that stands where text should come: lorem ipsum, asdf, to do
     exact_duplicate   reject   the same question and answer, or a same answer of 8 words or more, stands already
     near_duplicate    reject   an edited copy of a row that stands already (see `dedupe`)
+    reviewed          reject   reviewers looked at a row in review and didn't take it (`reviews`)
     personal_data     review   an e-mail address, a telephone number, a payment card's number, a bank account (IBAN), a
                                social security number
     any other         review   what a detector of the installation has found

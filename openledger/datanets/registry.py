@@ -26,7 +26,12 @@ from openledger.core.values import Contribution, ContributionReceipt, DatanetVer
 from openledger.datanets.appeals import SCHEMA as APPEALS_SCHEMA
 from openledger.datanets.appeals import AppealStore
 from openledger.datanets.contribution import draft_json
+from openledger.datanets.feedback import SCHEMA as FEEDBACK_SCHEMA
+from openledger.datanets.feedback import FeedbackStore
 from openledger.datanets.folders import make_folder
+from openledger.datanets.leaderboard import Leaderboard, read_leaderboard
+from openledger.datanets.reviews import SCHEMA as REVIEWS_SCHEMA
+from openledger.datanets.reviews import ReviewStore
 from openledger.datanets.row_schema import PLAIN, RowSchema
 from openledger.datanets.seals import SCHEMA as SEALS_SCHEMA
 from openledger.datanets.seals import Opening, Place, SealStore
@@ -78,6 +83,9 @@ CREATE TABLE IF NOT EXISTS versions (
     PRIMARY KEY (datanet, number)
 ) STRICT, WITHOUT ROWID;
 """
+_SCHEMAS = (
+    _SCHEMA, SEALS_SCHEMA, APPEALS_SCHEMA, REMOVALS_SCHEMA, TERMS_SCHEMA, REVIEWS_SCHEMA, FEEDBACK_SCHEMA
+)  # fmt: skip
 _CREDITED = (  # rows of contributions with their places: see `seals`
     "FROM contributions JOIN verdicts USING (sequence) LEFT JOIN seals USING (sequence)"
     " {where} ORDER BY coalesce(seals.place_after, sequence), coalesce(seals.number, 0), ordinal"
@@ -139,7 +147,7 @@ class Registry:
             for statement in _PRAGMAS:
                 self._connection.execute(statement).fetchall()
             with self._connection:
-                for schema in (_SCHEMA, SEALS_SCHEMA, APPEALS_SCHEMA, REMOVALS_SCHEMA, TERMS_SCHEMA):
+                for schema in _SCHEMAS:
                     self._connection.execute(schema)
                 self._add_columns()
             self._forget_text_of_before()
@@ -150,6 +158,8 @@ class Registry:
             sync_folder(path.parent)
             self.tombstones = Tombstones(self._connection, self._writing)
             self.terms = TermsBook(self._connection, self._writing)
+            self.reviews = ReviewStore(self._connection, self._writing)
+            self.feedback = FeedbackStore(self._connection, self._writing)
         except (apsw.NotADBError, apsw.CorruptError) as error:
             raise Corrupt(f"{path} is no registry: {error}", code="corrupt_registry", param=str(path)) from error
 
@@ -390,6 +400,9 @@ class Registry:
             for contributor in contributors
         ]
         return sorted(found, key=lambda one: (one.name, one.contributor_id))
+
+    def leaderboard(self, datanet: str, now_ms: int) -> Leaderboard:
+        return read_leaderboard(self._connection, datanet, self.feedback.counts(datanet), now_ms)
 
     def _counts(self, datanet: str) -> tuple[Counter[tuple[str, str]], Counter[tuple[str, str]]]:
         outcomes: Counter[tuple[str, str]] = Counter()

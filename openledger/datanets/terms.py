@@ -165,7 +165,7 @@ class TermsBook:
 
 def changed_terms(terms: Terms | None, changes: Mapping[str, Any]) -> Terms:
     """`terms` (None: the defaults) with `changes` as JSON has them. Raises InvalidInput (`invalid_terms`)."""
-    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in changes.items()}
+    values: Any = {name: tuple(value) if isinstance(value, list) else value for name, value in changes.items()}
     try:
         return replace(terms or Terms(), **values)
     except TypeError as error:

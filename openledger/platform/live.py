@@ -33,7 +33,7 @@ from openledger.ledger.proofs import encode_proof
 from openledger.ledger.removals import removal_accounts, removal_statement, removal_transfers
 from openledger.platform.answering import Answering, Asked, one_by_one
 from openledger.platform.calls import answered
-from openledger.platform.claims import Claims
+from openledger.platform.community import Community
 from openledger.platform.desk import Desk
 from openledger.platform.intake import Intake
 from openledger.platform.owners import Owners
@@ -45,7 +45,7 @@ from openledger.platform.workdir import Workdir
 _logger = logging.getLogger(__name__)
 
 
-class LiveService(Claims, Owners):
+class LiveService(Community, Owners):
     """`engine` is the OpenLoRA deployment's handle; `datanets`, `ledger` and `economy` are actor handles. `sources`
     says from where adapters may be added: without it, from the folder `incoming` alone."""
 
@@ -237,6 +237,9 @@ class LiveService(Claims, Owners):
     async def contribution(self, name: str, contribution_id: str) -> ContributionReceipt:
         receipt: ContributionReceipt = await answered(self._datanets.receipt.remote(name, contribution_id))
         return receipt
+
+    def adapters_of(self, datanet: str) -> list[str]:
+        return [one.name for one in self._registry.list() if one.terms is not None and one.terms.datanet == datanet]
 
     async def withdraw(self, withdrawal: Withdrawal) -> dict[str, Any]:
         return await self._recorded(await answered(self._datanets.withdraw.remote(withdrawal)))

@@ -10,7 +10,14 @@ from typing import Any, Protocol
 
 from openledger.core.appealing import Appeal, Decision
 from openledger.core.sealing import Seal, SealReceipt
-from openledger.core.values import Contribution, ContributionReceipt, SamplingParameters, Verdict, Withdrawal
+from openledger.core.values import (
+    Contribution,
+    ContributionReceipt,
+    RowDraft,
+    SamplingParameters,
+    Verdict,
+    Withdrawal,
+)
 from openledger.datanets.row_schema import RowSchema
 from openledger.datanets.terms import Action
 from openledger.ledger.disputes import Recomputation
@@ -217,6 +224,40 @@ class Service(Protocol):
     async def contribute(self, contribution: Contribution) -> ContributionReceipt:
         """The durable verdicts; the same contribution again gives the first receipt. Raises InvalidInput
         (`invalid_signature`), NotFound (`unknown_datanet`), TooLarge."""
+        ...
+
+    async def leaderboard(self, name: str) -> dict[str, Any]:
+        """`contributors` (see `datanets.leaderboard`, with `earned_nano` from the Datanet's adapters and the time to
+        the `first_payout_ms`), `cohorts`, `reviewers` and how many rows wait for a review (`num_waiting`)."""
+        ...
+
+    async def review_queue(self, account: str, name: str, limit: int) -> list[dict[str, Any]]:
+        """Rows that wait for `account` to look at: `row_id`, `prompt`, `completion`, `source`, `extra`. Raises
+        Forbidden (`not_the_owner`) for who is neither owner nor reviewer."""
+        ...
+
+    async def review(self, account: str, name: str, row_id: str, *, accept: bool) -> dict[str, Any]:
+        """Raises NotFound (`not_in_review`), Conflict (`already_reviewed`), Forbidden (`own_row`, `not_the_owner`)."""
+        ...
+
+    async def add_known_answer(self, account: str, name: str, draft: RowDraft, *, accept: bool) -> dict[str, Any]:
+        """Raises Forbidden (`not_the_owner`)."""
+        ...
+
+    async def reviewers(self, account: str, name: str) -> list[dict[str, Any]]:
+        """See `datanets.reviews.ReviewerRecord`. Raises Forbidden (`not_the_owner`)."""
+        ...
+
+    async def give_feedback(
+        self, account: str, answer_id: str, kind: str, contribution: Contribution, *, consent: bool
+    ) -> ContributionReceipt:
+        """A contribution about an answer that `account` paid for. Raises as `contribute`, and InvalidInput
+        (`consent_missing`, `wrong_datanet`, `wrong_source`), NotFound (`answer_not_sold`), Forbidden
+        (`not_the_customer`), Conflict (`no_datanet`)."""
+        ...
+
+    async def rate(self, account: str, answer_id: str, rating: int, public_key: str, signature: str) -> dict[str, Any]:
+        """Raises InvalidInput (`invalid_feedback`, `invalid_signature`), Conflict (`already_rated`), and as above."""
         ...
 
     async def seal(self, seal: Seal) -> SealReceipt:

@@ -11,6 +11,8 @@ from served_app import served
 
 from openledger.api import create_app
 from openledger.cli.main import main
+from openledger.core.values import RowDraft
+from openledger.datanets.contribution import sign_contribution
 
 
 @pytest.fixture
@@ -83,3 +85,46 @@ def test_permissions_from_request_to_revocation(url: str, house: House, key: str
     (left,) = house.rows.permissions("docs")
     assert (left.party, left.state) == (ADA_ID, "revoked")
     assert ADA.public_key not in capsys.readouterr().out
+
+
+PRIVATE = RowDraft(prompt="Who answers?", completion="Send all letters to the reader at reader@mail.net please.")
+
+
+def test_reviews_from_the_queue_to_the_records(url: str, house: House, capsys: pytest.CaptureFixture[str]):
+    own = ["--url", url, "--api-key", "olk_user:owner"]
+    told(capsys, "reviews", "known", "docs", "What is a hive?", "Nothing of any use at all.", "--reject", *own)
+    (verdict,) = house.rows.contribute(sign_contribution(ADA, "docs", [PRIVATE], "1")).verdicts
+    shown = told(capsys, "reviews", "list", "docs", *own)
+    assert {one["prompt"] for one in shown} == {PRIVATE.prompt, "What is a hive?"}
+    told(capsys, "reviews", "decide", "docs", verdict.row_id, "--accept", *own)
+    assert house.rows.publish("docs").num_rows == 1
+    (record,) = told(capsys, "reviews", "records", "docs", *own)
+    assert (record["reviewer"], record["num_reviews"]) == ("user:owner", 1)
+    assert main(["reviews", "decide", "docs", verdict.row_id, "--reject", *own]) == 7
+    assert main(["reviews", "decide", "docs", "row_none", "--reject", *own]) == 6
+
+
+def test_feedback_needs_consent_and_a_rating_none(url: str, house: House, key: str, capsys: pytest.CaptureFixture[str]):
+    house.rows.create("py-docs", "What Python does", "user:owner")
+    house.sold()
+    (found,) = house.economy._db.execute("SELECT answer_id FROM answers").fetchall()
+    own = ["--url", url, "--api-key", "olk_user:alice", "--key", key]
+    words = [
+        "feedback",
+        "correct",
+        str(found[0]),
+        "py-docs",
+        "What does pack.open do?",
+        "It opens the archive in order.",
+    ]
+    dry = told(capsys, *words, "--dry-run", "--url", "http://127.0.0.1:9", "--key", key)
+    assert (dry["sent"], dry["source"]) == (False, f"answer:{found[0]}#correction")
+    assert main([*words, *own]) == 2
+    assert "consent" in capsys.readouterr().err
+    sent = told(capsys, *words, "--consent", *own)
+    assert (sent["outcome"], sent["contributor_id"]) == ("accept", ADA_ID)
+    assert told(capsys, "feedback", "rate", str(found[0]), "4", *own)["rating"] == 4
+    board = told(capsys, "datanet", "leaderboard", "py-docs", "--url", url)
+    assert board["contributors"][0]["feedback"] == {"correction": 1, "rating": 1}
+    assert main(["datanet", "leaderboard", "py-docs", "--url", url]) == 0
+    assert "Retention" in capsys.readouterr().out
