@@ -117,26 +117,31 @@ class Datanets:
 
     def create(self, name: str, summary: str, owner: str, row_schema: RowSchema = PLAIN) -> Datanet:
         """Idempotent. Raises Conflict when `name` exists with other content."""
-        _check_text(summary, "summary", _MAX_SUMMARY_CHARS)
-        _check_text(owner, "owner", _MAX_NAME_CHARS)
-        datanet = Datanet(name=check_name(name, "name"), summary=summary, owner=owner, row_schema=row_schema)
+        datanet = _described(name, summary, owner, row_schema)
         self._registry.add_datanet(datanet, self._clock.now_ms())
         return datanet
 
     def open_datanet(self, name: str, summary: str, owner: str, row_schema: RowSchema, terms: Terms) -> Datanet:
-        """`create`, with its first terms, for an account that asks for it. Raises TooLarge (`too_many_datanets`)."""
+        """`create`, with its first terms, for an account that asks for it. Raises as `check_new`."""
+        self.check_new(name, summary, owner, row_schema)
+        made = self.create(name, summary, owner, row_schema)
+        if not self._registry.terms.are_set(name):
+            self.set_terms(name, terms, owner)
+        return made
+
+    def check_new(self, name: str, summary: str, owner: str, row_schema: RowSchema) -> None:
+        """Raises what `open_datanet` does: InvalidInput, Conflict (`datanet_exists`), TooLarge (`too_many_datanets`)."""
+        wanted = _described(name, summary, owner, row_schema)
         owned = [known for known in self.names() if self._registry.datanet(known).owner == owner]
-        if name not in owned and len(owned) >= _MAX_OWNED:
+        if name in self.names():
+            self._registry.add_datanet(wanted, self._clock.now_ms())
+        elif len(owned) >= _MAX_OWNED:
             raise TooLarge(
                 f"{owner} owns {len(owned)} Datanets; at most {_MAX_OWNED} are allowed",
                 code="too_many_datanets",
                 param="name",
                 fix="ask the operator, who sets up more",
             )
-        made = self.create(name, summary, owner, row_schema)
-        if not self._registry.terms.are_set(name):
-            self.set_terms(name, terms, owner)
-        return made
 
     def set_display(self, name: str, display: Display) -> Datanet:
         """Say what a customer may see of the Datanet's rows: `none`, `reference` (the default) or `text`.
@@ -705,6 +710,12 @@ class Datanets:
                     self._shards[new].append(name, own, f"moved/{before}/{self._num_shards}/{old}")
                     self._shards[old].remove(name, [row.row_id for row in own])
         self._registry.set_property("num_shards", str(self._num_shards))
+
+
+def _described(name: str, summary: str, owner: str, row_schema: RowSchema) -> Datanet:
+    _check_text(summary, "summary", _MAX_SUMMARY_CHARS)
+    _check_text(owner, "owner", _MAX_NAME_CHARS)
+    return Datanet(name=check_name(name, "name"), summary=summary, owner=owner, row_schema=row_schema)
 
 
 def _write_weights(path: Path, weights: WordWeights) -> None:

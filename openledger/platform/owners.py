@@ -16,14 +16,18 @@ from openledger.platform.calls import answered
 
 
 class Owners:
-    """The part of `LiveService` that answers for them. `_datanets` is the actor's handle."""
+    """The part of `LiveService` that answers for them. `_datanets` and `_economy` are the actors' handles."""
 
     _datanets: Any
+    _economy: Any
 
     async def create_datanet(
         self, account: str, name: str, summary: str, row_schema: RowSchema, terms: Mapping[str, Any]
     ) -> dict[str, Any]:
+        """Takes the fee for a Datanet once everything else is found right."""
         first = changed_terms(None, terms)
+        await answered(self._datanets.check_new.remote(name, summary, account, row_schema))
+        await answered(self._economy.charge_datanet.remote(account, name))
         made: Datanet = await answered(self._datanets.open_datanet.remote(name, summary, account, row_schema, first))
         return {**asdict(made), "row_schema": made.row_schema.to_json(), "terms": await self.terms(name)}
 

@@ -188,7 +188,8 @@ class Service(Protocol):
         self, account: str, name: str, summary: str, row_schema: RowSchema, terms: Mapping[str, Any]
     ) -> dict[str, Any]:
         """A Datanet of `account`'s: at least `name`, `owner`, `row_schema` and `terms`. The same again changes nothing.
-        Raises Conflict (`datanet_exists`), InvalidInput (`invalid_terms`), TooLarge (`too_many_datanets`)."""
+        Where governance has set a `datanet_fee_nano`, the account pays it. Raises Conflict (`datanet_exists`),
+        InvalidInput (`invalid_terms`), TooLarge (`too_many_datanets`), InsufficientFunds."""
         ...
 
     async def terms(self, name: str) -> dict[str, Any]:

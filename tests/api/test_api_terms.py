@@ -66,6 +66,15 @@ class TestCreating:
         assert code(response) == (400, expected)
         assert house.rows.names() == ["docs"]
 
+    def test_a_fee_is_taken_once_and_for_nothing_that_is_refused(self, client: TestClient, house: House) -> None:
+        charged: list[tuple[str, str]] = []
+        house.economy.charge_datanet = lambda account, name: charged.append((account, name)) or ""  # type: ignore
+        refused = client.post("/v1/datanets", json={**self.BODY, "summary": ""}, headers=ALICE_KEY)
+        taken = client.post("/v1/datanets", json={**self.BODY, "name": "docs"}, headers=ALICE_KEY)
+        assert (refused.status_code, taken.status_code, charged) == (400, 409, [])
+        client.post("/v1/datanets", json=self.BODY, headers=ALICE_KEY)
+        assert charged == [("user:alice", "bees")]
+
     def test_it_needs_a_key(self, client: TestClient) -> None:
         assert client.post("/v1/datanets", json=self.BODY).status_code == 401
 
