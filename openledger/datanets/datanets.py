@@ -130,7 +130,7 @@ class Datanets:
         return made
 
     def check_new(self, name: str, summary: str, owner: str, row_schema: RowSchema) -> None:
-        """Raises what `open_datanet` does: InvalidInput, Conflict (`datanet_exists`), TooLarge (`too_many_datanets`)."""
+        """Raises what `open_datanet` does: InvalidInput, Conflict (`datanet_exists`), TooLarge."""
         wanted = _described(name, summary, owner, row_schema)
         owned = [known for known in self.names() if self._registry.datanet(known).owner == owner]
         if name in self.names():

@@ -45,6 +45,11 @@ from openledger.datanets.row_schema import PLAIN, RowSchema
 Detectors = Mapping[str, Callable[[RowDraft], bool]]  # by the reason that is given
 NO_DETECTORS: Detectors = MappingProxyType({})
 GATE_VERSION = "gate/3"
+REASONS = frozenset({
+    "wrong_schema", "missing_column", "wrong_type", "unknown_column", "empty", "too_short", "too_long", "invalid_text",
+    "noise", "repetition", "placeholder", "exact_duplicate", "near_duplicate", "reviewed", "personal_data",
+    "wrong_language",
+})  # fmt: skip
 
 MIN_WORDS = 3
 MAX_WORDS = 1_500
