@@ -18,6 +18,8 @@ from openledger.economy import Economy, Parameters
 from openledger.ledger import Ledger
 from openledger.ledger.signers import Signer, sign_signer
 from openledger.platform.claims import Claims
+from openledger.platform.community import Community
+from openledger.platform.owners import Owners
 
 ADA, BOB, OWNER, AUDITOR = (SigningKey(name * 32) for name in (b"a", b"b", b"o", b"s"))
 ADA_ID = contributor_id(ADA.public_key)
@@ -55,7 +57,7 @@ class Remote:
         return Call
 
 
-class House(Claims, MemoryService):
+class House(Community, Owners, MemoryService):
     """An API key is `olk_` and its account."""
 
     def __init__(self, folder: Path, parameters: Parameters | None = None):
@@ -71,6 +73,9 @@ class House(Claims, MemoryService):
         if not api_key.startswith("olk_"):
             raise Unauthenticated("this API key is not known", code="invalid_api_key", param="Authorization")
         return api_key.removeprefix("olk_")
+
+    def adapters_of(self, datanet: str) -> list[str]:
+        return ["py"]
 
     async def contribute(self, contribution: Contribution) -> ContributionReceipt:
         receipt: ContributionReceipt = await self._datanets.contribute.remote(contribution)

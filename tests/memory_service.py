@@ -164,6 +164,9 @@ class MemoryService:
             verdicts=verdicts,
         )
 
+    async def leaderboard(self, name: str) -> dict[str, Any]:
+        return {**sample_leaderboard(await self.datanet(name)), **self.told.get("leaderboard", {})}
+
     async def seal(self, seal: Seal) -> SealReceipt:
         await self.datanet(seal.datanet)
         check_seal(seal)
@@ -302,6 +305,25 @@ def sample_report() -> dict[str, Any]:
             {"name": "ask", "seconds": 22.8, "detail": "48 answers, all paid"},
             {"name": "settle", "seconds": 18.4, "detail": "4 pools to 33 contributors"},
         ],
+    }  # fmt: skip
+
+
+def sample_leaderboard(datanet: dict[str, Any]) -> dict[str, Any]:
+    week_ms = 7 * 86_400_000
+    people = [
+        {
+            **{name: one[name] for name in ("contributor_id", "name", "accepted", "rejected", "review", "earned_nano")},
+            "duplicates": one["reasons"].get("near_duplicate", 0), "removed": 0, "rows_a_day": one["accepted"] // 9,
+            "rows_a_week": one["accepted"] // 2, "weeks_active": 1 + place % 3,
+            "first_ms": 1_700_000_000_000, "last_ms": 1_700_400_000_000, "feedback": {"rating": place},
+            "first_payout_ms": 93_784_000 if one["earned_nano"] else None,
+        }
+        for place, one in enumerate(datanet["contributors"])
+    ]  # fmt: skip
+    cohorts = [{"week_ms": (2_810 + n) * week_ms, "active": [3 - n, 2 - n, 1][: 3 - n]} for n in range(2)]
+    return {
+        "datanet": datanet["name"], "contributors": people, "cohorts": cohorts, "num_waiting": datanet["review"],
+        "reviewers": [{"reviewer": "user:owner", "num_reviews": 12}],
     }  # fmt: skip
 
 

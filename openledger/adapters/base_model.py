@@ -63,9 +63,13 @@ def load_model(base: BaseModel, attention: str = "eager") -> Any:
 
 
 def encode_messages(tokenizer: Any, messages: Sequence[dict[str, str]]) -> list[int]:
-    """Token ids of a conversation, ready for the assistant's turn. Raises InvalidInput for an empty prompt."""
+    """Token ids of a conversation, ready for the assistant's turn: by the tokenizer's chat template, or where it has
+    none as lines `role: content` with `assistant:` at the end. Raises InvalidInput for an empty prompt."""
     if not any(message.get("content", "").strip() for message in messages):
         raise InvalidInput("the prompt is empty", code="empty_prompt", param="messages", fix="send some text")
+    if tokenizer.chat_template is None:
+        lines = [*(f"{message['role']}: {message['content'].strip()}" for message in messages), "assistant:"]
+        return list(tokenizer("\n".join(lines), add_special_tokens=False)["input_ids"])
     return list(
         tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=True, return_dict=False)
     )

@@ -89,11 +89,11 @@ class AdapterRegistry:
         terms: AdapterTerms | None = None,
         *,
         source: str = "",
-        shared_with: Sequence[str] = (),
+        shared_with: Sequence[str] | None = None,
     ) -> RegisteredAdapter:
-        """Same name and content again: nothing changes. Raises Conflict where the name stands for another digest
-        (remove it first, or `switch`), InvalidInput for a bad name, a folder outside the registry or terms of another
-        adapter."""
+        """Same name and content again: nothing changes, also not who may ask it, unless `shared_with` says otherwise.
+        Raises Conflict where the name stands for another digest (remove it first, or `switch`), InvalidInput for a bad
+        name, a folder outside the registry or terms of another adapter."""
         place = self._checked(name, folder, digest, terms, source)
         with self._writing():
             known = self._one(self._db, "name = ?", name)
@@ -110,7 +110,7 @@ class AdapterRegistry:
                 digest=digest,
                 terms=terms,
                 source=source,
-                shared_with=tuple(shared_with),
+                shared_with=_still_shared(known, shared_with),
                 created_ms=self._clock.now_ms() if known is None else known.created_ms,
             )
             if known != adapter:
@@ -139,7 +139,7 @@ class AdapterRegistry:
                 digest=digest,
                 terms=terms,
                 source=source,
-                shared_with=known.shared_with if shared_with is None else tuple(shared_with),
+                shared_with=_still_shared(known, shared_with),
                 created_ms=known.created_ms,
             )
             self._put(adapter)
@@ -335,6 +335,13 @@ class AdapterRegistry:
             terms=None if entry["terms"] is None else AdapterTerms(**entry["terms"]),
             created_ms=int(card.stat().st_mtime * 1000) if card.exists() else self._clock.now_ms(),
         )
+
+
+def _still_shared(known: RegisteredAdapter | None, shared_with: Sequence[str] | None) -> tuple[str, ...]:
+    """What is private stays so where nothing is said of it: a second posting must not publish it."""
+    if shared_with is None:
+        return () if known is None else known.shared_with
+    return tuple(shared_with)
 
 
 @contextmanager

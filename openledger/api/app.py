@@ -14,6 +14,7 @@ from openledger.api import (
     completions,
     datanets,
     disputes,
+    feedback,
     health,
     ledger,
     models,
@@ -21,9 +22,11 @@ from openledger.api import (
     receipts,
     report,
     retention,
+    reviews,
     seals,
     spot_checks,
     stakes,
+    terms,
     verdicts,
     withdrawals,
 )
@@ -47,7 +50,7 @@ def create_app(service: Service, clock: Clock | None = None) -> FastAPI:
     app.state.service = service
     app.state.clock = clock or SystemClock()
     answering = (health, chat, completions, models, accounts, datanets, ledger, report, verdicts, receipts)
-    for resource in (*answering, seals, appeals, disputes, retention, spot_checks):
+    for resource in (*answering, terms, reviews, spot_checks, feedback, seals, appeals, disputes, retention):
         app.include_router(resource.router)
     for office in (stakes, proposals, withdrawals):
         app.include_router(office.router)

@@ -17,7 +17,6 @@ from openledger.api.idempotency import IdempotencyKeyOf
 from openledger.api.responses import json_response, listing
 from openledger.core.appealing import MAX_REASON, Appeal, Decision, check_appeal_signature, check_decision_signature
 from openledger.core.ids import check_name
-from openledger.core.values import RowDraft
 from openledger.ledger.signers import Signer
 
 router = APIRouter(tags=["appeals"])
@@ -44,8 +43,7 @@ class AppealBody(_Body):
 
     def appeal(self, datanet: str) -> Appeal:
         values = {name: value for name, value in self if name not in ("draft", "path")}
-        draft = RowDraft(prompt=self.draft.prompt, completion=self.draft.completion, source=self.draft.source)
-        return Appeal(datanet=datanet, draft=draft, path=tuple(self.path), **values)
+        return Appeal(datanet=datanet, draft=self.draft.draft(), path=tuple(self.path), **values)
 
 
 class DecisionBody(_Body):

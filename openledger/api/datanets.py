@@ -18,17 +18,21 @@ _SHORT = ("name", "summary", "version", "row_root", "rows_in", "accepted", "reje
 Hex = Annotated[str, Field(pattern=r"^[0-9a-f]*$", max_length=128)]
 
 
-class _Body(BaseModel):
+class StrictBody(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
-class DraftBody(_Body):
+class DraftBody(StrictBody):
     prompt: str
     completion: str
     source: str = ""
+    extra: str = ""
+
+    def draft(self) -> RowDraft:
+        return RowDraft(**self.model_dump())
 
 
-class ContributionBody(_Body):
+class ContributionBody(StrictBody):
     contributor_id: Annotated[str, Field(max_length=128)]
     public_key: Hex
     nonce: Annotated[str, Field(max_length=256)]
@@ -42,15 +46,13 @@ class ContributionBody(_Body):
             contributor_id=self.contributor_id,
             public_key=self.public_key,
             nonce=self.nonce,
-            drafts=tuple(
-                RowDraft(prompt=draft.prompt, completion=draft.completion, source=draft.source) for draft in self.drafts
-            ),
+            drafts=tuple(draft.draft() for draft in self.drafts),
             content_root=self.content_root,
             signature=self.signature,
         )
 
 
-class WithdrawalBody(_Body):
+class WithdrawalBody(StrictBody):
     contributor_id: Annotated[str, Field(max_length=128)]
     public_key: Hex
     row_ids: Annotated[list[Annotated[str, Field(max_length=128)]], Field(min_length=1)]
@@ -68,7 +70,7 @@ class WithdrawalBody(_Body):
         )
 
 
-class RemovalBody(_Body):
+class RemovalBody(StrictBody):
     row_ids: Annotated[list[Annotated[str, Field(max_length=128)]], Field(min_length=1)]
     reason: Annotated[str, Field(max_length=64)]
 
@@ -79,6 +81,12 @@ async def list_datanets(service: ServiceOf) -> Response:
     return listing([_short(datanet) for datanet in await service.datanets()])
 
 
+@router.get("/v1/datanets/{name}/leaderboard")
+async def leaderboard(name: str, service: ServiceOf) -> Response:
+    """Who contributes, how fast, whether they come back, and what it earned them. Most accepted rows first."""
+    return json_response({"object": "leaderboard", **await service.leaderboard(check_name(name, "name"))})
+
+
 @router.get("/v1/datanets/{name}")
 async def get_datanet(name: str, service: ServiceOf) -> Response:
     return json_response({"object": "datanet", **await service.datanet(check_name(name, "name"))})
@@ -86,13 +94,13 @@ async def get_datanet(name: str, service: ServiceOf) -> Response:
 
 @router.post("/v1/datanets/{name}/contributions")
 async def contribute(name: str, body: ContributionBody, service: ServiceOf) -> Response:
-    return json_response(_object(await service.contribute(body.contribution(check_name(name, "name")))))
+    return json_response(contribution_object(await service.contribute(body.contribution(check_name(name, "name")))))
 
 
 @router.get("/v1/datanets/{name}/contributions/{contribution_id}")
 async def get_contribution(name: str, contribution_id: str, service: ServiceOf) -> Response:
     """Whether a contribution is stored, and what the gate said: who was cut off asks before sending it again."""
-    return json_response(_object(await service.contribution(check_name(name, "name"), contribution_id)))
+    return json_response(contribution_object(await service.contribution(check_name(name, "name"), contribution_id)))
 
 
 @router.post("/v1/datanets/{name}/previews")
@@ -118,7 +126,7 @@ def _short(datanet: dict[str, Any]) -> dict[str, Any]:
     return {"object": "datanet", **{key: datanet.get(key) for key in _SHORT}}
 
 
-def _object(receipt: ContributionReceipt) -> dict[str, Any]:
+def contribution_object(receipt: ContributionReceipt) -> dict[str, Any]:
     counts = Counter(verdict.outcome for verdict in receipt.verdicts)
     totals = {"accepted": counts["accept"], "rejected": counts["reject"], "review": counts["review"]}
     return {"object": "contribution", **totals, **asdict(receipt)}

@@ -31,7 +31,7 @@ class AdapterBody(BaseModel):
     source: Annotated[str, Field(min_length=1, max_length=2048)]
     prompt_price_nano: Price
     completion_price_nano: Price
-    shared_with: Annotated[list[Account], Field(max_length=1024)] = []
+    shared_with: Annotated[list[Account], Field(max_length=1024)] | None = None
     replace: bool = False
 
     def plain(self) -> NewAdapter:
@@ -40,7 +40,7 @@ class AdapterBody(BaseModel):
             source=self.source,
             prompt_price_nano=self.prompt_price_nano,
             completion_price_nano=self.completion_price_nano,
-            shared_with=tuple(self.shared_with),
+            shared_with=None if self.shared_with is None else tuple(self.shared_with),
             replace=self.replace,
         )
 

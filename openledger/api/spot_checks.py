@@ -1,4 +1,4 @@
-"""/v1/datanets/{name}/spot-checks: accepted rows that were drawn to be looked at again, for the owner and the reviewers.
+"""/v1/datanets/{name}/spot-checks: accepted rows that were drawn to be looked at again, for owner and reviewers.
 
 The row itself is in the Datanet's next version; its owner removes it from there, where it is to go.
 """

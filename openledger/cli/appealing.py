@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from openledger.cli import output
+from openledger.cli.contributing import row_schema
 from openledger.cli.keys import load_key
 from openledger.cli.remote import connect
 from openledger.core.errors import InvalidInput
@@ -54,7 +55,7 @@ def open_appeal(options: Namespace) -> None:
     from openledger.datanets.records import Refused
 
     key = load_key(options.key)
-    rows = (row for row in read_drafts(Path(options.rows)) if not isinstance(row, Refused))
+    rows = (row for row in read_drafts(Path(options.rows), row_schema(options)) if not isinstance(row, Refused))
     contribution, ordinal = _holding(sign_batches(key, options.datanet, rows, options.nonce), options.row)
     appeal = appeal_of(key, contribution, ordinal, options.reason)
     if options.dry_run:

@@ -4,6 +4,7 @@ import json
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from openledger.core.sealing import Seal
     from openledger.core.signing import SigningKey
     from openledger.datanets.records import Refused
+    from openledger.datanets.row_schema import RowSchema
 
 _MAX_TOLD = 20
 Judge = Callable[[Contribution], tuple[str, Sequence[Verdict]]]
@@ -26,12 +28,13 @@ Judge = Callable[[Contribution], tuple[str, Sequence[Verdict]]]
 
 @dataclass(slots=True)
 class _Told:
-    """What became of the rows so far; of what was refused, the first few are kept."""
+    """What became of the rows so far; of what was refused or not accepted, the first few are kept."""
 
     contributions: list[str] = field(default_factory=list)
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
     refused: list["Refused"] = field(default_factory=list)
     num_refused: int = 0
+    not_accepted: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def num_rows(self) -> int:
@@ -39,13 +42,13 @@ class _Told:
 
 
 def contribute(options: Namespace) -> None:
-    key, told = load_key(options.key), _Told()
-    contributions = _signed(key, options, told)
+    key, told, schema = load_key(options.key), _Told(), row_schema(options)
+    contributions = _signed(key, options, told, schema)
     if options.seal:
         _seal(key, contributions, told, options)
         return
     if options.dry_run:
-        _judge(contributions, _local_gate(), told, options)
+        _judge(contributions, _local_gate(schema), told, options)
     else:
         with connect(options) as client:
             if options.preview:
@@ -53,6 +56,27 @@ def contribute(options: Namespace) -> None:
             else:
                 _judge(contributions, lambda one: _stored(client, one, key), told, options)
     _print(told, options)
+
+
+def row_schema(options: Namespace) -> "RowSchema":
+    """The Datanet's, as the server tells it; of --schema, or rows without columns, where nothing is to be sent."""
+    from openledger.datanets.row_schema import PLAIN, RowSchema
+
+    if options.schema:
+        return RowSchema.from_json(read_json(options.schema, "schema"))
+    if options.dry_run:
+        return PLAIN
+    with connect(options) as client, _told_to_repeat():
+        return RowSchema.from_json(client.datanet(options.datanet).get("row_schema") or {})
+
+
+def read_json(name: str, param: str) -> Any:
+    """Raises InvalidInput where the file isn't there, or isn't JSON."""
+    try:
+        return json.loads(Path(name).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InvalidInput(f"{name} can't be read as JSON: {reason}", code="unreadable_file", param=param) from error
 
 
 def _seal(key: "SigningKey", contributions: Iterator[Contribution], told: _Told, options: Namespace) -> None:
@@ -89,13 +113,13 @@ def _tell_place(client: "OpenLedger", seal: "Seal") -> None:
         output.print_note("their seal had expired: they stand where they arrived")
 
 
-def _signed(key: "SigningKey", options: Namespace, told: _Told) -> Iterator[Contribution]:
+def _signed(key: "SigningKey", options: Namespace, told: _Told, schema: "RowSchema") -> Iterator[Contribution]:
     from openledger.datanets.contribution import sign_batches
     from openledger.datanets.reading import read_drafts
     from openledger.datanets.records import Refused
 
     def rows() -> Iterator[RowDraft]:
-        for item in read_drafts(Path(options.rows)):
+        for item in read_drafts(Path(options.rows), schema):
             if not isinstance(item, Refused):
                 yield item
                 continue
@@ -109,16 +133,32 @@ def _signed(key: "SigningKey", options: Namespace, told: _Told) -> Iterator[Cont
 def _judge(contributions: Iterator[Contribution], judge: Judge, told: _Told, options: Namespace) -> None:
     with _receipts(options.receipts) as receipts:
         for contribution in contributions:
-            try:
+            with _told_to_repeat():
                 identifier, verdicts = judge(contribution)
-            except Unavailable as error:
-                error.fix = "run the same command again: what is stored already is not sent twice"
-                raise
             told.contributions += [identifier] if identifier else []
             told.counts.update((verdict.outcome, ", ".join(verdict.reasons)) for verdict in verdicts)
+            told.not_accepted += _not_accepted(contribution, verdicts)[: _MAX_TOLD - len(told.not_accepted)]
             receipts.write(contribution, verdicts)
             output.print_progress(f"{told.num_rows:,} rows, {told.num_refused:,} refused")
     output.print_progress("")
+
+
+@contextmanager
+def _told_to_repeat() -> Iterator[None]:
+    try:
+        yield
+    except Unavailable as error:
+        error.fix = "run the same command again: what is stored already is not sent twice"
+        raise
+
+
+def _not_accepted(contribution: Contribution, verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
+    return [
+        {"source": draft.source, "outcome": verdict.outcome, "reasons": ", ".join(verdict.reasons),
+         "duplicate_of": verdict.duplicate_of}
+        for draft, verdict in zip(contribution.drafts, verdicts, strict=True)
+        if verdict.outcome != "accept"
+    ]  # fmt: skip
 
 
 def _stored(client: Any, contribution: Contribution, key: "SigningKey") -> tuple[str, Sequence[Verdict]]:
@@ -129,14 +169,14 @@ def _stored(client: Any, contribution: Contribution, key: "SigningKey") -> tuple
     return receipt.contribution_id, receipt.verdicts
 
 
-def _local_gate() -> Judge:
+def _local_gate(schema: "RowSchema") -> Judge:
     """The gate as it would judge these rows in an empty Datanet."""
     from openledger.datanets.contribution import row_ids
     from openledger.datanets.dedupe import DuplicateIndex
-    from openledger.datanets.gate import judge
+    from openledger.datanets.gate import Rules, judge
 
-    index = DuplicateIndex()
-    return lambda contribution: ("", judge(contribution.drafts, row_ids(contribution), index))
+    index, rules = DuplicateIndex(), Rules(schema=schema)
+    return lambda contribution: ("", judge(contribution.drafts, row_ids(contribution), index, rules=rules))
 
 
 class _receipts:  # noqa: N801 - reads as a function
@@ -179,12 +219,17 @@ def _print(told: _Told, options: Namespace) -> None:
         "sent": not (options.dry_run or options.preview),
         "contributions": told.contributions,
         "verdicts": verdicts,
+        "not_accepted": told.not_accepted,
         "num_refused": told.num_refused,
         "refused": [asdict(one) for one in told.refused],
     }
     output.print_rows(
         "Verdicts" if whole["sent"] else "Verdicts (nothing was sent)", verdicts, as_json=options.json, whole=whole
     )
+    if told.not_accepted and not options.json:
+        shown, left = len(told.not_accepted), told.num_rows - told.counts["accept", ""]
+        more = f", the first {shown} of {left}; --receipts FILE has all" if left > shown else ""
+        output.print_rows(f"Rows that were not accepted{more}", told.not_accepted)
     if told.num_refused and not options.json:
         output.print_note(f"{told.num_refused} rows or files were refused; the others were read")
         for one in told.refused:

@@ -1,8 +1,7 @@
 """The command line's grammar: every command, its options, its help. Knows no command's work."""
 
 import argparse
-import os
-from typing import Any, NoReturn
+from typing import Any
 
 from openledger import __version__
 from openledger.attribution.options import add_commands
@@ -17,10 +16,20 @@ from openledger.cli import (
     retaining,
     withdrawing,
 )
-from openledger.core.errors import InvalidInput
+from openledger.cli.commands import (
+    Parser,
+    add_idempotency,
+    add_schema,
+    command,
+    group,
+    ordinal,
+    port,
+    positive,
+    remote_command,
+)
+from openledger.cli.datanet_commands import add_datanet_commands
 from openledger.ledger.options import add_commands as add_ledger_commands
 
-DEFAULT_URL = "http://127.0.0.1:8420"  # where the quickstart serves
 _EXAMPLES = """examples:
   openledger quickstart --exit             run everything once and print the report
   openledger models                        what can be asked, and for how much
@@ -29,6 +38,7 @@ _EXAMPLES = """examples:
   openledger contribute DATANET notes/ --key my.key --seal
   openledger contribute DATANET notes/ --key my.key
   openledger withdraw DATANET ROW_ID --key my.key
+  openledger datanet leaderboard NAME      who contributes, how fast, and what it earned
   openledger payouts                       what this account was paid
   openledger disputes open ADAPTER PERIOD 0.5 --key my.key --reason "my rows are missing"
   openledger appeals open DATANET rows.jsonl --row 3 --key my.key --reason "it is no copy"
@@ -60,11 +70,6 @@ examples:
 """
 
 
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise InvalidInput(message, code="usage", fix=f"see {self.prog} --help")
-
-
 def build_parser() -> Parser:
     parser = Parser(
         prog="openledger",
@@ -80,6 +85,7 @@ def build_parser() -> Parser:
     _add_questions(commands)
     _add_data(commands)
     _add_removals(commands)
+    add_datanet_commands(commands)
     _add_money(commands)
     _add_disputes(commands)
     _add_appeals(commands)
@@ -94,10 +100,10 @@ def build_parser() -> Parser:
 
 
 def _add_quickstart(commands: Any) -> None:
-    parser = _command(commands, "quickstart", processes.quickstart, "run the whole loop on this machine, then serve it")
+    parser = command(commands, "quickstart", processes.quickstart, "run the whole loop on this machine, then serve it")
     parser.add_argument("--workdir", metavar="DIR", help="where everything is kept, and found again by the next run")
     parser.add_argument("--base-model", metavar="ID_OR_PATH", help="a Hugging Face causal LM; without it the embedded")
-    parser.add_argument("--port", type=_port, metavar="N", help="for API and console; 0 for any free one")
+    parser.add_argument("--port", type=port, metavar="N", help="for API and console; 0 for any free one")
     parser.add_argument("--config", metavar="FILE", help="settings as YAML, as a run leaves them in config.yaml")
     parser.add_argument("--exit", action="store_true", help="end after the report instead of serving on")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done and do nothing")
@@ -120,20 +126,20 @@ def _add_attribution(commands: Any) -> None:
 
 
 def _add_questions(commands: Any) -> None:
-    _remote(commands, "models", remote.models, "list the adapters and their prices")
-    ask = _remote(commands, "ask", remote.ask, "ask one question, paid from your account")
+    remote_command(commands, "models", remote.models, "list the adapters and their prices")
+    ask = remote_command(commands, "ask", remote.ask, "ask one question, paid from your account")
     ask.add_argument("model", metavar="MODEL")
     ask.add_argument("question", metavar="QUESTION")
-    ask.add_argument("--max-tokens", type=_positive, metavar="N")
+    ask.add_argument("--max-tokens", type=positive, metavar="N")
     ask.add_argument("--temperature", type=float, metavar="T", help="0 is greedy, the default")
     ask.add_argument("--seed", type=int, metavar="N", help="makes sampling repeatable")
-    _remote(commands, "report", remote.report, "who contributed, who was paid, what gaming earned")
-    _remote(commands, "status", remote.status, "is the server there, and what does it hold")
+    remote_command(commands, "report", remote.report, "who contributed, who was paid, what gaming earned")
+    remote_command(commands, "status", remote.status, "is the server there, and what does it hold")
 
 
 def _add_data(commands: Any) -> None:
-    _remote(commands, "datanets", remote.datanets, "list the Datanets")
-    contribute = _remote(commands, "contribute", contributing.contribute, "sign rows and send them to a Datanet")
+    remote_command(commands, "datanets", remote.datanets, "list the Datanets")
+    contribute = remote_command(commands, "contribute", contributing.contribute, "sign rows and send them to a Datanet")
     contribute.formatter_class = argparse.RawDescriptionHelpFormatter
     contribute.epilog = _CONTRIBUTE_HELP
     contribute.add_argument("datanet", metavar="DATANET")
@@ -141,6 +147,7 @@ def _add_data(commands: Any) -> None:
     contribute.add_argument("--key", required=True, metavar="KEYFILE", help="made by 'openledger keys new'")
     contribute.add_argument("--nonce", default="0", help="another one sends the same rows as a new contribution")
     contribute.add_argument("--seal", action="store_true", help="send no row yet: keep their place, for 7 days")
+    add_schema(contribute)
     contribute.add_argument("--receipts", metavar="FILE", help="write each row's id and verdict there, one a line")
     trial = contribute.add_mutually_exclusive_group()
     trial.add_argument("--dry-run", action="store_true", help="judge the rows by the gate here; send nothing")
@@ -148,11 +155,11 @@ def _add_data(commands: Any) -> None:
 
 
 def _add_removals(commands: Any) -> None:
-    withdraw = _remote(commands, "withdraw", withdrawing.withdraw, "take back rows that you contributed")
+    withdraw = remote_command(commands, "withdraw", withdrawing.withdraw, "take back rows that you contributed")
     withdraw.add_argument("--key", required=True, metavar="KEYFILE", help="the key that contributed them")
     withdraw.add_argument("--nonce", default="0", help="another one makes another withdrawal of the same rows")
     withdraw.add_argument("--dry-run", action="store_true", help="sign it and send nothing")
-    remove = _remote(commands, "remove", withdrawing.remove, "remove rows from a Datanet that you own")
+    remove = remote_command(commands, "remove", withdrawing.remove, "remove rows from a Datanet that you own")
     remove.add_argument("--reason", required=True, metavar="WORD", help="such as court_order; it stands in the log")
     for parser in (withdraw, remove):
         parser.add_argument("datanet", metavar="DATANET")
@@ -160,9 +167,9 @@ def _add_removals(commands: Any) -> None:
 
 
 def _add_money(commands: Any) -> None:
-    _remote(commands, "balance", remote.balance, "what your account holds")
-    _remote(commands, "payouts", remote.payouts, "what your account was paid")
-    proof = _remote(commands, "proof", remote.proof, "download the proof of one transfer")
+    remote_command(commands, "balance", remote.balance, "what your account holds")
+    remote_command(commands, "payouts", remote.payouts, "what your account was paid")
+    proof = remote_command(commands, "proof", remote.proof, "download the proof of one transfer")
     proof.add_argument("transfer_id", metavar="TRANSFER_ID")
     receipt = _remote(commands, "receipt", remote.receipt, "download the signed receipt of an answer you paid for")
     receipt.add_argument("answer_id", metavar="ANSWER_ID")
@@ -171,11 +178,11 @@ def _add_money(commands: Any) -> None:
 
 
 def _add_disputes(commands: Any) -> None:
-    actions = _group(commands, "disputes", "contest what a settled pool paid")
-    pool = _remote(actions, "list", disputing.show_pool, "a settled pool's disputes")
-    one = _remote(actions, "show", disputing.show, "one dispute, and its verdict")
-    claim = _remote(actions, "open", disputing.open_claim, "claim more of a settled pool, against a deposit")
-    resolve = _remote(actions, "resolve", disputing.resolve, "decide a dispute by scores that you sign")
+    actions = group(commands, "disputes", "contest what a settled pool paid")
+    pool = remote_command(actions, "list", disputing.show_pool, "a settled pool's disputes")
+    one = remote_command(actions, "show", disputing.show, "one dispute, and its verdict")
+    claim = remote_command(actions, "open", disputing.open_claim, "claim more of a settled pool, against a deposit")
+    resolve = remote_command(actions, "resolve", disputing.resolve, "decide a dispute by scores that you sign")
     for action in (pool, claim):
         action.add_argument("adapter", metavar="ADAPTER")
         action.add_argument("period", metavar="PERIOD")
@@ -185,7 +192,7 @@ def _add_disputes(commands: Any) -> None:
     claim.add_argument("--reason", default="", metavar="TEXT", help="stands in the log for everybody")
     claim.add_argument("--key", metavar="KEYFILE", help="sign as the contributor; without it the API key's account")
     claim.add_argument("--contributor", metavar="ID", help="where the account was paid for another name than its own")
-    _add_idempotency(claim)
+    add_idempotency(claim)
     resolve.add_argument("scores", metavar="SCORES.json", help="what was recomputed of the whole pool")
     resolve.add_argument("--scorer", required=True, metavar="ACCOUNT", help="whose key it is, as it was registered")
     resolve.add_argument("--key", required=True, metavar="KEYFILE")
@@ -194,23 +201,24 @@ def _add_disputes(commands: Any) -> None:
 
 
 def _add_appeals(commands: Any) -> None:
-    actions = _group(commands, "appeals", "contest what the gate said of a row")
-    every = _remote(actions, "list", appealing.show_all, "a Datanet's appeals")
-    one = _remote(actions, "show", appealing.show, "one appeal, and its decision")
-    claim = _remote(actions, "open", appealing.open_appeal, "contest the verdict on one row, against a deposit")
-    decide = _remote(actions, "decide", appealing.decide, "overturn or uphold a verdict, as a reviewer")
+    actions = group(commands, "appeals", "contest what the gate said of a row")
+    every = remote_command(actions, "list", appealing.show_all, "a Datanet's appeals")
+    one = remote_command(actions, "show", appealing.show, "one appeal, and its decision")
+    claim = remote_command(actions, "open", appealing.open_appeal, "contest the verdict on one row, against a deposit")
+    decide = remote_command(actions, "decide", appealing.decide, "overturn or uphold a verdict, as a reviewer")
     for action in (every, one, claim, decide):
         action.add_argument("datanet", metavar="DATANET")
     for action in (one, decide):
         action.add_argument("row_id", metavar="ROW_ID")
     one.add_argument("--row", action="store_true", help="the row's text too, for the Datanet's owner and reviewers")
     claim.add_argument("rows", metavar="FILE.jsonl", help="the file that was contributed, unchanged")
-    claim.add_argument("--row", type=_ordinal, required=True, metavar="N", help="which one, counted from 0")
+    claim.add_argument("--row", type=ordinal, required=True, metavar="N", help="which one, counted from 0")
     claim.add_argument("--reason", required=True, metavar="TEXT", help="stands in the log for everybody")
     claim.add_argument("--key", required=True, metavar="KEYFILE", help="that it was contributed with")
     claim.add_argument("--nonce", default="0", help="that it was contributed with")
+    add_schema(claim)
     claim.add_argument("--dry-run", action="store_true", help="find and sign the row; send nothing")
-    _add_idempotency(claim)
+    add_idempotency(claim)
     either = decide.add_mutually_exclusive_group(required=True)
     either.add_argument("--overturn", action="store_true", help="accept the row, in its contribution's place")
     either.add_argument("--uphold", action="store_true", help="the verdict stands, and the deposit is lost")
@@ -230,10 +238,10 @@ def _add_spot_checks(commands: Any) -> None:
 
 
 def _add_reviewers(commands: Any) -> None:
-    actions = _group(commands, "reviewers", "who decides appeals of a Datanet")
-    sign = _command(actions, "sign", appealing.sign_reviewer, "what a reviewer sends the Datanet's owner")
-    add = _remote(actions, "add", appealing.add_reviewer, "name a reviewer of your Datanet")
-    end = _remote(actions, "end", appealing.end_reviewer, "let a key decide nothing any more")
+    actions = group(commands, "reviewers", "who decides appeals of a Datanet")
+    sign = command(actions, "sign", appealing.sign_reviewer, "what a reviewer sends the Datanet's owner")
+    add = remote_command(actions, "add", appealing.add_reviewer, "name a reviewer of your Datanet")
+    end = remote_command(actions, "end", appealing.end_reviewer, "let a key decide nothing any more")
     for action in (sign, add, end):
         action.add_argument("datanet", metavar="DATANET")
         action.add_argument("--account", required=True, metavar="ACCOUNT", help="the reviewer's, such as user:bob")
@@ -245,62 +253,64 @@ def _add_reviewers(commands: Any) -> None:
 
 
 def _add_retention(commands: Any) -> None:
-    actions = _group(commands, "retention", "what is kept of your prompts and answers")
-    _remote(actions, "show", retaining.show, "whether they are kept, and how many are")
-    change = _remote(actions, "set", retaining.change, "keep them until they are settled, or not at all")
+    actions = group(commands, "retention", "what is kept of your prompts and answers")
+    remote_command(actions, "show", retaining.show, "whether they are kept, and how many are")
+    change = remote_command(actions, "set", retaining.change, "keep them until they are settled, or not at all")
     change.add_argument("keep", choices=("yes", "no"))
-    forget = _remote(actions, "forget", retaining.forget, "delete what is kept, and the key that opens it")
+    forget = remote_command(actions, "forget", retaining.forget, "delete what is kept, and the key that opens it")
     forget.add_argument("--yes", action="store_true", help="needed: it can't be undone")
 
 
 def _add_payout(commands: Any) -> None:
     group = commands.add_parser("payout", help="explain, withdraw and export what you were paid")
     actions = group.add_subparsers(metavar="ACTION", required=True, parser_class=Parser)
-    explain = _remote(actions, "explain", offices.explain, "where a transfer comes from, line by line")
+    explain = remote_command(actions, "explain", offices.explain, "where a transfer comes from, line by line")
     explain.add_argument("transfer_id", metavar="TRANSFER_ID")
-    withdraw = _remote(actions, "withdraw", offices.withdraw, "take OPEN out, to be claimed on another ledger")
+    withdraw = remote_command(actions, "withdraw", offices.withdraw, "take OPEN out, to be claimed on another ledger")
     withdraw.add_argument("amount", metavar="OPEN")
     withdraw.add_argument("--to", required=True, metavar="ADDRESS", help="0x and 40 hex digits")
     withdraw.add_argument(
         "--dry-run", action="store_true", help="say what is available and what would go; send nothing"
     )
     _retriable(withdraw)
-    export = _remote(actions, "csv", offices.payouts_csv, "every payout of your account as CSV")
+    export = remote_command(actions, "csv", offices.payouts_csv, "every payout of your account as CSV")
     export.add_argument("-o", "--out", metavar="FILE", help="standard output without it")
 
 
 def _add_stake(commands: Any) -> None:
     group = commands.add_parser("stake", help="put OPEN behind an adapter or a Datanet")
     actions = group.add_subparsers(metavar="ACTION", required=True, parser_class=Parser)
-    _remote(actions, "show", offices.show_stake, "what you have staked, and your voting power")
+    remote_command(actions, "show", offices.show_stake, "what you have staked, and your voting power")
     for name, run, about in (
         ("add", offices.add_stake, "stake OPEN; it earns from the object's stakers' part"),
         ("remove", offices.remove_stake, "begin the cool-down, after which it comes back by itself"),
     ):
-        action = _remote(actions, name, run, about)
+        action = remote_command(actions, name, run, about)
         action.add_argument("object", metavar="OBJECT", help="adapter:NAME or datanet:NAME")
         action.add_argument("amount", metavar="OPEN")
         _retriable(action)
-    delegate = _remote(actions, "delegate", offices.delegate, "let another account vote with your stake")
+    delegate = remote_command(actions, "delegate", offices.delegate, "let another account vote with your stake")
     delegate.add_argument("delegate", metavar="ACCOUNT", help="like user:bob; your own takes it back")
 
 
 def _add_govern(commands: Any) -> None:
     group = commands.add_parser("govern", help="parameters, proposals and votes")
     actions = group.add_subparsers(metavar="ACTION", required=True, parser_class=Parser)
-    _remote(actions, "parameters", offices.parameters, "every parameter, what it will be next, and its bounds")
-    _remote(actions, "proposals", offices.proposals, "list the proposals")
+    remote_command(actions, "parameters", offices.parameters, "every parameter, what it will be next, and its bounds")
+    remote_command(actions, "proposals", offices.proposals, "list the proposals")
     for name, run, about in (
         ("show", offices.proposal, "one proposal and its votes"),
         ("cancel", offices.cancel, "take your proposal back while it is Pending"),
     ):
-        _remote(actions, name, run, about).add_argument("proposal", metavar="PROPOSAL")
-    _add_propose(_remote(actions, "propose", offices.propose, "propose a change, a spending, an appeal or a text"))
-    vote = _remote(actions, "vote", offices.vote, "vote with the power you had at the snapshot")
+        remote_command(actions, name, run, about).add_argument("proposal", metavar="PROPOSAL")
+    _add_propose(
+        remote_command(actions, "propose", offices.propose, "propose a change, a spending, an appeal or a text")
+    )
+    vote = remote_command(actions, "vote", offices.vote, "vote with the power you had at the snapshot")
     vote.add_argument("proposal", metavar="PROPOSAL")
     vote.add_argument("support", choices=("for", "against", "abstain"))
     about = "what a change would have done to a settled period's payouts; writes nothing"
-    simulate = _remote(actions, "simulate", offices.simulate, about)
+    simulate = remote_command(actions, "simulate", offices.simulate, about)
     simulate.add_argument("change", nargs="+", metavar="NAME=VALUE")
     simulate.add_argument("--period", metavar="PERIOD", help="like p0001; the last settled one without it")
 
@@ -312,7 +322,7 @@ def _add_propose(propose: argparse.ArgumentParser) -> None:
     propose.add_argument("--spend", nargs=2, metavar=("ACCOUNT", "OPEN"), help="pay from the treasury")
     propose.add_argument("--source", default="treasury", help="of --spend: treasury or treasury:ecosystem")
     propose.add_argument("--bounty", nargs=2, metavar=("ACCOUNT", "OPEN"), help="pay from what is unattributed")
-    propose.add_argument("--appeal", type=_positive, metavar="SLASH", help="return what slash number SLASH took")
+    propose.add_argument("--appeal", type=positive, metavar="SLASH", help="return what slash number SLASH took")
     propose.add_argument("--dry-run", action="store_true", help="check and show it; send nothing")
     _retriable(propose)
 
@@ -324,48 +334,5 @@ def _retriable(parser: argparse.ArgumentParser) -> None:
 def _add_keys(commands: Any) -> None:
     group = commands.add_parser("keys", help="your identity as a contributor")
     actions = group.add_subparsers(metavar="ACTION", required=True, parser_class=Parser)
-    new = _command(actions, "new", keys.new, "make an Ed25519 key; the file is yours alone to keep")
+    new = command(actions, "new", keys.new, "make an Ed25519 key; the file is yours alone to keep")
     new.add_argument("-o", "--out", default="contributor.key", metavar="KEYFILE")
-
-
-def _group(commands: Any, name: str, about: str) -> Any:
-    return commands.add_parser(name, help=about).add_subparsers(metavar="ACTION", required=True, parser_class=Parser)
-
-
-def _add_idempotency(action: argparse.ArgumentParser) -> None:
-    action.add_argument("--idempotency-key", metavar="KEY", help="stands for this call alone")
-
-
-def _command(commands: Any, name: str, run: Any, about: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(name, help=about, description=f"{about}.")
-    parser.add_argument("--json", action="store_true", help="machine-readable output, errors too")
-    parser.set_defaults(run=run)
-    return parser
-
-
-def _remote(commands: Any, name: str, run: Any, about: str) -> argparse.ArgumentParser:
-    parser = _command(commands, name, run, about)
-    parser.add_argument("--url", default=os.environ.get("OPENLEDGER_URL") or DEFAULT_URL, help="the server")
-    parser.add_argument("--api-key", default=os.environ.get("OPENLEDGER_API_KEY"), metavar="KEY")
-    return parser
-
-
-def _port(text: str) -> int:
-    port = int(text)
-    if not 0 <= port <= 65535:
-        raise argparse.ArgumentTypeError(f"{text} is no port: 1 to 65535, or 0 for any free one")
-    return port
-
-
-def _ordinal(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"{text} is no place: rows are counted from 0")
-    return number
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not positive")
-    return number

@@ -16,6 +16,7 @@ from typing import Any, Self
 import httpx
 
 from openledger.client import values
+from openledger.client.communities import Communities
 from openledger.client.offices import Offices
 from openledger.client.transport import Transport
 from openledger.client.values import Answer, Model, Piece, read_as
@@ -40,7 +41,7 @@ Message = dict[str, str]
 _NEUTRAL = asdict(SamplingParameters())
 
 
-class OpenLedger(Offices):
+class OpenLedger(Offices, Communities):
     def __init__(
         self,
         base_url: str,

@@ -11,6 +11,7 @@ Json = dict[str, Any]
 
 TOP_EARNERS = 20
 RECENT_PAYOUTS = 100
+SHOWN_WEEKS = 12
 
 
 def overview(report: Json) -> Json:
@@ -87,6 +88,27 @@ def appeals(report: Json, datanet: Json, found: Iterable[Json]) -> Json:
         "datanet": {"name": datanet.get("name")},
         "appeals": list(found),
         "names": _names(report),
+    }
+
+
+def leaderboard(report: Json, found: Json) -> Json:
+    people, cohorts = _dicts(found.get("contributors")), _dicts(found.get("cohorts"))
+    weeks = max((len(cohort.get("active") or ()) for cohort in cohorts), default=0)
+    return {
+        **_frame(report),
+        "datanet": {"name": found.get("datanet")},
+        "contributors": people,
+        "totals": {
+            "contributors": len(people),
+            "rows_a_week": sum(person.get("rows_a_week") or 0 for person in people),
+            "duplicates": sum(person.get("duplicates") or 0 for person in people),
+            "earned_nano": sum(person.get("earned_nano") or 0 for person in people),
+            "num_waiting": found.get("num_waiting"),
+        },
+        "most_accepted": max((person.get("accepted") or 0 for person in people), default=0),
+        "cohorts": cohorts,
+        "weeks": list(range(min(weeks, SHOWN_WEEKS))),
+        "reviewers": _dicts(found.get("reviewers")),
     }
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 
+from openledger.core import clock
 from openledger.core.money import NANO_PER_OPEN
 
 NOTHING = "–"
@@ -49,6 +50,10 @@ def format_time(time_ms: Any) -> str:
     if not _is_int(time_ms):
         return NOTHING
     return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def format_span(span_ms: Any) -> str:
+    return clock.format_span(span_ms) if _is_int(span_ms) else NOTHING
 
 
 def shorten(digest: Any) -> str:
@@ -105,7 +110,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        open=format_open, number=format_number, share=format_share, time=format_time, shorten=shorten,
+        open=format_open, number=format_number, share=format_share, time=format_time, span=format_span, shorten=shorten,
         points=curve_points,
     )  # fmt: skip
     environment.globals.update(bar_width=bar_width)

@@ -34,6 +34,7 @@ def create_console(service: Service) -> APIRouter:
     router.add_api_route("", console.overview)
     router.add_api_route("/datanets/{name}", console.datanet)
     router.add_api_route("/datanets/{name}/appeals", console.appeals)
+    router.add_api_route("/datanets/{name}/leaderboard", console.leaderboard)
     router.add_api_route("/disputes/{adapter}/{period}", console.disputes)
     router.add_api_route("/answers/{answer_id}", console.answer)
     router.add_api_route("/ledger", console.ledger)
@@ -53,6 +54,9 @@ class Console:
 
     async def appeals(self, request: Request, name: str) -> Response:
         return await _answer(request, "appeals.html", self._appeals(name))
+
+    async def leaderboard(self, request: Request, name: str) -> Response:
+        return await _answer(request, "leaderboard.html", self._leaderboard(name))
 
     async def disputes(self, request: Request, adapter: str, period: str) -> Response:
         return await _answer(request, "disputes.html", self._disputes(adapter, period))
@@ -78,6 +82,10 @@ class Console:
     async def _appeals(self, name: str) -> dict[str, Any]:
         found = await self._service.datanet(check_name(name, "name"))
         return pages.appeals(await self._service.report(), found, await self._service.appeals(name))
+
+    async def _leaderboard(self, name: str) -> dict[str, Any]:
+        found = await self._service.leaderboard(check_name(name, "name"))
+        return pages.leaderboard(await self._service.report(), found)
 
     async def _disputes(self, adapter: str, period: str) -> dict[str, Any]:
         pool = check_name(adapter, "adapter"), check_name(period, "period")

@@ -28,3 +28,12 @@ class ManualClock:
 
     def advance(self, milliseconds: int) -> None:
         self.time_ms += milliseconds
+
+
+def format_span(span_ms: int) -> str:
+    """A span of time in its two largest units: `2 d 3 h`."""
+    seconds, wholes = span_ms // 1000, list[str]()
+    for size, name in ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s")):
+        number, seconds = divmod(seconds, size)
+        wholes += [f"{number} {name}"] if number or wholes or name == "s" else []
+    return " ".join(wholes[:2])

@@ -12,11 +12,13 @@ UNATTRIBUTED = "unattributed"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowDraft:
-    """A row as its contributor writes it. `source` says where the text comes from."""
+    """A row as its contributor writes it. `source` says where the text comes from; `extra` is canonical JSON of what
+    its Datanet's row schema asks for beyond that (`datanets.row_schema`), empty where that is nothing."""
 
     prompt: str
     completion: str
     source: str = ""
+    extra: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +46,7 @@ class Row:
     source: str
     prompt: str
     completion: str
+    extra: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,6 +16,7 @@ from openledger.core.clock import SystemClock
 from openledger.core.errors import OpenLedgerError, Unavailable
 from openledger.core.values import Row
 from openledger.datanets.datanets import Datanets
+from openledger.datanets.detectors import installed_detectors
 from openledger.datanets.shard import ShardHost
 
 NAMESPACE = "openledger"
@@ -64,7 +65,7 @@ class DatanetsActor(Datanets):
     """`Datanets` over shard actors."""
 
     def __init__(self, folder: Path, shards: Sequence[Any]):
-        super().__init__(folder, [ShardHandle(shard) for shard in shards], SystemClock())
+        super().__init__(folder, [ShardHandle(shard) for shard in shards], SystemClock(), installed_detectors())
 
 
 def _get_or_create(cls: type, name: str, namespace: str, *arguments: Any) -> Any:

@@ -126,7 +126,9 @@ def leads_to(draft: RowDraft, ordinal: int, num_rows: int, path: Sequence[str], 
 
 
 def draft_json(draft: RowDraft) -> dict[str, str]:
-    return {"prompt": draft.prompt, "completion": draft.completion, "source": draft.source}
+    """What is signed of a row. One without `extra` is signed as rows were before there was any."""
+    value = {"prompt": draft.prompt, "completion": draft.completion, "source": draft.source}
+    return {**value, "extra": draft.extra} if draft.extra else value
 
 
 def check_public_key(public_key: str) -> None:

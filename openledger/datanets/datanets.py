@@ -47,10 +47,12 @@ from openledger.core.values import (
 )
 from openledger.datanets.appeals import HeldRow
 from openledger.datanets.clusters import ClusterRow, EvidenceClusters, WordWeights, row_words
-from openledger.datanets.contribution import check_public_key, check_signature, row_ids
+from openledger.datanets.contribution import check_public_key, check_signature, draft_bytes, row_ids
 from openledger.datanets.dedupe import DuplicateIndex, features_of
 from openledger.datanets.export import write_export
-from openledger.datanets.gate import GATE_VERSION, NO_DETECTORS, Detectors, judge
+from openledger.datanets.feedback import Feedback
+from openledger.datanets.gate import GATE_VERSION, NO_DETECTORS, Detectors, Rules, judge
+from openledger.datanets.leaderboard import Leaderboard
 from openledger.datanets.placement import shard_of
 from openledger.datanets.registry import (
     Contributor,
@@ -61,6 +63,8 @@ from openledger.datanets.registry import (
     Registry,
 )
 from openledger.datanets.removal import check_withdrawal, removed, tombstone, withdrawn
+from openledger.datanets.reviews import ReviewerRecord
+from openledger.datanets.row_schema import PLAIN, RowSchema
 from openledger.datanets.rows import rows_of
 from openledger.datanets.seals import Opening, Place, UnloggedSeal, digest_of
 from openledger.datanets.terms import Action, Permission, Terms, check_action, check_licence, check_permitted
@@ -68,6 +72,7 @@ from openledger.datanets.versions import read_row_ids, row_root, write_manifest
 
 _MAX_SUMMARY_CHARS = 1_000
 _MAX_NAME_CHARS = 128
+_MAX_OWNED = 100  # names are everybody's
 _DAY_MS = 24 * 60 * 60 * 1000
 _WORD_WEIGHTS = "word_weights.json"
 _STORED: tuple[Outcome, ...] = ("accept", "review")
@@ -103,19 +108,40 @@ class Datanets:
             self._store(pending)
         for removal in self._registry.tombstones.pending():
             self._forget(removal)
+        self._forget_rejected()
         self._grow()
         self._build_index()
 
     def close(self) -> None:
         self._registry.close()
 
-    def create(self, name: str, summary: str, owner: str) -> Datanet:
+    def create(self, name: str, summary: str, owner: str, row_schema: RowSchema = PLAIN) -> Datanet:
         """Idempotent. Raises Conflict when `name` exists with other content."""
-        _check_text(summary, "summary", _MAX_SUMMARY_CHARS)
-        _check_text(owner, "owner", _MAX_NAME_CHARS)
-        datanet = Datanet(name=check_name(name, "name"), summary=summary, owner=owner)
+        datanet = _described(name, summary, owner, row_schema)
         self._registry.add_datanet(datanet, self._clock.now_ms())
         return datanet
+
+    def open_datanet(self, name: str, summary: str, owner: str, row_schema: RowSchema, terms: Terms) -> Datanet:
+        """`create`, with its first terms, for an account that asks for it. Raises as `check_new`."""
+        self.check_new(name, summary, owner, row_schema)
+        made = self.create(name, summary, owner, row_schema)
+        if not self._registry.terms.are_set(name):
+            self.set_terms(name, terms, owner)
+        return made
+
+    def check_new(self, name: str, summary: str, owner: str, row_schema: RowSchema) -> None:
+        """Raises what `open_datanet` does: InvalidInput, Conflict (`datanet_exists`), TooLarge."""
+        wanted = _described(name, summary, owner, row_schema)
+        owned = [known for known in self.names() if self._registry.datanet(known).owner == owner]
+        if name in self.names():
+            self._registry.add_datanet(wanted, self._clock.now_ms())
+        elif len(owned) >= _MAX_OWNED:
+            raise TooLarge(
+                f"{owner} owns {len(owned)} Datanets; at most {_MAX_OWNED} are allowed",
+                code="too_many_datanets",
+                param="name",
+                fix="ask the operator, who sets up more",
+            )
 
     def set_display(self, name: str, display: Display) -> Datanet:
         """Say what a customer may see of the Datanet's rows: `none`, `reference` (the default) or `text`.
@@ -286,6 +312,53 @@ class Datanets:
             raise NotFound(f"no row {row_id} is kept for an appeal", code="row_not_kept", param="row_id")
         return held.draft
 
+    def add_known_answer(self, name: str, draft: RowDraft, by: str, *, accept: bool) -> str:
+        """An item among those that reviewers are shown, by which they are measured (`reviews`). By the owner."""
+        self._check_owner(name, by)
+        draft_bytes(draft, 0)
+        return self._registry.reviews.add_known(name, draft, accept=accept)
+
+    def review_queue(self, name: str, reviewer: str, limit: int) -> list[tuple[str, RowDraft]]:
+        """What `reviewer` has yet to look at: ids and texts, known answers among them."""
+        items, known = self._registry.reviews.queue(self._registry.datanet(name).name, reviewer, limit)
+        rows = {row.row_id: _draft(row) for row in self._take(name, [item for item in items if item not in known])}
+        return [(item, known.get(item) or rows[item]) for item in items]
+
+    def review(self, name: str, item: str, reviewer: str, *, accept: bool) -> None:
+        """What `reviewer` says of an item of his queue. Once it is decided, an accepted row is in the next version, and
+        another is forgotten. The same again changes nothing, and nobody learns which items were known.
+
+        Raises NotFound (`not_in_review`), Conflict (`already_reviewed`), Forbidden (`own_row`).
+        """
+        reviews, owner = self._registry.reviews, self._registry.datanet(name).owner
+        if reviews.add(name, item, reviewer, accept=accept, now_ms=self._clock.now_ms()):
+            decided = reviews.majority(name, item, owner, self.terms(name).min_reviews)
+            if decided is not None:
+                self._finish_pending(name)
+                reviews.decide(name, item, self._clock.now_ms(), accept=decided)
+        self._forget_rejected()
+
+    def reviewers(self, name: str) -> list[ReviewerRecord]:
+        """How much each reviewed, and how well."""
+        return self._registry.reviews.records(self._registry.datanet(name).name)
+
+    def num_waiting(self, name: str) -> int:
+        """Rows that wait for a review."""
+        return self._registry.reviews.num_waiting(self._registry.datanet(name).name)
+
+    def add_feedback(self, feedback: Feedback) -> None:
+        """Keep that feedback was given, and by whom. Raises Conflict (`already_rated`), NotFound."""
+        if not self._registry.knows_contributor(feedback.contributor_id):
+            self.register_contributor(feedback.public_key, feedback.contributor_id)
+        self._registry.datanet(feedback.datanet)
+        self._registry.feedback.add(feedback, self._clock.now_ms())
+
+    def feedback(self, answer_id: str) -> list[Feedback]:
+        return self._registry.feedback.of_answer(answer_id)
+
+    def leaderboard(self, name: str) -> Leaderboard:
+        return self._registry.leaderboard(self._registry.datanet(name).name, self._clock.now_ms())
+
     def withdraw(self, withdrawal: Withdrawal) -> Removal:
         """Forget rows at their contributor's wish. When this returns, no shard holds them, and the next version leaves
         them out; in published ones their ids stay, with a tombstone. The same again gives the first answer.
@@ -351,7 +424,7 @@ class Datanets:
             gate_version=GATE_VERSION,
             published_ms=self._clock.now_ms(),
         )
-        write_manifest(self._folder / "versions", version, accepted)
+        write_manifest(self._folder / "versions", version, accepted, self._registry.datanet(name).row_schema)
         self._registry.add_version(version)
         return version
 
@@ -449,7 +522,13 @@ class Datanets:
 
     def _judge(self, contribution: Contribution, sealed: Place | None) -> tuple[tuple[Verdict, ...], DuplicateIndex]:
         overlay = self._index.overlay(sealed or self._registry.next_place())
-        return tuple(judge(contribution.drafts, row_ids(contribution), overlay, self._detectors)), overlay
+        rules, ids = self._rules(contribution.datanet), row_ids(contribution)
+        return tuple(judge(contribution.drafts, ids, overlay, self._detectors, rules)), overlay
+
+    def _rules(self, name: str) -> Rules:
+        terms = self.terms(name)
+        languages = terms.spoken if terms.only_languages else ()
+        return Rules(schema=self._registry.datanet(name).row_schema, languages=languages)
 
     def _begin(self, contribution: Contribution) -> PendingContribution:
         now_ms, own = self._clock.now_ms(), (contribution.contributor_id, digest_of(contribution))
@@ -510,6 +589,18 @@ class Datanets:
         self._forget_words()
         self._registry.tombstones.finish(removal.removal_id)
         return removal
+
+    def _forget_rejected(self) -> None:
+        """Rows that reviewers didn't accept leave storage and the index of duplicates."""
+        waiting = self._registry.reviews.unforgotten()
+        if not waiting:
+            return
+        for datanet, row_id in waiting:
+            self._shards[shard_of(row_id, self._num_shards)].remove(datanet, [row_id])
+        row_ids = [row_id for _, row_id in waiting]
+        self._index.discard(set(row_ids))
+        self._forget_words()
+        self._registry.reviews.mark_forgotten(row_ids)
 
     def _said_before(self, rows: Mapping[str, Row], *, by_strangers: bool) -> dict[str, str]:
         """Which of `rows` say what an earlier one says; `by_strangers` as if no two were one contributor's."""
@@ -621,6 +712,12 @@ class Datanets:
         self._registry.set_property("num_shards", str(self._num_shards))
 
 
+def _described(name: str, summary: str, owner: str, row_schema: RowSchema) -> Datanet:
+    _check_text(summary, "summary", _MAX_SUMMARY_CHARS)
+    _check_text(owner, "owner", _MAX_NAME_CHARS)
+    return Datanet(name=check_name(name, "name"), summary=summary, owner=owner, row_schema=row_schema)
+
+
 def _write_weights(path: Path, weights: WordWeights) -> None:
     """A word of one row alone weighs as much as an unknown one, and isn't kept."""
     counts = {word: count for word, count in weights.counts.items() if count > 1}
@@ -644,7 +741,12 @@ def _row(of: ContributionReceipt | HeldRow, row_id: str, ordinal: int, draft: Ro
         source=draft.source,
         prompt=draft.prompt,
         completion=draft.completion,
+        extra=draft.extra,
     )
+
+
+def _draft(row: Row) -> RowDraft:
+    return RowDraft(prompt=row.prompt, completion=row.completion, source=row.source, extra=row.extra)
 
 
 def _evidence(row: Row, place: int) -> ClusterRow:

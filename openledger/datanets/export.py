@@ -21,12 +21,18 @@ from openledger.core.hashing import digest_bytes
 from openledger.core.values import DatanetVersion, Row
 from openledger.datanets.folders import make_folder
 from openledger.datanets.registry import ContributorStatistics, Datanet
-from openledger.datanets.rows import SCHEMA, table_of
+from openledger.datanets.row_schema import MESSAGES, RowSchema
 from openledger.datanets.terms import WITHDRAWN, Terms
 
 ROWS_FILE = "rows.parquet"
 CONFORMS_TO = "http://mlcommons.org/croissant/1.1"
-_TYPES = {"string": "sc:Text", "int32": "sc:Integer"}
+_TYPES = {
+    "string": "sc:Text",
+    "int32": "sc:Integer",
+    "int64": "sc:Integer",
+    "double": "sc:Float",
+    "bool": "sc:Boolean",
+}
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 _ABOUT = {
     "row_id": "a digest of the contribution's root, the row's place in it and its salted content",
@@ -92,7 +98,8 @@ def write_export(
 ) -> None:
     """Replace the files in `folder`. The same version without removals gives the same bytes."""
     stream = io.BytesIO()
-    pq.write_table(table_of(sorted(rows, key=lambda row: row.row_id)), stream, compression="zstd")
+    table = datanet.row_schema.table(sorted(rows, key=lambda row: row.row_id))
+    pq.write_table(table, stream, compression="zstd")
     data = stream.getvalue()
     make_folder(folder)
     write_durably(folder / ROWS_FILE, data)
@@ -127,7 +134,7 @@ def croissant(
         "rai:dataPreprocessingProtocol": f"{version.gate_version}: duplicates, noise and repetitions are rejected",
         "rai:personalSensitiveInformation": "rows in which patterns find personal data wait for a review",
         "distribution": [_file_object(data)],
-        "recordSet": [_record_set()],
+        "recordSet": [_record_set(datanet.row_schema)],
     }
 
 
@@ -181,19 +188,44 @@ def _file_object(data: bytes) -> dict[str, Any]:
     }
 
 
-def _record_set() -> dict[str, Any]:
-    fields = [
+def _record_set(schema: RowSchema) -> dict[str, Any]:
+    fields = [_turns() if field.name == MESSAGES else _field(field) for field in schema.arrow()]
+    return {"@type": "cr:RecordSet", "@id": "rows", "name": "rows", "key": {"@id": "rows/row_id"}, "field": fields}
+
+
+def _field(field: Any) -> dict[str, Any]:
+    return {
+        "@type": "cr:Field",
+        "@id": f"rows/{field.name}",
+        "name": field.name,
+        "description": _ABOUT.get(field.name, f"a column of the Datanet's own, {field.type}"),
+        "dataType": _TYPES[str(field.type)],
+        "source": {"fileObject": {"@id": ROWS_FILE}, "extract": {"column": field.name}},
+    }
+
+
+def _turns() -> dict[str, Any]:
+    """A list of structs: one field whose parts are subfields."""
+    source = {"fileObject": {"@id": ROWS_FILE}, "extract": {"column": MESSAGES}}
+    parts = [
         {
             "@type": "cr:Field",
-            "@id": f"rows/{field.name}",
-            "name": field.name,
-            "description": _ABOUT[field.name],
-            "dataType": _TYPES[str(field.type)],
-            "source": {"fileObject": {"@id": ROWS_FILE}, "extract": {"column": field.name}},
+            "@id": f"rows/{MESSAGES}/{name}",
+            "name": name,
+            "description": about,
+            "dataType": "sc:Text",
+            "source": {**source, "transform": {"jsonPath": f"$[*].{name}"}},
         }
-        for field in SCHEMA
+        for name, about in (("role", "system, user or assistant"), ("content", "what was said"))
     ]
-    return {"@type": "cr:RecordSet", "@id": "rows", "name": "rows", "key": {"@id": "rows/row_id"}, "field": fields}
+    return {
+        "@type": "cr:Field",
+        "@id": f"rows/{MESSAGES}",
+        "name": MESSAGES,
+        "description": "the conversation, turn by turn, the completion last",
+        "repeated": True,
+        "subField": parts,
+    }
 
 
 def _licence_url(licence: str) -> str:

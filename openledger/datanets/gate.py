@@ -5,6 +5,10 @@ equal index get equal verdicts, whoever sends them. A change of any check or thr
 GATE_VERSION.
 
     reason            outcome  when
+    wrong_schema      reject   a conversation or a text that isn't told as the Datanet's row schema says
+    missing_column    reject   a column that the schema requires isn't there
+    wrong_type        reject   a column's value is of another type
+    unknown_column    reject   the schema has no such column
     empty             reject   prompt or completion has no visible character
     too_short         reject   the completion has fewer than 3 words
     too_long          reject   prompt or completion has more than 1,500 words
@@ -14,28 +18,38 @@ GATE_VERSION.
     placeholder       reject   text that stands where text should come: lorem ipsum, asdf, to do
     exact_duplicate   reject   the same question and answer, or a same answer of 8 words or more, stands already
     near_duplicate    reject   an edited copy of a row that stands already (see `dedupe`)
+    reviewed          reject   reviewers looked at a row in review and didn't take it (`reviews`)
     personal_data     review   an e-mail address, a telephone number, a payment card's number, a bank account (IBAN), a
                                social security number
     any other         review   what a detector of the installation has found
+    wrong_language    reject   the completion is in none of the languages that the Datanet takes, where it takes few
 
 The checks for noise and repetition follow the rules of Gopher (Rae et al., 2021, appendix A), the placeholders those of
-C4 (Raffel et al., 2020), as far as they apply to rows of a few words. Languages are not told apart.
+C4 (Raffel et al., 2020), as far as they apply to rows of a few words. Languages are told apart by `language`.
 """
 
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from types import MappingProxyType
 
 from openledger.core.values import RowDraft, Verdict
 from openledger.datanets.dedupe import DuplicateIndex, Features, Text, features_of_texts, text_of, words
+from openledger.datanets.language import MIN_WORDS_FOR_LANGUAGE, is_in
+from openledger.datanets.row_schema import PLAIN, RowSchema
 
 Detectors = Mapping[str, Callable[[RowDraft], bool]]  # by the reason that is given
 NO_DETECTORS: Detectors = MappingProxyType({})
-GATE_VERSION = "gate/2"
+GATE_VERSION = "gate/3"
+REASONS = frozenset({
+    "wrong_schema", "missing_column", "wrong_type", "unknown_column", "empty", "too_short", "too_long", "invalid_text",
+    "noise", "repetition", "placeholder", "exact_duplicate", "near_duplicate", "reviewed", "personal_data",
+    "wrong_language",
+})  # fmt: skip
 
 MIN_WORDS = 3
 MAX_WORDS = 1_500
@@ -78,8 +92,24 @@ _SOCIAL_SECURITY = re.compile(r"(?<![\w-])(?!000|666|9\d\d)\d{3}-(?!00)\d{2}-(?!
 _CARD = re.compile(r"(?<![\w.])\d(?:[ -]?\d){12,18}(?![ -]?\d|\w)")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What one Datanet asks of its rows beside what the gate asks of all: its schema, and (unless empty) the languages,
+    ISO 639-1, outside which it takes none."""
+
+    schema: RowSchema = PLAIN
+    languages: tuple[str, ...] = ()
+
+
+NO_RULES = Rules()
+
+
 def judge(
-    drafts: Sequence[RowDraft], row_ids: Sequence[str], index: DuplicateIndex, detectors: Detectors = NO_DETECTORS
+    drafts: Sequence[RowDraft],
+    row_ids: Sequence[str],
+    index: DuplicateIndex,
+    detectors: Detectors = NO_DETECTORS,
+    rules: Rules = NO_RULES,
 ) -> list[Verdict]:
     """A verdict for each draft, in order. Rows that pass or go to review are added to `index`: hand in an overlay.
 
@@ -89,7 +119,7 @@ def judge(
     texts = [(text_of(draft.prompt), text_of(draft.completion)) for draft in drafts]
     features = features_of_texts(texts)
     return [
-        _verdict(ordinal, row_id, draft, texts[ordinal], features[ordinal], index, detectors)
+        _verdict(ordinal, row_id, draft, texts[ordinal], features[ordinal], index, detectors, rules)
         for ordinal, (row_id, draft) in enumerate(zip(row_ids, drafts, strict=True))
     ]
 
@@ -143,8 +173,9 @@ def _verdict(
     features: Features,
     index: DuplicateIndex,
     detectors: Detectors,
+    rules: Rules,
 ) -> Verdict:
-    if reasons := text_reasons(draft, texts):
+    if reasons := _own_reasons(draft, rules) or text_reasons(draft, texts) or _language_reasons(draft, texts, rules):
         return Verdict(row_id=row_id, ordinal=ordinal, outcome="reject", reasons=reasons)
     if duplicate := index.find(features):
         return Verdict(
@@ -160,6 +191,16 @@ def _verdict(
     if found:
         return Verdict(row_id=row_id, ordinal=ordinal, outcome="review", reasons=found)
     return Verdict(row_id=row_id, ordinal=ordinal, outcome="accept")
+
+
+def _own_reasons(draft: RowDraft, rules: Rules) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(problem.code for problem in rules.schema.problems(draft)))
+
+
+def _language_reasons(draft: RowDraft, texts: tuple[Text, Text], rules: Rules) -> tuple[str, ...]:
+    if not rules.languages or len(texts[1].words) < MIN_WORDS_FOR_LANGUAGE:
+        return ()
+    return () if is_in(draft.completion, rules.languages) else ("wrong_language",)
 
 
 def _visible(text: str) -> bool:

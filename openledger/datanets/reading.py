@@ -21,31 +21,36 @@ from openledger.core.values import RowDraft
 from openledger.datanets import documents, records
 from openledger.datanets.contribution import draft_bytes
 from openledger.datanets.records import Refused
+from openledger.datanets.row_schema import PLAIN, RowSchema
 
-_READERS = {
+_RECORDS = {
     ".jsonl": records.read_jsonl,
     ".ndjson": records.read_jsonl,
     ".csv": records.read_csv,
     ".tsv": records.read_csv,
     ".parquet": records.read_parquet,
     ".arrow": records.read_arrow,
+}
+_DOCUMENTS = {
     ".md": documents.read_markdown,
     ".markdown": documents.read_markdown,
     ".txt": documents.read_text,
     ".pdf": documents.read_pdf,
     ".docx": documents.read_docx,
 }
-FORMATS = tuple(sorted(_READERS))
+FORMATS = tuple(sorted(_RECORDS | _DOCUMENTS))
 _DATASET_FILES = frozenset({"dataset_info.json", "dataset_dict.json", "state.json", "README.md", "dataset_infos.json"})
 _DATASET_MARKS = ("dataset_info.json", "dataset_dict.json", "dataset_infos.json")
 
 
-def read_drafts(path: Path) -> Iterator[RowDraft | Refused]:
-    """Rows of a file, or of every file below a folder. Raises NotFound where there is nothing at `path`."""
+def read_drafts(path: Path, schema: RowSchema = PLAIN) -> Iterator[RowDraft | Refused]:
+    """Rows of a file, or of every file below a folder, for a Datanet of `schema`; others are refused.
+
+    Raises NotFound where there is nothing at `path`."""
     if path.is_dir():
-        yield from _read_folder(path)
+        yield from _read_folder(path, schema)
     elif path.is_file():
-        yield from _read_file(path, path.name)
+        yield from _read_file(path, path.name, schema)
     else:
         raise NotFound(f"there is no file or folder {path}", code="unknown_file", param="path")
 
@@ -59,7 +64,7 @@ def only_rows(items: Iterable[RowDraft | Refused]) -> Iterator[RowDraft]:
         yield item
 
 
-def _read_folder(folder: Path) -> Iterator[RowDraft | Refused]:
+def _read_folder(folder: Path, schema: RowSchema) -> Iterator[RowDraft | Refused]:
     root = folder.resolve()
     is_dataset = any((folder / mark).exists() for mark in _DATASET_MARKS)
     for path in _files(folder):
@@ -67,7 +72,7 @@ def _read_folder(folder: Path) -> Iterator[RowDraft | Refused]:
         if not path.resolve().is_relative_to(root):
             yield Refused(name, "", "leaves_folder", "a link that leads out of the folder")
         elif not (is_dataset and path.name in _DATASET_FILES):
-            yield from _read_file(path, name)
+            yield from _read_file(path, name, schema)
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -77,13 +82,17 @@ def _files(folder: Path) -> Iterator[Path]:
         yield from (Path(parent) / name for name in sorted(names) if not name.startswith("."))
 
 
-def _read_file(path: Path, name: str) -> Iterator[RowDraft | Refused]:
-    reader = _READERS.get(path.suffix.lower())
-    if reader is None:
+def _read_file(path: Path, name: str, schema: RowSchema) -> Iterator[RowDraft | Refused]:
+    suffix = path.suffix.lower()
+    if suffix not in FORMATS:
         yield Refused(name, "", "unknown_format", f"not one of {' '.join(FORMATS)}")
         return
     try:
-        yield from (_checked(item, name) for item in reader(path, name))
+        records_of = _RECORDS.get(suffix)
+        if records_of is not None:
+            yield from (_checked(item, name) for item in records_of(path, name, schema))
+        else:
+            yield from (_fitting(_checked(item, name), name, schema) for item in _DOCUMENTS[suffix](path, name))
     except OpenLedgerError as error:
         yield Refused(name, "", error.code, error.message)
     except OSError as error:
@@ -97,7 +106,17 @@ def _checked(item: RowDraft | Refused, name: str) -> RowDraft | Refused:
     try:
         draft_bytes(item, 0)
     except (InvalidInput, TooLarge) as error:
-        place = item.source.rpartition("#")[2].replace("=", " ") if item.source.startswith(name) else item.source
-        reason = error.message.removeprefix("row 0 ")
-        return Refused(name, place.encode("utf-8", "replace").decode(), error.code, reason)
+        return Refused(name, _place(item, name), error.code, error.message.removeprefix("row 0 "))
     return item
+
+
+def _fitting(item: RowDraft | Refused, name: str, schema: RowSchema) -> RowDraft | Refused:
+    """Records are held against the schema where they are read."""
+    if isinstance(item, RowDraft) and (problems := schema.problems(item)):
+        return Refused(name, _place(item, name), problems[0].code, problems[0].message)
+    return item
+
+
+def _place(item: RowDraft, name: str) -> str:
+    place = item.source.rpartition("#")[2].replace("=", " ") if item.source.startswith(name) else item.source
+    return place.encode("utf-8", "replace").decode()

@@ -7,7 +7,8 @@ A record says its row in one of three ways, whatever else it has:
     chat                         `messages`: the last one is the completion, the ones before it the prompt
     plain text                   `text`: asked by `title`, or by the file's name
 
-`source` is kept; where there is none it is the file's name and the record's place.
+`source` is kept; where there is none it is the file's name and the record's place. Of what else a record has, the
+columns of the Datanet's row schema are kept, and in a Datanet of chats who said what.
 """
 
 import csv
@@ -17,9 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from openledger.core.errors import Corrupt
+from openledger.core.errors import Corrupt, InvalidInput
 from openledger.core.values import RowDraft
 from openledger.datanets.contribution import MAX_ROW_BYTES
+from openledger.datanets.row_schema import PLAIN, RowSchema, said
 
 MAX_LINE_BYTES = 8 * MAX_ROW_BYTES  # JSON may escape each character in six
 _PROMPTS = ("prompt", "instruction", "question")
@@ -39,16 +41,16 @@ class Refused:
     reason: str
 
 
-def read_jsonl(path: Path, name: str) -> Iterator[RowDraft | Refused]:
+def read_jsonl(path: Path, name: str, schema: RowSchema = PLAIN) -> Iterator[RowDraft | Refused]:
     with path.open("rb") as stream:
         for number, line in bounded_lines(stream):
             if line is None:
                 yield _too_long(name, number)
             elif line.strip():
-                yield _json_row(line, name, number)
+                yield _json_row(line, name, number, schema)
 
 
-def read_csv(path: Path, name: str) -> Iterator[RowDraft | Refused]:
+def read_csv(path: Path, name: str, schema: RowSchema = PLAIN) -> Iterator[RowDraft | Refused]:
     """The first record names the columns. A record with more or fewer fields is refused by the line it ends on."""
     refused: list[Refused] = []
     with path.open("rb") as stream:
@@ -68,10 +70,10 @@ def read_csv(path: Path, name: str) -> Iterator[RowDraft | Refused]:
             if header is None:
                 header = fields
             elif fields:
-                yield _csv_row(header, fields, name, reader.line_num)
+                yield _csv_row(header, fields, name, reader.line_num, schema)
 
 
-def read_parquet(path: Path, name: str) -> Iterator[RowDraft | Refused]:
+def read_parquet(path: Path, name: str, schema: RowSchema = PLAIN) -> Iterator[RowDraft | Refused]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -81,29 +83,33 @@ def read_parquet(path: Path, name: str) -> Iterator[RowDraft | Refused]:
             if (size := file.metadata.row_group(number).total_byte_size) > _MAX_GROUP_BYTES:
                 yield Refused(name, f"row group {number}", "file_too_large", f"{size} bytes in one row group")
                 return
-        yield from _arrow_rows(file.iter_batches(_BATCH_ROWS), name)
+        yield from _arrow_rows(file.iter_batches(_BATCH_ROWS), name, schema)
     except pa.ArrowException as error:
         raise _unreadable(name, error) from error
 
 
-def read_arrow(path: Path, name: str) -> Iterator[RowDraft | Refused]:
+def read_arrow(path: Path, name: str, schema: RowSchema = PLAIN) -> Iterator[RowDraft | Refused]:
     """An Arrow stream or file, as `datasets.save_to_disk` leaves them."""
     import pyarrow as pa
 
     try:
         with pa.memory_map(str(path)) as source:
-            yield from _arrow_rows(_arrow_batches(source), name)
+            yield from _arrow_rows(_arrow_batches(source), name, schema)
     except pa.ArrowException as error:
         raise _unreadable(name, error) from error
 
 
-def row_of(record: Mapping[str, Any], name: str, place: str) -> RowDraft | Refused:
-    """The row that a record says, from the file `name`."""
+def row_of(
+    record: Mapping[str, Any], name: str, place: str, schema: RowSchema = PLAIN, *, as_text: bool = False
+) -> RowDraft | Refused:
+    """The row that a record says, from the file `name`; `as_text` where its values are text, as in CSV."""
     prompt = _first(record, _PROMPTS)
     completion = _first(record, _COMPLETIONS)
     messages, text = record.get("messages"), record.get("text")
     if prompt is None and completion is None and messages is not None:
         prompt, completion = _said(messages)
+        if schema.kind == "chat" and completion is not None and messages[-1]["role"] != "assistant":
+            return Refused(name, place, "wrong_schema", "the last turn of a chat is the assistant's")
     elif prompt is None and completion is None and text is not None:
         prompt, completion = record.get("title") or asked_by(name), text
     if prompt is None or completion is None:
@@ -112,7 +118,14 @@ def row_of(record: Mapping[str, Any], name: str, place: str) -> RowDraft | Refus
     source = record.get("source") or f"{name}#{place.replace(' ', '=')}"
     if not all(isinstance(value, str) for value in (*parts, completion, source)):
         return Refused(name, place, "malformed_row", "prompt, completion and source are text")
-    return RowDraft(prompt="\n".join(parts), completion=completion, source=source)
+    turns = messages if _is_chat(messages) and _said(messages) == (prompt, completion) else None
+    try:
+        extra = schema.extra_of(record, turns, as_text=as_text)
+    except InvalidInput as error:
+        return Refused(name, place, "wrong_schema", error.message)
+    draft = RowDraft(prompt="\n".join(parts), completion=completion, source=source, extra=extra)
+    problems = schema.problems(draft)
+    return Refused(name, place, problems[0].code, problems[0].message) if problems else draft
 
 
 def asked_by(name: str) -> str:
@@ -120,7 +133,7 @@ def asked_by(name: str) -> str:
     return Path(name).stem.replace("_", " ").replace("-", " ").strip() or name
 
 
-def _json_row(line: bytes, name: str, number: int) -> RowDraft | Refused:
+def _json_row(line: bytes, name: str, number: int, schema: RowSchema) -> RowDraft | Refused:
     place = f"line {number}"
     try:
         value = json.loads(line.decode("utf-8"))
@@ -130,24 +143,24 @@ def _json_row(line: bytes, name: str, number: int) -> RowDraft | Refused:
         return Refused(name, place, "malformed_row", f"not a line of JSON ({error})")
     if not isinstance(value, dict):
         return Refused(name, place, "malformed_row", f"a row is an object, not {type(value).__name__}")
-    return row_of(value, name, place)
+    return row_of(value, name, place, schema)
 
 
-def _csv_row(header: list[str], fields: list[str], name: str, number: int) -> RowDraft | Refused:
+def _csv_row(header: list[str], fields: list[str], name: str, number: int, schema: RowSchema) -> RowDraft | Refused:
     place = f"line {number}"
     if len(fields) != len(header):
         return Refused(name, place, "malformed_row", f"{len(fields)} fields; the header has {len(header)}")
     if any("\udc80" <= sign <= "\udcff" for field in fields for sign in field):
         return Refused(name, place, "invalid_text", "not UTF-8")
-    return row_of(dict(zip(header, fields, strict=True)), name, place)
+    return row_of(dict(zip(header, fields, strict=True)), name, place, schema, as_text=True)
 
 
-def _arrow_rows(batches: Iterable[Any], name: str) -> Iterator[RowDraft | Refused]:
+def _arrow_rows(batches: Iterable[Any], name: str, schema: RowSchema) -> Iterator[RowDraft | Refused]:
     number = 0
     for batch in batches:
         for record in batch.to_pylist():
             number += 1
-            yield row_of(record, name, f"row {number}")
+            yield row_of(record, name, f"row {number}", schema)
 
 
 def _arrow_batches(source: Any) -> Iterator[Any]:
@@ -184,12 +197,11 @@ def _text_lines(stream: BinaryIO, name: str, refused: list[Refused]) -> Iterator
 
 def _said(messages: Any) -> tuple[str | None, str | None]:
     """(what was said before, the last word) of a chat; a single question stands for itself."""
-    if not isinstance(messages, list) or not all(_is_message(one) for one in messages) or len(messages) < 2:
-        return None, None
-    *before, last = messages
-    if len(before) == 1:
-        return before[0]["content"], last["content"]
-    return "\n".join(f"{one['role']}: {one['content']}" for one in before), last["content"]
+    return (said(messages[:-1]), messages[-1]["content"]) if _is_chat(messages) else (None, None)
+
+
+def _is_chat(messages: Any) -> bool:
+    return isinstance(messages, list) and len(messages) >= 2 and all(map(_is_message, messages))
 
 
 def _is_message(value: Any) -> bool:

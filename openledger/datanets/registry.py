@@ -12,12 +12,13 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
 
 import apsw
 
+from openledger.core.database import check_sqlite_version, writing
 from openledger.core.errors import Conflict, Corrupt, InvalidInput, NotFound, Unavailable
 from openledger.core.files import sync_folder
 from openledger.core.signed import contribution_id
@@ -25,7 +26,13 @@ from openledger.core.values import Contribution, ContributionReceipt, DatanetVer
 from openledger.datanets.appeals import SCHEMA as APPEALS_SCHEMA
 from openledger.datanets.appeals import AppealStore
 from openledger.datanets.contribution import draft_json
+from openledger.datanets.feedback import SCHEMA as FEEDBACK_SCHEMA
+from openledger.datanets.feedback import FeedbackStore
 from openledger.datanets.folders import make_folder
+from openledger.datanets.leaderboard import Leaderboard, read_leaderboard
+from openledger.datanets.reviews import SCHEMA as REVIEWS_SCHEMA
+from openledger.datanets.reviews import ReviewStore
+from openledger.datanets.row_schema import PLAIN, RowSchema
 from openledger.datanets.seals import SCHEMA as SEALS_SCHEMA
 from openledger.datanets.seals import Opening, Place, SealStore
 from openledger.datanets.terms import SCHEMA as TERMS_SCHEMA
@@ -47,7 +54,8 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS properties (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS datanets (
     name TEXT PRIMARY KEY, summary TEXT NOT NULL, owner TEXT NOT NULL, created_ms INTEGER NOT NULL,
-    display TEXT NOT NULL DEFAULT 'reference' CHECK (display IN ('none', 'reference', 'text'))
+    display TEXT NOT NULL DEFAULT 'reference' CHECK (display IN ('none', 'reference', 'text')),
+    row_schema TEXT NOT NULL DEFAULT ''
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS contributors (
     contributor_id TEXT PRIMARY KEY, public_key TEXT NOT NULL, name TEXT NOT NULL, registered_ms INTEGER NOT NULL
@@ -75,6 +83,9 @@ CREATE TABLE IF NOT EXISTS versions (
     PRIMARY KEY (datanet, number)
 ) STRICT, WITHOUT ROWID;
 """
+_SCHEMAS = (
+    _SCHEMA, SEALS_SCHEMA, APPEALS_SCHEMA, REMOVALS_SCHEMA, TERMS_SCHEMA, REVIEWS_SCHEMA, FEEDBACK_SCHEMA
+)  # fmt: skip
 _CREDITED = (  # rows of contributions with their places: see `seals`
     "FROM contributions JOIN verdicts USING (sequence) LEFT JOIN seals USING (sequence)"
     " {where} ORDER BY coalesce(seals.place_after, sequence), coalesce(seals.number, 0), ordinal"
@@ -86,13 +97,14 @@ class Datanet:
     """A community dataset for one domain. `owner` is the account or contributor that created it.
 
     `display` is what a customer may see of a row that an answer rests on: nothing, who contributed it and its id, or
-    its text as well.
+    its text as well. `row_schema` is fixed when it is created.
     """
 
     name: str
     summary: str
     owner: str
     display: Display = DEFAULT_DISPLAY
+    row_schema: RowSchema = PLAIN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +138,7 @@ class PendingContribution:
 
 class Registry:
     def __init__(self, path: Path):
+        check_sqlite_version(apsw.sqlite_lib_version())
         make_folder(path.parent)
         self._path = path
         try:
@@ -134,9 +147,9 @@ class Registry:
             for statement in _PRAGMAS:
                 self._connection.execute(statement).fetchall()
             with self._connection:
-                for schema in (_SCHEMA, SEALS_SCHEMA, APPEALS_SCHEMA, REMOVALS_SCHEMA, TERMS_SCHEMA):
+                for schema in _SCHEMAS:
                     self._connection.execute(schema)
-                self._add_display()
+                self._add_columns()
             self._forget_text_of_before()
             self._check_format()
             self._epoch = self._next_epoch()
@@ -145,6 +158,8 @@ class Registry:
             sync_folder(path.parent)
             self.tombstones = Tombstones(self._connection, self._writing)
             self.terms = TermsBook(self._connection, self._writing)
+            self.reviews = ReviewStore(self._connection, self._writing)
+            self.feedback = FeedbackStore(self._connection, self._writing)
         except (apsw.NotADBError, apsw.CorruptError) as error:
             raise Corrupt(f"{path} is no registry: {error}", code="corrupt_registry", param=str(path)) from error
 
@@ -166,13 +181,14 @@ class Registry:
         with self._writing():
             stored = self._find_datanet(datanet.name)
             if stored is None:
-                values = (datanet.name, datanet.summary, datanet.owner, created_ms)
+                schema = json.dumps(datanet.row_schema.to_json())
+                values = (datanet.name, datanet.summary, datanet.owner, created_ms, schema)
                 self._connection.execute(
-                    "INSERT INTO datanets (name, summary, owner, created_ms) VALUES (?, ?, ?, ?)", values
+                    "INSERT INTO datanets (name, summary, owner, created_ms, row_schema) VALUES (?, ?, ?, ?, ?)", values
                 )
-            elif (stored.summary, stored.owner) != (datanet.summary, datanet.owner):
+            elif replace(stored, display=datanet.display) != datanet:
                 raise Conflict(
-                    f"the Datanet {datanet.name!r} exists with another summary or owner",
+                    f"the Datanet {datanet.name!r} exists with another summary, owner or row schema",
                     code="datanet_exists",
                     param="name",
                     fix="choose another name",
@@ -385,6 +401,9 @@ class Registry:
         ]
         return sorted(found, key=lambda one: (one.name, one.contributor_id))
 
+    def leaderboard(self, datanet: str, now_ms: int) -> Leaderboard:
+        return read_leaderboard(self._connection, datanet, self.feedback.counts(datanet), now_ms)
+
     def _counts(self, datanet: str) -> tuple[Counter[tuple[str, str]], Counter[tuple[str, str]]]:
         outcomes: Counter[tuple[str, str]] = Counter()
         reasons: Counter[tuple[str, str]] = Counter()
@@ -414,9 +433,12 @@ class Registry:
             )
 
     def _find_datanet(self, name: str) -> Datanet | None:
-        query = "SELECT name, summary, owner, display FROM datanets WHERE name = ?"
+        query = "SELECT name, summary, owner, display, row_schema FROM datanets WHERE name = ?"
         found = self._connection.execute(query, (name,)).fetchone()
-        return Datanet(name=found[0], summary=found[1], owner=found[2], display=found[3]) if found else None
+        if found is None:
+            return None
+        schema = RowSchema.from_json(json.loads(found[4])) if found[4] else PLAIN
+        return Datanet(name=found[0], summary=found[1], owner=found[2], display=found[3], row_schema=schema)
 
     def _find_contributor(self, contributor_id: str) -> Contributor | None:
         row = self._connection.execute(
@@ -428,23 +450,11 @@ class Registry:
     def _writing(self) -> Iterator[None]:
         """One durable transaction; refused when a later process has opened the registry."""
         try:
-            self._connection.execute("BEGIN IMMEDIATE")
+            with writing(self._connection):
+                self._check_epoch()
+                yield
         except (apsw.BusyError, apsw.FullError, apsw.IOError, apsw.ReadOnlyError, apsw.CantOpenError) as error:
             raise self._unavailable(str(error)) from error
-        try:
-            self._check_epoch()
-            yield
-            self._connection.execute("COMMIT")
-        except (apsw.FullError, apsw.IOError, apsw.ReadOnlyError) as error:
-            self._roll_back()
-            raise self._unavailable(str(error)) from error
-        except BaseException:
-            self._roll_back()
-            raise
-
-    def _roll_back(self) -> None:
-        if self._connection.in_transaction:
-            self._connection.execute("ROLLBACK")
 
     def _check_epoch(self) -> None:
         if self._stored_epoch() != self._epoch:
@@ -454,9 +464,11 @@ class Registry:
                 fix="send the request to the process that has it now",
             )
 
-    def _add_display(self) -> None:
-        """Registries of before had no such column."""
+    def _add_columns(self) -> None:
+        """Registries of before had no such columns."""
         columns = {name for _, name, *_ in self._connection.execute("PRAGMA table_info(datanets)")}
+        if "row_schema" not in columns:
+            self._connection.execute("ALTER TABLE datanets ADD COLUMN row_schema TEXT NOT NULL DEFAULT ''")
         if "display" not in columns:
             self._connection.execute(
                 "ALTER TABLE datanets ADD COLUMN display TEXT NOT NULL DEFAULT 'reference'"
@@ -478,10 +490,9 @@ class Registry:
             raise Corrupt(f"{self._path} has format {stored}, not {FORMAT}", code="unknown_format")
 
     def _next_epoch(self) -> int:
-        self._connection.execute("BEGIN IMMEDIATE")
-        epoch = self._stored_epoch() + 1
-        self._connection.execute("INSERT OR REPLACE INTO properties VALUES ('epoch', ?)", (str(epoch),))
-        self._connection.execute("COMMIT")
+        with writing(self._connection):
+            epoch = self._stored_epoch() + 1
+            self._connection.execute("INSERT OR REPLACE INTO properties VALUES ('epoch', ?)", (str(epoch),))
         return epoch
 
     def _stored_epoch(self) -> int:

@@ -94,7 +94,8 @@ def tombstone(row: Row) -> Tombstone:
 
 
 def tombstone_digest(row: Row, salt: str) -> str:
-    return digest_json([TOMBSTONE_FORMAT, salt, row.row_id, row.prompt, row.completion, row.source])
+    text = [row.prompt, row.completion, row.source, *([row.extra] if row.extra else [])]
+    return digest_json([TOMBSTONE_FORMAT, salt, row.row_id, *text])
 
 
 def _removal(

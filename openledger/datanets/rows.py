@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from openledger.core.values import Row
 
-FORMAT = "rows/1"
+FORMAT = "rows/2"
 SCHEMA = pa.schema(
     [
         pa.field("row_id", pa.string(), nullable=False),
@@ -18,10 +18,19 @@ SCHEMA = pa.schema(
         pa.field("source", pa.string(), nullable=False),
         pa.field("prompt", pa.string(), nullable=False),
         pa.field("completion", pa.string(), nullable=False),
+        pa.field("extra", pa.string(), nullable=False),
     ],
     metadata={"openledger.format": FORMAT},
 )
 _NAMES = tuple(field.name for field in fields(Row))
+
+
+def upgraded(rows: pa.Table | pa.RecordBatch) -> pa.Table | pa.RecordBatch:
+    """Rows as `rows/1` had them, without `extra`, in SCHEMA's columns; columns that stand after them stay."""
+    if "extra" in rows.schema.names:
+        return rows
+    place, empty = SCHEMA.get_field_index("extra"), pa.array([""] * rows.num_rows, pa.string())
+    return rows.add_column(place, SCHEMA.field("extra"), empty)
 
 
 def table_of(rows: Sequence[Row]) -> pa.Table:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from openledger.core.errors import Corrupt
 from openledger.core.hashing import digest_bytes
-from openledger.datanets.rows import FORMAT, SCHEMA
+from openledger.datanets.rows import FORMAT, SCHEMA, upgraded
 
 _DIGEST_CHARS = 32
 _SUFFIX = ".parquet"
@@ -30,7 +30,7 @@ def read_segment(path: Path) -> tuple[pa.Table, str]:
         raise _corrupt(path, f"can't be read ({error.strerror})") from error
     if f".{digest_bytes(data)[:_DIGEST_CHARS]}." not in path.name:
         raise _corrupt(path, "its bytes are not the ones that were written")
-    table = pq.read_table(io.BytesIO(data))
+    table = upgraded(pq.read_table(io.BytesIO(data)))
     if not table.schema.equals(SCHEMA):
         raise _corrupt(path, f"its columns are not those of {FORMAT}")
     return table, pq.read_schema(io.BytesIO(data)).metadata[b"openledger.key"].decode()

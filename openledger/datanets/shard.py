@@ -29,13 +29,14 @@ from openledger.core.values import Row
 from openledger.datanets import segments
 from openledger.datanets.filelist import read_list, write_list
 from openledger.datanets.folders import make_folder
-from openledger.datanets.rows import FORMAT, SCHEMA, rows_of, table_of
+from openledger.datanets.rows import FORMAT, SCHEMA, rows_of, table_of, upgraded
 
 DATASET = "rows.lance"
 MAX_SMALL_FRAGMENTS = 128  # many small appends become few large files
 _FRAGMENT_ROWS = 100_000
 _KEY = "append_key"
 _STORED = SCHEMA.append(pa.field(_KEY, pa.string(), nullable=False))
+_FIRST = _STORED.remove(_STORED.get_field_index("extra"))  # rows/1
 _DATA_VERSION = "2.1"
 
 
@@ -53,6 +54,7 @@ class Shard:
         self._remove_unlisted()
         self._check_files()
         self._dataset: Any = self._open()
+        self._take_over_columns()
         self._read_places()
         self._take_over_segments()
 
@@ -200,7 +202,7 @@ class Shard:
         if not self._files:
             return None
         dataset = _lance().dataset(self._uri)
-        if not dataset.schema.equals(_STORED):
+        if not dataset.schema.equals(_STORED) and not dataset.schema.equals(_FIRST):
             raise self._corrupt(Path(self._uri), f"its columns are not those of {FORMAT}")
         return dataset
 
@@ -212,6 +214,16 @@ class Shard:
                 start = len(self._places)
                 self._places.update((row_id, start + n) for n, row_id in enumerate(batch.column(0).to_pylist()))
                 self._keys.update(batch.column(1).unique().to_pylist())
+
+    def _take_over_columns(self) -> None:
+        """Rows that were written before rows had `extra` are written again with it, a batch at a time."""
+        if self._dataset is not None and self._dataset.schema.equals(_FIRST):
+            self._change(self._rewrite)
+
+    def _rewrite(self) -> None:
+        batches = (upgraded(batch).cast(_STORED) for batch in self._dataset.to_batches())
+        reader = pa.RecordBatchReader.from_batches(_STORED, batches)
+        self._dataset = _lance().write_dataset(reader, self._uri, mode="overwrite", data_storage_version=_DATA_VERSION)
 
     def _take_over_segments(self) -> None:
         for path in segments.list_segments(self._folder):

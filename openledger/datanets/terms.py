@@ -9,14 +9,15 @@ rows are stored and read, not where a page is shown.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
 import apsw
 
 from openledger.core.errors import Corrupt, Forbidden, InvalidInput
+from openledger.datanets.language import KNOWN_LANGUAGES
 
 Action = Literal["contribute", "train"]
 State = Literal["requested", "approved", "revoked"]
@@ -57,12 +58,14 @@ LICENCES = {
 WITHDRAWN = "withdrawn"
 _MAX_DESCRIPTION_CHARS = 20_000
 _MAX_TAGS = 16
+MAX_REVIEWS = 9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
     """`licence` is an SPDX id of LICENCES, or `withdrawn`. `max_rows_a_day` is what one contributor may send in 24
-    hours, 0 for any number. `languages` are BCP 47 tags, for the metadata alone."""
+    hours, 0 for any number. `languages` are BCP 47 tags; with `only_languages` the gate rejects rows in others.
+    `min_reviews` is how many reviewers look at a row before it is decided (see `reviews`)."""
 
     description: str = ""
     tags: tuple[str, ...] = ()
@@ -71,6 +74,8 @@ class Terms:
     contribute: str = "open"
     train: str = "open"
     max_rows_a_day: int = 0
+    only_languages: bool = False
+    min_reviews: int = 1
 
     def __post_init__(self) -> None:
         if self.licence not in LICENCES and self.licence != WITHDRAWN:
@@ -83,8 +88,18 @@ class Terms:
             raise _invalid("description", "the description is too long", f"at most {_MAX_DESCRIPTION_CHARS} characters")
         if len(self.tags) > _MAX_TAGS or not all(tag and tag.isprintable() and len(tag) <= 64 for tag in self.tags):
             raise _invalid("tags", "not a list of tags", f"at most {_MAX_TAGS}, of 1 to 64 characters")
+        if self.only_languages and not (self.spoken and set(self.spoken) <= KNOWN_LANGUAGES):
+            unknown = ", ".join(sorted(set(self.spoken) - KNOWN_LANGUAGES)) or "none"
+            raise _invalid("languages", f"the gate can't tell apart: {unknown}", " ".join(sorted(KNOWN_LANGUAGES)))
+        if not 1 <= self.min_reviews <= MAX_REVIEWS:
+            raise _invalid("min_reviews", f"{self.min_reviews} reviewers can't be asked", f"1 to {MAX_REVIEWS}")
         if self.max_rows_a_day < 0:
             raise _invalid("max_rows_a_day", "a quota isn't negative", "0 for none")
+
+    @property
+    def spoken(self) -> tuple[str, ...]:
+        """`languages` as ISO 639-1."""
+        return tuple(tag.partition("-")[0].lower() for tag in self.languages)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +136,9 @@ class TermsBook:
                 f"the terms of {datanet} can't be read: {error}", code="corrupt_terms", param=datanet
             ) from error
 
+    def are_set(self, datanet: str) -> bool:
+        return self._connection.execute("SELECT 1 FROM terms WHERE datanet = ?", (datanet,)).fetchone() is not None
+
     def set_terms(self, datanet: str, terms: Terms) -> None:
         with self._writing():
             value = json.dumps(asdict(terms))
@@ -143,6 +161,15 @@ class TermsBook:
                 "INSERT OR REPLACE INTO permissions VALUES (?, ?, ?, ?, ?, ?)",
                 (datanet, one.party, one.action, one.state, one.expires_ms, now_ms),
             )
+
+
+def changed_terms(terms: Terms | None, changes: Mapping[str, Any]) -> Terms:
+    """`terms` (None: the defaults) with `changes` as JSON has them. Raises InvalidInput (`invalid_terms`)."""
+    values: Any = {name: tuple(value) if isinstance(value, list) else value for name, value in changes.items()}
+    try:
+        return replace(terms or Terms(), **values)
+    except TypeError as error:
+        raise _invalid("terms", f"not terms of a Datanet: {error}", ", ".join(Terms.__dataclass_fields__)) from error
 
 
 def check_action(action: str) -> None:

@@ -11,6 +11,7 @@ from openledger.core.errors import Corrupt
 from openledger.core.files import write_json_durably
 from openledger.core.values import DatanetVersion
 from openledger.datanets.folders import make_folder
+from openledger.datanets.row_schema import PLAIN, RowSchema
 
 FORMAT = "openledger/datanet-version/1"
 
@@ -20,9 +21,11 @@ def row_root(row_ids: Sequence[str]) -> str:
     return merkle.root([merkle.leaf_hash(row_id.encode()) for row_id in sorted(row_ids)]).hex()
 
 
-def write_manifest(folder: Path, version: DatanetVersion, row_ids: Sequence[str]) -> None:
+def write_manifest(
+    folder: Path, version: DatanetVersion, row_ids: Sequence[str], row_schema: RowSchema = PLAIN
+) -> None:
     """Durable. A manifest that no registered version names is a publication that was cut off; it is written over."""
-    value = {"format": FORMAT, **asdict(version), "row_ids": sorted(row_ids)}
+    value = {"format": FORMAT, **asdict(version), "row_schema": row_schema.to_json(), "row_ids": sorted(row_ids)}
     make_folder(folder / version.datanet)
     write_json_durably(_path(folder, version), value)
 

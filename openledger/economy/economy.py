@@ -230,6 +230,11 @@ class Economy(Offices):
         verdicts.check_not_refunded(stored)
         return verdicts.record_verdict(self._ledger, stored.usage, verdict)
 
+    def bought(self, answer_id: str, account: str) -> dict[str, Any]:
+        """The usage statement of an answer that `account` paid for. Raises NotFound (`answer_not_sold`), Forbidden
+        (`not_the_customer`)."""
+        return dict(verdicts.bought_by(self._answers.find(answer_id), answer_id, account).usage)
+
     def recover(self) -> None:
         """Post what was stored and not posted, finish settlements, release and delete what has expired. Called at the
         start; may be repeated."""

@@ -211,8 +211,8 @@ class Offices:
     def spot_check(self, account: str, datanet: str, row_id: str, finding: str) -> dict[str, Any]:
         """What `account` found a drawn row to be: `good`, or what counts against its contributor's reputation, once.
 
-        Raises NotFound (`spot_check_not_found`), InvalidInput (`invalid_finding`), Conflict (`spot_check_closed`), Forbidden
-        (`not_a_second_party`) for the contributor's own account.
+        Raises NotFound (`spot_check_not_found`), InvalidInput (`invalid_finding`), Conflict (`spot_check_closed`),
+        Forbidden (`not_a_second_party`) for the contributor's own account.
         """
         found = self._spot_checks.find(datanet, row_id)
         check_finding(found, finding)

@@ -16,6 +16,7 @@ from openledger.core.values import Contribution, ContributionReceipt, Verdict
 from openledger.datanets.contribution import check_signature
 
 _log = logging.getLogger(__name__)
+_MISPLACED = {"wrong_schema", "missing_column", "wrong_type", "unknown_column", "wrong_language"}
 
 
 class Ask(Protocol):
@@ -153,8 +154,8 @@ def is_spam(verdicts: Sequence[Verdict]) -> bool:
 
 def outcomes_of(verdicts: Sequence[Verdict]) -> dict[str, int]:
     """Verdicts as reputation counts them: what is neither accepted nor a copy, and was refused, is spam. What waits for
-    a review counts nothing yet."""
-    rejected = [verdict for verdict in verdicts if verdict.outcome == "reject"]
+    a review counts nothing yet, and nothing what only belongs elsewhere: of another schema or language."""
+    rejected = [one for one in verdicts if one.outcome == "reject" and not _MISPLACED.issuperset(one.reasons)]
     copies = sum(1 for verdict in rejected if any(reason.endswith("_duplicate") for reason in verdict.reasons))
     accepted = sum(1 for verdict in verdicts if verdict.outcome == "accept")
     return {"accepted": accepted, "duplicate": copies, "spam": len(rejected) - copies}

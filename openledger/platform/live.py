@@ -35,9 +35,10 @@ from openledger.ledger.receipts import encode_receipt
 from openledger.ledger.removals import removal_statement
 from openledger.platform.answering import Answering, Asked, one_by_one
 from openledger.platform.calls import answered
-from openledger.platform.claims import Claims
+from openledger.platform.community import Community
 from openledger.platform.desk import Desk
 from openledger.platform.intake import Intake
+from openledger.platform.owners import Owners
 from openledger.platform.removals import AffectedAdapter, affected_adapters, record_removal
 from openledger.platform.report import audit_entry, datanet_entry, displayed
 from openledger.platform.service import AnswerEvent, ModelEntry, NewAdapter, Receipt
@@ -47,7 +48,7 @@ _logger = logging.getLogger(__name__)
 _RECEIPT_PATIENCE_S = 2.0
 
 
-class LiveService(Claims):
+class LiveService(Community, Owners):
     """`engine` is the OpenLoRA deployment's handle; `datanets`, `ledger` and `economy` are actor handles. `sources`
     says from where adapters may be added: without it, from the folder `incoming` alone."""
 
@@ -225,7 +226,8 @@ class LiveService(Claims):
         entry = datanet_entry(name, found.summary, versions[-1] if versions else _unpublished(name), statistics, {})
         people = {person["contributor_id"]: person for person in told.get("contributors", [])}
         contributors = [{**people.get(one["contributor_id"], {}), **_now(one)} for one in entry["contributors"]]
-        return {**told, **entry, "display": found.display, "contributors": contributors}
+        known = {"display": found.display, "owner": found.owner, "row_schema": found.row_schema.to_json()}
+        return {**told, **entry, **known, "contributors": contributors}
 
     async def _told(self) -> dict[str, dict[str, Any]]:
         """The report's entries by Datanet."""
@@ -247,6 +249,9 @@ class LiveService(Claims):
     async def contribution(self, name: str, contribution_id: str) -> ContributionReceipt:
         receipt: ContributionReceipt = await answered(self._datanets.receipt.remote(name, contribution_id))
         return receipt
+
+    def adapters_of(self, datanet: str) -> list[str]:
+        return [one.name for one in self._registry.list() if one.terms is not None and one.terms.datanet == datanet]
 
     async def withdraw(self, withdrawal: Withdrawal) -> dict[str, Any]:
         return await self._recorded(await answered(self._datanets.withdraw.remote(withdrawal)))

@@ -4,13 +4,22 @@ Owns the Protocol and its values. Knows neither Ray nor HTTP: `platform/live.py`
 from memory.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from openledger.core.appealing import Appeal, Decision
 from openledger.core.sealing import Seal, SealReceipt
-from openledger.core.values import Contribution, ContributionReceipt, SamplingParameters, Verdict, Withdrawal
+from openledger.core.values import (
+    Contribution,
+    ContributionReceipt,
+    RowDraft,
+    SamplingParameters,
+    Verdict,
+    Withdrawal,
+)
+from openledger.datanets.row_schema import RowSchema
+from openledger.datanets.terms import Action
 from openledger.ledger.disputes import Recomputation
 from openledger.ledger.signers import Signer
 from openledger.platform.desk import Desk
@@ -77,13 +86,13 @@ class AnswerEvent:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewAdapter:
     """An adapter to be served under `name`. `source` is a directory, a URI or a hub id; see `adapters.sources`. Where
-    `shared_with` names accounts, only they and the owner may ask it."""
+    `shared_with` names accounts, only they and the owner may ask it; empty is everybody, None whoever might before."""
 
     name: str
     source: str
     prompt_price_nano: int
     completion_price_nano: int
-    shared_with: tuple[str, ...] = ()
+    shared_with: tuple[str, ...] | None = None
     replace: bool = False
 
 
@@ -177,9 +186,81 @@ class Service(Protocol):
         """The entry of `datanets` for one Datanet. Raises NotFound (`unknown_datanet`)."""
         ...
 
+    async def create_datanet(
+        self, account: str, name: str, summary: str, row_schema: RowSchema, terms: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """A Datanet of `account`'s: at least `name`, `owner`, `row_schema` and `terms`. The same again changes nothing.
+        Where governance has set a `datanet_fee_nano`, the account pays it. Raises Conflict (`datanet_exists`),
+        InvalidInput (`invalid_terms`), TooLarge (`too_many_datanets`), InsufficientFunds."""
+        ...
+
+    async def terms(self, name: str) -> dict[str, Any]:
+        """See `datanets.terms.Terms`. Raises NotFound (`unknown_datanet`)."""
+        ...
+
+    async def set_terms(self, account: str, name: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """The terms as they are then. Raises InvalidInput (`invalid_terms`), Forbidden (`not_the_owner`)."""
+        ...
+
+    async def set_display(self, account: str, name: str, display: Any) -> dict[str, Any]:
+        """`name` and `display`. Raises Forbidden (`not_the_owner`)."""
+        ...
+
+    async def permissions(self, account: str, name: str) -> list[dict[str, Any]]:
+        """For the owner all of them, for others their own: `party`, `action`, `state`, `expires_ms`."""
+        ...
+
+    async def request_training(self, account: str, name: str) -> dict[str, Any]: ...
+
+    async def request_contributing(self, name: str, public_key: str, signature: str) -> dict[str, Any]:
+        """Raises InvalidInput (`invalid_signature`)."""
+        ...
+
+    async def approve(self, account: str, name: str, party: str, action: Action, expires_ms: int) -> dict[str, Any]:
+        """Raises Forbidden (`not_the_owner`)."""
+        ...
+
+    async def revoke(self, account: str, name: str, party: str, action: Action) -> dict[str, Any]:
+        """Raises Forbidden (`not_the_owner`)."""
+        ...
+
     async def contribute(self, contribution: Contribution) -> ContributionReceipt:
         """The durable verdicts; the same contribution again gives the first receipt. Raises InvalidInput
         (`invalid_signature`), NotFound (`unknown_datanet`), TooLarge."""
+        ...
+
+    async def leaderboard(self, name: str) -> dict[str, Any]:
+        """`contributors` (see `datanets.leaderboard`, with `earned_nano` from the Datanet's adapters and the time to
+        the `first_payout_ms`), `cohorts`, `reviewers` and how many rows wait for a review (`num_waiting`)."""
+        ...
+
+    async def review_queue(self, account: str, name: str, limit: int) -> list[dict[str, Any]]:
+        """Rows that wait for `account` to look at: `row_id`, `prompt`, `completion`, `source`, `extra`. Raises
+        Forbidden (`not_the_owner`) for who is neither owner nor reviewer."""
+        ...
+
+    async def review(self, account: str, name: str, row_id: str, *, accept: bool) -> dict[str, Any]:
+        """Raises NotFound (`not_in_review`), Conflict (`already_reviewed`), Forbidden (`own_row`, `not_the_owner`)."""
+        ...
+
+    async def add_known_answer(self, account: str, name: str, draft: RowDraft, *, accept: bool) -> dict[str, Any]:
+        """Raises Forbidden (`not_the_owner`)."""
+        ...
+
+    async def reviewers(self, account: str, name: str) -> list[dict[str, Any]]:
+        """See `datanets.reviews.ReviewerRecord`. Raises Forbidden (`not_the_owner`)."""
+        ...
+
+    async def give_feedback(
+        self, account: str, answer_id: str, kind: str, contribution: Contribution, *, consent: bool
+    ) -> ContributionReceipt:
+        """A contribution about an answer that `account` paid for. Raises as `contribute`, and InvalidInput
+        (`consent_missing`, `wrong_datanet`, `wrong_source`), NotFound (`answer_not_sold`), Forbidden
+        (`not_the_customer`), Conflict (`no_datanet`)."""
+        ...
+
+    async def rate(self, account: str, answer_id: str, rating: int, public_key: str, signature: str) -> dict[str, Any]:
+        """Raises InvalidInput (`invalid_feedback`, `invalid_signature`), Conflict (`already_rated`), and as above."""
         ...
 
     async def seal(self, seal: Seal) -> SealReceipt:

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
-from openledger.adapters.base_model import BaseModel, encode_completion, encode_prompt, load_tokenizer
+from openledger.adapters.base_model import BaseModel, encode_completion, encode_messages, load_tokenizer
 from openledger.core.errors import InvalidInput
 from openledger.core.values import Answer, Row
+from openledger.datanets.row_schema import turns_before
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +46,9 @@ class Batch:
 
 
 def encode_row(tokenizer: Any, row: Row) -> Example:
-    prompt, completion = encode_prompt(tokenizer, row.prompt), encode_completion(tokenizer, row.completion)
+    """A row of a chat goes through the tokenizer's template turn by turn, and only its last turn is learnt; any other
+    row is one question and its answer."""
+    prompt, completion = encode_messages(tokenizer, turns_before(row)), encode_completion(tokenizer, row.completion)
     return Example(
         row_id=row.row_id,
         contributor_id=row.contributor_id,

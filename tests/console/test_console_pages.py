@@ -14,7 +14,7 @@ from openledger.core.errors import NotFound
 
 PATHS = [
     "/console", "/console/datanets/os-docs", "/console/datanets/os-docs/appeals", "/console/disputes/os-docs/p1",
-    "/console/answers/ans_1", "/console/ledger",
+    "/console/answers/ans_1", "/console/ledger", "/console/datanets/os-docs/leaderboard",
 ]  # fmt: skip
 HOSTILE = """<script>alert(1)</script><img src=x onerror=alert(2)>"'>{{ 7*7 }}"""
 
@@ -294,3 +294,20 @@ def _poisoned(value: Any, key: str = "") -> Any:
         return [_poisoned(item) for item in value]
     kept = key in ("answer_id", "period", "console", "api", "dashboard") or (key == "name" and "-docs" in str(value))
     return HOSTILE if isinstance(value, str) and not kept else value
+
+
+class TestTheLeaderboard:
+    def test_shows_counts_velocity_earnings_and_who_came_back(self, client: TestClient):
+        page = client.get("/console/datanets/os-docs/leaderboard").text
+        assert "1 d 2 h" in page, "the time to the first payout"
+        assert "0.002482815" in page
+        told = client.get("/console/datanets/os-docs/leaderboard?format=json").json()
+        assert (told["totals"]["contributors"], told["totals"]["rows_a_week"]) == (5, 120 + 95 + 68 + 1 + 0)
+        assert [cohort["active"] for cohort in told["cohorts"]] == [[3, 2, 1], [2, 1]]
+
+    def test_of_an_unknown_datanet_is_not_found(self, client: TestClient):
+        assert client.get("/console/datanets/no-such/leaderboard").status_code == 404
+
+    def test_of_an_empty_datanet_is_a_whole_page(self, service: MemoryService, client: TestClient):
+        service.told["leaderboard"] = {"contributors": [], "cohorts": [], "reviewers": [], "num_waiting": 0}
+        assert "Nobody has contributed yet" in client.get("/console/datanets/os-docs/leaderboard").text

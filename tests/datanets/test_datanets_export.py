@@ -14,7 +14,8 @@ from openledger.datanets.datanets import Datanets
 from openledger.datanets.export import CONFORMS_TO
 from openledger.datanets.reading import read_drafts
 from openledger.datanets.removal import sign_withdrawal
-from openledger.datanets.rows import SCHEMA, rows_of
+from openledger.datanets.row_schema import PLAIN
+from openledger.datanets.rows import rows_of
 from openledger.datanets.terms import Terms
 
 HOSTILE = '"]\nlicense: mit\n---\n<script>alert(1)</script> | x'
@@ -50,7 +51,7 @@ def test_croissant_names_the_file_every_column_and_the_licence(datanets: Datanet
     told = json.loads((tmp_path / "out" / "croissant.json").read_text())
     assert (told["conformsTo"], told["license"]) == (CONFORMS_TO, "https://spdx.org/licenses/CC-BY-4.0")
     assert told["distribution"][0]["sha256"] == digest_file(tmp_path / "out" / "rows.parquet")
-    assert [field["name"] for field in told["recordSet"][0]["field"]] == SCHEMA.names
+    assert [field["name"] for field in told["recordSet"][0]["field"]] == PLAIN.arrow().names
     assert datanets.version("docs", 1).row_root in told["citeAs"]
 
 

@@ -11,6 +11,9 @@ from openledger.core.signed import contribution_id
 from openledger.core.signing import SigningKey
 from openledger.core.values import ContributionReceipt, RowDraft, Verdict
 from openledger.datanets.contribution import sign_contribution
+from openledger.datanets.datanets import Datanets
+from openledger.datanets.docstrings import package_rows
+from openledger.datanets.shard import ShardHost
 from openledger.economy import Parameters
 from openledger.economy.spot_checks import SpotCheckBook
 
@@ -56,6 +59,7 @@ async def never() -> None:
     [
         ((None, None, "noise", "noise"), 1000),
         ((None, "noise", "noise", "repetition"), 950),
+        (("wrong_type", "unknown_column", "wrong_language", None), 1000),  # in the wrong place, and no spam
         (("exact_duplicate",) * 4, 1000),  # a copy may be an accident; it pays nothing anyway
     ],
 )
@@ -171,3 +175,22 @@ async def test_nobody_has_anothers_deposit_held(town: Town):
     with pytest.raises(InvalidInput) as caught:
         await town.desk().deposited(replace(SIGNED, nonce="1"), send, never)
     assert (caught.value.code, seen) == ("invalid_signature", [])
+
+
+async def test_a_first_contributor_without_a_balance_has_every_verdict_at_once(tmp_path: Path, town: Town):
+    datanets = Datanets(tmp_path / "rows", [ShardHost(tmp_path / "rows" / "shard-0")], ManualClock())
+    datanets.create("py-docs", "What Python does", "user:owner")
+    rows = [RowDraft(prompt=row.prompt, completion=row.completion, source=row.source) for row in package_rows("json")]
+    rows += [RowDraft(prompt=row.prompt, completion=row.completion) for row in package_rows("email")][: 100 - len(rows)]
+    contribution = sign_contribution(SigningKey(b"n" * 32), "py-docs", rows, "0")
+
+    async def send() -> ContributionReceipt:
+        return datanets.contribute(contribution)
+
+    receipt = await town.desk().deposited(contribution, send, never)
+    outcomes = [verdict.outcome for verdict in receipt.verdicts]
+    assert (len(outcomes), outcomes.count("review")) == (100, 0)
+    assert datanets.publish("py-docs").num_rows == outcomes.count("accept") >= 95, "nobody had to look at them"
+    account = f"contributor:{contribution.contributor_id}"
+    assert account not in {balance.account_id for balance in town.ledger.balances() if balance.posted_nano}
+    datanets.close()

@@ -160,6 +160,18 @@ class TestAdding:
         await intake.add(OWNER, new(source, shared_with=("user:bob",)))
         assert registry.get("alpha").shared_with == ("user:bob",)
 
+    @pytest.mark.parametrize("again", [False, True])
+    async def test_a_private_adapter_posted_again_stays_private_until_its_owner_says_otherwise(
+        self, intake: Intake, registry: AdapterRegistry, source: Path, base: BaseModel, again: bool
+    ) -> None:
+        await intake.add(OWNER, new(source, shared_with=("user:bob",)))
+        if again:
+            _rewrite(source, base, seed=8)
+        await intake.add(OWNER, new(source, replace=again))
+        assert registry.get("alpha").shared_with == ("user:bob",)
+        await intake.add(OWNER, new(source, shared_with=()))
+        assert registry.get("alpha").shared_with == ()
+
 
 class TestRefusing:
     async def test_who_does_not_own_the_datanet(self, intake: Intake, registry: AdapterRegistry, source: Path) -> None:

@@ -6,8 +6,9 @@ import pytest
 import torch
 from tiny_model import make_tiny_base, tiny_rows
 
-from openledger.adapters.base_model import load_model, load_tokenizer
+from openledger.adapters.base_model import encode_messages, load_model, load_tokenizer
 from openledger.core.errors import Corrupt, InvalidInput
+from openledger.core.hashing import canonical_json
 from openledger.training.examples import collate, encode_row, fitting_rows, row_losses, token_losses
 from openledger.training.loop import Progress, train
 from openledger.training.lora import attach_lora
@@ -28,6 +29,28 @@ def base(tmp_path_factory):
 def examples(base):
     tokenizer = load_tokenizer(base)
     return [encode_row(tokenizer, row) for row in tiny_rows()]
+
+
+TURNS = [
+    {"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who flies?"},
+    {"role": "assistant", "content": "Bees."}, {"role": "user", "content": "And who crawls?"},
+]  # fmt: skip
+
+
+def test_a_chat_goes_through_the_template_turn_by_turn_and_its_last_turn_is_learnt(base):
+    tokenizer, row = load_tokenizer(base), tiny_rows()[0]
+    chat = encode_row(tokenizer, replace(row, prompt="flattened", extra=canonical_json({"messages": TURNS}).decode()))
+    assert list(chat.ids[: chat.num_prompt]) == encode_messages(tokenizer, TURNS)
+    assert chat.ids[chat.num_prompt :] == encode_row(tokenizer, row).ids[encode_row(tokenizer, row).num_prompt :]
+    columns = encode_row(tokenizer, replace(row, extra='{"year":1}'))
+    assert columns.ids == encode_row(tokenizer, row).ids
+
+
+def test_a_tokenizer_without_a_template_gets_lines(base):
+    tokenizer = load_tokenizer(base)
+    tokenizer.chat_template = None
+    lines = "system: Be brief.\nuser: Who flies?\nassistant: Bees.\nuser: And who crawls?\nassistant:"
+    assert encode_messages(tokenizer, TURNS) == tokenizer(lines, add_special_tokens=False)["input_ids"]
 
 
 def fresh(base, constant=CONSTANT):

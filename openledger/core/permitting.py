@@ -1,0 +1,29 @@
+"""A contributor's request for permission, signed with his key: he needs no account to ask."""
+
+from openledger.core.errors import InvalidInput
+from openledger.core.hashing import canonical_json
+from openledger.core.signing import SigningKey, contributor_id, verify
+
+FORMAT = "openledger.permission-request/1"
+
+
+def sign_request(key: SigningKey, datanet: str) -> str:
+    """That the key's holder may contribute to `datanet`."""
+    return key.sign(_bytes(contributor_id(key.public_key), datanet))
+
+
+def requester(public_key: str, signature: str, datanet: str) -> str:
+    """The contributor who signed the request. Raises InvalidInput (`invalid_signature`)."""
+    contributor = contributor_id(public_key)
+    if not verify(public_key, signature, _bytes(contributor, datanet)):
+        raise InvalidInput(
+            "the request was not signed with this key",
+            code="invalid_signature",
+            param="signature",
+            fix="sign the request for this Datanet with the contributor's own key",
+        )
+    return contributor
+
+
+def _bytes(contributor: str, datanet: str) -> bytes:
+    return canonical_json({"format": FORMAT, "datanet": datanet, "contributor_id": contributor, "action": "contribute"})

@@ -1,0 +1,50 @@
+"""What is said of an answer that was sold: a rating that is signed, and what the source of a row says that corrects it.
+
+A correction and an edge case are rows; they are signed as every contribution is, and bound to the answer by their
+`source`. A rating is a number, and holds no word of what was asked.
+"""
+
+from typing import Literal, get_args
+
+from openledger.core.errors import InvalidInput
+from openledger.core.hashing import canonical_json
+from openledger.core.ids import check_name
+from openledger.core.signing import SigningKey, contributor_id, verify
+
+FORMAT = "openledger.rating/1"
+RATINGS = (1, 2, 3, 4, 5)
+FeedbackKind = Literal["correction", "edge_case"]
+
+
+def feedback_source(answer_id: str, kind: str) -> str:
+    """The `source` of rows that are feedback on an answer. Raises InvalidInput (`invalid_feedback`)."""
+    if kind not in get_args(FeedbackKind):
+        raise InvalidInput(
+            f"{kind!r} is no kind of feedback", code="invalid_feedback", param="kind", fix="correction or edge_case"
+        )
+    return f"answer:{check_name(answer_id, 'answer_id')}#{kind}"
+
+
+def sign_rating(key: SigningKey, answer_id: str, rating: int) -> str:
+    return key.sign(_bytes(contributor_id(key.public_key), answer_id, rating))
+
+
+def rater(public_key: str, signature: str, answer_id: str, rating: int) -> str:
+    """The contributor who signed the rating. Raises InvalidInput (`invalid_signature`, `invalid_feedback`)."""
+    contributor = contributor_id(public_key)
+    if type(rating) is not int or rating not in RATINGS:
+        raise InvalidInput(
+            f"{rating!r} is no rating", code="invalid_feedback", param="rating", fix="1 (bad) to 5 (good)"
+        )
+    if not verify(public_key, signature, _bytes(contributor, answer_id, rating)):
+        raise InvalidInput(
+            "the rating was not signed with this key",
+            code="invalid_signature",
+            param="signature",
+            fix="sign this answer's rating with the contributor's own key",
+        )
+    return contributor
+
+
+def _bytes(contributor: str, answer_id: str, rating: int) -> bytes:
+    return canonical_json({"format": FORMAT, "contributor_id": contributor, "answer_id": answer_id, "rating": rating})

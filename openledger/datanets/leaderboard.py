@@ -1,0 +1,108 @@
+"""A Datanet's leaderboard: who contributes, how fast, and whether they come back. Counts alone; money is the economy's.
+
+A week is seven days from the first of January 1970 on, a Thursday, in UTC. Velocity counts rows that were received in
+the last 24 hours or seven days and stand accepted now. Retention follows cohorts: of the contributors whose first
+contribution came in week w, how many sent one in week w + k.
+"""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import apsw
+
+DAY_MS = 24 * 60 * 60 * 1000
+WEEK_MS = 7 * DAY_MS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Activity:
+    """`duplicates` are among the rejected; `rows_a_day` and `rows_a_week` are accepted rows of the last day and week;
+    `feedback` counts corrections, edge cases and ratings."""
+
+    contributor_id: str
+    name: str
+    accepted: int
+    rejected: int
+    duplicates: int
+    review: int
+    removed: int
+    rows_a_day: int
+    rows_a_week: int
+    weeks_active: int
+    first_ms: int
+    last_ms: int
+    feedback: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cohort:
+    """Contributors who began in the week from `week_ms` on: `active[k]` of them contributed k weeks later."""
+
+    week_ms: int
+    active: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leaderboard:
+    contributors: tuple[Activity, ...]
+    cohorts: tuple[Cohort, ...]
+
+
+def read_leaderboard(
+    connection: apsw.Connection, datanet: str, feedback: Mapping[str, dict[str, int]], now_ms: int
+) -> Leaderboard:
+    """Most accepted rows first. From the registry's tables."""
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    times: dict[str, set[int]] = defaultdict(set)
+    for contributor, received_ms, outcome, reasons, number in connection.execute(
+        "SELECT contributor_id, received_ms, CASE WHEN removed_rows.row_id IS NULL THEN outcome ELSE 'removed' END,"
+        " reasons, count(*) FROM contributions JOIN verdicts USING (sequence) LEFT JOIN removed_rows USING (row_id)"
+        " WHERE datanet = ? GROUP BY contributions.sequence, 3, 4",
+        (datanet,),
+    ):
+        own, age_ms = counts[contributor], now_ms - received_ms
+        times[contributor].add(received_ms)
+        own[outcome] += number
+        own["duplicates"] += number if any(code.endswith("_duplicate") for code in json.loads(reasons)) else 0
+        if outcome == "accept":
+            own["day"] += number if age_ms < DAY_MS else 0
+            own["week"] += number if age_ms < WEEK_MS else 0
+    rows = connection.execute("SELECT contributor_id, name FROM contributors")
+    names = {str(contributor): str(name) for contributor, name in rows}
+    people = [
+        Activity(
+            contributor_id=contributor,
+            name=names.get(contributor, contributor),
+            accepted=own["accept"],
+            rejected=own["reject"],
+            duplicates=own["duplicates"],
+            review=own["review"],
+            removed=own["removed"],
+            rows_a_day=own["day"],
+            rows_a_week=own["week"],
+            weeks_active=len({time // WEEK_MS for time in times[contributor]}),
+            first_ms=min(times[contributor]),
+            last_ms=max(times[contributor]),
+            feedback=feedback.get(contributor, {}),
+        )
+        for contributor, own in counts.items()
+    ]
+    people.sort(key=lambda one: (-one.accepted, one.name, one.contributor_id))
+    return Leaderboard(contributors=tuple(people), cohorts=cohorts(times, now_ms))
+
+
+def cohorts(times: Mapping[str, set[int]], now_ms: int) -> tuple[Cohort, ...]:
+    """Of contributors' times of contributing, in milliseconds."""
+    weeks = {contributor: {time // WEEK_MS for time in own} for contributor, own in times.items()}
+    began: dict[int, list[set[int]]] = defaultdict(list)
+    for own in weeks.values():
+        began[min(own)].append(own)
+    return tuple(
+        Cohort(
+            week_ms=first * WEEK_MS,
+            active=tuple(sum(week in own for own in members) for week in range(first, now_ms // WEEK_MS + 1)),
+        )
+        for first, members in sorted(began.items())
+    )

@@ -1,0 +1,152 @@
+"""What a Datanet's people do beside contributing, on a running cluster: they review rows, say what answers were worth,
+and see who does how much.
+
+An answer is its customer's: feedback on it needs the API key of the account that paid for it, and rows made of it need
+that account's consent, for they hold what was asked. Who signs them is whom they are credited to.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from openledger.core.errors import Conflict, InvalidInput, NotFound
+from openledger.core.rating import feedback_source, rater
+from openledger.core.values import Contribution, ContributionReceipt, RowDraft
+from openledger.datanets.feedback import RATING, Feedback
+from openledger.datanets.leaderboard import Activity, Leaderboard
+from openledger.datanets.reviews import ReviewerRecord
+from openledger.economy import Payout
+from openledger.platform.calls import answered
+from openledger.platform.claims import Claims
+
+
+class Community(Claims):
+    """The part of `LiveService` that answers for them."""
+
+    async def contribute(self, contribution: Contribution) -> ContributionReceipt:
+        raise NotImplementedError
+
+    def adapters_of(self, datanet: str) -> list[str]:
+        """Names of the adapters that are sold and were trained on the Datanet."""
+        raise NotImplementedError
+
+    async def review_queue(self, account: str, name: str, limit: int) -> list[dict[str, Any]]:
+        await self._check_reader(account, name)
+        found = await answered(self._datanets.review_queue.remote(name, account, limit))
+        return [{"row_id": item, **asdict(draft)} for item, draft in found]
+
+    async def review(self, account: str, name: str, row_id: str, *, accept: bool) -> dict[str, Any]:
+        await self._check_reader(account, name)
+        await answered(self._datanets.review.remote(name, row_id, account, accept=accept))
+        return {"datanet": name, "row_id": row_id, "reviewer": account, "accept": accept}
+
+    async def add_known_answer(self, account: str, name: str, draft: RowDraft, *, accept: bool) -> dict[str, Any]:
+        item = await answered(self._datanets.add_known_answer.remote(name, draft, account, accept=accept))
+        return {"datanet": name, "row_id": item, "accept": accept}
+
+    async def reviewers(self, account: str, name: str) -> list[dict[str, Any]]:
+        """All for the owner; a reviewer isn't told how he did, or he would learn which items were known."""
+        await self._check_owner(account, name)
+        return [_reviewer(one) for one in await answered(self._datanets.reviewers.remote(name))]
+
+    async def give_feedback(
+        self, account: str, answer_id: str, kind: str, contribution: Contribution, *, consent: bool
+    ) -> ContributionReceipt:
+        source = feedback_source(answer_id, kind)
+        datanet = await self._datanet_of(account, answer_id)
+        _check_feedback(contribution, datanet, source, consent=consent)
+        receipt = await self.contribute(contribution)
+        given = Feedback(
+            answer_id=answer_id,
+            contributor_id=receipt.contributor_id,
+            kind=kind,
+            datanet=datanet,
+            public_key=contribution.public_key,
+            signature=contribution.signature,
+            subject=receipt.contribution_id,
+        )
+        await answered(self._datanets.add_feedback.remote(given))
+        return receipt
+
+    async def rate(self, account: str, answer_id: str, rating: int, public_key: str, signature: str) -> dict[str, Any]:
+        contributor = rater(public_key, signature, answer_id, rating)
+        given = Feedback(
+            answer_id=answer_id,
+            contributor_id=contributor,
+            kind=RATING,
+            datanet=await self._datanet_of(account, answer_id),
+            public_key=public_key,
+            signature=signature,
+            rating=rating,
+        )
+        await answered(self._datanets.add_feedback.remote(given))
+        return {"answer_id": answer_id, "datanet": given.datanet, "contributor_id": contributor, "rating": rating}
+
+    async def leaderboard(self, name: str) -> dict[str, Any]:
+        board: Leaderboard = await answered(self._datanets.leaderboard.remote(name))
+        adapters = set(self.adapters_of(name))
+        people = []
+        for one in board.contributors:
+            paid = [each for each in await self._payouts_of(one) if each.reference.rpartition(":")[0] in adapters]
+            first_ms = min((each.time_ms for each in paid), default=None)
+            earned = {
+                "earned_nano": sum(each.amount_nano for each in paid),
+                "first_payout_ms": None if first_ms is None else max(0, first_ms - one.first_ms),
+            }
+            people.append({**asdict(one), **earned})
+        reviewers: Sequence[ReviewerRecord] = await answered(self._datanets.reviewers.remote(name))
+        return {
+            "datanet": name,
+            "contributors": people,
+            "cohorts": [asdict(cohort) for cohort in board.cohorts],
+            "reviewers": [{"reviewer": one.reviewer, "num_reviews": one.num_reviews} for one in reviewers],
+            "num_waiting": await answered(self._datanets.num_waiting.remote(name)),
+        }
+
+    async def _payouts_of(self, one: Activity) -> list[Payout]:
+        try:
+            found: list[Payout] = await answered(self._economy.payouts.remote(f"contributor:{one.contributor_id}"))
+        except NotFound:
+            return []
+        return found
+
+    async def _datanet_of(self, account: str, answer_id: str) -> str:
+        """Of the adapter that gave the answer, which `account` paid for."""
+        usage = await answered(self._economy.bought.remote(answer_id, account))
+        if not usage["datanet"]:
+            raise Conflict(
+                f"{answer_id} was given by an adapter without a Datanet of its own",
+                code="no_datanet",
+                param="answer_id",
+                fix="contribute to a Datanet by its name",
+            )
+        return str(usage["datanet"])
+
+
+def _check_feedback(contribution: Contribution, datanet: str, source: str, *, consent: bool) -> None:
+    if not consent:
+        raise InvalidInput(
+            "rows made of an answer hold what was asked, and need the customer's consent",
+            code="consent_missing",
+            param="consent",
+            fix="send consent: true where the rows may be kept and trained on, or rate the answer instead",
+        )
+    if contribution.datanet != datanet:
+        raise InvalidInput(
+            f"the answer came from {datanet!r}, not {contribution.datanet!r}",
+            code="wrong_datanet",
+            param="datanet",
+            fix=f"sign the rows for {datanet}",
+        )
+    for ordinal, draft in enumerate(contribution.drafts):
+        if draft.source != source:
+            raise InvalidInput(
+                f"row {ordinal} doesn't say which answer it is of",
+                code="wrong_source",
+                param=f"drafts[{ordinal}].source",
+                fix=f"sign it with the source {source}",
+            )
+
+
+def _reviewer(one: ReviewerRecord) -> dict[str, Any]:
+    return {**asdict(one), "is_heard": one.is_heard}

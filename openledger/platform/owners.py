@@ -1,0 +1,63 @@
+"""What owners of Datanets do, on a running cluster: create them, set their terms, let people in and out.
+
+An owner is an account, and speaks by its API key. A contributor's request is signed with his key instead.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from openledger.core.errors import Forbidden
+from openledger.core.permitting import requester
+from openledger.datanets.registry import Datanet
+from openledger.datanets.row_schema import RowSchema
+from openledger.datanets.terms import Action, Permission, changed_terms
+from openledger.platform.calls import answered
+
+
+class Owners:
+    """The part of `LiveService` that answers for them. `_datanets` and `_economy` are the actors' handles."""
+
+    _datanets: Any
+    _economy: Any
+
+    async def create_datanet(
+        self, account: str, name: str, summary: str, row_schema: RowSchema, terms: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Takes the fee for a Datanet once everything else is found right."""
+        first = changed_terms(None, terms)
+        await answered(self._datanets.check_new.remote(name, summary, account, row_schema))
+        await answered(self._economy.charge_datanet.remote(account, name))
+        made: Datanet = await answered(self._datanets.open_datanet.remote(name, summary, account, row_schema, first))
+        return {**asdict(made), "row_schema": made.row_schema.to_json(), "terms": await self.terms(name)}
+
+    async def terms(self, name: str) -> dict[str, Any]:
+        return asdict(await answered(self._datanets.terms.remote(name)))
+
+    async def set_terms(self, account: str, name: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+        terms = changed_terms(await answered(self._datanets.terms.remote(name)), changes)
+        return asdict(await answered(self._datanets.set_terms.remote(name, terms, account)))
+
+    async def permissions(self, account: str, name: str) -> list[dict[str, Any]]:
+        found: list[Permission] = await answered(self._datanets.permissions.remote(name))
+        is_owner = (await answered(self._datanets.datanet.remote(name))).owner == account
+        own = (account, account.removeprefix("contributor:"))
+        return [asdict(one) for one in found if is_owner or one.party in own]
+
+    async def request_training(self, account: str, name: str) -> dict[str, Any]:
+        return asdict(await answered(self._datanets.request.remote(name, account, "train")))
+
+    async def request_contributing(self, name: str, public_key: str, signature: str) -> dict[str, Any]:
+        contributor = requester(public_key, signature, name)
+        return asdict(await answered(self._datanets.request.remote(name, contributor, "contribute")))
+
+    async def approve(self, account: str, name: str, party: str, action: Action, expires_ms: int) -> dict[str, Any]:
+        return asdict(await answered(self._datanets.approve.remote(name, party, action, account, expires_ms)))
+
+    async def revoke(self, account: str, name: str, party: str, action: Action) -> dict[str, Any]:
+        return asdict(await answered(self._datanets.revoke.remote(name, party, action, account)))
+
+    async def set_display(self, account: str, name: str, display: Any) -> dict[str, Any]:
+        if (await answered(self._datanets.datanet.remote(name))).owner != account:
+            raise Forbidden(f"{account} doesn't own the Datanet {name!r}", code="not_the_owner", param="Authorization")
+        return {"name": name, "display": (await answered(self._datanets.set_display.remote(name, display))).display}

@@ -1,0 +1,201 @@
+"""Feedback, reviews and the leaderboard over HTTP and by the SDK, through economy, ledger and Datanets."""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from house import ADA, ADA_ID, BOB, ROWS, House
+from served_app import served
+from starlette.testclient import TestClient
+
+from openledger.api import create_app
+from openledger.client import OpenLedger
+from openledger.core.errors import Conflict, Forbidden
+from openledger.core.rating import feedback_source, sign_rating
+from openledger.core.values import Contribution, RowDraft
+from openledger.datanets.contribution import sign_contribution
+
+OWNER_KEY, ALICE_KEY = {"Authorization": "Bearer olk_user:owner"}, {"Authorization": "Bearer olk_user:alice"}
+PROMPT, BETTER = "What does pack.open do in a nutshell?", "It opens the archive and returns its members in order."
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    made = House(tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def client(house: House) -> Iterator[TestClient]:
+    with TestClient(create_app(house)) as client:
+        yield client
+
+
+@pytest.fixture
+def answer_id(house: House) -> str:
+    """Of an answer that alice paid for; its adapter was trained on `py-docs`."""
+    house.rows.create("py-docs", "What Python does", "user:owner")
+    house.sold()
+    (row,) = house.economy._db.execute("SELECT answer_id FROM answers").fetchall()
+    return str(row[0])
+
+
+def code(response: Any) -> tuple[int, str]:
+    return response.status_code, response.json()["error"]["code"]
+
+
+def correction(answer_id: str, *, datanet: str = "py-docs", source: str = "") -> Contribution:
+    row = RowDraft(prompt=PROMPT, completion=BETTER, source=source or feedback_source(answer_id, "correction"))
+    return sign_contribution(ADA, datanet, [row], "1")
+
+
+def body(answer_id: str, *, consent: bool = True, **more: Any) -> dict[str, Any]:
+    signed = asdict(correction(answer_id, **more))
+    return {"kind": "correction", "consent": consent, "datanet": signed.pop("datanet"), "contribution": signed}
+
+
+class TestFeedback:
+    def test_a_correction_arrives_as_a_gated_row_of_its_author(
+        self, client: TestClient, house: House, answer_id: str
+    ) -> None:
+        path = f"/v1/answers/{answer_id}/feedback"
+        told = client.post(path, json=body(answer_id), headers=ALICE_KEY).json()
+        assert (told["object"], told["accepted"], told["contributor_id"]) == ("contribution", 1, ADA_ID)
+        house.rows.publish("py-docs")
+        (row,) = house.rows.rows("py-docs", 1)
+        assert (row.contributor_id, row.source) == (ADA_ID, f"answer:{answer_id}#correction")
+        assert client.post(path, json=body(answer_id), headers=ALICE_KEY).json() == told
+        (given,) = house.rows.feedback(answer_id)
+        assert (given.kind, given.subject) == ("correction", told["contribution_id"])
+
+    @pytest.mark.parametrize(
+        ("change", "expected"),
+        [({"consent": False}, "consent_missing"), ({"datanet": "docs"}, "wrong_datanet"),
+         ({"source": "me"}, "wrong_source")],
+    )  # fmt: skip
+    def test_without_consent_or_for_another_answer_nothing_is_kept(
+        self, client: TestClient, house: House, answer_id: str, tmp_path: Path, change: dict[str, Any], expected: str
+    ) -> None:
+        response = client.post(f"/v1/answers/{answer_id}/feedback", json=body(answer_id, **change), headers=ALICE_KEY)
+        assert code(response) == (400, expected)
+        assert house.rows.feedback(answer_id) == []
+        kept = [path for path in tmp_path.rglob("*") if path.is_file() and PROMPT.encode() in path.read_bytes()]
+        assert kept == []
+
+    def test_an_answer_is_its_customers(self, client: TestClient, house: House, answer_id: str) -> None:
+        path = f"/v1/answers/{answer_id}"
+        assert code(client.post(f"{path}/feedback", json=body(answer_id), headers=OWNER_KEY)) == (
+            403,
+            "not_the_customer",
+        )
+        rating = {"rating": 5, "public_key": ADA.public_key, "signature": sign_rating(ADA, answer_id, 5)}
+        assert code(client.post(f"{path}/rating", json=rating, headers=OWNER_KEY)) == (403, "not_the_customer")
+        missing = client.post("/v1/answers/ans_none/feedback", json=body("ans_none"), headers=ALICE_KEY)
+        assert code(missing) == (404, "answer_not_sold")
+        assert house.rows.stored_count("py-docs") == 0
+
+    def test_a_rating_is_signed_and_given_once(self, house: House, answer_id: str) -> None:
+        with served(create_app(house)) as url, OpenLedger(url, "olk_user:alice") as alice:
+            assert alice.rate(ADA, answer_id, 4)["contributor_id"] == ADA_ID
+            assert alice.rate(ADA, answer_id, 4)["rating"] == 4
+            with pytest.raises(Conflict) as caught:
+                alice.rate(ADA, answer_id, 1)
+        assert caught.value.code == "already_rated"
+        assert [one.rating for one in house.rows.feedback(answer_id)] == [4]
+
+    @pytest.mark.parametrize(
+        ("rating", "key", "expected"), [(9, ADA, "invalid_feedback"), (3, BOB, "invalid_signature")]
+    )
+    def test_a_rating_that_is_none_is_refused(
+        self, client: TestClient, house: House, answer_id: str, rating: int, key: Any, expected: str
+    ) -> None:
+        sent = {"rating": rating, "public_key": key.public_key, "signature": sign_rating(ADA, answer_id, rating)}
+        assert code(client.post(f"/v1/answers/{answer_id}/rating", json=sent, headers=ALICE_KEY)) == (400, expected)
+        assert house.rows.feedback(answer_id) == []
+
+
+class TestReviews:
+    ROW = RowDraft(
+        prompt="Who answers letters?", completion="Send all letters to the reader at reader@mail.net please."
+    )
+
+    def waiting(self, house: House) -> str:
+        (verdict,) = house.rows.contribute(sign_contribution(ADA, "docs", [self.ROW], "1")).verdicts
+        assert verdict.outcome == "review"
+        return verdict.row_id
+
+    def test_the_owner_looks_and_decides(self, house: House) -> None:
+        row_id = self.waiting(house)
+        with served(create_app(house)) as url, OpenLedger(url, "olk_user:owner") as owner:
+            (shown,) = owner.review_queue("docs")
+            assert (shown["row_id"], shown["completion"]) == (row_id, self.ROW.completion)
+            owner.review("docs", row_id, accept=True)
+            assert owner.review_queue("docs") == []
+        assert house.rows.publish("docs").num_rows == 1
+
+    def test_a_named_reviewer_may_look_and_a_stranger_may_not(self, client: TestClient, house: House) -> None:
+        row_id = self.waiting(house)
+        path = "/v1/datanets/docs/reviews"
+        assert code(client.get(path, headers=ALICE_KEY)) == (403, "not_the_owner")
+        assert code(client.post(path, json={"row_id": row_id, "accept": True}, headers=ALICE_KEY)) == (
+            403,
+            "not_the_owner",
+        )
+        house.name_reviewer(BOB, "user:alice")
+        assert client.get(path, headers=ALICE_KEY).json()["data"][0]["row_id"] == row_id
+        sent = client.post(path, json={"row_id": row_id, "accept": False}, headers=ALICE_KEY).json()
+        assert sent == {
+            "object": "review",
+            "datanet": "docs",
+            "row_id": row_id,
+            "reviewer": "user:alice",
+            "accept": False,
+        }
+        assert house.rows.stored_count("docs") == 0
+
+    def test_known_answers_and_records_are_the_owners(self, client: TestClient, house: House) -> None:
+        house.name_reviewer(BOB, "user:alice")
+        item = {"prompt": "What is it?", "completion": "Nothing of any use at all.", "accept": False}
+        assert code(client.post("/v1/datanets/docs/known-answers", json=item, headers=ALICE_KEY)) == (
+            403,
+            "not_the_owner",
+        )
+        made = client.post("/v1/datanets/docs/known-answers", json=item, headers=OWNER_KEY).json()
+        waits = self.waiting(house)
+        for row_id in (made["row_id"], waits):
+            told = client.post("/v1/datanets/docs/reviews", json={"row_id": row_id, "accept": False}, headers=ALICE_KEY)
+            assert set(told.json()) == {"object", "datanet", "row_id", "reviewer", "accept"}, (
+                "which was known isn't told"
+            )
+        path = "/v1/datanets/docs/reviewers/records"
+        assert code(client.get(path, headers=ALICE_KEY)) == (403, "not_the_owner")
+        (record,) = client.get(path, headers=OWNER_KEY).json()["data"]
+        assert (record["reviewer"], record["num_known"], record["num_right"]) == ("user:alice", 1, 1)
+
+
+class TestLeaderboard:
+    def test_counts_earnings_and_the_time_to_the_first_payout(self, client: TestClient, house: House) -> None:
+        house.rows.contribute(sign_contribution(ADA, "docs", ROWS, "1"))
+        house.clock.advance(60_000)
+        house.settled()
+        told = client.get("/v1/datanets/docs/leaderboard").json()
+        (ada,) = told["contributors"]
+        assert (ada["contributor_id"], ada["accepted"], ada["rows_a_week"]) == (ADA_ID, 3, 3)
+        assert ada["earned_nano"] > 0
+        assert ada["first_payout_ms"] >= 60_000
+        assert told["cohorts"][0]["active"][0] == 1
+
+    def test_who_earned_nothing_is_there_all_the_same(self, client: TestClient, house: House) -> None:
+        house.rows.contribute(sign_contribution(ADA, "docs", ROWS, "1"))
+        (ada,) = client.get("/v1/datanets/docs/leaderboard").json()["contributors"]
+        assert (ada["earned_nano"], ada["first_payout_ms"]) == (0, None)
+
+    def test_an_unknown_datanet_is_told(self, client: TestClient) -> None:
+        assert code(client.get("/v1/datanets/poems/leaderboard")) == (404, "unknown_datanet")
+
+    def test_a_refusal_of_the_sdk_is_ours(self, house: House) -> None:
+        with served(create_app(house)) as url, OpenLedger(url, "olk_user:eve") as eve, pytest.raises(Forbidden):
+            eve.review_queue("docs")

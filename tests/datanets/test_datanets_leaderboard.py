@@ -1,0 +1,73 @@
+"""The leaderboard: counts, velocity and whether contributors come back."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from datanet_samples import key_of, open_datanets, sample_drafts, signed
+
+from openledger.core.clock import ManualClock
+from openledger.core.signing import contributor_id
+from openledger.datanets.datanets import Datanets
+from openledger.datanets.feedback import Feedback
+from openledger.datanets.leaderboard import DAY_MS, WEEK_MS, cohorts
+from openledger.datanets.removal import sign_withdrawal
+
+ADA, BOB = (contributor_id(key_of(name).public_key) for name in ("ada", "bob"))
+
+
+@pytest.fixture
+def datanets(tmp_path: Path) -> Iterator[Datanets]:
+    opened = open_datanets(tmp_path)
+    yield opened
+    opened.close()
+
+
+def clock_of(datanets: Datanets) -> ManualClock:
+    clock = datanets._clock
+    assert isinstance(clock, ManualClock)
+    return clock
+
+
+def test_an_empty_datanet_has_an_empty_one(datanets: Datanets) -> None:
+    assert datanets.leaderboard("docs").contributors == ()
+
+
+def test_rows_are_counted_by_outcome_and_most_accepted_first(datanets: Datanets) -> None:
+    first = datanets.contribute(signed("bob", sample_drafts(3)))
+    datanets.contribute(signed("ada", [*sample_drafts(2), *sample_drafts(5, "mail")]))
+    datanets.withdraw(sign_withdrawal(key_of("bob"), "docs", [first.verdicts[0].row_id], "1"))
+    ada, bob = datanets.leaderboard("docs").contributors
+    assert (ada.contributor_id, ada.accepted, ada.rejected, ada.duplicates) == (ADA, 5, 2, 2)
+    assert (bob.name, bob.accepted, bob.removed, bob.duplicates) == ("bob", 2, 1, 0)
+
+
+def test_velocity_counts_the_last_day_and_the_last_week(datanets: Datanets) -> None:
+    datanets.contribute(signed("ada", sample_drafts(2)))
+    began_ms = clock_of(datanets).now_ms()
+    clock_of(datanets).advance(3 * DAY_MS)
+    datanets.contribute(signed("ada", sample_drafts(4, "mail")))
+    (ada,) = datanets.leaderboard("docs").contributors
+    assert (ada.rows_a_day, ada.rows_a_week, ada.first_ms, ada.last_ms - began_ms) == (4, 6, began_ms, 3 * DAY_MS)
+    clock_of(datanets).advance(5 * DAY_MS)
+    (ada,) = datanets.leaderboard("docs").contributors
+    assert (ada.rows_a_day, ada.rows_a_week, ada.weeks_active in (1, 2)) == (0, 4, True)
+
+
+def test_cohorts_follow_who_began_together() -> None:
+    times = {"a": {0, 1, 2 * WEEK_MS}, "b": {5}, "c": {WEEK_MS}}
+    first, second = cohorts(times, 2 * WEEK_MS + 7)
+    assert (first.week_ms, first.active) == (0, (2, 0, 1))
+    assert (second.week_ms, second.active) == (WEEK_MS, (1, 0))
+
+
+def test_feedback_is_counted_for_whoever_gave_it(datanets: Datanets) -> None:
+    datanets.contribute(signed("bob", sample_drafts(1)))
+    given = Feedback(
+        answer_id="ans_1", contributor_id=BOB, kind="rating", datanet="docs", public_key=key_of("bob").public_key,
+        signature="ab", rating=4,
+    )  # fmt: skip
+    for _ in range(2):
+        datanets.add_feedback(given)
+    assert datanets.leaderboard("docs").contributors[0].feedback == {"rating": 1}
+    assert datanets.feedback("ans_1") == [given]

@@ -1,0 +1,181 @@
+"""Rows in review: who decides, what becomes of them, and how reviewers are measured."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from datanet_samples import key_of, open_datanets, sample_drafts, signed
+
+from openledger.core.errors import Conflict, Forbidden, NotFound
+from openledger.core.signing import contributor_id
+from openledger.core.values import RowDraft
+from openledger.datanets.appeals import appeal_of
+from openledger.datanets.datanets import Datanets
+from openledger.datanets.reviews import MIN_KNOWN
+from openledger.datanets.terms import Terms
+
+OWNER, ADA = "acct_owner", contributor_id(key_of("ada").public_key)
+REVIEWERS = ("user:ann", "user:ben", "user:cem")
+
+
+def private(number: int) -> RowDraft:
+    """A row that the gate sends to review."""
+    (row,) = sample_drafts(1, f"mail{number}")
+    return RowDraft(
+        prompt=row.prompt, completion=f"{row.completion} Write to reader{number}@mail.net.", source=row.source
+    )
+
+
+def known(number: int) -> RowDraft:
+    return sample_drafts(number + 1, "known")[number]
+
+
+@pytest.fixture
+def datanets(tmp_path: Path) -> Iterator[Datanets]:
+    opened = open_datanets(tmp_path)
+    yield opened
+    opened.close()
+
+
+def waiting(datanets: Datanets, number: int = 1) -> list[str]:
+    receipt = datanets.contribute(signed("ada", [private(n) for n in range(number)]))
+    assert {verdict.outcome for verdict in receipt.verdicts} == {"review"}
+    return [verdict.row_id for verdict in receipt.verdicts]
+
+
+def said(folder: Path, text: str) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file() and text.encode() in path.read_bytes()]
+
+
+class TestDeciding:
+    def test_the_owner_alone_decides(self, datanets: Datanets) -> None:
+        datanets.set_terms("docs", Terms(min_reviews=3), by=OWNER)
+        (row_id,) = waiting(datanets)
+        datanets.review("docs", row_id, OWNER, accept=True)
+        assert datanets.publish("docs").num_rows == 1
+        assert datanets.num_waiting("docs") == 0
+
+    def test_several_reviewers_decide_by_majority_once_they_are_enough(self, datanets: Datanets) -> None:
+        datanets.set_terms("docs", Terms(min_reviews=2), by=OWNER)
+        (row_id,) = waiting(datanets)
+        for reviewer, accept, left in zip(REVIEWERS, (False, True, True), (1, 1, 0), strict=True):
+            datanets.review("docs", row_id, reviewer, accept=accept)
+            assert datanets.num_waiting("docs") == left
+        assert datanets.publish("docs").num_rows == 1
+
+    def test_a_row_that_is_not_taken_leaves_storage_and_may_come_again(
+        self, datanets: Datanets, tmp_path: Path
+    ) -> None:
+        (row_id,) = waiting(datanets)
+        assert said(tmp_path, "reader0@mail.net")
+        datanets.review("docs", row_id, REVIEWERS[0], accept=False)
+        assert datanets.stored_count("docs") == 0
+        assert said(tmp_path, "reader0@mail.net") == []
+        (statistics,) = datanets.statistics("docs")
+        assert (statistics.rejected, statistics.reasons) == (1, {"reviewed": 1})
+        again = datanets.preview(signed("bob", [private(0)]))
+        assert again[0].reasons == ("personal_data",), "nothing is left that it would repeat"
+
+    def test_a_crash_between_decision_and_storage_is_finished_at_the_next_opening(
+        self, datanets: Datanets, tmp_path: Path
+    ) -> None:
+        (row_id,) = waiting(datanets)
+        datanets._registry.reviews.decide("docs", row_id, 1, accept=False)
+        assert datanets.stored_count("docs") == 1
+        datanets.close()
+        again = open_datanets(tmp_path)
+        assert again.stored_count("docs") == 0
+        assert again._registry.reviews.unforgotten() == []
+        again.close()
+
+    def test_the_same_review_again_changes_nothing_and_another_is_refused(self, datanets: Datanets) -> None:
+        datanets.set_terms("docs", Terms(min_reviews=2), by=OWNER)
+        (row_id,) = waiting(datanets)
+        for _ in range(2):
+            datanets.review("docs", row_id, REVIEWERS[0], accept=True)
+        assert datanets.num_waiting("docs") == 1
+        with pytest.raises(Conflict) as caught:
+            datanets.review("docs", row_id, REVIEWERS[0], accept=False)
+        assert caught.value.code == "already_reviewed"
+
+    @pytest.mark.parametrize("reviewer", [ADA, f"contributor:{ADA}"])
+    def test_nobody_reviews_his_own_row(self, datanets: Datanets, reviewer: str) -> None:
+        (row_id,) = waiting(datanets)
+        with pytest.raises(Forbidden) as caught:
+            datanets.review("docs", row_id, reviewer, accept=True)
+        assert (caught.value.code, datanets.num_waiting("docs")) == ("own_row", 1)
+
+    def test_a_row_that_does_not_wait_is_none_to_review(self, datanets: Datanets) -> None:
+        accepted = datanets.contribute(signed("ada", sample_drafts(1))).verdicts[0].row_id
+        for row_id in (accepted, "row_nothing"):
+            with pytest.raises(NotFound) as caught:
+                datanets.review("docs", row_id, OWNER, accept=False)
+            assert caught.value.code == "not_in_review"
+        assert datanets.stored_count("docs") == 1
+
+    def test_a_row_under_appeal_waits_for_that(self, datanets: Datanets) -> None:
+        contribution = signed("ada", [private(0)])
+        row_id = datanets.contribute(contribution).verdicts[0].row_id
+        datanets.hold_appeal(appeal_of(key_of("ada"), contribution, 0, "it is a mailing list"))
+        assert datanets.review_queue("docs", OWNER, 10) == []
+        with pytest.raises(NotFound):
+            datanets.review("docs", row_id, OWNER, accept=False)
+
+    def test_a_row_that_was_not_taken_can_be_appealed_and_come_back(self, datanets: Datanets) -> None:
+        contribution = signed("ada", [private(0)])
+        row_id = datanets.contribute(contribution).verdicts[0].row_id
+        datanets.review("docs", row_id, OWNER, accept=False)
+        datanets.hold_appeal(appeal_of(key_of("ada"), contribution, 0, "it is a mailing list"))
+        datanets.close_appeal(row_id, "overturned")
+        datanets.publish("docs")
+        assert [row.row_id for row in datanets.rows("docs", 1)] == [row_id]
+
+
+class TestKnownAnswers:
+    def shown(self, datanets: Datanets, reviewer: str, limit: int = 20) -> dict[str, RowDraft]:
+        return dict(datanets.review_queue("docs", reviewer, limit))
+
+    def test_they_stand_among_rows_and_look_like_them(self, datanets: Datanets) -> None:
+        rows = waiting(datanets, 8)
+        item = datanets.add_known_answer("docs", known(0), OWNER, accept=True)
+        queue = datanets.review_queue("docs", REVIEWERS[0], 20)
+        assert {one for one, _ in queue} == {*rows, item}
+        assert dict(queue)[item] == known(0)
+        assert len(item) == len(rows[0])
+        orders = {tuple(one for one, _ in datanets.review_queue("docs", who, 20)) for who in REVIEWERS}
+        assert len(orders) > 1, "each is shown them in an order of his own"
+
+    def test_they_are_never_shown_alone(self, datanets: Datanets) -> None:
+        datanets.add_known_answer("docs", known(0), OWNER, accept=True)
+        assert datanets.review_queue("docs", REVIEWERS[0], 20) == []
+
+    def test_they_are_in_no_version_and_no_shard(self, datanets: Datanets) -> None:
+        item = datanets.add_known_answer("docs", known(0), OWNER, accept=True)
+        datanets.contribute(signed("ada", sample_drafts(1)))
+        datanets.review("docs", item, OWNER, accept=True)
+        assert (datanets.publish("docs").num_rows, datanets.stored_count("docs")) == (1, 1)
+
+    def test_the_owner_alone_adds_them_and_the_last_answer_holds(self, datanets: Datanets) -> None:
+        with pytest.raises(Forbidden):
+            datanets.add_known_answer("docs", known(0), REVIEWERS[0], accept=True)
+        item = datanets.add_known_answer("docs", known(0), OWNER, accept=True)
+        assert datanets.add_known_answer("docs", known(0), OWNER, accept=False) == item
+        datanets.review("docs", item, REVIEWERS[0], accept=False)
+        assert datanets.reviewers("docs")[0].num_right == 1
+
+    def test_whoever_is_often_wrong_is_heard_no_more(self, datanets: Datanets) -> None:
+        datanets.set_terms("docs", Terms(min_reviews=1), by=OWNER)
+        items = [datanets.add_known_answer("docs", known(n), OWNER, accept=n % 2 == 0) for n in range(MIN_KNOWN)]
+        for item in items:
+            datanets.review("docs", item, "user:lazy", accept=True)
+            datanets.review("docs", item, "user:good", accept=items.index(item) % 2 == 0)
+        good, lazy = datanets.reviewers("docs")
+        assert (good.num_known, good.num_right, good.is_heard) == (MIN_KNOWN, MIN_KNOWN, True)
+        assert (lazy.num_known, lazy.num_right, lazy.is_heard) == (MIN_KNOWN, 3, False)
+        (row_id,) = waiting(datanets)
+        datanets.review("docs", row_id, "user:lazy", accept=True)
+        assert datanets.num_waiting("docs") == 1
+        datanets.review("docs", row_id, "user:good", accept=False)
+        assert datanets.num_waiting("docs") == 0
+        good, lazy = datanets.reviewers("docs")
+        assert [(one.num_decided, one.num_agreed) for one in (good, lazy)] == [(1, 1), (1, 0)]
