@@ -80,6 +80,7 @@ class MemoryService:
         sampling: SamplingParameters,
         idempotency_key: str,
         key_digest: str = "",
+        whole: bool = False,
     ) -> AsyncIterator[AnswerEvent]:
         _refuse(account, model, messages)
         self.asked.append(
@@ -105,6 +106,7 @@ class MemoryService:
         idempotency_key: str,
         key_digest: str = "",
         echo: bool = False,
+        whole: bool = False,
     ) -> AsyncIterator[AnswerEvent]:
         _refuse(account, model, [{"content": str(prompt)} for prompt in prompts])
         self.asked.append({"account": account, "prompts": prompts, "sampling": sampling, "key": idempotency_key})

@@ -25,7 +25,7 @@ from openledger.openlora.admission import COST_OF_GENERATED, AdmissionLimits, Fa
 from openledger.openlora.loading import AdapterLoader
 from openledger.openlora.residency import Residency
 from openledger.openlora.step_cost import StepCost, measure_step_cost
-from openledger.openlora.step_thread import StepThread
+from openledger.openlora.step_thread import Deliver, StepThread
 from openledger.openlora.tiers import AdapterTiers
 from openledger.openlora.torch_engine import TorchEngine
 
@@ -84,7 +84,7 @@ class AdapterServer:
         self._turns: dict[Waiting, asyncio.Future[None]] = {}
         self._running: Counter[str] = Counter()  # requests in the engine by adapter
         self._num_running = 0
-        self._in_flight: set[str] = set()
+        self._in_flight: dict[str, Deliver] = {}
         self._num_blocks = 0
         self._cost: StepCost | None = None
         batch = engine.options.max_batch
@@ -119,6 +119,11 @@ class AdapterServer:
         except OpenLedgerError as error:
             told = {**error.to_dict(), "retry_after_s": getattr(error, "retry_after_s", None)}
             yield TokenEvent(request_id=request.request_id, token_ids=(), text="", finish_reason="error", error=told)
+
+    def leave(self, request_id: str) -> None:
+        """End a request early: its reader still gets what was generated. One that isn't in the engine is let be."""
+        if request_id in self._in_flight:
+            self._steps.cancel(request_id, self._in_flight[request_id])
 
     async def score(
         self, prompt_ids: Sequence[int], completion_ids: Sequence[int], adapter_digests: Sequence[str]
@@ -334,7 +339,7 @@ class AdapterServer:
 
         submitted = self._steps.submit(request, deliver)
         finished = False
-        self._in_flight.add(request.request_id)
+        self._in_flight[request.request_id] = deliver
         try:
             await asyncio.wrap_future(submitted)
             while not finished:
@@ -342,7 +347,7 @@ class AdapterServer:
                 finished = event.is_last
                 yield event
         finally:
-            self._in_flight.discard(request.request_id)
+            self._in_flight.pop(request.request_id, None)
             if not finished and not submitted.cancelled():
                 self._steps.cancel(request.request_id, deliver)
 

@@ -12,7 +12,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
 
-from openledger.core.errors import Conflict, OpenLedgerError, TooManyRequests, Unavailable
+from openledger.core.errors import Conflict, Unavailable
 from openledger.core.hashing import digest_json
 from openledger.core.ids import derived_id
 from openledger.core.values import (
@@ -26,6 +26,7 @@ from openledger.core.values import (
     TokenLogprob,
 )
 from openledger.openlora.text import TextStream, decoder
+from openledger.platform.asking import Asking, EngineCalls
 from openledger.platform.calls import answered
 from openledger.platform.service import AnswerEvent, Receipt, TokenScore
 
@@ -36,7 +37,8 @@ _log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
     """One answer to make. `place` is where the adapter's files are; `echo` is the prompt's text where it is to be told
-    with the answer; `key_digest` is the SHA-256 of the API key that asks, whose daily cap holds."""
+    with the answer; `key_digest` is the SHA-256 of the API key that asks, whose daily cap holds; `whole` says that
+    nobody reads before the end."""
 
     index: int
     account: str
@@ -47,6 +49,7 @@ class Asked:
     sampling: SamplingParameters
     echo: str | None = None
     key_digest: str = ""
+    whole: bool = False
 
     @property
     def seat(self) -> Seat:
@@ -82,10 +85,10 @@ def one_by_one(asked: Asked, prompts: Sequence[tuple[Sequence[int], str | None]]
 
 
 class Answering:
-    """`engine` is the OpenLoRA deployment's handle, `economy` an actor's. One for a gateway: it knows which keys are
-    being answered, so that each is answered once at a time."""
+    """`economy` is an actor's handle. One for a gateway: it knows which keys are being answered, so that each is
+    answered once at a time."""
 
-    def __init__(self, engine: Any, economy: Any, tokenizer: Any):
+    def __init__(self, engine: EngineCalls, economy: Any, tokenizer: Any):
         self._engine, self._economy, self._tokenizer = engine, economy, tokenizer
         self._decode = decoder(tokenizer)
         self._in_flight: set[Seat] = set()
@@ -187,15 +190,17 @@ class Answering:
         generated: list[int] = []
         receipt: Receipt | None = None
         failed, first = True, True
+        asking = self._engine.asking(request, one.place, one.whole)
         try:
-            async for event in self._generate(request, one.place):
-                generated += event.token_ids
-                if event.finish_reason is not None:
-                    failed = False  # it is whole: should the ledger not answer now, it is owed all the same
-                    receipt = await self._complete(one, hold, generated)
-                told = self._told(one, event, receipt)
-                yield self._echoed(told, one, event) if first else told
-                first = False
+            async with aclosing(asking.events()) as events:
+                async for event in events:
+                    generated += event.token_ids
+                    if event.finish_reason is not None:
+                        failed = False  # it is whole: should the ledger not answer now, it is owed all the same
+                        receipt = await self._complete(one, hold, generated)
+                    told = self._told(one, event, receipt)
+                    yield self._echoed(told, one, event) if first else told
+                    first = False
             if receipt is None:
                 raise Unavailable("the engine broke off", code="engine_broke_off", fix="ask again with the same key")
         except (GeneratorExit, asyncio.CancelledError):
@@ -203,34 +208,9 @@ class Answering:
             raise
         finally:
             if receipt is None:
-                closing = self._close(one, hold, [] if failed else generated)
+                closing = self._close(one, hold, asking, None if failed else generated)
                 self._closing[one.seat] = asyncio.create_task(closing)
                 await asyncio.shield(self._closing[one.seat])
-
-    async def _generate(self, request: GenerationRequest, place: str) -> AsyncGenerator[TokenEvent]:
-        """The engine's events. A replica that is lost before its first is asked for again, elsewhere; what fails is
-        raised as an error of ours."""
-        for attempt in (1, 2):
-            begun = ended = False
-            stream = self._engine.generate.options(stream=True).remote(request, place)
-            try:
-                async for event in stream:
-                    begun = True
-                    _raise_failure(event)
-                    yield event
-                ended = True
-                return
-            except (OpenLedgerError, GeneratorExit, asyncio.CancelledError):
-                raise
-            except Exception as error:
-                lost = as_ours(error)
-                if begun or attempt == 2 or lost.code != "engine_lost":
-                    raise lost from error
-            finally:
-                if not ended and hasattr(stream, "cancel"):  # Serve's
-                    stream.cancel()
-                elif not ended:
-                    await stream.aclose()
 
     def _told(self, one: Asked, event: TokenEvent, receipt: Receipt | None) -> AnswerEvent:
         return AnswerEvent(
@@ -269,11 +249,13 @@ class Answering:
         )
         return _receipt(await answered(self._economy.complete.remote(answer)), answer)
 
-    async def _close(self, one: Asked, hold: Authorization, generated: Sequence[int]) -> None:
-        """Post or void `hold` and free the seat, also where the waiting reader is cancelled a second time."""
+    async def _close(self, one: Asked, hold: Authorization, asking: Asking, generated: Sequence[int] | None) -> None:
+        """Leave the engine, post `hold` for what was generated or void it (None: it failed), and free the seat; also
+        where the waiting reader is cancelled a second time."""
         try:
-            if generated:
-                await self._complete(one, hold, generated)
+            tail = await asking.leave()
+            if generated is not None and (owed := [*generated, *tail]):
+                await self._complete(one, hold, owed)
             else:
                 await answered(self._economy.cancel.remote(hold.answer_id))
         except Exception:  # noqa: BLE001 - why the answer ended is being raised; a hold that stays expires
@@ -281,25 +263,6 @@ class Answering:
         finally:
             del self._closing[one.seat]
             self._in_flight.discard(one.seat)
-
-
-def as_ours(error: Exception) -> OpenLedgerError:
-    """What Ray and Serve raise while the engine answers. Anything else is a bug of ours, and is raised itself."""
-    import ray.exceptions
-    from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
-
-    cause = getattr(error, "cause", None)
-    if isinstance(cause, OpenLedgerError):
-        return cause
-    if isinstance(error, BackPressureError):
-        return TooManyRequests("the engine has more to do than it can hold", code="queue_full", retry_after_s=2)
-    if isinstance(error, ray.exceptions.RayActorError | DeploymentUnavailableError):
-        return Unavailable(
-            "the replica that made this answer is gone",
-            code="engine_lost",
-            fix="ask again with the same key: another replica answers, and nothing was charged for this one",
-        )
-    raise error
 
 
 async def _merged(streams: Sequence[AsyncGenerator[AnswerEvent]], fate: _Fate) -> AsyncGenerator[AnswerEvent]:
@@ -346,15 +309,3 @@ def _receipt(paid: FeeReceipt, answer: Answer) -> Receipt:
         fee_nano=paid.fee_nano,
         parts=paid.parts,
     )
-
-
-def _raise_failure(event: TokenEvent) -> None:
-    if event.finish_reason != "error":
-        return
-    failure = event.error or {}
-    parts = {name: failure.get(name) for name in ("code", "param", "fix")}
-    message = str(failure.get("message", "the engine failed"))
-    if failure.get("type") == TooManyRequests.default_code:
-        raise TooManyRequests(message, **parts, retry_after_s=int(failure.get("retry_after_s") or 1))
-    kinds = {cls.default_code: cls for cls in OpenLedgerError.__subclasses__()}
-    raise kinds.get(str(failure.get("type")), Unavailable)(message, **parts)

@@ -31,7 +31,9 @@ from openledger.core.values import (
 )
 from openledger.ledger.proofs import encode_proof
 from openledger.ledger.removals import removal_accounts, removal_statement, removal_transfers
+from openledger.openlora.inbox import EventInbox
 from openledger.platform.answering import Answering, Asked, one_by_one
+from openledger.platform.asking import EngineCalls
 from openledger.platform.calls import answered
 from openledger.platform.claims import Claims
 from openledger.platform.desk import Desk
@@ -46,7 +48,8 @@ _logger = logging.getLogger(__name__)
 
 class LiveService(Claims):
     """`engine` is the OpenLoRA deployment's handle; `datanets`, `ledger` and `economy` are actor handles. `sources`
-    says from where adapters may be added: without it, from the folder `incoming` alone."""
+    says from where adapters may be added: without it, from the folder `incoming` alone. `inbox` is where the engine's
+    events come in: without it, they come through Serve."""
 
     def __init__(
         self,
@@ -57,6 +60,7 @@ class LiveService(Claims):
         ledger: Any,
         economy: Any,
         sources: SourceRules | None = None,
+        inbox: EventInbox | None = None,
     ):
         self._workdir = workdir
         self._base = base
@@ -65,7 +69,7 @@ class LiveService(Claims):
         super().__init__(datanets, economy)
         self._ledger = ledger
         self.desk = Desk(self._ask, self._log_removals)
-        self._answering = Answering(engine, economy, self._tokenizer)
+        self._answering = Answering(EngineCalls(engine, inbox), economy, self._tokenizer)
         rules = sources or SourceRules(folders=(str(workdir.incoming),), schemes=("file",))
         self._intake = Intake(base, self._registry, datanets, economy, rules)
 
@@ -96,9 +100,10 @@ class LiveService(Claims):
         sampling: SamplingParameters,
         idempotency_key: str,
         key_digest: str = "",
+        whole: bool = False,
     ) -> AsyncIterator[AnswerEvent]:
         return self._answers(
-            account, model, lambda: [(self._encode(messages), None)], sampling, idempotency_key, key_digest
+            account, model, lambda: [(self._encode(messages), None)], sampling, idempotency_key, key_digest, whole
         )
 
     def complete(
@@ -111,10 +116,11 @@ class LiveService(Claims):
         idempotency_key: str,
         key_digest: str = "",
         echo: bool = False,
+        whole: bool = False,
     ) -> AsyncIterator[AnswerEvent]:
         encode = partial(self._encode_plain, echo=echo)
         return self._answers(
-            account, model, lambda: [encode(prompt) for prompt in prompts], sampling, idempotency_key, key_digest
+            account, model, lambda: [encode(prompt) for prompt in prompts], sampling, idempotency_key, key_digest, whole
         )
 
     async def _answers(
@@ -125,6 +131,7 @@ class LiveService(Claims):
         sampling: SamplingParameters,
         idempotency_key: str,
         key_digest: str,
+        whole: bool,
     ) -> AsyncGenerator[AnswerEvent]:
         adapter = self._sold(account, model)
         assert adapter.terms is not None
@@ -139,6 +146,7 @@ class LiveService(Claims):
             place=adapter.place,
             prompt_ids=(),
             sampling=replace(sampling, max_tokens=min(sampling.max_tokens, room)),
+            whole=whole,
         )
         async with aclosing(self._answering.answers(one_by_one(asked, prompts))) as events:
             async for event in events:

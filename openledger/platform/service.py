@@ -121,11 +121,13 @@ class Service(Protocol):
         sampling: SamplingParameters,
         idempotency_key: str,
         key_digest: str = "",
+        whole: bool = False,
     ) -> AsyncIterator[AnswerEvent]:
         """An answer as it is made; written as an async generator, whose `aclose` cancels it: the tokens generated so
         far are charged, and where there are none the hold is voided. A failed generation costs nothing.
 
-        `key_digest` is the SHA-256 of the API key that asks; its daily cap holds.
+        `key_digest` is the SHA-256 of the API key that asks; its daily cap holds. `whole` says that nothing is read
+        before the end, so that the answer may come in two events, its first token and the rest.
 
         A key that has bought an answer tells it again, in one event with the first receipt, and charges nothing; a
         key whose hold was voided buys anew.
@@ -150,6 +152,7 @@ class Service(Protocol):
         idempotency_key: str,
         key_digest: str = "",
         echo: bool = False,
+        whole: bool = False,
     ) -> AsyncIterator[AnswerEvent]:
         """As `chat`, for prompts as they are: text or token ids, without a chat template."""
         ...
