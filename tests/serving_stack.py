@@ -16,7 +16,7 @@ import openai
 from openledger.adapters.registry import AdapterRegistry
 from openledger.adapters.sources import SourceRules
 from openledger.api import create_app
-from openledger.core.values import AdapterTerms, GenerationRequest, TokenEvent
+from openledger.core.values import AdapterTerms, EmbeddingRequest, GenerationRequest, TokenEvent
 from openledger.economy import Economy
 from openledger.ledger import Ledger
 from openledger.openlora.inbox import EventInbox
@@ -60,6 +60,13 @@ class EngineHandle:
     @property
     def send(self) -> Any:
         return SimpleNamespace(remote=lambda *arguments: asyncio.ensure_future(self._send(*arguments)))
+
+    @property
+    def embed(self) -> Any:
+        return SimpleNamespace(remote=lambda *arguments: asyncio.ensure_future(self._embed(*arguments)))
+
+    async def _embed(self, request: EmbeddingRequest, place: str) -> Any:
+        return await self._started().embed(request, place)
 
     async def _send(self, request: GenerationRequest, place: str, line: Line) -> None:
         server = self._started()

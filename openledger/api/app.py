@@ -15,6 +15,7 @@ from openledger.api import (
     completions,
     datanets,
     disputes,
+    embeddings,
     health,
     ledger,
     models,
@@ -47,7 +48,7 @@ def create_app(service: Service, clock: Clock | None = None, door: Door | None =
     )
     app.state.service = service
     app.state.clock = clock or SystemClock()
-    answering = (health, chat, completions, models, accounts, datanets, ledger, report, verdicts)
+    answering = (health, chat, completions, embeddings, models, accounts, datanets, ledger, report, verdicts)
     for resource in (*answering, seals, appeals, disputes, retention):
         app.include_router(resource.router)
     for office in (stakes, proposals, withdrawals):

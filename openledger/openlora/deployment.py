@@ -19,7 +19,7 @@ from ray.util.metrics import Counter, Gauge, Histogram
 from openledger.adapters.base_model import find_base_model
 from openledger.adapters.registry import AdapterRegistry
 from openledger.adapters.sources import SourceRules
-from openledger.core.values import GenerationRequest, TokenEvent
+from openledger.core.values import EmbeddingRequest, GenerationRequest, TokenEvent
 from openledger.openlora.labels import AdapterLabels
 from openledger.openlora.outbox import EventOutbox
 from openledger.openlora.routing import Homes, RoutingOptions, replica_state, routing_stats
@@ -94,6 +94,11 @@ class OpenLoRA:
         await self._outbox.send(
             self._meters.metered(request, self._server.generate(request, source)), request.request_id, line
         )
+
+    async def embed(self, request: EmbeddingRequest, source: str = "") -> npt.NDArray[np.float32]:
+        vectors = await self._server.embed(request, source)
+        self._meters.count_embedding(request)
+        return vectors
 
     async def score(
         self, prompt_ids: Sequence[int], completion_ids: Sequence[int], adapter_digests: Sequence[str]
@@ -172,6 +177,11 @@ class Meters:
                     yield event
         finally:
             self._requests.inc(1, {"adapter": label, "outcome": outcome})
+
+    def count_embedding(self, request: EmbeddingRequest) -> None:
+        label = self._labels.of(request.adapter_digest)
+        self._requests.inc(1, {"adapter": label, "outcome": "embedded"})
+        self._tokens.inc(max(1, request.num_tokens), {"adapter": label, "kind": "prompt"})
 
     def gauge(self, stats: dict[str, float], num_resident: int) -> None:
         for name, value in {**stats, "resident": float(num_resident)}.items():

@@ -19,16 +19,18 @@ from openledger.core.values import (
     AdapterTerms,
     Answer,
     Authorization,
+    EmbeddingRequest,
     FeeReceipt,
     GenerationRequest,
     SamplingParameters,
     TokenEvent,
     TokenLogprob,
+    Usage,
 )
 from openledger.openlora.text import TextStream, decoder
-from openledger.platform.asking import Asking, EngineCalls
+from openledger.platform.asking import Asking, EngineCalls, Tail
 from openledger.platform.calls import answered
-from openledger.platform.service import AnswerEvent, Receipt, TokenScore
+from openledger.platform.service import AnswerEvent, Embedded, Receipt, TokenScore
 
 Seat = tuple[str, str]  # account and idempotency key
 _log = logging.getLogger(__name__)
@@ -38,7 +40,7 @@ _log = logging.getLogger(__name__)
 class Asked:
     """One answer to make. `place` is where the adapter's files are; `echo` is the prompt's text where it is to be told
     with the answer; `key_digest` is the SHA-256 of the API key that asks, whose daily cap holds; `whole` says that
-    nobody reads before the end."""
+    nobody reads before the end; `kind` tells bodies apart whose tokens are alike."""
 
     index: int
     account: str
@@ -50,6 +52,7 @@ class Asked:
     echo: str | None = None
     key_digest: str = ""
     whole: bool = False
+    kind: str = ""
 
     @property
     def seat(self) -> Seat:
@@ -57,7 +60,8 @@ class Asked:
 
     @property
     def body_digest(self) -> str:
-        return digest_json([self.terms.adapter_digest, list(self.prompt_ids), repr(self.sampling)])
+        parts = [self.kind] if self.kind else []
+        return digest_json([self.terms.adapter_digest, list(self.prompt_ids), repr(self.sampling), *parts])
 
 
 @dataclass(slots=True)
@@ -106,6 +110,24 @@ class Answering:
                     yield event
         finally:
             self._in_flight -= {one.seat for one in asked} - self._closing.keys()
+
+    async def embed(self, one: Asked, request: EmbeddingRequest) -> Embedded:
+        """`one` has all inputs as its prompt and no tokens to generate. The hold is voided where no vector came; once
+        paid, the vectors are computed again for a retry, as they aren't kept."""
+        self._take([one.seat])
+        try:
+            ((hold, sold),) = await self._place([one])
+            try:
+                vectors = await self._engine.embed(request, one.place)
+            except BaseException:
+                if sold is None:
+                    self._closing[one.seat] = asyncio.create_task(self._close(one, hold, None, None))
+                    await asyncio.shield(self._closing[one.seat])
+                raise
+            receipt = _receipt(sold[1], sold[0]) if sold is not None else await self._complete(one, hold, ())
+            return Embedded(vectors_KH=vectors, receipt=receipt)
+        finally:
+            self._in_flight -= {one.seat} - self._closing.keys()
 
     def _take(self, seats: Sequence[Seat]) -> None:
         """Raises Conflict while another request sits there: only the one that began generating may close its hold."""
@@ -197,7 +219,7 @@ class Answering:
                     generated += event.token_ids
                     if event.finish_reason is not None:
                         failed = False  # it is whole: should the ledger not answer now, it is owed all the same
-                        receipt = await self._complete(one, hold, generated)
+                        receipt = await self._complete(one, hold, generated, event.usage)
                     told = self._told(one, event, receipt)
                     yield self._echoed(told, one, event) if first else told
                     first = False
@@ -220,7 +242,6 @@ class Answering:
             finish_reason=event.finish_reason,
             receipt=receipt,
             scores=tuple(self._score(entry) for entry in event.logprobs),
-            cached_tokens=0 if event.usage is None else event.usage.cached_tokens,
         )
 
     def _echoed(self, told: AnswerEvent, one: Asked, event: TokenEvent) -> AnswerEvent:
@@ -238,7 +259,9 @@ class Answering:
         top = tuple((self._decode([token]), logprob) for token, logprob in entry.top)
         return TokenScore(token=self._decode([entry.token_id]), logprob=entry.logprob, top=top)
 
-    async def _complete(self, one: Asked, hold: Authorization, generated: Sequence[int]) -> Receipt:
+    async def _complete(
+        self, one: Asked, hold: Authorization, generated: Sequence[int], usage: Usage | None = None
+    ) -> Receipt:
         answer = Answer(
             answer_id=hold.answer_id,
             adapter=one.terms.adapter,
@@ -246,16 +269,20 @@ class Answering:
             period=hold.period,
             prompt_ids=one.prompt_ids,
             completion_ids=tuple(generated),
+            cached_tokens=0 if usage is None else usage.cached_tokens,
+            engine_us=0 if usage is None else round(1000 * usage.engine_ms),
         )
         return _receipt(await answered(self._economy.complete.remote(answer)), answer)
 
-    async def _close(self, one: Asked, hold: Authorization, asking: Asking, generated: Sequence[int] | None) -> None:
+    async def _close(
+        self, one: Asked, hold: Authorization, asking: Asking | None, generated: Sequence[int] | None
+    ) -> None:
         """Leave the engine, post `hold` for what was generated or void it (None: it failed), and free the seat; also
         where the waiting reader is cancelled a second time."""
         try:
-            tail = await asking.leave()
-            if generated is not None and (owed := [*generated, *tail]):
-                await self._complete(one, hold, owed)
+            tail = Tail() if asking is None else await asking.leave()
+            if generated is not None and (owed := [*generated, *tail.token_ids]):
+                await self._complete(one, hold, owed, tail.usage)
             else:
                 await answered(self._economy.cancel.remote(hold.answer_id))
         except Exception:  # noqa: BLE001 - why the answer ended is being raised; a hold that stays expires
@@ -308,4 +335,6 @@ def _receipt(paid: FeeReceipt, answer: Answer) -> Receipt:
         completion_tokens=len(answer.completion_ids),
         fee_nano=paid.fee_nano,
         parts=paid.parts,
+        cached_tokens=answer.cached_tokens,
+        engine_ms=answer.engine_us / 1000,
     )

@@ -8,14 +8,26 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from openledger.core.errors import OpenLedgerError, TooManyRequests, Unavailable
-from openledger.core.values import GenerationRequest, TokenEvent
+from openledger.core.values import EmbeddingRequest, GenerationRequest, TokenEvent, Usage
 from openledger.openlora.inbox import Call, EventInbox, engine_lost
 
 _LAST_WORDS_S = 5.0  # between a call's end, or its being left, and its last event
 _NO_LINE_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """What a request that was left had generated and not told; `usage` where the engine still told it."""
+
+    token_ids: tuple[int, ...] = ()
+    usage: Usage | None = None
 
 
 class EngineCalls:
@@ -27,6 +39,18 @@ class EngineCalls:
 
     def asking(self, request: GenerationRequest, place: str, whole: bool = False) -> "Asking":
         return Asking(self, request, place, whole)
+
+    async def embed(self, request: EmbeddingRequest, place: str) -> npt.NDArray[np.float32]:
+        """The vectors of `request`; given up with whoever waits for them. Raises errors of ours."""
+        response = self._engine.embed.remote(request, place)
+        try:
+            vectors: npt.NDArray[np.float32] = await response
+        except asyncio.CancelledError:
+            response.cancel()
+            raise
+        except Exception as error:
+            raise error if isinstance(error, OpenLedgerError) else as_ours(error) from error
+        return vectors
 
     async def open(self, request: GenerationRequest, place: str, whole: bool) -> "LineCall | ServeStream":
         """The call, made."""
@@ -72,10 +96,10 @@ class Asking:
                     raise lost from error
                 await self.leave()
 
-    async def leave(self) -> tuple[int, ...]:
-        """End it early, if it has not ended; the tokens that were generated and that `events` didn't tell."""
+    async def leave(self) -> Tail:
+        """End it early, if it has not ended."""
         left, self._open = self._open, None
-        return () if left is None else await left.leave()
+        return Tail() if left is None else await left.leave()
 
 
 class ServeStream:
@@ -88,12 +112,12 @@ class ServeStream:
         async for event in self._stream:
             yield event
 
-    async def leave(self) -> tuple[int, ...]:
+    async def leave(self) -> Tail:
         if hasattr(self._stream, "cancel"):  # Serve's
             self._stream.cancel()
         else:
             await self._stream.aclose()
-        return ()
+        return Tail()
 
 
 class LineCall:
@@ -112,21 +136,21 @@ class LineCall:
             if self._call.ended:
                 self._call.close()
 
-    async def leave(self) -> tuple[int, ...]:
+    async def leave(self) -> Tail:
         if not self._call.begun:
             self._response.cancel()
         self._call.leave()
-        tail: list[int] = []
+        tail = Tail()
         try:
             async with asyncio.timeout(_LAST_WORDS_S if self._call.begun and not self._watching.done() else 0):
                 async with aclosing(self._call.events()) as events:
                     async for event in events:
-                        tail += event.token_ids
+                        tail = Tail((*tail.token_ids, *event.token_ids), event.usage)
         except (TimeoutError, Exception):  # noqa: BLE001 - it is left, and why it ended is being raised
             pass
         finally:
             self._call.close()
-        return tuple(tail)
+        return tail
 
     async def _watch(self) -> None:
         try:

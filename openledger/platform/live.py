@@ -24,6 +24,7 @@ from openledger.core.values import (
     Contribution,
     ContributionReceipt,
     DatanetVersion,
+    EmbeddingRequest,
     Removal,
     SamplingParameters,
     Verdict,
@@ -40,7 +41,7 @@ from openledger.platform.desk import Desk
 from openledger.platform.intake import Intake
 from openledger.platform.removals import AffectedAdapter, affected_adapters, check_recorded
 from openledger.platform.report import audit_entry, datanet_entry, displayed
-from openledger.platform.service import AnswerEvent, ModelEntry, NewAdapter
+from openledger.platform.service import AnswerEvent, Embedded, ModelEntry, NewAdapter
 from openledger.platform.workdir import Workdir
 
 _logger = logging.getLogger(__name__)
@@ -123,6 +124,32 @@ class LiveService(Claims):
             account, model, lambda: [encode(prompt) for prompt in prompts], sampling, idempotency_key, key_digest, whole
         )
 
+    async def embed(
+        self,
+        *,
+        account: str,
+        model: str,
+        inputs: Sequence[str | Sequence[int]],
+        idempotency_key: str,
+        key_digest: str = "",
+    ) -> Embedded:
+        adapter = self._sold(account, model)
+        assert adapter.terms is not None
+        ids = tuple(tuple(self._encode_plain(each, echo=False, param="input")[0]) for each in inputs)
+        asked = Asked(
+            index=0,
+            account=account,
+            key=idempotency_key or new_id("key", SystemClock().now_ms()),
+            key_digest=key_digest,
+            terms=adapter.terms,
+            place=adapter.place,
+            prompt_ids=tuple(token for each in ids for token in each),
+            sampling=SamplingParameters(max_tokens=0),
+            kind=f"embedding of {[len(each) for each in ids]}",
+        )
+        request = EmbeddingRequest(inputs=ids, adapter_digest=adapter.terms.adapter_digest, tenant=account)
+        return await self._answering.embed(asked, request)
+
     async def _answers(
         self,
         account: str,
@@ -169,21 +196,23 @@ class LiveService(Claims):
     def _encode(self, messages: Sequence[dict[str, str]]) -> list[int]:
         return self._fitting(encode_messages(self._tokenizer, list(messages)), "messages")
 
-    def _encode_plain(self, prompt: str | Sequence[int], *, echo: bool) -> tuple[list[int], str | None]:
+    def _encode_plain(
+        self, prompt: str | Sequence[int], *, echo: bool, param: str = "prompt"
+    ) -> tuple[list[int], str | None]:
         """Token ids, and the text to tell with the answer. What ids are of this vocabulary is the engine's to say."""
         is_text = isinstance(prompt, str)
         prompt_ids = list(self._tokenizer(prompt)["input_ids"] if is_text else prompt)
         if not prompt_ids:
-            raise InvalidInput("the prompt is empty", code="empty_prompt", param="prompt", fix="send some text")
+            raise InvalidInput("the prompt is empty", code="empty_prompt", param=param, fix="send some text")
         if not all(0 <= token < len(self._tokenizer) for token in prompt_ids):
             raise InvalidInput(
                 f"token ids must be 0 to {len(self._tokenizer) - 1}",
                 code="invalid_token",
-                param="prompt",
+                param=param,
                 fix="encode the prompt with this base model's tokenizer, or send text",
             )
         text = prompt if isinstance(prompt, str) else self._tokenizer.decode(prompt_ids) if echo else ""
-        return self._fitting(prompt_ids, "prompt"), text if echo else None
+        return self._fitting(prompt_ids, param), text if echo else None
 
     def _fitting(self, prompt_ids: list[int], param: str) -> list[int]:
         if len(prompt_ids) >= self._base.max_positions:

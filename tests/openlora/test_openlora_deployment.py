@@ -118,7 +118,7 @@ class TestLine:
             asking = EngineCalls(handle, EventInbox(get_node_ip_address())).asking(long, "")
             async with aclosing(asking.events()) as events:
                 await anext(events)
-            return await asking.leave()
+            return (await asking.leave()).token_ids
 
         assert len(asyncio.run(leave())) < 110
         assert not any("left" in each["in_flight"] for each in told(handle))

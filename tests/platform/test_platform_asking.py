@@ -10,7 +10,7 @@ from openledger.core.errors import Unavailable
 from openledger.core.values import GenerationRequest, TokenEvent
 from openledger.openlora.inbox import EventInbox
 from openledger.openlora.outbox import EventOutbox
-from openledger.platform.asking import EngineCalls
+from openledger.platform.asking import EngineCalls, Tail
 
 REQUEST = GenerationRequest(request_id="r", prompt_ids=(1,))
 
@@ -103,8 +103,8 @@ async def test_one_that_is_left_ends_at_the_replica_and_all_it_generated_is_know
     while len(seen) < 3:
         seen += (await anext(events)).token_ids
     await events.aclose()
-    assert (seen, await asking.leave(), replica.left) == ([0, 1, 2], (99,), ["r"])
-    assert await asking.leave() == ()
+    assert (seen, (await asking.leave()).token_ids, replica.left) == ([0, 1, 2], (99,), ["r"])
+    assert await asking.leave() == Tail()
 
 
 async def test_one_that_is_left_before_its_first_token_has_its_call_cancelled(inbox):
@@ -116,4 +116,4 @@ async def test_one_that_is_left_before_its_first_token_has_its_call_cancelled(in
             await asyncio.sleep(0.01)
     reading.cancel()
     await asyncio.gather(reading, return_exceptions=True)
-    assert (await asking.leave(), replica.left) == ((), [])
+    assert (await asking.leave(), replica.left) == (Tail(), [])
