@@ -7,12 +7,14 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from openledger.core.errors import InsufficientFunds, InvalidInput, NotFound, Unauthenticated, Unavailable
 from openledger.core.money import split
 from openledger.core.sealing import Seal, SealReceipt, SealState, check_seal
 from openledger.core.values import Contribution, ContributionReceipt, SamplingParameters, Verdict, Withdrawal
 from openledger.platform.desk import Desk
-from openledger.platform.service import AnswerEvent, ModelEntry, NewAdapter, Receipt, TokenScore
+from openledger.platform.service import AnswerEvent, Embedded, ModelEntry, NewAdapter, Receipt, TokenScore
 
 API_KEY = "olk_test_alice"
 POOR_KEY = "olk_test_poor"
@@ -81,6 +83,7 @@ class MemoryService:
         sampling: SamplingParameters,
         idempotency_key: str,
         key_digest: str = "",
+        whole: bool = False,
     ) -> AsyncIterator[AnswerEvent]:
         _refuse(account, model, messages)
         self.asked.append(
@@ -106,6 +109,7 @@ class MemoryService:
         idempotency_key: str,
         key_digest: str = "",
         echo: bool = False,
+        whole: bool = False,
     ) -> AsyncIterator[AnswerEvent]:
         _refuse(account, model, [{"content": str(prompt)} for prompt in prompts])
         self.asked.append({"account": account, "prompts": prompts, "sampling": sampling, "key": idempotency_key})
@@ -113,6 +117,23 @@ class MemoryService:
         async with aclosing(self._say(indexes, sampling, "Say: " if echo else "")) as events:
             async for event in events:
                 yield event
+
+    async def embed(
+        self,
+        *,
+        account: str,
+        model: str,
+        inputs: Sequence[str | Sequence[int]],
+        idempotency_key: str,
+        key_digest: str = "",
+    ) -> Embedded:
+        """Two numbers for each input."""
+        _refuse(account, model, [{"content": str(each)} for each in inputs])
+        await asyncio.sleep(self.pause_s)
+        receipt = Receipt(
+            answer_id="ans_e", prompt_tokens=len(inputs), completion_tokens=0, fee_nano=1, parts={"user:owner": 1}
+        )
+        return Embedded(vectors_KH=np.full((len(inputs), 2), 0.5, np.float32), receipt=receipt)
 
     async def _say(
         self, indexes: Sequence[int], sampling: SamplingParameters, prompt: str

@@ -3,6 +3,7 @@
 The engine's handle is as Serve's: `handle.generate.options(stream=True).remote(request, place)`.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,12 +16,15 @@ import openai
 from openledger.adapters.registry import AdapterRegistry
 from openledger.adapters.sources import SourceRules
 from openledger.api import create_app
-from openledger.core.values import AdapterTerms, GenerationRequest, TokenEvent
+from openledger.core.values import AdapterTerms, EmbeddingRequest, GenerationRequest, TokenEvent
 from openledger.economy import Economy
 from openledger.ledger import Ledger
+from openledger.openlora.inbox import EventInbox
+from openledger.openlora.outbox import EventOutbox
 from openledger.openlora.server import AdapterServer, ServingOptions
 from openledger.openlora.tiers import AdapterTiers, TierOptions
 from openledger.openlora.torch_engine import EngineOptions, TorchEngine
+from openledger.openlora.wire import Line
 from openledger.platform.live import LiveService
 from openledger.platform.workdir import Workdir
 
@@ -47,14 +51,34 @@ class EngineHandle:
     def __init__(self, engine: TorchEngine, registry: AdapterRegistry, options: ServingOptions, tiers: AdapterTiers):
         self._make = lambda: AdapterServer(engine, registry, options, tiers)
         self.server: AdapterServer | None = None
+        self._outbox: EventOutbox | None = None
 
     @property
     def generate(self) -> Any:
         return SimpleNamespace(options=lambda **_: SimpleNamespace(remote=self._generate))
 
-    async def _generate(self, request: GenerationRequest, place: str) -> AsyncIterator[TokenEvent]:
+    @property
+    def send(self) -> Any:
+        return SimpleNamespace(remote=lambda *arguments: asyncio.ensure_future(self._send(*arguments)))
+
+    @property
+    def embed(self) -> Any:
+        return SimpleNamespace(remote=lambda *arguments: asyncio.ensure_future(self._embed(*arguments)))
+
+    async def _embed(self, request: EmbeddingRequest, place: str) -> Any:
+        return await self._started().embed(request, place)
+
+    async def _send(self, request: GenerationRequest, place: str, line: Line) -> None:
+        server = self._started()
+        self._outbox = self._outbox or EventOutbox(server.leave, server.options.coalesce_s)
+        await self._outbox.send(server.generate(request, place), request.request_id, line)
+
+    def _started(self) -> AdapterServer:
         self.server = self.server or self._make()
-        events = self.server.generate(request, place)
+        return self.server
+
+    async def _generate(self, request: GenerationRequest, place: str) -> AsyncIterator[TokenEvent]:
+        events = self._started().generate(request, place)
         try:
             async for event in events:
                 yield event
@@ -96,9 +120,10 @@ def running_stack(
     *,
     engine: EngineOptions | None = None,
     datanets: Any = None,
+    line: bool = True,
     **serving: Any,
 ) -> Iterator[Stack]:
-    """The adapters of `folders` are sold under their names, by `user:owner`."""
+    """The adapters of `folders` are sold under their names, by `user:owner`. Events take a line, or come one by one."""
     from served_app import served
 
     workdir = Workdir(root)
@@ -110,7 +135,8 @@ def running_stack(
     handle = EngineHandle(TorchEngine(base, engine), registry, ServingOptions(**serving), tiers)
     for name, folder in folders.items():
         registry.register(name, None, digests[name], terms(name, digests[name]), source=str(folder))
-    service = LiveService(workdir, base, handle, Local(datanets), Local(ledger), Local(economy), rules)
+    inbox = EventInbox("127.0.0.1") if line else None
+    service = LiveService(workdir, base, handle, Local(datanets), Local(ledger), Local(economy), rules, inbox)
     with served(create_app(service)) as url:
         yield Stack(url=url, economy=economy, engine=handle, registry=registry, workdir=workdir)
     if handle.server is not None:

@@ -2,7 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
+from functools import partial
 
 from fastapi import FastAPI
 
@@ -14,6 +15,7 @@ from openledger.api import (
     completions,
     datanets,
     disputes,
+    embeddings,
     feedback,
     health,
     ledger,
@@ -30,6 +32,7 @@ from openledger.api import (
     verdicts,
     withdrawals,
 )
+from openledger.api.door import Door, open_door
 from openledger.api.errors import add_error_handlers
 from openledger.api.limits import BodyLimit
 from openledger.api.request_ids import RequestIds
@@ -37,19 +40,20 @@ from openledger.core.clock import Clock, SystemClock
 from openledger.platform.service import Service
 
 
-def create_app(service: Service, clock: Clock | None = None) -> FastAPI:
-    """The API over `service`. Request ids and time stamps come from `clock`, the system's unless given."""
+def create_app(service: Service, clock: Clock | None = None, door: Door | None = None) -> FastAPI:
+    """The API over `service`. Request ids and time stamps come from `clock`, the system's unless given. While it is up
+    it listens at `door`, beside whoever calls it."""
     app = FastAPI(
         title="OpenLedger",
         version=__version__,
         openapi_url="/v1/openapi.json",
         docs_url=None,
         redoc_url=None,
-        lifespan=_keeping_time,
+        lifespan=partial(_running, door),
     )
     app.state.service = service
     app.state.clock = clock or SystemClock()
-    answering = (health, chat, completions, models, accounts, datanets, ledger, report, verdicts, receipts)
+    answering = (health, chat, completions, embeddings, models, accounts, datanets, ledger, report, verdicts, receipts)
     for resource in (*answering, terms, reviews, spot_checks, feedback, seals, appeals, disputes, retention):
         app.include_router(resource.router)
     for office in (stakes, proposals, withdrawals):
@@ -58,6 +62,12 @@ def create_app(service: Service, clock: Clock | None = None) -> FastAPI:
     app.add_middleware(BodyLimit)
     app.add_middleware(RequestIds, clock=app.state.clock)  # last added is outermost: refused bodies get an id too
     return app
+
+
+@asynccontextmanager
+async def _running(door: Door | None, app: FastAPI) -> AsyncIterator[None]:
+    async with _keeping_time(app), open_door(app, door) if door is not None else nullcontext():
+        yield
 
 
 @asynccontextmanager

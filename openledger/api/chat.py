@@ -38,6 +38,7 @@ async def create_completion(
         sampling=body.sampling(),
         idempotency_key=key,
         key_digest=key_digest,
+        whole=not body.stream,
     )
     if body.stream:
         usage = partial(usage_chunk, heading) if body.include_usage else None

@@ -40,6 +40,7 @@ async def create_text_completion(
         sampling=body.sampling(),
         idempotency_key=key,
         key_digest=key_digest,
+        whole=not body.stream,
         echo=body.echo,
     )
     num_answers = len(prompts) * body.n

@@ -23,7 +23,7 @@ from openledger.core.errors import OpenLedgerError, Unavailable
 from openledger.platform.service import AnswerEvent, Receipt, TokenScore
 
 DONE = b"data: [DONE]\n\n"
-_CLIENT_GONE_STATUS = 499  # nginx's number; nobody is there to read it but the access log
+CLIENT_GONE_STATUS = 499  # nginx's number; nobody is there to read it but the access log
 _log = logging.getLogger(__name__)
 
 Events = AsyncIterator[AnswerEvent]
@@ -38,7 +38,6 @@ class Collected:
     text: str = ""
     finish_reason: str = ""
     receipt: Receipt | None = None
-    cached_tokens: int = 0
     scores: list[TokenScore] = field(default_factory=list)
     prompt_text: str = ""
     prompt_scores: tuple[TokenScore, ...] = ()
@@ -46,7 +45,6 @@ class Collected:
     def add(self, event: AnswerEvent) -> None:
         self.text += event.text
         self.scores += event.scores
-        self.cached_tokens += event.cached_tokens
         self.prompt_text = self.prompt_text or event.prompt_text
         self.prompt_scores = self.prompt_scores or event.prompt_scores
         if event.finish_reason is not None:
@@ -60,7 +58,7 @@ async def whole_answers(
     try:
         answers = await until_disconnected(request.receive, _collect(events, num_answers))
     except ClientGone:
-        return Response(status_code=_CLIENT_GONE_STATUS)
+        return Response(status_code=CLIENT_GONE_STATUS)
     return json_response(whole(answers))
 
 
@@ -72,7 +70,7 @@ async def stream_answers(
     try:
         first = await until_disconnected(request.receive, _next(events))
     except ClientGone:
-        return Response(status_code=_CLIENT_GONE_STATUS)
+        return Response(status_code=CLIENT_GONE_STATUS)
     return EventStream(_told(first, events, num_answers, chunks, usage), events, request_id_of(request))
 
 
@@ -108,7 +106,7 @@ def usage_of(answers: list[Collected]) -> dict[str, Any]:
     told = receipts(answers)
     prompt_tokens = sum(receipt.prompt_tokens for receipt in told)
     completion_tokens = sum(receipt.completion_tokens for receipt in told)
-    cached_tokens = sum(answer.cached_tokens for answer in answers)
+    cached_tokens = sum(receipt.cached_tokens for receipt in told)
     cached = {"prompt_tokens_details": {"cached_tokens": cached_tokens}} if cached_tokens else {}
     return {
         "prompt_tokens": prompt_tokens,

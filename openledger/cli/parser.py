@@ -171,7 +171,7 @@ def _add_money(commands: Any) -> None:
     remote_command(commands, "payouts", remote.payouts, "what your account was paid")
     proof = remote_command(commands, "proof", remote.proof, "download the proof of one transfer")
     proof.add_argument("transfer_id", metavar="TRANSFER_ID")
-    receipt = _remote(commands, "receipt", remote.receipt, "download the signed receipt of an answer you paid for")
+    receipt = remote_command(commands, "receipt", remote.receipt, "download the signed receipt of a paid answer")
     receipt.add_argument("answer_id", metavar="ANSWER_ID")
     for download in (proof, receipt):
         download.add_argument("-o", "--out", metavar="FILE", help="standard output without it")
@@ -228,9 +228,9 @@ def _add_appeals(commands: Any) -> None:
 
 
 def _add_spot_checks(commands: Any) -> None:
-    actions = _group(commands, "spot-checks", "look again at accepted rows that were drawn for it")
-    due = _remote(actions, "list", appealing.show_spot_checks, "a Datanet's rows that wait for a spot check")
-    close = _remote(actions, "close", appealing.spot_check, "say what a row is, as the Datanet's owner or a reviewer")
+    actions = group(commands, "spot-checks", "look again at accepted rows that were drawn for it")
+    due = remote_command(actions, "list", appealing.show_spot_checks, "a Datanet's rows that wait for a spot check")
+    close = remote_command(actions, "close", appealing.spot_check, "say what a row is, as owner or reviewer")
     for action in (due, close):
         action.add_argument("datanet", metavar="DATANET")
     close.add_argument("row_id", metavar="ROW_ID")

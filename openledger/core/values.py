@@ -152,6 +152,8 @@ class Answer:
     """What was sold: token ids in and out under one adapter. Waits (encrypted) for settlement.
 
     `counted` is false once its customer marked it wrong: its fee stays in the pool, it weighs nothing in the scores.
+    `cached_tokens` of the prompt weren't computed again, and are paid like the others; `engine_us` is its part of the
+    engine's time.
     """
 
     answer_id: str
@@ -164,6 +166,8 @@ class Answer:
     pool_nano: int = 0
     salt: str = ""
     counted: bool = True
+    cached_tokens: int = 0
+    engine_us: int = 0
 
     @property
     def weight_nano(self) -> int:
@@ -328,6 +332,19 @@ class GenerationRequest:
     adapter_digest: str = ""
     sampling: SamplingParameters = SamplingParameters()
     tenant: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbeddingRequest:
+    """Texts as token ids, each to become a vector. `adapter_digest` is empty for the base model alone."""
+
+    inputs: tuple[tuple[int, ...], ...]
+    adapter_digest: str = ""
+    tenant: str = ""
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(map(len, self.inputs))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -171,13 +171,21 @@ class AnswerStore:
             period=usage["period"],
             prompt_ids=tuple(content["prompt_ids"]),
             completion_ids=tuple(content["completion_ids"]),
+            cached_tokens=content.get("cached_tokens", 0),
+            engine_us=content.get("engine_us", 0),
             fee_nano=usage["fee_nano"],
             pool_nano=usage["parts_nano"]["contributors"],
             salt=content["salt"],
         )
 
     def _seal(self, answer: Answer, salt: str, account: str) -> bytes:
-        content = {"salt": salt, "prompt_ids": list(answer.prompt_ids), "completion_ids": list(answer.completion_ids)}
+        content = {
+            "salt": salt,
+            "prompt_ids": list(answer.prompt_ids),
+            "completion_ids": list(answer.completion_ids),
+            "cached_tokens": answer.cached_tokens,
+            "engine_us": answer.engine_us,
+        }
         return self._tenants.seal(account, answer.answer_id, canonical_json(content))
 
     def _erase(self, where: str, values: tuple[str, ...]) -> int:

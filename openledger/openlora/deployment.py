@@ -19,13 +19,15 @@ from ray.util.metrics import Counter, Gauge, Histogram
 from openledger.adapters.base_model import find_base_model
 from openledger.adapters.registry import AdapterRegistry
 from openledger.adapters.sources import SourceRules
-from openledger.core.values import GenerationRequest, TokenEvent
+from openledger.core.values import EmbeddingRequest, GenerationRequest, TokenEvent
 from openledger.openlora.labels import AdapterLabels
+from openledger.openlora.outbox import EventOutbox
 from openledger.openlora.routing import Homes, RoutingOptions, replica_state, routing_stats
 from openledger.openlora.server import AdapterServer, ServingOptions
 from openledger.openlora.streams import coalesced
 from openledger.openlora.tiers import AdapterTiers, TierOptions
 from openledger.openlora.torch_engine import EngineOptions, TorchEngine
+from openledger.openlora.wire import Line
 
 NAME = "OpenLoRA"
 _STATS_PERIOD_S = 2.0
@@ -62,7 +64,8 @@ class ScalingOptions:
 
 
 class OpenLoRA:
-    """Call `generate` with `handle.options(stream=True)`; everything else returns one value."""
+    """Call `generate` with `handle.options(stream=True)`; everything else returns one value, `send` when all was
+    said."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it: a replica is ready when it is warm
         self, base_path: str | None, registry_folder: str, options: ReplicaOptions
@@ -76,6 +79,7 @@ class OpenLoRA:
             None if options.tiers is None else AdapterTiers(options.tiers, options.sources),
         )
         self._coalesce_s = options.serving.coalesce_s
+        self._outbox = EventOutbox(self._server.leave, options.serving.coalesce_s)
         self._meters = Meters()
         await self._server.start(Path(base.path))
 
@@ -84,6 +88,17 @@ class OpenLoRA:
         async with aclosing(coalesced(events, self._coalesce_s)) as joined:
             async for event in joined:
                 yield event
+
+    async def send(self, request: GenerationRequest, source: str, line: Line) -> None:
+        """As `generate`, the events over `line`. Raises what `EventOutbox.send` raises."""
+        await self._outbox.send(
+            self._meters.metered(request, self._server.generate(request, source)), request.request_id, line
+        )
+
+    async def embed(self, request: EmbeddingRequest, source: str = "") -> npt.NDArray[np.float32]:
+        vectors = await self._server.embed(request, source)
+        self._meters.count_embedding(request)
+        return vectors
 
     async def score(
         self, prompt_ids: Sequence[int], completion_ids: Sequence[int], adapter_digests: Sequence[str]
@@ -162,6 +177,11 @@ class Meters:
                     yield event
         finally:
             self._requests.inc(1, {"adapter": label, "outcome": outcome})
+
+    def count_embedding(self, request: EmbeddingRequest) -> None:
+        label = self._labels.of(request.adapter_digest)
+        self._requests.inc(1, {"adapter": label, "outcome": "embedded"})
+        self._tokens.inc(max(1, request.num_tokens), {"adapter": label, "kind": "prompt"})
 
     def gauge(self, stats: dict[str, float], num_resident: int) -> None:
         for name, value in {**stats, "resident": float(num_resident)}.items():

@@ -61,6 +61,12 @@ class Engine(Protocol):
         """See `core.scoring.Scorer`. Raises NotFound for an adapter that isn't resident."""
         ...
 
+    def embed(self, inputs: Sequence[Sequence[int]], adapter_digest: str) -> npt.NDArray[np.float32]:
+        """A vector of length 1 for each of `inputs`, `[len(inputs), H]`: the mean of its tokens' last hidden states.
+        With more tokens than a step has it gives way as `score` does. Raises NotFound for an adapter that isn't
+        resident, InvalidInput (`empty_prompt`, `invalid_token`, `context_length_exceeded`)."""
+        ...
+
     def give_way_to(self, people: Callable[[], None]) -> None:
         """`people` serves whoever waits for an answer, and returns at once where nobody does."""
         ...

@@ -54,6 +54,17 @@ class PackedModel:
         )
         return output.logits[0].float()
 
+    def hidden(self, step: PackedStep) -> torch.Tensor:
+        """Last hidden states `[T, H]`, after the final norm."""
+        output = self.model.base_model(
+            input_ids=step.input_ids,
+            position_ids=step.position_ids,
+            use_cache=False,
+            openlora_step=step,
+            openlora_kernels=self.kernels,
+        )
+        return output.last_hidden_state[0].float()
+
     def end_tokens(self) -> frozenset[int]:
         ends = self.model.generation_config.eos_token_id
         return frozenset(() if ends is None else [ends] if isinstance(ends, int) else ends)

@@ -8,7 +8,7 @@ its adapter is loaded; until then nobody waits for it but itself. Ray's deployme
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -19,13 +19,13 @@ import numpy as np
 import numpy.typing as npt
 
 from openledger.adapters.registry import AdapterRegistry
-from openledger.core.errors import Conflict, OpenLedgerError, Unavailable
-from openledger.core.values import GenerationRequest, SamplingParameters, TokenEvent
+from openledger.core.errors import Conflict, OpenLedgerError, TooManyRequests, Unavailable
+from openledger.core.values import EmbeddingRequest, GenerationRequest, SamplingParameters, TokenEvent
 from openledger.openlora.admission import COST_OF_GENERATED, AdmissionLimits, FairQueue, Waiting
 from openledger.openlora.loading import AdapterLoader
 from openledger.openlora.residency import Residency
 from openledger.openlora.step_cost import StepCost, measure_step_cost
-from openledger.openlora.step_thread import StepThread
+from openledger.openlora.step_thread import Deliver, StepThread
 from openledger.openlora.tiers import AdapterTiers
 from openledger.openlora.torch_engine import TorchEngine
 
@@ -84,7 +84,9 @@ class AdapterServer:
         self._turns: dict[Waiting, asyncio.Future[None]] = {}
         self._running: Counter[str] = Counter()  # requests in the engine by adapter
         self._num_running = 0
-        self._in_flight: set[str] = set()
+        self._embedding_turn = asyncio.Lock()
+        self._num_embedding, self._embedding_tokens = 0, 0
+        self._in_flight: dict[str, Deliver] = {}
         self._num_blocks = 0
         self._cost: StepCost | None = None
         batch = engine.options.max_batch
@@ -120,6 +122,11 @@ class AdapterServer:
             told = {**error.to_dict(), "retry_after_s": getattr(error, "retry_after_s", None)}
             yield TokenEvent(request_id=request.request_id, token_ids=(), text="", finish_reason="error", error=told)
 
+    def leave(self, request_id: str) -> None:
+        """End a request early: its reader still gets what was generated. One that isn't in the engine is let be."""
+        if request_id in self._in_flight:
+            self._steps.cancel(request_id, self._in_flight[request_id])
+
     async def score(
         self, prompt_ids: Sequence[int], completion_ids: Sequence[int], adapter_digests: Sequence[str]
     ) -> npt.NDArray[np.float32]:
@@ -136,6 +143,28 @@ class AdapterServer:
                 parts.append(await self._score_between_steps(prompt_ids, completion_ids, digests))
             self._pump()
         return np.concatenate(parts)
+
+    async def embed(self, request: EmbeddingRequest, source: str = "") -> npt.NDArray[np.float32]:
+        """A vector for each input, as `Engine.embed`: as many at a time as a step has tokens, one time between two
+        steps of those who wait for tokens. An input that is longer gives way to them. Raises TooManyRequests
+        (`queue_full`), what `Engine.embed` raises, or what is wrong with the adapter."""
+        self._check_room_for_embedding()
+        digest = request.adapter_digest
+        self._loader.remember(digest, source)
+        self._embedding_tokens += request.num_tokens
+        self._num_embedding += 1
+        vectors = []
+        try:
+            async with self._residency.use((digest,) if digest else ()):
+                for part in parts_of(request.inputs, self._engine.options.step_tokens):
+                    async with self._embedding_turn:
+                        vectors.append(await self._embed_part(part, digest))
+                    self._queue.charge(request.tenant, digest, sum(map(len, part)))
+        finally:
+            self._embedding_tokens -= request.num_tokens
+            self._num_embedding -= 1
+            self._pump()
+        return np.concatenate(vectors)
 
     async def load(self, digest: str, place: str) -> None:
         """Check and load the adapter at `place` now, and remember where it is. Raises what `check_adapter` raises."""
@@ -184,7 +213,7 @@ class AdapterServer:
     def load_stats(self) -> dict[str, float]:
         """How busy this server is: what routing and autoscaling go by."""
         return {
-            "queued_tokens": float(self._queue.num_tokens),
+            "queued_tokens": float(self._queue.num_tokens + self._embedding_tokens),
             "queued": float(len(self._queue)),
             "running": float(self._num_running),
             "busy": self._num_running / self._engine.options.max_batch,
@@ -205,9 +234,9 @@ class AdapterServer:
         """Take no new requests and wait for those under way; whether all ended in time."""
         self._closing = True
         end_s = time.monotonic() + within_s
-        while (self._num_running or len(self._queue)) and time.monotonic() < end_s:
+        while (self._num_running or len(self._queue) or self._num_embedding) and time.monotonic() < end_s:
             await asyncio.sleep(0.05)
-        return not self._num_running and not len(self._queue)
+        return not self._num_running and not len(self._queue) and not self._num_embedding
 
     def close(self) -> None:
         self._steps.stop()
@@ -334,7 +363,7 @@ class AdapterServer:
 
         submitted = self._steps.submit(request, deliver)
         finished = False
-        self._in_flight.add(request.request_id)
+        self._in_flight[request.request_id] = deliver
         try:
             await asyncio.wrap_future(submitted)
             while not finished:
@@ -342,7 +371,7 @@ class AdapterServer:
                 finished = event.is_last
                 yield event
         finally:
-            self._in_flight.discard(request.request_id)
+            self._in_flight.pop(request.request_id, None)
             if not finished and not submitted.cancelled():
                 self._steps.cancel(request.request_id, deliver)
 
@@ -352,8 +381,38 @@ class AdapterServer:
         call = self._steps.call(lambda: self._engine.score(prompt_ids, completion_ids, digests), background=True)
         return await asyncio.wrap_future(call)
 
+    async def _embed_part(self, part: Sequence[Sequence[int]], digest: str) -> npt.NDArray[np.float32]:
+        is_long = sum(map(len, part)) > self._engine.options.step_tokens
+        call = self._steps.call(lambda: self._engine.embed(part, digest), background=is_long)
+        return await asyncio.wrap_future(call)
+
+    def _check_room_for_embedding(self) -> None:
+        if self._closing:
+            raise Unavailable("this replica is being stopped", code="engine_draining", fix="try again: another answers")
+        if self._num_embedding >= self.options.admission.max_waiting:
+            raise TooManyRequests(
+                f"{self._num_embedding} requests are waiting",
+                code="queue_full",
+                fix="try again in a few seconds",
+                retry_after_s=self._retry_after_s(),
+            )
+
     async def _unload(self, digest: str) -> None:
         await asyncio.wrap_future(self._steps.call(lambda: self._engine.unload(digest)))
+
+
+def parts_of(inputs: Sequence[Sequence[int]], max_tokens: int) -> Iterator[list[Sequence[int]]]:
+    """`inputs` in their order, as many in a part as have `max_tokens`; a longer one is a part by itself."""
+    part: list[Sequence[int]] = []
+    num_tokens = 0
+    for each in inputs:
+        if part and num_tokens + len(each) > max_tokens:
+            yield part
+            part, num_tokens = [], 0
+        part.append(each)
+        num_tokens += len(each)
+    if part:
+        yield part
 
 
 def _was_given(turn: "asyncio.Future[None]") -> bool:

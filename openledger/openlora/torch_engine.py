@@ -158,6 +158,20 @@ class TorchEngine:
             self._scored.subtract(adapter_digests)
         return scores_KC
 
+    def embed(self, inputs: Sequence[Sequence[int]], adapter_digest: str) -> npt.NDArray[np.float32]:
+        self._check_inputs(inputs, adapter_digest)
+        is_long = sum(map(len, inputs)) > self.options.step_tokens
+        pieces = [Piece(token_ids=ids, adapter=adapter_digest, keep=0) for ids in inputs]
+        step = pack(pieces, None, self._give_way if is_long else None)
+        with torch.inference_mode():
+            self._lora.use(step)
+            hidden_TH = self._model.hidden(step)
+            means_KH = torch.stack([hidden_TH[segment.begin : segment.end].mean(0) for segment in step.segments])
+            vectors_KH = torch.nn.functional.normalize(means_KH, dim=-1).numpy()
+        ordered: npt.NDArray[np.float32] = np.empty(vectors_KH.shape, np.float32)
+        ordered[list(step.order)] = vectors_KH
+        return ordered
+
     def give_way_to(self, people: Callable[[], None]) -> None:
         self._people = people
 
@@ -288,6 +302,20 @@ class TorchEngine:
     def _check_resident(self, digest: str) -> None:
         if digest and digest not in self._lora.resident():
             raise NotFound(f"adapter {digest!r} is not loaded", code="unknown_adapter", param="adapter_digest")
+
+    def _check_inputs(self, inputs: Sequence[Sequence[int]], digest: str) -> None:
+        longest = max(map(len, inputs), default=0)
+        if not inputs or not all(inputs):
+            raise InvalidInput("an input is empty", code="empty_prompt", param="input")
+        if longest > self._max_positions:
+            raise InvalidInput(
+                f"an input has {longest} tokens; the context holds {self._max_positions}",
+                code="context_length_exceeded",
+                param="input",
+            )
+        if not all(0 <= token < self._model.vocab_size for ids in inputs for token in ids):
+            raise InvalidInput("token ids are not of this vocabulary", code="invalid_token", param="input")
+        self._check_resident(digest)
 
     def _check_scoring(self, prompt_ids: Sequence[int], completion_ids: Sequence[int], digests: Sequence[str]) -> None:
         if not prompt_ids or not completion_ids:

@@ -12,22 +12,25 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
 
-from openledger.core.errors import Conflict, OpenLedgerError, TooManyRequests, Unavailable
+from openledger.core.errors import Conflict, Unavailable
 from openledger.core.hashing import digest_json
 from openledger.core.ids import derived_id
 from openledger.core.values import (
     AdapterTerms,
     Answer,
     Authorization,
+    EmbeddingRequest,
     FeeReceipt,
     GenerationRequest,
     SamplingParameters,
     TokenEvent,
     TokenLogprob,
+    Usage,
 )
 from openledger.openlora.text import TextStream, decoder
+from openledger.platform.asking import Asking, EngineCalls, Tail
 from openledger.platform.calls import answered
-from openledger.platform.service import AnswerEvent, Receipt, TokenScore
+from openledger.platform.service import AnswerEvent, Embedded, Receipt, TokenScore
 
 Seat = tuple[str, str]  # account and idempotency key
 _log = logging.getLogger(__name__)
@@ -36,7 +39,8 @@ _log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
     """One answer to make. `place` is where the adapter's files are; `echo` is the prompt's text where it is to be told
-    with the answer; `key_digest` is the SHA-256 of the API key that asks, whose daily cap holds."""
+    with the answer; `key_digest` is the SHA-256 of the API key that asks, whose daily cap holds; `whole` says that
+    nobody reads before the end; `kind` tells bodies apart whose tokens are alike."""
 
     index: int
     account: str
@@ -47,6 +51,8 @@ class Asked:
     sampling: SamplingParameters
     echo: str | None = None
     key_digest: str = ""
+    whole: bool = False
+    kind: str = ""
 
     @property
     def seat(self) -> Seat:
@@ -54,7 +60,8 @@ class Asked:
 
     @property
     def body_digest(self) -> str:
-        return digest_json([self.terms.adapter_digest, list(self.prompt_ids), repr(self.sampling)])
+        parts = [self.kind] if self.kind else []
+        return digest_json([self.terms.adapter_digest, list(self.prompt_ids), repr(self.sampling), *parts])
 
 
 @dataclass(slots=True)
@@ -82,10 +89,10 @@ def one_by_one(asked: Asked, prompts: Sequence[tuple[Sequence[int], str | None]]
 
 
 class Answering:
-    """`engine` is the OpenLoRA deployment's handle, `economy` an actor's. One for a gateway: it knows which keys are
-    being answered, so that each is answered once at a time."""
+    """`economy` is an actor's handle. One for a gateway: it knows which keys are being answered, so that each is
+    answered once at a time."""
 
-    def __init__(self, engine: Any, economy: Any, tokenizer: Any):
+    def __init__(self, engine: EngineCalls, economy: Any, tokenizer: Any):
         self._engine, self._economy, self._tokenizer = engine, economy, tokenizer
         self._decode = decoder(tokenizer)
         self._in_flight: set[Seat] = set()
@@ -103,6 +110,24 @@ class Answering:
                     yield event
         finally:
             self._in_flight -= {one.seat for one in asked} - self._closing.keys()
+
+    async def embed(self, one: Asked, request: EmbeddingRequest) -> Embedded:
+        """`one` has all inputs as its prompt and no tokens to generate. The hold is voided where no vector came; once
+        paid, the vectors are computed again for a retry, as they aren't kept."""
+        self._take([one.seat])
+        try:
+            ((hold, sold),) = await self._place([one])
+            try:
+                vectors = await self._engine.embed(request, one.place)
+            except BaseException:
+                if sold is None:
+                    self._closing[one.seat] = asyncio.create_task(self._close(one, hold, None, None))
+                    await asyncio.shield(self._closing[one.seat])
+                raise
+            receipt = _receipt(sold[1], sold[0]) if sold is not None else await self._complete(one, hold, ())
+            return Embedded(vectors_KH=vectors, receipt=receipt)
+        finally:
+            self._in_flight -= {one.seat} - self._closing.keys()
 
     def _take(self, seats: Sequence[Seat]) -> None:
         """Raises Conflict while another request sits there: only the one that began generating may close its hold."""
@@ -187,15 +212,17 @@ class Answering:
         generated: list[int] = []
         receipt: Receipt | None = None
         failed, first = True, True
+        asking = self._engine.asking(request, one.place, one.whole)
         try:
-            async for event in self._generate(request, one.place):
-                generated += event.token_ids
-                if event.finish_reason is not None:
-                    failed = False  # it is whole: should the ledger not answer now, it is owed all the same
-                    receipt = await self._complete(one, hold, generated)
-                told = self._told(one, event, receipt)
-                yield self._echoed(told, one, event) if first else told
-                first = False
+            async with aclosing(asking.events()) as events:
+                async for event in events:
+                    generated += event.token_ids
+                    if event.finish_reason is not None:
+                        failed = False  # it is whole: should the ledger not answer now, it is owed all the same
+                        receipt = await self._complete(one, hold, generated, event.usage)
+                    told = self._told(one, event, receipt)
+                    yield self._echoed(told, one, event) if first else told
+                    first = False
             if receipt is None:
                 raise Unavailable("the engine broke off", code="engine_broke_off", fix="ask again with the same key")
         except (GeneratorExit, asyncio.CancelledError):
@@ -203,34 +230,9 @@ class Answering:
             raise
         finally:
             if receipt is None:
-                closing = self._close(one, hold, [] if failed else generated)
+                closing = self._close(one, hold, asking, None if failed else generated)
                 self._closing[one.seat] = asyncio.create_task(closing)
                 await asyncio.shield(self._closing[one.seat])
-
-    async def _generate(self, request: GenerationRequest, place: str) -> AsyncGenerator[TokenEvent]:
-        """The engine's events. A replica that is lost before its first is asked for again, elsewhere; what fails is
-        raised as an error of ours."""
-        for attempt in (1, 2):
-            begun = ended = False
-            stream = self._engine.generate.options(stream=True).remote(request, place)
-            try:
-                async for event in stream:
-                    begun = True
-                    _raise_failure(event)
-                    yield event
-                ended = True
-                return
-            except (OpenLedgerError, GeneratorExit, asyncio.CancelledError):
-                raise
-            except Exception as error:
-                lost = as_ours(error)
-                if begun or attempt == 2 or lost.code != "engine_lost":
-                    raise lost from error
-            finally:
-                if not ended and hasattr(stream, "cancel"):  # Serve's
-                    stream.cancel()
-                elif not ended:
-                    await stream.aclose()
 
     def _told(self, one: Asked, event: TokenEvent, receipt: Receipt | None) -> AnswerEvent:
         return AnswerEvent(
@@ -240,7 +242,6 @@ class Answering:
             finish_reason=event.finish_reason,
             receipt=receipt,
             scores=tuple(self._score(entry) for entry in event.logprobs),
-            cached_tokens=0 if event.usage is None else event.usage.cached_tokens,
         )
 
     def _echoed(self, told: AnswerEvent, one: Asked, event: TokenEvent) -> AnswerEvent:
@@ -258,7 +259,9 @@ class Answering:
         top = tuple((self._decode([token]), logprob) for token, logprob in entry.top)
         return TokenScore(token=self._decode([entry.token_id]), logprob=entry.logprob, top=top)
 
-    async def _complete(self, one: Asked, hold: Authorization, generated: Sequence[int]) -> Receipt:
+    async def _complete(
+        self, one: Asked, hold: Authorization, generated: Sequence[int], usage: Usage | None = None
+    ) -> Receipt:
         answer = Answer(
             answer_id=hold.answer_id,
             adapter=one.terms.adapter,
@@ -266,14 +269,20 @@ class Answering:
             period=hold.period,
             prompt_ids=one.prompt_ids,
             completion_ids=tuple(generated),
+            cached_tokens=0 if usage is None else usage.cached_tokens,
+            engine_us=0 if usage is None else round(1000 * usage.engine_ms),
         )
         return _receipt(await answered(self._economy.complete.remote(answer)), answer)
 
-    async def _close(self, one: Asked, hold: Authorization, generated: Sequence[int]) -> None:
-        """Post or void `hold` and free the seat, also where the waiting reader is cancelled a second time."""
+    async def _close(
+        self, one: Asked, hold: Authorization, asking: Asking | None, generated: Sequence[int] | None
+    ) -> None:
+        """Leave the engine, post `hold` for what was generated or void it (None: it failed), and free the seat; also
+        where the waiting reader is cancelled a second time."""
         try:
-            if generated:
-                await self._complete(one, hold, generated)
+            tail = Tail() if asking is None else await asking.leave()
+            if generated is not None and (owed := [*generated, *tail.token_ids]):
+                await self._complete(one, hold, owed, tail.usage)
             else:
                 await answered(self._economy.cancel.remote(hold.answer_id))
         except Exception:  # noqa: BLE001 - why the answer ended is being raised; a hold that stays expires
@@ -281,25 +290,6 @@ class Answering:
         finally:
             del self._closing[one.seat]
             self._in_flight.discard(one.seat)
-
-
-def as_ours(error: Exception) -> OpenLedgerError:
-    """What Ray and Serve raise while the engine answers. Anything else is a bug of ours, and is raised itself."""
-    import ray.exceptions
-    from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
-
-    cause = getattr(error, "cause", None)
-    if isinstance(cause, OpenLedgerError):
-        return cause
-    if isinstance(error, BackPressureError):
-        return TooManyRequests("the engine has more to do than it can hold", code="queue_full", retry_after_s=2)
-    if isinstance(error, ray.exceptions.RayActorError | DeploymentUnavailableError):
-        return Unavailable(
-            "the replica that made this answer is gone",
-            code="engine_lost",
-            fix="ask again with the same key: another replica answers, and nothing was charged for this one",
-        )
-    raise error
 
 
 async def _merged(streams: Sequence[AsyncGenerator[AnswerEvent]], fate: _Fate) -> AsyncGenerator[AnswerEvent]:
@@ -345,16 +335,6 @@ def _receipt(paid: FeeReceipt, answer: Answer) -> Receipt:
         completion_tokens=len(answer.completion_ids),
         fee_nano=paid.fee_nano,
         parts=paid.parts,
+        cached_tokens=answer.cached_tokens,
+        engine_ms=answer.engine_us / 1000,
     )
-
-
-def _raise_failure(event: TokenEvent) -> None:
-    if event.finish_reason != "error":
-        return
-    failure = event.error or {}
-    parts = {name: failure.get(name) for name in ("code", "param", "fix")}
-    message = str(failure.get("message", "the engine failed"))
-    if failure.get("type") == TooManyRequests.default_code:
-        raise TooManyRequests(message, **parts, retry_after_s=int(failure.get("retry_after_s") or 1))
-    kinds = {cls.default_code: cls for cls in OpenLedgerError.__subclasses__()}
-    raise kinds.get(str(failure.get("type")), Unavailable)(message, **parts)

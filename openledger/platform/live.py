@@ -24,6 +24,7 @@ from openledger.core.values import (
     Contribution,
     ContributionReceipt,
     DatanetVersion,
+    EmbeddingRequest,
     Removal,
     SamplingParameters,
     Verdict,
@@ -33,7 +34,9 @@ from openledger.economy.pricing import fee_id
 from openledger.ledger.proofs import encode_proof
 from openledger.ledger.receipts import encode_receipt
 from openledger.ledger.removals import removal_statement
+from openledger.openlora.inbox import EventInbox
 from openledger.platform.answering import Answering, Asked, one_by_one
+from openledger.platform.asking import EngineCalls
 from openledger.platform.calls import answered
 from openledger.platform.community import Community
 from openledger.platform.desk import Desk
@@ -41,7 +44,7 @@ from openledger.platform.intake import Intake
 from openledger.platform.owners import Owners
 from openledger.platform.removals import AffectedAdapter, affected_adapters, record_removal
 from openledger.platform.report import audit_entry, datanet_entry, displayed
-from openledger.platform.service import AnswerEvent, ModelEntry, NewAdapter, Receipt
+from openledger.platform.service import AnswerEvent, Embedded, ModelEntry, NewAdapter, Receipt
 from openledger.platform.workdir import Workdir
 
 _logger = logging.getLogger(__name__)
@@ -50,7 +53,8 @@ _RECEIPT_PATIENCE_S = 2.0
 
 class LiveService(Community, Owners):
     """`engine` is the OpenLoRA deployment's handle; `datanets`, `ledger` and `economy` are actor handles. `sources`
-    says from where adapters may be added: without it, from the folder `incoming` alone."""
+    says from where adapters may be added: without it, from the folder `incoming` alone. `inbox` is where the engine's
+    events come in: without it, they come through Serve."""
 
     def __init__(
         self,
@@ -61,6 +65,7 @@ class LiveService(Community, Owners):
         ledger: Any,
         economy: Any,
         sources: SourceRules | None = None,
+        inbox: EventInbox | None = None,
     ):
         self._workdir = workdir
         self._base = base
@@ -69,7 +74,7 @@ class LiveService(Community, Owners):
         super().__init__(datanets, economy)
         self._ledger = ledger
         self.desk = Desk(self._ask, self._log_removals)
-        self._answering = Answering(engine, economy, self._tokenizer)
+        self._answering = Answering(EngineCalls(engine, inbox), economy, self._tokenizer)
         rules = sources or SourceRules(folders=(str(workdir.incoming),), schemes=("file",))
         self._intake = Intake(base, self._registry, datanets, economy, rules)
 
@@ -100,9 +105,10 @@ class LiveService(Community, Owners):
         sampling: SamplingParameters,
         idempotency_key: str,
         key_digest: str = "",
+        whole: bool = False,
     ) -> AsyncIterator[AnswerEvent]:
         return self._answers(
-            account, model, lambda: [(self._encode(messages), None)], sampling, idempotency_key, key_digest
+            account, model, lambda: [(self._encode(messages), None)], sampling, idempotency_key, key_digest, whole
         )
 
     def complete(
@@ -115,11 +121,38 @@ class LiveService(Community, Owners):
         idempotency_key: str,
         key_digest: str = "",
         echo: bool = False,
+        whole: bool = False,
     ) -> AsyncIterator[AnswerEvent]:
         encode = partial(self._encode_plain, echo=echo)
         return self._answers(
-            account, model, lambda: [encode(prompt) for prompt in prompts], sampling, idempotency_key, key_digest
+            account, model, lambda: [encode(prompt) for prompt in prompts], sampling, idempotency_key, key_digest, whole
         )
+
+    async def embed(
+        self,
+        *,
+        account: str,
+        model: str,
+        inputs: Sequence[str | Sequence[int]],
+        idempotency_key: str,
+        key_digest: str = "",
+    ) -> Embedded:
+        adapter = self._sold(account, model)
+        assert adapter.terms is not None
+        ids = tuple(tuple(self._encode_plain(each, echo=False, param="input")[0]) for each in inputs)
+        asked = Asked(
+            index=0,
+            account=account,
+            key=idempotency_key or new_id("key", SystemClock().now_ms()),
+            key_digest=key_digest,
+            terms=adapter.terms,
+            place=adapter.place,
+            prompt_ids=tuple(token for each in ids for token in each),
+            sampling=SamplingParameters(max_tokens=0),
+            kind=f"embedding of {[len(each) for each in ids]}",
+        )
+        request = EmbeddingRequest(inputs=ids, adapter_digest=adapter.terms.adapter_digest, tenant=account)
+        return await self._answering.embed(asked, request)
 
     async def _answers(
         self,
@@ -129,6 +162,7 @@ class LiveService(Community, Owners):
         sampling: SamplingParameters,
         idempotency_key: str,
         key_digest: str,
+        whole: bool,
     ) -> AsyncGenerator[AnswerEvent]:
         adapter = self._sold(account, model)
         assert adapter.terms is not None
@@ -143,6 +177,7 @@ class LiveService(Community, Owners):
             place=adapter.place,
             prompt_ids=(),
             sampling=replace(sampling, max_tokens=min(sampling.max_tokens, room)),
+            whole=whole,
         )
         async with aclosing(self._answering.answers(one_by_one(asked, prompts))) as events:
             async for event in events:
@@ -174,21 +209,23 @@ class LiveService(Community, Owners):
     def _encode(self, messages: Sequence[dict[str, str]]) -> list[int]:
         return self._fitting(encode_messages(self._tokenizer, list(messages)), "messages")
 
-    def _encode_plain(self, prompt: str | Sequence[int], *, echo: bool) -> tuple[list[int], str | None]:
+    def _encode_plain(
+        self, prompt: str | Sequence[int], *, echo: bool, param: str = "prompt"
+    ) -> tuple[list[int], str | None]:
         """Token ids, and the text to tell with the answer. What ids are of this vocabulary is the engine's to say."""
         is_text = isinstance(prompt, str)
         prompt_ids = list(self._tokenizer(prompt)["input_ids"] if is_text else prompt)
         if not prompt_ids:
-            raise InvalidInput("the prompt is empty", code="empty_prompt", param="prompt", fix="send some text")
+            raise InvalidInput("the prompt is empty", code="empty_prompt", param=param, fix="send some text")
         if not all(0 <= token < len(self._tokenizer) for token in prompt_ids):
             raise InvalidInput(
                 f"token ids must be 0 to {len(self._tokenizer) - 1}",
                 code="invalid_token",
-                param="prompt",
+                param=param,
                 fix="encode the prompt with this base model's tokenizer, or send text",
             )
         text = prompt if isinstance(prompt, str) else self._tokenizer.decode(prompt_ids) if echo else ""
-        return self._fitting(prompt_ids, "prompt"), text if echo else None
+        return self._fitting(prompt_ids, param), text if echo else None
 
     def _fitting(self, prompt_ids: list[int], param: str) -> list[int]:
         if len(prompt_ids) >= self._base.max_positions:

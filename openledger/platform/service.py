@@ -8,6 +8,9 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from openledger.core.appealing import Appeal, Decision
 from openledger.core.sealing import Seal, SealReceipt
 from openledger.core.values import (
@@ -42,8 +45,9 @@ class ModelEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
-    """What an answer cost. `parts` maps accounts to nano-OPEN and sums to the fee. `signed` is the ledger's promise
-    that the sale stands in its log (`ledger.receipts`), where the ledger gave it at once."""
+    """What an answer cost. `parts` maps accounts to nano-OPEN and sums to the fee. `cached_tokens` of the prompt
+    weren't computed again, `engine_ms` is its part of the engine's time: neither changes the fee. `signed` is the
+    ledger's promise that the sale stands in its log (`ledger.receipts`), where the ledger gave it at once."""
 
     answer_id: str
     prompt_tokens: int
@@ -51,6 +55,8 @@ class Receipt:
     fee_nano: int
     parts: dict[str, int]
     signed: dict[str, Any] | None = None
+    cached_tokens: int = 0
+    engine_ms: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +75,7 @@ class AnswerEvent:
 
     `index` is the answer's number among those that were asked for: of `n` for the first prompt, then of `n` for the
     next. `scores` has one for each token where they were asked for; `prompt_scores` and `prompt_text` come with the
-    first event of an answer whose prompt is to be echoed. `cached_tokens` of the prompt were not computed again.
+    first event of an answer whose prompt is to be echoed.
     """
 
     text: str
@@ -80,7 +86,14 @@ class AnswerEvent:
     scores: tuple[TokenScore, ...] = ()
     prompt_text: str = ""
     prompt_scores: tuple[TokenScore, ...] = ()
-    cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Embedded:
+    """Vectors of length 1, float32 `[number of inputs, H]`, and what they cost together."""
+
+    vectors_KH: npt.NDArray[np.float32]
+    receipt: Receipt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,11 +145,13 @@ class Service(Protocol):
         sampling: SamplingParameters,
         idempotency_key: str,
         key_digest: str = "",
+        whole: bool = False,
     ) -> AsyncIterator[AnswerEvent]:
         """An answer as it is made; written as an async generator, whose `aclose` cancels it: the tokens generated so
         far are charged, and where there are none the hold is voided. A failed generation costs nothing.
 
-        `key_digest` is the SHA-256 of the API key that asks; its daily cap holds.
+        `key_digest` is the SHA-256 of the API key that asks; its daily cap holds. `whole` says that nothing is read
+        before the end, so that the answer may come in two events, its first token and the rest.
 
         A key that has bought an answer tells it again, in one event with the first receipt, and charges nothing; a
         key whose hold was voided buys anew.
@@ -161,8 +176,26 @@ class Service(Protocol):
         idempotency_key: str,
         key_digest: str = "",
         echo: bool = False,
+        whole: bool = False,
     ) -> AsyncIterator[AnswerEvent]:
         """As `chat`, for prompts as they are: text or token ids, without a chat template."""
+        ...
+
+    async def embed(
+        self,
+        *,
+        account: str,
+        model: str,
+        inputs: Sequence[str | Sequence[int]],
+        idempotency_key: str,
+        key_digest: str = "",
+    ) -> Embedded:
+        """A vector for each of `inputs`: the mean of the last hidden states under the adapter. All tokens are paid as a
+        prompt's, in one answer without a completion: nothing of it is attributed, its fee is divided as its pool is.
+        What isn't delivered costs nothing. A key that has paid is told its vectors again at no charge.
+
+        Raises as `chat`; `invalid_token` and `context_length_exceeded` name `input`.
+        """
         ...
 
     async def mark(self, account: str, answer_id: str, verdict: str) -> str:

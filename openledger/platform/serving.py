@@ -14,7 +14,8 @@ ENGINE = "OpenLoRA"
 
 
 def start_serving(workdir: Workdir, base_model: str, url: str) -> Any:
-    """Deploy the application at `url` and wait until it answers; the engine's handle.
+    """Deploy the application at `url` and wait until it answers; the engine's handle. The gateway listens there by
+    itself: Serve's proxy is not started.
 
     Raises Unavailable (`serve_failed`) when a replica doesn't come up.
     """
@@ -24,10 +25,12 @@ def start_serving(workdir: Workdir, base_model: str, url: str) -> Any:
     address = urlsplit(url)
     module, _, name = GATEWAY.partition(":")
     build = importlib.import_module(module).__dict__[name]
-    arguments = importlib.import_module(module).GatewayArguments(workdir=str(workdir.root), base_model=base_model)
+    arguments = importlib.import_module(module).GatewayArguments(
+        workdir=str(workdir.root), base_model=base_model, http_host=address.hostname, http_port=address.port
+    )
     logging.getLogger("ray.serve").addFilter(lambda record: record.levelno >= logging.WARNING)
     serve.start(
-        http_options={"host": address.hostname, "port": address.port},
+        proxy_location="Disabled",
         logging_config=LoggingConfig(log_level="WARNING", enable_access_log=False),
     )
     try:

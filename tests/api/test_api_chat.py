@@ -63,6 +63,8 @@ class TestAnswerAtOnce:
                 "completion_tokens": 6,
                 "fee_nano": 310,
                 "parts": {"pool:os-docs:p1": 155, "user:owner": 62, "treasury": 93},
+                "cached_tokens": 0,
+                "engine_ms": 0.0,
             },
         }
 

@@ -29,6 +29,12 @@ def test_answers(url: str):
     assert answer.usage.total_tokens == 13
 
 
+def test_embeds(url: str):
+    told = client(url).embeddings.create(model="os-docs", input=["alpha", "beta"])
+    assert [(entry.index, entry.embedding) for entry in told.data] == [(0, [0.5, 0.5]), (1, [0.5, 0.5])]
+    assert (told.usage.prompt_tokens, told.openledger["fee_nano"]) == (2, 1)
+
+
 def test_streams_with_usage(url: str):
     stream = client(url).chat.completions.create(
         model="os-docs", messages=ASKED, stream=True, stream_options={"include_usage": True}

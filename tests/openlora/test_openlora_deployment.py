@@ -1,21 +1,26 @@
 """On Ray Serve: the same answers through a handle, streamed."""
 
+import asyncio
 import os
 import signal
 import time
+from contextlib import aclosing
 from functools import reduce
 from typing import Any
 
 import pytest
 from openlora_models import Served, prompt_of, request, run
+from ray.util import get_node_ip_address
 
 from openledger.adapters.registry import AdapterRegistry
-from openledger.core.errors import NotFound
+from openledger.core.errors import NotFound, Unavailable
 from openledger.core.values import TokenEvent
 from openledger.openlora.deployment import ReplicaOptions, ScalingOptions, build_openlora
+from openledger.openlora.inbox import EventInbox
 from openledger.openlora.server import ServingOptions
 from openledger.openlora.streams import join
 from openledger.openlora.torch_engine import EngineOptions, TorchEngine
+from openledger.platform.asking import EngineCalls
 
 pytestmark = pytest.mark.cluster
 NUM_REPLICAS = 2
@@ -33,6 +38,7 @@ def handle(cluster: Any, served: Served) -> Any:
     replica = ReplicaOptions(engine=EngineOptions(max_batch=4), serving=ServingOptions(max_resident=2))
     scaling = ScalingOptions(num_replicas=NUM_REPLICAS, num_cpus=0.5, drain_s=5)
     application = build_openlora(served.base.path, str(root), replica=replica, scaling=scaling)
+    serve.start(proxy_location="Disabled")  # nothing here goes by HTTP
     yield serve.run(application, name="openlora-test", route_prefix=None)
     serve.delete("openlora-test")
 
@@ -81,6 +87,48 @@ class TestDeployment:
         assert (description["base_digest"], description["engine"]) == (served.base.digest, "torch")
 
 
+class TestLine:
+    """As a gateway asks: Serve routes the call, the events come by a line."""
+
+    def test_brings_what_the_engine_gives(self, handle: Any, served: Served, engine: TorchEngine) -> None:
+        each = request("line", prompt_of(9), served.digests["one"])
+        told = asyncio.run(over_a_line(handle, each))
+        got, expected = reduce(join, told), reduce(join, run(engine, each)["line"])
+        assert (got.token_ids, got.text, got.finish_reason) == (
+            expected.token_ids,
+            expected.text,
+            expected.finish_reason,
+        )
+
+    def test_many_at_once_come_whole_and_unmixed(self, handle: Any, served: Served) -> None:
+        async def ask_all() -> list[list[TokenEvent]]:
+            inbox = EventInbox(get_node_ip_address())
+            asked = [
+                request(f"many-{number}", prompt_of(5), served.digests["one"], max_tokens=9 + number, ignore_end=True)
+                for number in range(16)
+            ]
+            return await asyncio.gather(*(over_a_line(handle, each, inbox) for each in asked))
+
+        answers = [reduce(join, events) for events in asyncio.run(ask_all())]
+        assert [len(answer.token_ids) for answer in answers] == [9 + number for number in range(16)]
+
+    def test_one_that_is_left_ends_at_its_replica(self, handle: Any, served: Served) -> None:
+        async def leave() -> tuple[int, ...]:
+            long = request("left", prompt_of(4), served.digests["one"], max_tokens=110, ignore_end=True)
+            asking = EngineCalls(handle, EventInbox(get_node_ip_address())).asking(long, "")
+            async with aclosing(asking.events()) as events:
+                await anext(events)
+            return (await asking.leave()).token_ids
+
+        assert len(asyncio.run(leave())) < 110
+        assert not any("left" in each["in_flight"] for each in told(handle))
+
+
+async def over_a_line(handle: Any, each: Any, inbox: EventInbox | None = None) -> list[TokenEvent]:
+    calls = EngineCalls(handle, inbox or EventInbox(get_node_ip_address()))
+    return [event async for event in calls.asking(each, "").events()]
+
+
 class TestRouting:
     def test_an_adapter_is_loaded_on_one_replica_however_often_it_is_asked(self, handle: Any, served: Served) -> None:
         for number in range(12):
@@ -114,6 +162,24 @@ class TestFaults:
         assert "Actor" in type(caught.value).__name__
         answer = ask(handle, request("after", prompt_of(4), served.digests["one"]))
         assert answer.error is None
+        _wait_for_replicas(handle)
+
+    def test_so_it_is_over_a_line(self, handle: Any, served: Served) -> None:
+        pids = [each["pid"] for each in told(handle)]
+
+        async def ask_and_kill() -> None:
+            long = request("line-long", prompt_of(4), served.digests["one"], max_tokens=110, ignore_end=True)
+            asking = EngineCalls(handle, EventInbox(get_node_ip_address())).asking(long, "")
+            async with aclosing(asking.events()) as events:
+                await anext(events)
+                for pid in pids:
+                    os.kill(pid, signal.SIGKILL)
+                async for _ in events:
+                    pass
+
+        with pytest.raises(Unavailable) as caught:
+            asyncio.run(ask_and_kill())
+        assert caught.value.code == "engine_lost"
         _wait_for_replicas(handle)
 
 

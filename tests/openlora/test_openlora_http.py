@@ -3,6 +3,7 @@
 In this folder, for its models; the stack is `tests/serving_stack.py`.
 """
 
+import base64
 import json
 import random
 import time
@@ -11,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import openai
 import pytest
 import torch
@@ -136,6 +138,80 @@ class TestTextCompletions:
         assert stack.economy.balance("user:poor").available_nano == 40_000
 
 
+class TestEmbeddings:
+    def test_the_stock_client_gets_the_mean_of_the_last_hidden_states(self, served: Served, stack: Stack) -> None:
+        inputs = [prompt_of(9), prompt_of(3), prompt_of(40)]
+        told = stack.client().embeddings.create(model="two", input=inputs)
+        model = peft_model(served, "two")
+        for ids, entry in zip(inputs, told.data, strict=True):
+            with torch.inference_mode():
+                hidden = model(input_ids=torch.tensor([ids]), output_hidden_states=True).hidden_states[-1][0]
+            expected = torch.nn.functional.normalize(hidden.mean(0), dim=0)
+            assert torch.allclose(torch.tensor(entry.embedding), expected, atol=1e-4)
+        assert [entry.index for entry in told.data] == [0, 1, 2]
+        assert (told.usage.prompt_tokens, told.usage.total_tokens) == (52, 52)
+
+    def test_both_encodings_say_the_same(self, stack: Stack) -> None:
+        asked: Any = {"model": "one", "input": "What does alpha do?"}
+        floats, encoded = (
+            stack.client().embeddings.with_raw_response.create(**asked, encoding_format=name).http_response.json()
+            for name in ("float", "base64")
+        )
+        numbers = np.frombuffer(base64.b64decode(encoded["data"][0]["embedding"]), "<f4")
+        assert numbers.tolist() == floats["data"][0]["embedding"]
+
+    def test_its_tokens_are_paid_as_a_prompts_and_a_retry_pays_nothing(self, stack: Stack) -> None:
+        def ask() -> Any:
+            return stack.client().embeddings.create(
+                model="one", input=[prompt_of(7), prompt_of(5)], extra_headers={"Idempotency-Key": "embed"}
+            )
+
+        before = stack.spent_nano()
+        first, again = ask(), ask()
+        assert first.openledger["fee_nano"] == 12 * 100
+        assert (stack.spent_nano() - before, again.openledger) == (12 * 100, first.openledger)
+        assert again.data[1].embedding == first.data[1].embedding
+
+    def test_the_same_tokens_cut_otherwise_are_another_request(self, stack: Stack) -> None:
+        ids, headers = prompt_of(8), {"Idempotency-Key": "embed-cut"}
+        stack.client().embeddings.create(model="one", input=[ids[:4], ids[4:]], extra_headers=headers)
+        with pytest.raises(openai.ConflictError) as caught:
+            stack.client().embeddings.create(model="one", input=[ids[:5], ids[5:]], extra_headers=headers)
+        assert caught.value.code == "idempotency_conflict"
+
+    @pytest.mark.parametrize(
+        ("body", "code", "param"),
+        [
+            ({"input": "alpha", "dimensions": 8}, "unsupported_parameter", "dimensions"),
+            ({"input": ""}, "empty_prompt", "input"),
+            ({"input": [[5, 10**6]]}, "invalid_token", "input"),
+            ({"input": [prompt_of(4), prompt_of(400)]}, "context_length_exceeded", "input"),
+            ({"input": []}, "invalid_field", None),
+            ({"input": "alpha", "encoding_format": "int8"}, "invalid_field", "encoding_format"),
+        ],
+        ids=["dimensions", "empty", "token", "context", "none", "encoding"],
+    )
+    def test_what_can_not_be_done_is_refused_by_name_and_costs_nothing(
+        self, stack: Stack, body: dict[str, Any], code: str, param: str | None
+    ) -> None:
+        before = stack.spent_nano()
+        with pytest.raises(openai.BadRequestError) as caught:
+            stack.client().embeddings.create(**{"model": "one", **body})
+        assert (caught.value.code, stack.spent_nano()) == (code, before)
+        assert param is None or caught.value.param == param
+
+    def test_an_adapter_that_can_not_be_loaded_costs_nothing(self, stack: Stack, corrupt_folder: Path) -> None:
+        from serving_stack import terms
+
+        digest = "c" * 64
+        stack.registry.register("cut", None, digest, terms("cut", digest), source=str(corrupt_folder))
+        before = stack.spent_nano()
+        with pytest.raises(openai.APIStatusError):
+            stack.client().embeddings.create(model="cut", input="alpha")
+        stack.registry.remove("cut")
+        assert stack.spent_nano() == before
+
+
 class TestChat:
     def test_streams_what_it_answers_at_once(self, stack: Stack) -> None:
         asked: Any = {"model": "two", "messages": [{"role": "user", "content": "alpha?"}], "max_tokens": 12}
@@ -163,6 +239,15 @@ class TestChat:
         stack.client().completions.create(**asked)
         again = stack.client().completions.create(**asked)
         assert again.usage.prompt_tokens_details.cached_tokens > 0
+
+    def test_cached_tokens_and_engine_time_are_in_the_receipt_and_in_the_record(self, stack: Stack) -> None:
+        asked: Any = {"model": "one", "prompt": prompt_of(64, seed=10), "max_tokens": 2}
+        first, again = (stack.client().completions.create(**asked).openledger for _ in range(2))
+        kept, _ = stack.economy.completed(again["answer_id"])
+        assert (first["cached_tokens"], again["cached_tokens"] > 0) == (0, True)
+        assert (kept.cached_tokens, kept.engine_us) == (again["cached_tokens"], round(1000 * again["engine_ms"]))
+        assert kept.engine_us > 0
+        assert again["fee_nano"] == first["fee_nano"]
 
     def test_another_tenants_prompt_is_not(self, stack: Stack) -> None:
         asked: Any = {"model": "one", "prompt": prompt_of(64, seed=11), "max_tokens": 2}

@@ -1,0 +1,72 @@
+"""The application's own door, opened and closed with it."""
+
+import asyncio
+import socket
+
+import httpx
+import pytest
+from memory_service import API_KEY, MemoryService
+
+from openledger.api import create_app
+from openledger.api.door import Door, open_door
+from openledger.core.errors import Unavailable
+
+HEADERS = {"Authorization": f"Bearer {API_KEY}"}
+BODY = {"model": "os-docs", "messages": [{"role": "user", "content": "What does alpha do?"}]}
+
+
+@pytest.fixture
+def door() -> Door:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return Door(host="127.0.0.1", port=probe.getsockname()[1], drain_s=5)
+
+
+def url(door: Door, path: str) -> str:
+    return f"http://{door.host}:{door.port}{path}"
+
+
+async def test_it_is_open_while_the_application_is_up(door: Door) -> None:
+    app = create_app(MemoryService(), door=door)
+    async with app.router.lifespan_context(app), httpx.AsyncClient(headers=HEADERS) as client:
+        assert (await client.get(url(door, "/healthz"))).status_code == 200
+        assert (await client.post(url(door, "/v1/chat/completions"), json=BODY)).status_code == 200
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(url(door, "/healthz"))
+
+
+async def test_two_gateways_of_a_node_share_a_port(door: Door) -> None:
+    """A new one takes over from the old without a gap."""
+    app = create_app(MemoryService())
+    async with open_door(app, door):
+        async with open_door(app, door), httpx.AsyncClient() as client:
+            assert (await client.get(url(door, "/healthz"))).status_code == 200
+        async with httpx.AsyncClient() as client:
+            assert (await client.get(url(door, "/healthz"))).status_code == 200
+
+
+async def test_a_taken_port_is_an_error_by_name(door: Door) -> None:
+    with socket.socket() as other:
+        other.bind((door.host, door.port))
+        other.listen()
+        with pytest.raises(Unavailable) as caught:
+            async with open_door(create_app(MemoryService()), door):
+                pass
+    assert (caught.value.code, caught.value.param) == ("port_taken", "http_port")
+
+
+async def test_an_answer_under_way_ends_before_the_door_is_closed(door: Door) -> None:
+    begun, go = asyncio.Event(), asyncio.Event()
+
+    async def slow(scope, receive, send):
+        begun.set()
+        await go.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"whole"})
+
+    async with httpx.AsyncClient() as client:
+        async with open_door(slow, door):
+            asking = asyncio.ensure_future(client.get(url(door, "/")))
+            await begun.wait()
+            asyncio.get_running_loop().call_later(0.3, go.set)
+        assert (await asking).text == "whole"

@@ -1,0 +1,268 @@
+"""The lines between replicas and gateways: real sockets, the engine's events from a list."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from openledger.core.errors import Unavailable
+from openledger.core.values import TokenEvent, TokenLogprob, Usage
+from openledger.openlora import outbox as outbox_module
+from openledger.openlora.inbox import Call, EventInbox
+from openledger.openlora.outbox import EventOutbox
+from openledger.openlora.wire import Frames, frame, pack_event, unpack_event
+
+HOST = "127.0.0.1"
+USAGE = Usage(prompt_tokens=3, cached_tokens=1, completion_tokens=2, engine_ms=1.5)
+
+
+def token(number: int, *, end: bool = False, index: int = 0, num_open: int = 0) -> TokenEvent:
+    return TokenEvent(
+        request_id="r", token_ids=(number,), text=f"<{number}>", index=index, num_open=num_open,
+        finish_reason="length" if end else None, usage=USAGE if end else None,
+    )  # fmt: skip
+
+
+async def saying(*events: TokenEvent, then: asyncio.Event | None = None) -> AsyncGenerator[TokenEvent, None]:
+    for event in events:
+        yield event
+    if then is not None:
+        await then.wait()
+
+
+async def read(call: Call) -> list[TokenEvent]:
+    return [event async for event in call.events()]
+
+
+def ids(events: list[TokenEvent]) -> list[int]:
+    return [one for event in events for one in event.token_ids]
+
+
+@pytest.fixture
+async def inbox() -> AsyncIterator[EventInbox]:
+    inbox = EventInbox(HOST)
+    yield inbox
+    inbox.close()
+
+
+@pytest.fixture
+def left() -> list[str]:
+    return []
+
+
+@pytest.fixture
+async def outbox(left: list[str]) -> AsyncIterator[EventOutbox]:
+    outbox = EventOutbox(left.append, 0.0)
+    yield outbox
+    outbox.close()
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        token(1),
+        token(2, end=True, index=3, num_open=2),
+        replace(token(3), text='a "quote"\n\u00e9 \ud800', logprobs=(TokenLogprob(token_id=3, logprob=-0.1),)),
+        replace(
+            token(4),
+            logprobs=(TokenLogprob(token_id=4, logprob=-1.0, top=((4, -1.0), (5, float("-inf")))),),
+            prompt_logprobs=(None, TokenLogprob(token_id=1, logprob=-2.0)),
+        ),
+        TokenEvent(request_id="r", token_ids=(), text="", finish_reason="error", error={"code": "x", "fix": None}),
+    ],
+)
+def test_an_event_is_the_same_at_the_other_end(event: TokenEvent) -> None:
+    (items,) = Frames().feed(frame([pack_event(7, event)]))
+    assert (items[0][0], unpack_event("r", items[0])) == (7, event)
+
+
+def test_frames_are_the_same_however_their_bytes_are_cut() -> None:
+    sent = [[1], [[2, "text"]], []]
+    data, frames = b"".join(map(frame, sent)), Frames()
+    assert [items for place in range(len(data)) for items in frames.feed(data[place : place + 1])] == sent
+
+
+async def test_events_come_in_order_and_to_the_end(inbox: EventInbox, outbox: EventOutbox) -> None:
+    call = await inbox.call("r", whole=False)
+    await outbox.send(saying(*map(token, range(50)), token(50, end=True)), "r", call.line)
+    told = await read(call)
+    assert (ids(told), told[-1].usage, call.ended) == (list(range(51)), USAGE, True)
+
+
+async def test_what_many_calls_have_to_say_at_once_crosses_once(
+    inbox: EventInbox, outbox: EventOutbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine's step in which eight answers get their token: one frame, where Serve would carry eight messages."""
+    sizes: list[int] = []
+
+    def counted(items: list[Any]) -> bytes:
+        sizes.append(len(items))
+        return frame(items)
+
+    monkeypatch.setattr(outbox_module, "frame", counted)
+    step = asyncio.Event()
+
+    async def events() -> AsyncGenerator[TokenEvent, None]:
+        yield token(0)
+        await step.wait()
+        yield token(1, end=True)
+
+    calls = [await inbox.call(str(number), whole=False) for number in range(8)]
+    sending = [asyncio.ensure_future(outbox.send(events(), call.request_id, call.line)) for call in calls]
+    for call in calls:
+        await anext(call.events())
+    sizes.clear()
+    step.set()
+    await asyncio.gather(*sending)
+    assert sizes == [8]
+
+
+class TestCoalescing:
+    @pytest.fixture
+    async def slow(self, left: list[str]) -> AsyncIterator[EventOutbox]:
+        """It waits a minute between frames."""
+        outbox = EventOutbox(left.append, 60.0)
+        yield outbox
+        outbox.close()
+
+    async def test_the_first_event_of_an_answer_does_not_wait(self, inbox: EventInbox, slow: EventOutbox) -> None:
+        go = asyncio.Event()
+        for name in ("a", "b"):
+            call = await inbox.call(name, whole=False)
+            sending = asyncio.ensure_future(slow.send(saying(token(1), then=go), name, call.line))
+            async with asyncio.timeout(5):
+                assert (await anext(call.events())).token_ids == (1,)
+            sending.cancel()
+
+    async def test_the_last_event_does_not_wait_and_takes_the_others_along(
+        self, inbox: EventInbox, slow: EventOutbox
+    ) -> None:
+        go = asyncio.Event()
+
+        async def events() -> AsyncGenerator[TokenEvent, None]:
+            yield token(0)
+            await go.wait()
+            yield token(1)
+            yield token(2)
+            yield token(3, end=True)
+
+        call = await inbox.call("r", whole=False)
+        sending = asyncio.ensure_future(slow.send(events(), "r", call.line))
+        told = call.events()
+        assert (await anext(told)).token_ids == (0,)
+        go.set()
+        async with asyncio.timeout(5):
+            joined = await anext(told)
+        await sending
+        assert (joined.token_ids, joined.text, joined.finish_reason) == ((1, 2, 3), "<1><2><3>", "length")
+
+    async def test_what_comes_while_the_reader_is_busy_is_joined(self, inbox: EventInbox, outbox: EventOutbox) -> None:
+        call = await inbox.call("r", whole=False)
+        await outbox.send(saying(*map(token, range(9)), token(9, end=True)), "r", call.line)
+        await asyncio.sleep(0.05)
+        assert [event.token_ids for event in await read(call)] == [tuple(range(10))]
+
+    async def test_a_whole_answer_is_its_first_event_and_the_rest(self, inbox: EventInbox, outbox: EventOutbox) -> None:
+        steps = [asyncio.Event() for _ in range(3)]
+
+        async def events() -> AsyncGenerator[TokenEvent, None]:
+            for number, step in enumerate(steps):
+                yield token(number)
+                await step.wait()
+            yield token(3, end=True)
+
+        call = await inbox.call("r", whole=True)
+        sending = asyncio.ensure_future(outbox.send(events(), "r", call.line))
+        told = call.events()
+        assert (await anext(told)).token_ids == (0,)
+        for step in steps:
+            step.set()
+            await asyncio.sleep(0.02)
+        await sending
+        assert [event.token_ids async for event in told] == [(1, 2, 3)]
+
+    async def test_answers_of_one_request_are_not_mixed(self, inbox: EventInbox, outbox: EventOutbox) -> None:
+        events = [token(n, index=n % 2, num_open=2) for n in range(6)]
+        ends = [token(6, end=True, index=0, num_open=1), token(7, end=True, index=1)]
+        call = await inbox.call("r", whole=True)
+        await outbox.send(saying(*events, *ends), "r", call.line)
+        told = await read(call)
+        assert [ids([one for one in told if one.index == index]) for index in (0, 1)] == [[0, 2, 4, 6], [1, 3, 5, 7]]
+
+
+class TestFaults:
+    async def test_a_stranger_is_hung_up_on(self, inbox: EventInbox) -> None:
+        call = await inbox.call("r", whole=False)
+        reader, writer = await asyncio.open_connection(HOST, call.line.port)
+        writer.write(b"0" * len(call.line.secret) + frame([pack_event(call.line.number, token(1, end=True))]))
+        with suppress(ConnectionResetError):
+            async with asyncio.timeout(5):
+                assert await reader.read() == b""
+        writer.close()
+        assert (call.begun, call.ended) == (False, False)
+
+    async def test_a_gateway_that_can_not_be_reached_is_said_before_anything_is_generated(
+        self, inbox: EventInbox, outbox: EventOutbox
+    ) -> None:
+        line = (await inbox.call("r", whole=False)).line
+        inbox.close()
+        begun = []
+
+        async def events() -> AsyncGenerator[TokenEvent, None]:
+            begun.append(1)
+            yield token(1, end=True)
+
+        with pytest.raises(Unavailable) as caught:
+            await outbox.send(events(), "r", line)
+        assert (caught.value.code, begun) == ("line_unreachable", [])
+
+    async def test_a_reader_that_leaves_has_the_replica_end_the_request(
+        self, inbox: EventInbox, outbox: EventOutbox, left: list[str]
+    ) -> None:
+        go = asyncio.Event()
+        call = await inbox.call("r", whole=False)
+        sending = asyncio.ensure_future(outbox.send(saying(token(1), then=go), "r", call.line))
+        await anext(call.events())
+        call.leave()
+        async with asyncio.timeout(5):
+            while not left:
+                await asyncio.sleep(0.01)
+        go.set()
+        await sending
+        assert left == ["r"]
+
+    async def test_a_gateway_that_is_lost_has_its_requests_ended_and_no_others(
+        self, outbox: EventOutbox, left: list[str]
+    ) -> None:
+        go, inboxes = asyncio.Event(), [EventInbox(HOST), EventInbox(HOST)]
+        calls = [await inbox.call(str(number), whole=False) for number, inbox in enumerate(inboxes)]
+        sending = [
+            asyncio.ensure_future(outbox.send(saying(token(1), then=go), call.request_id, call.line)) for call in calls
+        ]
+        for call in calls:
+            await anext(call.events())
+        calls[0]._connection._transport.abort()  # type: ignore[union-attr]
+        async with asyncio.timeout(5):
+            while not left:
+                await asyncio.sleep(0.01)
+        go.set()
+        lost, fine = await asyncio.gather(*sending, return_exceptions=True)
+        assert (left, getattr(lost, "code", None), fine) == (["0"], "line_broken", None)
+        for inbox in inboxes:
+            inbox.close()
+
+    async def test_a_replica_that_is_lost_fails_the_answers_it_made(
+        self, inbox: EventInbox, outbox: EventOutbox
+    ) -> None:
+        call = await inbox.call("r", whole=False)
+        sending = asyncio.ensure_future(outbox.send(saying(token(1), then=asyncio.Event()), "r", call.line))
+        told = call.events()
+        await anext(told)
+        outbox.close()
+        with pytest.raises(Unavailable) as caught:
+            await anext(told)
+        sending.cancel()
+        assert caught.value.code == "engine_lost"
