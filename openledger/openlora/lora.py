@@ -36,10 +36,22 @@ class Run:
     digest: str
 
 
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where in memory each of some modules' segments begin, 0 where it has none; each has `num_segments`."""
+
+    places: npt.NDArray[np.int64]
+    num_segments: int
+
+
 class Plan(Protocol):
     """What is added to each module's result, for the rows of one step."""
 
     def add(self, module: str, x_TI: torch.Tensor, y_TO: torch.Tensor) -> None: ...
+
+    def addresses(self, modules: tuple[str, ...]) -> "Addresses | None":
+        """For a kernel that computes these modules itself; None where it can't, or where others add something too."""
+        ...
 
 
 class Products(Protocol):
@@ -84,10 +96,11 @@ class LoraLayers:
     def num_bytes(self) -> int:
         return self._products.num_bytes()
 
-    def use(self, step: PackedStep) -> None:
-        """Aim the layers at the rows of `step`, until the next call."""
+    def use(self, step: PackedStep) -> Plan | None:
+        """Aim the layers at the rows of `step`, until the next call; None where no row has an adapter."""
         runs = runs_of(step)
         self._batch.aim(self._products.plan(runs) if runs else None, step)
+        return self._batch.plan
 
     @contextmanager
     def set_aside(self) -> Iterator[None]:
@@ -198,13 +211,21 @@ class NativeProducts:
         return _NativePlan(kernels=self._kernels, segments=segments, places=places)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class _NativePlan:
     """`segments` int64 [M, K, fields]; `places` says where each module's part begins in memory."""
 
     kernels: Kernels
     segments: npt.NDArray[np.int64]
     places: dict[str, int]
+    _known: tuple[tuple[str, ...], Addresses | None] = ((), None)
+
+    def addresses(self, modules: tuple[str, ...]) -> Addresses | None:
+        if self._known[0] is not modules:
+            places = np.array([self.places.get(module, 0) for module in modules], np.int64)
+            whole = self.places.keys() <= set(modules)
+            self._known = (modules, Addresses(places, self.segments.shape[1]) if whole else None)
+        return self._known[1]
 
     def add(self, module: str, x_TI: torch.Tensor, y_TO: torch.Tensor) -> None:
         if (place := self.places.get(module)) is not None:

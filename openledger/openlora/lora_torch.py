@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 
 from openledger.adapters.checks import AdapterWeights
-from openledger.openlora.lora import Run
+from openledger.openlora.lora import Addresses, Run
 
 Factors = Mapping[str, tuple[torch.Tensor, torch.Tensor]]
 _LONG = 16  # rows: from here on padding the others costs more than a product of its own
@@ -113,6 +113,9 @@ class _PackedRows:
 class _TorchPlan:
     long: tuple[tuple[Run, Factors], ...]
     packed: _PackedRows | None
+
+    def addresses(self, modules: tuple[str, ...]) -> Addresses | None:
+        return None
 
     def add(self, module: str, x_TI: torch.Tensor, y_TO: torch.Tensor) -> None:
         if self.packed is not None:

@@ -16,8 +16,10 @@ from openledger.adapters.base_model import BaseModel, load_model
 from openledger.adapters.checks import BaseShapes, shapes_of
 from openledger.core.errors import InvalidInput
 from openledger.openlora import attention
+from openledger.openlora.fused_step import FusedStep, is_like_llama
 from openledger.openlora.kv import KeyValueBlocks, num_blocks_of
-from openledger.openlora.native import Kernels
+from openledger.openlora.lora import Plan
+from openledger.openlora.native import Kernels, Weighing
 from openledger.openlora.packing import PackedStep, Piece, pack
 
 _PROBE_PROMPTS, _PROBE_NEW = (3, 11, 41), 3  # the last in two pieces: one long, one long after stored tokens
@@ -34,6 +36,8 @@ class PackedModel:
         self.model = load_model(base)
         self.vocab_size = int(self.model.get_input_embeddings().weight.shape[0])
         self._num_layers = int(self.model.config.get_text_config().num_hidden_layers)
+        self._weighings: dict[int, Weighing] = {}
+        self._fused: FusedStep | None = None
         self._check_family()
         with torch.inference_mode():
             self.bytes_per_token, self.shapes = self._probe()
@@ -41,9 +45,20 @@ class PackedModel:
             if dtype == "bfloat16" or self.speeds.get("bfloat16", 0.0) > _WORTH_IT * self.speeds.get("float32", 1.0):
                 self._round()
                 self.bytes_per_token, _ = self._probe()
+            self._fuse()
 
-    def logits(self, step: PackedStep) -> torch.Tensor:
-        """Logits `[number of kept rows, V]`."""
+    @property
+    def fuses(self) -> bool:
+        """Whether decode steps are one call of the kernels."""
+        return self._fused is not None
+
+    def logits(self, step: PackedStep, plan: Plan | None = None) -> torch.Tensor:
+        """Logits fp32 `[number of kept rows, V]`, good until the next call. `plan` is what the rows' adapters add."""
+        if self._fused is not None and self._fused.takes(step):
+            if plan is None:
+                return self._fused.logits(step, None, 0)
+            if (found := plan.addresses(self._fused.modules)) is not None:
+                return self._fused.logits(step, found.places, found.num_segments)
         output = self.model(
             input_ids=step.input_ids,
             position_ids=step.position_ids,
@@ -61,6 +76,16 @@ class PackedModel:
     def _check_family(self) -> None:
         if not getattr(self.model, "_supports_attention_backend", False):
             raise self._unsupported("its attention can't be replaced")
+
+    def _fuse(self) -> None:
+        """Decode by one call where that gives the same logits."""
+        if self.kernels is None or not is_like_llama(self.model, self._weighings):
+            return
+        self._fused = FusedStep(self.model, self.kernels, self._weighings)
+        try:
+            self._probe()
+        except InvalidInput:
+            self._fused = None
 
     def _probe(self) -> tuple[int, BaseShapes]:
         """Prompts of several lengths, one in two pieces, then single tokens: all against the plain forward."""
@@ -86,14 +111,19 @@ class PackedModel:
     ) -> None:
         seen.begin(step.num_rows)
         logits = self._probe_logits(step)
-        if Counter(step.calls) != Counter(range(self._num_layers)):
-            raise self._unsupported(f"its {self._num_layers} layers called attention {len(step.calls)} times")
-        seen.end()
+        if self._fused is None or not self._fused.takes(step):
+            self._check_calls(step)
+            seen.end()
         for row, index in zip(logits, (index for index in step.order if pieces[index].keep), strict=True):
             reference = expected[index][pieces[index].end - 1]
             error = (row - reference).abs().max()
             if not error <= _TOLERANCE[self.dtype] * max(1.0, float(reference.abs().max())):
                 raise self._unsupported(f"packed logits differ from its own by {float(error):.2g}")
+
+    def _check_calls(self, step: PackedStep) -> None:
+        if Counter(layer for layer, _ in step.calls) != Counter(range(self._num_layers)):
+            raise self._unsupported(f"its {self._num_layers} layers called attention {len(step.calls)} times")
+        self._weighings = dict(step.calls)
 
     def _probe_logits(self, step: PackedStep) -> torch.Tensor:
         try:

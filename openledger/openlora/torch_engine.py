@@ -171,6 +171,7 @@ class TorchEngine:
             "engine": "torch",
             "lora_path": f"kernels: {self._kernels}" if self._kernels else "torch, packed baddbmm",
             "attention_path": f"kernels: {self._kernels}" if self._kernels else "torch, piece by piece",
+            "decode_path": "one call" if self._model.fuses else "module by module",
             "dtype": _name_of(self._model.dtype),
             "adapter_dtype": _name_of(self._adapter_dtype()),
             "dtype_speeds_hz": self._model.speeds,
@@ -189,8 +190,7 @@ class TorchEngine:
     def _compute(self, plan: list[tuple[Generation, Piece]]) -> list[TokenEvent]:
         begin = time.perf_counter()
         step = pack([piece for _, piece in plan], self._kv)
-        self._lora.use(step)
-        logits_KV = self._model.logits(step)
+        logits_KV = self._model.logits(step, self._lora.use(step))
         row_ms = 1000 * (time.perf_counter() - begin) / step.num_rows
         complete, rows, row = [], [], 0
         for index in step.order:
