@@ -2,9 +2,10 @@
 
 With few rows a step's time goes into Python and small operations as much as into products. Where a model's layers are
 made as Llama's are (RMSNorm, rotation by halves, SiLU gate; with Qwen's biases and norms of heads, with windows), the
-call computes what its modules would, on the model's own weights as they lie. Owns the reading of such a model and the
-tables of pointers; `PackedModel` decides by its probe whether the result may be used. Rows that long pieces bring, and
-scoring, go through the modules.
+call computes what its modules would, on the model's own weights as they lie, or on copies of them in int8:
+q = round(w / s) with s = max |w| / 127 over the row of an output. Owns the reading of such a model and the tables of
+pointers; `PackedModel` decides by its probe whether the result may be used. Rows that long pieces bring, and scoring,
+go through the modules.
 """
 
 import ctypes
@@ -22,7 +23,7 @@ from openledger.openlora.native import Kernels, Layer, Linear, Step, Weighing
 from openledger.openlora.packing import PackedStep
 
 MAX_ROWS = 64  # from here on torch's products are as fast
-_FLOAT, _HALF = 0, 1
+_FLOAT, _HALF, _INT8 = 0, 1, 2
 _LAYERS = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer")
 _STEADY_ROTATIONS = ("default", "linear", "llama3", "yarn")  # others depend on what else is in the batch
 _SITES = (
@@ -32,10 +33,11 @@ _SITES = (
 
 
 class FusedStep:
-    """`modules` are the names of the linear layers it computes, in the order in which it takes adapters' segments."""
+    """`modules` are the names of the linear layers it computes, in the order in which it takes adapters' segments.
+    With `int8` it keeps their weights, and the head's, in a byte each."""
 
-    def __init__(self, model: Any, kernels: Kernels, weighings: Mapping[int, Weighing]):
-        self._kernels, self._inner = kernels, model.model
+    def __init__(self, model: Any, kernels: Kernels, weighings: Mapping[int, Weighing], *, int8: bool = False):
+        self._kernels, self._inner, self._int8 = kernels, model.model, int8
         self._held: list[torch.Tensor] = []  # what the tables point to, beside the model's own parameters
         layers = list(self._inner.layers)
         self.modules = tuple(f"model.layers.{number}.{site}" for number in range(len(layers)) for site in _SITES)
@@ -96,14 +98,14 @@ class FusedStep:
         )  # fmt: skip
 
     def _linear(self, linear: nn.Linear) -> Linear:
-        weight, bias = linear.weight, linear.bias
-        return Linear(
-            weight=weight.data_ptr(),
-            bias=0 if bias is None else self._floats(bias),
-            out=weight.shape[0],
-            **{"in": weight.shape[1]},
-            kind=_HALF if weight.dtype is torch.bfloat16 else _FLOAT,
-        )
+        weight_OI = linear.weight
+        bias = 0 if linear.bias is None else self._floats(linear.bias)
+        if not self._int8:
+            kind = _HALF if weight_OI.dtype is torch.bfloat16 else _FLOAT
+            return Linear(weight_OI.data_ptr(), bias, 0, weight_OI.shape[1], weight_OI.shape[0], kind)
+        bytes_OI, scales_O = quantise(weight_OI)
+        self._held.append(bytes_OI)
+        return Linear(bytes_OI.data_ptr(), bias, self._floats(scales_O), weight_OI.shape[1], weight_OI.shape[0], _INT8)
 
     def _floats(self, values: torch.Tensor) -> int:
         self._held.append(values.detach().float().contiguous())
@@ -129,6 +131,25 @@ class FusedStep:
         if len(self._logits) < kept:
             self._logits = torch.empty(kept, call.head.out)
             call.logits = self._logits.data_ptr()
+
+
+def quantise(weight_OI: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """int8 `[O, I]`, I filled up to whole chunks in the order of the kernel, and the scale fp32 `[O]` of each row."""
+    whole_OI, scales_O = _whole_numbers(weight_OI)
+    filled_OI = nn.functional.pad(whole_OI.to(torch.int8), (0, -whole_OI.shape[1] % 64))
+    return filled_OI.unflatten(1, (-1, 4, 16)).transpose(2, 3).flatten(1).contiguous(), scales_O
+
+
+def rounded(weight_OI: torch.Tensor) -> torch.Tensor:
+    """What `quantise` makes of a weight, as a weight."""
+    whole_OI, scales_O = _whole_numbers(weight_OI)
+    return (whole_OI * scales_O[:, None]).to(weight_OI.dtype)
+
+
+def _whole_numbers(weight_OI: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    weight_OI = weight_OI.detach().float()
+    scales_O = weight_OI.abs().amax(1).clamp(min=1e-30) / 127
+    return (weight_OI / scales_O[:, None]).round_(), scales_O
 
 
 def is_like_llama(model: Any, weighings: Mapping[int, Weighing]) -> bool:

@@ -73,7 +73,6 @@ typedef float F __attribute__((vector_size(WIDTH)));
 typedef int32_t I __attribute__((vector_size(WIDTH)));
 typedef uint32_t U __attribute__((vector_size(WIDTH)));
 typedef uint16_t H __attribute__((vector_size(WIDTH / 2)));
-typedef int8_t B __attribute__((vector_size(WIDTH / 4)));
 struct V { F part[PARTS]; };
 #define INLINE inline __attribute__((always_inline))
 #define EACH _Pragma("GCC unroll 16") for (int i = 0; i < PARTS; ++i)
@@ -83,11 +82,6 @@ INLINE V load(const float *p) { V v; EACH memcpy(&v.part[i], p + i * LANES, WIDT
 INLINE V load(const Half *p) {
   V v;
   EACH { H h; memcpy(&h, p + i * LANES, WIDTH / 2); U u = __builtin_convertvector(h, U) << 16; v.part[i] = (F)u; }
-  return v;
-}
-INLINE V load(const int8_t *p) {
-  V v;
-  EACH { B b; memcpy(&b, p + i * LANES, LANES); v.part[i] = __builtin_convertvector(__builtin_convertvector(b, I), F); }
   return v;
 }
 INLINE void save(float *p, V v) { EACH memcpy(p + i * LANES, &v.part[i], WIDTH); }
@@ -385,25 +379,48 @@ template <class T> void store(const Store &s) {
 
 // ---- a decode step of a Llama-like model ----
 
+// A row of W in chunks of as many weights as lie together, each in PIECES of 16. Of int8, lane i of a chunk holds the
+// elements i, i + 16, i + 32 and i + 48, and a row is filled up with zeros: any 16 come out by shifts.
+template <class W> struct Row {
+  static constexpr int PIECES = 1;
+  static int64_t stride(int64_t in) { return in; }
+  static INLINE V piece(const W *w, int) { return load(w); }
+  static INLINE V last(const W *w, int, int64_t n) { return load_some(w, n); }
+};
+template <> struct Row<int8_t> {
+  static constexpr int PIECES = 4;
+  static int64_t stride(int64_t in) { return (in + 63) / 64 * 64; }
+  static INLINE V piece(const int8_t *w, int number) {
+    V v;
+    EACH { I bytes; memcpy(&bytes, w + i * WIDTH, WIDTH); v.part[i] = __builtin_convertvector((bytes << (24 - 8 * number)) >> 24, F); }
+    return v;
+  }
+  static INLINE V last(const int8_t *w, int number, int64_t) { return piece(w, number); }
+};
+
 // Rows of x dotted with rows of W, as many at once as the registers hold: every weight is read once, as it lies.
 template <int TOKENS, int N, class W>
-inline void product_block(const float *x, const W *w, const Linear &l, int64_t first, float *y, bool add) {
+inline void product_block(const float *x, const W *w, const Linear &l, int64_t first, float *y, bool add, bool ahead) {
+  constexpr int PIECES = Row<W>::PIECES;
+  const int64_t in = l.in, stride = Row<W>::stride(in);
   V sum[TOKENS][N];
   for (int t = 0; t < TOKENS; ++t) for (int j = 0; j < N; ++j) sum[t][j] = zero();
-  const int64_t in = l.in;
   int64_t i = 0;
-  for (; i + 16 <= in; i += 16) {
-    V part[TOKENS];
-    for (int t = 0; t < TOKENS; ++t) part[t] = load(x + t * in + i);
-    for (int j = 0; j < N; ++j) {
-      if (TOKENS == 1) __builtin_prefetch(w + (j + N) * in + i);  // memory decides: what comes after this block
-      V weights = load(w + j * in + i);
-      for (int t = 0; t < TOKENS; ++t) add_product(sum[t][j], part[t], weights);
+  for (; i + 16 * PIECES <= in; i += 16 * PIECES) {
+    if (ahead) for (int j = 0; j < N; ++j) __builtin_prefetch(w + (j + N) * stride + i, 0, 2);  // memory decides: what comes next
+    _Pragma("GCC unroll 4") for (int p = 0; p < PIECES; ++p) {
+      V part[TOKENS];
+      for (int t = 0; t < TOKENS; ++t) part[t] = load(x + t * in + i + 16 * p);
+      for (int j = 0; j < N; ++j) {
+        V weights = Row<W>::piece(w + j * stride + i, p);
+        for (int t = 0; t < TOKENS; ++t) add_product(sum[t][j], part[t], weights);
+      }
     }
   }
-  if (i < in) for (int t = 0; t < TOKENS; ++t) {
-    V part = load_some(x + t * in + i, in - i);
-    for (int j = 0; j < N; ++j) add_product(sum[t][j], part, load_some(w + j * in + i, in - i));
+  for (int p = 0; i + 16 * p < in; ++p) for (int t = 0; t < TOKENS; ++t) {
+    int64_t n = in - i - 16 * p;
+    V part = load_some(x + t * in + i + 16 * p, n < 16 ? n : 16);
+    for (int j = 0; j < N; ++j) add_product(sum[t][j], part, Row<W>::last(w + j * stride + i, p, n));
   }
   const float *bias = (const float *)l.bias, *scales = (const float *)l.scales;
   for (int t = 0; t < TOKENS; ++t) for (int j = 0; j < N; ++j) {
@@ -416,10 +433,10 @@ constexpr int TALL = RANKS == 8 ? 4 : RANKS == 4 ? 2 : 1, WIDE = RANKS == 8 ? 6 
 
 template <int N, class W>
 inline void product_rows(const float *x, const W *w, const Linear &l, int64_t o, float *y, int64_t rows, bool add) {
-  const W *from = w + o * l.in;
+  const W *from = w + o * Row<W>::stride(l.in);
   int64_t t = 0;
-  for (; t + TALL <= rows; t += TALL) product_block<TALL, N>(x + t * l.in, from, l, o, y + t * l.out + o, add);
-  for (; t < rows; ++t) product_block<1, N>(x + t * l.in, from, l, o, y + t * l.out + o, add);
+  for (; t + TALL <= rows; t += TALL) product_block<TALL, N>(x + t * l.in, from, l, o, y + t * l.out + o, add, t == 0);
+  for (; t < rows; ++t) product_block<1, N>(x + t * l.in, from, l, o, y + t * l.out + o, add, t == 0);
 }
 
 template <class W> void product(const float *x, const Linear &l, float *y, int64_t rows, bool add) {

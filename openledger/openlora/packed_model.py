@@ -16,7 +16,7 @@ from openledger.adapters.base_model import BaseModel, load_model
 from openledger.adapters.checks import BaseShapes, shapes_of
 from openledger.core.errors import InvalidInput
 from openledger.openlora import attention
-from openledger.openlora.fused_step import FusedStep, is_like_llama
+from openledger.openlora.fused_step import FusedStep, is_like_llama, rounded
 from openledger.openlora.kv import KeyValueBlocks, num_blocks_of
 from openledger.openlora.lora import Plan
 from openledger.openlora.native import Kernels, Weighing
@@ -28,10 +28,12 @@ _WORTH_IT = 1.15  # how much faster bfloat16 must be to be chosen
 
 
 class PackedModel:
-    """A base model that computes packed batches, in `dtype` (`auto`: the faster one here). `shapes` are the modules
-    that adapters may target, `bytes_per_token` what the keys and values of a token take."""
+    """A base model that computes packed batches, in `dtype` (`auto`: the faster one here), its linear layers' weights
+    `exact`, rounded to `int8`, or `auto`: rounded where that makes a step of one row faster. `shapes` are the modules
+    that adapters may target, `bytes_per_token` what the keys and values of a token take. Raises InvalidInput
+    (`unsupported_model`, `no_int8`)."""
 
-    def __init__(self, base: BaseModel, kernels: Kernels | None = None, dtype: str = "float32"):
+    def __init__(self, base: BaseModel, kernels: Kernels | None = None, dtype: str = "float32", weights: str = "exact"):
         self.base, self.kernels, self.dtype = base, kernels, torch.float32
         self.model = load_model(base)
         self.vocab_size = int(self.model.get_input_embeddings().weight.shape[0])
@@ -46,6 +48,7 @@ class PackedModel:
                 self._round()
                 self.bytes_per_token, _ = self._probe()
             self._fuse()
+            self.weights = weights if weights == "exact" else self._round_to_int8(weights)
 
     @property
     def fuses(self) -> bool:
@@ -86,6 +89,30 @@ class PackedModel:
             self._probe()
         except InvalidInput:
             self._fused = None
+
+    def _round_to_int8(self, wanted: str) -> str:
+        """The whole model computes with the rounded weights, so that an answer doesn't depend on which steps of it
+        were one call; that call reads a byte for each."""
+        if self._fused is None:
+            if wanted == "auto":
+                return "exact"
+            raise InvalidInput(
+                f"int8 weights need kernels and a model like Llama, not {self.model.config.model_type!r}",
+                code="no_int8",
+                param="weights",
+                fix="weights: exact",
+            )
+        assert self.kernels is not None
+        fused = FusedStep(self.model, self.kernels, self._weighings, int8=True)
+        self.speeds |= {"exact_steps": _steps_hz(self._fused), "int8_steps": _steps_hz(fused)}
+        if wanted == "auto" and self.speeds["int8_steps"] < _WORTH_IT * self.speeds["exact_steps"]:
+            return "exact"
+        for name in (*fused.modules, "lm_head"):
+            weight = self.model.get_submodule(name).weight
+            weight.data = rounded(weight)
+        self._fused = FusedStep(self.model, self.kernels, self._weighings, int8=True)  # embeddings may be the head's
+        self._probe()
+        return "int8"
 
     def _probe(self) -> tuple[int, BaseShapes]:
         """Prompts of several lengths, one in two pieces, then single tokens: all against the plain forward."""
@@ -181,6 +208,17 @@ def measure_dtypes(model: Any, rows: int = 32, budget_s: float = 0.05) -> dict[s
             count += 1
         speeds[str(dtype).removeprefix("torch.")] = count / taken
     return speeds
+
+
+def _steps_hz(fused: FusedStep, budget_s: float = 0.05) -> float:
+    """Decode steps of one row a second."""
+    step = pack([Piece(token_ids=[0], blocks=[0])], KeyValueBlocks(1))
+    fused.logits(step, None, 0)
+    count, begin = 0, time.perf_counter()
+    while (taken := time.perf_counter() - begin) < budget_s or count < 3:
+        fused.logits(step, None, 0)
+        count += 1
+    return count / taken
 
 
 class _RowCounter:

@@ -32,6 +32,7 @@ from openledger.openlora.scheduler import Generation, Scheduler, answer_to, new_
 from openledger.openlora.text import decoder
 
 DTYPES = ("auto", "float32", "bfloat16")
+WEIGHTS = ("exact", "int8", "auto")
 _GRAMMAR_WAIT_S = 0.01
 
 
@@ -43,6 +44,7 @@ class EngineOptions:
     `max_batch` answers run, with `kv_bytes` for keys and values in all; the rest wait. `score_tokens` is how many
     tokens scoring takes at a time: fewer let people through sooner. `dtype` is the base's, `adapter_dtype` that in
     which adapters are kept (`auto`: the base's); scores decide money, so that fp32 is the default and `auto` a choice.
+    So is `weights`: the base's as they are, or rounded to int8, which decodes faster and computes something else.
     `kernels` is `auto`, `torch` or an instruction set's name.
     """
 
@@ -55,6 +57,7 @@ class EngineOptions:
     num_threads: int = 1
     dtype: str = "float32"
     adapter_dtype: str = "auto"
+    weights: str = "exact"
     kernels: str = "auto"
     adapter_limits: AdapterLimits = field(default_factory=AdapterLimits)
 
@@ -67,7 +70,7 @@ class TorchEngine:
         torch.set_num_threads(self.options.num_threads)
         _check_options(self.options)
         self._kernels = native.load(self.options.kernels)
-        self._model = PackedModel(base, self._kernels, self.options.dtype)
+        self._model = PackedModel(base, self._kernels, self.options.dtype, self.options.weights)
         self._lora = LoraLayers(self._model.model, self._products())
         tokenizer = load_tokenizer(base)
         self._decode = decoder(tokenizer)
@@ -173,6 +176,7 @@ class TorchEngine:
             "attention_path": f"kernels: {self._kernels}" if self._kernels else "torch, piece by piece",
             "decode_path": "one call" if self._model.fuses else "module by module",
             "dtype": _name_of(self._model.dtype),
+            "weights": self._model.weights,
             "adapter_dtype": _name_of(self._adapter_dtype()),
             "dtype_speeds_hz": self._model.speeds,
             "torch": torch.__version__,
@@ -385,6 +389,10 @@ def _check_options(options: EngineOptions) -> None:
                 code="unknown_dtype",
                 param=name,
             )
+    if options.weights not in WEIGHTS:
+        raise InvalidInput(
+            f"weights is one of {', '.join(WEIGHTS)}, not {options.weights!r}", code="no_int8", param="weights"
+        )
 
 
 def _name_of(dtype: torch.dtype) -> str:

@@ -8,8 +8,9 @@ import pytest
 import torch
 from openlora_models import FAMILIES, Served, make_base, make_served, prompt_of, request, run, tokens_of
 
-from openledger.openlora import fused_step, native
-from openledger.openlora.fused_step import MAX_ROWS, FusedStep
+from openledger.core.errors import InvalidInput
+from openledger.openlora import fused_step, native, packed_model
+from openledger.openlora.fused_step import MAX_ROWS, FusedStep, quantise, rounded
 from openledger.openlora.packed_model import PackedModel
 from openledger.openlora.torch_engine import EngineOptions, TorchEngine
 
@@ -148,3 +149,50 @@ class TestLongSteps:
         assert {name: tokens_of(each) for name, each in together.items()} == {
             name: tokens_of(each) for name, each in alone.items()
         }
+
+
+class TestInt8:
+    @pytest.mark.parametrize("size_in", [64, 100, 37])
+    def test_weights_are_within_half_a_step(self, size_in: int) -> None:
+        torch.manual_seed(0)
+        weight_OI = torch.randn(9, size_in)
+        error_OI = (rounded(weight_OI) - weight_OI).abs()
+        assert (error_OI <= weight_OI.abs().amax(1, keepdim=True) / 254 + 1e-7).all()
+        bytes_OI, scales_O = quantise(weight_OI)
+        assert (bytes_OI.dtype, bytes_OI.shape[1] % 64, scales_O.shape) == (torch.int8, 0, (9,))
+
+    def test_a_row_of_zeros_stays_one(self) -> None:
+        assert torch.equal(rounded(torch.zeros(2, 8)), torch.zeros(2, 8))
+
+    @pytest.mark.parametrize("sizes", [{}, ODD])
+    def test_steps_equal_those_of_the_modules_on_rounded_weights(
+        self, tmp_path: Path, kernels: str, sizes: dict[str, int], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(FAMILIES, "llama", {**FAMILIES["llama"], **sizes})
+        served = make_served(tmp_path)
+        engines = [_engine(served, kernels=kernels, weights="int8") for _ in range(2)]
+        assert engines[0].describe()["weights"] == "int8"
+        pairs = zip(_logits_by_step(engines[0], served, True), _logits_by_step(engines[1], served, False), strict=True)
+        for fused, plain in pairs:
+            torch.testing.assert_close(fused, plain, rtol=2e-5, atol=2e-4)
+
+    def test_they_are_not_the_exact_ones(self, served: Served) -> None:
+        exact, int8 = (next(_logits_by_step(_engine(served, weights=w), served, True)) for w in ("exact", "int8"))
+        assert 1e-3 < (exact - int8).abs().max() < 0.1 * exact.abs().max()
+
+    def test_auto_takes_the_faster(self, served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+        for exact, int8, taken in ((100.0, 200.0, "int8"), (100.0, 110.0, "exact")):
+            speeds = iter([exact, int8])
+            monkeypatch.setattr(packed_model, "_steps_hz", lambda _, speeds=speeds: next(speeds))
+            assert _engine(served, weights="auto").describe()["weights"] == taken
+
+    def test_a_model_that_cannot_is_told(self, tmp_path: Path) -> None:
+        base = make_base(tmp_path, "gpt2")
+        with pytest.raises(InvalidInput) as caught:
+            TorchEngine(base, EngineOptions(weights="int8"))
+        assert (caught.value.code, caught.value.param) == ("no_int8", "weights")
+        assert TorchEngine(base, EngineOptions(weights="auto")).describe()["weights"] == "exact"
+
+    def test_others_are_unknown(self, served: Served) -> None:
+        with pytest.raises(InvalidInput, match="exact, int8, auto"):
+            TorchEngine(served.base, EngineOptions(weights="int4"))
