@@ -15,7 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct Segment { int64_t begin, end, a, b, rank, is_bf16; };
+struct Segment { int64_t begin, end, a, b, rank, is_bf16; double weight; };
 
 struct Attention {
   int64_t query, row_stride, head_stride, keys, values, tables, table_stride, row_tables, lengths, sinks, out, out_stride;
@@ -212,6 +212,7 @@ inline void tokens(const X *x, int64_t x_stride, X *y, int64_t y_stride, const S
   for (int64_t from = 0; from < s.rank; from += SLAB) {
     int64_t to = from + SLAB < s.rank ? from + SLAB : s.rank;
     shrink<TOKENS>(x, x_stride, a, s.rank, from, to, in, v, SLAB);
+    if (s.weight != 1) for (int t = 0; t < TOKENS; ++t) for (int64_t j = 0; j < to - from; ++j) v[t * SLAB + j] *= (float)s.weight;
     expand<TOKENS>(v, SLAB, b, s.rank, from, to, out, y, y_stride);
   }
 }

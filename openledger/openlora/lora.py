@@ -29,11 +29,12 @@ from openledger.openlora.packing import PackedStep
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Rows [begin, end) under one adapter."""
+    """Rows [begin, end) under one adapter, whose product is multiplied by `weight`."""
 
     begin: int
     end: int
     digest: str
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +114,14 @@ class LoraLayers:
 
 
 def runs_of(step: PackedStep) -> list[Run]:
-    """Neighbours under one adapter together; rows of the base alone are in none."""
+    """Neighbours under one adapter together; rows of the base alone are in none, those of an ensemble in several."""
     groups = (list(group) for _, group in groupby(step.segments, key=lambda segment: segment.piece.adapter))
-    return [Run(group[0].begin, group[-1].end, group[0].piece.adapter) for group in groups if group[0].piece.adapter]
+    return [
+        Run(group[0].begin, group[-1].end, digest, weight)
+        for group in groups
+        if group[0].piece.adapter
+        for digest, weight in group[0].piece.members or ((group[0].piece.adapter, 1.0),)
+    ]
 
 
 class _Batch:
@@ -202,10 +208,11 @@ class NativeProducts:
     def _new_plan(self, runs: Sequence[Run]) -> "_NativePlan":
         numbers = dict(self._numbers)  # `install` may add to it meanwhile
         segments = np.zeros((len(numbers), len(runs), SEGMENT_FIELDS), np.int64)
+        segments.view(np.float64)[:, :, -1] = [run.weight for run in runs]
         for number, run in enumerate(runs):
             _, table = self._adapters[run.digest]
             segments[:, number, :2] = run.begin, run.end
-            segments[: len(table), number, 2:] = table
+            segments[: len(table), number, 2:-1] = table
         used: npt.NDArray[np.bool_] = np.any(segments[:, :, 4], axis=1)
         places = {module: segments[number].ctypes.data for module, number in numbers.items() if used[number]}
         return _NativePlan(kernels=self._kernels, segments=segments, places=places)

@@ -19,7 +19,7 @@ from openledger.openlora import build_kernels
 
 ABI = 2
 BLOCK = 16  # positions of a block of keys and values
-SEGMENT_FIELDS = 6  # begin, end, pointer to A, pointer to B, rank, whether they are bfloat16
+SEGMENT_FIELDS = 7  # begin, end, pointer to A, pointer to B, rank, whether they are bfloat16, weight as a double
 
 
 class _Attention(ctypes.Structure):

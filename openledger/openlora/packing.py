@@ -19,13 +19,15 @@ SHORT = 16  # tokens: from here on one large product a piece is faster than look
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
     """Consecutive tokens of one request, the first at position `start`. `blocks` hold its positions 0 to `end`;
-    without any nothing is stored, and `start` must be 0. `keep` is how many of its last rows need logits."""
+    without any nothing is stored, and `start` must be 0. `keep` is how many of its last rows need logits. Where
+    `adapter` is an ensemble, `members` are its adapters and their weights."""
 
     token_ids: Sequence[int]
     start: int = 0
     blocks: Sequence[int] = ()
     adapter: str = ""
     keep: int = 1
+    members: tuple[tuple[str, float], ...] = ()
 
     @property
     def end(self) -> int:

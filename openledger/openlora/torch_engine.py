@@ -21,6 +21,7 @@ from openledger.adapters.checks import AdapterLimits, read_adapter
 from openledger.core.errors import Conflict, Corrupt, InvalidInput, NotFound, OpenLedgerError, TooLarge
 from openledger.core.values import GenerationRequest, TokenEvent, TokenLogprob
 from openledger.openlora import native
+from openledger.openlora.ensembles import check_ensemble, identity_of, members_of
 from openledger.openlora.grammar import Grammars
 from openledger.openlora.kv import KeyValueBlocks, num_blocks_of, root_key
 from openledger.openlora.lora import LoraLayers, NativeProducts, Products
@@ -113,11 +114,13 @@ class TorchEngine:
         try:
             self._scheduler.check_room()
             check_sampling(request.sampling)
-            self._check_resident(request.adapter_digest)
+            check_ensemble(request)
+            for digest, _ in members_of(request):
+                self._check_resident(digest)
             generation = new_generation(
                 request,
                 self._decode,
-                root_key(self._model.base.digest, request.adapter_digest, request.tenant),
+                root_key(self._model.base.digest, identity_of(request), request.tenant),
                 vocab_size=self._model.vocab_size,
                 max_positions=self._max_positions,
             )
@@ -218,7 +221,7 @@ class TorchEngine:
             if isinstance(token, OpenLedgerError):
                 events.append(self._ended(generation, "error", error=token))
             elif token is None:
-                error = _not_finite(generation.request.adapter_digest)
+                error = _not_finite(generation.adapter)
                 events.append(self._ended(generation, "error", error=error, wipe=True))
             else:
                 events.append(self._advance(generation, token, logits_V))
