@@ -324,14 +324,15 @@ class SamplingParameters:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
-    """One answer to make, or `sampling.num_answers`. `adapter_digest` is empty for the base model alone. What was
-    computed for one `tenant` is never used for another."""
+    """One answer to make, or `sampling.num_answers`. `adapter_digest` is empty for the base model alone; `ensemble`
+    names several adapters instead, each with a weight. What was computed for one `tenant` is never used for another."""
 
     request_id: str
     prompt_ids: tuple[int, ...]
     adapter_digest: str = ""
     sampling: SamplingParameters = SamplingParameters()
     tenant: str = ""
+    ensemble: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -45,7 +45,6 @@ def packed_attention(
     """query `[1, H, T, d]`, key and value `[1, G, T, d]`, rotated already; the result is `[1, T, H, d]`. Softcap as in
     Gemma 2, `s_aux` `[H]` are attention sinks as in gpt-oss: one more score, without a value."""
     step = _checked(openlora_step, attention_mask, options)
-    step.calls.append(module.layer_idx)
     if step.between is not None:
         step.between()
     weighing = Weighing(
@@ -54,6 +53,7 @@ def packed_attention(
         softcap=softcap,
         sinks=None if s_aux is None else s_aux.float().contiguous(),
     )
+    step.calls.append((module.layer_idx, weighing))
     out_THd = query.new_empty(query.shape[2], query.shape[1], value.shape[3])
     stored = None if step.kv is None else _store(step, openlora_kernels, module.layer_idx, key, value)
     segments = step.segments

@@ -26,6 +26,8 @@ class Engine(Protocol):
       its prompt is read has one: the further answers never began.
     - The token ids of an answer's events, joined, are all tokens generated, the end token included; its texts,
       joined, are the answer without end token and stop string.
+    - The event that ends an answer tells what it took (`usage`): tokens read, found and made, and its part of the
+      steps' time. Metering rests on it.
     - What was computed for one adapter or tenant is never used for another.
     - `score` changes no request in flight. It calls what `give_way_to` was given between parts of its work, from where
       everything but `score` may be called; adapters it scores under can't be unloaded meanwhile.

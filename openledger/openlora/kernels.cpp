@@ -1,4 +1,5 @@
-// The two products that decide a CPU's decoding speed, and the store that feeds one of them. Plain C ABI, no state.
+// The two products that decide a CPU's decoding speed, the store that feeds one of them, and a whole decode step of a
+// Llama-like model made of these. Plain C ABI, no state.
 //
 // This file is compiled once for each instruction set (OPENLORA_ISA names it) and once for the choice at run time
 // (no OPENLORA_ISA). Everything is written with the compiler's own vector types, so that all of them are one source.
@@ -9,11 +10,12 @@
 //
 // Keys lie in blocks [block][G][d][16], values in blocks [block][G][16][d]: 16 positions of one dimension side by side,
 // so that scores need no sums across a vector.
+#include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
-struct Segment { int64_t begin, end, a, b, rank, is_bf16; };
+struct Segment { int64_t begin, end, a, b, rank, is_bf16; double weight; };
 
 struct Attention {
   int64_t query, row_stride, head_stride, keys, values, tables, table_stride, row_tables, lengths, sinks, out, out_stride;
@@ -24,6 +26,23 @@ struct Attention {
 struct Store {
   int64_t key, key_row, key_head, value, value_row, value_head, keys, values, slots;
   int64_t rows, kv_heads, key_dim, value_dim, is_bf16;
+};
+
+// y = W x + b with W [out, in] as torch has it. `kind`: 0 float, 1 bfloat16, 2 int8 times `scales` [out].
+struct Linear { int64_t weight, bias, scales, in, out, kind; };
+
+struct Layer {
+  int64_t norm, query_norm, key_norm, mlp_norm, keys, values, window;
+  Linear query, key, value, output, gate, up, down;
+};
+constexpr int SITES = 7;  // linear layers of a layer, in the order above
+
+// `segments` are SITES addresses for each layer, 0 where no adapter of the batch has the site.
+struct Step {
+  int64_t layers, num_layers, embeddings, norm, frequencies, scratch, hidden, heads, kv_heads, head_dim, inner, is_bf16;
+  Linear head;
+  double eps, scale, rotation_scale;
+  int64_t ids, positions, slots, tables, table_stride, row_tables, lengths, rows, kept, num_kept, segments, num_segments, logits;
 };
 
 #define LORA_ARGUMENTS const void *x, int64_t x_stride, void *y, int64_t y_stride, int64_t is_bf16, \
@@ -193,6 +212,7 @@ inline void tokens(const X *x, int64_t x_stride, X *y, int64_t y_stride, const S
   for (int64_t from = 0; from < s.rank; from += SLAB) {
     int64_t to = from + SLAB < s.rank ? from + SLAB : s.rank;
     shrink<TOKENS>(x, x_stride, a, s.rank, from, to, in, v, SLAB);
+    if (s.weight != 1) for (int t = 0; t < TOKENS; ++t) for (int64_t j = 0; j < to - from; ++j) v[t * SLAB + j] *= (float)s.weight;
     expand<TOKENS>(v, SLAB, b, s.rank, from, to, out, y, y_stride);
   }
 }
@@ -358,6 +378,206 @@ template <class T> void store(const Store &s) {
   }
 }
 
+// ---- a decode step of a Llama-like model ----
+
+// A row of W in chunks of as many weights as lie together, each in PIECES of 16. Of int8, lane i of a chunk holds the
+// elements i, i + 16, i + 32 and i + 48, and a row is filled up with zeros: any 16 come out by shifts.
+template <class W> struct Row {
+  static constexpr int PIECES = 1;
+  static int64_t stride(int64_t in) { return in; }
+  static INLINE V piece(const W *w, int) { return load(w); }
+  static INLINE V last(const W *w, int, int64_t n) { return load_some(w, n); }
+};
+template <> struct Row<int8_t> {
+  static constexpr int PIECES = 4;
+  static int64_t stride(int64_t in) { return (in + 63) / 64 * 64; }
+  static INLINE V piece(const int8_t *w, int number) {
+    V v;
+    EACH { I bytes; memcpy(&bytes, w + i * WIDTH, WIDTH); v.part[i] = __builtin_convertvector((bytes << (24 - 8 * number)) >> 24, F); }
+    return v;
+  }
+  static INLINE V last(const int8_t *w, int number, int64_t) { return piece(w, number); }
+};
+
+// Rows of x dotted with rows of W, as many at once as the registers hold: every weight is read once, as it lies.
+template <int TOKENS, int N, class W>
+inline void product_block(const float *x, const W *w, const Linear &l, int64_t first, float *y, bool add, bool ahead) {
+  constexpr int PIECES = Row<W>::PIECES;
+  const int64_t in = l.in, stride = Row<W>::stride(in);
+  V sum[TOKENS][N];
+  for (int t = 0; t < TOKENS; ++t) for (int j = 0; j < N; ++j) sum[t][j] = zero();
+  int64_t i = 0;
+  for (; i + 16 * PIECES <= in; i += 16 * PIECES) {
+    if (ahead) for (int j = 0; j < N; ++j) __builtin_prefetch(w + (j + N) * stride + i, 0, 2);  // memory decides: what comes next
+    _Pragma("GCC unroll 4") for (int p = 0; p < PIECES; ++p) {
+      V part[TOKENS];
+      for (int t = 0; t < TOKENS; ++t) part[t] = load(x + t * in + i + 16 * p);
+      for (int j = 0; j < N; ++j) {
+        V weights = Row<W>::piece(w + j * stride + i, p);
+        for (int t = 0; t < TOKENS; ++t) add_product(sum[t][j], part[t], weights);
+      }
+    }
+  }
+  for (int p = 0; i + 16 * p < in; ++p) for (int t = 0; t < TOKENS; ++t) {
+    int64_t n = in - i - 16 * p;
+    V part = load_some(x + t * in + i + 16 * p, n < 16 ? n : 16);
+    for (int j = 0; j < N; ++j) add_product(sum[t][j], part, Row<W>::last(w + j * stride + i, p, n));
+  }
+  const float *bias = (const float *)l.bias, *scales = (const float *)l.scales;
+  for (int t = 0; t < TOKENS; ++t) for (int j = 0; j < N; ++j) {
+    float value = total(sum[t][j]) * (scales ? scales[first + j] : 1.0f) + (bias ? bias[first + j] : 0.0f);
+    y[t * l.out + j] = add ? y[t * l.out + j] + value : value;
+  }
+}
+
+constexpr int TALL = RANKS == 8 ? 4 : RANKS == 4 ? 2 : 1, WIDE = RANKS == 8 ? 6 : RANKS == 4 ? 3 : 2;
+
+template <int N, class W>
+inline void product_rows(const float *x, const W *w, const Linear &l, int64_t o, float *y, int64_t rows, bool add) {
+  const W *from = w + o * Row<W>::stride(l.in);
+  int64_t t = 0;
+  for (; t + TALL <= rows; t += TALL) product_block<TALL, N>(x + t * l.in, from, l, o, y + t * l.out + o, add, t == 0);
+  for (; t < rows; ++t) product_block<1, N>(x + t * l.in, from, l, o, y + t * l.out + o, add, t == 0);
+}
+
+template <class W> void product(const float *x, const Linear &l, float *y, int64_t rows, bool add) {
+  const W *w = (const W *)l.weight;
+  int64_t o = 0;
+  if (rows == 1) for (; o + RANKS <= l.out; o += RANKS) product_rows<RANKS>(x, w, l, o, y, rows, add);
+  for (; o + WIDE <= l.out; o += WIDE) product_rows<WIDE>(x, w, l, o, y, rows, add);
+  for (; o < l.out; ++o) product_rows<1>(x, w, l, o, y, rows, add);
+}
+
+inline void product(const float *x, const Linear &l, float *y, int64_t rows, bool add) {
+  if (l.kind == 2) product<int8_t>(x, l, y, rows, add);
+  else if (l.kind == 1) product<Half>(x, l, y, rows, add);
+  else product<float>(x, l, y, rows, add);
+}
+
+// y = w x / sqrt(mean x^2 + eps) for each of `rows`; y may be x.
+inline void normalize_rows(const float *x, int64_t weight, int64_t rows, int64_t size, float eps, float *y) {
+  const float *w = (const float *)weight;
+  for (int64_t row = 0; row < rows; ++row, x += size, y += size) {
+    V sum = zero();
+    int64_t i = 0;
+    for (; i + 16 <= size; i += 16) { V v = load(x + i); add_product(sum, v, v); }
+    if (i < size) { V v = load_some(x + i, size - i); add_product(sum, v, v); }
+    float factor = 1.0f / sqrtf(total(sum) / (float)size + eps);
+    for (int64_t j = 0; j < size; ++j) y[j] = w[j] * (x[j] * factor);
+  }
+}
+
+// The two halves of each head turned by the row's angles (Su et al., 2021, in the order that transformers has).
+inline void rotate(float *x, const float *cosines, const float *sines, int64_t rows, int64_t heads, int64_t dim) {
+  const int64_t half = dim / 2;
+  for (int64_t row = 0; row < rows; ++row, cosines += half, sines += half)
+    for (int64_t head = 0; head < heads; ++head, x += dim)
+      for (int64_t j = 0; j < half; ++j) {
+        float a = x[j], b = x[j + half];
+        x[j] = a * cosines[j] - b * sines[j]; x[j + half] = b * cosines[j] + a * sines[j];
+      }
+}
+
+inline void gated(float *gate, const float *up, int64_t size) {  // silu(gate) * up
+  int64_t i = 0;
+  for (; i + LANES <= size; i += LANES) {
+    F g, u; memcpy(&g, gate + i, WIDTH); memcpy(&u, up + i, WIDTH);
+    g = g / (1.0f + exponential(-g)) * u;
+    memcpy(gate + i, &g, WIDTH);
+  }
+  for (; i < size; ++i) gate[i] = gate[i] / (1.0f + exponential(-gate[i])) * up[i];
+}
+
+inline void round_to(Half *to, const float *from, int64_t size) {
+  int64_t i = 0;
+  for (; i + 16 <= size; i += 16) save(to + i, load(from + i));
+  if (i < size) save_some(to + i, load_some(from + i, size - i), size - i);
+}
+inline void widen(float *to, const Half *from, int64_t size) { for (int64_t i = 0; i < size; ++i) to[i] = scalar(from + i); }
+
+struct Scratch {  // what a step needs beside the model, side by side in memory
+  float *x, *normed, *query, *key, *value, *out, *gate, *up, *cosines, *sines;
+  Half *rounded;
+  Scratch(const Step &s) {
+    float *at = (float *)s.scratch;
+    auto take = [&](int64_t size) { float *begin = at; at += s.rows * size; return begin; };
+    x = take(s.hidden); normed = take(s.hidden);
+    query = take(s.heads * s.head_dim); out = take(s.heads * s.head_dim);
+    key = take(s.kv_heads * s.head_dim); value = take(s.kv_heads * s.head_dim);
+    gate = take(s.inner); up = take(s.inner);
+    cosines = take(s.head_dim / 2); sines = take(s.head_dim / 2);
+    rounded = (Half *)take((s.heads + s.kv_heads) * s.head_dim);
+  }
+};
+
+inline void linear(const Step &s, const Linear &l, const int64_t *segments, const float *x, float *y, bool add = false) {
+  product(x, l, y, s.rows, add);
+  if (*segments) lora(x, l.in, y, l.out, (const Segment *)*segments, s.num_segments, l.in, l.out);
+}
+
+template <class T> int look(const Step &s, const Layer &l, const T *query, const T *key, const T *value, T *out) {
+  const int64_t d = s.head_dim, kv = s.kv_heads * d;
+  store<T>({(int64_t)key, kv, d, (int64_t)value, kv, d, l.keys, l.values, s.slots, s.rows, s.kv_heads, d, d, s.is_bf16});
+  return attend<T>({(int64_t)query, s.heads * d, d, l.keys, l.values, s.tables, s.table_stride, s.row_tables, s.lengths, 0, (int64_t)out,
+                    s.heads * d, s.rows, s.heads, s.kv_heads, d, d, l.window, s.is_bf16, s.scale, 0.0});
+}
+
+inline int attention(const Step &s, const Layer &l, const Scratch &b) {
+  if (!s.is_bf16) return look<float>(s, l, b.query, b.key, b.value, b.out);
+  const int64_t size = s.rows * s.heads * s.head_dim, kv_size = s.rows * s.kv_heads * s.head_dim;
+  Half *query = b.rounded, *key = query + size, *value = key + kv_size, *out = value + kv_size;
+  round_to(query, b.query, size); round_to(key, b.key, kv_size); round_to(value, b.value, kv_size);
+  int failed = look<Half>(s, l, query, key, value, out);
+  widen(b.out, out, size);
+  return failed;
+}
+
+inline void angles(const Step &s, const Scratch &b) {
+  const float *frequencies = (const float *)s.frequencies;
+  const int64_t *positions = (const int64_t *)s.positions, half = s.head_dim / 2;
+  for (int64_t row = 0; row < s.rows; ++row) for (int64_t j = 0; j < half; ++j) {
+    float angle = (float)positions[row] * frequencies[j];
+    b.cosines[row * half + j] = cosf(angle) * (float)s.rotation_scale;
+    b.sines[row * half + j] = sinf(angle) * (float)s.rotation_scale;
+  }
+}
+
+inline void embed(const Step &s, float *x) {
+  const int64_t *ids = (const int64_t *)s.ids;
+  for (int64_t row = 0; row < s.rows; ++row, x += s.hidden) {
+    if (s.is_bf16) widen(x, (const Half *)s.embeddings + ids[row] * s.hidden, s.hidden);
+    else memcpy(x, (const float *)s.embeddings + ids[row] * s.hidden, s.hidden * sizeof(float));
+  }
+}
+
+int step(const Step &s) {
+  const Scratch b(s);
+  const float eps = (float)s.eps;
+  const int64_t *segments = (const int64_t *)s.segments, *kept = (const int64_t *)s.kept;
+  embed(s, b.x);
+  angles(s, b);
+  for (const Layer *l = (const Layer *)s.layers, *end = l + s.num_layers; l < end; ++l, segments += SITES) {
+    normalize_rows(b.x, l->norm, s.rows, s.hidden, eps, b.normed);
+    linear(s, l->query, segments, b.normed, b.query);
+    linear(s, l->key, segments + 1, b.normed, b.key);
+    linear(s, l->value, segments + 2, b.normed, b.value);
+    if (l->query_norm) normalize_rows(b.query, l->query_norm, s.rows * s.heads, s.head_dim, eps, b.query);
+    if (l->key_norm) normalize_rows(b.key, l->key_norm, s.rows * s.kv_heads, s.head_dim, eps, b.key);
+    rotate(b.query, b.cosines, b.sines, s.rows, s.heads, s.head_dim);
+    rotate(b.key, b.cosines, b.sines, s.rows, s.kv_heads, s.head_dim);
+    if (attention(s, *l, b)) return 1;
+    linear(s, l->output, segments + 3, b.out, b.x, true);
+    normalize_rows(b.x, l->mlp_norm, s.rows, s.hidden, eps, b.normed);
+    linear(s, l->gate, segments + 4, b.normed, b.gate);
+    linear(s, l->up, segments + 5, b.normed, b.up);
+    gated(b.gate, b.up, s.rows * s.inner);
+    linear(s, l->down, segments + 6, b.gate, b.x, true);
+  }
+  for (int64_t i = 0; i < s.num_kept; ++i) normalize_rows(b.x + kept[i] * s.hidden, s.norm, 1, s.hidden, eps, b.normed + i * s.hidden);
+  product(b.normed, s.head, (float *)s.logits, s.num_kept, false);
+  return 0;
+}
+
 }  // namespace
 
 extern "C" void JOIN(lora_, OPENLORA_ISA)(LORA_ARGUMENTS) {
@@ -366,12 +586,13 @@ extern "C" void JOIN(lora_, OPENLORA_ISA)(LORA_ARGUMENTS) {
 }
 extern "C" int JOIN(attend_, OPENLORA_ISA)(const Attention *a) { return a->is_bf16 ? attend<Half>(*a) : attend<float>(*a); }
 extern "C" void JOIN(store_, OPENLORA_ISA)(const Store *s) { if (s->is_bf16) store<Half>(*s); else store<float>(*s); }
+extern "C" int JOIN(step_, OPENLORA_ISA)(const Step *s) { return step(*s); }
 
 #else  // the choice
 
-#define DECLARE(isa) extern "C" void lora_##isa(LORA_ARGUMENTS); extern "C" int attend_##isa(const Attention *); extern "C" void store_##isa(const Store *);
-#define ENTRY(isa) {#isa, lora_##isa, attend_##isa, store_##isa}
-struct Entry { const char *name; void (*lora)(LORA_ARGUMENTS); int (*attend)(const Attention *); void (*store)(const Store *); };
+#define DECLARE(isa) extern "C" { void lora_##isa(LORA_ARGUMENTS); int attend_##isa(const Attention *); void store_##isa(const Store *); int step_##isa(const Step *); }
+#define ENTRY(isa) {#isa, lora_##isa, attend_##isa, store_##isa, step_##isa}
+struct Entry { const char *name; void (*lora)(LORA_ARGUMENTS); int (*attend)(const Attention *); void (*store)(const Store *); int (*step)(const Step *); };
 
 #ifdef OPENLORA_WITH_baseline
 DECLARE(baseline)
@@ -407,7 +628,7 @@ static bool runs(const char *isa) {
 static const int COUNT = sizeof(entries) / sizeof(entries[0]);
 
 #define API extern "C" __attribute__((visibility("default")))
-API int openlora_abi(void) { return 1; }
+API int openlora_abi(void) { return 2; }
 // The name of entry `isa`, empty where this processor can't run it, null past the last; the later the better.
 API const char *openlora_isa(int isa) {
   if (isa < 0 || isa >= COUNT) return nullptr;
@@ -416,5 +637,6 @@ API const char *openlora_isa(int isa) {
 API void openlora_lora(int isa, LORA_ARGUMENTS) { entries[isa].lora(x, x_stride, y, y_stride, is_bf16, segments, num_segments, in, out); }
 API int openlora_attend(int isa, const Attention *a) { return entries[isa].attend(a); }
 API void openlora_store(int isa, const Store *s) { entries[isa].store(s); }
+API int openlora_step(int isa, const Step *s) { return entries[isa].step(s); }
 
 #endif

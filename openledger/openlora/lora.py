@@ -29,17 +29,30 @@ from openledger.openlora.packing import PackedStep
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Rows [begin, end) under one adapter."""
+    """Rows [begin, end) under one adapter, whose product is multiplied by `weight`."""
 
     begin: int
     end: int
     digest: str
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where in memory each of some modules' segments begin, 0 where it has none; each has `num_segments`."""
+
+    places: npt.NDArray[np.int64]
+    num_segments: int
 
 
 class Plan(Protocol):
     """What is added to each module's result, for the rows of one step."""
 
     def add(self, module: str, x_TI: torch.Tensor, y_TO: torch.Tensor) -> None: ...
+
+    def addresses(self, modules: tuple[str, ...]) -> "Addresses | None":
+        """For a kernel that computes these modules itself; None where it can't, or where others add something too."""
+        ...
 
 
 class Products(Protocol):
@@ -84,10 +97,11 @@ class LoraLayers:
     def num_bytes(self) -> int:
         return self._products.num_bytes()
 
-    def use(self, step: PackedStep) -> None:
-        """Aim the layers at the rows of `step`, until the next call."""
+    def use(self, step: PackedStep) -> Plan | None:
+        """Aim the layers at the rows of `step`, until the next call; None where no row has an adapter."""
         runs = runs_of(step)
         self._batch.aim(self._products.plan(runs) if runs else None, step)
+        return self._batch.plan
 
     @contextmanager
     def set_aside(self) -> Iterator[None]:
@@ -100,9 +114,14 @@ class LoraLayers:
 
 
 def runs_of(step: PackedStep) -> list[Run]:
-    """Neighbours under one adapter together; rows of the base alone are in none."""
+    """Neighbours under one adapter together; rows of the base alone are in none, those of an ensemble in several."""
     groups = (list(group) for _, group in groupby(step.segments, key=lambda segment: segment.piece.adapter))
-    return [Run(group[0].begin, group[-1].end, group[0].piece.adapter) for group in groups if group[0].piece.adapter]
+    return [
+        Run(group[0].begin, group[-1].end, digest, weight)
+        for group in groups
+        if group[0].piece.adapter
+        for digest, weight in group[0].piece.members or ((group[0].piece.adapter, 1.0),)
+    ]
 
 
 class _Batch:
@@ -189,22 +208,31 @@ class NativeProducts:
     def _new_plan(self, runs: Sequence[Run]) -> "_NativePlan":
         numbers = dict(self._numbers)  # `install` may add to it meanwhile
         segments = np.zeros((len(numbers), len(runs), SEGMENT_FIELDS), np.int64)
+        segments.view(np.float64)[:, :, -1] = [run.weight for run in runs]
         for number, run in enumerate(runs):
             _, table = self._adapters[run.digest]
             segments[:, number, :2] = run.begin, run.end
-            segments[: len(table), number, 2:] = table
+            segments[: len(table), number, 2:-1] = table
         used: npt.NDArray[np.bool_] = np.any(segments[:, :, 4], axis=1)
         places = {module: segments[number].ctypes.data for module, number in numbers.items() if used[number]}
         return _NativePlan(kernels=self._kernels, segments=segments, places=places)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class _NativePlan:
     """`segments` int64 [M, K, fields]; `places` says where each module's part begins in memory."""
 
     kernels: Kernels
     segments: npt.NDArray[np.int64]
     places: dict[str, int]
+    _known: tuple[tuple[str, ...], Addresses | None] = ((), None)
+
+    def addresses(self, modules: tuple[str, ...]) -> Addresses | None:
+        if self._known[0] is not modules:
+            places = np.array([self.places.get(module, 0) for module in modules], np.int64)
+            whole = self.places.keys() <= set(modules)
+            self._known = (modules, Addresses(places, self.segments.shape[1]) if whole else None)
+        return self._known[1]
 
     def add(self, module: str, x_TI: torch.Tensor, y_TO: torch.Tensor) -> None:
         if (place := self.places.get(module)) is not None:

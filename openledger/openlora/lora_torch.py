@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 
 from openledger.adapters.checks import AdapterWeights
-from openledger.openlora.lora import Run
+from openledger.openlora.lora import Addresses, Run
 
 Factors = Mapping[str, tuple[torch.Tensor, torch.Tensor]]
 _LONG = 16  # rows: from here on padding the others costs more than a product of its own
@@ -58,7 +58,11 @@ class TorchProducts:
         rows = [row for run in runs for row in range(run.begin, run.end)]
         places = [number * most + at for number, run in enumerate(runs) for at in range(run.end - run.begin)]
         return _PackedRows(
-            pack=self._pack, gather=torch.tensor(gather), rows=torch.tensor(rows), places=torch.tensor(places)
+            pack=self._pack,
+            gather=torch.tensor(gather),
+            rows=torch.tensor(rows),
+            places=torch.tensor(places),
+            weights_K11=torch.tensor([run.weight for run in runs])[:, None, None],
         )
 
 
@@ -98,6 +102,7 @@ class _PackedRows:
     gather: torch.Tensor
     rows: torch.Tensor
     places: torch.Tensor
+    weights_K11: torch.Tensor
 
     def add(self, module: str, x_TI: torch.Tensor, y_TO: torch.Tensor) -> None:
         factors = self.pack.factors(module)
@@ -105,7 +110,7 @@ class _PackedRows:
             return
         a_KIR, b_KRO = factors
         x_KMI = x_TI[self.gather].to(a_KIR.dtype).view(len(a_KIR), -1, a_KIR.shape[1])
-        delta_KMO = torch.bmm(torch.bmm(x_KMI, a_KIR), b_KRO)
+        delta_KMO = torch.bmm(torch.bmm(x_KMI, a_KIR), b_KRO) * self.weights_K11
         y_TO.index_add_(0, self.rows, delta_KMO.view(-1, b_KRO.shape[2])[self.places].to(y_TO.dtype))
 
 
@@ -114,11 +119,14 @@ class _TorchPlan:
     long: tuple[tuple[Run, Factors], ...]
     packed: _PackedRows | None
 
+    def addresses(self, modules: tuple[str, ...]) -> Addresses | None:
+        return None
+
     def add(self, module: str, x_TI: torch.Tensor, y_TO: torch.Tensor) -> None:
         if self.packed is not None:
             self.packed.add(module, x_TI, y_TO)
         for run, factors in self.long:
             if pair := factors.get(module):
                 a_IR, b_RO = pair
-                delta = x_TI[run.begin : run.end].to(a_IR.dtype) @ a_IR @ b_RO
+                delta = x_TI[run.begin : run.end].to(a_IR.dtype) @ a_IR @ b_RO * run.weight
                 y_TO[run.begin : run.end] += delta.to(y_TO.dtype)

@@ -17,9 +17,9 @@ import torch
 from openledger.core.errors import InvalidInput
 from openledger.openlora import build_kernels
 
-ABI = 1
+ABI = 2
 BLOCK = 16  # positions of a block of keys and values
-SEGMENT_FIELDS = 6  # begin, end, pointer to A, pointer to B, rank, whether they are bfloat16
+SEGMENT_FIELDS = 7  # begin, end, pointer to A, pointer to B, rank, whether they are bfloat16, weight as a double
 
 
 class _Attention(ctypes.Structure):
@@ -42,6 +42,40 @@ class _Store(ctypes.Structure):
             "key", "key_row", "key_head", "value", "value_row", "value_head", "keys", "values", "slots",
             "rows", "kv_heads", "key_dim", "value_dim", "is_bf16",
         )
+    ]  # fmt: skip
+
+
+class Linear(ctypes.Structure):
+    """As `Linear` in kernels.cpp: a linear layer of a base, and as what its weights are kept."""
+
+    _fields_ = [(name, ctypes.c_int64) for name in ("weight", "bias", "scales", "in", "out", "kind")]
+
+
+class Layer(ctypes.Structure):
+    """As `Layer` in kernels.cpp. Norms that a layer hasn't are 0."""
+
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in (
+            "norm", "query_norm", "key_norm", "mlp_norm", "keys", "values", "window",
+        )),
+        *((name, Linear) for name in ("query", "key", "value", "output", "gate", "up", "down")),
+    ]  # fmt: skip
+
+
+class Step(ctypes.Structure):
+    """As `Step` in kernels.cpp: the model, then what one step brings."""
+
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in (
+            "layers", "num_layers", "embeddings", "norm", "frequencies", "scratch", "hidden", "heads", "kv_heads",
+            "head_dim", "inner", "is_bf16",
+        )),
+        ("head", Linear),
+        *((name, ctypes.c_double) for name in ("eps", "scale", "rotation_scale")),
+        *((name, ctypes.c_int64) for name in (
+            "ids", "positions", "slots", "tables", "table_stride", "row_tables", "lengths", "rows", "kept", "num_kept",
+            "segments", "num_segments", "logits",
+        )),
     ]  # fmt: skip
 
 
@@ -86,6 +120,8 @@ class Kernels:
         self._attend.argtypes = [ctypes.c_int, ctypes.POINTER(_Attention)]
         self._store.argtypes = [ctypes.c_int, ctypes.POINTER(_Store)]
         self._store.restype = None
+        self._step = library.openlora_step
+        self._step.argtypes = [ctypes.c_int, ctypes.POINTER(Step)]
 
     def __repr__(self) -> str:
         return f"{self.isa}, {self.origin}"
@@ -128,6 +164,11 @@ class Kernels:
             ),
         )  # fmt: skip
         if failed:
+            raise MemoryError("no memory for the scores of one attention")
+
+    def step(self, step: Step) -> None:
+        """A whole decode step of a Llama-like model: logits fp32 of the kept rows into `step.logits`."""
+        if self._step(self._number, step):
             raise MemoryError("no memory for the scores of one attention")
 
 

@@ -16,8 +16,10 @@ from openledger.adapters.base_model import BaseModel, load_model
 from openledger.adapters.checks import BaseShapes, shapes_of
 from openledger.core.errors import InvalidInput
 from openledger.openlora import attention
+from openledger.openlora.fused_step import FusedStep, is_like_llama, rounded
 from openledger.openlora.kv import KeyValueBlocks, num_blocks_of
-from openledger.openlora.native import Kernels
+from openledger.openlora.lora import Plan
+from openledger.openlora.native import Kernels, Weighing
 from openledger.openlora.packing import PackedStep, Piece, pack
 
 _PROBE_PROMPTS, _PROBE_NEW = (3, 11, 41), 3  # the last in two pieces: one long, one long after stored tokens
@@ -26,14 +28,18 @@ _WORTH_IT = 1.15  # how much faster bfloat16 must be to be chosen
 
 
 class PackedModel:
-    """A base model that computes packed batches, in `dtype` (`auto`: the faster one here). `shapes` are the modules
-    that adapters may target, `bytes_per_token` what the keys and values of a token take."""
+    """A base model that computes packed batches, in `dtype` (`auto`: the faster one here), its linear layers' weights
+    `exact`, rounded to `int8`, or `auto`: rounded where that makes a step of one row faster. `shapes` are the modules
+    that adapters may target, `bytes_per_token` what the keys and values of a token take. Raises InvalidInput
+    (`unsupported_model`, `no_int8`)."""
 
-    def __init__(self, base: BaseModel, kernels: Kernels | None = None, dtype: str = "float32"):
+    def __init__(self, base: BaseModel, kernels: Kernels | None = None, dtype: str = "float32", weights: str = "exact"):
         self.base, self.kernels, self.dtype = base, kernels, torch.float32
         self.model = load_model(base)
         self.vocab_size = int(self.model.get_input_embeddings().weight.shape[0])
         self._num_layers = int(self.model.config.get_text_config().num_hidden_layers)
+        self._weighings: dict[int, Weighing] = {}
+        self._fused: FusedStep | None = None
         self._check_family()
         with torch.inference_mode():
             self.bytes_per_token, self.shapes = self._probe()
@@ -41,9 +47,21 @@ class PackedModel:
             if dtype == "bfloat16" or self.speeds.get("bfloat16", 0.0) > _WORTH_IT * self.speeds.get("float32", 1.0):
                 self._round()
                 self.bytes_per_token, _ = self._probe()
+            self._fuse()
+            self.weights = weights if weights == "exact" else self._round_to_int8(weights)
 
-    def logits(self, step: PackedStep) -> torch.Tensor:
-        """Logits `[number of kept rows, V]`."""
+    @property
+    def fuses(self) -> bool:
+        """Whether decode steps are one call of the kernels."""
+        return self._fused is not None
+
+    def logits(self, step: PackedStep, plan: Plan | None = None) -> torch.Tensor:
+        """Logits fp32 `[number of kept rows, V]`, good until the next call. `plan` is what the rows' adapters add."""
+        if self._fused is not None and self._fused.takes(step):
+            if plan is None:
+                return self._fused.logits(step, None, 0)
+            if (found := plan.addresses(self._fused.modules)) is not None:
+                return self._fused.logits(step, found.places, found.num_segments)
         output = self.model(
             input_ids=step.input_ids,
             position_ids=step.position_ids,
@@ -73,6 +91,40 @@ class PackedModel:
         if not getattr(self.model, "_supports_attention_backend", False):
             raise self._unsupported("its attention can't be replaced")
 
+    def _fuse(self) -> None:
+        """Decode by one call where that gives the same logits."""
+        if self.kernels is None or not is_like_llama(self.model, self._weighings):
+            return
+        self._fused = FusedStep(self.model, self.kernels, self._weighings)
+        try:
+            self._probe()
+        except InvalidInput:
+            self._fused = None
+
+    def _round_to_int8(self, wanted: str) -> str:
+        """The whole model computes with the rounded weights, so that an answer doesn't depend on which steps of it
+        were one call; that call reads a byte for each."""
+        if self._fused is None:
+            if wanted == "auto":
+                return "exact"
+            raise InvalidInput(
+                f"int8 weights need kernels and a model like Llama, not {self.model.config.model_type!r}",
+                code="no_int8",
+                param="weights",
+                fix="weights: exact",
+            )
+        assert self.kernels is not None
+        fused = FusedStep(self.model, self.kernels, self._weighings, int8=True)
+        self.speeds |= {"exact_steps": _steps_hz(self._fused), "int8_steps": _steps_hz(fused)}
+        if wanted == "auto" and self.speeds["int8_steps"] < _WORTH_IT * self.speeds["exact_steps"]:
+            return "exact"
+        for name in (*fused.modules, "lm_head"):
+            weight = self.model.get_submodule(name).weight
+            weight.data = rounded(weight)
+        self._fused = FusedStep(self.model, self.kernels, self._weighings, int8=True)  # embeddings may be the head's
+        self._probe()
+        return "int8"
+
     def _probe(self) -> tuple[int, BaseShapes]:
         """Prompts of several lengths, one in two pieces, then single tokens: all against the plain forward."""
         generator = torch.Generator().manual_seed(0)
@@ -97,14 +149,19 @@ class PackedModel:
     ) -> None:
         seen.begin(step.num_rows)
         logits = self._probe_logits(step)
-        if Counter(step.calls) != Counter(range(self._num_layers)):
-            raise self._unsupported(f"its {self._num_layers} layers called attention {len(step.calls)} times")
-        seen.end()
+        if self._fused is None or not self._fused.takes(step):
+            self._check_calls(step)
+            seen.end()
         for row, index in zip(logits, (index for index in step.order if pieces[index].keep), strict=True):
             reference = expected[index][pieces[index].end - 1]
             error = (row - reference).abs().max()
             if not error <= _TOLERANCE[self.dtype] * max(1.0, float(reference.abs().max())):
                 raise self._unsupported(f"packed logits differ from its own by {float(error):.2g}")
+
+    def _check_calls(self, step: PackedStep) -> None:
+        if Counter(layer for layer, _ in step.calls) != Counter(range(self._num_layers)):
+            raise self._unsupported(f"its {self._num_layers} layers called attention {len(step.calls)} times")
+        self._weighings = dict(step.calls)
 
     def _probe_logits(self, step: PackedStep) -> torch.Tensor:
         try:
@@ -162,6 +219,17 @@ def measure_dtypes(model: Any, rows: int = 32, budget_s: float = 0.05) -> dict[s
             count += 1
         speeds[str(dtype).removeprefix("torch.")] = count / taken
     return speeds
+
+
+def _steps_hz(fused: FusedStep, budget_s: float = 0.05) -> float:
+    """Decode steps of one row a second."""
+    step = pack([Piece(token_ids=[0], blocks=[0])], KeyValueBlocks(1))
+    fused.logits(step, None, 0)
+    count, begin = 0, time.perf_counter()
+    while (taken := time.perf_counter() - begin) < budget_s or count < 3:
+        fused.logits(step, None, 0)
+        count += 1
+    return count / taken
 
 
 class _RowCounter:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 
 from openledger.openlora.kv import KeyValueBlocks
-from openledger.openlora.native import BLOCK, Rows
+from openledger.openlora.native import BLOCK, Rows, Weighing
 
 SHORT = 16  # tokens: from here on one large product a piece is faster than looking up blocks row by row
 
@@ -19,13 +19,15 @@ SHORT = 16  # tokens: from here on one large product a piece is faster than look
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
     """Consecutive tokens of one request, the first at position `start`. `blocks` hold its positions 0 to `end`;
-    without any nothing is stored, and `start` must be 0. `keep` is how many of its last rows need logits."""
+    without any nothing is stored, and `start` must be 0. `keep` is how many of its last rows need logits. Where
+    `adapter` is an ensemble, `members` are its adapters and their weights."""
 
     token_ids: Sequence[int]
     start: int = 0
     blocks: Sequence[int] = ()
     adapter: str = ""
     keep: int = 1
+    members: tuple[tuple[str, float], ...] = ()
 
     @property
     def end(self) -> int:
@@ -50,8 +52,8 @@ class PackedStep:
     """What one forward pass needs beside the weights. `order` says which piece each entry of `segments` came from.
 
     `kept_rows` are the rows that need logits, piece by piece in `order`. `slots` int64 [T] say where each row's key
-    goes (block * 16 + position, -1: nowhere). `calls` counts attention by layer. `between`, where there is one, is
-    called again and again on the way through the model.
+    goes (block * 16 + position, -1: nowhere). `calls` are those of attention, by layer. `between`, where there is one,
+    is called again and again on the way through the model.
     """
 
     kv: KeyValueBlocks | None
@@ -64,7 +66,7 @@ class PackedStep:
     kept_rows: torch.Tensor
     slots: torch.Tensor
     between: Callable[[], None] | None = None
-    calls: list[int] = field(default_factory=list)
+    calls: list[tuple[int, Weighing]] = field(default_factory=list)
 
     @property
     def num_rows(self) -> int:

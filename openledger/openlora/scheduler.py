@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from openledger.core.errors import Conflict, InvalidInput, Unavailable
 from openledger.core.values import GenerationRequest, TokenLogprob, Usage
+from openledger.openlora.ensembles import identity_of, members_of
 from openledger.openlora.grammar import GrammarState
 from openledger.openlora.kv import KeyValueBlocks, block_key, num_blocks_of
 from openledger.openlora.native import BLOCK
@@ -26,6 +27,7 @@ from openledger.openlora.text import TextStream
 class Generation:
     """One answer's state: `ids` are prompt and answer so far, the first `num_stored` of them in `blocks`. `keys` are
     those of the full blocks known so far, after the root. `num_cached` tokens of the prompt were found, not computed.
+    `adapter` is the identity of what it is answered under.
     """
 
     request: GenerationRequest
@@ -33,6 +35,7 @@ class Generation:
     text: TextStream
     chooser: TokenChooser
     keys: list[bytes]
+    adapter: str
     index: int = 0
     grammar: "Future[GrammarState] | None" = None
     blocks: list[int] = field(default_factory=list)
@@ -114,13 +117,9 @@ class Scheduler:
             self._waiting.remove(generation)
         self._kv.release(generation.blocks, wipe=wipe)
         generation.blocks = []
-        for counter, key in (
-            (self._open, generation.request.request_id),
-            (self._adapters, generation.request.adapter_digest),
-        ):
-            counter[key] -= 1
-            if not counter[key]:
-                del counter[key]
+        _count_down(self._open, generation.request.request_id)
+        for digest, _ in members_of(generation.request):
+            _count_down(self._adapters, digest)
 
     def find(self, request_id: str) -> list[Generation]:
         """All open answers of a request."""
@@ -175,7 +174,7 @@ class Scheduler:
 
     def _count(self, generation: Generation) -> None:
         self._open[generation.request.request_id] += 1
-        self._adapters[generation.request.adapter_digest] += 1
+        self._adapters.update(digest for digest, _ in members_of(generation.request))
 
     def _oldest_first(self) -> Iterator[Generation]:
         """The running, those left out that are interrupted on the way."""
@@ -278,7 +277,14 @@ def answer_to(
         text=TextStream(decode, request.sampling.stop),
         chooser=TokenChooser(request.sampling, request.prompt_ids, index),
         keys=[root],
+        adapter=identity_of(request),
     )
+
+
+def _count_down(counter: Counter[str], key: str) -> None:
+    counter[key] -= 1
+    if not counter[key]:
+        del counter[key]
 
 
 def _piece(generation: Generation, size: int) -> Piece:
@@ -291,6 +297,7 @@ def _piece(generation: Generation, size: int) -> Piece:
         token_ids=generation.ids[start:end],
         start=start,
         blocks=generation.blocks,
-        adapter=generation.request.adapter_digest,
+        adapter=generation.adapter,
         keep=keep,
+        members=generation.request.ensemble,
     )

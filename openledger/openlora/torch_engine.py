@@ -21,6 +21,7 @@ from openledger.adapters.checks import AdapterLimits, read_adapter
 from openledger.core.errors import Conflict, Corrupt, InvalidInput, NotFound, OpenLedgerError, TooLarge
 from openledger.core.values import GenerationRequest, TokenEvent, TokenLogprob
 from openledger.openlora import native
+from openledger.openlora.ensembles import check_ensemble, identity_of, members_of
 from openledger.openlora.grammar import Grammars
 from openledger.openlora.kv import KeyValueBlocks, num_blocks_of, root_key
 from openledger.openlora.lora import LoraLayers, NativeProducts, Products
@@ -32,6 +33,7 @@ from openledger.openlora.scheduler import Generation, Scheduler, answer_to, new_
 from openledger.openlora.text import decoder
 
 DTYPES = ("auto", "float32", "bfloat16")
+WEIGHTS = ("exact", "int8", "auto")
 _GRAMMAR_WAIT_S = 0.01
 
 
@@ -43,6 +45,7 @@ class EngineOptions:
     `max_batch` answers run, with `kv_bytes` for keys and values in all; the rest wait. `score_tokens` is how many
     tokens scoring takes at a time: fewer let people through sooner. `dtype` is the base's, `adapter_dtype` that in
     which adapters are kept (`auto`: the base's); scores decide money, so that fp32 is the default and `auto` a choice.
+    So is `weights`: the base's as they are, or rounded to int8, which decodes faster and computes something else.
     `kernels` is `auto`, `torch` or an instruction set's name.
     """
 
@@ -55,6 +58,7 @@ class EngineOptions:
     num_threads: int = 1
     dtype: str = "float32"
     adapter_dtype: str = "auto"
+    weights: str = "exact"
     kernels: str = "auto"
     adapter_limits: AdapterLimits = field(default_factory=AdapterLimits)
 
@@ -67,7 +71,7 @@ class TorchEngine:
         torch.set_num_threads(self.options.num_threads)
         _check_options(self.options)
         self._kernels = native.load(self.options.kernels)
-        self._model = PackedModel(base, self._kernels, self.options.dtype)
+        self._model = PackedModel(base, self._kernels, self.options.dtype, self.options.weights)
         self._lora = LoraLayers(self._model.model, self._products())
         tokenizer = load_tokenizer(base)
         self._decode = decoder(tokenizer)
@@ -110,11 +114,13 @@ class TorchEngine:
         try:
             self._scheduler.check_room()
             check_sampling(request.sampling)
-            self._check_resident(request.adapter_digest)
+            check_ensemble(request)
+            for digest, _ in members_of(request):
+                self._check_resident(digest)
             generation = new_generation(
                 request,
                 self._decode,
-                root_key(self._model.base.digest, request.adapter_digest, request.tenant),
+                root_key(self._model.base.digest, identity_of(request), request.tenant),
                 vocab_size=self._model.vocab_size,
                 max_positions=self._max_positions,
             )
@@ -185,7 +191,9 @@ class TorchEngine:
             "engine": "torch",
             "lora_path": f"kernels: {self._kernels}" if self._kernels else "torch, packed baddbmm",
             "attention_path": f"kernels: {self._kernels}" if self._kernels else "torch, piece by piece",
+            "decode_path": "one call" if self._model.fuses else "module by module",
             "dtype": _name_of(self._model.dtype),
+            "weights": self._model.weights,
             "adapter_dtype": _name_of(self._adapter_dtype()),
             "dtype_speeds_hz": self._model.speeds,
             "torch": torch.__version__,
@@ -203,8 +211,7 @@ class TorchEngine:
     def _compute(self, plan: list[tuple[Generation, Piece]]) -> list[TokenEvent]:
         begin = time.perf_counter()
         step = pack([piece for _, piece in plan], self._kv)
-        self._lora.use(step)
-        logits_KV = self._model.logits(step)
+        logits_KV = self._model.logits(step, self._lora.use(step))
         row_ms = 1000 * (time.perf_counter() - begin) / step.num_rows
         complete, rows, row = [], [], 0
         for index in step.order:
@@ -228,7 +235,7 @@ class TorchEngine:
             if isinstance(token, OpenLedgerError):
                 events.append(self._ended(generation, "error", error=token))
             elif token is None:
-                error = _not_finite(generation.request.adapter_digest)
+                error = _not_finite(generation.adapter)
                 events.append(self._ended(generation, "error", error=error, wipe=True))
             else:
                 events.append(self._advance(generation, token, logits_V))
@@ -413,6 +420,10 @@ def _check_options(options: EngineOptions) -> None:
                 code="unknown_dtype",
                 param=name,
             )
+    if options.weights not in WEIGHTS:
+        raise InvalidInput(
+            f"weights is one of {', '.join(WEIGHTS)}, not {options.weights!r}", code="no_int8", param="weights"
+        )
 
 
 def _name_of(dtype: torch.dtype) -> str:

@@ -29,6 +29,11 @@ def _packed(matrix_RN: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return out
 
 
+def _segments(fields: list[list[int]]) -> np.ndarray:
+    """All of weight one."""
+    return np.array([[*each, np.float64(1).view(np.int64)] for each in fields], np.int64)
+
+
 class TestLora:
     @pytest.mark.parametrize(("size_in", "size_out"), [(64, 96), (100, 33), (6, 5), (16, 160), (32, 16)])
     @pytest.mark.parametrize("dtypes", [(FLOAT, FLOAT), (FLOAT, HALF), (HALF, HALF), (HALF, FLOAT)])
@@ -47,8 +52,9 @@ class TestLora:
             pointers = [part.data_ptr() for part in held[-2:]]
             segments.append([begin, end, *pointers, rank, w_dtype is HALF])
             a, b = a.to(w_dtype).double(), b.to(w_dtype).double()
-            expected[begin:end] += x[begin:end].double() @ a.t() @ b
-        table = np.array(segments, np.int64)
+            expected[begin:end] += x[begin:end].double() @ a.t() @ b * (-0.7 if rank == 17 else 1)
+        table = _segments(segments)
+        table.view(np.float64)[2, -1] = -0.7
         kernels.add_lora(x, y, table.ctypes.data, len(runs))
         tolerance = 1e-5 if x_dtype is FLOAT else 8e-3
         torch.testing.assert_close(y.double(), expected, rtol=tolerance, atol=tolerance)
@@ -57,7 +63,7 @@ class TestLora:
     def test_rows_wider_than_the_matrix_are_left_alone(self, kernels: Kernels) -> None:
         a, b = _packed(torch.ones(2, 5), FLOAT), _packed(torch.ones(2, 7), FLOAT)
         x, y = torch.ones(3, 9)[:, :5], torch.zeros(3, 12)
-        table = np.array([[0, 3, a.data_ptr(), b.data_ptr(), 2, 0]], np.int64)
+        table = _segments([[0, 3, a.data_ptr(), b.data_ptr(), 2, 0]])
         kernels.add_lora(x, y[:, :7], table.ctypes.data, 1)
         assert torch.equal(y[:, :7], torch.full((3, 7), 10.0))
         assert torch.equal(y[:, 7:], torch.zeros(3, 5))
@@ -65,7 +71,7 @@ class TestLora:
     def test_many_threads_at_once(self, kernels: Kernels) -> None:
         a, b = torch.randn(16, 64), torch.randn(16, 64)
         packed = [_packed(a, FLOAT), _packed(b, FLOAT)]
-        table = np.array([[0, 8, packed[0].data_ptr(), packed[1].data_ptr(), 16, 0]], np.int64)
+        table = _segments([[0, 8, packed[0].data_ptr(), packed[1].data_ptr(), 16, 0]])
         inputs = [torch.randn(8, 64) for _ in range(4)]
         outputs = [torch.zeros(8, 64) for _ in range(4)]
 

@@ -1,6 +1,8 @@
 """What a request may ask, and that a bad one is refused alone."""
 
+import itertools
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from openledger.adapters.base_model import load_tokenizer
 from openledger.adapters.card import adapter_digest
 from openledger.core.errors import Conflict, Corrupt, InvalidInput, NotFound, OpenLedgerError, TooLarge
-from openledger.core.values import GenerationRequest
+from openledger.core.values import GenerationRequest, TokenEvent, Usage
+from openledger.openlora import torch_engine
 from openledger.openlora.torch_engine import EngineOptions, TorchEngine
 
 BAD: dict[str, tuple[GenerationRequest, str]] = {
@@ -203,3 +206,38 @@ def _filled(served: Served, folder: Path, value: float) -> str:
     save_file({name: torch.full_like(x, value) for name, x in weights.items()}, folder / "adapter_model.safetensors")
     (folder / "adapter_config.json").write_bytes((served.folders["one"] / "adapter_config.json").read_bytes())
     return adapter_digest(folder)
+
+
+class TestUsage:
+    """Each step takes one second of a clock of ours."""
+
+    @pytest.fixture(autouse=True)
+    def clock(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch_engine, "time", SimpleNamespace(perf_counter=itertools.count().__next__))
+
+    def test_engine_time_is_all_of_the_steps_of_one_alone(self, engine: TorchEngine) -> None:
+        events = run(engine, request("r", prompt_of(9), max_tokens=5, ignore_end=True))["r"]
+        assert _usage(events).engine_ms == pytest.approx(5000)
+        assert (_usage(events).prompt_tokens, _usage(events).completion_tokens) == (9, 5)
+
+    def test_a_step_is_divided_by_rows(self, engine: TorchEngine) -> None:
+        """The first step holds 30 and 10 rows, the three others one each."""
+        events = run(engine, *(request(str(n), prompt_of(n), max_tokens=4, ignore_end=True) for n in (30, 10)))
+        assert _usage(events["30"]).engine_ms == pytest.approx(1000 * 30 / 40 + 3 * 500)
+        assert _usage(events["10"]).engine_ms == pytest.approx(1000 * 10 / 40 + 3 * 500)
+
+    def test_what_was_cached_costs_nothing(self, engine: TorchEngine) -> None:
+        """The second's 70 tokens are 6 to compute, beside 58 of another's."""
+        run(engine, request("first", prompt_of(70), max_tokens=1, ignore_end=True))
+        events = run(engine, request("r", prompt_of(70), max_tokens=1), request("other", prompt_of(58), max_tokens=1))
+        assert _usage(events["r"]).cached_tokens == 64
+        assert _usage(events["r"]).engine_ms == pytest.approx(1000 * 6 / 64)
+
+    def test_a_refused_request_used_nothing(self, engine: TorchEngine) -> None:
+        assert run(engine, request("r", []))["r"][0].usage is None
+
+
+def _usage(events: list[TokenEvent]) -> Usage:
+    usage = events[-1].usage
+    assert usage is not None
+    return usage
