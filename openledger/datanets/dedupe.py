@@ -27,7 +27,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import rensa
 
@@ -87,12 +87,12 @@ class _Said:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Entry:
-    """A row as it is kept: four bytes for each distinct word, whose spelling the index's table has."""
+    """A row as it is kept: in the index four bytes for each distinct word, whose spelling its table has."""
 
     row_id: str
     place: tuple[int, int]
-    question: "array[int]"
-    answer: "array[int]"
+    question: "array[int] | frozenset[str]"
+    answer: "array[int] | frozenset[str]"
     num_words: int
 
 
@@ -112,6 +112,15 @@ class _Spellings:
 
     def words(self, numbers: Iterable[int]) -> frozenset[str]:
         return frozenset(map(self._words.__getitem__, numbers))
+
+
+class _Unchanged:
+    """What an overlay has in a table's place: its rows leave it soon, and are kept with their words."""
+
+    def add(self, some: frozenset[str]) -> frozenset[str]:
+        return some
+
+    numbers = words = add
 
 
 class _Numbers(dict[str, int]):
@@ -138,7 +147,7 @@ class DuplicateIndex:
         self._below = below
         self._place = place
         self._entries: list[_Entry | None] = []  # None: a row that was discarded
-        self._spellings = _Spellings()
+        self._spellings: Any = _Spellings() if below is None else _Unchanged()
         self._features: list[Features] = []  # kept in overlays alone, to be absorbed
         self._pairs: dict[bytes, int] = {}
         self._answers: dict[bytes, int] = {}
@@ -168,7 +177,7 @@ class DuplicateIndex:
         """Ids of the rows that stand behind `place` and repeat the row of `features`."""
         exact = {key for key in self._of_text(features) if self._entry(key).place > place}
         candidates = self._candidates(features, lambda entry: entry.place > place)
-        known = self._spellings.numbers(features.answer) if candidates else set[int]()
+        known = self._spellings.numbers(features.answer) if candidates else frozenset()
         near = {key for key in candidates if self._repeats(self._entry(key), features, known, self, is_earlier=False)}
         return [self._entry(key).row_id for key in sorted(exact | near, key=self._order)]
 
@@ -240,14 +249,14 @@ class DuplicateIndex:
 
     def _near(self, features: Features, top: "DuplicateIndex") -> _Entry | None:
         candidates = self._candidates(features, lambda entry: entry.place <= top._place)
-        known = self._spellings.numbers(features.answer) if candidates else set[int]()
+        known = self._spellings.numbers(features.answer) if candidates else frozenset()
         for key in candidates:
             if self._repeats(self._entry(key), features, known, top, is_earlier=True):
                 return self._entry(key)
         return None
 
     def _repeats(
-        self, entry: _Entry, features: Features, known: set[int], top: "DuplicateIndex", *, is_earlier: bool
+        self, entry: _Entry, features: Features, known: Any, top: "DuplicateIndex", *, is_earlier: bool
     ) -> bool:
         """Whether one of the two is the other edited; `is_earlier` of the entry. `known` numbers the answer's
         words: most candidates share too few of them, and are not spelled out."""
