@@ -13,11 +13,13 @@ import argparse
 import os
 import random
 import resource
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import lance
 import pyarrow as pa
@@ -66,28 +68,27 @@ def storage(arguments: argparse.Namespace) -> None:
     ids = [row_id for table in commits for row_id in table.column("row_id").to_pylist()]
     wanted = random.Random(SEED).sample(range(len(ids)), min(NUM_TAKEN, len(ids)))
     size_mb = sum(table.nbytes for table in commits) / 1e6
-    found: dict[str, dict[str, Cost]] = {}
+    found: dict[str, dict[str, Cost]] = {kind.__name__: {} for kind in (Parquet, Lance, Ours)}
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
-        for kind in (Parquet, Lance, Ours):
-            store = kind(Path(name) / kind.__name__)
-            costs = {f"append {len(commits)} times 10,000 rows": cost(lambda s=store: s.append(commits))}
+        stores = [kind(Path(name) / kind.__name__) for kind in (Parquet, Lance, Ours)]
+        for store, spent in zip(stores, in_turns(stores, commits), strict=True):
+            found[type(store).__name__]["append 10,000 rows"] = spent
+        for store in stores:
+            costs = found[type(store).__name__]
             costs[f"take {len(wanted):,} random rows"] = best(lambda s=store: s.take(wanted, ids))
             costs["scan"] = best(store.scan)
-            costs[f"append {len(small)} times 100 rows"] = cost(lambda s=store: s.append(small))
-            found[kind.__name__] = costs
+        for store, spent in zip(stores, in_turns(stores, small), strict=True):
+            found[type(store).__name__]["append 100 rows"] = spent
     table = Table(title=f"storage: {len(ids):,} rows, {size_mb:,.0f} MB")
-    for column in (
-        "",
-        *(f"{kind} {unit}" for kind in found for unit in ("wall", "CPU")),
-        "CPU / Parquet",
-        "CPU / Lance",
-    ):
+    ratios_of = ("Parquet / ours, wall", "Parquet / ours, CPU", "Lance / ours, CPU")
+    for column in ("", *(f"{kind} {unit}" for kind in found for unit in ("wall", "CPU")), *ratios_of):
         table.add_column(column, justify="right" if column else "left")
     for what in found["Ours"]:
         costs = [found[kind][what] for kind in found]
         cells = [f"{value:,.0f} ms" for one in costs for value in (one.wall_ms, one.cpu_ms)]
-        ratios = [f"{costs[2].cpu_ms / one.cpu_ms:.2f}" for one in costs[:2]]
-        table.add_row(what, *cells, *ratios)
+        parquet, bare, ours = costs
+        ratios = [parquet.wall_ms / ours.wall_ms, parquet.cpu_ms / ours.cpu_ms, bare.cpu_ms / ours.cpu_ms]
+        table.add_row(what, *cells, *(f"{ratio:.2f}" for ratio in ratios))
     Console(width=150).print(table)
 
 
@@ -245,6 +246,16 @@ def cost(call: Callable[[], object]) -> Cost:
     wall, cpu = time.perf_counter(), _cpu_s()
     call()
     return Cost(1e3 * (time.perf_counter() - wall), 1e3 * (_cpu_s() - cpu))
+
+
+def in_turns(stores: Sequence[Any], tables: Sequence[pa.Table]) -> list[Cost]:
+    """Each table appended to every store before the next: the median append of each, so that what else the machine
+    does in the meantime falls on all."""
+    spent = [[cost(lambda s=store, t=table: s.append([t])) for store in stores] for table in tables]
+    return [
+        Cost(statistics.median(one.wall_ms for one in column), statistics.median(one.cpu_ms for one in column))
+        for column in zip(*spent, strict=True)
+    ]
 
 
 def best(call: Callable[[], object]) -> Cost:

@@ -11,13 +11,14 @@ from typing import Any
 
 from openledger.core.errors import InvalidInput
 
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
 
 def canonical_json(value: Any) -> bytes:
     """The one byte string that stands for `value`. Raises InvalidInput for floats and other non-JSON values."""
     _refuse_floats(value)
     try:
-        text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-        return text.encode("utf-8")
+        return _ENCODER.encode(value).encode("utf-8")
     except (TypeError, UnicodeEncodeError) as error:
         raise InvalidInput(f"not a canonical JSON value: {error}", code="not_canonical") from error
 

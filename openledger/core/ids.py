@@ -4,13 +4,14 @@
 (or of a digest), in Crockford's base 32, lower case. The layout is that of ULID.
 """
 
+import base64
 import hashlib
 import re
 import secrets
 
 from openledger.core.errors import InvalidInput
 
-_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+_CROCKFORD = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", b"0123456789abcdefghjkmnpqrstvwxyz")
 _LENGTH = 26
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
 
@@ -47,8 +48,5 @@ def check_name(name: str, param: str) -> str:
 
 
 def _encode(number: int) -> str:
-    digits = []
-    for _ in range(_LENGTH):
-        number, digit = divmod(number, 32)
-        digits.append(_ALPHABET[digit])
-    return "".join(reversed(digits))
+    """The last 26 digits of 32: base 32 of RFC 4648, spelled in Crockford's alphabet."""
+    return base64.b32encode(number.to_bytes(20, "big"))[-_LENGTH:].translate(_CROCKFORD).decode()

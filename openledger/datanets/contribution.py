@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from openledger.core import merkle
 from openledger.core.errors import InvalidInput, TooLarge
-from openledger.core.hashing import canonical_json, digest_json
+from openledger.core.hashing import canonical_json, digest_bytes
 from openledger.core.ids import check_name, derived_id
 from openledger.core.signed import contribution_bytes
 from openledger.core.signing import SigningKey, contributor_id, verify
@@ -88,10 +88,13 @@ def signed_bytes(contribution: Contribution) -> bytes:
 def row_ids(contribution: Contribution) -> list[str]:
     """One id for each draft. The salt (contributor and nonce) keeps ids apart when two people send the same rows, and
     keeps a tombstone from telling what it stood for."""
-    salt = [contribution.contributor_id, contribution.nonce]
-    return [
-        derived_id("row", contribution.content_root, str(ordinal), digest_json([salt, draft_json(draft)]))
+    salt = canonical_json([contribution.contributor_id, contribution.nonce])
+    digests = [  # of the canonical JSON of [salt, draft]
+        digest_bytes(b"[%b,%b]" % (salt, draft_bytes(draft, ordinal)))
         for ordinal, draft in enumerate(contribution.drafts)
+    ]
+    return [
+        derived_id("row", contribution.content_root, str(ordinal), digest) for ordinal, digest in enumerate(digests)
     ]
 
 

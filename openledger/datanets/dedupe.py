@@ -22,11 +22,12 @@ question; the function's name tells them apart.
 import hashlib
 import re
 import unicodedata
+from array import array
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import rensa
 
@@ -43,6 +44,7 @@ _PERMUTATIONS, _BANDS, _SEED = 128, 32, 1
 _CANDIDATE_SIMILARITY = 0.4  # a hint to rensa; the bands decide: half of the pairs at 0.38 are found, 99.6 % at 0.63
 _IDEOGRAPH = "[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af]"
 _WORD = re.compile(rf"{_IDEOGRAPH}|\w+")
+_BLANK_BETWEEN_WORDS = bytes(sign if sign < 128 and re.match(r"\w", chr(sign)) else ord(" ") for sign in range(256))
 _DOTTED_NAME = re.compile(r"\w+(?:\.\w+)+")
 LAST = (2**63, 0)  # a place behind every other
 
@@ -74,13 +76,63 @@ class Features:
     row_sketch: rensa.RMinHash
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Entry:
-    row_id: str
-    place: tuple[int, int]
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """The words of a row that is compared."""
+
     question: frozenset[str]
     answer: frozenset[str]
     num_words: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Entry:
+    """A row as it is kept: in the index four bytes for each distinct word, whose spelling its table has."""
+
+    row_id: str
+    place: tuple[int, int]
+    question: "array[int] | frozenset[str]"
+    answer: "array[int] | frozenset[str]"
+    num_words: int
+
+
+class _Spellings:
+    """The words of an index's rows, each kept once: rows share most of theirs."""
+
+    def __init__(self) -> None:
+        self._words: list[str] = []
+        self._numbers = _Numbers(self._words)
+
+    def add(self, some: Iterable[str]) -> "array[int]":
+        return array("I", map(self._numbers.__getitem__, some))
+
+    def numbers(self, some: Iterable[str]) -> set[int]:
+        """Of those words that are known."""
+        return {number for number in map(self._numbers.get, some) if number is not None}
+
+    def words(self, numbers: Iterable[int]) -> frozenset[str]:
+        return frozenset(map(self._words.__getitem__, numbers))
+
+
+class _Unchanged:
+    """What an overlay has in a table's place: its rows leave it soon, and are kept with their words."""
+
+    def add(self, some: frozenset[str]) -> frozenset[str]:
+        return some
+
+    numbers = words = add
+
+
+class _Numbers(dict[str, int]):
+    """A word that is asked for gets the next number."""
+
+    def __init__(self, words: list[str]):
+        self._words = words
+
+    def __missing__(self, word: str) -> int:
+        self[word] = number = len(self._words)
+        self._words.append(word)
+        return number
 
 
 class DuplicateIndex:
@@ -95,6 +147,7 @@ class DuplicateIndex:
         self._below = below
         self._place = place
         self._entries: list[_Entry | None] = []  # None: a row that was discarded
+        self._spellings: Any = _Spellings() if below is None else _Unchanged()
         self._features: list[Features] = []  # kept in overlays alone, to be absorbed
         self._pairs: dict[bytes, int] = {}
         self._answers: dict[bytes, int] = {}
@@ -124,7 +177,8 @@ class DuplicateIndex:
         """Ids of the rows that stand behind `place` and repeat the row of `features`."""
         exact = {key for key in self._of_text(features) if self._entry(key).place > place}
         candidates = self._candidates(features, lambda entry: entry.place > place)
-        near = {key for key in candidates if _is_edited(features, self._entry(key), self)}
+        known = self._spellings.numbers(features.answer) if candidates else frozenset()
+        near = {key for key in candidates if self._repeats(self._entry(key), features, known, self, is_earlier=False)}
         return [self._entry(key).row_id for key in sorted(exact | near, key=self._order)]
 
     def add(self, row_id: str, features: Features, place: tuple[int, int] | None = None) -> None:
@@ -134,8 +188,8 @@ class DuplicateIndex:
             _Entry(
                 row_id=row_id,
                 place=self._place if place is None else place,
-                question=features.question,
-                answer=features.answer,
+                question=self._spellings.add(features.question),
+                answer=self._spellings.add(features.answer),
                 num_words=features.num_words,
             )
         )
@@ -176,7 +230,7 @@ class DuplicateIndex:
         for key in gone:
             entry = self._entries[key]
             if entry is not None:
-                self._question_counts.subtract(entry.question)
+                self._question_counts.subtract(self._spellings.words(entry.question))
             self._answer_bands.remove(key)
             self._row_bands.remove(key)
             self._entries[key] = None
@@ -194,10 +248,28 @@ class DuplicateIndex:
         return self._entry(min(visible, key=self._order)) if visible else None
 
     def _near(self, features: Features, top: "DuplicateIndex") -> _Entry | None:
-        for key in self._candidates(features, lambda entry: entry.place <= top._place):
-            if _is_edited(self._entry(key), features, top):
+        candidates = self._candidates(features, lambda entry: entry.place <= top._place)
+        known = self._spellings.numbers(features.answer) if candidates else frozenset()
+        for key in candidates:
+            if self._repeats(self._entry(key), features, known, top, is_earlier=True):
                 return self._entry(key)
         return None
+
+    def _repeats(
+        self, entry: _Entry, features: Features, known: Any, top: "DuplicateIndex", *, is_earlier: bool
+    ) -> bool:
+        """Whether one of the two is the other edited; `is_earlier` of the entry. `known` numbers the answer's
+        words: most candidates share too few of them, and are not spelled out."""
+        num_shared = len(known.intersection(entry.answer))
+        size_entry, size_sent = len(entry.answer), len(features.answer)
+        if (
+            num_shared < SAME_QUESTION_SIMILARITY * (size_entry + size_sent - num_shared)
+            and num_shared < SAME_QUESTION_CONTAINMENT * (size_entry if is_earlier else size_sent)
+        ):  # fmt: skip
+            return False
+        stored = _Said(self._spellings.words(entry.question), self._spellings.words(entry.answer), entry.num_words)
+        sent = _Said(features.question, features.answer, features.num_words)
+        return _is_edited(stored, sent, top) if is_earlier else _is_edited(sent, stored, top)
 
     def _of_text(self, features: Features) -> list[int]:
         """Rows with this question and answer, or with this answer."""
@@ -230,8 +302,11 @@ def features_of(rows: Iterable[tuple[str, str]]) -> list[Features]:
 
 
 def features_of_texts(rows: Sequence[tuple[Text, Text]]) -> list[Features]:
-    answer_sketches = _sketches([sorted(_answer_tokens(answer.words)) for _, answer in rows])
-    row_sketches = _sketches([_row_tokens(question.words, answer.words) for question, answer in rows])
+    answers = [_answer_tokens(answer.words) for _, answer in rows]
+    answer_sketches = _sketches(answers)
+    row_sketches = _sketches(
+        [_row_tokens(question.words, answer) for (question, _), answer in zip(rows, answers, strict=True)]
+    )
     return [
         Features(
             pair_key=_digest(f"{question.normal}\0{answer.normal}"),
@@ -248,7 +323,7 @@ def features_of_texts(rows: Sequence[tuple[Text, Text]]) -> list[Features]:
 
 def text_of(text: str) -> Text:
     normal = normalized(text)
-    return Text(normal, _WORD.findall(normal))
+    return Text(normal, _words(normal))
 
 
 def normalized(text: str) -> str:
@@ -260,10 +335,16 @@ def normalized(text: str) -> str:
 
 def words(text: str) -> list[str]:
     """The words of normalised text; an ideograph or a Hangul syllable is a word, as no blanks part them."""
-    return _WORD.findall(normalized(text))
+    return _words(normalized(text))
 
 
-def _is_edited(earlier: _Entry | Features, later: _Entry | Features, index: DuplicateIndex) -> bool:
+def _words(normal: str) -> list[str]:
+    if normal.isascii():  # the same by a shorter way
+        return normal.encode().translate(_BLANK_BETWEEN_WORDS).decode().split()
+    return _WORD.findall(normal)
+
+
+def _is_edited(earlier: _Said, later: _Said, index: DuplicateIndex) -> bool:
     num_shared = len(earlier.answer & later.answer)
     similarity = num_shared / max(1, len(earlier.answer) + len(later.answer) - num_shared)
     num_words = min(earlier.num_words, later.num_words)
@@ -276,7 +357,7 @@ def _is_edited(earlier: _Entry | Features, later: _Entry | Features, index: Dupl
     return alike and _same_question(earlier.question, later.question, index)
 
 
-def _follows(earlier: _Entry | Features, later: _Entry | Features) -> bool:
+def _follows(earlier: _Said, later: _Said) -> bool:
     """Whether the answers differ as the questions do: every word that only one answer has stands within a word that
     only its question has."""
     return _stand_within(earlier.answer - later.answer, earlier.question - later.question) and _stand_within(
@@ -302,17 +383,18 @@ def _same_question(earlier: frozenset[str], later: frozenset[str], index: Duplic
     return not missing & ({word for word in rarest if "." in word} or rarest)
 
 
-def _answer_tokens(answer: Sequence[str]) -> set[str]:
+def _answer_tokens(answer: Sequence[str]) -> list[str]:
     """What an answer is sketched by: its words; pairs of them where it is long, for long texts share their common words
-    whatever they are about, and candidates would become more with every row."""
+    whatever they are about, and candidates would become more with every row. A sketch takes no heed of order or
+    repetition."""
     if len(answer) < LONG_ANSWER_WORDS:
-        return set(answer)
-    return {f"{a} {b}" for a, b in pairwise(answer)}
+        return list(answer)
+    return [f"{a} {b}" for a, b in pairwise(answer)]
 
 
-def _row_tokens(question: Sequence[str], answer: Sequence[str]) -> list[str]:
-    triples = (f"? {a} {b} {c}" for a, b, c in zip(question, question[1:], question[2:], strict=False))
-    return sorted({*_answer_tokens(answer), *triples})
+def _row_tokens(question: Sequence[str], answer_tokens: Sequence[str]) -> list[str]:
+    triples = [f"? {a} {b} {c}" for a, b, c in zip(question, question[1:], question[2:], strict=False)]
+    return [*answer_tokens, *triples]
 
 
 def _sketches(token_sets: list[list[str]]) -> list[rensa.RMinHash]:

@@ -37,6 +37,8 @@ from functools import lru_cache
 from itertools import pairwise
 from types import MappingProxyType
 
+import numpy as np
+
 from openledger.core.values import RowDraft, Verdict
 from openledger.datanets.dedupe import DuplicateIndex, Features, Text, features_of_texts, text_of, words
 from openledger.datanets.language import MIN_WORDS_FOR_LANGUAGE, is_in
@@ -66,6 +68,7 @@ MIN_TANGLED_WORDS = 3
 MIN_CHARACTER_RUN = 10
 
 _CHARACTER_RUN = re.compile(rf"(\S)\1{{{MIN_CHARACTER_RUN - 1},}}")
+_EQUAL_RUN = b"\1" * (MIN_CHARACTER_RUN - 1)
 _LATIN_WORD = re.compile(r"(?<![\w.])[a-z]{4,}(?![\w.(])")
 _UNSPEAKABLE = re.compile(  # pairs of letters that languages in Latin script hardly know, and runs of consonants
     r"^[^aeiouy]+$|[^aeiouy]{6,}|(.)\1{2,}|q[^u]|j[bcfghpqvx]|[vz][bcdfghjkmnpqstvwx]|x[bdfgjkmnqrsvwxz]"
@@ -81,6 +84,7 @@ _VOWEL = re.compile(r"[aeiouyäöüáéíóúàèìòùâêîôûåæøœ]", re.
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 _PLACEHOLDERS = ("lorem ipsum", "dolor sit amet")
 _STUB = re.compile(r"\W*(?:to ?do|tbd|fixme|asdf\w*|n/?a)\b.{0,20}", re.S)
+_BLANKS = bytes(byte for byte in range(128) if chr(byte).isspace())
 _NOT_LETTERS = bytes(byte for byte in range(256) if not chr(byte).isalpha() or byte > 127)
 _EMAIL = re.compile(r"[\w.+-]+@(?!example\.|[\w-]+\.example\b|localhost)[a-z0-9-]+(?:\.[a-z0-9-]+)*\.[a-z]{2,}", re.I)
 _PHONE = re.compile(
@@ -217,21 +221,30 @@ def _is_placeholder(normal: str) -> bool:
 
 
 def _repeats(text: str, found: list[str]) -> bool:
-    if any(_CHARACTER_RUN.search(word) for word in text.split() if len(word) >= MIN_CHARACTER_RUN):
+    if _has_character_run(text):
         return True
-    if len(found) < MIN_WORDS_FOR_REPETITION:
-        return False
+    if len(found) < MIN_WORDS_FOR_REPETITION or len(set(found)) > len(found) // 2 + 1:
+        return False  # with that many distinct words, neither one word nor its pairs can be too often there
     num_repeated = len(found) - 1 - len(set(pairwise(found)))
     return max(Counter(found).values()) > MAX_TOP_WORD_RATIO * len(found) or num_repeated > MAX_REPEATED_PAIR_RATIO * (
         len(found) - 1
     )
 
 
+def _has_character_run(text: str) -> bool:
+    if text.isascii():  # a run of n signs is n - 1 that equal the one before
+        signs = np.frombuffer(text.encode(), np.uint8)
+        if _EQUAL_RUN not in (signs[1:] == signs[:-1]).tobytes():
+            return False
+    return any(_CHARACTER_RUN.search(word) for word in text.split() if len(word) >= MIN_CHARACTER_RUN)
+
+
 def _has_few_letters(text: str) -> bool:
-    num_visible = sum(map(len, text.split()))
     if text.isascii():
-        return len(text.encode().translate(None, _NOT_LETTERS)) < MIN_LETTER_RATIO * num_visible
-    return sum(map(str.isalpha, text)) < MIN_LETTER_RATIO * num_visible
+        signs = text.encode()
+        num_visible = len(signs.translate(None, _BLANKS))
+        return len(signs.translate(None, _NOT_LETTERS)) < MIN_LETTER_RATIO * num_visible
+    return sum(map(str.isalpha, text)) < MIN_LETTER_RATIO * sum(map(len, text.split()))
 
 
 def _is_tangled(text: str) -> bool:

@@ -1,71 +1,69 @@
-"""One shard's part of a Datanet: rows in a Lance dataset on a local disk.
+"""One shard's part of a Datanet: rows in a Lance dataset, on a local disk (`disk`) or in an object store (`objects`).
 
-Owns the files under one folder; one process writes there at a time. Knows nothing of signatures, verdicts or other
-shards.
-
-    rows.lance/      the Lance dataset, in exactly one version
-    files.json       that version's files and their digests
-
-Lance syncs nothing on a local disk, and takes the same commit twice. So each change here is four steps: write files,
-sync them and their folders, replace the list of files durably, remove every file that isn't on the new list. What is
-not listed was not acknowledged, and opening removes it; what is listed and has another digest is damage. An append's
-key is a column of its rows, so that a retry is found also after compaction. As no file outlasts the list that leaves it
-out, no old version keeps a row that was removed.
+Owns which rows are there, under which key they came and where they stand. Knows nothing of signatures, verdicts or
+other shards, and nothing of what makes a change durable. An append's key is a column of its rows, so that a retry is
+found also after compaction.
 """
 
-import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from openledger.core.errors import Conflict, Corrupt, NotFound, Unavailable
-from openledger.core.files import sync_folder
-from openledger.core.hashing import digest_file
+from openledger.core.errors import Conflict, NotFound, Unavailable
 from openledger.core.ids import check_name
 from openledger.core.values import Row
 from openledger.datanets import segments
-from openledger.datanets.filelist import read_list, write_list
-from openledger.datanets.folders import make_folder
+from openledger.datanets.disk import DiskFiles
+from openledger.datanets.objects import ObjectFiles
 from openledger.datanets.rows import FORMAT, SCHEMA, rows_of, table_of, upgraded
 
-DATASET = "rows.lance"
 MAX_SMALL_FRAGMENTS = 128  # many small appends become few large files
 _FRAGMENT_ROWS = 100_000
 _KEY = "append_key"
 _STORED = SCHEMA.append(pa.field(_KEY, pa.string(), nullable=False))
 _FIRST = _STORED.remove(_STORED.get_field_index("extra"))  # rows/1
 _DATA_VERSION = "2.1"
+_COMPRESSION = b"lance-encoding:compression"
 
 
 class Shard:
-    """Opening checks every file against the list. Raises Corrupt (`corrupt_shard_file`) that names shard and file.
+    """`place` is a folder, or the URI of an object store with Lance's `options` for it. Raises Corrupt
+    (`corrupt_shard_file`) that names shard and file, Unavailable where the store can't be reached.
 
     A folder of Parquet segments, as they were written before, is taken over once, and its segments removed.
     """
 
-    def __init__(self, folder: Path):
-        self._folder = folder
+    def __init__(self, place: Path | str, options: Mapping[str, str] | None = None):
         self._lock = threading.RLock()
-        make_folder(folder)
-        self._files = read_list(folder)
-        self._remove_unlisted()
-        self._check_files()
+        self._files = DiskFiles(place) if isinstance(place, Path) else ObjectFiles(place, options)
+        self._schema = _encoded(_STORED, self._files.compression)
         self._dataset: Any = self._open()
         self._take_over_columns()
         self._read_places()
-        self._take_over_segments()
+        if isinstance(place, Path):
+            self._take_over_segments(place)
 
     @property
     def count(self) -> int:
         return len(self._places)
 
+    def row_ids(self) -> list[str]:
+        """Of all rows, in the order in which they were appended."""
+        with self._lock:
+            return list(self._places)
+
+    def held(self, row_ids: Collection[str]) -> list[str]:
+        """Those of `row_ids` that are here."""
+        with self._lock:
+            return [row_id for row_id in row_ids if row_id in self._places]
+
     def append(self, rows: Sequence[Row], key: str) -> None:
         """Store `rows` durably under `key`; the same again changes nothing.
 
-        Raises Conflict when `key` holds other rows or a row id is taken, Unavailable when the disk refuses.
+        Raises Conflict when `key` holds other rows or a row id is taken, Unavailable when the storage refuses.
         """
         with self._lock:
             if key in self._keys:
@@ -76,9 +74,9 @@ class Shard:
 
     def remove(self, row_ids: Sequence[str]) -> int:
         """Forget rows: when this returns, no file holds a byte of them. How many of them were there; the others are
-        gone already. Raises Unavailable when the disk refuses; then nothing is removed."""
+        gone already. Raises Unavailable when the storage refuses; then nothing is removed."""
         with self._lock:
-            found = [row_id for row_id in row_ids if row_id in self._places]
+            found = self.held(row_ids)
             if found:
                 self._change(lambda: self._delete(found))
                 self._read_places()
@@ -91,6 +89,8 @@ class Shard:
     def table(self, row_ids: Sequence[str]) -> pa.Table:
         """As `rows`, in `rows.SCHEMA`."""
         with self._lock:
+            if not all(row_id in self._places for row_id in row_ids):
+                self._see_others()
             places = [self._place(row_id) for row_id in row_ids]
             if not places:
                 return SCHEMA.empty_table()
@@ -106,28 +106,41 @@ class Shard:
             batches = [] if dataset is None else list(dataset.to_batches(columns=SCHEMA.names))
         yield from (pa.RecordBatch.from_arrays(batch.columns, schema=SCHEMA) for batch in batches)
 
+    def _see_others(self) -> None:
+        """What another process may have stored since."""
+        if not self._files.keeps_one_version and self._dataset is not None:
+            self._dataset = self._open()
+            self._read_places()
+
     def _write(self, table: pa.Table, key: str) -> None:
-        stored = table.append_column(_STORED.field(_KEY), pa.array([key] * len(table), pa.string())).cast(_STORED)
-        start = len(self._places)
+        stored = table.append_column(_STORED.field(_KEY), pa.repeat(pa.scalar(key), len(table))).cast(self._schema)
+        start, before = len(self._places), self._version()
         self._change(lambda: self._append(stored))
-        self._places.update((row_id, start + n) for n, row_id in enumerate(table.column("row_id").to_pylist()))
-        self._keys.add(key)
-        small = [one for one in self._dataset.get_fragments() if one.metadata.num_rows < _FRAGMENT_ROWS]
-        if len(small) >= MAX_SMALL_FRAGMENTS:
+        if self._version() > before + 1:
+            self._read_places()  # another process wrote as well, perhaps the same
+        else:
+            self._places.update((row_id, start + n) for n, row_id in enumerate(table.column("row_id").to_pylist()))
+            self._keys.add(key)
+        self._num_small += 1
+        if self._num_small >= MAX_SMALL_FRAGMENTS:
             self._change(self._compact)
             self._read_places()
 
     def _append(self, table: pa.Table) -> None:
+        lance, options = _lance(), self._options
         if self._dataset is None:
-            self._dataset = _lance().write_dataset(table, self._uri, data_storage_version=_DATA_VERSION)
+            self._dataset = lance.write_dataset(
+                table, self._files.uri, data_storage_version=_DATA_VERSION, storage_options=options
+            )
             return
-        lance = _lance()
-        fragments = lance.fragment.write_fragments(table, self._dataset)
+        fragments = lance.fragment.write_fragments(table, self._dataset, storage_options=options)
         operation = lance.LanceOperation.Append(fragments)
-        self._dataset = lance.LanceDataset.commit(self._dataset, operation, read_version=self._dataset.version)
+        self._dataset = lance.LanceDataset.commit(
+            self._dataset, operation, read_version=self._dataset.version, storage_options=options
+        )
 
     def _delete(self, row_ids: Sequence[str]) -> None:
-        if len(row_ids) == len(self._places):
+        if len(row_ids) == len(self._places) and self._files.keeps_one_version:
             self._dataset = None
             return
         quoted = ", ".join("'" + row_id.replace("'", "''") + "'" for row_id in row_ids)
@@ -138,82 +151,45 @@ class Shard:
         self._dataset.optimize.compact_files(
             target_rows_per_fragment=_FRAGMENT_ROWS, materialize_deletions=True, materialize_deletions_threshold=0.0
         )
-        self._dataset = _lance().dataset(self._uri)
+        self._dataset = _lance().dataset(self._files.uri, storage_options=self._options)
+        if isinstance(self._files, ObjectFiles):
+            self._files.forget_old_versions(self._dataset)
 
     def _change(self, step: Callable[[], None]) -> None:
         """Take one step durably, or none at all."""
         try:
             step()
-            self._settle()
+            self._files.settle(self._dataset)
         except OSError as error:
-            self._roll_back()
+            self._dataset = self._files.roll_back()
+            self._read_places()
             raise Unavailable(
-                f"shard {self._folder} can't be written: {error.strerror or error}",
+                f"shard {self._files.name} can't be written: {error.strerror or error}",
                 code="storage_unavailable",
-                param=str(self._folder),
+                param=self._files.name,
                 fix="free space or restore access, then send the same again",
             ) from error
 
-    def _settle(self) -> None:
-        """Sync what is new, list it, and remove what is no longer listed."""
-        names = [] if self._dataset is None else _files_of(self._dataset)
-        new = [name for name in names if name not in self._files]
-        digests = {name: self._synced(name) for name in new}
-        for folder in {(self._folder / name).parent for name in new}:
-            sync_folder(folder)
-        if names and not self._files:
-            sync_folder(Path(self._uri))
-            sync_folder(self._folder)
-        files = {name: digests.get(name) or self._files[name] for name in names}
-        write_list(self._folder, files)
-        self._files = files
-        self._remove_unlisted()
-
-    def _synced(self, name: str) -> str:
-        path = self._folder / name
-        with path.open("rb") as stream:
-            os.fsync(stream.fileno())
-        return digest_file(path)
-
-    def _roll_back(self) -> None:
-        """To what the list on disk says: the change may have been listed before it failed."""
-        self._files = read_list(self._folder)
-        self._remove_unlisted()
-        self._dataset = self._open()
-        self._read_places()
-
-    def _remove_unlisted(self) -> None:
-        for path in [path for path in Path(self._uri).rglob("*") if path.is_file()]:
-            if str(path.relative_to(self._folder)) not in self._files:
-                path.unlink(missing_ok=True)
-
-    def _check_files(self) -> None:
-        for name, digest in self._files.items():
-            path = self._folder / name
-            try:
-                found = digest_file(path)
-            except OSError as error:
-                raise self._corrupt(path, f"can't be read ({error.strerror})") from error
-            if found != digest:
-                raise self._corrupt(path, "its bytes are not the ones that were written")
-
     def _open(self) -> Any:
-        """The Lance dataset; None where the shard has no row."""
-        if not self._files:
-            return None
-        dataset = _lance().dataset(self._uri)
-        if not dataset.schema.equals(_STORED) and not dataset.schema.equals(_FIRST):
-            raise self._corrupt(Path(self._uri), f"its columns are not those of {FORMAT}")
+        dataset = self._files.open()
+        if dataset is not None and not any(dataset.schema.equals(schema) for schema in (_STORED, _FIRST)):
+            raise self._files.corrupt("", f"its columns are not those of {FORMAT}")
         return dataset
 
     def _read_places(self) -> None:
         self._places: dict[str, int] = {}
         self._keys: set[str] = set()
-        if self._dataset is not None:
-            for batch in self._dataset.to_batches(columns=["row_id", _KEY]):
-                start = len(self._places)
-                self._places.update((row_id, start + n) for n, row_id in enumerate(batch.column(0).to_pylist()))
-                self._keys.update(batch.column(1).unique().to_pylist())
+        self._num_small = 0
+        if self._dataset is None:
+            return
+        doubled = [
+            fragment.fragment_id for fragment in self._dataset.get_fragments() if not self._read_fragment(fragment)
+        ]
+        if doubled:
+            operation = _lance().LanceOperation.Delete([], doubled, "true")
+            self._dataset = _lance().LanceDataset.commit(
+                self._dataset, operation, read_version=self._dataset.version, storage_options=self._options
+            )
 
     def _take_over_columns(self) -> None:
         """Rows that were written before rows had `extra` are written again with it, a batch at a time."""
@@ -221,12 +197,29 @@ class Shard:
             self._change(self._rewrite)
 
     def _rewrite(self) -> None:
-        batches = (upgraded(batch).cast(_STORED) for batch in self._dataset.to_batches())
-        reader = pa.RecordBatchReader.from_batches(_STORED, batches)
-        self._dataset = _lance().write_dataset(reader, self._uri, mode="overwrite", data_storage_version=_DATA_VERSION)
+        batches = (upgraded(batch).cast(self._schema) for batch in self._dataset.to_batches())
+        self._dataset = _lance().write_dataset(
+            pa.RecordBatchReader.from_batches(self._schema, batches),
+            self._files.uri,
+            mode="overwrite",
+            data_storage_version=_DATA_VERSION,
+            storage_options=self._options,
+        )
 
-    def _take_over_segments(self) -> None:
-        for path in segments.list_segments(self._folder):
+    def _read_fragment(self, fragment: Any) -> bool:
+        """Whether its rows are new. They are not where two processes have stored the same append: the first one
+        counts."""
+        self._num_small += fragment.metadata.num_rows < _FRAGMENT_ROWS
+        found = fragment.to_table(columns=["row_id", _KEY])
+        row_ids, start = found.column(0).to_pylist(), len(self._places)
+        if any(row_id in self._places for row_id in row_ids):
+            return False
+        self._places.update((row_id, start + n) for n, row_id in enumerate(row_ids))
+        self._keys.update(found.column(1).unique().to_pylist())
+        return True
+
+    def _take_over_segments(self, folder: Path) -> None:
+        for path in segments.list_segments(folder):
             table, key = segments.read_segment(path)
             if key not in self._keys:
                 self._write(table, key)
@@ -238,7 +231,7 @@ class Shard:
             raise Conflict(f"a row id stands twice: {(taken or [rows[0].row_id])[0]}", code="row_id_taken", param=key)
 
     def _check_repeated(self, rows: Sequence[Row], key: str) -> None:
-        sync_folder(self._folder)  # the first answer may have failed between the list's name and its sync
+        self._files.confirm()
         quoted = key.replace("'", "''")
         stored = self._dataset.to_table(columns=["row_id"], filter=f"{_KEY} = '{quoted}'")
         if not set(stored.column(0).to_pylist()) <= {row.row_id for row in rows}:
@@ -247,27 +240,24 @@ class Shard:
     def _place(self, row_id: str) -> int:
         place = self._places.get(row_id)
         if place is None:
-            raise NotFound(f"shard {self._folder} has no row {row_id}", code="unknown_row", param=row_id)
+            raise NotFound(f"shard {self._files.name} has no row {row_id}", code="unknown_row", param=row_id)
         return place
 
-    @property
-    def _uri(self) -> str:
-        return str(self._folder / DATASET)
+    def _version(self) -> int:
+        return 0 if self._dataset is None else int(self._dataset.version)
 
-    def _corrupt(self, path: Path, problem: str) -> Corrupt:
-        return Corrupt(
-            f"shard {self._folder}, file {path.relative_to(self._folder)}: {problem}",
-            code="corrupt_shard_file",
-            param=str(path),
-            fix="restore the shard's folder from a backup; the other shards are not affected",
-        )
+    @property
+    def _options(self) -> dict[str, str] | None:
+        return self._files.options if isinstance(self._files, ObjectFiles) else None
 
 
 class ShardHost:
-    """One shard number's part of every Datanet, a `Shard` in a folder for each; opened when first asked for."""
+    """One shard number's part of every Datanet, a `Shard` for each, in a folder below `place` or at a URI below it;
+    opened when first asked for."""
 
-    def __init__(self, folder: Path):
-        self._folder = folder
+    def __init__(self, place: Path | str, options: Mapping[str, str] | None = None):
+        self._place = place
+        self._options = options
         self._shards: dict[str, Shard] = {}
 
     def append(self, datanet: str, rows: Sequence[Row], key: str) -> None:
@@ -282,22 +272,28 @@ class ShardHost:
     def scan(self, datanet: str) -> list[pa.RecordBatch]:
         return list(self._shard(datanet).scan())
 
+    def row_ids(self, datanet: str) -> list[str]:
+        return self._shard(datanet).row_ids()
+
+    def held(self, datanet: str, row_ids: Sequence[str]) -> list[str]:
+        return self._shard(datanet).held(row_ids)
+
     def count(self, datanet: str) -> int:
         return self._shard(datanet).count
 
     def _shard(self, datanet: str) -> Shard:
         if datanet not in self._shards:
-            self._shards[datanet] = Shard(self._folder / check_name(datanet, "datanet"))
+            name = check_name(datanet, "datanet")
+            place = self._place / name if isinstance(self._place, Path) else f"{self._place}/{name}.lance"
+            self._shards[datanet] = Shard(place, self._options)
         return self._shards[datanet]
 
 
-def _files_of(dataset: Any) -> list[str]:
-    """What the dataset's one version is made of, as paths below the shard's folder."""
-    names = [f"_versions/{2**64 - 1 - dataset.version}.manifest"]  # Lance names the newest so that it sorts first
-    for fragment in dataset.get_fragments():
-        names += [f"data/{file.path}" for file in fragment.metadata.files]
-        names += [deleted] if (deleted := fragment.deletion_file()) else []
-    return [f"{DATASET}/{name}" for name in names]
+def _encoded(schema: pa.Schema, compression: str | None) -> pa.Schema:
+    """`schema` with what Lance is to do about compression; None leaves it to Lance."""
+    if compression is None:
+        return schema
+    return pa.schema([field.with_metadata({_COMPRESSION: compression}) for field in schema], metadata=schema.metadata)
 
 
 def _lance() -> Any:

@@ -11,8 +11,9 @@ from datanet_samples import ANSWERS, key_of, open_datanets, sample_drafts, signe
 from openledger.core.errors import Forbidden, InvalidInput, NotFound, TooLarge
 from openledger.core.values import Row, RowDraft, Withdrawal
 from openledger.datanets.datanets import Datanets
+from openledger.datanets.disk import DiskFiles
 from openledger.datanets.removal import check_withdrawal, sign_withdrawal, tombstone_digest
-from openledger.datanets.shard import Shard, ShardHost
+from openledger.datanets.shard import ShardHost
 from openledger.datanets.tombstones import Tombstones
 
 SECRET = RowDraft(
@@ -265,7 +266,7 @@ class TestCrashes:
 
     @pytest.mark.parametrize(
         ("cls", "method", "begun"),
-        [(Tombstones, "begin", False), (ShardHost, "remove", True), (Shard, "_settle", True),
+        [(Tombstones, "begin", False), (ShardHost, "remove", True), (DiskFiles, "settle", True),
          (Datanets, "_forget_words", True), (Tombstones, "finish", True)],
     )  # fmt: skip
     def test_it_is_finished_or_was_never_begun(

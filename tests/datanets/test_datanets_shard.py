@@ -130,12 +130,12 @@ class TestShard:
         """As after a power cut between Lance's commit, which syncs nothing, and ours."""
         shard = Shard(tmp_path / "s")
         shard.append(sample_rows(3), "a")
-        lance.write_dataset(lance.dataset(shard._uri).to_table(), shard._uri, mode="append")
-        assert lance.dataset(shard._uri).count_rows() == 6
+        lance.write_dataset(lance.dataset(shard._files.uri).to_table(), shard._files.uri, mode="append")
+        assert lance.dataset(shard._files.uri).count_rows() == 6
         leftover = tmp_path / "s" / "rows.lance" / "data" / "half.lance"
         leftover.write_bytes(b"half a fragm")
         reopened = Shard(tmp_path / "s")
-        assert (reopened.count, lance.dataset(shard._uri).count_rows(), leftover.exists()) == (3, 3, False)
+        assert (reopened.count, lance.dataset(shard._files.uri).count_rows(), leftover.exists()) == (3, 3, False)
         reopened.append(sample_rows(3, "other"), "b")
         assert Shard(tmp_path / "s").count == 6
 
