@@ -25,6 +25,7 @@ from openledger.api import (
     seals,
     stakes,
     verdicts,
+    vouches,
     withdrawals,
 )
 from openledger.api.errors import add_error_handlers
@@ -47,7 +48,7 @@ def create_app(service: Service, clock: Clock | None = None) -> FastAPI:
     app.state.service = service
     app.state.clock = clock or SystemClock()
     answering = (health, chat, completions, models, accounts, datanets, ledger, report, verdicts, receipts)
-    for resource in (*answering, seals, appeals, disputes, retention, reviews):
+    for resource in (*answering, seals, appeals, disputes, retention, reviews, vouches):
         app.include_router(resource.router)
     for office in (stakes, proposals, withdrawals):
         app.include_router(office.router)
