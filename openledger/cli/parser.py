@@ -240,10 +240,10 @@ def _add_spot_checks(commands: Any) -> None:
 
 def _add_trust(commands: Any) -> None:
     vouch = remote_command(
-        commands, "vouch", appealing.vouch, "vouch for another contributor: he may send more rows a day"
+        commands, "vouch", appealing.vouch, "vouch for a contributor: he may send more rows a day"
     )
     trust = remote_command(
-        commands, "trust", appealing.trust, "say whom you trust in your Datanet: from there trust flows"
+        commands, "trust", appealing.trust, "say whom you trust in your Datanet: trust flows on"
     )
     for action in (vouch, trust):
         action.add_argument("datanet", metavar="DATANET")

@@ -177,7 +177,15 @@ class Datanets:
     def approve(self, name: str, party: str, action: Action, by: str, expires_ms: int = 0) -> Permission:
         """By the owner, also without a request (an invitation); until `expires_ms`, 0 for ever."""
         check_action(action)
+        _check_text(party, "party", _MAX_NAME_CHARS)
         self._check_owner(name, by)
+        if expires_ms and expires_ms <= self._clock.now_ms():
+            raise InvalidInput(
+                "the permission would have expired already",
+                code="invalid_expiry",
+                param="expires_ms",
+                fix="send a time in milliseconds since 1970 that is yet to come, or 0 for ever",
+            )
         return self._permit(name, Permission(party=party, action=action, state="approved", expires_ms=expires_ms))
 
     def revoke(self, name: str, party: str, action: Action, by: str) -> Permission:
