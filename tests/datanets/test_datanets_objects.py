@@ -83,7 +83,7 @@ def test_datanets_over_an_object_store_publish_what_was_accepted(tmp_path: Path)
 class TestS3:
     @pytest.fixture
     def options(self) -> Iterator[dict[str, str]]:
-        missing = [name for name in ("moto", "boto3", "flask") if importlib.util.find_spec(name) is None]
+        missing = [name for name in ("moto", "boto3", "flask", "blinker") if importlib.util.find_spec(name) is None]
         if missing:
             pytest.skip(f"{', '.join(missing)} is not installed (pip install 'moto[server]')")
         port = free_port()
