@@ -53,6 +53,14 @@ class ShardHandle:
         found: list[Row] = _result(self._actor.rows.remote(datanet, list(row_ids)))
         return found
 
+    def held(self, datanet: str, row_ids: Sequence[str]) -> list[str]:
+        found: list[str] = _result(self._actor.held.remote(datanet, list(row_ids)))
+        return found
+
+    def row_ids(self, datanet: str) -> list[str]:
+        found: list[str] = _result(self._actor.row_ids.remote(datanet))
+        return found
+
     def scan(self, datanet: str) -> list[pa.RecordBatch]:
         found: list[pa.RecordBatch] = _result(self._actor.scan.remote(datanet))
         return found

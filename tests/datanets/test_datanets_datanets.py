@@ -293,7 +293,7 @@ class TestFailures:
 
     def test_fewer_shards_than_the_rows_lie_in_are_refused(self, tmp_path: Path, datanets: Datanets) -> None:
         datanets.close()
-        with pytest.raises(Conflict, match="made for 3 shards, not 2"):
+        with pytest.raises(Conflict, match="the rows lie in 3 shards, and 2 are given"):
             open_datanets(tmp_path, num_shards=2)
 
     def test_a_replaced_process_can_write_no_more(self, tmp_path: Path, datanets: Datanets) -> None:
