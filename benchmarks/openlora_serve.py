@@ -11,8 +11,8 @@ FOLDER keeps models and adapters, which are made from one seed. Parts:
     disk       time to the first token of an adapter on disk and of one in a slot, 8 others in flight
     bytes      what an adapter takes in slots and in the shared memory tier, against its file
     gateway    tokens a second at 32 in flight over HTTP, gateway and Ray Serve, streamed and not, against the bare
-               engine in a process of its own; CPU for each token by process; the time between two tokens of a stream, at
-               1 and 8 in flight
+               engine in a process of its own; CPU for each token by process; the time between two tokens of a stream,
+               at 1 and 8 in flight
     each       4 adapters on one engine, against an engine of its own for each: memory, tokens a second, CPU
 
 What is compared runs in turn, round after round; a cell is the median over the rounds, a ratio the median of the
@@ -202,7 +202,7 @@ def gateway(folder: Path, rounds: int) -> Row:
         for num_requests in (IN_FLIGHT, 2 * IN_FLIGHT):  # every adapter is loaded then, and every prompt is known
             bare(IN_FLIGHT, num_requests, False)
             _over_http(url, IN_FLIGHT, num_requests)
-        for _ in range(rounds):
+        for number_of_round in range(rounds):
             rates.append(
                 {
                     "streamed": _over_http(url, IN_FLIGHT, 2 * IN_FLIGHT),
@@ -210,6 +210,8 @@ def gateway(folder: Path, rounds: int) -> Row:
                     "bare": bare(IN_FLIGHT, 2 * IN_FLIGHT, False),
                 }
             )
+            told_rates = ", ".join(f"{name} {each.tokens_per_s:.0f} tokens/s" for name, each in rates[-1].items())
+            print(f"round {number_of_round + 1} of {rounds}: {told_rates}", file=sys.stderr, flush=True)
             for number, told in gaps.items():
                 told.append((_over_http(url, number, 4 * number, scored=True), bare(number, 4 * number, True)))
     return {**_rate_rows(rates), **_gap_rows(gaps)}
