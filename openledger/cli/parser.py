@@ -239,12 +239,8 @@ def _add_spot_checks(commands: Any) -> None:
 
 
 def _add_trust(commands: Any) -> None:
-    vouch = remote_command(
-        commands, "vouch", appealing.vouch, "vouch for a contributor: he may send more rows a day"
-    )
-    trust = remote_command(
-        commands, "trust", appealing.trust, "say whom you trust in your Datanet: trust flows on"
-    )
+    vouch = remote_command(commands, "vouch", appealing.vouch, "vouch for a contributor: he may send more rows a day")
+    trust = remote_command(commands, "trust", appealing.trust, "say whom you trust in your Datanet: trust flows on")
     for action in (vouch, trust):
         action.add_argument("datanet", metavar="DATANET")
         action.add_argument("contributor_id", metavar="CONTRIBUTOR")

@@ -331,7 +331,9 @@ class Datanets:
     def review_queue(self, name: str, reviewer: str, limit: int) -> list[tuple[str, RowDraft]]:
         """What `reviewer` has yet to look at: ids and texts, known answers among them."""
         items, known = self._registry.reviews.queue(self._registry.datanet(name).name, reviewer, limit)
-        rows = {row.row_id: _draft(row) for row in self._take(name, [item for item in items if item not in known])}
+        rows = {
+            row.row_id: _draft(row) for row in self._layout.take(name, [item for item in items if item not in known])
+        }
         return [(item, known.get(item) or rows[item]) for item in items]
 
     def review(self, name: str, item: str, reviewer: str, *, accept: bool) -> None:
@@ -599,7 +601,7 @@ class Datanets:
         if not waiting:
             return
         for datanet, row_id in waiting:
-            self._shards[shard_of(row_id, self._num_shards)].remove(datanet, [row_id])
+            self._layout.remove(datanet, [row_id])
         row_ids = [row_id for _, row_id in waiting]
         self._index.discard(set(row_ids))
         self._forget_words()
