@@ -143,7 +143,7 @@ class TestContribute:
 class TestNames:
     def test_creating_again_is_idempotent_and_other_content_conflicts(self, datanets: Datanets) -> None:
         assert datanets.create("docs", "What functions do", "acct_owner").name == "docs"
-        with pytest.raises(Conflict, match="another summary or owner"):
+        with pytest.raises(Conflict, match="another summary, owner or row schema"):
             datanets.create("docs", "What functions do", "acct_eve")
 
     def test_a_key_has_one_name(self, datanets: Datanets) -> None:
