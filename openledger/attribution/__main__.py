@@ -79,7 +79,8 @@ def score(options: argparse.Namespace) -> dict[str, Any]:
         "rows": "checked against run.json" if subject.record else _UNCHECKED.format(options.adapter.name),
     }
     options.out.with_suffix(".json").write_text(json.dumps(summary, indent=2) + "\n")
-    return {**{name: summary[name] for name in ("method", "quantity", "unit", "shape", "quality")}, "written": str(options.out)}
+    shown = {name: summary[name] for name in ("method", "quantity", "unit", "shape", "quality")}
+    return {**shown, "written": str(options.out)}
 
 
 def evaluate(options: argparse.Namespace) -> dict[str, Any]:

@@ -5,8 +5,8 @@
     estimate   rows            the index inside each group, corrected to the bank's estimate of the group
     replay     rows            this run's exact influence on a weighted sum of the queries
 
-Positive: the player makes the answer likelier. Unit: nats per token of the answer, but for the index: its scores compare
-rows with one another, for one adapter at one set of views, and have no scale of their own (`RELATIVE`).
+Positive: the player makes the answer likelier. Unit: nats per token of the answer, but for the index: its scores
+compare rows with one another, for one adapter at one set of views, and have no scale of their own (`RELATIVE`).
 
 Shapes: P players, R rows, D decoys, E both, G groups, Q queries, V views.
 """
