@@ -1,14 +1,17 @@
-"""What the operator of an economy does: distribute the supply, refund, slash, hand withdrawals over, cap a key.
+"""What the operator of an economy does: distribute the supply, open and fund accounts, refund, slash, hand
+withdrawals over, cap a key.
 
     python jobs/operate.py --workdir .openledger genesis --dry-run
     python jobs/operate.py --workdir .openledger genesis --investors user:fund --team user:team --liquidity user:desk
+    python jobs/operate.py --workdir .openledger account user:alice --fund 25 --grant first --key-out alice.api_key
     python jobs/operate.py --workdir .openledger refund ans_01... --reason "the wrong adapter was deployed"
     python jobs/operate.py --workdir .openledger slash adapter:tables --cause false_lineage --evidence SHA256
     python jobs/operate.py --workdir .openledger claims --out claims.csv
     python jobs/operate.py --workdir .openledger cap API_KEY 25
 
 Prints one line of JSON. Everything but `claims` may be repeated: what was done is told again. `claims` hands over what
-waits now as a new round; with --round it writes an earlier one again.
+waits now as a new round; with --round it writes an earlier one again. `account` gives each --grant once; a key file
+that is there already is kept, and no second key made.
 """
 
 import argparse
@@ -18,8 +21,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from openledger.core.errors import OpenLedgerError
-from openledger.core.files import write_durably
+from openledger.core.errors import InvalidInput, OpenLedgerError
+from openledger.core.files import write_durably, write_secret
 from openledger.core.money import format_open, parse_open
 from openledger.ledger.stakes import CAUSES
 from openledger.ledger.vesting import standard_plan
@@ -50,6 +53,14 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     for name in ("investors", "team", "liquidity"):
         genesis.add_argument(f"--{name}", default=f"user:{name}", metavar="ACCOUNT")
     genesis.add_argument("--dry-run", action="store_true", help="print the plan and do nothing")
+    account = actions.add_parser("account", help="open a customer's account, give it OPEN, make its API key")
+    account.add_argument("account", metavar="ACCOUNT", help="like user:alice")
+    account.add_argument("--fund", default="", metavar="OPEN", help="from what genesis left undistributed")
+    account.add_argument(
+        "--grant", default="", metavar="NAME", help="what --fund is known by: given once for each name"
+    )
+    account.add_argument("--key-out", type=Path, metavar="FILE", help="make an API key, into this file (mode 0600)")
+    account.add_argument("--cap", default="", metavar="OPEN", help="what the new key may spend in a day")
     refund = actions.add_parser("refund", help="give an answer's whole fee back")
     refund.add_argument("answer_id")
     refund.add_argument("--reason", required=True, help="stands in the log for everybody")
@@ -71,6 +82,8 @@ def act(ask: Ask, arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.action == "genesis":
         plan = standard_plan(arguments.investors, arguments.team, arguments.liquidity)
         return dict(ask("found", plan))
+    if arguments.action == "account":
+        return open_account(ask, arguments)
     if arguments.action == "refund":
         return dict(ask("refund", arguments.answer_id, arguments.reason))
     if arguments.action == "slash":
@@ -79,6 +92,26 @@ def act(ask: Ask, arguments: argparse.Namespace) -> dict[str, Any]:
         return hand_over(ask, arguments)
     ask("set_daily_cap", arguments.api_key, parse_open(arguments.amount))
     return {"daily_cap_open": arguments.amount}
+
+
+def open_account(ask: Ask, arguments: argparse.Namespace) -> dict[str, Any]:
+    if not (arguments.fund or arguments.key_out):
+        raise InvalidInput("nothing to do", code="usage", param="account", fix="give --fund, --key-out or both")
+    if bool(arguments.fund) != bool(arguments.grant):
+        raise InvalidInput(
+            "--fund and --grant go together", code="usage", param="grant", fix="name the grant, such as --grant first"
+        )
+    told = {"account": arguments.account}
+    if arguments.fund:
+        told["grant"] = ask("grant", arguments.account, parse_open(arguments.fund), arguments.grant)
+    if arguments.key_out and not arguments.key_out.exists():
+        cap_nano = parse_open(arguments.cap) if arguments.cap else None
+        write_secret(arguments.key_out, ask("create_key", arguments.account, cap_nano).encode())
+    return {**told, "key_file": str(arguments.key_out or ""), **_available(ask, arguments.account)}
+
+
+def _available(ask: Ask, account: str) -> dict[str, str]:
+    return {"available_open": format_open(ask("balance", account).available_nano)}
 
 
 def hand_over(ask: Ask, arguments: argparse.Namespace) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from openledger.core.clock import Clock
+from openledger.core.drawing import SCHEME, reader
 from openledger.core.errors import Unauthenticated
 from openledger.platform.service import Service
 
@@ -34,3 +35,14 @@ async def account_of(request: Request, service: ServiceOf) -> str:
 
 
 AccountOf = Annotated[str, Depends(account_of)]
+
+
+async def holder_of(request: Request, service: ServiceOf, clock: ClockOf) -> str:
+    """As `account_of`; or the contributor who signed for reading his own account. Raises Unauthenticated."""
+    scheme, _, credentials = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != SCHEME.lower():
+        return await account_of(request, service)
+    return f"contributor:{reader(credentials.strip(), clock.now_ms())}"
+
+
+HolderOf = Annotated[str, Depends(holder_of)]

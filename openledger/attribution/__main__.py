@@ -14,6 +14,8 @@ from openledger.attribution.options import ABOUT, add_commands
 from openledger.core.errors import InvalidInput, NotFound, OpenLedgerError
 from openledger.core.files import write_durably, write_json_durably
 
+_UNCHECKED = "{} has no run.json: nothing says which rows it was trained on, and rows it never saw get scores too"
+
 if TYPE_CHECKING:
     from openledger.attribution.subject import Subject
     from openledger.training.examples import Example
@@ -49,6 +51,8 @@ def score(options: argparse.Namespace) -> dict[str, Any]:
         return {"would_train": "the adapter, then what --method needs", "adapter": str(options.adapter)}
     subject, queries = _inputs(options)
     weights = _weights(options.weights, len(queries))
+    if subject.record is None:
+        _report(f"warning: {_UNCHECKED.format(options.adapter)}")
     attributor = instruments.make(
         options.method,
         subject,
@@ -67,14 +71,16 @@ def score(options: argparse.Namespace) -> dict[str, Any]:
     summary = {
         "method": found.method,
         "quantity": found.quantity,
-        "unit": "nats per token of the answer; positive makes it likelier",
+        "unit": found.unit,
         "shape": list(found.scores.shape),
         "players": list(found.players),
         "queries": [query.row_id for query in queries] if found.method != "replay" else ["weighted sum"],
         "quality": found.quality,
+        "rows": "checked against run.json" if subject.record else _UNCHECKED.format(options.adapter.name),
     }
     options.out.with_suffix(".json").write_text(json.dumps(summary, indent=2) + "\n")
-    return {**{name: summary[name] for name in ("method", "quantity", "shape", "quality")}, "written": str(options.out)}
+    shown = {name: summary[name] for name in ("method", "quantity", "unit", "shape", "quality")}
+    return {**shown, "written": str(options.out)}
 
 
 def evaluate(options: argparse.Namespace) -> dict[str, Any]:

@@ -5,7 +5,8 @@
     estimate   rows            the index inside each group, corrected to the bank's estimate of the group
     replay     rows            this run's exact influence on a weighted sum of the queries
 
-Positive: the player makes the answer likelier. Unit: nats per token of the answer.
+Positive: the player makes the answer likelier. Unit: nats per token of the answer, but for the index: its scores
+compare rows with one another, for one adapter at one set of views, and have no scale of their own (`RELATIVE`).
 
 Shapes: P players, R rows, D decoys, E both, G groups, Q queries, V views.
 """
@@ -42,6 +43,8 @@ Report = Callable[[str], None]
 Kept = TypeVar("Kept")
 
 THIS_RUN, EXPECTED = "this_run", "expected"
+NATS = "nats per token of the answer; positive makes it likelier"
+RELATIVE = "relative, not nats: compares rows with one another; positive makes the answer likelier"
 SCALED_VIEWS = (0.25, 0.5, 1.0)
 
 
@@ -56,6 +59,10 @@ class Attribution:
     scores: Array
     errors: Array | None = None
     quality: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def unit(self) -> str:
+        return RELATIVE if self.method == "index" else NATS
 
 
 class Attributor(Protocol):

@@ -40,3 +40,8 @@ def load_key(name: str) -> "SigningKey":
             f"there is no key file {name}", code="unknown_file", param="key", fix="make one with 'openledger keys new'"
         )
     return SigningKey.load_or_create(path)
+
+
+def own_key(options: Namespace) -> "SigningKey | None":
+    """The key of --key, for the contributor's own account; without it the API key says whose account it is."""
+    return load_key(options.key) if options.key else None

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from openledger.cli import output
+from openledger.cli.keys import own_key
 from openledger.cli.remote import connect
 from openledger.core.errors import InvalidInput
 from openledger.core.files import write_durably
@@ -121,19 +122,20 @@ def withdraw(options: Namespace) -> None:
     amount_nano = parse_open(options.amount)
     if options.dry_run:
         with connect(options) as client:
-            available_nano = client.balance()["available_nano"]
+            available_nano = client.balance(own_key(options))["available_nano"]
         told = {"amount_nano": amount_nano, "address": options.to, "available_nano": available_nano, "sent": False}
         output.print_pairs(told, as_json=options.json)
         return
     with connect(options) as client:
-        told = client.withdraw(amount_nano, options.to, idempotency_key=options.idempotency_key)
+        given = {"key": own_key(options), "idempotency_key": options.idempotency_key}
+        told = client.withdraw(amount_nano, options.to, **given)
     output.print_pairs(told, as_json=options.json)
 
 
 def payouts_csv(options: Namespace) -> None:
     """The file's bytes as they are: `--json` changes nothing but the message of where they were written."""
     with connect(options) as client:
-        data = client.payouts_csv()
+        data = client.payouts_csv(own_key(options))
     if options.out is None:
         sys.stdout.buffer.write(data)
         return

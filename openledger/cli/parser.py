@@ -39,11 +39,11 @@ _EXAMPLES = """examples:
   openledger contribute DATANET notes/ --key my.key
   openledger withdraw DATANET ROW_ID --key my.key
   openledger datanet leaderboard NAME      who contributes, how fast, and what it earned
-  openledger payouts                       what this account was paid
+  openledger payouts --key my.key          what the key's contributor was paid; without --key, this account
   openledger disputes open ADAPTER PERIOD 0.5 --key my.key --reason "my rows are missing"
   openledger appeals open DATANET rows.jsonl --row 3 --key my.key --reason "it is no copy"
   openledger payout explain TRANSFER_ID    where a payout comes from, line by line
-  openledger payout withdraw 12.5 --to 0xADDRESS
+  openledger payout withdraw 12.5 --to 0xADDRESS --key my.key
   openledger stake add adapter:NAME 100    back an adapter, and get a say
   openledger govern propose "Less for owners" --change owner_ppm=150000 --change treasury_ppm=150000
   openledger govern vote prop_000007 for
@@ -168,8 +168,8 @@ def _add_removals(commands: Any) -> None:
 
 
 def _add_money(commands: Any) -> None:
-    remote_command(commands, "balance", remote.balance, "what your account holds")
-    remote_command(commands, "payouts", remote.payouts, "what your account was paid")
+    _of_contributor(remote_command(commands, "balance", remote.balance, "what your account holds"))
+    _of_contributor(remote_command(commands, "payouts", remote.payouts, "what your account was paid"))
     proof = remote_command(commands, "proof", remote.proof, "download the proof of one transfer")
     proof.add_argument("transfer_id", metavar="TRANSFER_ID")
     receipt = remote_command(commands, "receipt", remote.receipt, "download the signed receipt of a paid answer")
@@ -282,9 +282,16 @@ def _add_payout(commands: Any) -> None:
     withdraw.add_argument(
         "--dry-run", action="store_true", help="say what is available and what would go; send nothing"
     )
+    _of_contributor(withdraw)
     _retriable(withdraw)
     export = remote_command(actions, "csv", offices.payouts_csv, "every payout of your account as CSV")
     export.add_argument("-o", "--out", metavar="FILE", help="standard output without it")
+    _of_contributor(export)
+
+
+def _of_contributor(parser: argparse.ArgumentParser) -> None:
+    about = "as the contributor whose key it is; without it, the API key's account"
+    parser.add_argument("--key", metavar="KEYFILE", help=about)
 
 
 def _add_stake(commands: Any) -> None:

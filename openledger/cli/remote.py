@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from openledger.cli import output
+from openledger.cli.keys import own_key
 from openledger.core.errors import InvalidInput
 from openledger.core.files import write_durably
 from openledger.core.money import format_open
@@ -57,12 +58,12 @@ def datanets(options: Namespace) -> None:
 
 def balance(options: Namespace) -> None:
     with connect(options) as client:
-        output.print_pairs(client.balance(), as_json=options.json)
+        output.print_pairs(client.balance(own_key(options)), as_json=options.json)
 
 
 def payouts(options: Namespace) -> None:
     with connect(options) as client:
-        found = client.payouts()
+        found = client.payouts(own_key(options))
     columns = ("transfer_id", "adapter", "period", "amount_nano", "funding")
     output.print_rows("Payouts", _chosen(found, *columns), as_json=options.json, whole=found)
 

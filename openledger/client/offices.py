@@ -1,11 +1,14 @@
 """The calls beside answers and data: stake, proposals, withdrawals, and where a payout comes from."""
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
 from openledger.client import values
 from openledger.client.transport import Transport
 from openledger.client.values import idempotency, read_as, segment
+from openledger.core.drawing import sign_drawing, sign_reading
+from openledger.core.signing import SigningKey
 
 
 class Offices:
@@ -58,16 +61,37 @@ class Offices:
     def cancel_proposal(self, proposal: str) -> dict[str, Any]:
         return self._send(f"/v1/proposals/{segment(proposal)}/cancel", {}, None)
 
-    def withdraw(self, amount_nano: int, address: str, *, idempotency_key: str | None = None) -> dict[str, Any]:
-        return self._send("/v1/withdrawals", {"amount_nano": amount_nano, "address": address}, idempotency_key)
+    def balance(self, key: SigningKey | None = None) -> dict[str, Any]:
+        """At least `account`, `available_nano`, `held_nano`: of the API key's account, or of `key`'s contributor."""
+        return read_as(values.read_object, self._transport.get_json("/v1/balance", _signed(key)))
+
+    def payouts(self, key: SigningKey | None = None) -> list[dict[str, Any]]:
+        """What was paid to the account of `balance`, newest first."""
+        return read_as(values.read_list, self._transport.get_json("/v1/payouts", _signed(key)))
+
+    def withdraw(
+        self,
+        amount_nano: int,
+        address: str,
+        *,
+        key: SigningKey | None = None,
+        idempotency_key: str | None = None,
+    ) -> dict[str, Any]:
+        """From the account of `balance`. The same `idempotency_key` gives the first withdrawal, and takes no more."""
+        headers = idempotency(idempotency_key)
+        body: dict[str, Any] = {"amount_nano": amount_nano, "address": address}
+        if key is not None:
+            signature = sign_drawing(key, amount_nano, address, headers["Idempotency-Key"])
+            body |= {"public_key": key.public_key, "signature": signature}
+        return read_as(values.read_object, self._transport.post_json("/v1/withdrawals", body, headers))
 
     def claims(self, number: int) -> list[tuple[str, int]]:
         """(address, nano-OPEN) of one round of withdrawals."""
         found = read_as(values.read_list, self._transport.get_json(f"/v1/claims/{number}"))
         return read_as(lambda items: [(item["address"], item["amount_nano"]) for item in items], found)
 
-    def payouts_csv(self) -> bytes:
-        return self._transport.get_bytes("/v1/payouts/csv")
+    def payouts_csv(self, key: SigningKey | None = None) -> bytes:
+        return self._transport.get_bytes("/v1/payouts/csv", _signed(key))
 
     def explain(self, transfer_id: str) -> list[str]:
         """Where a transfer comes from, line by line."""
@@ -79,3 +103,8 @@ class Offices:
 
     def _send(self, path: str, body: dict[str, Any], key: str | None) -> dict[str, Any]:
         return read_as(values.read_object, self._transport.post_json(path, body, idempotency(key)))
+
+
+def _signed(key: SigningKey | None) -> dict[str, str] | None:
+    """Headers with which a contributor reads his own account."""
+    return None if key is None else {"Authorization": sign_reading(key, time.time_ns() // 10**6)}

@@ -75,13 +75,6 @@ class OpenLedger(Offices, Communities):
                 return found
             path = f"/v1/models?after={_segment(found[-1].id)}"
 
-    def balance(self) -> dict[str, Any]:
-        """At least `account`, `available_nano`, `held_nano`."""
-        return self._object("/v1/balance")
-
-    def payouts(self) -> list[dict[str, Any]]:
-        return self._list("/v1/payouts")
-
     def ask(
         self,
         model: str,

@@ -32,11 +32,11 @@ class Transport:
     def close(self) -> None:
         self._http.close()
 
-    def get_json(self, path: str) -> Any:
-        return _json(self._send("GET", path))
+    def get_json(self, path: str, headers: dict[str, str] | None = None) -> Any:
+        return _json(self._send("GET", path, headers=headers))
 
-    def get_bytes(self, path: str) -> bytes:
-        return self._send("GET", path).content
+    def get_bytes(self, path: str, headers: dict[str, str] | None = None) -> bytes:
+        return self._send("GET", path, headers=headers).content
 
     def post_json(self, path: str, body: Any, headers: dict[str, str] | None = None) -> Any:
         return _json(self._send("POST", path, json=body, headers=headers))

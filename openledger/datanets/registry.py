@@ -197,7 +197,12 @@ class Registry:
     def datanet(self, name: str) -> Datanet:
         found = self._find_datanet(name)
         if found is None:
-            raise NotFound(f"there is no Datanet {name!r}", code="unknown_datanet", param="datanet")
+            raise NotFound(
+                f"there is no Datanet {name!r}",
+                code="unknown_datanet",
+                param="datanet",
+                fix="'openledger datanets' lists them; 'openledger datanet create' makes one",
+            )
         return found
 
     def set_display(self, name: str, display: Display) -> Datanet:

@@ -113,8 +113,18 @@ def _part_lines(paid: Sequence[str], part: Mapping[str, Any], name: str) -> list
     """How one part, or the whole pool of a settlement that has one, was divided."""
     head = f"scores by {part['method']}; gain {part['gain_nano']} {_UNITS[name]}"
     if part.get("ceilings"):
-        head = f"{head}; the answers can owe the data {ceiling_nano(part['ceilings'])} at most, the rest is nobody's"
+        head = f"{head}; {_ceiling_clause(part)}"
     return [head, *(_contributor_line(who, part, name) for who in paid if who in part["shares_ppb"])]
+
+
+def _ceiling_clause(part: Mapping[str, Any]) -> str:
+    """What the ceiling did to the shares (`core.shares`)."""
+    owed_nano = ceiling_nano(part["ceilings"])
+    if not owed_nano:
+        return "no ceiling: nothing was gained on held-out answers, so the fees count whole"
+    if owed_nano <= max(part["gain_nano"], sum(max(0, score) for score in part["scores_nano"].values())):
+        return f"the answers can owe the data {owed_nano}, which is no more than was measured and bounds nothing"
+    return f"the answers can owe the data {owed_nano} at most: shares are of that, and what is left of it is nobody's"
 
 
 def _contributor_line(contributor: str, part: Mapping[str, Any], name: str) -> str:

@@ -155,7 +155,7 @@ class Ledger:
                 f"there is no account {account_id}",
                 code="account_not_found",
                 param="account",
-                fix="check the spelling, or fund it first",
+                fix="check the spelling, or fund it first; a contributor's opens with the first payout",
             )
         return found[account_id]
 

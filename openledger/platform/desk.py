@@ -25,11 +25,18 @@ class Ask(Protocol):
 
 class Desk:
     """Every refusal is an OpenLedgerError. Money is integers of nano-OPEN. `catch_up` is called beside the economy's
-    clock: it does what a crash between Datanets and log left undone."""
+    clock: it does what a crash between Datanets and log left undone. `check_object(account, object)` raises NotFound
+    for what `account` can't stake on because it isn't there; the economy knows neither adapters nor Datanets."""
 
-    def __init__(self, ask: Ask, catch_up: Callable[[], Awaitable[None]] | None = None):
+    def __init__(
+        self,
+        ask: Ask,
+        catch_up: Callable[[], Awaitable[None]] | None = None,
+        check_object: Callable[[str, str], Awaitable[None]] | None = None,
+    ):
         self._ask = ask
         self._catch_up = catch_up
+        self._check_object = check_object
 
     async def keep_time(self, interval_s: float = 60.0) -> None:
         """Until cancelled: let what time brings (releases, passed proposals, cooled stake) happen by itself."""
@@ -49,6 +56,10 @@ class Desk:
         return dict(await self._ask("stakes", account))
 
     async def stake(self, account: str, of: str, amount_nano: int, key: str) -> dict[str, Any]:
+        """Raises NotFound (`unknown_adapter`, `unknown_datanet`). What is staked on already is known: a retry is
+        answered also where the adapter is gone."""
+        if self._check_object is not None and of not in (await self.stakes(account))["staked_nano"]:
+            await self._check_object(account, of)
         return _statement(await self._ask("stake", account, of, amount_nano, key))
 
     async def unstake(self, account: str, of: str, amount_nano: int, key: str) -> dict[str, Any]:

@@ -73,7 +73,7 @@ class LiveService(Community, Owners):
         self._registry = AdapterRegistry(workdir.adapters)
         super().__init__(datanets, economy)
         self._ledger = ledger
-        self.desk = Desk(self._ask, self._log_removals)
+        self.desk = Desk(self._ask, self._log_removals, self._check_stakeable)
         self._answering = Answering(EngineCalls(engine, inbox), economy, self._tokenizer)
         rules = sources or SourceRules(folders=(str(workdir.incoming),), schemes=("file",))
         self._intake = Intake(base, self._registry, datanets, economy, rules)
@@ -83,6 +83,22 @@ class LiveService(Community, Owners):
 
     async def _ask(self, method: str, *arguments: Any) -> Any:
         return await answered(getattr(self._economy, method).remote(*arguments))
+
+    async def _check_stakeable(self, account: str, of: str) -> None:
+        """What is named in another way than `adapter:NAME` or `datanet:NAME` is the economy's to refuse."""
+        kind, _, name = of.partition(":")
+        if kind == "datanet":
+            await answered(self._datanets.datanet.remote(name))
+        if kind == "adapter":
+            try:
+                self._sold(account, name)
+            except NotFound as error:
+                raise NotFound(
+                    f"there is no adapter {name!r}",
+                    code="unknown_adapter",
+                    param="object",
+                    fix="'openledger models' lists the adapters; a Datanet is staked on as datanet:NAME",
+                ) from error
 
     async def models(self, *, account: str = "", after: str = "", limit: int = 1000) -> list[ModelEntry]:
         return [_entry(adapter) for adapter in self._registry.page(account=account, after=after, limit=limit)]

@@ -74,6 +74,7 @@ def _print_answer(answers: list[dict[str, Any]], console: Console) -> None:
         return
     console.print(f"\n[bold]one answer[/] ({shown['adapter']}, {format_open(shown['fee_nano'])} OPEN)", highlight=False)
     console.print(f"  Q  {shown['question']}\n  A  {shown['answer']}", markup=False, highlight=False)
+    console.print("  rows behind it, by the index: scores compare rows with one another, in no unit", highlight=False)
     for source in shown["sources"]:
         text = f"{source['source']}  {source['completion'][:70]}" if "completion" in source else source["row_id"]
         line = f"  {source['score']:+.4f}  {source['contributor']}: {text}"

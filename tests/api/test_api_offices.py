@@ -11,7 +11,9 @@ from starlette.testclient import TestClient
 
 from openledger.api import create_app
 from openledger.core.clock import ManualClock
+from openledger.core.drawing import FRESH_MS, sign_drawing, sign_reading
 from openledger.core.money import NANO_PER_OPEN
+from openledger.core.signing import SigningKey, contributor_id
 from openledger.economy import Parameters
 
 OPEN = NANO_PER_OPEN
@@ -106,6 +108,68 @@ def test_a_withdrawal_is_handed_over_in_a_round(client: TestClient, town: Town):
     )  # fmt: skip
 
 
+KEY = SigningKey(b"c" * 32)
+CONTRIBUTOR = contributor_id(KEY.public_key)
+
+
+class TestAContributorsKey:
+    """No API key is sent; the contributor has 9 OPEN."""
+
+    @pytest.fixture
+    def anonymous(self, town: Town) -> TestClient:
+        town.economy.grant(f"contributor:{CONTRIBUTOR}", 9 * OPEN, "earned")
+        town.sell("k1")
+        town.economy.settle(scores(scores_nano={CONTRIBUTOR: 95}, errors_nano={CONTRIBUTOR: 5}), {})
+        return TestClient(create_app(MemoryService(desk=town.desk()), clock=ManualClock()))
+
+    def drawn(self, amount_nano: int, key: str = "w1", signer: SigningKey = KEY, signed_nano: int | None = None):
+        signature = sign_drawing(signer, signed_nano or amount_nano, ADDRESS, key)
+        body = {"amount_nano": amount_nano, "address": ADDRESS, "public_key": KEY.public_key, "signature": signature}
+        return {"json": body, "headers": {"Idempotency-Key": key}}
+
+    def test_lists_his_payouts_and_no_others(self, anonymous: TestClient):
+        signed = {"Authorization": sign_reading(KEY, ManualClock().now_ms())}
+        lines = anonymous.get("/v1/payouts/csv", headers=signed).text.splitlines()
+        assert [line.split(",")[1] for line in lines[1:]] == [f"contributor:{CONTRIBUTOR}"]
+        assert anonymous.get("/v1/payouts", headers=signed).json()["data"] == []  # the memory service's are others'
+
+    def test_takes_money_out_once(self, anonymous: TestClient, town: Town):
+        first = anonymous.post("/v1/withdrawals", **self.drawn(5 * OPEN)).json()
+        assert (first["account"], first["amount_nano"]) == (f"contributor:{CONTRIBUTOR}", 5 * OPEN)
+        before = town.available(f"contributor:{CONTRIBUTOR}")
+        assert anonymous.post("/v1/withdrawals", **self.drawn(5 * OPEN)).json() == first
+        assert town.available(f"contributor:{CONTRIBUTOR}") == before
+
+    def test_is_needed_where_no_api_key_is(self, anonymous: TestClient):
+        body = {"amount_nano": OPEN, "address": ADDRESS}
+        assert anonymous.post("/v1/withdrawals", json=body).status_code == 401
+        half = anonymous.post("/v1/withdrawals", json={**body, "public_key": KEY.public_key}).json()["error"]
+        assert (half["code"], half["param"]) == ("missing_field", "signature")
+
+    def test_signs_for_this_amount_under_this_key(self, anonymous: TestClient, town: Town):
+        before = town.available(f"contributor:{CONTRIBUTOR}")
+        other = self.drawn(5 * OPEN)
+        other["headers"] = {"Idempotency-Key": "w2"}
+        tries = [other, self.drawn(5 * OPEN, signed_nano=OPEN), self.drawn(5 * OPEN, signer=SigningKey(b"d" * 32))]
+        for given in tries:
+            refused = anonymous.post("/v1/withdrawals", **given)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (400, "invalid_signature")
+        assert town.available(f"contributor:{CONTRIBUTOR}") == before
+
+    @pytest.mark.parametrize(
+        ("told", "code"),
+        [
+            (sign_reading(KEY, ManualClock().now_ms() - FRESH_MS - 1), "stale_reading"),
+            (sign_reading(KEY, ManualClock().now_ms()).replace("c", "d", 1), "invalid_reading"),
+            ("Signed abc", "invalid_reading"),
+            ("", "missing_api_key"),
+        ],
+    )
+    def test_reads_nothing_by_an_old_or_broken_signature(self, anonymous: TestClient, told: str, code: str):
+        refused = anonymous.get("/v1/payouts/csv", headers={"Authorization": told})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (401, code)
+
+
 def test_an_explanation_leads_from_answers_to_the_transfer(client: TestClient, town: Town):
     sold = town.sell("k1")
     settlement = town.economy.settle(scores(), {"ctr_a": "user:alice"})
@@ -149,7 +213,7 @@ def test_what_can_not_be_is_refused_by_name_and_moves_nothing(unmoved: Town, pat
     assert unmoved.ledger.checkpoint() == before
 
 
-@pytest.mark.parametrize("path", ["stakes", "stakes/removals", "stakes/delegate", "proposals", "withdrawals"])
+@pytest.mark.parametrize("path", ["stakes", "stakes/removals", "stakes/delegate", "proposals"])
 def test_whatever_moves_something_needs_a_key(unmoved: Town, path: str):
     refused = TestClient(create_app(MemoryService(desk=unmoved.desk()))).post(f"/v1/{path}", json={})
     assert refused.status_code == 401

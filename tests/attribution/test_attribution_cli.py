@@ -85,6 +85,9 @@ def test_a_plain_adapter_is_scored_by_the_index(files, capsys):
     told = json.loads((files / "bare.json").read_text())
     assert told["players"] == [record["row_id"] for record in records()]
     assert told["quantity"] == "this_run"
+    assert told["unit"].startswith("relative, not nats")
+    assert "bare has no run.json" in told["rows"]
+    assert "rows it never saw get scores too" in capsys.readouterr().err
     assert run(files, "score", "--method", "bank", "--out", files / "x.npy", adapter="bare") != 0
     assert "--method index" in capsys.readouterr().err
 
@@ -98,6 +101,8 @@ def test_bank_and_estimate_train_what_is_missing_and_agree(files, capsys):
     errors = ["--errors", files / "errors.npy"]
     assert run(files, "score", "--method", "bank", *options, *errors, "--out", files / "bank.npy") == 0
     assert "coalition-007 trained, 8 of 9" in capsys.readouterr().err
+    told = json.loads((files / "bank.json").read_text())
+    assert (told["unit"].split(" ")[0], told["rows"]) == ("nats", "checked against run.json")
     bank = np.load(files / "bank.npy")
     assert bank.shape == np.load(files / "errors.npy").shape == (4, 4)
     assert (np.load(files / "errors.npy") > 0).all()

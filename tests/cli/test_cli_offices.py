@@ -13,6 +13,7 @@ from openledger.api import create_app
 from openledger.cli.main import main
 from openledger.core.clock import ManualClock
 from openledger.core.money import NANO_PER_OPEN
+from openledger.core.signing import SigningKey, contributor_id
 
 OPEN = NANO_PER_OPEN
 ADDRESS = "0x" + "ab" * 20
@@ -80,7 +81,7 @@ def test_other_proposals_from_the_terminal(town: Town, capsys: pytest.CaptureFix
 
 def test_parameters_and_a_simulation_are_tables(town: Town, capsys: pytest.CaptureFixture[str]):
     shown = run(capsys, "govern", "parameters")
-    assert [text for text in ("version 3", "owner_ppm", "0 to 1000000") if text not in shown] == []
+    assert [text for text in ("version 4", "owner_ppm", "0 to 1000000") if text not in shown] == []
     shown = run(capsys, "govern", "simulate", "contributors_ppm=600000", "stakers_ppm=100000")
     assert [text for text in ("ctr_a", "0.000000056 OPEN", "0.000000068 OPEN") if text not in shown] == []
 
@@ -93,6 +94,21 @@ def test_a_payout_is_explained_exported_and_withdrawn(town: Town, capsys: pytest
     run(capsys, "payout", "withdraw", "3", "--to", ADDRESS)
     town.economy.close_claims()
     assert town.economy.claims(1) == [(ADDRESS, 3 * OPEN)]
+
+
+def test_a_contributors_key_is_enough_to_see_payouts_and_draw_them(town, tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("OPENLEDGER_API_KEY")
+    path = tmp_path / "my.key"
+    account = f"contributor:{contributor_id(SigningKey.load_or_create(path).public_key)}"
+    words = ("payout", "withdraw", "3", "--to", ADDRESS, "--key", str(path))
+    assert main(list(words)) == 6
+    assert "opens with the first payout" in capsys.readouterr().err
+    town.economy.grant(account, 9 * OPEN, "earned")
+    assert run(capsys, "payout", "csv", "--key", str(path)).startswith("transfer_id,account")
+    assert "Payouts: none yet" in run(capsys, "payouts", "--key", str(path))
+    assert account in run(capsys, *words)
+    assert town.economy.balance(account).available_nano == 6 * OPEN
+    assert main(["payouts"]) == 3
 
 
 REFUSED = [

@@ -115,6 +115,12 @@ class TestSources:
         assert "os.path" in page
         assert "Join one or more path components." not in page
 
+    def test_have_scores_without_a_unit_beside_contributors_in_nats(self, client: TestClient, service: MemoryService):
+        share = {"contributor_id": "ctr_os", "contributor": "os.path", "share_ppb": 1, "influence": 0.4, "error": 0.1}
+        page = self.page(client, service, contributors=[{**share, "method": "bank/2"}])
+        assert "scores compare rows with one another and have no unit" in page
+        assert "Influence, nats a token" in page
+
     def test_that_are_all_hidden_are_said_to_be(self, client: TestClient, service: MemoryService):
         page = self.page(client, service, sources=[], num_hidden_sources=5)
         assert "The Datanet shows none of the rows behind its answers." in page

@@ -7,7 +7,7 @@ import pytest
 from economy_values import Town
 
 from jobs.operate import act, parse_arguments, planned
-from openledger.core.errors import Conflict
+from openledger.core.errors import Conflict, InvalidInput, NotFound
 from openledger.core.money import NANO_PER_OPEN
 
 OPEN = NANO_PER_OPEN
@@ -53,3 +53,23 @@ def test_withdrawals_are_handed_over_as_a_file_that_can_be_written_again(town: T
 def test_a_cap_is_set_for_a_key(town: Town):
     key = town.economy.create_key("user:alice")
     assert operate(town, "cap", key, "2.5") == {"daily_cap_open": "2.5"}
+
+
+def test_an_account_is_funded_once_for_each_grant_and_gets_one_key(town: Town, tmp_path: Path):
+    path = tmp_path / "dora.api_key"
+    words = ("account", "user:dora", "--fund", "25", "--grant", "first", "--key-out", str(path))
+    told = operate(town, *words)
+    assert (told["account"], told["available_open"], told["key_file"]) == ("user:dora", "25", str(path))
+    key = path.read_text()
+    assert (town.economy.authenticate(key), path.stat().st_mode & 0o777) == ("user:dora", 0o600)
+    assert operate(town, *words) == told
+    assert path.read_text() == key
+    assert operate(town, "account", "user:dora", "--fund", "5", "--grant", "second")["available_open"] == "30"
+
+
+@pytest.mark.parametrize("words", [[], ["--fund", "5"], ["--grant", "first", "--key-out", "x"]])
+def test_an_account_that_nothing_is_asked_for_is_not_opened(town: Town, words: list[str]):
+    with pytest.raises(InvalidInput):
+        operate(town, "account", "user:new", *words)
+    with pytest.raises(NotFound):
+        town.economy.balance("user:new")

@@ -206,3 +206,19 @@ def test_an_answer_whose_fee_is_too_small_for_a_part_is_under_no_ceiling(tmp_pat
     town.economy.settle(scores(ceilings=((10**9, 100),)), {})
     assert town.ledger.audit().num_settlements == 1
     town.close()
+
+
+@pytest.mark.parametrize(
+    ("gain", "said", "unsaid"),
+    [
+        (10**9, "can owe the data 310 at most: shares are of that", "no ceiling"),
+        (2 * 10**8, "can owe the data 62, which is no more than was measured", "at most"),
+        (0, "no ceiling: nothing was gained on held-out answers, so the fees count whole", "at most"),
+    ],
+)
+def test_an_explanation_says_what_the_ceiling_did(town, gain, said, unsaid):
+    town.sell("k1")
+    settlement = town.economy.settle(scores(ceilings=((gain, 310),)), {})
+    lines = "\n".join(town.economy.explain(settlement.transfer_ids["contributor:ctr_a"]))
+    assert said in lines
+    assert unsaid not in lines

@@ -610,3 +610,21 @@ async def test_an_answer_that_no_report_tells_of_is_not_found(service):
     with pytest.raises(NotFound) as caught:
         await service.attribution("ans_x")
     assert caught.value.code == "unknown_answer"
+
+
+@pytest.mark.parametrize(("of", "code"), [("adapter:nope", "unknown_adapter"), ("datanet:nope", "unknown_datanet")])
+async def test_nothing_is_staked_on_what_is_not_there(service, economy, of, code):
+    before = economy.balance(ACCOUNT).available_nano
+    with pytest.raises(NotFound) as caught:
+        await service.desk.stake(ACCOUNT, of, FUNDS, "s1")
+    assert (caught.value.code, bool(caught.value.fix)) == (code, True)
+    assert economy.balance(ACCOUNT).available_nano == before
+    await service.desk.stake(ACCOUNT, of.replace("nope", "greek"), FUNDS, "s2")
+    assert economy.balance(ACCOUNT).available_nano == before - FUNDS
+
+
+async def test_what_a_tenant_asked_is_in_no_report(service):
+    """The report is open on the console: it has the demonstration's own questions alone."""
+    await said(chat(service, "Where is my contract?"))
+    report = await service.report()
+    assert (report.get("answers", []), "contract" in json.dumps(report)) == ([], False)
