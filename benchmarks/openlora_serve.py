@@ -280,13 +280,12 @@ def each(folder: Path, rounds: int) -> Row:
             alone.append((2 * IN_FLIGHT * NEW / took_s, sum(each.cpu_us["bare engine"] for each in told) / _EACH))
         bytes_one, bytes_many = one.memory_bytes(), [ask.memory_bytes() for ask in many]
     adapter_bytes = sum(path.stat().st_size for f in made.folders[:_EACH] for path in f.glob("*.safetensors")) / _EACH
-    base_bytes = bytes_one - _EACH * adapter_bytes
     rates = [ours.tokens_per_s / theirs for ours, (theirs, _) in zip(shared, alone, strict=True)]
     cpu = [ours.cpu_us["bare engine"] / theirs for ours, (_, theirs) in zip(shared, alone, strict=True)]
     return {
-        "own memory of one engine with 4 adapters": f"{bytes_one / 2**20:.0f} MiB",
-        "of 4 engines with one each": f"{sum(bytes_many) / 2**20:.0f} MiB",
-        "adapters in 1 GiB: one engine; one engine each": f"{(2**30 - base_bytes) / adapter_bytes:.0f}; "
+        f"own memory of one engine with {_EACH} adapters": f"{bytes_one / 2**20:.0f} MiB",
+        f"of {_EACH} engines with one each": f"{sum(bytes_many) / 2**20:.0f} MiB",
+        "adapters in a further GiB (by their files); engines": f"{2**30 / adapter_bytes:.0f}; "
         f"{2**30 / median(bytes_many):.1f}",
         "tokens/s, of an engine each": _ratio(rates),
         "CPU s per million tokens": f"{median(ours.cpu_us['bare engine'] for ours in shared):.0f}; "
