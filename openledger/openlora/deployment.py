@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from ray import serve
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouterConfig
-from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
+from ray.serve.request_router import FIFOMixin, PendingRequest, ReplicaID, RequestRouter, RunningReplica
 from ray.util.metrics import Counter, Gauge, Histogram
 
 from openledger.adapters.base_model import find_base_model
@@ -196,8 +196,12 @@ class Meters:
                 self._tokens.inc(number, {"adapter": label, "kind": kind})
 
 
-class AdapterRouter(RequestRouter):
-    """Sends a request to a home of its adapter; see `routing.Homes`. One in each process that holds a handle."""
+class AdapterRouter(FIFOMixin, RequestRouter):
+    """Sends a request to a home of its adapter; see `routing.Homes`. One in each process that holds a handle.
+
+    Requests are told apart by what they are, not by Serve's id: all calls that a gateway makes for one HTTP request
+    through Serve's proxy share it, and `RequestRouter` alone routes the first of them and leaves the others for ever.
+    """
 
     def initialize_state(self, **options: Any) -> None:
         self._homes = Homes(time.monotonic, RoutingOptions(**options))
@@ -218,6 +222,10 @@ class AdapterRouter(RequestRouter):
             pending_request.routing_context.should_backoff = True
         digest = _digest_of(pending_request)
         return [[by_name[name] for name in rank] for rank in self._homes.rank(digest, requests)]
+
+    def _get_pending_request_matching_metadata(self, request_metadata: Any = None) -> PendingRequest | None:
+        same = (one for one in self._pending_requests_to_fulfill if one.metadata is request_metadata)
+        return next((one for one in same if not one.future.done()), None)
 
     def on_request_routed(self, pending_request: PendingRequest, replica_id: ReplicaID, result: Any) -> None:
         name = str(replica_id)

@@ -1,12 +1,16 @@
 """Where adapters live: stable homes, bounded load, and a cost that no number of adapters changes."""
 
+import asyncio
 import hashlib
 from collections import Counter
 from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
+from ray.serve._private.common import DeploymentHandleSource, DeploymentID, ReplicaID, RequestMetadata
+from ray.serve.request_router import PendingRequest
 
-from openledger.openlora.deployment import ScalingOptions, build_openlora
+from openledger.openlora.deployment import AdapterRouter, ScalingOptions, build_openlora
 from openledger.openlora.labels import AdapterLabels
 from openledger.openlora.routing import Homes, ReplicaState, RoutingOptions, replica_state, routing_stats, tag
 from openledger.openlora.scaling import TokenPressure, wanted_replicas
@@ -203,3 +207,37 @@ class TestDeployment:
     def test_of_several_bases_side_by_side(self) -> None:
         names = {build_openlora(None, "adapters", name=name)._bound_deployment.name for name in ("small", "large")}
         assert names == {"small", "large"}
+
+
+class OnlyReplica:
+    """What a router asks of a replica."""
+
+    replica_id = ReplicaID("r1", deployment_id=DeploymentID(name="OpenLoRA", app_name="openledger"))
+    max_ongoing_requests = 1024
+    node_id, availability_zone, actor_id = "n", None, None
+    routing_stats: ClassVar[dict[str, Any]] = {}
+    multiplexed_model_ids: ClassVar[set[str]] = set()
+
+    def update_replica_info(self, *_: Any) -> None: ...
+    def push_proxy_handle(self, *_: Any) -> None: ...
+    async def get_queue_len(self, *, deadline_s: float) -> int:
+        return 0
+
+
+@pytest.mark.parametrize("ids", [["a", "b"], ["a", "a"], ["a", "a", "a", "b"]])
+async def test_all_calls_of_one_http_request_are_routed(ids: list[str]) -> None:
+    """Serve gives the calls that are made for one request the same id."""
+    place = OnlyReplica.replica_id.deployment_id
+    router = AdapterRouter(place, DeploymentHandleSource.REPLICA, "me", None, use_replica_queue_len_cache=True)
+    router.initialize_state()
+    router.update_replicas([OnlyReplica()])
+    calls = [
+        PendingRequest(
+            args=[SimpleNamespace(adapter_digest=digest(number))],
+            kwargs={},
+            metadata=RequestMetadata(request_id=name, internal_request_id=name, call_method="send"),
+        )
+        for number, name in enumerate(ids)
+    ]
+    routed = await asyncio.wait_for(asyncio.gather(*map(router._choose_replica_for_request, calls)), timeout=30)
+    assert [one.replica_id for one in routed] == [OnlyReplica.replica_id] * len(ids)
