@@ -238,10 +238,9 @@ def _print_error(error: OpenLedgerError, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"error": error.to_dict()}, indent=2, sort_keys=True))
         return
-    where = f" [{error.param}]" if error.param else ""
-    print(f"{error.code}{where}: {error.message}", file=sys.stderr)
-    if error.fix:
-        print(error.fix, file=sys.stderr)
+    told = {"code": error.code, "param": error.param, "fix": error.fix}
+    lines = [f"error: {error.message}", *(f"  {name:<5} {text}" for name, text in told.items() if text)]
+    print("\n".join(lines), file=sys.stderr)
 
 
 if __name__ == "__main__":

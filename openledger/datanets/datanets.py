@@ -574,7 +574,7 @@ class Datanets:
                     f"{removal.datanet!r} has no row {row_id}",
                     code="unknown_row",
                     param=row_id,
-                    fix="a row that the gate rejected was never stored, so nothing of it is to be taken back; the ids of"
+                    fix="a row that the gate rejected was never stored: nothing of it is to be taken back; the ids of"
                     " the others stand in what 'openledger contribute --receipts FILE' wrote",
                 )
         return found
