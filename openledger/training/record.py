@@ -173,6 +173,7 @@ def check_run(record: RunRecord, base: BaseModel, examples: Sequence[Example]) -
             "are not its own, and what both have must be equal in text, contributor and order",
             code="other_rows",
             param="rows",
+            fix="give the rows of the run: jobs/rows.py writes those of an adapter of a working folder",
         )
 
 
