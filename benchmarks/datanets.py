@@ -4,12 +4,15 @@
     python benchmarks/datanets.py storage --rows 1000000
     python benchmarks/datanets.py ingest --ingested 100000
     python benchmarks/datanets.py duplicates
+    python benchmarks/datanets.py writers
+    python benchmarks/datanets.py curve --grown 100000 --plot docs/images/datanet_cost.svg
 
 Rows are made of invented words in Zipf's proportions, about 1 KB each, from a fixed seed. CPU is that of this process
 (user and system); wall times of runs that write depend on what the disk's `fsync` costs.
 """
 
 import argparse
+import importlib.util
 import os
 import random
 import resource
@@ -17,11 +20,13 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import lance
+import psutil
 import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.parquet as pq
@@ -36,12 +41,13 @@ from openledger.datanets.contribution import sign_contribution
 from openledger.datanets.datanets import Datanets
 from openledger.datanets.dedupe import DuplicateIndex
 from openledger.datanets.gate import judge
-from openledger.datanets.rows import table_of
+from openledger.datanets.rows import rows_of, table_of
 from openledger.datanets.shard import Shard, ShardHost
 
 SEED = 1
 NUM_TAKEN = 1_000
 REPEATS = 3
+NUM_WRITERS = 8
 WORDS_IN_ROW = 160
 
 
@@ -56,6 +62,8 @@ def main() -> None:
     parser.add_argument("part", nargs="?", choices=sorted(PARTS), help="all of them without it")
     parser.add_argument("--rows", type=int, default=200_000, help="of the storage part")
     parser.add_argument("--ingested", type=int, default=50_000, help="rows of the ingest part")
+    parser.add_argument("--grown", type=int, default=50_000, help="rows of the curve part")
+    parser.add_argument("--plot", type=Path, help="where the curve part writes its SVG")
     arguments = parser.parse_args()
     for name in [arguments.part] if arguments.part else sorted(PARTS):
         PARTS[name](arguments)
@@ -115,6 +123,80 @@ def ingest(arguments: argparse.Namespace) -> None:
             before += len(batch)
         datanets.close()
     Console(width=150).print(table)
+
+
+def writers(arguments: argparse.Namespace) -> None:
+    """Eight threads that append 1,000 rows at a time to one table: a shard, and Delta with the syncs that it leaves
+    out (`pip install deltalake`, not needed for anything else). Every append to the shard is sent twice."""
+    tables = [table_of(batch) for batch in batches(NUM_WRITERS * 3_000, 1_000, "writers")]
+    found = Table(title=f"{NUM_WRITERS} writers, {len(tables)} commits of 1,000 rows")
+    for column in ("", "commits/s, wall", "commits/s, CPU", "rows sent", "rows stored"):
+        found.add_column(column, justify="right" if column else "left")
+    with tempfile.TemporaryDirectory(prefix="bench-") as name:
+        kinds: list[type[Any]] = [Ours] + ([Delta] if importlib.util.find_spec("deltalake") else [])
+        for kind in kinds:
+            store = kind(Path(name) / kind.__name__)
+            store.append(tables[:1])
+            spent = cost(lambda s=store: _in_threads(s.append_again, tables[1:]))
+            speeds = [1e3 * (len(tables) - 1) / ms for ms in (spent.wall_ms, spent.cpu_ms)]
+            sent = sum(len(table) for table in tables)
+            found.add_row(kind.__name__, *(f"{speed:,.1f}" for speed in speeds), f"{sent:,}", f"{store.count():,}")
+    Console(width=150).print(found)
+
+
+def _in_threads(call: Callable[[int, pa.Table], None], tables: Sequence[pa.Table]) -> None:
+    with ThreadPoolExecutor(NUM_WRITERS) as pool:
+        list(pool.map(call, range(1, len(tables) + 1), tables))
+
+
+def curve(arguments: argparse.Namespace) -> None:
+    """What a row costs as a Datanet grows, and how much memory: one process over two shards, 1,000 rows each."""
+    table = Table(title="cost per row as a Datanet grows")
+    for column in ("rows", "CPU us per row", "wall us per row", "resident bytes per row since the first 1,000"):
+        table.add_column(column, justify="right")
+    spent: list[tuple[int, float]] = []
+    with tempfile.TemporaryDirectory(prefix="bench-") as name:
+        folder = Path(name)
+        datanets = Datanets(folder, [ShardHost(folder / f"shard-{number}") for number in range(2)], SystemClock())
+        datanets.create("docs", "Invented words", "acct_bench")
+        costs: list[Cost] = []
+        for number, batch in enumerate(batches(arguments.grown, 1_000, "curve")):
+            drafts = [RowDraft(prompt=row.prompt, completion=row.completion, source=row.source) for row in batch]
+            contribution = sign_contribution(SigningKey(b"b" * 32), "docs", drafts, str(number))
+            costs.append(cost(lambda c=contribution: datanets.contribute(c)))
+            if number == 0:
+                first_bytes = psutil.Process().memory_info().rss
+            if len(costs) == max(5, arguments.grown // 20_000):
+                per_row = [
+                    sum(values) / len(costs) for values in zip(*((c.cpu_ms, c.wall_ms) for c in costs), strict=True)
+                ]
+                grown = (psutil.Process().memory_info().rss - first_bytes) / max(1, number * 1_000)
+                table.add_row(f"{(number + 1) * 1_000:,}", f"{per_row[0]:,.0f}", f"{per_row[1]:,.0f}", f"{grown:,.0f}")
+                spent.append(((number + 1) * 1_000, per_row[0]))
+                costs.clear()
+        datanets.close()
+    Console(width=150).print(table)
+    if arguments.plot:
+        _plot(arguments.plot, spent)
+
+
+def _plot(path: Path, spent: Sequence[tuple[int, float]]) -> None:
+    """An SVG of its own: two axes and a line."""
+    width, height, left, bottom = 640, 320, 60, 40
+    most_rows, most_us = spent[-1][0], 1.2 * max(us for _, us in spent)
+    right, top = width - left - 20, height - bottom - 20
+    points = " ".join(
+        f"{left + right * rows / most_rows:.0f},{height - bottom - top * us / most_us:.0f}" for rows, us in spent
+    )
+    path.write_text(
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif"'
+        f' font-size="12"><rect width="{width}" height="{height}" fill="white"/>'
+        f'<path d="M{left} 20V{height - bottom}H{width - 20}" fill="none" stroke="#444"/>'
+        f'<polyline points="{points}" fill="none" stroke="#1f6feb" stroke-width="2"/>'
+        f'<text x="{left}" y="14">microseconds of CPU per row, 0 to {most_us:,.0f}</text>'
+        f'<text x="{width - 20}" y="{height - 14}" text-anchor="end">'
+        f"rows in the Datanet, 0 to {most_rows:,}</text></svg>\n"
+    )
 
 
 def duplicates(arguments: argparse.Namespace) -> None:
@@ -201,6 +283,41 @@ class Lance:
         sum(len(batch) for batch in self._dataset.to_batches())
 
 
+class Delta:
+    """Appends, each followed by the syncs that Delta leaves out on a local disk."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self._synced: set[Path] = set()
+
+    def append(self, tables: Sequence[pa.Table]) -> None:
+        for table in tables:
+            self.append_again(0, table)
+
+    def append_again(self, number: int, table: pa.Table) -> None:
+        """Once alone: sent twice, Delta stores it twice."""
+        import deltalake
+
+        while True:
+            try:
+                deltalake.write_deltalake(str(self._folder), table, mode="append")
+                break
+            except deltalake.exceptions.CommitFailedError:
+                continue  # other writers were first, more often than it tries by itself
+        new = {path for path in self._folder.rglob("*") if path.is_file()} - self._synced
+        for path in new:
+            with path.open("rb") as stream:
+                os.fsync(stream.fileno())
+        for folder in {path.parent for path in new}:
+            sync_folder(folder)
+        self._synced |= new
+
+    def count(self) -> int:
+        import deltalake
+
+        return len(deltalake.DeltaTable(str(self._folder)).to_pyarrow_table())
+
+
 class Ours:
     """Appends of tables, as the others'; the way from `Row` to Arrow and back is the gate's and the trainer's."""
 
@@ -212,6 +329,15 @@ class Ours:
         for table in tables:
             self._count += 1
             self._shard._write(table, f"key-{self._count}")
+
+    def append_again(self, number: int, table: pa.Table) -> None:
+        """Twice under one key, as after an answer that was lost."""
+        rows = list(rows_of(table))
+        for _ in range(2):
+            self._shard.append(rows, f"commit-{number}")
+
+    def count(self) -> int:
+        return sum(len(batch) for batch in self._shard.scan())
 
     def take(self, places: Sequence[int], ids: Sequence[str]) -> None:
         assert len(self._shard.table([ids[place] for place in places])) == len(places)
@@ -270,6 +396,8 @@ def _cpu_s() -> float:
 PARTS: dict[str, Callable[[argparse.Namespace], None]] = {
     "storage": storage,
     "ingest": ingest,
+    "writers": writers,
+    "curve": curve,
     "duplicates": duplicates,
 }
 

@@ -66,7 +66,7 @@ class Rule:
     name: str
     ours: Callable[[str], bool]
     theirs: Callable[[str], bool]
-    made: Callable[[random.Random, Sequence[str]], list[str]]
+    made: Callable[[random.Random, Sequence[str]], str]
 
 
 def main() -> None:
@@ -79,23 +79,35 @@ def main() -> None:
     honest = dice.sample(every, min(arguments.rows, len(every)))
     words = [word for text in honest for word in text.split()]
     table = Table(title=f"{len(honest):,} honest texts and {arguments.made:,} made for each rule, seed {SEED}")
-    for column in ("rule", "agreement", "both", "ours alone", "datatrove alone", "ours us/text", "datatrove us/text"):
+    for column in (
+        "rule",
+        "agreement",
+        "honest",
+        "made",
+        "both",
+        "ours alone",
+        "datatrove alone",
+        "ours us/text",
+        "datatrove us/text",
+    ):
         table.add_column(column, justify="right" if column != "rule" else "left")
     for rule in rules():
-        texts = [*honest, *(rule.made(dice, words)[0] for _ in range(arguments.made))]
-        table.add_row(rule.name, *compare(rule, texts))
+        made = [rule.made(dice, words) for _ in range(arguments.made)]
+        table.add_row(rule.name, *compare(rule, honest, made))
     Console(width=140).print(table)
 
 
-def compare(rule: Rule, texts: Sequence[str]) -> list[str]:
+def compare(rule: Rule, honest: Sequence[str], made: Sequence[str]) -> list[str]:
+    texts = [*honest, *made]
     (ours, our_us), (theirs, their_us) = timed(rule.ours, texts), timed(rule.theirs, texts)
     pairs = list(zip(ours, theirs, strict=True))
     differing = [(text, pair) for text, pair in zip(texts, pairs, strict=True) if pair[0] != pair[1]]
     for text, (mine, _) in differing[:MAX_TOLD]:
         print(f"{rule.name}: {'ours' if mine else 'datatrove'} alone rejects {text[:100]!r}")
     counts = [pairs.count(kind) for kind in ((True, True), (True, False), (False, True))]
-    agreement = 100 * (1 - len(differing) / len(texts))
-    return [f"{agreement:.2f} %", *map(str, counts), f"{our_us:.0f}", f"{their_us:.0f}"]
+    parts = [pairs, pairs[: len(honest)], pairs[len(honest) :]]
+    agreement = [f"{100 * sum(mine == other for mine, other in part) / len(part):.2f} %" for part in parts]
+    return [*agreement, *map(str, counts), f"{our_us:.0f}", f"{their_us:.0f}"]
 
 
 def timed(rejects: Callable[[str], bool], texts: Sequence[str]) -> tuple[list[bool], float]:
@@ -134,30 +146,30 @@ def dropped_by(kept: object) -> Callable[[str], bool]:
     return rejects
 
 
-def lengths(dice: random.Random, words: Sequence[str]) -> list[str]:
-    return [" ".join(dice.choices(words, k=dice.choice((1, 2, 3, 4, 1_400, 1_600, 3_000))))]
+def lengths(dice: random.Random, words: Sequence[str]) -> str:
+    return " ".join(dice.choices(words, k=dice.choice((1, 2, 3, 4, 1_400, 1_600, 3_000))))
 
 
-def signs(dice: random.Random, words: Sequence[str]) -> list[str]:
+def signs(dice: random.Random, words: Sequence[str]) -> str:
     """Words of signs and digits among others, from none to all."""
     share = dice.random()
     marks = ["".join(dice.choices("0123456789#%&*-+=", k=dice.randint(1, 6))) for _ in range(30)]
-    return [" ".join(dice.choice(marks) if dice.random() < share else dice.choice(words) for _ in range(30))]
+    return " ".join(dice.choice(marks) if dice.random() < share else dice.choice(words) for _ in range(30))
 
 
-def repeated(dice: random.Random, words: Sequence[str]) -> list[str]:
+def repeated(dice: random.Random, words: Sequence[str]) -> str:
     """A few words over and over, with others between them."""
     few, share = dice.choices(words, k=dice.choice((1, 2, 3))), dice.random()
     told: list[str] = []
     while len(told) < 40:
         told += few if dice.random() < share else [dice.choice(words)]
-    return [" ".join(told)]
+    return " ".join(told)
 
 
-def placeholders(dice: random.Random, words: Sequence[str]) -> list[str]:
+def placeholders(dice: random.Random, words: Sequence[str]) -> str:
     text = dice.choices(words, k=20)
     text.insert(dice.randrange(20), dice.choice(("lorem ipsum", "Lorem Ipsum dolor", "LOREM IPSUM", "ipsum")))
-    return [" ".join(text)]
+    return " ".join(text)
 
 
 def _reasons(text: str) -> set[str]:

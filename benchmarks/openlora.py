@@ -179,11 +179,15 @@ def slora(made: World, _: Machine, arguments: argparse.Namespace) -> Table:
 
 
 def steps(made: World, _: Machine, arguments: argparse.Namespace) -> Table:
-    """Decode steps of 32 requests under 32 adapters: time in the kernels, in the base's products, and in the rest."""
+    """Decode steps of 1 and 32 requests, in one call and module by module: time in the kernels, in the base's products,
+    and in the rest; and with the base's weights in int8."""
     table: Table = {}
-    for mix in MIXES:
-        engine = _engine(made, 32, adapter_dtype=arguments.adapter_dtype)
-        for number in range(32):
+    for mix, count, way in [(m, c, w) for m in MIXES for c in (1, 32) for w in ("exact", "modules", "int8")]:
+        if mix == "distinct" and count == 1:
+            continue
+        engine = _engine(made, 32, adapter_dtype=arguments.adapter_dtype, weights="int8" if way == "int8" else "exact")
+        engine._model._fused = None if way == "modules" else engine._model._fused
+        for number in range(count):
             engine.add(_request(str(number), world.prompt(PROMPT, number), _digest(made, mix, number), 4 * NEW))
         while engine.describe()["waiting"] or any(g.num_missing > 1 for g in engine._scheduler._running):
             engine.step()
@@ -192,7 +196,7 @@ def steps(made: World, _: Machine, arguments: argparse.Namespace) -> Table:
         with _clocked(engine) as spent:
             taken = _spent(lambda e=engine: [e.step() for _ in range(32)], 32)
         rest = taken.cpu_s - sum(spent.values())
-        table[f"{mix}, 32 in flight"] = {
+        table[f"{mix}, {count} in flight, {way}"] = {
             "step (CPU ms)": f"{1000 * taken.cpu_s / 32:.1f}",
             **{name: f"{seconds / taken.cpu_s:.0%}" for name, seconds in (*spent.items(), ("rest", rest))},
         }
@@ -385,8 +389,9 @@ def _open_loop(engine: TorchEngine, made: World, traffic: Sequence[world.Arrival
 
 @contextmanager
 def _clocked(engine: TorchEngine) -> Iterator[dict[str, float]]:
-    """CPU time inside the kernels, and inside the base's own linear layers, while the block runs."""
-    spent = {"base products": 0.0, "LoRA kernel": 0.0, "attention kernel": 0.0, "store": 0.0}
+    """CPU time inside the kernels, and inside the base's own linear layers, while the block runs. A step that is one
+    call shows as that."""
+    spent = {"one call": 0.0, "base products": 0.0, "LoRA kernel": 0.0, "attention kernel": 0.0, "store": 0.0}
     restore: list[Callable[[], None]] = []
 
     def clock(owner: Any, name: str, as_name: str) -> None:
@@ -407,6 +412,7 @@ def _clocked(engine: TorchEngine) -> Iterator[dict[str, float]]:
         elif isinstance(module, torch.nn.Linear):
             clock(module, "forward", "base products")
     if engine._kernels is not None:
+        clock(engine._kernels, "step", "one call")
         clock(engine._kernels, "add_lora", "LoRA kernel")
         clock(engine._kernels, "attend", "attention kernel")
         clock(engine._kernels, "store", "store")

@@ -10,8 +10,10 @@ FOLDER keeps models and adapters, which are made from one seed. Parts:
     slots      2,000 adapters, 64 slots, against room for all: closed loop of 32, power law over the adapters
     disk       time to the first token of an adapter on disk and of one in a slot, 8 others in flight
     bytes      what an adapter takes in slots and in the shared memory tier, against its file
-    gateway    tokens a second at 32 in flight over HTTP, gateway and Ray Serve, against the bare engine in a process of
-               its own; and the time between two tokens of a stream, at 1 and 8 in flight
+    gateway    tokens a second at 32 in flight over HTTP, gateway and Ray Serve, streamed and not, against the bare
+               engine in a process of its own; CPU for each token by process; the time between two tokens of a stream,
+               at 1 and 8 in flight
+    each       4 adapters on one engine, against an engine of its own for each: memory, tokens a second, CPU
 
 What is compared runs in turn, round after round; a cell is the median over the rounds, a ratio the median of the
 rounds' ratios with their range. The time is that of a wall clock: on a loaded machine read the ratios.
@@ -29,13 +31,16 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from dataclasses import replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
+import httpx
 import numpy as np
+import psutil
 import torch
 from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -56,6 +61,14 @@ SEED = 20261125
 IN_FLIGHT, PROMPT, NEW = 32, 48, 24
 MANY, SLOTS, ALPHA = 2000, 64, 0.3
 Row = dict[str, str]
+_EACH = 4
+_PROCESSES = {
+    "openledger:OpenLoRA": "engine",
+    "openledger:Gateway": "gateway",
+    "ProxyActor": "Serve's proxy",
+    "Economy": "economy",
+    "Ledger": "ledger",
+}
 _TOKENS = 1000  # the world's model has more tokens than its tokenizer, which the API doesn't take
 
 
@@ -183,28 +196,101 @@ def bytes_of(folder: Path, rounds: int) -> Row:
 def gateway(folder: Path, rounds: int) -> Row:
     """The bare engine runs in a process of its own, as the replica does; while one is asked the other is idle."""
     made = world.make_world(folder / "world", 40)
+    rates: list[dict[str, Measured]] = []
+    gaps: dict[int, list[tuple[Measured, Measured]]] = {1: [], 8: []}
     with bare_engine(made) as bare, deployed(folder, made) as url:
-        bare("loop", IN_FLIGHT)
-        _over_http(url, IN_FLIGHT, IN_FLIGHT)  # every adapter is loaded now
-        rates: list[tuple[float, float]] = []
-        gaps: dict[int, list[tuple[list[float], list[float]]]] = {1: [], 8: []}
-        for _ in range(rounds):
-            rates.append((_over_http(url, IN_FLIGHT, 2 * IN_FLIGHT)[0], bare("loop", IN_FLIGHT)[0]))
-            for in_flight, told in gaps.items():
-                told.append((_over_http(url, in_flight, 2 * in_flight)[1], bare("loop", in_flight)[1]))
-    row = {
-        "over HTTP and Serve, 32 in flight": f"{median(one for one, _ in rates):.0f} tokens/s",
-        "bare engine": f"{median(two for _, two in rates):.0f} tokens/s",
-        "ratio": _ratio([one / two for one, two in rates]),
-    }
-    for in_flight, told in gaps.items():
-        p95 = [(1e3 * quantiles(a, n=20)[-1], 1e3 * quantiles(b, n=20)[-1]) for a, b in told]
-        middle = [(1e3 * median(a), 1e3 * median(b)) for a, b in told]
-        row[f"between two tokens, {in_flight} in flight, HTTP and bare"] = (
-            f"p95 {median(a for a, _ in p95):.1f} and {median(b for _, b in p95):.1f} ms, "
-            f"median {median(a for a, _ in middle):.1f} and {median(b for _, b in middle):.1f} ms"
+        for num_requests in (IN_FLIGHT, 2 * IN_FLIGHT):  # every adapter is loaded then, and every prompt is known
+            bare(IN_FLIGHT, num_requests, False)
+            _over_http(url, IN_FLIGHT, num_requests)
+        for number_of_round in range(rounds):
+            rates.append(
+                {
+                    "streamed": _over_http(url, IN_FLIGHT, 2 * IN_FLIGHT),
+                    "whole": _over_http(url, IN_FLIGHT, 2 * IN_FLIGHT, stream=False),
+                    "bare": bare(IN_FLIGHT, 2 * IN_FLIGHT, False),
+                }
+            )
+            told_rates = ", ".join(f"{name} {each.tokens_per_s:.0f} tokens/s" for name, each in rates[-1].items())
+            print(f"round {number_of_round + 1} of {rounds}: {told_rates}", file=sys.stderr, flush=True)
+            for number, told in gaps.items():
+                told.append((_over_http(url, number, 4 * number, scored=True), bare(number, 4 * number, True)))
+    return {**_rate_rows(rates), **_gap_rows(gaps)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """`gaps_s` between two tokens of an answer; `cpu_us` for each token, by process."""
+
+    tokens_per_s: float
+    gaps_s: list[float]
+    cpu_us: dict[str, float]
+
+
+def _rate_rows(rates: Sequence[dict[str, Measured]]) -> Row:
+    row = {}
+    for name in ("streamed", "whole", "bare"):
+        row[f"{name}, {IN_FLIGHT} in flight"] = f"{median(each[name].tokens_per_s for each in rates):.0f} tokens/s"
+        row[f"{name}, CPU for each token"] = _cpu([each[name].cpu_us for each in rates])
+    for name in ("streamed", "whole"):
+        row[f"{name}, of the bare engine's tokens/s"] = _ratio(
+            [each[name].tokens_per_s / each["bare"].tokens_per_s for each in rates]
+        )
+        row[f"{name}, limit by CPU on {os.cpu_count()} cores"] = _ratio(
+            [_limit(each[name], each["bare"]) for each in rates]
         )
     return row
+
+
+def _limit(ours: Measured, bare: Measured) -> float:
+    """Of the bare engine's throughput, were nothing else to run here: the engine has one thread, and no more can be
+    done than the cores have time for."""
+    bare_us, engine_us = bare.cpu_us["bare engine"], ours.cpu_us["engine"]
+    return bare_us / max(engine_us, sum(ours.cpu_us.values()) / (os.cpu_count() or 1))
+
+
+def _gap_rows(gaps: dict[int, list[tuple[Measured, Measured]]]) -> Row:
+    row = {}
+    for number, told in gaps.items():
+        for name, of in (("p95", lambda times: quantiles(times, n=20)[-1]), ("median", median)):
+            pairs = [(1e3 * of(ours.gaps_s), 1e3 * of(bare.gaps_s)) for ours, bare in told]
+            added = [ours - bare for ours, bare in pairs]
+            row[f"between two tokens, {number} in flight, {name}"] = (
+                f"HTTP {median(ours for ours, _ in pairs):.1f} ms, bare {median(bare for _, bare in pairs):.1f} ms; "
+                f"added {median(added):.1f} ms ({min(added):.1f} to {max(added):.1f})"
+            )
+    return row
+
+
+def each(folder: Path, rounds: int) -> Row:
+    """What people do without multiplexing: the base again for each adapter. Memory is what is a process's own (USS):
+    pages of the base's file that processes share are counted for neither."""
+    made = world.make_world(folder / "world", 40)
+    shared, alone = [], []
+    with contextlib.ExitStack() as stack:
+        one = stack.enter_context(bare_engine(made, range(_EACH)))
+        many = [stack.enter_context(bare_engine(made, [number])) for number in range(_EACH)]
+        for ask in (one, *many):
+            ask(IN_FLIGHT // _EACH, IN_FLIGHT, False)
+        for _ in range(rounds):
+            shared.append(one(IN_FLIGHT, 2 * IN_FLIGHT, False))
+            begin_s = time.perf_counter()
+            with ThreadPoolExecutor(_EACH) as pool:
+                told = list(pool.map(lambda ask: ask(IN_FLIGHT // _EACH, 2 * IN_FLIGHT // _EACH, False), many))
+            took_s = time.perf_counter() - begin_s
+            alone.append((2 * IN_FLIGHT * NEW / took_s, sum(each.cpu_us["bare engine"] for each in told) / _EACH))
+        bytes_one, bytes_many = one.memory_bytes(), [ask.memory_bytes() for ask in many]
+    adapter_bytes = sum(path.stat().st_size for f in made.folders[:_EACH] for path in f.glob("*.safetensors")) / _EACH
+    rates = [ours.tokens_per_s / theirs for ours, (theirs, _) in zip(shared, alone, strict=True)]
+    cpu = [ours.cpu_us["bare engine"] / theirs for ours, (_, theirs) in zip(shared, alone, strict=True)]
+    return {
+        f"own memory of one engine with {_EACH} adapters": f"{bytes_one / 2**20:.0f} MiB",
+        f"of {_EACH} engines with one each": f"{sum(bytes_many) / 2**20:.0f} MiB",
+        "adapters in a further GiB (by their files); engines": f"{2**30 / adapter_bytes:.0f}; "
+        f"{2**30 / median(bytes_many):.1f}",
+        "tokens/s, of an engine each": _ratio(rates),
+        "CPU s per million tokens": f"{median(ours.cpu_us['bare engine'] for ours in shared):.0f}; "
+        f"{median(theirs for _, theirs in alone):.0f}; ratio {_ratio(cpu)}",
+    }
 
 
 @contextlib.asynccontextmanager
@@ -242,34 +328,49 @@ async def closed_loop(server: AdapterServer, asked: Sequence[tuple[str, str]]) -
     return tokens / (time.perf_counter() - begin)
 
 
+class BareEngine:
+    """An engine in a process of its own."""
+
+    def __init__(self, process: Any, pipe: Any):
+        self._process, self._pipe = process, pipe
+
+    def __call__(self, in_flight: int, num_requests: int, scored: bool) -> Measured:
+        before_s = _cpu_s(self._process.pid)
+        self._pipe.send((in_flight, num_requests, scored))
+        rate, gaps = self._pipe.recv()
+        cpu_us = 1e6 * (_cpu_s(self._process.pid) - before_s) / (num_requests * NEW)
+        return Measured(tokens_per_s=rate, gaps_s=gaps, cpu_us={"bare engine": cpu_us})
+
+    def memory_bytes(self) -> int:
+        return int(psutil.Process(self._process.pid).memory_full_info().uss)
+
+
 @contextlib.contextmanager
-def bare_engine(made: world.World) -> Iterator[Callable[[str, int], Any]]:
+def bare_engine(made: world.World, adapters: Sequence[int] = range(IN_FLIGHT)) -> Iterator[BareEngine]:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_run_bare, args=(theirs, made), daemon=True)
+    process = context.Process(target=_run_bare, args=(theirs, made, tuple(adapters)), daemon=True)
     process.start()
-
-    def ask(what: str, in_flight: int) -> Any:
-        ours.send((what, in_flight))
-        return ours.recv()
-
-    yield ask
-    ours.send(("end", 0))
+    yield BareEngine(process, ours)
+    ours.send(None)
     process.join(30)
 
 
-def _run_bare(pipe: Any, made: world.World) -> None:
+def _run_bare(pipe: Any, made: world.World, adapters: Sequence[int]) -> None:
     torch.set_num_threads(1)
     engine = TorchEngine(made.base, EngineOptions(max_batch=IN_FLIGHT))
-    for digest, each in zip(made.digests[:IN_FLIGHT], made.folders, strict=False):
-        engine.load(digest, each)
-    while (asked := pipe.recv())[0] != "end":
-        pipe.send(_bare_loop(engine, made, asked[1]))
+    digests = [made.digests[number] for number in adapters]
+    for number, digest in zip(adapters, digests, strict=True):
+        engine.load(digest, made.folders[number])
+    while asked := pipe.recv():
+        pipe.send(_bare_loop(engine, digests, *asked))
 
 
-def _bare_loop(engine: TorchEngine, made: world.World, in_flight: int) -> tuple[float, list[float]]:
-    """Twice as many requests as in flight; the end of each lets the next in."""
-    waiting = [_request(n, made.digests[n % IN_FLIGHT]) for n in range(2 * in_flight)]
+def _bare_loop(
+    engine: TorchEngine, digests: Sequence[str], in_flight: int, num_requests: int, scored: bool
+) -> tuple[float, list[float]]:
+    """The end of each request lets the next in."""
+    waiting = [_request(n, digests[n % len(digests)], scored) for n in range(num_requests)]
     last_s: dict[str, float] = {}
     gaps, tokens, begin = [], 0, time.perf_counter()
     for _ in range(in_flight):
@@ -311,54 +412,93 @@ def deployed(folder: Path, made: world.World) -> Iterator[str]:
     shutil.rmtree(workdir.root, ignore_errors=True)
 
 
-def _over_http(url: str, in_flight: int, num_requests: int) -> tuple[float, list[float]]:
-    """Tokens a second, and the times between two events of a stream over its tokens."""
-    return asyncio.run(_http_loop(url, in_flight, num_requests))
+def _over_http(url: str, in_flight: int, num_requests: int, *, stream: bool = True, scored: bool = False) -> Measured:
+    """Log-probabilities are asked for where single tokens are to be told apart in what is streamed."""
+    before = _cpu_by_process()
+    rate, gaps = asyncio.run(_http_loop(url, in_flight, num_requests, stream, scored))
+    spent = {name: told_s - before.get(name, 0.0) for name, told_s in _cpu_by_process().items()}
+    cpu_us = {name: 1e6 * spent_s / (num_requests * NEW) for name, spent_s in spent.items()}
+    return Measured(tokens_per_s=rate, gaps_s=gaps, cpu_us=cpu_us)
 
 
-async def _http_loop(url: str, in_flight: int, num_requests: int) -> tuple[float, list[float]]:
-    import httpx
-
+async def _http_loop(
+    url: str, in_flight: int, num_requests: int, stream: bool, scored: bool
+) -> tuple[float, list[float]]:
     waiting, gaps, tokens = list(range(num_requests)), [], 0
     headers = {"Authorization": f"Bearer {os.environ['BENCH_KEY']}"}
 
-    async def one(client: Any, number: int) -> int:
-        body = {
-            "model": f"m{number % IN_FLIGHT}",
-            "prompt": [token % _TOKENS for token in world.prompt(PROMPT, number)],
-            "max_tokens": NEW,
-            "ignore_eos": True,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-            "logprobs": 0,
-        }  # fmt: skip
-        last_s, told = None, 0
-        async with client.stream("POST", f"{url}/v1/completions", json=body, headers=headers) as response:
-            assert response.status_code == 200, await response.aread()
-            async for line in response.aiter_lines():
-                if not line.startswith("data: {"):
-                    continue
-                event = json.loads(line[6:])
-                assert "error" not in event, event
-                if event.get("usage"):
-                    told = event["usage"]["completion_tokens"]
-                elif scores := event["choices"][0]["logprobs"]:
-                    now_s, number_told = time.perf_counter(), len(scores["tokens"])
-                    if last_s is not None:
-                        gaps.extend([(now_s - last_s) / number_told] * number_told)
-                    last_s = now_s
-        return told
-
-    async def worker(client: Any) -> None:
+    async def worker(client: httpx.AsyncClient) -> None:
         nonlocal tokens
         while waiting:
-            told = await one(client, waiting.pop())  # not in one line with +=, which would read the sum before the wait
-            tokens += told
+            body = _body(waiting.pop(), stream, scored)
+            told = await (_streamed(client, url, body, gaps) if stream else _whole(client, url, body))
+            tokens += told  # not in one line with the above, which would read the sum before the wait
 
-    async with httpx.AsyncClient(timeout=600, limits=httpx.Limits(max_connections=64)) as client:
+    limits = httpx.Limits(max_connections=64)
+    async with httpx.AsyncClient(timeout=600, limits=limits, headers=headers) as client:
         begin = time.perf_counter()
         await asyncio.gather(*(worker(client) for _ in range(in_flight)))
         return tokens / (time.perf_counter() - begin), gaps
+
+
+def _body(number: int, stream: bool, scored: bool) -> dict[str, Any]:
+    return {
+        "model": f"m{number % IN_FLIGHT}",
+        "prompt": [token % _TOKENS for token in world.prompt(PROMPT, number)],
+        "max_tokens": NEW,
+        "ignore_eos": True,
+        "stream": stream,
+        "stream_options": {"include_usage": True} if stream else None,
+        "logprobs": 0 if scored else None,
+    }
+
+
+async def _whole(client: httpx.AsyncClient, url: str, body: dict[str, Any]) -> int:
+    response = await client.post(f"{url}/v1/completions", json=body)
+    assert response.status_code == 200, response.text
+    return int(response.json()["usage"]["completion_tokens"])
+
+
+async def _streamed(client: httpx.AsyncClient, url: str, body: dict[str, Any], gaps: list[float]) -> int:
+    """The tokens of the answer. `gaps` gets the times between its events, over the tokens in them."""
+    last_s, told = None, 0
+    async with client.stream("POST", f"{url}/v1/completions", json=body) as response:
+        assert response.status_code == 200, await response.aread()
+        async for line in response.aiter_lines():
+            if not line.startswith("data: {"):
+                continue
+            event = json.loads(line[6:])
+            assert "error" not in event, event
+            if event.get("usage"):
+                told = event["usage"]["completion_tokens"]
+            elif scores := event["choices"][0]["logprobs"]:
+                now_s, number_told = time.perf_counter(), len(scores["tokens"])
+                if last_s is not None:
+                    gaps.extend([(now_s - last_s) / number_told] * number_told)
+                last_s = now_s
+    return int(told)
+
+
+def _cpu_by_process() -> dict[str, float]:
+    """CPU seconds of this process (the client) and of Ray's below it, by what they are."""
+    spent: dict[str, float] = {"client": _cpu_s(os.getpid())}
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            line = " ".join(process.cmdline())
+            name = next((name for part, name in _PROCESSES.items() if part in line), "rest of Ray")
+            if "multiprocessing" not in line:
+                spent[name] = spent.get(name, 0.0) + _cpu_s(process.pid)
+    return spent
+
+
+def _cpu_s(pid: int) -> float:
+    times = psutil.Process(pid).cpu_times()
+    return float(times.user + times.system)
+
+
+def _cpu(told: Sequence[dict[str, float]]) -> str:
+    parts = {name: median(each.get(name, 0.0) for each in told) for name in told[0]}
+    return ", ".join(f"{name} {us:.0f}" for name, us in sorted(parts.items(), key=lambda part: -part[1])) + " µs"
 
 
 async def _first_token_s(server: AdapterServer, digest: str, place: str) -> float:
@@ -409,12 +549,12 @@ def _small_adapter(folder: Path, modules: dict[str, tuple[int, int]], number: in
     (folder / "adapter_config.json").write_text(json.dumps(config))
 
 
-def _request(number: int, digest: str) -> GenerationRequest:
+def _request(number: int, digest: str, scored: bool = False) -> GenerationRequest:
     return GenerationRequest(
         request_id=f"{number}-{time.monotonic_ns()}",
-        prompt_ids=world.prompt(PROMPT, number),
+        prompt_ids=tuple(token % _TOKENS for token in world.prompt(PROMPT, number)),
         adapter_digest=digest,
-        sampling=SamplingParameters(max_tokens=NEW, ignore_end=True),
+        sampling=SamplingParameters(max_tokens=NEW, ignore_end=True, logprobs=0 if scored else None),
     )
 
 
@@ -438,6 +578,7 @@ def _ratio(ratios: Sequence[float]) -> str:
 
 PARTS: dict[str, Callable[[Path, int], Row]] = {
     "registry": registry, "routing": routing, "bytes": bytes_of, "disk": disk, "slots": slots, "gateway": gateway,
+    "each": each,
 }  # fmt: skip
 
 

@@ -74,6 +74,10 @@ class House(Community, Owners, MemoryService):
             raise Unauthenticated("this API key is not known", code="invalid_api_key", param="Authorization")
         return api_key.removeprefix("olk_")
 
+    async def datanet(self, name: str) -> dict[str, Any]:
+        found = self.rows.datanet(name)
+        return {"name": name, "owner": found.owner, "row_schema": found.row_schema.to_json()}
+
     def adapters_of(self, datanet: str) -> list[str]:
         return ["py"]
 

@@ -21,6 +21,7 @@ POOR_KEY = "olk_test_poor"
 CHECKPOINT = (
     "openledger.test/ledger\n42\nq83vEjRWeJCrze8SNFZ4kKvN7xI0VniQq83vEjRWeJA=\n\n— openledger.test/ledger AAAA\n"
 )
+SIGNED = {"format": "openledger.receipt/1", "seq": 5}
 RECEIPT = b'{"format":"openledger.receipt/1","seq":5}\n'
 PROOF = b'{"format":"openledger.proof/1","transfer":{"amount_nano":5}}\n'
 
@@ -476,4 +477,11 @@ def _refuse(account: str, model: str, messages: Sequence[dict[str, str]]) -> Non
 def _receipt(num_words: int) -> Receipt:
     fee_nano = 7 * 10 + 2 * num_words * 40
     parts = split(fee_nano, {"pool:os-docs:p1": 50, "user:owner": 20, "treasury": 30})
-    return Receipt(answer_id="ans_1", prompt_tokens=7, completion_tokens=2 * num_words, fee_nano=fee_nano, parts=parts)
+    return Receipt(
+        answer_id="ans_1",
+        prompt_tokens=7,
+        completion_tokens=2 * num_words,
+        fee_nano=fee_nano,
+        parts=parts,
+        signed=SIGNED,
+    )

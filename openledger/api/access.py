@@ -12,12 +12,12 @@ from openledger.platform.service import Service
 _FIX = "send the header 'Authorization: Bearer API_KEY'; on the command line set --api-key or OPENLEDGER_API_KEY"
 
 
-def _service(request: Request) -> Service:
+async def _service(request: Request) -> Service:
     service: Service = request.app.state.service
     return service
 
 
-def _clock(request: Request) -> Clock:
+async def _clock(request: Request) -> Clock:
     clock: Clock = request.app.state.clock
     return clock
 

@@ -30,6 +30,7 @@ from openledger.api import (
     stakes,
     terms,
     verdicts,
+    vouches,
     withdrawals,
 )
 from openledger.api.door import Door, open_door
@@ -54,7 +55,8 @@ def create_app(service: Service, clock: Clock | None = None, door: Door | None =
     app.state.service = service
     app.state.clock = clock or SystemClock()
     answering = (health, chat, completions, embeddings, models, accounts, datanets, ledger, report, verdicts, receipts)
-    for resource in (*answering, terms, reviews, spot_checks, feedback, seals, appeals, disputes, retention):
+    community = (terms, reviews, spot_checks, vouches, feedback, seals, appeals, disputes, retention)
+    for resource in (*answering, *community):
         app.include_router(resource.router)
     for office in (stakes, proposals, withdrawals):
         app.include_router(office.router)

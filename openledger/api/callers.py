@@ -13,7 +13,7 @@ from openledger.core.ids import new_id
 _FIT_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 
-def _sent_key(idempotency_key: Annotated[str | None, Header()] = None) -> str | None:
+async def _sent_key(idempotency_key: Annotated[str | None, Header()] = None) -> str | None:
     """Raises InvalidInput."""
     if idempotency_key is not None and not _FIT_KEY.fullmatch(idempotency_key):
         raise InvalidInput(
@@ -28,12 +28,12 @@ def _sent_key(idempotency_key: Annotated[str | None, Header()] = None) -> str | 
 SentKeyOf = Annotated[str | None, Depends(_sent_key)]
 
 
-def _key(clock: ClockOf, sent: SentKeyOf) -> str:
+async def _key(clock: ClockOf, sent: SentKeyOf) -> str:
     """The caller's own where one was sent, a fresh one otherwise."""
     return sent or new_id("key", clock.now_ms())
 
 
-def _key_digest(request: Request) -> str:
+async def _key_digest(request: Request) -> str:
     """What the API key is known by where it may be stored."""
     api_key = request.headers.get("Authorization", "").partition(" ")[2].strip()
     return digest_bytes(api_key.encode("utf-8", "surrogatepass"))

@@ -25,7 +25,7 @@ class IdempotencyKey:
             await service.check_request(caller, self._key, digest_json([self._route, body]))
 
 
-def _from_header(request: Request, sent: SentKeyOf) -> IdempotencyKey:
+async def _from_header(request: Request, sent: SentKeyOf) -> IdempotencyKey:
     return IdempotencyKey(sent, f"{request.method} {request.url.path}")
 
 

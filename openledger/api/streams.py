@@ -8,7 +8,7 @@ that ends.
 import json
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from starlette.requests import Request
@@ -23,6 +23,7 @@ from openledger.core.errors import OpenLedgerError, Unavailable
 from openledger.platform.service import AnswerEvent, Receipt, TokenScore
 
 DONE = b"data: [DONE]\n\n"
+_PLACE = "\0"  # where an event's text goes; nothing after it is a caller's
 CLIENT_GONE_STATUS = 499  # nginx's number; nobody is there to read it but the access log
 _log = logging.getLogger(__name__)
 
@@ -121,15 +122,38 @@ async def close(events: Events) -> None:
         await events.aclose()
 
 
+class _Told:
+    """Events as they are sent. Those of text alone, nearly all, are alike but for it: the rest is encoded once for each
+    answer."""
+
+    def __init__(self, chunks: Chunk):
+        self._chunks = chunks
+        self._around: dict[int, tuple[bytes, bytes]] = {}
+
+    def of(self, event: AnswerEvent, is_first: bool) -> list[bytes]:
+        if is_first or event.finish_reason is not None or event.scores or not event.text:
+            return [server_sent(chunk) for chunk in self._chunks(event, is_first)]
+        if event.index not in self._around:
+            self._around[event.index] = self._cut(event)
+        before, after = self._around[event.index]
+        return [before + json.dumps(event.text).encode() + after]
+
+    def _cut(self, event: AnswerEvent) -> tuple[bytes, bytes]:
+        (chunk,) = self._chunks(replace(event, text=_PLACE), False)
+        before, _, after = server_sent(chunk).rpartition(json.dumps(_PLACE).encode())
+        return before, after
+
+
 async def _told(
     first: AnswerEvent, rest: Events, num_answers: int, chunks: Chunk, usage: Callable[[list[Collected]], Any] | None
 ) -> AsyncGenerator[bytes]:
     answers: dict[int, Collected] = {}
+    told = _Told(chunks)
     async for event in _all(first, rest):
         is_first = event.index not in answers
         answers.setdefault(event.index, Collected(event.index)).add(event)
-        for chunk in chunks(event, is_first):
-            yield server_sent(chunk)
+        for data in told.of(event, is_first):
+            yield data
     ended = _whole(answers, num_answers)
     if usage is not None:
         yield server_sent(usage(ended))

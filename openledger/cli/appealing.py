@@ -1,4 +1,4 @@
-"""Contesting a verdict of the gate, and deciding on one: appeals, spot checks, and who makes them in a Datanet."""
+"""Contesting a verdict of the gate, and deciding on one: appeals, spot checks, who makes them, and whom one trusts."""
 
 from argparse import Namespace
 from collections.abc import Iterable
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _SHORT = ("row_id", "state", "outcome", "reasons", "contributor_id")
 _DRAWN = ("row_id", "contributor", "contribution_id", "drawn_ms")
+_STANDING = ("datanet", "contributor", "ppm", "quota_rows", "vouched_rows", "review_ppm")
 _TEXTS = ("prompt", "completion", "source")
 _TIMES = ("opened_ms", "deadline_ms", "closed_ms")
 
@@ -46,6 +47,18 @@ def spot_check(options: Namespace) -> None:
     with connect(options) as client:
         found = client.spot_check(options.datanet, options.row_id, options.finding)
     output.print_pairs({name: found.get(name) for name in (*_DRAWN, "finding")}, as_json=options.json)
+
+
+def vouch(options: Namespace) -> None:
+    with connect(options) as client:
+        found = client.vouch(options.datanet, options.contributor_id, not options.back)
+    output.print_pairs({name: found.get(name) for name in _STANDING}, as_json=options.json)
+
+
+def trust(options: Namespace) -> None:
+    with connect(options) as client:
+        found = client.seed_trust(options.datanet, options.contributor_id, not options.back)
+    output.print_pairs({name: found.get(name) for name in _STANDING}, as_json=options.json)
 
 
 def open_appeal(options: Namespace) -> None:

@@ -37,6 +37,7 @@ class _Told:
     num_refused: int = 0
     not_accepted: list[dict[str, Any]] = field(default_factory=list)
     samples: list[dict[str, Any]] = field(default_factory=list)
+    is_unsealed: bool = False
 
     @property
     def num_rows(self) -> int:
@@ -56,7 +57,7 @@ def contribute(options: Namespace) -> None:
             if options.preview:
                 _judge(contributions, lambda one: ("", client.preview(one)), told, options)
             else:
-                _judge(contributions, lambda one: _stored(client, one, key), told, options)
+                _judge(contributions, lambda one: _stored(client, one, key, told), told, options)
     _print(told, options)
 
 
@@ -103,11 +104,15 @@ def _seal(key: "SigningKey", contributions: Iterator[Contribution], told: _Told,
     output.print_note("the place is yours; send the same rows with the same key and nonce before it expires")
 
 
-def _tell_place(client: "OpenLedger", seal: "Seal") -> None:
-    """Which place the rows have, where they were sealed before: losing it must not go unseen."""
+def _tell_place(client: "OpenLedger", seal: "Seal", told: _Told) -> None:
+    """Which place the rows have, where they were sealed before: losing it must not go unseen. Rows are sealed all
+    together or not at all, so the first part without a seal tells of those behind it."""
+    if told.is_unsealed:
+        return
     try:
         found = client.find_seal(seal)
     except NotFound:
+        told.is_unsealed = True
         return
     if found.state == "opened":
         output.print_note(f"sealed {output.format_time(found.sealed_ms)}: that is their place in the order of credit")
@@ -178,11 +183,11 @@ def _short(text: str) -> str:
     return text if len(text) <= _SAMPLE_CHARACTERS else f"{text[: _SAMPLE_CHARACTERS - 1]}…"
 
 
-def _stored(client: Any, contribution: Contribution, key: "SigningKey") -> tuple[str, Sequence[Verdict]]:
+def _stored(client: Any, contribution: Contribution, key: "SigningKey", told: _Told) -> tuple[str, Sequence[Verdict]]:
     from openledger.datanets.seals import seal_of
 
     (receipt,) = client.contribute_all([contribution])
-    _tell_place(client, seal_of(key, contribution))
+    _tell_place(client, seal_of(key, contribution), told)
     return receipt.contribution_id, receipt.verdicts
 
 

@@ -90,6 +90,7 @@ def build_parser() -> Parser:
     _add_disputes(commands)
     _add_appeals(commands)
     _add_spot_checks(commands)
+    _add_trust(commands)
     _add_reviewers(commands)
     _add_retention(commands)
     _add_payout(commands)
@@ -235,6 +236,15 @@ def _add_spot_checks(commands: Any) -> None:
         action.add_argument("datanet", metavar="DATANET")
     close.add_argument("row_id", metavar="ROW_ID")
     close.add_argument("finding", choices=("good", "spam", "duplicate"))
+
+
+def _add_trust(commands: Any) -> None:
+    vouch = remote_command(commands, "vouch", appealing.vouch, "vouch for a contributor: he may send more rows a day")
+    trust = remote_command(commands, "trust", appealing.trust, "say whom you trust in your Datanet: trust flows on")
+    for action in (vouch, trust):
+        action.add_argument("datanet", metavar="DATANET")
+        action.add_argument("contributor_id", metavar="CONTRIBUTOR")
+        action.add_argument("--back", action="store_true", help="take it back")
 
 
 def _add_reviewers(commands: Any) -> None:

@@ -206,6 +206,14 @@ class OpenLedger(Offices, Communities):
         """What you found a drawn row to be: `good`, `spam` or `duplicate`. Safe to send again."""
         return self._post(f"{_spot_checks(datanet)}/{_segment(row_id)}", {"finding": finding})
 
+    def vouch(self, datanet: str, contributor_id: str, vouches: bool = True) -> dict[str, Any]:
+        """Vouch for a contributor, by the API key of your own `contributor:` account; at least his `quota_rows`."""
+        return self._post(f"/v1/datanets/{_segment(datanet)}/vouches/{_segment(contributor_id)}", {"vouches": vouches})
+
+    def seed_trust(self, datanet: str, contributor_id: str, trusted: bool = True) -> dict[str, Any]:
+        """Say whom you trust in your Datanet; trust flows from there along vouches."""
+        return self._post(f"/v1/datanets/{_segment(datanet)}/seeds/{_segment(contributor_id)}", {"trusted": trusted})
+
     def add_reviewer(self, datanet: str, account: str, public_key: str, signature: str) -> dict[str, Any]:
         """Name a reviewer of your Datanet. The reviewer signs for it (`ledger.signers.sign_signer`)."""
         body = {"account": account, "public_key": public_key, "signature": signature}

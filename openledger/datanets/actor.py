@@ -24,15 +24,16 @@ DATANETS_ACTOR = "openledger-datanets"
 
 
 def start_datanets(folder: Path, num_shards: int, namespace: str = NAMESPACE) -> Any:
-    """The handle of the Datanets actor over `num_shards` shard actors, found by name or started on this node.
+    """The handle of the Datanets actor over `num_shards` shard actors, found by name or started on this node. Rows that
+    lie in more shards, or in fewer, are moved while it answers.
 
     Needs an initialised Ray. Raises Unavailable, with the reason, where the folder can't be opened.
     """
     shards = [
         _get_or_create(ShardHost, f"openledger-shard-{number}", namespace, folder.absolute() / f"shard-{number}")
-        for number in range(num_shards)
+        for number in range(max(num_shards, len(list(folder.glob("shard-*")))))
     ]
-    datanets = _get_or_create(DatanetsActor, DATANETS_ACTOR, namespace, folder.absolute(), shards)
+    datanets = _get_or_create(DatanetsActor, DATANETS_ACTOR, namespace, folder.absolute(), shards, num_shards)
     _result(datanets.names.remote())
     return datanets
 
@@ -53,6 +54,14 @@ class ShardHandle:
         found: list[Row] = _result(self._actor.rows.remote(datanet, list(row_ids)))
         return found
 
+    def held(self, datanet: str, row_ids: Sequence[str]) -> list[str]:
+        found: list[str] = _result(self._actor.held.remote(datanet, list(row_ids)))
+        return found
+
+    def row_ids(self, datanet: str) -> list[str]:
+        found: list[str] = _result(self._actor.row_ids.remote(datanet))
+        return found
+
     def scan(self, datanet: str) -> list[pa.RecordBatch]:
         found: list[pa.RecordBatch] = _result(self._actor.scan.remote(datanet))
         return found
@@ -62,10 +71,21 @@ class ShardHandle:
 
 
 class DatanetsActor(Datanets):
-    """`Datanets` over shard actors."""
+    """`Datanets` over shard actors. While rows move, each step calls for the next one, behind whoever waits already."""
 
-    def __init__(self, folder: Path, shards: Sequence[Any]):
-        super().__init__(folder, [ShardHandle(shard) for shard in shards], SystemClock(), installed_detectors())
+    def __init__(self, folder: Path, shards: Sequence[Any], num_shards: int):
+        handles = [ShardHandle(shard) for shard in shards]
+        super().__init__(folder, handles, SystemClock(), installed_detectors(), num_shards, moves_later=True)
+        self._call_for_next_step()
+
+    def move_rows(self) -> bool:
+        more = super().move_rows()
+        if more:
+            self._call_for_next_step()
+        return more
+
+    def _call_for_next_step(self) -> None:
+        ray.get_runtime_context().current_actor.move_rows.remote()
 
 
 def _get_or_create(cls: type, name: str, namespace: str, *arguments: Any) -> Any:

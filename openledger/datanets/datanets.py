@@ -20,14 +20,12 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
-from typing import Protocol
-
-import pyarrow as pa
 
 from openledger.core.appealing import Appeal, AppealState, Judged
 from openledger.core.clock import Clock
-from openledger.core.errors import Conflict, Corrupt, Forbidden, InvalidInput, NotFound, TooLarge
+from openledger.core.errors import Corrupt, Forbidden, InvalidInput, NotFound, TooLarge
 from openledger.core.files import write_json_durably
 from openledger.core.ids import check_name
 from openledger.core.sealing import Seal, SealReceipt, check_seal
@@ -52,8 +50,8 @@ from openledger.datanets.dedupe import DuplicateIndex, features_of
 from openledger.datanets.export import write_export
 from openledger.datanets.feedback import Feedback
 from openledger.datanets.gate import GATE_VERSION, NO_DETECTORS, Detectors, Rules, judge
+from openledger.datanets.layout import Layout, ShardPort
 from openledger.datanets.leaderboard import Leaderboard
-from openledger.datanets.placement import shard_of
 from openledger.datanets.registry import (
     Contributor,
     ContributorStatistics,
@@ -65,7 +63,6 @@ from openledger.datanets.registry import (
 from openledger.datanets.removal import check_withdrawal, removed, tombstone, withdrawn
 from openledger.datanets.reviews import ReviewerRecord
 from openledger.datanets.row_schema import PLAIN, RowSchema
-from openledger.datanets.rows import rows_of
 from openledger.datanets.seals import Opening, Place, UnloggedSeal, digest_of
 from openledger.datanets.terms import Action, Permission, Terms, check_action, check_licence, check_permitted
 from openledger.datanets.versions import read_row_ids, row_root, write_manifest
@@ -74,46 +71,51 @@ _MAX_SUMMARY_CHARS = 1_000
 _MAX_NAME_CHARS = 128
 _MAX_OWNED = 100  # names are everybody's
 _DAY_MS = 24 * 60 * 60 * 1000
+_INDEXED_AT_ONCE = 10_000
 _WORD_WEIGHTS = "word_weights.json"
 _STORED: tuple[Outcome, ...] = ("accept", "review")
-
-
-class ShardPort(Protocol):
-    """One shard's part of every Datanet. `append` and `remove` are durable when they return, and no-ops for a key they
-    have seen and for rows that are gone."""
-
-    def append(self, datanet: str, rows: Sequence[Row], key: str) -> None: ...
-    def remove(self, datanet: str, row_ids: Sequence[str]) -> int: ...
-    def rows(self, datanet: str, row_ids: Sequence[str]) -> list[Row]: ...
-    def scan(self, datanet: str) -> list[pa.RecordBatch]: ...
-    def count(self, datanet: str) -> int: ...
 
 
 class Datanets:
     """Opening finishes what a crash cut off, checks that every credited row is stored, and builds the duplicate index.
 
-    With more shards than before, the rows that live in the new ones are moved there. Raises Corrupt naming the shard
-    for missing rows or damaged files, Conflict for fewer shards.
+    `num_shards` of `shards` hold the rows, all of them without it. With more than before, or fewer, the rows that live
+    elsewhere now are moved: before this returns, or by `move_rows` while reads and writes go on (`moves_later`).
+    Raises Corrupt naming the shard for missing rows or damaged files, Conflict for fewer shards than rows lie in.
     """
 
-    def __init__(self, folder: Path, shards: Sequence[ShardPort], clock: Clock, detectors: Detectors = NO_DETECTORS):
+    def __init__(
+        self,
+        folder: Path,
+        shards: Sequence[ShardPort],
+        clock: Clock,
+        detectors: Detectors = NO_DETECTORS,
+        num_shards: int | None = None,
+        *,
+        moves_later: bool = False,
+    ):
         self._folder = folder
         self._detectors = detectors
-        self._shards = tuple(shards)
         self._clock = clock
         self._registry = Registry(folder / "registry.sqlite")
-        self._num_shards = self._stored_num_shards()
+        self._layout = Layout(shards, self._registry)
         self._index = DuplicateIndex()
         for pending in self._registry.pending():
             self._store(pending)
         for removal in self._registry.tombstones.pending():
             self._forget(removal)
         self._forget_rejected()
-        self._grow()
+        self._layout.begin_move(len(shards) if num_shards is None else num_shards)
+        while not moves_later and self.move_rows():
+            pass
         self._build_index()
 
     def close(self) -> None:
         self._registry.close()
+
+    def move_rows(self) -> bool:
+        """Move some of the rows whose shard has changed. Whether more may be left; nothing else has to wait for it."""
+        return self._layout.move_some()
 
     def create(self, name: str, summary: str, owner: str, row_schema: RowSchema = PLAIN) -> Datanet:
         """Idempotent. Raises Conflict when `name` exists with other content."""
@@ -177,7 +179,15 @@ class Datanets:
     def approve(self, name: str, party: str, action: Action, by: str, expires_ms: int = 0) -> Permission:
         """By the owner, also without a request (an invitation); until `expires_ms`, 0 for ever."""
         check_action(action)
+        _check_text(party, "party", _MAX_NAME_CHARS)
         self._check_owner(name, by)
+        if expires_ms and expires_ms <= self._clock.now_ms():
+            raise InvalidInput(
+                "the permission would have expired already",
+                code="invalid_expiry",
+                param="expires_ms",
+                fix="send a time in milliseconds since 1970 that is yet to come, or 0 for ever",
+            )
         return self._permit(name, Permission(party=party, action=action, state="approved", expires_ms=expires_ms))
 
     def revoke(self, name: str, party: str, action: Action, by: str) -> Permission:
@@ -321,7 +331,9 @@ class Datanets:
     def review_queue(self, name: str, reviewer: str, limit: int) -> list[tuple[str, RowDraft]]:
         """What `reviewer` has yet to look at: ids and texts, known answers among them."""
         items, known = self._registry.reviews.queue(self._registry.datanet(name).name, reviewer, limit)
-        rows = {row.row_id: _draft(row) for row in self._take(name, [item for item in items if item not in known])}
+        rows = {
+            row.row_id: _draft(row) for row in self._layout.take(name, [item for item in items if item not in known])
+        }
         return [(item, known.get(item) or rows[item]) for item in items]
 
     def review(self, name: str, item: str, reviewer: str, *, accept: bool) -> None:
@@ -449,7 +461,7 @@ class Datanets:
         aren't what was published."""
         gone = self._registry.tombstones.row_ids()
         ids = [i for i in read_row_ids(self._folder / "versions", self.version(name, number)) if i not in gone]
-        return sorted(self._take(name, ids), key=lambda row: row.row_id)
+        return sorted(self._layout.take(name, ids), key=lambda row: row.row_id)
 
     def export(self, name: str, number: int, folder: Path) -> None:
         """Write a version as Parquet with Croissant metadata and a dataset card into `folder` (see `export`)."""
@@ -479,7 +491,7 @@ class Datanets:
 
     def stored_count(self, name: str) -> int:
         """Rows that stand in the shards: the accepted ones and those in review."""
-        return sum(shard.count(self._registry.datanet(name).name) for shard in self._shards)
+        return self._layout.count(self._registry.datanet(name).name)
 
     def names(self) -> list[str]:
         return self._registry.names()
@@ -543,11 +555,7 @@ class Datanets:
 
     def _store(self, pending: PendingContribution) -> ContributionReceipt:
         receipt = pending.receipt
-        placed: dict[int, list[Row]] = defaultdict(list)
-        for row in _stored_rows(pending):
-            placed[shard_of(row.row_id, self._num_shards)].append(row)
-        for number in sorted(placed):
-            self._shards[number].append(receipt.datanet, placed[number], receipt.contribution_id)
+        self._layout.append(receipt.datanet, list(_stored_rows(pending)), receipt.contribution_id)
         self._registry.finish_contribution(receipt.contribution_id)
         return receipt
 
@@ -555,10 +563,8 @@ class Datanets:
         """A crash on the way leaves it held: the same again goes on."""
         (features,), place = features_of([(draft.prompt, draft.completion)]), self._registry.place_of(held.sequence)
         if held.outcome == "reject":
-            shard = self._shards[shard_of(held.row_id, len(self._shards))]
-            shard.append(
-                held.datanet, [_row(held, held.row_id, held.ordinal, draft)], f"{held.contribution_id}:{held.ordinal}"
-            )
+            row = _row(held, held.row_id, held.ordinal, draft)
+            self._layout.append(held.datanet, [row], f"{held.contribution_id}:{held.ordinal}")
         repeating = dict.fromkeys(self._index.repeated_by(features, place), held.row_id)
         self._registry.appeals.accept(held.row_id, repeating)
         if held.outcome == "reject":
@@ -587,15 +593,14 @@ class Datanets:
             gone = self._registry.tombstones.row_ids()
             if gone.issuperset(removal.row_ids):
                 return self._registry.tombstones.that_took(removal.row_ids)
-            rows = self._take(removal.datanet, [row_id for row_id in removal.row_ids if row_id not in gone])
+            rows = self._layout.take(removal.datanet, [row_id for row_id in removal.row_ids if row_id not in gone])
             self._registry.tombstones.begin(removal, [tombstone(row) for row in rows])
             self._index.discard(set(removal.row_ids))
         return self._forget(known or removal)
 
     def _forget(self, removal: Removal) -> Removal:
         self._registry.appeals.close_removed()
-        for number, ids in self._placed(removal.row_ids).items():
-            self._shards[number].remove(removal.datanet, ids)
+        self._layout.remove(removal.datanet, removal.row_ids)
         self._forget_words()
         self._registry.tombstones.finish(removal.removal_id)
         return removal
@@ -606,7 +611,7 @@ class Datanets:
         if not waiting:
             return
         for datanet, row_id in waiting:
-            self._shards[shard_of(row_id, self._num_shards)].remove(datanet, [row_id])
+            self._layout.remove(datanet, [row_id])
         row_ids = [row_id for _, row_id in waiting]
         self._index.discard(set(row_ids))
         self._forget_words()
@@ -623,7 +628,7 @@ class Datanets:
         return {row: first for row, first in clusters.representatives().items() if row != first}
 
     def _accepted(self, name: str) -> Iterator[Row]:
-        return self._take(name, self._registry.row_ids(name, ("accept",)))
+        return self._layout.take(name, self._registry.row_ids(name, ("accept",)))
 
     def _word_weights(self, rows: Sequence[ClusterRow]) -> WordWeights:
         """The installation's table of words, made of the rows that are there when it is first needed, and kept."""
@@ -648,20 +653,10 @@ class Datanets:
             return
         kept, seen = self._word_weights(()), set[str]()
         for name in self._registry.names():
-            for row in (row for shard in self._shards for batch in shard.scan(name) for row in rows_of(batch)):
+            for row in self._layout.scan(name):
                 seen |= kept.counts.keys() & (row_words(row.prompt) | row_words(row.completion))
         if seen != kept.counts.keys():
             _write_weights(path, WordWeights(kept.num_rows, {word: kept.counts[word] for word in seen}))
-
-    def _take(self, name: str, ids: Sequence[str]) -> Iterator[Row]:
-        for number, wanted in sorted(self._placed(ids).items()):
-            yield from self._shards[number].rows(name, wanted)
-
-    def _placed(self, ids: Sequence[str]) -> dict[int, list[str]]:
-        placed: dict[int, list[str]] = defaultdict(list)
-        for row_id in ids:
-            placed[shard_of(row_id, self._num_shards)].append(row_id)
-        return placed
 
     def _finish_pending(self, name: str) -> None:
         for pending in self._registry.pending():
@@ -669,57 +664,33 @@ class Datanets:
                 self._store(pending)
 
     def _build_index(self) -> None:
-        rows: dict[str, Row] = {}
+        """Ten thousand rows at a time, in the order of credit."""
+        datanet_of: dict[str, str] = {}
         for name in self._registry.names():
-            found = [row for shard in self._shards for batch in shard.scan(name) for row in rows_of(batch)]
-            self._check_complete(name, {row.row_id for row in found})
-            rows.update((row.row_id, row) for row in found)
-        order = self._registry.credited()
-        features = features_of((rows[row_id].prompt, rows[row_id].completion) for row_id, _ in order)
-        for (row_id, place), one in zip(order, features, strict=True):
-            self._index.add(row_id, one, place)
+            found = self._layout.row_ids(name)
+            self._check_complete(name, found)
+            datanet_of.update(dict.fromkeys(found, name))
+        order = iter(self._registry.credited())
+        while part := list(islice(order, _INDEXED_AT_ONCE)):
+            wanted: dict[str, list[str]] = defaultdict(list)
+            for row_id, _ in part:
+                wanted[datanet_of[row_id]].append(row_id)
+            rows = {row.row_id: row for name, ids in wanted.items() for row in self._layout.take(name, ids)}
+            features = features_of((rows[row_id].prompt, rows[row_id].completion) for row_id, _ in part)
+            for (row_id, place), one in zip(part, features, strict=True):
+                self._index.add(row_id, one, place)
 
     def _check_complete(self, name: str, found: set[str]) -> None:
         credited = self._registry.row_ids(name, _STORED)
         missing = [row_id for row_id in credited if row_id not in found]
         if missing:
-            shards = sorted({shard_of(row_id, self._num_shards) for row_id in missing})
+            shards = ", ".join(map(str, self._layout.shard_numbers(missing)))
             raise Corrupt(
-                f"the Datanet {name!r} misses {len(missing)} stored rows in shard {', '.join(map(str, shards))}",
+                f"the Datanet {name!r} misses {len(missing)} stored rows in shard {shards}",
                 code="rows_missing",
                 param=name,
                 fix="restore the shard's folder from a backup",
             )
-
-    def _stored_num_shards(self) -> int:
-        """Over how many shards the rows lie now. Raises Conflict where fewer are given."""
-        stored = int(self._registry.fix_property("num_shards", str(len(self._shards))))
-        if stored > len(self._shards):
-            raise Conflict(
-                f"{self._folder} was made for {stored} shards, not {len(self._shards)}",
-                code="num_shards_changed",
-                param="num_shards",
-                fix=f"open it with {stored} shards, or more",
-            )
-        return stored
-
-    def _grow(self) -> None:
-        """Move the rows that live in new shards, and no others. May be cut off anywhere: what was appended to a new
-        shard is known by its key, and the number of shards changes when all is moved."""
-        if self._num_shards == len(self._shards):
-            return
-        before, self._num_shards = self._num_shards, len(self._shards)
-        for name in self._registry.names():
-            for old in range(before):
-                rows = [row for batch in self._shards[old].scan(name) for row in rows_of(batch)]
-                moved: dict[int, list[Row]] = defaultdict(list)
-                for row in rows:
-                    moved[shard_of(row.row_id, self._num_shards)].append(row)
-                moved.pop(old, None)
-                for new, own in sorted(moved.items()):
-                    self._shards[new].append(name, own, f"moved/{before}/{self._num_shards}/{old}")
-                    self._shards[old].remove(name, [row.row_id for row in own])
-        self._registry.set_property("num_shards", str(self._num_shards))
 
 
 def _described(name: str, summary: str, owner: str, row_schema: RowSchema) -> Datanet:

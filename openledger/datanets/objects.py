@@ -34,17 +34,17 @@ class ObjectFiles:
 
         try:
             return lance.dataset(self.uri, storage_options=self.options)
-        except ValueError as error:
+        except (OSError, ValueError) as error:
+            if is_refusal(error):
+                raise Unavailable(
+                    f"shard {self.uri} can't be read: {error}",
+                    code="storage_unavailable",
+                    param=self.uri,
+                    fix="check the store's address and keys, then send the same again",
+                ) from error
             if "not found" not in str(error).lower():
                 raise self.corrupt("", str(error)) from error
             return None
-        except OSError as error:
-            raise Unavailable(
-                f"shard {self.uri} can't be read: {error}",
-                code="storage_unavailable",
-                param=self.uri,
-                fix="check the store's address and keys, then send the same again",
-            ) from error
 
     def settle(self, dataset: Any) -> None:
         """Nothing is left to do for appends: a store's answer is durable."""
@@ -67,3 +67,8 @@ class ObjectFiles:
             param=f"{self.uri}/{path}",
             fix="restore the shard's objects from a backup; the other shards are not affected",
         )
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether the storage, and not what was asked of it, is the reason: Lance says both with ValueError."""
+    return isinstance(error, OSError) or "LanceError(IO)" in str(error)

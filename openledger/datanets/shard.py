@@ -17,7 +17,7 @@ from openledger.core.ids import check_name
 from openledger.core.values import Row
 from openledger.datanets import segments
 from openledger.datanets.disk import DiskFiles
-from openledger.datanets.objects import ObjectFiles
+from openledger.datanets.objects import ObjectFiles, is_refusal
 from openledger.datanets.rows import FORMAT, SCHEMA, rows_of, table_of, upgraded
 
 MAX_SMALL_FRAGMENTS = 128  # many small appends become few large files
@@ -160,11 +160,13 @@ class Shard:
         try:
             step()
             self._files.settle(self._dataset)
-        except OSError as error:
+        except (OSError, ValueError) as error:
+            if not is_refusal(error):
+                raise
             self._dataset = self._files.roll_back()
             self._read_places()
             raise Unavailable(
-                f"shard {self._files.name} can't be written: {error.strerror or error}",
+                f"shard {self._files.name} can't be written: {getattr(error, 'strerror', None) or error}",
                 code="storage_unavailable",
                 param=self._files.name,
                 fix="free space or restore access, then send the same again",

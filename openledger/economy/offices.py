@@ -13,7 +13,7 @@ import apsw
 from openledger.core.clock import Clock, SystemClock
 from openledger.core.errors import Forbidden
 from openledger.core.ids import check_name
-from openledger.economy import deposits, quotas, reputation, spot_checks, staking
+from openledger.economy import deposits, quotas, reputation, spot_checks, staking, vouching
 from openledger.economy.deposits import DepositBook, DepositState
 from openledger.economy.governing import GovernanceBook
 from openledger.economy.parameters import Parameters
@@ -24,6 +24,7 @@ from openledger.economy.reputation import ReputationBook, quota_rows, review_ppm
 from openledger.economy.spot_checks import GOOD, SpotCheckBook, check_finding
 from openledger.economy.staking import StakeBook
 from openledger.economy.vesting import VestingBook
+from openledger.economy.vouching import VouchBook
 from openledger.economy.withdrawals import WithdrawalBook, as_csv
 from openledger.ledger.parameters import BOUNDS
 from openledger.ledger.statements import Statement
@@ -31,7 +32,7 @@ from openledger.ledger.vesting import Bucket, standard_plan
 
 _RETRY_MS = 60_000
 _DAY_MS = 24 * 60 * 60_000
-SCHEMA = staking.SCHEMA + deposits.SCHEMA + reputation.SCHEMA + quotas.SCHEMA + spot_checks.SCHEMA
+SCHEMA = staking.SCHEMA + deposits.SCHEMA + reputation.SCHEMA + quotas.SCHEMA + spot_checks.SCHEMA + vouching.SCHEMA
 
 
 class Offices:
@@ -48,6 +49,7 @@ class Offices:
         self._reputations = ReputationBook(connection)
         self._quotas = QuotaBook(connection)
         self._spot_checks = SpotCheckBook(connection)
+        self._vouches = VouchBook(connection)
         self._idle_until = (-1, 0)  # as long as the register has so many statements, and until then
 
     def parameters(self, period: str = "") -> Parameters:
@@ -190,10 +192,23 @@ class Offices:
         self._quotas.give_back(contribution_id)
 
     def reputation(self, contributor: str, datanet: str) -> dict[str, int]:
-        """`ppm`, and what follows from it: `quota_rows` a day and `review_ppm` of them."""
+        """`ppm`, and what follows from it: `quota_rows` a day, of which others' vouches give `vouched_rows`, and
+        `review_ppm` of them."""
         parameters = self._register.parameters()
         ppm = self._reputations.of(contributor, datanet, parameters)
-        return {"ppm": ppm, "quota_rows": quota_rows(ppm, parameters), "review_ppm": review_ppm(ppm, parameters)}
+        own = quota_rows(ppm, parameters)
+        vouched = self._vouches.extra_rows(datanet, contributor, ppm, parameters)
+        quota = min(own + vouched, max(own, parameters.quota_high_rows))
+        review = review_ppm(ppm, parameters)
+        return {"ppm": ppm, "quota_rows": quota, "vouched_rows": quota - own, "review_ppm": review}
+
+    def seed_trust(self, datanet: str, contributor: str, trusted: bool) -> None:
+        """See `VouchBook.seed`."""
+        self._vouches.seed(datanet, contributor, trusted=trusted)
+
+    def vouch(self, datanet: str, voucher: str, contributor: str, vouches: bool) -> None:
+        """See `VouchBook.vouch`."""
+        self._vouches.vouch(datanet, voucher, contributor, vouches=vouches)
 
     def record_outcomes(self, contributor: str, datanet: str, outcomes: Mapping[str, int], event: str) -> int:
         """See `ReputationBook.record`."""

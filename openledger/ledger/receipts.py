@@ -23,6 +23,7 @@ from openledger.ledger.log import leaf_hash, leaf_of
 from openledger.ledger.transfers import Batch, transfer_to_dict
 
 FORMAT = "openledger.receipt/1"
+_MOST_BYTES = 64 * 1024
 _FIELDS = {"format", "leaf", "origin", "seq", "signature", "statement_digest", "time_ms", "transfer"}
 
 
@@ -47,7 +48,7 @@ def encode_receipt(receipt: dict[str, Any]) -> bytes:
 def is_receipt(path: Path) -> bool:
     """Whether the file says that it is a receipt; what it is worth, `check_receipt` says."""
     try:
-        return json.loads(path.read_bytes())["format"] == FORMAT
+        return path.stat().st_size <= _MOST_BYTES and json.loads(path.read_bytes())["format"] == FORMAT
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return False
 

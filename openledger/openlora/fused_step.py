@@ -1,11 +1,11 @@
-"""Decode steps of Llama-like models in one call of the kernels, in place of transformers' modules.
+"""Small steps of Llama-like models, decode steps above all: one call of the kernels in place of transformers' modules.
 
 With few rows a step's time goes into Python and small operations as much as into products. Where a model's layers are
 made as Llama's are (RMSNorm, rotation by halves, SiLU gate; with Qwen's biases and norms of heads, with windows), the
 call computes what its modules would, on the model's own weights as they lie, or on copies of them in int8:
 q = round(w / s) with s = max |w| / 127 over the row of an output. Owns the reading of such a model and the tables of
-pointers; `PackedModel` decides by its probe whether the result may be used. Rows that long pieces bring, and scoring,
-go through the modules.
+pointers; `PackedModel` decides by its probe whether the result may be used. Larger steps, and scoring, go through the
+modules.
 """
 
 import ctypes
@@ -22,7 +22,8 @@ from openledger.openlora.kv import KeyValueBlocks
 from openledger.openlora.native import Kernels, Layer, Linear, Step, Weighing
 from openledger.openlora.packing import PackedStep
 
-MAX_ROWS = 64  # from here on torch's products are as fast
+MAX_ROWS = 128  # more gain little
+_MAX_BYTES = 1 << 20  # of the rows that enter a layer: what falls out of the second cache is read again and again
 _FLOAT, _HALF, _INT8 = 0, 1, 2
 _LAYERS = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer")
 _STEADY_ROTATIONS = ("default", "linear", "llama3", "yarn")  # others depend on what else is in the batch
@@ -34,7 +35,7 @@ _SITES = (
 
 class FusedStep:
     """`modules` are the names of the linear layers it computes, in the order in which it takes adapters' segments.
-    With `int8` it keeps their weights, and the head's, in a byte each."""
+    With `int8` it keeps their weights, and the head's, in a byte each. Up to `max_rows` rows it is the faster way."""
 
     def __init__(self, model: Any, kernels: Kernels, weighings: Mapping[int, Weighing], *, int8: bool = False):
         self._kernels, self._inner, self._int8 = kernels, model.model, int8
@@ -44,12 +45,14 @@ class FusedStep:
         self._no_segments = np.zeros(len(self.modules), np.int64)
         self._layers = (Layer * len(layers))(*(self._layer(each, weighings[n]) for n, each in enumerate(layers)))
         self._step = self._constants(model, weighings[0].scale)
+        widest = max(self._step.hidden, self._step.inner, self._step.heads * self._step.head_dim)
+        self.max_rows = min(MAX_ROWS, _MAX_BYTES // (4 * widest))
         self._kv: KeyValueBlocks | None = None
         self._scratch, self._logits = torch.empty(0), torch.empty(0, 0)
 
     def takes(self, step: PackedStep) -> bool:
         """Whether all of the step's pieces are short, and few enough."""
-        return 0 < step.num_rows <= MAX_ROWS and step.num_short == len(step.segments) and step.between is None
+        return 0 < step.num_rows <= self.max_rows and step.num_short == len(step.segments) and step.between is None
 
     def logits(self, step: PackedStep, segments: npt.NDArray[np.int64] | None, num_segments: int) -> torch.Tensor:
         """Logits fp32 `[number of kept rows, V]`, good until the next call. `segments` are addresses by `modules`."""

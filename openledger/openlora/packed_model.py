@@ -51,9 +51,9 @@ class PackedModel:
             self.weights = weights if weights == "exact" else self._round_to_int8(weights)
 
     @property
-    def fuses(self) -> bool:
-        """Whether decode steps are one call of the kernels."""
-        return self._fused is not None
+    def num_fused_rows(self) -> int:
+        """Steps of so many rows are one call of the kernels; 0 where none is."""
+        return 0 if self._fused is None else self._fused.max_rows
 
     def logits(self, step: PackedStep, plan: Plan | None = None) -> torch.Tensor:
         """Logits fp32 `[number of kept rows, V]`, good until the next call. `plan` is what the rows' adapters add."""
@@ -138,7 +138,9 @@ class PackedModel:
         seen = _RowCounter(self.model)
         for pieces in _probe_steps(rows, lengths, blocks):
             owners = [blocks.index(list(piece.blocks)) for piece in pieces]
-            self._probe_step(pack(pieces, kv), pieces, [expected[owner] for owner in owners], seen)
+            self._probe_step(
+                pack(pieces, kv, few=self.num_fused_rows), pieces, [expected[owner] for owner in owners], seen
+            )
         seen.remove()
         shapes = shapes_of(self.model, self.base.digest)
         regular = {name: shape for name, shape in shapes.modules.items() if name in seen.regular}

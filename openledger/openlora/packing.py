@@ -33,10 +33,6 @@ class Piece:
     def end(self) -> int:
         return self.start + len(self.token_ids)
 
-    @property
-    def is_short(self) -> bool:
-        return bool(self.blocks) and len(self.token_ids) <= SHORT
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
@@ -73,10 +69,15 @@ class PackedStep:
         return self.input_ids.shape[1]
 
 
-def pack(pieces: Sequence[Piece], kv: KeyValueBlocks | None, between: Callable[[], None] | None = None) -> PackedStep:
-    order = sorted(range(len(pieces)), key=lambda index: (not pieces[index].is_short, pieces[index].adapter, index))
+def pack(
+    pieces: Sequence[Piece], kv: KeyValueBlocks | None, between: Callable[[], None] | None = None, few: int = 0
+) -> PackedStep:
+    """Where all pieces together are `few` tokens or less, all are short."""
+    longest = few if sum(len(piece.token_ids) for piece in pieces) <= few else SHORT
+    is_long = [not piece.blocks or len(piece.token_ids) > longest for piece in pieces]
+    order = sorted(range(len(pieces)), key=lambda index: (is_long[index], pieces[index].adapter, index))
     segments = _segments([pieces[index] for index in order])
-    short = [segment for segment in segments if segment.piece.is_short]
+    short = segments[: is_long.count(False)]
     return PackedStep(
         kv=kv,
         between=between,

@@ -191,7 +191,7 @@ class TorchEngine:
             "engine": "torch",
             "lora_path": f"kernels: {self._kernels}" if self._kernels else "torch, packed baddbmm",
             "attention_path": f"kernels: {self._kernels}" if self._kernels else "torch, piece by piece",
-            "decode_path": "one call" if self._model.fuses else "module by module",
+            "decode_path": "one call" if self._model.num_fused_rows else "module by module",
             "dtype": _name_of(self._model.dtype),
             "weights": self._model.weights,
             "adapter_dtype": _name_of(self._adapter_dtype()),
@@ -210,7 +210,7 @@ class TorchEngine:
 
     def _compute(self, plan: list[tuple[Generation, Piece]]) -> list[TokenEvent]:
         begin = time.perf_counter()
-        step = pack([piece for _, piece in plan], self._kv)
+        step = pack([piece for _, piece in plan], self._kv, few=self._model.num_fused_rows)
         logits_KV = self._model.logits(step, self._lora.use(step))
         row_ms = 1000 * (time.perf_counter() - begin) / step.num_rows
         complete, rows, row = [], [], 0

@@ -89,6 +89,28 @@ class Claims:
         await self._check_reader(account, datanet)
         return dict(await answered(self._economy.spot_check.remote(account, datanet, row_id, finding)))
 
+    async def seed_trust(self, account: str, datanet: str, contributor: str, trusted: bool) -> dict[str, Any]:
+        await self._check_owner(account, datanet)
+        await answered(self._economy.seed_trust.remote(datanet, contributor, trusted))
+        return await self._standing(datanet, contributor)
+
+    async def vouch(self, account: str, datanet: str, contributor: str, vouches: bool) -> dict[str, Any]:
+        kind, _, voucher = account.partition(":")
+        if kind != "contributor":
+            raise Forbidden(
+                f"{account} contributes to no Datanet",
+                code="not_a_contributor",
+                param="Authorization",
+                fix="send the API key of the account contributor:ID",
+            )
+        await answered(self._datanets.datanet.remote(datanet))
+        await answered(self._economy.vouch.remote(datanet, voucher, contributor, vouches))
+        return await self._standing(datanet, contributor)
+
+    async def _standing(self, datanet: str, contributor: str) -> dict[str, Any]:
+        found = await answered(self._economy.reputation.remote(contributor, datanet))
+        return {"datanet": datanet, "contributor": contributor, **found}
+
     async def add_reviewer(self, account: str, datanet: str, reviewer: Signer, signature: str) -> dict[str, Any]:
         await self._check_owner(account, datanet)
         transfer_id = await answered(self._economy.add_signer.remote(reviewer, signature))

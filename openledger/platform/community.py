@@ -5,7 +5,8 @@ An answer is its customer's: feedback on it needs the API key of the account tha
 that account's consent, for they hold what was asked. Who signs them is whom they are credited to.
 """
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -85,22 +86,23 @@ class Community(Claims):
     async def leaderboard(self, name: str) -> dict[str, Any]:
         board: Leaderboard = await answered(self._datanets.leaderboard.remote(name))
         adapters = set(self.adapters_of(name))
-        people = []
-        for one in board.contributors:
-            paid = [each for each in await self._payouts_of(one) if each.reference.rpartition(":")[0] in adapters]
-            first_ms = min((each.time_ms for each in paid), default=None)
-            earned = {
-                "earned_nano": sum(each.amount_nano for each in paid),
-                "first_payout_ms": None if first_ms is None else max(0, first_ms - one.first_ms),
-            }
-            people.append({**asdict(one), **earned})
+        people = await asyncio.gather(*(self._with_earnings(one, adapters) for one in board.contributors))
         reviewers: Sequence[ReviewerRecord] = await answered(self._datanets.reviewers.remote(name))
         return {
             "datanet": name,
-            "contributors": people,
+            "contributors": list(people),
             "cohorts": [asdict(cohort) for cohort in board.cohorts],
             "reviewers": [{"reviewer": one.reviewer, "num_reviews": one.num_reviews} for one in reviewers],
             "num_waiting": await answered(self._datanets.num_waiting.remote(name)),
+        }
+
+    async def _with_earnings(self, one: Activity, adapters: Collection[str]) -> dict[str, Any]:
+        paid = [each for each in await self._payouts_of(one) if each.reference.rpartition(":")[0] in adapters]
+        first_ms = min((each.time_ms for each in paid), default=None)
+        return {
+            **asdict(one),
+            "earned_nano": sum(each.amount_nano for each in paid),
+            "first_payout_ms": None if first_ms is None else max(0, first_ms - one.first_ms),
         }
 
     async def _payouts_of(self, one: Activity) -> list[Payout]:

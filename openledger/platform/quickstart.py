@@ -344,7 +344,7 @@ def held_in_drafts(rows: Sequence[Row], limit: int) -> list[RowDraft]:
 def ask(run: Demonstration, stage: Stage) -> None:
     """Paid questions over HTTP, eight at a time, as a customer would ask them."""
     period = ray.get(run.economy.current_period.remote())
-    ray.get(run.economy.grant.remote(CUSTOMER, _CUSTOMER_GRANT, "quickstart-grant"))
+    ray.get(run.economy.grant.remote(CUSTOMER, _CUSTOMER_GRANT, f"quickstart-grant-{period}"))
     api_key = _customer_key(run)
     questions = [
         (card.name, draft, kind)

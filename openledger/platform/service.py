@@ -345,6 +345,16 @@ class Service(Protocol):
         Conflict (`spot_check_closed`)."""
         ...
 
+    async def seed_trust(self, account: str, datanet: str, contributor: str, trusted: bool) -> dict[str, Any]:
+        """Let the Datanet's owner say whom he trusts: `ppm`, `quota_rows`, `vouched_rows`, `review_ppm` of the
+        contributor from now on. Raises Forbidden (`not_the_owner`), InvalidInput."""
+        ...
+
+    async def vouch(self, account: str, datanet: str, contributor: str, vouches: bool) -> dict[str, Any]:
+        """As `seed_trust`, of one contributor for another. Raises Forbidden (`not_a_contributor`), InvalidInput
+        (`invalid_trust`), NotFound for the Datanet."""
+        ...
+
     async def add_reviewer(self, account: str, datanet: str, reviewer: Signer, signature: str) -> dict[str, Any]:
         """Let `account`, the Datanet's owner, name a reviewer. Raises Forbidden (`not_the_owner`), InvalidInput,
         Conflict (`signer_ended`)."""

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import httpx
 import pytest
-from memory_service import API_KEY, POOR_KEY, MemoryService, SlowToStart, wait_until
+from memory_service import API_KEY, POOR_KEY, SIGNED, MemoryService, SlowToStart, wait_until
 from served_app import served
 
 from openledger.api import create_app
@@ -65,6 +65,7 @@ class TestAnswerAtOnce:
                 "parts": {"pool:os-docs:p1": 155, "user:owner": 62, "treasury": 93},
                 "cached_tokens": 0,
                 "engine_ms": 0.0,
+                "signed": SIGNED,
             },
         }
 
@@ -87,6 +88,7 @@ class TestStream:
         assert {chunk["object"] for chunk in parsed} == {"chat.completion.chunk"}
         assert len({chunk["id"] for chunk in parsed}) == 1
         assert parsed[-1]["openledger"]["fee_nano"] == 310
+        assert parsed[-1]["openledger"]["signed"] == SIGNED
 
     async def test_tells_usage_in_a_chunk_without_choices_where_asked(self):
         body = {**QUESTION, "stream": True, "stream_options": {"include_usage": True}}

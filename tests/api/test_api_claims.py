@@ -262,6 +262,29 @@ class TestSpotChecks:
         assert len(client.get(self.PATH, headers=OWNER_KEY).json()["data"]) == 2
 
 
+class TestVouches:
+    PATH = "/v1/datanets/docs"
+
+    def test_flow_from_whom_the_owner_trusts(self, client: TestClient, house: House):
+        trusted = client.post(f"{self.PATH}/seeds/{ADA_ID}", json={"trusted": True}, headers=OWNER_KEY).json()
+        assert (trusted["contributor"], trusted["quota_rows"]) == (ADA_ID, 20_000)
+        told = client.post(f"{self.PATH}/vouches/ctr_new", json={"vouches": True}, headers=ADA_KEY).json()
+        assert (told["contributor"], told["vouched_rows"]) == ("ctr_new", 6666)
+        with served(create_app(house)) as url, OpenLedger(url, f"olk_contributor:{ADA_ID}") as sdk:
+            assert sdk.vouch("docs", "ctr_new", False)["vouched_rows"] == 0
+        with served(create_app(house)) as url, OpenLedger(url, "olk_user:owner") as sdk:
+            assert sdk.seed_trust("docs", ADA_ID, False)["vouched_rows"] == 0
+
+    def test_that_can_not_be_are_refused(self, client: TestClient):
+        seed, vouch, yes = f"{self.PATH}/seeds/ctr_a", f"{self.PATH}/vouches/{ADA_ID}", {"vouches": True}
+        assert code(client.post(seed, json={"trusted": True}, headers=ALICE_KEY)) == (403, "not_the_owner")
+        assert code(client.post(vouch, json=yes, headers=ALICE_KEY)) == (403, "not_a_contributor")
+        assert code(client.post(vouch, json=yes, headers=ADA_KEY)) == (400, "invalid_trust")
+        assert code(client.post(vouch, json={}, headers=ADA_KEY)) == (400, "missing_field")
+        unknown = client.post("/v1/datanets/none/vouches/ctr_a", json=yes, headers=ADA_KEY)
+        assert code(unknown) == (404, "unknown_datanet")
+
+
 class TestRetention:
     def test_is_the_callers_own(self, client: TestClient, house: House):
         house.sold()

@@ -29,6 +29,16 @@ def test_answers(url: str):
     assert answer.usage.total_tokens == 13
 
 
+def test_streamed_text_comes_as_it_is_whatever_is_in_it():
+    words = ('a "b"\n', "\0", " \\ é", '","text":"x"', "\U0001f389 </data>", "\r\n\r\ndata: [DONE]")
+    with served(create_app(MemoryService(words=words))) as url:
+        stream = client(url).completions.create(model="os-docs", prompt="a", n=2, stream=True)
+        told: dict[int, list[str]] = {0: [], 1: []}
+        for chunk in stream:
+            told[chunk.choices[0].index].append(chunk.choices[0].text)
+    assert [[text for text in texts if text] for texts in told.values()] == [[*words], [*words]]
+
+
 def test_embeds(url: str):
     told = client(url).embeddings.create(model="os-docs", input=["alpha", "beta"])
     assert [(entry.index, entry.embedding) for entry in told.data] == [(0, [0.5, 0.5]), (1, [0.5, 0.5])]

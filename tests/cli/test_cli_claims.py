@@ -64,6 +64,19 @@ class TestSpotChecks:
         assert (code, "spot_check_closed" in err) == (7, True)
 
 
+class TestTrust:
+    def test_flows_from_the_owner_over_a_vouch_and_is_taken_back(self, run: Any):
+        code, out, _ = run("trust", "docs", ADA_ID, "--json", account="user:owner")
+        assert (code, json.loads(out)["quota_rows"]) == (0, 20_000)
+        own = ("vouch", "docs", "ctr_new", "--json")
+        code, out, _ = run(*own, account=f"contributor:{ADA_ID}")
+        assert (code, json.loads(out)["vouched_rows"]) == (0, 6666)
+        code, out, _ = run(*own, "--back", account=f"contributor:{ADA_ID}")
+        assert (code, json.loads(out)["vouched_rows"]) == (0, 0)
+        code, _, err = run(*own, account="user:owner")
+        assert (code, "not_a_contributor" in err) == (5, True)
+
+
 class TestDisputes:
     CLAIM = ("disputes", "open", *POOL, "0.0000001", "--reason", "mine are missing")
 

@@ -162,3 +162,19 @@ def test_an_empty_file_is_refused(files: list[str], capsys: pytest.CaptureFixtur
     Path(files[2]).write_text("")
     assert main([*files, "--dry-run"]) == 2
     assert "empty_contribution" in capsys.readouterr().err
+
+
+def test_a_seal_is_asked_for_once_where_there_is_none(files: list[str], monkeypatch: pytest.MonkeyPatch):
+    lines = [{"prompt": f"What is {n}?", "completion": f"It is the number {n}."} for n in range(2_500)]
+    Path(files[2]).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    service, asked = MemoryService(), list[str]()
+    find_seal = service.find_seal
+
+    async def counted(datanet: str, contributor_id: str, digest: str):
+        asked.append(digest)
+        return await find_seal(datanet, contributor_id, digest)
+
+    monkeypatch.setattr(service, "find_seal", counted)
+    with served(create_app(service)) as url:
+        assert main([*files, "--url", url]) == 0
+    assert (len(service.contributed), len(asked)) == (3, 1)

@@ -1,6 +1,8 @@
 """Datanets behind Ray actors: the same answers, and nothing lost when an actor is killed."""
 
 import contextlib
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ from datanet_samples import key_of, sample_drafts, signed
 
 from openledger.core.errors import InvalidInput, Unavailable
 from openledger.datanets.actor import start_datanets
+from openledger.datanets.placement import shard_of
 
 NAMESPACE = "openledger-datanets-test"
 
@@ -37,16 +40,30 @@ def test_contributions_survive_the_death_of_every_actor(cluster: Any, tmp_path: 
 
     _kill_all()
 
+    grown = start_datanets(tmp_path, num_shards=3, namespace=NAMESPACE)
+    assert sorted(row.row_id for row in ray.get(grown.rows.remote("docs", 1))) == sorted(row.row_id for row in rows)
+    new = ray.get_actor("openledger-shard-2", namespace=NAMESPACE)
+    wait_until(lambda: ray.get(new.count.remote("docs")) == sum(shard_of(row.row_id, 3) == 2 for row in rows) > 0)
+    assert ray.get(grown.stored_count.remote("docs")) == len(rows)
+    _kill_all()
+
     segment = next(tmp_path.glob("shard-1/docs/rows.lance/data/*.lance"))
     segment.write_bytes(segment.read_bytes()[:-1])
     with pytest.raises(Unavailable, match=segment.name):
-        start_datanets(tmp_path, num_shards=2, namespace=NAMESPACE)
+        start_datanets(tmp_path, num_shards=3, namespace=NAMESPACE)
     _kill_all()
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    until = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < until
+        time.sleep(0.1)
 
 
 def _kill_all() -> None:
     import ray
 
-    for name in ("openledger-datanets", "openledger-shard-0", "openledger-shard-1"):
+    for name in ("openledger-datanets", *(f"openledger-shard-{number}" for number in range(3))):
         with contextlib.suppress(ValueError):  # an actor that couldn't start has no name any more
             ray.kill(ray.get_actor(name, namespace=NAMESPACE))

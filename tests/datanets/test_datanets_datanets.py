@@ -143,7 +143,7 @@ class TestContribute:
 class TestNames:
     def test_creating_again_is_idempotent_and_other_content_conflicts(self, datanets: Datanets) -> None:
         assert datanets.create("docs", "What functions do", "acct_owner").name == "docs"
-        with pytest.raises(Conflict, match="another summary or owner"):
+        with pytest.raises(Conflict, match="another summary, owner or row schema"):
             datanets.create("docs", "What functions do", "acct_eve")
 
     def test_a_key_has_one_name(self, datanets: Datanets) -> None:
@@ -293,7 +293,7 @@ class TestFailures:
 
     def test_fewer_shards_than_the_rows_lie_in_are_refused(self, tmp_path: Path, datanets: Datanets) -> None:
         datanets.close()
-        with pytest.raises(Conflict, match="made for 3 shards, not 2"):
+        with pytest.raises(Conflict, match="the rows lie in 3 shards, and 2 are given"):
             open_datanets(tmp_path, num_shards=2)
 
     def test_a_replaced_process_can_write_no_more(self, tmp_path: Path, datanets: Datanets) -> None:

@@ -132,17 +132,19 @@ class TestRecords:
         assert (rows, [one.place for one in refused]) == ([ROW], ["line 1"])
         assert peak < 5 * 2**20
 
-    def test_a_wrong_schema_at_row_70_000_stops_nothing(self, tmp_path: Path) -> None:
-        path = tmp_path / "rows.jsonl"
+    @pytest.mark.parametrize("wrong", [70_000, pytest.param(7_000_000, marks=pytest.mark.slow)])
+    def test_a_wrong_schema_far_into_a_stream_stops_nothing(self, tmp_path: Path, wrong: int) -> None:
+        path, good = tmp_path / "rows.jsonl", '{"prompt": "a", "completion": "b"}\n'
         with path.open("w") as stream:
-            for number in range(70_010):
-                stream.write('{"prompt": 1}\n' if number == 69_999 else '{"prompt": "a", "completion": "b"}\n')
+            for _ in range((wrong - 1) // 9_999):
+                stream.write(good * 9_999)
+            stream.write(good * ((wrong - 1) % 9_999) + '{"prompt": 1}\n' + good * 10)
         counts = {RowDraft: 0, Refused: 0}
         for item in read_drafts(path):
             counts[type(item)] += 1
             if isinstance(item, Refused):
-                assert item.place == "line 70000"
-        assert counts == {RowDraft: 70_009, Refused: 1}
+                assert item.place == f"line {wrong}"
+        assert counts == {RowDraft: wrong + 9, Refused: 1}
 
     def test_ragged_lines_of_csv_are_refused_by_their_numbers(self, tmp_path: Path) -> None:
         text = b'prompt,completion\na,b\na,b,c\na\n"a\nb",c\n\na,\xff\na,"' + b"x" * 200_000 + b'"\na,b\n'

@@ -87,6 +87,14 @@ class TestContributing:
             datanets.contribute(signed("ada", sample_drafts(2, "mail")))
         assert datanets.stored_count("docs") == 2
 
+    @pytest.mark.parametrize(("party", "expires_ms", "code"), [(ADA, 1, "invalid_expiry"), ("", 0, "invalid_text")])
+    def test_an_approval_that_lets_nobody_in_is_refused(
+        self, datanets: Datanets, party: str, expires_ms: int, code: str
+    ) -> None:
+        with pytest.raises(InvalidInput) as caught:
+            datanets.approve("docs", party, "contribute", by=OWNER, expires_ms=expires_ms)
+        assert (caught.value.code, datanets.permissions("docs")) == (code, [])
+
     def test_the_owner_alone_approves(self, datanets: Datanets) -> None:
         with pytest.raises(Forbidden) as caught:
             datanets.approve("docs", ADA, "contribute", by=ADA)

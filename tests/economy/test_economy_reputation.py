@@ -16,7 +16,9 @@ counts = st.integers(0, 30)
 
 
 def test_a_new_key_has_a_small_quota_and_is_reviewed_much(town):
-    assert town.economy.reputation("ctr_a", "py-docs") == {"ppm": 100_000, "quota_rows": 2450, "review_ppm": 452_000}
+    assert town.economy.reputation("ctr_a", "py-docs") == {
+        "ppm": 100_000, "quota_rows": 2450, "vouched_rows": 0, "review_ppm": 452_000,
+    }  # fmt: skip
 
 
 def test_good_rows_raise_it_and_spam_lowers_it_once_for_each_event(town):

@@ -180,7 +180,6 @@ class TestFaults:
         with pytest.raises(Unavailable) as caught:
             asyncio.run(ask_and_kill())
         assert caught.value.code == "engine_lost"
-        _wait_for_replicas(handle)
 
 
 def _wait_for_replicas(handle: Any) -> None:

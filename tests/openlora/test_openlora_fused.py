@@ -1,6 +1,6 @@
 """Decode steps in one call give what transformers' modules give, or aren't taken."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,10 @@ def _engine(served: Served, **options: Any) -> TorchEngine:
     return engine
 
 
-def _logits_by_step(engine: TorchEngine, served: Served, fuse: bool) -> Iterator[torch.Tensor]:
-    """Of nine prompts of different lengths under all adapters and none, whose answers are the base's own."""
+def _logits_by_step(
+    engine: TorchEngine, served: Served, fuse: bool, lengths: Sequence[int] = range(20, 28)
+) -> Iterator[torch.Tensor]:
+    """Of prompts of these lengths, under all adapters and none."""
     model, kept = engine._model, []
     plain = model.logits
 
@@ -44,7 +46,7 @@ def _logits_by_step(engine: TorchEngine, served: Served, fuse: bool) -> Iterator
 
     model.logits = kept_logits  # type: ignore[method-assign]
     names = ("", *served.digests.values())
-    asked = [request(str(n), prompt_of(n), names[n % 4], max_tokens=6, ignore_end=True) for n in range(20, 28)]
+    asked = [request(str(n), prompt_of(n), names[n % 4], max_tokens=6, ignore_end=True) for n in lengths]
     run(engine, *asked)
     yield from kept
 
@@ -58,6 +60,12 @@ class TestSteps:
         pairs = zip(_logits_by_step(engines[0], served, True), _logits_by_step(engines[1], served, False), strict=True)
         for fused, plain in pairs:
             torch.testing.assert_close(fused, plain, rtol=2e-5, atol=2e-4)
+
+    def test_prompts_are_computed_too(self, served: Served, kernels: str) -> None:
+        """Three together, of which two are long where more rows are computed."""
+        engines = [_engine(served, kernels=kernels) for _ in range(2)]
+        both = (_logits_by_step(e, served, f, (5, 30, 40)) for e, f in zip(engines, (True, False), strict=True))
+        torch.testing.assert_close(*(next(each) for each in both), rtol=2e-5, atol=2e-4)
 
     def test_of_sizes_that_fill_no_register(
         self, tmp_path: Path, kernels: str, monkeypatch: pytest.MonkeyPatch
@@ -78,7 +86,7 @@ class TestSteps:
         )
         assert (fused - plain).abs().max() < 0.05 * plain.abs().max()
 
-    def test_the_call_is_what_decodes(self, served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_call_is_what_computes_them(self, served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
         calls, plain = [], FusedStep.logits
 
         def counted(self: FusedStep, step: Any, *arguments: Any) -> torch.Tensor:
@@ -91,7 +99,7 @@ class TestSteps:
             engine,
             *(request(str(n), prompt_of(30, n), served.digests["one"], max_tokens=4, ignore_end=True) for n in (0, 1)),
         )
-        assert calls == [2, 2, 2]
+        assert calls == [60, 2, 2, 2]
 
 
 def _decoded(logits: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
@@ -102,7 +110,7 @@ def _decoded(logits: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
 class TestAdmission:
     @pytest.mark.parametrize("family", ["gemma", "phi3", "granite", "smollm3", "gpt2", "qwen3_moe"])
     def test_other_families_go_module_by_module(self, tmp_path: Path, family: str) -> None:
-        assert not PackedModel(make_base(tmp_path, family), native.load()).fuses
+        assert not PackedModel(make_base(tmp_path, family), native.load()).num_fused_rows
 
     def test_what_computes_something_else_is_not_used(self, served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
         plain = FusedStep.logits
@@ -117,14 +125,14 @@ class TestAdmission:
         """Granite has Llama's parts, and multiplies between them."""
         monkeypatch.setattr(fused_step, "_LAYERS", ("GraniteDecoderLayer",))
         monkeypatch.setitem(FAMILIES, "granite", {**FAMILIES["granite"], "residual_multiplier": 0.9})
-        assert not PackedModel(make_base(tmp_path, "granite"), native.load()).fuses
+        assert not PackedModel(make_base(tmp_path, "granite"), native.load()).num_fused_rows
 
     def test_angles_that_depend_on_the_batch_are_left_to_the_modules(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         rotation = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
         monkeypatch.setitem(FAMILIES, "llama", {**FAMILIES["llama"], "rope_parameters": rotation})
-        assert not PackedModel(make_base(tmp_path), native.load()).fuses
+        assert not PackedModel(make_base(tmp_path), native.load()).num_fused_rows
 
     @pytest.mark.parametrize("rope_type", ["linear", "llama3", "yarn"])
     def test_scaled_rotation_is_computed(self, tmp_path: Path, rope_type: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,10 +141,14 @@ class TestAdmission:
             "high_freq_factor": 4.0, "original_max_position_embeddings": 32,
         }  # fmt: skip
         monkeypatch.setitem(FAMILIES, "llama", {**FAMILIES["llama"], "rope_parameters": rotation})
-        assert PackedModel(make_base(tmp_path), native.load()).fuses
+        assert PackedModel(make_base(tmp_path), native.load()).num_fused_rows
+
+    def test_rows_are_as_many_as_the_second_cache_holds(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(FAMILIES, "llama", {**FAMILIES["llama"], "intermediate_size": 8192})
+        assert PackedModel(make_base(tmp_path), native.load()).num_fused_rows == 32
 
     def test_without_kernels_there_is_no_call(self, served: Served) -> None:
-        assert not PackedModel(served.base, None).fuses
+        assert not PackedModel(served.base, None).num_fused_rows
 
 
 class TestLongSteps:

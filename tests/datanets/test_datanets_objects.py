@@ -1,0 +1,145 @@
+"""Shards in an object store: durable when answered, one copy of every row whoever else writes, nothing left of a
+removed one. On a folder through Lance's object-store API, and on a local S3 server where `moto` is installed."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import free_port
+from datanet_samples import key_of, sample_drafts, signed
+from test_datanets_shard import grep, sample_rows
+
+from openledger.core.clock import ManualClock
+from openledger.core.errors import NotFound, Unavailable
+from openledger.datanets.datanets import Datanets
+from openledger.datanets.shard import Shard, ShardHost
+
+
+@pytest.fixture
+def uri(tmp_path: Path) -> str:
+    return f"file-object-store://{tmp_path}/docs.lance"
+
+
+class TestShard:
+    def test_a_new_process_finds_everything_once(self, uri: str) -> None:
+        rows, shard = sample_rows(6), Shard(uri)
+        shard.append(rows[:3], "a")
+        shard.append(rows[3:], "b")
+        again = Shard(uri)
+        again.append(rows[:3], "a")
+        assert again.count == 6
+        assert again.rows([rows[5].row_id, rows[0].row_id]) == [rows[5], rows[0]]
+
+    def test_a_successor_reads_what_the_process_before_it_still_writes(self, uri: str) -> None:
+        rows, before = sample_rows(6), Shard(uri)
+        before.append(rows[:2], "a")
+        successor = Shard(uri)
+        before.append(rows[2:4], "b")
+        assert successor.rows([rows[3].row_id]) == [rows[3]]
+        with pytest.raises(NotFound):
+            successor.rows(["row_none"])
+
+    def test_an_append_that_two_processes_make_is_stored_once(self, uri: str) -> None:
+        rows, before = sample_rows(6), Shard(uri)
+        before.append(rows[:2], "a")
+        successor = Shard(uri)
+        before.append(rows[2:], "b")
+        successor.append(rows[2:], "b")  # it was not there when the successor opened
+        for shard in (successor, Shard(uri)):
+            assert shard.count == 6
+            assert shard.rows([row.row_id for row in rows]) == rows
+        assert sum(len(batch) for batch in Shard(uri).scan()) == 6
+
+    def test_no_object_keeps_a_removed_row(self, uri: str, tmp_path: Path) -> None:
+        shard, rows = Shard(uri), sample_rows(6)
+        secret = replace(rows[2], completion="xylophonesecret " * 8)
+        shard.append([*rows[:2], secret], "a")
+        shard.append(rows[3:], "b")
+        assert grep(tmp_path, secret.row_id.encode())  # the control: it can be found
+        assert shard.remove([secret.row_id]) == 1
+        assert grep(tmp_path, b"xylophonesecret") == grep(tmp_path, secret.row_id.encode()) == []
+        assert Shard(uri).count == 5
+
+    def test_all_rows_can_be_removed_and_others_come(self, uri: str) -> None:
+        shard, rows = Shard(uri), sample_rows(2)
+        shard.append(rows, "a")
+        shard.remove([row.row_id for row in rows])
+        assert shard.count == Shard(uri).count == 0
+        shard.append(sample_rows(3, "other"), "b")
+        assert Shard(uri).count == 3
+
+
+def test_datanets_over_an_object_store_publish_what_was_accepted(tmp_path: Path) -> None:
+    check_datanets(tmp_path, [ShardHost(f"file-object-store://{tmp_path}/rows/{number}") for number in range(2)])
+
+
+class TestS3:
+    @pytest.fixture
+    def options(self) -> Iterator[dict[str, str]]:
+        missing = [name for name in ("moto", "boto3", "flask", "blinker") if importlib.util.find_spec(name) is None]
+        if missing:
+            pytest.skip(f"{', '.join(missing)} is not installed (pip install 'moto[server]')")
+        port = free_port()
+        environment = {**os.environ, "AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s"}
+        server = subprocess.Popen(
+            [sys.executable, "-c", f"from moto.server import main; main(['-H', '127.0.0.1', '-p', '{port}'])"],
+            env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        endpoint = f"http://127.0.0.1:{port}"
+        try:
+            make_bucket(f"{endpoint}/datanets", server)
+            yield {
+                "aws_endpoint": endpoint, "aws_region": "us-east-1", "aws_access_key_id": "k",
+                "aws_secret_access_key": "s", "allow_http": "true",
+            }  # fmt: skip
+        finally:
+            server.kill()
+            server.wait()
+
+    def test_rows_are_stored_found_and_forgotten(self, options: dict[str, str], tmp_path: Path) -> None:
+        rows, uri = sample_rows(6), "s3://datanets/docs.lance"
+        before = Shard(uri, options)
+        before.append(rows[:2], "a")
+        successor = Shard(uri, options)
+        before.append(rows[2:], "b")
+        successor.append(rows[2:], "b")
+        assert successor.rows([row.row_id for row in rows]) == rows
+        assert successor.remove([rows[0].row_id]) == 1
+        assert Shard(uri, options).count == 5
+        check_datanets(tmp_path, [ShardHost("s3://datanets/shard-0", options)])
+
+    def test_a_store_that_is_gone_is_named_and_nothing_is_lost(self, options: dict[str, str]) -> None:
+        gone = {**options, "aws_endpoint": f"http://127.0.0.1:{free_port()}", "client_max_retries": "0"}
+        with pytest.raises(Unavailable) as caught:
+            Shard("s3://datanets/docs.lance", gone)
+        assert caught.value.code == "storage_unavailable"
+        assert "s3://datanets/docs.lance" in caught.value.message
+
+
+def check_datanets(folder: Path, shards: list[ShardHost]) -> None:
+    datanets = Datanets(folder / "metadata", shards, ManualClock())
+    datanets.create("docs", "What functions do", "acct_owner")
+    datanets.register_contributor(key_of("ada").public_key, "ada")
+    receipt = datanets.contribute(signed("ada", sample_drafts(20)))
+    assert datanets.publish("docs").num_rows == 20
+    assert {row.row_id for row in datanets.rows("docs", 1)} == {verdict.row_id for verdict in receipt.verdicts}
+    datanets.close()
+
+
+def make_bucket(url: str, server: "subprocess.Popen[bytes]") -> None:
+    for _ in range(300):
+        try:
+            urllib.request.urlopen(urllib.request.Request(url, method="PUT"), timeout=5).close()
+        except OSError:
+            assert server.poll() is None, "the S3 server ended"
+            time.sleep(0.1)
+        else:
+            return
+    raise AssertionError("the S3 server doesn't answer")
