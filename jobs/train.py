@@ -1,5 +1,8 @@
 """Publish a Datanet, fine-tune its LoRA adapter with Ray Train, build its attribution index and offer it for sale.
 
+It is sold under the Datanet's name, in the place of what was sold under it before; what that one has sold is still
+settled by itself. Progress goes to standard error; the last line, on standard output, is JSON.
+
     python jobs/train.py --workdir .openledger --datanet tables --workers 2
     ray job submit --working-dir . -- python jobs/train.py --workdir /data/openledger --datanet tables --gpu
 
@@ -17,7 +20,9 @@ there is found, what isn't is made, and nothing is offered for sale:
 
     python jobs/train.py --workdir .openledger --datanet tables --version 2
 
-`--recipe` names a YAML file with settings of training.recipe.Recipe; what is not named keeps its default.
+Without --recipe and --base-model they are those of the working folder's config.yaml, where a quickstart has left one.
+`--recipe` names a YAML file with settings of training.recipe.Recipe; what is not named keeps that class's default
+(docs/concepts/attribution.md lists them).
 """
 
 import argparse
@@ -35,9 +40,10 @@ def main() -> int:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", type=Path, required=True)
-    parser.add_argument("--datanet", required=True)
-    parser.add_argument("--base-model", default="", help="a folder or hub id; default: the embedded model")
-    parser.add_argument("--recipe", type=Path, help="YAML")
+    parser.add_argument("--datanet", required=True, help="also the name under which the adapter is offered for sale")
+    parser.add_argument("--base-model", default="",
+                        help="a folder or hub id; default: config.yaml's, else the embedded model")  # fmt: skip
+    parser.add_argument("--recipe", type=Path, help="YAML; default: config.yaml's recipe, else all defaults")
     parser.add_argument("--parent", default="", metavar="ADAPTER",
                         help="go on from this adapter of one shape: a name, digest or folder")  # fmt: skip
     parser.add_argument("--version", type=int, default=0, metavar="N",
@@ -56,6 +62,10 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
 def train(workdir: Workdir, arguments: argparse.Namespace) -> dict[str, object]:
     import ray
 
@@ -68,10 +78,15 @@ def train(workdir: Workdir, arguments: argparse.Namespace) -> dict[str, object]:
     from openledger.platform import pipeline
     from openledger.platform.actors import datanets_actor, economy_actor, ledger_actor
     from openledger.platform.cluster import connected
+    from openledger.platform.progress import told_epochs
+    from openledger.platform.quickstart import QuickstartSettings
     from openledger.training.recipe import Recipe
 
-    base = find_base_model(arguments.base_model or None)
-    recipe = load_settings(Recipe, arguments.recipe) if arguments.recipe else Recipe()
+    kept = load_settings(QuickstartSettings, workdir.config) if workdir.config.exists() else None
+    base = find_base_model(arguments.base_model or (kept.base_model if kept else "") or None)
+    recipe = load_settings(Recipe, arguments.recipe) if arguments.recipe else kept.recipe if kept else Recipe()
+    tell(f"recipe of {arguments.recipe or (workdir.config if kept else 'the defaults')}: {recipe.num_epochs} epochs, "
+         f"at most {recipe.max_rows} rows, LoRA rank {recipe.rank}; base {base.name}")  # fmt: skip
     owner = arguments.owner or f"user:{arguments.datanet}-owner"
     with connected(workdir):
         datanets, book = datanets_actor(workdir), NonceBook(RemoteLedger(ledger_actor(workdir)))
@@ -87,16 +102,25 @@ def train(workdir: Workdir, arguments: argparse.Namespace) -> dict[str, object]:
             version, rows = pipeline.published(datanets, arguments.datanet, arguments.version, owner)
         else:
             version, rows = pipeline.publish(datanets, arguments.datanet, owner)
+        tell(f"{version.datanet} version {version.number}: {len(rows)} rows")
         copies, alike = pipeline.find_copies(datanets, version), pipeline.find_alike(datanets, version)
         nonces = pipeline.draw_nonces(book, workdir.nonces, version, base, recipe)
         job, decoys = pipeline.plan_training(
             base, version, rows, recipe, workdir.adapters,
             nonces=nonces, copies=copies, alike=alike, parent=parent,
         )  # fmt: skip
-        card = pipeline.train([job], workdir.runs, arguments.workers, use_gpu=arguments.gpu)[0]
-        coalitions = pipeline.build_bank(job, arguments.bank, num_gpus=arguments.gpu) if arguments.bank else 0
+        tell(f"training on {len(job.rows)} rows with {arguments.workers} workers")
+        with told_epochs(Path(job.output), recipe.num_epochs, tell):
+            card = pipeline.train([job], workdir.runs, arguments.workers, use_gpu=arguments.gpu)[0]
+        coalitions = 0
+        if arguments.bank:
+            coalitions = pipeline.build_bank(
+                job, arguments.bank, num_gpus=arguments.gpu, on_member=lambda one: tell(f"bank: {one.name} trained")
+            )
+        tell("building the index")
         indexed = pipeline.build_indexes([start_index_host(base)], [job], [decoys], workdir.indexes)[0]
         if not arguments.version:
+            tell(f"offering it as {card.name}")
             ray.get(economy_actor(workdir).charge_adapter.remote(owner, card.digest))
             pipeline.register(registry, job, card, owner, tuple(arguments.prices))
     return {

@@ -76,17 +76,26 @@ def leaves(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]
 
 def command_section(parser: argparse.ArgumentParser) -> str:
     arguments = [action for action in parser._actions if action.dest != "help"]
-    words = [str(action.metavar or action.dest) for action in arguments if not action.option_strings]
+    words = [value_of(action) for action in arguments if not action.option_strings]
     lines = [f"## `{' '.join([parser.prog, *words])}`", "", sentence(parser.description or "")]
     options = [option_line(action) for action in arguments if action.option_strings]
     return "\n".join([*lines, "", *options])
 
 
 def option_line(action: argparse.Action) -> str:
-    value = "" if action.nargs == 0 else f" {action.metavar or action.dest.upper()}"
+    value = "" if action.nargs == 0 else f" {value_of(action)}"
     names = ", ".join(f"`{name}{value}`" for name in action.option_strings)
     notes = [text for text in (action.help, "required" if action.required else None) if text]
     return f"- {names}" + (f": {'; '.join(notes)}" if notes else "")
+
+
+def value_of(action: argparse.Action) -> str:
+    """What is written in an argument's place: `ACCOUNT OPEN`, `for|against|abstain`, `FILE`."""
+    if isinstance(action.metavar, tuple):
+        return " ".join(action.metavar)
+    if action.metavar is None and action.choices:
+        return "|".join(map(str, action.choices))
+    return str(action.metavar or action.dest.upper())
 
 
 def sentence(text: str) -> str:

@@ -48,7 +48,7 @@ def score(options: argparse.Namespace) -> dict[str, Any]:
     _quiet()
     torch.set_num_threads(options.threads)
     if options.dry_run and options.recipe and not (options.adapter / "run.json").exists():
-        return {"would_train": "the adapter, then what --method needs", "adapter": str(options.adapter)}
+        return _first_plan(options)
     subject, queries = _inputs(options)
     weights = _weights(options.weights, len(queries))
     if subject.record is None:
@@ -81,6 +81,22 @@ def score(options: argparse.Namespace) -> dict[str, Any]:
     options.out.with_suffix(".json").write_text(json.dumps(summary, indent=2) + "\n")
     shown = {name: summary[name] for name in ("method", "quantity", "unit", "shape", "quality")}
     return {**shown, "written": str(options.out)}
+
+
+def _first_plan(options: argparse.Namespace) -> dict[str, Any]:
+    """What a method trains where there is no adapter yet. Reads the recipe and the rows' contributors."""
+    from openledger.attribution.subject import read_recipe
+
+    recipe, counts = read_recipe(options.recipe), Counter(_contributors(options.rows))
+    retrains = options.method in ("bank", "estimate") and len(counts) > 1
+    found = {"adapter": 1, **({"coalitions": options.coalitions, "twins": options.twins} if retrains else {})}
+    return {
+        "would_train": found,
+        "trainings": sum(found.values()),
+        "rows": counts.total(),
+        "epochs": recipe.num_epochs,
+        "adapter": str(options.adapter),
+    }
 
 
 def evaluate(options: argparse.Namespace) -> dict[str, Any]:
@@ -238,10 +254,9 @@ def _print_error(error: OpenLedgerError, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"error": error.to_dict()}, indent=2, sort_keys=True))
         return
-    where = f" [{error.param}]" if error.param else ""
-    print(f"{error.code}{where}: {error.message}", file=sys.stderr)
-    if error.fix:
-        print(error.fix, file=sys.stderr)
+    told = {"code": error.code, "param": error.param, "fix": error.fix}
+    lines = [f"error: {error.message}", *(f"  {name:<5} {text}" for name, text in told.items() if text)]
+    print("\n".join(lines), file=sys.stderr)
 
 
 if __name__ == "__main__":

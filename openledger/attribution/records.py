@@ -45,6 +45,26 @@ def encode_record(tokenizer: Any, record: Any, place: str, max_positions: int, *
     return Example(row_id=row_id, contributor_id=contributor, ids=tuple(ids), num_prompt=num_prompt)
 
 
+def record_of(tokenizer: Any, example: Example) -> dict[str, str]:
+    """The record that `encode_record` makes `example` of, chat template and end token as text. Raises InvalidInput
+    (`unwritable_row`) where the tokenizer doesn't lead back from that text."""
+    prompt, completion = (
+        tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+        for ids in (example.ids[: example.num_prompt], example.ids[example.num_prompt :])
+    )
+    record = {
+        "row_id": example.row_id,
+        "contributor": example.contributor_id,
+        "prompt": prompt,
+        "completion": completion,
+    }
+    if encode_record(tokenizer, record, example.row_id, len(example.ids)) != example:
+        raise InvalidInput(
+            f"the tokens of {example.row_id} are not those of any text", code="unwritable_row", param=example.row_id
+        )
+    return record
+
+
 def contributors_of(examples: Sequence[Example]) -> list[str]:
     """The contributors in sorted order: the rows of a bank's scores."""
     return sorted({example.contributor_id for example in examples})

@@ -12,7 +12,7 @@ from openledger.adapters.base_model import BaseModel, find_base_model, load_mode
 from openledger.adapters.card import adapter_digest
 from openledger.attribution.bank import Bank, run_bank
 from openledger.attribution.coalitions import Row
-from openledger.attribution.records import read_examples
+from openledger.attribution.records import read_examples, read_records
 from openledger.core.errors import InvalidInput, NotFound
 from openledger.training.examples import Example
 from openledger.training.lora import load_lora
@@ -89,6 +89,7 @@ def open_subject(
 
     Raises NotFound and InvalidInput for files that are missing, unreadable or of another run.
     """
+    _check_ids(adapter, rows)
     found = find_base_model(base)
     examples = tuple(read_examples(rows, found))
     record = None
@@ -107,6 +108,22 @@ def open_subject(
     return Subject(
         base=found, folder=adapter, examples=examples, record=record, device=device, pack_members=pack_members
     )
+
+
+def _check_ids(adapter: Path, rows: Path) -> None:
+    """Before anything is loaded: a run's rows have its rows' ids. Their text is checked by `check_run`."""
+    if not (adapter / "run.json").exists():
+        return
+    theirs = set(load_run(adapter).row_ids)
+    ours = {record.get("row_id") for record in read_records(rows) if isinstance(record, dict)}
+    if theirs != ours:
+        raise InvalidInput(
+            f"{adapter.name} was trained on other rows: {len(theirs - ours)} of its {len(theirs)} rows are missing,"
+            f" and {len(ours - theirs)} are not its own",
+            code="other_rows",
+            param="rows",
+            fix="give the rows of the run: jobs/rows.py writes those of an adapter of a working folder",
+        )
 
 
 def read_recipe(path: Path) -> Recipe:

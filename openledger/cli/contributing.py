@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from openledger.datanets.row_schema import RowSchema
 
 _MAX_TOLD = 20
+_SAMPLES, _SAMPLE_CHARACTERS = 3, 160
 Judge = Callable[[Contribution], tuple[str, Sequence[Verdict]]]
 
 
@@ -35,6 +36,7 @@ class _Told:
     refused: list["Refused"] = field(default_factory=list)
     num_refused: int = 0
     not_accepted: list[dict[str, Any]] = field(default_factory=list)
+    samples: list[dict[str, Any]] = field(default_factory=list)
     is_unsealed: bool = False
 
     @property
@@ -143,6 +145,7 @@ def _judge(contributions: Iterator[Contribution], judge: Judge, told: _Told, opt
             told.contributions += [identifier] if identifier else []
             told.counts.update((verdict.outcome, ", ".join(verdict.reasons)) for verdict in verdicts)
             told.not_accepted += _not_accepted(contribution, verdicts)[: _MAX_TOLD - len(told.not_accepted)]
+            told.samples += _samples(contribution, verdicts)[: _SAMPLES - len(told.samples)]
             receipts.write(contribution, verdicts)
             output.print_progress(f"{told.num_rows:,} rows, {told.num_refused:,} refused")
     output.print_progress("")
@@ -164,6 +167,20 @@ def _not_accepted(contribution: Contribution, verdicts: Sequence[Verdict]) -> li
         for draft, verdict in zip(contribution.drafts, verdicts, strict=True)
         if verdict.outcome != "accept"
     ]  # fmt: skip
+
+
+def _samples(contribution: Contribution, verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
+    """Accepted rows as they became of the files, so that a person sees what a dry run would send."""
+    accepted = (draft for draft, verdict in zip(contribution.drafts, verdicts, strict=True)
+                if verdict.outcome == "accept")  # fmt: skip
+    return [
+        {name: _short(getattr(draft, name)) for name in ("source", "prompt", "completion")}
+        for draft, _ in zip(accepted, range(_SAMPLES), strict=False)
+    ]
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _SAMPLE_CHARACTERS else f"{text[: _SAMPLE_CHARACTERS - 1]}…"
 
 
 def _stored(client: Any, contribution: Contribution, key: "SigningKey", told: _Told) -> tuple[str, Sequence[Verdict]]:
@@ -225,16 +242,21 @@ def _print(told: _Told, options: Namespace) -> None:
         "contributions": told.contributions,
         "verdicts": verdicts,
         "not_accepted": told.not_accepted,
+        "samples": told.samples,
         "num_refused": told.num_refused,
         "refused": [asdict(one) for one in told.refused],
     }
     output.print_rows(
         "Verdicts" if whole["sent"] else "Verdicts (nothing was sent)", verdicts, as_json=options.json, whole=whole
     )
+    if told.samples and not whole["sent"] and not options.json:
+        output.print_rows(f"Rows as they would be sent, the first {len(told.samples)}", told.samples)
     if told.not_accepted and not options.json:
         shown, left = len(told.not_accepted), told.num_rows - told.counts["accept", ""]
         more = f", the first {shown} of {left}; --receipts FILE has all" if left > shown else ""
         output.print_rows(f"Rows that were not accepted{more}", told.not_accepted)
+    if not (whole["sent"] or options.receipts or options.json):
+        output.print_note("--receipts FILE writes the verdict on every row, one a line")
     if told.num_refused and not options.json:
         output.print_note(f"{told.num_refused} rows or files were refused; the others were read")
         for one in told.refused:

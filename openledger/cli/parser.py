@@ -41,7 +41,7 @@ _EXAMPLES = """examples:
   openledger datanet leaderboard NAME      who contributes, how fast, and what it earned
   openledger payouts --key my.key          what the key's contributor was paid; without --key, this account
   openledger disputes open ADAPTER PERIOD 0.5 --key my.key --reason "my rows are missing"
-  openledger appeals open DATANET rows.jsonl --row 3 --key my.key --reason "it is no copy"
+  openledger appeals open DATANET notes/ --row 3 --key my.key --reason "it is no copy"
   openledger payout explain TRANSFER_ID    where a payout comes from, line by line
   openledger payout withdraw 12.5 --to 0xADDRESS --key my.key
   openledger stake add adapter:NAME 100    back an adapter, and get a say
@@ -212,7 +212,7 @@ def _add_appeals(commands: Any) -> None:
     for action in (one, decide):
         action.add_argument("row_id", metavar="ROW_ID")
     one.add_argument("--row", action="store_true", help="the row's text too, for the Datanet's owner and reviewers")
-    claim.add_argument("rows", metavar="FILE.jsonl", help="the file that was contributed, unchanged")
+    claim.add_argument("rows", metavar="PATH", help="the file or folder that was contributed, whole and unchanged")
     claim.add_argument("--row", type=ordinal, required=True, metavar="N", help="which one, counted from 0")
     claim.add_argument("--reason", required=True, metavar="TEXT", help="stands in the log for everybody")
     claim.add_argument("--key", required=True, metavar="KEYFILE", help="that it was contributed with")

@@ -74,10 +74,8 @@ class Console:
         return pages.overview(await self._service.report())
 
     async def _datanet(self, name: str) -> dict[str, Any]:
-        check_name(name, "name")
-        report = await self._service.report()
-        found = pages.find(report.get("datanets"), "name", name)
-        return pages.datanet(report, found or await self._service.datanet(name))
+        found = await self._service.datanet(check_name(name, "name"))
+        return pages.datanet(await self._service.report(), found)
 
     async def _appeals(self, name: str) -> dict[str, Any]:
         found = await self._service.datanet(check_name(name, "name"))

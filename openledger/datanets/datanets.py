@@ -373,7 +373,8 @@ class Datanets:
 
     def withdraw(self, withdrawal: Withdrawal) -> Removal:
         """Forget rows at their contributor's wish. When this returns, no shard holds them, and the next version leaves
-        them out; in published ones their ids stay, with a tombstone. The same again gives the first answer.
+        them out; in published ones their ids stay, with a tombstone. The same again gives the first answer, and rows
+        that are gone already are gone by the removal that took them, under whatever nonce.
 
         Raises InvalidInput (`invalid_signature` and others), NotFound (`unknown_row`) for rows that the Datanet
         doesn't have, Forbidden (`not_your_row`) for another's, Unavailable when storage is; sending it again is safe.
@@ -575,14 +576,23 @@ class Datanets:
         found = self._registry.contributed_by(removal.datanet, removal.row_ids)
         for row_id in removal.row_ids:
             if row_id not in found:
-                raise NotFound(f"{removal.datanet!r} has no row {row_id}", code="unknown_row", param=row_id)
+                raise NotFound(
+                    f"{removal.datanet!r} has no row {row_id}",
+                    code="unknown_row",
+                    param=row_id,
+                    fix="a row that the gate rejected was never stored: nothing of it is to be taken back; the ids of"
+                    " the others stand in what 'openledger contribute --receipts FILE' wrote",
+                )
         return found
 
     def _take_back(self, removal: Removal) -> Removal:
+        """Where all of its rows are gone already nothing is written: the removal that took the last of them is told."""
         known = self._registry.tombstones.find(removal.removal_id)
         if known is None:
             self._finish_pending(removal.datanet)
             gone = self._registry.tombstones.row_ids()
+            if gone.issuperset(removal.row_ids):
+                return self._registry.tombstones.that_took(removal.row_ids)
             rows = self._layout.take(removal.datanet, [row_id for row_id in removal.row_ids if row_id not in gone])
             self._registry.tombstones.begin(removal, [tombstone(row) for row in rows])
             self._index.discard(set(removal.row_ids))

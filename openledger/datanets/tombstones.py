@@ -62,6 +62,11 @@ class Tombstones:
         found = self._select("WHERE removal_id = ?", (removal_id,))
         return found[0] if found else None
 
+    def that_took(self, row_ids: Sequence[str]) -> Removal:
+        """The removal that took the last of these rows, all of which are gone."""
+        query = f"SELECT max(sequence) FROM removed_rows WHERE row_id IN ({','.join('?' * len(row_ids))})"
+        return self._select("WHERE sequence = (" + query + ")", tuple(row_ids))[0]
+
     def pending(self) -> list[Removal]:
         return self._select("WHERE pending = 1 ORDER BY sequence", ())
 

@@ -14,6 +14,7 @@ from openledger.core.shares import WHOLE_PPM
 from openledger.core.values import ContributorScores
 from openledger.economy.parameters import Parameters
 from openledger.economy.settlement import settlement_statement
+from openledger.ledger.accounts import TREASURY
 from openledger.ledger.statements import PARTS, fee_nano
 
 Statement = Mapping[str, Any]
@@ -87,8 +88,14 @@ def _nothing(settlement: Statement) -> ContributorScores:
 
 
 def _roles(was: Sequence[Statement], would: Sequence[Statement]) -> dict[str, list[int]]:
-    roles = sorted({role for usage in (*was, *would) for role in usage["parts_nano"]})
-    return {role: [sum(usage["parts_nano"].get(role, 0) for usage in side) for side in (was, would)] for role in roles}
+    """By who got it: a part of stakers where nobody had staked is the treasury's."""
+    found: dict[str, list[int]] = {}
+    for place, side in enumerate((was, would)):
+        for usage in side:
+            for role, part_nano in usage["parts_nano"].items():
+                nobodys = role == "stakers" and usage["accounts"][role] == TREASURY
+                found.setdefault("treasury" if nobodys else role, [0, 0])[place] += part_nano
+    return dict(sorted(found.items()))
 
 
 def _sum(usages: Sequence[Statement], name: str) -> int:

@@ -15,7 +15,7 @@ from openledger.core.files import write_durably
 from openledger.ledger.opening import is_postgres
 from openledger.ledger.options import ABOUT, add_commands
 
-_KEY_HELP = "the ledger's verification key (name+id+base64), or a file that holds it"
+_KEY_HELP = "give the log's verification key, a line name+id+base64 on the console's page Ledger, or a file with it"
 _LONGEST_FILE_NAME = 4096
 Options = argparse.Namespace
 

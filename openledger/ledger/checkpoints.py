@@ -77,7 +77,8 @@ def parse_verification_key(text: str, key_type: bytes = _ED25519) -> tuple[str, 
             "not a ledger's verification key",
             code="invalid_key",
             param="key",
-            fix="give the line name+id+base64 that the ledger publishes, or a file that holds it",
+            fix="give the log's verification key, one line name+id+base64, or a file that holds it: the console's page"
+            " Ledger shows it, the quickstart's report prints it. ledger.key is the operator's secret, and none",
         )
     return name, key[1:].hex()
 

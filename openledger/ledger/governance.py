@@ -100,7 +100,7 @@ class Governance:
                 f"there is no proposal {proposal!r}",
                 code="proposal_not_found",
                 param="proposal",
-                fix="GET /v1/proposals lists them",
+                fix="'openledger govern proposals' lists them",
             )
         return found
 

@@ -163,7 +163,7 @@ class ParameterBook:
                 f"no parameter is called {', '.join(map(str, unknown))}",
                 code="unknown_parameter",
                 param="changes",
-                fix="GET /v1/parameters lists them",
+                fix="'openledger govern parameters' lists them",
             )
         values = {**self.versions[self.newest], **changes}
         check_values(values)

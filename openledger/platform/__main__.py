@@ -77,12 +77,13 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         describe_plan(settings, arguments.workdir, console)
         return 0
     with demonstration(settings, workdir, StageLog(console)) as finished:
-        print_report(finished.report, console)
+        print_report(finished.report, console, serves=not arguments.exit)
         if arguments.json:
             print(json.dumps(finished.report, ensure_ascii=False), flush=True)
         if not arguments.exit:
             key = workdir.customer_key.read_text()
             console.print(f"api key    {key}  (a customer's, with OPEN to spend)", highlight=False, soft_wrap=True)
+            console.print(f"ray token  in {workdir.keys / 'ray_token'}, which the dashboard asks for", soft_wrap=True)
             console.print("\nserving; press Ctrl-C to stop")
             _wait_for_interrupt()
             console.print("stopping")

@@ -8,8 +8,14 @@ from rich.table import Table
 
 from openledger.core.money import format_open
 
+SPLITTER_NOTE = (
+    "The splitter stands beside other people's rows, which may be better: the ratio is no loss by splitting. The same\n"
+    "  rows under one name and several are compared in docs/attribution/redteam.md."
+)
 
-def print_report(report: dict[str, Any], console: Console) -> None:
+
+def print_report(report: dict[str, Any], console: Console, *, serves: bool = True) -> None:
+    """Addresses are told only where something `serves` them on."""
     console.print()
     for entry in report.get("datanets", []):
         console.print(_datanet_table(entry))
@@ -21,8 +27,15 @@ def print_report(report: dict[str, Any], console: Console) -> None:
                     f"  unpaid of {person['name']}: {unpaid_ppb / 1e7:.1f} %, by rows that repeat earlier ones"
                 )
     console.print(_gaming_table(report.get("gaming", [])))
+    if any(entry["kind"] == "splitter" for entry in report.get("gaming", [])):
+        console.print(f"  {SPLITTER_NOTE}", highlight=False)
     _print_answer(report.get("answers", []), console)
     _print_ledger(report, console)
+    if not serves:
+        console.print("to serve   make quickstart", highlight=False)
+        return
+    for name, url in report.get("urls", {}).items():
+        console.print(f"{name:<10} {url}", highlight=False, soft_wrap=True)
 
 
 def _datanet_table(entry: dict[str, Any]) -> Table:
@@ -82,7 +95,7 @@ def _print_answer(answers: list[dict[str, Any]], console: Console) -> None:
 
 
 def _print_ledger(report: dict[str, Any], console: Console) -> None:
-    quality, ledger, urls = report.get("quality", {}), report.get("ledger", {}), report.get("urls", {})
+    quality, ledger = report.get("quality", {}), report.get("ledger", {})
     if quality:
         console.print(
             f"\nROUGE-L  held-in: adapter {quality['rouge_held_in_adapter']:.3f}, base "
@@ -97,5 +110,3 @@ def _print_ledger(report: dict[str, Any], console: Console) -> None:
         console.print(
             f"proof    openledger ledger verify {report['proof']['path']} --key '{ledger['vkey']}'", soft_wrap=True
         )
-    for name, url in urls.items():
-        console.print(f"{name:<10} {url}", highlight=False, soft_wrap=True)

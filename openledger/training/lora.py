@@ -119,3 +119,10 @@ def _matrices_of(shapes: Mapping[str, Sequence[int]], start: Path | None, digest
     ):
         raise InvalidInput(f"the adapter at {start} has other matrices than the recipe's", code="parent_shape")
     return {name: tensor.float() for name, tensor in found.items()}
+
+
+def save_adapter(module: Any, folder: Path) -> None:
+    """As PEFT does, but for its README.md: an empty template that names this machine's path of the base. What an
+    adapter is says its card."""
+    module.save_pretrained(folder)
+    (folder / "README.md").unlink(missing_ok=True)

@@ -26,7 +26,7 @@ from openledger.core.files import read_document, write_durably, write_json_durab
 from openledger.core.hashing import digest_json
 from openledger.training.examples import Example
 from openledger.training.loop import Progress, train
-from openledger.training.lora import attach_lora
+from openledger.training.lora import attach_lora, save_adapter
 from openledger.training.members import Weights
 from openledger.training.recipe import Recipe, from_adapter, parent_digest, recipe_from, row_root_constant
 from openledger.training.start import Parent, check_parent, keep_start, start_folder
@@ -112,7 +112,7 @@ def train_run(
             on_epoch(progress)
 
     progress = train(module, examples, recipe, order, on_epoch=keep)
-    module.save_pretrained(folder)
+    save_adapter(module, folder)
     record = RunRecord(
         adapter_digest=adapter_digest(folder),
         base_digest=base.digest,
@@ -173,6 +173,7 @@ def check_run(record: RunRecord, base: BaseModel, examples: Sequence[Example]) -
             "are not its own, and what both have must be equal in text, contributor and order",
             code="other_rows",
             param="rows",
+            fix="give the rows of the run: jobs/rows.py writes those of an adapter of a working folder",
         )
 
 

@@ -214,11 +214,12 @@ def write_adapter(
 ) -> AdapterCard:
     """The PEFT folder, `curve.json`, the run's record, and last of all `card.json`, which marks the adapter as
     complete. `examples` are the job's rows, encoded."""
+    from openledger.training.lora import save_adapter
     from openledger.training.record import RunRecord, examples_digest, run_environment, save_run
 
     output = Path(job.output)
     output.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(output)
+    save_adapter(model, output)
     write_json_durably(output / "curve.json", [round(loss, 5) for loss in curve])
     digest, device = adapter_digest(output), next(model.parameters()).device
     if job.parent and digest == job.parent.digest:

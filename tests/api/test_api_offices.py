@@ -84,6 +84,7 @@ def test_a_delegation_and_a_cancellation_are_the_callers(client: TestClient, tow
 
 
 def test_a_simulation_says_what_a_change_would_have_paid(client: TestClient, town: Town):
+    town.economy.stake("user:alice", "adapter:py", 10 * OPEN, "s1")
     town.sell("k1")
     town.economy.settle(scores(), {})
     changes = {"contributors_ppm": 600_000, "stakers_ppm": 100_000}

@@ -208,6 +208,29 @@ def test_plan_reads_contributors_alone(files, capsys):
     assert "--training-cost" in capsys.readouterr().err
 
 
+def test_a_dry_run_before_there_is_an_adapter_reads_the_recipe_and_counts(files, capsys):
+    recipe = ["--recipe", files / "recipe.yaml", "--coalitions", "8", "--twins", "1", "--out", files / "x.npy"]
+    assert run(files, "score", "--method", "estimate", "--dry-run", "--json", *recipe, adapter="none") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["would_train"], told["trainings"]) == ({"adapter": 1, "coalitions": 8, "twins": 1}, 10)
+    assert (told["rows"], told["epochs"]) == (24, 6)
+    (files / "wrong.yaml").write_text("epochs: 3\n")
+    assert run(files, "score", "--dry-run", "--recipe", files / "wrong.yaml", "--out", files / "x.npy", adapter="none")
+    assert "no such recipe setting: epochs" in capsys.readouterr().err
+    assert not (files / "none").exists()
+
+
+def test_rows_with_other_ids_are_refused_before_the_base_is_looked_for(files, capsys):
+    write(files / "others.jsonl", [{**record, "row_id": f"x{n}"} for n, record in enumerate(records())])
+    inputs = ["--base", "/no/such/base", "--adapter", files / "run", "--rows", files / "others.jsonl"]
+    more = ["--queries", files / "queries.jsonl", "--out", files / "x.npy", "--json"]
+    assert main(["score", *map(str, [*inputs, *more])]) == 2
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert error["code"] == "other_rows"
+    assert "24 of its 24 rows are missing" in error["message"]
+    assert "jobs/rows.py" in error["fix"]
+
+
 def test_other_rows_and_wrong_weights_are_refused(files, capsys):
     write(files / "fewer.jsonl", records()[1:])
     assert run(files, "score", "--method", "bank", "--out", files / "x.npy", rows="fewer.jsonl") != 0

@@ -1,13 +1,15 @@
 """Rows and queries as JSON lines: encoded as the tokenizer does by default, and refused with the line's number."""
 
 import json
+from dataclasses import replace
 
 import pytest
-from tiny_model import make_tiny_base
+from tiny_model import make_tiny_base, tiny_rows
 
-from openledger.adapters.base_model import load_tokenizer
-from openledger.attribution.records import contributors_of, read_examples
+from openledger.adapters.base_model import find_base_model, load_tokenizer
+from openledger.attribution.records import contributors_of, read_examples, record_of
 from openledger.core.errors import InvalidInput, NotFound
+from openledger.training.examples import encode_row
 
 PAIR = {"row_id": "a", "contributor": "ann", "prompt": "What does alpha do?", "completion": " It joins."}
 TEXT = {"row_id": "b", "contributor": "bob", "text": "It joins alpha with beta."}
@@ -70,3 +72,13 @@ def test_a_missing_and_an_empty_file_are_refused(base, tmp_path):
         read_examples(tmp_path / "none.jsonl", base)
     with pytest.raises(InvalidInput, match="no records"):
         read_examples(write(tmp_path), base)
+
+
+def test_a_row_of_a_datanet_is_written_so_that_it_is_read_as_the_same_tokens(tmp_path):
+    base = find_base_model()
+    tokenizer = load_tokenizer(base)
+    rows = [replace(row, completion=f"{row.completion}  Two spaces, {n}.") for n, row in enumerate(tiny_rows())]
+    examples = [encode_row(tokenizer, row) for row in rows]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(record_of(tokenizer, example)) + "\n" for example in examples))
+    assert read_examples(path, base) == examples

@@ -51,6 +51,11 @@ def test_a_dry_run_sends_nothing(files: list[str], capsys: pytest.CaptureFixture
     assert main([*files, "--dry-run", "--json", "--url", "http://127.0.0.1:9"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["rows"], told["sent"]) == (3, False)
+    assert set(told["samples"][0]) == {"source", "prompt", "completion"}
+    assert main([*files, "--dry-run", "--url", "http://127.0.0.1:9"]) == 0
+    printed = capsys.readouterr()
+    assert told["samples"][0]["completion"][:20] in printed.out
+    assert "--receipts FILE" in printed.err
 
 
 def test_sealing_sends_no_row_and_the_rows_then_open_the_seal(files: list[str], capsys: pytest.CaptureFixture[str]):

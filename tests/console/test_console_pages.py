@@ -127,6 +127,22 @@ class TestSources:
         assert "Not attributed yet" not in page
 
 
+class TestDatanetPage:
+    def test_counts_rows_now_and_says_of_when_the_earnings_are(self, client: TestClient, service: MemoryService):
+        report, live = service.told, {**service.told["datanets"][0], "accepted": 77_777}
+        service.told = {**report, "datanets": [live]}
+        page = client.get("/console/datanets/os-docs").text
+        assert "77,777" in page
+        assert "earnings are as of period p1" in page
+
+    def test_explains_the_words_of_a_measurement(self, client: TestClient, service: MemoryService):
+        quality = {"ratios": "own=4.5 trust=0", "noise": "0.1", "coalitions": "8"}
+        service.told["datanets"][0]["attribution"] = {"method": "bank/2", "gain_nano": 1, "quality": quality}
+        page = client.get("/console/datanets/os-docs").text
+        assert "trust of what grows with what the index says" in page
+        assert "one training&#39;s luck, as a standard deviation" in page
+
+
 class TestHostileText:
     def test_never_becomes_markup(self, client: TestClient, service: MemoryService):
         plain = [tag for tag, _ in Elements(client.get(PATHS[0]).text).found]

@@ -102,6 +102,14 @@ class TestWithdraw:
         assert datanets.withdraw(withdrawal("ada", ids[0])) == first
         assert datanets.removals("docs") == [first]
 
+    def test_rows_that_are_gone_are_not_taken_again(self, datanets: Datanets) -> None:
+        """Under another nonce, in another set, or by the owner: nothing more is to be told to the log."""
+        ids = contribute(datanets)
+        first = datanets.withdraw(withdrawal("ada", ids[0], ids[1]))
+        assert datanets.withdraw(withdrawal("ada", ids[0], ids[1], nonce="another")) == first
+        assert datanets.withdraw(withdrawal("ada", ids[0])) == first
+        assert datanets.removals("docs") == [first]
+
     def test_rows_in_two_withdrawals_are_forgotten_once(self, datanets: Datanets) -> None:
         ids = contribute(datanets)
         datanets.withdraw(withdrawal("ada", ids[0], ids[1]))
@@ -119,8 +127,9 @@ class TestWithdraw:
 
     def test_an_unknown_row_is_not_found_and_the_others_stay(self, datanets: Datanets) -> None:
         ids = contribute(datanets)
-        with pytest.raises(NotFound, match="row_none"):
+        with pytest.raises(NotFound, match="row_none") as caught:
             datanets.withdraw(withdrawal("ada", ids[0], "row_none"))
+        assert "rejected was never stored" in (caught.value.fix or "")
         assert datanets.stored_count("docs") == 6
 
     def test_a_replayed_contribution_does_not_bring_it_back(self, datanets: Datanets) -> None:

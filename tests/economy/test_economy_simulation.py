@@ -40,3 +40,11 @@ def test_a_settlement_of_one_part_is_divided_as_one(town):
         old["payouts_nano"][name] for name in sorted(old["payouts_nano"])
     ]
     assert told["payouts_nano"]["ctr_a"] == [74, 81]  # shares/1 then, shares/3 now
+
+
+def test_what_stakers_would_get_is_the_treasurys_where_nobody_staked(town):
+    town.sell("k1")
+    town.economy.settle(scores(), {})
+    (told,) = town.economy.simulate({"contributors_ppm": 600_000, "stakers_ppm": 100_000})["pools"]
+    assert set(told["parts_nano"]) == {"contributors", "owner", "treasury"}
+    assert [sum(side) for side in zip(*told["parts_nano"].values(), strict=True)] == told["fees_nano"]

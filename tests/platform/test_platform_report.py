@@ -1,12 +1,15 @@
 """The report's arithmetic: what the bad ones earned beside the honest, and an answer's top rows."""
 
+import io
 from dataclasses import replace
 
 import pytest
+from rich.console import Console
 
 from openledger.attribution.index import IndexEntry
 from openledger.core.values import ContributorScores, PoolPart, Row, Settlement
 from openledger.platform.demonstration import Contributor
+from openledger.platform.printing import print_report
 from openledger.platform.report import add_settlement, answer_shares, displayed, gaming_entries, sources, totals
 
 
@@ -164,3 +167,20 @@ def test_a_datanet_that_shows_nothing_shows_no_shares_either():
     answer = {"adapter": "py", "contributors": answer_shares(ONE, 1000, {})}
     assert displayed(answer, {"py": "none"})["contributors"] == []
     assert len(displayed(answer, {"py": "reference"})["contributors"]) == 3
+
+
+@pytest.mark.parametrize("serves", [True, False])
+def test_addresses_are_printed_only_while_something_answers_there(serves):
+    out = io.StringIO()
+    told = {"urls": {"api": "http://127.0.0.1:8420/v1"}, "gaming": [gaming_of("splitter")]}
+    print_report(told, Console(file=out, width=200), serves=serves)
+    assert ("http://127.0.0.1:8420/v1" in out.getvalue()) == serves
+    assert ("make quickstart" in out.getvalue()) != serves
+    assert "the ratio is no loss by splitting" in out.getvalue()
+
+
+def gaming_of(kind):
+    return {
+        "kind": kind, "name": "torch.ao", "accepted": 87, "sent": 90, "earned_nano": 5, "reference": "honest mean",
+        "reference_nano": 15, "ratio": 0.33,
+    }  # fmt: skip

@@ -50,6 +50,12 @@ def test_a_checkpoint_is_kept_for_each_epoch(world):
     assert sorted(checkpoints(world[2])) == [1, 2]
 
 
+def test_no_template_of_a_card_that_names_this_machine_lies_beside_an_adapter(world):
+    folder = world[2]
+    assert (folder / "adapter_model.safetensors").exists()
+    assert not (folder / "README.md").exists()
+
+
 def test_a_run_on_the_cpu_of_a_machine_with_a_gpu_says_cpu(world, tmp_path, monkeypatch):
     base, examples, _, _ = world
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
