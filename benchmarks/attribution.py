@@ -24,8 +24,9 @@ import torch
 
 from benchmarks import attribution_truth as truth
 from benchmarks.attribution_values import banzhaf, shapley
-from openledger.attribution.bank import Bank, run_bank
-from openledger.attribution.estimate import contributor_sums, corrected_rows, row_variance
+from openledger.attribution.bank import Bank, plan_bank, run_bank
+from openledger.attribution.coalitions import Design
+from openledger.attribution.estimate import contributor_sums, corrected_rows, group_sums, row_variance
 from openledger.attribution.evaluation import (
     coverage,
     datamodeling_scores,
@@ -44,7 +45,7 @@ from openledger.core.files import write_json_durably
 from openledger.training.examples import Example
 from openledger.training.members import Member
 from openledger.training.packed import score_members
-from openledger.training.task import trainable_parameters
+from openledger.training.task import Trainable, trainable_parameters
 
 REPLAYED, LEVEL = 8, 0.9
 
@@ -239,9 +240,36 @@ def contributors_expected(study: Study) -> dict[str, Figures]:
                 found[f"{label}, interactions predicted"] = halves.predicted(
                     predictor.predict(halves.members), total_predictor.predict(halves.members)
                 )
+    for number in (32, 64):
+        plan = plan_bank(study.record, study.examples, num_coalitions=number, num_twins=0)
+        blocks = study.outcomes(study.bank, plan.coalitions)
+        found[f"bank of {number} coalitions of blocks of rows, with the index as prior"] = halves.figures(
+            *divided_blocks(plan.design, blocks, index_scores(study), study.examples)
+        )
     other = study.true("other-initial")
     found["another initial A (how far it agrees)"] = halves.predicted(other, other.sum(1, keepdims=True))
     return found
+
+
+def divided_blocks(
+    design: Design, outcomes_MQ: Array, index_RQ: Array, examples: Sequence[Trainable]
+) -> tuple[Array, Array]:
+    """Contributors' scores for each answer and for the sum from a bank of blocks, divided inside blocks as settlements
+    do."""
+    rows = [(example.row_id, example.contributor_id) for example in examples]
+    group_R = design.numbers(rows)
+    prior = group_sums(index_RQ, group_R, len(design.groups))
+    each, _ = fit_expected(design.members_MG, outcomes_MQ, prior)
+    sums = (outcomes_MQ.sum(axis=1, keepdims=True), prior.sum(axis=1, keepdims=True))
+    total, _ = fit_expected(design.members_MG, *sums, ratios=each.ratios)
+    names = sorted({name for _, name in rows})
+    found = []
+    for index, expected in ((index_RQ, each), (index_RQ.sum(axis=1, keepdims=True), total)):
+        most = np.median(np.abs(index), axis=0)
+        bounded, even = np.clip(index, -most, most), np.ones_like(index)
+        divided = corrected_rows(bounded, even, group_R, expected.mean_GQ, expected.prior_scale)
+        found.append(contributor_sums(divided, [name for _, name in rows], names))
+    return found[0], found[1]
 
 
 def rows_expected(study: Study) -> dict[str, Figures]:

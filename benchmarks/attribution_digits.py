@@ -20,10 +20,10 @@ import numpy.typing as npt
 import torch
 
 from benchmarks import digits_task as task
-from benchmarks.attribution import Figures, Halves, table
+from benchmarks.attribution import Figures, Halves, divided_blocks, table
 from benchmarks.attribution_values import banzhaf, shapley
 from openledger.attribution.bank import Bank, BankPlan, plan_bank
-from openledger.attribution.estimate import contributor_sums, corrected_rows, group_sums
+from openledger.attribution.estimate import contributor_sums
 from openledger.attribution.evaluation import coverage, spearman
 from openledger.attribution.expected import fit_expected
 from openledger.attribution.index import View, build_index
@@ -141,20 +141,7 @@ def block_scores(
     plan = plan_bank(CONSTANTS, examples, num_coalitions=number, num_twins=0)
     bank.train(plan.coalitions)
     scores = bank.score(plan.coalitions, queries)
-    rows = [(example.row_id, example.contributor_id) for example in examples]
-    group_R, groups = plan.design.numbers(rows), len(plan.design.groups)
-    prior = group_sums(index_RQ, group_R, groups)
-    each, _ = fit_expected(plan.design.members_MG, scores, prior)
-    sums = (scores.sum(axis=1, keepdims=True), prior.sum(axis=1, keepdims=True))
-    total, _ = fit_expected(plan.design.members_MG, *sums, ratios=each.ratios)
-    names = sorted({name for _, name in rows})
-    found = []
-    for index, expected in ((index_RQ, each), (index_RQ.sum(axis=1, keepdims=True), total)):
-        most = np.median(np.abs(index), axis=0)
-        bounded, even = np.clip(index, -most, most), np.ones_like(index)
-        divided = corrected_rows(bounded, even, group_R, expected.mean_GQ, expected.prior_scale)
-        found.append(contributor_sums(divided, [name for _, name in rows], names))
-    return found[0], found[1]
+    return divided_blocks(plan.design, scores, index_RQ, examples)
 
 
 def index_scores(bank: Bank, examples: Sequence[task.Digit], queries: Sequence[task.Digit]) -> Array:
