@@ -95,6 +95,8 @@ class DepositBook:
         if known is None:
             return "none"
         account, amount_nano, state = known
+        if state == _DUE:
+            self.withhold(account)
         if state != _PLACED:
             return self.state(contribution_id)
         held = self._ledger.find(_hold_id(contribution_id)) is not None
@@ -109,7 +111,7 @@ class DepositBook:
         """Give a forfeited deposit back, from where it went, once; what isn't paid yet is owed no more. `row_id` is the
         row whose overturned verdict says that the contribution was no spam. It stays `forfeited` until the treasury has
         it; see `give_back`."""
-        known = self._find(contribution_id)
+        known = self._caught_up(contribution_id)
         if known is not None and known[2] == _DUE:
             self._mark(contribution_id, "returned")
         if known is not None and known[2] == "forfeited":
@@ -147,6 +149,12 @@ class DepositBook:
             taken_nano += transfer.amount_nano
         return taken_nano
 
+    def withhold_due(self) -> None:
+        """`withhold` from whoever owes. May be repeated."""
+        query = "SELECT DISTINCT account FROM deposits WHERE state = 'due' ORDER BY 1"
+        for (account,) in self._db.execute(query).fetchall():
+            self.withhold(str(account))
+
     def state(self, contribution_id: str) -> DepositState:
         known = self._find(contribution_id)
         if known is None:
@@ -162,7 +170,7 @@ class DepositBook:
 
     def _end(self, contribution_id: str, account: str, amount_nano: int, kind: TransferKind) -> None:
         transfer = Transfer(
-            transfer_id=f"{_hold_id(contribution_id)}.{'kept' if kind == 'post' else 'back'}",
+            transfer_id=_kept_id(contribution_id) if kind == "post" else f"{_hold_id(contribution_id)}.back",
             debit=account,
             credit=TREASURY,
             amount_nano=amount_nano,
@@ -175,6 +183,15 @@ class DepositBook:
         if result not in (CREATED, EXISTS):
             raise Conflict(f"the deposit of {contribution_id} was decided otherwise: {result}", code="deposit_decided",
                            param="contribution_id")  # fmt: skip
+
+    def _caught_up(self, contribution_id: str) -> tuple[str, int, str] | None:
+        """As `_find`, once what the ledger took is marked so: a crash may have come between the two."""
+        known = self._find(contribution_id)
+        taken = {_PLACED: _kept_id, _DUE: _withheld_id}
+        if known is None or known[2] not in taken or self._ledger.find(taken[known[2]](contribution_id)) is None:
+            return known
+        self._mark(contribution_id, "forfeited")
+        return (*known[:2], "forfeited")
 
     def _find(self, contribution_id: str) -> tuple[str, int, str] | None:
         if not isinstance(contribution_id, str) or not 0 < len(contribution_id) <= 300:
@@ -192,6 +209,14 @@ def _hold_id(contribution_id: str) -> str:
     return derived_id("dep", contribution_id)
 
 
+def _kept_id(contribution_id: str) -> str:
+    return f"{_hold_id(contribution_id)}.kept"
+
+
+def _withheld_id(contribution_id: str) -> str:
+    return derived_id("dew", contribution_id)
+
+
 def _hold(contribution_id: str, account: str, amount_nano: int) -> Transfer:
     return Transfer(
         transfer_id=_hold_id(contribution_id),
@@ -206,7 +231,7 @@ def _hold(contribution_id: str, account: str, amount_nano: int) -> Transfer:
 
 def _withheld(contribution_id: str, account: str, amount_nano: int) -> Transfer:
     return Transfer(
-        transfer_id=derived_id("dew", contribution_id),
+        transfer_id=_withheld_id(contribution_id),
         debit=account,
         credit=TREASURY,
         amount_nano=amount_nano,

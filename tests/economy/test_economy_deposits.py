@@ -178,6 +178,33 @@ def test_a_deposit_comes_back_once_wherever_its_return_stopped(acquitted, monkey
     acquitted.ledger.audit()
 
 
+@pytest.mark.parametrize("held", [True, False])
+def test_a_deposit_comes_back_where_taking_it_was_cut_off_after_the_ledger(acquitted, monkeypatch, held):
+    if not held:
+        assert acquitted.economy.deposit("user:bob", "ctb_2") == "owed"
+    acquitted.economy.grant("user:bob", 60, "bob")
+    if held:
+        assert acquitted.economy.deposit("user:bob", "ctb_2") == "held"
+    cut_power(monkeypatch, Ledger, "commit", after=True)
+    with pytest.raises(PowerCut):
+        acquitted.economy.judge("ctb_2", is_spam=True)
+    monkeypatch.undo()
+    assert (acquitted.available("user:bob"), acquitted.available("treasury")) == (10, 100)
+    assert acquitted.economy._deposits.acquit("ctb_2", "row_1") == "returned"
+    assert (acquitted.available("user:bob"), acquitted.available("treasury")) == (60, 50)
+
+
+@pytest.mark.parametrize(
+    "again", [lambda economy: economy.judge("ctb_1", is_spam=True), lambda economy: economy.recover()]
+)
+def test_what_was_owed_is_taken_by_the_next_judgement_or_start(priced, again):
+    priced.economy.deposit("user:bob", "ctb_1")
+    assert priced.economy.judge("ctb_1", is_spam=True) == "owed"
+    priced.economy.grant("user:bob", 60, "bob")
+    again(priced.economy)
+    assert (priced.available("user:bob"), priced.economy._deposits.state("ctb_1")) == (10, "forfeited")
+
+
 def test_a_deposit_that_the_treasury_has_spent_comes_back_when_it_has_it(acquitted):
     spend_treasury(acquitted, 1)
     assert acquitted.economy.acquit("ctb_1", "row_1") == "forfeited"
