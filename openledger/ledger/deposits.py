@@ -51,6 +51,16 @@ class Deposits:
         self.returned.add(name)
 
 
+def hold_id(contribution_id: str, number: int = 0) -> str:
+    """Of the hold for a contribution's deposit, `number` earlier ones having been released without a verdict."""
+    return derived_id("dep", contribution_id) + (f".{number}" if number else "")
+
+
+def withheld_id(contribution_id: str) -> str:
+    """Of the transfer that takes a forfeited deposit from later earnings."""
+    return derived_id("dew", contribution_id)
+
+
 def overturns(appeal: LoggedAppeal | None, contribution_id: str) -> bool:
     """Whether an appeal says that the verdict on a row of the contribution was wrong."""
     return appeal is not None and appeal.state == "overturned" and appeal.claim["contribution_id"] == contribution_id

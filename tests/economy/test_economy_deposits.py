@@ -77,6 +77,56 @@ def test_without_a_balance_an_accepted_contribution_owes_nothing(priced):
     assert priced.available("contributor:ctr_a") == 56
 
 
+def test_a_deposit_that_was_dismissed_is_held_again_when_the_same_is_sent_again(priced):
+    for _ in range(3):
+        assert priced.economy.deposit("user:alice", "ctb_1") == "held"
+        assert priced.available() == 1_000_000 - 50
+        for _ in range(2):
+            priced.economy.dismiss("ctb_1")
+        assert priced.available() == 1_000_000
+    assert priced.economy.deposit("user:alice", "ctb_1") == "held"
+    assert priced.economy.judge("ctb_1", is_spam=True) == "forfeited"
+    priced.economy.dismiss("ctb_1")
+    assert (priced.available(), priced.available("treasury")) == (1_000_000 - 50, 50)
+    priced.ledger.audit()
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize(("is_spam", "left"), [(True, 50), (False, 100)])
+def test_a_dismissal_that_was_cut_off_is_finished(priced, monkeypatch, after, is_spam, left):
+    priced.economy.grant("user:bob", 100, "bob")
+    priced.economy.deposit("user:bob", "ctb_1")
+    cut_power(monkeypatch, Ledger, "commit", after=after)
+    with pytest.raises(PowerCut):
+        priced.economy.dismiss("ctb_1")
+    monkeypatch.undo()
+    priced.restart()
+    assert priced.economy.deposit("user:bob", "ctb_1") == "held"
+    assert priced.available("user:bob") == 50
+    priced.economy.judge("ctb_1", is_spam=is_spam)
+    assert priced.available("user:bob") == left
+    priced.ledger.audit()
+
+
+def test_spam_whose_deposit_was_dismissed_meanwhile_is_withheld(priced):
+    """Two calls sent the same: one failed before the gate, the other reached it."""
+    priced.economy.deposit("user:alice", "ctb_1")
+    priced.economy.dismiss("ctb_1")
+    assert priced.economy.judge("ctb_1", is_spam=True) == "forfeited"
+    assert (priced.available(), priced.available("treasury")) == (1_000_000 - 50, 50)
+
+
+@pytest.mark.parametrize(("first", "state"), [(True, "forfeited"), (False, "returned")])
+def test_a_judgement_that_was_cut_off_after_the_ledger_stands(priced, monkeypatch, first, state):
+    priced.economy.deposit("user:alice", "ctb_1")
+    cut_power(monkeypatch, Ledger, "commit", after=True)
+    with pytest.raises(PowerCut):
+        priced.economy.judge("ctb_1", is_spam=first)
+    monkeypatch.undo()
+    assert priced.economy.judge("ctb_1", is_spam=not first) == state
+    assert priced.economy.deposit("user:alice", "ctb_1") == state
+
+
 def test_a_datanet_and_an_adapter_are_paid_for_once(priced):
     first = priced.economy.charge_datanet("user:alice", "py-docs")
     assert priced.economy.charge_datanet("user:alice", "py-docs") == first
@@ -126,12 +176,18 @@ ADAS = f"contributor:{contributor_id(ADA.public_key)}"
 
 
 @pytest.fixture
-def acquitted(priced):
-    """Ada forfeited the deposit of ctb_1, and a reviewer has overturned the verdict on its row_1."""
+def acquitted(overturned):
+    """Ada forfeited the deposit of ctb_1, too."""
+    overturned.economy.deposit(ADAS, "ctb_1")
+    overturned.economy.judge("ctb_1", is_spam=True)
+    return overturned
+
+
+@pytest.fixture
+def overturned(priced):
+    """A reviewer has overturned the verdict on row_1 of Ada's ctb_1; she has a deposit left."""
     terms = Parameters()
     priced.economy.grant(ADAS, terms.dispute_deposit_nano + 50, "deposits")
-    priced.economy.deposit(ADAS, "ctb_1")
-    priced.economy.judge("ctb_1", is_spam=True)
     signature = sign_signer(OWNER, "reviewer", "user:owner", "py-docs")["signature"]
     reviewer = Signer(role="reviewer", account="user:owner", public_key=OWNER.public_key, datanet="py-docs")
     priced.economy.add_signer(reviewer, signature)

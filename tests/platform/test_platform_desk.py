@@ -127,6 +127,15 @@ async def test_where_the_gate_refuses_all_of_it_the_deposit_comes_back(town: Tow
     assert town.available(ACCOUNT) == 1000
 
 
+async def test_spam_that_was_refused_before_the_gate_once_loses_its_deposit_all_the_same(town: Town):
+    with pytest.raises(NotFound):
+        await town.desk().deposited(SIGNED, failing(NotFound("no such Datanet", code="unknown_datanet")), never)
+    send, seen = gate(town, *["noise"] * 4)
+    await town.desk().deposited(SIGNED, send, never)
+    assert (seen, town.available(ACCOUNT)) == ([950], 950)
+    town.ledger.audit()
+
+
 def failing(error: Exception):
     async def send() -> ContributionReceipt:
         raise error
