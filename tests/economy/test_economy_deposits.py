@@ -1,5 +1,7 @@
 """Deposits and one-time fees: returned, forfeited, withheld; each once."""
 
+from dataclasses import replace
+
 import pytest
 from economy_values import Town, scores
 from test_economy_recovery import PowerCut, cut_power
@@ -12,7 +14,7 @@ from openledger.core.signing import SigningKey, contributor_id
 from openledger.core.values import RowDraft
 from openledger.economy import Parameters
 from openledger.ledger import Ledger, Transfer, verify_proof
-from openledger.ledger.deposits import returned_statement, returned_transfer
+from openledger.ledger.deposits import hold_id, returned_statement, returned_transfer, withheld_id
 from openledger.ledger.signers import Signer, sign_signer
 
 COSTS = Parameters(contribution_deposit_nano=50, datanet_fee_nano=1000, adapter_fee_nano=200)
@@ -312,3 +314,47 @@ class TestTheAudit:
     def test_names_one_that_says_nothing(self, acquitted):
         transfer = returned_transfer(returned_statement("ctb_1", ADAS, 50, "row_1"))
         assert self.wrong(acquitted, transfer, None) == "unexplained_deposit"
+
+    @pytest.mark.parametrize("kind", ["pending", "void"])
+    @pytest.mark.parametrize("code", ["deposit_forfeited", "deposit_withheld"])
+    def test_takes_no_hold_that_was_placed_or_released_for_a_lost_deposit(self, overturned, code, kind):
+        hold = Transfer(
+            transfer_id=hold_id("ctb_1"), debit=ADAS, credit="treasury", amount_nano=50,
+            code=code if kind == "pending" else "deposit", reference="ctb_1", kind="pending",
+        )  # fmt: skip
+        void = replace(
+            hold, transfer_id=f"{hold_id('ctb_1')}.back", code=code, kind="void", pending_id=hold.transfer_id
+        )
+        overturned.economy.charge_datanet("user:alice", "py-docs")  # so that the treasury has something
+        for transfer in (hold,) if kind == "pending" else (hold, void):
+            assert overturned.ledger.commit([transfer]) == ["created"]
+        statement = returned_statement("ctb_1", ADAS, 50, "row_1")
+        assert self.wrong(overturned, returned_transfer(statement), statement) == "deposit_not_lost"
+
+    @pytest.mark.parametrize("code", ["deposit_forfeited", "deposit_withheld"])
+    def test_takes_no_other_transfer_for_a_lost_deposit(self, overturned, code):
+        """The first only ends a hold; the second has an id of its own, so it can be there once."""
+        named = withheld_id("ctb_1") if code == "deposit_forfeited" else "another"
+        other = Transfer(transfer_id=named, debit=ADAS, credit="treasury", amount_nano=50, code=code, reference="ctb_1")
+        assert overturned.ledger.commit([other]) == ["created"]
+        statement = returned_statement("ctb_1", ADAS, 50, "row_1")
+        assert self.wrong(overturned, returned_transfer(statement), statement) == "deposit_not_lost"
+
+    def test_takes_the_post_of_anothers_hold_for_no_lost_deposit(self, overturned):
+        overturned.economy.deposit(ADAS, "ctb_2")
+        hold = hold_id("ctb_2")
+        post = Transfer(
+            transfer_id=f"{hold}.kept", debit=ADAS, credit="treasury", amount_nano=50, code="deposit_forfeited",
+            reference="ctb_1", kind="post", pending_id=hold,
+        )  # fmt: skip
+        assert overturned.ledger.commit([post]) == ["created"]
+        statement = returned_statement("ctb_1", ADAS, 50, "row_1")
+        assert self.wrong(overturned, returned_transfer(statement), statement) == "deposit_not_lost"
+
+    def test_knows_a_deposit_that_was_held_again_after_its_dismissal(self, overturned):
+        overturned.economy.deposit(ADAS, "ctb_1")
+        overturned.economy.dismiss("ctb_1")
+        assert overturned.economy.deposit(ADAS, "ctb_1") == "held"
+        assert overturned.economy.judge("ctb_1", is_spam=True) == "forfeited"
+        assert overturned.economy.acquit("ctb_1", "row_1") == "returned"
+        overturned.ledger.audit()
