@@ -144,7 +144,7 @@ class Datanets:
         self._reservations.release(name, owner)
 
     def check_new(self, name: str, summary: str, owner: str, row_schema: RowSchema) -> None:
-        """Raises what `open_datanet` does: InvalidInput, Conflict (`datanet_exists`), TooLarge."""
+        """Raises what `open_datanet` does: InvalidInput, Conflict (`datanet_exists`, `datanet_reserved`), TooLarge."""
         wanted = _described(name, summary, owner, row_schema)
         reserved = self._reservations.owners(self._clock.now_ms())
         owned = {known for known in self.names() if self._registry.datanet(known).owner == owner}
@@ -154,9 +154,9 @@ class Datanets:
         elif reserved.get(name, owner) != owner:
             raise Conflict(
                 f"somebody else is creating the Datanet {name!r}",
-                code="datanet_exists",
+                code="datanet_reserved",
                 param="name",
-                fix="choose another name",
+                fix="choose another name, or ask again in a minute",
             )
         elif len(owned) >= _MAX_OWNED:
             raise TooLarge(

@@ -93,7 +93,7 @@ class TestCreating:
 
         house.economy.charge_datanet = charge  # type: ignore[method-assign]
         made = client.post("/v1/datanets", json=self.BODY, headers=ALICE_KEY)
-        assert (made.status_code, told) == (200, ["too_many_datanets", "datanet_exists"])
+        assert (made.status_code, told) == (200, ["too_many_datanets", "datanet_reserved"])
 
     def test_a_name_that_could_not_be_paid_is_free_at_once(self, client: TestClient, house: House) -> None:
         def poor(account: str, name: str) -> str:
