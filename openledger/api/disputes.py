@@ -56,7 +56,8 @@ class ScoresBody(_Body):
     errors_nano: dict[str, Whole]
     gain_nano: Whole
     ceilings: list[tuple[Whole, Whole]] = Field(default_factory=list)
-    unpaid_nano: dict[str, Whole] = Field(default_factory=dict)
+    unpaid_nano: dict[str, Whole] | None = None
+    repeats: list[tuple[str, str, Whole]] = Field(default_factory=list)
 
 
 class RecomputationBody(_Body):

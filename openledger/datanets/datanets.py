@@ -25,7 +25,7 @@ from pathlib import Path
 
 from openledger.core.appealing import Appeal, AppealState, Judged
 from openledger.core.clock import Clock
-from openledger.core.errors import Corrupt, Forbidden, InvalidInput, NotFound, TooLarge
+from openledger.core.errors import Conflict, Corrupt, Forbidden, InvalidInput, NotFound, TooLarge
 from openledger.core.files import write_json_durably
 from openledger.core.ids import check_name
 from openledger.core.sealing import Seal, SealReceipt, check_seal
@@ -61,6 +61,7 @@ from openledger.datanets.registry import (
     Registry,
 )
 from openledger.datanets.removal import check_withdrawal, removed, tombstone, withdrawn
+from openledger.datanets.reservations import Reservations
 from openledger.datanets.reviews import ReviewerRecord
 from openledger.datanets.row_schema import PLAIN, RowSchema
 from openledger.datanets.seals import Opening, Place, UnloggedSeal, digest_of
@@ -100,6 +101,7 @@ class Datanets:
         self._registry = Registry(folder / "registry.sqlite")
         self._layout = Layout(shards, self._registry)
         self._index = DuplicateIndex()
+        self._reservations = Reservations()
         for pending in self._registry.pending():
             self._store(pending)
         for removal in self._registry.tombstones.pending():
@@ -129,14 +131,33 @@ class Datanets:
         made = self.create(name, summary, owner, row_schema)
         if not self._registry.terms.are_set(name):
             self.set_terms(name, terms, owner)
+        self._reservations.release(name, owner)
         return made
 
+    def reserve(self, name: str, summary: str, owner: str, row_schema: RowSchema) -> None:
+        """Keep the name of a new Datanet for `owner`, for a minute, or until `release`. Raises as `check_new`."""
+        self.check_new(name, summary, owner, row_schema)
+        self._reservations.take(name, owner, self._clock.now_ms())
+
+    def release(self, name: str, owner: str) -> None:
+        """Of a name that `owner` reserved and doesn't take."""
+        self._reservations.release(name, owner)
+
     def check_new(self, name: str, summary: str, owner: str, row_schema: RowSchema) -> None:
-        """Raises what `open_datanet` does: InvalidInput, Conflict (`datanet_exists`), TooLarge."""
+        """Raises what `open_datanet` does: InvalidInput, Conflict (`datanet_exists`, `datanet_reserved`), TooLarge."""
         wanted = _described(name, summary, owner, row_schema)
-        owned = [known for known in self.names() if self._registry.datanet(known).owner == owner]
+        reserved = self._reservations.owners(self._clock.now_ms())
+        owned = {known for known in self.names() if self._registry.datanet(known).owner == owner}
+        owned |= {known for known, holder in reserved.items() if holder == owner and known != name}
         if name in self.names():
             self._registry.add_datanet(wanted, self._clock.now_ms())
+        elif reserved.get(name, owner) != owner:
+            raise Conflict(
+                f"somebody else is creating the Datanet {name!r}",
+                code="datanet_reserved",
+                param="name",
+                fix="choose another name, or ask again in a minute",
+            )
         elif len(owned) >= _MAX_OWNED:
             raise TooLarge(
                 f"{owner} owns {len(owned)} Datanets; at most {_MAX_OWNED} are allowed",

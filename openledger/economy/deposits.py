@@ -3,6 +3,7 @@
     contribution   a hold for the deposit; returned (void) when it is accepted, forfeited (post) when it is spam
                    with too little in the account nothing is held; forfeited then, it is withheld from later earnings
                    where an appeal shows that it was no spam it comes back, from the treasury (`acquit`)
+                   released where the gate never judged it (`dismiss`), and held anew when it is sent again
     datanet        paid once, to the treasury
     adapter        paid once for each digest that is deployed, to the treasury
 
@@ -22,8 +23,8 @@ from openledger.economy.port import LedgerPort
 from openledger.economy.register import RegisterBook
 from openledger.economy.terms import check_payee
 from openledger.ledger.accounts import TREASURY
-from openledger.ledger.deposits import FORFEITED, WITHHELD, returned_statement, returned_transfer
-from openledger.ledger.transfers import CREATED, EXISTS, Transfer, TransferKind
+from openledger.ledger.deposits import FORFEITED, WITHHELD, hold_id, returned_statement, returned_transfer, withheld_id
+from openledger.ledger.transfers import CREATED, EXISTS, Transfer
 
 DepositState = Literal["none", "held", "owed", "returned", "forfeited"]
 SCHEMA = """
@@ -32,9 +33,12 @@ CREATE TABLE IF NOT EXISTS deposits(
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS deposits_owed ON deposits(account) WHERE state = 'due';
 CREATE TABLE IF NOT EXISTS acquittals(contribution_id TEXT PRIMARY KEY, row_id TEXT NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS dismissals(contribution_id TEXT PRIMARY KEY, number INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 """
 _PLACED = "placed"  # noted, whether or not the ledger holds it
 _DUE = "due"  # forfeited, and not paid yet
+_DISMISSED = "dismissed"  # released without a verdict
+_ENDS = {"kept": "forfeited", "back": "returned", "dropped": _DISMISSED}  # of a hold, and what the book calls them
 _CODES = {"datanet": "datanet_fee", "adapter": "adapter_fee"}
 
 
@@ -76,18 +80,28 @@ class DepositBook:
         known = self._find(contribution_id)
         if known is not None and known[0] != account:
             raise Conflict("another account deposited for this contribution", code="deposit_differs", param="account")
-        if known is None:
+        if known is None or known[2] == _DISMISSED:
             if not amount_nano:
                 return "none"
             with writing(self._db):
                 values = (contribution_id, account, amount_nano, _PLACED)
-                self._db.execute("INSERT INTO deposits VALUES (?, ?, ?, ?)", values)
+                self._db.execute("INSERT OR REPLACE INTO deposits VALUES (?, ?, ?, ?)", values)
             known = (account, amount_nano, _PLACED)
         if known[2] != _PLACED:
             return self.state(contribution_id)
         self._register.open_accounts(account)
-        (result,) = self._ledger.commit([_hold(contribution_id, account, known[1])])
+        (result,) = self._ledger.commit([self._hold(contribution_id, account, known[1])])
         return "held" if result in (CREATED, EXISTS) else "owed"
+
+    def dismiss(self, contribution_id: str) -> DepositState:
+        """Release the deposit of a contribution that the gate never judged. When the same is sent again it is placed
+        anew; judged without that (two sent it at once), it is owed where it is spam."""
+        known = self._find(contribution_id)
+        if known is not None and known[2] == _PLACED:
+            if self._is_held(contribution_id):
+                self._end(contribution_id, *known[:2], "dropped")
+            self._mark_dismissed(contribution_id)
+        return self.state(contribution_id)
 
     def judge(self, contribution_id: str, *, is_spam: bool) -> DepositState:
         """Give a deposit back, or keep it; what became of it. Decided once: again, it tells the first decision."""
@@ -95,11 +109,13 @@ class DepositBook:
         if known is None:
             return "none"
         account, amount_nano, state = known
-        if state != _PLACED:
+        if state == _DUE:
+            self.withhold(account)
+        if state not in (_PLACED, _DISMISSED):
             return self.state(contribution_id)
-        held = self._ledger.find(_hold_id(contribution_id)) is not None
+        held = state == _PLACED and self._is_held(contribution_id)
         if held:
-            self._end(contribution_id, account, amount_nano, "post" if is_spam else "void")
+            self._end(contribution_id, account, amount_nano, "kept" if is_spam else "back")
         self._mark(contribution_id, ("forfeited" if held else _DUE) if is_spam else "returned")
         if is_spam and not held:
             self.withhold(account)
@@ -147,29 +163,56 @@ class DepositBook:
             taken_nano += transfer.amount_nano
         return taken_nano
 
+    def withhold_due(self) -> None:
+        """`withhold` from whoever owes. May be repeated."""
+        query = "SELECT DISTINCT account FROM deposits WHERE state = 'due' ORDER BY 1"
+        for (account,) in self._db.execute(query).fetchall():
+            self.withhold(str(account))
+
     def state(self, contribution_id: str) -> DepositState:
         known = self._find(contribution_id)
         if known is None:
             return "none"
         if known[2] == _PLACED:
-            return "held" if self._ledger.find(_hold_id(contribution_id)) is not None else "owed"
-        return "owed" if known[2] == _DUE else "returned" if known[2] == "returned" else "forfeited"
+            return "held" if self._is_held(contribution_id) else "owed"
+        return "owed" if known[2] == _DUE else "forfeited" if known[2] == "forfeited" else "returned"
 
     def owed_nano(self, account: str) -> int:
         """What `account` has forfeited and not paid."""
         query = "SELECT coalesce(sum(amount_nano), 0) FROM deposits WHERE account = ? AND state = 'due'"
         return int(str(self._db.execute(query, (account,)).fetchall()[0][0]))
 
-    def _end(self, contribution_id: str, account: str, amount_nano: int, kind: TransferKind) -> None:
-        transfer = Transfer(
-            transfer_id=f"{_hold_id(contribution_id)}.{'kept' if kind == 'post' else 'back'}",
+    def _hold_id(self, contribution_id: str) -> str:
+        """Of the hold that is placed, or would be next."""
+        query = "SELECT number FROM dismissals WHERE contribution_id = ?"
+        row = self._db.execute(query, (contribution_id,)).fetchone()
+        return hold_id(contribution_id, 0 if row is None else int(str(row[0])))
+
+    def _is_held(self, contribution_id: str) -> bool:
+        return self._ledger.find(self._hold_id(contribution_id)) is not None
+
+    def _hold(self, contribution_id: str, account: str, amount_nano: int) -> Transfer:
+        return Transfer(
+            transfer_id=self._hold_id(contribution_id),
             debit=account,
             credit=TREASURY,
             amount_nano=amount_nano,
-            code=FORFEITED if kind == "post" else "deposit_returned",
+            code="deposit",
             reference=contribution_id,
-            kind=kind,
-            pending_id=_hold_id(contribution_id),
+            kind="pending",
+        )
+
+    def _end(self, contribution_id: str, account: str, amount_nano: int, end: str) -> None:
+        held = self._hold_id(contribution_id)
+        transfer = Transfer(
+            transfer_id=f"{held}.{end}",
+            debit=account,
+            credit=TREASURY,
+            amount_nano=amount_nano,
+            code=FORFEITED if end == "kept" else "deposit_returned",
+            reference=contribution_id,
+            kind="post" if end == "kept" else "void",
+            pending_id=held,
         )
         (result,) = self._ledger.commit([transfer])
         if result not in (CREATED, EXISTS):
@@ -177,36 +220,48 @@ class DepositBook:
                            param="contribution_id")  # fmt: skip
 
     def _find(self, contribution_id: str) -> tuple[str, int, str] | None:
+        """Account, amount and state, once what the ledger did is noted here: a crash may have come between the two."""
         if not isinstance(contribution_id, str) or not 0 < len(contribution_id) <= 300:
             raise InvalidInput("a contribution has an id", code="invalid_id", param="contribution_id")
+        known = self._noted(contribution_id)
+        if known is None or (done := self._done(contribution_id, known[2])) is None:
+            return known
+        if done == _DISMISSED:
+            self._mark_dismissed(contribution_id)
+        else:
+            self._mark(contribution_id, done)
+        return (*known[:2], done)
+
+    def _noted(self, contribution_id: str) -> tuple[str, int, str] | None:
         query = "SELECT account, amount_nano, state FROM deposits WHERE contribution_id = ?"
         row = self._db.execute(query, (contribution_id,)).fetchone()
         return None if row is None else (str(row[0]), int(str(row[1])), str(row[2]))
+
+    def _done(self, contribution_id: str, state: str) -> str | None:
+        """What the ledger did with a deposit that waits; None where it still waits."""
+        if state == _DUE:
+            return None if self._ledger.find(withheld_id(contribution_id)) is None else "forfeited"
+        if state != _PLACED or not self._is_held(contribution_id):
+            return None
+        held = self._hold_id(contribution_id)
+        return next((means for end, means in _ENDS.items() if self._ledger.find(f"{held}.{end}") is not None), None)
 
     def _mark(self, contribution_id: str, state: str) -> None:
         with writing(self._db):
             self._db.execute("UPDATE deposits SET state = ? WHERE contribution_id = ?", (state, contribution_id))
 
-
-def _hold_id(contribution_id: str) -> str:
-    return derived_id("dep", contribution_id)
-
-
-def _hold(contribution_id: str, account: str, amount_nano: int) -> Transfer:
-    return Transfer(
-        transfer_id=_hold_id(contribution_id),
-        debit=account,
-        credit=TREASURY,
-        amount_nano=amount_nano,
-        code="deposit",
-        reference=contribution_id,
-        kind="pending",
-    )
+    def _mark_dismissed(self, contribution_id: str) -> None:
+        """With it the next hold has another id: the ledger ends each once."""
+        count = "INSERT INTO dismissals VALUES (?, 1) ON CONFLICT DO UPDATE SET number = number + 1"
+        with writing(self._db):
+            values = (_DISMISSED, contribution_id)
+            self._db.execute("UPDATE deposits SET state = ? WHERE contribution_id = ?", values)
+            self._db.execute(count, (contribution_id,))
 
 
 def _withheld(contribution_id: str, account: str, amount_nano: int) -> Transfer:
     return Transfer(
-        transfer_id=derived_id("dew", contribution_id),
+        transfer_id=withheld_id(contribution_id),
         debit=account,
         credit=TREASURY,
         amount_nano=amount_nano,

@@ -245,6 +245,7 @@ def _scores_of(part: ContributorScores) -> Scores:
         gain_nano=part.gain_nano,
         ceilings=part.ceilings,
         unpaid_nano=dict(part.unpaid_nano),
+        repeats=part.repeats,
     )
 
 

@@ -236,8 +236,8 @@ class Economy(Offices):
         return dict(verdicts.bought_by(self._answers.find(answer_id), answer_id, account).usage)
 
     def recover(self) -> None:
-        """Post what was stored and not posted, finish settlements, release and delete what has expired. Called at the
-        start; may be repeated."""
+        """Post what was stored and not posted, finish settlements and deposits, release and delete what has expired.
+        Called at the start; may be repeated."""
         self._sales.post_waiting()
         self._refunds.recover()
         self.pools()
@@ -245,6 +245,8 @@ class Economy(Offices):
         self.expire_disputes()
         self.erase_expired()
         self._stakes.reward_due()
+        self._deposits.withhold_due()
+        self._deposits.give_back()
         self.run_due()
 
     def release_expired(self) -> int:

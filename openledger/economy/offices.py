@@ -188,7 +188,7 @@ class Offices:
 
     def dismiss(self, contribution_id: str) -> None:
         """Of a contribution that the gate never judged: its deposit comes back, and its rows count nothing."""
-        self._deposits.judge(contribution_id, is_spam=False)
+        self._deposits.dismiss(contribution_id)
         self._quotas.give_back(contribution_id)
 
     def reputation(self, contributor: str, datanet: str) -> dict[str, int]:

@@ -1,6 +1,7 @@
 """Deposits of contributions in the log: those that were forfeited, and those that come back after a wrong verdict.
 
-    forfeited   `deposit_forfeited` takes the hold, `deposit_withheld` earnings; both go to the treasury
+    forfeited   `deposit_forfeited` takes the contribution's own hold (`post`, or nothing was lost), `deposit_withheld`
+                earnings, once for each contribution; both go to the treasury
     returned    from the treasury, once, on the strength of an appeal that overturned a verdict on one of its rows
 
 How many rows make a contribution spam is the operator's to say, as the verdicts are: the log has the appeal.
@@ -35,7 +36,7 @@ class Deposits:
     def take(self, batch: Batch, appeals: Mapping[str, LoggedAppeal]) -> None:
         """Raises Corrupt for a deposit that comes back without having been lost, without an appeal, or twice."""
         for transfer in batch.transfers:
-            if transfer.code in (FORFEITED, WITHHELD) and transfer.credit == TREASURY:
+            if _is_lost(transfer):
                 self.lost[transfer.reference] = transfer
         statement = batch.statement or {}
         if format_of(statement) != RETURNED:
@@ -49,6 +50,30 @@ class Deposits:
         if not overturns(appeals.get(statement["row_id"]), name):
             raise _corrupt("no verdict on a row of that contribution was overturned", "deposit_without_appeal")
         self.returned.add(name)
+
+
+def hold_id(contribution_id: str, number: int = 0) -> str:
+    """Of the hold for a contribution's deposit, `number` earlier ones having been released without a verdict."""
+    return derived_id("dep", contribution_id) + (f".{number}" if number else "")
+
+
+def withheld_id(contribution_id: str) -> str:
+    """Of the transfer that takes a forfeited deposit from later earnings."""
+    return derived_id("dew", contribution_id)
+
+
+def _is_lost(transfer: Transfer) -> bool:
+    """Whether it takes the deposit of the contribution that is its reference, whatever its code claims."""
+    if transfer.credit != TREASURY:
+        return False
+    if transfer.kind == "post" and transfer.code == FORFEITED:
+        first = hold_id(transfer.reference)
+        return transfer.pending_id == first or transfer.pending_id.startswith(f"{first}.")
+    return (
+        transfer.kind == "single"
+        and transfer.code == WITHHELD
+        and transfer.transfer_id == withheld_id(transfer.reference)
+    )
 
 
 def overturns(appeal: LoggedAppeal | None, contribution_id: str) -> bool:

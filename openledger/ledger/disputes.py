@@ -36,7 +36,7 @@ from openledger.core.values import UNATTRIBUTED as NOBODY
 from openledger.ledger.accounts import TREASURY, UNATTRIBUTED, check_account_id
 from openledger.ledger.refunds import REFUND
 from openledger.ledger.signers import Signer, Signers
-from openledger.ledger.statements import SETTLEMENT, Statement, format_of
+from openledger.ledger.statements import SETTLEMENT, Statement, check_repeats, format_of
 from openledger.ledger.transfers import Batch, Transfer
 
 DISPUTE = "openledger.dispute/1"
@@ -91,20 +91,26 @@ class PaidPool:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scores:
     """What a second scorer found for one part: every contributor's influence, as a settlement states it. By `shares/1`
-    there are no `ceilings`, and statements don't name them; nor `unpaid_nano` where nothing is unpaid."""
+    there are no `ceilings`, and statements don't name them.
+
+    `unpaid_nano` is None where nothing is said of rows that repeat others, and empty where none were found. `repeats`
+    are the rows that it is of: (row, the earlier row, likeness in thousandths), for everybody to look at."""
 
     method: str
     scores_nano: Mapping[str, int]
     errors_nano: Mapping[str, int]
     gain_nano: int
     ceilings: Sequence[Sequence[int]] = ()
-    unpaid_nano: Mapping[str, int] = field(default_factory=dict)
+    unpaid_nano: Mapping[str, int] | None = None
+    repeats: Sequence[Sequence[Any]] = ()
 
     def said(self) -> dict[str, Any]:
         """As the log has it."""
         values = asdict(self)
-        terms = {"ceilings": [list(pair) for pair in values.pop("ceilings")], "unpaid_nano": values.pop("unpaid_nano")}
-        return {**values, **{name: term for name, term in terms.items() if term}}
+        unpaid_nano = values.pop("unpaid_nano")
+        lists = {name: [list(entry) for entry in values.pop(name)] for name in ("ceilings", "repeats")}
+        values |= {name: entries for name, entries in lists.items() if entries}
+        return values if unpaid_nano is None else {**values, "unpaid_nano": unpaid_nano}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -574,7 +580,7 @@ def lines(statement: Statement) -> list[str]:
         return [*told, "nobody recomputed it in time: the deposit went back, and nothing was awarded"]
     if format_of(statement) == DISPUTE:
         return told
-    methods = ", ".join(f"{name} by {part['method']}" for name, part in statement["scores"].items())
+    methods = ", ".join(f"{name} by {part['method']}{_unpaid_said(part)}" for name, part in statement["scores"].items())
     signed = (
         f"signed with the key {statement['public_key']}, signature good" if "signature" in statement else "unsigned"
     )
@@ -590,6 +596,12 @@ def lines(statement: Statement) -> list[str]:
     ]
 
 
+def _unpaid_said(part: Statement) -> str:
+    if "unpaid_nano" not in part:
+        return ""
+    return f", {len(part.get('repeats', ()))} rows unpaid for repeating others"
+
+
 def _part_payout(claim: Statement, part_nano: int, scores: Scores) -> int:
     rule = claim.get("rule", RULE_1)  # disputes of settlements by shares/1 don't name it
     shares = shares_ppb(
@@ -598,7 +610,7 @@ def _part_payout(claim: Statement, part_nano: int, scores: Scores) -> int:
         scores.gain_nano,
         claim["z_milli"],
         rule=rule,
-        **terms_of(rule, scores.ceilings, scores.unpaid_nano),
+        **terms_of(rule, scores.ceilings, scores.unpaid_nano or {}),
     )
     return split(part_nano, shares).get(claim["contributor"], 0)
 
@@ -696,7 +708,8 @@ def _check_scores(claim: Statement, scores: Mapping[str, Scores]) -> None:
         )
     for name, part in scores.items():
         check_ceilings(part.ceilings)
-        check_unpaid(part.unpaid_nano, part.scores_nano)
+        check_unpaid(part.unpaid_nano or {}, part.scores_nano)
+        check_repeats(part.repeats, part.unpaid_nano or {})
         if claim["parts"][name].get("bounded") and not part.ceilings:
             raise InvalidInput(
                 "the settlement has ceilings, under which answers count; these scores have none",
@@ -704,12 +717,12 @@ def _check_scores(claim: Statement, scores: Mapping[str, Scores]) -> None:
                 param="ceilings",
                 fix="state those that were measured: recompute(...).use() has them",
             )
-        if claim["parts"][name].get("leaves_unpaid") and not part.unpaid_nano:
+        if claim["parts"][name].get("leaves_unpaid") and part.unpaid_nano is None:
             raise InvalidInput(
-                "the settlement leaves rows unpaid that repeat others; these scores pay for every row",
+                "the settlement leaves rows unpaid that repeat others; these scores say nothing of such rows",
                 code="invalid_scores",
                 param="unpaid_nano",
-                fix="state what such rows moved: recompute(..., repeats=find_repeats(...))",
+                fix="state what such rows moved, {} where there are none: recompute(..., repeats=find_repeats(...))",
             )
         if part.ceilings and name != "use":
             raise InvalidInput("held-out rows have no ceiling", code="invalid_scores", param="ceilings")

@@ -118,13 +118,16 @@ class Desk:
         the gate said counts for the contributor's reputation. Raises InvalidInput (`invalid_signature`) before all, and
         TooLarge (`quota_exceeded`) for more rows than that reputation allows in 24 hours.
 
-        Where `send` fails, `judged` tells whether the gate has judged the rows all the same: by that the deposit is
-        decided. Where it hasn't and storage was away, the deposit stays for when the same is sent again.
+        `judged` tells what the gate has said of the rows. Asked first: a contribution that it knows counts no more and
+        has nothing held, also where it came before there were quotas or deposits. Asked again where `send` fails: by
+        that the deposit is decided. Where the gate has said nothing and storage was away, the deposit stays for when
+        the same is sent again.
         """
         check_signature(contribution)  # nobody has others' deposits held
         name, contributor = contribution_id(contribution), contribution.contributor_id
-        await self._ask("admit", contributor, contribution.datanet, name, len(contribution.drafts))
-        await self._ask("deposit", f"contributor:{contributor}", name)
+        if await judged() is None:
+            await self._ask("admit", contributor, contribution.datanet, name, len(contribution.drafts))
+            await self._ask("deposit", f"contributor:{contributor}", name)
         try:
             receipt = await send()
         except Exception as error:

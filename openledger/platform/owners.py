@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from openledger.core.errors import Forbidden
+from openledger.core.errors import Conflict, Forbidden, InsufficientFunds
 from openledger.core.permitting import requester
 from openledger.datanets.registry import Datanet
 from openledger.datanets.row_schema import RowSchema
@@ -24,10 +24,14 @@ class Owners:
     async def create_datanet(
         self, account: str, name: str, summary: str, row_schema: RowSchema, terms: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """Takes the fee for a Datanet once everything else is found right."""
+        """Takes the fee for a Datanet once everything else is found right, and the name is kept for who pays."""
         first = changed_terms(None, terms)
-        await answered(self._datanets.check_new.remote(name, summary, account, row_schema))
-        await answered(self._economy.charge_datanet.remote(account, name))
+        await answered(self._datanets.reserve.remote(name, summary, account, row_schema))
+        try:
+            await answered(self._economy.charge_datanet.remote(account, name))
+        except (Conflict, InsufficientFunds):
+            await answered(self._datanets.release.remote(name, account))
+            raise
         made: Datanet = await answered(self._datanets.open_datanet.remote(name, summary, account, row_schema, first))
         return {**asdict(made), "row_schema": made.row_schema.to_json(), "terms": await self.terms(name)}
 

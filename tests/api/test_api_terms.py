@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 
 from openledger.api import create_app
 from openledger.client import OpenLedger
-from openledger.core.errors import Forbidden, InvalidInput
+from openledger.core.errors import Conflict, Forbidden, InsufficientFunds, InvalidInput, TooLarge
 from openledger.datanets.contribution import sign_contribution
 from openledger.datanets.row_schema import RowSchema
 from openledger.datanets.terms import Terms
@@ -74,6 +74,44 @@ class TestCreating:
         assert (refused.status_code, taken.status_code, charged) == (400, 409, [])
         client.post("/v1/datanets", json=self.BODY, headers=ALICE_KEY)
         assert charged == [("user:alice", "bees")]
+
+    def test_while_one_pays_nobody_takes_name_or_place(
+        self, client: TestClient, house: House, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Two that create at once, the second while the first one's fee is taken: it is refused before it pays."""
+        monkeypatch.setattr("openledger.datanets.datanets._MAX_OWNED", 1)
+        told: list[str] = []
+
+        def charge(account: str, name: str) -> str:
+            for other, wanted in (("user:alice", "more"), ("user:bob", "bees")):
+                with pytest.raises((Conflict, TooLarge)) as caught:
+                    house.rows.reserve(wanted, "Another", other, RowSchema())
+                told.append(caught.value.code)
+            with pytest.raises(Conflict):
+                house.rows.open_datanet("bees", "Another", "user:bob", RowSchema(), Terms())
+            return ""
+
+        house.economy.charge_datanet = charge  # type: ignore[method-assign]
+        made = client.post("/v1/datanets", json=self.BODY, headers=ALICE_KEY)
+        assert (made.status_code, told) == (200, ["too_many_datanets", "datanet_reserved"])
+
+    def test_a_name_that_could_not_be_paid_is_free_at_once(self, client: TestClient, house: House) -> None:
+        def poor(account: str, name: str) -> str:
+            raise InsufficientFunds("too little")
+
+        charge = house.economy.charge_datanet
+        house.economy.charge_datanet = poor  # type: ignore[method-assign]
+        assert client.post("/v1/datanets", json=self.BODY, headers=ALICE_KEY).status_code == 402
+        house.economy.charge_datanet = charge  # type: ignore[method-assign]
+        assert client.post("/v1/datanets", json=self.BODY, headers=OWNER_KEY).status_code == 200
+
+    def test_a_name_is_kept_for_a_minute(self, house: House) -> None:
+        house.rows.reserve("bees", "Hives", "user:alice", RowSchema())
+        house.rows.release("bees", "user:bob")
+        with pytest.raises(Conflict):
+            house.rows.check_new("bees", "Hives", "user:bob", RowSchema())
+        house.clock.advance(60_000)
+        house.rows.check_new("bees", "Hives", "user:bob", RowSchema())
 
     def test_it_needs_a_key(self, client: TestClient) -> None:
         assert client.post("/v1/datanets", json=self.BODY).status_code == 401

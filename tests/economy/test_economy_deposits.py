@@ -1,5 +1,7 @@
 """Deposits and one-time fees: returned, forfeited, withheld; each once."""
 
+from dataclasses import replace
+
 import pytest
 from economy_values import Town, scores
 from test_economy_recovery import PowerCut, cut_power
@@ -12,7 +14,7 @@ from openledger.core.signing import SigningKey, contributor_id
 from openledger.core.values import RowDraft
 from openledger.economy import Parameters
 from openledger.ledger import Ledger, Transfer, verify_proof
-from openledger.ledger.deposits import returned_statement, returned_transfer
+from openledger.ledger.deposits import hold_id, returned_statement, returned_transfer, withheld_id
 from openledger.ledger.signers import Signer, sign_signer
 
 COSTS = Parameters(contribution_deposit_nano=50, datanet_fee_nano=1000, adapter_fee_nano=200)
@@ -77,6 +79,56 @@ def test_without_a_balance_an_accepted_contribution_owes_nothing(priced):
     assert priced.available("contributor:ctr_a") == 56
 
 
+def test_a_deposit_that_was_dismissed_is_held_again_when_the_same_is_sent_again(priced):
+    for _ in range(3):
+        assert priced.economy.deposit("user:alice", "ctb_1") == "held"
+        assert priced.available() == 1_000_000 - 50
+        for _ in range(2):
+            priced.economy.dismiss("ctb_1")
+        assert priced.available() == 1_000_000
+    assert priced.economy.deposit("user:alice", "ctb_1") == "held"
+    assert priced.economy.judge("ctb_1", is_spam=True) == "forfeited"
+    priced.economy.dismiss("ctb_1")
+    assert (priced.available(), priced.available("treasury")) == (1_000_000 - 50, 50)
+    priced.ledger.audit()
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize(("is_spam", "left"), [(True, 50), (False, 100)])
+def test_a_dismissal_that_was_cut_off_is_finished(priced, monkeypatch, after, is_spam, left):
+    priced.economy.grant("user:bob", 100, "bob")
+    priced.economy.deposit("user:bob", "ctb_1")
+    cut_power(monkeypatch, Ledger, "commit", after=after)
+    with pytest.raises(PowerCut):
+        priced.economy.dismiss("ctb_1")
+    monkeypatch.undo()
+    priced.restart()
+    assert priced.economy.deposit("user:bob", "ctb_1") == "held"
+    assert priced.available("user:bob") == 50
+    priced.economy.judge("ctb_1", is_spam=is_spam)
+    assert priced.available("user:bob") == left
+    priced.ledger.audit()
+
+
+def test_spam_whose_deposit_was_dismissed_meanwhile_is_withheld(priced):
+    """Two calls sent the same: one failed before the gate, the other reached it."""
+    priced.economy.deposit("user:alice", "ctb_1")
+    priced.economy.dismiss("ctb_1")
+    assert priced.economy.judge("ctb_1", is_spam=True) == "forfeited"
+    assert (priced.available(), priced.available("treasury")) == (1_000_000 - 50, 50)
+
+
+@pytest.mark.parametrize(("first", "state"), [(True, "forfeited"), (False, "returned")])
+def test_a_judgement_that_was_cut_off_after_the_ledger_stands(priced, monkeypatch, first, state):
+    priced.economy.deposit("user:alice", "ctb_1")
+    cut_power(monkeypatch, Ledger, "commit", after=True)
+    with pytest.raises(PowerCut):
+        priced.economy.judge("ctb_1", is_spam=first)
+    monkeypatch.undo()
+    assert priced.economy.judge("ctb_1", is_spam=not first) == state
+    assert priced.economy.deposit("user:alice", "ctb_1") == state
+
+
 def test_a_datanet_and_an_adapter_are_paid_for_once(priced):
     first = priced.economy.charge_datanet("user:alice", "py-docs")
     assert priced.economy.charge_datanet("user:alice", "py-docs") == first
@@ -126,12 +178,18 @@ ADAS = f"contributor:{contributor_id(ADA.public_key)}"
 
 
 @pytest.fixture
-def acquitted(priced):
-    """Ada forfeited the deposit of ctb_1, and a reviewer has overturned the verdict on its row_1."""
+def acquitted(overturned):
+    """Ada forfeited the deposit of ctb_1, too."""
+    overturned.economy.deposit(ADAS, "ctb_1")
+    overturned.economy.judge("ctb_1", is_spam=True)
+    return overturned
+
+
+@pytest.fixture
+def overturned(priced):
+    """A reviewer has overturned the verdict on row_1 of Ada's ctb_1; she has a deposit left."""
     terms = Parameters()
     priced.economy.grant(ADAS, terms.dispute_deposit_nano + 50, "deposits")
-    priced.economy.deposit(ADAS, "ctb_1")
-    priced.economy.judge("ctb_1", is_spam=True)
     signature = sign_signer(OWNER, "reviewer", "user:owner", "py-docs")["signature"]
     reviewer = Signer(role="reviewer", account="user:owner", public_key=OWNER.public_key, datanet="py-docs")
     priced.economy.add_signer(reviewer, signature)
@@ -176,6 +234,33 @@ def test_a_deposit_comes_back_once_wherever_its_return_stopped(acquitted, monkey
     assert acquitted.economy.acquit("ctb_1", "row_1") == "returned"
     assert acquitted.available(ADAS) - before == 50
     acquitted.ledger.audit()
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_a_deposit_comes_back_where_taking_it_was_cut_off_after_the_ledger(acquitted, monkeypatch, held):
+    if not held:
+        assert acquitted.economy.deposit("user:bob", "ctb_2") == "owed"
+    acquitted.economy.grant("user:bob", 60, "bob")
+    if held:
+        assert acquitted.economy.deposit("user:bob", "ctb_2") == "held"
+    cut_power(monkeypatch, Ledger, "commit", after=True)
+    with pytest.raises(PowerCut):
+        acquitted.economy.judge("ctb_2", is_spam=True)
+    monkeypatch.undo()
+    assert (acquitted.available("user:bob"), acquitted.available("treasury")) == (10, 100)
+    assert acquitted.economy._deposits.acquit("ctb_2", "row_1") == "returned"
+    assert (acquitted.available("user:bob"), acquitted.available("treasury")) == (60, 50)
+
+
+@pytest.mark.parametrize(
+    "again", [lambda economy: economy.judge("ctb_1", is_spam=True), lambda economy: economy.recover()]
+)
+def test_what_was_owed_is_taken_by_the_next_judgement_or_start(priced, again):
+    priced.economy.deposit("user:bob", "ctb_1")
+    assert priced.economy.judge("ctb_1", is_spam=True) == "owed"
+    priced.economy.grant("user:bob", 60, "bob")
+    again(priced.economy)
+    assert (priced.available("user:bob"), priced.economy._deposits.state("ctb_1")) == (10, "forfeited")
 
 
 def test_a_deposit_that_the_treasury_has_spent_comes_back_when_it_has_it(acquitted):
@@ -229,3 +314,47 @@ class TestTheAudit:
     def test_names_one_that_says_nothing(self, acquitted):
         transfer = returned_transfer(returned_statement("ctb_1", ADAS, 50, "row_1"))
         assert self.wrong(acquitted, transfer, None) == "unexplained_deposit"
+
+    @pytest.mark.parametrize("kind", ["pending", "void"])
+    @pytest.mark.parametrize("code", ["deposit_forfeited", "deposit_withheld"])
+    def test_takes_no_hold_that_was_placed_or_released_for_a_lost_deposit(self, overturned, code, kind):
+        hold = Transfer(
+            transfer_id=hold_id("ctb_1"), debit=ADAS, credit="treasury", amount_nano=50,
+            code=code if kind == "pending" else "deposit", reference="ctb_1", kind="pending",
+        )  # fmt: skip
+        void = replace(
+            hold, transfer_id=f"{hold_id('ctb_1')}.back", code=code, kind="void", pending_id=hold.transfer_id
+        )
+        overturned.economy.charge_datanet("user:alice", "py-docs")  # so that the treasury has something
+        for transfer in (hold,) if kind == "pending" else (hold, void):
+            assert overturned.ledger.commit([transfer]) == ["created"]
+        statement = returned_statement("ctb_1", ADAS, 50, "row_1")
+        assert self.wrong(overturned, returned_transfer(statement), statement) == "deposit_not_lost"
+
+    @pytest.mark.parametrize("code", ["deposit_forfeited", "deposit_withheld"])
+    def test_takes_no_other_transfer_for_a_lost_deposit(self, overturned, code):
+        """The first only ends a hold; the second has an id of its own, so it can be there once."""
+        named = withheld_id("ctb_1") if code == "deposit_forfeited" else "another"
+        other = Transfer(transfer_id=named, debit=ADAS, credit="treasury", amount_nano=50, code=code, reference="ctb_1")
+        assert overturned.ledger.commit([other]) == ["created"]
+        statement = returned_statement("ctb_1", ADAS, 50, "row_1")
+        assert self.wrong(overturned, returned_transfer(statement), statement) == "deposit_not_lost"
+
+    def test_takes_the_post_of_anothers_hold_for_no_lost_deposit(self, overturned):
+        overturned.economy.deposit(ADAS, "ctb_2")
+        hold = hold_id("ctb_2")
+        post = Transfer(
+            transfer_id=f"{hold}.kept", debit=ADAS, credit="treasury", amount_nano=50, code="deposit_forfeited",
+            reference="ctb_1", kind="post", pending_id=hold,
+        )  # fmt: skip
+        assert overturned.ledger.commit([post]) == ["created"]
+        statement = returned_statement("ctb_1", ADAS, 50, "row_1")
+        assert self.wrong(overturned, returned_transfer(statement), statement) == "deposit_not_lost"
+
+    def test_knows_a_deposit_that_was_held_again_after_its_dismissal(self, overturned):
+        overturned.economy.deposit(ADAS, "ctb_1")
+        overturned.economy.dismiss("ctb_1")
+        assert overturned.economy.deposit(ADAS, "ctb_1") == "held"
+        assert overturned.economy.judge("ctb_1", is_spam=True) == "forfeited"
+        assert overturned.economy.acquit("ctb_1", "row_1") == "returned"
+        overturned.ledger.audit()

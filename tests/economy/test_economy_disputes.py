@@ -764,24 +764,73 @@ def test_scores_without_the_settlements_ceilings_decide_nothing(town):
     town.ledger.audit()
 
 
-def test_scores_that_pay_for_the_repeated_rows_decide_nothing(town):
-    """By the same scores with every row paid ctr_b would be due more."""
+REPEATS = (("row2", "row1", 912),)
+UNPAID = {"unpaid_nano": {"ctr_b": 20}, "repeats": REPEATS}
+
+
+@pytest.fixture
+def unpaid(town):
+    """The operator left a row of ctr_b's unpaid, who contests it."""
     town.sell("k", completion=1330)
-    unpaid = {"unpaid_nano": {"ctr_b": 20}, "repeats": (("row2", "row1", 912),)}
-    town.economy.settle(scores(**unpaid), {}, scores())
+    town.economy.settle(scores(**UNPAID), {}, scores())
     register(town)
     town.economy.grant(CLAIMANT, DEPOSIT, "deposit")
-    found = dispute(town, claimed=POOL)
-    assert found.claim["parts"]["use"]["leaves_unpaid"]
-    assert "leaves_unpaid" not in found.claim["parts"]["improvement"]
-    with pytest.raises(InvalidInput) as caught:
-        town.economy.resolve_dispute("ctr_b", signed(scores(), scores()))
-    assert (caught.value.code, caught.value.param) == ("invalid_scores", "unpaid_nano")
-    verdict = town.economy.resolve_dispute("ctr_b", signed(scores(**unpaid), scores()))
+    dispute(town, claimed=POOL)
+    return town
+
+
+def signed_parts(use, improvement):
+    basis = Basis(num_answers=1, answers_nano=POOL)
+    return sign_recomputation(AUDITOR, "py", "p0001", SECOND, basis, {"use": use, "improvement": improvement})
+
+
+def test_a_scorer_who_finds_the_same_repeated_rows_awards_nothing(unpaid):
+    """By the same scores with every row paid ctr_b would be due more."""
+    claim = unpaid.economy.disputes("py", "p0001")[0].claim
+    assert claim["parts"]["use"]["leaves_unpaid"]
+    assert "leaves_unpaid" not in claim["parts"]["improvement"]
+    verdict = unpaid.economy.resolve_dispute("ctr_b", signed(scores(**UNPAID), scores()))
     assert (verdict.state, verdict.award_nano) == ("rejected", 0)  # what was paid comes out again
-    assert verdict.closing["scores"]["use"]["unpaid_nano"] == {"ctr_b": 20}
-    assert "unpaid_nano" not in verdict.closing["scores"]["improvement"]
-    town.ledger.audit()
+    said = verdict.closing["scores"]
+    assert (said["use"]["unpaid_nano"], said["use"]["repeats"]) == ({"ctr_b": 20}, [list(REPEATS[0])])
+    assert said["improvement"]["unpaid_nano"] == {}
+    unpaid.ledger.audit()
+
+
+def test_a_scorer_who_finds_no_repeated_row_says_so_and_is_heard(unpaid):
+    verdict = unpaid.economy.resolve_dispute("ctr_b", signed(scores(), scores()))
+    assert (verdict.state, verdict.award_nano) == ("upheld", 2520)
+    assert verdict.closing["scores"]["use"]["unpaid_nano"] == {}
+    assert any("0 rows unpaid for repeating others" in line for line in disputes.lines(verdict.closing))
+    unpaid.ledger.audit()
+
+
+def test_scores_that_say_nothing_of_repeated_rows_decide_nothing(unpaid):
+    silent = replace(economy_disputes._scores_of(scores()), unpaid_nano=None)
+    with pytest.raises(InvalidInput) as caught:
+        unpaid.economy.resolve_dispute("ctr_b", signed_parts(silent, silent))
+    assert (caught.value.code, caught.value.param) == ("invalid_scores", "unpaid_nano")
+
+
+@pytest.mark.parametrize("repeats", [(), (("row1", "row1", 912),), (("row2", "row1", 1001),), (("row2", "row1"),)])
+def test_scores_that_leave_something_unpaid_name_the_rows(unpaid, repeats):
+    stated = replace(economy_disputes._scores_of(scores()), unpaid_nano={"ctr_a": 1}, repeats=repeats)
+    with pytest.raises(InvalidInput) as caught:
+        unpaid.economy.resolve_dispute("ctr_b", signed_parts(stated, economy_disputes._scores_of(scores())))
+    assert (caught.value.code, caught.value.param) == ("invalid_scores", "repeats")
+
+
+def test_the_repeated_rows_that_a_scorer_found_are_signed(unpaid):
+    found = signed(scores(**UNPAID), scores())
+    use = replace(found.scores["use"], repeats=(("row3", "row1", 912),))
+    with pytest.raises(InvalidInput) as caught:
+        unpaid.economy.resolve_dispute("ctr_b", replace(found, scores={**found.scores, "use": use}))
+    assert caught.value.code == "invalid_signature"
+
+
+def test_scores_of_before_there_were_repeats_are_signed_and_said_as_they_were():
+    said = Scores(method="m", scores_nano={"a": 1}, errors_nano={"a": 0}, gain_nano=1).said()
+    assert set(said) == {"method", "scores_nano", "errors_nano", "gain_nano"}
 
 
 def test_scores_of_two_pools_decide_nothing(settled):

@@ -54,6 +54,16 @@ async def never() -> None:
     """Of a contribution that the gate never judged."""
 
 
+def once_sent(judged):
+    """What the gate has said: nothing when it is asked before the rows are sent, `judged` from then on."""
+    answers = [never]
+
+    async def said() -> ContributionReceipt | None:
+        return await (answers.pop() if answers else judged)()
+
+    return said
+
+
 @pytest.mark.parametrize(
     ("reasons", "left"),
     [
@@ -102,6 +112,26 @@ async def test_more_rows_than_the_quota_never_reach_the_gate(tmp_path: Path):
     small.close()
 
 
+async def test_what_the_gate_knows_is_answered_without_quota_or_deposit(tmp_path: Path):
+    """It came before there were any: sent again it counts nothing, and nothing is held."""
+    small = Town(tmp_path, ManualClock(), Parameters(quota_low_rows=3, quota_high_rows=3, contribution_deposit_nano=50))
+    small.economy.grant(ACCOUNT, 1000, "start")
+    send, seen = gate(small, *["noise"] * 4)
+    receipt = await small.desk().deposited(SIGNED, send, send)
+    assert len(receipt.verdicts) == 4
+    assert (set(seen), small.available(ACCOUNT)) == ({1000}, 1000)
+    three = sign_contribution(KEY, "py-docs", DRAFTS[:3], "0")
+    await small.desk().deposited(three, send, never)
+    small.close()
+
+
+async def test_where_nobody_can_tell_whether_the_gate_knows_it_nothing_is_done(town: Town):
+    send, seen = gate(town, None)
+    with pytest.raises(Unavailable):
+        await town.desk().deposited(SIGNED, send, failing(AWAY))
+    assert (seen, town.available(ACCOUNT), town.economy.balance(ACCOUNT).posted_nano) == ([], 1000, 1000)
+
+
 async def test_rows_that_the_gate_never_judged_leave_the_quota_free(tmp_path: Path):
     small = Town(tmp_path, ManualClock(), Parameters(quota_low_rows=4, quota_high_rows=4))
     small.economy.grant(ACCOUNT, 1000, "start")
@@ -127,6 +157,15 @@ async def test_where_the_gate_refuses_all_of_it_the_deposit_comes_back(town: Tow
     assert town.available(ACCOUNT) == 1000
 
 
+async def test_spam_that_was_refused_before_the_gate_once_loses_its_deposit_all_the_same(town: Town):
+    with pytest.raises(NotFound):
+        await town.desk().deposited(SIGNED, failing(NotFound("no such Datanet", code="unknown_datanet")), never)
+    send, seen = gate(town, *["noise"] * 4)
+    await town.desk().deposited(SIGNED, send, never)
+    assert (seen, town.available(ACCOUNT)) == ([950], 950)
+    town.ledger.audit()
+
+
 def failing(error: Exception):
     async def send() -> ContributionReceipt:
         raise error
@@ -142,7 +181,7 @@ AWAY = Unavailable("no answer", code="actor_unavailable")
 async def test_where_the_answer_is_lost_the_deposit_goes_by_what_the_gate_said(town: Town, error, reason, left):
     judged, _ = gate(town, *[reason] * 4)
     with pytest.raises(type(error)):
-        await town.desk().deposited(SIGNED, failing(error), judged)
+        await town.desk().deposited(SIGNED, failing(error), once_sent(judged))
     assert (town.available(ACCOUNT), town.economy.balance(ACCOUNT).posted_nano) == (left, left)
     town.ledger.audit()
 
@@ -164,7 +203,7 @@ async def test_an_error_of_nobodys_before_the_gate_gives_the_deposit_back(town: 
 
 async def test_where_nobody_can_tell_what_the_gate_said_the_first_error_is_told(town: Town):
     with pytest.raises(RuntimeError, match="a defect"):
-        await town.desk().deposited(SIGNED, failing(RuntimeError("a defect")), failing(AWAY))
+        await town.desk().deposited(SIGNED, failing(RuntimeError("a defect")), once_sent(failing(AWAY)))
     assert (town.available(ACCOUNT), town.economy.balance(ACCOUNT).posted_nano) == (950, 1000)
 
 
