@@ -51,9 +51,9 @@ class Community(Claims):
         return [_reviewer(one) for one in await answered(self._datanets.reviewers.remote(name))]
 
     async def give_feedback(
-        self, account: str, answer_id: str, kind: str, contribution: Contribution, *, consent: bool
+        self, account: str, answer_id: str, kind: str, contribution: Contribution, *, salt: str, consent: bool
     ) -> ContributionReceipt:
-        source = feedback_source(answer_id, kind)
+        source = feedback_source(answer_id, kind, salt)
         datanet = await self._datanet_of(account, answer_id)
         _check_feedback(contribution, datanet, source, consent=consent)
         receipt = await self.contribute(contribution)

@@ -285,11 +285,11 @@ class Service(Protocol):
         ...
 
     async def give_feedback(
-        self, account: str, answer_id: str, kind: str, contribution: Contribution, *, consent: bool
+        self, account: str, answer_id: str, kind: str, contribution: Contribution, *, salt: str, consent: bool
     ) -> ContributionReceipt:
-        """A contribution about an answer that `account` paid for. Raises as `contribute`, and InvalidInput
-        (`consent_missing`, `wrong_datanet`, `wrong_source`), NotFound (`answer_not_sold`), Forbidden
-        (`not_the_customer`), Conflict (`no_datanet`)."""
+        """A contribution about an answer that `account` paid for; `salt` opens its source. Raises as `contribute`, and
+        InvalidInput (`invalid_feedback`, `consent_missing`, `wrong_datanet`, `wrong_source`), NotFound
+        (`answer_not_sold`), Forbidden (`not_the_customer`), Conflict (`no_datanet`)."""
         ...
 
     async def rate(self, account: str, answer_id: str, rating: int, public_key: str, signature: str) -> dict[str, Any]:
