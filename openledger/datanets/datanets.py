@@ -117,6 +117,10 @@ class Datanets:
         """Move some of the rows whose shard has changed. Whether more may be left; nothing else has to wait for it."""
         return self._layout.move_some()
 
+    def move_state(self) -> dict[str, bool | str]:
+        """Whether rows move between shards, and the code of the `problem` that stopped the last step."""
+        return {"is_moving": self._layout.is_moving, "problem": self._layout.problem}
+
     def create(self, name: str, summary: str, owner: str, row_schema: RowSchema = PLAIN) -> Datanet:
         """Idempotent. Raises Conflict when `name` exists with other content."""
         datanet = _described(name, summary, owner, row_schema)
