@@ -263,7 +263,8 @@ class Service(Protocol):
         ...
 
     async def leaderboard(self, name: str) -> dict[str, Any]:
-        """`contributors` (see `datanets.leaderboard`, with `earned_nano` from the Datanet's adapters and the time to
+        """At most a minute old. The 100 `contributors` of most accepted rows, of `num_contributors` (see
+        `datanets.leaderboard`, with `earned_nano` from the Datanet's adapters and the time to
         the `first_payout_ms`), `cohorts`, `reviewers` and how many rows wait for a review (`num_waiting`)."""
         ...
 
