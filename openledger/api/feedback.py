@@ -18,9 +18,11 @@ router = APIRouter(tags=["answers"])
 
 
 class FeedbackBody(StrictBody):
-    """`consent` says that the rows, which hold what was asked, may be kept, shown and trained on."""
+    """`consent` says that the rows, which hold what was asked, may be kept, shown and trained on. `salt` opens their
+    source, which doesn't name the answer to anybody else (`core.rating.feedback_source`)."""
 
     kind: Literal["correction", "edge_case"]
+    salt: Hex
     consent: bool = False
     datanet: Annotated[str, Field(max_length=128)]
     contribution: ContributionBody
@@ -39,7 +41,8 @@ async def give_feedback(answer_id: str, body: FeedbackBody, account: AccountOf, 
     """A contribution to the Datanet of the adapter that answered. The same again gives the first receipt."""
     contribution = body.contribution.contribution(check_name(body.datanet, "datanet"))
     given = check_name(answer_id, "answer_id"), body.kind, contribution
-    return json_response(contribution_object(await service.give_feedback(account, *given, consent=body.consent)))
+    receipt = await service.give_feedback(account, *given, salt=body.salt, consent=body.consent)
+    return json_response(contribution_object(receipt))
 
 
 @router.post("/v1/answers/{answer_id}/rating")

@@ -38,19 +38,21 @@ def records(options: Namespace) -> None:
 
 
 def correct(options: Namespace) -> None:
-    from openledger.core.rating import feedback_source
+    from openledger.core.rating import feedback_salt, feedback_source
     from openledger.datanets.contribution import sign_contribution
 
     kind = "edge_case" if options.edge_case else "correction"
-    source = feedback_source(options.answer_id, kind)
+    key = load_key(options.key)
+    salt = feedback_salt(key, options.answer_id)
+    source = feedback_source(options.answer_id, kind, salt)
     draft = RowDraft(prompt=options.prompt, completion=options.completion, source=source)
-    contribution = sign_contribution(load_key(options.key), options.datanet, [draft], nonce="feedback")
+    contribution = sign_contribution(key, options.datanet, [draft], nonce="feedback")
     if options.dry_run:
         told = {"datanet": options.datanet, "contributor_id": contribution.contributor_id, "source": source}
         output.print_pairs({**told, "consent": options.consent, "sent": False}, as_json=options.json)
         return
     with connect(options) as client:
-        receipt = client.give_feedback(options.answer_id, kind, contribution, consent=options.consent)
+        receipt = client.give_feedback(options.answer_id, kind, contribution, salt=salt, consent=options.consent)
     (verdict,) = receipt.verdicts
     told = {"contribution_id": receipt.contribution_id, "contributor_id": receipt.contributor_id}
     gate = {"row_id": verdict.row_id, "outcome": verdict.outcome, "reasons": ", ".join(verdict.reasons) or None}

@@ -82,14 +82,21 @@ class Communities:
         return read_as(values.read_list, self._transport.get_json(f"{_path(datanet)}/reviewers/records"))
 
     def give_feedback(
-        self, answer_id: str, kind: str, contribution: Contribution, *, consent: bool
+        self, answer_id: str, kind: str, contribution: Contribution, *, salt: str, consent: bool
     ) -> ContributionReceipt:
-        """A `correction` or an `edge_case` of an answer, as rows whose source is `core.rating.feedback_source`.
+        """A `correction` or an `edge_case` of an answer, as rows whose source is `core.rating.feedback_source` with the
+        `salt` of `core.rating.feedback_salt`.
 
         They are credited to who signed them. With the API key of the account that paid for the answer, whose `consent`
         it needs: rows hold what was asked. Safe to send again."""
         signed = asdict(contribution)
-        body = {"kind": kind, "consent": consent, "datanet": signed.pop("datanet"), "contribution": signed}
+        body = {
+            "kind": kind,
+            "salt": salt,
+            "consent": consent,
+            "datanet": signed.pop("datanet"),
+            "contribution": signed,
+        }
         told = self._transport.post_json(f"/v1/answers/{segment(answer_id)}/feedback", body)
         return read_as(values.read_contribution, told)
 

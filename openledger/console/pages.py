@@ -99,7 +99,7 @@ def leaderboard(report: Json, found: Json) -> Json:
         "datanet": {"name": found.get("datanet")},
         "contributors": people,
         "totals": {
-            "contributors": len(people),
+            "contributors": found.get("num_contributors", len(people)),
             "rows_a_week": sum(person.get("rows_a_week") or 0 for person in people),
             "duplicates": sum(person.get("duplicates") or 0 for person in people),
             "earned_nano": sum(person.get("earned_nano") or 0 for person in people),

@@ -4,6 +4,8 @@ The actors are detached and hold state alone, so they take no CPU. They are pinn
 disk: elsewhere a restarted actor would find an empty one. Every call may be repeated, so Ray may retry.
 """
 
+import logging
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,9 @@ from openledger.datanets.detectors import installed_detectors
 from openledger.datanets.shard import ShardHost
 
 NAMESPACE = "openledger"
+RETRY_S = 30
 DATANETS_ACTOR = "openledger-datanets"
+_log = logging.getLogger(__name__)
 
 
 def start_datanets(folder: Path, num_shards: int, namespace: str = NAMESPACE) -> Any:
@@ -71,7 +75,8 @@ class ShardHandle:
 
 
 class DatanetsActor(Datanets):
-    """`Datanets` over shard actors. While rows move, each step calls for the next one, behind whoever waits already."""
+    """`Datanets` over shard actors. While rows move, each step calls for the next one, behind whoever waits already. A
+    step that fails is logged, told in `move_state` and tried again after `RETRY_S`: storage comes back."""
 
     def __init__(self, folder: Path, shards: Sequence[Any], num_shards: int):
         handles = [ShardHandle(shard) for shard in shards]
@@ -79,13 +84,24 @@ class DatanetsActor(Datanets):
         self._call_for_next_step()
 
     def move_rows(self) -> bool:
-        more = super().move_rows()
+        try:
+            more = super().move_rows()
+        except (OpenLedgerError, OSError, ray.exceptions.RayError) as error:  # no next step: it would stand for ever
+            _log.warning("rows couldn't be moved, again in %d s: %s", RETRY_S, error)
+            self._call_for_next_step(RETRY_S)
+            return True
         if more:
             self._call_for_next_step()
         return more
 
-    def _call_for_next_step(self) -> None:
-        ray.get_runtime_context().current_actor.move_rows.remote()
+    def _call_for_next_step(self, delay_s: float = 0) -> None:
+        actor = ray.get_runtime_context().current_actor
+        if not delay_s:
+            actor.move_rows.remote()
+            return
+        timer = threading.Timer(delay_s, actor.move_rows.remote)
+        timer.daemon = True
+        timer.start()
 
 
 def _get_or_create(cls: type, name: str, namespace: str, *arguments: Any) -> Any:

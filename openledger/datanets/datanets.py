@@ -119,6 +119,10 @@ class Datanets:
         """Move some of the rows whose shard has changed. Whether more may be left; nothing else has to wait for it."""
         return self._layout.move_some()
 
+    def move_state(self) -> dict[str, bool | str]:
+        """Whether rows move between shards, and the code of the `problem` that stopped the last step."""
+        return {"is_moving": self._layout.is_moving, "problem": self._layout.problem}
+
     def create(self, name: str, summary: str, owner: str, row_schema: RowSchema = PLAIN) -> Datanet:
         """Idempotent. Raises Conflict when `name` exists with other content."""
         datanet = _described(name, summary, owner, row_schema)
@@ -195,6 +199,7 @@ class Datanets:
             return known
         if known is not None and known.state == "revoked":
             return known
+        self._registry.terms.check_request(name, party, action)
         return self._permit(name, Permission(party=party, action=action, state="requested", expires_ms=0))
 
     def approve(self, name: str, party: str, action: Action, by: str, expires_ms: int = 0) -> Permission:
@@ -380,10 +385,12 @@ class Datanets:
         return self._registry.reviews.num_waiting(self._registry.datanet(name).name)
 
     def add_feedback(self, feedback: Feedback) -> None:
-        """Keep that feedback was given, and by whom. Raises Conflict (`already_rated`), NotFound."""
+        """Keep that feedback was given, and by whom. Raises Conflict (`already_rated`), NotFound, TooLarge
+        (`too_many_ratings`)."""
+        self._registry.datanet(feedback.datanet)
+        self._registry.feedback.check(feedback)
         if not self._registry.knows_contributor(feedback.contributor_id):
             self.register_contributor(feedback.public_key, feedback.contributor_id)
-        self._registry.datanet(feedback.datanet)
         self._registry.feedback.add(feedback, self._clock.now_ms())
 
     def feedback(self, answer_id: str) -> list[Feedback]:

@@ -3,7 +3,9 @@ data that patterns don't find.
 
 A package that is installed beside this one names them as entry points of the group `openledger.detectors`: the name
 is the reason that a row in review is given, the object a function from a `RowDraft` to whether it has found something.
-What it says has to depend on the row alone, and the same package has to be installed wherever rows are judged again.
+A row's columns and turns stand in its `extra`, which `row_schema.read_extra` reads; a detector that looks at prompt and
+completion alone misses what is in the columns. What it says has to depend on the row alone, and the same package has to
+be installed wherever rows are judged again.
 """
 
 import re

@@ -24,6 +24,9 @@ GATE_VERSION.
     any other         review   what a detector of the installation has found
     wrong_language    reject   the completion is in none of the languages that the Datanet takes, where it takes few
 
+String columns are looked at for `invalid_text`, `personal_data` and `noise`; for the latter by their words alone, as a
+column may well hold a date or a code. Turns of a conversation stand in the prompt, and are judged there.
+
 The checks for noise and repetition follow the rules of Gopher (Rae et al., 2021, appendix A), the placeholders those of
 C4 (Raffel et al., 2020), as far as they apply to rows of a few words. Languages are told apart by `language`.
 """
@@ -42,7 +45,7 @@ import numpy as np
 from openledger.core.values import RowDraft, Verdict
 from openledger.datanets.dedupe import DuplicateIndex, Features, Text, features_of_texts, text_of, words
 from openledger.datanets.language import MIN_WORDS_FOR_LANGUAGE, is_in
-from openledger.datanets.row_schema import PLAIN, RowSchema
+from openledger.datanets.row_schema import PLAIN, RowSchema, read_extra
 
 Detectors = Mapping[str, Callable[[RowDraft], bool]]  # by the reason that is given
 NO_DETECTORS: Detectors = MappingProxyType({})
@@ -179,7 +182,11 @@ def _verdict(
     detectors: Detectors,
     rules: Rules,
 ) -> Verdict:
-    if reasons := _own_reasons(draft, rules) or text_reasons(draft, texts) or _language_reasons(draft, texts, rules):
+    if reasons := _own_reasons(draft, rules):
+        return Verdict(row_id=row_id, ordinal=ordinal, outcome="reject", reasons=reasons)
+    columns = _column_texts(draft, rules.schema)
+    reasons = text_reasons(draft, texts) or _column_reasons(columns) or _language_reasons(draft, texts, rules)
+    if reasons:
         return Verdict(row_id=row_id, ordinal=ordinal, outcome="reject", reasons=reasons)
     if duplicate := index.find(features):
         return Verdict(
@@ -190,7 +197,8 @@ def _verdict(
             duplicate_of=duplicate.row_id,
         )
     index.add(row_id, features)
-    found: tuple[str, ...] = ("personal_data",) if has_personal_data(f"{draft.prompt}\n{draft.completion}") else ()
+    said = (draft.prompt, draft.completion, *columns)
+    found: tuple[str, ...] = ("personal_data",) if has_personal_data("\n".join(said)) else ()
     found += tuple(sorted(reason for reason, detects in detectors.items() if detects(draft)))
     if found:
         return Verdict(row_id=row_id, ordinal=ordinal, outcome="review", reasons=found)
@@ -199,6 +207,22 @@ def _verdict(
 
 def _own_reasons(draft: RowDraft, rules: Rules) -> tuple[str, ...]:
     return tuple(dict.fromkeys(problem.code for problem in rules.schema.problems(draft)))
+
+
+def _column_texts(draft: RowDraft, schema: RowSchema) -> list[str]:
+    if not draft.extra:
+        return []
+    values = read_extra(draft.extra)
+    found = [values.get(column.name) for column in schema.columns if column.type == "string"]
+    return [text for text in found if text]
+
+
+def _column_reasons(texts: Sequence[str]) -> tuple[str, ...]:
+    checks = {
+        "invalid_text": any(map(_is_invalid, texts)),
+        "noise": any(_is_unspeakable(text) or _is_tangled(text) for text in texts),
+    }
+    return tuple(reason for reason, holds in checks.items() if holds)
 
 
 def _language_reasons(draft: RowDraft, texts: tuple[Text, Text], rules: Rules) -> tuple[str, ...]:

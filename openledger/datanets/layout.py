@@ -52,6 +52,7 @@ class Layout:
         self._before = int(properties.fix_property(_FROM, str(len(self._shards))))
         self._after = int(properties.fix_property(_TO, str(self._before)))
         self._steps = self._moves()
+        self.problem = ""  # why the last step of a move failed: a code, as messages name folders
         most = max(self._before, self._after)
         if most > len(self._shards):
             raise Conflict(
@@ -111,10 +112,12 @@ class Layout:
         """Move up to a thousand rows durably. Whether there may be more to move. Raises as the shards do; then the same
         rows are tried again the next time."""
         try:
-            return next(self._steps, None) is not None
-        except BaseException:
-            self._steps = self._moves()
+            more = next(self._steps, None) is not None
+        except BaseException as error:
+            self._steps, self.problem = self._moves(), getattr(error, "code", type(error).__name__)
             raise
+        self.problem = ""
+        return more
 
     def _moves(self) -> Iterator[int]:
         """A step each time it is asked; how many rows it has sent."""

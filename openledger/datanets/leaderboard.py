@@ -7,13 +7,14 @@ contribution came in week w, how many sent one in week w + k.
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import apsw
 
 DAY_MS = 24 * 60 * 60 * 1000
 WEEK_MS = 7 * DAY_MS
+KEPT_MS = 60_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +49,23 @@ class Cohort:
 class Leaderboard:
     contributors: tuple[Activity, ...]
     cohorts: tuple[Cohort, ...]
+
+
+class LeaderboardCache:
+    """Anybody may ask, and each reading goes through all verdicts: so a Datanet's is read once a minute."""
+
+    def __init__(self, connection: apsw.Connection, feedback: Callable[[str], Mapping[str, dict[str, int]]]):
+        self._connection = connection
+        self._feedback = feedback
+        self._kept: dict[str, tuple[int, Leaderboard]] = {}
+
+    def read(self, datanet: str, now_ms: int) -> Leaderboard:
+        """At most a minute old."""
+        kept = self._kept.get(datanet)
+        if kept is None or not 0 <= now_ms - kept[0] < KEPT_MS:
+            kept = now_ms, read_leaderboard(self._connection, datanet, self._feedback(datanet), now_ms)
+            self._kept[datanet] = kept
+        return kept[1]
 
 
 def read_leaderboard(

@@ -6,6 +6,9 @@ find: nothing is read back when a shard is opened but ids and keys.
 
 A store has no lock. A process that was cut off from the cluster may still write while its successor does; `Shard`
 tells by a version that isn't the next one, and removes what stands twice.
+
+Removing rows takes three steps here, each of which the store may refuse: a version without them, files without them,
+and the end of all older versions with their files. A removal that is repeated takes the last two in any case.
 """
 
 from collections.abc import Mapping

@@ -29,7 +29,7 @@ from openledger.datanets.contribution import draft_json
 from openledger.datanets.feedback import SCHEMA as FEEDBACK_SCHEMA
 from openledger.datanets.feedback import FeedbackStore
 from openledger.datanets.folders import make_folder
-from openledger.datanets.leaderboard import Leaderboard, read_leaderboard
+from openledger.datanets.leaderboard import Leaderboard, LeaderboardCache
 from openledger.datanets.reviews import SCHEMA as REVIEWS_SCHEMA
 from openledger.datanets.reviews import ReviewStore
 from openledger.datanets.row_schema import PLAIN, RowSchema
@@ -160,6 +160,7 @@ class Registry:
             self.terms = TermsBook(self._connection, self._writing)
             self.reviews = ReviewStore(self._connection, self._writing)
             self.feedback = FeedbackStore(self._connection, self._writing)
+            self._leaderboards = LeaderboardCache(self._connection, self.feedback.counts)
         except (apsw.NotADBError, apsw.CorruptError) as error:
             raise Corrupt(f"{path} is no registry: {error}", code="corrupt_registry", param=str(path)) from error
 
@@ -407,7 +408,7 @@ class Registry:
         return sorted(found, key=lambda one: (one.name, one.contributor_id))
 
     def leaderboard(self, datanet: str, now_ms: int) -> Leaderboard:
-        return read_leaderboard(self._connection, datanet, self.feedback.counts(datanet), now_ms)
+        return self._leaderboards.read(datanet, now_ms)
 
     def _counts(self, datanet: str) -> tuple[Counter[tuple[str, str]], Counter[tuple[str, str]]]:
         outcomes: Counter[tuple[str, str]] = Counter()

@@ -43,6 +43,8 @@ class Shard:
         self._dataset: Any = self._open()
         self._take_over_columns()
         self._read_places()
+        if self._dataset is not None and any(one.deletion_file() for one in self._dataset.get_fragments()):
+            self._clean_up()
         if isinstance(place, Path):
             self._take_over_segments(place)
 
@@ -74,12 +76,15 @@ class Shard:
 
     def remove(self, row_ids: Sequence[str]) -> int:
         """Forget rows: when this returns, no file holds a byte of them. How many of them were there; the others are
-        gone already. Raises Unavailable when the storage refuses; then nothing is removed."""
+        gone already. Raises Unavailable when the storage refuses: the same again removes what is left of them, also
+        where none of them can be read any more."""
         with self._lock:
             found = self.held(row_ids)
             if found:
                 self._change(lambda: self._delete(found))
                 self._read_places()
+            elif self._dataset is not None and not self._files.keeps_one_version:
+                self._clean_up()
             return len(found)
 
     def rows(self, row_ids: Sequence[str]) -> list[Row]:
@@ -154,6 +159,11 @@ class Shard:
         self._dataset = _lance().dataset(self._files.uri, storage_options=self._options)
         if isinstance(self._files, ObjectFiles):
             self._files.forget_old_versions(self._dataset)
+
+    def _clean_up(self) -> None:
+        """An object store may have taken the removal and refused what came after it: the old files are still there."""
+        self._change(self._compact)
+        self._read_places()
 
     def _change(self, step: Callable[[], None]) -> None:
         """Take one step durably, or none at all."""

@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 
 import apsw
 
-from openledger.core.errors import Corrupt, Forbidden, InvalidInput
+from openledger.core.errors import Corrupt, Forbidden, InvalidInput, TooLarge
 from openledger.datanets.language import KNOWN_LANGUAGES
 
 Action = Literal["contribute", "train"]
@@ -115,6 +115,9 @@ class Permission:
         return self.state == "approved" and (not self.expires_ms or now_ms < self.expires_ms)
 
 
+MAX_OPEN_REQUESTS = 1_000  # for each Datanet
+
+
 class TermsBook:
     """Shares the registry's connection; `writing` is its durable transaction."""
 
@@ -153,6 +156,18 @@ class TermsBook:
         query = "SELECT party, action, state, expires_ms FROM permissions WHERE datanet = ? ORDER BY action, party"
         rows: list[Any] = self._connection.execute(query, (datanet,)).fetchall()
         return [Permission(party=row[0], action=row[1], state=row[2], expires_ms=row[3]) for row in rows]
+
+    def check_request(self, datanet: str, party: str, action: Action) -> None:
+        """Anybody with a key may ask. Raises TooLarge (`too_many_requests_open`) where too many wait for the owner."""
+        query = "SELECT count(*) FROM permissions WHERE datanet = ? AND state = 'requested'"
+        row: Any = self._connection.execute(query, (datanet,)).fetchone()
+        if row[0] >= MAX_OPEN_REQUESTS and self.permission(datanet, party, action) is None:
+            raise TooLarge(
+                f"{row[0]} requests wait for the owner of {datanet!r}",
+                code="too_many_requests_open",
+                param="party",
+                fix="ask again when the owner has answered some, or be invited",
+            )
 
     def set_permission(self, datanet: str, permission: Permission, now_ms: int) -> None:
         one = permission

@@ -1,7 +1,8 @@
 """Quotas: how many rows a contributor may send to a Datanet in 24 hours, by reputation (`reputation.quota_rows`).
 
 Counted when a contribution comes, before the gate; what the gate never judged is taken back. A contribution counts
-once, however often it is sent. A Datanet's own limit (`datanets.terms`) stands beside this one.
+once in 24 hours, however often it is sent; older counts are forgotten. A Datanet's own limit (`datanets.terms`)
+stands beside this one.
 """
 
 import apsw
@@ -17,6 +18,7 @@ CREATE TABLE IF NOT EXISTS sent_rows(
   sent_ms INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS sent_rows_of ON sent_rows(contributor, datanet, sent_ms);
+CREATE INDEX IF NOT EXISTS sent_rows_by_time ON sent_rows(sent_ms);
 """
 _DAY_MS = 24 * 60 * 60_000
 _MAX_ROWS = 10**6
@@ -43,6 +45,7 @@ class QuotaBook:
             sent = self.sent(contributor, datanet, now_ms)
             if sent + num_rows > quota_rows:
                 raise _exceeded(datanet, quota_rows, sent)
+            self._db.execute("DELETE FROM sent_rows WHERE sent_ms <= ?", (now_ms - _DAY_MS,))
             values = (contribution_id, contributor, datanet, num_rows, now_ms)
             self._db.execute("INSERT INTO sent_rows VALUES (?, ?, ?, ?, ?)", values)
 

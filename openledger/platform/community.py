@@ -20,6 +20,8 @@ from openledger.economy import Payout
 from openledger.platform.calls import answered
 from openledger.platform.claims import Claims
 
+MOST_SHOWN = 100  # contributors on a leaderboard: each one's earnings are a question to the economy
+
 
 class Community(Claims):
     """The part of `LiveService` that answers for them."""
@@ -51,9 +53,9 @@ class Community(Claims):
         return [_reviewer(one) for one in await answered(self._datanets.reviewers.remote(name))]
 
     async def give_feedback(
-        self, account: str, answer_id: str, kind: str, contribution: Contribution, *, consent: bool
+        self, account: str, answer_id: str, kind: str, contribution: Contribution, *, salt: str, consent: bool
     ) -> ContributionReceipt:
-        source = feedback_source(answer_id, kind)
+        source = feedback_source(answer_id, kind, salt)
         datanet = await self._datanet_of(account, answer_id)
         _check_feedback(contribution, datanet, source, consent=consent)
         receipt = await self.contribute(contribution)
@@ -86,11 +88,12 @@ class Community(Claims):
     async def leaderboard(self, name: str) -> dict[str, Any]:
         board: Leaderboard = await answered(self._datanets.leaderboard.remote(name))
         adapters = set(self.adapters_of(name))
-        people = await asyncio.gather(*(self._with_earnings(one, adapters) for one in board.contributors))
+        people = await asyncio.gather(*(self._with_earnings(one, adapters) for one in board.contributors[:MOST_SHOWN]))
         reviewers: Sequence[ReviewerRecord] = await answered(self._datanets.reviewers.remote(name))
         return {
             "datanet": name,
             "contributors": list(people),
+            "num_contributors": len(board.contributors),
             "cohorts": [asdict(cohort) for cohort in board.cohorts],
             "reviewers": [{"reviewer": one.reviewer, "num_reviews": one.num_reviews} for one in reviewers],
             "num_waiting": await answered(self._datanets.num_waiting.remote(name)),

@@ -263,7 +263,8 @@ class Service(Protocol):
         ...
 
     async def leaderboard(self, name: str) -> dict[str, Any]:
-        """`contributors` (see `datanets.leaderboard`, with `earned_nano` from the Datanet's adapters and the time to
+        """At most a minute old. The 100 `contributors` of most accepted rows, of `num_contributors` (see
+        `datanets.leaderboard`, with `earned_nano` from the Datanet's adapters and the time to
         the `first_payout_ms`), `cohorts`, `reviewers` and how many rows wait for a review (`num_waiting`)."""
         ...
 
@@ -285,11 +286,11 @@ class Service(Protocol):
         ...
 
     async def give_feedback(
-        self, account: str, answer_id: str, kind: str, contribution: Contribution, *, consent: bool
+        self, account: str, answer_id: str, kind: str, contribution: Contribution, *, salt: str, consent: bool
     ) -> ContributionReceipt:
-        """A contribution about an answer that `account` paid for. Raises as `contribute`, and InvalidInput
-        (`consent_missing`, `wrong_datanet`, `wrong_source`), NotFound (`answer_not_sold`), Forbidden
-        (`not_the_customer`), Conflict (`no_datanet`)."""
+        """A contribution about an answer that `account` paid for; `salt` opens its source. Raises as `contribute`, and
+        InvalidInput (`invalid_feedback`, `consent_missing`, `wrong_datanet`, `wrong_source`), NotFound
+        (`answer_not_sold`), Forbidden (`not_the_customer`), Conflict (`no_datanet`)."""
         ...
 
     async def rate(self, account: str, answer_id: str, rating: int, public_key: str, signature: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 from openledger.api import create_app
 from openledger.client import OpenLedger
 from openledger.core.errors import Conflict, Forbidden
-from openledger.core.rating import feedback_source, sign_rating
+from openledger.core.rating import feedback_salt, feedback_source, sign_rating
 from openledger.core.values import Contribution, RowDraft
 from openledger.datanets.contribution import sign_contribution
 
@@ -48,13 +48,15 @@ def code(response: Any) -> tuple[int, str]:
 
 
 def correction(answer_id: str, *, datanet: str = "py-docs", source: str = "") -> Contribution:
-    row = RowDraft(prompt=PROMPT, completion=BETTER, source=source or feedback_source(answer_id, "correction"))
+    opened = feedback_source(answer_id, "correction", feedback_salt(ADA, answer_id))
+    row = RowDraft(prompt=PROMPT, completion=BETTER, source=source or opened)
     return sign_contribution(ADA, datanet, [row], "1")
 
 
 def body(answer_id: str, *, consent: bool = True, **more: Any) -> dict[str, Any]:
     signed = asdict(correction(answer_id, **more))
-    return {"kind": "correction", "consent": consent, "datanet": signed.pop("datanet"), "contribution": signed}
+    told = {"kind": "correction", "salt": feedback_salt(ADA, answer_id), "consent": consent}
+    return {**told, "datanet": signed.pop("datanet"), "contribution": signed}
 
 
 class TestFeedback:
@@ -66,10 +68,29 @@ class TestFeedback:
         assert (told["object"], told["accepted"], told["contributor_id"]) == ("contribution", 1, ADA_ID)
         house.rows.publish("py-docs")
         (row,) = house.rows.rows("py-docs", 1)
-        assert (row.contributor_id, row.source) == (ADA_ID, f"answer:{answer_id}#correction")
+        salt = feedback_salt(ADA, answer_id)
+        assert (row.contributor_id, row.source) == (ADA_ID, feedback_source(answer_id, "correction", salt))
         assert client.post(path, json=body(answer_id), headers=ALICE_KEY).json() == told
         (given,) = house.rows.feedback(answer_id)
         assert (given.kind, given.subject) == ("correction", told["contribution_id"])
+
+    def test_its_source_leads_to_no_answer_without_the_signers_salt(self, answer_id: str) -> None:
+        salt = feedback_salt(ADA, answer_id)
+        source = feedback_source(answer_id, "correction", salt)
+        assert answer_id not in source
+        assert feedback_salt(BOB, answer_id) != salt != feedback_salt(ADA, "ans_other")
+        others = {feedback_source("ans_other", "correction", salt), feedback_source(answer_id, "edge_case", salt),
+                  feedback_source(answer_id, "correction", feedback_salt(BOB, answer_id))}  # fmt: skip
+        assert len(others - {source}) == 3
+
+    @pytest.mark.parametrize("salt", ["", "ab", feedback_salt(BOB, "ans_other")])
+    def test_without_the_salt_that_opens_its_source_it_is_refused(
+        self, client: TestClient, house: House, answer_id: str, salt: str
+    ) -> None:
+        sent = {**body(answer_id), "salt": salt}
+        response = client.post(f"/v1/answers/{answer_id}/feedback", json=sent, headers=ALICE_KEY)
+        assert response.status_code == 400
+        assert house.rows.stored_count("py-docs") == 0
 
     @pytest.mark.parametrize(
         ("change", "expected"),

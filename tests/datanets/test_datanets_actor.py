@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from datanet_samples import key_of, sample_drafts, signed
+from datanet_samples import key_of, open_datanets, sample_drafts, signed
 
 from openledger.core.errors import InvalidInput, Unavailable
-from openledger.datanets.actor import start_datanets
+from openledger.datanets import actor
+from openledger.datanets.actor import DatanetsActor, start_datanets
 from openledger.datanets.placement import shard_of
+from openledger.datanets.shard import ShardHost
 
 NAMESPACE = "openledger-datanets-test"
 
@@ -52,6 +54,32 @@ def test_contributions_survive_the_death_of_every_actor(cluster: Any, tmp_path: 
     with pytest.raises(Unavailable, match=segment.name):
         start_datanets(tmp_path, num_shards=3, namespace=NAMESPACE)
     _kill_all()
+
+
+def test_a_move_that_storage_stopped_is_told_and_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = open_datanets(tmp_path, 1)
+    before.contribute(signed("ada", sample_drafts(20)))
+    before.close()
+    calls: list[float] = []
+    monkeypatch.setattr(actor, "ShardHandle", lambda shard: shard)
+    monkeypatch.setattr(DatanetsActor, "_call_for_next_step", lambda _, delay_s=0: calls.append(delay_s))
+    datanets = DatanetsActor(tmp_path, [ShardHost(tmp_path / f"shard-{number}") for number in range(2)], 2)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(ShardHost, "append", _refuse)
+        assert datanets.move_rows()
+    assert calls == [0, actor.RETRY_S]
+    assert datanets.move_state() == {"is_moving": True, "problem": "storage_unavailable"}
+
+    while datanets.move_rows():
+        pass
+    assert datanets.move_state() == {"is_moving": False, "problem": ""}
+    assert datanets.stored_count("docs") == 20
+    datanets.close()
+
+
+def _refuse(*_: Any) -> None:
+    raise Unavailable("the disk is full", code="storage_unavailable")
 
 
 def wait_until(holds: Callable[[], bool]) -> None:

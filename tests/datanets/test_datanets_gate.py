@@ -3,14 +3,17 @@
 import random
 import string
 from collections import Counter
+from dataclasses import replace
 from functools import cache
 
 import pytest
 from datanet_samples import ANSWERS, Copier, module_drafts, sample_drafts
 
+from openledger.core.hashing import canonical_json
 from openledger.core.values import RowDraft, Verdict
 from openledger.datanets.dedupe import DuplicateIndex
-from openledger.datanets.gate import has_personal_data, is_repetitive, judge, text_reasons
+from openledger.datanets.gate import Rules, has_personal_data, is_repetitive, judge, text_reasons
+from openledger.datanets.row_schema import Column, RowSchema
 
 HONEST = (
     "asyncio", "email", "http", "logging", "xml", "importlib", "inspect", "tarfile", "numpy.lib", "numpy.ma",
@@ -116,6 +119,34 @@ class TestDetectors:
         draft = row("Write to jane.doe@mail.org about the hate.")
         (verdict,) = judge([draft], ["row_0"], DuplicateIndex(), {"toxic": lambda draft: True})
         assert verdict.reasons == ("personal_data", "toxic")
+
+
+class TestColumns:
+    @pytest.mark.parametrize(
+        ("note", "outcome", "reasons"),
+        [
+            ("call jane.roe@mail.net", "review", ("personal_data",)),
+            ("her card is 4111 1111 1111 1111", "review", ("personal_data",)),
+            ("SSN 123-45-6789", "review", ("personal_data",)),
+            ("one \x00 byte", "reject", ("invalid_text",)),
+            ("xkcdq wrtzpl bvnmkj qwrtz", "reject", ("noise",)),
+            ("b4r82bv x7k2q9z m3n8v5t", "reject", ("noise",)),
+            ("2024-01-05", "accept", ()),
+            ("B-17/4", "accept", ()),
+            ("", "accept", ()),
+        ],
+    )
+    def test_strings_are_looked_at_as_the_text_is(self, note: str, outcome: str, reasons: tuple[str, ...]) -> None:
+        rules = Rules(schema=RowSchema(columns=(Column(name="note", type="string"), Column(name="n", type="int64"))))
+        draft = replace(row(ANSWERS[0]), extra=canonical_json({"n": 7, "note": note}).decode())
+        (verdict,) = judge([draft], ["row_1"], DuplicateIndex(), rules=rules)
+        assert (verdict.outcome, verdict.reasons) == (outcome, reasons)
+
+    def test_a_number_is_no_text(self) -> None:
+        rules = Rules(schema=RowSchema(columns=(Column(name="x", type="float64"),)))
+        draft = replace(row(ANSWERS[0]), extra=canonical_json({"x": "4111111111111111"}).decode())
+        (verdict,) = judge([draft], ["row_1"], DuplicateIndex(), rules=rules)
+        assert verdict.outcome == "accept"
 
 
 class TestPersonalData:

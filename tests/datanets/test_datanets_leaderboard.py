@@ -7,10 +7,11 @@ import pytest
 from datanet_samples import key_of, open_datanets, sample_drafts, signed
 
 from openledger.core.clock import ManualClock
+from openledger.core.errors import TooLarge
 from openledger.core.signing import contributor_id
 from openledger.datanets.datanets import Datanets
-from openledger.datanets.feedback import Feedback
-from openledger.datanets.leaderboard import DAY_MS, WEEK_MS, cohorts
+from openledger.datanets.feedback import MAX_RATERS, Feedback
+from openledger.datanets.leaderboard import DAY_MS, KEPT_MS, WEEK_MS, cohorts
 from openledger.datanets.removal import sign_withdrawal
 
 ADA, BOB = (contributor_id(key_of(name).public_key) for name in ("ada", "bob"))
@@ -52,6 +53,34 @@ def test_velocity_counts_the_last_day_and_the_last_week(datanets: Datanets) -> N
     clock_of(datanets).advance(5 * DAY_MS)
     (ada,) = datanets.leaderboard("docs").contributors
     assert (ada.rows_a_day, ada.rows_a_week, ada.weeks_active in (1, 2)) == (0, 4, True)
+
+
+def test_it_is_read_once_a_minute_however_often_it_is_asked_for(datanets: Datanets) -> None:
+    datanets.contribute(signed("ada", sample_drafts(2)))
+    first = datanets.leaderboard("docs")
+    datanets.contribute(signed("bob", sample_drafts(2, "mail")))
+    assert datanets.leaderboard("docs") is first
+    clock_of(datanets).advance(KEPT_MS)
+    assert {one.contributor_id for one in datanets.leaderboard("docs").contributors} == {ADA, BOB}
+
+
+def test_an_answer_is_rated_by_so_many_contributors_and_no_more(datanets: Datanets) -> None:
+    def rating(number: int) -> Feedback:
+        key = key_of(f"rater {number}")
+        return Feedback(
+            answer_id="ans_1", contributor_id=contributor_id(key.public_key), kind="rating", datanet="docs",
+            public_key=key.public_key, signature="ab", rating=4,
+        )  # fmt: skip
+
+    for number in range(MAX_RATERS):
+        datanets.add_feedback(rating(number))
+    with pytest.raises(TooLarge) as caught:
+        datanets.add_feedback(rating(MAX_RATERS))
+    assert caught.value.code == "too_many_ratings"
+    refused = rating(MAX_RATERS).contributor_id
+    assert refused not in {one.contributor_id for one in datanets.contributors()}
+    datanets.add_feedback(rating(0))
+    assert len(datanets.feedback("ans_1")) == MAX_RATERS
 
 
 def test_cohorts_follow_who_began_together() -> None:

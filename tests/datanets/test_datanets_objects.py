@@ -19,6 +19,7 @@ from test_datanets_shard import grep, sample_rows
 from openledger.core.clock import ManualClock
 from openledger.core.errors import NotFound, Unavailable
 from openledger.datanets.datanets import Datanets
+from openledger.datanets.objects import ObjectFiles
 from openledger.datanets.shard import Shard, ShardHost
 
 
@@ -67,6 +68,36 @@ class TestShard:
         assert grep(tmp_path, b"xylophonesecret") == grep(tmp_path, secret.row_id.encode()) == []
         assert Shard(uri).count == 5
 
+    @pytest.mark.parametrize("refused", [(Shard, "_compact"), (ObjectFiles, "forget_old_versions")])
+    def test_a_removal_that_the_store_broke_off_is_finished_by_the_same_again(
+        self, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: tuple[type, str]
+    ) -> None:
+        shard, rows = Shard(uri), sample_rows(3)
+        secret = replace(rows[2], completion="xylophonesecret " * 8)
+        shard.append([*rows[:2], secret], "a")
+        with monkeypatch.context() as broken:
+            broken.setattr(*refused, refuse)
+            with pytest.raises(Unavailable):
+                shard.remove([secret.row_id])
+        assert shard.held([secret.row_id]) == []
+        assert grep(tmp_path, b"xylophonesecret")
+        shard.remove([secret.row_id])
+        assert grep(tmp_path, b"xylophonesecret") == []
+        assert shard.rows([rows[1].row_id]) == [rows[1]]
+
+    def test_opening_finishes_a_removal_whose_files_were_not_written_anew(
+        self, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        shard, rows = Shard(uri), sample_rows(3)
+        secret = replace(rows[2], completion="xylophonesecret " * 8)
+        shard.append([*rows[:2], secret], "a")
+        with monkeypatch.context() as broken:
+            broken.setattr(Shard, "_compact", refuse)
+            with pytest.raises(Unavailable):
+                shard.remove([secret.row_id])
+        assert Shard(uri).count == 2
+        assert grep(tmp_path, b"xylophonesecret") == []
+
     def test_all_rows_can_be_removed_and_others_come(self, uri: str) -> None:
         shard, rows = Shard(uri), sample_rows(2)
         shard.append(rows, "a")
@@ -74,6 +105,10 @@ class TestShard:
         assert shard.count == Shard(uri).count == 0
         shard.append(sample_rows(3, "other"), "b")
         assert Shard(uri).count == 3
+
+
+def refuse(*_: object) -> None:
+    raise OSError("connection reset")
 
 
 def test_datanets_over_an_object_store_publish_what_was_accepted(tmp_path: Path) -> None:

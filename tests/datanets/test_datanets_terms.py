@@ -10,6 +10,7 @@ from datanet_samples import key_of, open_datanets, sample_drafts, signed
 from openledger.core.clock import ManualClock
 from openledger.core.errors import Forbidden, InvalidInput, NotFound, TooLarge
 from openledger.core.signing import contributor_id
+from openledger.datanets import terms as terms_of_datanets
 from openledger.datanets.datanets import Datanets
 from openledger.datanets.terms import Terms
 
@@ -68,6 +69,18 @@ class TestContributing:
                 call(signed("ada", sample_drafts(2)))
             assert caught.value.code == "not_permitted"
         assert datanets.stored_count("docs") == 0
+
+    def test_no_more_requests_wait_than_an_owner_can_read(
+        self, datanets: Datanets, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(terms_of_datanets, "MAX_OPEN_REQUESTS", 2)
+        for party in ("ctr_1", "ctr_2", "ctr_2"):
+            datanets.request("docs", party, "contribute")
+        with pytest.raises(TooLarge) as caught:
+            datanets.request("docs", "ctr_3", "contribute")
+        assert caught.value.code == "too_many_requests_open"
+        datanets.approve("docs", "ctr_1", "contribute", by=OWNER)
+        assert datanets.request("docs", "ctr_3", "contribute").state == "requested"
 
     def test_a_request_alone_opens_nothing_and_an_approval_does(self, datanets: Datanets) -> None:
         datanets.set_terms("docs", Terms(contribute="approval"), by=OWNER)

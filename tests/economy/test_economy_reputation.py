@@ -48,6 +48,13 @@ def admit(town, name, rows, contributor="ctr_a"):
     town.economy.admit(contributor, "py-docs", name, rows)
 
 
+def test_what_was_sent_is_forgotten_after_a_day(town, clock):
+    admit(town, "ctb_1", 10)
+    clock.advance(24 * 60 * 60_000)
+    admit(town, "ctb_2", 10, "ctr_b")
+    assert town.economy._db.execute("SELECT contribution_id FROM sent_rows").fetchall() == [("ctb_2",)]
+
+
 def test_rows_beyond_the_quota_are_refused_by_what_is_left_and_count_for_a_day(town, clock):
     admit(town, "ctb_1", 2000)
     for _ in range(2):
