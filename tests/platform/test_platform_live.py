@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import inspect
 import json
+import threading
 from contextlib import suppress
 
 import pytest
@@ -12,8 +13,8 @@ from tiny_model import make_tiny_base
 
 from openledger.adapters.base_model import load_tokenizer
 from openledger.adapters.registry import AdapterRegistry
-from openledger.core.clock import ManualClock
-from openledger.core.errors import Conflict, Forbidden, InsufficientFunds, InvalidInput, NotFound, Unavailable
+from openledger.core.clock import ManualClock, SystemClock
+from openledger.core.errors import Conflict, Forbidden, InsufficientFunds, InvalidInput, NotFound, TooLarge, Unavailable
 from openledger.core.signing import SigningKey
 from openledger.core.values import AdapterTerms, ContributorScores, RowDraft, SamplingParameters, TokenEvent
 from openledger.datanets.contribution import sign_contribution
@@ -628,3 +629,63 @@ async def test_what_a_tenant_asked_is_in_no_report(service):
     await said(chat(service, "Where is my contract?"))
     report = await service.report()
     assert (report.get("answers", []), "contract" in json.dumps(report)) == ([], False)
+
+
+class TestEmbeddings:
+    @pytest.fixture
+    def embedding(self, engine):
+        """An engine whose vectors never come."""
+
+        class Embed:
+            cancelled = False
+
+            def remote(self, request, place):
+                return asyncio.ensure_future(self._run())
+
+            async def _run(self):
+                try:
+                    await asyncio.Event().wait()
+                except asyncio.CancelledError:
+                    self.cancelled = True
+                    raise
+
+        engine.embed = Embed()
+        return engine.embed
+
+    async def test_one_that_the_hold_would_not_outlive_is_ended_and_costs_nothing(
+        self, service, economy, embedding, monkeypatch
+    ):
+        in_15_min = ManualClock(SystemClock().now_ms() + 15 * 60_000 - 10_050)
+        monkeypatch.setattr(service._answering, "_clock", in_15_min)
+        async with asyncio.timeout(10):
+            with pytest.raises(Unavailable) as caught:
+                await service.embed(account=ACCOUNT, model="greek", inputs=["alpha"], idempotency_key="e")
+        assert (caught.value.code, embedding.cancelled) == ("embedding_late", True)
+        assert economy.balance(ACCOUNT).available_nano == FUNDS
+
+    @pytest.mark.parametrize("inputs", [[[5] * 64] * 1025, ["a " * 33_000] * 2], ids=["ids", "text"])
+    async def test_more_tokens_than_a_request_may_have_are_refused(
+        self, service, economy, embedding, inputs, monkeypatch
+    ):
+        monkeypatch.setattr(service, "_fitting", lambda prompt_ids, param: prompt_ids)
+        with pytest.raises(TooLarge) as caught:
+            await service.embed(account=ACCOUNT, model="greek", inputs=inputs, idempotency_key="e")
+        assert (caught.value.code, caught.value.param) == ("too_many_tokens", "input")
+        assert spent(economy) == 0
+
+    async def test_text_that_is_clearly_too_long_is_refused_unread(self, service, monkeypatch):
+        monkeypatch.setattr(service, "_encode_plain", lambda *_, **__: pytest.fail("was tokenised"))
+        with pytest.raises(TooLarge):
+            await service.embed(account=ACCOUNT, model="greek", inputs=["a" * 2**18] * 5, idempotency_key="e")
+
+    async def test_inputs_are_tokenised_off_the_loop(self, service, embedding, monkeypatch):
+        threads = []
+
+        def encode(*_, **__):
+            threads.append(threading.current_thread())
+            raise InvalidInput("no more is needed")
+
+        monkeypatch.setattr(service, "_encode_plain", encode)
+        with pytest.raises(InvalidInput):
+            await service.embed(account=ACCOUNT, model="greek", inputs=["alpha"], idempotency_key="e")
+        assert threads != [threading.current_thread()]
