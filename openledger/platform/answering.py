@@ -234,7 +234,7 @@ class Answering:
                     yield self._echoed(told, one, event) if first else told
                     first = False
             if receipt is None:
-                raise Unavailable("the engine broke off", code="engine_broke_off", fix="ask again with the same key")
+                raise _broke_off()
         except (GeneratorExit, asyncio.CancelledError):
             failed = fate.failed  # else the client went away: what was generated is paid for
             raise
@@ -329,8 +329,16 @@ async def _read(stream: AsyncGenerator[AnswerEvent], put: Callable[[AnswerEvent 
             async for event in stream:
                 put(event)
         put(None)
+    except asyncio.CancelledError:
+        if (task := asyncio.current_task()) is not None and task.cancelling():
+            raise
+        put(_broke_off())
     except Exception as error:  # noqa: BLE001 - raised again where the events are read
         put(error)
+
+
+def _broke_off() -> Unavailable:
+    return Unavailable("the engine broke off", code="engine_broke_off", fix="ask again with the same key")
 
 
 def _late() -> Unavailable:

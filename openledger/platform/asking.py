@@ -46,6 +46,8 @@ class EngineCalls:
         try:
             vectors: npt.NDArray[np.float32] = await response
         except asyncio.CancelledError:
+            if not _is_cancelled():
+                raise engine_lost() from None
             response.cancel()
             raise
         except Exception as error:
@@ -109,8 +111,13 @@ class ServeStream:
         self._stream = stream
 
     async def events(self) -> AsyncGenerator[TokenEvent]:
-        async for event in self._stream:
-            yield event
+        try:
+            async for event in self._stream:
+                yield event
+        except asyncio.CancelledError:
+            if _is_cancelled():
+                raise
+            raise engine_lost() from None
 
     async def leave(self) -> Tail:
         if hasattr(self._stream, "cancel"):  # Serve's
@@ -159,8 +166,19 @@ class LineCall:
                 await asyncio.sleep(_LAST_WORDS_S)  # the connection may be slower than Serve
             if not self._call.ended:
                 self._call.fail(engine_lost())
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - raised again where the events are read
+        except asyncio.CancelledError:
+            self._call.fail(engine_lost())
+            if _is_cancelled():
+                raise
+        except Exception as error:  # noqa: BLE001 - raised again where the events are read
             self._call.fail(error)
+
+
+def _is_cancelled() -> bool:
+    """Whether this task was cancelled by somebody here. Serve says CancelledError also of a call whose replica was
+    stopped, and nobody left then."""
+    task = asyncio.current_task()
+    return task is None or bool(task.cancelling())
 
 
 def as_ours(error: Exception) -> OpenLedgerError:
@@ -173,7 +191,7 @@ def as_ours(error: Exception) -> OpenLedgerError:
         return cause
     if isinstance(error, BackPressureError):
         return TooManyRequests("the engine has more to do than it can hold", code="queue_full", retry_after_s=2)
-    if isinstance(error, ray.exceptions.RayActorError | DeploymentUnavailableError):
+    if isinstance(error, ray.exceptions.RayActorError | ray.exceptions.TaskCancelledError | DeploymentUnavailableError):
         return engine_lost()
     raise error
 

@@ -24,6 +24,7 @@ from openledger.economy import Economy
 from openledger.ledger import Ledger
 from openledger.ledger.receipts import check_receipt, encode_receipt
 from openledger.openlora.text import TextStream, decoder
+from openledger.platform.answering import _Fate, _merged
 from openledger.platform.live import LiveService
 from openledger.platform.workdir import Workdir
 
@@ -63,7 +64,7 @@ class Engine:
     def __init__(self, tokenizer):
         self.tokens = [*tokenizer("It joins alpha with beta.", add_special_tokens=False)["input_ids"]]
         self.tokenizer, self.calls = tokenizer, 0
-        self.fail_after = self.wait_after = self.break_after = self.die_after = None
+        self.fail_after = self.wait_after = self.break_after = self.die_after = self.stop_after = None
         self.places = []
         self.waiting = asyncio.Event()
 
@@ -81,6 +82,8 @@ class Engine:
         for number, token in enumerate([*self.tokens, self.tokenizer.eos_token_id]):
             if number == self.break_after:
                 return
+            if number == self.stop_after:
+                raise asyncio.CancelledError
             if number == self.die_after:
                 self.die_after = None
                 raise ActorDiedError
@@ -689,3 +692,31 @@ class TestEmbeddings:
         with pytest.raises(InvalidInput):
             await service.embed(account=ACCOUNT, model="greek", inputs=["alpha"], idempotency_key="e")
         assert threads != [threading.current_thread()]
+
+
+class TestCancelledByServe:
+    """The engine's replica is stopped while it answers: Serve raises CancelledError where nobody was cancelled."""
+
+    @pytest.mark.parametrize("number", [1, 2])
+    async def test_all_answers_end_with_an_error_and_cost_nothing(self, service, economy, engine, number):
+        engine.stop_after = 3
+        async with asyncio.timeout(10):
+            with pytest.raises(Unavailable):
+                await said(chat(service, num_answers=number))
+        assert (spent(economy), economy.balance(ACCOUNT).available_nano) == (0, FUNDS)
+
+    async def test_a_stream_that_is_cancelled_by_nobody_ends_the_merged_ones(self):
+        async def stopped():
+            await asyncio.sleep(0)
+            raise asyncio.CancelledError
+            yield
+
+        async def good():
+            yield "event"
+            await asyncio.Event().wait()
+
+        fate = _Fate()
+        async with asyncio.timeout(5):
+            with pytest.raises(Unavailable) as caught:
+                await said(_merged([stopped(), good()], fate))
+        assert (caught.value.code, fate.failed) == ("engine_broke_off", True)
