@@ -254,6 +254,51 @@ class TestFaults:
         for inbox in inboxes:
             inbox.close()
 
+    async def test_a_request_in_the_queue_leaves_it_with_its_gateway(
+        self, inbox: EventInbox, outbox: EventOutbox
+    ) -> None:
+        """Nothing is generated for it when its turn would come."""
+        call = await inbox.call("in engine", whole=False)
+        queued = await inbox.call("queued", whole=False)
+        ended, never = asyncio.Event(), asyncio.Event()
+
+        async def waiting() -> AsyncGenerator[TokenEvent, None]:
+            try:
+                await never.wait()
+                yield token(1)
+            finally:
+                ended.set()
+
+        sending = [
+            asyncio.ensure_future(outbox.send(saying(token(1), then=ended), "in engine", call.line)),
+            asyncio.ensure_future(outbox.send(waiting(), "queued", queued.line)),
+        ]
+        await anext(call.events())
+        call._connection._transport.abort()  # type: ignore[union-attr]
+        async with asyncio.timeout(5):
+            told = await asyncio.gather(*sending, return_exceptions=True)
+        assert [getattr(error, "code", None) for error in told] == ["line_broken", "line_broken"]
+
+    async def test_what_comes_after_the_gateway_is_gone_is_the_last(
+        self, inbox: EventInbox, outbox: EventOutbox
+    ) -> None:
+        go, made = asyncio.Event(), []
+
+        async def events() -> AsyncGenerator[TokenEvent, None]:
+            for number in range(50):
+                made.append(number)
+                yield token(number)
+                await go.wait()
+
+        call = await inbox.call("r", whole=False)
+        sending = asyncio.ensure_future(outbox.send(events(), "r", call.line))
+        await anext(call.events())
+        call._connection._transport.abort()  # type: ignore[union-attr]
+        await asyncio.sleep(0.05)
+        go.set()
+        (error,) = await asyncio.gather(sending, return_exceptions=True)
+        assert (getattr(error, "code", None), made) == ("line_broken", [0, 1])
+
     async def test_a_replica_that_is_lost_fails_the_answers_it_made(
         self, inbox: EventInbox, outbox: EventOutbox
     ) -> None:
