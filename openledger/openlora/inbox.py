@@ -34,8 +34,9 @@ class EventInbox:
         self._calls: dict[int, Call] = {}
 
     async def call(self, request_id: str, whole: bool) -> "Call":
-        """A place for the events of a call that is about to be made; close it."""
-        if self._starting is None:
+        """A place for the events of a call that is about to be made; close it. Raises OSError where it can't listen:
+        the next call tries again."""
+        if self._starting is None or _has_failed(self._starting):
             self._starting = asyncio.ensure_future(self._start())
         server = await asyncio.shield(self._starting)
         number = next(self._numbers)
@@ -51,7 +52,7 @@ class EventInbox:
         self._calls.pop(number, None)
 
     def close(self) -> None:
-        if self._starting is not None and self._starting.done():
+        if self._starting is not None and self._starting.done() and not _has_failed(self._starting):
             self._starting.result().close()
 
     async def _start(self) -> asyncio.Server:
@@ -149,3 +150,7 @@ class _Connection(asyncio.Protocol):
             return b""
         self._is_known = True
         return rest
+
+
+def _has_failed(starting: "asyncio.Task[asyncio.Server]") -> bool:
+    return starting.done() and (starting.cancelled() or starting.exception() is not None)

@@ -5,6 +5,7 @@ carries those of all calls at once. Where a replica can't reach the gateway they
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -20,6 +21,7 @@ from openledger.openlora.inbox import Call, EventInbox, engine_lost
 
 _LAST_WORDS_S = 5.0  # between a call's end, or its being left, and its last event
 _NO_LINE_S = 60.0
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +58,23 @@ class EngineCalls:
 
     async def open(self, request: GenerationRequest, place: str, whole: bool) -> "LineCall | ServeStream":
         """The call, made."""
-        if self._inbox is None or time.monotonic() < self._no_line_until_s:
+        call = await self._line(request.request_id, whole)
+        if call is None:
             return ServeStream(self._engine.generate.options(stream=True).remote(request, place))
-        call = await self._inbox.call(request.request_id, whole)
         return LineCall(call, self._engine.send.remote(request, place, call.line))
 
+    async def _line(self, request_id: str, whole: bool) -> Call | None:
+        if self._inbox is None or time.monotonic() < self._no_line_until_s:
+            return None
+        try:
+            return await self._inbox.call(request_id, whole)
+        except OSError:
+            _log.exception("no lines from replicas can come in; events come through Serve for %g s", _NO_LINE_S)
+            self.without_line()
+            return None
+
     def without_line(self) -> None:
-        """A replica can't reach this gateway: leave the line for a while."""
+        """A replica can't reach this gateway, or it can't listen: leave the line for a while."""
         self._no_line_until_s = time.monotonic() + _NO_LINE_S
 
 

@@ -146,3 +146,21 @@ async def test_whoever_cancels_the_reading_is_told_so(inbox):
         reading.cancel()
         with pytest.raises(asyncio.CancelledError):
             await reading
+
+
+async def test_a_gateway_that_can_not_listen_gets_its_answers_through_serve():
+    """192.0.2.1 is an address of documentations, and of no machine."""
+    replica, inbox = Replica(), EventInbox("192.0.2.1")
+    calls = EngineCalls(replica, inbox)
+    assert [await told(calls), await told(calls)] == [[0, 1, 2], [0, 1, 2]]
+    assert replica.ways == ["stream", "stream"]
+    inbox.close()
+
+
+async def test_one_that_could_not_listen_tries_again():
+    inbox = EventInbox("192.0.2.1")
+    with pytest.raises(OSError, match="address"):
+        await inbox.call("r", whole=False)
+    inbox._host = "127.0.0.1"
+    assert (await inbox.call("r", whole=False)).line.port > 0
+    inbox.close()
