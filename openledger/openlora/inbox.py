@@ -77,6 +77,11 @@ class Call:
         """Whether a replica has said something, so that it can be told to stop."""
         return self._connection is not None
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether nothing more will come: it has failed, or its connection is closing."""
+        return self._failure is not None or (self._connection is not None and self._connection.is_closing)
+
     async def events(self) -> AsyncGenerator[TokenEvent]:
         """Until the request's last. Raises what `fail` was given."""
         while not (self.ended and not self._unread):
@@ -90,7 +95,7 @@ class Call:
 
     def leave(self) -> None:
         """Have the replica end the request; its last event follows."""
-        if self._connection is not None:
+        if self._connection is not None and not self._connection.is_closing:
             self._connection.leave(self.line.number)
 
     def fail(self, error: BaseException) -> None:
@@ -120,6 +125,10 @@ class _Connection(asyncio.Protocol):
         self._frames = Frames()
         self._transport: Any = None
         self.calls: set[Call] = set()
+
+    @property
+    def is_closing(self) -> bool:
+        return bool(self._transport.is_closing())
 
     def leave(self, number: int) -> None:
         self._transport.write(frame([number]))

@@ -160,8 +160,9 @@ class LineCall:
             self._response.cancel()
         self._call.leave()
         tail = Tail()
+        may_speak = self._call.begun and not self._call.is_lost and not self._watching.done()
         try:
-            async with asyncio.timeout(_LAST_WORDS_S if self._call.begun and not self._watching.done() else 0):
+            async with asyncio.timeout(_LAST_WORDS_S if may_speak else 0):
                 async with aclosing(self._call.events()) as events:
                     async for event in events:
                         tail = Tail((*tail.token_ids, *event.token_ids), event.usage)

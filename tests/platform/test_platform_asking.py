@@ -164,3 +164,22 @@ async def test_one_that_could_not_listen_tries_again():
     inbox._host = "127.0.0.1"
     assert (await inbox.call("r", whole=False)).line.port > 0
     inbox.close()
+
+
+@pytest.mark.parametrize("is_told", [True, False], ids=["told", "closing"])
+async def test_a_connection_that_is_gone_is_not_waited_for(inbox, is_told):
+    """The client hears of it at once, not when the time for last words is over."""
+    asking = EngineCalls(Replica(waits=True), inbox).asking(REQUEST, "")
+    events = asking.events()
+    await anext(events)
+    asking._open._call._connection._transport.abort()
+    async with asyncio.timeout(2):
+        if is_told:
+            with pytest.raises(Unavailable) as caught:
+                await said_to_the_end(events)
+            assert caught.value.code == "engine_lost"
+        await asking.leave()
+
+
+async def said_to_the_end(events):
+    return [event async for event in events]
