@@ -1,6 +1,7 @@
 """A gateway's end of the lines from replicas: where their connections come in, and the calls whose events they bring.
 
-Used on one asyncio loop; it listens from its first call on. A connection that doesn't begin with the secret is closed.
+Used on one asyncio loop; it listens from its first call on. A connection that doesn't soon begin with the
+secret is closed.
 """
 
 import asyncio
@@ -14,6 +15,8 @@ from openledger.core.errors import Unavailable
 from openledger.core.values import TokenEvent
 from openledger.openlora.streams import join
 from openledger.openlora.wire import SECRET_BYTES, Frames, Line, frame, unpack_event
+
+_GREET_WITHIN_S = 5.0
 
 
 def engine_lost() -> Unavailable:
@@ -124,6 +127,7 @@ class _Connection(asyncio.Protocol):
         self._greeting, self._is_known = b"", False
         self._frames = Frames()
         self._transport: Any = None
+        self._giving_up: asyncio.TimerHandle | None = None
         self.calls: set[Call] = set()
 
     @property
@@ -135,6 +139,7 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
+        self._giving_up = asyncio.get_running_loop().call_later(_GREET_WITHIN_S, self._transport.abort)
 
     def data_received(self, data: bytes) -> None:
         data = data if self._is_known else self._greeted(data)
@@ -144,6 +149,7 @@ class _Connection(asyncio.Protocol):
                     call.take(unpack_event(call.request_id, item), self)
 
     def connection_lost(self, error: Exception | None) -> None:
+        self._stop_waiting()
         for call in self.calls:
             call.fail(engine_lost())
 
@@ -158,7 +164,12 @@ class _Connection(asyncio.Protocol):
             self._transport.abort()
             return b""
         self._is_known = True
+        self._stop_waiting()
         return rest
+
+    def _stop_waiting(self) -> None:
+        if self._giving_up is not None:
+            self._giving_up.cancel()
 
 
 def _has_failed(starting: "asyncio.Task[asyncio.Server]") -> bool:

@@ -10,10 +10,11 @@ import pytest
 
 from openledger.core.errors import Unavailable
 from openledger.core.values import TokenEvent, TokenLogprob, Usage
+from openledger.openlora import inbox as inbox_module
 from openledger.openlora import outbox as outbox_module
 from openledger.openlora.inbox import Call, EventInbox
 from openledger.openlora.outbox import EventOutbox
-from openledger.openlora.wire import Frames, frame, pack_event, unpack_event
+from openledger.openlora.wire import MAX_FRAME_BYTES, Frames, Line, frame, pack_event, unpack_event
 
 HOST = "127.0.0.1"
 USAGE = Usage(prompt_tokens=3, cached_tokens=1, completion_tokens=2, engine_ms=1.5)
@@ -83,6 +84,17 @@ def test_frames_are_the_same_however_their_bytes_are_cut() -> None:
     sent = [[1], [[2, "text"]], []]
     data, frames = b"".join(map(frame, sent)), Frames()
     assert [items for place in range(len(data)) for items in frames.feed(data[place : place + 1])] == sent
+
+
+def test_a_frame_that_is_too_long_is_refused_before_it_is_read() -> None:
+    frames = Frames()
+    assert list(frames.feed((MAX_FRAME_BYTES).to_bytes(4, "big"))) == []
+    with pytest.raises(ValueError, match="67108865 bytes"):
+        list(Frames().feed((MAX_FRAME_BYTES + 1).to_bytes(4, "big")))
+
+
+def test_a_line_does_not_tell_its_secret() -> None:
+    assert "hush" not in repr(Line(host=HOST, port=1, secret="hush", number=0))
 
 
 async def test_events_come_in_order_and_to_the_end(inbox: EventInbox, outbox: EventOutbox) -> None:
@@ -203,6 +215,37 @@ class TestFaults:
                 assert await reader.read() == b""
         writer.close()
         assert (call.begun, call.ended) == (False, False)
+
+    async def test_whoever_does_not_greet_is_hung_up_on_and_others_are_not(
+        self, inbox: EventInbox, outbox: EventOutbox, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(inbox_module, "_GREET_WITHIN_S", 0.1)
+        go = asyncio.Event()
+        call = await inbox.call("r", whole=False)
+        sending = asyncio.ensure_future(outbox.send(saying(token(1), then=go), "r", call.line))
+        await anext(call.events())
+        reader, writer = await asyncio.open_connection(HOST, call.line.port)
+        writer.write(b"half a greeting")
+        with suppress(ConnectionResetError):
+            async with asyncio.timeout(5):
+                assert await reader.read() == b""
+        writer.close()
+        assert not call.is_lost
+        go.set()
+        await sending
+
+    async def test_a_frame_that_is_too_long_closes_the_connection_and_fails_its_calls(self, inbox: EventInbox) -> None:
+        call = await inbox.call("r", whole=False)
+        reader, writer = await asyncio.open_connection(HOST, call.line.port)
+        told = frame([pack_event(call.line.number, token(1))])
+        writer.write(call.line.secret.encode() + told + (MAX_FRAME_BYTES + 1).to_bytes(4, "big"))
+        with suppress(ConnectionResetError):
+            async with asyncio.timeout(5):
+                assert await reader.read() == b""
+        writer.close()
+        with pytest.raises(Unavailable) as caught:
+            await read(call)
+        assert caught.value.code == "engine_lost"
 
     async def test_a_gateway_that_can_not_be_reached_is_said_before_anything_is_generated(
         self, inbox: EventInbox, outbox: EventOutbox
