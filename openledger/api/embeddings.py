@@ -1,6 +1,8 @@
 """POST /v1/embeddings: texts or token ids to vectors, held and metered like any answer; hanging up cancels."""
 
+import asyncio
 import base64
+import json
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -14,7 +16,7 @@ from openledger.api.callers import KeyDigestOf, KeyOf
 from openledger.api.chat_response import receipt_object
 from openledger.api.completion_request import TokenIds
 from openledger.api.disconnect import ClientGone, until_disconnected
-from openledger.api.responses import json_response
+from openledger.api.responses import finite
 from openledger.api.sampling_body import Body, without_nulls
 from openledger.api.streams import CLIENT_GONE_STATUS
 from openledger.core.errors import InvalidInput
@@ -64,22 +66,28 @@ async def create_embeddings(
         embedded = await until_disconnected(request.receive, embedding)
     except ClientGone:
         return Response(status_code=CLIENT_GONE_STATUS)
-    return json_response(_object(body, embedded))
+    return Response(await asyncio.to_thread(_told, body, embedded), media_type="application/json")
 
 
-def _object(body: EmbeddingBody, embedded: Embedded) -> dict[str, Any]:
+def _told(body: EmbeddingBody, embedded: Embedded) -> bytes:
+    """The answer's JSON, in a thread and a vector at a time: the encoder doesn't let go of the interpreter while it is
+    at one value, and others' streams wait as long."""
     encode = _base64 if body.encoding_format == "base64" else _floats
+    entries = (
+        _json({"object": "embedding", "index": index, "embedding": encode(vector_H)})
+        for index, vector_H in enumerate(embedded.vectors_KH)
+    )
     num_tokens = embedded.receipt.prompt_tokens
-    return {
-        "object": "list",
-        "data": [
-            {"object": "embedding", "index": index, "embedding": encode(vector_H)}
-            for index, vector_H in enumerate(embedded.vectors_KH)
-        ],
+    rest = {
         "model": body.model,
         "usage": {"prompt_tokens": num_tokens, "total_tokens": num_tokens},
         "openledger": receipt_object([embedded.receipt]),
     }
+    return f'{{"object":"list","data":[{",".join(entries)}],{_json(rest)[1:]}'.encode()
+
+
+def _json(value: dict[str, Any]) -> str:
+    return json.dumps(finite(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 def _floats(vector_H: npt.NDArray[np.float32]) -> list[float]:

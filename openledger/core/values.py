@@ -138,13 +138,15 @@ class AdapterTerms:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Authorization:
-    """A hold placed before generation: at most `max_fee_nano` will be taken for `answer_id`."""
+    """A hold placed before generation: at most `max_fee_nano` will be taken for `answer_id`, and nothing once it has
+    expired."""
 
     answer_id: str
     account: str
     adapter: str
     period: str
     max_fee_nano: int
+    expires_ms: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -47,6 +47,7 @@ class HoldRecord:
             adapter=self.terms.adapter,
             period=self.period,
             max_fee_nano=self.max_fee_nano,
+            expires_ms=self.expires_ms,
         )
 
 

@@ -1,6 +1,7 @@
 """A gateway's end of the lines from replicas: where their connections come in, and the calls whose events they bring.
 
-Used on one asyncio loop; it listens from its first call on. A connection that doesn't begin with the secret is closed.
+Used on one asyncio loop; it listens from its first call on. A connection that doesn't soon begin with the
+secret is closed.
 """
 
 import asyncio
@@ -14,6 +15,8 @@ from openledger.core.errors import Unavailable
 from openledger.core.values import TokenEvent
 from openledger.openlora.streams import join
 from openledger.openlora.wire import SECRET_BYTES, Frames, Line, frame, unpack_event
+
+_GREET_WITHIN_S = 5.0
 
 
 def engine_lost() -> Unavailable:
@@ -34,8 +37,9 @@ class EventInbox:
         self._calls: dict[int, Call] = {}
 
     async def call(self, request_id: str, whole: bool) -> "Call":
-        """A place for the events of a call that is about to be made; close it."""
-        if self._starting is None:
+        """A place for the events of a call that is about to be made; close it. Raises OSError where it can't listen:
+        the next call tries again."""
+        if self._starting is None or _has_failed(self._starting):
             self._starting = asyncio.ensure_future(self._start())
         server = await asyncio.shield(self._starting)
         number = next(self._numbers)
@@ -51,7 +55,7 @@ class EventInbox:
         self._calls.pop(number, None)
 
     def close(self) -> None:
-        if self._starting is not None and self._starting.done():
+        if self._starting is not None and self._starting.done() and not _has_failed(self._starting):
             self._starting.result().close()
 
     async def _start(self) -> asyncio.Server:
@@ -76,6 +80,11 @@ class Call:
         """Whether a replica has said something, so that it can be told to stop."""
         return self._connection is not None
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether nothing more will come: it has failed, or its connection is closing."""
+        return self._failure is not None or (self._connection is not None and self._connection.is_closing)
+
     async def events(self) -> AsyncGenerator[TokenEvent]:
         """Until the request's last. Raises what `fail` was given."""
         while not (self.ended and not self._unread):
@@ -89,7 +98,7 @@ class Call:
 
     def leave(self) -> None:
         """Have the replica end the request; its last event follows."""
-        if self._connection is not None:
+        if self._connection is not None and not self._connection.is_closing:
             self._connection.leave(self.line.number)
 
     def fail(self, error: BaseException) -> None:
@@ -118,13 +127,19 @@ class _Connection(asyncio.Protocol):
         self._greeting, self._is_known = b"", False
         self._frames = Frames()
         self._transport: Any = None
+        self._giving_up: asyncio.TimerHandle | None = None
         self.calls: set[Call] = set()
+
+    @property
+    def is_closing(self) -> bool:
+        return bool(self._transport.is_closing())
 
     def leave(self, number: int) -> None:
         self._transport.write(frame([number]))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
+        self._giving_up = asyncio.get_running_loop().call_later(_GREET_WITHIN_S, self._transport.abort)
 
     def data_received(self, data: bytes) -> None:
         data = data if self._is_known else self._greeted(data)
@@ -134,6 +149,7 @@ class _Connection(asyncio.Protocol):
                     call.take(unpack_event(call.request_id, item), self)
 
     def connection_lost(self, error: Exception | None) -> None:
+        self._stop_waiting()
         for call in self.calls:
             call.fail(engine_lost())
 
@@ -148,4 +164,13 @@ class _Connection(asyncio.Protocol):
             self._transport.abort()
             return b""
         self._is_known = True
+        self._stop_waiting()
         return rest
+
+    def _stop_waiting(self) -> None:
+        if self._giving_up is not None:
+            self._giving_up.cancel()
+
+
+def _has_failed(starting: "asyncio.Task[asyncio.Server]") -> bool:
+    return starting.done() and (starting.cancelled() or starting.exception() is not None)

@@ -27,12 +27,16 @@ class EventOutbox:
 
     async def send(self, events: AsyncGenerator[TokenEvent, None], request_id: str, line: Line) -> None:
         """All `events` over `line`. Raises Unavailable: `line_unreachable` before anything was read of `events`,
-        `line_broken` later; then the request was left."""
+        `line_broken` once the gateway is gone; then the request was left, be it in the engine or still in the
+        queue."""
         connection = await self._connected(line)
         async with aclosing(events), aclosing(_said(events, line.whole)) as said:
             connection.begin(line.number, request_id)
             try:
+                if (first := await connection.first_of(said)) is not None:
+                    connection.say(line.number, first)
                 async for event in said:
+                    connection.check()
                     connection.say(line.number, event)
                 await connection.drained(line.number)
             finally:
@@ -80,6 +84,7 @@ class _Connection(asyncio.Protocol):
         self._said_s = 0.0
         self._can_write, self.is_lost = asyncio.Event(), False
         self._can_write.set()
+        self._lost = asyncio.Event()
 
     def begin(self, number: int, request_id: str) -> None:
         self._requests[number] = request_id
@@ -97,13 +102,30 @@ class _Connection(asyncio.Protocol):
         self._begun.add(number)
         self._schedule(urgent)
 
+    def check(self) -> None:
+        """Raises Unavailable (`line_broken`)."""
+        if self.is_lost:
+            raise Unavailable("the gateway has hung up", code="line_broken", fix="ask again with the same key")
+
+    async def first_of(self, events: AsyncGenerator[TokenEvent, None]) -> TokenEvent | None:
+        """The first event, for which a request may wait long in the queue; not once the connection is lost. Raises
+        Unavailable (`line_broken`)."""
+        reading, lost = asyncio.ensure_future(_next(events)), asyncio.ensure_future(self._lost.wait())
+        try:
+            await asyncio.wait((reading, lost), return_when=asyncio.FIRST_COMPLETED)
+            self.check()
+            return await reading
+        finally:
+            reading.cancel()
+            lost.cancel()
+            await asyncio.gather(reading, lost, return_exceptions=True)
+
     async def drained(self, number: int) -> None:
         """Until all of a call that has ended is written. Raises Unavailable (`line_broken`)."""
         while any(number == call for call, _ in self._unsaid):
             await self._can_write.wait()
             await asyncio.sleep(0)  # what is urgent is written then
-        if self.is_lost:
-            raise Unavailable("the gateway has hung up", code="line_broken", fix="ask again with the same key")
+        self.check()
 
     def close(self) -> None:
         self._transport.close()
@@ -121,6 +143,7 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self.is_lost = True
+        self._lost.set()
         self._can_write.set()
         self._unsaid.clear()
         for request_id in list(self._requests.values()):
@@ -152,6 +175,10 @@ class _Connection(asyncio.Protocol):
             told = [pack_event(number, event) for (number, _), event in self._unsaid.items()]
             self._unsaid.clear()
             self._transport.write(frame(told))
+
+
+async def _next(events: AsyncGenerator[TokenEvent, None]) -> TokenEvent | None:
+    return await anext(events, None)
 
 
 async def _said(events: AsyncGenerator[TokenEvent, None], whole: bool) -> AsyncGenerator[TokenEvent, None]:

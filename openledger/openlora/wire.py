@@ -7,12 +7,13 @@ code at either end. Knows neither sockets nor Ray.
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from openledger.core.values import TokenEvent, TokenLogprob, Usage
 
 _LENGTH_BYTES = 4
+MAX_FRAME_BYTES = 64 << 20
 SECRET_BYTES = 32
 
 
@@ -23,7 +24,7 @@ class Line:
 
     host: str
     port: int
-    secret: str
+    secret: str = field(repr=False)
     number: int
     whole: bool = False
 
@@ -40,10 +41,13 @@ class Frames:
         self._bytes = bytearray()
 
     def feed(self, data: bytes) -> Iterator[list[Any]]:
-        """Raises ValueError for what isn't JSON."""
+        """Raises ValueError for what isn't JSON or is longer than `MAX_FRAME_BYTES`."""
         self._bytes += data
         while len(self._bytes) >= _LENGTH_BYTES:
-            end = _LENGTH_BYTES + int.from_bytes(self._bytes[:_LENGTH_BYTES], "big")
+            length = int.from_bytes(self._bytes[:_LENGTH_BYTES], "big")
+            if length > MAX_FRAME_BYTES:
+                raise ValueError(f"a frame of {length} bytes")
+            end = _LENGTH_BYTES + length
             if len(self._bytes) < end:
                 return
             body = bytes(self._bytes[_LENGTH_BYTES:end])

@@ -12,6 +12,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
 
+from openledger.core.clock import Clock, SystemClock
 from openledger.core.errors import Conflict, Unavailable
 from openledger.core.hashing import digest_json
 from openledger.core.ids import derived_id
@@ -33,6 +34,7 @@ from openledger.platform.calls import answered
 from openledger.platform.service import AnswerEvent, Embedded, Receipt, TokenScore
 
 Seat = tuple[str, str]  # account and idempotency key
+_TO_PAY_S = 10.0  # between the last moment for vectors and the end of the hold that pays them
 _log = logging.getLogger(__name__)
 
 
@@ -92,8 +94,9 @@ class Answering:
     """`economy` is an actor's handle. One for a gateway: it knows which keys are being answered, so that each is
     answered once at a time."""
 
-    def __init__(self, engine: EngineCalls, economy: Any, tokenizer: Any):
+    def __init__(self, engine: EngineCalls, economy: Any, tokenizer: Any, clock: Clock | None = None):
         self._engine, self._economy, self._tokenizer = engine, economy, tokenizer
+        self._clock = clock or SystemClock()
         self._decode = decoder(tokenizer)
         self._in_flight: set[Seat] = set()
         self._closing: dict[Seat, asyncio.Task[None]] = {}  # holds being closed; they keep their seats
@@ -113,21 +116,28 @@ class Answering:
 
     async def embed(self, one: Asked, request: EmbeddingRequest) -> Embedded:
         """`one` has all inputs as its prompt and no tokens to generate. The hold is voided where no vector came; once
-        paid, the vectors are computed again for a retry, as they aren't kept."""
+        paid, the vectors are computed again for a retry, as they aren't kept. Raises Unavailable (`embedding_late`)
+        before the hold expires: nothing more is computed that couldn't be paid."""
         self._take([one.seat])
         try:
             ((hold, sold),) = await self._place([one])
             try:
-                vectors = await self._engine.embed(request, one.place)
-            except BaseException:
+                async with asyncio.timeout(None if sold is not None else self._left_s(hold)):
+                    vectors = await self._engine.embed(request, one.place)
+            except BaseException as error:
                 if sold is None:
                     self._closing[one.seat] = asyncio.create_task(self._close(one, hold, None, None))
                     await asyncio.shield(self._closing[one.seat])
+                if isinstance(error, TimeoutError):
+                    raise _late() from error
                 raise
             receipt = _receipt(sold[1], sold[0]) if sold is not None else await self._complete(one, hold, ())
             return Embedded(vectors_KH=vectors, receipt=receipt)
         finally:
             self._in_flight -= {one.seat} - self._closing.keys()
+
+    def _left_s(self, hold: Authorization) -> float:
+        return (hold.expires_ms - self._clock.now_ms()) / 1000 - _TO_PAY_S
 
     def _take(self, seats: Sequence[Seat]) -> None:
         """Raises Conflict while another request sits there: only the one that began generating may close its hold."""
@@ -224,7 +234,7 @@ class Answering:
                     yield self._echoed(told, one, event) if first else told
                     first = False
             if receipt is None:
-                raise Unavailable("the engine broke off", code="engine_broke_off", fix="ask again with the same key")
+                raise _broke_off()
         except (GeneratorExit, asyncio.CancelledError):
             failed = fate.failed  # else the client went away: what was generated is paid for
             raise
@@ -319,8 +329,24 @@ async def _read(stream: AsyncGenerator[AnswerEvent], put: Callable[[AnswerEvent 
             async for event in stream:
                 put(event)
         put(None)
+    except asyncio.CancelledError:
+        if (task := asyncio.current_task()) is not None and task.cancelling():
+            raise
+        put(_broke_off())
     except Exception as error:  # noqa: BLE001 - raised again where the events are read
         put(error)
+
+
+def _broke_off() -> Unavailable:
+    return Unavailable("the engine broke off", code="engine_broke_off", fix="ask again with the same key")
+
+
+def _late() -> Unavailable:
+    return Unavailable(
+        "the engine didn't make the vectors while their hold lasted; nothing was charged",
+        code="embedding_late",
+        fix="send fewer inputs in a request, or try again when the engine has less to do",
+    )
 
 
 def _numbered(sampling: SamplingParameters, number: int) -> SamplingParameters:

@@ -5,6 +5,7 @@ carries those of all calls at once. Where a replica can't reach the gateway they
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -20,6 +21,7 @@ from openledger.openlora.inbox import Call, EventInbox, engine_lost
 
 _LAST_WORDS_S = 5.0  # between a call's end, or its being left, and its last event
 _NO_LINE_S = 60.0
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,8 @@ class EngineCalls:
         try:
             vectors: npt.NDArray[np.float32] = await response
         except asyncio.CancelledError:
+            if not _is_cancelled():
+                raise engine_lost() from None
             response.cancel()
             raise
         except Exception as error:
@@ -54,13 +58,23 @@ class EngineCalls:
 
     async def open(self, request: GenerationRequest, place: str, whole: bool) -> "LineCall | ServeStream":
         """The call, made."""
-        if self._inbox is None or time.monotonic() < self._no_line_until_s:
+        call = await self._line(request.request_id, whole)
+        if call is None:
             return ServeStream(self._engine.generate.options(stream=True).remote(request, place))
-        call = await self._inbox.call(request.request_id, whole)
         return LineCall(call, self._engine.send.remote(request, place, call.line))
 
+    async def _line(self, request_id: str, whole: bool) -> Call | None:
+        if self._inbox is None or time.monotonic() < self._no_line_until_s:
+            return None
+        try:
+            return await self._inbox.call(request_id, whole)
+        except OSError:
+            _log.exception("no lines from replicas can come in; events come through Serve for %g s", _NO_LINE_S)
+            self.without_line()
+            return None
+
     def without_line(self) -> None:
-        """A replica can't reach this gateway: leave the line for a while."""
+        """A replica can't reach this gateway, or it can't listen: leave the line for a while."""
         self._no_line_until_s = time.monotonic() + _NO_LINE_S
 
 
@@ -109,8 +123,13 @@ class ServeStream:
         self._stream = stream
 
     async def events(self) -> AsyncGenerator[TokenEvent]:
-        async for event in self._stream:
-            yield event
+        try:
+            async for event in self._stream:
+                yield event
+        except asyncio.CancelledError:
+            if _is_cancelled():
+                raise
+            raise engine_lost() from None
 
     async def leave(self) -> Tail:
         if hasattr(self._stream, "cancel"):  # Serve's
@@ -141,8 +160,9 @@ class LineCall:
             self._response.cancel()
         self._call.leave()
         tail = Tail()
+        may_speak = self._call.begun and not self._call.is_lost and not self._watching.done()
         try:
-            async with asyncio.timeout(_LAST_WORDS_S if self._call.begun and not self._watching.done() else 0):
+            async with asyncio.timeout(_LAST_WORDS_S if may_speak else 0):
                 async with aclosing(self._call.events()) as events:
                     async for event in events:
                         tail = Tail((*tail.token_ids, *event.token_ids), event.usage)
@@ -159,8 +179,19 @@ class LineCall:
                 await asyncio.sleep(_LAST_WORDS_S)  # the connection may be slower than Serve
             if not self._call.ended:
                 self._call.fail(engine_lost())
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - raised again where the events are read
+        except asyncio.CancelledError:
+            self._call.fail(engine_lost())
+            if _is_cancelled():
+                raise
+        except Exception as error:  # noqa: BLE001 - raised again where the events are read
             self._call.fail(error)
+
+
+def _is_cancelled() -> bool:
+    """Whether this task was cancelled by somebody here. Serve says CancelledError also of a call whose replica was
+    stopped, and nobody left then."""
+    task = asyncio.current_task()
+    return task is None or bool(task.cancelling())
 
 
 def as_ours(error: Exception) -> OpenLedgerError:
@@ -173,7 +204,7 @@ def as_ours(error: Exception) -> OpenLedgerError:
         return cause
     if isinstance(error, BackPressureError):
         return TooManyRequests("the engine has more to do than it can hold", code="queue_full", retry_after_s=2)
-    if isinstance(error, ray.exceptions.RayActorError | DeploymentUnavailableError):
+    if isinstance(error, ray.exceptions.RayActorError | ray.exceptions.TaskCancelledError | DeploymentUnavailableError):
         return engine_lost()
     raise error
 

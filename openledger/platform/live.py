@@ -17,7 +17,7 @@ from openledger.adapters.base_model import BaseModel, encode_messages, load_toke
 from openledger.adapters.registry import AdapterRegistry, RegisteredAdapter
 from openledger.adapters.sources import SourceRules
 from openledger.core.clock import SystemClock
-from openledger.core.errors import Conflict, InvalidInput, NotFound, OpenLedgerError
+from openledger.core.errors import Conflict, InvalidInput, NotFound, OpenLedgerError, TooLarge
 from openledger.core.ids import new_id
 from openledger.core.signed import contribution_id
 from openledger.core.values import (
@@ -49,6 +49,8 @@ from openledger.platform.workdir import Workdir
 
 _logger = logging.getLogger(__name__)
 _RECEIPT_PATIENCE_S = 2.0
+MAX_EMBEDDED_TOKENS = 65_536
+_MAX_EMBEDDED_CHARACTERS = 16 * MAX_EMBEDDED_TOKENS  # no prose has so many to a token: not worth the tokenizer's time
 
 
 class LiveService(Community, Owners):
@@ -155,7 +157,7 @@ class LiveService(Community, Owners):
     ) -> Embedded:
         adapter = self._sold(account, model)
         assert adapter.terms is not None
-        ids = tuple(tuple(self._encode_plain(each, echo=False, param="input")[0]) for each in inputs)
+        ids = await asyncio.to_thread(self._encode_inputs, inputs)
         asked = Asked(
             index=0,
             account=account,
@@ -233,15 +235,28 @@ class LiveService(Community, Owners):
         prompt_ids = list(self._tokenizer(prompt)["input_ids"] if is_text else prompt)
         if not prompt_ids:
             raise InvalidInput("the prompt is empty", code="empty_prompt", param=param, fix="send some text")
-        if not all(0 <= token < len(self._tokenizer) for token in prompt_ids):
+        num_known = len(self._tokenizer)  # it counts each time
+        if not all(0 <= token < num_known for token in prompt_ids):
             raise InvalidInput(
-                f"token ids must be 0 to {len(self._tokenizer) - 1}",
+                f"token ids must be 0 to {num_known - 1}",
                 code="invalid_token",
                 param=param,
                 fix="encode the prompt with this base model's tokenizer, or send text",
             )
         text = prompt if isinstance(prompt, str) else self._tokenizer.decode(prompt_ids) if echo else ""
         return self._fitting(prompt_ids, param), text if echo else None
+
+    def _encode_inputs(self, inputs: Sequence[str | Sequence[int]]) -> tuple[tuple[int, ...], ...]:
+        """What is to be embedded, as token ids. Raises TooLarge (`too_many_tokens`)."""
+        _check_embedded(sum(len(each) for each in inputs if isinstance(each, str)), _MAX_EMBEDDED_CHARACTERS)
+        _check_embedded(sum(len(each) for each in inputs if not isinstance(each, str)), MAX_EMBEDDED_TOKENS)
+        ids: list[tuple[int, ...]] = []
+        num_tokens = 0
+        for each in inputs:
+            ids.append(tuple(self._encode_plain(each, echo=False, param="input")[0]))
+            num_tokens += len(ids[-1])
+            _check_embedded(num_tokens, MAX_EMBEDDED_TOKENS)
+        return tuple(ids)
 
     def _fitting(self, prompt_ids: list[int], param: str) -> list[int]:
         if len(prompt_ids) >= self._base.max_positions:
@@ -385,6 +400,16 @@ class LiveService(Community, Owners):
                 fix="the report keeps the answers of the quickstart's last settled period, and no others",
             )
         return dict(found[0])
+
+
+def _check_embedded(size: int, limit: int) -> None:
+    if size > limit:
+        raise TooLarge(
+            f"a request embeds at most {MAX_EMBEDDED_TOKENS} tokens in all its inputs",
+            code="too_many_tokens",
+            param="input",
+            fix="send the inputs in several requests",
+        )
 
 
 def _not_bought(account: str, answer_id: str) -> NotFound:

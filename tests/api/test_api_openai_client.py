@@ -1,5 +1,6 @@
 """The stock openai client against the API on a real port."""
 
+import asyncio
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -8,7 +9,7 @@ import pytest
 from memory_service import API_KEY, POOR_KEY, MemoryService
 from served_app import served
 
-from openledger.api import create_app
+from openledger.api import create_app, embeddings
 
 ASKED = [{"role": "user", "content": "What does os.path.join do?"}]
 
@@ -139,3 +140,21 @@ def test_knows_a_stream_that_broke_off():
         stream = client(url).chat.completions.create(model="os-docs", messages=ASKED, stream=True)
         with pytest.raises(openai.APIError, match="our side"):
             list(stream)
+
+
+def test_vectors_are_written_off_the_loop(url: str, monkeypatch: pytest.MonkeyPatch):
+    has_loop: list[bool] = []
+    write = embeddings._json
+
+    def written(value):
+        try:
+            asyncio.get_running_loop()
+            has_loop.append(True)
+        except RuntimeError:
+            has_loop.append(False)
+        return write(value)
+
+    monkeypatch.setattr(embeddings, "_json", written)
+    told = client(url).embeddings.create(model="os-docs", input=["alpha", "beta", "gamma"])
+    assert len(told.data) == 3
+    assert has_loop == [False] * 4, "a vector at a time, and the rest"

@@ -10,10 +10,11 @@ import pytest
 
 from openledger.core.errors import Unavailable
 from openledger.core.values import TokenEvent, TokenLogprob, Usage
+from openledger.openlora import inbox as inbox_module
 from openledger.openlora import outbox as outbox_module
 from openledger.openlora.inbox import Call, EventInbox
 from openledger.openlora.outbox import EventOutbox
-from openledger.openlora.wire import Frames, frame, pack_event, unpack_event
+from openledger.openlora.wire import MAX_FRAME_BYTES, Frames, Line, frame, pack_event, unpack_event
 
 HOST = "127.0.0.1"
 USAGE = Usage(prompt_tokens=3, cached_tokens=1, completion_tokens=2, engine_ms=1.5)
@@ -83,6 +84,17 @@ def test_frames_are_the_same_however_their_bytes_are_cut() -> None:
     sent = [[1], [[2, "text"]], []]
     data, frames = b"".join(map(frame, sent)), Frames()
     assert [items for place in range(len(data)) for items in frames.feed(data[place : place + 1])] == sent
+
+
+def test_a_frame_that_is_too_long_is_refused_before_it_is_read() -> None:
+    frames = Frames()
+    assert list(frames.feed((MAX_FRAME_BYTES).to_bytes(4, "big"))) == []
+    with pytest.raises(ValueError, match="67108865 bytes"):
+        list(Frames().feed((MAX_FRAME_BYTES + 1).to_bytes(4, "big")))
+
+
+def test_a_line_does_not_tell_its_secret() -> None:
+    assert "hush" not in repr(Line(host=HOST, port=1, secret="hush", number=0))
 
 
 async def test_events_come_in_order_and_to_the_end(inbox: EventInbox, outbox: EventOutbox) -> None:
@@ -204,6 +216,37 @@ class TestFaults:
         writer.close()
         assert (call.begun, call.ended) == (False, False)
 
+    async def test_whoever_does_not_greet_is_hung_up_on_and_others_are_not(
+        self, inbox: EventInbox, outbox: EventOutbox, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(inbox_module, "_GREET_WITHIN_S", 0.1)
+        go = asyncio.Event()
+        call = await inbox.call("r", whole=False)
+        sending = asyncio.ensure_future(outbox.send(saying(token(1), then=go), "r", call.line))
+        await anext(call.events())
+        reader, writer = await asyncio.open_connection(HOST, call.line.port)
+        writer.write(b"half a greeting")
+        with suppress(ConnectionResetError):
+            async with asyncio.timeout(5):
+                assert await reader.read() == b""
+        writer.close()
+        assert not call.is_lost
+        go.set()
+        await sending
+
+    async def test_a_frame_that_is_too_long_closes_the_connection_and_fails_its_calls(self, inbox: EventInbox) -> None:
+        call = await inbox.call("r", whole=False)
+        reader, writer = await asyncio.open_connection(HOST, call.line.port)
+        told = frame([pack_event(call.line.number, token(1))])
+        writer.write(call.line.secret.encode() + told + (MAX_FRAME_BYTES + 1).to_bytes(4, "big"))
+        with suppress(ConnectionResetError):
+            async with asyncio.timeout(5):
+                assert await reader.read() == b""
+        writer.close()
+        with pytest.raises(Unavailable) as caught:
+            await read(call)
+        assert caught.value.code == "engine_lost"
+
     async def test_a_gateway_that_can_not_be_reached_is_said_before_anything_is_generated(
         self, inbox: EventInbox, outbox: EventOutbox
     ) -> None:
@@ -253,6 +296,51 @@ class TestFaults:
         assert (left, getattr(lost, "code", None), fine) == (["0"], "line_broken", None)
         for inbox in inboxes:
             inbox.close()
+
+    async def test_a_request_in_the_queue_leaves_it_with_its_gateway(
+        self, inbox: EventInbox, outbox: EventOutbox
+    ) -> None:
+        """Nothing is generated for it when its turn would come."""
+        call = await inbox.call("in engine", whole=False)
+        queued = await inbox.call("queued", whole=False)
+        ended, never = asyncio.Event(), asyncio.Event()
+
+        async def waiting() -> AsyncGenerator[TokenEvent, None]:
+            try:
+                await never.wait()
+                yield token(1)
+            finally:
+                ended.set()
+
+        sending = [
+            asyncio.ensure_future(outbox.send(saying(token(1), then=ended), "in engine", call.line)),
+            asyncio.ensure_future(outbox.send(waiting(), "queued", queued.line)),
+        ]
+        await anext(call.events())
+        call._connection._transport.abort()  # type: ignore[union-attr]
+        async with asyncio.timeout(5):
+            told = await asyncio.gather(*sending, return_exceptions=True)
+        assert [getattr(error, "code", None) for error in told] == ["line_broken", "line_broken"]
+
+    async def test_what_comes_after_the_gateway_is_gone_is_the_last(
+        self, inbox: EventInbox, outbox: EventOutbox
+    ) -> None:
+        go, made = asyncio.Event(), []
+
+        async def events() -> AsyncGenerator[TokenEvent, None]:
+            for number in range(50):
+                made.append(number)
+                yield token(number)
+                await go.wait()
+
+        call = await inbox.call("r", whole=False)
+        sending = asyncio.ensure_future(outbox.send(events(), "r", call.line))
+        await anext(call.events())
+        call._connection._transport.abort()  # type: ignore[union-attr]
+        await asyncio.sleep(0.05)
+        go.set()
+        (error,) = await asyncio.gather(sending, return_exceptions=True)
+        assert (getattr(error, "code", None), made) == ("line_broken", [0, 1])
 
     async def test_a_replica_that_is_lost_fails_the_answers_it_made(
         self, inbox: EventInbox, outbox: EventOutbox

@@ -19,10 +19,11 @@ class Replica:
     """Says `num_tokens` tokens, then waits where `waits`; left, it ends with one more. `fail` is raised by the first
     call."""
 
-    def __init__(self, num_tokens: int = 3, *, waits: bool = False, fail: Exception | None = None):
+    def __init__(self, num_tokens: int = 3, *, waits: bool = False, fail: BaseException | None = None):
         self.num_tokens, self.waits, self.fail = num_tokens, waits, fail
         self.ways: list[str] = []
         self.left: list[str] = []
+        self.is_stopped = False
         self._go = asyncio.Event()
         self._outbox = EventOutbox(self._leave, 0.0)
 
@@ -54,6 +55,8 @@ class Replica:
         for number in range(self.num_tokens):
             end = None if self.waits or number + 1 < self.num_tokens else "length"
             yield TokenEvent(request_id="r", token_ids=(number,), text="", finish_reason=end)
+        if self.is_stopped:
+            raise asyncio.CancelledError
         if self.waits:
             await self._go.wait()
             yield TokenEvent(request_id="r", token_ids=(99,), text="", finish_reason="cancelled")
@@ -117,3 +120,66 @@ async def test_one_that_is_left_before_its_first_token_has_its_call_cancelled(in
     reading.cancel()
     await asyncio.gather(reading, return_exceptions=True)
     assert (await asking.leave(), replica.left) == (Tail(), [])
+
+
+@pytest.mark.parametrize("way", ["line", "stream"])
+async def test_a_call_that_serve_cancels_by_itself_is_an_engine_lost(inbox, way):
+    """Its replica was stopped: nobody here has left."""
+    replica = Replica(num_tokens=2, waits=True)
+    replica.is_stopped = True
+    with pytest.raises(Unavailable) as caught:
+        async with asyncio.timeout(5):
+            await told(EngineCalls(replica, inbox if way == "line" else None))
+    assert caught.value.code == "engine_lost"
+
+
+async def test_before_its_first_token_it_is_asked_for_again(inbox):
+    replica = Replica(fail=asyncio.CancelledError())
+    assert await told(EngineCalls(replica, inbox)) == [0, 1, 2]
+    assert replica.ways == ["line", "line"]
+
+
+async def test_whoever_cancels_the_reading_is_told_so(inbox):
+    for calls in (EngineCalls(Replica(waits=True), inbox), EngineCalls(Replica(waits=True))):
+        reading = asyncio.ensure_future(told(calls))
+        await asyncio.sleep(0.05)
+        reading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+
+
+async def test_a_gateway_that_can_not_listen_gets_its_answers_through_serve():
+    """192.0.2.1 is an address of documentations, and of no machine."""
+    replica, inbox = Replica(), EventInbox("192.0.2.1")
+    calls = EngineCalls(replica, inbox)
+    assert [await told(calls), await told(calls)] == [[0, 1, 2], [0, 1, 2]]
+    assert replica.ways == ["stream", "stream"]
+    inbox.close()
+
+
+async def test_one_that_could_not_listen_tries_again():
+    inbox = EventInbox("192.0.2.1")
+    with pytest.raises(OSError, match="address"):
+        await inbox.call("r", whole=False)
+    inbox._host = "127.0.0.1"
+    assert (await inbox.call("r", whole=False)).line.port > 0
+    inbox.close()
+
+
+@pytest.mark.parametrize("is_told", [True, False], ids=["told", "closing"])
+async def test_a_connection_that_is_gone_is_not_waited_for(inbox, is_told):
+    """The client hears of it at once, not when the time for last words is over."""
+    asking = EngineCalls(Replica(waits=True), inbox).asking(REQUEST, "")
+    events = asking.events()
+    await anext(events)
+    asking._open._call._connection._transport.abort()
+    async with asyncio.timeout(2):
+        if is_told:
+            with pytest.raises(Unavailable) as caught:
+                await said_to_the_end(events)
+            assert caught.value.code == "engine_lost"
+        await asking.leave()
+
+
+async def said_to_the_end(events):
+    return [event async for event in events]

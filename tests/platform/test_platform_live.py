@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import inspect
 import json
+import threading
 from contextlib import suppress
 
 import pytest
@@ -12,8 +13,8 @@ from tiny_model import make_tiny_base
 
 from openledger.adapters.base_model import load_tokenizer
 from openledger.adapters.registry import AdapterRegistry
-from openledger.core.clock import ManualClock
-from openledger.core.errors import Conflict, Forbidden, InsufficientFunds, InvalidInput, NotFound, Unavailable
+from openledger.core.clock import ManualClock, SystemClock
+from openledger.core.errors import Conflict, Forbidden, InsufficientFunds, InvalidInput, NotFound, TooLarge, Unavailable
 from openledger.core.signing import SigningKey
 from openledger.core.values import AdapterTerms, ContributorScores, RowDraft, SamplingParameters, TokenEvent
 from openledger.datanets.contribution import sign_contribution
@@ -23,6 +24,7 @@ from openledger.economy import Economy
 from openledger.ledger import Ledger
 from openledger.ledger.receipts import check_receipt, encode_receipt
 from openledger.openlora.text import TextStream, decoder
+from openledger.platform.answering import _Fate, _merged
 from openledger.platform.live import LiveService
 from openledger.platform.workdir import Workdir
 
@@ -62,7 +64,7 @@ class Engine:
     def __init__(self, tokenizer):
         self.tokens = [*tokenizer("It joins alpha with beta.", add_special_tokens=False)["input_ids"]]
         self.tokenizer, self.calls = tokenizer, 0
-        self.fail_after = self.wait_after = self.break_after = self.die_after = None
+        self.fail_after = self.wait_after = self.break_after = self.die_after = self.stop_after = None
         self.places = []
         self.waiting = asyncio.Event()
 
@@ -80,6 +82,8 @@ class Engine:
         for number, token in enumerate([*self.tokens, self.tokenizer.eos_token_id]):
             if number == self.break_after:
                 return
+            if number == self.stop_after:
+                raise asyncio.CancelledError
             if number == self.die_after:
                 self.die_after = None
                 raise ActorDiedError
@@ -628,3 +632,91 @@ async def test_what_a_tenant_asked_is_in_no_report(service):
     await said(chat(service, "Where is my contract?"))
     report = await service.report()
     assert (report.get("answers", []), "contract" in json.dumps(report)) == ([], False)
+
+
+class TestEmbeddings:
+    @pytest.fixture
+    def embedding(self, engine):
+        """An engine whose vectors never come."""
+
+        class Embed:
+            cancelled = False
+
+            def remote(self, request, place):
+                return asyncio.ensure_future(self._run())
+
+            async def _run(self):
+                try:
+                    await asyncio.Event().wait()
+                except asyncio.CancelledError:
+                    self.cancelled = True
+                    raise
+
+        engine.embed = Embed()
+        return engine.embed
+
+    async def test_one_that_the_hold_would_not_outlive_is_ended_and_costs_nothing(
+        self, service, economy, embedding, monkeypatch
+    ):
+        in_15_min = ManualClock(SystemClock().now_ms() + 15 * 60_000 - 10_050)
+        monkeypatch.setattr(service._answering, "_clock", in_15_min)
+        async with asyncio.timeout(10):
+            with pytest.raises(Unavailable) as caught:
+                await service.embed(account=ACCOUNT, model="greek", inputs=["alpha"], idempotency_key="e")
+        assert (caught.value.code, embedding.cancelled) == ("embedding_late", True)
+        assert economy.balance(ACCOUNT).available_nano == FUNDS
+
+    @pytest.mark.parametrize("inputs", [[[5] * 64] * 1025, ["a " * 33_000] * 2], ids=["ids", "text"])
+    async def test_more_tokens_than_a_request_may_have_are_refused(
+        self, service, economy, embedding, inputs, monkeypatch
+    ):
+        monkeypatch.setattr(service, "_fitting", lambda prompt_ids, param: prompt_ids)
+        with pytest.raises(TooLarge) as caught:
+            await service.embed(account=ACCOUNT, model="greek", inputs=inputs, idempotency_key="e")
+        assert (caught.value.code, caught.value.param) == ("too_many_tokens", "input")
+        assert spent(economy) == 0
+
+    async def test_text_that_is_clearly_too_long_is_refused_unread(self, service, monkeypatch):
+        monkeypatch.setattr(service, "_encode_plain", lambda *_, **__: pytest.fail("was tokenised"))
+        with pytest.raises(TooLarge):
+            await service.embed(account=ACCOUNT, model="greek", inputs=["a" * 2**18] * 5, idempotency_key="e")
+
+    async def test_inputs_are_tokenised_off_the_loop(self, service, embedding, monkeypatch):
+        threads = []
+
+        def encode(*_, **__):
+            threads.append(threading.current_thread())
+            raise InvalidInput("no more is needed")
+
+        monkeypatch.setattr(service, "_encode_plain", encode)
+        with pytest.raises(InvalidInput):
+            await service.embed(account=ACCOUNT, model="greek", inputs=["alpha"], idempotency_key="e")
+        assert threads != [threading.current_thread()]
+
+
+class TestCancelledByServe:
+    """The engine's replica is stopped while it answers: Serve raises CancelledError where nobody was cancelled."""
+
+    @pytest.mark.parametrize("number", [1, 2])
+    async def test_all_answers_end_with_an_error_and_cost_nothing(self, service, economy, engine, number):
+        engine.stop_after = 3
+        async with asyncio.timeout(10):
+            with pytest.raises(Unavailable):
+                await said(chat(service, num_answers=number))
+        assert (spent(economy), economy.balance(ACCOUNT).available_nano) == (0, FUNDS)
+
+    async def test_a_stream_that_is_cancelled_by_nobody_ends_the_merged_ones(self):
+        async def stopped():
+            await asyncio.sleep(0)
+            raise asyncio.CancelledError
+            yield
+
+        async def good():
+            yield "event"
+            await asyncio.Event().wait()
+
+        fate = _Fate()
+        async with asyncio.timeout(5):
+            with pytest.raises(Unavailable) as caught:
+                await said(_merged([stopped(), good()], fate))
+        assert (caught.value.code, fate.failed) == ("engine_broke_off", True)
