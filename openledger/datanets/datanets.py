@@ -288,8 +288,10 @@ class Datanets:
         """Keep the row of an appeal until it is closed, and tell what the gate had said; the same again keeps it once.
 
         Raises InvalidInput (`invalid_signature`; `wrong_row` for another row than was judged), NotFound
-        (`unknown_contribution`), Forbidden (`not_the_contributor`), Conflict (`row_accepted`, `row_removed`).
+        (`unknown_contribution`), Forbidden (`not_the_contributor`), Conflict (`row_accepted`, `row_removed`),
+        Unavailable where a rejected row can't be forgotten now.
         """
+        self._forget_rejected()  # or what a review left to be forgotten would be what the appeal brings back
         return self._registry.appeals.hold(appeal, self._clock.now_ms())
 
     def drop_appeal(self, row_id: str) -> None:
@@ -306,6 +308,7 @@ class Datanets:
             self._accept(held, held.draft)
         else:
             self._registry.appeals.close(row_id, state)
+            self._forget_rejected()
 
     def appeals(self, name: str) -> list[str]:
         """Ids of the Datanet's rows that were appealed, in the order of the appeals."""
@@ -561,12 +564,13 @@ class Datanets:
     def _accept(self, held: HeldRow, draft: RowDraft) -> None:
         """A crash on the way leaves it held: the same again goes on."""
         (features,), place = features_of([(draft.prompt, draft.completion)]), self._registry.place_of(held.sequence)
-        if held.outcome == "reject":
+        if held.outcome == "reject" and not self._layout.holds(held.datanet, held.row_id):
             row = _row(held, held.row_id, held.ordinal, draft)
             self._layout.append(held.datanet, [row], f"{held.contribution_id}:{held.ordinal}")
         repeating = dict.fromkeys(self._index.repeated_by(features, place), held.row_id)
         self._registry.appeals.accept(held.row_id, repeating)
         if held.outcome == "reject":
+            self._index.discard({held.row_id})
             self._index.add(held.row_id, features, place)
 
     def _contributors_of(self, removal: Removal) -> dict[str, str]:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import apsw
 
+from openledger.core.database import truncate_log
 from openledger.core.errors import Conflict, Forbidden, NotFound
 from openledger.core.hashing import digest_json
 from openledger.core.ids import derived_id
@@ -142,13 +143,18 @@ class ReviewStore:
             self._connection.execute("INSERT OR IGNORE INTO decisions VALUES (?, ?, ?, ?, ?)", values)
 
     def unforgotten(self) -> list[tuple[str, str]]:
-        """(Datanet, row id) of rows that were not accepted and may still stand in a shard."""
-        query = "SELECT datanet, row_id FROM decisions WHERE NOT forgotten ORDER BY decided_ms, row_id"
+        """(Datanet, row id) of rows that were not accepted and may still stand in a shard. What an appeal decides
+        anew is left alone."""
+        query = (
+            "SELECT datanet, row_id FROM decisions WHERE NOT forgotten AND EXISTS (SELECT 1 FROM verdicts v WHERE"
+            " v.row_id = decisions.row_id AND v.outcome = 'reject') AND row_id NOT IN"
+            " (SELECT row_id FROM appeals WHERE state = 'open') ORDER BY decided_ms, row_id"
+        )
         return [(str(datanet), str(row_id)) for datanet, row_id in self._connection.execute(query)]
 
     def mark_forgotten(self, row_ids: Sequence[str]) -> None:
         """No shard holds them any more; nor does the write-ahead log, where their drafts had been."""
-        self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        truncate_log(self._connection)
         with self._writing():
             self._connection.executemany("UPDATE decisions SET forgotten = 1 WHERE row_id = ?", [(i,) for i in row_ids])
 

@@ -3,15 +3,18 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import apsw
 import pytest
 from datanet_samples import key_of, open_datanets, sample_drafts, signed
 
-from openledger.core.errors import Conflict, Forbidden, NotFound
+from openledger.core.appealing import AppealState
+from openledger.core.errors import Conflict, Forbidden, NotFound, Unavailable
 from openledger.core.signing import contributor_id
 from openledger.core.values import RowDraft
 from openledger.datanets.appeals import appeal_of
 from openledger.datanets.datanets import Datanets
-from openledger.datanets.reviews import MIN_KNOWN
+from openledger.datanets.layout import Layout
+from openledger.datanets.reviews import MIN_KNOWN, ReviewStore
 from openledger.datanets.terms import Terms
 
 OWNER, ADA = "acct_owner", contributor_id(key_of("ada").public_key)
@@ -41,6 +44,10 @@ def waiting(datanets: Datanets, number: int = 1) -> list[str]:
     receipt = datanets.contribute(signed("ada", [private(n) for n in range(number)]))
     assert {verdict.outcome for verdict in receipt.verdicts} == {"review"}
     return [verdict.row_id for verdict in receipt.verdicts]
+
+
+def unavailable(*_: object) -> None:
+    raise Unavailable("the disk is full", code="storage_unavailable")
 
 
 def said(folder: Path, text: str) -> list[Path]:
@@ -129,6 +136,63 @@ class TestDeciding:
         datanets.close_appeal(row_id, "overturned")
         datanets.publish("docs")
         assert [row.row_id for row in datanets.rows("docs", 1)] == [row_id]
+
+    @pytest.mark.parametrize("cut_off", [(Layout, "remove"), (ReviewStore, "mark_forgotten")])
+    def test_a_row_that_an_appeal_brings_back_stays_wherever_forgetting_it_was_cut_off(
+        self, datanets: Datanets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut_off: tuple[type, str]
+    ) -> None:
+        contribution = signed("ada", [private(0)])
+        row_id = datanets.contribute(contribution).verdicts[0].row_id
+        with monkeypatch.context() as away:
+            away.setattr(*cut_off, unavailable)
+            with pytest.raises(Unavailable):
+                datanets.review("docs", row_id, OWNER, accept=False)
+            with pytest.raises(Unavailable):
+                datanets.hold_appeal(appeal_of(key_of("ada"), contribution, 0, "it is a mailing list"))
+        datanets.hold_appeal(appeal_of(key_of("ada"), contribution, 0, "it is a mailing list"))
+        datanets.close_appeal(row_id, "overturned")
+        other = datanets.contribute(signed("bob", [private(3)])).verdicts[0].row_id
+        datanets.review("docs", other, OWNER, accept=True)
+        datanets.publish("docs")
+        assert {row.row_id for row in datanets.rows("docs", 1)} == {row_id, other}
+        datanets.close()
+        again = open_datanets(tmp_path)
+        assert again.stored_count("docs") == 2
+        again.close()
+
+    @pytest.mark.parametrize("state", ["overturned", "upheld"])
+    def test_an_appeal_of_before_finds_its_row_still_in_the_shard(
+        self, datanets: Datanets, tmp_path: Path, state: AppealState
+    ) -> None:
+        contribution = signed("ada", [private(0)])
+        row_id = datanets.contribute(contribution).verdicts[0].row_id
+        datanets._registry.reviews.decide("docs", row_id, 1, accept=False)
+        appeal = appeal_of(key_of("ada"), contribution, 0, "it is a mailing list")
+        datanets._registry.appeals.hold(appeal, 2)
+        datanets.close()
+        again = open_datanets(tmp_path)
+        assert again.stored_count("docs") == 1, "nothing is forgotten that is yet to be decided"
+        again.close_appeal(row_id, state)
+        assert again.stored_count("docs") == (state == "overturned")
+        copy = again.preview(signed("bob", [private(0)]))[0]
+        assert copy.reasons == (("exact_duplicate",) if state == "overturned" else ("personal_data",))
+        again.close()
+        open_datanets(tmp_path).close()
+
+    def test_a_log_that_another_reads_is_our_error_and_is_forgotten_later(
+        self, datanets: Datanets, tmp_path: Path
+    ) -> None:
+        (row_id,) = waiting(datanets)
+        datanets._registry._connection.set_busy_timeout(10)
+        reader = apsw.Connection(str(tmp_path / "registry.sqlite"))
+        reader.execute("BEGIN")
+        assert reader.execute("SELECT count(*) FROM verdicts").get == 1
+        with pytest.raises(Unavailable) as caught:
+            datanets.review("docs", row_id, OWNER, accept=False)
+        assert caught.value.code == "database_busy"
+        reader.close()
+        datanets.review("docs", row_id, OWNER, accept=False)
+        assert datanets._registry.reviews.unforgotten() == []
 
 
 class TestKnownAnswers:
