@@ -61,7 +61,7 @@ from openledger.datanets.registry import (
     Registry,
 )
 from openledger.datanets.removal import check_withdrawal, removed, tombstone, withdrawn
-from openledger.datanets.reviews import ReviewerRecord
+from openledger.datanets.reviews import ReviewerRecord, ReviewOutcome
 from openledger.datanets.row_schema import PLAIN, RowSchema
 from openledger.datanets.seals import Opening, Place, UnloggedSeal, digest_of
 from openledger.datanets.terms import Action, Permission, Terms, check_action, check_licence, check_permitted
@@ -256,13 +256,14 @@ class Datanets:
         for pending in self._registry.pending():
             if pending.receipt.contribution_id == identifier:
                 return self._store(pending)
-        if (known := self._registry.receipt(identifier)) is not None:
+        if (known := self._registry.first_receipt(identifier)) is not None:
             return known
         self._check_quota(contribution)
         return self._store(self._begin(contribution))
 
     def receipt(self, name: str, identifier: str) -> ContributionReceipt:
-        """What `contribute` answered. Raises NotFound (`unknown_contribution`) for one that isn't stored (yet)."""
+        """What became of a contribution by now, after reviews and appeals. Raises NotFound (`unknown_contribution`)
+        for one that isn't stored (yet)."""
         found = self._registry.receipt(identifier)
         pending = {one.receipt.contribution_id for one in self._registry.pending()}
         if found is None or found.datanet != name or identifier in pending:
@@ -274,12 +275,16 @@ class Datanets:
     def judged(self, identifier: str) -> ContributionReceipt | None:
         """What `contribute` answers, or will once storage is back: the verdicts are fixed before the rows are stored.
         None for a contribution that wasn't judged."""
+        return self._registry.first_receipt(identifier)
+
+    def standing(self, identifier: str) -> ContributionReceipt | None:
+        """`judged`, with the verdicts as reviews and appeals have left them."""
         return self._registry.receipt(identifier)
 
     def preview(self, contribution: Contribution) -> tuple[Verdict, ...]:
         """The verdicts that `contribute` would give now; stores nothing."""
         self._check(contribution)
-        known = self._registry.receipt(contribution_id(contribution))
+        known = self._registry.first_receipt(contribution_id(contribution))
         own = contribution.contributor_id, digest_of(contribution)
         sealed = self._registry.seals.place(*own, self._clock.now_ms())
         return known.verdicts if known else self._judge(contribution, sealed)[0]
@@ -352,6 +357,14 @@ class Datanets:
                 self._finish_pending(name)
                 reviews.decide(name, item, self._clock.now_ms(), accept=decided)
         self._forget_rejected()
+
+    def untold_reviews(self) -> list[ReviewOutcome]:
+        """What reviewers decided and the keeper of reputations hasn't heard; whoever told it says so by
+        `mark_review_told`."""
+        return self._registry.reviews.untold()
+
+    def mark_review_told(self, row_id: str) -> None:
+        self._registry.reviews.mark_told(row_id)
 
     def reviewers(self, name: str) -> list[ReviewerRecord]:
         """How much each reviewed, and how well."""

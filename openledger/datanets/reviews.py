@@ -36,7 +36,7 @@ CREATE TABLE IF NOT EXISTS known_answers (
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS decisions (
     row_id TEXT PRIMARY KEY, datanet TEXT NOT NULL, outcome TEXT NOT NULL, decided_ms INTEGER NOT NULL,
-    forgotten INTEGER NOT NULL
+    forgotten INTEGER NOT NULL, told INTEGER NOT NULL DEFAULT 0
 ) STRICT, WITHOUT ROWID;
 """
 REASON = "reviewed"
@@ -64,6 +64,16 @@ class ReviewerRecord:
     @property
     def is_heard(self) -> bool:
         return self.num_known < MIN_KNOWN or self.num_right >= MIN_RIGHT * self.num_known
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReviewOutcome:
+    """What reviewers made of a contributor's row: `accept` or `reject`."""
+
+    row_id: str
+    datanet: str
+    contributor_id: str
+    outcome: str
 
 
 class ReviewStore:
@@ -140,7 +150,21 @@ class ReviewStore:
                 (outcome, json.dumps(reasons), row_id),
             )
             values = (row_id, datanet, outcome, now_ms, int(accept))
-            self._connection.execute("INSERT OR IGNORE INTO decisions VALUES (?, ?, ?, ?, ?)", values)
+            self._connection.execute("INSERT OR IGNORE INTO decisions VALUES (?, ?, ?, ?, ?, 0)", values)
+
+    def untold(self) -> list[ReviewOutcome]:
+        """What came of rows and whoever keeps reputations hasn't been told yet, oldest first."""
+        query = (
+            "SELECT row_id, d.datanet, contributor_id, d.outcome FROM decisions d JOIN verdicts USING (row_id)"
+            " JOIN contributions c USING (sequence) WHERE NOT told AND c.datanet = d.datanet"
+            " ORDER BY decided_ms, row_id"
+        )
+        names = ReviewOutcome.__dataclass_fields__
+        return [ReviewOutcome(**dict(zip(names, row, strict=True))) for row in self._connection.execute(query)]
+
+    def mark_told(self, row_id: str) -> None:
+        with self._writing():
+            self._connection.execute("UPDATE decisions SET told = 1 WHERE row_id = ?", (row_id,))
 
     def unforgotten(self) -> list[tuple[str, str]]:
         """(Datanet, row id) of rows that were not accepted and may still stand in a shard. What an appeal decides

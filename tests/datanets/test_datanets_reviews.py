@@ -194,6 +194,18 @@ class TestDeciding:
         datanets.review("docs", row_id, OWNER, accept=False)
         assert datanets._registry.reviews.unforgotten() == []
 
+    def test_decisions_of_a_registry_of_before_are_yet_to_be_told(self, datanets: Datanets, tmp_path: Path) -> None:
+        row_id = waiting(datanets, 2)[0]
+        datanets.review("docs", row_id, OWNER, accept=True)
+        datanets._registry._connection.execute("ALTER TABLE decisions DROP COLUMN told")
+        datanets.close()
+        again = open_datanets(tmp_path)
+        (told,) = again.untold_reviews()
+        assert (told.row_id, told.contributor_id, told.outcome) == (row_id, ADA, "accept")
+        again.mark_review_told(row_id)
+        assert again.untold_reviews() == []
+        again.close()
+
 
 class TestKnownAnswers:
     def shown(self, datanets: Datanets, reviewer: str, limit: int = 20) -> dict[str, RowDraft]:
