@@ -354,7 +354,6 @@ class Datanets:
         if reviews.add(name, item, reviewer, accept=accept, now_ms=self._clock.now_ms()):
             decided = reviews.majority(name, item, owner, self.terms(name).min_reviews)
             if decided is not None:
-                self._finish_pending(name)
                 reviews.decide(name, item, self._clock.now_ms(), accept=decided)
         self._forget_rejected()
 

@@ -43,9 +43,10 @@ REASON = "reviewed"
 MIN_KNOWN = 5
 MIN_RIGHT = 0.8
 KNOWN_EVERY = 5  # of so many items, one is known
-_WAITING = (
-    "FROM verdicts JOIN contributions USING (sequence) WHERE datanet = ?1 AND outcome = 'review' AND row_id NOT IN"
-    f" ({REMOVED}) AND row_id NOT IN (SELECT row_id FROM appeals WHERE state = 'open')"
+_WAITING = (  # not what is yet to be stored: no shard can show it
+    "FROM verdicts JOIN contributions USING (sequence) WHERE datanet = ?1 AND outcome = 'review'"
+    f" AND pending_drafts IS NULL AND row_id NOT IN ({REMOVED})"
+    " AND row_id NOT IN (SELECT row_id FROM appeals WHERE state = 'open')"
 )
 
 

@@ -206,6 +206,21 @@ class TestDeciding:
         assert again.untold_reviews() == []
         again.close()
 
+    def test_rows_that_are_yet_to_be_stored_stop_no_review(
+        self, datanets: Datanets, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        stored = datanets.contribute(signed("bob", [private(1)])).verdicts[0].row_id
+        contribution = signed("ada", [private(0)])
+        with monkeypatch.context() as away:
+            away.setattr(Layout, "append", unavailable)
+            with pytest.raises(Unavailable):
+                datanets.contribute(contribution)
+            assert [item for item, _ in datanets.review_queue("docs", OWNER, 10)] == [stored]
+            datanets.review("docs", stored, OWNER, accept=True)
+            assert datanets.review_queue("docs", OWNER, 10) == []
+        late = datanets.contribute(contribution).verdicts[0].row_id
+        assert [item for item, _ in datanets.review_queue("docs", OWNER, 10)] == [late]
+
 
 class TestKnownAnswers:
     def shown(self, datanets: Datanets, reviewer: str, limit: int = 20) -> dict[str, RowDraft]:
