@@ -331,9 +331,19 @@ class Datanets:
         return held.draft
 
     def add_known_answer(self, name: str, draft: RowDraft, by: str, *, accept: bool) -> str:
-        """An item among those that reviewers are shown, by which they are measured (`reviews`). By the owner."""
+        """An item among those that reviewers are shown, by which they are measured (`reviews`). By the owner.
+
+        Raises Forbidden (`not_the_owner`), InvalidInput (`wrong_schema` and others)."""
         self._check_owner(name, by)
         draft_bytes(draft, 0)
+        problems = self._registry.datanet(name).row_schema.problems(draft)
+        if problems:
+            raise InvalidInput(
+                f"no row of {name!r}: {problems[0].message}",
+                code="wrong_schema",
+                param="extra",
+                fix="give what the Datanet's row schema asks for: the item stands among its rows",
+            )
         return self._registry.reviews.add_known(name, draft, accept=accept)
 
     def review_queue(self, name: str, reviewer: str, limit: int) -> list[tuple[str, RowDraft]]:

@@ -106,7 +106,6 @@ class Community(Claims):
             "contributors": list(people),
             "cohorts": [asdict(cohort) for cohort in board.cohorts],
             "reviewers": [{"reviewer": one.reviewer, "num_reviews": one.num_reviews} for one in reviewers],
-            "num_waiting": await answered(self._datanets.num_waiting.remote(name)),
         }
 
     async def _with_earnings(self, one: Activity, adapters: Collection[str]) -> dict[str, Any]:

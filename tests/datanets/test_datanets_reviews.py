@@ -1,6 +1,9 @@
 """Rows in review: who decides, what becomes of them, and how reviewers are measured."""
 
+import secrets
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import count, pairwise
 from pathlib import Path
 
 import apsw
@@ -8,13 +11,16 @@ import pytest
 from datanet_samples import key_of, open_datanets, sample_drafts, signed
 
 from openledger.core.appealing import AppealState
-from openledger.core.errors import Conflict, Forbidden, NotFound, Unavailable
+from openledger.core.clock import ManualClock
+from openledger.core.errors import Conflict, Forbidden, InvalidInput, NotFound, Unavailable
 from openledger.core.signing import contributor_id
 from openledger.core.values import RowDraft
 from openledger.datanets.appeals import appeal_of
 from openledger.datanets.datanets import Datanets
 from openledger.datanets.layout import Layout
-from openledger.datanets.reviews import MIN_KNOWN, ReviewStore
+from openledger.datanets.reviews import KNOWN_EVERY, MIN_KNOWN, ReviewStore
+from openledger.datanets.row_schema import Column, RowSchema
+from openledger.datanets.shard import ShardHost
 from openledger.datanets.terms import Terms
 
 OWNER, ADA = "acct_owner", contributor_id(key_of("ada").public_key)
@@ -227,7 +233,7 @@ class TestKnownAnswers:
         return dict(datanets.review_queue("docs", reviewer, limit))
 
     def test_they_stand_among_rows_and_look_like_them(self, datanets: Datanets) -> None:
-        rows = waiting(datanets, 8)
+        rows = waiting(datanets, 2 * KNOWN_EVERY - 1)
         item = datanets.add_known_answer("docs", known(0), OWNER, accept=True)
         queue = datanets.review_queue("docs", REVIEWERS[0], 20)
         assert {one for one, _ in queue} == {*rows, item}
@@ -270,3 +276,45 @@ class TestKnownAnswers:
         assert datanets.num_waiting("docs") == 0
         good, lazy = datanets.reviewers("docs")
         assert [(one.num_decided, one.num_agreed) for one in (good, lazy)] == [(1, 1), (1, 0)]
+
+    @pytest.mark.parametrize("limit", [1, 2, 7])
+    def test_asking_for_few_at_a_time_evades_none(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
+    ) -> None:
+        """Whoever takes every row for bad is heard no more, long before he has decided them all."""
+        numbers = count()
+        monkeypatch.setattr(secrets, "token_hex", lambda _: f"{next(numbers):064x}")
+        clock, num_rows = ManualClock(), 60
+        datanets = Datanets(tmp_path, [ShardHost(tmp_path / "shard-0")], clock)
+        datanets.create("docs", "What functions do", OWNER)
+        datanets.set_terms("docs", Terms(min_reviews=1), by=OWNER)
+        waiting(datanets, num_rows)
+        for number in range(num_rows // 2):
+            datanets.add_known_answer("docs", known(number), OWNER, accept=True)
+        places = list[int]()
+        for place in range(2 * num_rows):
+            clock.advance(1)
+            queue = datanets.review_queue("docs", "user:lazy", limit)
+            if not queue:
+                break
+            assert len(queue) <= limit
+            num_known = sum(one.num_known for one in datanets.reviewers("docs"))
+            datanets.review("docs", queue[0][0], "user:lazy", accept=False)
+            if datanets.reviewers("docs")[0].num_known > num_known:
+                places.append(place)
+        (lazy,) = datanets.reviewers("docs")
+        num_seen = lazy.num_reviews - lazy.num_known
+        assert num_seen // (2 * KNOWN_EVERY - 1) <= lazy.num_known <= num_seen
+        assert len({later - earlier for earlier, later in pairwise(places)}) > 1, "nobody can count them out"
+        assert (lazy.num_right, lazy.is_heard) == (0, False)
+        assert datanets.num_waiting("docs") > 0
+        datanets.close()
+
+    def test_one_that_is_no_row_of_the_schema_is_refused(self, datanets: Datanets) -> None:
+        schema = RowSchema(columns=(Column(name="note", type="string", required=True),))
+        datanets.create("noted", "What functions do", OWNER, schema)
+        with pytest.raises(InvalidInput) as caught:
+            datanets.add_known_answer("noted", known(0), OWNER, accept=True)
+        assert caught.value.code == "wrong_schema"
+        noted = replace(known(0), extra='{"note":"by heart"}')
+        assert datanets.add_known_answer("noted", noted, OWNER, accept=True).startswith("row_")
