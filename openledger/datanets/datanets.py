@@ -22,6 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from openledger.core.appealing import Appeal, AppealState, Judged
 from openledger.core.clock import Clock
@@ -64,7 +65,15 @@ from openledger.datanets.removal import check_withdrawal, removed, tombstone, wi
 from openledger.datanets.reviews import ReviewerRecord, ReviewOutcome
 from openledger.datanets.row_schema import PLAIN, RowSchema
 from openledger.datanets.seals import Opening, Place, UnloggedSeal, digest_of
-from openledger.datanets.terms import Action, Permission, Terms, check_action, check_licence, check_permitted
+from openledger.datanets.terms import (
+    Action,
+    Permission,
+    Terms,
+    changed_terms,
+    check_action,
+    check_licence,
+    check_permitted,
+)
 from openledger.datanets.versions import read_row_ids, row_root, write_manifest
 
 _MAX_SUMMARY_CHARS = 1_000
@@ -161,6 +170,10 @@ class Datanets:
         self._check_owner(name, by)
         self._registry.terms.set_terms(name, terms)
         return terms
+
+    def change_terms(self, name: str, changes: Mapping[str, Any], by: str) -> Terms:
+        """`set_terms` of the terms as they are now, with `changes`. Raises InvalidInput (`invalid_terms`) as well."""
+        return self.set_terms(name, changed_terms(self.terms(name), changes), by)
 
     def terms(self, name: str) -> Terms:
         return self._registry.terms.terms(self._registry.datanet(name).name)

@@ -1,10 +1,11 @@
-"""What reviewers decide counts for reputations, over a real economy and Datanets, also after lost answers."""
+"""What reviewers and owners decide, over a real economy and Datanets, also after lost answers."""
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
-from house import ADA, ADA_ID, House
+from house import ADA, ADA_ID, House, Remote
 
 from openledger.core.errors import Unavailable
 from openledger.core.signed import contribution_id
@@ -82,3 +83,34 @@ def test_an_appeal_after_a_review_leaves_the_first_answer(house):
     house.rows.close_appeal(row_id, "overturned")
     assert house.rows.contribute(LETTER) == first
     assert house.rows.receipt("docs", first.contribution_id).verdicts[0].outcome == "accept"
+
+
+class Distant(Remote):
+    """Others get their turn on the way to the actor, and on the way back."""
+
+    def __getattr__(self, name: str) -> Any:
+        call = super().__getattr__(name)
+
+        class Call:
+            @staticmethod
+            async def remote(*arguments: Any, **more: Any) -> Any:
+                await asyncio.sleep(0)
+                result = await call.remote(*arguments, **more)
+                await asyncio.sleep(0)
+                return result
+
+        return Call
+
+
+def test_two_changes_of_terms_at_a_time_both_hold(house):
+    house._datanets = Distant(house.rows)
+
+    async def change() -> None:
+        await asyncio.gather(
+            house.set_terms("user:owner", "docs", {"licence": "withdrawn"}),
+            house.set_terms("user:owner", "docs", {"description": "What functions do, in a line or two"}),
+        )
+
+    asyncio.run(change())
+    now = house.rows.terms("docs")
+    assert (now.licence, now.description) == ("withdrawn", "What functions do, in a line or two")
