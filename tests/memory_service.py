@@ -344,7 +344,7 @@ def sample_leaderboard(datanet: dict[str, Any]) -> dict[str, Any]:
     ]  # fmt: skip
     cohorts = [{"week_ms": (2_810 + n) * week_ms, "active": [3 - n, 2 - n, 1][: 3 - n]} for n in range(2)]
     return {
-        "datanet": datanet["name"], "contributors": people, "cohorts": cohorts, "num_waiting": datanet["review"],
+        "datanet": datanet["name"], "contributors": people, "cohorts": cohorts,
         "reviewers": [{"reviewer": "user:owner", "num_reviews": 12}],
     }  # fmt: skip
 

@@ -84,8 +84,7 @@ def leaderboard(options: Namespace) -> None:
         for one in found["cohorts"]
     ]  # fmt: skip
     output.print_rows("Retention", weeks)
-    output.print_rows("Reviewers", found["reviewers"])
-    return output.print_pairs({"rows that wait for a review": found["num_waiting"]}, as_json=False)
+    return output.print_rows("Reviewers", found["reviewers"])
 
 
 def permissions(options: Namespace) -> None:

@@ -103,7 +103,6 @@ def leaderboard(report: Json, found: Json) -> Json:
             "rows_a_week": sum(person.get("rows_a_week") or 0 for person in people),
             "duplicates": sum(person.get("duplicates") or 0 for person in people),
             "earned_nano": sum(person.get("earned_nano") or 0 for person in people),
-            "num_waiting": found.get("num_waiting"),
         },
         "most_accepted": max((person.get("accepted") or 0 for person in people), default=0),
         "cohorts": cohorts,

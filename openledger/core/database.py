@@ -72,6 +72,12 @@ def reading(connection: apsw.Connection) -> Iterator[None]:
             connection.execute("ROLLBACK")
 
 
+def truncate_log(connection: apsw.Connection) -> None:
+    """Leave nothing in the write-ahead log: text that was deleted is gone from there too. Raises Unavailable."""
+    with storage_errors(Path(connection.filename)):
+        connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+
+
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
     """Turn what SQLite and the disk say into our errors."""

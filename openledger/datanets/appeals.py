@@ -18,6 +18,7 @@ from typing import Any
 import apsw
 
 from openledger.core.appealing import Appeal, AppealState, Judged, check_appeal_signature, sign_appeal
+from openledger.core.database import truncate_log
 from openledger.core.errors import Conflict, Forbidden, InvalidInput, NotFound
 from openledger.core.signed import contribution_id
 from openledger.core.signing import SigningKey
@@ -140,6 +141,7 @@ class AppealStore:
                 " = (SELECT sequence, ordinal FROM appeals WHERE row_id = ?)",
                 (row_id,),
             )
+            self._connection.execute("UPDATE decisions SET forgotten = 1 WHERE row_id = ?", (row_id,))
             self._connection.executemany("INSERT OR IGNORE INTO displaced VALUES (?, ?)", sorted(repeating.items()))
             self._close(row_id, "overturned")
         self._forget()
@@ -217,4 +219,4 @@ class AppealStore:
 
     def _forget(self) -> None:
         """Also from the write-ahead log."""
-        self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        truncate_log(self._connection)

@@ -22,6 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from openledger.core.appealing import Appeal, AppealState, Judged
 from openledger.core.clock import Clock
@@ -62,10 +63,18 @@ from openledger.datanets.registry import (
 )
 from openledger.datanets.removal import check_withdrawal, removed, tombstone, withdrawn
 from openledger.datanets.reservations import Reservations
-from openledger.datanets.reviews import ReviewerRecord
+from openledger.datanets.reviews import ReviewerRecord, ReviewOutcome
 from openledger.datanets.row_schema import PLAIN, RowSchema
 from openledger.datanets.seals import Opening, Place, UnloggedSeal, digest_of
-from openledger.datanets.terms import Action, Permission, Terms, check_action, check_licence, check_permitted
+from openledger.datanets.terms import (
+    Action,
+    Permission,
+    Terms,
+    changed_terms,
+    check_action,
+    check_licence,
+    check_permitted,
+)
 from openledger.datanets.versions import read_row_ids, row_root, write_manifest
 
 _MAX_SUMMARY_CHARS = 1_000
@@ -187,6 +196,10 @@ class Datanets:
         self._registry.terms.set_terms(name, terms)
         return terms
 
+    def change_terms(self, name: str, changes: Mapping[str, Any], by: str) -> Terms:
+        """`set_terms` of the terms as they are now, with `changes`. Raises InvalidInput (`invalid_terms`) as well."""
+        return self.set_terms(name, changed_terms(self.terms(name), changes), by)
+
     def terms(self, name: str) -> Terms:
         return self._registry.terms.terms(self._registry.datanet(name).name)
 
@@ -282,13 +295,14 @@ class Datanets:
         for pending in self._registry.pending():
             if pending.receipt.contribution_id == identifier:
                 return self._store(pending)
-        if (known := self._registry.receipt(identifier)) is not None:
+        if (known := self._registry.first_receipt(identifier)) is not None:
             return known
         self._check_quota(contribution)
         return self._store(self._begin(contribution))
 
     def receipt(self, name: str, identifier: str) -> ContributionReceipt:
-        """What `contribute` answered. Raises NotFound (`unknown_contribution`) for one that isn't stored (yet)."""
+        """What became of a contribution by now, after reviews and appeals. Raises NotFound (`unknown_contribution`)
+        for one that isn't stored (yet)."""
         found = self._registry.receipt(identifier)
         pending = {one.receipt.contribution_id for one in self._registry.pending()}
         if found is None or found.datanet != name or identifier in pending:
@@ -300,12 +314,16 @@ class Datanets:
     def judged(self, identifier: str) -> ContributionReceipt | None:
         """What `contribute` answers, or will once storage is back: the verdicts are fixed before the rows are stored.
         None for a contribution that wasn't judged."""
+        return self._registry.first_receipt(identifier)
+
+    def standing(self, identifier: str) -> ContributionReceipt | None:
+        """`judged`, with the verdicts as reviews and appeals have left them."""
         return self._registry.receipt(identifier)
 
     def preview(self, contribution: Contribution) -> tuple[Verdict, ...]:
         """The verdicts that `contribute` would give now; stores nothing."""
         self._check(contribution)
-        known = self._registry.receipt(contribution_id(contribution))
+        known = self._registry.first_receipt(contribution_id(contribution))
         own = contribution.contributor_id, digest_of(contribution)
         sealed = self._registry.seals.place(*own, self._clock.now_ms())
         return known.verdicts if known else self._judge(contribution, sealed)[0]
@@ -314,8 +332,10 @@ class Datanets:
         """Keep the row of an appeal until it is closed, and tell what the gate had said; the same again keeps it once.
 
         Raises InvalidInput (`invalid_signature`; `wrong_row` for another row than was judged), NotFound
-        (`unknown_contribution`), Forbidden (`not_the_contributor`), Conflict (`row_accepted`, `row_removed`).
+        (`unknown_contribution`), Forbidden (`not_the_contributor`), Conflict (`row_accepted`, `row_removed`),
+        Unavailable where a rejected row can't be forgotten now.
         """
+        self._forget_rejected()  # or what a review left to be forgotten would be what the appeal brings back
         return self._registry.appeals.hold(appeal, self._clock.now_ms())
 
     def drop_appeal(self, row_id: str) -> None:
@@ -332,6 +352,7 @@ class Datanets:
             self._accept(held, held.draft)
         else:
             self._registry.appeals.close(row_id, state)
+            self._forget_rejected()
 
     def appeals(self, name: str) -> list[str]:
         """Ids of the Datanet's rows that were appealed, in the order of the appeals."""
@@ -349,9 +370,19 @@ class Datanets:
         return held.draft
 
     def add_known_answer(self, name: str, draft: RowDraft, by: str, *, accept: bool) -> str:
-        """An item among those that reviewers are shown, by which they are measured (`reviews`). By the owner."""
+        """An item among those that reviewers are shown, by which they are measured (`reviews`). By the owner.
+
+        Raises Forbidden (`not_the_owner`), InvalidInput (`wrong_schema` and others)."""
         self._check_owner(name, by)
         draft_bytes(draft, 0)
+        problems = self._registry.datanet(name).row_schema.problems(draft)
+        if problems:
+            raise InvalidInput(
+                f"no row of {name!r}: {problems[0].message}",
+                code="wrong_schema",
+                param="extra",
+                fix="give what the Datanet's row schema asks for: the item stands among its rows",
+            )
         return self._registry.reviews.add_known(name, draft, accept=accept)
 
     def review_queue(self, name: str, reviewer: str, limit: int) -> list[tuple[str, RowDraft]]:
@@ -372,9 +403,16 @@ class Datanets:
         if reviews.add(name, item, reviewer, accept=accept, now_ms=self._clock.now_ms()):
             decided = reviews.majority(name, item, owner, self.terms(name).min_reviews)
             if decided is not None:
-                self._finish_pending(name)
                 reviews.decide(name, item, self._clock.now_ms(), accept=decided)
         self._forget_rejected()
+
+    def untold_reviews(self) -> list[ReviewOutcome]:
+        """What reviewers decided and the keeper of reputations hasn't heard; whoever told it says so by
+        `mark_review_told`."""
+        return self._registry.reviews.untold()
+
+    def mark_review_told(self, row_id: str) -> None:
+        self._registry.reviews.mark_told(row_id)
 
     def reviewers(self, name: str) -> list[ReviewerRecord]:
         """How much each reviewed, and how well."""
@@ -590,12 +628,13 @@ class Datanets:
     def _accept(self, held: HeldRow, draft: RowDraft) -> None:
         """A crash on the way leaves it held: the same again goes on."""
         (features,), place = features_of([(draft.prompt, draft.completion)]), self._registry.place_of(held.sequence)
-        if held.outcome == "reject":
+        if held.outcome == "reject" and not self._layout.holds(held.datanet, held.row_id):
             row = _row(held, held.row_id, held.ordinal, draft)
             self._layout.append(held.datanet, [row], f"{held.contribution_id}:{held.ordinal}")
         repeating = dict.fromkeys(self._index.repeated_by(features, place), held.row_id)
         self._registry.appeals.accept(held.row_id, repeating)
         if held.outcome == "reject":
+            self._index.discard({held.row_id})
             self._index.add(held.row_id, features, place)
 
     def _contributors_of(self, removal: Removal) -> dict[str, str]:

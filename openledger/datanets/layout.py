@@ -88,6 +88,10 @@ class Layout:
         for number, wanted in sorted(self._where(name, row_ids).items()):
             yield from self._shards[number].rows(name, wanted)
 
+    def holds(self, name: str, row_id: str) -> bool:
+        shards = {shard_of(row_id, num_shards) for num_shards in (self._before, self._after)}
+        return any(self._shards[number].held(name, [row_id]) for number in shards)
+
     def remove(self, name: str, row_ids: Sequence[str]) -> None:
         for num_shards in {self._before, self._after}:
             for number, ids in sorted(_placed(row_ids, num_shards).items()):

@@ -2,7 +2,8 @@
 
 Owns one SQLite file (WAL, `synchronous=FULL`: a commit is on disk when it returns). Knows neither the gate nor the
 shards. A contribution is `pending` from the moment its verdicts are fixed until its rows stand in the shards, and keeps
-its drafts until then; so whatever was cut off can be finished with the same verdicts.
+its drafts until then; so whatever was cut off can be finished with the same verdicts. Where a review or an appeal
+changes a verdict, what the gate had said is kept beside it: a contribution that is sent again gets the same answer.
 
 Each opening takes the next epoch. A process that was replaced, and doesn't know it, is refused by its old one: its
 duplicate index is no longer the whole truth.
@@ -77,6 +78,15 @@ CREATE TABLE IF NOT EXISTS verdicts (
     PRIMARY KEY (sequence, ordinal)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS verdicts_of_row ON verdicts (row_id);
+CREATE TABLE IF NOT EXISTS first_verdicts (
+    sequence INTEGER NOT NULL, ordinal INTEGER NOT NULL,
+    outcome TEXT NOT NULL, reasons TEXT NOT NULL, duplicate_of TEXT,
+    PRIMARY KEY (sequence, ordinal), FOREIGN KEY (sequence, ordinal) REFERENCES verdicts (sequence, ordinal)
+) STRICT, WITHOUT ROWID;
+CREATE TRIGGER IF NOT EXISTS keep_first_verdict BEFORE UPDATE ON verdicts BEGIN
+    INSERT OR IGNORE INTO first_verdicts
+    VALUES (OLD.sequence, OLD.ordinal, OLD.outcome, OLD.reasons, OLD.duplicate_of);
+END;
 CREATE TABLE IF NOT EXISTS versions (
     datanet TEXT NOT NULL REFERENCES datanets (name), number INTEGER NOT NULL, row_root TEXT NOT NULL,
     num_rows INTEGER NOT NULL, gate_version TEXT NOT NULL, published_ms INTEGER NOT NULL,
@@ -86,6 +96,12 @@ CREATE TABLE IF NOT EXISTS versions (
 _SCHEMAS = (
     _SCHEMA, SEALS_SCHEMA, APPEALS_SCHEMA, REMOVALS_SCHEMA, TERMS_SCHEMA, REVIEWS_SCHEMA, FEEDBACK_SCHEMA
 )  # fmt: skip
+_VERDICTS = "SELECT row_id, ordinal, outcome, reasons, duplicate_of FROM verdicts WHERE sequence = ? ORDER BY ordinal"
+_FIRST_VERDICTS = (
+    "SELECT row_id, ordinal, coalesce(f.outcome, v.outcome), coalesce(f.reasons, v.reasons),"
+    " iif(f.outcome IS NULL, v.duplicate_of, f.duplicate_of)"
+    " FROM verdicts v LEFT JOIN first_verdicts f USING (sequence, ordinal) WHERE sequence = ? ORDER BY ordinal"
+)
 _CREDITED = (  # rows of contributions with their places: see `seals`
     "FROM contributions JOIN verdicts USING (sequence) LEFT JOIN seals USING (sequence)"
     " {where} ORDER BY coalesce(seals.place_after, sequence), coalesce(seals.number, 0), ordinal"
@@ -304,7 +320,14 @@ class Registry:
             )
 
     def receipt(self, contribution_id: str) -> ContributionReceipt | None:
-        """The answer to a contribution, also to one that is pending; None if it was never judged."""
+        """A contribution, also one that is pending, with its verdicts as they stand; None if it was never judged."""
+        return self._receipt(contribution_id, _VERDICTS)
+
+    def first_receipt(self, contribution_id: str) -> ContributionReceipt | None:
+        """`receipt` with what the gate said, whatever reviews and appeals made of it."""
+        return self._receipt(contribution_id, _FIRST_VERDICTS)
+
+    def _receipt(self, contribution_id: str, query: str) -> ContributionReceipt | None:
         row = self._connection.execute(
             "SELECT sequence, datanet, contributor_id FROM contributions WHERE contribution_id = ?", (contribution_id,)
         ).fetchone()
@@ -315,7 +338,7 @@ class Registry:
             contribution_id=contribution_id,
             datanet=datanet,
             contributor_id=contributor,
-            verdicts=tuple(self._verdicts(sequence)),
+            verdicts=tuple(self._verdicts(sequence, query)),
         )
 
     def pending(self) -> list[PendingContribution]:
@@ -326,7 +349,7 @@ class Registry:
         ).fetchall()
         found = []
         for identifier, drafts in rows:
-            receipt = self.receipt(str(identifier))
+            receipt = self.first_receipt(str(identifier))
             if receipt is not None:
                 values = json.loads(str(drafts))
                 found.append(PendingContribution(receipt=receipt, drafts=tuple(RowDraft(**value) for value in values)))
@@ -424,12 +447,8 @@ class Registry:
                 reasons[contributor, code] += number
         return outcomes, reasons
 
-    def _verdicts(self, sequence: int) -> Iterator[Verdict]:
-        rows = self._connection.execute(
-            "SELECT row_id, ordinal, outcome, reasons, duplicate_of FROM verdicts WHERE sequence = ? ORDER BY ordinal",
-            (sequence,),
-        )
-        for row_id, ordinal, outcome, reasons, duplicate_of in rows:
+    def _verdicts(self, sequence: int, query: str) -> Iterator[Verdict]:
+        for row_id, ordinal, outcome, reasons, duplicate_of in self._connection.execute(query, (sequence,)):
             yield Verdict(
                 row_id=row_id,
                 ordinal=ordinal,
@@ -480,6 +499,9 @@ class Registry:
                 "ALTER TABLE datanets ADD COLUMN display TEXT NOT NULL DEFAULT 'reference'"
                 " CHECK (display IN ('none', 'reference', 'text'))"
             )
+        columns = {name for _, name, *_ in self._connection.execute("PRAGMA table_info(decisions)")}
+        if "told" not in columns:
+            self._connection.execute("ALTER TABLE decisions ADD COLUMN told INTEGER NOT NULL DEFAULT 0")
 
     def _forget_text_of_before(self) -> None:
         """Registries of before kept the bytes of dropped drafts in their free pages."""

@@ -5,8 +5,12 @@ Datanet's owner alone, or by a majority of `min_reviews` reviewers or more.
 
 Among the rows that a reviewer is shown stand some of which the owner knows the answer (known-answer items, as in the
 gold questions of crowdsourcing: Le et al., 2010). Nothing tells them apart: their ids look like rows' ids, every review
-gets the same reply, and they are shown beside rows that wait and never alone. They are nobody's rows, stored in no
-shard. Whoever got fewer than four in five right, of five or more, is heard no more: his reviews count in no majority.
+gets the same reply, and they are shown only while rows wait. They are nobody's rows, stored in no shard.
+
+The next one comes once its reviewer has looked at g rows since his last; g, from 0 to 2 (`KNOWN_EVERY` - 1), each as
+likely, is drawn from the item's id, which he hasn't seen yet. So one in `KNOWN_EVERY` items is known however few he
+asks for at a time, and nobody knows which. Whoever got fewer than four in five right, of five or more, is heard no
+more: his reviews count in no majority.
 """
 
 import json
@@ -17,6 +21,7 @@ from dataclasses import dataclass
 
 import apsw
 
+from openledger.core.database import truncate_log
 from openledger.core.errors import Conflict, Forbidden, NotFound
 from openledger.core.hashing import digest_json
 from openledger.core.ids import derived_id
@@ -35,16 +40,17 @@ CREATE TABLE IF NOT EXISTS known_answers (
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS decisions (
     row_id TEXT PRIMARY KEY, datanet TEXT NOT NULL, outcome TEXT NOT NULL, decided_ms INTEGER NOT NULL,
-    forgotten INTEGER NOT NULL
+    forgotten INTEGER NOT NULL, told INTEGER NOT NULL DEFAULT 0
 ) STRICT, WITHOUT ROWID;
 """
 REASON = "reviewed"
 MIN_KNOWN = 5
 MIN_RIGHT = 0.8
-KNOWN_EVERY = 5  # of so many items, one is known
-_WAITING = (
-    "FROM verdicts JOIN contributions USING (sequence) WHERE datanet = ?1 AND outcome = 'review' AND row_id NOT IN"
-    f" ({REMOVED}) AND row_id NOT IN (SELECT row_id FROM appeals WHERE state = 'open')"
+KNOWN_EVERY = 5  # of so many items, one is known on average
+_WAITING = (  # not what is yet to be stored: no shard can show it
+    "FROM verdicts JOIN contributions USING (sequence) WHERE datanet = ?1 AND outcome = 'review'"
+    f" AND pending_drafts IS NULL AND row_id NOT IN ({REMOVED})"
+    " AND row_id NOT IN (SELECT row_id FROM appeals WHERE state = 'open')"
 )
 
 
@@ -63,6 +69,16 @@ class ReviewerRecord:
     @property
     def is_heard(self) -> bool:
         return self.num_known < MIN_KNOWN or self.num_right >= MIN_RIGHT * self.num_known
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReviewOutcome:
+    """What reviewers made of a contributor's row: `accept` or `reject`."""
+
+    row_id: str
+    datanet: str
+    contributor_id: str
+    outcome: str
 
 
 class ReviewStore:
@@ -92,14 +108,14 @@ class ReviewStore:
         own = "SELECT item FROM reviews WHERE reviewer = ?2"
         query = f"SELECT row_id {_WAITING} AND row_id NOT IN ({own}) ORDER BY sequence, ordinal LIMIT ?3"
         rows = [str(row_id) for (row_id,) in self._connection.execute(query, (datanet, reviewer, limit))]
-        num_known = min(-(-len(rows) // (KNOWN_EVERY - 1)), limit // KNOWN_EVERY) if limit > 1 else 0
         query = (
             f"SELECT item, draft FROM known_answers WHERE datanet = ?1 AND item NOT IN ({own}) ORDER BY item LIMIT ?3"
         )
-        found = self._connection.execute(query, (datanet, reviewer, max(num_known, int(bool(rows) and limit > 1))))
+        found = self._connection.execute(query, (datanet, reviewer, limit))
         known = {str(item): RowDraft(**json.loads(draft)) for item, draft in found}
-        items = [*rows[: limit - len(known)], *known]
-        return sorted(items, key=lambda item: digest_json([reviewer, item])), known
+        items = _mixed(rows, list(known), reviewer, self._num_since_known(datanet, reviewer))[:limit]
+        shown = {item: draft for item, draft in known.items() if item in items}
+        return sorted(items, key=lambda item: digest_json([reviewer, item])), shown
 
     def add(self, datanet: str, item: str, reviewer: str, *, accept: bool, now_ms: int) -> bool:
         """Whether `item` is a row that waits. The same review again changes nothing.
@@ -139,16 +155,35 @@ class ReviewStore:
                 (outcome, json.dumps(reasons), row_id),
             )
             values = (row_id, datanet, outcome, now_ms, int(accept))
-            self._connection.execute("INSERT OR IGNORE INTO decisions VALUES (?, ?, ?, ?, ?)", values)
+            self._connection.execute("INSERT OR IGNORE INTO decisions VALUES (?, ?, ?, ?, ?, 0)", values)
+
+    def untold(self) -> list[ReviewOutcome]:
+        """What came of rows and whoever keeps reputations hasn't been told yet, oldest first."""
+        query = (
+            "SELECT row_id, d.datanet, contributor_id, d.outcome FROM decisions d JOIN verdicts USING (row_id)"
+            " JOIN contributions c USING (sequence) WHERE NOT told AND c.datanet = d.datanet"
+            " ORDER BY decided_ms, row_id"
+        )
+        names = ReviewOutcome.__dataclass_fields__
+        return [ReviewOutcome(**dict(zip(names, row, strict=True))) for row in self._connection.execute(query)]
+
+    def mark_told(self, row_id: str) -> None:
+        with self._writing():
+            self._connection.execute("UPDATE decisions SET told = 1 WHERE row_id = ?", (row_id,))
 
     def unforgotten(self) -> list[tuple[str, str]]:
-        """(Datanet, row id) of rows that were not accepted and may still stand in a shard."""
-        query = "SELECT datanet, row_id FROM decisions WHERE NOT forgotten ORDER BY decided_ms, row_id"
+        """(Datanet, row id) of rows that were not accepted and may still stand in a shard. What an appeal decides
+        anew is left alone."""
+        query = (
+            "SELECT datanet, row_id FROM decisions WHERE NOT forgotten AND EXISTS (SELECT 1 FROM verdicts v WHERE"
+            " v.row_id = decisions.row_id AND v.outcome = 'reject') AND row_id NOT IN"
+            " (SELECT row_id FROM appeals WHERE state = 'open') ORDER BY decided_ms, row_id"
+        )
         return [(str(datanet), str(row_id)) for datanet, row_id in self._connection.execute(query)]
 
     def mark_forgotten(self, row_ids: Sequence[str]) -> None:
         """No shard holds them any more; nor does the write-ahead log, where their drafts had been."""
-        self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        truncate_log(self._connection)
         with self._writing():
             self._connection.executemany("UPDATE decisions SET forgotten = 1 WHERE row_id = ?", [(i,) for i in row_ids])
 
@@ -163,6 +198,15 @@ class ReviewStore:
         rows = self._connection.execute(query, (datanet,))
         return [ReviewerRecord(**dict(zip(names, row, strict=True))) for row in rows]
 
+    def _num_since_known(self, datanet: str, reviewer: str) -> int:
+        """How many rows `reviewer` has looked at since he was last shown a known answer."""
+        query = (
+            "SELECT count(*) FROM reviews WHERE datanet = ?1 AND reviewer = ?2"
+            " AND item NOT IN (SELECT item FROM known_answers) AND reviewed_ms >= (SELECT coalesce(max(reviewed_ms), 0)"
+            " FROM reviews JOIN known_answers USING (item) WHERE reviews.datanet = ?1 AND reviewer = ?2)"
+        )
+        return int(self._connection.execute(query, (datanet, reviewer)).get)
+
     def _is_known(self, datanet: str, item: str) -> bool:
         query = "SELECT 1 FROM known_answers WHERE datanet = ? AND item = ?"
         return self._connection.execute(query, (datanet, item)).fetchone() is not None
@@ -173,3 +217,22 @@ class ReviewStore:
         if row is not None and reviewer in (row[0], f"contributor:{row[0]}"):
             raise Forbidden("nobody reviews his own row", code="own_row", param="row_id")
         return row is not None
+
+
+def _mixed(rows: Sequence[str], known: Sequence[str], reviewer: str, num_since: int) -> list[str]:
+    """`rows` with known answers among them, each at its turn; `num_since` rows came after the last one."""
+    mixed: list[str] = []
+    left = iter(known)
+    following = next(left, None)
+    for row in rows:
+        if following is not None and num_since >= _gap(reviewer, following):
+            mixed.append(following)
+            following, num_since = next(left, None), 0
+        mixed.append(row)
+        num_since += 1
+    return mixed
+
+
+def _gap(reviewer: str, item: str) -> int:
+    """How many rows come before a known answer."""
+    return int(digest_json(["gap", reviewer, item])[:16], 16) % (2 * KNOWN_EVERY - 1)

@@ -206,7 +206,7 @@ class Claims:
         """The row counts as accepted for its contributor's reputation, and its contribution's deposit comes back where
         with it the contribution is no spam."""
         claim = appeal.claim
-        receipt: ContributionReceipt | None = await answered(self._datanets.judged.remote(claim["contribution_id"]))
+        receipt: ContributionReceipt | None = await answered(self._datanets.standing.remote(claim["contribution_id"]))
         if receipt is None:
             return
         own = claim["contributor_id"], claim["datanet"]

@@ -15,7 +15,7 @@ from openledger.core.rating import feedback_source, rater
 from openledger.core.values import Contribution, ContributionReceipt, RowDraft
 from openledger.datanets.feedback import RATING, Feedback
 from openledger.datanets.leaderboard import Activity, Leaderboard
-from openledger.datanets.reviews import ReviewerRecord
+from openledger.datanets.reviews import ReviewerRecord, ReviewOutcome
 from openledger.economy import Payout
 from openledger.platform.calls import answered
 from openledger.platform.claims import Claims
@@ -41,7 +41,20 @@ class Community(Claims):
     async def review(self, account: str, name: str, row_id: str, *, accept: bool) -> dict[str, Any]:
         await self._check_reader(account, name)
         await answered(self._datanets.review.remote(name, row_id, account, accept=accept))
+        await self._tell_reviews()
         return {"datanet": name, "row_id": row_id, "reviewer": account, "accept": accept}
+
+    async def _tell_reviews(self) -> None:
+        """What reviewers decided counts for the contributors' reputation, as what the gate decides does; may be
+        repeated, also by two at a time."""
+        waiting: list[ReviewOutcome] = await answered(self._datanets.untold_reviews.remote())
+        for one in waiting:
+            own, event = (one.contributor_id, one.datanet), f"review:{one.row_id}"
+            if one.outcome == "accept":
+                await answered(self._economy.draw_spot_checks.remote(*own, event, [one.row_id]))
+            outcomes = {"accepted" if one.outcome == "accept" else "spam": 1}
+            await answered(self._economy.record_outcomes.remote(*own, outcomes, event))
+            await answered(self._datanets.mark_review_told.remote(one.row_id))
 
     async def add_known_answer(self, account: str, name: str, draft: RowDraft, *, accept: bool) -> dict[str, Any]:
         item = await answered(self._datanets.add_known_answer.remote(name, draft, account, accept=accept))
@@ -96,7 +109,6 @@ class Community(Claims):
             "num_contributors": len(board.contributors),
             "cohorts": [asdict(cohort) for cohort in board.cohorts],
             "reviewers": [{"reviewer": one.reviewer, "num_reviews": one.num_reviews} for one in reviewers],
-            "num_waiting": await answered(self._datanets.num_waiting.remote(name)),
         }
 
     async def _with_earnings(self, one: Activity, adapters: Collection[str]) -> dict[str, Any]:

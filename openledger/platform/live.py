@@ -75,7 +75,7 @@ class LiveService(Community, Owners):
         self._registry = AdapterRegistry(workdir.adapters)
         super().__init__(datanets, economy)
         self._ledger = ledger
-        self.desk = Desk(self._ask, self._log_removals, self._check_stakeable)
+        self.desk = Desk(self._ask, self._catch_up, self._check_stakeable)
         self._answering = Answering(EngineCalls(engine, inbox), economy, self._tokenizer)
         rules = sources or SourceRules(folders=(str(workdir.incoming),), schemes=("file",))
         self._intake = Intake(base, self._registry, datanets, economy, rules)
@@ -337,6 +337,10 @@ class LiveService(Community, Owners):
         adapters = affected_adapters(self._registry, self._workdir.indexes, removal.row_ids)
         told = {name: statement[name] for name in ("removal_id", "datanet", "kind", "num_rows", "rows_root")}
         return {**told, "transfer_id": transfer_id, "adapters": [_affected(one) for one in adapters]}
+
+    async def _catch_up(self) -> None:
+        await self._log_removals()
+        await self._tell_reviews()
 
     async def _log_removals(self) -> None:
         """Put removals that the log lacks there, in their order; may be repeated, also by two at a time."""

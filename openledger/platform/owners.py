@@ -39,8 +39,8 @@ class Owners:
         return asdict(await answered(self._datanets.terms.remote(name)))
 
     async def set_terms(self, account: str, name: str, changes: Mapping[str, Any]) -> dict[str, Any]:
-        terms = changed_terms(await answered(self._datanets.terms.remote(name)), changes)
-        return asdict(await answered(self._datanets.set_terms.remote(name, terms, account)))
+        """One call: two changes at a time would undo each other if they were read and written in two."""
+        return asdict(await answered(self._datanets.change_terms.remote(name, changes, account)))
 
     async def permissions(self, account: str, name: str) -> list[dict[str, Any]]:
         found: list[Permission] = await answered(self._datanets.permissions.remote(name))

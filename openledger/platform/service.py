@@ -265,7 +265,7 @@ class Service(Protocol):
     async def leaderboard(self, name: str) -> dict[str, Any]:
         """At most a minute old. The 100 `contributors` of most accepted rows, of `num_contributors` (see
         `datanets.leaderboard`, with `earned_nano` from the Datanet's adapters and the time to
-        the `first_payout_ms`), `cohorts`, `reviewers` and how many rows wait for a review (`num_waiting`)."""
+        the `first_payout_ms`), `cohorts` and `reviewers`."""
         ...
 
     async def review_queue(self, account: str, name: str, limit: int) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from openledger.client import OpenLedger
 from openledger.core.appealing import Appeal, sign_decision
 from openledger.core.claiming import sign_claim
 from openledger.core.errors import Conflict
+from openledger.core.signed import contribution_id
 from openledger.datanets.appeals import appeal_of
 from openledger.economy.disputes import recomputed
 from openledger.economy.spot_checks import SpotCheckBook
@@ -170,7 +171,7 @@ class TestAppeals:
         assert client.post(f"{own}/decision", json=self.decision(appeal)).json() == decided
         assert client.post("/v1/datanets/docs/appeals", json=self.body(appeal)).json() == decided
         assert code(client.get(f"{own}/row", headers=OWNER_KEY)) == (404, "row_not_kept")
-        assert house.rows.contribute(house.judged()).verdicts[3].outcome == "accept"
+        assert house.rows.receipt("docs", contribution_id(house.judged())).verdicts[3].outcome == "accept"
 
     @pytest.mark.parametrize(
         ("change", "status", "expected"),

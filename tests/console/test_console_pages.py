@@ -331,5 +331,5 @@ class TestTheLeaderboard:
         assert client.get("/console/datanets/no-such/leaderboard").status_code == 404
 
     def test_of_an_empty_datanet_is_a_whole_page(self, service: MemoryService, client: TestClient):
-        service.told["leaderboard"] = {"contributors": [], "cohorts": [], "reviewers": [], "num_waiting": 0}
+        service.told["leaderboard"] = {"contributors": [], "cohorts": [], "reviewers": []}
         assert "Nobody has contributed yet" in client.get("/console/datanets/os-docs/leaderboard").text

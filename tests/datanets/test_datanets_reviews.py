@@ -1,17 +1,26 @@
 """Rows in review: who decides, what becomes of them, and how reviewers are measured."""
 
+import secrets
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import count, pairwise
 from pathlib import Path
 
+import apsw
 import pytest
 from datanet_samples import key_of, open_datanets, sample_drafts, signed
 
-from openledger.core.errors import Conflict, Forbidden, NotFound
+from openledger.core.appealing import AppealState
+from openledger.core.clock import ManualClock
+from openledger.core.errors import Conflict, Forbidden, InvalidInput, NotFound, Unavailable
 from openledger.core.signing import contributor_id
 from openledger.core.values import RowDraft
 from openledger.datanets.appeals import appeal_of
 from openledger.datanets.datanets import Datanets
-from openledger.datanets.reviews import MIN_KNOWN
+from openledger.datanets.layout import Layout
+from openledger.datanets.reviews import KNOWN_EVERY, MIN_KNOWN, ReviewStore
+from openledger.datanets.row_schema import Column, RowSchema
+from openledger.datanets.shard import ShardHost
 from openledger.datanets.terms import Terms
 
 OWNER, ADA = "acct_owner", contributor_id(key_of("ada").public_key)
@@ -41,6 +50,10 @@ def waiting(datanets: Datanets, number: int = 1) -> list[str]:
     receipt = datanets.contribute(signed("ada", [private(n) for n in range(number)]))
     assert {verdict.outcome for verdict in receipt.verdicts} == {"review"}
     return [verdict.row_id for verdict in receipt.verdicts]
+
+
+def unavailable(*_: object) -> None:
+    raise Unavailable("the disk is full", code="storage_unavailable")
 
 
 def said(folder: Path, text: str) -> list[Path]:
@@ -130,13 +143,97 @@ class TestDeciding:
         datanets.publish("docs")
         assert [row.row_id for row in datanets.rows("docs", 1)] == [row_id]
 
+    @pytest.mark.parametrize("cut_off", [(Layout, "remove"), (ReviewStore, "mark_forgotten")])
+    def test_a_row_that_an_appeal_brings_back_stays_wherever_forgetting_it_was_cut_off(
+        self, datanets: Datanets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut_off: tuple[type, str]
+    ) -> None:
+        contribution = signed("ada", [private(0)])
+        row_id = datanets.contribute(contribution).verdicts[0].row_id
+        with monkeypatch.context() as away:
+            away.setattr(*cut_off, unavailable)
+            with pytest.raises(Unavailable):
+                datanets.review("docs", row_id, OWNER, accept=False)
+            with pytest.raises(Unavailable):
+                datanets.hold_appeal(appeal_of(key_of("ada"), contribution, 0, "it is a mailing list"))
+        datanets.hold_appeal(appeal_of(key_of("ada"), contribution, 0, "it is a mailing list"))
+        datanets.close_appeal(row_id, "overturned")
+        other = datanets.contribute(signed("bob", [private(3)])).verdicts[0].row_id
+        datanets.review("docs", other, OWNER, accept=True)
+        datanets.publish("docs")
+        assert {row.row_id for row in datanets.rows("docs", 1)} == {row_id, other}
+        datanets.close()
+        again = open_datanets(tmp_path)
+        assert again.stored_count("docs") == 2
+        again.close()
+
+    @pytest.mark.parametrize("state", ["overturned", "upheld"])
+    def test_an_appeal_of_before_finds_its_row_still_in_the_shard(
+        self, datanets: Datanets, tmp_path: Path, state: AppealState
+    ) -> None:
+        contribution = signed("ada", [private(0)])
+        row_id = datanets.contribute(contribution).verdicts[0].row_id
+        datanets._registry.reviews.decide("docs", row_id, 1, accept=False)
+        appeal = appeal_of(key_of("ada"), contribution, 0, "it is a mailing list")
+        datanets._registry.appeals.hold(appeal, 2)
+        datanets.close()
+        again = open_datanets(tmp_path)
+        assert again.stored_count("docs") == 1, "nothing is forgotten that is yet to be decided"
+        again.close_appeal(row_id, state)
+        assert again.stored_count("docs") == (state == "overturned")
+        copy = again.preview(signed("bob", [private(0)]))[0]
+        assert copy.reasons == (("exact_duplicate",) if state == "overturned" else ("personal_data",))
+        again.close()
+        open_datanets(tmp_path).close()
+
+    def test_a_log_that_another_reads_is_our_error_and_is_forgotten_later(
+        self, datanets: Datanets, tmp_path: Path
+    ) -> None:
+        (row_id,) = waiting(datanets)
+        datanets._registry._connection.set_busy_timeout(10)
+        reader = apsw.Connection(str(tmp_path / "registry.sqlite"))
+        reader.execute("BEGIN")
+        assert reader.execute("SELECT count(*) FROM verdicts").get == 1
+        with pytest.raises(Unavailable) as caught:
+            datanets.review("docs", row_id, OWNER, accept=False)
+        assert caught.value.code == "database_busy"
+        reader.close()
+        datanets.review("docs", row_id, OWNER, accept=False)
+        assert datanets._registry.reviews.unforgotten() == []
+
+    def test_decisions_of_a_registry_of_before_are_yet_to_be_told(self, datanets: Datanets, tmp_path: Path) -> None:
+        row_id = waiting(datanets, 2)[0]
+        datanets.review("docs", row_id, OWNER, accept=True)
+        datanets._registry._connection.execute("ALTER TABLE decisions DROP COLUMN told")
+        datanets.close()
+        again = open_datanets(tmp_path)
+        (told,) = again.untold_reviews()
+        assert (told.row_id, told.contributor_id, told.outcome) == (row_id, ADA, "accept")
+        again.mark_review_told(row_id)
+        assert again.untold_reviews() == []
+        again.close()
+
+    def test_rows_that_are_yet_to_be_stored_stop_no_review(
+        self, datanets: Datanets, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        stored = datanets.contribute(signed("bob", [private(1)])).verdicts[0].row_id
+        contribution = signed("ada", [private(0)])
+        with monkeypatch.context() as away:
+            away.setattr(Layout, "append", unavailable)
+            with pytest.raises(Unavailable):
+                datanets.contribute(contribution)
+            assert [item for item, _ in datanets.review_queue("docs", OWNER, 10)] == [stored]
+            datanets.review("docs", stored, OWNER, accept=True)
+            assert datanets.review_queue("docs", OWNER, 10) == []
+        late = datanets.contribute(contribution).verdicts[0].row_id
+        assert [item for item, _ in datanets.review_queue("docs", OWNER, 10)] == [late]
+
 
 class TestKnownAnswers:
     def shown(self, datanets: Datanets, reviewer: str, limit: int = 20) -> dict[str, RowDraft]:
         return dict(datanets.review_queue("docs", reviewer, limit))
 
     def test_they_stand_among_rows_and_look_like_them(self, datanets: Datanets) -> None:
-        rows = waiting(datanets, 8)
+        rows = waiting(datanets, 2 * KNOWN_EVERY - 1)
         item = datanets.add_known_answer("docs", known(0), OWNER, accept=True)
         queue = datanets.review_queue("docs", REVIEWERS[0], 20)
         assert {one for one, _ in queue} == {*rows, item}
@@ -179,3 +276,45 @@ class TestKnownAnswers:
         assert datanets.num_waiting("docs") == 0
         good, lazy = datanets.reviewers("docs")
         assert [(one.num_decided, one.num_agreed) for one in (good, lazy)] == [(1, 1), (1, 0)]
+
+    @pytest.mark.parametrize("limit", [1, 2, 7])
+    def test_asking_for_few_at_a_time_evades_none(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
+    ) -> None:
+        """Whoever takes every row for bad is heard no more, long before he has decided them all."""
+        numbers = count()
+        monkeypatch.setattr(secrets, "token_hex", lambda _: f"{next(numbers):064x}")
+        clock, num_rows = ManualClock(), 60
+        datanets = Datanets(tmp_path, [ShardHost(tmp_path / "shard-0")], clock)
+        datanets.create("docs", "What functions do", OWNER)
+        datanets.set_terms("docs", Terms(min_reviews=1), by=OWNER)
+        waiting(datanets, num_rows)
+        for number in range(num_rows // 2):
+            datanets.add_known_answer("docs", known(number), OWNER, accept=True)
+        places = list[int]()
+        for place in range(2 * num_rows):
+            clock.advance(1)
+            queue = datanets.review_queue("docs", "user:lazy", limit)
+            if not queue:
+                break
+            assert len(queue) <= limit
+            num_known = sum(one.num_known for one in datanets.reviewers("docs"))
+            datanets.review("docs", queue[0][0], "user:lazy", accept=False)
+            if datanets.reviewers("docs")[0].num_known > num_known:
+                places.append(place)
+        (lazy,) = datanets.reviewers("docs")
+        num_seen = lazy.num_reviews - lazy.num_known
+        assert num_seen // (2 * KNOWN_EVERY - 1) <= lazy.num_known <= num_seen
+        assert len({later - earlier for earlier, later in pairwise(places)}) > 1, "nobody can count them out"
+        assert (lazy.num_right, lazy.is_heard) == (0, False)
+        assert datanets.num_waiting("docs") > 0
+        datanets.close()
+
+    def test_one_that_is_no_row_of_the_schema_is_refused(self, datanets: Datanets) -> None:
+        schema = RowSchema(columns=(Column(name="note", type="string", required=True),))
+        datanets.create("noted", "What functions do", OWNER, schema)
+        with pytest.raises(InvalidInput) as caught:
+            datanets.add_known_answer("noted", known(0), OWNER, accept=True)
+        assert caught.value.code == "wrong_schema"
+        noted = replace(known(0), extra='{"note":"by heart"}')
+        assert datanets.add_known_answer("noted", noted, OWNER, accept=True).startswith("row_")

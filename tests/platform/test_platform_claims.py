@@ -115,7 +115,7 @@ class TestAnAppeal:
         return sign_decision(OWNER, "docs", appeal.row_id, "user:owner", overturned=overturned, note="seen")
 
     def outcome(self, house):
-        return house.rows.contribute(house.judged()).verdicts[3].outcome
+        return house.rows.receipt("docs", contribution_id(house.judged())).verdicts[3].outcome
 
     def test_goes_from_the_row_to_the_decision(self, house, appeal):
         opened = run(house.appeal(appeal))
@@ -147,7 +147,7 @@ class TestAnAppeal:
         assert [one["state"] for one in run(house.appeals("docs"))] == ["overturned"]
         assert (self.outcome(house), house.rows.held_appeals()) == ("accept", {})
 
-    @pytest.mark.parametrize("lost", ["", "judged", "record_outcomes", "acquit"])
+    @pytest.mark.parametrize("lost", ["", "standing", "record_outcomes", "acquit"])
     def test_that_is_granted_gives_the_deposit_back_and_counts_for_the_reputation_once(self, tmp_path, lost):
         """Of three rows two were taken for noise; one of these was none, so that the contribution is no spam."""
         house = House(tmp_path, Parameters(contribution_deposit_nano=50))
@@ -160,7 +160,7 @@ class TestAnAppeal:
         house.economy.judge(identifier, is_spam=True)
         appeal = appeal_of(ADA, contribution, 1, "it is a checksum")
         run(house.appeal(appeal))
-        (house._datanets if lost == "judged" else house._economy).lost.add(lost)
+        (house._datanets if lost == "standing" else house._economy).lost.add(lost)
         for attempt in range(2):
             try:
                 run(house.decide(self.decision(appeal)))
@@ -168,7 +168,7 @@ class TestAnAppeal:
                 assert (attempt, bool(lost)) == (0, True)
         assert house.economy.balance(f"contributor:{ADA_ID}").available_nano == DEPOSIT + 50
         assert house.economy.reputation(ADA_ID, "docs")["ppm"] == 145_000
-        assert house.rows.judged(identifier).verdicts[1].outcome == "accept"
+        assert house.rows.standing(identifier).verdicts[1].outcome == "accept"
         house.ledger.audit()
         house.close()
 
