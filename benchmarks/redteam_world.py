@@ -152,7 +152,8 @@ def observe(
 
 
 def _repeats(kit: Any, folder: Path, rows: Sequence[Any], initial: str) -> tuple[Repeat, ...]:
-    key = digest_json([kit.identity, [repr(row) for row in rows], initial, likeness.RULE, likeness.LEAST_MILLI])[:24]
+    rule = [likeness.RULE, likeness.LEAST_MILLI, likeness.MOST_MILLI]
+    key = digest_json([kit.identity, [repr(row) for row in rows], initial, rule])[:24]
     path = folder / "repeats" / f"{kit.name}-{key}.json"
     if not path.exists():
         found = likeness.find_repeats(kit.module(kit.start(initial)), kit.encode(rows), kit.task)

@@ -8,7 +8,7 @@ I_gc and SE_gc are influence and error of g's own rows on the same answers (`per
 line where every generation added something f_g G is D_g, so k_g is 1 and influences add up; where one took away, those
 before it are scaled to what is left of what they brought. The f_g sum to one at most, so by the index all I_c together
 come to G at most, and the shares rule then holds as for an adapter of one generation: a contributor's sum is clipped
-once, over all generations.
+once, over all generations. So is what of it repeated rows moved (`repeated_nano`).
 
 Errors are added, not their squares: generations are often trained on the same rows, and measured on the same answers by
 instruments of one kind, so their errors may be one error. The sum is its upper bound.
@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from openledger.adapters.lineage import LINEAGE_RULE, Generation, Lineage, generation_shares
+from openledger.attribution.period import positive
 from openledger.core.errors import InvalidInput
 from openledger.core.values import ContributorScores
 
@@ -54,18 +55,19 @@ def combined(lineage: Lineage, digest: str, measured: Mapping[str, GenerationSco
     cards.
     """
     factors = _factors(lineage, digest, measured)
-    scores, errors, unpaid = (defaultdict[str, Fraction](Fraction) for _ in range(3))
+    scores, errors, repeated = (defaultdict[str, Fraction](Fraction) for _ in range(3))
     for generation, factor in factors.items():
         if (own := measured[generation].scores) is not None:
             for name in own.scores_nano:
                 scores[name] += factor * own.scores_nano[name]
                 errors[name] += factor * own.errors_nano[name]
-                unpaid[name] += factor * own.unpaid_nano.get(name, 0)
+                repeated[name] += factor * own.repeated_nano.get(name, 0)
     told = [each.scores for each in measured.values() if each.scores is not None]
     if not told:
         raise InvalidInput(
             f"no generation of {digest} has rows of its own", code="invalid_generation", param="measured"
         )
+    repeated_nano = {name: nano for name in sorted(repeated) if (nano := round(repeated[name]))}
     return ContributorScores(
         adapter=told[0].adapter,
         period=told[0].period,
@@ -75,8 +77,9 @@ def combined(lineage: Lineage, digest: str, measured: Mapping[str, GenerationSco
         gain_nano=measured[digest].gain_nano,
         quality=_quality(factors, measured),
         ceilings=_one_of(told),
-        unpaid_nano={name: round(unpaid[name]) for name in sorted(unpaid) if round(unpaid[name]) > 0},
+        unpaid_nano=positive(repeated_nano),
         repeats=repeats_of([own for generation in factors if (own := measured[generation].scores)]),
+        repeated_nano=repeated_nano,
     )
 
 

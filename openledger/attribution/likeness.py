@@ -4,12 +4,16 @@
     likeness of i and j = cos(a_i, a_j)
 
     row i repeats row j    j is the likest of its contributor's earlier rows, and the likeness is above theta_c
-    theta_c                the likeness that no more than 2 alpha / n_c of the pairs of strangers' rows exceed (rows of
-                           different contributors), and at least LEAST_MILLI; n_c: the contributor's rows
+    theta_c                the lesser of two medians of theta_cpq over the pairs (p, q) of other contributors: each pair
+                           counted once, and counted by its pairs of rows; LEAST_MILLI to MOST_MILLI
+    theta_cpq              the likeness that no more than 2 alpha / n_c of the pairs of a row of p's and one of q's
+                           exceed; n_c: the contributor's rows
 
-So a contributor whose rows are no more alike than strangers' loses a part alpha of them at most, in expectation,
-however many he brings: the more rows, the nearer is each one's likest by chance. Where there are no strangers theta is
-the least. "Earlier" is by row id: of rows that repeat each other one is paid, and which one makes no difference to him.
+So a contributor whose rows are no more alike than strangers' loses about a part alpha of them, however many he brings:
+the more rows, the nearer is each one's likest by chance. Nobody's own rows raise his theta, nor does one name more: the
+medians stand until more than half of the pairs are raised, of contributors and of rows. Where there are fewer than
+FEWEST others theta is the least. "Earlier" is by row id: of rows that repeat each other one is paid, and which one
+makes no difference to him.
 
 Words find copies of text (`datanets.clusters`); this finds what has no words, or other ones. It sees nothing across
 contributors: whose row was first an index doesn't know.
@@ -18,7 +22,8 @@ Gradients are compared by a count sketch of SKETCH numbers (Charikar et al., 200
 likeness takes 8 kB a row, and pairs of rows are compared in blocks, the strangers' between STRANGERS rows at most.
 At LoRA's start B is zero, and gradients are those of B alone.
 
-Shapes: R rows, B rows of a batch, K the sketch.
+Shapes: R rows, S of them that are compared with strangers', C contributors of these, P pairs of contributors, B rows of
+a batch, K the sketch.
 """
 
 from collections import defaultdict
@@ -46,6 +51,8 @@ from openledger.training.task import LANGUAGE, Task, Trainable
 RULE = "likeness/1"
 FORMAT = "openledger.repeats/1"
 LEAST_MILLI = 800
+MOST_MILLI = 950
+FEWEST = 3
 ALPHA_PPM = 20_000
 SKETCH = 4096
 STRANGERS = 2048
@@ -53,6 +60,7 @@ _BLOCK = 1024
 
 Sketches = npt.NDArray[np.float16]
 Float = npt.NDArray[np.float32]
+Integers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,10 +89,10 @@ def repeats_among(
     by_contributor: defaultdict[str, list[int]] = defaultdict(list)
     for number, name in enumerate(contributors):
         by_contributor[name].append(number)
-    strangers, num_pairs = _strangers(contributors, sketches_RK)
+    strangers = _strangers(contributors, sketches_RK)
     found = []
-    for numbers in by_contributor.values():
-        least_milli = _threshold_milli(strangers, num_pairs, len(numbers))
+    for name, numbers in by_contributor.items():
+        least_milli = strangers.threshold_milli(name, len(numbers))
         for place, (earlier, likeness) in enumerate(_likest_earlier(sketches_RK[numbers])):
             if (milli := min(1000, round(1000 * likeness))) > least_milli:
                 found.append((numbers[place], numbers[earlier], milli))
@@ -173,26 +181,68 @@ def _whitened(own: Eigenbasis, gradient_BSL: torch.Tensor) -> torch.Tensor:
     return own.rotate(gradient_BSL) / own.curvature_SL.sqrt()
 
 
-def _strangers(contributors: Sequence[str], sketches_RK: npt.NDArray[Any]) -> tuple[Float, int]:
-    """Likenesses above the least of pairs of different contributors' rows, falling, and the number of such pairs; among
-    rows that are evenly spaced."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Strangers:
+    """Of rows that are evenly spaced: whose they are, and how many each contributor has. Of pairs of contributors with
+    rows that are more alike than the least: who they are, and where in `likenesses` theirs are, falling."""
+
+    names: Sequence[str]
+    sizes_C: Integers
+    one_P: Integers
+    other_P: Integers
+    start_P: Integers
+    number_P: Integers
+    likenesses: Float
+
+    def threshold_milli(self, name: str, num_rows: int) -> int:
+        """theta of the contributor with `num_rows`, in thousandths."""
+        others_C = np.array([other != name for other in self.names])
+        sizes = self.sizes_C[others_C]
+        if len(sizes) < FEWEST:
+            return LEAST_MILLI
+        rows_P = self.sizes_C[self.one_P] * self.sizes_C[self.other_P]
+        allowed_P = 2 * ALPHA_PPM * rows_P // (10**6 * num_rows)
+        raised_P = others_C[self.one_P] & others_C[self.other_P] & (allowed_P < self.number_P)
+        theta, weight = self.likenesses[(self.start_P + allowed_P)[raised_P]], rows_P[raised_P]
+        num_pairs = len(sizes) * (len(sizes) - 1) // 2
+        num_row_pairs = int(sizes.sum() ** 2 - (sizes**2).sum()) // 2
+        median = min(_median(theta, np.ones_like(weight), num_pairs), _median(theta, weight, num_row_pairs))
+        return min(MOST_MILLI, max(LEAST_MILLI, round(1000 * median)))
+
+
+def _median(values: Float, weights: Integers, total: int) -> float:
+    """Of numbers that weigh `total`, of which those not among `values` are less; 0 where it is one of them."""
+    falling = np.argsort(-values, kind="stable")
+    place = int(np.searchsorted(2 * np.cumsum(weights[falling]), total, side="right"))
+    return float(values[falling[place]]) if place < len(falling) else 0.0
+
+
+def _strangers(contributors: Sequence[str], sketches_RK: npt.NDArray[Any]) -> _Strangers:
     chosen = np.arange(0, len(contributors), -(-max(1, len(contributors)) // STRANGERS))
-    name_S = np.unique(np.array(contributors, dtype=object)[chosen].astype(str), return_inverse=True)[1]
-    own_SK = sketches_RK[chosen]
-    found, num_pairs = [np.zeros(0, np.float32)], 0
-    for rows, others, products in _products(own_SK):
-        pairs = name_S[rows][:, None] != name_S[others][None, :]
+    whose = [contributors[row] for row in chosen.tolist()]
+    names = sorted(set(whose))
+    number = {name: place for place, name in enumerate(names)}
+    name_S = np.array([number[name] for name in whose], dtype=np.int64)
+    codes, found = [np.zeros(0, np.int64)], [np.zeros(0, np.float32)]
+    for rows, others, products in _products(sketches_RK[chosen]):
+        one, other = name_S[rows][:, None], name_S[others][None, :]
+        pairs = (one != other) & (products > LEAST_MILLI / 1000)
         if rows == others:
             pairs &= np.tri(len(products), k=-1, dtype=bool)
-        num_pairs += int(pairs.sum())
-        found.append(products[pairs & (products > LEAST_MILLI / 1000)])
-    return np.sort(np.concatenate(found))[::-1], num_pairs
-
-
-def _threshold_milli(strangers: Float, num_pairs: int, num_rows: int) -> int:
-    """theta of a contributor with `num_rows`, in thousandths."""
-    allowed = 2 * ALPHA_PPM * num_pairs // (10**6 * num_rows)
-    return max(LEAST_MILLI, round(1000 * float(strangers[allowed]))) if allowed < len(strangers) else LEAST_MILLI
+        codes.append((np.minimum(one, other) * len(names) + np.maximum(one, other))[pairs])
+        found.append(products[pairs])
+    code, likeness = np.concatenate(codes), np.concatenate(found)
+    order = np.lexsort((-likeness, code))
+    code_P, start_P, number_P = np.unique(code[order], return_index=True, return_counts=True)
+    return _Strangers(
+        names=names,
+        sizes_C=np.bincount(name_S, minlength=len(names)),
+        one_P=code_P // len(names),
+        other_P=code_P % len(names),
+        start_P=start_P,
+        number_P=number_P,
+        likenesses=likeness[order],
+    )
 
 
 def _likest_earlier(sketches_RK: npt.NDArray[Any]) -> list[tuple[int, float]]:

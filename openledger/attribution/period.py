@@ -223,12 +223,13 @@ def contributor_scores(
     factor = gain / total if gain > 0 and total > 0 else 0.0
     noise = _root_mean_square(influence[~trained]) if (~trained).any() else None
     by_contributor: defaultdict[str, list[float]] = defaultdict(list)
-    unpaid: defaultdict[str, float] = defaultdict(float)
+    repeated: defaultdict[str, float] = defaultdict(float)
     for entry, value in zip(entries, influence.tolist(), strict=True):
         if entry.trained:
             by_contributor[entry.contributor_id].append(0.0 if entry.row_id in withdrawn else value)
             if entry.row_id in repeats and entry.row_id not in withdrawn:
-                unpaid[entry.contributor_id] += factor * value
+                repeated[entry.contributor_id] += factor * value
+    repeated_nano = _billionths(repeated)
     return ContributorScores(
         adapter=adapter,
         period=period,
@@ -243,7 +244,8 @@ def contributor_scores(
             "trained_rows": str(int(trained.sum())),
             "trained_rms": f"{_root_mean_square(influence[trained]):.6g}",
         },
-        unpaid_nano=_positive(unpaid),
+        unpaid_nano=positive(repeated_nano),
+        repeated_nano=repeated_nano,
     )
 
 
@@ -258,6 +260,7 @@ def _beside_gone(scores: ContributorScores, entries: Sequence[IndexEntry], num_g
         scores_nano={name: value * there // whole for name, value in scores.scores_nano.items()},
         errors_nano={name: -(-value * there // whole) for name, value in scores.errors_nano.items()},
         unpaid_nano={name: -(-value * there // whole) for name, value in scores.unpaid_nano.items()},
+        repeated_nano={name: -(-value * there // whole) for name, value in scores.repeated_nano.items()},
         quality={**scores.quality, "gone_rows": str(num_gone)},
     )
 
@@ -296,7 +299,7 @@ def bank_scores(
     who = [entry.contributor_id for entry in trained]
     names = sorted(set(who))
     repeats_R = np.array([entry.row_id in repeats for entry in trained])
-    influence_C, unpaid_C = (
+    influence_C, repeated_C = (
         contributor_sums((influence_R * chosen_R)[:, None], who, names)[:, 0]
         for chosen_R in (paid_R, paid_R & repeats_R)
     )
@@ -304,7 +307,7 @@ def bank_scores(
     error_C = scale * np.sqrt(parts_CG @ total.error_GQ[:, 0] ** 2)
     inside = _inside(parts_CG, np.bincount(group_R, minlength=parts_CG.shape[1]), total, noise)
     found = gain > 0
-    unpaid = dict(zip(names, (found * unpaid_C).tolist(), strict=True))
+    repeated_nano = _billionths(dict(zip(names, (found * repeated_C).tolist(), strict=True)))
     return ContributorScores(
         adapter=adapter,
         period=period,
@@ -325,13 +328,19 @@ def bank_scores(
             "ratios": " ".join(f"{name}={value:.3g}" for name, value in sorted(bank.ratios.items())),
             "trained_rows": str(len(trained)),
         },
-        unpaid_nano=_positive(unpaid),
+        unpaid_nano=positive(repeated_nano),
+        repeated_nano=repeated_nano,
     )
 
 
-def _positive(unpaid: Mapping[str, float]) -> dict[str, int]:
-    """Of the contributors who have any, in billionths."""
-    return {name: nano for name, value in sorted(unpaid.items()) if (nano := round(value * _NANO)) > 0}
+def _billionths(repeated: Mapping[str, float]) -> dict[str, int]:
+    """Of the contributors whose repeated rows moved anything."""
+    return {name: nano for name, value in sorted(repeated.items()) if (nano := round(value * _NANO))}
+
+
+def positive(repeated_nano: Mapping[str, int]) -> dict[str, int]:
+    """U_c of the contributors whose repeated rows moved answers to the better."""
+    return {name: nano for name, nano in repeated_nano.items() if nano > 0}
 
 
 def _checked(

@@ -228,7 +228,8 @@ class ContributorScores:
 
     `repeats` are rows that aren't paid: each with the earlier one of the same contributor's that it repeats, and how
     alike they are, in thousandths. `unpaid_nano` is what of a contributor's score is theirs, where that is anything
-    (`core.shares`).
+    (`core.shares`). `repeated_nano` is the same before it is clipped: of parts of a period it is added up, and the sum
+    is clipped once. It is no part of a settlement.
     """
 
     adapter: str
@@ -241,6 +242,7 @@ class ContributorScores:
     ceilings: tuple[tuple[int, int], ...] = ()
     unpaid_nano: dict[str, int] = field(default_factory=dict)
     repeats: tuple[tuple[str, str, int], ...] = ()
+    repeated_nano: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,7 @@ from openledger.adapters.checks import read_shapes
 from openledger.adapters.lineage import merge_lora
 from openledger.adapters.registry import AdapterRegistry, RegisteredAdapter
 from openledger.attribution.generations import repeats_of
-from openledger.attribution.period import Measurement
+from openledger.attribution.period import Measurement, positive
 from openledger.attribution.trainer import train_bank_of
 from openledger.core.errors import NotFound, OpenLedgerError
 from openledger.core.files import write_durably
@@ -394,15 +394,19 @@ def _scaled(scores: ContributorScores, part: int, whole: int) -> ContributorScor
         scores_nano={name: value * part // whole for name, value in scores.scores_nano.items()},
         errors_nano={name: -(-value * part // whole) for name, value in scores.errors_nano.items()},
         unpaid_nano={name: -(-value * part // whole) for name, value in scores.unpaid_nano.items() if part},
+        repeated_nano={name: -(-value * part // whole) for name, value in scores.repeated_nano.items() if part},
         gain_nano=scores.gain_nano * part // whole,
     )
 
 
 def _summed(parts: Sequence[ContributorScores]) -> ContributorScores:
-    """Scores, errors and gains of several adapters' parts of a period, added: an error's sum is its upper bound."""
+    """Scores, errors and gains of several adapters' parts of a period, added: an error's sum is its upper bound, and
+    what repeated rows moved is clipped as scores are, once."""
     if len(parts) == 1:
         return parts[0]
     people = sorted({contributor for part in parts for contributor in part.scores_nano})
+    sums = {person: sum(part.repeated_nano.get(person, 0) for part in parts) for person in people}
+    repeated_nano = {person: nano for person, nano in sums.items() if nano}
     return ContributorScores(
         adapter=parts[0].adapter,
         period=parts[0].period,
@@ -412,8 +416,9 @@ def _summed(parts: Sequence[ContributorScores]) -> ContributorScores:
         gain_nano=sum(part.gain_nano for part in parts),
         quality={f"{number}.{name}": text for number, part in enumerate(parts) for name, text in part.quality.items()},
         ceilings=tuple(pair for part in parts for pair in part.ceilings),
-        unpaid_nano={person: nano for person in people if (nano := sum(p.unpaid_nano.get(person, 0) for p in parts))},
+        unpaid_nano=positive(repeated_nano),
         repeats=repeats_of(parts),
+        repeated_nano=repeated_nano,
     )
 
 

@@ -20,7 +20,7 @@ from openledger.adapters.card import AdapterCard, adapter_digest, checked_card, 
 from openledger.adapters.registry import AdapterRegistry, RegisteredAdapter
 from openledger.attribution.bank_folder import find_bank
 from openledger.attribution.index_folder import IndexEntry, read_index
-from openledger.attribution.likeness import load_repeats, save_repeats
+from openledger.attribution.likeness import load_repeats
 from openledger.attribution.trainer import train_without
 from openledger.core.errors import Conflict, InvalidInput, NotFound
 from openledger.core.hashing import digest_json
@@ -102,7 +102,7 @@ def withdraw(
     without them isn't ready. May be repeated; stopped on its way, it goes on.
 
     Raises NotFound (`rows_gone`) where a row is needed that is gone, Corrupt (`corrupt_index`) where the old adapter's
-    index is, and as `train_without`.
+    index or its list of repeated rows (`corrupt_repeats`) is, and as `train_without`.
     """
     card = plan.card
     if not plan.done:
@@ -114,17 +114,18 @@ def withdraw(
     tell("building its index")
     folders = index_views(registry.get(plan.name).folder), card.digest
     trained, decoys = _indexed_rows(card, rows, indexes)
-    ray.get(host.build.remote(*folders, trained, decoys, str(index_folder(indexes, card.digest))))
-    _keep_repeats(card, indexes)
+    folder, run = index_folder(indexes, card.digest), _measured_run(registry, card, indexes)
+    ray.get(host.build.remote(*folders, trained, decoys, str(folder), run))
     return card
 
 
-def _keep_repeats(card: AdapterCard, indexes: Path) -> None:
-    """It began where the old adapter did: rows that repeat others do so in both."""
-    known = load_repeats(index_folder(indexes, card.recipe["without_of"]))
-    if known is not None:
-        left = [repeat for repeat in known if repeat.row_id in card.rows_trained]
-        save_repeats(index_folder(indexes, card.digest), left)
+def _measured_run(registry: AdapterRegistry, card: AdapterCard, indexes: Path) -> str:
+    """The old adapter's run, where its index has a list of repeated rows; else empty. It began where this one's did,
+    and the rows that are left are compared anew there: of rows alike one is paid, also where an earlier one is gone."""
+    old = card.recipe["without_of"]
+    if load_repeats(index_folder(indexes, old)) is None:
+        return ""
+    return registry.find_digest(old).folder
 
 
 def _offer(plan: Withdrawal, registry: AdapterRegistry, folder: Path, card: AdapterCard) -> None:

@@ -53,7 +53,9 @@ def test_where_every_generation_added_something_influences_add_up():
 
 
 def test_what_is_unpaid_adds_up_as_scores_do_and_a_row_of_two_generations_is_named_once():
-    one, two = (replace(MEASURED[name].scores, unpaid_nano={"bob": 40}, repeats=rows) for name, rows in REPEATS.items())
+    one, two = (
+        replace(MEASURED[name].scores, repeated_nano={"bob": 40}, repeats=rows) for name, rows in REPEATS.items()
+    )
     measured = {
         **MEASURED,
         "one": replace(MEASURED["one"], scores=one),
@@ -62,6 +64,15 @@ def test_what_is_unpaid_adds_up_as_scores_do_and_a_row_of_two_generations_is_nam
     found = combined(LINE, "three", measured)
     assert found.unpaid_nano == {"bob": 80}
     assert sorted(found.repeats) == [("r1", "r0", 900), ("r2", "r0", 850)]
+
+
+def test_what_repeated_rows_moved_is_clipped_once_over_all_generations():
+    def found(**repeated):
+        told = {name: replace(MEASURED[name].scores, repeated_nano={"bob": nano}) for name, nano in repeated.items()}
+        return combined(LINE, "three", MEASURED | {n: replace(MEASURED[n], scores=own) for n, own in told.items()})
+
+    assert (found(one=50, two=-30).unpaid_nano, found(one=50, two=-30).repeated_nano) == ({"bob": 20}, {"bob": 20})
+    assert (found(one=50, two=-60).unpaid_nano, found(one=50, two=-60).repeated_nano) == ({}, {"bob": -10})
 
 
 REPEATS = {"one": (("r1", "r0", 900),), "two": (("r1", "r0", 900), ("r2", "r0", 850))}

@@ -1,6 +1,7 @@
 """Rows that repeat earlier ones of their contributor's: found by their gradients at the start, or left alone."""
 
 import json
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,7 @@ from openledger.attribution import likeness
 from openledger.attribution.index import gradient_vectors
 from openledger.attribution.likeness import (
     LEAST_MILLI,
+    MOST_MILLI,
     Repeat,
     build_repeats,
     find_repeats,
@@ -70,12 +72,57 @@ class TestRepeats:
     def test_where_strangers_are_as_alike_only_those_that_are_more_so(self):
         """400 rows on a low sphere: chance makes most of them alike to an earlier one, strangers' no less than own."""
         rows = random_vectors(400, 6)
-        rows[399] = rows[0]
-        names = ["ab"[number % 2] for number in range(399)] + ["a"]
+        rows[396] = rows[0]
+        names = ["abcd"[number % 4] for number in range(400)]
         repeats = found(names, rows)
-        assert repeats["r0399"].earlier == "r0000"
-        assert len(repeats) <= 12  # a fiftieth of each one's 200 is 4
+        assert repeats["r0396"].earlier == "r0000"
+        assert len(repeats) <= 24  # a fiftieth of 400 is 8
         assert len(found("a" * 400, rows)) > 200  # without strangers the least alone decides
+
+    def test_two_strangers_are_too_few_to_tell_what_chance_does(self):
+        rows = random_vectors(400, 6)
+        assert len(found(["abc"[number % 3] for number in range(400)], rows)) > 100
+        assert len(found(["abcd"[number % 4] for number in range(400)], rows)) <= 24
+
+    def test_where_all_are_alike_the_most_decides(self):
+        """Else rows that repeat one text under many names would be paid, however alike."""
+        one = np.random.default_rng(0).normal(size=400)
+        rows = vectors(*[one + 0.01 * noise for noise in np.random.default_rng(1).normal(size=(40, 400))])
+        assert {repeat.likeness_milli for repeat in found("abcdefgh" * 5, rows).values()} == {1000}
+        near = vectors(*[one + 0.3 * noise for noise in np.random.default_rng(1).normal(size=(40, 400))])
+        assert LEAST_MILLI < 1000 * float(near[0].astype(float) @ near[8].astype(float)) < MOST_MILLI
+        assert len(found("a" * 40, near)) == 39
+        assert len(found("abcdefgh" * 5, near)) <= 4
+
+
+class TestNamesOfOneAttacker:
+    """100 rows that teach the same among 900 that don't, of 30 contributors."""
+
+    def unpaid(self, *attackers, honest=900, copies=0, seed=0):
+        """How many rows of each name repeat others; the last attacker has `copies` of the honest rows beside."""
+        random = np.random.default_rng(seed)
+        own, one = random.normal(size=(honest, 256)), random.normal(size=256)
+        alike = one + 0.02 * random.normal(size=(len(attackers), 256))
+        names = [f"h{number % 30}" for number in range(honest)] + list(attackers) + [attackers[-1]] * copies
+        rows, order = vectors(*own, *alike, *own[:copies]), random.permutation(len(names))
+        names = [names[place] for place in order]
+        return Counter(names[int(row[1:])] for row in found(names, rows[order]))
+
+    def test_one_name(self):
+        assert self.unpaid(*["a"] * 100) == {"a": 99}
+
+    @pytest.mark.parametrize("parts", [(50, 50), (95, 5), (90, 10), (40, 30, 30)])
+    def test_more_names_raise_nobodys_theta(self, parts):
+        names = [name for name, number in zip("abc", parts, strict=False) for _ in range(number)]
+        assert self.unpaid(*names) == {name: number - 1 for name, number in zip("abc", parts, strict=False)}
+
+    def test_as_many_names_as_honest_ones_that_have_a_row_each(self):
+        names = [f"s{number}" for number in range(90)]
+        assert self.unpaid(*["a"] * 60, *names) == {"a": 59}
+
+    def test_one_name_with_as_many_rows_as_all_the_others_that_copies_some_of_each(self):
+        """Pairs of rows would be outvoted by these, pairs of contributors aren't."""
+        assert self.unpaid(*["a"] * 60, *["b"] * 400, copies=300) == {"a": 59, "b": 399}
 
 
 @pytest.fixture(scope="module")

@@ -158,17 +158,17 @@ def test_what_repeated_rows_moved_is_stated_beside_the_score_and_changes_nothing
     whole = contributor_scores("adapter", "p0001", rows, matrix, [10**9], [1.0])
     stated = contributor_scores("adapter", "p0001", rows, matrix, [10**9], [1.0], repeats={"r1"})
     assert stated.unpaid_nano == {"a": pytest.approx(10**9 / 6, rel=1e-6)}  # 0.1 of 0.6, of a gain of 1
-    assert replace(stated, unpaid_nano={}) == whole
+    assert replace(stated, unpaid_nano={}, repeated_nano={}) == whole
     people, true = ["a", "a", "b", "c", "d"], {"a": 0.5, "b": 0.1, "c": 0.2, "d": 0.0}
     full, less = bank_period(people, true), bank_period(people, true, repeats={"r0"})
     assert less.unpaid_nano == {"a": pytest.approx(full.scores_nano["a"] / 2, rel=1e-6)}
-    assert replace(less, unpaid_nano={}) == full
+    assert replace(less, unpaid_nano={}, repeated_nano={}) == full
 
 
 def test_repeated_rows_that_moved_answers_to_the_worse_still_count():
     rows, matrix = entries("a", "a", "b"), np.array([[0.4], [-0.1], [0.2], [0.0], [0.0]], dtype=np.float32)
     stated = contributor_scores("adapter", "p0001", rows, matrix, [10**9], [1.0], repeats={"r1"})
-    assert stated.unpaid_nano == {}
+    assert (stated.unpaid_nano, stated.repeated_nano) == ({}, {"a": pytest.approx(-(10**9) / 5, rel=1e-6)})
     assert stated.scores_nano["a"] == pytest.approx(10**9 * 0.3 / 0.5, rel=1e-6)
 
 

@@ -165,6 +165,14 @@ def test_what_could_not_be_read_is_stated_beside_what_was_measured(measured):
     assert attribute(pool(ANSWER)).scores == measured
 
 
+def test_what_repeated_rows_moved_is_clipped_once_over_all_adapters_of_the_period(measured):
+    def unpaid(*moved):
+        return pipeline._summed([replace(measured, repeated_nano={"a": nano}) for nano in moved]).unpaid_nano
+
+    assert unpaid(5, -3) == {"a": 2}
+    assert unpaid(5, -5) == unpaid(5, -6) == {}
+
+
 def test_a_pool_of_answers_without_a_word_is_unattributed():
     scores = attribute(pool(replace(ANSWER, completion_ids=()))).scores
     assert shares_ppb(scores.scores_nano, scores.errors_nano, scores.gain_nano, 1000) == {"unattributed": 10**9}

@@ -15,7 +15,7 @@ from openledger.attribution.views import load_views
 from openledger.core.shares import RULE_2, shares_ppb
 from openledger.core.values import UNATTRIBUTED
 from openledger.ledger import encode_proof, verify_proof
-from openledger.platform import pipeline
+from openledger.platform import pipeline, withdrawal
 from openledger.platform.generations import _held_out, built_views, find_ancestry
 from openledger.training.examples import encode_answer, encode_row
 from openledger.training.lora import attach_lora
@@ -123,3 +123,30 @@ def test_an_index_without_the_list_pays_every_row_and_says_so(world, market):
     found = world.attribute(pool)
     assert (found.scores.unpaid_nano, found.scores.repeats) == ({}, ())
     assert found.scores.quality["likeness"] == "unmeasured"
+
+
+def test_without_a_contributor_one_of_the_rows_alike_is_paid_though_the_earliest_is_gone(trained, world):
+    """Somebody else withdraws, after one of the rows that others repeat was removed from the Datanet."""
+    old = world.registry.get("greek").digest
+    known = load_repeats(pipeline.index_folder(world.indexes, old))
+    first = known[0].earlier
+    rows = [row for row in with_repetitions() if row.row_id != first]
+    world.bank(replace(trained.job, output=world.registry.get("greek").folder), without=["ctr_1a"])
+    plan = withdrawal.plan_withdrawal(world.registry, "greek", "ctr_1a")
+    card = withdrawal.withdraw(plan, world.registry, world.base, rows, world.host, world.adapters, world.indexes)
+    found = load_repeats(pipeline.index_folder(world.indexes, card.digest))
+    assert {each.row_id for each in found} <= set(card.rows_trained)
+    assert found
+    assert all(first not in (each.row_id, each.earlier) for each in found)
+    assert len(found) < len(known)
+
+
+def test_without_a_list_of_the_old_adapters_there_is_none_of_the_new_ones(trained, world):
+    old = pipeline.index_folder(world.indexes, world.registry.get("greek").digest)
+    (old / "repeats.json").unlink()
+    world.bank(replace(trained.job, output=world.registry.get("greek").folder), without=["ctr_1a"])
+    plan = withdrawal.plan_withdrawal(world.registry, "greek", "ctr_1a")
+    card = withdrawal.withdraw(
+        plan, world.registry, world.base, with_repetitions(), world.host, world.adapters, world.indexes
+    )
+    assert load_repeats(pipeline.index_folder(world.indexes, card.digest)) is None
