@@ -72,7 +72,9 @@ class TorchEngine:
         torch.set_num_threads(self.options.num_threads)
         _check_options(self.options)
         self._kernels = native.load(self.options.kernels)
-        self._model = PackedModel(base, self._kernels, self.options.dtype, self.options.weights)
+        self._model = PackedModel(
+            base, self._kernels, self.options.dtype, self.options.weights, self.options.num_threads
+        )
         self._lora = LoraLayers(self._model.model, self._products())
         tokenizer = load_tokenizer(base)
         self._decode = decoder(tokenizer)
