@@ -8,6 +8,8 @@ rounding; before the weights are rounded, the family has passed in fp32.
 
 import time
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,24 +18,32 @@ from openledger.adapters.base_model import BaseModel, load_model
 from openledger.adapters.checks import BaseShapes, shapes_of
 from openledger.core.errors import InvalidInput
 from openledger.openlora import attention
-from openledger.openlora.fused_step import FusedStep, is_like_llama, rounded
+from openledger.openlora.fused_step import MAX_ROWS, FusedStep, is_like_llama, rounded
 from openledger.openlora.kv import KeyValueBlocks, num_blocks_of
 from openledger.openlora.lora import Plan
-from openledger.openlora.native import Kernels, Weighing
+from openledger.openlora.native import BLOCK, Kernels, Weighing
 from openledger.openlora.packing import PackedStep, Piece, pack
 
 _PROBE_PROMPTS, _PROBE_NEW = (3, 11, 41), 3  # the last in two pieces: one long, one long after stored tokens
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}  # of the largest logit, at least of 1
+_TIMED_ROWS = (1, 8, 32, MAX_ROWS)
 _WORTH_IT = 1.15  # how much faster bfloat16 must be to be chosen
 
 
 class PackedModel:
     """A base model that computes packed batches, in `dtype` (`auto`: the faster one here), its linear layers' weights
     `exact`, rounded to `int8`, or `auto`: rounded where that makes a step of one row faster. `shapes` are the modules
-    that adapters may target, `bytes_per_token` what the keys and values of a token take. Raises InvalidInput
-    (`unsupported_model`, `no_int8`)."""
+    that adapters may target, `bytes_per_token` what the keys and values of a token take. `num_threads` is what torch
+    computes with, which the call of the kernels doesn't. Raises InvalidInput (`unsupported_model`, `no_int8`)."""
 
-    def __init__(self, base: BaseModel, kernels: Kernels | None = None, dtype: str = "float32", weights: str = "exact"):
+    def __init__(
+        self,
+        base: BaseModel,
+        kernels: Kernels | None = None,
+        dtype: str = "float32",
+        weights: str = "exact",
+        num_threads: int = 1,
+    ):
         self.base, self.kernels, self.dtype = base, kernels, torch.float32
         self.model = load_model(base)
         self.vocab_size = int(self.model.get_input_embeddings().weight.shape[0])
@@ -48,7 +58,9 @@ class PackedModel:
                 self._round()
                 self.bytes_per_token, _ = self._probe()
             self._fuse()
-            self.weights = weights if weights == "exact" else self._round_to_int8(weights)
+            self.weights = weights if weights == "exact" else self._round_to_int8(weights, num_threads)
+            if self._fused is not None and num_threads > 1:
+                self._limit(self._fused)
 
     @property
     def num_fused_rows(self) -> int:
@@ -62,6 +74,9 @@ class PackedModel:
                 return self._fused.logits(step, None, 0)
             if (found := plan.addresses(self._fused.modules)) is not None:
                 return self._fused.logits(step, found.places, found.num_segments)
+        return self._by_modules(step)
+
+    def _by_modules(self, step: PackedStep) -> torch.Tensor:
         output = self.model(
             input_ids=step.input_ids,
             position_ids=step.position_ids,
@@ -101,7 +116,7 @@ class PackedModel:
         except InvalidInput:
             self._fused = None
 
-    def _round_to_int8(self, wanted: str) -> str:
+    def _round_to_int8(self, wanted: str, num_threads: int) -> str:
         """The whole model computes with the rounded weights, so that an answer doesn't depend on which steps of it
         were one call; that call reads a byte for each."""
         if self._fused is None:
@@ -115,7 +130,10 @@ class PackedModel:
             )
         assert self.kernels is not None
         fused = FusedStep(self.model, self.kernels, self._weighings, int8=True)
-        self.speeds |= {"exact_steps": _steps_hz(self._fused), "int8_steps": _steps_hz(fused)}
+        exact_hz, int8_hz = _steps_hz(_call_of(self._fused)), _steps_hz(_call_of(fused))
+        if num_threads > 1:
+            exact_hz = max(exact_hz, _steps_hz(self._by_modules))
+        self.speeds |= {"exact_steps": exact_hz, "int8_steps": int8_hz}
         if wanted == "auto" and self.speeds["int8_steps"] < _WORTH_IT * self.speeds["exact_steps"]:
             return "exact"
         for name in (*fused.modules, "lm_head"):
@@ -124,6 +142,19 @@ class PackedModel:
         self._fused = FusedStep(self.model, self.kernels, self._weighings, int8=True)  # embeddings may be the head's
         self._probe()
         return "int8"
+
+    def _limit(self, fused: FusedStep) -> None:
+        """The call has one thread where the modules have several: it takes steps of as many rows as it is measured to
+        be the faster way for."""
+        fastest = 0
+        for rows in sorted({min(each, fused.max_rows) for each in _TIMED_ROWS}):
+            call_hz, modules_hz = _steps_hz(_call_of(fused), rows), _steps_hz(self._by_modules, rows)
+            self.speeds |= {f"call_steps_{rows}": call_hz, f"module_steps_{rows}": modules_hz}
+            if call_hz < modules_hz:
+                break
+            fastest = rows
+        fused.max_rows = fastest
+        self._fused = fused if fastest else None
 
     def _probe(self) -> tuple[int, BaseShapes]:
         """Prompts of several lengths, one in two pieces, then single tokens: all against the plain forward."""
@@ -223,15 +254,21 @@ def measure_dtypes(model: Any, rows: int = 32, budget_s: float = 0.05) -> dict[s
     return speeds
 
 
-def _steps_hz(fused: FusedStep, budget_s: float = 0.05) -> float:
-    """Decode steps of one row a second."""
-    step = pack([Piece(token_ids=[0], blocks=[0])], KeyValueBlocks(1))
-    fused.logits(step, None, 0)
-    count, begin = 0, time.perf_counter()
-    while (taken := time.perf_counter() - begin) < budget_s or count < 3:
-        fused.logits(step, None, 0)
+def _call_of(fused: FusedStep) -> Callable[[PackedStep], torch.Tensor]:
+    return partial(fused.logits, segments=None, num_segments=0)
+
+
+def _steps_hz(compute: Callable[[PackedStep], torch.Tensor], rows: int = 1, budget_s: float = 0.05) -> float:
+    """Steps of so many rows a second, each of which needs logits."""
+    parts = [min(BLOCK, rows - begin) for begin in range(0, rows, BLOCK)]
+    pieces = [Piece(token_ids=[0] * part, blocks=[block], keep=part) for block, part in enumerate(parts)]
+    step = pack(pieces, KeyValueBlocks(len(parts)))
+    compute(step)
+    count, begin_s = 0, time.perf_counter()
+    while (taken_s := time.perf_counter() - begin_s) < budget_s or count < 3:
+        compute(step)
         count += 1
-    return count / taken
+    return count / taken_s
 
 
 class _RowCounter:

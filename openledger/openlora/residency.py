@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 from openledger.core.errors import TooLarge
 
@@ -118,6 +119,17 @@ class Residency:
     def claim(self, digest: str) -> None:
         """Count one more use of an adapter that is ready. Ended by `release`."""
         self._count(digest)
+
+    def hold(self, digests: Sequence[str], until: "asyncio.Future[Any]") -> None:
+        """Keep adapters that are in use until `until` is done, also where whoever uses them leaves before."""
+        held = {digest for digest in digests if digest}
+        self._uses.update(held)  # no heat: the use was counted
+
+        def let_go(_: "asyncio.Future[Any]") -> None:
+            for digest in held:
+                self.release(digest)
+
+        until.add_done_callback(let_go)
 
     def release(self, digest: str) -> None:
         self._uses[digest] -= 1

@@ -8,7 +8,7 @@ its adapter is loaded; until then nobody waits for it but itself. Ray's deployme
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -378,13 +378,26 @@ class AdapterServer:
     async def _score_between_steps(
         self, prompt_ids: Sequence[int], completion_ids: Sequence[int], digests: Sequence[str]
     ) -> npt.NDArray[np.float32]:
-        call = self._steps.call(lambda: self._engine.score(prompt_ids, completion_ids, digests), background=True)
-        return await asyncio.wrap_future(call)
+        return await self._passed(digests, lambda: self._engine.score(prompt_ids, completion_ids, digests), True)
 
     async def _embed_part(self, part: Sequence[Sequence[int]], digest: str) -> npt.NDArray[np.float32]:
         is_long = sum(map(len, part)) > self._engine.options.step_tokens
-        call = self._steps.call(lambda: self._engine.embed(part, digest), background=is_long)
-        return await asyncio.wrap_future(call)
+        return await self._passed((digest,), lambda: self._engine.embed(part, digest), is_long)
+
+    async def _passed(
+        self, digests: Sequence[str], compute: Callable[[], npt.NDArray[np.float32]], background: bool
+    ) -> npt.NDArray[np.float32]:
+        """What a pass computes. Once begun it goes on though its caller leaves, and gives way to calls that take
+        adapters out; so its adapters are held until it has ended, and only then is their place given to others."""
+        call = self._steps.call(compute, background=background)
+        ended = asyncio.wrap_future(call)
+        self._residency.hold(digests, ended)
+        ended.add_done_callback(lambda _: self._pump())
+        try:
+            return await asyncio.shield(ended)
+        except asyncio.CancelledError:
+            call.cancel()  # one that hasn't begun never does
+            raise
 
     def _check_room_for_embedding(self) -> None:
         if self._closing:

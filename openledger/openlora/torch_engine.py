@@ -6,8 +6,9 @@ the requests' errors; the parts know nothing of each other.
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import wait
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,9 @@ class TorchEngine:
         torch.set_num_threads(self.options.num_threads)
         _check_options(self.options)
         self._kernels = native.load(self.options.kernels)
-        self._model = PackedModel(base, self._kernels, self.options.dtype, self.options.weights)
+        self._model = PackedModel(
+            base, self._kernels, self.options.dtype, self.options.weights, self.options.num_threads
+        )
         self._lora = LoraLayers(self._model.model, self._products())
         tokenizer = load_tokenizer(base)
         self._decode = decoder(tokenizer)
@@ -86,7 +89,7 @@ class TorchEngine:
             max_waiting=self.options.max_waiting,
         )
         self._ready: list[TokenEvent] = []
-        self._scored: Counter[str] = Counter()
+        self._in_pass: Counter[str] = Counter()  # adapters of passes that may have given way
         self._people: Callable[[], None] | None = None
 
     def load(self, digest: str, folder: Path) -> None:
@@ -102,7 +105,7 @@ class TorchEngine:
         self._lora.install(digest, weights)
 
     def unload(self, digest: str) -> None:
-        if self._scheduler.uses(digest) or self._scored[digest]:
+        if self._scheduler.uses(digest) or self._in_pass[digest]:
             raise Conflict(f"adapter {digest} is in use", code="adapter_in_use", param="digest", fix="try again later")
         self._lora.remove(digest)
 
@@ -154,14 +157,10 @@ class TorchEngine:
         self._check_scoring(prompt_ids, completion_ids, adapter_digests)
         scores_KC = np.zeros((len(adapter_digests), len(completion_ids)), np.float32)
         size = self.num_scored_at_once(len(prompt_ids) + len(completion_ids))
-        self._scored.update(adapter_digests)
-        try:
-            with torch.inference_mode():
-                for begin in range(0, len(adapter_digests), size):
-                    digests = adapter_digests[begin : begin + size]
-                    scores_KC[begin : begin + size] = self._score_together(prompt_ids, completion_ids, digests)
-        finally:
-            self._scored.subtract(adapter_digests)
+        with self._held(adapter_digests), torch.inference_mode():
+            for begin in range(0, len(adapter_digests), size):
+                digests = adapter_digests[begin : begin + size]
+                scores_KC[begin : begin + size] = self._score_together(prompt_ids, completion_ids, digests)
         return scores_KC
 
     def embed(self, inputs: Sequence[Sequence[int]], adapter_digest: str) -> npt.NDArray[np.float32]:
@@ -169,7 +168,7 @@ class TorchEngine:
         is_long = sum(map(len, inputs)) > self.options.step_tokens
         pieces = [Piece(token_ids=ids, adapter=adapter_digest, keep=0) for ids in inputs]
         step = pack(pieces, None, self._give_way if is_long else None)
-        with torch.inference_mode():
+        with self._held((adapter_digest,)), torch.inference_mode():
             self._lora.use(step)
             hidden_TH = self._model.hidden(step)
             means_KH = torch.stack([hidden_TH[segment.begin : segment.end].mean(0) for segment in step.segments])
@@ -275,6 +274,15 @@ class TorchEngine:
         scores: npt.NDArray[np.float32] = np.empty(scores_KC.shape, np.float32)
         scores[list(step.order)] = scores_KC.numpy()
         return scores
+
+    @contextmanager
+    def _held(self, digests: Sequence[str]) -> Iterator[None]:
+        """A pass that gives way reads these adapters' memory when it goes on: `unload` refuses them meanwhile."""
+        self._in_pass.update(digests)
+        try:
+            yield
+        finally:
+            self._in_pass -= Counter(digests)
 
     def _give_way(self) -> None:
         if self._people is not None:

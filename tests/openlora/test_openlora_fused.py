@@ -151,6 +151,48 @@ class TestAdmission:
         assert not PackedModel(served.base, None).num_fused_rows
 
 
+class TestThreads:
+    """The call has one, whatever the modules have."""
+
+    @pytest.fixture(autouse=True)
+    def one_thread_for_others(self) -> Iterator[None]:
+        yield
+        torch.set_num_threads(1)
+
+    @pytest.mark.parametrize(
+        ("speeds", "rows"),
+        [((5, 9), 0), ((9, 5, 5, 9), 1), ((9, 5, 9, 5, 5, 9), 8), ((9, 5, 9, 5, 9, 5, 9, 5), MAX_ROWS)],
+    )
+    def test_it_takes_as_many_rows_as_it_is_faster_for(
+        self, served: Served, speeds: tuple[float, ...], rows: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Measured in turn: the call, the modules."""
+        told, asked = iter(speeds), []
+
+        def steps_hz(_: Any, rows: int) -> float:
+            asked.append(rows)
+            return next(told)
+
+        monkeypatch.setattr(packed_model, "_steps_hz", steps_hz)
+        engine = _engine(served, num_threads=2)
+        assert asked == [1, 1, 8, 8, 32, 32, MAX_ROWS, MAX_ROWS][: len(speeds)]
+        assert (next(told, None), engine._model.num_fused_rows) == (None, rows)
+        assert engine.describe()["decode_path"] == ("one call" if rows else "module by module")
+        asked_for = request("r", prompt_of(9), served.digests["one"])
+        assert tokens_of(run(engine, asked_for)["r"]) == tokens_of(run(_engine(served), asked_for)["r"])
+
+    def test_both_ways_are_measured(self, served: Served) -> None:
+        model = PackedModel(served.base, native.load(), num_threads=2)
+        assert min(model.speeds["call_steps_1"], model.speeds["module_steps_1"]) > 0
+        assert not PackedModel(served.base, native.load()).speeds
+
+    def test_int8_must_be_faster_than_the_modules_too(self, served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+        speeds = iter([100.0, 200.0, 300.0, 100.0, 300.0])  # the call, in int8, the modules; then as above
+        monkeypatch.setattr(packed_model, "_steps_hz", lambda *_: next(speeds))
+        described = _engine(served, weights="auto", num_threads=2).describe()
+        assert (described["weights"], described["decode_path"]) == ("exact", "module by module")
+
+
 class TestLongSteps:
     def test_more_rows_than_the_call_takes(self, served: Served) -> None:
         """Short prompts of many requests at once: modules for the first step, the call for the others."""

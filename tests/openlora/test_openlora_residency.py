@@ -85,6 +85,18 @@ class TestEviction:
         await waiting
         assert memory.inside == {"b"}
 
+    async def test_one_that_is_held_stays_after_its_user_has_left(self) -> None:
+        memory = Memory(1)
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        async with memory.residency.use(("a",)):
+            memory.residency.hold(("a", "a", ""), ended)
+        other = asyncio.create_task(memory.use("b"))
+        await asyncio.sleep(0.01)
+        assert (memory.inside, await memory.residency.forget("a")) == ({"a"}, False)
+        ended.set_result(None)
+        await other
+        assert (memory.inside, memory.residency._uses) == ({"b"}, {})
+
     async def test_forgetting_one_in_use_is_refused(self) -> None:
         memory = Memory(1)
         async with memory.residency.use(("a",)):
