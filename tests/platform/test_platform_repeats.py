@@ -136,7 +136,11 @@ def test_without_a_contributor_one_of_the_rows_alike_is_paid_though_the_earliest
     card = withdrawal.withdraw(plan, world.registry, world.base, rows, world.host, world.adapters, world.indexes)
     found = load_repeats(pipeline.index_folder(world.indexes, card.digest))
     assert {each.row_id for each in found} <= set(card.rows_trained)
-    assert found
+    record, tokenizer = load_run(Path(trained.job.output)), load_tokenizer(world.base)
+    start = attach_lora(load_model(world.base), record.recipe, record.initial).eval()
+    left = [encode_row(tokenizer, row) for row in rows if row.row_id in card.rows_trained]
+    assert found == find_repeats(start, left)
+    assert any(each.earlier == first for each in known)
     assert all(first not in (each.row_id, each.earlier) for each in found)
     assert len(found) < len(known)
 
