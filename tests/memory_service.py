@@ -49,6 +49,10 @@ class MemoryService:
     desk: Desk = field(default_factory=lambda: Desk(_closed))
     num_closed: int = 0
     num_finished: int = 0
+    is_closed: bool = False
+
+    async def close(self) -> None:
+        self.is_closed = True
 
     async def authenticate(self, api_key: str) -> str:
         accounts = {API_KEY: "user:alice", POOR_KEY: "user:poor"}

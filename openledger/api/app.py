@@ -68,8 +68,17 @@ def create_app(service: Service, clock: Clock | None = None, door: Door | None =
 
 @asynccontextmanager
 async def _running(door: Door | None, app: FastAPI) -> AsyncIterator[None]:
-    async with _keeping_time(app), open_door(app, door) if door is not None else nullcontext():
+    async with _paying(app), _keeping_time(app), open_door(app, door) if door is not None else nullcontext():
         yield
+
+
+@asynccontextmanager
+async def _paying(app: FastAPI) -> AsyncIterator[None]:
+    """Once the door is closed, streams that were cut off are paid for before the process ends."""
+    try:
+        yield
+    finally:
+        await app.state.service.close()
 
 
 @asynccontextmanager

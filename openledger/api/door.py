@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 
 from openledger.core.errors import Unavailable
 
+_CUT_OFF_S = 20  # for requests that are cut off to end: last words of the engine, and paying for what was said
 _KEEP_ALIVE_S = 90  # longer than clients keep a connection, or one is closed under a request
 
 
@@ -49,6 +50,8 @@ async def open_door(app: ASGIApp, door: Door) -> AsyncIterator[None]:
         finally:
             server.should_exit = True
             await serving
+            if cut_off := set(server.server_state.tasks):
+                await asyncio.wait(cut_off, timeout=_CUT_OFF_S)
 
 
 class _Server(uvicorn.Server):

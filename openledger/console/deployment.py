@@ -84,7 +84,7 @@ def build(arguments: GatewayArguments) -> serve.Application:
         name="Gateway",
         num_replicas=1,
         max_ongoing_requests=1024,
-        graceful_shutdown_timeout_s=_DRAIN_S + 10,
+        graceful_shutdown_timeout_s=2 * _DRAIN_S + 10,
         ray_actor_options={"num_cpus": 0},
     )
     return gateway.bind(engine)

@@ -136,6 +136,11 @@ class Answering:
         finally:
             self._in_flight -= {one.seat} - self._closing.keys()
 
+    async def close(self) -> None:
+        """Until all holds are closed whose answers have ended."""
+        while self._closing:
+            await asyncio.wait(set(self._closing.values()))
+
     def _left_s(self, hold: Authorization) -> float:
         return (hold.expires_ms - self._clock.now_ms()) / 1000 - _TO_PAY_S
 

@@ -80,6 +80,9 @@ class LiveService(Community, Owners):
         rules = sources or SourceRules(folders=(str(workdir.incoming),), schemes=("file",))
         self._intake = Intake(base, self._registry, datanets, economy, rules)
 
+    async def close(self) -> None:
+        await self._answering.close()
+
     async def authenticate(self, api_key: str) -> str:
         return str(await answered(self._economy.authenticate.remote(api_key)))
 

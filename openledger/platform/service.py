@@ -114,6 +114,10 @@ class Service(Protocol):
 
     desk: Desk
 
+    async def close(self) -> None:
+        """Until all is paid that was answered: nothing is asked any more, and this process may end then."""
+        ...
+
     async def authenticate(self, api_key: str) -> str:
         """The account `api_key` acts for. Raises Unauthenticated."""
         ...

@@ -2,6 +2,8 @@
 
 import asyncio
 import socket
+from contextlib import AsyncExitStack
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -70,3 +72,30 @@ async def test_an_answer_under_way_ends_before_the_door_is_closed(door: Door) ->
             await begun.wait()
             asyncio.get_running_loop().call_later(0.3, go.set)
         assert (await asking).text == "whole"
+
+
+async def test_one_that_is_cut_off_ends_before_the_door_is_closed(door: Door) -> None:
+    """When the time to drain is over: what was said of it is paid for by then."""
+    log = []
+
+    async def endless(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"x", "more_body": True})
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0.1)
+            log.append("paid")
+
+    async with httpx.AsyncClient() as client, AsyncExitStack() as streams:
+        async with open_door(endless, replace(door, drain_s=1)):
+            await streams.enter_async_context(client.stream("GET", url(door, "/")))
+        assert log == ["paid"]
+
+
+async def test_once_it_is_closed_the_service_pays_what_is_open(door: Door) -> None:
+    service = MemoryService()
+    app = create_app(service, door=door)
+    async with app.router.lifespan_context(app):
+        assert not service.is_closed
+    assert service.is_closed

@@ -634,6 +634,22 @@ async def test_what_a_tenant_asked_is_in_no_report(service):
     assert (report.get("answers", []), "contract" in json.dumps(report)) == ([], False)
 
 
+async def test_closing_waits_until_what_was_cut_off_is_paid(service, economy, engine, actor):
+    """Its task is cancelled twice, as by a server that has no more time."""
+    engine.wait_after = 2
+    reading = asyncio.create_task(said(chat(service)))
+    await engine.waiting.wait()
+    actor.gate.clear()
+    reading.cancel()
+    await asyncio.sleep(0.05)
+    await hang_up(reading)
+    asyncio.get_running_loop().call_later(0.1, actor.gate.set)
+    assert spent(economy) > 1000 * 20, "held, and not posted"
+    await service.close()
+    assert 0 < spent(economy) < 1000 * 20
+    assert economy.balance(ACCOUNT).posted_nano == economy.balance(ACCOUNT).available_nano
+
+
 class TestEmbeddings:
     @pytest.fixture
     def embedding(self, engine):
