@@ -118,14 +118,17 @@ class Answering:
         try:
             ((hold, sold),) = await self._place([one])
             try:
-                vectors = await self._engine.embed(request, one.place)
+                embedded = await self._engine.embed(request, one.place)
             except BaseException:
                 if sold is None:
                     self._closing[one.seat] = asyncio.create_task(self._close(one, hold, None, None))
                     await asyncio.shield(self._closing[one.seat])
                 raise
-            receipt = _receipt(sold[1], sold[0]) if sold is not None else await self._complete(one, hold, ())
-            return Embedded(vectors_KH=vectors, receipt=receipt)
+            usage = Usage(
+                prompt_tokens=request.num_tokens, cached_tokens=0, completion_tokens=0, engine_ms=embedded.engine_ms
+            )
+            receipt = _receipt(sold[1], sold[0]) if sold is not None else await self._complete(one, hold, (), usage)
+            return Embedded(vectors_KH=embedded.vectors_KH, receipt=receipt)
         finally:
             self._in_flight -= {one.seat} - self._closing.keys()
 
