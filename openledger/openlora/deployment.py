@@ -20,6 +20,7 @@ from openledger.adapters.base_model import find_base_model
 from openledger.adapters.registry import AdapterRegistry
 from openledger.adapters.sources import SourceRules
 from openledger.core.values import EmbeddingRequest, GenerationRequest, TokenEvent
+from openledger.openlora.engine import Vectors
 from openledger.openlora.labels import AdapterLabels
 from openledger.openlora.outbox import EventOutbox
 from openledger.openlora.routing import Homes, RoutingOptions, replica_state, routing_stats
@@ -95,7 +96,7 @@ class OpenLoRA:
             self._meters.metered(request, self._server.generate(request, source)), request.request_id, line
         )
 
-    async def embed(self, request: EmbeddingRequest, source: str = "") -> npt.NDArray[np.float32]:
+    async def embed(self, request: EmbeddingRequest, source: str = "") -> Vectors:
         vectors = await self._server.embed(request, source)
         self._meters.count_embedding(request)
         return vectors

@@ -1,6 +1,7 @@
 """What an engine promises, so that the deployment can hold any of them."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -8,6 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 from openledger.core.values import GenerationRequest, TokenEvent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vectors:
+    """`vectors_KH` fp32, and the time that the engine computed them, without that which others had in between."""
+
+    vectors_KH: npt.NDArray[np.float32]
+    engine_ms: float
 
 
 class Engine(Protocol):
@@ -63,8 +72,8 @@ class Engine(Protocol):
         """See `core.scoring.Scorer`. Raises NotFound for an adapter that isn't resident."""
         ...
 
-    def embed(self, inputs: Sequence[Sequence[int]], adapter_digest: str) -> npt.NDArray[np.float32]:
-        """A vector of length 1 for each of `inputs`, `[len(inputs), H]`: the mean of its tokens' last hidden states.
+    def embed(self, inputs: Sequence[Sequence[int]], adapter_digest: str) -> Vectors:
+        """A vector of length 1 for each of `inputs`: the mean of its tokens' last hidden states.
         With more tokens than a step has it gives way as `score` does. Raises NotFound for an adapter that isn't
         resident, InvalidInput (`empty_prompt`, `invalid_token`, `context_length_exceeded`)."""
         ...

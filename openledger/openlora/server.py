@@ -22,10 +22,11 @@ from openledger.adapters.registry import AdapterRegistry
 from openledger.core.errors import Conflict, OpenLedgerError, TooManyRequests, Unavailable
 from openledger.core.values import EmbeddingRequest, GenerationRequest, SamplingParameters, TokenEvent
 from openledger.openlora.admission import COST_OF_GENERATED, AdmissionLimits, FairQueue, Waiting
+from openledger.openlora.engine import Vectors
 from openledger.openlora.loading import AdapterLoader
 from openledger.openlora.residency import Residency
 from openledger.openlora.step_cost import StepCost, measure_step_cost
-from openledger.openlora.step_thread import Deliver, StepThread
+from openledger.openlora.step_thread import Deliver, Result, StepThread
 from openledger.openlora.tiers import AdapterTiers
 from openledger.openlora.torch_engine import TorchEngine
 
@@ -144,7 +145,7 @@ class AdapterServer:
             self._pump()
         return np.concatenate(parts)
 
-    async def embed(self, request: EmbeddingRequest, source: str = "") -> npt.NDArray[np.float32]:
+    async def embed(self, request: EmbeddingRequest, source: str = "") -> Vectors:
         """A vector for each input, as `Engine.embed`: as many at a time as a step has tokens, one time between two
         steps of those who wait for tokens. An input that is longer gives way to them. Raises TooManyRequests
         (`queue_full`), what `Engine.embed` raises, or what is wrong with the adapter."""
@@ -153,18 +154,21 @@ class AdapterServer:
         self._loader.remember(digest, source)
         self._embedding_tokens += request.num_tokens
         self._num_embedding += 1
-        vectors = []
+        parts = []
         try:
             async with self._residency.use((digest,) if digest else ()):
                 for part in parts_of(request.inputs, self._engine.options.step_tokens):
                     async with self._embedding_turn:
-                        vectors.append(await self._embed_part(part, digest))
+                        parts.append(await self._embed_part(part, digest))
                     self._queue.charge(request.tenant, digest, sum(map(len, part)))
         finally:
             self._embedding_tokens -= request.num_tokens
             self._num_embedding -= 1
             self._pump()
-        return np.concatenate(vectors)
+        return Vectors(
+            vectors_KH=np.concatenate([part.vectors_KH for part in parts]),
+            engine_ms=sum(part.engine_ms for part in parts),
+        )
 
     async def load(self, digest: str, place: str) -> None:
         """Check and load the adapter at `place` now, and remember where it is. Raises what `check_adapter` raises."""
@@ -380,13 +384,11 @@ class AdapterServer:
     ) -> npt.NDArray[np.float32]:
         return await self._passed(digests, lambda: self._engine.score(prompt_ids, completion_ids, digests), True)
 
-    async def _embed_part(self, part: Sequence[Sequence[int]], digest: str) -> npt.NDArray[np.float32]:
+    async def _embed_part(self, part: Sequence[Sequence[int]], digest: str) -> Vectors:
         is_long = sum(map(len, part)) > self._engine.options.step_tokens
         return await self._passed((digest,), lambda: self._engine.embed(part, digest), is_long)
 
-    async def _passed(
-        self, digests: Sequence[str], compute: Callable[[], npt.NDArray[np.float32]], background: bool
-    ) -> npt.NDArray[np.float32]:
+    async def _passed(self, digests: Sequence[str], compute: Callable[[], Result], background: bool) -> Result:
         """What a pass computes. Once begun it goes on though its caller leaves, and gives way to calls that take
         adapters out; so its adapters are held until it has ended, and only then is their place given to others."""
         call = self._steps.call(compute, background=background)

@@ -22,6 +22,7 @@ from openledger.adapters.checks import AdapterLimits, read_adapter
 from openledger.core.errors import Conflict, Corrupt, InvalidInput, NotFound, OpenLedgerError, TooLarge
 from openledger.core.values import GenerationRequest, TokenEvent, TokenLogprob
 from openledger.openlora import native
+from openledger.openlora.engine import Vectors
 from openledger.openlora.ensembles import check_ensemble, identity_of, members_of
 from openledger.openlora.grammar import Grammars
 from openledger.openlora.kv import KeyValueBlocks, num_blocks_of, root_key
@@ -91,6 +92,7 @@ class TorchEngine:
         self._ready: list[TokenEvent] = []
         self._in_pass: Counter[str] = Counter()  # adapters of passes that may have given way
         self._people: Callable[[], None] | None = None
+        self._given_s = 0.0  # to people, by passes that gave way
 
     def load(self, digest: str, folder: Path) -> None:
         if digest in self._lora.resident():
@@ -163,8 +165,9 @@ class TorchEngine:
                 scores_KC[begin : begin + size] = self._score_together(prompt_ids, completion_ids, digests)
         return scores_KC
 
-    def embed(self, inputs: Sequence[Sequence[int]], adapter_digest: str) -> npt.NDArray[np.float32]:
+    def embed(self, inputs: Sequence[Sequence[int]], adapter_digest: str) -> Vectors:
         self._check_inputs(inputs, adapter_digest)
+        begin_s, given_s = time.perf_counter(), self._given_s
         is_long = sum(map(len, inputs)) > self.options.step_tokens
         pieces = [Piece(token_ids=ids, adapter=adapter_digest, keep=0) for ids in inputs]
         step = pack(pieces, None, self._give_way if is_long else None)
@@ -175,7 +178,8 @@ class TorchEngine:
             vectors_KH = torch.nn.functional.normalize(means_KH, dim=-1).numpy()
         ordered: npt.NDArray[np.float32] = np.empty(vectors_KH.shape, np.float32)
         ordered[list(step.order)] = vectors_KH
-        return ordered
+        taken_s = time.perf_counter() - begin_s - (self._given_s - given_s)
+        return Vectors(vectors_KH=ordered, engine_ms=1000 * taken_s)
 
     def give_way_to(self, people: Callable[[], None]) -> None:
         self._people = people
@@ -286,8 +290,10 @@ class TorchEngine:
 
     def _give_way(self) -> None:
         if self._people is not None:
+            begin_s = time.perf_counter()
             with self._lora.set_aside():
                 self._people()
+            self._given_s += time.perf_counter() - begin_s
 
     def _products(self) -> Products:
         if self._kernels is None:

@@ -123,7 +123,7 @@ class Answering:
             ((hold, sold),) = await self._place([one])
             try:
                 async with asyncio.timeout(None if sold is not None else self._left_s(hold)):
-                    vectors = await self._engine.embed(request, one.place)
+                    embedded = await self._engine.embed(request, one.place)
             except BaseException as error:
                 if sold is None:
                     self._closing[one.seat] = asyncio.create_task(self._close(one, hold, None, None))
@@ -131,8 +131,11 @@ class Answering:
                 if isinstance(error, TimeoutError):
                     raise _late() from error
                 raise
-            receipt = _receipt(sold[1], sold[0]) if sold is not None else await self._complete(one, hold, ())
-            return Embedded(vectors_KH=vectors, receipt=receipt)
+            usage = Usage(
+                prompt_tokens=request.num_tokens, cached_tokens=0, completion_tokens=0, engine_ms=embedded.engine_ms
+            )
+            receipt = _receipt(sold[1], sold[0]) if sold is not None else await self._complete(one, hold, (), usage)
+            return Embedded(vectors_KH=embedded.vectors_KH, receipt=receipt)
         finally:
             self._in_flight -= {one.seat} - self._closing.keys()
 

@@ -12,11 +12,9 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from openledger.core.errors import OpenLedgerError, TooManyRequests, Unavailable
 from openledger.core.values import EmbeddingRequest, GenerationRequest, TokenEvent, Usage
+from openledger.openlora.engine import Vectors
 from openledger.openlora.inbox import Call, EventInbox, engine_lost
 
 _LAST_WORDS_S = 5.0  # between a call's end, or its being left, and its last event
@@ -42,11 +40,11 @@ class EngineCalls:
     def asking(self, request: GenerationRequest, place: str, whole: bool = False) -> "Asking":
         return Asking(self, request, place, whole)
 
-    async def embed(self, request: EmbeddingRequest, place: str) -> npt.NDArray[np.float32]:
+    async def embed(self, request: EmbeddingRequest, place: str) -> Vectors:
         """The vectors of `request`; given up with whoever waits for them. Raises errors of ours."""
         response = self._engine.embed.remote(request, place)
         try:
-            vectors: npt.NDArray[np.float32] = await response
+            vectors: Vectors = await response
         except asyncio.CancelledError:
             if not _is_cancelled():
                 raise engine_lost() from None

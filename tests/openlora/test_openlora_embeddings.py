@@ -1,6 +1,9 @@
 """Vectors for texts: what they are, and that others notice nothing of them."""
 
 import asyncio
+from collections.abc import Iterator
+from itertools import count
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +13,9 @@ from openlora_models import Served, peft_model, prompt_of, request, run, tokens_
 from openledger.adapters.registry import AdapterRegistry
 from openledger.core.errors import InvalidInput, NotFound, TooManyRequests
 from openledger.core.values import EmbeddingRequest
+from openledger.openlora import torch_engine
 from openledger.openlora.admission import AdmissionLimits
+from openledger.openlora.engine import Vectors
 from openledger.openlora.server import AdapterServer, ServingOptions, parts_of
 from openledger.openlora.torch_engine import EngineOptions, TorchEngine
 
@@ -26,7 +31,7 @@ def test_they_are_pefts_own_whatever_else_is_in_the_batch(
     served: Served, engine: TorchEngine, name: str | None
 ) -> None:
     inputs = [prompt_of(20), prompt_of(3), prompt_of(17)]
-    vectors = engine.embed(inputs, served.digests[name] if name else "")
+    vectors = engine.embed(inputs, served.digests[name] if name else "").vectors_KH
     expected = torch.stack([mean_hidden(served, name, ids) for ids in inputs]).numpy()
     assert np.abs(vectors - expected).max() < 1e-4
 
@@ -69,6 +74,31 @@ def test_inputs_are_taken_as_many_at_a_time_as_a_step_has_tokens(lengths: list[i
     assert [[len(each) for each in part] for part in told] == parts
 
 
+class TestTime:
+    """By a clock that goes a second forward each time it is looked at."""
+
+    @pytest.fixture(autouse=True)
+    def clock(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+        seconds = count()
+        monkeypatch.setattr(torch_engine, "time", SimpleNamespace(perf_counter=seconds.__next__))
+        return seconds
+
+    def test_of_a_short_one_is_all_that_passes(self, engine: TorchEngine) -> None:
+        assert engine.embed([prompt_of(9)], "").engine_ms == 1000
+
+    def test_given_to_people_is_theirs(self, served: Served, clock: "Iterator[int]") -> None:
+        """What remains are the spans between."""
+        engine, given = TorchEngine(served.base, EngineOptions(max_batch=2, step_tokens=16)), []
+
+        def people() -> None:
+            given.append([next(clock) for _ in range(50)])
+
+        engine.give_way_to(people)
+        taken_ms = engine.embed([prompt_of(30)], "").engine_ms
+        assert given
+        assert taken_ms == 1000 * (len(given) + 1)
+
+
 class TestServer:
     @pytest.fixture
     def engine(self, served: Served) -> TorchEngine:
@@ -93,7 +123,7 @@ class TestServer:
         server.close()
         assert again == tokens_of(streamed)
         expected = torch.stack([mean_hidden(served, "one", ids) for ids in inputs]).numpy()
-        assert np.abs(vectors - expected).max() < 1e-4
+        assert np.abs(vectors.vectors_KH - expected).max() < 1e-4
 
     async def test_too_many_at_once_are_refused_and_nothing_is_left(self, served: Served, engine: TorchEngine) -> None:
         server = AdapterServer(
@@ -103,7 +133,7 @@ class TestServer:
         )
         asked = EmbeddingRequest(inputs=(tuple(prompt_of(8)),))
         told = await asyncio.gather(*(server.embed(asked) for _ in range(3)), return_exceptions=True)
-        assert [type(one) for one in told] == [np.ndarray, np.ndarray, TooManyRequests]
+        assert [type(one) for one in told] == [Vectors, Vectors, TooManyRequests]
         assert (server.load_stats()["queued_tokens"], server._num_embedding) == (0.0, 0)
         server.close()
 

@@ -169,6 +169,7 @@ class TestEmbeddings:
         before = stack.spent_nano()
         first, again = ask(), ask()
         assert first.openledger["fee_nano"] == 12 * 100
+        assert first.openledger["engine_ms"] > 0
         assert (stack.spent_nano() - before, again.openledger) == (12 * 100, first.openledger)
         assert again.data[1].embedding == first.data[1].embedding
 
