@@ -119,7 +119,7 @@ class House(Community, Owners, MemoryService):
         entries = self.ledger.transfers("holds:seals") if known else []
         return [(self.ledger.batch(seq).statement or {})["format"] for seq in sorted({entry.seq for entry in entries})]
 
-    def close(self) -> None:
+    def end(self) -> None:
         self.rows.close()
         self.economy.close()
         self.ledger.close()

@@ -79,10 +79,11 @@ def curve_points(values: Any, width: int = 240, height: int = 48) -> str:
     numbers = _numbers(values)
     if len(numbers) < 2:
         return ""
-    low, span = min(numbers), (max(numbers) - min(numbers)) or 1.0
+    halved = [number / 2 for number in numbers]  # the span of two floats may be none
+    low, span = min(halved), (max(halved) - min(halved)) or 1.0
     step = width / (len(numbers) - 1)
     return " ".join(
-        f"{index * step:.1f},{height - (number - low) / span * height:.1f}" for index, number in enumerate(numbers)
+        f"{index * step:.1f},{height - (number - low) / span * height:.1f}" for index, number in enumerate(halved)
     )
 
 

@@ -33,7 +33,7 @@ CLAIM = {"adapter": "py", "period": "p0001", "claimed_nano": 100, "reason": "min
 def house(tmp_path: Path) -> Iterator[House]:
     made = House(tmp_path)
     yield made
-    made.close()
+    made.end()
 
 
 @pytest.fixture

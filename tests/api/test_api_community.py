@@ -25,7 +25,7 @@ PROMPT, BETTER = "What does pack.open do in a nutshell?", "It opens the archive 
 def house(tmp_path: Path) -> Iterator[House]:
     made = House(tmp_path)
     yield made
-    made.close()
+    made.end()
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ SCHEMA = {"kind": "chat", "columns": [{"name": "year", "type": "int64", "require
 def house(tmp_path: Path) -> Iterator[House]:
     made = House(tmp_path)
     yield made
-    made.close()
+    made.end()
 
 
 @pytest.fixture

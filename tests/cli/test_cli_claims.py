@@ -23,7 +23,7 @@ def house(tmp_path: Path) -> Iterator[House]:
     with served(create_app(made)) as url:
         made.url = url  # type: ignore[attr-defined]
         yield made
-    made.close()
+    made.end()
 
 
 @pytest.fixture

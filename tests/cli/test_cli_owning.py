@@ -19,7 +19,7 @@ from openledger.datanets.contribution import sign_contribution
 def house(tmp_path: Path) -> Iterator[House]:
     made = House(tmp_path)
     yield made
-    made.close()
+    made.end()
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ evaluated_questions: 8
 datanets: [python-stdlib, tables]
 recipe: {max_rows: 44, num_epochs: 8, rank: 4, alpha: 32, batch_rows: 8}
 """
-STAGE_LIMIT_S = 240
+STAGE_LIMIT_S = 480
 
 
 class Run:

@@ -32,7 +32,7 @@ SIGNED = sign_signer(OWNER, "reviewer", "user:owner", "docs")["signature"]
 def house(tmp_path):
     made = House(tmp_path)
     yield made
-    made.close()
+    made.end()
 
 
 def run(awaitable):
@@ -170,7 +170,7 @@ class TestAnAppeal:
         assert house.economy.reputation(ADA_ID, "docs")["ppm"] == 145_000
         assert house.rows.standing(identifier).verdicts[1].outcome == "accept"
         house.ledger.audit()
-        house.close()
+        house.end()
 
     def test_that_nobody_decides_lapses_and_its_row_is_deleted_by_the_next_call(self, house, appeal):
         run(house.appeal(appeal))

@@ -26,7 +26,7 @@ ALL_DRAWN = Parameters(review_low_ppm=10**6, review_high_ppm=10**6)
 def house(tmp_path: Path):
     made = House(tmp_path, ALL_DRAWN)
     yield made
-    made.close()
+    made.end()
 
 
 def standing_ppm(house: House) -> int:
