@@ -25,6 +25,7 @@ from openledger.platform.workdir import Workdir
 APPLICATION = "openledger"
 ENGINE = "OpenLoRA"
 _DRAIN_S = 60
+_NODE_LABEL = "ray.io/node-id"  # Ray gives it to each node
 
 
 class GatewayArguments(Arguments):
@@ -33,7 +34,8 @@ class GatewayArguments(Arguments):
     `slots` adapters are in an engine's memory at once. With `max_replicas` over `replicas` their number follows the
     load. `host_memory_mb` keeps adapters in memory that a node's replicas share, for nodes with several. Adapters may
     be added from the folder `incoming` and, by `adapter_schemes`, from elsewhere. With an `http_port` the gateway also
-    listens by itself, at `http_host`; streams cost less than through Serve's proxy.
+    listens by itself, at `http_host`; streams cost less than through Serve's proxy. It then stays on the Ray node whose
+    id is `http_node`, where one is given, as its address is that node's.
     """
 
     workdir: str
@@ -46,6 +48,7 @@ class GatewayArguments(Arguments):
     adapter_schemes: tuple[str, ...] = ()
     http_host: str = "127.0.0.1"
     http_port: int = 0
+    http_node: str = ""
 
 
 def build(arguments: GatewayArguments) -> serve.Application:
@@ -85,9 +88,15 @@ def build(arguments: GatewayArguments) -> serve.Application:
         num_replicas=1,
         max_ongoing_requests=1024,
         graceful_shutdown_timeout_s=2 * _DRAIN_S + 10,
-        ray_actor_options={"num_cpus": 0},
+        ray_actor_options={"num_cpus": 0, **_place(arguments)},
     )
     return gateway.bind(engine)
+
+
+def _place(arguments: GatewayArguments) -> dict[str, Any]:
+    if not (arguments.http_port and arguments.http_node):
+        return {}
+    return {"label_selector": {_NODE_LABEL: arguments.http_node}}
 
 
 def _door(arguments: GatewayArguments) -> Door | None:

@@ -15,10 +15,11 @@ ENGINE = "OpenLoRA"
 
 def start_serving(workdir: Workdir, base_model: str, url: str) -> Any:
     """Deploy the application at `url` and wait until it answers; the engine's handle. The gateway listens there by
-    itself: Serve's proxy is not started.
+    itself, on this node: Serve's proxy is not started.
 
     Raises Unavailable (`serve_failed`) when a replica doesn't come up.
     """
+    import ray
     from ray import serve
     from ray.serve.schema import LoggingConfig
 
@@ -26,7 +27,11 @@ def start_serving(workdir: Workdir, base_model: str, url: str) -> Any:
     module, _, name = GATEWAY.partition(":")
     build = importlib.import_module(module).__dict__[name]
     arguments = importlib.import_module(module).GatewayArguments(
-        workdir=str(workdir.root), base_model=base_model, http_host=address.hostname, http_port=address.port
+        workdir=str(workdir.root),
+        base_model=base_model,
+        http_host=address.hostname,
+        http_port=address.port,
+        http_node=ray.get_runtime_context().get_node_id(),
     )
     logging.getLogger("ray.serve").addFilter(lambda record: record.levelno >= logging.WARNING)
     serve.start(

@@ -1,0 +1,25 @@
+"""How the gateway is deployed: where it may run, and how long it may take to end."""
+
+from typing import Any
+
+import pytest
+
+from openledger.console.deployment import GatewayArguments, build
+
+
+def gateway(**arguments: Any) -> Any:
+    return build(GatewayArguments(workdir="/nowhere", **arguments))._bound_deployment
+
+
+def test_a_gateway_that_listens_by_itself_stays_on_the_node_whose_address_it_has() -> None:
+    options = gateway(http_port=8000, http_node="ab" * 28).ray_actor_options
+    assert options["label_selector"] == {"ray.io/node-id": "ab" * 28}
+
+
+@pytest.mark.parametrize("arguments", [{"http_port": 8000}, {"http_node": "ab" * 28}, {}])
+def test_any_other_runs_where_there_is_room(arguments: dict[str, Any]) -> None:
+    assert "label_selector" not in gateway(**arguments).ray_actor_options
+
+
+def test_it_may_take_as_long_to_end_as_draining_and_paying_take() -> None:
+    assert gateway()._deployment_config.graceful_shutdown_timeout_s >= 130
