@@ -20,6 +20,8 @@ from openlora_models import Served, peft_model, prompt_of
 from serving_stack import Stack, running_stack
 
 from openledger.adapters.base_model import load_tokenizer
+from openledger.core.values import TokenEvent
+from openledger.openlora.torch_engine import TorchEngine
 
 ALICE = "user:alice"
 
@@ -321,7 +323,16 @@ class TestAdapters:
 
 
 class TestLeaving:
-    def test_in_mid_stream_pays_for_what_was_made_and_frees_all(self, stack: Stack) -> None:
+    def test_in_mid_stream_pays_for_what_was_made_and_frees_all(
+        self, stack: Stack, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        step = TorchEngine.step
+
+        def slow_step(engine: TorchEngine) -> list[TokenEvent]:
+            time.sleep(0.02)  # else a small model has said it all before anybody can leave
+            return step(engine)
+
+        monkeypatch.setattr(TorchEngine, "step", slow_step)
         client, before = stack.client(), stack.spent_nano()
         stream = client.chat.completions.create(
             model="one", messages=[{"role": "user", "content": "alpha?"}], max_tokens=100, stream=True,
