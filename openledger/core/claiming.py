@@ -1,8 +1,7 @@
 """A contributor's claim on a settled pool, signed with his key where he has no API key."""
 
-from openledger.core.errors import InvalidInput
 from openledger.core.hashing import canonical_json
-from openledger.core.signing import SigningKey, contributor_id, verify
+from openledger.core.signing import SigningKey, contributor_id, signing_contributor
 
 FORMAT = "openledger.claim/1"
 
@@ -13,15 +12,13 @@ def sign_claim(key: SigningKey, adapter: str, period: str, claimed_nano: int, re
 
 def claimant(public_key: str, signature: str, adapter: str, period: str, claimed_nano: int, reason: str) -> str:
     """The contributor who signed the claim. Raises InvalidInput (`invalid_signature`)."""
-    contributor = contributor_id(public_key)
-    if not verify(public_key, signature, _bytes(contributor, adapter, period, claimed_nano, reason)):
-        raise InvalidInput(
-            "the claim was not signed with this key",
-            code="invalid_signature",
-            param="signature",
-            fix="sign the unchanged claim with the contributor's own key, or send an API key instead",
-        )
-    return contributor
+    return signing_contributor(
+        public_key,
+        signature,
+        lambda contributor: _bytes(contributor, adapter, period, claimed_nano, reason),
+        what="claim",
+        fix="sign the unchanged claim with the contributor's own key, or send an API key instead",
+    )
 
 
 def _bytes(contributor: str, adapter: str, period: str, claimed_nano: int, reason: str) -> bytes:

@@ -4,9 +4,9 @@ Reading names its moment, and is believed for `FRESH_MS`: an old request tells n
 idempotency key instead: who sends it again draws nothing more.
 """
 
-from openledger.core.errors import InvalidInput, Unauthenticated
+from openledger.core.errors import Unauthenticated
 from openledger.core.hashing import canonical_json
-from openledger.core.signing import SigningKey, contributor_id, verify
+from openledger.core.signing import SigningKey, contributor_id, signing_contributor, verify
 
 READING, DRAWING = "openledger.account-reading/1", "openledger.payout-withdrawal/1"
 SCHEME = "Signed"
@@ -41,15 +41,13 @@ def sign_drawing(key: SigningKey, amount_nano: int, address: str, idempotency_ke
 
 def drawer(public_key: str, signature: str, amount_nano: int, address: str, idempotency_key: str) -> str:
     """The contributor who signed the withdrawal. Raises InvalidInput (`invalid_signature`)."""
-    contributor = contributor_id(public_key)
-    if not verify(public_key, signature, _drawing_bytes(contributor, amount_nano, address, idempotency_key)):
-        raise InvalidInput(
-            "the withdrawal was not signed with this key",
-            code="invalid_signature",
-            param="signature",
-            fix="sign amount, address and idempotency key, unchanged, with the contributor's own key",
-        )
-    return contributor
+    return signing_contributor(
+        public_key,
+        signature,
+        lambda contributor: _drawing_bytes(contributor, amount_nano, address, idempotency_key),
+        what="withdrawal",
+        fix="sign amount, address and idempotency key, unchanged, with the contributor's own key",
+    )
 
 
 def _reading_bytes(contributor: str, time_ms: int) -> bytes:

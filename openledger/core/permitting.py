@@ -1,8 +1,7 @@
 """A contributor's request for permission, signed with his key: he needs no account to ask."""
 
-from openledger.core.errors import InvalidInput
 from openledger.core.hashing import canonical_json
-from openledger.core.signing import SigningKey, contributor_id, verify
+from openledger.core.signing import SigningKey, contributor_id, signing_contributor
 
 FORMAT = "openledger.permission-request/1"
 
@@ -14,15 +13,13 @@ def sign_request(key: SigningKey, datanet: str) -> str:
 
 def requester(public_key: str, signature: str, datanet: str) -> str:
     """The contributor who signed the request. Raises InvalidInput (`invalid_signature`)."""
-    contributor = contributor_id(public_key)
-    if not verify(public_key, signature, _bytes(contributor, datanet)):
-        raise InvalidInput(
-            "the request was not signed with this key",
-            code="invalid_signature",
-            param="signature",
-            fix="sign the request for this Datanet with the contributor's own key",
-        )
-    return contributor
+    return signing_contributor(
+        public_key,
+        signature,
+        lambda contributor: _bytes(contributor, datanet),
+        what="request",
+        fix="sign the request for this Datanet with the contributor's own key",
+    )
 
 
 def _bytes(contributor: str, datanet: str) -> bytes:

@@ -15,7 +15,7 @@ from typing import Literal, get_args
 from openledger.core.errors import InvalidInput
 from openledger.core.hashing import canonical_json, digest_bytes, digest_json
 from openledger.core.ids import check_name
-from openledger.core.signing import SigningKey, contributor_id, verify
+from openledger.core.signing import SigningKey, contributor_id, signing_contributor
 
 FORMAT = "openledger.rating/1"
 FEEDBACK_FORMAT = "openledger.feedback/1"
@@ -49,19 +49,17 @@ def sign_rating(key: SigningKey, answer_id: str, rating: int) -> str:
 
 def rater(public_key: str, signature: str, answer_id: str, rating: int) -> str:
     """The contributor who signed the rating. Raises InvalidInput (`invalid_signature`, `invalid_feedback`)."""
-    contributor = contributor_id(public_key)
     if type(rating) is not int or rating not in RATINGS:
         raise InvalidInput(
             f"{rating!r} is no rating", code="invalid_feedback", param="rating", fix="1 (bad) to 5 (good)"
         )
-    if not verify(public_key, signature, _bytes(contributor, answer_id, rating)):
-        raise InvalidInput(
-            "the rating was not signed with this key",
-            code="invalid_signature",
-            param="signature",
-            fix="sign this answer's rating with the contributor's own key",
-        )
-    return contributor
+    return signing_contributor(
+        public_key,
+        signature,
+        lambda contributor: _bytes(contributor, answer_id, rating),
+        what="rating",
+        fix="sign this answer's rating with the contributor's own key",
+    )
 
 
 def _bytes(contributor: str, answer_id: str, rating: int) -> bytes:

@@ -1,6 +1,7 @@
 """Ed25519 signatures (RFC 8032), through `cryptography`. Keys and signatures travel as lower-case hex."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature
@@ -55,3 +56,16 @@ def verify(public_key: str, signature: str, message: bytes) -> bool:
 def contributor_id(public_key: str) -> str:
     """The contributor a public key stands for: `ctr_` and a digest of the key."""
     return derived_id("ctr", public_key)
+
+
+def signing_contributor(
+    public_key: str, signature: str, message_of: Callable[[str], bytes], *, what: str, fix: str
+) -> str:
+    """The contributor whose key signed `message_of(contributor_id)`; `what` was to be signed. Raises InvalidInput
+    (`invalid_signature`)."""
+    contributor = contributor_id(public_key)
+    if not verify(public_key, signature, message_of(contributor)):
+        raise InvalidInput(
+            f"the {what} was not signed with this key", code="invalid_signature", param="signature", fix=fix
+        )
+    return contributor
