@@ -15,7 +15,7 @@ from openledger.adapters.base_model import BaseModel, load_tokenizer
 from openledger.attribution.bank_folder import KeptBank, bank_outcomes
 from openledger.attribution.index import GradientIndex, IndexEntry, build_index
 from openledger.attribution.index_folder import is_finished, read_index
-from openledger.attribution.likeness import build_repeats
+from openledger.attribution.likeness import build_repeats, load_repeats
 from openledger.attribution.merges import Factors, Merge, merge_gains
 from openledger.attribution.shards import Batcher, Top, merge_tops
 from openledger.attribution.views import load_views
@@ -45,18 +45,18 @@ class IndexHost:
     ) -> int:
         """Build the adapter's index at `folder` (or find it there); the number of rows in it. With `run`, the folder of
         the recorded run that made it, the rows that repeat others are found too (`likeness`)."""
-        if run:
-            encoded = [encode_row(self._tokenizer, row) for row in trained]
-            check_lengths(encoded, self._base)
-            build_repeats(self._base, Path(run), encoded, Path(folder))
-        if is_finished(Path(folder)):
+        place = Path(folder)
+        lacks_repeats = bool(run) and load_repeats(place) is None
+        if is_finished(place) and not lacks_repeats:
             return len(self._open(folder, adapter_digest).entries)
         encoded, spare = ([encode_row(self._tokenizer, row) for row in rows] for rows in (trained, decoys))
         check_lengths([*encoded, *spare], self._base)
+        if lacks_repeats:
+            build_repeats(self._base, Path(run), encoded, place)
+        if is_finished(place):
+            return len(self._open(folder, adapter_digest).entries)
         module, found = load_views(self._base, views)
-        index = build_index(
-            module, encoded, spare, Path(folder), adapter_digest, views=found, base_digest=self._base.digest
-        )
+        index = build_index(module, encoded, spare, place, adapter_digest, views=found, base_digest=self._base.digest)
         return len(index.entries)
 
     def score(
