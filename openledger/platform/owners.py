@@ -7,19 +7,17 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from openledger.core.errors import Conflict, Forbidden, InsufficientFunds
+from openledger.core.errors import Conflict, InsufficientFunds
 from openledger.core.permitting import requester
 from openledger.datanets.registry import Datanet
 from openledger.datanets.row_schema import RowSchema
 from openledger.datanets.terms import Action, Permission, changed_terms
 from openledger.platform.calls import answered
+from openledger.platform.claims import Claims
 
 
-class Owners:
-    """The part of `LiveService` that answers for them. `_datanets` and `_economy` are the actors' handles."""
-
-    _datanets: Any
-    _economy: Any
+class Owners(Claims):
+    """The part of `LiveService` that answers for them."""
 
     async def create_datanet(
         self, account: str, name: str, summary: str, row_schema: RowSchema, terms: Mapping[str, Any]
@@ -62,6 +60,5 @@ class Owners:
         return asdict(await answered(self._datanets.revoke.remote(name, party, action, account)))
 
     async def set_display(self, account: str, name: str, display: Any) -> dict[str, Any]:
-        if (await answered(self._datanets.datanet.remote(name))).owner != account:
-            raise Forbidden(f"{account} doesn't own the Datanet {name!r}", code="not_the_owner", param="Authorization")
+        await self._check_owner(account, name)
         return {"name": name, "display": (await answered(self._datanets.set_display.remote(name, display))).display}
