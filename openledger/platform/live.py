@@ -158,21 +158,14 @@ class LiveService(Community, Owners):
         idempotency_key: str,
         key_digest: str = "",
     ) -> Embedded:
-        adapter = self._sold(account, model)
-        assert adapter.terms is not None
+        asked = self._asked(account, model, SamplingParameters(max_tokens=0), idempotency_key, key_digest)
         ids = await asyncio.to_thread(self._encode_inputs, inputs)
-        asked = Asked(
-            index=0,
-            account=account,
-            key=idempotency_key or new_id("key", SystemClock().now_ms()),
-            key_digest=key_digest,
-            terms=adapter.terms,
-            place=adapter.place,
+        asked = replace(
+            asked,
             prompt_ids=tuple(token for each in ids for token in each),
-            sampling=SamplingParameters(max_tokens=0),
             kind=f"embedding of {[len(each) for each in ids]}",
         )
-        request = EmbeddingRequest(inputs=ids, adapter_digest=adapter.terms.adapter_digest, tenant=account)
+        request = EmbeddingRequest(inputs=ids, adapter_digest=asked.terms.adapter_digest, tenant=account)
         return await self._answering.embed(asked, request)
 
     async def _answers(
@@ -185,11 +178,22 @@ class LiveService(Community, Owners):
         key_digest: str,
         whole: bool,
     ) -> AsyncGenerator[AnswerEvent]:
-        adapter = self._sold(account, model)
-        assert adapter.terms is not None
+        asked = self._asked(account, model, sampling, idempotency_key, key_digest)
         prompts = encode()
         room = self._base.max_positions - max(len(prompt_ids) for prompt_ids, _ in prompts)
-        asked = Asked(
+        sampling = replace(sampling, max_tokens=min(sampling.max_tokens, room))
+        asked = replace(asked, sampling=sampling, whole=whole)
+        async with aclosing(self._answering.answers(one_by_one(asked, prompts))) as events:
+            async for event in events:
+                yield event if event.receipt is None else replace(event, receipt=await self._signed(event.receipt))
+
+    def _asked(
+        self, account: str, model: str, sampling: SamplingParameters, idempotency_key: str, key_digest: str
+    ) -> Asked:
+        """What is known of a request before its text is encoded. Raises as `model`."""
+        adapter = self._sold(account, model)
+        assert adapter.terms is not None
+        return Asked(
             index=0,
             account=account,
             key=idempotency_key or new_id("key", SystemClock().now_ms()),
@@ -197,12 +201,8 @@ class LiveService(Community, Owners):
             terms=adapter.terms,
             place=adapter.place,
             prompt_ids=(),
-            sampling=replace(sampling, max_tokens=min(sampling.max_tokens, room)),
-            whole=whole,
+            sampling=sampling,
         )
-        async with aclosing(self._answering.answers(one_by_one(asked, prompts))) as events:
-            async for event in events:
-                yield event if event.receipt is None else replace(event, receipt=await self._signed(event.receipt))
 
     async def _signed(self, told: Receipt) -> Receipt:
         """With the ledger's promise; without it where the ledger isn't there, for the answer is paid and can be had."""
