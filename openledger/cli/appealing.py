@@ -39,8 +39,7 @@ def show(options: Namespace) -> None:
 def show_spot_checks(options: Namespace) -> None:
     with connect(options) as client:
         found = client.spot_checks(options.datanet)
-    rows = [{name: one.get(name) for name in _DRAWN} for one in found]
-    output.print_rows(f"To review in {options.datanet}", rows, as_json=options.json, whole=found)
+    output.print_found(f"To review in {options.datanet}", found, _DRAWN, as_json=options.json)
 
 
 def spot_check(options: Namespace) -> None:

@@ -21,8 +21,7 @@ _TIMES = ("opened_ms", "deadline_ms", "closed_ms")
 def show_pool(options: Namespace) -> None:
     with connect(options) as client:
         found = client.disputes(options.adapter, options.period)
-    rows = [{name: one.get(name) for name in _SHORT} for one in found]
-    output.print_rows(f"Disputes of {options.adapter} in {options.period}", rows, as_json=options.json, whole=found)
+    output.print_found(f"Disputes of {options.adapter} in {options.period}", found, _SHORT, as_json=options.json)
 
 
 def show(options: Namespace) -> None:

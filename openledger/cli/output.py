@@ -40,6 +40,11 @@ def print_rows(title: str, rows: Sequence[Mapping[str, Any]], *, as_json: bool =
     return _print_table(title, rows)
 
 
+def print_found(title: str, found: Sequence[Mapping[str, Any]], names: Sequence[str], *, as_json: bool) -> None:
+    """A table of the named fields of what was found; with `as_json` all of it."""
+    print_rows(title, [{name: one.get(name) for name in names} for one in found], as_json=as_json, whole=found)
+
+
 def print_text(text: str) -> None:
     print(plain(text), end="", flush=True)
 

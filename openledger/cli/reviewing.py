@@ -15,8 +15,7 @@ _RECORD = ("reviewer", "num_reviews", "num_known", "num_right", "num_decided", "
 def queue(options: Namespace) -> None:
     with connect(options) as client:
         found = client.review_queue(options.datanet, options.limit)
-    rows = [{name: one.get(name) for name in _ITEM} for one in found]
-    output.print_rows(f"To review in {options.datanet}", rows, as_json=options.json, whole=found)
+    output.print_found(f"To review in {options.datanet}", found, _ITEM, as_json=options.json)
 
 
 def review(options: Namespace) -> None:
@@ -33,8 +32,7 @@ def add_known(options: Namespace) -> None:
 def records(options: Namespace) -> None:
     with connect(options) as client:
         found = client.reviewer_records(options.datanet)
-    rows = [{name: one.get(name) for name in _RECORD} for one in found]
-    output.print_rows(f"Reviewers of {options.datanet}", rows, as_json=options.json, whole=found)
+    output.print_found(f"Reviewers of {options.datanet}", found, _RECORD, as_json=options.json)
 
 
 def correct(options: Namespace) -> None:
