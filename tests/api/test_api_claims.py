@@ -1,8 +1,6 @@
 """Disputes, appeals and retention over HTTP, through economy, ledger and Datanets, and by the SDK."""
 
-from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,19 +25,6 @@ BASIS = Basis(num_answers=1, answers_nano=155)
 ADA_KEY = {"Authorization": f"Bearer olk_contributor:{ADA_ID}"}
 OWNER_KEY, ALICE_KEY = {"Authorization": "Bearer olk_user:owner"}, {"Authorization": "Bearer olk_user:alice"}
 CLAIM = {"adapter": "py", "period": "p0001", "claimed_nano": 100, "reason": "mine are missing"}
-
-
-@pytest.fixture
-def house(tmp_path: Path) -> Iterator[House]:
-    made = House(tmp_path)
-    yield made
-    made.end()
-
-
-@pytest.fixture
-def client(house: House) -> Iterator[TestClient]:
-    with TestClient(create_app(house)) as client:
-        yield client
 
 
 def code(response: Any) -> tuple[int, str]:

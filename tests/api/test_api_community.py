@@ -1,6 +1,5 @@
 """Feedback, reviews and the leaderboard over HTTP and by the SDK, through economy, ledger and Datanets."""
 
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,19 +18,6 @@ from openledger.datanets.contribution import sign_contribution
 
 OWNER_KEY, ALICE_KEY = {"Authorization": "Bearer olk_user:owner"}, {"Authorization": "Bearer olk_user:alice"}
 PROMPT, BETTER = "What does pack.open do in a nutshell?", "It opens the archive and returns its members in order."
-
-
-@pytest.fixture
-def house(tmp_path: Path) -> Iterator[House]:
-    made = House(tmp_path)
-    yield made
-    made.end()
-
-
-@pytest.fixture
-def client(house: House) -> Iterator[TestClient]:
-    with TestClient(create_app(house)) as client:
-        yield client
 
 
 @pytest.fixture

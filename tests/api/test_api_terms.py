@@ -1,7 +1,5 @@
 """Creating a Datanet, its terms and permissions over HTTP and by the SDK, through Datanets in this process."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -19,19 +17,6 @@ from openledger.datanets.terms import Terms
 OWNER_KEY, ALICE_KEY = {"Authorization": "Bearer olk_user:owner"}, {"Authorization": "Bearer olk_user:alice"}
 LATER_MS = 4_000_000_000_000
 SCHEMA = {"kind": "chat", "columns": [{"name": "year", "type": "int64", "required": False}]}
-
-
-@pytest.fixture
-def house(tmp_path: Path) -> Iterator[House]:
-    made = House(tmp_path)
-    yield made
-    made.end()
-
-
-@pytest.fixture
-def client(house: House) -> Iterator[TestClient]:
-    with TestClient(create_app(house)) as client:
-        yield client
 
 
 def code(response: Any) -> tuple[int, str]:
