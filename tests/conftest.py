@@ -3,7 +3,6 @@
 import os
 import secrets
 import shutil
-import socket
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -50,6 +49,8 @@ def cluster(nothing_left_running: None) -> Iterator[Any]:
     """The session's Ray cluster, started when the first test asks for it: ray's context, with `dashboard_url`."""
     import ray
 
+    from openledger.platform.cluster import free_port
+
     # AF_UNIX paths end at 107 bytes, and Ray adds most of them: the folder's name must be short.
     folder = tempfile.mkdtemp(prefix="ol", dir="/tmp")
     context = ray.init(
@@ -75,6 +76,8 @@ def postgres_server(nothing_left_running: None) -> Iterator["PostgresServer"]:
     pytest.importorskip("psycopg", reason="psycopg is not installed (pip install 'openledger[postgres]')")
     from postgres_server import start_server
 
+    from openledger.platform.cluster import free_port
+
     server = start_server(free_port())
     if isinstance(server, str):
         pytest.skip(server)
@@ -83,12 +86,6 @@ def postgres_server(nothing_left_running: None) -> Iterator["PostgresServer"]:
     finally:
         server.stop()
         shutil.rmtree(server.folder, ignore_errors=True)
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def _stop(folder: str) -> None:

@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import free_port
 from datanet_samples import key_of, sample_drafts, signed
 from test_datanets_shard import grep, sample_rows
 
@@ -21,6 +20,7 @@ from openledger.core.errors import NotFound, Unavailable
 from openledger.datanets.datanets import Datanets
 from openledger.datanets.objects import ObjectFiles
 from openledger.datanets.shard import Shard, ShardHost
+from openledger.platform.cluster import free_port
 
 
 @pytest.fixture
