@@ -74,12 +74,13 @@ class Reference:
     gaps: list[float]
 
 
-def make_base(folder: Path, family: str = "llama") -> BaseModel:
+def make_base(folder: Path, family: str = "llama", **changes: Any) -> BaseModel:
     sentences = ["What does alpha do? It joins beta.", "naïve café 猫は座る 🎉🎊", "unter über ober"] * 3
     tokenizer = train_tokenizer(iter(sentences), 330)
     tokenizer.save_pretrained(folder)
     torch.manual_seed(3)
-    config = AutoConfig.for_model(family, **{**FAMILIES, **OTHERS}[family], vocab_size=len(tokenizer))
+    settings = {**FAMILIES, **OTHERS}[family] | changes
+    config = AutoConfig.for_model(family, **settings, vocab_size=len(tokenizer))
     model = AutoModelForCausalLM.from_config(config)
     for parameter in model.parameters():
         if parameter.dim() > 1:
@@ -88,8 +89,9 @@ def make_base(folder: Path, family: str = "llama") -> BaseModel:
     return find_base_model(str(folder))
 
 
-def make_served(folder: Path, family: str = "llama") -> Served:
-    base = make_base(folder / "base", family)
+def make_served(folder: Path, family: str = "llama", **changes: Any) -> Served:
+    """`changes` are of the base's configuration."""
+    base = make_base(folder / "base", family, **changes)
     every = LINEAR.get(family, "all-linear")
     some = {"gpt2": ["c_attn"], "phi3": ["qkv_proj"], "gpt_neox": ["query_key_value"]}.get(family, ["q_proj", "v_proj"])
     flat = {"init_lora_weights": False, "fan_in_fan_out": family == "gpt2"}
