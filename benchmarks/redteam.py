@@ -4,6 +4,7 @@
     python -m benchmarks.redteam FOLDER --attack "split, 4 names" --attack "noise words"
     python -m benchmarks.redteam FOLDER --world digits --first 100 --seeds 8     digits of the seeds 100 to 107
     python -m benchmarks.redteam FOLDER --world language --first 102 --seeds 1   one seed of language
+    python -m benchmarks.redteam FOLDER --honest              no attack: what the defences take from honest contributors
     python -m benchmarks.redteam FOLDER --report              the tables of what has been measured so far
     python -m benchmarks.redteam FOLDER --list
 
@@ -44,10 +45,12 @@ from benchmarks.digits_task import Digit
 from benchmarks.redteam_pay import (
     NAIVE,
     Array,
+    Figure,
     Pay,
     Record,
     change,
     defended_payments,
+    jackknife,
     mean_pay,
     naive_pay,
     others_change,
@@ -80,6 +83,7 @@ from openledger.training.recipe import generator, public_constant
 CONTRIBUTORS, ROWS_EACH, MAX_ROWS, SOLD_EACH, HELD_OUT_EACH = 8, 8, 56, 2, 2
 SHORTEST = 24  # of each module's forty rows: a quarter of the time
 COALITIONS = {"language": 16, "digits": 32}
+PRICED = {"language": (16, 32), "digits": (16, 32, 64)}
 NAMES = tuple(f"c{number}" for number in range(CONTRIBUTORS))
 INSIDER, RIVAL, OUTSIDER = NAMES[-1], NAMES[0], "x"
 SHOPPED, SHADOWS = 8, 8
@@ -589,6 +593,15 @@ def duplicate_names(world: DigitsWorld) -> Record:
     return world.record([*world.but(), *attacks.repeated(world.own(), 4, renamed)], INSIDER)
 
 
+@on(DIGITS, "duplicate own rows 4 times, two of each row under each of two names, no cluster finds them")
+def duplicate_two_names(world: DigitsWorld) -> Record:
+    def renamed(rows: Sequence[Digit], number: int) -> list[Digit]:
+        name = INSIDER if number < 2 else f"{INSIDER}.2"
+        return [replace(row, contributor_id=name) for row in attacks.jittered(rows, number)]
+
+    return world.record([*world.but(), *attacks.repeated(world.own(), 4, renamed)], INSIDER)
+
+
 def _outlier(epsilon: float) -> Attack:
     def run(world: DigitsWorld) -> Record:
         module = world.kit.module(full_weights(world.kit, _attackers_last(world.rows), world.constants))
@@ -683,16 +696,17 @@ def _nonced(world: World, owner: str, witness: str) -> Constants:
 # what honest contributors pay
 
 
-def honest_price(worlds: Sequence[World]) -> dict[str, dict[str, float]]:
+def honest_price(worlds: Sequence[World]) -> dict[str, dict[str, Figure]]:
     """What the defences take from worlds in which nobody attacks."""
-    found: dict[str, dict[str, float]] = {}
-    for coalitions in (16, 32, 64) if worlds[0].kit.name == "digits" else (worlds[0].num_coalitions,):
+    found: dict[str, dict[str, Figure]] = {}
+    for coalitions in PRICED[worlds[0].kit.name]:
         paid: dict[str, list[float]] = {}
         for world in worlds:
             observed = world.observe(world.defended_rows(world.rows), coalitions)
             for payer, pay in world.defended(observed).items():
                 paid.setdefault(payer, []).append(1 - pay[UNATTRIBUTED])
-        found[f"{worlds[0].kit.name}, {coalitions} coalitions"] = {p: float(np.mean(v)) for p, v in paid.items()}
+        figures = {payer: jackknife(values, lambda some: float(np.mean(some))) for payer, values in paid.items()}
+        found[f"{worlds[0].kit.name}, {coalitions} coalitions"] = figures
     return found
 
 
@@ -714,6 +728,7 @@ def main() -> int:
     parser.add_argument("--world", choices=("language", "digits"), help="only this world")
     parser.add_argument("--seeds", type=int, metavar="N", help="how many seeds (language 3, digits 8)")
     parser.add_argument("--first", type=int, default=100, metavar="SEED", help="the first seed (100)")
+    parser.add_argument("--honest", action="store_true", help="no attack: what the defences take from honest ones")
     parser.add_argument("--report", action="store_true", help="only print what has been measured so far")
     parser.add_argument("--list", action="store_true", help="print the attacks' names and stop")
     options = parser.parse_args()
@@ -724,11 +739,14 @@ def main() -> int:
     results = {}
     if options.world in (None, "digits"):
         digits = [DigitsWorld(options.folder, DigitsKit(), seed) for seed in _seeds(options, 8)]
-        results["digits"] = run(options.folder, digits, DIGITS, options.attack, options.report)
+        results["digits"] = run(
+            options.folder, digits, {} if options.honest else DIGITS, options.attack, options.report
+        )
     if options.world in (None, "language"):
         kit = LanguageKit(find_base_model(str(language_task.make_base(options.folder / "base"))))
         language = [LanguageWorld(options.folder, kit, seed) for seed in _seeds(options, 3)]
-        results["language"] = run(options.folder, language, LANGUAGE, options.attack, options.report)
+        attacked = {} if options.honest else LANGUAGE
+        results["language"] = run(options.folder, language, attacked, options.attack, options.report)
         results["language"]["honest rows"] = honest_rows_lost(language)
     results["hardware"] = f"{platform.machine()}, 1 thread, torch {torch.__version__}"
     write_json_durably(options.folder / "redteam.json", results)
@@ -760,7 +778,9 @@ def run(
                 print(f"{kind}, seed {world.seed}: {name}, {spent:.0f} CPU-s", file=sys.stderr, flush=True)
     found: dict[str, Any] = {"attacks": {name: figures_of(own) for name, own in records.items() if own}}
     if not only and not report:
-        found["honest price"] = honest_price(worlds)
+        found["honest price"] = {
+            of: {payer: asdict(figure) for payer, figure in parts.items()} for of, parts in honest_price(worlds).items()
+        }
     return found
 
 
@@ -802,7 +822,7 @@ def table(title: str, results: Mapping[str, Any]) -> str:
         cells += [_cell(figures["rival"].get(payer), percent=True) for payer in ("absolute", "shipped")]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     for name, parts in results.get("honest price", {}).items():
-        lines.append(f"{name}: paid to contributors " + ", ".join(f"{p} {v:.3f}" for p, v in parts.items()))
+        lines.append(f"{name}: paid to contributors " + ", ".join(f"{p} {_cell(v)}" for p, v in parts.items()))
     if "honest rows" in results:
         lines.append(f"honest rows: {results['honest rows']}")
     return "\n".join(lines)

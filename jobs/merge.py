@@ -54,7 +54,7 @@ def merge(workdir: Workdir, arguments: argparse.Namespace) -> dict[str, object]:
         def charge(digest: str) -> None:
             ray.get(economy.charge_adapter.remote(owner, digest))
 
-        terms = pipeline.merge(registry, workdir.adapters, base, parts, arguments.name, owner, prices, charge)
+        terms = pipeline.merge(registry, workdir.adapters, base, parts, arguments.name, owner, prices, charge, economy)
     return {"adapter": terms.adapter, "digest": terms.adapter_digest, "parents": parents}
 
 

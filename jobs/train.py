@@ -7,9 +7,11 @@ settled by itself. Progress goes to standard error; the last line, on standard o
     ray job submit --working-dir . -- python jobs/train.py --workdir /data/openledger --datanet tables --gpu
 
 So that nobody chooses the training's random numbers, commit to nonces while contributions are open; the next run
-without the option publishes the version, reveals the nonces and trains (docs/concepts/initial_constant.md):
+without the option publishes the version, reveals the nonces and trains (docs/concepts/initial_constant.md). What no
+witness gave a nonce for is refused before it is trained, unless a vote set witnesses_required to 0:
 
     python jobs/train.py --workdir .openledger --datanet tables --commit-nonces user:witness
+    python jobs/train.py --workdir .openledger --datanet tables
 
 To go on from an adapter instead of from the base, name it; its contributors stay paid (docs/concepts/lineage.md):
 
@@ -53,7 +55,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--bank", type=int, default=0, metavar="N",
                         help="also train a bank of N coalitions; default: attribute by the index alone")  # fmt: skip
     parser.add_argument("--commit-nonces", nargs="+", metavar="WITNESS",
-                        help="only commit to nonces (owner's, WITNESSes') for the version to come")  # fmt: skip
+                        help="only commit to nonces (owner's, WITNESSes') for the version to come, or for"
+                             " --version N if that has no round yet")  # fmt: skip
     parser.add_argument("--owner", default="",
                         help="account that trains, as the terms must let it, and earns the owner's part;"
                              " default: user:DATANET-owner")  # fmt: skip
@@ -90,8 +93,9 @@ def train(workdir: Workdir, arguments: argparse.Namespace) -> dict[str, object]:
     owner = arguments.owner or f"user:{arguments.datanet}-owner"
     with connected(workdir):
         datanets, book = datanets_actor(workdir), NonceBook(RemoteLedger(ledger_actor(workdir)))
+        economy = economy_actor(workdir)
         if arguments.commit_nonces:
-            number = pipeline.next_version(datanets, arguments.datanet)
+            number = arguments.version or pipeline.next_version(datanets, arguments.datanet)
             witnesses = arguments.commit_nonces
             pipeline.commit_nonces(book, workdir.nonces, arguments.datanet, number, owner, witnesses)
             return {"datanet": arguments.datanet, "version": number, "committed": [owner, *witnesses]}
@@ -109,6 +113,8 @@ def train(workdir: Workdir, arguments: argparse.Namespace) -> dict[str, object]:
             base, version, rows, recipe, workdir.adapters,
             nonces=nonces, copies=copies, alike=alike, parent=parent,
         )  # fmt: skip
+        if not arguments.version:  # first: what can't be offered must not cost a training
+            pipeline.check_plan(economy, registry, job, owner)
         tell(f"training on {len(job.rows)} rows with {arguments.workers} workers")
         with told_epochs(Path(job.output), recipe.num_epochs, tell):
             card = pipeline.train([job], workdir.runs, arguments.workers, use_gpu=arguments.gpu)[0]
@@ -121,8 +127,8 @@ def train(workdir: Workdir, arguments: argparse.Namespace) -> dict[str, object]:
         indexed = pipeline.build_indexes([start_index_host(base)], [job], [decoys], workdir.indexes)[0]
         if not arguments.version:
             tell(f"offering it as {card.name}")
-            ray.get(economy_actor(workdir).charge_adapter.remote(owner, card.digest))
-            pipeline.register(registry, job, card, owner, tuple(arguments.prices))
+            ray.get(economy.charge_adapter.remote(owner, card.digest))
+            pipeline.register(registry, job, card, owner, tuple(arguments.prices), economy)
     return {
         "adapter": card.name,
         "digest": card.digest,

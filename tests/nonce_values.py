@@ -1,7 +1,11 @@
 """A round of nonces by hand: its parties, what it is for, and each of its steps as a batch in a ledger."""
 
+from collections.abc import Mapping
 from typing import Any
 
+from openledger.economy import Economy
+from openledger.economy.nonces import DEPOSIT_NANO as BOOK_DEPOSIT_NANO
+from openledger.economy.nonces import NonceBook
 from openledger.ledger import Account, Ledger, Transfer
 from openledger.ledger.nonces import (
     Purpose,
@@ -41,6 +45,26 @@ def revealing(party: str) -> dict[str, Any]:
 def whole_round() -> list[dict[str, Any]]:
     parties = (OWNER, WITNESS)
     return [opening(), *map(committing, parties), closing(), *map(revealing, parties)]
+
+
+def draw_round(
+    economy: Economy,
+    ledger: Ledger,
+    datanet: str,
+    version: int,
+    purpose: Purpose,
+    nonces: Mapping[str, str] | None = None,
+) -> tuple[str, ...]:
+    """A whole round, by the book; the first party is the owner. May be repeated."""
+    told, book = nonces or {OWNER: NONCES[OWNER], WITNESS: NONCES[WITNESS]}, NonceBook(ledger)
+    book.open(datanet, version, next(iter(told)))
+    for party, nonce in told.items():
+        economy.grant(party, BOOK_DEPOSIT_NANO, f"{party}-{datanet}-{version}")
+        book.commit(datanet, version, party, commitment(datanet, version, party, nonce))
+    book.close(datanet, version, purpose)
+    for party, nonce in told.items():
+        book.reveal(datanet, version, party, nonce)
+    return book.nonces(datanet, version)
 
 
 class Writer:

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+from nonce_values import draw_round
 from tiny_model import tiny_rows
 
 from openledger.adapters.base_model import load_tokenizer
@@ -19,6 +20,7 @@ from openledger.economy import Economy
 from openledger.ledger import Ledger
 from openledger.openlora.torch_engine import EngineOptions, TorchEngine
 from openledger.platform import pipeline
+from openledger.platform.point_of_sale import purpose_of
 from openledger.training import trainer
 from openledger.training.examples import encode_row
 from openledger.training.recipe import Recipe
@@ -26,6 +28,7 @@ from openledger.training.record import load_run, run_start
 
 RECIPE = Recipe(rank=4, alpha=16, num_epochs=4, batch_rows=4, learning_rate=2e-2)
 OWNER, PRICES = "user:owner", (10, 30)
+NONCES = {OWNER: "0a" * 32, "user:witness": "0b" * 32}
 
 
 def in_this_process(patch):
@@ -45,7 +48,7 @@ class Remote:
 
 
 class World:
-    """A folder of adapters with their indexes, and what measures them."""
+    """A folder of adapters with their indexes, and what measures them; its ledger knows the rounds of nonces."""
 
     def __init__(self, base, folder):
         self.base, self.folder, self.host = base, folder, Remote(IndexHost(base))
@@ -53,6 +56,16 @@ class World:
         self.registry = AdapterRegistry(self.adapters)
         self.engine = TorchEngine(base, EngineOptions(max_batch=2))
         self._loaded = set()
+        books = folder / "books"
+        books.mkdir(parents=True, exist_ok=True)
+        self.ledger = Ledger(books / "ledger.db", ManualClock(), SigningKey(b"w" * 32), "openledger/test")
+        self._economy = Economy(self.ledger, books, ManualClock())
+        self.economy = Remote(self._economy)
+
+    def draw(self, version, recipe):
+        """A round of known nonces for the version."""
+        purpose = purpose_of(version.row_root, self.base.digest, recipe.to_dict())
+        return draw_round(self._economy, self.ledger, version.datanet, version.number, purpose, NONCES)
 
     def train(self, name, rows, parent=None, recipe=RECIPE):
         """What pipeline.train and build_indexes do, in this process."""
@@ -61,13 +74,16 @@ class World:
             datanet=name, number=2, row_root=name[0] * 64, num_rows=number, gate_version="g/1", published_ms=1
         )
         found = pipeline.find_parent(self.registry, parent, self.base, recipe) if parent else None
-        job, decoys = pipeline.plan_training(self.base, version, rows, recipe, self.adapters, parent=found)
+        job, decoys = pipeline.plan_training(
+            self.base, version, rows, recipe, self.adapters, nonces=self.draw(version, recipe), parent=found
+        )
+        pipeline.check_plan(self.economy, self.registry, job, OWNER)
         if job.parent:
             trainer.keep_start(Path(job.output), job.parent)
         progress = trainer._train_until(job, recipe.middle_epoch, None, 0, 1)
         trainer._train_until(job, recipe.num_epochs, progress, 0, 1)
         card = load_card(Path(job.output))
-        pipeline.register(self.registry, job, card, OWNER, PRICES)
+        pipeline.register(self.registry, job, card, OWNER, PRICES, self.economy)
         pipeline.build_indexes([self.host], [job], [decoys], self.indexes)
         return job, card
 

@@ -21,7 +21,8 @@ class AdapterCard:
     `recipe` and `environment` are what a replay needs; so is `initial_a`, the public constant, which comes from
     `initial_from`: the `nonces` of owner and witnesses, or the version's `row_root`, which its last contributor can
     influence. An adapter that went on from its `parent` began with that one's matrices, and `initial_a` names it
-    (`adapter:DIGEST`). `evaluation` is measured after training.
+    (`adapter:DIGEST`); `order` is the constant that the order of its rows, and which were drawn, come from (empty in
+    cards of before, and the same as `initial_a` for one without a parent). `evaluation` is measured after training.
 
     `parents` are what the adapter began from, as (digest, weight) with the weight an exact number in text ("1/2"): one
     of weight 1 for a continued fine-tune, several for a merge, none for an adapter of its own. See `lineage`. A merge
@@ -42,6 +43,7 @@ class AdapterCard:
     code_version: str
     initial_a: str
     initial_from: str = "row_root"
+    order: str = ""
     final_loss: float
     evaluation: dict[str, float] = field(default_factory=dict)
     parents: tuple[tuple[str, str], ...] = ()

@@ -26,6 +26,7 @@ from openledger.economy.staking import StakeBook
 from openledger.economy.vesting import VestingBook
 from openledger.economy.vouching import VouchBook
 from openledger.economy.withdrawals import WithdrawalBook, as_csv
+from openledger.economy.witnesses import Training, WitnessBook
 from openledger.ledger.parameters import BOUNDS
 from openledger.ledger.statements import Statement
 from openledger.ledger.vesting import Bucket, standard_plan
@@ -50,6 +51,7 @@ class Offices:
         self._quotas = QuotaBook(connection)
         self._spot_checks = SpotCheckBook(connection)
         self._vouches = VouchBook(connection)
+        self._witnesses = WitnessBook(ledger)
         self._idle_until = (-1, 0)  # as long as the register has so many statements, and until then
 
     def parameters(self, period: str = "") -> Parameters:
@@ -171,6 +173,11 @@ class Offices:
         """Take what deploying an adapter costs, once for each digest; see `DepositBook.charge`."""
         amount_nano = self._register.parameters().adapter_fee_nano
         return self._deposits.charge("adapter", account, check_name(digest, "adapter_digest"), amount_nano)
+
+    def check_sale(self, trainings: Sequence[Training]) -> None:
+        """Whether an adapter that came of `trainings` may be offered; see `WitnessBook.check`. Asks for as many
+        witnesses as `witnesses_required` says now."""
+        self._witnesses.check(trainings, self._register.parameters().witnesses_required)
 
     def deposit(self, account: str, contribution_id: str) -> DepositState:
         """See `DepositBook.place`."""

@@ -68,9 +68,12 @@ class Parameters:
     A reputation starts at `reputation_start_ppm` and moves by `reputation_step_ppm` of the way with each outcome; from
     none to full it brings quotas from `quota_low_rows` to `quota_high_rows` a day, and reviews from `review_high_ppm`
     of the rows to `review_low_ppm`.
+
+    An adapter is offered for sale where `witnesses_required` others than its owner gave nonces for the constant of its
+    training (`economy.witnesses`); 0 asks for none. Ledgers that began before version 5 ask for none until a vote.
     """
 
-    version: int = 4
+    version: int = 5
     contributors_ppm: int = 500_000
     owner_ppm: int = 200_000
     stakers_ppm: int = 200_000
@@ -123,6 +126,7 @@ class Parameters:
     quota_high_rows: int = 20_000
     review_low_ppm: int = 20_000
     review_high_ppm: int = 500_000
+    witnesses_required: int = 1
 
     def __post_init__(self) -> None:
         if type(self.version) is not int or self.version < 1:

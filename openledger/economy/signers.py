@@ -3,6 +3,7 @@
 from typing import Any
 
 from openledger.core.errors import Conflict, Forbidden, NotFound
+from openledger.core.signing import contributor_id
 from openledger.economy.port import LedgerPort
 from openledger.ledger import signers
 from openledger.ledger.seats import seat_accounts
@@ -53,12 +54,22 @@ class SignerBook:
 
     def of(self, account: str) -> list[Signer]:
         """The roles and keys by which `account` decides now."""
+        found = [signer for signer in self._known(account).active if signer.account == account]
+        return sorted(found, key=lambda signer: (signer.role, signer.datanet, signer.public_key))
+
+    def keys_of(self, account: str) -> set[str]:
+        """The keys that the log ties to `account`, or did before, each as the id of the contributor it stands for."""
+        known = self._known(account)
+        keys = {contributor_id(one.public_key) for one in known.active | known.ended if one.account == account}
+        kind, _, name = account.partition(":")
+        return keys | {name} if kind == "contributor" else keys
+
+    def _known(self, account: str) -> Signers:
         known = Signers()
         entries = self._ledger.transfers(SIGNERS_ACCOUNT, _ENTRIES)
         for seq in sorted({entry.seq for entry in entries if entry.transfer.reference.endswith(f":{account}")}):
             known.take(self._ledger.batch(seq))
-        found = [signer for signer in known.active if signer.account == account]
-        return sorted(found, key=lambda signer: (signer.role, signer.datanet, signer.public_key))
+        return known
 
     def _write(self, statement: dict[str, Any]) -> str:
         house = seat_accounts(SIGNERS_ACCOUNT)

@@ -7,6 +7,9 @@ A version is in force from the first period that opens after it was adopted, and
 charged under the version of the period it was authorized in, and a pool is settled under the version its period opened
 with, however late. Everything else (stake terms, a proposal's delays) follows the version of the open period.
 
+A set may lack a name of `ADDED`, which logs of before don't know: it then has the value there, under which nothing
+changes until a vote says otherwise.
+
 Bounds are the ledger's: no vote passes them. Beyond the single values: the parts of a fee and of a pool are whole; the
 cool-down outlasts a vote and its timelock, or borrowed stake could decide and be gone; and an emission can't give a
 buyer who is all parties at once more than the treasury keeps of what he pays.
@@ -82,7 +85,9 @@ BOUNDS: dict[str, tuple[int, int]] = {
     "quota_high_rows": (1, 10**6),
     "review_low_ppm": _PPM,
     "review_high_ppm": _PPM,
+    "witnesses_required": (0, 63),
 }
+ADDED = {"witnesses_required": 0}
 CHOICES = {"shares_rule": RULES}
 ACCOUNTS = ("compute_account", "reviewers_account", "licensor_account")
 FEE_ROLES = ("contributors", "owner", "stakers", "treasury", "compute", "reviewers", "licensor")
@@ -144,7 +149,7 @@ class ParameterBook:
             raise Conflict(f"{period} opens under version {self.newest}", code="wrong_version", param="version")
 
     def adopt(self, version: int, values: Values) -> None:
-        self.versions[version] = dict(values)
+        self.versions[version] = {**ADDED, **values}
 
     def open(self, period: str, version: int, time_ms: int) -> None:
         last = self.periods.get(self.current)
@@ -201,8 +206,10 @@ def number_of(period: str) -> int:
 
 def check_values(values: Values) -> None:
     """Raises InvalidInput naming the first parameter that is missing, unknown or out of bounds."""
-    if not isinstance(values, Mapping) or set(values) != {*BOUNDS, *CHOICES, *ACCOUNTS}:
+    names = {*BOUNDS, *CHOICES, *ACCOUNTS}
+    if not isinstance(values, Mapping) or not names - ADDED.keys() <= set(values) <= names:
         raise InvalidInput("not the parameters of the economy", code="invalid_parameters", param="parameters")
+    values = {**ADDED, **values}
     for name in ("contributors", "owner", "stakers", "treasury"):  # before bounds: a split says more than a bound
         if type(values[f"{name}_ppm"]) is not int or values[f"{name}_ppm"] < 0:
             raise _split_error("a fee", "split", -1)

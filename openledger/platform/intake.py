@@ -26,6 +26,7 @@ from openledger.core.ids import check_name
 from openledger.core.values import AdapterTerms
 from openledger.platform.calls import answered
 from openledger.platform.generations import find_ancestry
+from openledger.platform.point_of_sale import is_sold, trainings
 from openledger.platform.service import NewAdapter
 
 Found = TypeVar("Found")
@@ -60,6 +61,9 @@ class Intake:
                 self._check_owner(account, new.name)
                 enter = self._registry.switch if self._replaces(new, card.digest) else self._registry.register
                 folder = await asyncio.to_thread(self._place_of, card)
+                if not is_sold(self._registry, new.name, card.digest):
+                    runs = await asyncio.to_thread(trainings, self._registry, card, account)
+                    await answered(self._economy.check_sale.remote(runs))
                 await answered(self._economy.charge_adapter.remote(account, card.digest))
                 if not folder.exists():
                     fetched.rename(folder)

@@ -4,7 +4,6 @@ Each function is one arrow of that picture. It takes plain values, asks the acto
 values on. What an answer needs while a person waits is in `live`.
 """
 
-import json
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -39,11 +38,13 @@ from openledger.core.values import (
 from openledger.datanets.contribution import sign_contribution
 from openledger.economy.nonces import NonceBook, find_nonce, kept_nonce
 from openledger.factory.selection import choose_rows
-from openledger.ledger.nonces import Purpose, commitment
+from openledger.ledger.nonces import commitment
 from openledger.ledger.proofs import encode_proof
 from openledger.platform.generations import Ancestry, find_ancestry, measure
 from openledger.platform.generations import index_folder as index_folder
 from openledger.platform.generations import index_views as index_views
+from openledger.platform.point_of_sale import check_offer, purpose_of
+from openledger.platform.point_of_sale import check_plan as check_plan
 from openledger.training.examples import fitting_rows
 from openledger.training.members import Member
 from openledger.training.recipe import Recipe
@@ -146,11 +147,7 @@ def draw_nonces(
     found = book.find(name, number)
     if found is None:
         return ()
-    purpose = Purpose(
-        row_root=version.row_root,
-        base_digest=base.digest,
-        recipe_digest=digest_json(json.dumps(recipe.to_dict(), sort_keys=True)),
-    )
+    purpose = purpose_of(version.row_root, base.digest, recipe.to_dict())
     if found.purpose is None:
         found = book.close(name, number, purpose)
     if found.purpose != purpose:
@@ -258,10 +255,11 @@ def build_bank(
 
 
 def register(
-    registry: AdapterRegistry, job: TrainingJob, card: AdapterCard, owner: str, prices: tuple[int, int]
+    registry: AdapterRegistry, job: TrainingJob, card: AdapterCard, owner: str, prices: tuple[int, int], economy: Any
 ) -> AdapterTerms:
-    """Offer the adapter under its Datanet's name at `prices` (nano-OPEN for each prompt and completion token)."""
-    return offer(registry, job.name, Path(job.output), card, owner, prices)
+    """Offer the adapter under its Datanet's name at `prices` (nano-OPEN for each prompt and completion token). Raises
+    as `offer`."""
+    return offer(registry, job.name, Path(job.output), card, owner, prices, economy)
 
 
 def merge(
@@ -273,12 +271,14 @@ def merge(
     owner: str,
     prices: tuple[int, int],
     charge: Callable[[str], Any],
+    economy: Any,
 ) -> AdapterTerms:
     """Merge registered adapters, called by name with their weights (exact, in text), in a folder below `adapters`, and
     offer the merge as `name`. The same merge again is found as it is. `charge` takes what deploying an adapter of that
     digest costs, once everything else is found right.
 
-    Raises as `merge_lora`, `find_ancestry` and `charge`, and NotFound (`missing_parent`) for a parent without a card.
+    Raises as `merge_lora`, `find_ancestry`, `offer` and `charge`, and NotFound (`missing_parent`) for a parent without
+    a card.
     """
     parents = [registry.get(part) for part in parts]
     for parent in parents:
@@ -295,15 +295,31 @@ def merge(
         shutil.rmtree(folder, ignore_errors=True)  # what a crash left of it
         merge_lora([Path(p.folder) for p in parents], list(parts.values()), folder, base=read_shapes(base))
     card = checked_card(folder)
+    check_offer(economy, registry, name, card, owner)
     charge(card.digest)
-    return offer(registry, name, folder, card, owner, prices)
+    return put_on_sale(registry, name, folder, card, owner, prices)
 
 
 def offer(
+    registry: AdapterRegistry,
+    name: str,
+    folder: Path,
+    card: AdapterCard,
+    owner: str,
+    prices: tuple[int, int],
+    economy: Any,
+) -> AdapterTerms:
+    """Sell the adapter in `folder` as `name` from now on, if its constant may be (`check_offer`). Raises Conflict
+    (`constant_unwitnessed`) and leaves on sale what was."""
+    check_offer(economy, registry, name, card, owner)
+    return put_on_sale(registry, name, folder, card, owner, prices)
+
+
+def put_on_sale(
     registry: AdapterRegistry, name: str, folder: Path, card: AdapterCard, owner: str, prices: tuple[int, int]
 ) -> AdapterTerms:
-    """Sell the adapter in `folder` as `name` from now on, to those who could ask `name` before. One that was sold under
-    it stays findable."""
+    """Without asking for its constant: for what `offer` let pass, or the same run less a contributor's rows. Those who
+    could ask `name` before can now; an adapter that was sold under it stays findable."""
     terms = AdapterTerms(
         adapter=name,
         adapter_digest=card.digest,

@@ -239,6 +239,7 @@ def train_adapters(run: Demonstration, stage: Stage) -> None:
             run.base, version, rows, run.settings.recipe, run.workdir.adapters,
             nonces=run.nonces[number], copies=run.copies[number], alike=run.alike[number],
         )  # fmt: skip
+        pipeline.check_plan(run.economy, run.registry, job, f"user:{job.name}-owner")
         run.jobs.append(job)
         run.decoys.append(decoys)
     recipe, num_rows = run.settings.recipe, sum(len(job.rows) for job in run.jobs)
@@ -283,7 +284,7 @@ def serve_adapters(run: Demonstration, stage: Stage) -> None:
     for job, card in zip(run.jobs, run.cards, strict=True):
         owner = f"user:{card.datanet}-owner"
         ray.get(run.economy.charge_adapter.remote(owner, card.digest))
-        pipeline.register(run.registry, job, card, owner, _PRICES)
+        pipeline.register(run.registry, job, card, owner, _PRICES, run.economy)
     stage.tell("starting Ray Serve")
     run.engine = start_serving(run.workdir, run.settings.base_model, run.url)
     stage.detail = f"{len(run.cards)} adapters over one base model at {run.url}/v1"

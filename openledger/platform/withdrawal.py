@@ -26,7 +26,7 @@ from openledger.core.errors import Conflict, InvalidInput, NotFound
 from openledger.core.hashing import digest_json
 from openledger.core.values import Row
 from openledger.platform.generations import Ancestry, find_ancestry, index_folder, index_views
-from openledger.platform.pipeline import offer
+from openledger.platform.pipeline import put_on_sale
 from openledger.training.lora import save_lora, with_smaller_b
 from openledger.training.members import Weights
 from openledger.training.record import load_held_out, load_weights, save_checkpoint, save_held_out
@@ -129,9 +129,10 @@ def _measured_run(registry: AdapterRegistry, card: AdapterCard, indexes: Path) -
 
 
 def _offer(plan: Withdrawal, registry: AdapterRegistry, folder: Path, card: AdapterCard) -> None:
+    """By the constant that the old one was sold with: nobody's rows stay on sale for want of a witness."""
     if terms := plan.adapter.terms:
         prices = terms.prompt_price_nano, terms.completion_price_nano
-        offer(registry, plan.name, folder, card, terms.owner_account, prices)
+        put_on_sale(registry, plan.name, folder, card, terms.owner_account, prices)
 
 
 def _check_ancestors(ancestry: Ancestry, name: str, contributor: str) -> None:

@@ -253,6 +253,7 @@ def write_adapter(
         code_version=__version__,
         initial_a=job.initial,
         initial_from=job.initial_from,
+        order=job.constant,
         final_loss=round(curve[-1], 5),
         parents=((job.parent.digest, "1"),) if job.parent else (),
     )

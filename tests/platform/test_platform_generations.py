@@ -169,7 +169,15 @@ class TestMerges:
     @pytest.fixture
     def merged(self, world):
         return pipeline.merge(
-            world.registry, world.adapters, world.base, {"one": "1", "side": "1/2"}, "both", OWNER, PRICES, str
+            world.registry,
+            world.adapters,
+            world.base,
+            {"one": "1", "side": "1/2"},
+            "both",
+            OWNER,
+            PRICES,
+            str,
+            world.economy,
         )
 
     def test_both_lines_are_paid_and_the_statement_names_them(self, world, market, merged):
@@ -199,7 +207,15 @@ class TestMerges:
 
     def test_an_adapter_trained_from_a_merge_pays_its_parents_lines(self, world, market):
         merged = pipeline.merge(
-            world.registry, world.adapters, world.base, {"two": "1", "side": "1"}, "both", OWNER, PRICES, str
+            world.registry,
+            world.adapters,
+            world.base,
+            {"two": "1", "side": "1"},
+            "both",
+            OWNER,
+            PRICES,
+            str,
+            world.economy,
         )
         world.train("last", rows_of("ctr_3"), "both", replace(RECIPE, rank=8, alpha=8))
         found, settlement = settle(market, world, "last", tiny_rows())
@@ -214,6 +230,7 @@ class TestMerges:
         before = (folder / "adapter_model.safetensors").stat().st_mtime_ns
         again = {"registry": world.registry, "adapters": world.adapters, "base": world.base, "name": "both"}
         again |= {"parts": {"one": "1", "side": "1/2"}, "owner": OWNER, "prices": PRICES, "charge": str}
+        again |= {"economy": world.economy}
         assert pipeline.merge(**again) == merged
         assert (folder / "adapter_model.safetensors").stat().st_mtime_ns == before
         (folder / "card.json").unlink()
@@ -227,10 +244,14 @@ class TestMerges:
 
         parts, charged = {"one": "2", "side": "1/2"}, []
         with pytest.raises(InsufficientFunds):
-            pipeline.merge(world.registry, world.adapters, world.base, parts, "dear", OWNER, PRICES, refuse)
+            pipeline.merge(
+                world.registry, world.adapters, world.base, parts, "dear", OWNER, PRICES, refuse, world.economy
+            )
         with pytest.raises(NotFound):
             world.registry.get("dear")
-        pipeline.merge(world.registry, world.adapters, world.base, parts, "dear", OWNER, PRICES, charged.append)
+        pipeline.merge(
+            world.registry, world.adapters, world.base, parts, "dear", OWNER, PRICES, charged.append, world.economy
+        )
         assert charged == digests(world, "dear") * 2
 
     def test_a_card_that_names_other_parents_pays_nobody(self, world, market, merged):

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from nonce_values import draw_round
 from safetensors.torch import save_file
 from serving_stack import Local
 from tiny_model import make_tiny_base
@@ -25,16 +26,25 @@ from openledger.core.values import RowDraft
 from openledger.datanets.contribution import sign_contribution
 from openledger.datanets.datanets import Datanets
 from openledger.datanets.shard import ShardHost
+from openledger.economy import Economy
+from openledger.ledger import Ledger
 from openledger.platform.intake import Intake
+from openledger.platform.point_of_sale import purpose_of
 from openledger.platform.service import NewAdapter
+from openledger.training.recipe import public_constant
 
 OWNER = "user:owner"
+NONCES = {OWNER: "0a" * 32, "user:witness": "0b" * 32}
 
 
 class Till:
-    """The economy's fee: who paid it for what; or that it can't be paid."""
+    """The economy's fee: who paid it for what; or that it can't be paid. What may be sold says a real one."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self.ledger = Ledger(folder / "ledger.db", ManualClock(), SigningKey(b"k" * 32), "openledger/test")
+        self.economy = Economy(self.ledger, folder, ManualClock())
+        self.check_sale = self.economy.check_sale
         self.paid: list[tuple[str, str]] = []
         self.short = False
 
@@ -65,16 +75,21 @@ def datanets(tmp_path: Path) -> Any:
 
 
 @pytest.fixture
-def source(tmp_path: Path, base: BaseModel, datanets: Any) -> Path:
-    """An adapter of the Datanet's first version, as it comes out of training."""
+def source(tmp_path: Path, base: BaseModel, datanets: Any, till: "Till") -> Path:
+    """An adapter of the Datanet's first version, as it comes out of training by a round of nonces."""
     folder = tmp_path / "incoming" / "a"
     folder.mkdir(parents=True)
     _write(folder, base, seed=1)
     (version,) = datanets.versions("greek")
+    nonces = draw_round(
+        till.economy, till.ledger, "greek", version.number, purpose_of(version.row_root, base.digest, {}), NONCES
+    )
+    constant = public_constant(base.digest, "greek", version.number, nonces)
     card = AdapterCard(
         name="a", digest=adapter_digest(folder), base_model="b", base_digest=base.digest, datanet="greek",
         datanet_version=version.number, row_root=version.row_root, rows_trained=("row_1",), contributors={"ctr_1": 1},
-        recipe={}, environment={}, code_version="0", initial_a="", final_loss=1.0,
+        recipe={}, environment={}, code_version="0", initial_a=constant, initial_from="nonces",
+        final_loss=1.0,
     )  # fmt: skip
     save_card(folder, card)
     return folder
@@ -86,8 +101,11 @@ def registry(tmp_path: Path) -> AdapterRegistry:
 
 
 @pytest.fixture
-def till() -> "Till":
-    return Till()
+def till(tmp_path: Path) -> Any:
+    till = Till(tmp_path / "books")
+    yield till
+    till.economy.close()
+    till.ledger.close()
 
 
 @pytest.fixture
@@ -209,6 +227,29 @@ class TestRefusing:
         with pytest.raises(InvalidInput):
             await intake.add(OWNER, new(source))
         assert left(registry) == []
+
+
+class TestConstants:
+    @pytest.mark.parametrize("said", ["row_root", "nonces"])
+    async def test_one_that_no_witness_gave_a_nonce_for_is_refused_whatever_its_card_says(
+        self, intake: Intake, registry: AdapterRegistry, source: Path, till: "Till", said: str
+    ) -> None:
+        save_card(source, replace(load_card(source), initial_a="ab" * 32, initial_from=said))
+        assert await refused(intake, registry, OWNER, new(source)) == "constant_unwitnessed"
+        assert (left(registry), till.paid) == ([], [])
+
+    async def test_what_was_on_sale_before_the_rule_stays_and_its_price_may_change_but_not_what_it_is(
+        self, intake: Intake, registry: AdapterRegistry, source: Path, base: BaseModel
+    ) -> None:
+        added = await intake.add(OWNER, new(source))
+        folder = Path(added.folder)
+        save_card(folder, replace(load_card(folder), initial_a="ab" * 32, initial_from="row_root"))
+        save_card(source, load_card(folder))
+        again = await intake.add(OWNER, new(source, prompt_price_nano=9))
+        assert again.terms is not None
+        assert again.terms.prompt_price_nano == 9
+        _rewrite(source, base, seed=2)
+        assert await refused(intake, registry, OWNER, new(source, replace=True)) == "constant_unwitnessed"
 
 
 class TestFee:

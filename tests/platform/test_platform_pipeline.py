@@ -14,7 +14,7 @@ from openledger.adapters.base_model import load_model, load_tokenizer
 from openledger.adapters.registry import AdapterRegistry
 from openledger.attribution.actor import start_index_host
 from openledger.core.clock import ManualClock
-from openledger.core.errors import Forbidden, NotFound, Unavailable
+from openledger.core.errors import Conflict, Forbidden, NotFound, Unavailable
 from openledger.core.shares import shares_ppb
 from openledger.core.signing import SigningKey
 from openledger.core.values import Answer, ContributorScores, DatanetVersion, Pool, RowDraft
@@ -45,16 +45,21 @@ def base(tmp_path_factory):
 @pytest.fixture
 def ledger(tmp_path):
     ledger = Ledger(tmp_path / "ledger.db", ManualClock(), SigningKey(b"k" * 32), "openledger/test")
-    economy = Economy(ledger, tmp_path, ManualClock())
-    for party in (OWNER, OPERATOR, STRANGER):
-        economy.grant(party, DEPOSIT_NANO, party)
     yield ledger
-    economy.close()
     ledger.close()
 
 
 @pytest.fixture
-def book(ledger, tmp_path):
+def economy(ledger, tmp_path):
+    economy = Economy(ledger, tmp_path, ManualClock())
+    for party in (OWNER, OPERATOR, STRANGER):
+        economy.grant(party, DEPOSIT_NANO, party)
+    yield economy
+    economy.close()
+
+
+@pytest.fixture
+def book(ledger, economy, tmp_path):
     book = NonceBook(ledger)
     pipeline.commit_nonces(book, tmp_path / "nonces", "greek", 1, OWNER, [OPERATOR])
     return book
@@ -231,16 +236,37 @@ class TestTraining:
 
 
 class TestOffer:
-    CARD = SimpleNamespace(digest="d1", datanet="greek", datanet_version=1, row_root="00")
+    CARD = SimpleNamespace(
+        name="greek", digest="d1", datanet="greek", datanet_version=1, row_root="aa", rows_trained=("row_1",),
+        parents=(), recipe=RECIPE.to_dict(), order="",
+    )  # fmt: skip
+
+    @pytest.fixture(autouse=True)
+    def drawn(self, draw, base, economy, monkeypatch):
+        monkeypatch.setattr(pipeline.ray, "get", lambda value: value)
+        self.economy, self.base = Remote(economy), base
+        self.constant = public_constant(base.digest, "greek", 1, draw())
 
     @pytest.fixture
     def registry(self, tmp_path):
         (tmp_path / "adapters" / "one").mkdir(parents=True)
         return AdapterRegistry(tmp_path / "adapters")
 
-    def offer(self, registry, digest):
-        card = SimpleNamespace(**{**vars(self.CARD), "digest": digest})
-        return pipeline.offer(registry, "mine", registry.root / "one", card, OWNER, (1, 1))
+    def offer(self, registry, digest, prices=(1, 1), **changed):
+        told = {"digest": digest, "base_digest": self.base.digest, "initial_a": self.constant, **changed}
+        card = SimpleNamespace(**{**vars(self.CARD), **told})
+        return pipeline.offer(registry, "mine", registry.root / "one", card, OWNER, prices, self.economy)
+
+    def test_what_no_witness_gave_a_nonce_for_is_not_offered_and_what_was_stays(self, registry):
+        terms = self.offer(registry, "d1")
+        with pytest.raises(Conflict) as caught:
+            self.offer(registry, "d2", initial_a="ab" * 32)
+        assert caught.value.code == "constant_unwitnessed"
+        assert registry.get("mine").terms == terms
+
+    def test_what_is_sold_already_is_offered_at_another_price(self, registry):
+        self.offer(registry, "d1")
+        assert self.offer(registry, "d1", prices=(2, 3), initial_a="ab" * 32).completion_price_nano == 3
 
     @pytest.mark.parametrize("digest", ["d1", "d2"])
     def test_what_is_private_stays_so(self, registry, digest):
@@ -278,7 +304,7 @@ def retrained(base, tmp_path):
         train(module, examples, recipe, job.constant)
         module.save_pretrained(middle_folder(job.output))
         card = write_adapter(module, job, examples, [1.0], 1)
-        pipeline.register(registry, job, card, OWNER, (1, 1))
+        pipeline.put_on_sale(registry, job.name, Path(job.output), card, OWNER, (1, 1))
         jobs.append((job, card, decoys))
     return registry, jobs, indexes
 

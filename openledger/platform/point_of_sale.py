@@ -1,0 +1,106 @@
+"""The point of sale: may an adapter be offered? What cards say of each generation's run, for the economy to check.
+
+A derived adapter is sold on the work of all its generations, and all are paid of what it sells. So each that was
+trained on rows of its own has to have a witnessed constant (`economy.witnesses`): else a run that was shopped for could
+be sold by going on from it. A merge has no rows and no constant; its parents answer for theirs. An adapter that is sold
+already stays under its name, at any price, whatever was asked when it was first offered.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from openledger.adapters.card import AdapterCard, load_card
+from openledger.adapters.registry import AdapterRegistry
+from openledger.core.errors import NotFound
+from openledger.core.hashing import digest_json
+from openledger.economy.witnesses import Training
+from openledger.ledger.nonces import Purpose
+from openledger.platform.generations import find_ancestry
+from openledger.training.trainer import TrainingJob
+
+_OF_WITHDRAWALS = ("without", "without_of")  # what a withdrawal adds to the recipe of the run it repeats
+
+
+def check_offer(economy: Any, registry: AdapterRegistry, name: str, card: AdapterCard, seller: str) -> None:
+    """Raises Conflict (`constant_unwitnessed`) unless `seller` may offer the adapter as `name`; see `WitnessBook`."""
+    if not is_sold(registry, name, card.digest):
+        ray.get(economy.check_sale.remote(trainings(registry, card, seller)))
+
+
+def check_plan(economy: Any, registry: AdapterRegistry, job: TrainingJob, seller: str) -> None:
+    """The same before `job` is trained, for its adapter under the Datanet's name: a refusal costs no training then."""
+    folder = Path(job.output)
+    if (folder / "card.json").exists():
+        check_offer(economy, registry, job.name, load_card(folder), seller)
+        return
+    purpose = purpose_of(job.version.row_root, job.base.digest, job.recipe.to_dict())
+    planned = Training(
+        adapter=job.name,
+        datanet=job.version.datanet,
+        version=job.version.number,
+        purpose=purpose,
+        constant=job.constant,
+        seller=seller,
+    )
+    before = _ancestors(registry, job.parent.digest, seller) if job.parent else []
+    ray.get(economy.check_sale.remote([planned, *before]))
+
+
+def trainings(registry: AdapterRegistry, card: AdapterCard, seller: str) -> list[Training]:
+    """The runs of the adapter with that card and of every generation before it. An ancestor that is sold itself answers
+    to its own seller. Raises as `find_ancestry`."""
+    found = [_training(card, seller)]
+    for parent, _ in card.parents:
+        found += _ancestors(registry, parent, seller)
+    return list(dict.fromkeys(one for one in found if one is not None))
+
+
+def purpose_of(row_root: str, base_digest: str, recipe: Mapping[str, Any]) -> Purpose:
+    """What a constant is drawn for, of a version's rows, a base and a recipe's settings."""
+    settings = {name: value for name, value in recipe.items() if name not in _OF_WITHDRAWALS}
+    return Purpose(
+        row_root=row_root,
+        base_digest=base_digest,
+        recipe_digest=digest_json(json.dumps(settings, sort_keys=True)),
+    )
+
+
+def is_sold(registry: AdapterRegistry, name: str, digest: str) -> bool:
+    try:
+        known = registry.get(name)
+    except NotFound:
+        return False
+    return known.digest == digest and known.terms is not None
+
+
+def _ancestors(registry: AdapterRegistry, digest: str, seller: str) -> list[Training]:
+    ancestry, found = find_ancestry(registry, digest), []
+    for each, adapter in ancestry.adapters.items():
+        card = ancestry.card(each)
+        if card is None:
+            raise NotFound(
+                f"{adapter.name} has no card: nobody knows by which constant it was trained",
+                code="missing_parent",
+                param=each,
+                fix="restore its card.json",
+            )
+        found.append(_training(card, adapter.terms.owner_account if adapter.terms else seller))
+    return [one for one in found if one is not None]
+
+
+def _training(card: AdapterCard, seller: str) -> Training | None:
+    """None for a merge."""
+    if card.parents and not card.rows_trained:
+        return None
+    return Training(
+        adapter=card.name,
+        datanet=card.datanet,
+        version=card.datanet_version,
+        purpose=purpose_of(card.row_root, card.base_digest, card.recipe),
+        constant=card.order or card.initial_a,
+        seller=seller,
+    )
