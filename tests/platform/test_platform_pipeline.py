@@ -132,7 +132,7 @@ class StandIn:
     """A registry of one adapter that is not looked at."""
 
     def find_digest(self, digest):
-        return digest
+        return SimpleNamespace(is_base=False)
 
 
 @pytest.fixture
@@ -231,7 +231,7 @@ class TestTraining:
 
 
 class TestOffer:
-    CARD = SimpleNamespace(digest="d1", datanet="greek", datanet_version=1, row_root="00")
+    CARD = SimpleNamespace(digest="d1", base_digest="b1", datanet="greek", datanet_version=1, row_root="00")
 
     @pytest.fixture
     def registry(self, tmp_path):
