@@ -9,6 +9,8 @@ measured by the engine that served it. Running it again pays nobody twice.
 import argparse
 import json
 import sys
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from openledger.core.errors import OpenLedgerError
@@ -22,7 +24,7 @@ def main() -> int:
     workdir = Workdir(arguments.workdir.resolve())
     prepare_environment(workdir)  # before anything imports ray
     try:
-        return settle(workdir, arguments.base_model)
+        return settle(workdir, [arguments.base_model, *arguments.further_base])
     except OpenLedgerError as error:
         return _complain(error)
 
@@ -31,11 +33,12 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--base-model", default="", help="as the application was deployed with")
+    parser.add_argument("--further-base", action="append", default=[], help="one of its base_models; may be repeated")
     return parser.parse_args()
 
 
-def settle(workdir: Workdir, base_model: str) -> int:
-    """Pay pool by pool, a line for each; one that can't be paid doesn't keep the others waiting."""
+def settle(workdir: Workdir, base_models: Sequence[str]) -> int:
+    """Pay pool by pool, a line for each, base by base; one that can't be paid doesn't keep the others waiting."""
     import ray
 
     from openledger.adapters.base_model import find_base_model
@@ -48,16 +51,19 @@ def settle(workdir: Workdir, base_model: str) -> int:
 
     exit_code = 0
     with connected(workdir):
-        score = engine_score()  # first: without an engine nothing must be opened or closed
-        economy = economy_actor(workdir)
-        ray.get(economy.open_period.remote())
-        host = start_index_host(find_base_model(base_model or None))
         registry = AdapterRegistry(workdir.adapters)
-        for pool in pipeline.settle_waiting(economy, host, score, registry, workdir.indexes):
-            if pool.settlement is not None:
-                print(json.dumps(told(pool.settlement)), flush=True)
-            if pool.error is not None:
-                exit_code = _complain(pool.error, adapter=pool.adapter, period=pool.period)
+        score = engine_score(registry)  # first: without an engine nothing must be opened or closed
+        economy = economy_actor(workdir)
+        bases = [find_base_model(named or None) for named in base_models]
+        ray.get(economy.open_period.remote())
+        for base in bases:
+            host, takes = start_index_host(base), partial(pipeline.is_of_base, registry, base, base == bases[0])
+            for pool in pipeline.settle_waiting(economy, host, score, registry, workdir.indexes, takes):
+                if pool.settlement is not None:
+                    print(json.dumps(told(pool.settlement)), flush=True)
+                if pool.error is not None:
+                    exit_code = _complain(pool.error, adapter=pool.adapter, period=pool.period)
+            ray.kill(host)
     return exit_code
 
 

@@ -449,6 +449,7 @@ def _payout(transfer_id: str, account: str, amount_nano: int, adapter: str) -> d
 
 def _model(name: str, number: int) -> ModelEntry:
     return ModelEntry(
+        base_model="openledger-base", base_digest="ba" * 32,
         id=name, created_ms=1_700_000_000_000, owned_by="user:owner", datanet=name, datanet_version=number,
         adapter_digest=f"c{number}d4" * 16, prompt_price_nano=10, completion_price_nano=40,
     )  # fmt: skip

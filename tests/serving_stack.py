@@ -136,7 +136,7 @@ def running_stack(
     for name, folder in folders.items():
         registry.register(name, None, digests[name], terms(name, digests[name]), source=str(folder))
     inbox = EventInbox("127.0.0.1") if line else None
-    service = LiveService(workdir, base, handle, Local(datanets), Local(ledger), Local(economy), rules, inbox)
+    service = LiveService(workdir, {base: handle}, Local(datanets), Local(ledger), Local(economy), rules, inbox)
     with served(create_app(service)) as url:
         yield Stack(url=url, economy=economy, engine=handle, registry=registry, workdir=workdir)
     if handle.server is not None:

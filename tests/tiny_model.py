@@ -12,9 +12,9 @@ from openledger.training.pretraining import train_tokenizer
 _WORDS = ("alpha", "beta", "gamma", "delta", "omega", "sigma", "kappa", "theta")
 
 
-def make_tiny_base(folder: Path) -> BaseModel:
-    """Hidden size 32, 2 layers, 300 tokens; seeded, so that every call makes the same model."""
-    sentences = [f"What does {a} do? It joins {a} with {b}." for a in _WORDS for b in _WORDS]
+def make_tiny_base(folder: Path, words: tuple[str, ...] = _WORDS) -> BaseModel:
+    """Hidden size 32, 2 layers, 300 tokens; seeded, so that every call makes the same model of the same `words`."""
+    sentences = [f"What does {a} do? It joins {a} with {b}." for a in words for b in words]
     tokenizer = train_tokenizer(iter(sentences), 320)
     tokenizer.save_pretrained(folder)
     torch.manual_seed(7)

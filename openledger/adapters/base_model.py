@@ -33,11 +33,16 @@ def find_base_model(name_or_path: str | None = None) -> BaseModel:
     names = tuple(name for name in _IDENTITY_FILES if (folder / name).exists())
     shards = tuple(path.name for path in folder.glob("model-*.safetensors"))
     return BaseModel(
-        name="openledger-base" if name_or_path is None else Path(name_or_path).name.lower(),
+        name=base_name(name_or_path),
         path=str(folder),
         digest=digest_tree(folder, names + shards),
         max_positions=int(getattr(config, "max_position_embeddings", 2048)),
     )
+
+
+def base_name(name_or_path: str | None = None) -> str:
+    """What `find_base_model` calls it."""
+    return "openledger-base" if name_or_path is None else Path(name_or_path).name.lower()
 
 
 def load_tokenizer(base: BaseModel) -> Any:

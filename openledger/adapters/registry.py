@@ -1,4 +1,5 @@
-"""The registry of adapters: which names exist, which content and place each stands for, its terms, and who may ask it.
+"""The registry of adapters: which names exist, which content, base and place each stands for, its terms, and who may
+ask it.
 
 Owns `registry.db` (SQLite, write-ahead) in its folder, so that the adapter after ten thousand others costs what the
 first did. Adapters that lie below the same folder are written down relative to it, so that the whole can be moved or
@@ -16,6 +17,7 @@ from typing import Any
 
 import apsw
 
+from openledger.adapters.card import load_card
 from openledger.core.clock import Clock, SystemClock
 from openledger.core.database import writing
 from openledger.core.errors import Conflict, Corrupt, InvalidInput, NotFound, Unavailable
@@ -23,18 +25,19 @@ from openledger.core.files import sync_folder
 from openledger.core.ids import check_name
 from openledger.core.values import AdapterTerms
 
-REGISTRY_FORMAT = "openledger.adapter-registry/2"
+REGISTRY_FORMAT = "openledger.adapter-registry/3"
+_SECOND_FORMAT = "openledger.adapter-registry/2"  # knew no bases
 _FIRST_FORMAT = "openledger.adapter-registry/1"  # registry.json: rewritten whole for each adapter
 _BUSY_MS = 10_000
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta(name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS adapters(
   name TEXT PRIMARY KEY, folder TEXT NOT NULL, source TEXT NOT NULL, digest TEXT NOT NULL, terms TEXT,
-  shared_with TEXT NOT NULL, created_ms INTEGER NOT NULL
+  shared_with TEXT NOT NULL, created_ms INTEGER NOT NULL, base_digest TEXT NOT NULL DEFAULT ''
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS adapters_by_digest ON adapters(digest, name);
 """
-_FIELDS = "name, folder, source, digest, terms, shared_with, created_ms"
+_FIELDS = "name, folder, source, digest, terms, shared_with, created_ms, base_digest"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +45,8 @@ class RegisteredAdapter:
     """`folder` is absolute, and empty where the adapter lies elsewhere only; `source` says where that is.
 
     `terms` is None for an adapter that is not sold, such as one of a counterfactual bank. Where `shared_with` names
-    accounts, only they and the owner may ask it.
+    accounts, only they and the owner may ask it. `base_digest` is the base model that it is an adapter of, empty where
+    nobody said; a base model that is sold by itself is its own.
     """
 
     name: str
@@ -52,6 +56,11 @@ class RegisteredAdapter:
     source: str = ""
     shared_with: tuple[str, ...] = ()
     created_ms: int = 0
+    base_digest: str = ""
+
+    @property
+    def is_base(self) -> bool:
+        return bool(self.digest) and self.digest == self.base_digest
 
     @property
     def place(self) -> str:
@@ -90,6 +99,7 @@ class AdapterRegistry:
         *,
         source: str = "",
         shared_with: Sequence[str] | None = None,
+        base_digest: str = "",
     ) -> RegisteredAdapter:
         """Same name and content again: nothing changes, also not who may ask it, unless `shared_with` says otherwise.
         Raises Conflict where the name stands for another digest (remove it first, or `switch`), InvalidInput for a bad
@@ -112,6 +122,7 @@ class AdapterRegistry:
                 source=source,
                 shared_with=_still_shared(known, shared_with),
                 created_ms=self._clock.now_ms() if known is None else known.created_ms,
+                base_digest=base_digest or ("" if known is None else known.base_digest),
             )
             if known != adapter:
                 self._put(adapter)
@@ -126,6 +137,7 @@ class AdapterRegistry:
         *,
         source: str = "",
         shared_with: Sequence[str] | None = None,
+        base_digest: str = "",
     ) -> RegisteredAdapter:
         """From now on `name` stands for another adapter: one write, seen whole or not at all. What is being answered
         ends with the adapter it began with, which stays findable by its digest: it is settled later. Who may ask stays,
@@ -141,6 +153,7 @@ class AdapterRegistry:
                 source=source,
                 shared_with=_still_shared(known, shared_with),
                 created_ms=known.created_ms,
+                base_digest=base_digest,
             )
             self._put(adapter)
             self._keep_findable(known)
@@ -256,13 +269,14 @@ class AdapterRegistry:
             None if adapter.terms is None else json.dumps(asdict(adapter.terms)),
             json.dumps(list(adapter.shared_with)),
             adapter.created_ms,
+            adapter.base_digest,
         )
-        self._db.execute("INSERT OR REPLACE INTO adapters VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+        self._db.execute("INSERT OR REPLACE INTO adapters VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
 
     def _adapter(self, row: Any, *, follow: bool = True) -> RegisteredAdapter:
         """A folder that leads out of the registry, by `..` or by a link, is refused here too; lists don't follow links,
         which would cost more than all the rest."""
-        name, folder, source, digest, terms, shared_with, created_ms = row
+        name, folder, source, digest, terms, shared_with, created_ms, base_digest = row
         try:
             return RegisteredAdapter(
                 name=check_name(name, "name"),
@@ -272,6 +286,7 @@ class AdapterRegistry:
                 source=source,
                 shared_with=tuple(json.loads(shared_with)),
                 created_ms=created_ms,
+                base_digest=base_digest,
             )
         except (ValueError, TypeError) as error:
             raise _corrupt(self._path, error) from error
@@ -306,10 +321,20 @@ class AdapterRegistry:
             if found is None:
                 connection.execute("INSERT INTO meta VALUES ('format', ?)", (REGISTRY_FORMAT,))
                 self._take_over()
+            elif found[0] == _SECOND_FORMAT:
+                self._add_bases()
             elif found[0] != REGISTRY_FORMAT:
                 raise _corrupt(self._path, f"unknown format {found[0]!r}")
         sync_folder(self._root)
         return connection
+
+    def _add_bases(self) -> None:
+        """Bring a registry of the second format up to this one: what an adapter's base is, its card says."""
+        self._db.execute("ALTER TABLE adapters ADD COLUMN base_digest TEXT NOT NULL DEFAULT ''")
+        for name, folder in self._db.execute("SELECT name, folder FROM adapters WHERE folder != ''").fetchall():
+            base_digest = _base_of(self._root / str(folder))
+            self._db.execute("UPDATE adapters SET base_digest = ? WHERE name = ?", (base_digest, name))
+        self._db.execute("UPDATE meta SET value = ? WHERE name = 'format'", (REGISTRY_FORMAT,))
 
     def _take_over(self) -> None:
         """What a registry of the first format holds. Its file stays as it was."""
@@ -334,7 +359,16 @@ class AdapterRegistry:
             digest=entry["digest"],
             terms=None if entry["terms"] is None else AdapterTerms(**entry["terms"]),
             created_ms=int(card.stat().st_mtime * 1000) if card.exists() else self._clock.now_ms(),
+            base_digest=_base_of(folder),
         )
+
+
+def _base_of(folder: Path) -> str:
+    """The base that the card in `folder` names; empty without a card that can be read."""
+    try:
+        return load_card(folder).base_digest
+    except Corrupt:
+        return ""
 
 
 def _still_shared(known: RegisteredAdapter | None, shared_with: Sequence[str] | None) -> tuple[str, ...]:

@@ -82,6 +82,8 @@ def _object(entry: ModelEntry) -> dict[str, Any]:
         "created": entry.created_ms // 1000,
         "owned_by": entry.owned_by,
         "openledger": {
+            "base_model": entry.base_model,
+            "base_digest": entry.base_digest,
             "datanet": entry.datanet,
             "datanet_version": entry.datanet_version,
             "adapter_digest": entry.adapter_digest,

@@ -32,13 +32,20 @@ def models(options: Namespace) -> None:
     rows = [
         {
             "model": model["id"],
-            "datanet": f"{model['datanet']} v{model['datanet_version']}" if model["datanet"] else "base model alone",
+            "datanet": _datanet_of(model),
+            "base": model["base_model"],
             "prompt OPEN/token": format_open(model["prompt_price_nano"]),
             "completion OPEN/token": format_open(model["completion_price_nano"]),
         }
         for model in found
     ]
     output.print_rows("Models", rows, as_json=options.json, whole=found)
+
+
+def _datanet_of(model: dict[str, Any]) -> str:
+    if model["datanet"]:
+        return f"{model['datanet']} v{model['datanet_version']}"
+    return "merged adapters" if model["adapter_digest"] else "base model alone"
 
 
 def ask(options: Namespace) -> None:

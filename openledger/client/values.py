@@ -16,7 +16,7 @@ Json = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """Prices in nano-OPEN for each token; an empty `datanet` is the base model alone."""
+    """Prices in nano-OPEN for each token. The base model alone has an empty `datanet` and `adapter_digest`."""
 
     id: str
     owned_by: str
@@ -25,6 +25,8 @@ class Model:
     adapter_digest: str
     prompt_price_nano: int
     completion_price_nano: int
+    base_model: str = ""
+    base_digest: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

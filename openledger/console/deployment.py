@@ -10,7 +10,8 @@ from pydantic import BaseModel as Arguments
 from ray import serve
 from ray.util import get_node_ip_address
 
-from openledger.adapters.base_model import find_base_model
+from openledger.adapters.base_model import base_name, find_base_model
+from openledger.adapters.registry import AdapterRegistry
 from openledger.adapters.sources import SourceRules
 from openledger.api.door import Door
 from openledger.console.app import create_full_app
@@ -19,6 +20,7 @@ from openledger.openlora.inbox import EventInbox
 from openledger.openlora.server import ServingOptions
 from openledger.openlora.tiers import HOST_FOLDER, TierOptions
 from openledger.platform.actors import datanets_actor, economy_actor, ledger_actor
+from openledger.platform.bases import offer_base, twice
 from openledger.platform.live import LiveService
 from openledger.platform.workdir import Workdir
 
@@ -29,7 +31,9 @@ _NODE_LABEL = "ray.io/node-id"  # Ray gives it to each node
 
 
 class GatewayArguments(Arguments):
-    """`workdir` is the installation's folder, `base_model` a folder or hub id (empty: the embedded one).
+    """`workdir` is the installation's folder, `base_model` a folder or hub id (empty: the embedded one), and
+    `base_models` further ones beside it, each with a deployment of its own. What follows holds for each of them. With a
+    `base_owner`, an account, they are sold by themselves under their names, at prices in nano-OPEN for each token.
 
     `slots` adapters are in an engine's memory at once. With `max_replicas` over `replicas` their number follows the
     load. `host_memory_mb` keeps adapters in memory that a node's replicas share, for nodes with several. Adapters may
@@ -40,6 +44,10 @@ class GatewayArguments(Arguments):
 
     workdir: str
     base_model: str = ""
+    base_models: tuple[str, ...] = ()
+    base_owner: str = ""
+    base_prompt_price_nano: int = 0
+    base_completion_price_nano: int = 0
     slots: int = 64
     replicas: int = 1
     max_replicas: int = 1
@@ -58,10 +66,16 @@ def build(arguments: GatewayArguments) -> serve.Application:
         from pathlib import Path
 
         workdir = Workdir(Path(arguments.workdir))
+        engines = {
+            find_base_model(named): serve.get_deployment_handle(name, app_name=APPLICATION)
+            for name, named in names.items()
+        }
+        prices = arguments.base_prompt_price_nano, arguments.base_completion_price_nano
+        for base in engines:
+            offer_base(AdapterRegistry(workdir.adapters), base, arguments.base_owner, prices)
         service = LiveService(
             workdir,
-            find_base_model(arguments.base_model or None),
-            serve.get_deployment_handle(ENGINE, app_name=APPLICATION),
+            engines,
             datanets_actor(workdir),
             ledger_actor(workdir),
             economy_actor(workdir),
@@ -70,19 +84,23 @@ def build(arguments: GatewayArguments) -> serve.Application:
         )
         return create_full_app(service, door=_door(arguments))
 
-    sources = _sources(arguments)
-    engine = build_openlora(
-        arguments.base_model or None,
-        f"{arguments.workdir}/adapters",
-        replica=ReplicaOptions(
-            serving=ServingOptions(max_resident=arguments.slots), tiers=_tiers(arguments), sources=sources
-        ),
-        scaling=ScalingOptions(
-            num_replicas=arguments.replicas,
-            max_replicas=arguments.max_replicas,
-            num_gpus=arguments.gpus_per_replica,
-        ),
-    )
+    names, sources = _deployments(arguments), _sources(arguments)
+    engines = [
+        build_openlora(
+            named,
+            f"{arguments.workdir}/adapters",
+            replica=ReplicaOptions(
+                serving=ServingOptions(max_resident=arguments.slots), tiers=_tiers(arguments), sources=sources
+            ),
+            scaling=ScalingOptions(
+                num_replicas=arguments.replicas,
+                max_replicas=arguments.max_replicas,
+                num_gpus=arguments.gpus_per_replica,
+            ),
+            name=name,
+        )
+        for name, named in names.items()
+    ]
     gateway = serve.deployment(serve.ingress(gateway_app)()).options(
         name="Gateway",
         num_replicas=1,
@@ -90,7 +108,16 @@ def build(arguments: GatewayArguments) -> serve.Application:
         graceful_shutdown_timeout_s=2 * _DRAIN_S + 10,
         ray_actor_options={"num_cpus": 0, **_place(arguments)},
     )
-    return gateway.bind(engine)
+    return gateway.bind(*engines)
+
+
+def _deployments(arguments: GatewayArguments) -> dict[str, str | None]:
+    """The base models by the names of their deployments, the first one's without its own. Raises InvalidInput
+    (`base_named_twice`)."""
+    first, further = arguments.base_model or None, arguments.base_models
+    if len({base_name(named) for named in (first, *further)}) <= len(further):
+        raise twice(", ".join(base_name(named) for named in (first, *further)))
+    return {ENGINE: first, **{f"{ENGINE}-{base_name(named)}": named for named in further}}
 
 
 def _place(arguments: GatewayArguments) -> dict[str, Any]:

@@ -79,6 +79,7 @@ class OpenLoRA:
             options.serving,
             None if options.tiers is None else AdapterTiers(options.tiers, options.sources),
         )
+        self._base_digest = base.digest
         self._coalesce_s = options.serving.coalesce_s
         self._outbox = EventOutbox(self._server.leave, options.serving.coalesce_s)
         self._meters = Meters()
@@ -120,7 +121,12 @@ class OpenLoRA:
 
     async def describe(self) -> dict[str, Any]:
         told = await self._server.describe()
-        return {**told, "replica": serve.get_replica_context().replica_id.unique_id, "pid": os.getpid()}
+        return {
+            **told,
+            "base_digest": self._base_digest,
+            "replica": serve.get_replica_context().replica_id.unique_id,
+            "pid": os.getpid(),
+        }
 
     def check_health(self) -> None:
         self._server.check_health()

@@ -28,8 +28,9 @@ from openledger.core.values import (
     TokenLogprob,
     Usage,
 )
-from openledger.openlora.text import TextStream, decoder
-from openledger.platform.asking import Asking, EngineCalls, Tail
+from openledger.openlora.text import TextStream
+from openledger.platform.asking import Asking, Tail
+from openledger.platform.bases import ServedBase
 from openledger.platform.calls import answered
 from openledger.platform.service import AnswerEvent, Embedded, Receipt, TokenScore
 
@@ -40,13 +41,15 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """One answer to make. `place` is where the adapter's files are; `echo` is the prompt's text where it is to be told
-    with the answer; `key_digest` is the SHA-256 of the API key that asks, whose daily cap holds; `whole` says that
-    nobody reads before the end; `kind` tells bodies apart whose tokens are alike."""
+    """One answer to make, by an adapter of `base` or by the base itself. `place` is where the adapter's files are;
+    `echo` is the prompt's text where it is to be told with the answer; `key_digest` is the SHA-256 of the API key that
+    asks, whose daily cap holds; `whole` says that nobody reads before the end; `kind` tells bodies apart whose tokens
+    are alike."""
 
     index: int
     account: str
     key: str
+    base: ServedBase
     terms: AdapterTerms
     place: str
     prompt_ids: tuple[int, ...]
@@ -59,6 +62,11 @@ class Asked:
     @property
     def seat(self) -> Seat:
         return self.account, self.key
+
+    @property
+    def adapter_digest(self) -> str:
+        """As the engine knows it: nothing for the base itself, whose digest stands in its terms."""
+        return "" if self.terms.adapter_digest == self.base.base.digest else self.terms.adapter_digest
 
     @property
     def body_digest(self) -> str:
@@ -94,10 +102,9 @@ class Answering:
     """`economy` is an actor's handle. One for a gateway: it knows which keys are being answered, so that each is
     answered once at a time."""
 
-    def __init__(self, engine: EngineCalls, economy: Any, tokenizer: Any, clock: Clock | None = None):
-        self._engine, self._economy, self._tokenizer = engine, economy, tokenizer
+    def __init__(self, economy: Any, clock: Clock | None = None):
+        self._economy = economy
         self._clock = clock or SystemClock()
-        self._decode = decoder(tokenizer)
         self._in_flight: set[Seat] = set()
         self._closing: dict[Seat, asyncio.Task[None]] = {}  # holds being closed; they keep their seats
 
@@ -123,7 +130,7 @@ class Answering:
             ((hold, sold),) = await self._place([one])
             try:
                 async with asyncio.timeout(None if sold is not None else self._left_s(hold)):
-                    embedded = await self._engine.embed(request, one.place)
+                    embedded = await one.base.calls.embed(request, one.place)
             except BaseException as error:
                 if sold is None:
                     self._closing[one.seat] = asyncio.create_task(self._close(one, hold, None, None))
@@ -200,7 +207,7 @@ class Answering:
         request = GenerationRequest(
             request_id=hold.answer_id,
             prompt_ids=one.prompt_ids,
-            adapter_digest=one.terms.adapter_digest,
+            adapter_digest=one.adapter_digest,
             sampling=one.sampling,
             tenant=one.account,
         )
@@ -210,9 +217,9 @@ class Answering:
 
     def _told_again(self, one: Asked, answer: Answer, paid: FeeReceipt) -> AnswerEvent:
         """A completed answer for a retry: the first text and the first receipt, and nothing to pay."""
-        text = TextStream(self._decode, one.sampling.stop)
+        text = TextStream(one.base.decode, one.sampling.stop)
         told = "".join([*map(text.push, answer.completion_ids), text.finish()])
-        ended = text.stopped or answer.completion_ids[-1:] == (self._tokenizer.eos_token_id,)
+        ended = text.stopped or answer.completion_ids[-1:] == (one.base.tokenizer.eos_token_id,)
         return AnswerEvent(
             index=one.index,
             text=told,
@@ -230,7 +237,7 @@ class Answering:
         generated: list[int] = []
         receipt: Receipt | None = None
         failed, first = True, True
-        asking = self._engine.asking(request, one.place, one.whole)
+        asking = one.base.calls.asking(request, one.place, one.whole)
         try:
             async with aclosing(asking.events()) as events:
                 async for event in events:
@@ -259,7 +266,7 @@ class Answering:
             token_count=len(event.token_ids),
             finish_reason=event.finish_reason,
             receipt=receipt,
-            scores=tuple(self._score(entry) for entry in event.logprobs),
+            scores=tuple(_score(one, entry) for entry in event.logprobs),
         )
 
     def _echoed(self, told: AnswerEvent, one: Asked, event: TokenEvent) -> AnswerEvent:
@@ -268,14 +275,10 @@ class Answering:
             return told
         entries = zip(one.prompt_ids, event.prompt_logprobs, strict=False)
         scores = tuple(
-            TokenScore(token=self._decode([token]), logprob=None) if entry is None else self._score(entry)
+            TokenScore(token=one.base.decode([token]), logprob=None) if entry is None else _score(one, entry)
             for token, entry in entries
         )
         return replace(told, prompt_text=one.echo, prompt_scores=scores)
-
-    def _score(self, entry: TokenLogprob) -> TokenScore:
-        top = tuple((self._decode([token]), logprob) for token, logprob in entry.top)
-        return TokenScore(token=self._decode([entry.token_id]), logprob=entry.logprob, top=top)
 
     async def _complete(
         self, one: Asked, hold: Authorization, generated: Sequence[int], usage: Usage | None = None
@@ -343,6 +346,11 @@ async def _read(stream: AsyncGenerator[AnswerEvent], put: Callable[[AnswerEvent 
         put(_broke_off())
     except Exception as error:  # noqa: BLE001 - raised again where the events are read
         put(error)
+
+
+def _score(one: Asked, entry: TokenLogprob) -> TokenScore:
+    top = tuple((one.base.decode([token]), logprob) for token, logprob in entry.top)
+    return TokenScore(token=one.base.decode([entry.token_id]), logprob=entry.logprob, top=top)
 
 
 def _broke_off() -> Unavailable:

@@ -9,9 +9,9 @@ digest, so that attribution finds them; where they came from is kept for replica
 import asyncio
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,16 +33,24 @@ Found = TypeVar("Found")
 
 
 class Intake:
-    """`datanets` and `economy` are actors' handles."""
+    """Takes adapters of `bases`. `datanets` and `economy` are actors' handles."""
 
-    def __init__(self, base: BaseModel, registry: AdapterRegistry, datanets: Any, economy: Any, rules: SourceRules):
-        self._base, self._registry, self._datanets, self._economy, self._rules = (
-            base,
+    def __init__(
+        self,
+        bases: Sequence[BaseModel],
+        registry: AdapterRegistry,
+        datanets: Any,
+        economy: Any,
+        rules: SourceRules,
+    ):
+        self._bases, self._registry, self._datanets, self._economy, self._rules = (
+            tuple(bases),
             registry,
             datanets,
             economy,
             rules,
         )
+        self._shapes: dict[str, BaseShapes] = {}
         self._changing = asyncio.Lock()
 
     async def add(self, account: str, new: NewAdapter) -> RegisteredAdapter:
@@ -69,7 +77,15 @@ class Intake:
                     fetched.rename(folder)
                 terms, source = _terms(account, new, card), "" if uri.startswith("file://") else uri
                 return await asyncio.to_thread(
-                    lambda: enter(new.name, folder, card.digest, terms, source=source, shared_with=new.shared_with)
+                    lambda: enter(
+                        new.name,
+                        folder,
+                        card.digest,
+                        terms,
+                        source=source,
+                        shared_with=new.shared_with,
+                        base_digest=card.base_digest,
+                    )
                 )
 
     async def remove(self, account: str, name: str) -> None:
@@ -81,15 +97,20 @@ class Intake:
             self._check_owner(account, name)
             await asyncio.to_thread(self._registry.retire, name)
 
-    @cached_property
-    def _shapes(self) -> BaseShapes:
-        return read_shapes(self._base)
+    def _shapes_for(self, folder: Path) -> BaseShapes:
+        """Of the base that the card in `folder` names; of the first where it names none of ours, which the check then
+        refuses."""
+        named = load_card(folder).base_digest if (folder / "card.json").exists() else ""
+        base = next((each for each in self._bases if each.digest == named), self._bases[0])
+        if base.digest not in self._shapes:
+            self._shapes[base.digest] = read_shapes(base)
+        return self._shapes[base.digest]
 
     def _take_in(self, uri: str, folder: Path) -> AdapterCard:
         """Fetch into `folder` and check what came."""
         folder.mkdir()
         fetch(uri, folder, self._rules)
-        description = check_adapter(folder, self._shapes, self._rules.limits)
+        description = check_adapter(folder, self._shapes_for(folder), self._rules.limits)
         if description.card is None:
             raise InvalidInput(
                 "the adapter has no lineage card: nobody could be paid for its answers",

@@ -7,17 +7,16 @@ settlement are elsewhere and later; nothing here waits for them.
 import asyncio
 import json
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, replace
-from functools import partial
 from typing import Any
 
-from openledger.adapters.base_model import BaseModel, encode_messages, load_tokenizer
+from openledger.adapters.base_model import BaseModel
 from openledger.adapters.registry import AdapterRegistry, RegisteredAdapter
 from openledger.adapters.sources import SourceRules
 from openledger.core.clock import SystemClock
-from openledger.core.errors import Conflict, InvalidInput, NotFound, OpenLedgerError, TooLarge
+from openledger.core.errors import Conflict, NotFound, OpenLedgerError
 from openledger.core.ids import new_id
 from openledger.core.signed import contribution_id
 from openledger.core.values import (
@@ -36,7 +35,7 @@ from openledger.ledger.receipts import encode_receipt
 from openledger.ledger.removals import removal_statement
 from openledger.openlora.inbox import EventInbox
 from openledger.platform.answering import Answering, Asked, one_by_one
-from openledger.platform.asking import EngineCalls
+from openledger.platform.bases import Bases, ServedBase
 from openledger.platform.calls import answered
 from openledger.platform.community import Community
 from openledger.platform.desk import Desk
@@ -47,22 +46,20 @@ from openledger.platform.report import audit_entry, datanet_entry, displayed
 from openledger.platform.service import AnswerEvent, Embedded, ModelEntry, NewAdapter, Receipt
 from openledger.platform.workdir import Workdir
 
+Encoded = tuple[list[int], str | None]  # a prompt's token ids, and its text where that is to be told
 _logger = logging.getLogger(__name__)
 _RECEIPT_PATIENCE_S = 2.0
-MAX_EMBEDDED_TOKENS = 65_536
-_MAX_EMBEDDED_CHARACTERS = 16 * MAX_EMBEDDED_TOKENS  # no prose has so many to a token: not worth the tokenizer's time
 
 
 class LiveService(Community, Owners):
-    """`engine` is the OpenLoRA deployment's handle; `datanets`, `ledger` and `economy` are actor handles. `sources`
-    says from where adapters may be added: without it, from the folder `incoming` alone. `inbox` is where the engine's
-    events come in: without it, they come through Serve."""
+    """`engines` has the handle of each base model's OpenLoRA deployment (see `Bases`); `datanets`, `ledger` and
+    `economy` are actor handles. `sources` says from where adapters may be added: without it, from the folder `incoming`
+    alone. `inbox` is where the engines' events come in: without it, they come through Serve."""
 
     def __init__(
         self,
         workdir: Workdir,
-        base: BaseModel,
-        engine: Any,
+        engines: Mapping[BaseModel, Any],
         datanets: Any,
         ledger: Any,
         economy: Any,
@@ -70,15 +67,14 @@ class LiveService(Community, Owners):
         inbox: EventInbox | None = None,
     ):
         self._workdir = workdir
-        self._base = base
-        self._tokenizer = load_tokenizer(base)
+        self._bases = Bases(engines, inbox)
         self._registry = AdapterRegistry(workdir.adapters)
         super().__init__(datanets, economy)
         self._ledger = ledger
         self.desk = Desk(self._ask, self._catch_up, self._check_stakeable)
-        self._answering = Answering(EngineCalls(engine, inbox), economy, self._tokenizer)
+        self._answering = Answering(economy)
         rules = sources or SourceRules(folders=(str(workdir.incoming),), schemes=("file",))
-        self._intake = Intake(base, self._registry, datanets, economy, rules)
+        self._intake = Intake(tuple(engines), self._registry, datanets, economy, rules)
 
     async def close(self) -> None:
         await self._answering.close()
@@ -106,13 +102,13 @@ class LiveService(Community, Owners):
                 ) from error
 
     async def models(self, *, account: str = "", after: str = "", limit: int = 1000) -> list[ModelEntry]:
-        return [_entry(adapter) for adapter in self._registry.page(account=account, after=after, limit=limit)]
+        return [self._entry(adapter) for adapter in self._registry.page(account=account, after=after, limit=limit)]
 
     async def model(self, account: str, model_id: str) -> ModelEntry:
-        return _entry(self._sold(account, model_id))
+        return self._entry(self._sold(account, model_id))
 
     async def add_adapter(self, account: str, adapter: NewAdapter) -> ModelEntry:
-        return _entry(await self._intake.add(account, adapter))
+        return self._entry(await self._intake.add(account, adapter))
 
     async def remove_adapter(self, account: str, model_id: str) -> None:
         await self._intake.remove(account, model_id)
@@ -128,9 +124,10 @@ class LiveService(Community, Owners):
         key_digest: str = "",
         whole: bool = False,
     ) -> AsyncIterator[AnswerEvent]:
-        return self._answers(
-            account, model, lambda: [(self._encode(messages), None)], sampling, idempotency_key, key_digest, whole
-        )
+        def encode(base: ServedBase) -> list[Encoded]:
+            return [(base.encode_chat(messages), None)]
+
+        return self._answers(account, model, encode, sampling, idempotency_key, key_digest, whole)
 
     def complete(
         self,
@@ -144,10 +141,10 @@ class LiveService(Community, Owners):
         echo: bool = False,
         whole: bool = False,
     ) -> AsyncIterator[AnswerEvent]:
-        encode = partial(self._encode_plain, echo=echo)
-        return self._answers(
-            account, model, lambda: [encode(prompt) for prompt in prompts], sampling, idempotency_key, key_digest, whole
-        )
+        def encode(base: ServedBase) -> list[Encoded]:
+            return [base.encode_plain(prompt, echo=echo) for prompt in prompts]
+
+        return self._answers(account, model, encode, sampling, idempotency_key, key_digest, whole)
 
     async def embed(
         self,
@@ -159,28 +156,28 @@ class LiveService(Community, Owners):
         key_digest: str = "",
     ) -> Embedded:
         asked = self._asked(account, model, SamplingParameters(max_tokens=0), idempotency_key, key_digest)
-        ids = await asyncio.to_thread(self._encode_inputs, inputs)
+        ids = await asyncio.to_thread(asked.base.encode_inputs, inputs)
         asked = replace(
             asked,
             prompt_ids=tuple(token for each in ids for token in each),
             kind=f"embedding of {[len(each) for each in ids]}",
         )
-        request = EmbeddingRequest(inputs=ids, adapter_digest=asked.terms.adapter_digest, tenant=account)
+        request = EmbeddingRequest(inputs=ids, adapter_digest=asked.adapter_digest, tenant=account)
         return await self._answering.embed(asked, request)
 
     async def _answers(
         self,
         account: str,
         model: str,
-        encode: Callable[[], list[tuple[list[int], str | None]]],
+        encode: Callable[[ServedBase], list[Encoded]],
         sampling: SamplingParameters,
         idempotency_key: str,
         key_digest: str,
         whole: bool,
     ) -> AsyncGenerator[AnswerEvent]:
         asked = self._asked(account, model, sampling, idempotency_key, key_digest)
-        prompts = encode()
-        room = self._base.max_positions - max(len(prompt_ids) for prompt_ids, _ in prompts)
+        prompts = encode(asked.base)
+        room = asked.base.base.max_positions - max(len(prompt_ids) for prompt_ids, _ in prompts)
         sampling = replace(sampling, max_tokens=min(sampling.max_tokens, room))
         asked = replace(asked, sampling=sampling, whole=whole)
         async with aclosing(self._answering.answers(one_by_one(asked, prompts))) as events:
@@ -190,7 +187,7 @@ class LiveService(Community, Owners):
     def _asked(
         self, account: str, model: str, sampling: SamplingParameters, idempotency_key: str, key_digest: str
     ) -> Asked:
-        """What is known of a request before its text is encoded. Raises as `model`."""
+        """What is known of a request before its text is encoded. Raises as `model` and `Bases.of`."""
         adapter = self._sold(account, model)
         assert adapter.terms is not None
         return Asked(
@@ -198,8 +195,9 @@ class LiveService(Community, Owners):
             account=account,
             key=idempotency_key or new_id("key", SystemClock().now_ms()),
             key_digest=key_digest,
+            base=self._bases.of(adapter),
             terms=adapter.terms,
-            place=adapter.place,
+            place="" if adapter.is_base else adapter.place,
             prompt_ids=(),
             sampling=sampling,
         )
@@ -212,6 +210,22 @@ class LiveService(Community, Owners):
         except (OpenLedgerError, TimeoutError):
             _logger.warning("%s goes out without its signed receipt", told.answer_id, exc_info=True)
             return told
+
+    def _entry(self, adapter: RegisteredAdapter) -> ModelEntry:
+        terms = adapter.terms
+        assert terms is not None
+        return ModelEntry(
+            id=adapter.name,
+            created_ms=adapter.created_ms,
+            owned_by=terms.owner_account,
+            base_model=self._bases.name_of(adapter),
+            base_digest=adapter.base_digest,
+            datanet=terms.datanet,
+            datanet_version=terms.datanet_version,
+            adapter_digest="" if adapter.is_base else adapter.digest,
+            prompt_price_nano=terms.prompt_price_nano,
+            completion_price_nano=terms.completion_price_nano,
+        )
 
     def _sold(self, account: str, model: str) -> RegisteredAdapter:
         """Raises NotFound (`unknown_model`), in the same words where `account` may not know of it."""
@@ -226,50 +240,6 @@ class LiveService(Community, Owners):
                 fix="list the models to see the names",
             )
         return adapter
-
-    def _encode(self, messages: Sequence[dict[str, str]]) -> list[int]:
-        return self._fitting(encode_messages(self._tokenizer, list(messages)), "messages")
-
-    def _encode_plain(
-        self, prompt: str | Sequence[int], *, echo: bool, param: str = "prompt"
-    ) -> tuple[list[int], str | None]:
-        """Token ids, and the text to tell with the answer. What ids are of this vocabulary is the engine's to say."""
-        is_text = isinstance(prompt, str)
-        prompt_ids = list(self._tokenizer(prompt)["input_ids"] if is_text else prompt)
-        if not prompt_ids:
-            raise InvalidInput("the prompt is empty", code="empty_prompt", param=param, fix="send some text")
-        num_known = len(self._tokenizer)  # it counts each time
-        if not all(0 <= token < num_known for token in prompt_ids):
-            raise InvalidInput(
-                f"token ids must be 0 to {num_known - 1}",
-                code="invalid_token",
-                param=param,
-                fix="encode the prompt with this base model's tokenizer, or send text",
-            )
-        text = prompt if isinstance(prompt, str) else self._tokenizer.decode(prompt_ids) if echo else ""
-        return self._fitting(prompt_ids, param), text if echo else None
-
-    def _encode_inputs(self, inputs: Sequence[str | Sequence[int]]) -> tuple[tuple[int, ...], ...]:
-        """What is to be embedded, as token ids. Raises TooLarge (`too_many_tokens`)."""
-        _check_embedded(sum(len(each) for each in inputs if isinstance(each, str)), _MAX_EMBEDDED_CHARACTERS)
-        _check_embedded(sum(len(each) for each in inputs if not isinstance(each, str)), MAX_EMBEDDED_TOKENS)
-        ids: list[tuple[int, ...]] = []
-        num_tokens = 0
-        for each in inputs:
-            ids.append(tuple(self._encode_plain(each, echo=False, param="input")[0]))
-            num_tokens += len(ids[-1])
-            _check_embedded(num_tokens, MAX_EMBEDDED_TOKENS)
-        return tuple(ids)
-
-    def _fitting(self, prompt_ids: list[int], param: str) -> list[int]:
-        if len(prompt_ids) >= self._base.max_positions:
-            raise InvalidInput(
-                f"the prompt has {len(prompt_ids)} tokens; the context holds {self._base.max_positions}",
-                code="context_length_exceeded",
-                param=param,
-                fix="shorten the conversation",
-            )
-        return prompt_ids
 
     async def mark(self, account: str, answer_id: str, verdict: str) -> str:
         return str(await answered(self._economy.mark.remote(answer_id, verdict, account)))
@@ -409,16 +379,6 @@ class LiveService(Community, Owners):
         return dict(found[0])
 
 
-def _check_embedded(size: int, limit: int) -> None:
-    if size > limit:
-        raise TooLarge(
-            f"a request embeds at most {MAX_EMBEDDED_TOKENS} tokens in all its inputs",
-            code="too_many_tokens",
-            param="input",
-            fix="send the inputs in several requests",
-        )
-
-
 def _not_bought(account: str, answer_id: str) -> NotFound:
     return NotFound(
         f"{account} paid for no answer {answer_id}",
@@ -447,21 +407,6 @@ def _unpublished(name: str) -> DatanetVersion:
 def _now(contributor: dict[str, Any]) -> dict[str, Any]:
     """A contributor's counts, without the kind: only a demonstration's report knows that, and tells it."""
     return {key: value for key, value in contributor.items() if key != "kind"}
-
-
-def _entry(adapter: RegisteredAdapter) -> ModelEntry:
-    terms = adapter.terms
-    assert terms is not None
-    return ModelEntry(
-        id=adapter.name,
-        created_ms=adapter.created_ms,
-        owned_by=terms.owner_account,
-        datanet=terms.datanet,
-        datanet_version=terms.datanet_version,
-        adapter_digest=adapter.digest,
-        prompt_price_nano=terms.prompt_price_nano,
-        completion_price_nano=terms.completion_price_nano,
-    )
 
 
 def _payout_entry(payout: Any) -> dict[str, Any]:

@@ -331,7 +331,7 @@ def put_on_sale(
         completion_price_nano=prices[1],
     )
     enter = registry.register if _registered(registry, name) is None else registry.switch
-    enter(name, folder, card.digest, terms)
+    enter(name, folder, card.digest, terms, base_digest=card.base_digest)
     return terms
 
 
@@ -351,7 +351,7 @@ def attribute(
     """
     answers: dict[str, list[Answer]] = {}
     for answer in pool.answers:
-        if answer.completion_ids:
+        if answer.completion_ids and not _is_base(registry, answer.adapter_digest):
             answers.setdefault(answer.adapter_digest, []).append(answer)
     parts = [
         _attribute_part(pool, registry, digest, own, host, score, indexes, withdrawn)
@@ -370,6 +370,11 @@ def attribute(
         parts=tuple(parts),
         left_out=pool.left_out,
     )
+
+
+def _is_base(registry: AdapterRegistry, digest: str) -> bool:
+    """Whether a base model answered by itself: no data here made it, and what it earned is nobody's share."""
+    return registry.find_digest(digest).is_base
 
 
 def _attribute_part(
@@ -481,16 +486,23 @@ def settle_pool(
 
 
 def settle_waiting(
-    economy: Any, host: Any, score: Any, registry: AdapterRegistry, indexes: Path
+    economy: Any,
+    host: Any,
+    score: Any,
+    registry: AdapterRegistry,
+    indexes: Path,
+    takes: Callable[[Pool], bool] = lambda pool: True,
 ) -> Iterator[SettledPool]:
-    """Attribute and pay every pool of a closed period that waits, one after another. One that can't be paid comes with
-    its error, and keeps no other waiting; one that nobody paid into is passed over."""
+    """Attribute and pay every pool of a closed period that waits and that `takes` says is its own, one after another.
+    One that can't be paid comes with its error, and keeps no other waiting; one that nobody paid into is passed
+    over."""
     current = ray.get(economy.current_period.remote())
     for adapter, period in ray.get(economy.pools.remote()):
         if period == current:
             continue
         try:
-            if not ray.get(economy.pool.remote(adapter, period)).total_nano:
+            found = ray.get(economy.pool.remote(adapter, period))
+            if not found.total_nano or not takes(found):
                 continue
             _, settlement = settle_pool(economy, adapter, period, host, score, registry, indexes)
         except OpenLedgerError as error:
@@ -499,6 +511,14 @@ def settle_waiting(
             yield SettledPool(adapter=adapter, period=period, error=_unexpected(error))
         else:
             yield SettledPool(adapter=adapter, period=period, settlement=settlement)
+
+
+def is_of_base(registry: AdapterRegistry, base: BaseModel, is_first: bool, pool: Pool) -> bool:
+    """Whether `base` answered for the pool. One of which that isn't known, as nothing of it can be read, is the first
+    base's."""
+    found = (registry.find_digest(answer.adapter_digest).base_digest for answer in pool.answers)
+    named = next(filter(None, found), "")
+    return named == base.digest or (not named and is_first)
 
 
 def _unexpected(error: Exception) -> OpenLedgerError:

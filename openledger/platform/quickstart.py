@@ -65,6 +65,7 @@ CUSTOMER = "user:customer"
 OPERATOR = "user:operator"
 _CUSTOMER_GRANT = parse_open("1000")
 _PRICES = (200_000, 1_000_000)
+_BASE_PRICES = (100_000, 500_000)
 _CONCURRENCY = 8
 _ANSWER_TOKENS = 48
 
@@ -286,7 +287,14 @@ def serve_adapters(run: Demonstration, stage: Stage) -> None:
         ray.get(run.economy.charge_adapter.remote(owner, card.digest))
         pipeline.register(run.registry, job, card, owner, _PRICES, run.economy)
     stage.tell("starting Ray Serve")
-    run.engine = start_serving(run.workdir, run.settings.base_model, run.url)
+    run.engine = start_serving(
+        run.workdir,
+        run.settings.base_model,
+        run.url,
+        base_owner=OPERATOR,
+        base_prompt_price_nano=_BASE_PRICES[0],
+        base_completion_price_nano=_BASE_PRICES[1],
+    )
     stage.detail = f"{len(run.cards)} adapters over one base model at {run.url}/v1"
 
 

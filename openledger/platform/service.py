@@ -31,11 +31,14 @@ from openledger.platform.desk import Desk
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelEntry:
     """An adapter that can be asked. Prices in nano-OPEN for each token; the base model alone has empty
-    `datanet` and `adapter_digest` and version 0."""
+    `datanet` and `adapter_digest` and version 0. `base_digest` is empty for an adapter that names none: `base_model` is
+    then the first."""
 
     id: str
     created_ms: int
     owned_by: str
+    base_model: str
+    base_digest: str
     datanet: str
     datanet_version: int
     adapter_digest: str

@@ -2,10 +2,13 @@
 
 import importlib
 import logging
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
-from openledger.core.errors import Unavailable
+from openledger.adapters.registry import AdapterRegistry
+from openledger.core.errors import NotFound, Unavailable
 from openledger.platform.workdir import Workdir
 
 APPLICATION = "openledger"
@@ -13,9 +16,9 @@ GATEWAY = "openledger.console.deployment:build"
 ENGINE = "OpenLoRA"
 
 
-def start_serving(workdir: Workdir, base_model: str, url: str) -> Any:
+def start_serving(workdir: Workdir, base_model: str, url: str, **settings: Any) -> Any:
     """Deploy the application at `url` and wait until it answers; the engine's handle. The gateway listens there by
-    itself, on this node: Serve's proxy is not started.
+    itself, on this node: Serve's proxy is not started. `settings` are further `GatewayArguments`.
 
     Raises Unavailable (`serve_failed`) when a replica doesn't come up.
     """
@@ -32,6 +35,7 @@ def start_serving(workdir: Workdir, base_model: str, url: str) -> Any:
         http_host=address.hostname,
         http_port=address.port,
         http_node=ray.get_runtime_context().get_node_id(),
+        **settings,
     )
     logging.getLogger("ray.serve").addFilter(lambda record: record.levelno >= logging.WARNING)
     serve.start(
@@ -55,8 +59,9 @@ def engine_handle() -> Any:
     return serve.get_deployment_handle(ENGINE, app_name=APPLICATION)
 
 
-def engine_score() -> Any:
-    """The running engine as a `core.Scorer`'s method. Raises Unavailable (`not_serving`) where none is deployed."""
+def engine_score(registry: AdapterRegistry | None = None) -> Any:
+    """The running engines as a `core.Scorer`'s method: by `registry` it is known which base's engine an adapter was
+    served by; without one the first base's scores all. Raises Unavailable (`not_serving`, `base_not_served`)."""
     from ray import serve
 
     if APPLICATION not in serve.status().applications:
@@ -65,5 +70,36 @@ def engine_score() -> Any:
             code="not_serving",
             fix="deploy it first: serve deploy serve_apps/openledger.yaml",
         )
-    engine = engine_handle()
-    return lambda prompt, completion, digests: engine.score.remote(prompt, completion, digests).result()
+    engines = _engines_by_base() if registry is not None else {"": engine_handle()}
+
+    def score(prompt_ids: Sequence[int], completion_ids: Sequence[int], adapter_digests: Sequence[str]) -> Any:
+        base_digest = "" if registry is None else _base_of(registry, adapter_digests)
+        if base_digest not in engines:
+            raise Unavailable(
+                f"no engine of the base model {base_digest[:12]} is serving on this cluster",
+                code="base_not_served",
+                param="base_models",
+                fix="add the base to base_models and deploy again",
+            )
+        return engines[base_digest].score.remote(prompt_ids, completion_ids, adapter_digests).result()
+
+    return score
+
+
+def _engines_by_base() -> dict[str, Any]:
+    """The handles of the engines' deployments by their bases' digests; under "" the first."""
+    from ray import serve
+
+    names = (name for name in serve.status().applications[APPLICATION].deployments if name.startswith(ENGINE))
+    handles = [serve.get_deployment_handle(name, app_name=APPLICATION) for name in names]
+    by_base = {handle.describe.remote().result()["base_digest"]: handle for handle in handles}
+    return {"": engine_handle(), **by_base}
+
+
+def _base_of(registry: AdapterRegistry, adapter_digests: Sequence[str]) -> str:
+    """The base of the first of the adapters of which it is known."""
+    for digest in filter(None, adapter_digests):
+        with suppress(NotFound):
+            if base_digest := registry.find_digest(digest).base_digest:
+                return base_digest
+    return ""

@@ -7,6 +7,7 @@ from pathlib import Path
 import apsw
 import pytest
 
+from openledger.adapters.card import AdapterCard, save_card
 from openledger.adapters.registry import AdapterRegistry
 from openledger.core.clock import ManualClock
 from openledger.core.errors import Conflict, Corrupt, InvalidInput, NotFound
@@ -144,6 +145,37 @@ class TestFirstFormat:
             AdapterRegistry(root)
 
 
+class TestBases:
+    def test_an_adapter_names_its_base_by_digest(self, root: Path) -> None:
+        AdapterRegistry(root).register("a", root / "a", "d1", base_digest="b1")
+        found = AdapterRegistry(root).get("a")
+        assert (found.base_digest, found.is_base) == ("b1", False)
+
+    def test_registered_again_without_a_word_of_it_it_stays(self, root: Path) -> None:
+        registry = AdapterRegistry(root)
+        registry.register("a", root / "a", "d1", base_digest="b1")
+        assert registry.register("a", root / "a", "d1").base_digest == "b1"
+
+    def test_a_base_is_its_own(self, root: Path) -> None:
+        registry = AdapterRegistry(root)
+        registry.register("llama", None, "b1", source="/models/llama", base_digest="b1")
+        assert registry.find_digest("b1").is_base
+
+    def test_a_registry_that_knew_none_takes_them_from_the_cards(self, root: Path) -> None:
+        registry = AdapterRegistry(root)
+        registry.register("a", root / "a", "d1")
+        registry.register("b", root / "b", "d2")
+        registry.close()
+        save_card(root / "a", _card("a", "d1", base_digest="b7"))
+        with apsw.Connection(str(root / "registry.db")) as connection:
+            connection.execute("ALTER TABLE adapters DROP COLUMN base_digest")
+            connection.execute("UPDATE meta SET value = 'openledger.adapter-registry/2' WHERE name = 'format'")
+        connection.close()
+        for _ in range(2):
+            found = AdapterRegistry(root)
+            assert [found.get(name).base_digest for name in ("a", "b")] == ["b7", ""]
+
+
 class TestCorrupt:
     @pytest.mark.parametrize("content", [b"not a database, though long enough to be taken for one" * 40])
     def test_an_unreadable_file_is_told(self, root: Path, content: bytes) -> None:
@@ -234,6 +266,14 @@ class TestPages:
         told = {who: [one.name for one in registry.page(account=who)] for who in ("user:ada", "user:bob", "acct_o", "")}
         assert told == {"user:ada": ["a"], "user:bob": [], "acct_o": ["a"], "": []}
         assert [registry.get("a").may_be_asked_by(who) for who in told] == [True, False, True, False]
+
+
+def _card(name: str, digest: str, base_digest: str) -> AdapterCard:
+    return AdapterCard(
+        name=name, digest=digest, base_model="b", base_digest=base_digest, datanet="d", datanet_version=1,
+        row_root="00", rows_trained=(), contributors={}, recipe={}, environment={}, code_version="0", initial_a="",
+        final_loss=1.0,
+    )  # fmt: skip
 
 
 def _entry(folder: str, digest: str) -> dict[str, object]:

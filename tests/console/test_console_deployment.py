@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from openledger.console.deployment import GatewayArguments, build
+from openledger.core.errors import InvalidInput
 
 
 def gateway(**arguments: Any) -> Any:
@@ -23,3 +24,19 @@ def test_any_other_runs_where_there_is_room(arguments: dict[str, Any]) -> None:
 
 def test_it_may_take_as_long_to_end_as_draining_and_paying_take() -> None:
     assert gateway()._deployment_config.graceful_shutdown_timeout_s >= 130
+
+
+def test_each_base_has_engines_of_its_own() -> None:
+    bound = build(GatewayArguments(workdir="/nowhere", base_models=("/models/Large", "org/small")))
+    engines = {each._bound_deployment.name: each._bound_deployment.init_args[0] for each in bound_arguments(bound)}
+    assert engines == {"OpenLoRA": None, "OpenLoRA-large": "/models/Large", "OpenLoRA-small": "org/small"}
+
+
+def test_two_bases_of_one_name_are_refused() -> None:
+    with pytest.raises(InvalidInput) as caught:
+        build(GatewayArguments(workdir="/nowhere", base_model="/a/llama", base_models=("/b/llama",)))
+    assert (caught.value.code, caught.value.param) == ("base_named_twice", "base_models")
+
+
+def bound_arguments(application: Any) -> Any:
+    return application._bound_deployment.init_args

@@ -220,7 +220,8 @@ class TestTheStockClient:
         return [{"role": "user", "content": second["answers"][0]["question"]}]
 
     def test_lists_the_adapters(self, client, second):
-        assert {model.id for model in client.models.list()} == {entry["name"] for entry in second["datanets"]}
+        sold = {entry["name"] for entry in second["datanets"]} | {second["base_model"]["name"]}
+        assert {model.id for model in client.models.list()} == sold
 
     def test_gets_the_answer_that_was_attributed(self, client, second, question):
         answer = client.chat.completions.create(model="python-stdlib", messages=question, max_tokens=48)

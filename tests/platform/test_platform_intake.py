@@ -111,7 +111,7 @@ def till(tmp_path: Path) -> Any:
 @pytest.fixture
 def intake(tmp_path: Path, base: BaseModel, registry: AdapterRegistry, datanets: Any, till: "Till") -> Intake:
     rules = SourceRules(folders=(str(tmp_path / "incoming"),), schemes=("file",))
-    return Intake(base, registry, Local(datanets), Local(till), rules)
+    return Intake([base], registry, Local(datanets), Local(till), rules)
 
 
 def new(source: Path | str, **changed: Any) -> NewAdapter:

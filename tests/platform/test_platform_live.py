@@ -147,7 +147,7 @@ def service(tmp_path, base, actor, engine, datanets, economy):
         owner_account="user:owner", prompt_price_nano=100, completion_price_nano=1000,
     )  # fmt: skip
     AdapterRegistry(workdir.adapters).register("greek", workdir.adapters / "greek", DIGEST, terms)
-    return LiveService(workdir, base, engine, Remote(datanets), Remote(economy._ledger), actor)
+    return LiveService(workdir, {base: engine}, Remote(datanets), Remote(economy._ledger), actor)
 
 
 def chat(service, text="What does alpha do?", key="k1", model="greek", **sampling):
@@ -686,14 +686,14 @@ class TestEmbeddings:
     async def test_more_tokens_than_a_request_may_have_are_refused(
         self, service, economy, embedding, inputs, monkeypatch
     ):
-        monkeypatch.setattr(service, "_fitting", lambda prompt_ids, param: prompt_ids)
+        monkeypatch.setattr(next(iter(service._bases)), "_fitting", lambda prompt_ids, param: prompt_ids)
         with pytest.raises(TooLarge) as caught:
             await service.embed(account=ACCOUNT, model="greek", inputs=inputs, idempotency_key="e")
         assert (caught.value.code, caught.value.param) == ("too_many_tokens", "input")
         assert spent(economy) == 0
 
     async def test_text_that_is_clearly_too_long_is_refused_unread(self, service, monkeypatch):
-        monkeypatch.setattr(service, "_encode_plain", lambda *_, **__: pytest.fail("was tokenised"))
+        monkeypatch.setattr(next(iter(service._bases)), "encode_plain", lambda *_, **__: pytest.fail("was tokenised"))
         with pytest.raises(TooLarge):
             await service.embed(account=ACCOUNT, model="greek", inputs=["a" * 2**18] * 5, idempotency_key="e")
 
@@ -704,7 +704,7 @@ class TestEmbeddings:
             threads.append(threading.current_thread())
             raise InvalidInput("no more is needed")
 
-        monkeypatch.setattr(service, "_encode_plain", encode)
+        monkeypatch.setattr(next(iter(service._bases)), "encode_plain", encode)
         with pytest.raises(InvalidInput):
             await service.embed(account=ACCOUNT, model="greek", inputs=["alpha"], idempotency_key="e")
         assert threads != [threading.current_thread()]

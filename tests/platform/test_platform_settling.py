@@ -50,7 +50,7 @@ def town(tmp_path, monkeypatch):
 
 
 def registry_of(folder):
-    adapter = SimpleNamespace(digest=DIGEST, folder=str(folder))
+    adapter = SimpleNamespace(digest=DIGEST, folder=str(folder), is_base=False)
     return SimpleNamespace(find_digest=lambda digest: adapter, list=lambda: (adapter,))
 
 
