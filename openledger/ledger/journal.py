@@ -124,15 +124,17 @@ class Journal:
         first = self.store.num_accounts()
         self.store.add_accounts([_new_row(first + place, balance) for place, balance in enumerate(balances)])
 
-    def add_batch(self, batch: Batch, texts: Sequence[bytes]) -> None:
+    def add_batch(self, batch: Batch, texts: Iterable[bytes] | None = None) -> None:
         """The batch and the index of its ids; `book_for` was asked for its transfers before. `texts` are their
-        `transfer_bytes`."""
+        `transfer_bytes`, where they are at hand."""
         rows = [self._rows[name] for name in _accounts_of(batch.transfers)]
         links = array("q")
         for row in sorted(rows):
             links.extend((row.number, row.last_seq))
         statement = None if batch.statement is None else canonical_json(batch.statement)
-        self.store.add_batch(BatchRow(batch.seq, batch.time_ms, JSON, _body(texts), statement, links.tobytes()))
+        body = batch.packed or _body(texts or map(transfer_bytes, batch.transfers))
+        form = PACKED if batch.packed else JSON
+        self.store.add_batch(BatchRow(batch.seq, batch.time_ms, form, body, statement, links.tobytes()))
         self.store.add_ids([id_key(transfer.transfer_id) for transfer in batch.transfers], batch.seq)
 
     def put_changes(self, changes: Book, seq: int) -> list[Sums]:
