@@ -20,6 +20,7 @@ from openledger.core.values import ContributorScores
 from openledger.economy.parameters import Parameters
 from openledger.economy.port import LedgerPort
 from openledger.economy.refunds import RefundBook
+from openledger.economy.register import RegisterBook
 from openledger.economy.settlement import check_scores, payout_id
 from openledger.economy.signers import SignerBook
 from openledger.ledger import disputes
@@ -58,12 +59,13 @@ def terms_of(parameters: Parameters) -> Terms:
 class DisputeBook:
     """Disputes over one ledger, of pools that were settled in it. Times are the caller's, in milliseconds."""
 
-    def __init__(self, ledger: LedgerPort, refunds: RefundBook, connection: apsw.Connection, parameters: Parameters):
+    def __init__(self, ledger: LedgerPort, refunds: RefundBook, connection: apsw.Connection, register: RegisterBook):
         self._ledger = ledger
         self._refunds = refunds
         self._signers = SignerBook(ledger)
         self._db = connection
-        self._terms = terms_of(parameters)
+        self._register = register
+        self._terms = terms_of(register.parameters())
 
     def of_pool(self, adapter: str, period: str) -> list[Dispute]:
         """A pool's disputes, open and closed, by contributor. Raises NotFound (`not_settled`)."""
@@ -177,7 +179,7 @@ class DisputeBook:
                 param="period",
                 fix="a pool can be disputed once its period is settled; the payouts name adapter and period",
             )
-        told = Disputes()
+        told = Disputes(bounties_nano=dict(self._register.refresh().governance.pools_nano))
         entries = self._ledger.transfers(escrow_account(adapter, period), _ENTRIES)
         entries += self._refunds.of_pool(adapter, period)
         for seq in sorted({settled.seq, *(entry.seq for entry in entries)}):

@@ -14,6 +14,7 @@ from openledger.core.clock import Clock, SystemClock
 from openledger.core.errors import Forbidden
 from openledger.core.ids import check_name
 from openledger.economy import deposits, quotas, reputation, spot_checks, staking, vouching
+from openledger.economy.bounties import BountyBook
 from openledger.economy.deposits import DepositBook, DepositState
 from openledger.economy.governing import GovernanceBook
 from openledger.economy.parameters import Parameters
@@ -42,7 +43,7 @@ class Offices:
         self._clock = clock or SystemClock()
         self._register = RegisterBook(ledger, self._clock)
         self._stakes = StakeBook(ledger, self._register, connection)
-        self._governance = GovernanceBook(self._register)
+        self._governance = GovernanceBook(self._register, BountyBook(ledger, self._register))
         self._vesting = VestingBook(ledger, self._register)
         self._withdrawals = WithdrawalBook(ledger, self._register)
         self._deposits = DepositBook(ledger, self._register, connection)

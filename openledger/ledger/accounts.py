@@ -94,3 +94,14 @@ def opened(account: Account) -> Balance:
 def pool_account(adapter: str, period: str) -> str:
     """Where the contributors' parts of one adapter's fees in one period wait for settlement."""
     return f"pool:{adapter}:{period}"
+
+
+def pool_key(account_id: str) -> tuple[str, str]:
+    """(adapter, period) of a pool's account. Raises InvalidInput for another's."""
+    kind, _, rest = account_id.partition(":")
+    adapter, _, period = rest.rpartition(":")
+    if kind != "pool" or not adapter or pool_account(adapter, period) != check_account_id(account_id, "pool"):
+        raise InvalidInput(
+            f"{account_id!r} is no pool", code="invalid_account", param="pool", fix="write it like pool:py-docs:p0007"
+        )
+    return adapter, period

@@ -22,6 +22,7 @@ from openledger.ledger.deposits import Deposits
 from openledger.ledger.disputes import Disputes
 from openledger.ledger.economy_audit import EconomyAudit
 from openledger.ledger.export import Claim, read_export
+from openledger.ledger.governance import EXECUTE, pools_of
 from openledger.ledger.journal import Journal, ids_of
 from openledger.ledger.keyring import ROTATION, check_rotation
 from openledger.ledger.log import leaf_hash, leaf_of, nodes_after_append
@@ -230,8 +231,16 @@ class _Audit:
         self.deposits.take(batch, self.appeals.by_row)
         self.seals.take(batch)
         self.economy.take(batch, self.available_nano)
+        if kind == EXECUTE:
+            self.take_execution(statement)
         if kind == REFUND:
             self.leave_pool(*self.economy.leaving(statement))
+
+    def take_execution(self, statement: dict[str, Any]) -> None:
+        register = self.economy.register
+        action = register.governance.find(statement["proposal"]).action
+        window_ms = register.parameters.in_force["dispute_window_ms"]
+        self.disputes.spend(pools_of(action), window_ms, statement["time_ms"])
 
     def available_nano(self, account: str, pool: tuple[str, str]) -> int:
         """What `account` could still give for a refund of an answer of `pool`: of what is unattributed, its own."""

@@ -192,6 +192,7 @@ class Disputes:
     pools: dict[tuple[str, str], PaidPool] = field(default_factory=dict)
     by_pool: dict[tuple[str, str], dict[str, Dispute]] = field(default_factory=dict)
     refunded_nano: dict[tuple[str, str], int] = field(default_factory=dict)
+    bounties_nano: dict[tuple[str, str], int] = field(default_factory=dict)
 
     def take(self, batch: Batch) -> None:
         """Raises Corrupt, its code saying what is wrong; batches of other kinds pass."""
@@ -220,14 +221,28 @@ class Disputes:
         return Funds(
             left_nano=self.pools[key].payouts_nano.get(NOBODY, 0)
             - sum(dispute.award_nano for dispute in known)
-            - self.refunded_nano.get(key, 0),
+            - self.refunded_nano.get(key, 0)
+            - self.bounties_nano.get(key, 0),
             contested_nano=sum(dispute.claim["contested_nano"] for dispute in known if dispute.closing is None),
         )
 
     def free_nano(self, key: tuple[str, str]) -> int:
-        """What of a settled pool's `unattributed` a refund may take: what is left and not in escrow."""
+        """What of a settled pool's `unattributed` a refund or a bounty may take: what is left and not in escrow."""
         funds = self.funds(key)
         return funds.left_nano - funds.held_nano
+
+    def spendable_nano(self, key: tuple[str, str], window_ms: int, time_ms: int) -> int:
+        """What a bounty may take of a pool at `time_ms`: nothing before its settlement, nor while it can be
+        disputed."""
+        settled = self.pools.get(key)
+        return 0 if settled is None or time_ms < settled.settled_ms + window_ms else self.free_nano(key)
+
+    def spend(self, pools_nano: Mapping[tuple[str, str], int], window_ms: int, time_ms: int) -> None:
+        """A bounty takes `pools_nano`. Raises Corrupt where a pool can't give that."""
+        for key, amount_nano in pools_nano.items():
+            if amount_nano > self.spendable_nano(key, window_ms, time_ms):
+                raise _corrupt("a bounty takes more than a pool left unattributed, or too soon", "wrong_bounty")
+            self.bounties_nano[key] = self.bounties_nano.get(key, 0) + amount_nano
 
     def _take(self, kind: str, statement: Statement, batch: Batch) -> None:
         if _is_settlement(kind):

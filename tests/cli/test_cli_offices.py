@@ -69,8 +69,9 @@ def test_a_proposal_from_the_terminal(town: Town, capsys: pytest.CaptureFixture[
     [
         (["--spend", "user:bob", "2"], {"kind": "spend", "source": "treasury", "recipient": "user:bob",
                                         "amount_nano": 2 * OPEN}),
-        (["--bounty", "user:bob", "2"], {"kind": "bounty", "bounty": "T", "recipient": "user:bob",
-                                         "amount_nano": 2 * OPEN}),
+        (["--bounty", "user:bob", "0.000000002", "--for", "datanet:py-docs", "--pool", "pool:py:p0001"],
+         {"kind": "bounty", "bounty": "T", "object": "datanet:py-docs", "recipient": "user:bob", "amount_nano": 2,
+          "from_nano": {"pool:py:p0001": 2}}),
         ([], {"kind": "text"}),
     ],
 )  # fmt: skip
