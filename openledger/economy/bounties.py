@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from openledger.core.errors import Conflict
-from openledger.core.money import format_open
+from openledger.core.money import format_money, format_open
 from openledger.economy.port import LedgerPort
 from openledger.economy.register import RegisterBook
 from openledger.ledger.accounts import UNATTRIBUTED, pool_account
@@ -87,7 +87,7 @@ def _check(action: Mapping[str, Any], free: Mapping[tuple[str, str], int]) -> No
 
 def _too_much(free_nano: int, amount_nano: int, where: str = "") -> Conflict:
     return Conflict(
-        f"{format_open(free_nano)} OPEN are unattributed{where} and free; the bounty takes {format_open(amount_nano)}",
+        f"{format_money(free_nano)} are unattributed{where} and free; the bounty takes {format_open(amount_nano)}",
         code="bounty_exceeds_unattributed",
         param="amount_nano",
         fix="ask for less, or wait until more is settled and no dispute can claim it",

@@ -14,7 +14,7 @@ import apsw
 
 from openledger.core.database import writing
 from openledger.core.errors import Conflict, InsufficientFunds, InvalidInput, NotFound
-from openledger.core.money import format_open
+from openledger.core.money import format_money
 from openledger.core.signing import SigningKey
 from openledger.core.values import ContributorScores
 from openledger.economy.parameters import Parameters
@@ -275,7 +275,7 @@ def _says(known: Dispute, found: Recomputation) -> bool:
 def _refusal(result: str, transfer: Transfer) -> Conflict | InsufficientFunds:
     if result == "exceeds_credits" and transfer.code == "dispute_deposit":
         return InsufficientFunds(
-            f"{transfer.debit} has less than the deposit of {format_open(transfer.amount_nano)} OPEN",
+            f"{transfer.debit} has less than the deposit of {format_money(transfer.amount_nano)}",
             param="account",
             fix="fund the account; the deposit comes back unless the claim is rejected",
         )

@@ -13,6 +13,7 @@ import apsw
 from openledger.core.clock import Clock, SystemClock
 from openledger.core.errors import Forbidden
 from openledger.core.ids import check_name
+from openledger.core.money import Unit
 from openledger.economy import deposits, quotas, reputation, spot_checks, staking, vouching
 from openledger.economy.bounties import BountyBook
 from openledger.economy.deposits import DepositBook, DepositState
@@ -53,6 +54,10 @@ class Offices:
         self._vouches = VouchBook(connection)
         self._idle_until = (-1, 0)  # as long as the register has so many statements, and until then
 
+    def unit(self) -> Unit:
+        """In which all amounts are."""
+        return self._register.state.unit
+
     def parameters(self, period: str = "") -> Parameters:
         """The set in force in `period`, or now."""
         return self._register.parameters(period)
@@ -61,6 +66,7 @@ class Offices:
         """Versions, values and bounds as they stand; `adopted` is in force from the next period on."""
         book = self._register.refresh().parameters
         return {
+            "unit": {"name": self.unit().name, "decimals": self.unit().decimals, "smallest": self.unit().smallest},
             "in_force": book.periods[book.current].version,
             "adopted": book.newest,
             "period": book.current,
@@ -155,6 +161,10 @@ class Offices:
     def close_claims(self) -> int:
         """See `WithdrawalBook.close_round`."""
         return self._withdrawals.close_round()
+
+    def pay_out(self, number: int, reference: str) -> int:
+        """See `WithdrawalBook.pay_out`."""
+        return self._withdrawals.pay_out(number, reference)
 
     def claims(self, number: int) -> list[tuple[str, int]]:
         """See `WithdrawalBook.claims`."""

@@ -29,7 +29,7 @@ from typing import Any, Literal
 from openledger.core.errors import Conflict, Corrupt, Forbidden, InvalidInput, NotFound, OpenLedgerError
 from openledger.core.hashing import canonical_json
 from openledger.core.ids import derived_id
-from openledger.core.money import format_open, split
+from openledger.core.money import format_money, format_open, split
 from openledger.core.shares import RULE_1, check_ceilings, check_unpaid, shares_ppb, terms_of
 from openledger.core.signing import SigningKey, contributor_id, verify
 from openledger.core.values import UNATTRIBUTED as NOBODY
@@ -369,7 +369,7 @@ def claim_statement(
     paid_nano = pool.payouts_nano.get(contributor, 0)
     if not paid_nano < claimed_nano <= pool.pool_nano:
         raise InvalidInput(
-            f"{format_open(paid_nano)} OPEN were paid; a claim is for more than that, and at most for the pool's"
+            f"{format_money(paid_nano)} were paid; a claim is for more than that, and at most for the pool's"
             f" {format_open(pool.pool_nano)}",
             code="invalid_claim",
             param="claimed_nano",
@@ -587,8 +587,8 @@ def lines(statement: Statement) -> list[str]:
     claim = statement if format_of(statement) == DISPUTE else statement["dispute"]
     told = [
         f"{claim['contributor']} contests its share of {claim['adapter']} in {claim['period']}:"
-        f" {format_open(claim['paid_nano'])} OPEN were paid, {format_open(claim['claimed_nano'])} are claimed",
-        f"contested: {format_open(claim['contested_nano'])} OPEN of what the pool left unattributed, with a deposit of"
+        f" {format_money(claim['paid_nano'])} were paid, {format_open(claim['claimed_nano'])} are claimed",
+        f"contested: {format_money(claim['contested_nano'])} of what the pool left unattributed, with a deposit of"
         f" {format_open(claim['deposit_nano'])} in escrow",
     ]
     if format_of(statement) == EXPIRY:
@@ -601,11 +601,11 @@ def lines(statement: Statement) -> list[str]:
     )
     return [
         *told,
-        f"{statement['scorer']} recomputed {format_open(statement['recomputed_nano'])} OPEN ({methods})"
+        f"{statement['scorer']} recomputed {format_money(statement['recomputed_nano'])} ({methods})"
         f" on {statement['num_answers']} answers that paid {format_open(statement['answers_nano'])};"
         f" differences up to {claim['tolerance_ppm']} ppm of the pool count as none",
         f"the scores are {signed}",
-        f"awarded: {format_open(statement['award_nano'])} OPEN, of {format_open(statement['left_nano'])} that were left"
+        f"awarded: {format_money(statement['award_nano'])}, of {format_open(statement['left_nano'])} that were left"
         if statement["upheld"]
         else "rejected: the deposit went to the treasury",
     ]

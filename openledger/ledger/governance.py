@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from openledger.core.errors import Conflict, Forbidden, InvalidInput, NotFound
-from openledger.core.money import SUPPLY_NANO, format_open
+from openledger.core.money import SUPPLY_NANO, format_money, format_open, shown_unit
 from openledger.ledger.accounts import TREASURY, UNATTRIBUTED, check_account_id, pool_key
 from openledger.ledger.parameters import ParameterBook, Values
 from openledger.ledger.stakes import Stakes, check_key, check_object, is_person
@@ -143,7 +143,7 @@ class Governance:
         power_nano = stakes.powers.of(proposer, time_ms)
         if power_nano < values["vote_threshold_nano"]:
             raise Forbidden(
-                f"{proposer} has {format_open(power_nano)} OPEN of voting power; a proposal takes"
+                f"{proposer} has {format_money(power_nano)} of voting power; a proposal takes"
                 f" {format_open(values['vote_threshold_nano'])}",
                 code="below_threshold",
                 param="proposer",
@@ -278,7 +278,7 @@ class Governance:
         left_nano = parameters.in_force["bounty_cap_nano"] - self.bounties_nano.get(parameters.current, 0)
         if amount_nano > left_nano:
             raise Conflict(
-                f"{format_open(max(0, left_nano))} OPEN can still be spent on bounties in {parameters.current}",
+                f"{format_money(max(0, left_nano))} can still be spent on bounties in {parameters.current}",
                 code="bounty_cap_reached",
                 param="amount_nano",
             )
@@ -320,7 +320,7 @@ def _check_spending(action: Mapping[str, Any]) -> None:
     amount_nano = action["amount_nano"]
     if type(amount_nano) is not int or not 0 < amount_nano <= SUPPLY_NANO:
         raise InvalidInput(
-            "an amount is a whole number of nano-OPEN from 1", code="invalid_amount", param="amount_nano"
+            f"an amount is a whole number of {shown_unit().smallest} from 1", code="invalid_amount", param="amount_nano"
         )
     if not is_person(check_account_id(action["recipient"], "recipient")):
         raise InvalidInput("money is spent on persons", code="invalid_account", param="recipient", fix="like user:bob")
