@@ -1,17 +1,21 @@
-"""What the operator of an economy does: distribute the supply, open and fund accounts, refund, slash, hand
-withdrawals over, cap a key.
+"""What the operator of an economy does: choose its unit, distribute the supply, open and fund accounts, refund, slash,
+hand withdrawals over, cap a key.
 
+    python jobs/operate.py --workdir .openledger unit EUR
     python jobs/operate.py --workdir .openledger genesis --dry-run
     python jobs/operate.py --workdir .openledger genesis --investors user:fund --team user:team --liquidity user:desk
     python jobs/operate.py --workdir .openledger account user:alice --fund 25 --grant first --key-out alice.api_key
     python jobs/operate.py --workdir .openledger refund ans_01... --reason "the wrong adapter was deployed"
     python jobs/operate.py --workdir .openledger slash adapter:tables --cause false_lineage --evidence SHA256
     python jobs/operate.py --workdir .openledger claims --out claims.csv
+    python jobs/operate.py --workdir .openledger paid-out 1 --reference SEPA-2026-0117
     python jobs/operate.py --workdir .openledger cap API_KEY 25
 
 Prints one line of JSON. Everything but `claims` may be repeated: what was done is told again. `claims` hands over what
 waits now as a new round; with --round it writes an earlier one again. `account` gives each --grant once; a key file
-that is there already is kept, and no second key made.
+that is there already is kept, and no second key made. `unit` comes before anything else, or the unit is OPEN; in a
+currency there is no genesis, --fund is what was paid in, --grant the payment's reference, and `paid-out` records that a
+round of claims was paid.
 """
 
 import argparse
@@ -21,9 +25,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from openledger.core.clock import SystemClock
 from openledger.core.errors import InvalidInput, OpenLedgerError
 from openledger.core.files import write_durably, write_secret
-from openledger.core.money import format_open, parse_open
+from openledger.core.money import Unit, format_open, parse_open, showing, shown_unit
 from openledger.ledger.stakes import CAUSES
 from openledger.ledger.vesting import standard_plan
 from openledger.platform.environment import prepare_environment
@@ -49,6 +54,10 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", type=Path, required=True)
     actions = parser.add_subparsers(dest="action", required=True)
+    unit = actions.add_parser(
+        "unit", help="reckon in a currency instead of OPEN; for an installation that has no log yet"
+    )
+    unit.add_argument("unit", metavar="CODE", help="like EUR")
     genesis = actions.add_parser("genesis", help="distribute the whole supply by the standard plan, once")
     for name in ("investors", "team", "liquidity"):
         genesis.add_argument(f"--{name}", default=f"user:{name}", metavar="ACCOUNT")
@@ -71,6 +80,9 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     claims = actions.add_parser("claims", help="hand over the withdrawals that wait, as address,amount_nano")
     claims.add_argument("--round", type=int, help="an earlier round again, instead of a new one")
     claims.add_argument("--out", type=Path, help="the CSV; standard error without it")
+    paid_out = actions.add_parser("paid-out", help="record that a round of claims was paid, in a currency")
+    paid_out.add_argument("round", type=int)
+    paid_out.add_argument("--reference", required=True, help="of the payment")
     cap = actions.add_parser("cap", help="how much a key may spend in a day")
     cap.add_argument("api_key")
     cap.add_argument("amount", metavar="OPEN")
@@ -90,8 +102,18 @@ def act(ask: Ask, arguments: argparse.Namespace) -> dict[str, Any]:
         return dict(ask("slash", arguments.object, arguments.cause, arguments.evidence))
     if arguments.action == "claims":
         return hand_over(ask, arguments)
+    if arguments.action == "paid-out":
+        return {
+            "round": arguments.round,
+            _named("paid"): format_open(ask("pay_out", arguments.round, arguments.reference)),
+        }
     ask("set_daily_cap", arguments.api_key, parse_open(arguments.amount))
-    return {"daily_cap_open": arguments.amount}
+    return {_named("daily_cap"): arguments.amount}
+
+
+def _named(what: str) -> str:
+    """`what`, with the unit: `paid_open`, `paid_eur`."""
+    return f"{what}_{shown_unit().name.lower()}"
 
 
 def open_account(ask: Ask, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -111,7 +133,7 @@ def open_account(ask: Ask, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _available(ask: Ask, account: str) -> dict[str, str]:
-    return {"available_open": format_open(ask("balance", account).available_nano)}
+    return {_named("available"): format_open(ask("balance", account).available_nano)}
 
 
 def hand_over(ask: Ask, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -123,7 +145,7 @@ def hand_over(ask: Ask, arguments: argparse.Namespace) -> dict[str, Any]:
         write_durably(arguments.out, text.encode())
     claims = ask("claims", number)
     total_nano = sum(amount_nano for _, amount_nano in claims)
-    return {"round": number, "claims": len(claims), "total_open": format_open(total_nano)}
+    return {"round": number, "claims": len(claims), _named("total"): format_open(total_nano)}
 
 
 def planned(arguments: argparse.Namespace) -> list[dict[str, Any]]:
@@ -148,8 +170,26 @@ def over_the_actor(arguments: argparse.Namespace) -> dict[str, Any]:
     from openledger.platform.cluster import connected
 
     with connected(workdir):
+        if arguments.action == "unit":
+            return choose_unit(workdir, arguments.unit)
         economy = economy_actor(workdir)
-        return act(lambda method, *given: ray.get(getattr(economy, method).remote(*given)), arguments)
+
+        def ask(method: str, *given: Any) -> Any:
+            return ray.get(getattr(economy, method).remote(*given))
+
+        with showing(ask("unit")):
+            return act(ask, arguments)
+
+
+def choose_unit(workdir: Workdir, name: str) -> dict[str, Any]:
+    """Before there is an economy: it would begin in OPEN."""
+    from openledger.economy.actor import RemoteLedger
+    from openledger.economy.register import RegisterBook
+    from openledger.platform.actors import ledger_actor
+
+    unit = Unit(name=name)
+    RegisterBook(RemoteLedger(ledger_actor(workdir)), SystemClock()).choose(unit)
+    return {"unit": unit.name, "smallest": unit.smallest}
 
 
 if __name__ == "__main__":

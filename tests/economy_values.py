@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from openledger.core.clock import Clock
+from openledger.core.money import Unit
 from openledger.core.signing import SigningKey
 from openledger.core.values import AdapterTerms, Answer, Authorization, ContributorScores, FeeReceipt
 from openledger.economy import Economy, Parameters
@@ -26,15 +27,15 @@ TERMS = AdapterTerms(
 class Town:
     """A ledger and an economy over one folder."""
 
-    def __init__(self, folder: Path, clock: Clock, parameters: Parameters | None = None):
-        self.folder, self.clock, self.parameters = folder, clock, parameters
+    def __init__(self, folder: Path, clock: Clock, parameters: Parameters | None = None, unit: Unit | None = None):
+        self.folder, self.clock, self.parameters, self.unit = folder, clock, parameters, unit
         self.ledger = Ledger(folder / "ledger.db", clock, SigningKey(b"k" * 32), "openledger/test")
-        self.economy = Economy(self.ledger, folder, clock, parameters)
+        self.economy = Economy(self.ledger, folder, clock, parameters, unit)
 
     def restart(self) -> None:
         """As after a crash: the old objects are dropped, new ones open the files."""
         self.close()
-        self.__init__(self.folder, self.clock, self.parameters)  # type: ignore[misc]
+        self.__init__(self.folder, self.clock, self.parameters, self.unit)  # type: ignore[misc]
 
     def close(self) -> None:
         self.economy.close()

@@ -189,7 +189,8 @@ def _action(options: Namespace) -> dict[str, Any]:
     recipient, amount = getattr(options, given[0])
     paid = {"recipient": recipient, "amount_nano": parse_open(amount)}
     if given == ["bounty"]:
-        return {"kind": "bounty", "bounty": options.title, **paid}
+        pool = {} if options.pool is None else {"from_nano": {options.pool: paid["amount_nano"]}}
+        return {"kind": "bounty", "bounty": options.title, "object": options.object, **paid, **pool}
     return {"kind": "spend", "source": options.source, **paid}
 
 

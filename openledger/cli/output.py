@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from openledger.core.errors import OpenLedgerError
-from openledger.core.money import format_open
+from openledger.core.money import format_money
 
 _KEPT = "\n\t"
 
@@ -96,7 +96,7 @@ def _print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
 
     table = Table(title=Text(plain(title)), title_justify="left", box=None, header_style="dim")
     for name in rows[0]:
-        numeric = all(isinstance(row[name], int | float | None) for row in rows) or "OPEN" in name
+        numeric = all(isinstance(row[name], int | float | None) for row in rows) or name.endswith("/token")
         table.add_column(_label(name), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(_cell(name, value)) for name, value in row.items()))
@@ -112,7 +112,7 @@ def _cell(name: str, value: Any) -> str:
     if value is None:
         return "-"
     if name.endswith("_nano") and isinstance(value, int):
-        return f"{format_open(value)} OPEN"
+        return f"{format_money(value)}"
     if name.endswith("_ppb") and isinstance(value, int):
         return f"{value / 1e7:.2f} %"
     if isinstance(value, float):

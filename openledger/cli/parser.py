@@ -339,6 +339,8 @@ def _add_propose(propose: argparse.ArgumentParser) -> None:
     propose.add_argument("--spend", nargs=2, metavar=("ACCOUNT", "OPEN"), help="pay from the treasury")
     propose.add_argument("--source", default="treasury", help="of --spend: treasury or treasury:ecosystem")
     propose.add_argument("--bounty", nargs=2, metavar=("ACCOUNT", "OPEN"), help="pay from what is unattributed")
+    propose.add_argument("--for", dest="object", default="", metavar="OBJECT", help="of --bounty: like datanet:py-docs")
+    propose.add_argument("--pool", metavar="POOL", help="of --bounty: like pool:py-docs:p0007; the oldest without it")
     propose.add_argument("--appeal", type=positive, metavar="SLASH", help="return what slash number SLASH took")
     propose.add_argument("--dry-run", action="store_true", help="check and show it; send nothing")
     _retriable(propose)

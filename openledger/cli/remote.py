@@ -10,7 +10,7 @@ from openledger.cli import output
 from openledger.cli.keys import own_key
 from openledger.core.errors import InvalidInput
 from openledger.core.files import write_durably
-from openledger.core.money import format_open
+from openledger.core.money import format_money, format_open, shown_unit
 from openledger.core.values import SamplingParameters
 
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ def models(options: Namespace) -> None:
             "model": model["id"],
             "datanet": _datanet_of(model),
             "base": model["base_model"],
-            "prompt OPEN/token": format_open(model["prompt_price_nano"]),
-            "completion OPEN/token": format_open(model["completion_price_nano"]),
+            f"prompt {shown_unit().name}/token": format_open(model["prompt_price_nano"]),
+            f"completion {shown_unit().name}/token": format_open(model["completion_price_nano"]),
         }
         for model in found
     ]
@@ -130,7 +130,7 @@ def _print_as_it_comes(client: "OpenLedger", options: Namespace) -> None:
     if receipt is not None:
         output.print_note(
             f"{receipt.prompt_tokens} + {receipt.completion_tokens} tokens, "
-            f"{format_open(receipt.fee_nano)} OPEN, {receipt.answer_id}"
+            f"{format_money(receipt.fee_nano)}, {receipt.answer_id}"
         )
 
 

@@ -8,6 +8,7 @@ from openledger.client import values
 from openledger.client.transport import Transport
 from openledger.client.values import idempotency, read_as, segment
 from openledger.core.drawing import sign_drawing, sign_reading
+from openledger.core.money import OPEN, Unit
 from openledger.core.signing import SigningKey
 
 
@@ -31,6 +32,10 @@ class Offices:
     def delegate(self, delegate: str) -> dict[str, Any]:
         """Let another account vote with your stake; your own takes it back."""
         return self._send("/v1/stakes/delegate", {"delegate": delegate}, None)
+
+    def unit(self) -> Unit:
+        """In which this server's amounts are: integers of its smallest part."""
+        return Unit(name=self.parameters().get("unit", {}).get("name", OPEN.name))
 
     def parameters(self) -> dict[str, Any]:
         """At least `values`, `next_values`, `bounds` and the versions `in_force` and `adopted`."""

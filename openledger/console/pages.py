@@ -118,6 +118,7 @@ def find(items: Any, key: str, value: str) -> Json | None:
 def _frame(report: Json) -> Json:
     """What every page's head and foot show."""
     return {
+        "unit": report.get("unit", "OPEN"),
         "period": report.get("period"),
         "base_model": _dict(report.get("base_model")),
         "urls": _dict(report.get("urls")),

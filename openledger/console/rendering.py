@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 
 from openledger.core import clock
-from openledger.core.money import NANO_PER_OPEN
+from openledger.core.money import OPEN, Unit, showing, shown_unit
 
 NOTHING = "–"
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -21,17 +21,19 @@ _TEMPLATES = Path(__file__).parent / "templates"
 
 def render(template: str, view: dict[str, Any], path: str) -> str:
     """`view`'s page. `path` is the page's own, for links to its JSON twin."""
-    html = _environment().get_template(template).render(view=view, path=path)
+    with showing(Unit(name=view["unit"]) if "unit" in view else OPEN):
+        html = _environment().get_template(template).render(view=view, path=path)
     # text that came in with unpaired surrogates can't be sent as UTF-8
     return html.encode("utf-8", "replace").decode("utf-8")
 
 
 def format_open(amount_nano: Any) -> str:
-    """Nano-OPEN as OPEN with all nine decimals, so that columns align: 1500 to `0.000001500`."""
+    """An amount with all decimals of its unit, so that columns align: 1500 nano-OPEN to `0.000001500`."""
     if not _is_int(amount_nano):
         return NOTHING
-    whole, fraction = divmod(abs(amount_nano), NANO_PER_OPEN)
-    return f"{'−' if amount_nano < 0 else ''}{whole:,}.{fraction:09d}"
+    decimals = shown_unit().decimals
+    whole, fraction = divmod(abs(amount_nano), 10**decimals)
+    return f"{'−' if amount_nano < 0 else ''}{whole:,}.{fraction:0{decimals}d}"
 
 
 def format_number(value: Any) -> str:

@@ -1,39 +1,97 @@
-"""Money: integers of nano-OPEN, and the one way to divide them.
+"""Money: integers of the smallest part of one unit of account, how they are written, and the one way to divide them.
 
-1 OPEN = 10^9 nano-OPEN; the whole supply of 10^9 OPEN is 10^18 nano-OPEN and fits a signed 64-bit integer.
+1 OPEN = 10^9 nano-OPEN; the whole supply of 10^9 OPEN is 10^18 nano-OPEN and fits a signed 64-bit integer. Who wants no
+token reckons in a currency: its smallest part is a millionth. Names that end in `_nano` are integers of the smallest
+part, whichever it is; only what people read and write depends on the unit, and `showing` says which that is.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 
 from openledger.core.errors import InvalidInput
 
 NANO_PER_OPEN = 10**9
 SUPPLY_NANO = 10**18
-_AMOUNT = re.compile(r"(\d{1,10})(?:\.(\d{1,9}))?")
+_AMOUNT = re.compile(r"(\d{1,13})(?:\.(\d{1,9}))?")
+_UNIT = re.compile(r"[A-Z]{3,8}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unit:
+    """A unit of account by its name: OPEN in nano-OPEN, or a currency (`EUR`) in its millionths. Raises InvalidInput
+    for a name that can't be."""
+
+    name: str
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not _UNIT.fullmatch(self.name):
+            raise InvalidInput(
+                f"{self.name!r} is no unit of account",
+                code="invalid_unit",
+                param="unit",
+                fix="write OPEN, or a currency's code in capitals, such as EUR",
+            )
+
+    @property
+    def decimals(self) -> int:
+        return 9 if self.name == "OPEN" else 6
+
+    @property
+    def smallest(self) -> str:
+        """What amounts count: `nano-OPEN`, `micro-EUR`."""
+        return f"{'nano' if self.decimals == 9 else 'micro'}-{self.name}"
+
+
+OPEN = Unit(name="OPEN")
+_shown: ContextVar[Unit] = ContextVar("unit of account", default=OPEN)
+
+
+@contextmanager
+def showing(unit: Unit) -> Iterator[None]:
+    """Amounts that are written or read inside are of `unit`; OPEN where nothing else is said."""
+    token = _shown.set(unit)
+    try:
+        yield
+    finally:
+        _shown.reset(token)
+
+
+def shown_unit() -> Unit:
+    return _shown.get()
 
 
 def parse_open(text: str) -> int:
-    """`"1.5"` to 1_500_000_000 nano-OPEN. Raises InvalidInput for signs, exponents and more than nine decimals."""
+    """`"1.5"` to 1_500_000_000 nano-OPEN, or 1_500_000 micro-EUR. Raises InvalidInput for signs, exponents and more
+    decimals than the unit has."""
+    unit = shown_unit()
     match = _AMOUNT.fullmatch(text.strip())
-    if match is None:
+    if match is None or len(match[2] or "") > unit.decimals:
         raise InvalidInput(
-            f"{text!r} is not an amount of OPEN",
+            f"{text!r} is not an amount of {unit.name}",
             code="invalid_amount",
             param="amount",
-            fix="write digits with at most nine decimals, for example 12.5",
+            fix=f"write digits with at most {unit.decimals} decimals, for example 12.5",
         )
-    amount_nano = int(match[1]) * NANO_PER_OPEN + int((match[2] or "").ljust(9, "0"))
+    amount_nano = int(match[1]) * 10**unit.decimals + int((match[2] or "").ljust(unit.decimals, "0"))
     if amount_nano > SUPPLY_NANO:
-        raise InvalidInput(f"{text} OPEN is more than the whole supply", code="invalid_amount", param="amount")
+        raise InvalidInput(f"{text} {unit.name} is more than there can be", code="invalid_amount", param="amount")
     return amount_nano
 
 
 def format_open(amount_nano: int) -> str:
-    """1_500_000_000 to `"1.5"`; exact, without an exponent."""
+    """1_500_000_000 nano-OPEN to `"1.5"`; exact, without an exponent and without the unit's name."""
+    decimals = shown_unit().decimals
     sign, amount = ("-", -amount_nano) if amount_nano < 0 else ("", amount_nano)
-    whole, fraction = divmod(amount, NANO_PER_OPEN)
-    return f"{sign}{whole}.{fraction:09d}".rstrip("0").rstrip(".") if fraction else f"{sign}{whole}"
+    whole, fraction = divmod(amount, 10**decimals)
+    return f"{sign}{whole}.{fraction:0{decimals}d}".rstrip("0").rstrip(".") if fraction else f"{sign}{whole}"
+
+
+def format_money(amount_nano: int) -> str:
+    """As `format_open`, with the unit: `"1.5 OPEN"`."""
+    return f"{format_open(amount_nano)} {shown_unit().name}"
 
 
 def split(total_nano: int, weights: Mapping[str, int]) -> dict[str, int]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from openledger.core.errors import Conflict, InsufficientFunds, NotFound, OpenLedgerError
-from openledger.core.money import format_open
+from openledger.core.money import format_money, format_open
 from openledger.economy.port import LedgerPort
 from openledger.ledger.accounts import account_of
 from openledger.ledger.transfers import CREATED, EXISTS, Transfer
@@ -51,16 +51,15 @@ class AccountBook:
         available = max(0, self._ledger.balance(transfer.debit).available_nano)
         needed = transfer.amount_nano
         return InsufficientFunds(
-            f"{transfer.debit} has {format_open(available)} OPEN available, this needs up to {format_open(needed)}",
+            f"{transfer.debit} has {format_money(available)} available, this needs up to {format_open(needed)}",
             param="account",
-            fix=f"add {format_open(needed - available)} OPEN, or ask for fewer tokens",
+            fix=f"add {format_money(needed - available)}, or ask for fewer tokens",
         )
 
 
 def insufficient(account: str, needed_nano: int, missing_nano: int) -> InsufficientFunds:
     return InsufficientFunds(
-        f"{account} has {format_open(needed_nano - missing_nano)} OPEN available, this needs"
-        f" {format_open(needed_nano)}",
+        f"{account} has {format_money(needed_nano - missing_nano)} available, this needs {format_open(needed_nano)}",
         param="account",
-        fix=f"add {format_open(missing_nano)} OPEN",
+        fix=f"add {format_money(missing_nano)}",
     )

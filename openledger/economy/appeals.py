@@ -8,7 +8,7 @@ from typing import Any
 
 from openledger.core.appealing import DECIDED, Appeal, Decision, Judged
 from openledger.core.errors import Conflict, InsufficientFunds
-from openledger.core.money import format_open
+from openledger.core.money import format_money
 from openledger.economy.parameters import Parameters
 from openledger.economy.port import LedgerPort
 from openledger.economy.signers import SignerBook
@@ -82,7 +82,7 @@ class AppealBook:
         (result,) = self._ledger.commit([transfer], statement)
         if result in ("exceeds_credits", "debit_account_not_found"):
             raise InsufficientFunds(
-                f"{transfer.debit} has less than the deposit of {format_open(transfer.amount_nano)} OPEN",
+                f"{transfer.debit} has less than the deposit of {format_money(transfer.amount_nano)}",
                 param="account",
                 fix="fund the account; the deposit comes back unless the verdict is upheld",
             )

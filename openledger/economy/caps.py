@@ -10,7 +10,7 @@ import apsw
 
 from openledger.core.database import writing
 from openledger.core.errors import InsufficientFunds, InvalidInput
-from openledger.core.money import SUPPLY_NANO, format_open
+from openledger.core.money import SUPPLY_NANO, format_money, format_open, shown_unit
 
 DAY_MS = 24 * 60 * 60_000
 SCHEMA = """
@@ -30,7 +30,7 @@ class CapStore:
         """From now on; raises InvalidInput for no amount."""
         if type(cap_nano) is not int or not 0 < cap_nano <= SUPPLY_NANO:
             raise InvalidInput(
-                f"{cap_nano!r} is no daily cap: a whole number of nano-OPEN from 1",
+                f"{cap_nano!r} is no daily cap: a whole number of {shown_unit().smallest} from 1",
                 code="invalid_amount",
                 param="daily_cap_nano",
             )
@@ -56,7 +56,7 @@ class CapStore:
         left_nano = None if cap_nano is None else max(0, cap_nano - self.spent_nano(key_digest, time_ms))
         if left_nano is not None and amount_nano > left_nano:
             raise InsufficientFunds(
-                f"this key can spend {format_open(left_nano)} OPEN more today, this needs up to"
+                f"this key can spend {format_money(left_nano)} more today, this needs up to"
                 f" {format_open(amount_nano)}: {format_open(amount_nano - left_nano)} are missing",
                 code="spending_cap_reached",
                 param="api_key",

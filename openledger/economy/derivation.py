@@ -6,7 +6,7 @@ Each line says what stands in the log, so that it can be checked there.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from openledger.core.money import format_open
+from openledger.core.money import format_money, format_open, shown_unit
 from openledger.ledger import emissions, governance, refunds, stakes, vesting, withdrawals
 from openledger.ledger.statements import format_of
 from openledger.ledger.transfers import Transfer
@@ -22,7 +22,7 @@ def answer_lines(usages: Sequence[Statement]) -> list[str]:
     if not rest:
         return told
     part_nano = sum(usage["parts_nano"]["contributors"] for usage in rest)
-    return [*told, f"and {len(rest)} more answers, which paid {format_open(part_nano)} OPEN into the pool"]
+    return [*told, f"and {len(rest)} more answers, which paid {format_money(part_nano)} into the pool"]
 
 
 def statement_lines(statement: Statement, transfer: Transfer) -> list[str]:
@@ -34,27 +34,28 @@ def statement_lines(statement: Statement, transfer: Transfer) -> list[str]:
 def _answer_line(usage: Statement) -> str:
     tokens = f"{usage['num_prompt_tokens']} + {usage['num_completion_tokens']} tokens"
     return (
-        f"answer {usage['answer_id']}: {tokens} cost {format_open(usage['fee_nano'])} OPEN, of which"
+        f"answer {usage['answer_id']}: {tokens} cost {format_money(usage['fee_nano'])}, of which"
         f" {format_open(usage['parts_nano']['contributors'])} went into the pool"
         f" (commitment {usage['commitment'][:12]}, parameters version {usage['parameters']})"
     )
 
 
 def _stake(statement: Statement, _: Transfer) -> list[str]:
-    return [f"{statement['account']} staked {format_open(statement['amount_nano'])} OPEN on {statement['object']}"]
+    return [f"{statement['account']} staked {format_money(statement['amount_nano'])} on {statement['object']}"]
 
 
 def _reward(statement: Statement, transfer: Transfer) -> list[str]:
     total, weight = sum(statement["weights"].values()), statement["weights"].get(transfer.credit, 0)
     head = (
         f"the stakers' part of {statement['adapter']} in {statement['period']}:"
-        f" {format_open(statement['pool_nano'])} OPEN, divided by amount and time"
+        f" {format_money(statement['pool_nano'])}, divided by amount and time"
     )
     if not total:
         return [f"{head}; nobody had anything staked for any time, so the treasury gets it"]
     return [
         head,
-        f"{transfer.credit} had {weight} of {total} ppm x nano-OPEN x ms -> {format_open(transfer.amount_nano)} OPEN",
+        f"{transfer.credit} had {weight} of {total} ppm x {shown_unit().smallest} x ms"
+        f" -> {format_money(transfer.amount_nano)}",
     ]
 
 
@@ -62,7 +63,7 @@ def _slash(statement: Statement, _: Transfer) -> list[str]:
     return [
         f"{statement['object']} was slashed for {statement['cause']} (evidence {statement['evidence'][:12]});"
         f" until {statement['ends_ms']} it can be appealed",
-        *(f"{account} lost {format_open(amount)} OPEN" for account, amount in statement["taken_nano"].items()),
+        *(f"{account} lost {format_money(amount)}" for account, amount in statement["taken_nano"].items()),
     ]
 
 
@@ -80,7 +81,7 @@ def _emission(statement: Statement, transfer: Transfer) -> list[str]:
         f"emission by {statement['rule']} beside the settlement of {statement['adapter']} in {statement['period']};"
         " from vesting, not from fees",
         *(
-            f"{name}: fees paid {format_open(statement['paid_nano'][name])} OPEN"
+            f"{name}: fees paid {format_money(statement['paid_nano'][name])}"
             f" -> emission {format_open(statement['emission_nano'][name])}"
             for name in names
         ),

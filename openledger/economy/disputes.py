@@ -14,12 +14,13 @@ import apsw
 
 from openledger.core.database import writing
 from openledger.core.errors import Conflict, InsufficientFunds, InvalidInput, NotFound
-from openledger.core.money import format_open
+from openledger.core.money import format_money
 from openledger.core.signing import SigningKey
 from openledger.core.values import ContributorScores
 from openledger.economy.parameters import Parameters
 from openledger.economy.port import LedgerPort
 from openledger.economy.refunds import RefundBook
+from openledger.economy.register import RegisterBook
 from openledger.economy.settlement import check_scores, payout_id
 from openledger.economy.signers import SignerBook
 from openledger.ledger import disputes
@@ -58,12 +59,13 @@ def terms_of(parameters: Parameters) -> Terms:
 class DisputeBook:
     """Disputes over one ledger, of pools that were settled in it. Times are the caller's, in milliseconds."""
 
-    def __init__(self, ledger: LedgerPort, refunds: RefundBook, connection: apsw.Connection, parameters: Parameters):
+    def __init__(self, ledger: LedgerPort, refunds: RefundBook, connection: apsw.Connection, register: RegisterBook):
         self._ledger = ledger
         self._refunds = refunds
         self._signers = SignerBook(ledger)
         self._db = connection
-        self._terms = terms_of(parameters)
+        self._register = register
+        self._terms = terms_of(register.parameters())
 
     def of_pool(self, adapter: str, period: str) -> list[Dispute]:
         """A pool's disputes, open and closed, by contributor. Raises NotFound (`not_settled`)."""
@@ -177,7 +179,7 @@ class DisputeBook:
                 param="period",
                 fix="a pool can be disputed once its period is settled; the payouts name adapter and period",
             )
-        told = Disputes()
+        told = Disputes(bounties_nano=dict(self._register.refresh().governance.pools_nano))
         entries = self._ledger.transfers(escrow_account(adapter, period), _ENTRIES)
         entries += self._refunds.of_pool(adapter, period)
         for seq in sorted({settled.seq, *(entry.seq for entry in entries)}):
@@ -273,7 +275,7 @@ def _says(known: Dispute, found: Recomputation) -> bool:
 def _refusal(result: str, transfer: Transfer) -> Conflict | InsufficientFunds:
     if result == "exceeds_credits" and transfer.code == "dispute_deposit":
         return InsufficientFunds(
-            f"{transfer.debit} has less than the deposit of {format_open(transfer.amount_nano)} OPEN",
+            f"{transfer.debit} has less than the deposit of {format_money(transfer.amount_nano)}",
             param="account",
             fix="fund the account; the deposit comes back unless the claim is rejected",
         )

@@ -20,7 +20,7 @@ from openledger.core.errors import (
     Unavailable,
 )
 from openledger.core.ids import check_name, derived_id, first_id
-from openledger.core.money import format_open
+from openledger.core.money import OPEN, Unit, format_money, format_open
 from openledger.core.shares import WHOLE_PPM
 from openledger.core.values import (
     AdapterTerms,
@@ -66,6 +66,7 @@ from openledger.economy.simulation import simulate_pool
 from openledger.economy.tenants import SCHEMA as TENANTS_SCHEMA
 from openledger.economy.tenants import Retention, TenantStore
 from openledger.economy.terms import check_payee
+from openledger.economy.units import parameters_in, told_in_its_unit
 from openledger.economy.withdrawals import as_csv
 from openledger.ledger import accounts as names
 from openledger.ledger.accounts import Balance, pool_account
@@ -75,6 +76,7 @@ from openledger.ledger.disputes import Dispute, Recomputation
 from openledger.ledger.signers import Signer
 from openledger.ledger.statements import SETTLEMENTS, format_of
 from openledger.ledger.transfers import Entry, Transfer
+from openledger.ledger.units import PAID_IN
 from openledger.ledger.verdicts import check_verdict
 
 FORMAT = "openledger.economy/1"
@@ -107,10 +109,12 @@ class Payout:
     funding: str = "fees"
 
 
+@told_in_its_unit
 class Economy(Offices):
     """One writer over `folder` (economy.db and answers.key), and one ledger. Starting it recovers what a crash left.
 
-    `parameters` are the first version of a ledger that has none; from then on the log's hold.
+    `parameters` are the first version of a ledger that has none; from then on the log's hold. So is `unit`: a ledger
+    that has none is in OPEN, and Conflict (`unit_chosen`) is raised where the log has another than is asked for.
     """
 
     def __init__(
@@ -119,6 +123,7 @@ class Economy(Offices):
         folder: Path,
         clock: Clock | None = None,
         parameters: Parameters | None = None,
+        unit: Unit | None = None,
     ):
         self._db = open_database(folder / "economy.db", _SCHEMA, FORMAT)
         super().__init__(ledger, self._db, clock or SystemClock())
@@ -131,10 +136,12 @@ class Economy(Offices):
         self._signers = SignerBook(ledger)
         self._caps = CapStore(self._db)
         self._refunds = RefundBook(ledger, self._answers, self._db)
-        opened = self._register.begin(parameters or Parameters(), self._periods.current())
+        self._register.choose(unit)
+        first = parameters or parameters_in(self._register.state.unit)
+        opened = self._register.begin(first, self._periods.current())
         self._periods.catch_up(opened, self._clock.now_ms())
         self._appeals = AppealBook(ledger, self.parameters())
-        self._disputes = DisputeBook(ledger, self._refunds, self._db, self.parameters())
+        self._disputes = DisputeBook(ledger, self._refunds, self._db, self._register)
         self._accounts = self._register.accounts
         self._sales = SaleBook(
             ledger, self._db, self._clock, register=self._register, accounts=self._accounts, stakes=self._stakes,
@@ -144,7 +151,8 @@ class Economy(Offices):
         self.recover()
 
     def grant(self, account: str, amount_nano: int, key: str) -> str:
-        """Give `account` OPEN from genesis, once for each `key`; the transfer's id.
+        """Give `account` OPEN from genesis, once for each `key`; the transfer's id. In a currency it is what was paid
+        in, and `key` the payment's reference.
 
         Raises Conflict where the key stands for another grant, InsufficientFunds where the supply is spent.
         """
@@ -155,7 +163,7 @@ class Economy(Offices):
             debit=names.GENESIS,
             credit=account,
             amount_nano=amount_nano,
-            code="grant",
+            code="grant" if self.unit() == OPEN else PAID_IN,
             reference=key,
         )
         self._accounts.open(account)
@@ -267,7 +275,7 @@ class Economy(Offices):
         opened = self._periods.following()
         self._register.open_period(opened)
         self._periods.catch_up(opened, self._clock.now_ms())
-        self._disputes = DisputeBook(self._ledger, self._refunds, self._db, self.parameters())
+        self._disputes = DisputeBook(self._ledger, self._refunds, self._db, self._register)
         self._appeals = AppealBook(self._ledger, self.parameters())
         self._stakes.reward_due()
         self._deposits.give_back()
@@ -385,7 +393,7 @@ class Economy(Offices):
         kept_nano = self._answers.readable(adapter, period)["answers_nano"]
         if kept_nano * WHOLE_PPM < read_nano * self.parameters().dispute_readable_ppm:
             raise Conflict(
-                f"the settlement read answers that paid {format_open(read_nano)} OPEN; of them those of"
+                f"the settlement read answers that paid {format_money(read_nano)}; of them those of"
                 f" {format_open(kept_nano)} can still be read",
                 code="too_little_kept",
                 param="period",
@@ -481,9 +489,11 @@ class Economy(Offices):
         ]
 
     def payouts_csv(self, account: str) -> str:
-        """`payouts` as CSV, a line each, amounts in nano-OPEN. Raises NotFound."""
+        """`payouts` as CSV, a line each, amounts in the smallest part of the unit, which `unit` names. Raises
+        NotFound."""
         columns = ("transfer_id", "account", "reference", "amount_nano", "time_ms", "code", "funding")
-        return as_csv(columns, [tuple(getattr(paid, name) for name in columns) for paid in self.payouts(account)])
+        rows = [tuple(getattr(paid, name) for name in columns) for paid in self.payouts(account)]
+        return as_csv((*columns, "unit"), [(*row, self.unit().smallest) for row in rows])
 
     def refund(self, answer_id: str, reason: str) -> dict[str, Any]:
         """Give an answer's whole fee back, for the operator; the log's statement of it. May be repeated.

@@ -3,21 +3,20 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from openledger.core.money import format_open
+from openledger.core.money import format_money, format_open, shown_unit
 from openledger.core.shares import ceiling_nano
 from openledger.ledger import appeals, deposits, disputes, seals, signers
 from openledger.ledger.statements import PARTS, SETTLEMENT_1, SETTLEMENTS, USAGE, format_of
 from openledger.ledger.transfers import Batch, Transfer
 from openledger.ledger.verdicts import VERDICT
 
-_UNITS = {"use": "nano-OPEN x nats", "improvement": "nano-nats on the held-out set"}
 _BASIS = {"use": "influence on the answers sold", "improvement": "influence on the loss of the held-out set"}
 
 
 def explain(transfer: Transfer, batch: Batch) -> list[str]:
     """Lines that can each be checked against the log."""
     head = (
-        f"{transfer.transfer_id}: {format_open(transfer.amount_nano)} OPEN from {transfer.debit} to {transfer.credit}"
+        f"{transfer.transfer_id}: {format_money(transfer.amount_nano)} from {transfer.debit} to {transfer.credit}"
         f" ({transfer.code}), batch {batch.seq} of the log"
     )
     statement = batch.statement or {}
@@ -40,11 +39,8 @@ def _fee_lines(usage: Mapping[str, Any]) -> list[str]:
         f"answer {usage['answer_id']} under {usage['adapter']} ({usage['adapter_digest'][:12]}),"
         f" period {usage['period']}",
         f"fee: prompt tokens {prompt} + completion tokens {completion}, at least"
-        f" {format_open(usage['minimum_fee_nano'])} = {format_open(usage['fee_nano'])} OPEN",
-        *(
-            f"{role}: {format_open(part)} OPEN to {usage['accounts'][role]}"
-            for role, part in usage["parts_nano"].items()
-        ),
+        f" {format_open(usage['minimum_fee_nano'])} = {format_money(usage['fee_nano'])}",
+        *(f"{role}: {format_money(part)} to {usage['accounts'][role]}" for role, part in usage["parts_nano"].items()),
     ]
 
 
@@ -58,7 +54,7 @@ def _verdict_line(verdict: Mapping[str, Any]) -> str:
 def _payout_lines(transfer: Transfer, settlement: Mapping[str, Any]) -> list[str]:
     return [
         f"pool of {settlement['adapter']} in {settlement['period']}: {settlement['num_answers']} answers paid"
-        f" {format_open(settlement['pool_nano'])} OPEN into it (answers root {settlement['answers_root']})",
+        f" {format_money(settlement['pool_nano'])} into it (answers root {settlement['answers_root']})",
         *(_lineage_line(line) for line in settlement["lineage"]),
         f"rule {settlement['rule']}, z = {settlement['z_milli']}/1000, parameters version {settlement['parameters']}",
         *_division_lines(transfer.credit, settlement),
@@ -101,7 +97,7 @@ def _unwitnessed(settlement: Mapping[str, Any]) -> bool:
 
 def _named_part_lines(paid: Sequence[str], settlement: Mapping[str, Any], name: str) -> list[str]:
     part = settlement["parts"][name]
-    head = f"{name}, {_BASIS[name]}: {part['ppm']} parts per million of the pool, {format_open(part['pool_nano'])} OPEN"
+    head = f"{name}, {_BASIS[name]}: {part['ppm']} parts per million of the pool, {format_money(part['pool_nano'])}"
     if not part["measured"]:
         return [f"{head}; not measured, so all of it is unattributed"]
     if part["unreadable_nano"]:
@@ -111,7 +107,7 @@ def _named_part_lines(paid: Sequence[str], settlement: Mapping[str, Any], name: 
 
 def _part_lines(paid: Sequence[str], part: Mapping[str, Any], name: str) -> list[str]:
     """How one part, or the whole pool of a settlement that has one, was divided."""
-    head = f"scores by {part['method']}; gain {part['gain_nano']} {_UNITS[name]}"
+    head = f"scores by {part['method']}; gain {part['gain_nano']} {_unit_of(name)}"
     if part.get("ceilings"):
         head = f"{head}; {_ceiling_clause(part)}"
     return [head, *(_contributor_line(who, part, name) for who in paid if who in part["shares_ppb"])]
@@ -133,11 +129,16 @@ def _contributor_line(contributor: str, part: Mapping[str, Any], name: str) -> s
     score, error = part["scores_nano"][contributor], part["errors_nano"][contributor]
     unpaid_nano = part.get("unpaid_nano", {}).get(contributor)
     unpaid = f" ({unpaid_nano} of it by rows that repeat earlier ones: unpaid)" if unpaid_nano else ""
-    return f"{contributor}: score {score}{unpaid} with error {error} {_UNITS[name]}, {_result(contributor, part)}"
+    return f"{contributor}: score {score}{unpaid} with error {error} {_unit_of(name)}, {_result(contributor, part)}"
+
+
+def _unit_of(name: str) -> str:
+    """Of a part's scores."""
+    return f"{shown_unit().smallest} x nats" if name == "use" else "nano-nats on the held-out set"
 
 
 def _result(contributor: str, divided: Mapping[str, Any]) -> str:
     return (
         f"share {divided['shares_ppb'][contributor]} parts per billion"
-        f" -> {format_open(divided['payouts_nano'][contributor])} OPEN"
+        f" -> {format_money(divided['payouts_nano'][contributor])}"
     )

@@ -7,20 +7,24 @@ from collections.abc import Mapping
 from typing import Any
 
 from openledger.core.errors import Conflict, InvalidInput, OpenLedgerError
+from openledger.economy.bounties import BountyBook
 from openledger.economy.register import RegisterBook
 from openledger.ledger import governance
 from openledger.ledger.governance import Proposal, proposal_id
 
+_NAMED = ("object", "from_nano")
+
 
 class GovernanceBook:
-    def __init__(self, register: RegisterBook):
+    def __init__(self, register: RegisterBook, bounties: BountyBook):
         self._register = register
+        self._bounties = bounties
 
     def propose(self, proposer: str, title: str, text: str, action: Mapping[str, Any], key: str) -> str:
         """The new proposal's id; the same key with the same content gives the first.
 
         Raises Forbidden (`below_threshold`), InvalidInput for an action that can't be or parameters out of bounds,
-        Conflict (`idempotency_conflict`).
+        Conflict (`idempotency_conflict`, and for a bounty what `BountyBook` raises).
         """
         if not isinstance(action, Mapping):
             raise InvalidInput("a proposal says what it does", code="invalid_proposal", param="action")
@@ -29,6 +33,7 @@ class GovernanceBook:
         known = state.governance.keys.get((proposer, key))
         if known is not None and _says(state.governance.find(known), given):
             return known
+        given["action"] = self._bounties.named(action)
         written = self._register.write(
             governance.PROPOSE,
             lambda state, now_ms: {
@@ -79,6 +84,7 @@ class GovernanceBook:
 
     def _execute(self, proposal: Proposal) -> bool:
         try:
+            self._bounties.check(proposal.action)
             self._register.write(governance.EXECUTE, lambda state, _: _execution(proposal, state.parameters.newest))
         except OpenLedgerError as error:
             if error.http_status >= 500:
@@ -122,7 +128,11 @@ def _execution(proposal: Proposal, newest: int) -> dict[str, Any]:
 
 
 def _says(known: Proposal, given: Mapping[str, Any]) -> bool:
-    if any(getattr(known, name) != value for name, value in given.items()):
+    """The same, but for what was named for the proposer (`BountyBook.named`)."""
+    action = {name: value for name, value in known.action.items() if name in given["action"] or name not in _NAMED}
+    if any(getattr(known, name) != value for name, value in given.items() if name != "action") or (
+        action != given["action"]
+    ):
         raise Conflict(
             "this idempotency key was used for another proposal",
             code="idempotency_conflict",

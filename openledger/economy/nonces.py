@@ -15,7 +15,7 @@ from typing import Any
 from openledger.core.errors import Conflict, Corrupt, InsufficientFunds, NotFound, Unavailable
 from openledger.core.files import write_secret
 from openledger.core.hashing import digest_json
-from openledger.core.money import format_open, parse_open
+from openledger.core.money import format_money, parse_open
 from openledger.economy.port import LedgerPort
 from openledger.economy.terms import check_payee
 from openledger.ledger import nonces
@@ -148,7 +148,7 @@ class NonceBook:
         result, transfer = results[place], transfers[place]
         if result == "exceeds_credits" and transfer.code == "nonces_commit":
             raise InsufficientFunds(
-                f"{transfer.debit} has less than the deposit of {format_open(transfer.amount_nano)} OPEN",
+                f"{transfer.debit} has less than the deposit of {format_money(transfer.amount_nano)}",
                 param="party",
                 fix="fund the account; the deposit is released when the nonce is revealed",
             )

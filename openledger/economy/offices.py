@@ -13,7 +13,9 @@ import apsw
 from openledger.core.clock import Clock, SystemClock
 from openledger.core.errors import Forbidden
 from openledger.core.ids import check_name
+from openledger.core.money import Unit
 from openledger.economy import deposits, quotas, reputation, spot_checks, staking, vouching
+from openledger.economy.bounties import BountyBook
 from openledger.economy.deposits import DepositBook, DepositState
 from openledger.economy.governing import GovernanceBook
 from openledger.economy.parameters import Parameters
@@ -43,7 +45,7 @@ class Offices:
         self._clock = clock or SystemClock()
         self._register = RegisterBook(ledger, self._clock)
         self._stakes = StakeBook(ledger, self._register, connection)
-        self._governance = GovernanceBook(self._register)
+        self._governance = GovernanceBook(self._register, BountyBook(ledger, self._register))
         self._vesting = VestingBook(ledger, self._register)
         self._withdrawals = WithdrawalBook(ledger, self._register)
         self._deposits = DepositBook(ledger, self._register, connection)
@@ -54,6 +56,10 @@ class Offices:
         self._witnesses = WitnessBook(ledger)
         self._idle_until = (-1, 0)  # as long as the register has so many statements, and until then
 
+    def unit(self) -> Unit:
+        """In which all amounts are."""
+        return self._register.state.unit
+
     def parameters(self, period: str = "") -> Parameters:
         """The set in force in `period`, or now."""
         return self._register.parameters(period)
@@ -62,6 +68,7 @@ class Offices:
         """Versions, values and bounds as they stand; `adopted` is in force from the next period on."""
         book = self._register.refresh().parameters
         return {
+            "unit": {"name": self.unit().name, "decimals": self.unit().decimals, "smallest": self.unit().smallest},
             "in_force": book.periods[book.current].version,
             "adopted": book.newest,
             "period": book.current,
@@ -156,6 +163,10 @@ class Offices:
     def close_claims(self) -> int:
         """See `WithdrawalBook.close_round`."""
         return self._withdrawals.close_round()
+
+    def pay_out(self, number: int, reference: str) -> int:
+        """See `WithdrawalBook.pay_out`."""
+        return self._withdrawals.pay_out(number, reference)
 
     def claims(self, number: int) -> list[tuple[str, int]]:
         """See `WithdrawalBook.claims`."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from openledger.core.errors import InvalidInput
-from openledger.core.money import SUPPLY_NANO, format_open, split
+from openledger.core.money import SUPPLY_NANO, format_money, split
 from openledger.core.values import AdapterTerms
 from openledger.economy.parameters import Parameters
 from openledger.ledger.accounts import HOLDS, TREASURY, pool_account
@@ -31,7 +31,7 @@ def price(terms: AdapterTerms, num_prompt_tokens: int, num_completion_tokens: in
         raise InvalidInput("tokens and prices are whole numbers from 0", code="invalid_price", param="terms")
     if max(prices) > parameters.max_price_nano:
         raise InvalidInput(
-            f"a token costs at most {format_open(parameters.max_price_nano)} OPEN",
+            f"a token costs at most {format_money(parameters.max_price_nano)}",
             code="invalid_price",
             param="terms",
             fix="lower the adapter's prices; governance sets the bound (max_price_nano)",

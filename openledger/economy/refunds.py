@@ -12,7 +12,7 @@ import apsw
 
 from openledger.core.database import writing
 from openledger.core.errors import Conflict, InsufficientFunds, InvalidInput, NotFound
-from openledger.core.money import format_open
+from openledger.core.money import format_money, format_open
 from openledger.economy.answers import AnswerStore, StoredAnswer
 from openledger.economy.port import LedgerPort
 from openledger.economy.settlement import payout_id
@@ -83,11 +83,11 @@ class RefundBook:
         missing_nano = given.get(TREASURY, 0) - self._available(TREASURY)
         if missing_nano > 0:
             raise InsufficientFunds(
-                f"the treasury would bear {format_open(given[TREASURY])} OPEN of it and has"
+                f"the treasury would bear {format_money(given[TREASURY])} of it and has"
                 f" {format_open(missing_nano)} less",
                 code="refund_not_covered",
                 param="answer_id",
-                fix=f"add {format_open(missing_nano)} OPEN to the treasury",
+                fix=f"add {format_money(missing_nano)} to the treasury",
             )
         return refunds.refund_statement(usage, due, given, reason, self._emission_back(usage, given, state))
 

@@ -13,11 +13,12 @@ from openledger.core.errors import (
     OpenLedgerError,
     Unavailable,
 )
+from openledger.core.money import Unit
 from openledger.economy.accounts import AccountBook, insufficient
 from openledger.economy.parameters import Parameters
 from openledger.economy.port import LedgerPort
 from openledger.ledger import accounts as names
-from openledger.ledger import parameters
+from openledger.ledger import parameters, units
 from openledger.ledger.register import ACCOUNT, Register, place_id, seat
 from openledger.ledger.statements import Statement
 from openledger.ledger.transfers import CREATED, EXISTS, Transfer
@@ -85,6 +86,14 @@ class RegisterBook:
             self._sets[version] = Parameters(version=version, **book.versions[version])
         return self._sets[version]
 
+    def choose(self, unit: Unit | None) -> None:
+        """Begin the register of an empty one in `unit`. Raises Conflict (`unit_chosen`) where it is in another."""
+        if unit is None or unit == self._state.unit:
+            return
+        if self._state.number:
+            raise units.unit_chosen(self._state.unit.name, unit.name)
+        self.write(units.UNIT, lambda *_: {"unit": unit.name})
+
     def begin(self, first: Parameters, period: str) -> str:
         """The open period, with `first` as the parameters of a register that has none yet."""
         if not self._state.parameters.versions:
@@ -133,7 +142,7 @@ class RegisterBook:
         self.open_accounts(names.GENESIS, names.HOLDS, names.TREASURY, names.UNATTRIBUTED, ACCOUNT)
         (result,) = self._ledger.commit([seat()])
         if result not in (CREATED, EXISTS):
-            raise Conflict(f"the register has no nano-OPEN to its name: {result}", code=result, param="register")
+            raise Conflict(f"the register has nothing to its name: {result}", code=result, param="register")
         self.refresh()
 
     def _refusal(self, results: Sequence[str], transfers: Sequence[Transfer]) -> OpenLedgerError:

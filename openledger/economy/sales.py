@@ -13,7 +13,7 @@ from openledger.core.clock import Clock
 from openledger.core.errors import Conflict, InsufficientFunds, InvalidInput, NotFound
 from openledger.core.hashing import digest_json
 from openledger.core.ids import new_id
-from openledger.core.money import format_open
+from openledger.core.money import format_money, format_open
 from openledger.core.values import AdapterTerms, Answer, Authorization, FeeReceipt
 from openledger.economy import answers
 from openledger.economy.accounts import AccountBook
@@ -235,8 +235,7 @@ class SaleBook:
         usage = usage_statement(metered, terms, self._register.parameters(hold.period), stakers)
         if usage["fee_nano"] > hold.max_fee_nano:
             raise InvalidInput(
-                f"the answer costs {format_open(usage['fee_nano'])} OPEN,"
-                f" {format_open(hold.max_fee_nano)} were authorized",
+                f"the answer costs {format_money(usage['fee_nano'])}, {format_open(hold.max_fee_nano)} were authorized",
                 code="exceeds_authorization",
                 param="completion_ids",
             )

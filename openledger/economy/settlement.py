@@ -12,7 +12,7 @@ from typing import Any
 
 from openledger.core.errors import InvalidInput
 from openledger.core.ids import check_name, derived_id
-from openledger.core.money import split
+from openledger.core.money import shown_unit, split
 from openledger.core.shares import RULE, WHOLE_PPB, WHOLE_PPM, shares_ppb, terms_of
 from openledger.core.values import UNATTRIBUTED, ContributorScores, PoolPart, Settlement
 from openledger.economy.parameters import Parameters
@@ -124,7 +124,7 @@ def check_ceilings(scores: ContributorScores, usages: Sequence[Mapping[str, Any]
     stated, fees_nano = sum(fees for _, fees in scores.ceilings), sum(map(bounded_fee, usages))
     if stated > fees_nano or (stated < fees_nano and not unreadable_nano):
         raise InvalidInput(
-            f"the ceilings are of answers that cost {stated} nano-OPEN, the pool's cost {fees_nano}",
+            f"the ceilings are of answers that cost {stated} {shown_unit().smallest}, the pool's cost {fees_nano}",
             code="invalid_scores",
             param="ceilings",
             fix="attribute the pool again: all of its answers, and no others",

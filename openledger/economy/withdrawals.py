@@ -5,8 +5,8 @@ import io
 from collections.abc import Iterable
 from typing import Any
 
-from openledger.core.errors import Conflict, InsufficientFunds, NotFound
-from openledger.core.money import format_open
+from openledger.core.errors import Conflict, InsufficientFunds, InvalidInput, NotFound
+from openledger.core.money import OPEN, format_money
 from openledger.economy.port import LedgerPort
 from openledger.economy.register import RegisterBook
 from openledger.economy.terms import check_payee
@@ -76,6 +76,28 @@ class WithdrawalBook:
             raise NotFound(f"there is no round {number}", code="round_not_found", param="round")
         return withdrawals.pairs((self._ledger.batch(entry.seq).statement or {})["withdrawals"])
 
+    def pay_out(self, number: int, reference: str) -> int:
+        """Record that the operator paid a round in the ledger's currency, by the payment that `reference` names; how
+        much. The same again gives it again. Raises NotFound, Conflict (`round_paid`) for another payment of it,
+        (`claimed_elsewhere`) in a ledger in OPEN, InvalidInput without a reference."""
+        total_nano = sum(amount_nano for _, amount_nano in self.claims(number))
+        if self._register.state.unit == OPEN:
+            raise Conflict("what is withdrawn in OPEN is claimed on a chain", code="claimed_elsewhere", param="round",
+                           fix="hand its claims over")  # fmt: skip
+        if not isinstance(reference, str) or not 0 < len(reference) <= 255:
+            raise InvalidInput("a payment has a reference", code="invalid_reference", param="reference")
+        statement = {
+            "format": withdrawals.PAID_OUT,
+            "round": number,
+            "amount_nano": total_nano,
+            "reference": reference,
+        }
+        (result,) = self._ledger.commit([withdrawals.paid_out_transfer(statement)], statement)
+        if result not in (CREATED, EXISTS):
+            raise Conflict(f"round {number} was paid out by another payment", code="round_paid", param="reference",
+                           fix="look its transfer up: paid_out.NUMBER")  # fmt: skip
+        return total_nano
+
     def _rounds(self) -> int:
         number = 0
         while self._ledger.find(withdrawals.claims_id(number + 1)) is not None:
@@ -86,7 +108,7 @@ class WithdrawalBook:
         missing_nano = amount_nano - max(0, self._ledger.balance(account).available_nano)
         if missing_nano > 0:
             raise InsufficientFunds(
-                f"{account} has {format_open(missing_nano)} OPEN less than that",
+                f"{account} has {format_money(missing_nano)} less than that",
                 param="amount_nano",
                 fix="withdraw what is available; what a period earned is there once it is settled",
             )

@@ -12,6 +12,7 @@ from typing import Any
 
 from openledger.core.errors import InvalidInput, NotFound, OpenLedgerError
 from openledger.core.files import write_durably
+from openledger.core.money import OPEN, Unit, showing
 from openledger.ledger.opening import is_postgres
 from openledger.ledger.options import ABOUT, add_commands
 
@@ -42,7 +43,8 @@ def verify(options: Options) -> dict[str, Any]:
     if is_receipt(Path(options.file)):
         return receipt(Options(**{**vars(options), "export": None}))
     witnesses = [_read_key(item) for item in options.witness or []]
-    proof = verify_proof_file(Path(options.file), _read_key(options.key), witnesses, options.quorum or 0)
+    with showing(Unit(name=options.unit or OPEN.name)):
+        proof = verify_proof_file(Path(options.file), _read_key(options.key), witnesses, options.quorum or 0)
     return {
         "verified": True,
         "transfer": transfer_to_dict(proof.transfer),
@@ -172,7 +174,7 @@ def claims(options: Options) -> dict[str, Any]:
     tree = claims_in(_storage(options.file), options.round)
     write_durably(options.out, json.dumps(tree.dump(), indent=1).encode())
     total = sum(tree.amounts_nano.values())
-    told = f"round {options.round}: {len(tree.amounts_nano)} claims of {total} nano-OPEN, root {tree.root}"
+    told = f"round {options.round}: {len(tree.amounts_nano)} claims of {total} {tree.unit.smallest}, root {tree.root}"
     return {"root": tree.root, "num_claims": len(tree.amounts_nano), "checked": [told]}
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from openledger.core import merkle
 from openledger.core.errors import Corrupt, NotFound
 from openledger.core.hashing import canonical_json
-from openledger.core.money import SUPPLY_NANO, format_open
+from openledger.core.money import OPEN, SUPPLY_NANO, Unit, format_money, showing
 from openledger.ledger import statements
 from openledger.ledger.accounts import UNATTRIBUTED, Balance, opened
 from openledger.ledger.appeals import Appeals
@@ -22,6 +22,7 @@ from openledger.ledger.deposits import Deposits
 from openledger.ledger.disputes import Disputes
 from openledger.ledger.economy_audit import EconomyAudit
 from openledger.ledger.export import Claim, read_export
+from openledger.ledger.governance import EXECUTE, pools_of
 from openledger.ledger.journal import Journal, ids_of
 from openledger.ledger.keyring import ROTATION, check_rotation
 from openledger.ledger.log import leaf_hash, leaf_of, nodes_after_append
@@ -58,14 +59,18 @@ class AuditReport:
     num_seals: int = 0
     num_registered: int = 0
     num_refunds: int = 0
+    unit: str = OPEN.name
 
     @property
     def lines(self) -> tuple[str, ...]:
+        with showing(Unit(name=self.unit)):
+            issued = format_money(self.issued_nano)
+        source = "within the supply" if self.unit == OPEN.name else "all of it paid in and not paid out"
         told: tuple[str, ...] = (
             f"{self.num_batches} batches of {self.origin}: every leaf, and root {self.root}, signature good",
             f"{self.num_transfers} transfers: each one allowed by the rules, no id twice",
             f"{self.num_accounts} accounts: every balance recomputed, none below what it may be, all summing to zero",
-            f"{format_open(self.issued_nano)} OPEN issued, within the supply",
+            f"{issued} issued, {source}",
             f"{self.num_answers} answers: each fee is tokens times prices and the sum of its parts",
             f"{self.num_settlements} settlements: each pool is the sum of its answers' parts and of its payouts",
         )
@@ -230,8 +235,16 @@ class _Audit:
         self.deposits.take(batch, self.appeals.by_row)
         self.seals.take(batch)
         self.economy.take(batch, self.available_nano)
+        if kind == EXECUTE:
+            self.take_execution(statement)
         if kind == REFUND:
             self.leave_pool(*self.economy.leaving(statement))
+
+    def take_execution(self, statement: dict[str, Any]) -> None:
+        register = self.economy.register
+        action = register.governance.find(statement["proposal"]).action
+        window_ms = register.parameters.in_force["dispute_window_ms"]
+        self.disputes.spend(pools_of(action), window_ms, statement["time_ms"])
 
     def available_nano(self, account: str, pool: tuple[str, str]) -> int:
         """What `account` could still give for a refund of an answer of `pool`: of what is unattributed, its own."""
@@ -276,6 +289,7 @@ class _Audit:
             num_seals=len(self.seals.sealed),
             num_registered=self.economy.register.number,
             num_refunds=len(self.economy.refunded),
+            unit=self.economy.register.unit.name,
         )
 
     def check_balances(self, claimed: Iterable[Balance]) -> None:

@@ -6,7 +6,8 @@
 
 The dump is the package's `standard-v1`: `StandardMerkleTree.load` reads it. A contract that holds the root pays each
 leaf once (for example OpenZeppelin's MerkleProof with a bitmap of what was claimed). 1 OPEN is 10^18 wei, so 1
-nano-OPEN is 10^9. Needs a compiled keccak (`openledger[claims]`). Source: github.com/OpenZeppelin/merkle-tree.
+nano-OPEN is 10^9. Of a ledger in a currency the amounts are millionths as they are, for a token with six decimals
+(USDC and EURC have six). Needs a compiled keccak (`openledger[claims]`). Source: github.com/OpenZeppelin/merkle-tree.
 """
 
 import re
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from openledger.core.errors import Corrupt, InvalidInput, Unavailable
-from openledger.core.money import SUPPLY_NANO
+from openledger.core.money import OPEN, SUPPLY_NANO, Unit
 
 FORMAT = "standard-v1"
 ENCODING = ["address", "uint256"]
@@ -25,14 +26,15 @@ _ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}")
 class ClaimTree:
     """The tree over `amounts_nano` by address. Raises InvalidInput for what is no address or amount, or comes twice."""
 
-    def __init__(self, amounts_nano: Mapping[str, int]):
+    def __init__(self, amounts_nano: Mapping[str, int], unit: Unit = OPEN):
         if not amounts_nano:
             raise InvalidInput("there is nothing to claim", code="no_claims", param="amounts")
         keccak = keccak_256()
         self.amounts_nano = {plain(address): amount for address, amount in amounts_nano.items()}
         if len(self.amounts_nano) != len(amounts_nano):
             raise InvalidInput("an address comes twice", code="address_twice", param="address")
-        leaves = [leaf_of(address, amount, keccak) for address, amount in self.amounts_nano.items()]
+        self.unit, self._wei = unit, wei_of(unit)
+        leaves = [leaf_of(address, amount, keccak, unit) for address, amount in self.amounts_nano.items()]
         self._tree = _nodes(sorted(leaves), keccak)
         places = {leaf: place for place, leaf in enumerate(self._tree[len(leaves) - 1 :], start=len(leaves) - 1)}
         self._places = dict(zip(self.amounts_nano, map(places.__getitem__, leaves), strict=True))
@@ -55,7 +57,7 @@ class ClaimTree:
     def dump(self) -> dict[str, Any]:
         """The value that `StandardMerkleTree.load` takes."""
         values = [
-            {"value": [address, str(amount * WEI_PER_NANO)], "treeIndex": self._places[address]}
+            {"value": [address, str(amount * self._wei)], "treeIndex": self._places[address]}
             for address, amount in self.amounts_nano.items()
         ]
         return {
@@ -66,11 +68,11 @@ class ClaimTree:
         }
 
 
-def load_claims(dump: Mapping[str, Any]) -> ClaimTree:
+def load_claims(dump: Mapping[str, Any], unit: Unit = OPEN) -> ClaimTree:
     """The tree of a dump, built again. Raises Corrupt where it isn't what its values make."""
     try:
-        amounts = {value["value"][0]: _nano(value["value"][1]) for value in dump["values"]}
-        tree = ClaimTree(amounts)
+        amounts = {value["value"][0]: _nano(value["value"][1], unit) for value in dump["values"]}
+        tree = ClaimTree(amounts, unit)
         same = len(amounts) == len(dump["values"]) and tree.dump() == {
             **dump,
             "values": [
@@ -85,19 +87,24 @@ def load_claims(dump: Mapping[str, Any]) -> ClaimTree:
     return tree
 
 
-def verify_claim(root: str, address: str, amount_nano: int, proof: Sequence[str]) -> bool:
+def verify_claim(root: str, address: str, amount_nano: int, proof: Sequence[str], unit: Unit = OPEN) -> bool:
     """Whether `proof` leads from this claim to `root`, as the contract reckons it."""
     keccak = keccak_256()
-    node = leaf_of(plain(address), amount_nano, keccak)
+    node = leaf_of(plain(address), amount_nano, keccak, unit)
     for item in proof:
         node = _parent(node, bytes.fromhex(item[2:]), keccak)
     return _hex(node) == root
 
 
-def leaf_of(address: str, amount_nano: int, keccak: Callable[[bytes], Any]) -> bytes:
+def wei_of(unit: Unit) -> int:
+    """What the smallest part of `unit` is in the token's own."""
+    return WEI_PER_NANO if unit == OPEN else 1
+
+
+def leaf_of(address: str, amount_nano: int, keccak: Callable[[bytes], Any], unit: Unit = OPEN) -> bytes:
     if type(amount_nano) is not int or not 0 < amount_nano <= SUPPLY_NANO:
         raise InvalidInput(f"{amount_nano!r} can't be claimed", code="invalid_amount", param="amount_nano")
-    encoded = bytes(12) + bytes.fromhex(address[2:]) + (amount_nano * WEI_PER_NANO).to_bytes(32, "big")
+    encoded = bytes(12) + bytes.fromhex(address[2:]) + (amount_nano * wei_of(unit)).to_bytes(32, "big")
     return bytes(keccak(keccak(encoded).digest()).digest())
 
 
@@ -144,8 +151,8 @@ def _parent(one: bytes, other: bytes, keccak: Callable[[bytes], Any]) -> bytes:
     return bytes(keccak(one + other if one < other else other + one).digest())
 
 
-def _nano(wei: str) -> int:
-    amount, rest = divmod(int(wei), WEI_PER_NANO)
+def _nano(wei: str, unit: Unit) -> int:
+    amount, rest = divmod(int(wei), wei_of(unit))
     if rest:
         raise ValueError(f"{wei} wei is no whole nano-OPEN")
     return amount

@@ -13,7 +13,7 @@ from typing import Any
 
 from openledger.core.errors import Corrupt, OpenLedgerError
 from openledger.core.ids import derived_id
-from openledger.core.money import format_open
+from openledger.core.money import format_money
 from openledger.ledger.accounts import TREASURY
 from openledger.ledger.appeals import LoggedAppeal
 from openledger.ledger.statements import Statement, format_of
@@ -116,7 +116,7 @@ def checked_lines(statement: Statement, *transfers: Transfer) -> list[str]:
 
 def lines(statement: Statement) -> list[str]:
     return [
-        f"the deposit of {statement['contribution_id']}, {format_open(statement['amount_nano'])} OPEN, went back to"
+        f"the deposit of {statement['contribution_id']}, {format_money(statement['amount_nano'])}, went back to"
         f" {statement['account']}: the verdict on {statement['row_id']} was overturned"
     ]
 

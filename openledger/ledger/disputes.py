@@ -29,7 +29,7 @@ from typing import Any, Literal
 from openledger.core.errors import Conflict, Corrupt, Forbidden, InvalidInput, NotFound, OpenLedgerError
 from openledger.core.hashing import canonical_json
 from openledger.core.ids import derived_id
-from openledger.core.money import format_open, split
+from openledger.core.money import format_money, format_open, split
 from openledger.core.shares import RULE_1, check_ceilings, check_unpaid, shares_ppb, terms_of
 from openledger.core.signing import SigningKey, contributor_id, verify
 from openledger.core.values import UNATTRIBUTED as NOBODY
@@ -192,6 +192,7 @@ class Disputes:
     pools: dict[tuple[str, str], PaidPool] = field(default_factory=dict)
     by_pool: dict[tuple[str, str], dict[str, Dispute]] = field(default_factory=dict)
     refunded_nano: dict[tuple[str, str], int] = field(default_factory=dict)
+    bounties_nano: dict[tuple[str, str], int] = field(default_factory=dict)
 
     def take(self, batch: Batch) -> None:
         """Raises Corrupt, its code saying what is wrong; batches of other kinds pass."""
@@ -220,14 +221,28 @@ class Disputes:
         return Funds(
             left_nano=self.pools[key].payouts_nano.get(NOBODY, 0)
             - sum(dispute.award_nano for dispute in known)
-            - self.refunded_nano.get(key, 0),
+            - self.refunded_nano.get(key, 0)
+            - self.bounties_nano.get(key, 0),
             contested_nano=sum(dispute.claim["contested_nano"] for dispute in known if dispute.closing is None),
         )
 
     def free_nano(self, key: tuple[str, str]) -> int:
-        """What of a settled pool's `unattributed` a refund may take: what is left and not in escrow."""
+        """What of a settled pool's `unattributed` a refund or a bounty may take: what is left and not in escrow."""
         funds = self.funds(key)
         return funds.left_nano - funds.held_nano
+
+    def spendable_nano(self, key: tuple[str, str], window_ms: int, time_ms: int) -> int:
+        """What a bounty may take of a pool at `time_ms`: nothing before its settlement, nor while it can be
+        disputed."""
+        settled = self.pools.get(key)
+        return 0 if settled is None or time_ms < settled.settled_ms + window_ms else self.free_nano(key)
+
+    def spend(self, pools_nano: Mapping[tuple[str, str], int], window_ms: int, time_ms: int) -> None:
+        """A bounty takes `pools_nano`. Raises Corrupt where a pool can't give that."""
+        for key, amount_nano in pools_nano.items():
+            if amount_nano > self.spendable_nano(key, window_ms, time_ms):
+                raise _corrupt("a bounty takes more than a pool left unattributed, or too soon", "wrong_bounty")
+            self.bounties_nano[key] = self.bounties_nano.get(key, 0) + amount_nano
 
     def _take(self, kind: str, statement: Statement, batch: Batch) -> None:
         if _is_settlement(kind):
@@ -354,7 +369,7 @@ def claim_statement(
     paid_nano = pool.payouts_nano.get(contributor, 0)
     if not paid_nano < claimed_nano <= pool.pool_nano:
         raise InvalidInput(
-            f"{format_open(paid_nano)} OPEN were paid; a claim is for more than that, and at most for the pool's"
+            f"{format_money(paid_nano)} were paid; a claim is for more than that, and at most for the pool's"
             f" {format_open(pool.pool_nano)}",
             code="invalid_claim",
             param="claimed_nano",
@@ -572,8 +587,8 @@ def lines(statement: Statement) -> list[str]:
     claim = statement if format_of(statement) == DISPUTE else statement["dispute"]
     told = [
         f"{claim['contributor']} contests its share of {claim['adapter']} in {claim['period']}:"
-        f" {format_open(claim['paid_nano'])} OPEN were paid, {format_open(claim['claimed_nano'])} are claimed",
-        f"contested: {format_open(claim['contested_nano'])} OPEN of what the pool left unattributed, with a deposit of"
+        f" {format_money(claim['paid_nano'])} were paid, {format_open(claim['claimed_nano'])} are claimed",
+        f"contested: {format_money(claim['contested_nano'])} of what the pool left unattributed, with a deposit of"
         f" {format_open(claim['deposit_nano'])} in escrow",
     ]
     if format_of(statement) == EXPIRY:
@@ -586,11 +601,11 @@ def lines(statement: Statement) -> list[str]:
     )
     return [
         *told,
-        f"{statement['scorer']} recomputed {format_open(statement['recomputed_nano'])} OPEN ({methods})"
+        f"{statement['scorer']} recomputed {format_money(statement['recomputed_nano'])} ({methods})"
         f" on {statement['num_answers']} answers that paid {format_open(statement['answers_nano'])};"
         f" differences up to {claim['tolerance_ppm']} ppm of the pool count as none",
         f"the scores are {signed}",
-        f"awarded: {format_open(statement['award_nano'])} OPEN, of {format_open(statement['left_nano'])} that were left"
+        f"awarded: {format_money(statement['award_nano'])}, of {format_open(statement['left_nano'])} that were left"
         if statement["upheld"]
         else "rejected: the deposit went to the treasury",
     ]

@@ -6,6 +6,7 @@
     emission       beside a settlement, by what that paid
     refund         of an answer that was sold and not refunded, each part from where it went; who gives less than it
                    owes has nothing left
+    unit           in a currency, nothing leaves genesis but what was paid in (`units`)
 
 One pass, in the order of the log; it keeps what was sold until it ends.
 """
@@ -14,12 +15,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from openledger.core.errors import Corrupt, OpenLedgerError
+from openledger.core.money import OPEN
 from openledger.ledger import emissions, refunds, stakes
 from openledger.ledger.accounts import TREASURY
 from openledger.ledger.register import Register
 from openledger.ledger.statements import SETTLEMENTS, USAGE, Statement, bounded_fee, format_of, parts_by_account
 from openledger.ledger.transfers import Batch
-from openledger.ledger.withdrawals import Withdrawals
+from openledger.ledger.units import check_issued
+from openledger.ledger.withdrawals import PAID_OUT, Withdrawals
 
 Pool = tuple[str, str]  # adapter, period
 Available = Callable[[str, Pool], int]  # nano-OPEN that an account may still give for a pool's answer, after the batch
@@ -64,6 +67,10 @@ class EconomyAudit:
                 self._reward(statement)
             elif kind == emissions.EMISSION:
                 self._emit(statement)
+            elif kind == PAID_OUT and self.register.unit == OPEN:
+                raise _corrupt(
+                    "rounds are paid out in a currency, and this ledger is in OPEN", "unexplained_withdrawal"
+                )
         except Corrupt:
             raise
         except OpenLedgerError as error:
@@ -71,6 +78,7 @@ class EconomyAudit:
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise _corrupt(f"the statement lacks or misstates something: {error}", "malformed_statement") from error
         self.register.take(batch)
+        check_issued(batch.transfers, self.register.unit)
         self.withdrawals.take(batch)
 
     def leaving(self, refund: Statement) -> tuple[str, str, int]:

@@ -11,7 +11,7 @@ import binascii
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,7 @@ def _lines(journal: Journal, origin: str) -> Iterator[dict[str, Any]]:
             "time_ms": batch.time_ms,
             **_transfers_of(batch),
         }
-    yield {"balances": [asdict(balance) for balance in journal.all_balances()], "checkpoint": note}
+    yield {"balances": [balance._asdict() for balance in journal.all_balances()], "checkpoint": note}
 
 
 def _transfers_of(batch: Batch) -> dict[str, Any]:

@@ -22,10 +22,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from openledger.core.errors import Conflict, Forbidden, InvalidInput, NotFound
-from openledger.core.money import SUPPLY_NANO, format_open
-from openledger.ledger.accounts import TREASURY, UNATTRIBUTED, check_account_id
+from openledger.core.money import SUPPLY_NANO, format_money, format_open, shown_unit
+from openledger.ledger.accounts import TREASURY, UNATTRIBUTED, check_account_id, pool_key
 from openledger.ledger.parameters import ParameterBook, Values
-from openledger.ledger.stakes import Stakes, check_key, is_person
+from openledger.ledger.stakes import Stakes, check_key, check_object, is_person
 from openledger.ledger.statements import Statement
 from openledger.ledger.vesting import ECOSYSTEM, Move
 
@@ -48,9 +48,11 @@ _ACTIONS = {
     "text": set(),
     "parameters": {"changes"},
     "spend": {"source", "recipient", "amount_nano"},
-    "bounty": {"recipient", "amount_nano", "bounty"},
+    "bounty": {"recipient", "amount_nano", "bounty", "object", "from_nano"},
     "appeal": {"slash"},
 }
+_UNNAMED_BOUNTY = {"recipient", "amount_nano", "bounty"}  # of logs from before bounties named their pools
+_MAX_POOLS = 1000
 _MAX_TITLE, _MAX_TEXT = 200, 20_000
 _WHOLE_PPM = 10**6
 State = Literal["Pending", "Active", "Canceled", "Defeated", "Succeeded", "Queued", "Expired", "Executed"]
@@ -91,6 +93,8 @@ class Governance:
     proposals: dict[str, Proposal] = field(default_factory=dict)
     keys: dict[tuple[str, str], str] = field(default_factory=dict)
     bounties_nano: dict[str, int] = field(default_factory=dict)
+    pools_nano: dict[tuple[str, str], int] = field(default_factory=dict)  # by adapter and period: what bounties took
+    names_pools: bool = False
 
     def find(self, proposal: Any) -> Proposal:
         """Raises NotFound."""
@@ -139,7 +143,7 @@ class Governance:
         power_nano = stakes.powers.of(proposer, time_ms)
         if power_nano < values["vote_threshold_nano"]:
             raise Forbidden(
-                f"{proposer} has {format_open(power_nano)} OPEN of voting power; a proposal takes"
+                f"{proposer} has {format_money(power_nano)} of voting power; a proposal takes"
                 f" {format_open(values['vote_threshold_nano'])}",
                 code="below_threshold",
                 param="proposer",
@@ -155,6 +159,7 @@ class Governance:
         names = [name for name in Proposal.__dataclass_fields__ if name in statement]
         self.proposals[statement["proposal"]] = Proposal(**{name: statement[name] for name in names})
         self.keys[statement["proposer"], statement["key"]] = statement["proposal"]
+        self.names_pools = self.names_pools or "from_nano" in statement["action"]
 
     def check_vote(self, statement: Statement, stakes: Stakes, time_ms: int) -> None:
         """Raises Conflict before the snapshot, after the end (`not_active`) or for a second vote (`already_voted`),
@@ -218,7 +223,7 @@ class Governance:
         if action["kind"] == "spend":
             return [(action["source"], action["recipient"], action["amount_nano"], "spend")]
         if action["kind"] == "bounty":
-            self._check_bounty(action["amount_nano"], parameters)
+            self.check_cap(action["amount_nano"], parameters)
             return [(UNATTRIBUTED, action["recipient"], action["amount_nano"], "bounty")]
         return stakes.return_moves(action["slash"])
 
@@ -230,6 +235,8 @@ class Governance:
         elif action["kind"] == "bounty":
             spent_nano = self.bounties_nano.get(parameters.current, 0)
             self.bounties_nano[parameters.current] = spent_nano + action["amount_nano"]
+            for key, amount_nano in pools_of(action).items():
+                self.pools_nano[key] = self.pools_nano.get(key, 0) + amount_nano
         elif action["kind"] == "appeal":
             stakes.decide_slash(action["slash"], "returned")
         self.proposals[proposal.proposal] = replace(proposal, ended="Executed")
@@ -247,7 +254,7 @@ class Governance:
 
     def _check_action(self, action: Any, stakes: Stakes, parameters: ParameterBook, time_ms: int) -> None:
         kind = action.get("kind") if isinstance(action, Mapping) else None
-        if not isinstance(kind, str) or kind not in _ACTIONS or set(action) != {"kind", *_ACTIONS[kind]}:
+        if not isinstance(kind, str) or kind not in _ACTIONS or not self._has_fields(kind, set(action) - {"kind"}):
             raise InvalidInput(
                 f"a proposal does one of {', '.join(sorted(_ACTIONS))}, with its own fields",
                 code="invalid_proposal",
@@ -258,15 +265,20 @@ class Governance:
         elif kind in ("spend", "bounty"):
             _check_spending(action)
             if kind == "bounty":
-                self._check_bounty(action["amount_nano"], parameters)
+                self.check_cap(action["amount_nano"], parameters)
         elif kind == "appeal" and stakes.open_slash(action["slash"]).ends_ms < time_ms:
             raise Conflict("the appeal window is over", code="appeal_window_closed", param="slash")
 
-    def _check_bounty(self, amount_nano: int, parameters: ParameterBook) -> None:
+    def _has_fields(self, kind: str, given: set[str]) -> bool:
+        unnamed = kind == "bounty" and given == _UNNAMED_BOUNTY and not self.names_pools
+        return unnamed or given == _ACTIONS[kind]
+
+    def check_cap(self, amount_nano: int, parameters: ParameterBook) -> None:
+        """Raises Conflict (`bounty_cap_reached`) for more than the period may still spend on bounties."""
         left_nano = parameters.in_force["bounty_cap_nano"] - self.bounties_nano.get(parameters.current, 0)
         if amount_nano > left_nano:
             raise Conflict(
-                f"{format_open(max(0, left_nano))} OPEN can still be spent on bounties in {parameters.current}",
+                f"{format_money(max(0, left_nano))} can still be spent on bounties in {parameters.current}",
                 code="bounty_cap_reached",
                 param="amount_nano",
             )
@@ -274,6 +286,12 @@ class Governance:
 
 def proposal_id(number: int) -> str:
     return f"prop_{number:06d}"
+
+
+def pools_of(action: Mapping[str, Any]) -> dict[tuple[str, str], int]:
+    """What a bounty takes of what the settlement of each (adapter, period) left unattributed; empty for any other
+    action."""
+    return {pool_key(name): amount_nano for name, amount_nano in action.get("from_nano", {}).items()}
 
 
 def quorum(values: Values, action: Mapping[str, Any]) -> int:
@@ -302,7 +320,7 @@ def _check_spending(action: Mapping[str, Any]) -> None:
     amount_nano = action["amount_nano"]
     if type(amount_nano) is not int or not 0 < amount_nano <= SUPPLY_NANO:
         raise InvalidInput(
-            "an amount is a whole number of nano-OPEN from 1", code="invalid_amount", param="amount_nano"
+            f"an amount is a whole number of {shown_unit().smallest} from 1", code="invalid_amount", param="amount_nano"
         )
     if not is_person(check_account_id(action["recipient"], "recipient")):
         raise InvalidInput("money is spent on persons", code="invalid_account", param="recipient", fix="like user:bob")
@@ -313,8 +331,27 @@ def _check_spending(action: Mapping[str, Any]) -> None:
             param="source",
             fix=f"one of {', '.join(SOURCES)}; what is unattributed goes to bounties alone",
         )
-    if action["kind"] == "bounty" and not _is_text(action["bounty"], _MAX_TITLE):
+    if action["kind"] == "bounty":
+        _check_bounty(action)
+
+
+def _check_bounty(action: Mapping[str, Any]) -> None:
+    if not _is_text(action["bounty"], _MAX_TITLE):
         raise InvalidInput("a bounty says what it is for", code="invalid_proposal", param="bounty")
+    if action.get("object"):
+        check_object(action["object"])
+    if "from_nano" not in action:
+        return
+    pools = action["from_nano"]
+    whole = isinstance(pools, Mapping) and all(type(part) is int and part > 0 for part in pools.values())
+    if not whole or not 0 < len(pools) <= _MAX_POOLS or sum(pools.values()) != action["amount_nano"]:
+        raise InvalidInput(
+            f"a bounty names 1 to {_MAX_POOLS} pools, and what it takes of each, which sum to it",
+            code="invalid_bounty",
+            param="from_nano",
+            fix="leave from_nano out: the oldest pools that have something left are named then",
+        )
+    pools_of(action)
 
 
 def _check_texts(statement: Statement) -> None:

@@ -124,14 +124,16 @@ class Journal:
         first = self.store.num_accounts()
         self.store.add_accounts([_new_row(first + place, balance) for place, balance in enumerate(balances)])
 
-    def add_batch(self, batch: Batch) -> None:
-        """The batch and the index of its ids; `book_for` was asked for its transfers before."""
+    def add_batch(self, batch: Batch, texts: Iterable[bytes] | None = None) -> None:
+        """The batch and the index of its ids; `book_for` was asked for its transfers before. `texts` are their
+        `transfer_bytes`, where they are at hand."""
         rows = [self._rows[name] for name in _accounts_of(batch.transfers)]
         links = array("q")
         for row in sorted(rows):
             links.extend((row.number, row.last_seq))
         statement = None if batch.statement is None else canonical_json(batch.statement)
-        body, form = (batch.packed, PACKED) if batch.packed else (_body(batch.transfers), JSON)
+        body = batch.packed or _body(texts or map(transfer_bytes, batch.transfers))
+        form = PACKED if batch.packed else JSON
         self.store.add_batch(BatchRow(batch.seq, batch.time_ms, form, body, statement, links.tobytes()))
         self.store.add_ids([id_key(transfer.transfer_id) for transfer in batch.transfers], batch.seq)
 
@@ -194,15 +196,7 @@ def place_of(seq: int, ordinal: int) -> int:
 
 
 def balance_of(row: AccountRow) -> Balance:
-    return Balance(
-        account_id=row.account_id,
-        kind=row.kind,
-        may_go_negative=bool(row.may_go_negative),
-        debits_pending_nano=row.debits_pending,
-        debits_posted_nano=row.debits_posted,
-        credits_pending_nano=row.credits_pending,
-        credits_posted_nano=row.credits_posted,
-    )
+    return Balance(row.account_id, row.kind, bool(row.may_go_negative), *row[5:9])
 
 
 def _accounts_of(transfers: Iterable[Transfer]) -> set[str]:
@@ -246,23 +240,16 @@ def _new_row(number: int, balance: Balance) -> AccountRow:
 
 
 def _sums(balance: Balance, number: int, seq: int) -> Sums:
-    return Sums(
-        balance.debits_pending_nano,
-        balance.debits_posted_nano,
-        balance.credits_pending_nano,
-        balance.credits_posted_nano,
-        seq,
-        number,
-    )
+    return Sums(*balance[3:], seq, number)
 
 
-def _body(transfers: Sequence[Transfer]) -> bytes:
-    return b"[" + b",".join(map(transfer_bytes, transfers)) + b"]"
+def _body(texts: Iterable[bytes]) -> bytes:
+    return b"[" + b",".join(texts) + b"]"
 
 
 def _transfers(body: bytes) -> tuple[Transfer, ...]:
     transfers = tuple(transfer_from_dict(item) for item in json.loads(body))
-    if _body(transfers) != body:
+    if _body(map(transfer_bytes, transfers)) != body:
         raise InvalidInput("not canonical", code="not_canonical")
     return transfers
 

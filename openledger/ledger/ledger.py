@@ -29,7 +29,7 @@ from openledger.ledger.reader import prove, usages, verdicts
 from openledger.ledger.receipts import receipt_of
 from openledger.ledger.rules import Book, apply, apply_each, compare_known, link
 from openledger.ledger.store import MAX_TRANSFERS, BatchRow
-from openledger.ledger.transfers import CREATED, EXISTS, RESULTS, Batch, Entry, Transfer
+from openledger.ledger.transfers import CREATED, EXISTS, RESULTS, Batch, Entry, Transfer, transfer_bytes
 
 if TYPE_CHECKING:
     from openledger.ledger.setwise import Int64, Outcome, Records, Sheet
@@ -335,11 +335,12 @@ class Ledger:
         self, transfers: tuple[Transfer, ...], statement: dict[str, Any] | None, changes: Book, time_ms: int
     ) -> None:
         batch = Batch(seq=self._size, time_ms=time_ms, transfers=transfers, statement=statement)
-        self._journal.add_batch(batch)
+        texts = [transfer_bytes(transfer) for transfer in transfers]
+        self._journal.add_batch(batch, texts)
         sums = self._journal.put_changes(changes, batch.seq)
         if self._sheet is not None:
             self._sheet.put(sums)
-        self._grow(log.leaf_hash(log.leaf_of(batch)), time_ms)
+        self._grow(log.leaf_hash(log.leaf_over(batch, texts)), time_ms)
 
     def _grow(self, leaf: bytes, time_ms: int) -> None:
         self._journal.add_nodes(log.nodes_after_append(self._size, leaf, self._journal.node))

@@ -27,11 +27,16 @@ def leaf_of(batch: Batch) -> dict[str, Any]:
     """The leaf that commits to a batch. Digests in hex; the digest of no statement is empty."""
     if batch.packed:
         return packed_leaf(batch.seq, batch.time_ms, batch.packed)
+    return leaf_over(batch, [transfer_bytes(transfer) for transfer in batch.transfers])
+
+
+def leaf_over(batch: Batch, texts: Sequence[bytes]) -> dict[str, Any]:
+    """`leaf_of` a batch that isn't packed, where the `transfer_bytes` of its transfers are at hand."""
     return {
         "seq": batch.seq,
         "time_ms": batch.time_ms,
         "num_transfers": len(batch.transfers),
-        "transfers_root": merkle.root(transfer_hashes(batch.transfers)).hex(),
+        "transfers_root": merkle.root([merkle.leaf_hash(text) for text in texts]).hex(),
         "statement_digest": "" if batch.statement is None else digest_json(batch.statement),
     }
 

@@ -31,6 +31,7 @@ def add_commands(commands: Any) -> None:
     verify = _add(commands, "verify", "check a proof or a receipt offline", file="PROOF")
     verify.add_argument("--witness", action="append", metavar="KEY", help="a witness that must have cosigned; repeat")
     verify.add_argument("--quorum", type=int, metavar="N", help="how many of the witnesses (default: all)")
+    verify.add_argument("--unit", metavar="CODE", help="the ledger's unit of account (default: OPEN)")
     _add(commands, "audit", "recompute every balance and hash of a ledger or an export of it", file="LEDGER")
     receipt = _add(commands, "receipt", "check a receipt, and that a log keeps its promise", file="RECEIPT")
     receipt.add_argument("--export", metavar="FILE", help="the log, as the ledger exports it")

@@ -41,7 +41,7 @@ def account_key(account_id: str) -> bytes:
 
 def id_key(transfer_id: str) -> bytes:
     """The bytes under which an id is indexed. Only those of 32 hex digits have 16 bytes, so no two ids share theirs."""
-    if _HEX_ID.fullmatch(transfer_id):
+    if len(transfer_id) == 32 and _HEX_ID.fullmatch(transfer_id):
         return bytes.fromhex(transfer_id)
     key = transfer_id.encode()
     return key + b"~" if len(key) == 16 else key

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from openledger.core.errors import NotFound
+from openledger.core.money import OPEN, Unit
 from openledger.ledger.accounts import UNATTRIBUTED
 from openledger.ledger.claims import ClaimTree
 from openledger.ledger.export import Claim, read_export
@@ -17,6 +18,7 @@ from openledger.ledger.journal import Journal
 from openledger.ledger.opening import is_postgres, open_store
 from openledger.ledger.statements import SETTLEMENTS, format_of
 from openledger.ledger.transfers import Batch
+from openledger.ledger.units import UNIT
 from openledger.ledger.withdrawals import CLAIMS, pairs
 
 _SQLITE_MAGIC = b"SQLite format 3\x00"
@@ -28,19 +30,26 @@ class Payout(NamedTuple):
     account: str
     amount_nano: int
     transfer_id: str
+    unit: str
 
 
 def payouts_in(storage: Path | str, period: str = "") -> list[Payout]:
     """Each payout to a contributor, of one period or of all, in the order of the log."""
-    return [payout for batch in batches_in(storage) for payout in _payouts(batch) if period in ("", payout.period)]
+    found, unit = list[Payout](), OPEN
+    for batch in batches_in(storage):
+        unit = _unit_after(batch, unit)
+        found += [payout for payout in _payouts(batch, unit) if period in ("", payout.period)]
+    return found
 
 
 def claims_in(storage: Path | str, number: int) -> ClaimTree:
     """What the round handed over, as claims: all of it was taken out of the accounts by withdrawals, and stands in this
     round alone. Raises NotFound (`round_not_found`)."""
+    unit = OPEN
     for batch in batches_in(storage):
+        unit = _unit_after(batch, unit)
         if format_of(batch.statement) == CLAIMS and (batch.statement or {})["round"] == number:
-            return ClaimTree(dict(pairs((batch.statement or {})["withdrawals"])))
+            return ClaimTree(dict(pairs((batch.statement or {})["withdrawals"])), unit)
     raise NotFound(
         f"there is no round {number}", code="round_not_found", param="round", fix="close one: jobs/operate.py claims"
     )
@@ -79,12 +88,21 @@ def is_database(path: Path) -> bool:
         raise NotFound(f"no ledger at {path}: {error.strerror}", code="no_ledger", param=str(path)) from error
 
 
-def _payouts(batch: Batch) -> Iterator[Payout]:
+def _unit_after(batch: Batch, unit: Unit) -> Unit:
+    return Unit(name=(batch.statement or {})["unit"]) if format_of(batch.statement) == UNIT else unit
+
+
+def _payouts(batch: Batch, unit: Unit) -> Iterator[Payout]:
     statement: dict[str, Any] = batch.statement or {}
     if format_of(statement) not in SETTLEMENTS:
         return
     for transfer in batch.transfers:
         if transfer.credit != UNATTRIBUTED:
             yield Payout(
-                statement["period"], statement["adapter"], transfer.credit, transfer.amount_nano, transfer.transfer_id
+                period=statement["period"],
+                adapter=statement["adapter"],
+                account=transfer.credit,
+                amount_nano=transfer.amount_nano,
+                transfer_id=transfer.transfer_id,
+                unit=unit.smallest,
             )

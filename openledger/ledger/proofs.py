@@ -25,7 +25,7 @@ from typing import Any
 from openledger.core import merkle
 from openledger.core.errors import Corrupt, InvalidInput, NotFound, OpenLedgerError, TooLarge
 from openledger.core.hashing import canonical_json, digest_json
-from openledger.core.money import format_open
+from openledger.core.money import format_money, format_open, shown_unit
 from openledger.ledger import appeals, deposits, disputes, packed, seals, signers
 from openledger.ledger.checkpoints import Checkpoint, open_checkpoint
 from openledger.ledger.log import leaf_hash, leaf_of, transfer_hashes
@@ -247,7 +247,7 @@ def _check_fee(transfer: Transfer, usage: dict[str, Any], _: Any) -> list[str]:
     tokens = f"{usage['num_prompt_tokens']} prompt and {usage['num_completion_tokens']} completion tokens"
     parts = ", ".join(f"{role} {format_open(part)}" for role, part in usage["parts_nano"].items())
     return [
-        f"answer {usage['answer_id']} under {usage['adapter']}: {tokens} cost {format_open(usage['fee_nano'])} OPEN",
+        f"answer {usage['answer_id']} under {usage['adapter']}: {tokens} cost {format_money(usage['fee_nano'])}",
         f"its parts sum to the fee: {parts}",
     ]
 
@@ -262,12 +262,13 @@ def _check_payout(transfer: Transfer, settlement: dict[str, Any], evidence: Any)
         raise _malformed("a payout's evidence is a list of [commitment, nano-OPEN]")
     check_settlement(settlement, evidence)
     check_paid(settlement, transfer)
-    pool = format_open(settlement["pool_nano"])
+    pool = format_money(settlement["pool_nano"])
     return [
-        f"{len(evidence)} answers make the pool of {settlement['adapter']} in {settlement['period']}: {pool} OPEN",
+        f"{len(evidence)} answers make the pool of {settlement['adapter']} in {settlement['period']}: {pool}",
         *(f"adapter {line['adapter_digest']} from {_source(line)}" for line in settlement["lineage"]),
         *(_one_part(settlement) if format_of(settlement) == SETTLEMENT_1 else _two_parts(settlement, transfer.credit)),
-        f"shares divide the pool to the nano-OPEN; {transfer.credit} gets {format_open(transfer.amount_nano)} OPEN",
+        f"shares divide the pool to the {shown_unit().smallest};"
+        f" {transfer.credit} gets {format_money(transfer.amount_nano)}",
     ]
 
 
@@ -289,14 +290,14 @@ def _two_parts(settlement: dict[str, Any], account: str) -> list[str]:
 def _part_line(name: str, settlement: dict[str, Any], account: str) -> str:
     part = settlement["parts"][name]
     paid = sum(amount for who, amount in part["payouts_nano"].items() if settlement["accounts"][who] == account)
-    head = f"{name}: {format_open(part['pool_nano'])} OPEN, {part['ppm']} parts per million of the pool; "
+    head = f"{name}: {format_money(part['pool_nano'])}, {part['ppm']} parts per million of the pool; "
     if not part["measured"]:
         return f"{head}it wasn't measured, so all of it is unattributed"
     if part["unreadable_nano"]:
         head = f"{head}{format_open(part['unreadable_nano'])} of them by answers that can't be read, unattributed; "
     return (
         f"{head}scores of {len(part['scores_nano'])} contributors ({part['method']}) give its shares by"
-        f" {settlement['rule']}, and {account} {format_open(paid)} OPEN of it"
+        f" {settlement['rule']}, and {account} {format_money(paid)} of it"
     )
 
 
@@ -329,7 +330,7 @@ def _source(line: dict[str, Any]) -> str:
 
 
 def _describe(transfer: Transfer) -> str:
-    return f"{format_open(transfer.amount_nano)} OPEN from {transfer.debit} to {transfer.credit} ({transfer.code})"
+    return f"{format_money(transfer.amount_nano)} from {transfer.debit} to {transfer.credit} ({transfer.code})"
 
 
 def _are_counts(values: dict[str, Any], *names: str) -> bool:

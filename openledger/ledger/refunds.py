@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from openledger.core.errors import InvalidInput
-from openledger.core.money import format_open, split
+from openledger.core.money import format_money, format_open, split
 from openledger.ledger.accounts import TREASURY, pool_account
 from openledger.ledger.statements import Statement
 from openledger.ledger.transfers import Transfer
@@ -132,15 +132,15 @@ def lines(statement: Statement) -> list[str]:
     """A refund in words."""
     return [
         f"answer {statement['answer_id']} of {statement['adapter']} in {statement['period']} was refunded:"
-        f" {format_open(statement['fee_nano'])} OPEN to {statement['account']} ({statement['reason']})",
+        f" {format_money(statement['fee_nano'])} to {statement['account']} ({statement['reason']})",
         *(
-            f"{name} owed {format_open(amount_nano)} OPEN of it and gave"
+            f"{name} owed {format_money(amount_nano)} of it and gave"
             f" {format_open(min(amount_nano, statement['taken_nano'].get(name, 0)))}"
             for name, amount_nano in statement["owed_nano"].items()
         ),
-        f"the treasury gave {format_open(statement['taken_nano'].get(TREASURY, 0))} OPEN in all",
+        f"the treasury gave {format_money(statement['taken_nano'].get(TREASURY, 0))} in all",
         *(
-            f"{name} gave {format_open(amount_nano)} OPEN of its emission back to the community"
+            f"{name} gave {format_money(amount_nano)} of its emission back to the community"
             for name, amount_nano in statement.get("emission_nano", {}).items()
         ),
     ]

@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from openledger.core.errors import Conflict, Corrupt, InvalidInput, OpenLedgerError
-from openledger.ledger import emissions, governance, parameters, stakes, vesting
+from openledger.core.money import OPEN, Unit
+from openledger.ledger import emissions, governance, parameters, stakes, units, vesting
 from openledger.ledger.accounts import GENESIS, HOLDS
 from openledger.ledger.emissions import Emissions
 from openledger.ledger.governance import Governance
@@ -30,7 +31,14 @@ from openledger.ledger.vesting import Move, Vesting
 
 ACCOUNT = "holds:register"
 SEAT_NANO = 1
-_FIELDS = {**parameters.FIELDS, **vesting.FIELDS, **stakes.FIELDS, **governance.FIELDS, **emissions.FIELDS}
+_FIELDS = {
+    **units.FIELDS,
+    **parameters.FIELDS,
+    **vesting.FIELDS,
+    **stakes.FIELDS,
+    **governance.FIELDS,
+    **emissions.FIELDS,
+}
 FORMATS = frozenset(_FIELDS)
 _GUARDED = (ACCOUNT, "holds:stake:", "holds:slash:", f"{GENESIS}:", vesting.COMMUNITY, vesting.ECOSYSTEM)
 _CLOCKS_APART_MS = 3_600_000  # between who writes a statement and the ledger that dates it
@@ -47,6 +55,7 @@ class Register:
     stakes: Stakes = field(default_factory=Stakes)
     governance: Governance = field(default_factory=Governance)
     emissions: Emissions = field(default_factory=Emissions)
+    unit: Unit = OPEN
 
     def plan(self, statement: Statement) -> list[Transfer]:
         """The batch that writes `statement` next. Raises what its subject raises, InvalidInput for a shape that can't
@@ -147,6 +156,21 @@ def _stake_values(register: Register) -> parameters.Values:
     return register.parameters.in_force
 
 
+def _plan_unit(register: Register, statement: Statement) -> list[Move]:
+    units.check_unit(statement)
+    return []
+
+
+def _apply_unit(register: Register, statement: Statement) -> None:
+    register.unit = Unit(name=statement["unit"])
+
+
+def _plan_genesis(register: Register, statement: Statement) -> list[Move]:
+    if register.unit != OPEN:
+        raise units.no_supply(register.unit)
+    return register.vesting.plan_genesis(statement)
+
+
 def _plan_first(register: Register, statement: Statement) -> list[Move]:
     register.parameters.check_first(statement)
     return []
@@ -192,9 +216,10 @@ def _plan_cancel(register: Register, statement: Statement) -> list[Move]:
 
 
 _PLANS: dict[str, Callable[[Register, Any], list[Move]]] = {
+    units.UNIT: _plan_unit,
     parameters.PARAMETERS: _plan_first,
     parameters.PERIOD: _plan_period,
-    vesting.GENESIS_FORMAT: lambda r, s: r.vesting.plan_genesis(s),
+    vesting.GENESIS_FORMAT: _plan_genesis,
     vesting.RELEASE: lambda r, s: r.vesting.plan_release(s, s["time_ms"]),
     stakes.STAKE: lambda r, s: r.stakes.plan_stake(s, _stake_values(r)),
     stakes.UNSTAKE: lambda r, s: r.stakes.plan_unstake(s, _stake_values(r), s["time_ms"]),
@@ -210,6 +235,7 @@ _PLANS: dict[str, Callable[[Register, Any], list[Move]]] = {
     emissions.EMISSION: lambda r, s: r.emissions.plan(s, r.parameters),
 }
 _APPLY: dict[str, Callable[[Register, Any], None]] = {
+    units.UNIT: _apply_unit,
     parameters.PARAMETERS: lambda r, s: r.parameters.adopt(s["version"], s["values"]),
     parameters.PERIOD: lambda r, s: r.parameters.open(s["period"], s["version"], s["time_ms"]),
     vesting.GENESIS_FORMAT: lambda r, s: r.vesting.apply_genesis(s),

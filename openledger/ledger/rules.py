@@ -204,27 +204,15 @@ def _refusal(hold: Hold, transfer: Transfer, time_ms: int) -> str:
 
 
 def _debited(balance: Balance, pending_nano: int, posted_nano: int) -> Balance:
-    return Balance(
-        account_id=balance.account_id,
-        kind=balance.kind,
-        may_go_negative=balance.may_go_negative,
-        debits_pending_nano=balance.debits_pending_nano + pending_nano,
-        debits_posted_nano=balance.debits_posted_nano + posted_nano,
-        credits_pending_nano=balance.credits_pending_nano,
-        credits_posted_nano=balance.credits_posted_nano,
-    )
+    name, kind, may_go_negative, debits_pending, debits_posted, credits_pending, credits_posted = balance
+    pending, posted = debits_pending + pending_nano, debits_posted + posted_nano
+    return Balance(name, kind, may_go_negative, pending, posted, credits_pending, credits_posted)
 
 
 def _credited(balance: Balance, pending_nano: int, posted_nano: int) -> Balance:
-    return Balance(
-        account_id=balance.account_id,
-        kind=balance.kind,
-        may_go_negative=balance.may_go_negative,
-        debits_pending_nano=balance.debits_pending_nano,
-        debits_posted_nano=balance.debits_posted_nano,
-        credits_pending_nano=balance.credits_pending_nano + pending_nano,
-        credits_posted_nano=balance.credits_posted_nano + posted_nano,
-    )
+    name, kind, may_go_negative, debits_pending, debits_posted, credits_pending, credits_posted = balance
+    pending, posted = credits_pending + pending_nano, credits_posted + posted_nano
+    return Balance(name, kind, may_go_negative, debits_pending, debits_posted, pending, posted)
 
 
 def _overflow(debit: Balance, credit: Balance) -> str:

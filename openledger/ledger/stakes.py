@@ -25,7 +25,7 @@ from typing import Any, Literal
 
 from openledger.core.errors import Conflict, Forbidden, InvalidInput, NotFound
 from openledger.core.ids import NAME_PATTERN
-from openledger.core.money import SUPPLY_NANO, format_open, split
+from openledger.core.money import SUPPLY_NANO, format_money, shown_unit, split
 from openledger.ledger.accounts import TREASURY, check_account_id
 from openledger.ledger.parameters import Opened, Values
 from openledger.ledger.statements import Statement
@@ -151,7 +151,7 @@ class Stakes:
         account, of, amount_nano = _checked(statement)
         if amount_nano < values["stake_minimum_nano"]:
             raise InvalidInput(
-                f"a stake is at least {format_open(values['stake_minimum_nano'])} OPEN",
+                f"a stake is at least {format_money(values['stake_minimum_nano'])}",
                 code="stake_too_small",
                 param="amount_nano",
             )
@@ -170,7 +170,7 @@ class Stakes:
         staked_nano = self.staked_nano(account, of)
         if amount_nano > staked_nano:
             raise Conflict(
-                f"{account} has {format_open(staked_nano)} OPEN staked on {of}", code="not_staked", param="amount_nano"
+                f"{account} has {format_money(staked_nano)} staked on {of}", code="not_staked", param="amount_nano"
             )
         if 0 < staked_nano - amount_nano < values["stake_minimum_nano"]:
             raise Conflict("what would stay is below the minimum", code="stake_too_small", param="amount_nano",
@@ -374,7 +374,7 @@ def _checked(statement: Statement) -> tuple[str, str, int]:
         raise InvalidInput(f"{account!r} is nobody's account", code="invalid_account", param="account")
     if type(amount_nano) is not int or not 0 < amount_nano <= SUPPLY_NANO:
         raise InvalidInput(
-            f"{amount_nano!r} is no amount: a whole number of nano-OPEN from 1", code="invalid_amount",
+            f"{amount_nano!r} is no amount: a whole number of {shown_unit().smallest} from 1", code="invalid_amount",
             param="amount_nano",
         )  # fmt: skip
     return account, check_object(statement["object"]), amount_nano

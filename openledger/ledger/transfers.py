@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from openledger.core.errors import InvalidInput
-from openledger.core.money import SUPPLY_NANO
+from openledger.core.money import SUPPLY_NANO, shown_unit
 from openledger.ledger.accounts import check_account_id
 
 TransferKind = Literal["single", "pending", "post", "void"]
@@ -176,7 +176,7 @@ def _check_amount(amount_nano: int) -> None:
             f"{amount_nano!r} can't be transferred",
             code="invalid_amount",
             param="amount_nano",
-            fix=f"send a whole number of nano-OPEN from 1 to {SUPPLY_NANO}",
+            fix=f"send a whole number of {shown_unit().smallest} from 1 to {SUPPLY_NANO}",
         )
 
 

@@ -2,6 +2,7 @@
 
     openledger.withdrawal/1   account -> holds:claims, for an address on another ledger
     openledger.claims/1       every withdrawal that waits, as one round: holds:claims -> holds:claims:<round>
+    openledger.paid_out/1     a round that was paid in the ledger's currency: holds:claims:<round> -> genesis
 
 A withdrawal belongs to one round and no other, so what a round hands over, as a list of (address, amount) pairs or as a
 Merkle tree over it, is handed over once. Amounts of one address are summed within the round.
@@ -14,18 +15,20 @@ from typing import Any
 
 from openledger.core.errors import Conflict, Corrupt, InvalidInput, OpenLedgerError
 from openledger.core.ids import derived_id
-from openledger.core.money import SUPPLY_NANO, format_open
-from openledger.ledger.accounts import check_account_id
+from openledger.core.money import SUPPLY_NANO, format_money, format_open, shown_unit
+from openledger.ledger.accounts import GENESIS, check_account_id
 from openledger.ledger.statements import Statement, format_of
 from openledger.ledger.transfers import Batch, Transfer
 
 WITHDRAWAL = "openledger.withdrawal/1"
 CLAIMS = "openledger.claims/1"
+PAID_OUT = "openledger.paid_out/1"
 WAITING = "holds:claims"
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}")
 _FIELDS = {
     WITHDRAWAL: {"account", "address", "amount_nano", "minimum_nano", "key"},
     CLAIMS: {"round", "withdrawals"},
+    PAID_OUT: {"round", "amount_nano", "reference"},
 }
 
 
@@ -35,6 +38,7 @@ class Withdrawals:
 
     waiting: dict[str, tuple[str, int]] = field(default_factory=dict)
     rounds: int = 0
+    unpaid_nano: dict[int, int] = field(default_factory=dict)  # by round
 
     def take(self, batch: Batch) -> None:
         """Raises Corrupt, its code saying what is wrong; batches of other kinds pass."""
@@ -53,9 +57,12 @@ class Withdrawals:
             raise _corrupt("the transfer isn't the one that the statement calls for", "withdrawal_differs")
         if kind == WITHDRAWAL:
             self.waiting[expected.transfer_id] = (statement["address"], statement["amount_nano"])
-        else:
+        elif kind == CLAIMS:
             self.waiting.clear()
             self.rounds += 1
+            self.unpaid_nano[self.rounds] = expected.amount_nano
+        else:
+            del self.unpaid_nano[statement["round"]]
 
     def _planned(self, kind: str, statement: Statement) -> Transfer:
         if set(statement) != {"format", *_FIELDS[kind]}:
@@ -63,6 +70,10 @@ class Withdrawals:
         if kind == WITHDRAWAL:
             check_withdrawal(statement)
             return withdrawal_transfer(statement)
+        if kind == PAID_OUT:
+            if self.unpaid_nano.get(statement["round"]) != statement["amount_nano"] or not statement["reference"]:
+                raise Conflict("no such round waits to be paid out", code="wrong_round", param="round")
+            return paid_out_transfer(statement)
         if statement["round"] != self.rounds + 1:
             raise Conflict("rounds are counted", code="wrong_round", param="round")
         if statement["withdrawals"] != [[name, *told] for name, told in self.waiting.items()]:
@@ -78,13 +89,13 @@ def check_withdrawal(statement: Statement) -> None:
     amount_nano, minimum_nano = statement["amount_nano"], statement["minimum_nano"]
     if type(amount_nano) is not int or type(minimum_nano) is not int or not 0 < amount_nano <= SUPPLY_NANO:
         raise InvalidInput(
-            f"{amount_nano!r} is no amount: a whole number of nano-OPEN from 1",
+            f"{amount_nano!r} is no amount: a whole number of {shown_unit().smallest} from 1",
             code="invalid_amount",
             param="amount_nano",
         )
     if amount_nano < minimum_nano:
         raise InvalidInput(
-            f"a withdrawal is at least {format_open(minimum_nano)} OPEN; this is"
+            f"a withdrawal is at least {format_money(minimum_nano)}; this is"
             f" {format_open(minimum_nano - amount_nano)} less",
             code="below_minimum",
             param="amount_nano",
@@ -139,6 +150,21 @@ def claims_transfer(statement: Statement) -> Transfer:
     )
 
 
+def paid_out_id(number: int) -> str:
+    return f"paid_out.{number}"
+
+
+def paid_out_transfer(statement: Statement) -> Transfer:
+    return Transfer(
+        transfer_id=paid_out_id(statement["round"]),
+        debit=claims_account(statement["round"]),
+        credit=GENESIS,
+        amount_nano=statement["amount_nano"],
+        code="paid_out",
+        reference=statement["reference"],
+    )
+
+
 def pairs(withdrawals: Sequence[Sequence[Any]]) -> list[tuple[str, int]]:
     """(address in lower case, nano-OPEN) of a round, by address; one pair for each address."""
     gathered: dict[str, int] = {}
@@ -148,7 +174,7 @@ def pairs(withdrawals: Sequence[Sequence[Any]]) -> list[tuple[str, int]]:
 
 
 def withdrawal_lines(statement: Mapping[str, Any]) -> list[str]:
-    return [f"{statement['account']} withdraws {format_open(statement['amount_nano'])} OPEN to {statement['address']}"]
+    return [f"{statement['account']} withdraws {format_money(statement['amount_nano'])} to {statement['address']}"]
 
 
 def _touches(transfer: Transfer) -> bool:

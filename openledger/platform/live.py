@@ -334,6 +334,7 @@ class LiveService(Community, Owners):
         """The report as it was written, its sources as the Datanets' display policies are now."""
         path = self._workdir.report
         told = dict(json.loads(path.read_text())) if path.exists() else {}
+        told["unit"] = (await answered(self._economy.unit.remote())).name
         if told.get("answers"):
             displays = await answered(self._datanets.displays.remote())
             told["answers"] = [displayed(answer, displays) for answer in told["answers"]]

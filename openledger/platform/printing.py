@@ -6,7 +6,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from openledger.core.money import format_open
+from openledger.core.money import format_money, format_open
 
 SPLITTER_NOTE = (
     "The splitter stands beside other people's rows, which may be better: the ratio is no loss by splitting. The same\n"
@@ -85,7 +85,7 @@ def _print_answer(answers: list[dict[str, Any]], console: Console) -> None:
     shown = next((answer for answer in answers if answer["kind"] == "held_in" and answer["sources"]), None)
     if shown is None:
         return
-    console.print(f"\n[bold]one answer[/] ({shown['adapter']}, {format_open(shown['fee_nano'])} OPEN)", highlight=False)
+    console.print(f"\n[bold]one answer[/] ({shown['adapter']}, {format_money(shown['fee_nano'])})", highlight=False)
     console.print(f"  Q  {shown['question']}\n  A  {shown['answer']}", markup=False, highlight=False)
     console.print("  rows behind it, by the index: scores compare rows with one another, in no unit", highlight=False)
     for source in shown["sources"]:

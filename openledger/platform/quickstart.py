@@ -31,7 +31,7 @@ from openledger.core.errors import Corrupt, InvalidInput, invariant
 from openledger.core.files import write_json_durably, write_secret
 from openledger.core.hashing import digest_json
 from openledger.core.ids import new_id
-from openledger.core.money import format_open, parse_open
+from openledger.core.money import format_money, format_open, parse_open
 from openledger.core.signing import SigningKey, contributor_id
 from openledger.core.values import (
     UNATTRIBUTED,
@@ -372,7 +372,7 @@ def ask(run: Demonstration, stage: Stage) -> None:
         run.report["answers"] = list(answers)
     run.report["period"] = period
     fees_nano = sum(answer["fee_nano"] for answer in run.report["answers"])
-    stage.detail = f"{len(questions)} answers for {format_open(fees_nano)} OPEN"
+    stage.detail = f"{len(questions)} answers for {format_money(fees_nano)}"
 
 
 def _customer_key(run: Demonstration) -> str:
@@ -430,7 +430,7 @@ def attribute_and_pay(run: Demonstration, stage: Stage) -> None:
         paid_nano += settlement.pool_nano - settlement.payouts_nano.get(UNATTRIBUTED, 0)
     _settle_left_over(run)
     run.report["gaming"] = report.gaming_entries(run.report["datanets"], run.people)
-    stage.detail = f"{format_open(paid_nano)} OPEN to contributors, {format_open(unattributed_nano)} unattributed"
+    stage.detail = f"{format_money(paid_nano)} to contributors, {format_open(unattributed_nano)} unattributed"
 
 
 def _settle_left_over(run: Demonstration) -> None:
@@ -467,7 +467,7 @@ def prove(run: Demonstration, stage: Stage) -> None:
     path = pipeline.prove(run.ledger, best["transfer_id"], run.workdir.proofs)
     verdict = verify_offline(path, vkey)
     run.report["proof"] = {"path": str(path), "contributor": best["name"], "amount_nano": best["earned_nano"]}
-    stage.detail = f"{best['name']}'s payout of {format_open(best['earned_nano'])} OPEN: {verdict}; {stage.detail}"
+    stage.detail = f"{best['name']}'s payout of {format_money(best['earned_nano'])}: {verdict}; {stage.detail}"
 
 
 def describe_plan(settings: QuickstartSettings, workdir: Path, console: Console) -> None:

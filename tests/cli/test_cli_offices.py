@@ -12,7 +12,7 @@ from served_app import served
 from openledger.api import create_app
 from openledger.cli.main import main
 from openledger.core.clock import ManualClock
-from openledger.core.money import NANO_PER_OPEN
+from openledger.core.money import NANO_PER_OPEN, Unit
 from openledger.core.signing import SigningKey, contributor_id
 
 OPEN = NANO_PER_OPEN
@@ -69,8 +69,9 @@ def test_a_proposal_from_the_terminal(town: Town, capsys: pytest.CaptureFixture[
     [
         (["--spend", "user:bob", "2"], {"kind": "spend", "source": "treasury", "recipient": "user:bob",
                                         "amount_nano": 2 * OPEN}),
-        (["--bounty", "user:bob", "2"], {"kind": "bounty", "bounty": "T", "recipient": "user:bob",
-                                         "amount_nano": 2 * OPEN}),
+        (["--bounty", "user:bob", "0.000000002", "--for", "datanet:py-docs", "--pool", "pool:py:p0001"],
+         {"kind": "bounty", "bounty": "T", "object": "datanet:py-docs", "recipient": "user:bob", "amount_nano": 2,
+          "from_nano": {"pool:py:p0001": 2}}),
         ([], {"kind": "text"}),
     ],
 )  # fmt: skip
@@ -94,6 +95,21 @@ def test_a_payout_is_explained_exported_and_withdrawn(town: Town, capsys: pytest
     run(capsys, "payout", "withdraw", "3", "--to", ADDRESS)
     town.economy.close_claims()
     assert town.economy.claims(1) == [(ADDRESS, 3 * OPEN)]
+
+
+def test_in_a_currency_amounts_are_read_and_written_in_it(tmp_path: Path, monkeypatch, capsys):
+    town = Town(tmp_path, ManualClock(), unit=Unit(name="EUR"))
+    town.economy.grant("user:alice", 5_000_000, "SEPA-1")
+    with served(create_app(MemoryService(desk=town.desk()))) as url:
+        monkeypatch.setenv("OPENLEDGER_URL", url)
+        monkeypatch.setenv("OPENLEDGER_API_KEY", API_KEY)
+        assert "1.5 EUR" in run(capsys, "stake", "add", "adapter:py", "1.5")
+        assert town.economy.stakes("user:alice")["staked_nano"] == {"adapter:py": 1_500_000}
+        shown = run(capsys, "stake", "show")
+        run(capsys, "payout", "withdraw", "2.25", "--to", ADDRESS)
+    assert "OPEN" not in shown
+    assert town.available() == 5_000_000 - 1_500_000 - 2_250_000
+    town.close()
 
 
 def test_a_contributors_key_is_enough_to_see_payouts_and_draw_them(town, tmp_path, monkeypatch, capsys):

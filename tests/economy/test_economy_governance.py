@@ -1,12 +1,14 @@
 """Proposals: their states, who votes with what, and that what passed happens once, by itself, within the bounds."""
 
 import pytest
-from economy_values import scores
+from economy_values import Town, scores
 
-from openledger.core.errors import Conflict, Forbidden, InvalidInput, NotFound
+from openledger.core.errors import Conflict, Corrupt, Forbidden, InvalidInput, NotFound
 from openledger.core.money import NANO_PER_OPEN
 from openledger.economy import Parameters
+from openledger.economy.bounties import BountyBook
 from openledger.economy.parameters import PRESETS
+from openledger.ledger.parameters import DAY_MS
 
 OPEN = NANO_PER_OPEN
 P = Parameters()
@@ -171,13 +173,110 @@ def test_unattributed_pays_bounties_and_nothing_else(voters, clock):
     left = voters.available("unattributed")
     action = {"kind": "bounty", "recipient": "user:erin", "amount_nano": left, "bounty": "rows on asyncio"}
     proposal = passed(voters, clock, action)
+    named = {"object": "", "from_nano": {"pool:py:p0001": left}}
+    assert voters.economy.proposal(proposal)["action"] == {**action, **named}
     clock.advance(P.vote_timelock_ms)
     assert state(voters, proposal) == "Executed"
     assert (voters.available("user:erin"), voters.available("unattributed")) == (left, 0)
+    assert propose(voters, action) == proposal  # asked again, though nothing is left
     with pytest.raises(InvalidInput) as caught:
         propose(voters, {"kind": "spend", "source": "unattributed", "recipient": "user:e", "amount_nano": 1}, key="p2")
     assert caught.value.code == "invalid_source"
     voters.ledger.audit()
+
+
+def bounty(amount_nano, **more):
+    return {"kind": "bounty", "recipient": "user:erin", "amount_nano": amount_nano, "bounty": "rows", **more}
+
+
+def settled(town, *periods):
+    """What is unattributed of each period."""
+    left = []
+    for period in periods:
+        before = town.available("unattributed")
+        town.sell(f"k-{period}")
+        town.economy.settle(scores(period), {})
+        left.append(town.available("unattributed") - before)
+    return left
+
+
+def test_a_bounty_takes_of_the_oldest_pools_first(voters, clock):
+    first, second = settled(voters, "p0001", "p0002")
+    proposal = passed(voters, clock, bounty(first + 1, object="datanet:py-docs"))
+    action = voters.economy.proposal(proposal)["action"]
+    assert action["from_nano"] == {"pool:py:p0001": first, "pool:py:p0002": 1}
+    assert action["object"] == "datanet:py-docs"
+    clock.advance(P.vote_timelock_ms)
+    assert state(voters, proposal) == "Executed"
+    with pytest.raises(Conflict) as caught:
+        propose(voters, bounty(second), key="p2")
+    assert caught.value.code == "bounty_exceeds_unattributed"
+    assert voters.economy.proposal(propose(voters, bounty(second - 1), key="p3"))["state"] == "Pending"
+    voters.ledger.audit()
+
+
+@pytest.mark.parametrize(
+    ("more", "code"),
+    [
+        ({"from_nano": {"pool:py:p0001": 6}}, "bounty_exceeds_unattributed"),
+        ({"from_nano": {"pool:py:p0009": 5}}, "bounty_exceeds_unattributed"),
+        ({"from_nano": {"pool:py:p0001": 4}}, "invalid_bounty"),
+        ({"from_nano": {"pool:py:p0001": 2.5}}, "invalid_bounty"),
+        ({"from_nano": {}}, "invalid_bounty"),
+        ({"from_nano": "pool:py:p0001"}, "invalid_bounty"),
+        ({"from_nano": {"treasury": 5}}, "invalid_account"),
+        ({"object": "user:erin"}, "invalid_object"),
+        ({"amount_nano": 10**6}, "bounty_exceeds_unattributed"),
+    ],
+)
+def test_a_bounty_that_names_what_cannot_pay_it_is_refused_and_changes_nothing(voters, more, code):
+    settled(voters, "p0001")
+    before = voters.ledger.checkpoint()
+    if code == "bounty_exceeds_unattributed" and "from_nano" in more:
+        more = {"from_nano": {name: amount + 10**6 for name, amount in more["from_nano"].items()}}
+        more["amount_nano"] = sum(more["from_nano"].values())
+    with pytest.raises((Conflict, InvalidInput)) as caught:
+        propose(voters, bounty(5) | more)
+    assert (caught.value.code, voters.ledger.checkpoint()) == (code, before)
+
+
+def test_a_bounty_waits_until_nobody_can_dispute_its_pool(tmp_path, clock):
+    town = Town(tmp_path, clock, Parameters(dispute_window_ms=20 * DAY_MS))
+    town.economy.grant("user:alice", 1_000_000, "start")
+    (left,) = settled(settle_down(town), "p0001")
+    proposal = passed(town, clock, bounty(left))
+    clock.advance(P.vote_timelock_ms)
+    assert (town.economy.run_due(), state(town, proposal)) == (0, "Queued")
+    clock.advance(5 * DAY_MS)
+    assert (state(town, proposal), town.available("user:erin")) == ("Executed", left)
+    town.ledger.audit()
+    town.close()
+
+
+def test_the_audit_finds_a_bounty_that_takes_more_than_its_pool_has(voters, clock, monkeypatch):
+    first, second = settled(voters, "p0001", "p0002")
+    monkeypatch.setattr(BountyBook, "named", lambda _, action: dict(action))
+    monkeypatch.setattr(BountyBook, "check", lambda *_: None)
+    pools = {"pool:py:p0001": first + 1, "pool:py:p0002": second - 1}
+    passed(voters, clock, bounty(first + second, object="", from_nano=pools))
+    clock.advance(P.vote_timelock_ms)
+    voters.economy.run_due()
+    with pytest.raises(Corrupt) as caught:
+        voters.ledger.audit()
+    assert caught.value.code == "wrong_bounty"
+
+
+def test_a_bounty_of_a_log_that_names_no_pools_stands_until_one_does(voters, clock, monkeypatch):
+    first, _ = settled(voters, "p0001", "p0002")
+    monkeypatch.setattr(BountyBook, "named", lambda _, action: dict(action))
+    proposal = passed(voters, clock, bounty(first))
+    clock.advance(P.vote_timelock_ms)
+    assert (state(voters, proposal), voters.available("user:erin")) == ("Executed", first)
+    voters.ledger.audit()
+    propose(voters, bounty(1, object="", from_nano={"pool:py:p0002": 1}), key="p2")
+    with pytest.raises(InvalidInput) as caught:
+        propose(voters, bounty(1), key="p3")
+    assert caught.value.code == "invalid_proposal"
 
 
 def test_bounties_of_a_period_are_capped(voters):

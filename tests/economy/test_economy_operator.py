@@ -7,8 +7,12 @@ import pytest
 from economy_values import Town
 
 from jobs.operate import act, parse_arguments, planned
+from openledger.core.clock import ManualClock
 from openledger.core.errors import Conflict, InvalidInput, NotFound
-from openledger.core.money import NANO_PER_OPEN
+from openledger.core.money import NANO_PER_OPEN, Unit, showing
+from openledger.core.signing import SigningKey
+from openledger.economy.register import RegisterBook
+from openledger.ledger import Ledger
 
 OPEN = NANO_PER_OPEN
 ADDRESS = "0x" + "ab" * 20
@@ -65,6 +69,34 @@ def test_an_account_is_funded_once_for_each_grant_and_gets_one_key(town: Town, t
     assert operate(town, *words) == told
     assert path.read_text() == key
     assert operate(town, "account", "user:dora", "--fund", "5", "--grant", "second")["available_open"] == "30"
+
+
+def test_in_a_currency_payments_come_in_and_go_out(tmp_path: Path):
+    town = Town(tmp_path, ManualClock(), unit=Unit(name="EUR"))
+    with showing(town.economy.unit()):
+        told = operate(town, "account", "user:dora", "--fund", "25.5", "--grant", "SEPA-1")
+        assert told["available_eur"] == "25.5"
+        town.economy.withdraw("user:dora", 20_500_000, ADDRESS, "w1")
+        assert operate(town, "claims", "--out", str(tmp_path / "claims.csv"))["total_eur"] == "20.5"
+        paid = operate(town, "paid-out", "1", "--reference", "SEPA-OUT-1")
+        assert paid == {"round": 1, "paid_eur": "20.5"}
+        assert operate(town, "paid-out", "1", "--reference", "SEPA-OUT-1") == paid
+    assert town.ledger.audit().issued_nano == 5_000_000 + 1
+    town.close()
+
+
+def test_the_unit_is_chosen_before_there_is_an_economy(tmp_path: Path):
+    ledger = Ledger(tmp_path / "ledger.db", ManualClock(), SigningKey(b"k" * 32), "openledger/test")
+    RegisterBook(ledger, ManualClock()).choose(Unit(name="EUR"))  # what `operate.py unit` does, over the actor
+    RegisterBook(ledger, ManualClock()).choose(Unit(name="EUR"))
+    ledger.close()
+    town = Town(tmp_path, ManualClock())
+    assert town.economy.unit().name == "EUR"
+    with pytest.raises(Conflict) as caught:
+        RegisterBook(town.ledger, ManualClock()).choose(Unit(name="USD"))
+    assert caught.value.code == "unit_chosen"
+    town.ledger.audit()
+    town.close()
 
 
 @pytest.mark.parametrize("words", [[], ["--fund", "5"], ["--grant", "first", "--key-out", "x"]])

@@ -165,5 +165,5 @@ def test_payouts_are_written_as_a_table(settled, path, tmp_path):
     payouts = payouts_in(path)
     assert payouts == payouts_in(tmp_path / "export")
     assert payouts_in(path, "another") == []
-    assert csv_of(payouts).splitlines()[0] == "period,adapter,account,amount_nano,transfer_id"
+    assert csv_of(payouts).splitlines()[0] == "period,adapter,account,amount_nano,transfer_id,unit"
     assert len(csv_of(payouts).splitlines()) == 1 + len(payouts)
