@@ -271,6 +271,7 @@ class ShardHost:
         self._place = place
         self._options = options
         self._shards: dict[str, Shard] = {}
+        self._opening = threading.Lock()
 
     def append(self, datanet: str, rows: Sequence[Row], key: str) -> None:
         self._shard(datanet).append(rows, key)
@@ -294,11 +295,12 @@ class ShardHost:
         return self._shard(datanet).count
 
     def _shard(self, datanet: str) -> Shard:
-        if datanet not in self._shards:
-            name = check_name(datanet, "datanet")
-            place = self._place / name if isinstance(self._place, Path) else f"{self._place}/{name}.lance"
-            self._shards[datanet] = Shard(place, self._options)
-        return self._shards[datanet]
+        with self._opening:
+            if datanet not in self._shards:
+                name = check_name(datanet, "datanet")
+                place = self._place / name if isinstance(self._place, Path) else f"{self._place}/{name}.lance"
+                self._shards[datanet] = Shard(place, self._options)
+            return self._shards[datanet]
 
 
 def _encoded(schema: pa.Schema, compression: str | None) -> pa.Schema:
