@@ -22,6 +22,7 @@ import random
 import resource
 import statistics
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -50,13 +51,14 @@ from openledger.datanets.dedupe import DuplicateIndex
 from openledger.datanets.gate import judge
 from openledger.datanets.ingest import Outcome, gate_workers
 from openledger.datanets.ingest import ingest as ingest_all
-from openledger.datanets.rows import rows_of, table_of
+from openledger.datanets.rows import table_of
 from openledger.datanets.shard import Shard, ShardHost
 
 SEED = 1
 NUM_TAKEN = 1_000
 REPEATS = 3
 NUM_WRITERS = 8
+WRITER_TURNS = 5
 WORDS_IN_ROW = 160
 _TURN_ROWS = 10_000
 _POINT_ROWS = 5_000
@@ -203,27 +205,40 @@ def _workers_cpu_s(workers: ProcessPoolExecutor) -> float:
 
 
 def writers(arguments: argparse.Namespace) -> None:
-    """Eight threads that append 1,000 rows at a time to one table: a shard, and Delta with the syncs that it leaves
-    out (`pip install deltalake`, not needed for anything else). Every append to the shard is sent twice."""
-    tables = [table_of(batch) for batch in batches(NUM_WRITERS * 3_000, 1_000, "writers")]
-    found = Table(title=f"{NUM_WRITERS} writers, {len(tables)} commits of 1,000 rows")
-    for column in ("", "commits/s, wall", "commits/s, CPU", "rows sent", "rows stored"):
+    """Eight threads that append 1,000 rows at a time to one table, and 100 at a time: a shard, and Delta with the syncs
+    that it leaves out, in turns (`pip install -r benchmarks/datanets_requirements.txt`, needed for nothing else). Then
+    every append to the shard is sent again, as after an answer that was lost: by what it holds, none is doubled."""
+    found = Table(title=f"{NUM_WRITERS} writers, {WRITER_TURNS} turns of {3 * NUM_WRITERS} commits, medians")
+    for column in ("", "commits/s, wall", "commits/s, CPU", "rows sent", "rows stored", "after all is sent again"):
         found.add_column(column, justify="right" if column else "left")
-    with tempfile.TemporaryDirectory(prefix="bench-") as name:
-        kinds: list[type[Any]] = [Ours] + ([Delta] if importlib.util.find_spec("deltalake") else [])
-        for kind in kinds:
-            store = kind(Path(name) / kind.__name__)
-            store.append(tables[:1])
-            spent = cost(lambda s=store: _in_threads(s.append_again, tables[1:]))
-            speeds = [1e3 * (len(tables) - 1) / ms for ms in (spent.wall_ms, spent.cpu_ms)]
-            sent = sum(len(table) for table in tables)
-            found.add_row(kind.__name__, *(f"{speed:,.1f}" for speed in speeds), f"{sent:,}", f"{store.count():,}")
+    kinds: list[type[Any]] = [Ours] + ([Delta] if importlib.util.find_spec("deltalake") else [])
+    for size in (1_000, 100):
+        with tempfile.TemporaryDirectory(prefix="bench-") as name:
+            stores = [kind(Path(name) / kind.__name__) for kind in kinds]
+            speeds: dict[Any, list[tuple[float, float]]] = {store: [] for store in stores}
+            sent = list(enumerate(batches(3 * NUM_WRITERS * (WRITER_TURNS + 1) * size, size, f"writers-{size}")))
+            for turn in range(WRITER_TURNS + 1):
+                part = sent[turn * 3 * NUM_WRITERS : (turn + 1) * 3 * NUM_WRITERS]
+                for store in stores:
+                    ready = [store.ready(number, rows) for number, rows in part]
+                    spent = cost(lambda s=store, r=ready: _in_threads(s.commit, r))
+                    if turn:  # in the first the table is made
+                        speeds[store].append((1e3 * len(part) / spent.wall_ms, 1e3 * len(part) / spent.cpu_ms))
+            num_sent = size * len(sent)
+            for store in stores:
+                wall, cpu = (statistics.median(column) for column in zip(*speeds[store], strict=True))
+                stored, again = store.count(), "-"
+                if isinstance(store, Ours):
+                    _in_threads(store.commit, [store.ready(number, rows) for number, rows in sent])
+                    again = f"{store.count():,}"
+                what = f"{type(store).__name__}, {size:,} rows a commit"
+                found.add_row(what, f"{wall:,.1f}", f"{cpu:,.1f}", f"{num_sent:,}", f"{stored:,}", again)
     Console(width=150).print(found)
 
 
-def _in_threads(call: Callable[[int, pa.Table], None], tables: Sequence[pa.Table]) -> None:
+def _in_threads(call: Callable[[Any], None], items: Sequence[Any]) -> None:
     with ThreadPoolExecutor(NUM_WRITERS) as pool:
-        list(pool.map(call, range(1, len(tables) + 1), tables))
+        list(pool.map(call, items))
 
 
 def curve(arguments: argparse.Namespace) -> None:
@@ -385,13 +400,13 @@ class Delta:
     def __init__(self, folder: Path):
         self._folder = folder
         self._synced: set[Path] = set()
+        self._lock = threading.Lock()
 
-    def append(self, tables: Sequence[pa.Table]) -> None:
-        for table in tables:
-            self.append_again(0, table)
+    def ready(self, number: int, rows: Sequence[Row]) -> pa.Table:
+        return table_of(rows)
 
-    def append_again(self, number: int, table: pa.Table) -> None:
-        """Once alone: sent twice, Delta stores it twice."""
+    def commit(self, table: pa.Table) -> None:
+        """Sent twice, Delta stores it twice."""
         import deltalake
 
         while True:
@@ -400,13 +415,14 @@ class Delta:
                 break
             except deltalake.exceptions.CommitFailedError:
                 continue  # other writers were first, more often than it tries by itself
-        new = {path for path in self._folder.rglob("*") if path.is_file()} - self._synced
+        with self._lock:  # each file is synced once, by whoever sees it first: the doubt is in Delta's favour
+            new = {path for path in self._folder.rglob("*") if path.suffix in (".parquet", ".json")} - self._synced
+            self._synced |= new
         for path in new:
             with path.open("rb") as stream:
                 os.fsync(stream.fileno())
         for folder in {path.parent for path in new}:
             sync_folder(folder)
-        self._synced |= new
 
     def count(self) -> int:
         import deltalake
@@ -424,13 +440,13 @@ class Ours:
     def append(self, tables: Sequence[pa.Table]) -> None:
         for table in tables:
             self._count += 1
-            self._shard._write(table, f"key-{self._count}")
+            self._shard._write([(table, f"key-{self._count}")])
 
-    def append_again(self, number: int, table: pa.Table) -> None:
-        """Twice under one key, as after an answer that was lost."""
-        rows = list(rows_of(table))
-        for _ in range(2):
-            self._shard.append(rows, f"commit-{number}")
+    def ready(self, number: int, rows: Sequence[Row]) -> tuple[Sequence[Row], str]:
+        return rows, f"commit-{number}"
+
+    def commit(self, ready: tuple[Sequence[Row], str]) -> None:
+        self._shard.append(*ready)
 
     def count(self) -> int:
         return sum(len(batch) for batch in self._shard.scan())

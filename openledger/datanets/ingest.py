@@ -3,8 +3,8 @@ stores what came before.
 
 Owns the order of the work, which is that of the contributions: verdicts, reasons and receipts are those of one
 contribution after the other. Three things go on at a time: workers prepare contributions to come (`preparing`), this
-thread looks for duplicates and fixes verdicts, a second thread waits for the shards. Memory is bounded by `ahead`
-contributions and two more.
+thread looks for duplicates and fixes verdicts, others wait for the shards, which store small contributions together.
+Memory is bounded by `ahead` contributions that are prepared and as many that are stored.
 
     with gate_workers(2) as workers:
         for outcome in ingest(datanets, contributions, workers):
@@ -44,18 +44,18 @@ def ingest(
     """For each contribution, in order, its receipt, or the error of ours that refused it: the others go on. An outcome
     comes when its contribution is durable; a contribution without one may or may not be stored, and can be sent again.
     """
-    due: Callable[[], Outcome] | None = None
-    with ThreadPoolExecutor(1) as storing:
+    due = deque[Callable[[], Outcome]]()
+    with ThreadPoolExecutor(ahead) as storing:
         for contribution, prepared in _prepared(datanets, contributions, workers, ahead):
             begun = _told(partial(_begun, datanets, contribution, prepared))
-            if due is not None:
-                yield due()
             if isinstance(begun, PendingContribution):
-                due = partial(_told, partial(_finished, datanets, begun, storing.submit(datanets.store, begun)))
+                due.append(partial(_told, partial(_finished, datanets, begun, storing.submit(datanets.store, begun))))
             else:
-                due = partial(_same, begun)
-        if due is not None:
-            yield due()
+                due.append(partial(_same, begun))
+            if len(due) >= ahead:
+                yield due.popleft()()
+        while due:
+            yield due.popleft()()
 
 
 def prepare_here(contribution: Contribution, detectors: tuple[str, ...], rules: Rules) -> Prepared:

@@ -116,7 +116,7 @@ class TestIngest:
 
         datanets = open_datanets(tmp_path, 1)
         for number, _ in enumerate(ingest(datanets, reading(), Inline(), ahead=3)):
-            assert len(read) <= number + 1 + 4
+            assert len(read) <= number + 2 * 3
         assert number == 19
 
 
