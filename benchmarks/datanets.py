@@ -3,9 +3,11 @@
     python benchmarks/datanets.py                       every part
     python benchmarks/datanets.py storage --rows 1000000
     python benchmarks/datanets.py ingest --ingested 100000
+    python benchmarks/datanets.py cores --ingested 60000      one process, and one more that prepares, in turns
     python benchmarks/datanets.py duplicates
     python benchmarks/datanets.py writers
-    python benchmarks/datanets.py curve --grown 100000 --plot docs/images/datanet_cost.svg
+    python benchmarks/datanets.py curve --grown 100000 --keep work/curve --plot docs/images/datanet_cost.svg
+                                                      the same again goes on where it was cut off, or further
 
 Rows are made of invented words in Zipf's proportions, about 1 KB each, from a fixed seed. CPU is that of this process
 (user and system); wall times of runs that write depend on what the disk's `fsync` costs.
@@ -13,15 +15,19 @@ Rows are made of invented words in Zipf's proportions, about 1 KB each, from a f
 
 import argparse
 import importlib.util
+import json
+import math
 import os
 import random
 import resource
 import statistics
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -34,21 +40,28 @@ from rich.console import Console
 from rich.table import Table
 
 from openledger.core.clock import SystemClock
+from openledger.core.errors import OpenLedgerError
 from openledger.core.files import sync_folder
+from openledger.core.signed import contribution_id
 from openledger.core.signing import SigningKey
-from openledger.core.values import Row, RowDraft
+from openledger.core.values import Contribution, Row, RowDraft
 from openledger.datanets.contribution import sign_contribution
 from openledger.datanets.datanets import Datanets
 from openledger.datanets.dedupe import DuplicateIndex
 from openledger.datanets.gate import judge
-from openledger.datanets.rows import rows_of, table_of
+from openledger.datanets.ingest import Outcome, gate_workers
+from openledger.datanets.ingest import ingest as ingest_all
+from openledger.datanets.rows import table_of
 from openledger.datanets.shard import Shard, ShardHost
 
 SEED = 1
 NUM_TAKEN = 1_000
 REPEATS = 3
 NUM_WRITERS = 8
+WRITER_TURNS = 5
 WORDS_IN_ROW = 160
+_TURN_ROWS = 10_000
+_POINT_ROWS = 5_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +70,24 @@ class Cost:
     cpu_ms: float
 
 
+@dataclass(frozen=True, slots=True)
+class Point:
+    """What the rows up to `rows` cost, each, from the point before."""
+
+    rows: int
+    cpu_us: float
+    wall_us: float
+    bytes_per_row: float
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", nargs="?", choices=sorted(PARTS), help="all of them without it")
     parser.add_argument("--rows", type=int, default=200_000, help="of the storage part")
-    parser.add_argument("--ingested", type=int, default=50_000, help="rows of the ingest part")
+    parser.add_argument("--ingested", type=int, default=50_000, help="rows of the parts ingest and cores")
+    parser.add_argument("--workers", type=int, default=1, help="processes of the part cores beside this one")
     parser.add_argument("--grown", type=int, default=50_000, help="rows of the curve part")
+    parser.add_argument("--keep", type=Path, help="where the curve part keeps its Datanet and figures, to go on later")
     parser.add_argument("--plot", type=Path, help="where the curve part writes its SVG")
     arguments = parser.parse_args()
     for name in [arguments.part] if arguments.part else sorted(PARTS):
@@ -107,12 +132,11 @@ def ingest(arguments: argparse.Namespace) -> None:
         table.add_column(column, justify="right")
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
-        datanets = Datanets(folder, [ShardHost(folder / f"shard-{number}") for number in range(2)], SystemClock())
-        datanets.create("docs", "Invented words", "acct_bench")
-        bare, before = Parquet(folder / "parquet"), 0
-        for number, batch in enumerate(batches(arguments.ingested, 1_000, "ingest")):
-            drafts = [RowDraft(prompt=row.prompt, completion=row.completion, source=row.source) for row in batch]
-            contribution = sign_contribution(SigningKey(b"b" * 32), "docs", drafts, str(number))
+        datanets, bare, before = _datanets(folder / "ours"), Parquet(folder / "parquet"), 0
+        sent = contributions("ingest", arguments.ingested)
+        for number, (batch, contribution) in enumerate(
+            zip(batches(arguments.ingested, 1_000, "ingest"), sent, strict=True)
+        ):
             alone = cost(lambda c=contribution: datanets.preview(c))
             whole = cost(lambda c=contribution: datanets.contribute(c))
             plain = cost(lambda rows=batch: bare.append([table_of(rows)]))
@@ -125,77 +149,164 @@ def ingest(arguments: argparse.Namespace) -> None:
     Console(width=150).print(table)
 
 
+def cores(arguments: argparse.Namespace) -> None:
+    """The whole gate in one process and with workers beside it, in turns of 10,000 rows, each over two shards of
+    its own."""
+    names = ("one process", f"{arguments.workers} beside it")
+    spent: dict[str, list[tuple[Cost, float]]] = {name: [] for name in names}
+    turns = -(-arguments.ingested // _TURN_ROWS)
+    with tempfile.TemporaryDirectory(prefix="bench-") as name, gate_workers(arguments.workers) as workers:
+        folder, sent = Path(name), contributions("cores", _TURN_ROWS * (turns + 1))
+        alone, together = (_datanets(folder / part) for part in ("alone", "together"))
+        for turn in range(turns + 1):
+            part = list(islice(sent, _TURN_ROWS // 1_000))
+            one = cost(lambda p=part: [alone.contribute(each) for each in p]), 0.0
+            before = _workers_cpu_s(workers)
+            two = cost(lambda p=part: _all_stored(ingest_all(together, p, workers)))
+            if turn:  # in the first, workers start
+                spent[names[0]].append(one)
+                spent[names[1]].append((two, 1e3 * (_workers_cpu_s(workers) - before)))
+        alone.close()
+        together.close()
+    table = Table(title=f"ingest of {_TURN_ROWS * turns:,} rows of 1.1 KB through the whole gate, in turns")
+    for column in ("", "rows/s, wall", "best turn", "CPU us per row", "of it in the workers"):
+        table.add_column(column, justify="right" if column else "left")
+    for name, each in spent.items():
+        walls, own, others = [c.wall_ms for c, _ in each], sum(c.cpu_ms for c, _ in each), sum(w for _, w in each)
+        speeds = (f"{1e3 * _TURN_ROWS / ms:,.0f}" for ms in (statistics.mean(walls), min(walls)))
+        per_row = (f"{1e3 * ms / turns / _TURN_ROWS:,.0f}" for ms in (own + others, others))
+        table.add_row(name, *speeds, *per_row)
+    Console(width=150).print(table)
+
+
+def _datanets(folder: Path) -> Datanets:
+    folder.mkdir(exist_ok=True)
+    datanets = Datanets(folder, [ShardHost(folder / f"shard-{number}") for number in range(2)], SystemClock())
+    datanets.create("docs", "Invented words", "acct_bench")
+    return datanets
+
+
+def contributions(name: str, num_rows: int) -> Iterator[Contribution]:
+    """Signed, of 1,000 rows each."""
+    for number, batch in enumerate(batches(num_rows, 1_000, name)):
+        drafts = [RowDraft(prompt=row.prompt, completion=row.completion, source=row.source) for row in batch]
+        yield sign_contribution(SigningKey(b"b" * 32), "docs", drafts, str(number))
+
+
+def _all_stored(outcomes: Iterator[Outcome]) -> None:
+    for outcome in outcomes:
+        if isinstance(outcome, OpenLedgerError):
+            raise outcome
+
+
+def _workers_cpu_s(workers: ProcessPoolExecutor) -> float:
+    used = [psutil.Process(identifier).cpu_times() for identifier in workers._processes]
+    return sum(times.user + times.system for times in used)
+
+
 def writers(arguments: argparse.Namespace) -> None:
-    """Eight threads that append 1,000 rows at a time to one table: a shard, and Delta with the syncs that it leaves
-    out (`pip install deltalake`, not needed for anything else). Every append to the shard is sent twice."""
-    tables = [table_of(batch) for batch in batches(NUM_WRITERS * 3_000, 1_000, "writers")]
-    found = Table(title=f"{NUM_WRITERS} writers, {len(tables)} commits of 1,000 rows")
-    for column in ("", "commits/s, wall", "commits/s, CPU", "rows sent", "rows stored"):
+    """Eight threads that append 1,000 rows at a time to one table, and 100 at a time: a shard, and Delta with the syncs
+    that it leaves out, in turns (`pip install -r benchmarks/datanets_requirements.txt`, needed for nothing else). Then
+    every append to the shard is sent again, as after an answer that was lost: by what it holds, none is doubled."""
+    found = Table(title=f"{NUM_WRITERS} writers, {WRITER_TURNS} turns of {3 * NUM_WRITERS} commits, medians")
+    for column in ("", "commits/s, wall", "commits/s, CPU", "rows sent", "rows stored", "after all is sent again"):
         found.add_column(column, justify="right" if column else "left")
-    with tempfile.TemporaryDirectory(prefix="bench-") as name:
-        kinds: list[type[Any]] = [Ours] + ([Delta] if importlib.util.find_spec("deltalake") else [])
-        for kind in kinds:
-            store = kind(Path(name) / kind.__name__)
-            store.append(tables[:1])
-            spent = cost(lambda s=store: _in_threads(s.append_again, tables[1:]))
-            speeds = [1e3 * (len(tables) - 1) / ms for ms in (spent.wall_ms, spent.cpu_ms)]
-            sent = sum(len(table) for table in tables)
-            found.add_row(kind.__name__, *(f"{speed:,.1f}" for speed in speeds), f"{sent:,}", f"{store.count():,}")
+    kinds: list[type[Any]] = [Ours] + ([Delta] if importlib.util.find_spec("deltalake") else [])
+    for size in (1_000, 100):
+        with tempfile.TemporaryDirectory(prefix="bench-") as name:
+            stores = [kind(Path(name) / kind.__name__) for kind in kinds]
+            speeds: dict[Any, list[tuple[float, float]]] = {store: [] for store in stores}
+            sent = list(enumerate(batches(3 * NUM_WRITERS * (WRITER_TURNS + 1) * size, size, f"writers-{size}")))
+            for turn in range(WRITER_TURNS + 1):
+                part = sent[turn * 3 * NUM_WRITERS : (turn + 1) * 3 * NUM_WRITERS]
+                for store in stores:
+                    ready = [store.ready(number, rows) for number, rows in part]
+                    spent = cost(lambda s=store, r=ready: _in_threads(s.commit, r))
+                    if turn:  # in the first the table is made
+                        speeds[store].append((1e3 * len(part) / spent.wall_ms, 1e3 * len(part) / spent.cpu_ms))
+            num_sent = size * len(sent)
+            for store in stores:
+                wall, cpu = (statistics.median(column) for column in zip(*speeds[store], strict=True))
+                stored, again = store.count(), "-"
+                if isinstance(store, Ours):
+                    _in_threads(store.commit, [store.ready(number, rows) for number, rows in sent])
+                    again = f"{store.count():,}"
+                what = f"{type(store).__name__}, {size:,} rows a commit"
+                found.add_row(what, f"{wall:,.1f}", f"{cpu:,.1f}", f"{num_sent:,}", f"{stored:,}", again)
     Console(width=150).print(found)
 
 
-def _in_threads(call: Callable[[int, pa.Table], None], tables: Sequence[pa.Table]) -> None:
+def _in_threads(call: Callable[[Any], None], items: Sequence[Any]) -> None:
     with ThreadPoolExecutor(NUM_WRITERS) as pool:
-        list(pool.map(call, range(1, len(tables) + 1), tables))
+        list(pool.map(call, items))
 
 
 def curve(arguments: argparse.Namespace) -> None:
-    """What a row costs as a Datanet grows, and how much memory: one process over two shards, 1,000 rows each."""
-    table = Table(title="cost per row as a Datanet grows")
-    for column in ("rows", "CPU us per row", "wall us per row", "resident bytes per row since the first 1,000"):
-        table.add_column(column, justify="right")
-    spent: list[tuple[int, float]] = []
+    """What a row costs as a Datanet grows, and how much memory: one process over two shards, 1,000 rows each. In a
+    folder that is kept each point is written when it is measured, and the next run goes on behind the last one. Memory
+    is that of the process, over what it had before the first row; the first point of a run has what opening took."""
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
-        folder = Path(name)
-        datanets = Datanets(folder, [ShardHost(folder / f"shard-{number}") for number in range(2)], SystemClock())
-        datanets.create("docs", "Invented words", "acct_bench")
-        costs: list[Cost] = []
-        for number, batch in enumerate(batches(arguments.grown, 1_000, "curve")):
-            drafts = [RowDraft(prompt=row.prompt, completion=row.completion, source=row.source) for row in batch]
-            contribution = sign_contribution(SigningKey(b"b" * 32), "docs", drafts, str(number))
-            costs.append(cost(lambda c=contribution: datanets.contribute(c)))
-            if number == 0:
-                first_bytes = psutil.Process().memory_info().rss
-            if len(costs) == max(5, arguments.grown // 20_000):
-                per_row = [
-                    sum(values) / len(costs) for values in zip(*((c.cpu_ms, c.wall_ms) for c in costs), strict=True)
-                ]
-                grown = (psutil.Process().memory_info().rss - first_bytes) / max(1, number * 1_000)
-                table.add_row(f"{(number + 1) * 1_000:,}", f"{per_row[0]:,.0f}", f"{per_row[1]:,.0f}", f"{grown:,.0f}")
-                spent.append(((number + 1) * 1_000, per_row[0]))
-                costs.clear()
-        datanets.close()
+        folder = arguments.keep or Path(name) / "curve"
+        folder.mkdir(parents=True, exist_ok=True)
+        _grow(folder, arguments.grown)
+        points = _points(folder)
+    table = Table(title="cost per row as a Datanet grows")
+    for column in ("rows", "CPU us per row", "wall us per row", "resident bytes per row"):
+        table.add_column(column, justify="right")
+    for point in points:
+        table.add_row(*(f"{value:,.0f}" for value in (point.rows, point.cpu_us, point.wall_us, point.bytes_per_row)))
     Console(width=150).print(table)
     if arguments.plot:
-        _plot(arguments.plot, spent)
+        _plot(arguments.plot, points)
 
 
-def _plot(path: Path, spent: Sequence[tuple[int, float]]) -> None:
-    """An SVG of its own: two axes and a line."""
-    width, height, left, bottom = 640, 320, 60, 40
-    most_rows, most_us = spent[-1][0], 1.2 * max(us for _, us in spent)
-    right, top = width - left - 20, height - bottom - 20
-    points = " ".join(
-        f"{left + right * rows / most_rows:.0f},{height - bottom - top * us / most_us:.0f}" for rows, us in spent
+def _grow(folder: Path, num_rows: int) -> None:
+    before = psutil.Process().memory_info().rss
+    datanets = _datanets(folder / "datanets")
+    sent = (one for one in contributions("curve", num_rows) if datanets.judged(contribution_id(one)) is None)
+    while part := list(islice(sent, _POINT_ROWS // 1_000)):
+        spent = cost(lambda p=part: [datanets.contribute(each) for each in p])
+        rows = datanets.stored_count("docs")
+        grown = (psutil.Process().memory_info().rss - before) / rows
+        per_row = [ms / len(part) for ms in (spent.cpu_ms, spent.wall_ms)]
+        with (folder / "points.jsonl").open("a") as stream:
+            stream.write(json.dumps(asdict(Point(rows, *per_row, grown))) + "\n")
+    datanets.close()
+
+
+def _points(folder: Path) -> list[Point]:
+    path = folder / "points.jsonl"
+    return [Point(**json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def _plot(path: Path, points: Sequence[Point]) -> None:
+    """An SVG of its own: two axes with a few marks, and a point for each measurement."""
+    width, height, left, bottom, top = 640, 320, 60, 40, 30
+    most_rows = max(point.rows for point in points)
+    most_us = 100 * math.ceil(1.2 * max(point.cpu_us for point in points) / 100)
+
+    def at(rows: float, us: float) -> tuple[float, float]:
+        return left + (width - left - 20) * rows / most_rows, height - bottom - (height - bottom - top) * us / most_us
+
+    dots = "".join(
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5"/>' for x, y in (at(point.rows, point.cpu_us) for point in points)
     )
+    marks = "".join(
+        f'<text x="{x:.0f}" y="{height - bottom + 16}" text-anchor="middle">{rows:,.0f}</text>'
+        for rows in (most_rows * n / 4 for n in range(5))
+        for x, _ in [at(rows, 0)]
+    ) + "".join(
+        f'<text x="{left - 6}" y="{y + 4:.0f}" text-anchor="end">{us:,.0f}</text>'
+        for us in (most_us * n / 4 for n in range(5))
+        for _, y in [at(0, us)]
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif"'
         f' font-size="12"><rect width="{width}" height="{height}" fill="white"/>'
-        f'<path d="M{left} 20V{height - bottom}H{width - 20}" fill="none" stroke="#444"/>'
-        f'<polyline points="{points}" fill="none" stroke="#1f6feb" stroke-width="2"/>'
-        f'<text x="{left}" y="14">microseconds of CPU per row, 0 to {most_us:,.0f}</text>'
-        f'<text x="{width - 20}" y="{height - 14}" text-anchor="end">'
-        f"rows in the Datanet, 0 to {most_rows:,}</text></svg>\n"
+        f'<path d="M{left} {top}V{height - bottom}H{width - 20}" fill="none" stroke="#444"/>{marks}'
+        f'<g fill="#1f6feb">{dots}</g><text x="{left}" y="18">microseconds of CPU per row</text>'
+        f'<text x="{width - 20}" y="{height - 8}" text-anchor="end">rows in the Datanet</text></svg>\n'
     )
 
 
@@ -289,13 +400,13 @@ class Delta:
     def __init__(self, folder: Path):
         self._folder = folder
         self._synced: set[Path] = set()
+        self._lock = threading.Lock()
 
-    def append(self, tables: Sequence[pa.Table]) -> None:
-        for table in tables:
-            self.append_again(0, table)
+    def ready(self, number: int, rows: Sequence[Row]) -> pa.Table:
+        return table_of(rows)
 
-    def append_again(self, number: int, table: pa.Table) -> None:
-        """Once alone: sent twice, Delta stores it twice."""
+    def commit(self, table: pa.Table) -> None:
+        """Sent twice, Delta stores it twice."""
         import deltalake
 
         while True:
@@ -304,13 +415,14 @@ class Delta:
                 break
             except deltalake.exceptions.CommitFailedError:
                 continue  # other writers were first, more often than it tries by itself
-        new = {path for path in self._folder.rglob("*") if path.is_file()} - self._synced
+        with self._lock:  # each file is synced once, by whoever sees it first: the doubt is in Delta's favour
+            new = {path for path in self._folder.rglob("*") if path.suffix in (".parquet", ".json")} - self._synced
+            self._synced |= new
         for path in new:
             with path.open("rb") as stream:
                 os.fsync(stream.fileno())
         for folder in {path.parent for path in new}:
             sync_folder(folder)
-        self._synced |= new
 
     def count(self) -> int:
         import deltalake
@@ -328,13 +440,13 @@ class Ours:
     def append(self, tables: Sequence[pa.Table]) -> None:
         for table in tables:
             self._count += 1
-            self._shard._write(table, f"key-{self._count}")
+            self._shard._write([(table, f"key-{self._count}")])
 
-    def append_again(self, number: int, table: pa.Table) -> None:
-        """Twice under one key, as after an answer that was lost."""
-        rows = list(rows_of(table))
-        for _ in range(2):
-            self._shard.append(rows, f"commit-{number}")
+    def ready(self, number: int, rows: Sequence[Row]) -> tuple[Sequence[Row], str]:
+        return rows, f"commit-{number}"
+
+    def commit(self, ready: tuple[Sequence[Row], str]) -> None:
+        self._shard.append(*ready)
 
     def count(self) -> int:
         return sum(len(batch) for batch in self._shard.scan())
@@ -398,6 +510,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], None]] = {
     "ingest": ingest,
     "writers": writers,
     "curve": curve,
+    "cores": cores,
     "duplicates": duplicates,
 }
 

@@ -50,9 +50,10 @@ from openledger.datanets.contribution import check_public_key, check_signature, 
 from openledger.datanets.dedupe import DuplicateIndex, features_of
 from openledger.datanets.export import write_export
 from openledger.datanets.feedback import Feedback
-from openledger.datanets.gate import GATE_VERSION, NO_DETECTORS, Detectors, Rules, judge
+from openledger.datanets.gate import GATE_VERSION, NO_DETECTORS, Detectors, Rules, decide, judge
 from openledger.datanets.layout import Layout, ShardPort
 from openledger.datanets.leaderboard import Leaderboard
+from openledger.datanets.preparing import Prepared
 from openledger.datanets.registry import (
     Contributor,
     ContributorStatistics,
@@ -280,25 +281,55 @@ class Datanets:
     def mark_seal_logged(self, contributor: str, digest: str, *, opened: bool) -> None:
         self._registry.seals.mark_logged(contributor, digest, opened=opened)
 
-    def contribute(self, contribution: Contribution) -> ContributionReceipt:
+    def contribute(self, contribution: Contribution, prepared: Prepared | None = None) -> ContributionReceipt:
         """Check, judge and store. The same contribution again gets its first receipt again. A contributor who is not
         registered is, by the id that his key gives: the signature shows that the key is his.
 
         Raises InvalidInput (`invalid_signature` and others), TooLarge (`quota_exceeded` and others), NotFound for an
         unknown Datanet, Forbidden (`not_permitted`) for a contributor whom its terms leave out, and Unavailable when
         storage is; then nothing was acknowledged, and sending the same again is safe.
+
+        `prepared` is what another process has found of the contribution (`preparing`), by `rules` of its Datanet.
         """
-        self._check(contribution)
+        begun = self.begin(contribution, prepared)
+        if isinstance(begun, ContributionReceipt):
+            return begun
+        self.store(begun)
+        return self.finish(begun)
+
+    def begin(
+        self, contribution: Contribution, prepared: Prepared | None = None
+    ) -> PendingContribution | ContributionReceipt:
+        """The first step of `contribute`: the verdicts are fixed. Of one that was stored before, its first receipt."""
+        self._check(contribution, prepared)
         if not self._registry.knows_contributor(contribution.contributor_id):
             self.register_contributor(contribution.public_key, contribution.contributor_id)
         identifier = contribution_id(contribution)
-        for pending in self._registry.pending():
-            if pending.receipt.contribution_id == identifier:
-                return self._store(pending)
         if (known := self._registry.first_receipt(identifier)) is not None:
-            return known
+            waiting = (one for one in self._registry.pending() if one.receipt.contribution_id == identifier)
+            return next(waiting, known)
         self._check_quota(contribution)
-        return self._store(self._begin(contribution))
+        return self._begin(contribution, prepared)
+
+    def store(self, pending: PendingContribution) -> None:
+        """The second step: its rows stand in the shards. It may be taken in another thread, while the next contribution
+        is begun."""
+        self._layout.append(pending.receipt.datanet, list(_stored_rows(pending)), pending.receipt.contribution_id)
+
+    def finish(self, pending: PendingContribution) -> ContributionReceipt:
+        """The third step: nothing of it is pending."""
+        self._registry.finish_contribution(pending.receipt.contribution_id)
+        return pending.receipt
+
+    def rules(self, name: str) -> Rules:
+        """What the Datanet asks of rows, by which contributions are prepared."""
+        terms = self.terms(name)
+        languages = terms.spoken if terms.only_languages else ()
+        return Rules(schema=self._registry.datanet(name).row_schema, languages=languages)
+
+    @property
+    def detectors(self) -> Detectors:
+        return self._detectors
 
     def receipt(self, name: str, identifier: str) -> ContributionReceipt:
         """What became of a contribution by now, after reviews and appeals. Raises NotFound (`unknown_contribution`)
@@ -568,8 +599,9 @@ class Datanets:
     def contributors(self) -> list[Contributor]:
         return self._registry.contributors()
 
-    def _check(self, contribution: Contribution) -> None:
-        check_signature(contribution)
+    def _check(self, contribution: Contribution, prepared: Prepared | None = None) -> None:
+        if prepared is None or prepared.contribution_id != contribution_id(contribution):
+            check_signature(contribution)
         self._check_permitted(contribution.datanet, contribution.contributor_id, "contribute")
 
     def _check_owner(self, name: str, by: str) -> None:
@@ -599,31 +631,28 @@ class Datanets:
         self._registry.terms.set_permission(name, permission, self._clock.now_ms())
         return permission
 
-    def _judge(self, contribution: Contribution, sealed: Place | None) -> tuple[tuple[Verdict, ...], DuplicateIndex]:
+    def _judge(
+        self, contribution: Contribution, sealed: Place | None, prepared: Prepared | None = None
+    ) -> tuple[tuple[Verdict, ...], DuplicateIndex]:
         overlay = self._index.overlay(sealed or self._registry.next_place())
-        rules, ids = self._rules(contribution.datanet), row_ids(contribution)
-        return tuple(judge(contribution.drafts, ids, overlay, self._detectors, rules)), overlay
+        rules = self.rules(contribution.datanet)
+        if prepared is not None and prepared.fits(contribution, self._detectors, rules):
+            return tuple(decide(prepared.row_ids, prepared.examined, overlay)), overlay
+        return tuple(judge(contribution.drafts, row_ids(contribution), overlay, self._detectors, rules)), overlay
 
-    def _rules(self, name: str) -> Rules:
-        terms = self.terms(name)
-        languages = terms.spoken if terms.only_languages else ()
-        return Rules(schema=self._registry.datanet(name).row_schema, languages=languages)
-
-    def _begin(self, contribution: Contribution) -> PendingContribution:
+    def _begin(self, contribution: Contribution, prepared: Prepared | None) -> PendingContribution:
         now_ms, own = self._clock.now_ms(), (contribution.contributor_id, digest_of(contribution))
         sealed = self._registry.seals.place(*own, now_ms)
-        verdicts, overlay = self._judge(contribution, sealed)
+        verdicts, overlay = self._judge(contribution, sealed, prepared)
         displaced = self._index.displaced_by(overlay) if sealed else {}
         opening = Opening(contributor_id=own[0], digest=own[1], displaced=displaced) if sealed else None
         pending = self._registry.begin_contribution(contribution, verdicts, GATE_VERSION, now_ms, opening)
         self._index.absorb(overlay)
         return pending
 
-    def _store(self, pending: PendingContribution) -> ContributionReceipt:
-        receipt = pending.receipt
-        self._layout.append(receipt.datanet, list(_stored_rows(pending)), receipt.contribution_id)
-        self._registry.finish_contribution(receipt.contribution_id)
-        return receipt
+    def _store(self, pending: PendingContribution) -> None:
+        self.store(pending)
+        self.finish(pending)
 
     def _accept(self, held: HeldRow, draft: RowDraft) -> None:
         """A crash on the way leaves it held: the same again goes on."""

@@ -26,7 +26,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any, Literal
 
 import rensa
@@ -57,10 +57,12 @@ class Duplicate:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A text as it is compared: `normal` is its normalised form, `words` are those of it, in order."""
+    """A text as it is compared: `normal` is its normalised form, `words` are those of it, in order, `distinct` the same
+    without repetition."""
 
     normal: str
     words: list[str]
+    distinct: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +76,17 @@ class Features:
     num_words: int
     answer_sketch: rensa.RMinHash
     row_sketch: rensa.RMinHash
+
+
+@dataclass(frozen=True, slots=True)
+class PackedFeatures:
+    """Features on their way to another process: each word stands once, and rows say its number. `numbers` has those of
+    every row's question, then of its answer; `sizes` how many of either there are."""
+
+    words: tuple[str, ...]
+    numbers: "array[int]"
+    sizes: "array[int]"
+    rest: list[tuple[bytes, bytes | None, int, rensa.RMinHash, rensa.RMinHash]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,8 +324,8 @@ def features_of_texts(rows: Sequence[tuple[Text, Text]]) -> list[Features]:
         Features(
             pair_key=_digest(f"{question.normal}\0{answer.normal}"),
             answer_key=_digest(answer.normal) if len(answer.words) >= MIN_REPEATED_WORDS else None,
-            question=frozenset(question.words) | frozenset(_DOTTED_NAME.findall(question.normal)),
-            answer=frozenset(answer.words),
+            question=question.distinct.union(_dotted_names(question.normal)),
+            answer=answer.distinct,
             num_words=len(answer.words),
             answer_sketch=answer_sketch,
             row_sketch=row_sketch,
@@ -321,9 +334,41 @@ def features_of_texts(rows: Sequence[tuple[Text, Text]]) -> list[Features]:
     ]
 
 
+def packed(features: Iterable[Features]) -> PackedFeatures:
+    words: list[str] = []
+    number_of, numbers, sizes = _Numbers(words), array("I"), array("I")
+    rest = []
+    for one in features:
+        for some in (one.question, one.answer):
+            numbers.extend(map(number_of.__getitem__, some))
+            sizes.append(len(some))
+        rest.append((one.pair_key, one.answer_key, one.num_words, one.answer_sketch, one.row_sketch))
+    return PackedFeatures(tuple(words), numbers, sizes, rest)
+
+
+def unpacked(features: PackedFeatures) -> list[Features]:
+    spelled, ends = list(map(features.words.__getitem__, features.numbers)), [0, *accumulate(features.sizes)]
+    sets = [frozenset(spelled[start:end]) for start, end in pairwise(ends)]
+    return [
+        Features(
+            pair_key=pair_key,
+            answer_key=answer_key,
+            question=question,
+            answer=answer,
+            num_words=num_words,
+            answer_sketch=answer_sketch,
+            row_sketch=row_sketch,
+        )
+        for question, answer, (pair_key, answer_key, num_words, answer_sketch, row_sketch) in zip(
+            sets[::2], sets[1::2], features.rest, strict=True
+        )
+    ]
+
+
 def text_of(text: str) -> Text:
     normal = normalized(text)
-    return Text(normal, _words(normal))
+    found = _words(normal)
+    return Text(normal, found, frozenset(found))
 
 
 def normalized(text: str) -> str:
@@ -383,13 +428,17 @@ def _same_question(earlier: frozenset[str], later: frozenset[str], index: Duplic
     return not missing & ({word for word in rarest if "." in word} or rarest)
 
 
+def _dotted_names(normal: str) -> list[str]:
+    return _DOTTED_NAME.findall(normal) if "." in normal else []
+
+
 def _answer_tokens(answer: Sequence[str]) -> list[str]:
     """What an answer is sketched by: its words; pairs of them where it is long, for long texts share their common words
     whatever they are about, and candidates would become more with every row. A sketch takes no heed of order or
     repetition."""
     if len(answer) < LONG_ANSWER_WORDS:
         return list(answer)
-    return [f"{a} {b}" for a, b in pairwise(answer)]
+    return list(map(" ".join, pairwise(answer)))
 
 
 def _row_tokens(question: Sequence[str], answer_tokens: Sequence[str]) -> list[str]:

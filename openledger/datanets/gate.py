@@ -36,14 +36,13 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import pairwise
 from types import MappingProxyType
 
 import numpy as np
 
 from openledger.core.values import RowDraft, Verdict
-from openledger.datanets.dedupe import DuplicateIndex, Features, Text, features_of_texts, text_of, words
+from openledger.datanets.dedupe import DuplicateIndex, Features, Text, features_of_texts, text_of
 from openledger.datanets.language import MIN_WORDS_FOR_LANGUAGE, is_in
 from openledger.datanets.row_schema import PLAIN, RowSchema, read_extra
 
@@ -89,6 +88,8 @@ _PLACEHOLDERS = ("lorem ipsum", "dolor sit amet")
 _STUB = re.compile(r"\W*(?:to ?do|tbd|fixme|asdf\w*|n/?a)\b.{0,20}", re.S)
 _BLANKS = bytes(byte for byte in range(128) if chr(byte).isspace())
 _NOT_LETTERS = bytes(byte for byte in range(256) if not chr(byte).isalpha() or byte > 127)
+_DIGITS = b"0123456789"
+_MARKS = _DIGITS + b"#$%&@^"
 _EMAIL = re.compile(r"[\w.+-]+@(?!example\.|[\w-]+\.example\b|localhost)[a-z0-9-]+(?:\.[a-z0-9-]+)*\.[a-z]{2,}", re.I)
 _PHONE = re.compile(
     r"(?<![\w.])(?:\+\d{1,3}[ .-]?(?:\(?\d{1,4}\)?[ .-]?){2,5}\d{2,4}|\(\d{3}\) ?\d{3}[ .-]\d{4}|\d{3}-\d{3}-\d{4})"
@@ -111,6 +112,16 @@ class Rules:
 NO_RULES = Rules()
 
 
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """What the gate says of one draft before it looks at any other row: `reasons` reject it, `doubts` send it to review
+    unless something rejects it."""
+
+    reasons: tuple[str, ...]
+    doubts: tuple[str, ...]
+    features: Features
+
+
 def judge(
     drafts: Sequence[RowDraft],
     row_ids: Sequence[str],
@@ -118,16 +129,28 @@ def judge(
     detectors: Detectors = NO_DETECTORS,
     rules: Rules = NO_RULES,
 ) -> list[Verdict]:
-    """A verdict for each draft, in order. Rows that pass or go to review are added to `index`: hand in an overlay.
+    """A verdict for each draft, in order. Rows that pass or go to review are added to `index`: hand in an overlay."""
+    return decide(row_ids, examine(drafts, detectors, rules), index)
+
+
+def examine(drafts: Sequence[RowDraft], detectors: Detectors = NO_DETECTORS, rules: Rules = NO_RULES) -> list[Examined]:
+    """The part of `judge` that needs the drafts alone, in order; most of its time, and any process may do it.
 
     `detectors` send rows to review beside the gate's own reasons: for toxicity, a policy, personal data that patterns
     don't find. What they say has to depend on the row alone.
     """
     texts = [(text_of(draft.prompt), text_of(draft.completion)) for draft in drafts]
-    features = features_of_texts(texts)
     return [
-        _verdict(ordinal, row_id, draft, texts[ordinal], features[ordinal], index, detectors, rules)
-        for ordinal, (row_id, draft) in enumerate(zip(row_ids, drafts, strict=True))
+        _examined(draft, both, features, detectors, rules)
+        for draft, both, features in zip(drafts, texts, features_of_texts(texts), strict=True)
+    ]
+
+
+def decide(row_ids: Sequence[str], examined: Sequence[Examined], index: DuplicateIndex) -> list[Verdict]:
+    """The part of `judge` that needs the rows that stand already."""
+    return [
+        _verdict(ordinal, row_id, one, index)
+        for ordinal, (row_id, one) in enumerate(zip(row_ids, examined, strict=True))
     ]
 
 
@@ -142,7 +165,7 @@ def text_reasons(draft: RowDraft, texts: tuple[Text, Text] | None = None) -> tup
         "too_long": max(len(answer.words), len(question.words)) > MAX_WORDS,
         "invalid_text": any(map(_is_invalid, (draft.prompt, draft.completion, draft.source))),
         "noise": is_noise(draft.completion) or _has_few_letters(draft.prompt) or _is_tangled(draft.prompt),
-        "repetition": _repeats(draft.completion, answer.words),
+        "repetition": _repeats(draft.completion, answer),
         "placeholder": _is_placeholder(answer.normal),
     }
     return tuple(reason for reason, holds in checks.items() if holds)
@@ -155,7 +178,7 @@ def is_noise(text: str) -> bool:
 
 def is_repetitive(text: str) -> bool:
     """One character ten times in a row, one word for most of the text, or the same pairs of words again and again."""
-    return _repeats(text, words(text))
+    return _repeats(text, text_of(text))
 
 
 def has_personal_data(text: str) -> bool:
@@ -163,7 +186,7 @@ def has_personal_data(text: str) -> bool:
     look, not a guarantee."""
     if "@" in text and _EMAIL.search(text):
         return True
-    if not _DIGIT.search(text):
+    if not _holds_any(text, _DIGIT, _DIGITS):
         return False
     if _PHONE.search(text) or _SOCIAL_SECURITY.search(text):
         return True
@@ -172,23 +195,25 @@ def has_personal_data(text: str) -> bool:
     return any(_passes_luhn(re.sub(r"\D", "", match.group())) for match in _CARD.finditer(text))
 
 
-def _verdict(
-    ordinal: int,
-    row_id: str,
-    draft: RowDraft,
-    texts: tuple[Text, Text],
-    features: Features,
-    index: DuplicateIndex,
-    detectors: Detectors,
-    rules: Rules,
-) -> Verdict:
+def _examined(
+    draft: RowDraft, texts: tuple[Text, Text], features: Features, detectors: Detectors, rules: Rules
+) -> Examined:
     if reasons := _own_reasons(draft, rules):
-        return Verdict(row_id=row_id, ordinal=ordinal, outcome="reject", reasons=reasons)
+        return Examined(reasons, (), features)
     columns = _column_texts(draft, rules.schema)
     reasons = text_reasons(draft, texts) or _column_reasons(columns) or _language_reasons(draft, texts, rules)
     if reasons:
-        return Verdict(row_id=row_id, ordinal=ordinal, outcome="reject", reasons=reasons)
-    if duplicate := index.find(features):
+        return Examined(reasons, (), features)
+    said = (draft.prompt, draft.completion, *columns)
+    doubts: tuple[str, ...] = ("personal_data",) if has_personal_data("\n".join(said)) else ()
+    doubts += tuple(sorted(reason for reason, detects in detectors.items() if detects(draft)))
+    return Examined((), doubts, features)
+
+
+def _verdict(ordinal: int, row_id: str, row: Examined, index: DuplicateIndex) -> Verdict:
+    if row.reasons:
+        return Verdict(row_id=row_id, ordinal=ordinal, outcome="reject", reasons=row.reasons)
+    if duplicate := index.find(row.features):
         return Verdict(
             row_id=row_id,
             ordinal=ordinal,
@@ -196,13 +221,8 @@ def _verdict(
             reasons=(duplicate.kind,),
             duplicate_of=duplicate.row_id,
         )
-    index.add(row_id, features)
-    said = (draft.prompt, draft.completion, *columns)
-    found: tuple[str, ...] = ("personal_data",) if has_personal_data("\n".join(said)) else ()
-    found += tuple(sorted(reason for reason, detects in detectors.items() if detects(draft)))
-    if found:
-        return Verdict(row_id=row_id, ordinal=ordinal, outcome="review", reasons=found)
-    return Verdict(row_id=row_id, ordinal=ordinal, outcome="accept")
+    index.add(row_id, row.features)
+    return Verdict(row_id=row_id, ordinal=ordinal, outcome="review" if row.doubts else "accept", reasons=row.doubts)
 
 
 def _own_reasons(draft: RowDraft, rules: Rules) -> tuple[str, ...]:
@@ -244,10 +264,11 @@ def _is_placeholder(normal: str) -> bool:
     return any(known in normal for known in _PLACEHOLDERS) or _STUB.fullmatch(normal) is not None
 
 
-def _repeats(text: str, found: list[str]) -> bool:
+def _repeats(text: str, said: Text) -> bool:
+    found = said.words
     if _has_character_run(text):
         return True
-    if len(found) < MIN_WORDS_FOR_REPETITION or len(set(found)) > len(found) // 2 + 1:
+    if len(found) < MIN_WORDS_FOR_REPETITION or len(said.distinct) > len(found) // 2 + 1:
         return False  # with that many distinct words, neither one word nor its pairs can be too often there
     num_repeated = len(found) - 1 - len(set(pairwise(found)))
     return max(Counter(found).values()) > MAX_TOP_WORD_RATIO * len(found) or num_repeated > MAX_REPEATED_PAIR_RATIO * (
@@ -274,7 +295,7 @@ def _has_few_letters(text: str) -> bool:
 def _is_tangled(text: str) -> bool:
     """Letters, digits and signs taking turns within words, as in b4r82bv, for too many of the words that can be judged:
     those in lower-case letters, and those of four characters or more that mix. `sha256` and `conv2d` pass."""
-    if not _MARK.search(text) or not _MIXED.search(text):
+    if not _holds_any(text, _MARK, _MARKS) or not _MIXED.search(text):
         return False
     mixed = [word for word in _JOINERS.split(text) if len(word) >= 4 and not word.isalpha() and not word.isdigit()]
     num_tangled = sum(map(_takes_turns, mixed))
@@ -291,14 +312,34 @@ def _takes_turns(word: str) -> bool:
 
 def _is_unspeakable(text: str) -> bool:
     """Judged by lower-case ASCII words of four letters or more, which are neither acronyms nor names with digits."""
-    found = _LATIN_WORD.findall(text)
-    num_speakable = sum(map(_can_be_spoken, found))
-    return len(found) >= MIN_WORDS_FOR_SPEAKABLE and num_speakable < MIN_SPEAKABLE_RATIO * len(found)
+    num_found, num_speakable = divmod(sum(map(_JUDGED_WORDS.__getitem__, text.split())), _ONE_FOUND)
+    return num_found >= MIN_WORDS_FOR_SPEAKABLE and num_speakable < MIN_SPEAKABLE_RATIO * num_found
 
 
-@lru_cache(maxsize=65_536)  # texts repeat their words
-def _can_be_spoken(word: str) -> bool:
-    return not _UNSPEAKABLE.search(word)
+class _JudgedWords(dict[str, int]):
+    """For a piece of text without blanks how many of its words are judged, times `_ONE_FOUND`, and how many of these
+    can be spoken. Texts repeat their words, so it remembers short pieces, and forgets all when they are too many."""
+
+    def __missing__(self, piece: str) -> int:
+        found = _LATIN_WORD.findall(piece)
+        count = len(found) * _ONE_FOUND + sum(not _UNSPEAKABLE.search(word) for word in found)
+        if len(piece) <= _REMEMBERED_CHARS:
+            if len(self) >= _REMEMBERED_PIECES:
+                self.clear()
+            self[piece] = count
+        return count
+
+
+_ONE_FOUND = 1 << 32
+_REMEMBERED_CHARS, _REMEMBERED_PIECES = 64, 65_536
+_JUDGED_WORDS = _JudgedWords()
+
+
+def _holds_any(text: str, pattern: re.Pattern[str], signs: bytes) -> bool:
+    """Whether `pattern`, of one character, is found; `signs` are all of ASCII that it finds."""
+    if text.isascii():  # the same by a shorter way
+        return len(text.encode().translate(None, signs)) < len(text)
+    return pattern.search(text) is not None
 
 
 def _passes_luhn(digits: str) -> bool:

@@ -9,6 +9,7 @@ the number that they move to. It may be cut off anywhere; what has arrived is no
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Protocol
 
@@ -76,12 +77,14 @@ class Layout:
         return self._before != self._after
 
     def append(self, name: str, rows: Sequence[Row], key: str) -> None:
-        """Raises as the shards do; the same again is safe."""
+        """To all shards at once: each waits for its disk. Raises as the first of them does; the same again is safe."""
         placed: dict[int, list[Row]] = defaultdict(list)
         for row in rows:
             placed[shard_of(row.row_id, self._after)].append(row)
-        for number in sorted(placed):
-            self._shards[number].append(name, placed[number], key)
+        with ThreadPoolExecutor(max(1, len(placed))) as pool:
+            sent = [pool.submit(self._shards[number].append, name, placed[number], key) for number in sorted(placed)]
+        for one in sent:
+            one.result()
 
     def take(self, name: str, row_ids: Sequence[str]) -> Iterator[Row]:
         """Rows in no order. Raises NotFound (`unknown_row`) for an id that is nowhere."""

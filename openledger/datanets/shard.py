@@ -3,9 +3,14 @@
 Owns which rows are there, under which key they came and where they stand. Knows nothing of signatures, verdicts or
 other shards, and nothing of what makes a change durable. An append's key is a column of its rows, so that a retry is
 found also after compaction.
+
+Appends that come from several threads while a change is being made durable wait together, and the next change stores
+all of them: one file, one commit, one sync for as many as there are. Each is answered when that change is durable, and
+none is acknowledged where it isn't. A crash leaves all of a change or nothing.
 """
 
 import threading
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +25,7 @@ from openledger.datanets.disk import DiskFiles
 from openledger.datanets.objects import ObjectFiles, is_refusal
 from openledger.datanets.rows import FORMAT, SCHEMA, rows_of, table_of, upgraded
 
+MAX_BYTES_TOGETHER = 64 * 1024 * 1024  # of the appends that one change stores
 MAX_SMALL_FRAGMENTS = 128  # many small appends become few large files
 _FRAGMENT_ROWS = 100_000
 _KEY = "append_key"
@@ -38,6 +44,8 @@ class Shard:
 
     def __init__(self, place: Path | str, options: Mapping[str, str] | None = None):
         self._lock = threading.RLock()
+        self._arriving = threading.Lock()  # of `_waiting` alone, and never held for long
+        self._waiting = deque[_Append]()
         self._files = DiskFiles(place) if isinstance(place, Path) else ObjectFiles(place, options)
         self._schema = _encoded(_STORED, self._files.compression)
         self._dataset: Any = self._open()
@@ -63,16 +71,16 @@ class Shard:
             return [row_id for row_id in row_ids if row_id in self._places]
 
     def append(self, rows: Sequence[Row], key: str) -> None:
-        """Store `rows` durably under `key`; the same again changes nothing.
-
-        Raises Conflict when `key` holds other rows or a row id is taken, Unavailable when the storage refuses.
-        """
+        """Store `rows` durably under `key`; the same again changes nothing. Raises Conflict when `key` holds other rows
+        or a row id is taken, Unavailable when the storage refuses."""
+        append = _Append(key, table_of(rows))
+        with self._arriving:
+            self._waiting.append(append)
         with self._lock:
-            if key in self._keys:
-                self._check_repeated(rows, key)
-            elif rows:
-                self._check_new(rows, key)
-                self._write(table_of(rows), key)
+            while not append.is_answered:  # or another thread has stored it meanwhile
+                self._store_waiting()
+        if append.error is not None:
+            raise append.error
 
     def remove(self, row_ids: Sequence[str]) -> int:
         """Forget rows: when this returns, no file holds a byte of them. How many of them were there; the others are
@@ -117,15 +125,62 @@ class Shard:
             self._dataset = self._open()
             self._read_places()
 
-    def _write(self, table: pa.Table, key: str) -> None:
-        stored = table.append_column(_STORED.field(_KEY), pa.repeat(pa.scalar(key), len(table))).cast(self._schema)
-        start, before = len(self._places), self._version()
+    def _store_waiting(self) -> None:
+        """Answer the appends that wait by one change, but for those that `_next_appends` leaves to the next."""
+        appends = self._next_appends()
+        try:
+            new = [one for one in appends if self._is_new(one)]
+            if new:
+                self._write([(one.table, one.key) for one in new])
+        except BaseException as error:  # whatever it is, none of them is acknowledged
+            for one in appends:
+                one.error = one.error or error
+            if not isinstance(error, Exception):
+                raise
+        finally:
+            for one in appends:
+                one.is_answered = True
+
+    def _next_appends(self) -> list["_Append"]:
+        """The first that waits, and what fits beside it: another with one of its rows, or under its key, is judged once
+        it is known what became of that."""
+        taken, left = list[_Append](), deque[_Append]()
+        keys, row_ids, size = set[str](), set[str](), 0
+        with self._arriving:
+            for one in self._waiting:
+                is_apart = one.key not in keys and row_ids.isdisjoint(one.row_ids)
+                if taken and not (is_apart and size + one.table.nbytes <= MAX_BYTES_TOGETHER):
+                    left.append(one)
+                    continue
+                taken.append(one)
+                keys.add(one.key)
+                row_ids.update(one.row_ids)
+                size += one.table.nbytes
+            self._waiting = left
+        return taken
+
+    def _is_new(self, append: "_Append") -> bool:
+        """Whether it has to be written. What it conflicts with stands in its `error`."""
+        try:
+            if append.key in self._keys:
+                self._check_repeated(append)
+                return False
+            self._check_new(append)
+        except Conflict as error:
+            append.error = error
+            return False
+        return len(append.row_ids) > 0
+
+    def _write(self, appends: Sequence[tuple[pa.Table, str]]) -> None:
+        stored = pa.concat_tables(_keyed(table, key) for table, key in appends).cast(self._schema)
+        before = self._version()
         self._change(lambda: self._append(stored))
         if self._version() > before + 1:
             self._read_places()  # another process wrote as well, perhaps the same
         else:
-            self._places.update((row_id, start + n) for n, row_id in enumerate(table.column("row_id").to_pylist()))
-            self._keys.add(key)
+            for table, key in appends:
+                for row_id in table.column("row_id").to_pylist():
+                    self._enter(row_id, key)
         self._num_small += 1
         if self._num_small >= MAX_SMALL_FRAGMENTS:
             self._change(self._compact)
@@ -190,7 +245,7 @@ class Shard:
 
     def _read_places(self) -> None:
         self._places: dict[str, int] = {}
-        self._keys: set[str] = set()
+        self._keys: dict[str, list[str]] = {}  # what came under each
         self._num_small = 0
         if self._dataset is None:
             return
@@ -223,31 +278,34 @@ class Shard:
         counts."""
         self._num_small += fragment.metadata.num_rows < _FRAGMENT_ROWS
         found = fragment.to_table(columns=["row_id", _KEY])
-        row_ids, start = found.column(0).to_pylist(), len(self._places)
+        row_ids = found.column(0).to_pylist()
         if any(row_id in self._places for row_id in row_ids):
             return False
-        self._places.update((row_id, start + n) for n, row_id in enumerate(row_ids))
-        self._keys.update(found.column(1).unique().to_pylist())
+        for row_id, key in zip(row_ids, found.column(1).to_pylist(), strict=True):
+            self._enter(row_id, key)
         return True
+
+    def _enter(self, row_id: str, key: str) -> None:
+        self._places[row_id] = len(self._places)
+        self._keys.setdefault(key, []).append(row_id)
 
     def _take_over_segments(self, folder: Path) -> None:
         for path in segments.list_segments(folder):
             table, key = segments.read_segment(path)
             if key not in self._keys:
-                self._write(table, key)
+                self._write([(table, key)])
             path.unlink()
 
-    def _check_new(self, rows: Sequence[Row], key: str) -> None:
-        taken = [row.row_id for row in rows if row.row_id in self._places]
-        if taken or len({row.row_id for row in rows}) < len(rows):
-            raise Conflict(f"a row id stands twice: {(taken or [rows[0].row_id])[0]}", code="row_id_taken", param=key)
+    def _check_new(self, append: "_Append") -> None:
+        taken = [row_id for row_id in append.row_ids if row_id in self._places]
+        if taken or len(set(append.row_ids)) < len(append.row_ids):
+            twice = (taken or append.row_ids)[0]
+            raise Conflict(f"a row id stands twice: {twice}", code="row_id_taken", param=append.key)
 
-    def _check_repeated(self, rows: Sequence[Row], key: str) -> None:
+    def _check_repeated(self, append: "_Append") -> None:
         self._files.confirm()
-        quoted = key.replace("'", "''")
-        stored = self._dataset.to_table(columns=["row_id"], filter=f"{_KEY} = '{quoted}'")
-        if not set(stored.column(0).to_pylist()) <= {row.row_id for row in rows}:
-            raise Conflict(f"the key {key!r} already holds other rows", code="key_reused", param="key")
+        if not set(self._keys[append.key]).issubset(append.row_ids):
+            raise Conflict(f"the key {append.key!r} already holds other rows", code="key_reused", param="key")
 
     def _place(self, row_id: str) -> int:
         place = self._places.get(row_id)
@@ -263,6 +321,17 @@ class Shard:
         return self._files.options if isinstance(self._files, ObjectFiles) else None
 
 
+class _Append:
+    """Rows that wait for the next change of their shard, and what became of them."""
+
+    def __init__(self, key: str, table: pa.Table):
+        self.key = key
+        self.table = table
+        self.row_ids: list[str] = table.column("row_id").to_pylist()
+        self.error: BaseException | None = None
+        self.is_answered = False
+
+
 class ShardHost:
     """One shard number's part of every Datanet, a `Shard` for each, in a folder below `place` or at a URI below it;
     opened when first asked for."""
@@ -271,6 +340,7 @@ class ShardHost:
         self._place = place
         self._options = options
         self._shards: dict[str, Shard] = {}
+        self._opening = threading.Lock()
 
     def append(self, datanet: str, rows: Sequence[Row], key: str) -> None:
         self._shard(datanet).append(rows, key)
@@ -294,11 +364,16 @@ class ShardHost:
         return self._shard(datanet).count
 
     def _shard(self, datanet: str) -> Shard:
-        if datanet not in self._shards:
-            name = check_name(datanet, "datanet")
-            place = self._place / name if isinstance(self._place, Path) else f"{self._place}/{name}.lance"
-            self._shards[datanet] = Shard(place, self._options)
-        return self._shards[datanet]
+        with self._opening:
+            if datanet not in self._shards:
+                name = check_name(datanet, "datanet")
+                place = self._place / name if isinstance(self._place, Path) else f"{self._place}/{name}.lance"
+                self._shards[datanet] = Shard(place, self._options)
+            return self._shards[datanet]
+
+
+def _keyed(table: pa.Table, key: str) -> pa.Table:
+    return table.append_column(_STORED.field(_KEY), pa.repeat(pa.scalar(key), len(table)))
 
 
 def _encoded(schema: pa.Schema, compression: str | None) -> pa.Schema:

@@ -1,0 +1,74 @@
+"""A contribution's way through the gate as far as the contribution alone leads: signature, row ids, checks of the text,
+words and sketches.
+
+Needs no Datanet, no index and no storage, so that any process of the installation can do it, before or while another
+contribution is judged and stored. What it found is bound to the contribution, to the rules and to the gate that it was
+found by, and is made anew where one of them is another by then.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from openledger.core.signed import contribution_id
+from openledger.core.values import Contribution
+from openledger.datanets.contribution import check_signature, row_ids
+from openledger.datanets.dedupe import PackedFeatures, packed, unpacked
+from openledger.datanets.gate import GATE_VERSION, NO_DETECTORS, NO_RULES, Detectors, Examined, Rules, examine
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """What the gate found of a contribution whose signature is right; `examined` has its drafts in order."""
+
+    contribution_id: str
+    gate_version: str
+    rules: Rules
+    detectors: tuple[str, ...]
+    row_ids: tuple[str, ...]
+    examined: tuple[Examined, ...]
+
+    def fits(self, contribution: Contribution, detectors: Detectors, rules: Rules) -> bool:
+        """Whether it is what `prepare` would find now."""
+        found_by = (self.contribution_id, self.gate_version, self.rules, self.detectors)
+        return found_by == (contribution_id(contribution), GATE_VERSION, rules, tuple(sorted(detectors)))
+
+    def __reduce__(self) -> tuple[Callable[..., "Prepared"], tuple[Any, ...]]:
+        features = packed(one.features for one in self.examined)
+        said = [(one.reasons, one.doubts) if one.reasons or one.doubts else None for one in self.examined]
+        values = (self.contribution_id, self.gate_version, self.rules, self.detectors, self.row_ids)
+        return _arrived, (*values, said, features)
+
+
+def prepare(contribution: Contribution, detectors: Detectors = NO_DETECTORS, rules: Rules = NO_RULES) -> Prepared:
+    """Raises InvalidInput (`invalid_signature` and others) and TooLarge as `check_signature`."""
+    check_signature(contribution)
+    return Prepared(
+        contribution_id=contribution_id(contribution),
+        gate_version=GATE_VERSION,
+        rules=rules,
+        detectors=tuple(sorted(detectors)),
+        row_ids=tuple(row_ids(contribution)),
+        examined=tuple(examine(contribution.drafts, detectors, rules)),
+    )
+
+
+def _arrived(
+    identifier: str,
+    gate_version: str,
+    rules: Rules,
+    detectors: tuple[str, ...],
+    ids: tuple[str, ...],
+    said: Sequence[tuple[tuple[str, ...], tuple[str, ...]] | None],
+    features: PackedFeatures,
+) -> Prepared:
+    nothing: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+    examined = (Examined(*(one or nothing), of) for one, of in zip(said, unpacked(features), strict=True))
+    return Prepared(
+        contribution_id=identifier,
+        gate_version=gate_version,
+        rules=rules,
+        detectors=detectors,
+        row_ids=ids,
+        examined=tuple(examined),
+    )
