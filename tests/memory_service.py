@@ -12,6 +12,7 @@ import numpy as np
 from openledger.core.errors import InsufficientFunds, InvalidInput, NotFound, Unauthenticated, Unavailable
 from openledger.core.money import split
 from openledger.core.sealing import Seal, SealReceipt, SealState, check_seal
+from openledger.core.signing import contributor_id
 from openledger.core.values import Contribution, ContributionReceipt, SamplingParameters, Verdict, Withdrawal
 from openledger.platform.desk import Desk
 from openledger.platform.service import AnswerEvent, Embedded, ModelEntry, NewAdapter, Receipt, TokenScore
@@ -192,6 +193,9 @@ class MemoryService:
 
     async def leaderboard(self, name: str) -> dict[str, Any]:
         return {**sample_leaderboard(await self.datanet(name)), **self.told.get("leaderboard", {})}
+
+    async def key_holder(self, public_key: str) -> str:
+        return contributor_id(public_key)
 
     async def seal(self, seal: Seal) -> SealReceipt:
         await self.datanet(seal.datanet)

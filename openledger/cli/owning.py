@@ -97,9 +97,7 @@ def permissions(options: Namespace) -> None:
 def request(options: Namespace) -> None:
     key = load_key(options.key) if options.key else None
     if options.dry_run:
-        from openledger.core.signing import contributor_id
-
-        party = contributor_id(key.public_key) if key else None
+        party = key.contributor_id if key else None
         told = {"datanet": options.datanet, "action": "contribute" if key else "train", "party": party, "sent": False}
         return output.print_pairs(told, as_json=options.json)
     with connect(options) as client:

@@ -85,7 +85,8 @@ class Community(Claims):
         return receipt
 
     async def rate(self, account: str, answer_id: str, rating: int, public_key: str, signature: str) -> dict[str, Any]:
-        contributor = rater(public_key, signature, answer_id, rating)
+        held = await self.key_holder(public_key)
+        contributor = rater(public_key, signature, answer_id, rating, lambda _: held)
         given = Feedback(
             answer_id=answer_id,
             contributor_id=contributor,

@@ -123,7 +123,7 @@ class Desk:
         that the deposit is decided. Where the gate has said nothing and storage was away, the deposit stays for when
         the same is sent again.
         """
-        check_signature(contribution)  # nobody has others' deposits held
+        check_signature(contribution, lambda _: contribution.contributor_id)  # whose key it is, the Datanets say
         name, contributor = contribution_id(contribution), contribution.contributor_id
         if await judged() is None:
             await self._ask("admit", contributor, contribution.datanet, name, len(contribution.drafts))

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from openledger.core.appealing import Appeal, Decision
+from openledger.core.rekeying import KeyChange
 from openledger.core.sealing import Seal, SealReceipt
 from openledger.core.values import (
     Contribution,
@@ -299,6 +300,24 @@ class Service(Protocol):
 
     async def rate(self, account: str, answer_id: str, rating: int, public_key: str, signature: str) -> dict[str, Any]:
         """Raises InvalidInput (`invalid_feedback`, `invalid_signature`), Conflict (`already_rated`), and as above."""
+        ...
+
+    async def change_keys(self, change: KeyChange) -> dict[str, Any]:
+        """Let another key speak for a contributor, or another recovery key change his keys; the replaced one signs
+        nothing more, what it signed stays. The same change again is told as it stands (`contributor_keys`).
+
+        Raises InvalidInput (`invalid_key`, `unchanged_keys`, `invalid_signature`), Conflict (`stale_key_change`,
+        `key_in_use`), Forbidden (`recovery_key_needed`).
+        """
+        ...
+
+    async def contributor_keys(self, contributor: str) -> dict[str, Any]:
+        """At least `contributor_id`, `public_key` and `recovery_key` (None: never changed, none named), `num_changes`,
+        and `changes`, each with the `transfer_id` whose proof shows it."""
+        ...
+
+    async def key_holder(self, public_key: str) -> str:
+        """The contributor for whom a key signs. Raises Forbidden (`key_replaced`)."""
         ...
 
     async def seal(self, seal: Seal) -> SealReceipt:
