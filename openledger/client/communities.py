@@ -62,9 +62,11 @@ class Communities:
     def revoke(self, datanet: str, party: str, action: str) -> dict[str, Any]:
         return self._told(f"{_path(datanet)}/permissions/revocations", {"party": party, "action": action})
 
-    def leaderboard(self, datanet: str) -> dict[str, Any]:
-        """Who contributes, how fast, whether they come back (`cohorts`), and what it earned."""
-        return read_as(values.read_object, self._transport.get_json(f"{_path(datanet)}/leaderboard"))
+    def leaderboard(self, datanet: str, *, after: str = "", limit: int = 100) -> dict[str, Any]:
+        """Who contributes, how fast, whether they come back (`cohorts`), and what it earned. A page of at most 100:
+        while it `has_more`, the next begins `after` the last one's `contributor_id`."""
+        path = f"{_path(datanet)}/leaderboard?after={segment(after)}&limit={limit}"
+        return read_as(values.read_object, self._transport.get_json(path))
 
     def review_queue(self, datanet: str, limit: int = 20) -> list[dict[str, Any]]:
         """Rows that this account, the owner's or a reviewer's, has yet to look at."""

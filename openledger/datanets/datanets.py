@@ -451,9 +451,9 @@ class Datanets:
         """How much each reviewed, and how well."""
         return self._registry.reviews.records(self._registry.datanet(name).name)
 
-    def num_waiting(self, name: str) -> int:
-        """Rows that wait for a review."""
-        return self._registry.reviews.num_waiting(self._registry.datanet(name).name)
+    def num_undecided(self, identifier: str) -> int:
+        """Of a contribution's rows, how many reviewers may still decide."""
+        return self._registry.reviews.num_undecided(identifier)
 
     def add_feedback(self, feedback: Feedback) -> None:
         """Keep that feedback was given, and by whom. Raises Conflict (`already_rated`), NotFound, TooLarge

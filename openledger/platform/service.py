@@ -28,6 +28,8 @@ from openledger.ledger.disputes import Recomputation
 from openledger.ledger.signers import Signer
 from openledger.platform.desk import Desk
 
+MOST_SHOWN = 100  # contributors on a page of a leaderboard: each one's earnings are a question to the economy
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelEntry:
@@ -267,10 +269,11 @@ class Service(Protocol):
         (`invalid_signature`), NotFound (`unknown_datanet`), TooLarge."""
         ...
 
-    async def leaderboard(self, name: str) -> dict[str, Any]:
-        """At most a minute old. The 100 `contributors` of most accepted rows, of `num_contributors` (see
-        `datanets.leaderboard`, with `earned_nano` from the Datanet's adapters and the time to
-        the `first_payout_ms`), `cohorts` and `reviewers`."""
+    async def leaderboard(self, name: str, *, after: str = "", limit: int = MOST_SHOWN) -> dict[str, Any]:
+        """At most a minute old. `contributors` by accepted rows, those behind the one whose id is `after` (see
+        `datanets.leaderboard`; with `rank`, `earned_nano` from the Datanet's adapters and the time to the
+        `first_payout_ms`), whether it `has_more`, and of all of them `num_contributors`, `rows_a_week`, `duplicates`,
+        `cohorts` and `reviewers`. Raises NotFound (`unknown_contributor`)."""
         ...
 
     async def review_queue(self, account: str, name: str, limit: int) -> list[dict[str, Any]]:
