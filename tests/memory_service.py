@@ -12,6 +12,7 @@ import numpy as np
 from openledger.core.errors import InsufficientFunds, InvalidInput, NotFound, Unauthenticated, Unavailable
 from openledger.core.money import split
 from openledger.core.sealing import Seal, SealReceipt, SealState, check_seal
+from openledger.core.signing import contributor_id
 from openledger.core.values import Contribution, ContributionReceipt, SamplingParameters, Verdict, Withdrawal
 from openledger.platform.desk import Desk
 from openledger.platform.service import AnswerEvent, Embedded, ModelEntry, NewAdapter, Receipt, TokenScore
@@ -190,8 +191,11 @@ class MemoryService:
             verdicts=verdicts,
         )
 
-    async def leaderboard(self, name: str) -> dict[str, Any]:
+    async def leaderboard(self, name: str, *, after: str = "", limit: int = 100) -> dict[str, Any]:
         return {**sample_leaderboard(await self.datanet(name)), **self.told.get("leaderboard", {})}
+
+    async def key_holder(self, public_key: str) -> str:
+        return contributor_id(public_key)
 
     async def seal(self, seal: Seal) -> SealReceipt:
         await self.datanet(seal.datanet)
@@ -338,6 +342,7 @@ def sample_leaderboard(datanet: dict[str, Any]) -> dict[str, Any]:
     week_ms = 7 * 86_400_000
     people = [
         {
+            "rank": place + 1,
             **{name: one[name] for name in ("contributor_id", "name", "accepted", "rejected", "review", "earned_nano")},
             "duplicates": one["reasons"].get("near_duplicate", 0), "removed": 0, "rows_a_day": one["accepted"] // 9,
             "rows_a_week": one["accepted"] // 2, "weeks_active": 1 + place % 3,
@@ -348,7 +353,9 @@ def sample_leaderboard(datanet: dict[str, Any]) -> dict[str, Any]:
     ]  # fmt: skip
     cohorts = [{"week_ms": (2_810 + n) * week_ms, "active": [3 - n, 2 - n, 1][: 3 - n]} for n in range(2)]
     return {
-        "datanet": datanet["name"], "contributors": people, "cohorts": cohorts,
+        "datanet": datanet["name"], "contributors": people, "cohorts": cohorts, "has_more": False,
+        "num_contributors": len(people), "rows_a_week": sum(one["rows_a_week"] for one in people),
+        "duplicates": sum(one["duplicates"] for one in people),
         "reviewers": [{"reviewer": "user:owner", "num_reviews": 12}],
     }  # fmt: skip
 

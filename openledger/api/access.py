@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from openledger.core.clock import Clock
-from openledger.core.drawing import SCHEME, reader
+from openledger.core.drawing import SCHEME, reader, reading_key
 from openledger.core.errors import Unauthenticated
 from openledger.platform.service import Service
 
@@ -42,7 +42,9 @@ async def holder_of(request: Request, service: ServiceOf, clock: ClockOf) -> str
     scheme, _, credentials = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() != SCHEME.lower():
         return await account_of(request, service)
-    return f"contributor:{reader(credentials.strip(), clock.now_ms())}"
+    credentials = credentials.strip()
+    held = await service.key_holder(reading_key(credentials))
+    return f"contributor:{reader(credentials, clock.now_ms(), lambda _: held)}"
 
 
 HolderOf = Annotated[str, Depends(holder_of)]

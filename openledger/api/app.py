@@ -13,6 +13,7 @@ from openledger.api import (
     appeals,
     chat,
     completions,
+    contributors,
     datanets,
     disputes,
     embeddings,
@@ -55,7 +56,7 @@ def create_app(service: Service, clock: Clock | None = None, door: Door | None =
     app.state.service = service
     app.state.clock = clock or SystemClock()
     answering = (health, chat, completions, embeddings, models, accounts, datanets, ledger, report, verdicts, receipts)
-    community = (terms, reviews, spot_checks, vouches, feedback, seals, appeals, disputes, retention)
+    community = (terms, reviews, spot_checks, vouches, feedback, seals, appeals, disputes, retention, contributors)
     for resource in (*answering, *community):
         app.include_router(resource.router)
     for office in (stakes, proposals, withdrawals):

@@ -72,7 +72,7 @@ async def list_appeals(name: str, service: ServiceOf) -> Response:
 async def open_appeal(name: str, body: AppealBody, service: ServiceOf, key: IdempotencyKeyOf) -> Response:
     """The same appeal again is told as it stands."""
     appeal = body.appeal(check_name(name, "name"))
-    check_appeal_signature(asdict(appeal))
+    check_appeal_signature(asdict(appeal), lambda _: appeal.contributor_id)  # whose key it is, Datanets and log say
     await key.check(service, body.public_key, body.model_dump())
     return json_response({"object": "appeal", **await service.appeal(appeal)})
 

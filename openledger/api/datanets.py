@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import asdict
 from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
@@ -12,6 +12,7 @@ from openledger.api.access import AccountOf, ServiceOf
 from openledger.api.responses import json_response, listing
 from openledger.core.ids import check_name
 from openledger.core.values import Contribution, ContributionReceipt, RowDraft, Withdrawal
+from openledger.platform.service import MOST_SHOWN
 
 router = APIRouter(tags=["datanets"])
 _SHORT = ("name", "summary", "version", "row_root", "rows_in", "accepted", "rejected", "review")
@@ -82,9 +83,16 @@ async def list_datanets(service: ServiceOf) -> Response:
 
 
 @router.get("/v1/datanets/{name}/leaderboard")
-async def leaderboard(name: str, service: ServiceOf) -> Response:
-    """Who contributes, how fast, whether they come back, and what it earned them. Most accepted rows first."""
-    return json_response({"object": "leaderboard", **await service.leaderboard(check_name(name, "name"))})
+async def leaderboard(
+    name: str,
+    service: ServiceOf,
+    after: Annotated[str, Query(max_length=128)] = "",
+    limit: Annotated[int, Query(ge=1, le=MOST_SHOWN)] = MOST_SHOWN,
+) -> Response:
+    """Who contributes, how fast, whether they come back, and what it earned them. Most accepted rows first; `after` is
+    the last `contributor_id` of the page before."""
+    found = await service.leaderboard(check_name(name, "name"), after=after, limit=limit)
+    return json_response({"object": "leaderboard", **found})
 
 
 @router.get("/v1/datanets/{name}")

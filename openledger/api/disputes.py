@@ -120,7 +120,8 @@ async def _claimant(body: ClaimBody, request: Request, service: Service) -> tupl
     """The account that claims, and the contributor for whom. By default an account's own contributor."""
     if body.public_key is not None and body.signature is not None:
         claim = body.adapter, body.period, body.claimed_nano, body.reason
-        signer = claimant(body.public_key, body.signature, *claim)
+        held = await service.key_holder(body.public_key)
+        signer = claimant(body.public_key, body.signature, *claim, lambda _: held)
         return f"contributor:{signer}", body.contributor_id or signer
     account = await account_of(request, service)
     return account, body.contributor_id or account.partition(":")[2]

@@ -71,4 +71,6 @@ async def _drawer(body: WithdrawalBody, request: Request, service: Service, key:
             code="missing_field",
             param="signature" if body.signature is None else "public_key",
         )
-    return f"contributor:{drawer(body.public_key, body.signature, body.amount_nano, body.address, key)}"
+    held = await service.key_holder(body.public_key)
+    signed = body.public_key, body.signature, body.amount_nano, body.address, key
+    return f"contributor:{drawer(*signed, lambda _: held)}"

@@ -53,6 +53,8 @@ def add_datanet_commands(commands: Any) -> None:
     board = remote_command(actions, "leaderboard", owning.leaderboard, "who contributes, how fast, and what it earned")
     for parser in (show, create, terms, board):
         parser.add_argument("datanet", metavar="DATANET")
+    board.add_argument("--limit", type=positive, default=100, metavar="N", help="contributors shown, at most 100")
+    board.add_argument("--after", default="", metavar="CONTRIBUTOR_ID", help="begin behind this one")
     create.add_argument("--summary", required=True, metavar="TEXT", help="one line")
     create.add_argument("--schema", metavar="FILE", help="the rows' kind and columns, as JSON; fixed from then on")
     for parser in (create, terms):

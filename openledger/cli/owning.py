@@ -64,12 +64,12 @@ def terms(options: Namespace) -> None:
 
 def leaderboard(options: Namespace) -> None:
     with connect(options) as client:
-        found = client.leaderboard(options.datanet)
+        found = client.leaderboard(options.datanet, after=options.after, limit=options.limit)
     if options.json:
         return output.print_json(found)
     rows = [
         {
-            **{name: one.get(name) for name in ("name", "accepted", "duplicates", "rows_a_day", "rows_a_week")},
+            **{name: one.get(name) for name in ("rank", "name", "accepted", "duplicates", "rows_a_day", "rows_a_week")},
             "weeks active": one.get("weeks_active"),
             "feedback": sum((one.get("feedback") or {}).values()),
             "earned_nano": one.get("earned_nano"),
@@ -78,6 +78,8 @@ def leaderboard(options: Namespace) -> None:
         for one in found["contributors"]
     ]
     output.print_rows(f"Contributors of {options.datanet}", rows)
+    if found.get("has_more"):
+        output.print_note(f"more of {found['num_contributors']}: --after {found['contributors'][-1]['contributor_id']}")
     weeks = [
         {"began in the week of": output.format_time(one["week_ms"])[:10], "contributors": one["active"][0],
          "active in the weeks after": " ".join(map(str, one["active"][1:])) or "-"}
@@ -97,9 +99,7 @@ def permissions(options: Namespace) -> None:
 def request(options: Namespace) -> None:
     key = load_key(options.key) if options.key else None
     if options.dry_run:
-        from openledger.core.signing import contributor_id
-
-        party = contributor_id(key.public_key) if key else None
+        party = key.contributor_id if key else None
         told = {"datanet": options.datanet, "action": "contribute" if key else "train", "party": party, "sent": False}
         return output.print_pairs(told, as_json=options.json)
     with connect(options) as client:

@@ -35,6 +35,7 @@ _EXAMPLES = """examples:
   openledger models                        what can be asked, and for how much
   openledger ask MODEL "What does os.path.join do?"
   openledger keys new --out my.key         an identity to contribute with
+  openledger keys recovery --key my.key --out recovery.key
   openledger contribute DATANET notes/ --key my.key --seal
   openledger contribute DATANET notes/ --key my.key
   openledger withdraw DATANET ROW_ID --key my.key
@@ -67,6 +68,17 @@ after a broken connection run the same command again: what is stored already is 
 examples:
   openledger contribute DATANET notes/ --key my.key --dry-run
   openledger contribute DATANET rows.jsonl --key my.key --receipts verdicts.jsonl
+"""
+
+
+_KEYS_HELP = """Your contributor id, your rows and your earnings stay yours: only the key that speaks for you changes.
+Without a recovery key, who has your key can replace it. Name one before you contribute, and keep its file elsewhere.
+The new key is written before anything is sent; after a broken connection run the same command again.
+
+examples:
+  openledger keys recovery --key my.key --out recovery.key
+  openledger keys rotate --key my.key --recovery-key recovery.key --out new.key
+  openledger keys recover --recovery-key recovery.key --out new.key
 """
 
 
@@ -355,3 +367,22 @@ def _add_keys(commands: Any) -> None:
     actions = group.add_subparsers(metavar="ACTION", required=True, parser_class=Parser)
     new = command(actions, "new", keys.new, "make an Ed25519 key; the file is yours alone to keep")
     new.add_argument("-o", "--out", default="contributor.key", metavar="KEYFILE")
+    show = remote_command(actions, "show", keys.show, "whether a file's key still signs, and the recovery key")
+    show.add_argument("--key", required=True, metavar="KEYFILE")
+    recovery = _key_change(actions, "recovery", keys.name_recovery, "name a recovery key; it alone changes keys then")
+    recovery.add_argument("--key", required=True, metavar="KEYFILE", help="the key that signs for you")
+    recovery.add_argument("--recovery-key", metavar="KEYFILE", help="the one that is to be replaced")
+    rotate = _key_change(actions, "rotate", keys.rotate, "replace a key that you have by a new one")
+    rotate.add_argument("--key", required=True, metavar="KEYFILE", help="the key that is to be replaced")
+    rotate.add_argument("--recovery-key", metavar="KEYFILE", help="needed once you have named one")
+    recover = _key_change(actions, "recover", keys.recover, "replace a key that is lost or stolen by a new one")
+    recover.add_argument("--recovery-key", required=True, metavar="KEYFILE", help="its file says whose it is")
+
+
+def _key_change(actions: Any, name: str, run: Any, about: str) -> argparse.ArgumentParser:
+    parser = remote_command(actions, name, run, about)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = _KEYS_HELP
+    parser.add_argument("-o", "--out", required=True, metavar="KEYFILE", help="where the new key is kept")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be signed by which key; change nothing")
+    return parser

@@ -9,6 +9,7 @@ from openledger.client.transport import Transport
 from openledger.client.values import read_as, segment
 from openledger.core.permitting import sign_request
 from openledger.core.rating import sign_rating
+from openledger.core.rekeying import KeyChange, change_json
 from openledger.core.signing import SigningKey
 from openledger.core.values import Contribution, ContributionReceipt, RowDraft
 
@@ -61,9 +62,11 @@ class Communities:
     def revoke(self, datanet: str, party: str, action: str) -> dict[str, Any]:
         return self._told(f"{_path(datanet)}/permissions/revocations", {"party": party, "action": action})
 
-    def leaderboard(self, datanet: str) -> dict[str, Any]:
-        """Who contributes, how fast, whether they come back (`cohorts`), and what it earned."""
-        return read_as(values.read_object, self._transport.get_json(f"{_path(datanet)}/leaderboard"))
+    def leaderboard(self, datanet: str, *, after: str = "", limit: int = 100) -> dict[str, Any]:
+        """Who contributes, how fast, whether they come back (`cohorts`), and what it earned. A page of at most 100:
+        while it `has_more`, the next begins `after` the last one's `contributor_id`."""
+        path = f"{_path(datanet)}/leaderboard?after={segment(after)}&limit={limit}"
+        return read_as(values.read_object, self._transport.get_json(path))
 
     def review_queue(self, datanet: str, limit: int = 20) -> list[dict[str, Any]]:
         """Rows that this account, the owner's or a reviewer's, has yet to look at."""
@@ -106,8 +109,23 @@ class Communities:
         body = {"rating": rating, "public_key": key.public_key, "signature": signature}
         return self._told(f"/v1/answers/{segment(answer_id)}/rating", body)
 
+    def contributor_keys(self, contributor_id: str) -> dict[str, Any]:
+        """At least `public_key` and `recovery_key` as they are now (null where they were never changed), `num_changes`
+        and `changes`."""
+        return read_as(values.read_object, self._transport.get_json(_keys(contributor_id)))
+
+    def change_keys(self, change: KeyChange) -> dict[str, Any]:
+        """Replace a contributor's signing key, or name or replace his recovery key (`core.rekeying.sign_change` makes
+        the change). Gives what `contributor_keys` does. Safe to send again."""
+        body = change_json(change)
+        return self._told(_keys(body.pop("contributor_id")), body)
+
     def _told(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         return read_as(values.read_object, self._transport.post_json(path, dict(body)))
+
+
+def _keys(contributor_id: str) -> str:
+    return f"/v1/contributors/{segment(contributor_id)}/keys"
 
 
 def _path(datanet: str) -> str:

@@ -100,10 +100,11 @@ def leaderboard(report: Json, found: Json) -> Json:
         "contributors": people,
         "totals": {
             "contributors": found.get("num_contributors", len(people)),
-            "rows_a_week": sum(person.get("rows_a_week") or 0 for person in people),
-            "duplicates": sum(person.get("duplicates") or 0 for person in people),
+            "rows_a_week": found.get("rows_a_week"),
+            "duplicates": found.get("duplicates"),
             "earned_nano": sum(person.get("earned_nano") or 0 for person in people),
         },
+        "next": people[-1].get("contributor_id") if people and found.get("has_more") else None,
         "most_accepted": max((person.get("accepted") or 0 for person in people), default=0),
         "cohorts": cohorts,
         "weeks": list(range(min(weeks, SHOWN_WEEKS))),

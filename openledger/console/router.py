@@ -56,7 +56,8 @@ class Console:
         return await _answer(request, "appeals.html", self._appeals(name))
 
     async def leaderboard(self, request: Request, name: str) -> Response:
-        return await _answer(request, "leaderboard.html", self._leaderboard(name))
+        after = request.query_params.get("after", "")
+        return await _answer(request, "leaderboard.html", self._leaderboard(name, after))
 
     async def disputes(self, request: Request, adapter: str, period: str) -> Response:
         return await _answer(request, "disputes.html", self._disputes(adapter, period))
@@ -81,8 +82,8 @@ class Console:
         found = await self._service.datanet(check_name(name, "name"))
         return pages.appeals(await self._service.report(), found, await self._service.appeals(name))
 
-    async def _leaderboard(self, name: str) -> dict[str, Any]:
-        found = await self._service.leaderboard(check_name(name, "name"))
+    async def _leaderboard(self, name: str, after: str) -> dict[str, Any]:
+        found = await self._service.leaderboard(check_name(name, "name"), after=after)
         return pages.leaderboard(await self._service.report(), found)
 
     async def _disputes(self, adapter: str, period: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from openledger.core.errors import InvalidInput
 from openledger.core.hashing import canonical_json
-from openledger.core.signing import SigningKey, contributor_id, verify
+from openledger.core.signing import Holder, SigningKey, contributor_id, verify
 from openledger.core.values import RowDraft
 
 APPEAL = "openledger.appeal/1"
@@ -68,7 +68,7 @@ def sign_appeal(
 ) -> Appeal:  # fmt: skip
     signed = {
         "datanet": datanet,
-        "contributor_id": contributor_id(key.public_key),
+        "contributor_id": key.contributor_id,
         "contribution_id": contribution_id,
         "row_id": row_id,
         "reason": reason,
@@ -98,9 +98,9 @@ def sign_decision(
     )
 
 
-def check_appeal_signature(values: Mapping[str, Any]) -> None:
+def check_appeal_signature(values: Mapping[str, Any], holder: Holder = contributor_id) -> None:
     """`values` has at least an appeal's `APPEALED`, `public_key` and `signature`. Raises InvalidInput."""
-    is_own = values["contributor_id"] == contributor_id(values["public_key"])
+    is_own = values["contributor_id"] == holder(values["public_key"])
     _check(values, APPEAL, APPEALED, is_own, "the appeal was not signed with the contributor's key")
     _check_text(values["reason"], "reason")
 

@@ -15,7 +15,7 @@ from typing import Literal, get_args
 from openledger.core.errors import InvalidInput
 from openledger.core.hashing import canonical_json, digest_bytes, digest_json
 from openledger.core.ids import check_name
-from openledger.core.signing import SigningKey, contributor_id, signing_contributor
+from openledger.core.signing import Holder, SigningKey, contributor_id, signing_contributor
 
 FORMAT = "openledger.rating/1"
 FEEDBACK_FORMAT = "openledger.feedback/1"
@@ -44,10 +44,10 @@ def feedback_source(answer_id: str, kind: str, salt: str) -> str:
 
 
 def sign_rating(key: SigningKey, answer_id: str, rating: int) -> str:
-    return key.sign(_bytes(contributor_id(key.public_key), answer_id, rating))
+    return key.sign(_bytes(key.contributor_id, answer_id, rating))
 
 
-def rater(public_key: str, signature: str, answer_id: str, rating: int) -> str:
+def rater(public_key: str, signature: str, answer_id: str, rating: int, holder: Holder = contributor_id) -> str:
     """The contributor who signed the rating. Raises InvalidInput (`invalid_signature`, `invalid_feedback`)."""
     if type(rating) is not int or rating not in RATINGS:
         raise InvalidInput(
@@ -59,6 +59,7 @@ def rater(public_key: str, signature: str, answer_id: str, rating: int) -> str:
         lambda contributor: _bytes(contributor, answer_id, rating),
         what="rating",
         fix="sign this answer's rating with the contributor's own key",
+        holder=holder,
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from openledger.core.errors import InvalidInput
 from openledger.core.hashing import canonical_json, digest_json
-from openledger.core.signing import SigningKey, contributor_id, verify
+from openledger.core.signing import Holder, SigningKey, contributor_id, signed_by
 
 FORMAT = "openledger.seal/1"
 SealState = Literal["waiting", "opened", "expired"]
@@ -52,7 +52,7 @@ def seal_digest(signed: Mapping[str, Any], signature: str) -> str:
 
 
 def sign_seal(key: SigningKey, datanet: str, digest: str) -> Seal:
-    contributor = contributor_id(key.public_key)
+    contributor = key.contributor_id
     return Seal(
         datanet=datanet,
         contributor_id=contributor,
@@ -62,13 +62,12 @@ def sign_seal(key: SigningKey, datanet: str, digest: str) -> Seal:
     )
 
 
-def check_seal(seal: Seal) -> None:
+def check_seal(seal: Seal, holder: Holder = contributor_id) -> None:
     """Raises InvalidInput (`invalid_seal`, `invalid_signature`) unless the holder of its key made it."""
     if not _DIGEST.fullmatch(seal.digest):
         raise InvalidInput("a seal is 32 bytes in lower-case hex", code="invalid_seal", param="digest")
     message = _sealed_bytes(seal.datanet, seal.contributor_id, seal.digest)
-    is_own = seal.contributor_id == contributor_id(seal.public_key)
-    if not is_own or not verify(seal.public_key, seal.signature, message):
+    if not signed_by(seal.contributor_id, seal.public_key, seal.signature, message, holder):
         raise InvalidInput(
             "the seal was not signed with this contributor's key",
             code="invalid_signature",

@@ -1,7 +1,8 @@
 """Ray actors around `ShardHost` and `Datanets`: names, placement and restarts, no logic.
 
 The actors are detached and hold state alone, so they take no CPU. They are pinned to the node that has the folder's
-disk: elsewhere a restarted actor would find an empty one. Every call may be repeated, so Ray may retry.
+disk: elsewhere a restarted actor would find an empty one. Shards in an object store may be anywhere, and start anew
+elsewhere when their node is lost. Every call may be repeated, so Ray may retry.
 """
 
 import logging
@@ -20,6 +21,7 @@ from openledger.core.values import Row
 from openledger.datanets.datanets import Datanets
 from openledger.datanets.detectors import installed_detectors
 from openledger.datanets.shard import ShardHost
+from openledger.datanets.storage import shard_places
 
 NAMESPACE = "openledger"
 RETRY_S = 30
@@ -27,15 +29,16 @@ DATANETS_ACTOR = "openledger-datanets"
 _log = logging.getLogger(__name__)
 
 
-def start_datanets(folder: Path, num_shards: int, namespace: str = NAMESPACE) -> Any:
-    """The handle of the Datanets actor over `num_shards` shard actors, found by name or started on this node. Rows that
-    lie in more shards, or in fewer, are moved while it answers.
+def start_datanets(folder: Path, num_shards: int, namespace: str = NAMESPACE, storage: str = "") -> Any:
+    """The handle of the Datanets actor over `num_shards` shard actors, found by name or started: on this node, or with
+    an object store's URI as `storage` on any. Rows that lie in more shards, or in fewer, are moved while it answers.
 
-    Needs an initialised Ray. Raises Unavailable, with the reason, where the folder can't be opened.
+    Needs an initialised Ray. Raises Unavailable, with the reason, where the folder can't be opened, Conflict
+    (`storage_changed`) where the rows lie elsewhere.
     """
     shards = [
-        _get_or_create(ShardHost, f"openledger-shard-{number}", namespace, folder.absolute() / f"shard-{number}")
-        for number in range(max(num_shards, len(list(folder.glob("shard-*")))))
+        _get_or_create(ShardHost, f"openledger-shard-{number}", namespace, place, anywhere=bool(storage))
+        for number, place in enumerate(shard_places(folder.absolute(), num_shards, storage))
     ]
     datanets = _get_or_create(DatanetsActor, DATANETS_ACTOR, namespace, folder.absolute(), shards, num_shards)
     _result(datanets.names.remote())
@@ -104,7 +107,7 @@ class DatanetsActor(Datanets):
         timer.start()
 
 
-def _get_or_create(cls: type, name: str, namespace: str, *arguments: Any) -> Any:
+def _get_or_create(cls: type, name: str, namespace: str, *arguments: Any, anywhere: bool = False) -> Any:
     here = NodeAffinitySchedulingStrategy(node_id=ray.get_runtime_context().get_node_id(), soft=False)
     options = ray.remote(cls).options(
         name=name,
@@ -114,7 +117,7 @@ def _get_or_create(cls: type, name: str, namespace: str, *arguments: Any) -> Any
         num_cpus=0,
         max_restarts=-1,
         max_task_retries=-1,
-        scheduling_strategy=here,
+        scheduling_strategy="SPREAD" if anywhere else here,
     )
     return options.remote(*arguments)
 

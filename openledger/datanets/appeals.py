@@ -21,7 +21,7 @@ from openledger.core.appealing import Appeal, AppealState, Judged, check_appeal_
 from openledger.core.database import truncate_log
 from openledger.core.errors import Conflict, Forbidden, InvalidInput, NotFound
 from openledger.core.signed import contribution_id
-from openledger.core.signing import SigningKey
+from openledger.core.signing import Holder, SigningKey
 from openledger.core.values import Contribution, RowDraft
 from openledger.datanets.contribution import draft_json, leads_to, row_ids, row_path
 from openledger.datanets.tombstones import REMOVED
@@ -75,15 +75,18 @@ def appeal_of(key: SigningKey, contribution: Contribution, ordinal: int, reason:
 
 
 class AppealStore:
-    """`writing` is the registry's durable transaction."""
+    """`writing` is the registry's durable transaction; `holder` tells whose key is whose."""
 
-    def __init__(self, connection: apsw.Connection, writing: Callable[[], AbstractContextManager[None]]):
+    def __init__(
+        self, connection: apsw.Connection, writing: Callable[[], AbstractContextManager[None]], holder: Holder
+    ):
         self._connection = connection
         self._writing = writing
+        self._holder = holder
 
     def hold(self, appeal: Appeal, now_ms: int) -> Judged:
         """See `Datanets.hold_appeal`."""
-        check_appeal_signature({name: getattr(appeal, name) for name in Appeal.__dataclass_fields__})
+        check_appeal_signature({name: getattr(appeal, name) for name in Appeal.__dataclass_fields__}, self._holder)
         sequence, judged = self._judged(appeal)
         if self._connection.execute(f"SELECT 1 WHERE ? IN ({REMOVED})", (appeal.row_id,)).fetchone():
             raise Conflict(f"{appeal.row_id} was taken back", code="row_removed", param="row_id")

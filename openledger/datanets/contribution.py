@@ -13,7 +13,7 @@ from openledger.core.errors import InvalidInput, TooLarge
 from openledger.core.hashing import canonical_json, digest_bytes
 from openledger.core.ids import check_name, derived_id
 from openledger.core.signed import contribution_bytes
-from openledger.core.signing import SigningKey, contributor_id, verify
+from openledger.core.signing import Holder, SigningKey, check_public_key, contributor_id, verify
 from openledger.core.values import Contribution, RowDraft
 
 MAX_ROWS = 10_000
@@ -30,7 +30,7 @@ def sign_contribution(key: SigningKey, datanet: str, drafts: Sequence[RowDraft],
     """
     root = content_root(drafts)
     _check_nonce(nonce)
-    contributor = contributor_id(key.public_key)
+    contributor = key.contributor_id
     message = contribution_bytes(check_name(datanet, "datanet"), contributor, root, len(drafts), nonce)
     return Contribution(
         datanet=datanet,
@@ -65,19 +65,24 @@ def sign_batches(
 
 
 def check_signature(contribution: Contribution) -> None:
-    """Raises InvalidInput (`invalid_signature`) unless the contribution is what the holder of its key signed.
+    """Raises InvalidInput (`invalid_signature`) unless the contribution is what its key signed; whose key that is,
+    `check_holder` says.
 
     Also raises InvalidInput for text that can't be stored and TooLarge over a limit.
     """
     check_public_key(contribution.public_key)
     check_name(contribution.datanet, "datanet")
     _check_nonce(contribution.nonce)
-    if contribution.contributor_id != contributor_id(contribution.public_key):
-        raise _invalid_signature("the contributor id is not the one of the public key", "contributor_id")
     if contribution.content_root != content_root(contribution.drafts):
         raise _invalid_signature("the content root is not the one of the rows", "content_root")
     if not verify(contribution.public_key, contribution.signature, signed_bytes(contribution)):
         raise _invalid_signature("the signature was not made with this key over this content", "signature")
+
+
+def check_holder(contribution: Contribution, holder: Holder = contributor_id) -> None:
+    """Raises InvalidInput (`invalid_signature`) unless the key is the contributor's."""
+    if contribution.contributor_id != holder(contribution.public_key):
+        raise _invalid_signature("the contributor id is not the one of the public key", "contributor_id")
 
 
 def signed_bytes(contribution: Contribution) -> bytes:
@@ -133,18 +138,6 @@ def draft_json(draft: RowDraft) -> dict[str, str]:
     """What is signed of a row. One without `extra` is signed as rows were before there was any."""
     value = {"prompt": draft.prompt, "completion": draft.completion, "source": draft.source}
     return {**value, "extra": draft.extra} if draft.extra else value
-
-
-def check_public_key(public_key: str) -> None:
-    """Raises InvalidInput unless the key has its one spelling: two spellings would be two contributors."""
-    try:
-        canonical = bytes.fromhex(public_key).hex()
-    except (ValueError, TypeError):
-        canonical = ""
-    if len(canonical) != 64 or canonical != public_key:
-        raise InvalidInput(
-            "a public key is 32 bytes in lower-case hex", code="invalid_key", param="public_key", fix="send 64 digits"
-        )
 
 
 def draft_bytes(draft: RowDraft, ordinal: int) -> bytes:

@@ -29,9 +29,10 @@ from openledger.core.clock import Clock
 from openledger.core.errors import Conflict, Corrupt, Forbidden, InvalidInput, NotFound, TooLarge
 from openledger.core.files import write_json_durably
 from openledger.core.ids import check_name
+from openledger.core.rekeying import KeyChange
 from openledger.core.sealing import Seal, SealReceipt, check_seal
 from openledger.core.signed import contribution_id
-from openledger.core.signing import contributor_id
+from openledger.core.signing import check_public_key
 from openledger.core.values import (
     Contribution,
     ContributionReceipt,
@@ -46,11 +47,12 @@ from openledger.core.values import (
 )
 from openledger.datanets.appeals import HeldRow
 from openledger.datanets.clusters import ClusterRow, EvidenceClusters, WordWeights, row_words
-from openledger.datanets.contribution import check_public_key, check_signature, draft_bytes, row_ids
+from openledger.datanets.contribution import check_holder, check_signature, draft_bytes, row_ids
 from openledger.datanets.dedupe import DuplicateIndex, features_of
 from openledger.datanets.export import write_export
 from openledger.datanets.feedback import Feedback
 from openledger.datanets.gate import GATE_VERSION, NO_DETECTORS, Detectors, Rules, decide, judge
+from openledger.datanets.holders import HeldChange
 from openledger.datanets.layout import Layout, ShardPort
 from openledger.datanets.leaderboard import Leaderboard
 from openledger.datanets.preparing import Prepared
@@ -251,12 +253,38 @@ class Datanets:
         self._check_permitted(name, party, "train")
 
     def register_contributor(self, public_key: str, name: str) -> Contributor:
-        """Idempotent. Raises Conflict when the key is registered under another name."""
+        """Idempotent. Raises Conflict when the key is registered under another name, Forbidden (`key_replaced`)."""
         check_public_key(public_key)
         _check_text(name, "name", _MAX_NAME_CHARS)
-        contributor = Contributor(contributor_id=contributor_id(public_key), public_key=public_key, name=name)
-        self._registry.add_contributor(contributor, self._clock.now_ms())
-        return contributor
+        self._registry.holders.check(public_key)
+        return self._register(self._registry.holders.held_by(public_key), public_key, name)
+
+    def hold_keys(self, change: KeyChange) -> None:
+        """Let a change of a contributor's keys count from now on; it is to be put into the log, and then adopted, or
+        dropped. Raises what `rekeying.keys_before` and `check_change` do."""
+        self._registry.holders.hold(change, self._registry.knows_contributor, self._clock.now_ms())
+
+    def adopt_keys(self, change: KeyChange) -> None:
+        """The log has the change. May be repeated."""
+        self._registry.holders.adopt(change)
+
+    def drop_keys(self, change: KeyChange) -> None:
+        """The log has refused a change that was held."""
+        self._registry.holders.drop(change)
+
+    def held_keys(self) -> list[HeldChange]:
+        """Changes of keys that were held and neither adopted nor dropped."""
+        return self._registry.holders.held(self._clock.now_ms())
+
+    def check_key(self, contributor: str, public_key: str) -> None:
+        """Raises InvalidInput (`invalid_signature`) where the key never was the contributor's."""
+        if self._registry.holders.held_by(public_key) != contributor:
+            raise InvalidInput(
+                f"{public_key} is no key of {contributor}",
+                code="invalid_signature",
+                param="contributor_id",
+                fix="sign with the contributor's own key",
+            )
 
     def seal(self, seal: Seal) -> SealReceipt:
         """Keep a place in the order of credit for rows that are yet to come; durable when it returns, and counts from
@@ -266,8 +294,10 @@ class Datanets:
         (`too_many_seals`) where many of the contributor's seals never got their rows.
         """
         check_public_key(seal.public_key)
-        check_seal(seal)
+        check_seal(seal, self._registry.holders.held_by)
         self._registry.datanet(seal.datanet)
+        if self._registry.seals.find(seal.contributor_id, seal.digest, self._clock.now_ms()) is None:
+            self._registry.holders.check(seal.public_key)
         return self._registry.seals.add(seal, self._clock.now_ms())
 
     def find_seal(self, name: str, contributor: str, digest: str) -> SealReceipt:
@@ -302,12 +332,13 @@ class Datanets:
     ) -> PendingContribution | ContributionReceipt:
         """The first step of `contribute`: the verdicts are fixed. Of one that was stored before, its first receipt."""
         self._check(contribution, prepared)
-        if not self._registry.knows_contributor(contribution.contributor_id):
-            self.register_contributor(contribution.public_key, contribution.contributor_id)
         identifier = contribution_id(contribution)
         if (known := self._registry.first_receipt(identifier)) is not None:
             waiting = (one for one in self._registry.pending() if one.receipt.contribution_id == identifier)
             return next(waiting, known)
+        self._check_new_key(contribution)
+        if not self._registry.knows_contributor(contribution.contributor_id):
+            self._register(contribution.contributor_id, contribution.public_key, contribution.contributor_id)
         self._check_quota(contribution)
         return self._begin(contribution, prepared)
 
@@ -354,6 +385,7 @@ class Datanets:
     def preview(self, contribution: Contribution) -> tuple[Verdict, ...]:
         """The verdicts that `contribute` would give now; stores nothing."""
         self._check(contribution)
+        self._check_new_key(contribution)
         known = self._registry.first_receipt(contribution_id(contribution))
         own = contribution.contributor_id, digest_of(contribution)
         sealed = self._registry.seals.place(*own, self._clock.now_ms())
@@ -366,6 +398,7 @@ class Datanets:
         (`unknown_contribution`), Forbidden (`not_the_contributor`), Conflict (`row_accepted`, `row_removed`),
         Unavailable where a rejected row can't be forgotten now.
         """
+        self._registry.holders.check(appeal.public_key)
         self._forget_rejected()  # or what a review left to be forgotten would be what the appeal brings back
         return self._registry.appeals.hold(appeal, self._clock.now_ms())
 
@@ -449,14 +482,15 @@ class Datanets:
         """How much each reviewed, and how well."""
         return self._registry.reviews.records(self._registry.datanet(name).name)
 
-    def num_waiting(self, name: str) -> int:
-        """Rows that wait for a review."""
-        return self._registry.reviews.num_waiting(self._registry.datanet(name).name)
+    def num_undecided(self, identifier: str) -> int:
+        """Of a contribution's rows, how many reviewers may still decide."""
+        return self._registry.reviews.num_undecided(identifier)
 
     def add_feedback(self, feedback: Feedback) -> None:
         """Keep that feedback was given, and by whom. Raises Conflict (`already_rated`), NotFound, TooLarge
         (`too_many_ratings`)."""
         self._registry.datanet(feedback.datanet)
+        self.check_key(feedback.contributor_id, feedback.public_key)
         self._registry.feedback.check(feedback)
         if not self._registry.knows_contributor(feedback.contributor_id):
             self.register_contributor(feedback.public_key, feedback.contributor_id)
@@ -476,8 +510,10 @@ class Datanets:
         Raises InvalidInput (`invalid_signature` and others), NotFound (`unknown_row`) for rows that the Datanet
         doesn't have, Forbidden (`not_your_row`) for another's, Unavailable when storage is; sending it again is safe.
         """
-        check_withdrawal(withdrawal)
+        check_withdrawal(withdrawal, self._registry.holders.held_by)
         removal = withdrawn(withdrawal, self._clock.now_ms())
+        if self._registry.tombstones.find(removal.removal_id) is None:
+            self._registry.holders.check(withdrawal.public_key)
         for row_id, contributor in self._contributors_of(removal).items():
             if contributor != withdrawal.contributor_id:
                 raise Forbidden(
@@ -602,7 +638,25 @@ class Datanets:
     def _check(self, contribution: Contribution, prepared: Prepared | None = None) -> None:
         if prepared is None or prepared.contribution_id != contribution_id(contribution):
             check_signature(contribution)
+        check_holder(contribution, self._registry.holders.held_by)
         self._check_permitted(contribution.datanet, contribution.contributor_id, "contribute")
+
+    def _register(self, identifier: str, public_key: str, name: str) -> Contributor:
+        """With the key that signs for him now."""
+        present = self._registry.holders.keys(identifier, public_key).public_key
+        contributor = Contributor(contributor_id=identifier, public_key=present, name=name)
+        self._registry.add_contributor(contributor, self._clock.now_ms())
+        return contributor
+
+    def _check_new_key(self, contribution: Contribution) -> None:
+        """Raises Forbidden (`key_replaced`) unless the rows were sealed with that key while it was in force."""
+        holders, key = self._registry.holders, contribution.public_key
+        if holders.signs(key) or self._is_sealed_by(contribution, key):
+            return
+        holders.check(key)
+
+    def _is_sealed_by(self, contribution: Contribution, key: str) -> bool:
+        return self._registry.seals.key_of(contribution.contributor_id, digest_of(contribution)) == key
 
     def _check_owner(self, name: str, by: str) -> None:
         if by != self._registry.datanet(name).owner:

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 
 import apsw
 
+from openledger.core.errors import NotFound
+
 DAY_MS = 24 * 60 * 60 * 1000
 WEEK_MS = 7 * DAY_MS
 KEPT_MS = 60_000
@@ -49,6 +51,22 @@ class Cohort:
 class Leaderboard:
     contributors: tuple[Activity, ...]
     cohorts: tuple[Cohort, ...]
+
+    def page(self, after: str, limit: int) -> tuple[int, tuple[Activity, ...]]:
+        """The place, counted from 0, of the first of up to `limit` contributors behind the one whose id is `after`, or
+        from the top without it; and those. Raises NotFound (`unknown_contributor`) for who isn't on it."""
+        first = 0
+        if after:
+            places = {one.contributor_id: place for place, one in enumerate(self.contributors)}
+            if after not in places:
+                raise NotFound(
+                    f"{after} isn't on this leaderboard",
+                    code="unknown_contributor",
+                    param="after",
+                    fix="send the last contributor_id of the page before, or nothing to begin at the top",
+                )
+            first = places[after] + 1
+        return first, self.contributors[first : first + limit]
 
 
 class LeaderboardCache:

@@ -30,6 +30,8 @@ from openledger.datanets.contribution import draft_json
 from openledger.datanets.feedback import SCHEMA as FEEDBACK_SCHEMA
 from openledger.datanets.feedback import FeedbackStore
 from openledger.datanets.folders import make_folder
+from openledger.datanets.holders import SCHEMA as HOLDERS_SCHEMA
+from openledger.datanets.holders import HolderStore
 from openledger.datanets.leaderboard import Leaderboard, LeaderboardCache
 from openledger.datanets.reviews import SCHEMA as REVIEWS_SCHEMA
 from openledger.datanets.reviews import ReviewStore
@@ -94,7 +96,8 @@ CREATE TABLE IF NOT EXISTS versions (
 ) STRICT, WITHOUT ROWID;
 """
 _SCHEMAS = (
-    _SCHEMA, SEALS_SCHEMA, APPEALS_SCHEMA, REMOVALS_SCHEMA, TERMS_SCHEMA, REVIEWS_SCHEMA, FEEDBACK_SCHEMA
+    _SCHEMA, SEALS_SCHEMA, APPEALS_SCHEMA, REMOVALS_SCHEMA, TERMS_SCHEMA, REVIEWS_SCHEMA, FEEDBACK_SCHEMA,
+    HOLDERS_SCHEMA,
 )  # fmt: skip
 _VERDICTS = "SELECT row_id, ordinal, outcome, reasons, duplicate_of FROM verdicts WHERE sequence = ? ORDER BY ordinal"
 _FIRST_VERDICTS = (
@@ -170,7 +173,8 @@ class Registry:
             self._check_format()
             self._epoch = self._next_epoch()
             self.seals = SealStore(self._connection, self._writing)
-            self.appeals = AppealStore(self._connection, self._writing)
+            self.holders = HolderStore(self._connection, self._writing)
+            self.appeals = AppealStore(self._connection, self._writing, self.holders.held_by)
             sync_folder(path.parent)
             self.tombstones = Tombstones(self._connection, self._writing)
             self.terms = TermsBook(self._connection, self._writing)

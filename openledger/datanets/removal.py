@@ -12,9 +12,8 @@ from openledger.core.errors import InvalidInput, TooLarge
 from openledger.core.hashing import digest_json
 from openledger.core.ids import check_name, derived_id
 from openledger.core.signed import withdrawal_bytes
-from openledger.core.signing import SigningKey, contributor_id, verify
+from openledger.core.signing import Holder, SigningKey, check_public_key, contributor_id, signed_by
 from openledger.core.values import Removal, Row, Tombstone, Withdrawal
-from openledger.datanets.contribution import check_public_key
 from openledger.datanets.versions import row_root
 
 TOMBSTONE_FORMAT = "openledger/tombstone/1"
@@ -25,7 +24,7 @@ _NONCE = re.compile(r"[!-~]{1,128}")
 
 def sign_withdrawal(key: SigningKey, datanet: str, row_ids: Sequence[str], nonce: str) -> Withdrawal:
     """The wish of the holder of `key` that these rows of his be forgotten. Signed again, it is the same one."""
-    contributor = contributor_id(key.public_key)
+    contributor = key.contributor_id
     ordered = tuple(sorted(set(row_ids)))
     return Withdrawal(
         datanet=datanet,
@@ -37,20 +36,20 @@ def sign_withdrawal(key: SigningKey, datanet: str, row_ids: Sequence[str], nonce
     )
 
 
-def check_withdrawal(withdrawal: Withdrawal) -> None:
+def check_withdrawal(withdrawal: Withdrawal, holder: Holder = contributor_id) -> None:
     """Raises InvalidInput (`invalid_signature` and others) unless it is what the holder of its key signed."""
     check_public_key(withdrawal.public_key)
     check_rows(withdrawal.row_ids)
     if not _NONCE.fullmatch(withdrawal.nonce):
         raise InvalidInput("a nonce has 1 to 128 printable ASCII characters", code="invalid_nonce", param="nonce")
     signed = _signed_bytes(withdrawal.datanet, withdrawal.contributor_id, withdrawal.row_ids, withdrawal.nonce)
-    known = withdrawal.contributor_id == contributor_id(withdrawal.public_key)
-    if not known or not verify(withdrawal.public_key, withdrawal.signature, signed):
+    own = withdrawal.contributor_id, withdrawal.public_key, withdrawal.signature
+    if not signed_by(*own, signed, holder):
         raise InvalidInput(
             "the withdrawal was not signed with this key",
             code="invalid_signature",
             param="signature",
-            fix="sign it with the key that contributed the rows",
+            fix="sign it with the key of who contributed the rows",
         )
 
 

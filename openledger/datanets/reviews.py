@@ -99,8 +99,13 @@ class ReviewStore:
             self._connection.execute("INSERT OR REPLACE INTO known_answers VALUES (?, ?, ?, ?)", values)
         return item
 
-    def num_waiting(self, datanet: str) -> int:
-        return int(self._connection.execute(f"SELECT count(*) {_WAITING}", (datanet,)).get)
+    def num_undecided(self, contribution_id: str) -> int:
+        """Rows of a contribution that are in review, those under appeal among them."""
+        query = (
+            "SELECT count(*) FROM verdicts JOIN contributions USING (sequence) WHERE contribution_id = ?"
+            f" AND outcome = 'review' AND row_id NOT IN ({REMOVED})"
+        )
+        return int(self._connection.execute(query, (contribution_id,)).get)
 
     def queue(self, datanet: str, reviewer: str, limit: int) -> tuple[list[str], dict[str, RowDraft]]:
         """Ids of what `reviewer` hasn't looked at, in an order of his own, and the text of those of them that are no

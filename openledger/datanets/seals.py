@@ -135,6 +135,11 @@ class SealStore:
         row = self._connection.execute(query, (contributor, digest)).fetchone()
         return None if row is None else (int(row[0]), int(row[1]))
 
+    def key_of(self, contributor: str, digest: str) -> str:
+        """The public key that signed the seal; empty without one."""
+        row = self._connection.execute(f"SELECT public_key FROM seals WHERE {_IS}", (contributor, digest)).fetchone()
+        return "" if row is None else str(row[0])
+
     def open(self, opening: Opening, sequence: int, now_ms: int) -> None:
         """Within the transaction that fixes the contribution's verdicts."""
         values = (sequence, now_ms, opening.contributor_id, opening.digest)

@@ -4,9 +4,10 @@ Knows no row's text: whether a row is the one that was judged, and what a decisi
 Every step may be repeated.
 """
 
+from dataclasses import asdict
 from typing import Any
 
-from openledger.core.appealing import DECIDED, Appeal, Decision, Judged
+from openledger.core.appealing import DECIDED, Appeal, Decision, Judged, check_appeal_signature
 from openledger.core.errors import Conflict, InsufficientFunds
 from openledger.core.money import format_money
 from openledger.economy.parameters import Parameters
@@ -44,6 +45,7 @@ class AppealBook:
         if known is not None and (known.claim["reason"], known.claim["signature"]) == (appeal.reason, appeal.signature):
             return known
         appeals.check_new(known, appeal.row_id)
+        check_appeal_signature(asdict(appeal), self._signers.keys.holder)
         statement = appeals.opened_statement(appeal, judged, self._terms, now_ms)
         self._commit(statement)
         return LoggedAppeal(claim=statement)
@@ -59,6 +61,7 @@ class AppealBook:
             return known
         claim = appeals.check_open(known, decision.row_id).claim
         statement = appeals.decided_statement(claim, decision, now_ms)
+        self._signers.keys.check_second(decision.public_key, appeals.parties_of(claim), "not_a_second_party")
         self._signers.check("reviewer", decision.account, decision.public_key, decision.datanet)
         self._commit(statement)
         return LoggedAppeal(claim=claim, closing=statement)

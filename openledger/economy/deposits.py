@@ -121,6 +121,11 @@ class DepositBook:
             self.withhold(account)
         return self.state(contribution_id)
 
+    def undecided(self) -> list[str]:
+        """Contributions whose deposit was placed and neither given back nor kept."""
+        query = "SELECT contribution_id FROM deposits WHERE state = ? ORDER BY 1"
+        return [str(name) for (name,) in self._db.execute(query, (_PLACED,)).fetchall()]
+
     def acquit(self, contribution_id: str, row_id: str) -> DepositState:
         """Give a forfeited deposit back, from where it went, once; what isn't paid yet is owed no more. `row_id` is the
         row whose overturned verdict says that the contribution was no spam. It stays `forfeited` until the treasury has

@@ -131,6 +131,7 @@ class DisputeBook:
         claim = disputes.check_open(known).claim
         _check_scores(found)
         verdict = disputes.verdict_statement(claim, told.funds(key), found, now_ms)
+        self._signers.keys.check_second(found.public_key, {claim["contributor"]}, "not_a_second_scorer")
         self._signers.check("scorer", found.scorer, found.public_key)
         return self._close(claim, verdict)
 

@@ -21,6 +21,7 @@ from openledger.core.errors import (
 )
 from openledger.core.ids import check_name, derived_id, first_id
 from openledger.core.money import OPEN, Unit, format_money, format_open
+from openledger.core.rekeying import KeyChange
 from openledger.core.shares import WHOLE_PPM
 from openledger.core.values import (
     AdapterTerms,
@@ -354,6 +355,21 @@ class Economy(Offices):
     def end_signer(self, signer: Signer) -> str:
         """See `SignerBook.end`."""
         return self._signers.end(signer)
+
+    def change_keys(self, change: KeyChange) -> str:
+        """See `ContributorKeyBook.write`."""
+        return self._signers.keys.write(change)
+
+    def key_holder(self, public_key: str) -> str:
+        """See `ContributorKeyBook.holder`."""
+        return self._signers.keys.holder(public_key)
+
+    def contributor_keys(self, contributor: str) -> list[KeyChange]:
+        """Every change of a contributor's keys, in order."""
+        return self._signers.keys.changes(contributor)
+
+    def key_change(self, contributor: str, number: int) -> KeyChange | None:
+        return self._signers.keys.change(contributor, number)
 
     def expire_disputes(self) -> int:
         """Return what disputes hold that nobody decided in time; how many."""

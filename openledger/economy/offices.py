@@ -199,6 +199,10 @@ class Offices:
         """See `DepositBook.judge`."""
         return self._deposits.judge(contribution_id, is_spam=is_spam)
 
+    def undecided_deposits(self) -> list[str]:
+        """See `DepositBook.undecided`."""
+        return self._deposits.undecided()
+
     def admit(self, contributor: str, datanet: str, contribution_id: str, num_rows: int) -> None:
         """Count a contribution's rows against its contributor's quota, once. Raises TooLarge (`quota_exceeded`)."""
         quota = self.reputation(contributor, datanet)["quota_rows"]

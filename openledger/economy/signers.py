@@ -1,9 +1,10 @@
 """The book of signers: who decides, by which key. What the log says is true; nothing is kept beside it."""
 
+from dataclasses import replace
 from typing import Any
 
 from openledger.core.errors import Conflict, Forbidden, NotFound
-from openledger.core.signing import contributor_id
+from openledger.economy.contributor_keys import ContributorKeyBook
 from openledger.economy.port import LedgerPort
 from openledger.ledger import signers
 from openledger.ledger.seats import seat_accounts
@@ -16,6 +17,7 @@ _ENTRIES = 10**6
 class SignerBook:
     def __init__(self, ledger: LedgerPort):
         self._ledger = ledger
+        self.keys = ContributorKeyBook(ledger)
 
     def add(self, signer: Signer, signature: str) -> str:
         """Register a key; the id of the transfer whose proof shows it. May be repeated.
@@ -42,9 +44,12 @@ class SignerBook:
         return self._write(signers.end_statement(signer))
 
     def check(self, role: Role, account: str, public_key: str, datanet: str = "") -> None:
-        """Raises Forbidden (`not_a_signer`) unless this key decides for `account` now."""
+        """Raises Forbidden (`not_a_signer`, `key_replaced`) unless this key decides for `account` now: it was
+        registered, or it replaced the one that was."""
+        holder = self.keys.holder(public_key)
         signer = Signer(role=role, account=account, public_key=public_key, datanet=datanet)
-        if self._ledger.find(signer_id(signer)) is None or self._ledger.find(signer_id(signer, "end")) is not None:
+        former = [change.replaces for change in self.keys.changes(holder)]
+        if not any(self._is_registered(replace(signer, public_key=key)) for key in (public_key, *former)):
             raise Forbidden(
                 f"{account} is no {role}{f' of {datanet}' if datanet else ''} by the key {public_key}",
                 code="not_a_signer",
@@ -60,7 +65,7 @@ class SignerBook:
     def keys_of(self, account: str) -> set[str]:
         """The keys that the log ties to `account`, or did before, each as the id of the contributor it stands for."""
         known = self._known(account)
-        keys = {contributor_id(one.public_key) for one in known.active | known.ended if one.account == account}
+        keys = {self.keys.holder(one.public_key) for one in known.active | known.ended if one.account == account}
         kind, _, name = account.partition(":")
         return keys | {name} if kind == "contributor" else keys
 
@@ -70,6 +75,9 @@ class SignerBook:
         for seq in sorted({entry.seq for entry in entries if entry.transfer.reference.endswith(f":{account}")}):
             known.take(self._ledger.batch(seq))
         return known
+
+    def _is_registered(self, signer: Signer) -> bool:
+        return self._ledger.find(signer_id(signer)) is not None and self._ledger.find(signer_id(signer, "end")) is None
 
     def _write(self, statement: dict[str, Any]) -> str:
         house = seat_accounts(SIGNERS_ACCOUNT)

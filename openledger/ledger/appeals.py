@@ -31,6 +31,7 @@ from openledger.core.ids import check_name, derived_id
 from openledger.core.money import format_open
 from openledger.core.signing import contributor_id
 from openledger.ledger.accounts import TREASURY, check_account_id
+from openledger.ledger.contributor_keys import by_key
 from openledger.ledger.signers import Signer, Signers
 from openledger.ledger.statements import Statement, format_of
 from openledger.ledger.transfers import Batch, Transfer, TransferKind
@@ -105,6 +106,7 @@ class Appeals:
             raise _corrupt("the statement doesn't follow from what it says", "wrong_appeal")
         if format_of(statement) == OPENED:
             check_new(known, claim["row_id"])
+            self.signers.keys.check(claim["contributor_id"], claim["public_key"])
             self.by_row[claim["row_id"]] = LoggedAppeal(claim=claim)
         else:
             if check_open(known, claim["row_id"]).claim != claim:
@@ -120,7 +122,9 @@ class Appeals:
         reviewer = Signer(
             role="reviewer", account=closing["account"], public_key=closing["public_key"], datanet=closing["datanet"]
         )
-        if reviewer not in self.signers.active:
+        if self.signers.keys.holder(reviewer.public_key) in parties_of(closing["appeal"]):
+            raise _corrupt(f"{reviewer.account} decided on his own row", "not_a_second_party")
+        if not self.signers.decides(reviewer):
             raise _corrupt(f"{reviewer.account} is no reviewer of {reviewer.datanet} by that key", "not_a_signer")
 
 
@@ -186,6 +190,11 @@ def transfers_of(statement: Statement) -> list[Transfer]:
     return [_transfer(statement["appeal"], "close", "void", "deposit_return")]
 
 
+def parties_of(claim: Statement) -> set[str]:
+    """Who contributed the row, and the one that it is said to repeat."""
+    return {claim["contributor_id"], claim["rival"]} - {""}
+
+
 def appeal_transfer_id(row_id: str, step: str) -> str:
     """Of the batch that opens (`open`) or closes (`close`) the appeal of a row."""
     return derived_id(_PREFIX, row_id, step)
@@ -210,7 +219,8 @@ def lines(statement: Statement) -> list[str]:
     claim = statement if format_of(statement) == OPENED else statement["appeal"]
     told = [
         f"{claim['contributor_id']} appeals against the verdict {claim['outcome']} on {claim['row_id']} of"
-        f" {claim['datanet']} ({', '.join(claim['reasons'])}), with a deposit of {format_open(claim['deposit_nano'])}",
+        f" {claim['datanet']} ({', '.join(claim['reasons'])}), with a deposit of {format_open(claim['deposit_nano'])}"
+        f"{by_key(claim['contributor_id'], claim['public_key'])}",
     ]
     if format_of(statement) == OPENED:
         return told
@@ -226,7 +236,7 @@ def lines(statement: Statement) -> list[str]:
 def _opened(values: Mapping[str, Any], judged: Judged, terms: AppealTerms, opened_ms: int) -> dict[str, Any]:
     check_name(values["datanet"], "datanet")
     check_account_id(contributor_account(values["contributor_id"]), "contributor_id")
-    check_appeal_signature(values)
+    check_appeal_signature(values, holder=lambda _: values["contributor_id"])  # whose key it is: `ContributorKeys`
     numbers = (opened_ms, judged.received_ms, *asdict(terms).values())
     if any(type(number) is not int or number < 0 for number in numbers):
         raise InvalidInput("an appeal's amounts and times are whole numbers", code="invalid_appeal", param="opened_ms")
@@ -254,7 +264,7 @@ def _decided(claim: Statement, values: Mapping[str, Any], closed_ms: int) -> dic
         raise InvalidInput("the decision is on another row", code="invalid_decision", param="row_id")
     check_account_id(values["account"], "account")
     check_decision_signature(values)
-    parties = {claim["contributor_id"], claim["rival"]} - {""}
+    parties = parties_of(claim)
     if contributor_id(values["public_key"]) in parties or values["account"] in map(contributor_account, parties):
         raise Forbidden(
             f"{values['account']} contributed the row, or the one that it is said to repeat",

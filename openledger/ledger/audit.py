@@ -18,6 +18,7 @@ from openledger.ledger import statements
 from openledger.ledger.accounts import UNATTRIBUTED, Balance, opened
 from openledger.ledger.appeals import Appeals
 from openledger.ledger.checkpoints import open_checkpoint
+from openledger.ledger.contributor_keys import ContributorKeys
 from openledger.ledger.deposits import Deposits
 from openledger.ledger.disputes import Disputes
 from openledger.ledger.economy_audit import EconomyAudit
@@ -136,11 +137,12 @@ class _Audit:
     settled: set[str] = field(default_factory=set)
     rounds: Rounds = field(default_factory=Rounds)
     verdicts: Verdicts = field(default_factory=Verdicts)
-    signers: Signers = field(default_factory=Signers)
+    keys: ContributorKeys = field(default_factory=ContributorKeys)
+    signers: Signers = field(init=False)
     disputes: Disputes = field(init=False)
     appeals: Appeals = field(init=False)
     deposits: Deposits = field(default_factory=Deposits)
-    seals: Seals = field(default_factory=Seals)
+    seals: Seals = field(init=False)
     rotations: list[str] = field(default_factory=list)
     economy: EconomyAudit = field(default_factory=EconomyAudit)
     time_ms: int = 0
@@ -148,6 +150,8 @@ class _Audit:
 
     def __post_init__(self) -> None:
         self.book = Book(known=self.ids)
+        self.signers = Signers(keys=self.keys)
+        self.seals = Seals(keys=self.keys)
         self.disputes = Disputes(signers=self.signers)
         self.appeals = Appeals(signers=self.signers)
 
@@ -202,6 +206,7 @@ class _Audit:
     def check_statement(self, batch: Batch) -> None:
         statement, kind = batch.statement or {}, statements.format_of(batch.statement)
         self.rounds.take(batch)
+        self.keys.take(batch)
         self.signers.take(batch)
         if kind == ROTATION:
             self.take_rotation(batch, statement)
@@ -219,7 +224,7 @@ class _Audit:
         elif kind == VERDICT:
             self.verdicts.take(statement, batch.transfers)
         elif kind == REMOVAL:
-            check_removal(statement, batch.transfers)
+            check_removal(statement, batch.transfers, self.keys)
         elif kind in statements.SETTLEMENTS:
             pool = _settled_pool(batch)
             statements.check_settlement(statement, self.pools.get(pool, []))

@@ -297,7 +297,9 @@ class Disputes:
                 raise _corrupt("a verdict without a signature, though scorers have keys", "unsigned_verdict")
             return
         scorer = Signer(role="scorer", account=closing["scorer"], public_key=closing["public_key"])
-        if scorer not in self.signers.active:
+        if self.signers.keys.holder(scorer.public_key) == closing["dispute"]["contributor"]:
+            raise _corrupt("the claimant scored the pool that he claims from", "not_a_second_scorer")
+        if not self.signers.decides(scorer):
             raise _corrupt(f"{scorer.account} is no scorer by the key of the verdict", "not_a_signer")
 
 

@@ -10,9 +10,10 @@ from typing import Any
 
 from openledger.core.errors import Corrupt, InvalidInput
 from openledger.core.signed import withdrawal_bytes
-from openledger.core.signing import contributor_id, verify
+from openledger.core.signing import verify
 from openledger.core.values import Removal
 from openledger.ledger.accounts import Account
+from openledger.ledger.contributor_keys import ContributorKeys
 from openledger.ledger.seats import seat_accounts, seat_transfers
 from openledger.ledger.statements import Statement
 from openledger.ledger.transfers import Transfer
@@ -49,8 +50,9 @@ def removal_transfers(statement: Statement) -> list[Transfer]:
     return seat_transfers((name, f"{name}.end"), ("removal", "removal_end"), account, statement["datanet"])
 
 
-def check_removal(statement: Statement, transfers: tuple[Transfer, ...]) -> None:
-    """Raises Corrupt where the statement lacks something, isn't signed as it says, or goes with other transfers."""
+def check_removal(statement: Statement, transfers: tuple[Transfer, ...], keys: ContributorKeys) -> None:
+    """Raises Corrupt where the statement lacks something, isn't signed as it says, by one of the `keys` at this place
+    of the log, or goes with other transfers."""
     try:
         if set(statement) != _FIELDS or statement["kind"] not in ("withdrawn", "removed"):
             raise InvalidInput("not the fields of a removal")
@@ -62,11 +64,12 @@ def check_removal(statement: Statement, transfers: tuple[Transfer, ...]) -> None
         raise Corrupt("the transfers aren't those of the removal", code="removal_differs", param="statement")
     if unsigned:
         raise Corrupt("the contributor didn't sign this withdrawal", code="removal_unsigned", param="statement")
+    if statement["kind"] == "withdrawn":
+        keys.check(statement["by"], signed["public_key"])
 
 
 def _is_signed(statement: Statement, signed: dict[str, str]) -> bool:
     message = withdrawal_bytes(
         statement["datanet"], statement["by"], statement["rows_root"], statement["num_rows"], signed["nonce"]
     )
-    own = contributor_id(signed["public_key"]) == statement["by"]
-    return own and verify(signed["public_key"], signed["signature"], message)
+    return verify(signed["public_key"], signed["signature"], message)

@@ -18,7 +18,8 @@ from openledger.core.hashing import canonical_json
 from openledger.core.ids import check_name, derived_id
 from openledger.core.sealing import FORMAT as SEAL
 from openledger.core.sealing import seal_digest
-from openledger.core.signing import contributor_id, verify
+from openledger.core.signing import verify
+from openledger.ledger.contributor_keys import ContributorKeys, by_key
 from openledger.ledger.seats import seat_transfers
 from openledger.ledger.statements import Statement, format_of
 from openledger.ledger.transfers import Batch, Transfer
@@ -36,10 +37,13 @@ _FIELDS = {
 
 @dataclass(slots=True)
 class Seals:
-    """Every seal of a log and its opening, by contributor and digest, as the batches tell them."""
+    """Every seal of a log and its opening, by contributor and digest, as the batches tell them. `keys` are of the same
+    log: rows are opened by a key that was the contributor's when they were sealed."""
 
+    keys: ContributorKeys = field(default_factory=ContributorKeys)
     sealed: dict[tuple[str, str], Statement] = field(default_factory=dict)
     opened: dict[tuple[str, str], Statement] = field(default_factory=dict)
+    places: dict[tuple[str, str], int] = field(default_factory=dict)  # of the seals in the log
 
     def take(self, batch: Batch) -> None:
         """Raises Corrupt, its code saying which rule the batch breaks; batches of other kinds pass."""
@@ -50,7 +54,7 @@ class Seals:
             return
         try:
             check_statement(statement)
-            self._advance(statement, batch.time_ms)
+            self._advance(statement, batch.time_ms, batch.seq)
         except Corrupt:
             raise
         except OpenLedgerError as error:
@@ -58,12 +62,12 @@ class Seals:
         if batch.transfers != tuple(transfers_of(statement)):
             raise _corrupt("the transfers aren't those of the seal's statement", "seal_differs")
 
-    def _advance(self, statement: Statement, time_ms: int) -> None:
+    def _advance(self, statement: Statement, time_ms: int, seq: int) -> None:
         own = statement["contributor_id"], statement["digest"]
         if format_of(statement) == SEAL:
             if own in self.sealed:
                 raise Conflict("this digest was sealed before", code="seal_exists", param="digest")
-            self.sealed[own] = statement
+            self.sealed[own], self.places[own] = statement, seq
             return
         seal = self.sealed.get(own)
         if seal is None or seal["datanet"] != statement["datanet"]:
@@ -72,6 +76,7 @@ class Seals:
             raise Conflict("this seal was opened before", code="seal_opened", param="digest")
         if statement["opened_ms"] > min(seal["expires_ms"], time_ms + _CLOCKS_APART_MS):
             raise Conflict("the rows came after the seal had expired", code="seal_expired", param="opened_ms")
+        self.keys.check(own[0], statement["public_key"], self.places[own])
         self.opened[own] = statement
 
 
@@ -141,9 +146,10 @@ def lines(statement: Statement) -> list[str]:
     who, datanet, digest = (statement[name] for name in ("contributor_id", "datanet", "digest"))
     if format_of(statement) == SEAL:
         return [f"{who} sealed rows for {datanet} as {digest}; no money moves"]
-    signed = statement["signed"]
+    signed, key = statement["signed"], statement["public_key"]
     return [
-        f"{signed['num_rows']} rows of {who} for {datanet} with the root {signed['content_root']}, signature good",
+        f"{signed['num_rows']} rows of {who} for {datanet} with the root {signed['content_root']}, signature good"
+        f"{by_key(who, key)}",
         f"they are what was sealed as {digest}; no money moves",
     ]
 
@@ -153,8 +159,7 @@ def _check_opening(statement: Statement) -> None:
     if not isinstance(signed, dict) or not {"content_root", "num_rows"} <= set(signed):
         raise _malformed("what was signed has a root and a number of rows", "signed")
     names = ("datanet", "contributor_id")
-    is_own = statement["contributor_id"] == contributor_id(key)
-    if not is_own or any(signed.get(name) != statement[name] for name in names):
+    if any(signed.get(name) != statement[name] for name in names):
         raise _malformed("the rows are not the contributor's, or for another Datanet", "signed")
     if not verify(key, statement["signature"], canonical_json(signed)):
         raise InvalidInput("the rows were not signed by the contributor", code="invalid_signature", param="signature")

@@ -16,6 +16,7 @@ from openledger.core.hashing import canonical_json
 from openledger.core.ids import check_name, derived_id
 from openledger.core.signing import SigningKey, verify
 from openledger.ledger.accounts import check_account_id
+from openledger.ledger.contributor_keys import ContributorKeys
 from openledger.ledger.seats import seat_transfers
 from openledger.ledger.statements import Statement, format_of
 from openledger.ledger.transfers import Batch, Transfer
@@ -41,8 +42,10 @@ class Signer:
 
 @dataclass(slots=True)
 class Signers:
-    """The signers of a log as its batches tell them, those of before among them."""
+    """The signers of a log as its batches tell them, those of before among them. `keys` are of the same log: who has
+    replaced the key of a role decides by the new one, and nobody any more by the old one."""
 
+    keys: ContributorKeys = field(default_factory=ContributorKeys)
     active: set[Signer] = field(default_factory=set)
     ended: set[Signer] = field(default_factory=set)
 
@@ -61,6 +64,13 @@ class Signers:
         if batch.transfers != tuple(transfers_of(statement)):
             raise _corrupt("the transfers aren't those of the signer's statement", "signer_differs")
 
+    def decides(self, signer: Signer) -> bool:
+        """Whether the role is his by this key, or by one that this key replaced."""
+        holder = self.keys.holder(signer.public_key)
+        return self.keys.sign_for(holder, signer.public_key) and any(
+            same_role(known, signer) and self.keys.holder(known.public_key) == holder for known in self.active
+        )
+
     def has(self, role: Role) -> bool:
         """Whether anybody has, or had, that role."""
         return any(signer.role == role for signer in self.active | self.ended)
@@ -76,6 +86,11 @@ class Signers:
             raise Conflict("this key was registered before", code="signer_exists", param="public_key")
         else:
             self.active.add(signer)
+
+
+def same_role(one: Signer, other: Signer) -> bool:
+    """By whatever key."""
+    return (one.role, one.account, one.datanet) == (other.role, other.account, other.datanet)
 
 
 def sign_signer(key: SigningKey, role: Role, account: str, datanet: str = "") -> dict[str, Any]:

@@ -1,13 +1,16 @@
 """The named actors of an installation: started where they are missing, found where they run.
 
 They hold the disk, so on a cluster they are pinned to the node they first start on (the one with the working folder).
+Shards in an object store are not.
 """
 
+import os
 from typing import Any
 
 import ray
 
 from openledger.datanets.actor import start_datanets
+from openledger.datanets.storage import storage_uri
 from openledger.economy.actor import start_economy
 from openledger.ledger.actor import start_ledger
 from openledger.platform.workdir import Workdir
@@ -17,7 +20,8 @@ LEDGER_NAME = "openledger/local"
 
 
 def datanets_actor(workdir: Workdir) -> Any:
-    return start_datanets(workdir.datanets, NUM_SHARDS)
+    """Rows lie in the working folder, or where OPENLEDGER_STORAGE says."""
+    return start_datanets(workdir.datanets, NUM_SHARDS, storage=storage_uri(os.environ))
 
 
 def ledger_actor(workdir: Workdir) -> Any:

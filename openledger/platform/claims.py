@@ -7,15 +7,19 @@ seals and appeals and the Datanets haven't done yet, is done by the next call th
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
 from openledger.core.appealing import Appeal, Decision
 from openledger.core.errors import Conflict, Forbidden, InsufficientFunds, InvalidInput, NotFound
+from openledger.core.rekeying import KeyChange
 from openledger.core.sealing import Seal, SealReceipt
 from openledger.core.values import ContributionReceipt
+from openledger.datanets.holders import HeldChange
 from openledger.datanets.seals import UnloggedSeal
 from openledger.ledger.appeals import LoggedAppeal, appeal_transfer_id
+from openledger.ledger.contributor_keys import change_id
 from openledger.ledger.disputes import Dispute, Recomputation, dispute_id
 from openledger.ledger.signers import Signer
 from openledger.platform.calls import answered
@@ -50,6 +54,42 @@ class Claims:
     async def find_seal(self, datanet: str, contributor_id: str, digest: str) -> SealReceipt:
         found: SealReceipt = await answered(self._datanets.find_seal.remote(datanet, contributor_id, digest))
         return found
+
+    async def change_keys(self, change: KeyChange) -> dict[str, Any]:
+        """The replaced key signs nothing more from the first step on, and what it signed before is in the log ahead of
+        the change. The same again is told as it stands."""
+        if await answered(self._economy.key_change.remote(change.contributor_id, change.number)) != change:
+            await answered(self._datanets.hold_keys.remote(change))
+            await self._before_key_change()
+            try:
+                await answered(self._economy.change_keys.remote(change))
+            except (Conflict, Forbidden, InvalidInput):
+                await answered(self._datanets.drop_keys.remote(change))
+                raise
+        await answered(self._datanets.adopt_keys.remote(change))
+        return await self.contributor_keys(change.contributor_id)
+
+    async def contributor_keys(self, contributor: str) -> dict[str, Any]:
+        changes: list[KeyChange] = await answered(self._economy.contributor_keys.remote(contributor))
+        return {"contributor_id": contributor, **keys_entry(changes)}
+
+    async def key_holder(self, public_key: str) -> str:
+        return str(await answered(self._economy.key_holder.remote(public_key)))
+
+    async def _before_key_change(self) -> None:
+        """What the key signed, and was accepted, goes into the log first."""
+        await self._log_seals()
+
+    async def _settle_keys(self) -> None:
+        """Do what the log says of changes that were cut off on their way there; may be repeated."""
+        held: list[HeldChange] = await answered(self._datanets.held_keys.remote())
+        for one in held:
+            own = one.change.contributor_id, one.change.number
+            logged: KeyChange | None = await answered(self._economy.key_change.remote(*own))
+            if logged is not None:
+                await answered(self._datanets.adopt_keys.remote(logged))
+            elif one.age_ms > _STALE_MS:
+                await answered(self._datanets.drop_keys.remote(one.change))
 
     async def appeal(self, appeal: Appeal) -> dict[str, Any]:
         known: LoggedAppeal | None = await answered(self._economy.appeal.remote(appeal.row_id))
@@ -230,6 +270,28 @@ class Claims:
         signers: list[Signer] = await answered(self._economy.signers_of.remote(account))
         if not any((signer.role, signer.datanet) == ("reviewer", datanet) for signer in signers):
             await self._check_owner(account, datanet)
+
+
+def keys_entry(changes: Sequence[KeyChange]) -> dict[str, Any]:
+    """A contributor's keys now, and each change with the transfer whose proof shows it. Nulls: never changed."""
+    told = [
+        {
+            "number": one.number,
+            "public_key": one.public_key,
+            "recovery_key": one.recovery_key or None,
+            "replaces": one.replaces,
+            "by": one.by,
+            "transfer_id": change_id(one.contributor_id, one.number),
+        }
+        for one in changes
+    ]
+    now = told[-1] if told else {"public_key": None, "recovery_key": None}
+    return {
+        "public_key": now["public_key"],
+        "recovery_key": now["recovery_key"],
+        "num_changes": len(told),
+        "changes": told,
+    }
 
 
 def appeal_entry(found: LoggedAppeal) -> dict[str, Any]:

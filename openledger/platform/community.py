@@ -19,8 +19,8 @@ from openledger.datanets.reviews import ReviewerRecord, ReviewOutcome
 from openledger.economy import Payout
 from openledger.platform.calls import answered
 from openledger.platform.claims import Claims
-
-MOST_SHOWN = 100  # contributors on a leaderboard: each one's earnings are a question to the economy
+from openledger.platform.desk import is_spam, may_become_spam
+from openledger.platform.service import MOST_SHOWN
 
 
 class Community(Claims):
@@ -42,6 +42,7 @@ class Community(Claims):
         await self._check_reader(account, name)
         await answered(self._datanets.review.remote(name, row_id, account, accept=accept))
         await self._tell_reviews()
+        await self._decide_deposits()
         return {"datanet": name, "row_id": row_id, "reviewer": account, "accept": accept}
 
     async def _tell_reviews(self) -> None:
@@ -55,6 +56,16 @@ class Community(Claims):
             outcomes = {"accepted" if one.outcome == "accept" else "spam": 1}
             await answered(self._economy.record_outcomes.remote(*own, outcomes, event))
             await answered(self._datanets.mark_review_told.remote(one.row_id))
+
+    async def _decide_deposits(self) -> None:
+        """Of contributions whose deposit waited for reviewers, or for a process that ended; may be repeated."""
+        for name in await answered(self._economy.undecided_deposits.remote()):
+            receipt: ContributionReceipt | None = await answered(self._datanets.standing.remote(name))
+            if receipt is None:
+                continue
+            num_undecided = await answered(self._datanets.num_undecided.remote(name))
+            if not may_become_spam(receipt.verdicts, num_undecided):
+                await answered(self._economy.judge.remote(name, is_spam(receipt.verdicts)))
 
     async def add_known_answer(self, account: str, name: str, draft: RowDraft, *, accept: bool) -> dict[str, Any]:
         item = await answered(self._datanets.add_known_answer.remote(name, draft, account, accept=accept))
@@ -85,7 +96,8 @@ class Community(Claims):
         return receipt
 
     async def rate(self, account: str, answer_id: str, rating: int, public_key: str, signature: str) -> dict[str, Any]:
-        contributor = rater(public_key, signature, answer_id, rating)
+        held = await self.key_holder(public_key)
+        contributor = rater(public_key, signature, answer_id, rating, lambda _: held)
         given = Feedback(
             answer_id=answer_id,
             contributor_id=contributor,
@@ -98,15 +110,19 @@ class Community(Claims):
         await answered(self._datanets.add_feedback.remote(given))
         return {"answer_id": answer_id, "datanet": given.datanet, "contributor_id": contributor, "rating": rating}
 
-    async def leaderboard(self, name: str) -> dict[str, Any]:
+    async def leaderboard(self, name: str, *, after: str = "", limit: int = MOST_SHOWN) -> dict[str, Any]:
         board: Leaderboard = await answered(self._datanets.leaderboard.remote(name))
         adapters = set(self.adapters_of(name))
-        people = await asyncio.gather(*(self._with_earnings(one, adapters) for one in board.contributors[:MOST_SHOWN]))
+        first, shown = board.page(after, min(limit, MOST_SHOWN))
+        people = await asyncio.gather(*(self._with_earnings(one, adapters) for one in shown))
         reviewers: Sequence[ReviewerRecord] = await answered(self._datanets.reviewers.remote(name))
         return {
             "datanet": name,
-            "contributors": list(people),
+            "contributors": [{"rank": first + place, **one} for place, one in enumerate(people, start=1)],
             "num_contributors": len(board.contributors),
+            "has_more": first + len(people) < len(board.contributors),
+            "rows_a_week": sum(one.rows_a_week for one in board.contributors),
+            "duplicates": sum(one.duplicates for one in board.contributors),
             "cohorts": [asdict(cohort) for cohort in board.cohorts],
             "reviewers": [{"reviewer": one.reviewer, "num_reviews": one.num_reviews} for one in reviewers],
         }

@@ -114,16 +114,17 @@ class Desk:
         send: Callable[[], Awaitable[ContributionReceipt]],
         judged: Callable[[], Awaitable[ContributionReceipt | None]],
     ) -> ContributionReceipt:
-        """What `send` answers, a contribution's deposit held meanwhile; kept where it was spam, else given back. What
-        the gate said counts for the contributor's reputation. Raises InvalidInput (`invalid_signature`) before all, and
-        TooLarge (`quota_exceeded`) for more rows than that reputation allows in 24 hours.
+        """What `send` answers, a contribution's deposit held meanwhile; kept where it was spam, given back where it
+        can't be, held on where that is for reviewers to say. What the gate said counts for the contributor's
+        reputation. Raises InvalidInput (`invalid_signature`) before all, and TooLarge (`quota_exceeded`) for more rows
+        than that reputation allows in 24 hours.
 
         `judged` tells what the gate has said of the rows. Asked first: a contribution that it knows counts no more and
         has nothing held, also where it came before there were quotas or deposits. Asked again where `send` fails: by
         that the deposit is decided. Where the gate has said nothing and storage was away, the deposit stays for when
         the same is sent again.
         """
-        check_signature(contribution)  # nobody has others' deposits held
+        check_signature(contribution)  # whose key it is, the Datanets say
         name, contributor = contribution_id(contribution), contribution.contributor_id
         if await judged() is None:
             await self._ask("admit", contributor, contribution.datanet, name, len(contribution.drafts))
@@ -138,7 +139,8 @@ class Desk:
 
     async def _decide(self, receipt: ContributionReceipt) -> None:
         name, outcomes = receipt.contribution_id, outcomes_of(receipt.verdicts)
-        await self._ask("judge", name, is_spam(receipt.verdicts))
+        if not may_become_spam(receipt.verdicts):
+            await self._ask("judge", name, is_spam(receipt.verdicts))
         accepted = [verdict.row_id for verdict in receipt.verdicts if verdict.outcome == "accept"]
         await self._ask("draw_spot_checks", receipt.contributor_id, receipt.datanet, name, accepted)
         await self._ask("record_outcomes", receipt.contributor_id, receipt.datanet, outcomes, name)
@@ -162,8 +164,17 @@ class Desk:
 
 
 def is_spam(verdicts: Sequence[Verdict]) -> bool:
-    """Whether a contribution with these verdicts loses its deposit: more than half of its rows refused as noise."""
+    """Whether a contribution with these verdicts loses its deposit: more than half of its rows refused as noise, by the
+    gate or by reviewers."""
     return 2 * outcomes_of(verdicts)["spam"] > len(verdicts)
+
+
+def may_become_spam(verdicts: Sequence[Verdict], num_undecided: int | None = None) -> bool:
+    """Whether it hangs on reviewers whether these lose their deposit: refused, the rows that they haven't decided (all
+    that are in review, where it isn't said) would make them spam. The deposit waits for that."""
+    if num_undecided is None:
+        num_undecided = sum(1 for verdict in verdicts if verdict.outcome == "review")
+    return not is_spam(verdicts) and 2 * (outcomes_of(verdicts)["spam"] + num_undecided) > len(verdicts)
 
 
 def outcomes_of(verdicts: Sequence[Verdict]) -> dict[str, int]:

@@ -277,6 +277,8 @@ class LiveService(Community, Owners):
         return {entry["name"]: entry for entry in (await self.report()).get("datanets", [])}
 
     async def contribute(self, contribution: Contribution) -> ContributionReceipt:
+        own = contribution.contributor_id, contribution.public_key
+        await answered(self._datanets.check_key.remote(*own))  # or others' deposits would be held
         receipt = await self.desk.deposited(
             contribution,
             lambda: answered(self._datanets.contribute.remote(contribution)),
@@ -314,6 +316,12 @@ class LiveService(Community, Owners):
     async def _catch_up(self) -> None:
         await self._log_removals()
         await self._tell_reviews()
+        await self._decide_deposits()
+        await self._settle_keys()
+
+    async def _before_key_change(self) -> None:
+        await self._log_removals()
+        await super()._before_key_change()
 
     async def _log_removals(self) -> None:
         """Put removals that the log lacks there, in their order; may be repeated, also by two at a time."""

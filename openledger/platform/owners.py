@@ -50,7 +50,8 @@ class Owners(Claims):
         return asdict(await answered(self._datanets.request.remote(name, account, "train")))
 
     async def request_contributing(self, name: str, public_key: str, signature: str) -> dict[str, Any]:
-        contributor = requester(public_key, signature, name)
+        held = await self.key_holder(public_key)
+        contributor = requester(public_key, signature, name, lambda _: held)
         return asdict(await answered(self._datanets.request.remote(name, contributor, "contribute")))
 
     async def approve(self, account: str, name: str, party: str, action: Action, expires_ms: int) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from openledger.core.appealing import Appeal, Decision
+from openledger.core.rekeying import KeyChange
 from openledger.core.sealing import Seal, SealReceipt
 from openledger.core.values import (
     Contribution,
@@ -26,6 +27,8 @@ from openledger.datanets.terms import Action
 from openledger.ledger.disputes import Recomputation
 from openledger.ledger.signers import Signer
 from openledger.platform.desk import Desk
+
+MOST_SHOWN = 100  # contributors on a page of a leaderboard: each one's earnings are a question to the economy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -269,10 +272,11 @@ class Service(Protocol):
         (`invalid_signature`), NotFound (`unknown_datanet`), TooLarge."""
         ...
 
-    async def leaderboard(self, name: str) -> dict[str, Any]:
-        """At most a minute old. The 100 `contributors` of most accepted rows, of `num_contributors` (see
-        `datanets.leaderboard`, with `earned_nano` from the Datanet's adapters and the time to
-        the `first_payout_ms`), `cohorts` and `reviewers`."""
+    async def leaderboard(self, name: str, *, after: str = "", limit: int = MOST_SHOWN) -> dict[str, Any]:
+        """At most a minute old. `contributors` by accepted rows, those behind the one whose id is `after` (see
+        `datanets.leaderboard`; with `rank`, `earned_nano` from the Datanet's adapters and the time to the
+        `first_payout_ms`), whether it `has_more`, and of all of them `num_contributors`, `rows_a_week`, `duplicates`,
+        `cohorts` and `reviewers`. Raises NotFound (`unknown_contributor`)."""
         ...
 
     async def review_queue(self, account: str, name: str, limit: int) -> list[dict[str, Any]]:
@@ -302,6 +306,24 @@ class Service(Protocol):
 
     async def rate(self, account: str, answer_id: str, rating: int, public_key: str, signature: str) -> dict[str, Any]:
         """Raises InvalidInput (`invalid_feedback`, `invalid_signature`), Conflict (`already_rated`), and as above."""
+        ...
+
+    async def change_keys(self, change: KeyChange) -> dict[str, Any]:
+        """Let another key speak for a contributor, or another recovery key change his keys; the replaced one signs
+        nothing more, what it signed stays. The same change again is told as it stands (`contributor_keys`).
+
+        Raises InvalidInput (`invalid_key`, `unchanged_keys`, `invalid_signature`), Conflict (`stale_key_change`,
+        `key_in_use`), Forbidden (`recovery_key_needed`).
+        """
+        ...
+
+    async def contributor_keys(self, contributor: str) -> dict[str, Any]:
+        """At least `contributor_id`, `public_key` and `recovery_key` (None: never changed, none named), `num_changes`,
+        and `changes`, each with the `transfer_id` whose proof shows it."""
+        ...
+
+    async def key_holder(self, public_key: str) -> str:
+        """The contributor for whom a key signs. Raises Forbidden (`key_replaced`)."""
         ...
 
     async def seal(self, seal: Seal) -> SealReceipt:

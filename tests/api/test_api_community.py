@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from house import ADA, ADA_ID, BOB, ROWS, House
+from house import ADA, ADA_ID, AUDITOR, BOB, ROWS, House
 from served_app import served
 from starlette.testclient import TestClient
 
@@ -199,6 +199,26 @@ class TestLeaderboard:
         house.rows.contribute(sign_contribution(ADA, "docs", ROWS, "1"))
         (ada,) = client.get("/v1/datanets/docs/leaderboard").json()["contributors"]
         assert (ada["earned_nano"], ada["first_payout_ms"]) == (0, None)
+
+    def test_comes_in_pages_of_which_each_begins_behind_the_last(self, client: TestClient, house: House) -> None:
+        for number, key in enumerate((ADA, BOB, AUDITOR)):
+            house.rows.contribute(sign_contribution(key, "docs", ROWS[: 3 - number], str(number)))
+        path, seen = "/v1/datanets/docs/leaderboard", list[tuple[int, str]]()
+        told = client.get(path, params={"limit": 2}).json()
+        while True:
+            seen += [(one["rank"], one["contributor_id"]) for one in told["contributors"]]
+            if not told["has_more"]:
+                break
+            told = client.get(path, params={"limit": 2, "after": seen[-1][1]}).json()
+        whole = client.get(path).json()
+        assert seen == [(one["rank"], one["contributor_id"]) for one in whole["contributors"]]
+        assert ([rank for rank, _ in seen], whole["num_contributors"]) == ([1, 2, 3], 3)
+        assert told["duplicates"] == whole["duplicates"] == 3
+
+    def test_a_page_behind_nobody_is_refused(self, client: TestClient) -> None:
+        path = "/v1/datanets/docs/leaderboard"
+        assert code(client.get(path, params={"after": "ctr_nobody"})) == (404, "unknown_contributor")
+        assert code(client.get(path, params={"limit": 101})) == (400, "invalid_field")
 
     def test_an_unknown_datanet_is_told(self, client: TestClient) -> None:
         assert code(client.get("/v1/datanets/poems/leaderboard")) == (404, "unknown_datanet")

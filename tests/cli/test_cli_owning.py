@@ -128,3 +128,6 @@ def test_feedback_needs_consent_and_a_rating_none(url: str, house: House, key: s
     assert board["contributors"][0]["feedback"] == {"correction": 1, "rating": 1}
     assert main(["datanet", "leaderboard", "py-docs", "--url", url]) == 0
     assert "Retention" in capsys.readouterr().out
+    assert main(["datanet", "leaderboard", "py-docs", "--limit", "1", "--url", url]) == 0
+    first = board["contributors"][0]["contributor_id"]
+    assert (f"--after {first}" in capsys.readouterr().err) == (len(board["contributors"]) > 1)

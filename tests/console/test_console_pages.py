@@ -327,6 +327,13 @@ class TestTheLeaderboard:
         assert (told["totals"]["contributors"], told["totals"]["rows_a_week"]) == (5, 120 + 95 + 68 + 1 + 0)
         assert [cohort["active"] for cohort in told["cohorts"]] == [[3, 2, 1], [2, 1]]
 
+    def test_leads_to_the_next_page_where_there_is_one(self, service: MemoryService, client: TestClient):
+        path = "/console/datanets/os-docs/leaderboard"
+        assert "?after=" not in client.get(path).text
+        last = client.get(f"{path}?format=json").json()["contributors"][-1]["contributor_id"]
+        service.told["leaderboard"] = {"has_more": True}
+        assert f'href="?after={last}"' in client.get(path).text
+
     def test_of_an_unknown_datanet_is_not_found(self, client: TestClient):
         assert client.get("/console/datanets/no-such/leaderboard").status_code == 404
 

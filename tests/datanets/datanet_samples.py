@@ -67,6 +67,12 @@ def open_datanets(folder: Path, num_shards: int = 3) -> Datanets:
     return datanets
 
 
+def clock_of(datanets: Datanets) -> ManualClock:
+    clock = datanets._clock
+    assert isinstance(clock, ManualClock)
+    return clock
+
+
 class Copier:
     """Copies rows with one or two words in ten changed, and case, punctuation and filler besides."""
 

@@ -1,6 +1,5 @@
 """A verdict that is appealed: the row comes again and is shown to be the one that was judged; what a decision does."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,13 +19,6 @@ NOISE = RowDraft(prompt="What does pack.crc do?", completion="Xqzv wvkx zzqj kqv
 PRIVATE = RowDraft(prompt="What does it cost?", completion="Ask jane.doe@mail.org for the price of a licence.")
 ROWS = [*sample_drafts(3), NOISE, PRIVATE]
 REJECTED, REVIEWED = 3, 4
-
-
-@pytest.fixture
-def datanets(tmp_path: Path) -> Iterator[Datanets]:
-    opened = open_datanets(tmp_path)
-    yield opened
-    opened.close()
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from openledger.datanets.contribution import (
     MAX_ROW_BYTES,
     MAX_ROWS,
     check_public_key,
+    check_holder,
     check_signature,
     draft_json,
     row_ids,
@@ -56,7 +57,9 @@ class TestSignature:
 
     def test_another_contributors_id_is_refused(self) -> None:
         forged = replace(signed("eve", sample_drafts(2)), contributor_id=contributor_id(key_of("ada").public_key))
-        self._refused(forged, "contributor_id")
+        with pytest.raises(InvalidInput) as caught:
+            check_holder(forged)
+        assert (caught.value.code, caught.value.param) == ("invalid_signature", "contributor_id")
 
     def test_changed_rows_are_refused(self) -> None:
         honest = signed("ada", sample_drafts(2))

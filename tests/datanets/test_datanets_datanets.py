@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,6 @@ from openledger.datanets.registry import Registry
 from openledger.datanets.removal import sign_withdrawal
 from openledger.datanets.rows import rows_of
 from openledger.datanets.shard import ShardHost
-
-
-@pytest.fixture
-def datanets(tmp_path: Path) -> Iterator[Datanets]:
-    opened = open_datanets(tmp_path)
-    yield opened
-    opened.close()
-
 
 MIXED = [
     *sample_drafts(4),

@@ -1,11 +1,17 @@
-"""Actors killed at random moments of contributing and publishing: nothing lost, nothing doubled, no half version."""
+"""Actors, and whole nodes, killed at random moments of contributing and publishing: nothing lost, nothing doubled, no
+half version."""
 
 import contextlib
+import json
+import os
 import random
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import datanet_nodes
 import pytest
 from datanet_samples import key_of, sample_drafts, signed
 
@@ -27,6 +33,32 @@ def test_five_kills_lose_nothing_and_double_nothing(cluster: Any, tmp_path: Path
 @pytest.mark.cluster
 def test_thirty_kills_lose_nothing_and_double_nothing(cluster: Any, tmp_path: Path) -> None:
     check_kills(tmp_path, num_kills=30)
+
+
+@pytest.mark.cluster
+def test_two_lost_nodes_lose_nothing_where_rows_lie_in_an_object_store(tmp_path: Path) -> None:
+    check_lost_nodes(tmp_path, num_kills=2)
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_thirty_lost_nodes_lose_nothing_where_rows_lie_in_an_object_store(tmp_path: Path) -> None:
+    check_lost_nodes(tmp_path, num_kills=30)
+
+
+def check_lost_nodes(folder: Path, num_kills: int) -> None:
+    """In a process of its own: the cluster of the session has one node, which must stay."""
+    uri, registry = f"file-object-store://{folder}/store", folder / "registry"
+    registry.mkdir()
+    words = [sys.executable, datanet_nodes.__file__, str(registry), uri, str(num_kills)]
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=90 + 40 * num_kills)
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = json.loads((registry / "told.json").read_text())
+    assert len(set(told["lost"])) == num_kills
+    assert told["head"] not in told["lost"]
+    assert not list(registry.glob("shard-*"))
 
 
 def check_kills(folder: Path, num_kills: int) -> None:

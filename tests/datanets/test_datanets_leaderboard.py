@@ -1,12 +1,8 @@
 """The leaderboard: counts, velocity and whether contributors come back."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
-from datanet_samples import key_of, open_datanets, sample_drafts, signed
+from datanet_samples import clock_of, key_of, sample_drafts, signed
 
-from openledger.core.clock import ManualClock
 from openledger.core.errors import TooLarge
 from openledger.core.signing import contributor_id
 from openledger.datanets.datanets import Datanets
@@ -15,19 +11,6 @@ from openledger.datanets.leaderboard import DAY_MS, KEPT_MS, WEEK_MS, cohorts
 from openledger.datanets.removal import sign_withdrawal
 
 ADA, BOB = (contributor_id(key_of(name).public_key) for name in ("ada", "bob"))
-
-
-@pytest.fixture
-def datanets(tmp_path: Path) -> Iterator[Datanets]:
-    opened = open_datanets(tmp_path)
-    yield opened
-    opened.close()
-
-
-def clock_of(datanets: Datanets) -> ManualClock:
-    clock = datanets._clock
-    assert isinstance(clock, ManualClock)
-    return clock
 
 
 def test_an_empty_datanet_has_an_empty_one(datanets: Datanets) -> None:

@@ -150,6 +150,14 @@ class TestS3:
         assert Shard(uri, options).count == 5
         check_datanets(tmp_path, [ShardHost("s3://datanets/shard-0", options)])
 
+    def test_endpoint_and_keys_come_from_the_environment_where_none_are_given(
+        self, options: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name, value in options.items():
+            monkeypatch.setenv(name.upper() if name.startswith("aws_") else f"AWS_{name.upper()}", value)
+        Shard("s3://datanets/environment.lance").append(sample_rows(3), "a")
+        assert Shard("s3://datanets/environment.lance", options).count == 3
+
     def test_a_store_that_is_gone_is_named_and_nothing_is_lost(self, options: dict[str, str]) -> None:
         gone = {**options, "aws_endpoint": f"http://127.0.0.1:{free_port()}", "client_max_retries": "0"}
         with pytest.raises(Unavailable) as caught:

@@ -1,7 +1,6 @@
 """Rows taken back: who may, what stays of them, and that nothing else does."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,13 +21,6 @@ SECRET = RowDraft(
     source="quuxonymous-file",
 )
 NEEDLES = (b"quuxonymous", b"xylophonesecret")
-
-
-@pytest.fixture
-def datanets(tmp_path: Path) -> Iterator[Datanets]:
-    opened = open_datanets(tmp_path)
-    yield opened
-    opened.close()
 
 
 def withdrawal(name: str, *row_ids: str, nonce: str = "1") -> Withdrawal:

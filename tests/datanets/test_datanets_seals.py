@@ -5,9 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from datanet_samples import key_of, open_datanets, sample_drafts, signed
+from datanet_samples import clock_of, key_of, open_datanets, sample_drafts, signed
 
-from openledger.core.clock import ManualClock
 from openledger.core.errors import Conflict, InvalidInput, NotFound
 from openledger.core.sealing import sign_seal
 from openledger.core.values import Contribution, ContributionReceipt, RowDraft
@@ -294,9 +293,3 @@ class TestACrash:
         assert again.copies("docs", 1) == dict(zip(ids(copy), ids(receipt), strict=True))
         assert again.stored_count("docs") == 2 + 4 + 4
         again.close()
-
-
-def clock_of(datanets: Datanets) -> ManualClock:
-    clock = datanets._clock
-    assert isinstance(clock, ManualClock)
-    return clock

@@ -1,13 +1,11 @@
 """Who may contribute and train, on which licence, and how much a day: asked where rows are stored and read."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from datanet_samples import key_of, open_datanets, sample_drafts, signed
+from datanet_samples import clock_of, key_of, open_datanets, sample_drafts, signed
 
-from openledger.core.clock import ManualClock
 from openledger.core.errors import Forbidden, InvalidInput, NotFound, TooLarge
 from openledger.core.signing import contributor_id
 from openledger.datanets import terms as terms_of_datanets
@@ -16,19 +14,6 @@ from openledger.datanets.terms import Terms
 
 OWNER, DAY_MS = "acct_owner", 24 * 60 * 60 * 1000
 ADA = contributor_id(key_of("ada").public_key)
-
-
-@pytest.fixture
-def datanets(tmp_path: Path) -> Iterator[Datanets]:
-    opened = open_datanets(tmp_path)
-    yield opened
-    opened.close()
-
-
-def clock_of(datanets: Datanets) -> ManualClock:
-    clock = datanets._clock
-    assert isinstance(clock, ManualClock)
-    return clock
 
 
 class TestTerms:

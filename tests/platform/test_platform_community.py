@@ -5,15 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from house import ADA, ADA_ID, House, Remote
+from house import ADA, ADA_ID, ROWS, House, Remote
 
 from openledger.core.errors import Unavailable
 from openledger.core.signed import contribution_id
 from openledger.core.values import RowDraft
 from openledger.datanets.appeals import appeal_of
 from openledger.datanets.contribution import sign_contribution
+from openledger.datanets.removal import sign_withdrawal
 from openledger.economy import Parameters
-from openledger.platform.desk import is_spam
+from openledger.platform.desk import Desk, is_spam
 
 PRIVATE = RowDraft(
     prompt="Who answers letters?", completion="Send all letters to the reader at reader@mail.net please."
@@ -114,3 +115,84 @@ def test_two_changes_of_terms_at_a_time_both_hold(house):
     asyncio.run(change())
     now = house.rows.terms("docs")
     assert (now.licence, now.description) == ("withdrawn", "What functions do, in a line or two")
+
+
+class TestADeposit:
+    """Of contributions that wait for reviewers; 50 nano-OPEN."""
+
+    PRIVATE = tuple(
+        RowDraft(prompt=f"Who keeps {name}?", completion=f"{text} {name}@mail.net please.", source="pack")
+        for name, text in (
+            ("alpha", "Send letters on sorting and merging lists to"),
+            ("gamma", "Whoever finds broken archives may tell the curator,"),
+            ("delta", "Ask for keys, schedules or parsers at the desk of"),
+        )
+    )  # fmt: skip
+
+    @pytest.fixture
+    def house(self, tmp_path):
+        made = House(tmp_path, Parameters(contribution_deposit_nano=50))
+        made.economy.grant(f"contributor:{ADA_ID}", 50, "start")
+        yield made
+        made.end()
+
+    def sent(self, house, drafts=PRIVATE):
+        """As a cluster does it: the deposit first."""
+        contribution = sign_contribution(ADA, "docs", drafts, "0")
+        identifier = contribution_id(contribution)
+
+        async def send():
+            return house.rows.contribute(contribution)
+
+        async def judged():
+            return house.rows.judged(identifier)
+
+        async def ask(method, *arguments):
+            return getattr(house.economy, method)(*arguments)
+
+        return asyncio.run(Desk(ask).deposited(contribution, send, judged))
+
+    def available(self, house):
+        return house.economy.balance(f"contributor:{ADA_ID}").available_nano
+
+    def review(self, house, verdict, accept):
+        asyncio.run(house.review("user:owner", "docs", verdict.row_id, accept=accept))
+
+    def test_waits_for_reviewers_and_is_lost_where_they_refuse_more_than_half(self, house):
+        first, second, third = self.sent(house).verdicts
+        assert (first.outcome, self.available(house)) == ("review", 0)
+        self.review(house, first, False)
+        assert self.available(house) == 0
+        self.review(house, second, False)
+        assert (self.available(house), house.economy.undecided_deposits()) == (0, [])
+        assert house.economy.balance("treasury").available_nano == 50
+        self.review(house, third, True)
+        assert self.available(house) == 0
+        house.ledger.audit()
+
+    def test_comes_back_as_soon_as_it_cant_be_spam_any_more(self, house):
+        first, second, _ = self.sent(house).verdicts
+        self.review(house, first, True)
+        assert self.available(house) == 0
+        self.review(house, second, True)
+        assert self.available(house) == 50
+        house.ledger.audit()
+
+    def test_comes_back_where_the_rows_are_taken_back_before_anybody_looked(self, house):
+        verdicts = self.sent(house).verdicts
+        house.rows.withdraw(sign_withdrawal(ADA, "docs", [one.row_id for one in verdicts], "0"))
+        asyncio.run(house._decide_deposits())
+        assert self.available(house) == 50
+
+    def test_does_not_wait_where_reviewers_cant_make_it_spam(self, house):
+        self.sent(house, (*ROWS, self.PRIVATE[0]))
+        assert self.available(house) == 50
+
+    def test_that_a_process_left_undecided_is_decided_by_the_clock(self, house):
+        contribution = sign_contribution(ADA, "docs", ROWS, "0")
+        house.economy.deposit(f"contributor:{ADA_ID}", contribution_id(contribution))
+        asyncio.run(house._decide_deposits())
+        assert self.available(house) == 0, "it may still come"
+        house.rows.contribute(contribution)
+        asyncio.run(house._decide_deposits())
+        assert self.available(house) == 50

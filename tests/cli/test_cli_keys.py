@@ -1,0 +1,97 @@
+"""`keys`: named, rotated and recovered from the command line, through economy, ledger and Datanets."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from house import ADA_ID, House
+from served_app import served
+
+from openledger.api import create_app
+from openledger.cli.main import main
+from openledger.core.signing import SigningKey
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    made = House(tmp_path / "house")
+    with served(create_app(made)) as url:
+        made.url = url  # type: ignore[attr-defined]
+        yield made
+    made.end()
+
+
+@pytest.fixture
+def run(house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Runs `openledger keys` beside Ada's `my.key`; gives (exit code, what it printed as JSON, standard error)."""
+    monkeypatch.setenv("OPENLEDGER_URL", house.url)  # type: ignore[attr-defined]
+    monkeypatch.chdir(tmp_path)
+    Path("my.key").write_text((b"a" * 32).hex())
+
+    def command(*words: str) -> tuple[int, dict[str, Any], str]:
+        capsys.readouterr()
+        code = main(["keys", *words, "--json"])
+        printed = capsys.readouterr()
+        return code, json.loads(printed.out or "{}"), printed.err
+
+    return command
+
+
+def named(run: Any) -> None:
+    assert run("recovery", "--key", "my.key", "--out", "recovery.key")[0] == 0
+
+
+def key(name: str) -> SigningKey:
+    return SigningKey.load_or_create(Path(name))
+
+
+def test_a_lost_key_is_replaced_by_the_recovery_keys_file_alone(run: Any):
+    named(run)
+    Path("my.key").unlink()
+    code, told, _ = run("recover", "--recovery-key", "recovery.key", "--out", "new.key")
+    assert (code, told["contributor_id"], told["public_key"]) == (0, ADA_ID, key("new.key").public_key)
+    shown = run("show", "--key", "new.key")[1]
+    assert (shown["signs"], shown["contributor_id"], shown["num_changes"]) == ("yes", ADA_ID, 2)
+
+
+def test_without_a_recovery_key_a_key_rotates_itself_and_then_signs_no_more(run: Any):
+    assert run("rotate", "--key", "my.key", "--out", "new.key")[0] == 0
+    assert run("show", "--key", "my.key")[1]["signs"] == "no: it was replaced"
+    code, _, error = run("rotate", "--key", "my.key", "--out", "third.key")
+    assert (code != 0, "recovery_key_needed" in error, Path("third.key").exists()) == (True, True, False)
+
+
+def test_once_a_recovery_key_is_named_it_is_needed_and_nothing_is_written_without_it(run: Any):
+    named(run)
+    code, _, error = run("rotate", "--key", "my.key", "--out", "new.key")
+    assert (code != 0, "--recovery-key" in error, Path("new.key").exists()) == (True, True, False)
+    assert run("rotate", "--key", "my.key", "--recovery-key", "recovery.key", "--out", "new.key")[0] == 0
+
+
+def test_a_recovery_key_is_replaced_by_itself(run: Any):
+    named(run)
+    given = ("--key", "my.key", "--recovery-key", "recovery.key")
+    told = run("recovery", *given, "--out", "second.key")[1]
+    assert told["recovery_key"] == key("second.key").public_key
+    assert run("recover", "--recovery-key", "recovery.key", "--out", "new.key")[0] != 0
+    assert run("recover", "--recovery-key", "second.key", "--out", "new.key")[0] == 0
+
+
+def test_the_same_command_again_is_done_already(run: Any):
+    named(run)
+    first = run("rotate", "--key", "my.key", "--recovery-key", "recovery.key", "--out", "new.key")
+    assert run("rotate", "--key", "my.key", "--recovery-key", "recovery.key", "--out", "new.key") == first
+
+
+def test_a_dry_run_signs_and_writes_nothing(run: Any, house: House):
+    code, told, _ = run("rotate", "--key", "my.key", "--out", "new.key", "--dry-run")
+    assert (code, told["would_write"], Path("new.key").exists()) == (0, "new.key", False)
+    assert house.economy.contributor_keys(ADA_ID) == []
+
+
+def test_a_file_that_holds_another_key_is_not_overwritten(run: Any):
+    SigningKey.load_or_create(Path("other.key"))
+    code, _, error = run("rotate", "--key", "my.key", "--out", "other.key")
+    assert (code != 0, "key_exists" in error) == (True, True)
