@@ -93,6 +93,26 @@ class TestDeployment:
         assert (description["base_digest"], description["engine"]) == (served.base.digest, "torch")
 
 
+class TestRouting:
+    """Before `told` is called often: what a router remembers of many calls at once counts as load for seconds."""
+
+    def test_an_adapter_is_loaded_on_one_replica_however_often_it_is_asked(self, handle: Any, served: Served) -> None:
+        for number in range(12):
+            ask(handle, request(f"home-{number}", prompt_of(4), served.digests["two"], max_tokens=2))
+        holders = [each for each in told(handle) if served.digests["two"] in each["resident"]]
+        assert len(holders) == 1
+
+    def test_a_crowd_for_one_adapter_is_answered_by_both(self, handle: Any, served: Served) -> None:
+        asked = [
+            handle.options(stream=True).generate.remote(
+                request(f"crowd-{number}", prompt_of(20), served.digests["three"], max_tokens=300, ignore_end=True)
+            )
+            for number in range(24)
+        ]
+        assert all(list(events)[-1].error is None for events in asked)
+        assert all(served.digests["three"] in each["resident"] for each in told(handle))
+
+
 class TestLine:
     """As a gateway asks: Serve routes the call, the events come by a line."""
 
@@ -133,24 +153,6 @@ class TestLine:
 async def over_a_line(handle: Any, each: Any, inbox: EventInbox | None = None) -> list[TokenEvent]:
     calls = EngineCalls(handle, inbox or EventInbox(get_node_ip_address()))
     return [event async for event in calls.asking(each, "").events()]
-
-
-class TestRouting:
-    def test_an_adapter_is_loaded_on_one_replica_however_often_it_is_asked(self, handle: Any, served: Served) -> None:
-        for number in range(12):
-            ask(handle, request(f"home-{number}", prompt_of(4), served.digests["two"], max_tokens=2))
-        holders = [each for each in told(handle) if served.digests["two"] in each["resident"]]
-        assert len(holders) == 1
-
-    def test_a_crowd_for_one_adapter_is_answered_by_both(self, handle: Any, served: Served) -> None:
-        asked = [
-            handle.options(stream=True).generate.remote(
-                request(f"crowd-{number}", prompt_of(20), served.digests["three"], max_tokens=300, ignore_end=True)
-            )
-            for number in range(24)
-        ]
-        assert all(list(events)[-1].error is None for events in asked)
-        assert all(served.digests["three"] in each["resident"] for each in told(handle))
 
 
 class TestFaults:
