@@ -20,7 +20,7 @@ contributors: whose row was first an index doesn't know.
 
 Gradients are compared by a count sketch of SKETCH numbers (Charikar et al., 2002), whose cosines err by about 0.015: so
 likeness takes 8 kB a row, and pairs of rows are compared in blocks, the strangers' between STRANGERS rows at most.
-At LoRA's start B is zero, and gradients are those of B alone.
+At LoRA's start B is zero, and so are A's gradients: they, and what EK-FAC would make of them, aren't computed.
 
 Shapes: R rows, S of them that are compared with strangers', C contributors of these, P pairs of contributors, B rows of
 a batch, K the sketch.
@@ -28,6 +28,7 @@ a batch, K the sketch.
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ from openledger.core.hashing import digest_json
 from openledger.training.lora import attach_lora
 from openledger.training.recipe import generator
 from openledger.training.record import load_run, run_start
-from openledger.training.task import LANGUAGE, Task, Trainable
+from openledger.training.task import LANGUAGE, Task, Trainable, trainable_parameters
 
 RULE = "likeness/1"
 FORMAT = "openledger.repeats/1"
@@ -104,6 +105,11 @@ def repeats_among(
 
 def sketches(module: Any, examples: Sequence[Trainable], task: Task = LANGUAGE) -> Sketches:
     """a of the module's formula for each example, sketched and of length one: [R, K]."""
+    with _without_idle(module):
+        return _sketches(module, examples, task)
+
+
+def _sketches(module: Any, examples: Sequence[Trainable], task: Task) -> Sketches:
     basis, all_sites = fit(module, examples, task=task), sites(module)
     found_RK = np.zeros((len(examples), SKETCH), np.float16)
     hashes = {site.name: _hash(site) for site in all_sites}
@@ -116,6 +122,21 @@ def sketches(module: Any, examples: Sequence[Trainable], task: Task = LANGUAGE) 
             sketch_BK.index_add_(1, place_P, whitened_BP * sign_P)
         found_RK[numbers] = torch.nn.functional.normalize(sketch_BK, dim=1).numpy()
     return found_RK
+
+
+@contextmanager
+def _without_idle(module: Any) -> Iterator[None]:
+    """While open, no A of LoRA's takes gradients whose B is zero: they would be zero."""
+    parameters = trainable_parameters(module)
+    pairs = [(own, parameters.get(name.replace(".lora_A.", ".lora_B."))) for name, own in parameters.items()]
+    idle = [own for own, other in pairs if other is not None and other is not own and not other.any()]
+    for own in idle:
+        own.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for own in idle:
+            own.requires_grad_(True)
 
 
 def build_repeats(base: BaseModel, adapter: Path, trained: Sequence[Trainable], folder: Path) -> tuple[Repeat, ...]:

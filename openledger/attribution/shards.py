@@ -37,7 +37,8 @@ class RowVectors:
 
 def halved(vectors_RP: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows in half precision and their scales; changes `vectors_RP`."""
-    scale_R = vectors_RP.abs().amax(dim=1).clamp_min(torch.finfo(torch.float32).tiny)
+    largest_R = torch.maximum(vectors_RP.amax(dim=1), -vectors_RP.amin(dim=1))
+    scale_R = largest_R.clamp_min(torch.finfo(torch.float32).tiny)
     return vectors_RP.div_(scale_R[:, None]).half(), scale_R
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -163,6 +164,31 @@ def test_sketches_keep_cosines(world):
     assert np.corrcoef((found_RK @ found_RK.T).ravel(), cosines.ravel())[0, 1] > 0.8  # they differ by the curvature
     torch.manual_seed(1)
     assert np.array_equal(sketches(module, rows), sketches(module, rows))
+
+
+def trained_names(module):
+    return {name for name, own in module.named_parameters() if own.requires_grad}
+
+
+def test_matrices_without_a_gradient_at_the_start_are_left_out_and_the_sketches_are_the_same(world, monkeypatch):
+    base, rows = world
+    module = attach_lora(load_model(base), Recipe(rank=2), "constant").eval()
+    everything = trained_names(module)
+    with likeness._without_idle(module):
+        assert trained_names(module) == {name for name in everything if ".lora_B." in name}
+    found_RK = sketches(module, rows)
+    assert trained_names(module) == everything
+    monkeypatch.setattr(likeness, "_without_idle", lambda module: nullcontext())
+    assert np.array_equal(sketches(module, rows), found_RK)
+
+
+def test_of_a_run_that_went_on_from_an_adapter_no_matrix_is_left_out(world):
+    module = attach_lora(load_model(world[0]), Recipe(rank=2), "constant").eval()
+    for name, own in module.named_parameters():
+        own.data += 0.01 if ".lora_B." in name else 0
+    everything = trained_names(module)
+    with likeness._without_idle(module):
+        assert trained_names(module) == everything
 
 
 def test_the_list_is_written_once_and_read_again(world, tmp_path):
