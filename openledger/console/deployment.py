@@ -4,7 +4,7 @@ serve run serve_apps.openledger_app:app
 """
 
 import os
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel as Arguments
 from ray import serve
@@ -18,6 +18,8 @@ from openledger.openlora.deployment import ReplicaOptions, ScalingOptions, build
 from openledger.openlora.inbox import EventInbox
 from openledger.openlora.server import ServingOptions
 from openledger.openlora.tiers import HOST_FOLDER, TierOptions
+from openledger.openlora.torch_engine import EngineOptions
+from openledger.openlora.vllm_engine import VllmOptions
 from openledger.platform.actors import datanets_actor, economy_actor, ledger_actor
 from openledger.platform.live import LiveService
 from openledger.platform.workdir import Workdir
@@ -31,15 +33,17 @@ _NODE_LABEL = "ray.io/node-id"  # Ray gives it to each node
 class GatewayArguments(Arguments):
     """`workdir` is the installation's folder, `base_model` a folder or hub id (empty: the embedded one).
 
-    `slots` adapters are in an engine's memory at once. With `max_replicas` over `replicas` their number follows the
-    load. `host_memory_mb` keeps adapters in memory that a node's replicas share, for nodes with several. Adapters may
-    be added from the folder `incoming` and, by `adapter_schemes`, from elsewhere. With an `http_port` the gateway also
-    listens by itself, at `http_host`; streams cost less than through Serve's proxy. It then stays on the Ray node whose
-    id is `http_node`, where one is given, as its address is that node's.
+    `engine` is `torch`, which comes with the package and computes on the CPU, or `vllm` for nodes with GPUs, where the
+    extra of that name must be installed. `slots` adapters are in an engine's memory at once. With `max_replicas` over
+    `replicas` their number follows the load. `host_memory_mb` keeps adapters in memory that a node's replicas share,
+    for nodes with several. Adapters may be added from the folder `incoming` and, by `adapter_schemes`, from elsewhere.
+    With an `http_port` the gateway also listens by itself, at `http_host`; streams cost less than through Serve's
+    proxy. It then stays on the Ray node whose id is `http_node`, where one is given, as its address is that node's.
     """
 
     workdir: str
     base_model: str = ""
+    engine: Literal["torch", "vllm"] = "torch"
     slots: int = 64
     replicas: int = 1
     max_replicas: int = 1
@@ -75,7 +79,10 @@ def build(arguments: GatewayArguments) -> serve.Application:
         arguments.base_model or None,
         f"{arguments.workdir}/adapters",
         replica=ReplicaOptions(
-            serving=ServingOptions(max_resident=arguments.slots), tiers=_tiers(arguments), sources=sources
+            engine=VllmOptions() if arguments.engine == "vllm" else EngineOptions(),
+            serving=ServingOptions(max_resident=arguments.slots),
+            tiers=_tiers(arguments),
+            sources=sources,
         ),
         scaling=ScalingOptions(
             num_replicas=arguments.replicas,

@@ -5,6 +5,8 @@ from typing import Any
 import pytest
 
 from openledger.console.deployment import GatewayArguments, build
+from openledger.openlora.torch_engine import EngineOptions
+from openledger.openlora.vllm_engine import VllmOptions
 
 
 def gateway(**arguments: Any) -> Any:
@@ -23,3 +25,14 @@ def test_any_other_runs_where_there_is_room(arguments: dict[str, Any]) -> None:
 
 def test_it_may_take_as_long_to_end_as_draining_and_paying_take() -> None:
     assert gateway()._deployment_config.graceful_shutdown_timeout_s >= 130
+
+
+@pytest.mark.parametrize(("name", "options"), [("torch", EngineOptions), ("vllm", VllmOptions)])
+def test_the_engine_is_the_one_named(name: str, options: type) -> None:
+    [engine] = gateway(engine=name).init_args
+    assert isinstance(engine._bound_deployment.init_args[2].engine, options)
+
+
+def test_an_engine_that_is_not_known_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="engine"):
+        gateway(engine="tgi")
