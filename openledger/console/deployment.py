@@ -11,6 +11,7 @@ from ray import serve
 from ray.util import get_node_ip_address
 
 from openledger.adapters.base_model import find_base_model
+from openledger.adapters.checks import AdapterLimits
 from openledger.adapters.sources import SourceRules
 from openledger.api.door import Door
 from openledger.console.app import create_full_app
@@ -34,17 +35,19 @@ class GatewayArguments(Arguments):
     """`workdir` is the installation's folder, `base_model` a folder or hub id (empty: the embedded one).
 
     `engine` is `torch`, which comes with the package and computes on the CPU, or `vllm` for nodes with GPUs, where the
-    extra of that name must be installed. `slots` adapters are in an engine's memory at once. With `max_replicas` over
-    `replicas` their number follows the load. `host_memory_mb` keeps adapters in memory that a node's replicas share,
-    for nodes with several. Adapters may be added from the folder `incoming` and, by `adapter_schemes`, from elsewhere.
-    With an `http_port` the gateway also listens by itself, at `http_host`; streams cost less than through Serve's
-    proxy. It then stays on the Ray node whose id is `http_node`, where one is given, as its address is that node's.
+    extra of that name must be installed. `slots` adapters are in an engine's memory at once, none of a rank over
+    `max_rank`; vLLM's slots take memory for that rank. With `max_replicas` over `replicas` their number follows the
+    load. `host_memory_mb` keeps adapters in memory that a node's replicas share, for nodes with several. Adapters may
+    be added from the folder `incoming` and, by `adapter_schemes`, from elsewhere. With an `http_port` the gateway also
+    listens by itself, at `http_host`; streams cost less than through Serve's proxy. It then stays on the Ray node whose
+    id is `http_node`, where one is given, as its address is that node's.
     """
 
     workdir: str
     base_model: str = ""
     engine: Literal["torch", "vllm"] = "torch"
     slots: int = 64
+    max_rank: int = 64
     replicas: int = 1
     max_replicas: int = 1
     gpus_per_replica: float = 0
@@ -79,7 +82,7 @@ def build(arguments: GatewayArguments) -> serve.Application:
         arguments.base_model or None,
         f"{arguments.workdir}/adapters",
         replica=ReplicaOptions(
-            engine=VllmOptions() if arguments.engine == "vllm" else EngineOptions(),
+            engine=_engine(arguments),
             serving=ServingOptions(max_resident=arguments.slots),
             tiers=_tiers(arguments),
             sources=sources,
@@ -98,6 +101,11 @@ def build(arguments: GatewayArguments) -> serve.Application:
         ray_actor_options={"num_cpus": 0, **_place(arguments)},
     )
     return gateway.bind(engine)
+
+
+def _engine(arguments: GatewayArguments) -> EngineOptions | VllmOptions:
+    limits = AdapterLimits(max_rank=arguments.max_rank)
+    return VllmOptions(adapter_limits=limits) if arguments.engine == "vllm" else EngineOptions(adapter_limits=limits)
 
 
 def _place(arguments: GatewayArguments) -> dict[str, Any]:

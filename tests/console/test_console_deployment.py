@@ -29,8 +29,10 @@ def test_it_may_take_as_long_to_end_as_draining_and_paying_take() -> None:
 
 @pytest.mark.parametrize(("name", "options"), [("torch", EngineOptions), ("vllm", VllmOptions)])
 def test_the_engine_is_the_one_named(name: str, options: type) -> None:
-    [engine] = gateway(engine=name).init_args
-    assert isinstance(engine._bound_deployment.init_args[2].engine, options)
+    [engine] = gateway(engine=name, max_rank=8).init_args
+    given = engine._bound_deployment.init_args[2].engine
+    assert isinstance(given, options)
+    assert given.adapter_limits.max_rank == 8
 
 
 def test_an_engine_that_is_not_known_is_refused_by_name() -> None:
