@@ -3,27 +3,31 @@
     python -m benchmarks.openlora FOLDER
     python -m benchmarks.openlora FOLDER --part closed --rounds 5 --adapter-dtype bfloat16
     python -m benchmarks.openlora FOLDER --part score slora steps
+    python -m benchmarks.openlora FOLDER --part closed --vllm ENV/bin/python
 
 FOLDER keeps model and adapters (benchmarks/openlora_world.py makes them, 130 MB). Parts:
 
     closed   closed loops at 1, 8 and 32 requests in flight: no adapter, one for all, a different one for each. Peers:
-             PEFT's mixed batch (`adapter_names`) and transformers' static batch without adapters
+             PEFT's mixed batch (`adapter_names`), transformers' static batch without adapters, and with `--vllm` vLLM
+             with and without LoRA, each in a process of its own, in the environment of
+             benchmarks/vllm_requirements.txt
     score    64 adapters on a 128-token answer against 64 plain prefills of the same tokens
     people   time to the first token of people who come while scoring goes on all the time, and without
     slora    S-LoRA's open loop: power law over the adapters, Gamma arrivals
     steps    where the time goes in a decode step, and which dtype the start-up probe takes
 
-Everything runs in one process on one thread. What is compared runs in turn, round after round; a cell is the median
-over the rounds, a ratio the median of the rounds' ratios with their range. Both wall time and CPU time
-(time.process_time) are taken: on a loaded machine a ratio of CPU times is the steadier. Beside each closed loop stands
-the part of the physical limit that was reached: bytes and operations of a step over the bandwidth and the speed that
-were measured at the start, in CPU time too.
+Everything but vLLM runs in one process, everything on one thread. What is compared runs in turn, round after round; a
+cell is the median over the rounds, a ratio the median of the rounds' ratios with their range. Both wall time and CPU
+time (time.process_time) are taken: on a loaded machine a ratio of CPU times is the steadier. Beside each closed loop
+stands the part of the physical limit that was reached: bytes and operations of a step over the bandwidth and the speed
+that were measured at the start, in CPU time too.
 """
 
 import argparse
 import json
 import os
 import platform
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -101,7 +105,12 @@ def closed(made: World, machine: Machine, arguments: argparse.Namespace) -> Tabl
     for count in IN_FLIGHT:
         runs[f"transformers none {count}"] = lambda turn, c=count: _static(plain, c, turn)
     _warm(ours, made, peft, plain)
-    rounds = _in_turn(runs, arguments.rounds, arguments.only)
+    with _vllm(arguments, made) as peers:
+        for who, peer in peers.items():
+            for mix in MIXES if who == "vllm" else MIXES[:1]:
+                for count in IN_FLIGHT:
+                    runs[f"{who} {mix} {count}"] = lambda turn, p=peer, m=mix, c=count: p.closed(m, c, turn)
+        rounds = _in_turn(runs, arguments.rounds, arguments.only)
     return _closed_table(rounds, machine, 2 if arguments.adapter_dtype == "bfloat16" else 4)
 
 
@@ -255,6 +264,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", nargs="+", help="cases of `closed`, such as 'ours distinct 32'")
+    parser.add_argument("--vllm", type=Path, help="the Python of an environment with vLLM: a peer of `closed`")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--adapter-dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--rate", type=float, default=4.0, help="requests a second in `slora`")
@@ -344,6 +354,55 @@ def _static(model: Any, count: int, turn: int) -> Spent:
 def _peft_closed(model: Any, mix: str, count: int, turn: int) -> Spent:
     names = {"none": ["__base__"] * count, "one": ["1"] * count, "distinct": [str(number) for number in range(count)]}
     return _spent(lambda: _generate(model, _batch(count, turn), adapter_names=names[mix]), count * NEW)
+
+
+class _VllmPeer:
+    """vLLM in a process of its own, which says what each loop took of it. It starts here, which may take minutes."""
+
+    def __init__(self, python: Path, made: World, adapters: Sequence[str]):
+        script = Path(__file__).with_name("openlora_vllm.py")
+        self._process = subprocess.Popen(
+            [python, script, made.base.path, *adapters], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        told = self._read()
+        print(f"vLLM {told['version']} {'with' if adapters else 'without'} LoRA: ready after {told['start_s']:.0f} s")
+        self.closed("none", 8, 99)
+        if adapters:
+            self.closed("distinct", 8, 99)
+
+    def closed(self, mix: str, count: int, turn: int) -> Spent:
+        numbers = {"none": [None] * count, "one": [1] * count, "distinct": list(range(count))}[mix]
+        asked = {"prompts": _batch(count, turn).tolist(), "adapters": numbers, "new_tokens": NEW}
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(asked) + "\n")
+        self._process.stdin.flush()
+        return Spent(tokens=count * NEW, **self._read())
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+    def _read(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the process with vLLM ended with {self._process.wait()}")
+        return json.loads(line)
+
+
+@contextmanager
+def _vllm(arguments: argparse.Namespace, made: World) -> Iterator[dict[str, _VllmPeer]]:
+    """With LoRA and without, where an environment is named and one of their cases is wanted."""
+    peers: dict[str, _VllmPeer] = {}
+    try:
+        for who, adapters in (("vllm", [os.fspath(made.folders[0].parent)]), ("vllm-plain", [])):
+            if arguments.vllm and any(name.split()[0] == who for name in arguments.only or [who]):
+                peers[who] = _VllmPeer(arguments.vllm, made, adapters)
+        yield peers
+    finally:
+        for peer in peers.values():
+            peer.close()
 
 
 def _first_token_s(thread: StepThread, digest: str, seed: int) -> float:
@@ -459,7 +518,9 @@ def _closed_table(rounds: dict[str, list[Spent]], machine: Machine, adapter_byte
             row["to none, wall"] = _faster(rounds, name, f"ours none {count}", "wall_s")
             row["to PEFT, CPU"] = _faster(rounds, name, f"peft {mix} {count}", "cpu_ms")
             row["to PEFT, wall"] = _faster(rounds, name, f"peft {mix} {count}", "tokens_s")
+            row["to vLLM, CPU"] = _faster(rounds, name, f"vllm {mix} {count}", "cpu_ms")
             if mix == "none":
+                row["to vLLM without LoRA, CPU"] = _faster(rounds, name, f"vllm-plain none {count}", "cpu_ms")
                 row["to transformers, CPU"] = _faster(rounds, name, f"transformers none {count}", "cpu_ms")
         table[f"{who}, {mix}, {count} in flight"] = row
     return table

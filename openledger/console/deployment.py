@@ -4,13 +4,14 @@ serve run serve_apps.openledger_app:app
 """
 
 import os
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel as Arguments
 from ray import serve
 from ray.util import get_node_ip_address
 
 from openledger.adapters.base_model import base_name, find_base_model
+from openledger.adapters.checks import AdapterLimits
 from openledger.adapters.registry import AdapterRegistry
 from openledger.adapters.sources import SourceRules
 from openledger.api.door import Door
@@ -19,6 +20,8 @@ from openledger.openlora.deployment import ReplicaOptions, ScalingOptions, build
 from openledger.openlora.inbox import EventInbox
 from openledger.openlora.server import ServingOptions
 from openledger.openlora.tiers import HOST_FOLDER, TierOptions
+from openledger.openlora.torch_engine import EngineOptions
+from openledger.openlora.vllm_engine import VllmOptions
 from openledger.platform.actors import datanets_actor, economy_actor, ledger_actor
 from openledger.platform.bases import offer_base, twice
 from openledger.platform.live import LiveService
@@ -35,7 +38,9 @@ class GatewayArguments(Arguments):
     `base_models` further ones beside it, each with a deployment of its own. What follows holds for each of them. With a
     `base_owner`, an account, they are sold by themselves under their names, at prices in nano-OPEN for each token.
 
-    `slots` adapters are in an engine's memory at once. With `max_replicas` over `replicas` their number follows the
+    `engine` is `torch`, which comes with the package and computes on the CPU, or `vllm` for nodes with GPUs, where the
+    extra of that name must be installed. `slots` adapters are in an engine's memory at once, none of a rank over
+    `max_rank`; vLLM's slots take memory for that rank. With `max_replicas` over `replicas` their number follows the
     load. `host_memory_mb` keeps adapters in memory that a node's replicas share, for nodes with several. Adapters may
     be added from the folder `incoming` and, by `adapter_schemes`, from elsewhere. With an `http_port` the gateway also
     listens by itself, at `http_host`; streams cost less than through Serve's proxy. It then stays on the Ray node whose
@@ -48,7 +53,9 @@ class GatewayArguments(Arguments):
     base_owner: str = ""
     base_prompt_price_nano: int = 0
     base_completion_price_nano: int = 0
+    engine: Literal["torch", "vllm"] = "torch"
     slots: int = 64
+    max_rank: int = 64
     replicas: int = 1
     max_replicas: int = 1
     gpus_per_replica: float = 0
@@ -85,20 +92,19 @@ def build(arguments: GatewayArguments) -> serve.Application:
         return create_full_app(service, door=_door(arguments))
 
     names, sources = _deployments(arguments), _sources(arguments)
+    replica = ReplicaOptions(
+        engine=_engine(arguments),
+        serving=ServingOptions(max_resident=arguments.slots),
+        tiers=_tiers(arguments),
+        sources=sources,
+    )
+    scaling = ScalingOptions(
+        num_replicas=arguments.replicas,
+        max_replicas=arguments.max_replicas,
+        num_gpus=arguments.gpus_per_replica,
+    )
     engines = [
-        build_openlora(
-            named,
-            f"{arguments.workdir}/adapters",
-            replica=ReplicaOptions(
-                serving=ServingOptions(max_resident=arguments.slots), tiers=_tiers(arguments), sources=sources
-            ),
-            scaling=ScalingOptions(
-                num_replicas=arguments.replicas,
-                max_replicas=arguments.max_replicas,
-                num_gpus=arguments.gpus_per_replica,
-            ),
-            name=name,
-        )
+        build_openlora(named, f"{arguments.workdir}/adapters", replica=replica, scaling=scaling, name=name)
         for name, named in names.items()
     ]
     gateway = serve.deployment(serve.ingress(gateway_app)()).options(
@@ -118,6 +124,11 @@ def _deployments(arguments: GatewayArguments) -> dict[str, str | None]:
     if len({base_name(named) for named in (first, *further)}) <= len(further):
         raise twice(", ".join(base_name(named) for named in (first, *further)))
     return {ENGINE: first, **{f"{ENGINE}-{base_name(named)}": named for named in further}}
+
+
+def _engine(arguments: GatewayArguments) -> EngineOptions | VllmOptions:
+    limits = AdapterLimits(max_rank=arguments.max_rank)
+    return VllmOptions(adapter_limits=limits) if arguments.engine == "vllm" else EngineOptions(adapter_limits=limits)
 
 
 def _place(arguments: GatewayArguments) -> dict[str, Any]:

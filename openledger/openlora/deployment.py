@@ -16,11 +16,11 @@ from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouter
 from ray.serve.request_router import FIFOMixin, PendingRequest, ReplicaID, RequestRouter, RunningReplica
 from ray.util.metrics import Counter, Gauge, Histogram
 
-from openledger.adapters.base_model import find_base_model
+from openledger.adapters.base_model import BaseModel, find_base_model
 from openledger.adapters.registry import AdapterRegistry
 from openledger.adapters.sources import SourceRules
 from openledger.core.values import EmbeddingRequest, GenerationRequest, TokenEvent
-from openledger.openlora.engine import Vectors
+from openledger.openlora.engine import Engine, Vectors
 from openledger.openlora.labels import AdapterLabels
 from openledger.openlora.outbox import EventOutbox
 from openledger.openlora.routing import Homes, RoutingOptions, replica_state, routing_stats
@@ -28,6 +28,7 @@ from openledger.openlora.server import AdapterServer, ServingOptions
 from openledger.openlora.streams import coalesced
 from openledger.openlora.tiers import AdapterTiers, TierOptions
 from openledger.openlora.torch_engine import EngineOptions, TorchEngine
+from openledger.openlora.vllm_engine import VllmEngine, VllmOptions
 from openledger.openlora.wire import Line
 
 NAME = "OpenLoRA"
@@ -37,10 +38,10 @@ _SECONDS = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaOptions:
-    """What one replica holds and does. Without `tiers` adapters are read from where they lie, which must be a local
-    folder."""
+    """What one replica holds and does. The engine is the one whose options are given. Without `tiers` adapters are read
+    from where they lie, which must be a local folder."""
 
-    engine: EngineOptions = field(default_factory=EngineOptions)
+    engine: EngineOptions | VllmOptions = field(default_factory=EngineOptions)
     serving: ServingOptions = field(default_factory=ServingOptions)
     tiers: TierOptions | None = None
     sources: SourceRules = field(default_factory=SourceRules)
@@ -72,9 +73,8 @@ class OpenLoRA:
         self, base_path: str | None, registry_folder: str, options: ReplicaOptions
     ) -> None:
         base = find_base_model(base_path)
-        engine = TorchEngine(base, options.engine)
         self._server = AdapterServer(
-            engine,
+            make_engine(base, options),
             AdapterRegistry(Path(registry_folder)),
             options.serving,
             None if options.tiers is None else AdapterTiers(options.tiers, options.sources),
@@ -83,7 +83,8 @@ class OpenLoRA:
         self._coalesce_s = options.serving.coalesce_s
         self._outbox = EventOutbox(self._server.leave, options.serving.coalesce_s)
         self._meters = Meters()
-        await self._server.start(Path(base.path))
+        on_cpu = isinstance(options.engine, EngineOptions)  # where a step's cost is measured
+        await self._server.start(Path(base.path) if on_cpu else None)
 
     async def generate(self, request: GenerationRequest, source: str = "") -> AsyncGenerator[TokenEvent, None]:
         events = self._meters.metered(request, self._server.generate(request, source))
@@ -142,6 +143,12 @@ class OpenLoRA:
     def __del__(self) -> None:
         if hasattr(self, "_server"):  # it isn't there where the engine could not be made
             self._server.close()
+
+
+def make_engine(base: BaseModel, options: ReplicaOptions) -> Engine:
+    if isinstance(options.engine, VllmOptions):
+        return VllmEngine(base, options.engine, options.serving.max_resident)
+    return TorchEngine(base, options.engine)
 
 
 class Meters:

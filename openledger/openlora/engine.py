@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from openledger.core.errors import Corrupt, InvalidInput, OpenLedgerError
 from openledger.core.values import GenerationRequest, TokenEvent
 
 
@@ -17,6 +18,16 @@ class Vectors:
 
     vectors_KH: npt.NDArray[np.float32]
     engine_ms: float
+
+
+class Limits(Protocol):
+    """What an engine's options say of it, by whatever class: answers that run at once, tokens of a step."""
+
+    @property
+    def max_batch(self) -> int: ...
+
+    @property
+    def step_tokens(self) -> int: ...
 
 
 class Engine(Protocol):
@@ -41,6 +52,9 @@ class Engine(Protocol):
     - `score` changes no request in flight. It calls what `give_way_to` was given between parts of its work, from where
       everything but `score` may be called; adapters it scores under can't be unloaded meanwhile.
     """
+
+    @property
+    def options(self) -> Limits: ...
 
     def load(self, digest: str, folder: Path) -> None:
         """Make an adapter resident; one that is resident already costs nothing. Raises what `check_adapter` raises,
@@ -72,10 +86,15 @@ class Engine(Protocol):
         """See `core.scoring.Scorer`. Raises NotFound for an adapter that isn't resident."""
         ...
 
+    def num_scored_at_once(self, num_tokens: int) -> int:
+        """How many adapters `score` takes at a time for a prompt and completion of `num_tokens`."""
+        ...
+
     def embed(self, inputs: Sequence[Sequence[int]], adapter_digest: str) -> Vectors:
         """A vector of length 1 for each of `inputs`: the mean of its tokens' last hidden states.
         With more tokens than a step has it gives way as `score` does. Raises NotFound for an adapter that isn't
-        resident, InvalidInput (`empty_prompt`, `invalid_token`, `context_length_exceeded`)."""
+        resident, InvalidInput (`empty_prompt`, `invalid_token`, `context_length_exceeded`; `embeddings_unsupported`
+        where the engine makes none)."""
         ...
 
     def give_way_to(self, people: Callable[[], None]) -> None:
@@ -85,3 +104,23 @@ class Engine(Protocol):
     def describe(self) -> dict[str, Any]:
         """What is live, for status pages and logs: which kernels, dtype, limits, how much is in use."""
         ...
+
+
+def check_dtype(name: str, dtype: str, known: Sequence[str]) -> None:
+    """Raises InvalidInput (`unknown_dtype`)."""
+    if dtype not in known:
+        raise InvalidInput(f"{name} is one of {', '.join(known)}, not {dtype!r}", code="unknown_dtype", param=name)
+
+
+def refusal(request_id: str, error: OpenLedgerError) -> TokenEvent:
+    """The one event of a request that can't be served."""
+    return TokenEvent(request_id=request_id, token_ids=(), text="", finish_reason="error", error=error.to_dict())
+
+
+def not_finite(digest: str) -> OpenLedgerError:
+    return Corrupt(
+        f"adapter {digest!r} gives logits that are not finite",
+        code="non_finite_logits",
+        param="adapter_digest",
+        fix="its weights overflow: train it again",
+    )

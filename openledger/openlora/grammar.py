@@ -32,7 +32,7 @@ class GrammarState:
         takes more work for a token than it may."""
         allowed_V = torch.frombuffer(bytearray(self._matcher.compute_logit_bias()), dtype=torch.uint8)
         if self._matcher.is_error():
-            raise _invalid(self._matcher.get_error())
+            raise invalid_grammar(self._matcher.get_error())
         return logits_V.masked_fill(allowed_V[: len(logits_V)] == 0, float("-inf"))
 
     def accept(self, token: int) -> None:
@@ -64,7 +64,7 @@ class Grammars:
     def _compile(self, grammar: Grammar) -> GrammarState:
         matcher = LLMatcher(self._tokenizer(), _source_of(grammar), log_level=0, limits=LLParserLimits())
         if matcher.is_error():
-            raise _invalid(matcher.get_error())
+            raise invalid_grammar(matcher.get_error())
         return GrammarState(matcher)
 
     def _tokenizer(self) -> LLTokenizer:
@@ -82,16 +82,16 @@ class Grammars:
 def check_grammar(grammar: Grammar) -> None:
     """What can be said at once. Raises InvalidInput (`invalid_grammar`)."""
     if grammar.kind not in _KINDS:
-        raise _invalid(f"there is no kind {grammar.kind!r}, but {', '.join(_KINDS)}")
+        raise invalid_grammar(f"there is no kind {grammar.kind!r}, but {', '.join(_KINDS)}")
     if len(grammar.text) > MAX_LENGTH:
-        raise _invalid(f"it has {len(grammar.text)} characters, the limit is {MAX_LENGTH}")
+        raise invalid_grammar(f"it has {len(grammar.text)} characters, the limit is {MAX_LENGTH}")
     if _depth(grammar.text) > MAX_DEPTH:
-        raise _invalid(f"it is nested deeper than {MAX_DEPTH}")
+        raise invalid_grammar(f"it is nested deeper than {MAX_DEPTH}")
     if grammar.kind == "json_schema":
         try:
             json.loads(grammar.text)
         except ValueError as error:
-            raise _invalid(f"its JSON Schema is no JSON: {error}") from error
+            raise invalid_grammar(f"its JSON Schema is no JSON: {error}") from error
 
 
 def _source_of(grammar: Grammar) -> str:
@@ -110,7 +110,7 @@ def _depth(text: str) -> int:
     return deepest
 
 
-def _invalid(reason: str) -> OpenLedgerError:
+def invalid_grammar(reason: str) -> OpenLedgerError:
     return InvalidInput(
         f"the grammar can't be used: {reason[:500]}",
         code="invalid_grammar",

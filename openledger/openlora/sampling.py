@@ -121,11 +121,11 @@ def logprob_of(logits_V: torch.Tensor, token: int, num_top: int) -> TokenLogprob
     return TokenLogprob(token_id=token, logprob=float(logprobs_V[token]), top=top)
 
 
-def check_sampling(sampling: SamplingParameters) -> None:
+def check_sampling(sampling: SamplingParameters, max_temperature: float = 100.0) -> None:
     """Raises InvalidInput (`invalid_sampling`, `invalid_grammar`) with the parameter's name."""
     checks = {
         "max_tokens": _is_integer(sampling.max_tokens) and sampling.max_tokens >= 1,
-        "temperature": _is_number(sampling.temperature) and 0 <= sampling.temperature <= 100,
+        "temperature": _is_number(sampling.temperature) and 0 <= sampling.temperature <= max_temperature,
         "top_p": _is_number(sampling.top_p) and 0 < sampling.top_p <= 1,
         "top_k": _is_integer(sampling.top_k) and sampling.top_k >= 0,
         "min_p": _is_number(sampling.min_p) and 0 <= sampling.min_p <= 1,
@@ -145,9 +145,9 @@ def check_sampling(sampling: SamplingParameters) -> None:
                 f"{name}={getattr(sampling, name)!r} can't be used",
                 code="invalid_sampling",
                 param=name,
-                fix="max_tokens >= 1, temperature 0 to 100, 0 < top_p <= 1, top_k >= 0, min_p 0 to 1, presence and "
-                f"frequency penalty -2 to 2, 0 < repetition_penalty <= 10, an integer seed, at most {_MAX_STOPS} stop "
-                f"strings of 1 to {_MAX_STOP_LENGTH} characters, logprobs 0 to {MAX_LOGPROBS}, "
+                fix=f"max_tokens >= 1, temperature 0 to {max_temperature:g}, 0 < top_p <= 1, top_k >= 0, min_p 0 to 1, "
+                "presence and frequency penalty -2 to 2, 0 < repetition_penalty <= 10, an integer seed, at most "
+                f"{_MAX_STOPS} stop strings of 1 to {_MAX_STOP_LENGTH} characters, logprobs 0 to {MAX_LOGPROBS}, "
                 f"1 to {MAX_ANSWERS} answers",
             )
     if sampling.grammar is not None:

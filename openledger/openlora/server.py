@@ -22,13 +22,12 @@ from openledger.adapters.registry import AdapterRegistry
 from openledger.core.errors import Conflict, OpenLedgerError, TooManyRequests, Unavailable
 from openledger.core.values import EmbeddingRequest, GenerationRequest, SamplingParameters, TokenEvent
 from openledger.openlora.admission import COST_OF_GENERATED, AdmissionLimits, FairQueue, Waiting
-from openledger.openlora.engine import Vectors
+from openledger.openlora.engine import Engine, Vectors
 from openledger.openlora.loading import AdapterLoader
 from openledger.openlora.residency import Residency
 from openledger.openlora.step_cost import StepCost, measure_step_cost
 from openledger.openlora.step_thread import Deliver, Result, StepThread
 from openledger.openlora.tiers import AdapterTiers
-from openledger.openlora.torch_engine import TorchEngine
 
 _LOOK_AHEAD = 32  # adapters of the queue that are brought to this node beyond those that get a slot
 _RATE_WINDOW_S = 30.0
@@ -58,7 +57,7 @@ class AdapterServer:
 
     def __init__(
         self,
-        engine: TorchEngine,
+        engine: Engine,
         registry: AdapterRegistry,
         options: ServingOptions | None = None,
         tiers: AdapterTiers | None = None,

@@ -22,7 +22,7 @@ from openledger.adapters.checks import AdapterLimits, read_adapter
 from openledger.core.errors import Conflict, Corrupt, InvalidInput, NotFound, OpenLedgerError, TooLarge
 from openledger.core.values import GenerationRequest, TokenEvent, TokenLogprob
 from openledger.openlora import native
-from openledger.openlora.engine import Vectors
+from openledger.openlora.engine import Vectors, check_dtype, not_finite, refusal
 from openledger.openlora.ensembles import check_ensemble, identity_of, members_of
 from openledger.openlora.grammar import Grammars
 from openledger.openlora.kv import KeyValueBlocks, num_blocks_of, root_key
@@ -130,7 +130,7 @@ class TorchEngine:
                 max_positions=self._max_positions,
             )
         except OpenLedgerError as error:
-            self._ready.append(_error_event(request.request_id, error))
+            self._ready.append(refusal(request.request_id, error))
         else:
             if request.sampling.grammar is not None:
                 generation.grammar = self._grammars.compile(request.sampling.grammar)
@@ -238,7 +238,7 @@ class TorchEngine:
             if isinstance(token, OpenLedgerError):
                 events.append(self._ended(generation, "error", error=token))
             elif token is None:
-                error = _not_finite(generation.adapter)
+                error = not_finite(generation.adapter)
                 events.append(self._ended(generation, "error", error=error, wipe=True))
             else:
                 events.append(self._advance(generation, token, logits_V))
@@ -428,12 +428,7 @@ def _prompt_logprobs(generation: Generation) -> tuple[TokenLogprob | None, ...]:
 
 def _check_options(options: EngineOptions) -> None:
     for name in ("dtype", "adapter_dtype"):
-        if getattr(options, name) not in DTYPES:
-            raise InvalidInput(
-                f"{name} is one of {', '.join(DTYPES)}, not {getattr(options, name)!r}",
-                code="unknown_dtype",
-                param=name,
-            )
+        check_dtype(name, getattr(options, name), DTYPES)
     if options.weights not in WEIGHTS:
         raise InvalidInput(
             f"weights is one of {', '.join(WEIGHTS)}, not {options.weights!r}", code="no_int8", param="weights"
@@ -442,16 +437,3 @@ def _check_options(options: EngineOptions) -> None:
 
 def _name_of(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def _error_event(request_id: str, error: OpenLedgerError) -> TokenEvent:
-    return TokenEvent(request_id=request_id, token_ids=(), text="", finish_reason="error", error=error.to_dict())
-
-
-def _not_finite(digest: str) -> OpenLedgerError:
-    return Corrupt(
-        f"adapter {digest!r} gives logits that are not finite",
-        code="non_finite_logits",
-        param="adapter_digest",
-        fix="its weights overflow: train it again",
-    )

@@ -6,6 +6,8 @@ import pytest
 
 from openledger.console.deployment import GatewayArguments, build
 from openledger.core.errors import InvalidInput
+from openledger.openlora.torch_engine import EngineOptions
+from openledger.openlora.vllm_engine import VllmOptions
 
 
 def gateway(**arguments: Any) -> Any:
@@ -40,3 +42,16 @@ def test_two_bases_of_one_name_are_refused() -> None:
 
 def bound_arguments(application: Any) -> Any:
     return application._bound_deployment.init_args
+
+
+@pytest.mark.parametrize(("name", "options"), [("torch", EngineOptions), ("vllm", VllmOptions)])
+def test_the_engine_is_the_one_named(name: str, options: type) -> None:
+    [engine] = gateway(engine=name, max_rank=8).init_args
+    given = engine._bound_deployment.init_args[2].engine
+    assert isinstance(given, options)
+    assert given.adapter_limits.max_rank == 8
+
+
+def test_an_engine_that_is_not_known_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="engine"):
+        gateway(engine="tgi")

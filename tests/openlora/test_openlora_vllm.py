@@ -1,0 +1,418 @@
+"""The vllm engine keeps what `Engine` promises: the suites of the torch engine that hold for any engine, and what is
+vLLM's own.
+
+vLLM is an extra with an environment of its own; benchmarks/vllm_requirements.txt has one for a CPU, and says how to run
+these tests in it. The base has heads of 32, the smallest that vLLM's attention computes on a CPU.
+"""
+
+import importlib.util
+import json
+import re
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import pytest_asyncio
+
+if importlib.util.find_spec("vllm") is None:
+    pytest.skip(
+        "vllm is not installed here; benchmarks/vllm_requirements.txt says how these tests run", allow_module_level=True
+    )
+
+import test_openlora_against_peft as against_peft
+import test_openlora_requests as requests_suite
+import test_openlora_sampling as sampling_suite
+import test_openlora_server as server_suite
+from openlora_models import (
+    Served,
+    assert_same_greedy,
+    generate_alone,
+    make_served,
+    peft_model,
+    prompt_of,
+    request,
+    run,
+    text_of,
+    tokens_of,
+)  # fmt: skip
+
+from openledger.adapters.registry import AdapterRegistry
+from openledger.core.errors import Corrupt, InvalidInput, OpenLedgerError, TooLarge
+from openledger.core.values import GenerationRequest, Grammar, SamplingParameters
+from openledger.openlora import vllm_engine
+from openledger.openlora.server import AdapterServer, ServingOptions
+from openledger.openlora.torch_engine import EngineOptions, TorchEngine
+from openledger.openlora.vllm_engine import VllmEngine, VllmOptions
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # vLLM's and its many packages' own
+OPTIONS = VllmOptions(max_batch=4, max_context=128, kv_bytes=1 << 26, dtype="float32", compiled=False)
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Served:
+    return make_served(tmp_path_factory.mktemp("served_by_vllm"), hidden_size=128)
+
+
+@pytest.fixture(scope="session")
+def only_engine(served: Served) -> VllmEngine:
+    """It takes seconds to start, and memory: one for all tests."""
+    return VllmEngine(served.base, OPTIONS, num_slots=4)
+
+
+@pytest.fixture
+def bare(only_engine: VllmEngine) -> Iterator[VllmEngine]:
+    """Without adapters and requests, before and after."""
+    _empty(only_engine)
+    yield only_engine
+    _empty(only_engine)
+
+
+@pytest.fixture
+def engine(served: Served, bare: VllmEngine) -> VllmEngine:
+    """With all three adapters resident."""
+    for name, folder in served.folders.items():
+        bare.load(served.digests[name], folder)
+    return bare
+
+
+def _empty(engine: VllmEngine) -> None:
+    for request_id in list(engine._open):
+        engine.cancel(request_id)
+    while engine.has_work():
+        engine.step()
+    for digest in engine.resident():
+        engine.unload(digest)
+
+
+class TestBadRequests(requests_suite.TestBadRequests):
+    def test_the_queue_is_bounded(  # type: ignore[override]
+        self, engine: VllmEngine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(engine, "options", replace(OPTIONS, max_waiting=2))
+        events = run(engine, *(request(str(number), prompt_of(4)) for number in range(4)))
+        codes = [(events[str(number)][-1].error or {}).get("code") for number in range(4)]
+        assert codes == [None, None, "queue_full", "queue_full"]
+
+    def test_a_temperature_that_vllm_has_not_is_refused(self, engine: VllmEngine) -> None:
+        events = run(engine, request("r", prompt_of(4), temperature=2.5))["r"]
+        assert [(event.error or {}).get("param") for event in events] == ["temperature"]
+
+    def test_several_adapters_are_refused_by_name(self, served: Served, engine: VllmEngine) -> None:
+        ensemble = tuple((digest, 0.5) for digest in served.digests.values())
+        events = run(engine, GenerationRequest(request_id="r", prompt_ids=(5,), ensemble=ensemble))["r"]
+        assert [(event.error or {})["code"] for event in events] == ["invalid_ensemble"]
+        assert "vLLM" in str((events[0].error or {})["message"])
+
+    def test_embeddings_are_refused_by_name(self, engine: VllmEngine) -> None:
+        with pytest.raises(InvalidInput) as caught:
+            engine.embed([[5, 6]], "")
+        assert caught.value.code == "embeddings_unsupported"
+
+
+class TestBadAdapters(requests_suite.TestBadAdapters):
+    def test_another_digest_than_named_is_refused(  # type: ignore[override]
+        self, served: Served, bare: VllmEngine
+    ) -> None:
+        with pytest.raises(Corrupt) as caught:
+            bare.load(served.digests["one"], served.folders["two"])
+        assert caught.value.code == "adapter_digest_mismatch"
+        assert bare.resident() == ()
+
+    def test_one_whose_logits_overflow_spoils_nothing(  # type: ignore[override]
+        self, served: Served, engine: VllmEngine, tmp_path: Path
+    ) -> None:
+        digest = requests_suite._filled(served, tmp_path, 1e30)
+        engine.load(digest, tmp_path)
+        good = [request(str(number), prompt_of(9), served.digests["one"]) for number in range(5)]
+        expected = run(engine, *good)
+        events = run(engine, request("bad", prompt_of(30), digest), *good)
+        assert (events["bad"][-1].error or {})["code"] == "non_finite_logits"
+        assert {name: tokens_of(events[name]) for name in expected} == {
+            name: tokens_of(each) for name, each in expected.items()
+        }
+
+    def test_one_more_than_slots_is_refused(self, served: Served, engine: VllmEngine, tmp_path: Path) -> None:
+        digests = [_varied(served, tmp_path / str(number), number) for number in (1, 2)]
+        engine.load(digests[0], tmp_path / "1")
+        with pytest.raises(TooLarge) as caught:
+            engine.load(digests[1], tmp_path / "2")
+        assert caught.value.code == "vllm_slots_full"
+        assert set(engine.resident()) == {*served.digests.values(), digests[0]}
+
+    def test_one_that_vllm_refuses_ends_its_request_alone(
+        self, served: Served, engine: VllmEngine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        expected = run(engine, request("good", prompt_of(9), served.digests["two"]))["good"]
+        written = Path(engine._slots._requests[served.digests["one"]].lora_path)
+        (written / "adapter_config.json").write_text('{"r": 4}')
+        events = run(
+            engine,
+            request("good", prompt_of(9), served.digests["two"]),
+            request("bad", prompt_of(9), served.digests["one"]),
+        )
+        assert [(event.error or {}).get("code") for event in events["bad"]] == ["adapter_not_for_vllm"]
+        assert events["good"] == expected
+        assert served.digests["one"] not in engine.resident()
+
+
+class TestSlots:
+    def test_nothing_of_an_adapter_stays_on_disk_once_it_is_used(self, served: Served, engine: VllmEngine) -> None:
+        folder = Path(engine._slots._folder.name)
+        assert len(list(folder.iterdir())) == 3
+        run(engine, *(request(name, prompt_of(4), digest) for name, digest in served.digests.items()))
+        assert list(folder.iterdir()) == []
+
+    def test_vllm_holds_what_is_resident_and_no_more(self, served: Served, engine: VllmEngine) -> None:
+        run(engine, *(request(name, prompt_of(4), digest) for name, digest in served.digests.items()))
+        held = len(engine._vllm.list_loras())
+        engine.unload(served.digests["two"])
+        assert len(engine._vllm.list_loras()) == held - 1
+        engine.load(served.digests["two"], served.folders["two"])
+        run(engine, request("r", prompt_of(4), served.digests["two"]))
+        assert len(engine._vllm.list_loras()) == held
+
+    def test_an_adapter_that_took_anothers_slot_computes_its_own(self, served: Served, bare: VllmEngine) -> None:
+        """`one` is on all modules, `two` on some: nothing of `one` may stay in its slot."""
+        bare.load(served.digests["one"], served.folders["one"])
+        run(bare, request("r", prompt_of(9), served.digests["one"]))
+        bare.unload(served.digests["one"])
+        bare.load(served.digests["two"], served.folders["two"])
+        events = run(bare, request("r", prompt_of(9), served.digests["two"]))["r"]
+        assert_same_greedy(tokens_of(events), generate_alone(peft_model(served, "two"), prompt_of(9), 12))
+
+
+class TestAgainstPeft:
+    def test_a_mixed_batch_equals_one_by_one(self, served: Served, engine: VllmEngine) -> None:
+        """Rows of the base beside rows of adapters, which vLLM alone gets wrong on a CPU; ranks and alphas by module,
+        which it ignores."""
+        batch = against_peft._mixed_batch(served, engine)  # type: ignore[arg-type]
+        for tokens, length, name in zip(batch, against_peft.LENGTHS, against_peft.ADAPTERS, strict=True):
+            assert_same_greedy(tokens, generate_alone(peft_model(served, name), prompt_of(length), 12))
+
+    def test_adapters_change_the_answers(self, served: Served, engine: VllmEngine) -> None:
+        names = ("", *served.digests.values())
+        events = run(engine, *(request(name or "base", prompt_of(9), name) for name in names))
+        assert len({tuple(tokens_of(each)) for each in events.values()}) == len(names)
+
+    def test_scores_equal_a_plain_forward(
+        self, served: Served, engine: VllmEngine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(engine, "options", replace(OPTIONS, score_tokens=60))  # two adapters at a time
+        prompt, completion = prompt_of(11), prompt_of(14)
+        names = (None, "one", "two", "three", "one")
+        got = engine.score(prompt, completion, [served.digests[name] if name else "" for name in names])
+        expected = [against_peft._forward_scores(served, name, prompt, completion) for name in names]
+        np.testing.assert_allclose(got, np.stack(expected), atol=1e-4)
+        assert (got.dtype, engine.has_work()) == (np.float32, False)
+
+    def test_scores_change_no_answer_in_flight(self, served: Served, engine: VllmEngine) -> None:
+        asked = request("r", prompt_of(9), served.digests["one"])
+        expected = tokens_of(run(engine, asked)["r"])
+        engine.add(asked)
+        tokens: list[int] = []
+        while engine.has_work():
+            tokens += [token for event in engine.step() for token in event.token_ids]
+            engine.score(prompt_of(20), prompt_of(6), list(served.digests.values()))
+        assert tokens == expected
+
+    def test_scoring_gives_way_and_what_it_scores_under_stays(self, served: Served, engine: VllmEngine) -> None:
+        """Whoever comes meanwhile is answered before the scores are there."""
+        digest, seen = served.digests["one"], []
+
+        def people() -> None:
+            if not seen:
+                engine.add(request("r", prompt_of(9), digest, max_tokens=3, ignore_end=True))
+                with pytest.raises(OpenLedgerError, match="in use"):
+                    engine.unload(digest)
+            while engine.has_work():
+                seen.extend(engine.step())
+
+        engine.give_way_to(people)
+        try:
+            scores = engine.score(prompt_of(20), prompt_of(6), [digest, ""])
+        finally:
+            engine.give_way_to(lambda: None)
+        assert [event.is_last for event in seen] == [False, False, True]
+        np.testing.assert_allclose(scores, engine.score(prompt_of(20), prompt_of(6), [digest, ""]), atol=1e-5)
+
+    def test_scores_of_no_adapters_are_empty(self, engine: VllmEngine) -> None:
+        assert engine.score([5], [6, 7], []).shape == (0, 2)
+
+
+class TestFinish(requests_suite.TestFinish):
+    def test_end_token_is_counted_and_not_shown(  # type: ignore[override]
+        self, engine: VllmEngine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        plain = tokens_of(run(engine, request("r", prompt_of(9)))["r"])
+        monkeypatch.setattr(engine, "_ends", frozenset({plain[2]}))
+        events = run(engine, request("r", prompt_of(9)))["r"]
+        assert (tokens_of(events), events[-1].finish_reason, events[-1].text) == (plain[:3], "stop", "")
+
+    def test_nothing_is_left_in_vllm_after_a_stop_string(self, engine: VllmEngine) -> None:
+        plain = text_of(run(engine, request("r", prompt_of(9), max_tokens=40))["r"])
+        run(engine, request("r", prompt_of(9), max_tokens=40, stop=(plain[9:14],)))
+        assert not engine._vllm.has_unfinished_requests()
+        assert (engine.describe()["running"], engine.describe()["waiting"]) == (0, 0)
+
+    def test_the_context_is_used_to_its_end(self, served: Served, engine: VllmEngine) -> None:
+        events = run(engine, request("r", prompt_of(120), served.digests["one"], max_tokens=50, ignore_end=True))["r"]
+        assert (len(tokens_of(events)), events[-1].finish_reason) == (8, "length")
+
+    def test_cancelled_it_says_so_once_and_frees_its_adapter(self, served: Served, engine: VllmEngine) -> None:
+        engine.add(request("r", prompt_of(9), served.digests["one"], max_tokens=100, ignore_end=True))
+        engine.step()
+        engine.cancel("r")
+        engine.cancel("r")
+        assert [(event.finish_reason, event.is_last) for event in engine.step()] == [("cancelled", True)]
+        assert not engine.has_work()
+        engine.unload(served.digests["one"])
+
+
+class TestScoringInput(requests_suite.TestScoringInput):
+    pass
+
+
+class TestUsage(requests_suite.TestUsage):
+    @pytest.fixture(autouse=True)
+    def clock(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        ticks = iter(range(1_000_000))
+        monkeypatch.setattr(vllm_engine, "time", SimpleNamespace(perf_counter=ticks.__next__))
+
+    def test_what_one_tenant_or_adapter_computed_is_not_found_by_another(
+        self, served: Served, engine: VllmEngine
+    ) -> None:
+        def cached(tenant: str, digest: str) -> int:
+            asked = GenerationRequest(
+                request_id="r",
+                prompt_ids=tuple(prompt_of(100)),
+                adapter_digest=digest,
+                tenant=tenant,
+                sampling=SamplingParameters(max_tokens=1),
+            )
+            usage = run(engine, asked)["r"][-1].usage
+            assert usage is not None
+            return usage.cached_tokens
+
+        one = served.digests["one"]
+        assert [cached("anna", one), cached("anna", one), cached("ben", one), cached("anna", "")] == [0, 96, 0, 0]
+
+
+class TestPenalties:
+    def test_they_change_an_answer_and_no_other(self, engine: VllmEngine) -> None:
+        sampling_suite.TestPenalties().test_they_change_an_answer_and_no_other(engine)  # type: ignore[arg-type]
+
+
+class TestLogprobs(sampling_suite.TestLogprobs):
+    def test_are_of_the_model_whatever_is_sampled(self, engine: VllmEngine) -> None:  # type: ignore[override]
+        asked = request("r", prompt_of(9), temperature=2.0, seed=1, frequency_penalty=1.0, logprobs=0)
+        events = run(engine, asked)["r"]
+        scores = engine.score(prompt_of(9), tokens_of(events), [""])[0]
+        assert max(abs(e.logprobs[0].logprob - s) for e, s in zip(events, scores, strict=True)) < 1e-4
+        assert events[0].logprobs[0].top == ()
+
+    def test_of_the_prompt_equal_a_plain_forward(self, engine: VllmEngine) -> None:  # type: ignore[override]
+        prompt = prompt_of(40)
+        scores = engine.score(prompt[:1], prompt[1:], [""])[0]
+        for name in ("first", "again"):
+            events = run(engine, request(name, prompt, prompt_logprobs=2, max_tokens=3))[name]
+            got = events[0].prompt_logprobs
+            assert (len(got), got[0]) == (40, None)
+            assert [(each.token_id, len(each.top)) for each in got[1:] if each] == [(token, 2) for token in prompt[1:]]
+            assert max(abs(each.logprob - s) for each, s in zip(got[1:], scores, strict=True) if each) < 1e-4
+            assert {event.prompt_logprobs for event in events[1:]} <= {()}
+
+
+class TestManyAnswers(sampling_suite.TestManyAnswers):
+    def test_the_prompt_is_computed_once(self, engine: VllmEngine) -> None:
+        events = run(engine, request("r", prompt_of(50), temperature=1.0, seed=5, num_answers=3))["r"]
+        ends = {event.index: event.usage for event in events if event.finish_reason}
+        assert [ends[index].cached_tokens for index in range(3) if ends[index]] == [0, 32, 32]
+
+    def test_more_than_places_wait_for_their_turn(self, engine: VllmEngine) -> None:  # type: ignore[override]
+        events = run(engine, request("r", prompt_of(20), temperature=1.0, seed=5, num_answers=6))["r"]
+        assert set(self._by_index(events)) == set(range(6))
+
+
+class TestSeeds(sampling_suite.TestSeeds):
+    def test_the_same_seed_gives_the_same_answer_in_any_batch(self, engine: VllmEngine) -> None:  # type: ignore[override]
+        mine = request("r", prompt_of(9), temperature=1.0, top_p=0.9, seed=11)
+        others = [request(str(number), prompt_of(4), temperature=1.0, seed=number) for number in range(3)]
+        alone = run(engine, mine)["r"]
+        assert tokens_of(run(engine, *others, mine)["r"]) == tokens_of(alone)
+
+
+class TestGrammars:
+    def _answer(self, engine: VllmEngine, grammar: Grammar, **sampling: Any) -> tuple[str, str | None]:
+        asked = request("r", prompt_of(9), grammar=grammar, max_tokens=100, **sampling)
+        events = run(engine, asked)["r"]
+        return text_of(events), (events[-1].error or {}).get("code")
+
+    def test_a_regular_expression_is_kept(self, engine: VllmEngine) -> None:
+        text, error = self._answer(engine, Grammar(kind="regex", text="[a-e]{5}"))
+        assert error is None
+        assert re.fullmatch("[a-e]{5}", text)
+
+    def test_a_schema_is_kept(self, engine: VllmEngine) -> None:
+        schema = {"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"]}
+        schema["additionalProperties"] = False
+        text, error = self._answer(engine, Grammar(kind="json_schema", text=json.dumps(schema)))
+        assert error is None
+        assert json.loads(text)["a"] in (1, 2)
+
+    def test_a_lark_grammar_is_kept(self, engine: VllmEngine) -> None:
+        text, error = self._answer(engine, Grammar(kind="lark", text='start: "ab" | "ba"'))
+        assert (text in ("ab", "ba"), error) == (True, None)
+
+    @pytest.mark.parametrize("grammar", [Grammar(kind="regex", text="(a"), Grammar(kind="lark", text="start: nothing")])
+    def test_one_that_is_none_is_refused(self, engine: VllmEngine, grammar: Grammar) -> None:
+        assert self._answer(engine, grammar) == ("", "invalid_grammar")
+
+
+@pytest.fixture
+def registry(served: Served) -> AdapterRegistry:
+    registry = AdapterRegistry(served.folders["one"].parent)
+    for name, folder in served.folders.items():
+        registry.register(name, folder, served.digests[name])
+    return registry
+
+
+@pytest_asyncio.fixture
+async def server(bare: VllmEngine, registry: AdapterRegistry) -> AsyncIterator[AdapterServer]:
+    """Room for two of the three adapters."""
+    server = AdapterServer(bare, registry, ServingOptions(max_resident=2))
+    yield server
+    server.close()
+
+
+class BesideTorch:
+    """The embedded engine is what the suite compares with: these tests compare the two engines."""
+
+    @pytest.fixture
+    def engine(self, served: Served) -> TorchEngine:
+        engine = TorchEngine(served.base, EngineOptions(max_batch=8))
+        for name, folder in served.folders.items():
+            engine.load(served.digests[name], folder)
+        return engine
+
+
+class TestGenerate(BesideTorch, server_suite.TestGenerate):
+    pass
+
+
+class TestAdapters(BesideTorch, server_suite.TestAdapters):
+    pass
+
+
+class TestScore(BesideTorch, server_suite.TestScore):
+    pass
+
+
+def _varied(served: Served, folder: Path, number: int) -> str:
+    """The first adapter with all weights a little larger."""
+    shutil.copytree(served.folders["one"], folder)
+    return requests_suite._filled(served, folder, number / 100)
