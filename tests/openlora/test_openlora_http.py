@@ -22,6 +22,7 @@ from serving_stack import Stack, running_stack
 
 from openledger.adapters.base_model import load_tokenizer
 from openledger.core.values import TokenEvent
+from openledger.ledger.receipts import check_receipt, encode_receipt
 from openledger.openlora.torch_engine import TorchEngine
 
 ALICE = "user:alice"
@@ -246,6 +247,15 @@ class TestEmbeddings:
         )
         numbers = np.frombuffer(base64.b64decode(encoded["data"][0]["embedding"]), "<f4")
         assert numbers.tolist() == floats["data"][0]["embedding"]
+
+    def test_its_receipt_is_signed_as_an_answers_is(self, stack: Stack) -> None:
+        told: Any = stack.client().embeddings.create(model="one", input="alpha")
+        receipt = check_receipt(encode_receipt(told.openledger["signed"]), stack.economy._ledger.verification_key())
+        transfer = receipt["transfer"]
+        assert (transfer["reference"], transfer["amount_nano"]) == (
+            told.openledger["answer_id"],
+            told.openledger["fee_nano"],
+        )
 
     def test_its_tokens_are_paid_as_a_prompts_and_a_retry_pays_nothing(self, stack: Stack) -> None:
         def ask() -> Any:
