@@ -90,6 +90,7 @@ class MemoryService:
         idempotency_key: str,
         key_digest: str = "",
         whole: bool = False,
+        adapters: Sequence[tuple[str, float]] = (),
     ) -> AsyncIterator[AnswerEvent]:
         _refuse(account, model, messages)
         self.asked.append(
@@ -99,6 +100,7 @@ class MemoryService:
                 "sampling": sampling,
                 "key": idempotency_key,
                 "key_digest": key_digest,
+                "adapters": list(adapters),
             }
         )
         async with aclosing(self._say(range(sampling.num_answers), sampling, "")) as events:
@@ -116,6 +118,7 @@ class MemoryService:
         key_digest: str = "",
         echo: bool = False,
         whole: bool = False,
+        adapters: Sequence[tuple[str, float]] = (),
     ) -> AsyncIterator[AnswerEvent]:
         _refuse(account, model, [{"content": str(prompt)} for prompt in prompts])
         self.asked.append({"account": account, "prompts": prompts, "sampling": sampling, "key": idempotency_key})

@@ -39,6 +39,7 @@ async def create_completion(
         idempotency_key=key,
         key_digest=key_digest,
         whole=not body.stream,
+        adapters=body.weighted,
     )
     if body.stream:
         usage = partial(usage_chunk, heading) if body.include_usage else None

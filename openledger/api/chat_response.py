@@ -37,7 +37,7 @@ def chunks_of(heading: Heading, event: AnswerEvent, is_first: bool) -> list[dict
         told.append(_chunk(heading, event, {"content": event.text}, scores=event.scores))
     if event.finish_reason is not None:
         last = _chunk(heading, event, {}, event.finish_reason)
-        told.append({**last, "openledger": asdict(event.receipt)} if event.receipt is not None else last)
+        told.append({**last, "openledger": receipt_object([event.receipt])} if event.receipt is not None else last)
     return told
 
 
@@ -49,8 +49,13 @@ def usage_chunk(heading: Heading, answers: list[Collected]) -> dict[str, Any]:
 def receipt_object(told: Sequence[Receipt]) -> dict[str, Any]:
     """The receipt; of several answers, what they cost together and each by itself."""
     if len(told) == 1:
-        return asdict(told[0])
-    return {"fee_nano": sum(receipt.fee_nano for receipt in told), "answers": [asdict(receipt) for receipt in told]}
+        return _receipt(told[0])
+    return {"fee_nano": sum(receipt.fee_nano for receipt in told), "answers": [_receipt(receipt) for receipt in told]}
+
+
+def _receipt(receipt: Receipt) -> dict[str, Any]:
+    """`adapters` is told of ensembles alone."""
+    return {name: value for name, value in asdict(receipt).items() if name != "adapters" or value}
 
 
 def _choice(heading: Heading, answer: Collected) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """OpenAI's text completion objects, with the prompt and its log-probabilities where it is echoed."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 from openledger.api.chat_response import Heading, receipt_object
@@ -29,7 +28,7 @@ def chunks_of(heading: Heading, event: AnswerEvent, is_first: bool) -> list[dict
     }
     if not (event.text or event.scores or event.finish_reason):
         return []
-    receipt = {} if event.receipt is None else {"openledger": asdict(event.receipt)}
+    receipt = {} if event.receipt is None else {"openledger": receipt_object([event.receipt])}
     return [{**heading.top(_KIND), "choices": [choice], **receipt}]
 
 

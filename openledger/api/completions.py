@@ -41,6 +41,7 @@ async def create_text_completion(
         idempotency_key=key,
         key_digest=key_digest,
         whole=not body.stream,
+        adapters=body.weighted,
         echo=body.echo,
     )
     num_answers = len(prompts) * body.n

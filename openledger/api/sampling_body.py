@@ -11,11 +11,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from openledger.core.errors import InvalidInput
 from openledger.core.values import Grammar, SamplingParameters
+from openledger.platform.ensembles import MAX_ADAPTERS
 
 _DEFAULT = SamplingParameters()
 MAX_ANSWERS = 64
 MAX_LOGPROBS = 20
 _MAX_GRAMMAR_CHARACTERS = 65_536
+_MAX_WEIGHT = 16.0
 _WITHOUT_EFFECT = {
     "metadata", "prompt_cache_key", "safety_identifier", "service_tier", "store", "user", "parallel_tool_calls",
 }  # fmt: skip
@@ -93,8 +95,17 @@ class ResponseFormat(Body):
         return InvalidInput(f"{self.type} needs {name}", code="invalid_field", param=f"response_format.{name}")
 
 
-class SamplingBody(Body):
+class WeightedAdapter(Body):
     model: Annotated[str, Field(min_length=1, max_length=256)]
+    weight: Annotated[float, Field(gt=0, le=_MAX_WEIGHT, allow_inf_nan=False)]
+
+
+class SamplingBody(Body):
+    """`adapters` is ours: where it names some, all of them answer together, and `model` is the base that they are
+    of."""
+
+    model: Annotated[str, Field(min_length=1, max_length=256)]
+    adapters: Annotated[list[WeightedAdapter], Field(max_length=MAX_ADAPTERS)] = []
     stream: bool = False
     stream_options: StreamOptions | None = None
     n: Annotated[int, Field(ge=1, le=MAX_ANSWERS)] = 1
@@ -133,6 +144,10 @@ class SamplingBody(Body):
     @property
     def include_usage(self) -> bool:
         return self.stream_options is not None and self.stream_options.include_usage
+
+    @property
+    def weighted(self) -> list[tuple[str, float]]:
+        return [(adapter.model, adapter.weight) for adapter in self.adapters]
 
     def sampled(self, max_tokens: int, logprobs: int | None, prompt_logprobs: int | None = None) -> SamplingParameters:
         return SamplingParameters(

@@ -43,8 +43,8 @@ class GatewayArguments(Arguments):
     `max_rank`; vLLM's slots take memory for that rank. With `max_replicas` over `replicas` their number follows the
     load. `host_memory_mb` keeps adapters in memory that a node's replicas share, for nodes with several. Adapters may
     be added from the folder `incoming` and, by `adapter_schemes`, from elsewhere. With an `http_port` the gateway also
-    listens by itself, at `http_host`; streams cost less than through Serve's proxy. It then stays on the Ray node whose
-    id is `http_node`, where one is given, as its address is that node's.
+    listens by itself, at `http_host`; streams cost less than through Serve's proxy. It then stays on the Ray node
+    that `http_node` names by id or by a label (KEY=VALUE), where it does, as its address is that node's.
     """
 
     workdir: str
@@ -134,13 +134,14 @@ def _engine(arguments: GatewayArguments) -> EngineOptions | VllmOptions:
 def _place(arguments: GatewayArguments) -> dict[str, Any]:
     if not (arguments.http_port and arguments.http_node):
         return {}
-    return {"label_selector": {_NODE_LABEL: arguments.http_node}}
+    name, _, value = arguments.http_node.rpartition("=")
+    return {"label_selector": {name or _NODE_LABEL: value}}
 
 
 def _door(arguments: GatewayArguments) -> Door | None:
     if not arguments.http_port:
         return None
-    return Door(host=arguments.http_host, port=arguments.http_port, drain_s=_DRAIN_S)
+    return Door(host=arguments.http_host, port=arguments.http_port, drain_s=_DRAIN_S, installation=arguments.workdir)
 
 
 def _inbox() -> EventInbox | None:

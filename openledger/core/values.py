@@ -153,6 +153,8 @@ class Authorization:
 class Answer:
     """What was sold: token ids in and out under one adapter. Waits (encrypted) for settlement.
 
+    `ensemble` has the digests and weights of all adapters that wrote it, where they were several: it was sold once for
+    each, and this is the sale of `adapter`'s part.
     `counted` is false once its customer marked it wrong: its fee stays in the pool, it weighs nothing in the scores.
     `cached_tokens` of the prompt weren't computed again, and are paid like the others; `engine_us` is its part of the
     engine's time.
@@ -170,6 +172,7 @@ class Answer:
     counted: bool = True
     cached_tokens: int = 0
     engine_us: int = 0
+    ensemble: tuple[tuple[str, float], ...] = ()
 
     @property
     def weight_nano(self) -> int:
@@ -179,11 +182,13 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeeReceipt:
-    """What an answer cost, and where each part of the fee went (account -> nano-OPEN, summing to the fee)."""
+    """What an answer cost, and where each part of the fee went (account -> nano-OPEN, summing to the fee). `signed` is
+    the ledger's promise (`ledger.receipts`), where it was given with the payment."""
 
     answer_id: str
     fee_nano: int
     parts: dict[str, int]
+    signed: dict[str, Any] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,6 +28,12 @@ class RemoteLedger:
     def commit(self, transfers: Sequence[Transfer], statement: dict[str, Any] | None = None) -> list[str]:
         return self._get("commit", transfers, statement)
 
+    def commit_with_receipt(
+        self, transfers: Sequence[Transfer], statement: dict[str, Any] | None = None
+    ) -> tuple[list[str], dict[str, Any] | None]:
+        results, receipt = self._get("commit_with_receipt", transfers, statement)
+        return results, receipt
+
     def balance(self, account_id: str) -> Balance:
         return self._get("balance", account_id)
 

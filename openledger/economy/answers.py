@@ -56,8 +56,14 @@ def commitment(answer: Answer, salt: str) -> str:
             "prompt_ids": list(answer.prompt_ids),
             "completion_ids": list(answer.completion_ids),
             "adapter_digest": answer.adapter_digest,
+            **_ensemble(answer),
         }
     )
+
+
+def _ensemble(answer: Answer) -> dict[str, Any]:
+    """Nothing for one adapter's answer. Weights in text: no float goes into what is signed for."""
+    return {"ensemble": [[digest, repr(weight)] for digest, weight in answer.ensemble]} if answer.ensemble else {}
 
 
 class AnswerStore:
@@ -173,6 +179,7 @@ class AnswerStore:
             completion_ids=tuple(content["completion_ids"]),
             cached_tokens=content.get("cached_tokens", 0),
             engine_us=content.get("engine_us", 0),
+            ensemble=tuple((digest, float(weight)) for digest, weight in content.get("ensemble", ())),
             fee_nano=usage["fee_nano"],
             pool_nano=usage["parts_nano"]["contributors"],
             salt=content["salt"],
@@ -185,6 +192,7 @@ class AnswerStore:
             "completion_ids": list(answer.completion_ids),
             "cached_tokens": answer.cached_tokens,
             "engine_us": answer.engine_us,
+            **_ensemble(answer),
         }
         return self._tenants.seal(account, answer.answer_id, canonical_json(content))
 

@@ -5,7 +5,8 @@
 Every step is durable before it answers and may be repeated: ids derive from the answer.
 """
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from typing import Any
 
 import apsw
 
@@ -94,8 +95,9 @@ class SaleBook:
     def complete(self, answer: Answer) -> FeeReceipt:
         """Take the metered fee, release the rest of the hold, and pay the fee's parts; may be repeated.
 
-        The answer goes into the period that is open now. Raises NotFound without an authorization, Conflict where the
-        hold was released or another answer was completed under the id, InvalidInput for more than was authorized.
+        The answer goes into the period that is open now. What pays for it brings the ledger's signed receipt. Raises
+        NotFound without an authorization, Conflict where the hold was released or another answer was completed under
+        the id, InvalidInput for more than was authorized.
         """
         hold = self._find_hold(answer.answer_id)
         stored = self._answers.find(answer.answer_id)
@@ -103,8 +105,10 @@ class SaleBook:
             stored = self._store(answer, hold)
         else:
             self._check_same(answer, stored)
-        self.check_paid(stored)
-        return _receipt(stored)
+        paid, signed = self._post(stored)
+        if not paid:
+            raise _released(stored.answer_id)
+        return replace(_receipt(stored), signed=signed)
 
     def completed(self, answer_id: str) -> tuple[Answer, FeeReceipt] | None:
         """What was sold under `answer_id` and what it cost, for a retry to be told again; None before it is complete.
@@ -154,10 +158,14 @@ class SaleBook:
 
     def post(self, stored: StoredAnswer) -> bool:
         """Whether the answer is paid for, now or before; False where its hold had gone."""
+        return self._post(stored)[0]
+
+    def _post(self, stored: StoredAnswer) -> tuple[bool, dict[str, Any] | None]:
+        """As `post`, with the ledger's receipt where it is paid for now."""
         if stored.state != "stored":
-            return stored.state != "unpaid"
+            return stored.state != "unpaid", None
         transfers = usage_transfers(stored.usage)
-        results = self._ledger.commit(transfers, stored.usage)
+        results, receipt = self._ledger.commit_with_receipt(transfers, stored.usage)
         paid = results[0] not in _GONE
         if paid:
             self._accounts.check(results, transfers)
@@ -167,7 +175,7 @@ class SaleBook:
         if paid:
             self._holds.mark(stored.answer_id, "posted")
             self._caps.spend(stored.answer_id, stored.usage["fee_nano"])
-        return paid
+        return paid, receipt
 
     def post_waiting(self) -> None:
         for stored in self._answers.waiting():

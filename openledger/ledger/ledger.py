@@ -109,6 +109,14 @@ class Ledger:
         """
         return self.serve([Request(transfers=tuple(transfers), statement=statement, whole=True)])[0]
 
+    def commit_with_receipt(
+        self, transfers: Sequence[Transfer], statement: dict[str, Any] | None = None
+    ) -> tuple[list[str], dict[str, Any] | None]:
+        """As `commit`, and the receipt of the first transfer where it stands in the log."""
+        results = self.commit(transfers, statement)
+        stands = results[0] in (CREATED, EXISTS)
+        return results, self.receipt(transfers[0].transfer_id) if stands else None
+
     def submit(self, transfers: Sequence[Transfer], linked: Sequence[bool] = ()) -> list[str]:
         """One result for each transfer, each created or refused by itself.
 

@@ -21,6 +21,7 @@ from openledger.adapters.registry import AdapterRegistry
 from openledger.adapters.sources import SourceRules
 from openledger.core.values import EmbeddingRequest, GenerationRequest, TokenEvent
 from openledger.openlora.engine import Engine, Vectors
+from openledger.openlora.ensembles import Places, home_of, identity_of
 from openledger.openlora.labels import AdapterLabels
 from openledger.openlora.outbox import EventOutbox
 from openledger.openlora.routing import Homes, RoutingOptions, replica_state, routing_stats
@@ -86,13 +87,13 @@ class OpenLoRA:
         on_cpu = isinstance(options.engine, EngineOptions)  # where a step's cost is measured
         await self._server.start(Path(base.path) if on_cpu else None)
 
-    async def generate(self, request: GenerationRequest, source: str = "") -> AsyncGenerator[TokenEvent, None]:
+    async def generate(self, request: GenerationRequest, source: Places = "") -> AsyncGenerator[TokenEvent, None]:
         events = self._meters.metered(request, self._server.generate(request, source))
         async with aclosing(coalesced(events, self._coalesce_s)) as joined:
             async for event in joined:
                 yield event
 
-    async def send(self, request: GenerationRequest, source: str, line: Line) -> None:
+    async def send(self, request: GenerationRequest, source: Places, line: Line) -> None:
         """As `generate`, the events over `line`. Raises what `EventOutbox.send` raises."""
         await self._outbox.send(
             self._meters.metered(request, self._server.generate(request, source)), request.request_id, line
@@ -176,7 +177,7 @@ class Meters:
         self, request: GenerationRequest, events: AsyncGenerator[TokenEvent, None]
     ) -> AsyncGenerator[TokenEvent, None]:
         begun_s, first = time.monotonic(), True
-        label = self._labels.of(request.adapter_digest)
+        label = self._labels.of(identity_of(request))
         outcome = "left"
         try:
             async with aclosing(events):
@@ -310,5 +311,5 @@ def _replicas(scaling: ScalingOptions) -> dict[str, Any]:
 
 def _digest_of(pending_request: PendingRequest | None) -> str:
     """A request's adapter; empty for the base, and for calls that are no generation."""
-    arguments = () if pending_request is None else pending_request.args
-    return str(getattr(arguments[0], "adapter_digest", "")) if arguments else ""
+    asked = None if pending_request is None or not pending_request.args else pending_request.args[0]
+    return home_of(asked) if isinstance(asked, GenerationRequest) else str(getattr(asked, "adapter_digest", ""))

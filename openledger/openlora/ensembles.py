@@ -7,12 +7,14 @@ identity is the digest of its members' digests and weights, so that nothing comp
 import hashlib
 import math
 import struct
+from collections.abc import Mapping
 
 from openledger.core.errors import InvalidInput
 from openledger.core.values import GenerationRequest
 
 MAX_MEMBERS = 16
 Members = tuple[tuple[str, float], ...]
+Places = str | Mapping[str, str]  # where a request's adapter is; of an ensemble, where each is by digest
 
 
 def check_ensemble(request: GenerationRequest) -> None:
@@ -35,6 +37,15 @@ def members_of(request: GenerationRequest) -> Members:
     """Digests and weights of all adapters that a request is answered under; none for the base alone."""
     alone = ((request.adapter_digest, 1.0),) if request.adapter_digest else ()
     return request.ensemble or alone
+
+
+def home_of(request: GenerationRequest) -> str:
+    """The adapter by which a request finds its replica: the one with the largest weight."""
+    return max(members_of(request), key=lambda member: abs(member[1]), default=("", 0.0))[0]
+
+
+def places_of(request: GenerationRequest, source: Places) -> Mapping[str, str]:
+    return {request.adapter_digest: source} if isinstance(source, str) else source
 
 
 def identity_of(request: GenerationRequest) -> str:

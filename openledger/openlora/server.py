@@ -8,8 +8,8 @@ its adapter is loaded; until then nobody waits for it but itself. Ray's deployme
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
-from contextlib import aclosing, asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -23,6 +23,7 @@ from openledger.core.errors import Conflict, OpenLedgerError, TooManyRequests, U
 from openledger.core.values import EmbeddingRequest, GenerationRequest, SamplingParameters, TokenEvent
 from openledger.openlora.admission import COST_OF_GENERATED, AdmissionLimits, FairQueue, Waiting
 from openledger.openlora.engine import Engine, Vectors
+from openledger.openlora.ensembles import Places, check_ensemble, places_of
 from openledger.openlora.loading import AdapterLoader
 from openledger.openlora.residency import Residency
 from openledger.openlora.step_cost import StepCost, measure_step_cost
@@ -86,6 +87,7 @@ class AdapterServer:
         self._num_running = 0
         self._embedding_turn = asyncio.Lock()
         self._num_embedding, self._embedding_tokens = 0, 0
+        self._num_gathering = 0  # ensembles whose adapters come into slots
         self._in_flight: dict[str, Deliver] = {}
         self._num_blocks = 0
         self._cost: StepCost | None = None
@@ -109,12 +111,13 @@ class AdapterServer:
         for digest in self.options.pinned:
             await self._residency.pin(digest)
 
-    async def generate(self, request: GenerationRequest, source: str = "") -> AsyncGenerator[TokenEvent, None]:
+    async def generate(self, request: GenerationRequest, source: Places = "") -> AsyncGenerator[TokenEvent, None]:
         """The request's events as they come; after the one that `is_last` nothing follows. Bad requests end in an error
         event. A reader that leaves early cancels the request. `source` says where the adapter's files are."""
         try:
-            self._loader.remember(request.adapter_digest, source)
-            async with self._turn(request), aclosing(self._events(request)) as events:
+            for digest, place in places_of(request, source).items():
+                self._loader.remember(digest, place)
+            async with self._together(request), self._turn(request), aclosing(self._events(request)) as events:
                 async for event in events:
                     self._queue.charge(request.tenant, request.adapter_digest, COST_OF_GENERATED * len(event.token_ids))
                     yield event
@@ -148,7 +151,7 @@ class AdapterServer:
         """A vector for each input, as `Engine.embed`: as many at a time as a step has tokens, one time between two
         steps of those who wait for tokens. An input that is longer gives way to them. Raises TooManyRequests
         (`queue_full`), what `Engine.embed` raises, or what is wrong with the adapter."""
-        self._check_room_for_embedding()
+        self._check_room(self._num_embedding)
         digest = request.adapter_digest
         self._loader.remember(digest, source)
         self._embedding_tokens += request.num_tokens
@@ -237,13 +240,36 @@ class AdapterServer:
         """Take no new requests and wait for those under way; whether all ended in time."""
         self._closing = True
         end_s = time.monotonic() + within_s
-        while (self._num_running or len(self._queue) or self._num_embedding) and time.monotonic() < end_s:
+        while self._is_busy() and time.monotonic() < end_s:
             await asyncio.sleep(0.05)
-        return not self._num_running and not len(self._queue) and not self._num_embedding
+        return not self._is_busy()
+
+    def _is_busy(self) -> bool:
+        return bool(self._num_running or len(self._queue) or self._num_embedding or self._num_gathering)
 
     def close(self) -> None:
         self._steps.stop()
         self._loader.close()
+
+    @asynccontextmanager
+    async def _together(self, request: GenerationRequest) -> AsyncIterator[None]:
+        """An ensemble's adapters, all in slots. Nothing for other requests: theirs comes while they wait their turn."""
+        if not request.ensemble:
+            yield
+            return
+        check_ensemble(request)
+        self._check_room(self._num_gathering)
+        self._num_gathering += 1
+        try:
+            async with AsyncExitStack() as slots:
+                members = self._residency.use([digest for digest, _ in request.ensemble])
+                try:
+                    await self._within_limit(slots.enter_async_context(members))
+                finally:
+                    self._num_gathering -= 1
+                yield
+        finally:
+            self._pump()
 
     @asynccontextmanager
     async def _turn(self, request: GenerationRequest) -> AsyncIterator[None]:
@@ -260,7 +286,7 @@ class AdapterServer:
         turn = self._turns[waiting] = asyncio.get_running_loop().create_future()
         try:
             self._pump()
-            await self._wait(turn)
+            await self._within_limit(turn)
             yield
         finally:
             self._turns.pop(waiting, None)
@@ -268,7 +294,7 @@ class AdapterServer:
                 self._end(waiting.adapter)
             self._pump()
 
-    async def _wait(self, turn: "asyncio.Future[None]") -> None:
+    async def _within_limit(self, turn: Awaitable[None]) -> None:
         limit_s = self.options.admission.start_within_s
         try:
             async with asyncio.timeout(limit_s):
@@ -400,12 +426,12 @@ class AdapterServer:
             call.cancel()  # one that hasn't begun never does
             raise
 
-    def _check_room_for_embedding(self) -> None:
+    def _check_room(self, num_waiting: int) -> None:
         if self._closing:
             raise Unavailable("this replica is being stopped", code="engine_draining", fix="try again: another answers")
-        if self._num_embedding >= self.options.admission.max_waiting:
+        if num_waiting >= self.options.admission.max_waiting:
             raise TooManyRequests(
-                f"{self._num_embedding} requests are waiting",
+                f"{num_waiting} requests are waiting",
                 code="queue_full",
                 fix="try again in a few seconds",
                 retry_after_s=self._retry_after_s(),

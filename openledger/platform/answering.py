@@ -3,6 +3,9 @@
 Owns the way of one request's answers between economy and engine, and that no hold outlives them: however an answer
 ends, its hold is posted for what was generated, or voided where the engine failed. Knows adapters and prompts as
 values; how they were found and encoded is `live`'s.
+
+An answer by several weighted adapters at once is sold once for each of them, at its weight's part of its price, so that
+each (adapter, period) pool, its owner and its stakers get what is theirs by the same rules as for any answer.
 """
 
 import asyncio
@@ -28,30 +31,40 @@ from openledger.core.values import (
     TokenLogprob,
     Usage,
 )
+from openledger.openlora.ensembles import Places
 from openledger.openlora.text import TextStream
 from openledger.platform.asking import Asking, Tail
 from openledger.platform.bases import ServedBase
 from openledger.platform.calls import answered
-from openledger.platform.service import AnswerEvent, Embedded, Receipt, TokenScore
+from openledger.platform.service import AdapterReceipt, AnswerEvent, Embedded, Receipt, TokenScore
 
 Seat = tuple[str, str]  # account and idempotency key
+Sold = tuple[Answer, FeeReceipt]
 _TO_PAY_S = 10.0  # between the last moment for vectors and the end of the hold that pays them
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """An adapter that answers, or the base itself: under which terms, and with which weight where it is one of an
+    ensemble. `place` is where its files are."""
+
+    terms: AdapterTerms
+    place: str
+    weight: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """One answer to make, by an adapter of `base` or by the base itself. `place` is where the adapter's files are;
-    `echo` is the prompt's text where it is to be told with the answer; `key_digest` is the SHA-256 of the API key that
-    asks, whose daily cap holds; `whole` says that nobody reads before the end; `kind` tells bodies apart whose tokens
-    are alike."""
+    """One answer to make, by an adapter of `base`, by several with weights, or by the base itself. `echo` is the
+    prompt's text where it is to be told with the answer; `key_digest` is the SHA-256 of the API key that asks, whose
+    daily cap holds; `whole` says that nobody reads before the end; `kind` tells bodies apart whose tokens are alike."""
 
     index: int
     account: str
     key: str
     base: ServedBase
-    terms: AdapterTerms
-    place: str
+    parts: tuple[Part, ...]
     prompt_ids: tuple[int, ...]
     sampling: SamplingParameters
     echo: str | None = None
@@ -64,14 +77,40 @@ class Asked:
         return self.account, self.key
 
     @property
+    def ensemble(self) -> tuple[tuple[str, float], ...]:
+        return tuple((part.terms.adapter_digest, part.weight) for part in self.parts if part.weight is not None)
+
+    @property
     def adapter_digest(self) -> str:
-        """As the engine knows it: nothing for the base itself, whose digest stands in its terms."""
-        return "" if self.terms.adapter_digest == self.base.base.digest else self.terms.adapter_digest
+        """As the engine knows it: nothing for an ensemble, nor for the base itself, whose digest stands in its
+        terms."""
+        digest = self.parts[0].terms.adapter_digest
+        return "" if self.ensemble or digest == self.base.base.digest else digest
+
+    @property
+    def place(self) -> Places:
+        if not self.ensemble:
+            return self.parts[0].place
+        return {part.terms.adapter_digest: part.place for part in self.parts}
 
     @property
     def body_digest(self) -> str:
-        parts = [self.kind] if self.kind else []
-        return digest_json([self.terms.adapter_digest, list(self.prompt_ids), repr(self.sampling), *parts])
+        adapters = [[digest, repr(weight)] for digest, weight in self.ensemble] or self.parts[0].terms.adapter_digest
+        kind = [self.kind] if self.kind else []
+        return digest_json([adapters, list(self.prompt_ids), repr(self.sampling), *kind])
+
+    def key_of(self, number: int) -> str:
+        """Of the sale of the part with this number. The first keeps the request's."""
+        return self.key if number == 0 else derived_id("key", self.key, f"adapter-{number}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sale:
+    """The hold for one part of an answer; `sold` is what was sold under its key before."""
+
+    part: Part
+    hold: Authorization
+    sold: Sold | None
 
 
 @dataclass(slots=True)
@@ -114,7 +153,7 @@ class Answering:
         try:
             placed = await self._place(asked)
             fate = _Fate()
-            streams = [self._answer(one, hold, sold, fate) for one, (hold, sold) in zip(asked, placed, strict=True)]
+            streams = [self._answer(one, sales, fate) for one, sales in zip(asked, placed, strict=True)]
             async with aclosing(streams[0] if len(streams) == 1 else _merged(streams, fate)) as events:
                 async for event in events:
                     yield event
@@ -127,13 +166,14 @@ class Answering:
         before the hold expires: nothing more is computed that couldn't be paid."""
         self._take([one.seat])
         try:
-            ((hold, sold),) = await self._place([one])
+            (sales,) = await self._place([one])
+            ((hold, sold),) = [(sale.hold, sale.sold) for sale in sales]
             try:
                 async with asyncio.timeout(None if sold is not None else self._left_s(hold)):
-                    embedded = await one.base.calls.embed(request, one.place)
+                    embedded = await one.base.calls.embed(request, one.parts[0].place)
             except BaseException as error:
                 if sold is None:
-                    self._closing[one.seat] = asyncio.create_task(self._close(one, hold, None, None))
+                    self._closing[one.seat] = asyncio.create_task(self._close(one, sales, None, None))
                     await asyncio.shield(self._closing[one.seat])
                 if isinstance(error, TimeoutError):
                     raise _late() from error
@@ -141,7 +181,7 @@ class Answering:
             usage = Usage(
                 prompt_tokens=request.num_tokens, cached_tokens=0, completion_tokens=0, engine_ms=embedded.engine_ms
             )
-            receipt = _receipt(sold[1], sold[0]) if sold is not None else await self._complete(one, hold, (), usage)
+            receipt = _receipt(one, [sold]) if sold is not None else await self._complete(one, sales, (), usage)
             return Embedded(vectors_KH=embedded.vectors_KH, receipt=receipt)
         finally:
             self._in_flight -= {one.seat} - self._closing.keys()
@@ -165,26 +205,29 @@ class Answering:
             )
         self._in_flight.update(seats)
 
-    async def _place(self, asked: Sequence[Asked]) -> list[tuple[Authorization, tuple[Answer, FeeReceipt] | None]]:
-        """A hold for each, or for none; beside it what was sold under its key before."""
-        placed: list[tuple[Authorization, tuple[Answer, FeeReceipt] | None]] = []
+    async def _place(self, asked: Sequence[Asked]) -> list[list[Sale]]:
+        """Holds for all, or for none: one for each part of each; beside it what was sold under its key before."""
+        placed: list[list[Sale]] = []
         placing: list[asyncio.Task[Authorization]] = []
         try:
             for one in asked:
-                placing.append(asyncio.ensure_future(self._authorize(one)))
-                hold = await asyncio.shield(placing[-1])  # a client's leaving must not leave a hold we know nothing of
-                placed.append((hold, await answered(self._economy.completed.remote(hold.answer_id))))
+                placed.append([])
+                for number, part in enumerate(one.parts):
+                    placing.append(asyncio.ensure_future(self._authorize(one, number)))
+                    hold = await asyncio.shield(placing[-1])  # a client's leaving must leave no hold we don't know of
+                    sold = await answered(self._economy.completed.remote(hold.answer_id))
+                    placed[-1].append(Sale(part=part, hold=hold, sold=sold))
         except BaseException:
-            kept = {hold.answer_id for hold, sold in placed if sold is not None}
+            kept = {sale.hold.answer_id for sales in placed for sale in sales if sale.sold is not None}
             await asyncio.shield(asyncio.ensure_future(self._void_all(placing, kept)))
             raise
         return placed
 
-    async def _authorize(self, one: Asked) -> Authorization:
-        num_tokens, max_tokens = len(one.prompt_ids), one.sampling.max_tokens
+    async def _authorize(self, one: Asked, number: int) -> Authorization:
+        num_tokens, max_tokens, terms = len(one.prompt_ids), one.sampling.max_tokens, one.parts[number].terms
         hold: Authorization = await answered(
             self._economy.authorize.remote(
-                one.account, one.terms, num_tokens, max_tokens, one.key, one.body_digest, one.key_digest
+                one.account, terms, num_tokens, max_tokens, one.key_of(number), one.body_digest, one.key_digest
             )
         )
         return hold
@@ -198,25 +241,27 @@ class Answering:
             except Exception:  # noqa: BLE001 - why the request ends is being raised; a hold that stays expires
                 _log.exception("the hold of %s was not voided", hold.answer_id)
 
-    async def _answer(
-        self, one: Asked, hold: Authorization, sold: tuple[Answer, FeeReceipt] | None, fate: _Fate
-    ) -> AsyncGenerator[AnswerEvent]:
-        if sold is not None:
-            yield self._told_again(one, *sold)
+    async def _answer(self, one: Asked, sales: Sequence[Sale], fate: _Fate) -> AsyncGenerator[AnswerEvent]:
+        if any(sale.sold is not None for sale in sales):
+            yield await self._told_again(one, sales)
             return
         request = GenerationRequest(
-            request_id=hold.answer_id,
+            request_id=sales[0].hold.answer_id,
             prompt_ids=one.prompt_ids,
             adapter_digest=one.adapter_digest,
+            ensemble=one.ensemble,
             sampling=one.sampling,
             tenant=one.account,
         )
-        async with aclosing(self._metered(request, one, hold, fate)) as events:
+        async with aclosing(self._metered(request, one, sales, fate)) as events:
             async for event in events:
                 yield event
 
-    def _told_again(self, one: Asked, answer: Answer, paid: FeeReceipt) -> AnswerEvent:
-        """A completed answer for a retry: the first text and the first receipt, and nothing to pay."""
+    async def _told_again(self, one: Asked, sales: Sequence[Sale]) -> AnswerEvent:
+        """A completed answer for a retry: the first text and the first receipt, and nothing to pay. What of an ensemble
+        was not paid when it was cut off is paid now."""
+        answer = next(sale.sold[0] for sale in sales if sale.sold is not None)
+        paid = [sale.sold or await self._sell(one, sale, answer.completion_ids, None) for sale in sales]
         text = TextStream(one.base.decode, one.sampling.stop)
         told = "".join([*map(text.push, answer.completion_ids), text.finish()])
         ended = text.stopped or answer.completion_ids[-1:] == (one.base.tokenizer.eos_token_id,)
@@ -225,15 +270,15 @@ class Answering:
             text=told,
             token_count=len(answer.completion_ids),
             finish_reason="stop" if ended else "length",
-            receipt=_receipt(paid, answer),
+            receipt=_receipt(one, paid),
             prompt_text=one.echo or "",
         )
 
     async def _metered(
-        self, request: GenerationRequest, one: Asked, hold: Authorization, fate: _Fate
+        self, request: GenerationRequest, one: Asked, sales: Sequence[Sale], fate: _Fate
     ) -> AsyncGenerator[AnswerEvent]:
-        """Generate under `hold`. However this ends, the hold is posted for what was generated and not for a failed
-        generation, else voided; and what ended it is what the reader hears of."""
+        """Generate under the holds of `sales`. However this ends, each is posted for what was generated and not for a
+        failed generation, else voided; and what ended it is what the reader hears of."""
         generated: list[int] = []
         receipt: Receipt | None = None
         failed, first = True, True
@@ -244,7 +289,7 @@ class Answering:
                     generated += event.token_ids
                     if event.finish_reason is not None:
                         failed = False  # it is whole: should the ledger not answer now, it is owed all the same
-                        receipt = await self._complete(one, hold, generated, event.usage)
+                        receipt = await self._complete(one, sales, generated, event.usage)
                     told = self._told(one, event, receipt)
                     yield self._echoed(told, one, event) if first else told
                     first = False
@@ -255,7 +300,7 @@ class Answering:
             raise
         finally:
             if receipt is None:
-                closing = self._close(one, hold, asking, None if failed else generated)
+                closing = self._close(one, sales, asking, None if failed else generated)
                 self._closing[one.seat] = asyncio.create_task(closing)
                 await asyncio.shield(self._closing[one.seat])
 
@@ -281,36 +326,48 @@ class Answering:
         return replace(told, prompt_text=one.echo, prompt_scores=scores)
 
     async def _complete(
-        self, one: Asked, hold: Authorization, generated: Sequence[int], usage: Usage | None = None
+        self, one: Asked, sales: Sequence[Sale], generated: Sequence[int], usage: Usage | None = None
     ) -> Receipt:
+        return _receipt(one, [await self._sell(one, sale, generated, usage) for sale in sales])
+
+    async def _sell(self, one: Asked, sale: Sale, generated: Sequence[int], usage: Usage | None) -> Sold:
         answer = Answer(
-            answer_id=hold.answer_id,
-            adapter=one.terms.adapter,
-            adapter_digest=one.terms.adapter_digest,
-            period=hold.period,
+            answer_id=sale.hold.answer_id,
+            adapter=sale.part.terms.adapter,
+            adapter_digest=sale.part.terms.adapter_digest,
+            ensemble=one.ensemble,
+            period=sale.hold.period,
             prompt_ids=one.prompt_ids,
             completion_ids=tuple(generated),
             cached_tokens=0 if usage is None else usage.cached_tokens,
             engine_us=0 if usage is None else round(1000 * usage.engine_ms),
         )
-        return _receipt(await answered(self._economy.complete.remote(answer)), answer)
+        return answer, await answered(self._economy.complete.remote(answer))
 
     async def _close(
-        self, one: Asked, hold: Authorization, asking: Asking | None, generated: Sequence[int] | None
+        self, one: Asked, sales: Sequence[Sale], asking: Asking | None, generated: Sequence[int] | None
     ) -> None:
-        """Leave the engine, post `hold` for what was generated or void it (None: it failed), and free the seat; also
-        where the waiting reader is cancelled a second time."""
+        """Leave the engine, post the holds for what was generated or void them (None: it failed), and free the seat;
+        also where the waiting reader is cancelled a second time."""
         try:
             tail = Tail() if asking is None else await asking.leave()
-            if generated is not None and (owed := [*generated, *tail.token_ids]):
-                await self._complete(one, hold, owed, tail.usage)
-            else:
-                await answered(self._economy.cancel.remote(hold.answer_id))
+            owed = None if generated is None else [*generated, *tail.token_ids]
+            for sale in sales:
+                await self._close_sale(one, sale, owed, tail.usage)
         except Exception:  # noqa: BLE001 - why the answer ended is being raised; a hold that stays expires
-            _log.exception("the hold of %s was not closed", hold.answer_id)
+            _log.exception("what %s was charged for could not be told", sales[0].hold.answer_id)
         finally:
             del self._closing[one.seat]
             self._in_flight.discard(one.seat)
+
+    async def _close_sale(self, one: Asked, sale: Sale, owed: Sequence[int] | None, usage: Usage | None) -> None:
+        try:
+            if owed:
+                await self._sell(one, sale, owed, usage)
+            else:
+                await answered(self._economy.cancel.remote(sale.hold.answer_id))
+        except Exception:  # noqa: BLE001 - as above; and the others' holds are to be closed
+            _log.exception("the hold of %s was not closed", sale.hold.answer_id)
 
 
 async def _merged(streams: Sequence[AsyncGenerator[AnswerEvent]], fate: _Fate) -> AsyncGenerator[AnswerEvent]:
@@ -370,13 +427,31 @@ def _numbered(sampling: SamplingParameters, number: int) -> SamplingParameters:
     return replace(sampling, num_answers=1, seed=seed)
 
 
-def _receipt(paid: FeeReceipt, answer: Answer) -> Receipt:
+def _receipt(one: Asked, sold: Sequence[Sold]) -> Receipt:
+    """Of the one sale; of an ensemble's, what they cost together and each by itself."""
+    answer, paid = sold[0]
+    parts: dict[str, int] = {}
+    for account, nano in (item for _, each in sold for item in each.parts.items()):
+        parts[account] = parts.get(account, 0) + nano
     return Receipt(
         answer_id=paid.answer_id,
         prompt_tokens=len(answer.prompt_ids),
         completion_tokens=len(answer.completion_ids),
-        fee_nano=paid.fee_nano,
-        parts=paid.parts,
+        fee_nano=sum(each.fee_nano for _, each in sold),
+        parts=parts,
         cached_tokens=answer.cached_tokens,
         engine_ms=answer.engine_us / 1000,
+        signed=None if one.ensemble else paid.signed,
+        adapters=tuple(_adapter_receipt(*each, one.ensemble) for each in sold) if one.ensemble else (),
+    )
+
+
+def _adapter_receipt(answer: Answer, paid: FeeReceipt, ensemble: Sequence[tuple[str, float]]) -> AdapterReceipt:
+    return AdapterReceipt(
+        answer_id=paid.answer_id,
+        adapter=answer.adapter,
+        weight=dict(ensemble)[answer.adapter_digest],
+        fee_nano=paid.fee_nano,
+        parts=paid.parts,
+        signed=paid.signed,
     )

@@ -15,6 +15,7 @@ from typing import Any
 from openledger.core.errors import OpenLedgerError, TooManyRequests, Unavailable
 from openledger.core.values import EmbeddingRequest, GenerationRequest, TokenEvent, Usage
 from openledger.openlora.engine import Vectors
+from openledger.openlora.ensembles import Places
 from openledger.openlora.inbox import Call, EventInbox, engine_lost
 
 _LAST_WORDS_S = 5.0  # between a call's end, or its being left, and its last event
@@ -37,7 +38,7 @@ class EngineCalls:
         self._engine, self._inbox = engine, inbox
         self._no_line_until_s = 0.0
 
-    def asking(self, request: GenerationRequest, place: str, whole: bool = False) -> "Asking":
+    def asking(self, request: GenerationRequest, place: Places, whole: bool = False) -> "Asking":
         return Asking(self, request, place, whole)
 
     async def embed(self, request: EmbeddingRequest, place: str) -> Vectors:
@@ -54,7 +55,7 @@ class EngineCalls:
             raise error if isinstance(error, OpenLedgerError) else as_ours(error) from error
         return vectors
 
-    async def open(self, request: GenerationRequest, place: str, whole: bool) -> "LineCall | ServeStream":
+    async def open(self, request: GenerationRequest, place: Places, whole: bool) -> "LineCall | ServeStream":
         """The call, made."""
         call = await self._line(request.request_id, whole)
         if call is None:
@@ -79,7 +80,7 @@ class EngineCalls:
 class Asking:
     """`whole` says that nobody reads before the end."""
 
-    def __init__(self, calls: EngineCalls, request: GenerationRequest, place: str, whole: bool):
+    def __init__(self, calls: EngineCalls, request: GenerationRequest, place: Places, whole: bool):
         self._calls, self._request, self._place, self._whole = calls, request, place, whole
         self._open: LineCall | ServeStream | None = None
 

@@ -104,6 +104,18 @@ class Bases:
             )
         return found
 
+    def named(self, name: str) -> ServedBase:
+        """Raises InvalidInput (`invalid_ensemble`)."""
+        found = next((each for each in self if each.base.name == name), None)
+        if found is None:
+            raise InvalidInput(
+                f"{name!r} is no base model that is served here",
+                code="invalid_ensemble",
+                param="model",
+                fix="with adapters, model names the base that they are of; the list of models says it of each",
+            )
+        return found
+
     def name_of(self, adapter: RegisteredAdapter) -> str:
         """What the adapter's base is called; the beginning of its digest where it isn't served."""
         is_known = not adapter.base_digest or adapter.base_digest in self._by_digest

@@ -34,18 +34,20 @@ from openledger.ledger.proofs import encode_proof
 from openledger.ledger.receipts import encode_receipt
 from openledger.ledger.removals import removal_statement
 from openledger.openlora.inbox import EventInbox
-from openledger.platform.answering import Answering, Asked, one_by_one
+from openledger.platform.answering import Answering, Asked, Part, one_by_one
 from openledger.platform.bases import Bases, ServedBase
 from openledger.platform.calls import answered
 from openledger.platform.community import Community
 from openledger.platform.desk import Desk
+from openledger.platform.ensembles import ensemble_of
 from openledger.platform.intake import Intake
 from openledger.platform.owners import Owners
 from openledger.platform.removals import AffectedAdapter, affected_adapters, record_removal
 from openledger.platform.report import audit_entry, datanet_entry, displayed
-from openledger.platform.service import AnswerEvent, Embedded, ModelEntry, NewAdapter, Receipt
+from openledger.platform.service import AdapterReceipt, AnswerEvent, Embedded, ModelEntry, NewAdapter, Receipt
 from openledger.platform.workdir import Workdir
 
+Named = tuple[str, Sequence[tuple[str, float]]]  # `model`, and an ensemble's adapters with their weights
 Encoded = tuple[list[int], str | None]  # a prompt's token ids, and its text where that is to be told
 _logger = logging.getLogger(__name__)
 _RECEIPT_PATIENCE_S = 2.0
@@ -123,11 +125,12 @@ class LiveService(Community, Owners):
         idempotency_key: str,
         key_digest: str = "",
         whole: bool = False,
+        adapters: Sequence[tuple[str, float]] = (),
     ) -> AsyncIterator[AnswerEvent]:
         def encode(base: ServedBase) -> list[Encoded]:
             return [(base.encode_chat(messages), None)]
 
-        return self._answers(account, model, encode, sampling, idempotency_key, key_digest, whole)
+        return self._answers(account, (model, adapters), encode, sampling, idempotency_key, key_digest, whole)
 
     def complete(
         self,
@@ -140,11 +143,12 @@ class LiveService(Community, Owners):
         key_digest: str = "",
         echo: bool = False,
         whole: bool = False,
+        adapters: Sequence[tuple[str, float]] = (),
     ) -> AsyncIterator[AnswerEvent]:
         def encode(base: ServedBase) -> list[Encoded]:
             return [base.encode_plain(prompt, echo=echo) for prompt in prompts]
 
-        return self._answers(account, model, encode, sampling, idempotency_key, key_digest, whole)
+        return self._answers(account, (model, adapters), encode, sampling, idempotency_key, key_digest, whole)
 
     async def embed(
         self,
@@ -155,7 +159,7 @@ class LiveService(Community, Owners):
         idempotency_key: str,
         key_digest: str = "",
     ) -> Embedded:
-        asked = self._asked(account, model, SamplingParameters(max_tokens=0), idempotency_key, key_digest)
+        asked = self._asked(account, (model, ()), SamplingParameters(max_tokens=0), idempotency_key, key_digest)
         ids = await asyncio.to_thread(asked.base.encode_inputs, inputs)
         asked = replace(
             asked,
@@ -163,19 +167,20 @@ class LiveService(Community, Owners):
             kind=f"embedding of {[len(each) for each in ids]}",
         )
         request = EmbeddingRequest(inputs=ids, adapter_digest=asked.adapter_digest, tenant=account)
-        return await self._answering.embed(asked, request)
+        embedded = await self._answering.embed(asked, request)
+        return replace(embedded, receipt=await self._signed(embedded.receipt))
 
     async def _answers(
         self,
         account: str,
-        model: str,
+        named: Named,
         encode: Callable[[ServedBase], list[Encoded]],
         sampling: SamplingParameters,
         idempotency_key: str,
         key_digest: str,
         whole: bool,
     ) -> AsyncGenerator[AnswerEvent]:
-        asked = self._asked(account, model, sampling, idempotency_key, key_digest)
+        asked = self._asked(account, named, sampling, idempotency_key, key_digest)
         prompts = encode(asked.base)
         room = asked.base.base.max_positions - max(len(prompt_ids) for prompt_ids, _ in prompts)
         sampling = replace(sampling, max_tokens=min(sampling.max_tokens, room))
@@ -185,31 +190,46 @@ class LiveService(Community, Owners):
                 yield event if event.receipt is None else replace(event, receipt=await self._signed(event.receipt))
 
     def _asked(
-        self, account: str, model: str, sampling: SamplingParameters, idempotency_key: str, key_digest: str
+        self, account: str, named: Named, sampling: SamplingParameters, idempotency_key: str, key_digest: str
     ) -> Asked:
-        """What is known of a request before its text is encoded. Raises as `model` and `Bases.of`."""
-        adapter = self._sold(account, model)
-        assert adapter.terms is not None
+        """What is known of a request before its text is encoded. Raises as `model`, `Bases.of` and `ensemble_of`."""
+        model, weights = named
+        if weights:
+            members = [(self._sold(account, name), weight) for name, weight in weights]
+            base, parts = ensemble_of(self._bases, model, members)
+        else:
+            adapter = self._sold(account, model)
+            assert adapter.terms is not None
+            base, place = self._bases.of(adapter), "" if adapter.is_base else adapter.place
+            parts = (Part(terms=adapter.terms, place=place),)
         return Asked(
             index=0,
             account=account,
             key=idempotency_key or new_id("key", SystemClock().now_ms()),
             key_digest=key_digest,
-            base=self._bases.of(adapter),
-            terms=adapter.terms,
-            place="" if adapter.is_base else adapter.place,
+            base=base,
+            parts=parts,
             prompt_ids=(),
             sampling=sampling,
         )
 
     async def _signed(self, told: Receipt) -> Receipt:
-        """With the ledger's promise; without it where the ledger isn't there, for the answer is paid and can be had."""
+        """With the ledger's promise, which came with the payment unless that was made before."""
+        if told.adapters:
+            return replace(told, adapters=tuple([await self._signed_part(each) for each in told.adapters]))
+        return told if told.signed else replace(told, signed=await self._promise(told.answer_id))
+
+    async def _signed_part(self, told: AdapterReceipt) -> AdapterReceipt:
+        return told if told.signed else replace(told, signed=await self._promise(told.answer_id))
+
+    async def _promise(self, answer_id: str) -> dict[str, Any] | None:
+        """None where the ledger isn't there, for the answer is paid and the promise can be had later."""
         try:
             async with asyncio.timeout(_RECEIPT_PATIENCE_S):
-                return replace(told, signed=await answered(self._ledger.receipt.remote(fee_id(told.answer_id))))
+                return dict(await answered(self._ledger.receipt.remote(fee_id(answer_id))))
         except (OpenLedgerError, TimeoutError):
-            _logger.warning("%s goes out without its signed receipt", told.answer_id, exc_info=True)
-            return told
+            _logger.warning("%s goes out without its signed receipt", answer_id, exc_info=True)
+            return None
 
     def _entry(self, adapter: RegisteredAdapter) -> ModelEntry:
         terms = adapter.terms

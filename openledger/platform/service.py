@@ -50,10 +50,25 @@ class ModelEntry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterReceipt:
+    """What an ensemble's answer cost by one of its adapters: a sale of its own, with an id of its own."""
+
+    answer_id: str
+    adapter: str
+    weight: float
+    fee_nano: int
+    parts: dict[str, int]
+    signed: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
     """What an answer cost. `parts` maps accounts to nano-OPEN and sums to the fee. `cached_tokens` of the prompt
     weren't computed again, `engine_ms` is its part of the engine's time: neither changes the fee. `signed` is the
-    ledger's promise that the sale stands in its log (`ledger.receipts`), where the ledger gave it at once."""
+    ledger's promise that the sale stands in its log (`ledger.receipts`), where the ledger gave it at once.
+
+    Of an ensemble `adapters` has a receipt for each adapter, which are signed; together they make the fee and the
+    parts, and `answer_id` is the first one's."""
 
     answer_id: str
     prompt_tokens: int
@@ -63,6 +78,7 @@ class Receipt:
     signed: dict[str, Any] | None = None
     cached_tokens: int = 0
     engine_ms: float = 0.0
+    adapters: tuple[AdapterReceipt, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,6 +172,7 @@ class Service(Protocol):
         idempotency_key: str,
         key_digest: str = "",
         whole: bool = False,
+        adapters: Sequence[tuple[str, float]] = (),
     ) -> AsyncIterator[AnswerEvent]:
         """An answer as it is made; written as an async generator, whose `aclose` cancels it: the tokens generated so
         far are charged, and where there are none the hold is voided. A failed generation costs nothing.
@@ -187,6 +204,7 @@ class Service(Protocol):
         key_digest: str = "",
         echo: bool = False,
         whole: bool = False,
+        adapters: Sequence[tuple[str, float]] = (),
     ) -> AsyncIterator[AnswerEvent]:
         """As `chat`, for prompts as they are: text or token ids, without a chat template."""
         ...

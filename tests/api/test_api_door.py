@@ -57,6 +57,37 @@ async def test_a_taken_port_is_an_error_by_name(door: Door) -> None:
     assert (caught.value.code, caught.value.param) == ("port_taken", "http_port")
 
 
+async def test_another_installation_is_kept_from_a_port_that_is_in_use(door: Door) -> None:
+    """The kernel would let them share it."""
+    app, other = create_app(MemoryService()), replace(door, installation="/srv/two")
+    async with open_door(app, replace(door, installation="/srv/one")):
+        with pytest.raises(Unavailable) as caught:
+            async with open_door(app, other):
+                pass
+        assert (caught.value.code, caught.value.param) == ("port_taken", "http_port")
+        assert str(door.port) in caught.value.message
+        assert "/srv/one" in caught.value.message
+        async with open_door(app, replace(door, installation="/srv/one")):
+            pass  # its own may
+    async with open_door(app, other), httpx.AsyncClient() as client:
+        assert (await client.get(url(door, "/healthz"))).status_code == 200
+
+
+async def test_of_two_that_come_at_once_one_gets_the_port(door: Door) -> None:
+    app = create_app(MemoryService())
+
+    async def come(installation: str) -> str:
+        try:
+            async with open_door(app, replace(door, installation=installation)):
+                await asyncio.sleep(0.1)
+                return installation
+        except Unavailable as error:
+            return error.code
+
+    told = await asyncio.gather(*(come(f"/srv/{number}") for number in range(4)))
+    assert sorted(told)[1:] == ["port_taken"] * 3
+
+
 async def test_an_answer_under_way_ends_before_the_door_is_closed(door: Door) -> None:
     begun, go = asyncio.Event(), asyncio.Event()
 

@@ -19,6 +19,11 @@ def test_a_gateway_that_listens_by_itself_stays_on_the_node_whose_address_it_has
     assert options["label_selector"] == {"ray.io/node-id": "ab" * 28}
 
 
+def test_the_node_may_be_named_by_a_label() -> None:
+    options = gateway(http_port=8000, http_node="openledger.io/gateway=here").ray_actor_options
+    assert options["label_selector"] == {"openledger.io/gateway": "here"}
+
+
 @pytest.mark.parametrize("arguments", [{"http_port": 8000}, {"http_node": "ab" * 28}, {}])
 def test_any_other_runs_where_there_is_room(arguments: dict[str, Any]) -> None:
     assert "label_selector" not in gateway(**arguments).ray_actor_options

@@ -9,6 +9,7 @@ import random
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ import numpy as np
 import openai
 import pytest
 import torch
-from openlora_models import Served, peft_model, prompt_of
+from openlora_models import Served, peft_model, prompt_of, request, run, text_of
 from serving_stack import Stack, running_stack
 
 from openledger.adapters.base_model import load_tokenizer
 from openledger.core.values import TokenEvent
+from openledger.ledger.receipts import check_receipt, encode_receipt
 from openledger.openlora.torch_engine import TorchEngine
 
 ALICE = "user:alice"
@@ -64,6 +66,90 @@ def own_logprobs(served: Served, name: str, ids: list[int]) -> torch.Tensor:
     with torch.inference_mode():
         logits = peft_model(served, name)(input_ids=torch.tensor([ids])).logits[0]
     return torch.log_softmax(logits[:-1].float(), -1)
+
+
+class TestEnsembles:
+    """`one` and `two` cost the same a token."""
+
+    WEIGHTS = (("one", 1.5), ("two", 0.5))
+
+    def ask(self, stack: Stack, *, key: str = "", adapters: Any = WEIGHTS, model: str = "base", **more: Any) -> Any:
+        return stack.client().completions.create(
+            model=model, prompt=[prompt_of(9)], max_tokens=8, temperature=0,
+            extra_body={"adapters": [{"model": name, "weight": weight} for name, weight in adapters]},
+            extra_headers={"Idempotency-Key": key} if key else {}, **more,
+        )  # fmt: skip
+
+    def test_answer_as_the_engine_does_under_all_of_them(
+        self, served: Served, stack: Stack, engine: TorchEngine
+    ) -> None:
+        members = tuple((served.digests[name], weight) for name, weight in self.WEIGHTS)
+        expected = run(engine, replace(request("e", prompt_of(9), max_tokens=8), ensemble=members))["e"]
+        assert self.ask(stack).choices[0].text == text_of(expected)
+
+    def test_each_adapters_pool_gets_its_weights_part_of_the_fee(self, served: Served, stack: Stack) -> None:
+        before, period = stack.spent_nano(), stack.economy.current_period()
+        receipt = self.ask(stack).openledger
+        assert stack.spent_nano() - before == receipt["fee_nano"] == sum(receipt["parts"].values())
+        told = {each["adapter"]: each for each in receipt["adapters"]}
+        num_tokens = receipt["prompt_tokens"], receipt["completion_tokens"]
+        assert {name: each["fee_nano"] for name, each in told.items()} == {
+            "one": num_tokens[0] * 75 + num_tokens[1] * 750,
+            "two": num_tokens[0] * 25 + num_tokens[1] * 250,
+        }
+        members = {(served.digests[name], weight) for name, weight in self.WEIGHTS}
+        for name, each in told.items():
+            (answer,) = [a for a in stack.economy.pool(name, period).answers if a.answer_id == each["answer_id"]]
+            assert (answer.adapter_digest, set(answer.ensemble)) == (served.digests[name], members)
+            assert answer.pool_nano == each["parts"][f"pool:{name}:{period}"]
+            assert each["signed"]["transfer"]["amount_nano"] == each["fee_nano"]
+        stack.economy._ledger.audit()
+
+    def test_a_retry_is_told_the_first_answer_and_pays_nothing(self, stack: Stack) -> None:
+        first = self.ask(stack, key="together")
+        before = stack.spent_nano()
+        again = self.ask(stack, key="together")
+        assert (again.choices[0].text, again.openledger) == (first.choices[0].text, first.openledger)
+        assert stack.spent_nano() == before
+
+    def test_the_same_key_with_other_weights_is_a_conflict(self, stack: Stack) -> None:
+        self.ask(stack, key="weights")
+        with pytest.raises(openai.ConflictError):
+            self.ask(stack, key="weights", adapters=(("one", 1.0), ("two", 1.0)))
+
+    @pytest.mark.parametrize(
+        ("adapters", "model", "code", "param"),
+        [
+            ((("one", 1.0), ("nothing", 1.0)), "base", "unknown_model", "model"),
+            ((("one", 1.0), ("one", 1.0)), "base", "invalid_ensemble", "adapters"),
+            ((("one", 1.0),), "one", "invalid_ensemble", "model"),
+            ((("one", 0.0),), "base", "invalid_field", "adapters.0.weight"),
+            ((("one", -1.0),), "base", "invalid_field", "adapters.0.weight"),
+            ((("one", 1.0),) * 9, "base", "invalid_field", "adapters"),
+        ],
+    )
+    def test_what_can_not_be_is_refused_by_name_and_costs_nothing(
+        self, stack: Stack, adapters: Any, model: str, code: str, param: str
+    ) -> None:
+        stack.client()
+        before = stack.spent_nano()
+        with pytest.raises(openai.APIStatusError) as caught:
+            self.ask(stack, adapters=adapters, model=model)
+        assert (caught.value.code, caught.value.param, stack.spent_nano()) == (code, param, before)
+
+    def test_of_more_adapters_than_slots_costs_nothing(self, stack: Stack) -> None:
+        stack.client()
+        before = stack.spent_nano()
+        with pytest.raises(openai.APIStatusError) as caught:
+            self.ask(stack, adapters=(("one", 1.0), ("two", 1.0), ("three", 1.0)))
+        assert caught.value.code == "too_many_adapters"
+        assert settled(stack)
+        assert stack.spent_nano() == before
+
+    def test_they_stream(self, stack: Stack) -> None:
+        told = list(self.ask(stack, stream=True))
+        assert "".join(chunk.choices[0].text for chunk in told) == self.ask(stack).choices[0].text
+        assert [each["adapter"] for each in told[-1].openledger["adapters"]] == ["one", "two"]
 
 
 class TestTextCompletions:
@@ -161,6 +247,15 @@ class TestEmbeddings:
         )
         numbers = np.frombuffer(base64.b64decode(encoded["data"][0]["embedding"]), "<f4")
         assert numbers.tolist() == floats["data"][0]["embedding"]
+
+    def test_its_receipt_is_signed_as_an_answers_is(self, stack: Stack) -> None:
+        told: Any = stack.client().embeddings.create(model="one", input="alpha")
+        receipt = check_receipt(encode_receipt(told.openledger["signed"]), stack.economy._ledger.verification_key())
+        transfer = receipt["transfer"]
+        assert (transfer["reference"], transfer["amount_nano"]) == (
+            told.openledger["answer_id"],
+            told.openledger["fee_nano"],
+        )
 
     def test_its_tokens_are_paid_as_a_prompts_and_a_retry_pays_nothing(self, stack: Stack) -> None:
         def ask() -> Any:

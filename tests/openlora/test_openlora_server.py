@@ -3,7 +3,9 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -129,6 +131,45 @@ class TestAdapters:
                 with pytest.raises(Conflict):
                     await server.unload(digest)
                 break
+
+
+class TestEnsembles:
+    """Room for two adapters."""
+
+    async def test_adapters_come_into_slots_together_beside_others_requests(
+        self, served: Served, server: AdapterServer, engine: TorchEngine
+    ) -> None:
+        pairs = [(("one", 0.5), ("two", 1.0)), (("three", 1.0), ("one", 2.0))] * 2
+        asked = [ensemble(f"e{number}", served, *pair) for number, pair in enumerate(pairs)]
+        asked += [request(f"s{name}", prompt_of(9), digest) for name, digest in served.digests.items()]
+        got = await asyncio.gather(*(_collect(server, each) for each in asked))
+        expected = run(engine, *asked)
+        assert [tokens_of(events) for events in got] == [tokens_of(expected[each.request_id]) for each in asked]
+        assert not server._residency._uses
+
+    async def test_one_with_an_unknown_adapter_is_an_error_event_and_holds_nothing(
+        self, served: Served, server: AdapterServer
+    ) -> None:
+        bad = replace(request("e", prompt_of(4)), ensemble=((served.digests["one"], 1.0), ("0" * 64, 1.0)))
+        assert [(event.error or {}).get("code") for event in await _collect(server, bad)] == ["unknown_adapter"]
+        assert not server._residency._uses
+        assert (await _collect(server, ensemble("after", served, ("two", 1.0))))[-1].error is None
+
+    async def test_of_more_adapters_than_slots_is_refused(self, served: Served, server: AdapterServer) -> None:
+        all_three = ensemble("e", served, *((name, 1.0) for name in served.digests))
+        assert [(event.error or {}).get("code") for event in await _collect(server, all_three)] == ["too_many_adapters"]
+
+    async def test_a_reader_that_leaves_gives_all_slots_back(self, served: Served, server: AdapterServer) -> None:
+        long = ensemble("e", served, ("one", 1.0), ("two", 1.0), max_tokens=90, ignore_end=True)
+        async with aclosing(server.generate(long)) as events:
+            await anext(events)
+        assert not server._residency._uses
+        assert (await _collect(server, request("after", prompt_of(4), served.digests["three"])))[-1].error is None
+
+
+def ensemble(name: str, served: Served, *parts: tuple[str, float], **sampling: Any) -> GenerationRequest:
+    members = tuple((served.digests[each], weight) for each, weight in parts)
+    return replace(request(name, prompt_of(9), **sampling), ensemble=members)
 
 
 class TestScore:

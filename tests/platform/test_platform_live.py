@@ -6,6 +6,7 @@ import inspect
 import json
 import threading
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 from ray.exceptions import ActorDiedError
@@ -150,10 +151,12 @@ def service(tmp_path, base, actor, engine, datanets, economy):
     return LiveService(workdir, {base: engine}, Remote(datanets), Remote(economy._ledger), actor)
 
 
-def chat(service, text="What does alpha do?", key="k1", model="greek", **sampling):
+def chat(service, text="What does alpha do?", key="k1", model="greek", adapters=(), **sampling):
     messages = [{"role": "user", "content": text}]
     chosen = SamplingParameters(**{"max_tokens": 40, **sampling})
-    return service.chat(account=ACCOUNT, model=model, messages=messages, sampling=chosen, idempotency_key=key)
+    return service.chat(
+        account=ACCOUNT, model=model, messages=messages, sampling=chosen, idempotency_key=key, adapters=adapters
+    )
 
 
 async def said(stream):
@@ -209,7 +212,13 @@ async def test_a_receipt_is_for_who_paid_and_for_nobody_else(service, account, a
     assert caught.value.code == "answer_not_sold"
 
 
-async def test_where_the_ledger_does_not_answer_the_receipt_comes_later(service, economy):
+async def test_the_signed_receipt_comes_with_the_payment_in_one_call(service, monkeypatch):
+    monkeypatch.setattr(service, "_ledger", None)
+    assert (await said(chat(service)))[1].signed["format"] == "openledger.receipt/1"
+
+
+async def test_told_again_while_the_ledger_does_not_answer_the_receipt_comes_later(service, economy):
+    await said(chat(service))
     service._ledger.away = {"receipt"}
     text, receipt = await said(chat(service))
     assert (text, receipt.signed, spent(economy)) == ("It joins alpha with beta.", None, receipt.fee_nano)
@@ -238,6 +247,39 @@ async def test_a_retry_is_told_the_first_answer_and_pays_nothing(service, econom
     before = spent(economy)
     assert await said(chat(service)) == first
     assert (spent(economy), engine.calls) == (before, 1)
+
+
+async def test_what_of_an_ensemble_was_not_paid_when_it_was_cut_off_is_paid_by_the_retry(
+    service, economy, engine, monkeypatch, base
+):
+    terms = replace(service._registry.get("greek").terms, adapter="latin", adapter_digest="cd" * 32)
+    service._registry.register("latin", None, terms.adapter_digest, terms, source="/here")
+    complete, weights = economy.complete, (("greek", 1.0), ("latin", 3.0))
+
+    def only_greek(answer):
+        if answer.adapter == "latin":
+            raise Unavailable("no answer", code="actor_unavailable")
+        return complete(answer)
+
+    monkeypatch.setattr(economy, "complete", only_greek)
+    with pytest.raises(Unavailable):
+        await said(chat(service, model=base.name, adapters=weights))
+    monkeypatch.setattr(economy, "complete", complete)
+    text, receipt = await said(chat(service, model=base.name, adapters=weights))
+    assert (text, engine.calls) == ("It joins alpha with beta.", 1)
+    assert spent(economy) == receipt.fee_nano == sum(each.fee_nano for each in receipt.adapters)
+    pools = [economy.pool(name, economy.current_period()) for name in ("greek", "latin")]
+    assert [len(pool.answers) for pool in pools] == [1, 1]
+    assert economy.balance(ACCOUNT).posted_nano == economy.balance(ACCOUNT).available_nano
+
+
+async def test_an_ensemble_that_fails_costs_nothing_by_any_of_its_adapters(service, economy, engine, base):
+    terms = replace(service._registry.get("greek").terms, adapter="latin", adapter_digest="cd" * 32)
+    service._registry.register("latin", None, terms.adapter_digest, terms, source="/here")
+    engine.fail_after = 2
+    with pytest.raises(Unavailable):
+        await said(chat(service, model=base.name, adapters=(("greek", 1.0), ("latin", 1.0))))
+    assert spent(economy) == 0
 
 
 async def test_a_paid_key_opens_no_other_question(service, engine):

@@ -35,8 +35,25 @@ def test_serve_refuses_a_misspelled_setting() -> None:
 
 
 def test_the_service_serves_what_serve_deploy_does() -> None:
-    deployed = yaml.safe_load(RAY_SERVICE["spec"]["serveConfigV2"])
-    assert {**deployed, "http_options": None} == {**SERVE_CONFIG, "http_options": None}
+    """But for where it listens: on a cluster the gateway's own port is open."""
+
+    def told(config: dict[str, Any]) -> dict[str, Any]:
+        (application,) = config["applications"]
+        args = {name: value for name, value in application["args"].items() if not name.startswith("http_")}
+        return {**config, "http_options": None, "applications": [{**application, "args": args}]}
+
+    assert told(yaml.safe_load(RAY_SERVICE["spec"]["serveConfigV2"])) == told(SERVE_CONFIG)
+
+
+def test_the_gateways_own_port_is_open_on_the_pod_where_it_stays() -> None:
+    args = yaml.safe_load(RAY_SERVICE["spec"]["serveConfigV2"])["applications"][0]["args"]
+    name, _, value = args["http_node"].partition("=")
+    head = RAY_CLUSTER["headGroupSpec"]
+    ports = {port["name"]: port["containerPort"] for port in head["template"]["spec"]["containers"][0]["ports"]}
+    service = yaml.safe_load((ROOT / "k8s" / "base" / "gateway.yaml").read_text())["spec"]
+    assert (head["labels"], args["http_host"]) == ({name: value}, "0.0.0.0")
+    assert ports[service["ports"][0]["targetPort"]] == args["http_port"] > 0
+    assert service["selector"].items() <= head["template"]["metadata"]["labels"].items()
 
 
 def test_the_builder_exists_and_takes_the_arguments_of_the_configuration() -> None:
@@ -113,5 +130,5 @@ def test_kubectl_renders_the_base() -> None:
     )
     assert result.returncode == 0, result.stderr
     rendered = {item["kind"]: item for item in yaml.safe_load_all(result.stdout)}
-    assert set(rendered) == {"Namespace", "PersistentVolumeClaim", "RayService"}
+    assert set(rendered) == {"Namespace", "PersistentVolumeClaim", "RayService", "Service"}
     assert rendered["RayService"]["metadata"]["namespace"] == "openledger"
