@@ -129,6 +129,16 @@ class Interrupted(OpenLedgerError, RuntimeError):
     http_status, exit_code, default_code = 503, 130, "interrupted"
 
 
+def idempotency_conflict(what: str = "request") -> Conflict:
+    """The refusal of an idempotency key that stands for something else already."""
+    return Conflict(
+        f"this idempotency key was used for another {what}",
+        code="idempotency_conflict",
+        param="idempotency_key",
+        fix=f"send a new key for a new {what}",
+    )
+
+
 class InvariantBroken(AssertionError):
     """A bug of ours, never the caller's fault. Raised also under `python -O`."""
 

@@ -6,7 +6,7 @@ Writes `ledger.governance`'s statements into the register. Whatever may be asked
 from collections.abc import Mapping
 from typing import Any
 
-from openledger.core.errors import Conflict, InvalidInput, OpenLedgerError
+from openledger.core.errors import InvalidInput, OpenLedgerError, idempotency_conflict
 from openledger.economy.bounties import BountyBook
 from openledger.economy.register import RegisterBook
 from openledger.ledger import governance
@@ -133,10 +133,5 @@ def _says(known: Proposal, given: Mapping[str, Any]) -> bool:
     if any(getattr(known, name) != value for name, value in given.items() if name != "action") or (
         action != given["action"]
     ):
-        raise Conflict(
-            "this idempotency key was used for another proposal",
-            code="idempotency_conflict",
-            param="idempotency_key",
-            fix="send a new key for a new proposal",
-        )
+        raise idempotency_conflict("proposal")
     return True

@@ -7,7 +7,7 @@ it with another body by mistake is told so. Kept durably before the call is made
 import apsw
 
 from openledger.core.database import writing
-from openledger.core.errors import Conflict
+from openledger.core.errors import idempotency_conflict
 
 KEPT_MS = 30 * 24 * 60 * 60 * 1000
 SCHEMA = """
@@ -30,9 +30,4 @@ class RequestStore:
             query = "SELECT digest FROM requests WHERE caller = ? AND key = ?"
             known = self._db.execute(query, (caller, key)).get
         if known != digest:
-            raise Conflict(
-                "this idempotency key was used for another request",
-                code="idempotency_conflict",
-                param="idempotency_key",
-                fix="send a new key for a new request",
-            )
+            raise idempotency_conflict()

@@ -11,7 +11,7 @@ from typing import Any
 import apsw
 
 from openledger.core.clock import Clock
-from openledger.core.errors import Conflict, InsufficientFunds, InvalidInput, NotFound
+from openledger.core.errors import Conflict, InsufficientFunds, InvalidInput, NotFound, idempotency_conflict
 from openledger.core.hashing import digest_json
 from openledger.core.ids import new_id
 from openledger.core.money import format_money, format_open
@@ -292,12 +292,7 @@ def check_key(key: str) -> None:
 
 def _check_same_request(hold: HoldRecord, body_digest: str) -> None:
     if hold.body_digest != body_digest:
-        raise Conflict(
-            "this idempotency key was used for another request",
-            code="idempotency_conflict",
-            param="idempotency_key",
-            fix="send a new key for a new request",
-        )
+        raise idempotency_conflict()
 
 
 def _released(answer_id: str) -> Conflict:

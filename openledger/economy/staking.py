@@ -9,7 +9,7 @@ from typing import Any
 import apsw
 
 from openledger.core.database import writing
-from openledger.core.errors import Conflict, NotFound
+from openledger.core.errors import NotFound, idempotency_conflict
 from openledger.economy.port import LedgerPort
 from openledger.economy.register import RegisterBook
 from openledger.ledger import stakes
@@ -164,10 +164,5 @@ class StakeBook:
             return None
         statement = self._ledger.batch(entry.seq).statement or {}
         if statement.get("format") != form or any(statement[name] != value for name, value in given.items()):
-            raise Conflict(
-                "this idempotency key was used for another request",
-                code="idempotency_conflict",
-                param="idempotency_key",
-                fix="send a new key for a new request",
-            )
+            raise idempotency_conflict()
         return statement

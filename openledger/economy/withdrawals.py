@@ -5,7 +5,7 @@ import io
 from collections.abc import Iterable
 from typing import Any
 
-from openledger.core.errors import Conflict, InsufficientFunds, InvalidInput, NotFound
+from openledger.core.errors import Conflict, InsufficientFunds, InvalidInput, NotFound, idempotency_conflict
 from openledger.core.money import OPEN, format_money
 from openledger.economy.port import LedgerPort
 from openledger.economy.register import RegisterBook
@@ -119,12 +119,7 @@ class WithdrawalBook:
             return None
         statement = self._ledger.batch(entry.seq).statement or {}
         if any(statement[name] != value for name, value in given.items()):
-            raise Conflict(
-                "this idempotency key was used for another withdrawal",
-                code="idempotency_conflict",
-                param="idempotency_key",
-                fix="send a new key for a new withdrawal",
-            )
+            raise idempotency_conflict("withdrawal")
         return statement
 
 

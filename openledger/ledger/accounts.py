@@ -11,7 +11,21 @@ HOLDS = "holds"
 TREASURY = "treasury"
 STAKERS = "stakers"
 UNATTRIBUTED = "unattributed"
-KINDS = frozenset({"user", "contributor", "pool", "holds", "escrow", "treasury", "stakers", "unattributed", "genesis"})
+KINDS = frozenset(
+    {
+        "user",
+        "contributor",
+        "datanet",
+        "adapter",
+        "pool",
+        "holds",
+        "escrow",
+        "treasury",
+        "stakers",
+        "unattributed",
+        "genesis",
+    }
+)
 _ACCOUNT_ID = re.compile(r"[a-z0-9][a-z0-9._:-]{0,299}")
 
 

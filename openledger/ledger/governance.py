@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from openledger.core.errors import Conflict, Forbidden, InvalidInput, NotFound
+from openledger.core.errors import Conflict, Forbidden, InvalidInput, NotFound, idempotency_conflict
 from openledger.core.money import SUPPLY_NANO, format_money, format_open, shown_unit
 from openledger.ledger.accounts import TREASURY, UNATTRIBUTED, check_account_id, pool_key
 from openledger.ledger.parameters import ParameterBook, Values
@@ -138,8 +138,7 @@ class Governance:
         _check_texts(statement)
         check_key(statement["key"])
         if (proposer, statement["key"]) in self.keys:
-            raise Conflict("this idempotency key was used before", code="idempotency_conflict",
-                           param="idempotency_key", fix="send a new key for a new request")  # fmt: skip
+            raise idempotency_conflict()
         power_nano = stakes.powers.of(proposer, time_ms)
         if power_nano < values["vote_threshold_nano"]:
             raise Forbidden(

@@ -138,7 +138,7 @@ class Ledger:
         ties = [bool(tie) for tie in linked] if linked else [False] * len(records)
         _check_linked(ties, len(records))
         with self._writing():
-            outcome = self._created_at_once(records, ties) or self._created_in_order(records, data, ties)
+            outcome = self._created_at_once(records) or self._created_in_order(records, data, ties)
         return bytes(map(_RESULT_CODES.__getitem__, outcome.results))
 
     def serve(self, requests: Sequence[Request]) -> list[list[str]]:
@@ -354,7 +354,7 @@ class Ledger:
         self._journal.add_nodes(log.nodes_after_append(self._size, leaf, self._journal.node))
         self._size, self._time_ms = self._size + 1, time_ms
 
-    def _created_at_once(self, records: "Records", ties: list[bool]) -> "Outcome | None":
+    def _created_at_once(self, records: "Records") -> "Outcome | None":
         """All of `records` created, or None and nothing done: where an id is known, which the index of ids finds as
         it takes them, or where one is refused."""
         from openledger.ledger import setwise
@@ -365,8 +365,8 @@ class Ledger:
         if outcome is None:
             pending = set(records["pending"].tolist()) - {bytes(16)}
             known = setwise.Known(holds={row.key: row for row in store.holds([*pending])})
-            outcome = setwise.apply_in_order(sheet, records, debits, credits, ties, known, time_ms)
-        if len(outcome.created) < len(records) or not store.add_ids(records["id"].tolist(), self._size):
+            outcome = setwise.apply_if_all(sheet, records, debits, credits, known, time_ms)
+        if outcome is None or not store.add_ids(records["id"].tolist(), self._size):
             return None
         self._append_packed(records.tobytes(), outcome, time_ms)
         return outcome

@@ -205,9 +205,18 @@ def apply_in_order(
             start = place + 1
     run.take(range(start, len(records)))
     created = [place for place, result in enumerate(run.results) if result == CREATED]
-    slots = np.unique(np.concatenate([debits[created], credits[created]]))
-    sums = np.array([run.sums[slot] for slot in slots.tolist()], np.int64).reshape(-1, 4)
-    return Outcome(results=run.results, created=created, slots=slots, sums=sums, holds=list(run.holds.values()))
+    return run.outcome(created, np.unique(np.concatenate([debits[created], credits[created]])))
+
+
+def apply_if_all(
+    sheet: Sheet, records: Records, debits: Int64, credits: Int64, known: Known, time_ms: int
+) -> Outcome | None:
+    """What `records` do if, in their order, all are created, whatever ties them: chains matter where one is refused.
+    None where one is; `known` has no results."""
+    run = _Run(sheet, records, debits.tolist(), credits.tolist(), known, time_ms)
+    if not run.creates_all():
+        return None
+    return run.outcome(list(range(len(records))), np.unique(np.concatenate([debits, credits])))
 
 
 class _Run:
@@ -229,6 +238,20 @@ class _Run:
         self.results: list[str] = []
         self.holds: dict[bytes, HoldRow] = {}
         self.placed: dict[bytes, int] = {}
+
+    def outcome(self, created: list[int], slots: Int64) -> Outcome:
+        sums = np.array([self.sums[slot] for slot in slots.tolist()], np.int64).reshape(-1, 4)
+        return Outcome(results=self.results, created=created, slots=slots, sums=sums, holds=list(self.holds.values()))
+
+    def creates_all(self) -> bool:
+        placed, resolve, place_one = self.placed, self.resolve, self.place
+        for place, (name, kind) in enumerate(zip(self.ids, self.kinds, strict=True)):
+            result = resolve(place) if kind >= POST else place_one(place)
+            if result != CREATED or name in placed:
+                return False
+            placed[name] = place
+        self.results = [CREATED] * len(self.ids)
+        return True
 
     def take(self, chain: range) -> None:
         if not chain:

@@ -23,7 +23,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from openledger.core.errors import Conflict, Forbidden, InvalidInput, NotFound
+from openledger.core.errors import Conflict, Forbidden, InvalidInput, NotFound, idempotency_conflict
 from openledger.core.ids import NAME_PATTERN
 from openledger.core.money import SUPPLY_NANO, format_money, shown_unit, split
 from openledger.ledger.accounts import TREASURY, check_account_id
@@ -316,12 +316,7 @@ class Stakes:
     def _check_key(self, statement: Statement) -> None:
         check_key(statement["key"])
         if (statement["account"], statement["key"]) in self.keys:
-            raise Conflict(
-                "this idempotency key was used before",
-                code="idempotency_conflict",
-                param="idempotency_key",
-                fix="send a new key for a new request",
-            )
+            raise idempotency_conflict()
 
 
 def check_object(of: Any) -> str:

@@ -144,6 +144,24 @@ def test_in_order_gives_the_results_and_the_state_of_the_rules(book, batch, ties
     assert state_of(book, sheet, outcome) == state_after(book, changes)
 
 
+@given(
+    book=books(),
+    batch=st.lists(transfers(), min_size=1, max_size=6),
+    ties=st.lists(st.booleans(), min_size=6, max_size=6),
+)
+def test_if_all_are_created_the_rules_create_all_and_leave_the_same(book, batch, ties):
+    linked = [*ties[: len(batch) - 1], False]
+    changes, expected = apply_each(book, chains_of(batch, linked), {}, NOW)
+    sheet, records = sheet_of(book), setwise.read_records(pack(batch))
+    found = sheet.find(records["debit"]), sheet.find(records["credit"])
+    outcome = setwise.apply_if_all(sheet, records, *found, known_of(book, batch, {}), NOW)
+    assert (outcome is not None) == (set(expected) == {"created"})
+    if outcome is not None:
+        assert outcome.results == expected
+        assert outcome.created == list(range(len(batch)))
+        assert state_of(book, sheet, outcome) == state_after(book, changes)
+
+
 @st.composite
 def plain_batches(draw):
     count = draw(st.integers(1, 8))

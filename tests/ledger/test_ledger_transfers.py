@@ -11,6 +11,7 @@ from openledger.core.errors import InvalidInput, NotFound, TooLarge
 from openledger.core.hashing import canonical_json
 from openledger.core.money import SUPPLY_NANO
 from openledger.ledger import Account
+from openledger.ledger.accounts import account_of
 from openledger.ledger.transfers import transfer_bytes, transfer_to_dict
 
 
@@ -233,6 +234,17 @@ def test_accounts_are_opened_once_and_all_or_none(ledger):
 def test_only_genesis_may_go_below_zero():
     with pytest.raises(InvalidInput):
         Account(account_id="user:a", kind="user", may_go_negative=True)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["user:b2", "datanet:py-docs", "adapter:py", "pool:py:p0001", "treasury", "stakers:py", "escrow:d", "unattributed",
+     "genesis:community"],
+)  # fmt: skip
+def test_an_account_is_of_the_kind_that_its_id_says(ledger, name):
+    assert ledger.create_accounts([account_of(name)]) == ["created"]
+    assert ledger.balance(name).kind == name.partition(":")[0]
+    ledger.audit()
 
 
 def test_history_is_newest_first(ledger):
