@@ -39,6 +39,7 @@ from openledger.platform.answering import Answering, Asked, one_by_one
 from openledger.platform.asking import EngineCalls
 from openledger.platform.calls import answered
 from openledger.platform.community import Community
+from openledger.platform.contributing import Contributing
 from openledger.platform.desk import Desk
 from openledger.platform.intake import Intake
 from openledger.platform.owners import Owners
@@ -75,6 +76,7 @@ class LiveService(Community, Owners):
         self._registry = AdapterRegistry(workdir.adapters)
         super().__init__(datanets, economy)
         self._ledger = ledger
+        self._contributing = Contributing(datanets)
         self.desk = Desk(self._ask, self._catch_up, self._check_stakeable)
         self._answering = Answering(EngineCalls(engine, inbox), economy, self._tokenizer)
         rules = sources or SourceRules(folders=(str(workdir.incoming),), schemes=("file",))
@@ -309,7 +311,7 @@ class LiveService(Community, Owners):
     async def contribute(self, contribution: Contribution) -> ContributionReceipt:
         receipt = await self.desk.deposited(
             contribution,
-            lambda: answered(self._datanets.contribute.remote(contribution)),
+            lambda: self._contributing.send(contribution),
             lambda: answered(self._datanets.judged.remote(contribution_id(contribution))),
         )
         await self._log_seals()
