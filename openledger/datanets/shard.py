@@ -196,32 +196,36 @@ class Shard:
         return len(append.row_ids) > 0
 
     def _write(self, appends: Sequence[tuple[pa.Table, str]]) -> None:
-        stored = pa.concat_tables(_keyed(table, key) for table, key in appends).cast(self._schema)
+        tables = [_keyed(table, key).cast(self._schema) for table, key in appends]
+        if self._files.keeps_one_version:
+            tables = [pa.concat_tables(tables)]
         before = self._version()
-        self._change(lambda: self._append(stored))
+        self._change(lambda: self._append(tables))
         if self._version() > before + 1:
             self._read_places()  # another process wrote as well, perhaps the same
         else:
             for table, key in appends:
                 for row_id in table.column("row_id").to_pylist():
                     self._enter(row_id, key)
-        self._num_small += 1
+        self._num_small += len(tables)
         if self._num_small >= MAX_SMALL_FRAGMENTS:
             self._change(self._compact)
             self._read_places()
 
-    def _append(self, table: pa.Table) -> None:
-        lance, options = _lance(), self._options
+    def _append(self, tables: Sequence[pa.Table]) -> None:
+        """A fragment for each table. In an object store each append has its own, for where another process has stored
+        the same one, its fragment is dropped (`_read_fragment`), and no other append may be in it."""
+        lance, options, rest = _lance(), self._options, list(tables)
         if self._dataset is None:
             self._dataset = lance.write_dataset(
-                table, self._files.uri, data_storage_version=_DATA_VERSION, storage_options=options
+                rest.pop(0), self._files.uri, data_storage_version=_DATA_VERSION, storage_options=options
             )
-            return
-        fragments = lance.fragment.write_fragments(table, self._dataset, storage_options=options)
-        operation = lance.LanceOperation.Append(fragments)
-        self._dataset = lance.LanceDataset.commit(
-            self._dataset, operation, read_version=self._dataset.version, storage_options=options
-        )
+        if rest:
+            written = [lance.fragment.write_fragments(table, self._dataset, storage_options=options) for table in rest]
+            operation = lance.LanceOperation.Append([fragment for fragments in written for fragment in fragments])
+            self._dataset = lance.LanceDataset.commit(
+                self._dataset, operation, read_version=self._dataset.version, storage_options=options
+            )
 
     def _delete(self, row_ids: Sequence[str]) -> None:
         if len(row_ids) == len(self._places) and self._files.keeps_one_version:
