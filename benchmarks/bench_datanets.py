@@ -1,19 +1,20 @@
-"""The Datanets' table of a few minutes: appends, reads and ingest beside plain Parquet and Lance used bare.
+"""The Datanets' table of a few minutes: appends, reads, ingest and eight writers beside plain Parquet, Lance used bare
+and Delta (where it is installed).
 
-    python benchmarks/bench_datanets.py
+python benchmarks/bench_datanets.py
 
-`benchmarks/datanets.py` has the same parts with more rows, and the cost curve, the near duplicates and eight writers.
+`benchmarks/datanets.py` has the same parts with more rows, and the cost curve, the near duplicates and Ray Data.
 """
 
 from argparse import Namespace
 
-from datanets import ingest, storage
+from datanets import cores, storage, writers
 
 
 def main() -> None:
-    arguments = Namespace(rows=50_000, ingested=10_000)
-    storage(arguments)
-    ingest(arguments)
+    arguments = Namespace(rows=50_000, ingested=20_000, workers=1)
+    for part in (storage, cores, writers):
+        part(arguments)
 
 
 if __name__ == "__main__":

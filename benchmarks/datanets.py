@@ -6,6 +6,7 @@
     python benchmarks/datanets.py cores --ingested 60000      one process, and one more that prepares, in turns
     python benchmarks/datanets.py duplicates
     python benchmarks/datanets.py writers
+    python benchmarks/datanets.py raydata --rows 200000
     python benchmarks/datanets.py curve --grown 100000 --keep work/curve --plot docs/images/datanet_cost.svg
                                                       the same again goes on where it was cut off, or further
 
@@ -14,8 +15,10 @@ Rows are made of invented words in Zipf's proportions, about 1 KB each, from a f
 """
 
 import argparse
+import contextlib
 import importlib.util
 import json
+import logging
 import math
 import os
 import random
@@ -51,7 +54,7 @@ from openledger.datanets.dedupe import DuplicateIndex
 from openledger.datanets.gate import judge
 from openledger.datanets.ingest import Outcome, gate_workers
 from openledger.datanets.ingest import ingest as ingest_all
-from openledger.datanets.rows import table_of
+from openledger.datanets.rows import SCHEMA, table_of
 from openledger.datanets.shard import Shard, ShardHost
 
 SEED = 1
@@ -59,6 +62,7 @@ NUM_TAKEN = 1_000
 REPEATS = 3
 NUM_WRITERS = 8
 WRITER_TURNS = 5
+RAY_TURNS = 5
 WORDS_IN_ROW = 160
 _TURN_ROWS = 10_000
 _POINT_ROWS = 5_000
@@ -83,7 +87,7 @@ class Point:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", nargs="?", choices=sorted(PARTS), help="all of them without it")
-    parser.add_argument("--rows", type=int, default=200_000, help="of the storage part")
+    parser.add_argument("--rows", type=int, default=200_000, help="of the parts storage and raydata")
     parser.add_argument("--ingested", type=int, default=50_000, help="rows of the parts ingest and cores")
     parser.add_argument("--workers", type=int, default=1, help="processes of the part cores beside this one")
     parser.add_argument("--grown", type=int, default=50_000, help="rows of the curve part")
@@ -239,6 +243,65 @@ def writers(arguments: argparse.Namespace) -> None:
 def _in_threads(call: Callable[[Any], None], items: Sequence[Any]) -> None:
     with ThreadPoolExecutor(NUM_WRITERS) as pool:
         list(pool.map(call, items))
+
+
+def raydata(arguments: argparse.Namespace) -> None:
+    """A full scan of two shards into Ray Data: Ray's own reader of Lance, and ours of a version with all rows, in
+    turns. Ours includes the plan of what to read. CPU is that of Ray's processes on this machine."""
+    os.environ.update(RAY_worker_niceness="0")
+    import ray
+
+    from openledger.platform.bulk import PartsDatasource
+
+    with tempfile.TemporaryDirectory(prefix="bench-") as name:
+        shards = [Shard(Path(name) / f"shard-{number}") for number in range(2)]
+        for number, batch in enumerate(batches(arguments.rows, 10_000, "raydata")):
+            shards[number % 2].append(batch, str(number))
+        ids, uris = [shard.row_ids() for shard in shards], [shard._files.uri for shard in shards]
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+        def ours() -> Any:
+            parts = [part for shard, each in zip(shards, ids, strict=True) for part in shard.parts(each)]
+            return ray.data.read_datasource(PartsDatasource(parts, SCHEMA.names))
+
+        readers: dict[str, Callable[[], Any]] = {
+            "ray.data.read_lance": lambda: ray.data.read_lance(uris, columns=SCHEMA.names),
+            "a version, from its shards": ours,
+        }
+        spent: dict[str, list[Cost]] = {reader: [] for reader in readers}
+        for turn in range(RAY_TURNS + 1):
+            for reader, read in readers.items():
+                before = _family_cpu_s()
+                one = cost(lambda r=read: _scanned(r(), arguments.rows))
+                if turn:  # in the first Ray's workers start
+                    spent[reader].append(Cost(one.wall_ms, one.cpu_ms + 1e3 * (_family_cpu_s() - before)))
+        ray.shutdown()
+    table = Table(title=f"a full scan of {arguments.rows:,} rows into Ray Data, {RAY_TURNS} turns, medians")
+    for column in ("", "wall ms", "CPU ms", "wall / Ray's own", "CPU / Ray's own"):
+        table.add_column(column, justify="right" if column else "left")
+    base = spent["ray.data.read_lance"]
+    for reader, each in spent.items():
+        figures = [statistics.median(getattr(one, unit) for one in each) for unit in ("wall_ms", "cpu_ms")]
+        ratios = [
+            statistics.median(getattr(one, unit) / getattr(other, unit) for one, other in zip(each, base, strict=True))
+            for unit in ("wall_ms", "cpu_ms")
+        ]
+        table.add_row(reader, *(f"{value:,.0f}" for value in figures), *(f"{ratio:.2f}" for ratio in ratios))
+    Console(width=150).print(table)
+
+
+def _scanned(dataset: Any, num_rows: int) -> None:
+    assert sum(len(batch) for batch in dataset.iter_batches(batch_format="pyarrow", batch_size=None)) == num_rows
+
+
+def _family_cpu_s() -> float:
+    used = 0.0
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            used += sum(process.cpu_times()[:2])
+    return used
 
 
 def curve(arguments: argparse.Namespace) -> None:
@@ -511,6 +574,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], None]] = {
     "writers": writers,
     "curve": curve,
     "cores": cores,
+    "raydata": raydata,
     "duplicates": duplicates,
 }
 

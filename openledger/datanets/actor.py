@@ -18,6 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from openledger.core.clock import SystemClock
 from openledger.core.errors import OpenLedgerError, Unavailable
 from openledger.core.values import Row
+from openledger.datanets.bulk import Part
 from openledger.datanets.datanets import Datanets
 from openledger.datanets.detectors import installed_detectors
 from openledger.datanets.shard import ShardHost
@@ -59,6 +60,10 @@ class ShardHandle:
 
     def rows(self, datanet: str, row_ids: Sequence[str]) -> list[Row]:
         found: list[Row] = _result(self._actor.rows.remote(datanet, list(row_ids)))
+        return found
+
+    def parts(self, datanet: str, row_ids: Sequence[str]) -> list[Part]:
+        found: list[Part] = _result(self._actor.parts.remote(datanet, list(row_ids)))
         return found
 
     def held(self, datanet: str, row_ids: Sequence[str]) -> list[str]:

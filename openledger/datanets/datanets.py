@@ -46,6 +46,7 @@ from openledger.core.values import (
     Withdrawal,
 )
 from openledger.datanets.appeals import HeldRow
+from openledger.datanets.bulk import Part
 from openledger.datanets.clusters import ClusterRow, EvidenceClusters, WordWeights, row_words
 from openledger.datanets.contribution import check_holder, check_signature, draft_bytes, row_ids
 from openledger.datanets.dedupe import DuplicateIndex, features_of
@@ -245,6 +246,12 @@ class Datanets:
         """`rows`, for `party` to train on. Raises as `check_training`."""
         self.check_training(name, party)
         return self.rows(name, number)
+
+    def bulk_parts(self, name: str, number: int, party: str) -> list[Part]:
+        """Where the rows of `training_rows` stand in storage, for readers beside this process (`bulk`). Raises as it
+        does."""
+        self.check_training(name, party)
+        return self._layout.parts(name, self._standing_ids(name, number))
 
     def check_training(self, name: str, party: str) -> None:
         """Raises Forbidden where the terms or the licence don't let `party` train on the rows (`not_permitted`,
@@ -592,9 +599,7 @@ class Datanets:
     def rows(self, name: str, number: int) -> list[Row]:
         """The version's rows but for those removed since, sorted by row id. Raises Corrupt where manifest or rows
         aren't what was published."""
-        gone = self._registry.tombstones.row_ids()
-        ids = [i for i in read_row_ids(self._folder / "versions", self.version(name, number)) if i not in gone]
-        return sorted(self._layout.take(name, ids), key=lambda row: row.row_id)
+        return sorted(self._layout.take(name, self._standing_ids(name, number)), key=lambda row: row.row_id)
 
     def export(self, name: str, number: int, folder: Path) -> None:
         """Write a version as Parquet with Croissant metadata and a dataset card into `folder` (see `export`)."""
@@ -776,6 +781,11 @@ class Datanets:
         clusters = EvidenceClusters(self._word_weights(evidence))
         clusters.add(evidence)
         return {row: first for row, first in clusters.representatives().items() if row != first}
+
+    def _standing_ids(self, name: str, number: int) -> list[str]:
+        """Of the version's rows that weren't removed since."""
+        gone = self._registry.tombstones.row_ids()
+        return [i for i in read_row_ids(self._folder / "versions", self.version(name, number)) if i not in gone]
 
     def _accepted(self, name: str) -> Iterator[Row]:
         return self._layout.take(name, self._registry.row_ids(name, ("accept",)))

@@ -18,6 +18,7 @@ import pyarrow as pa
 from openledger.core.errors import Conflict
 from openledger.core.hashing import digest_json
 from openledger.core.values import Row
+from openledger.datanets.bulk import Part
 from openledger.datanets.placement import shard_of
 from openledger.datanets.rows import rows_of
 
@@ -32,6 +33,7 @@ class ShardPort(Protocol):
     def append(self, datanet: str, rows: Sequence[Row], key: str) -> None: ...
     def remove(self, datanet: str, row_ids: Sequence[str]) -> int: ...
     def rows(self, datanet: str, row_ids: Sequence[str]) -> list[Row]: ...
+    def parts(self, datanet: str, row_ids: Sequence[str]) -> list[Part]: ...
     def held(self, datanet: str, row_ids: Sequence[str]) -> list[str]: ...
     def row_ids(self, datanet: str) -> list[str]: ...
     def scan(self, datanet: str) -> list[pa.RecordBatch]: ...
@@ -90,6 +92,11 @@ class Layout:
         """Rows in no order. Raises NotFound (`unknown_row`) for an id that is nowhere."""
         for number, wanted in sorted(self._where(name, row_ids).items()):
             yield from self._shards[number].rows(name, wanted)
+
+    def parts(self, name: str, row_ids: Sequence[str]) -> list[Part]:
+        """Where these rows stand in storage. Raises NotFound (`unknown_row`) for an id that is nowhere."""
+        where = sorted(self._where(name, row_ids).items())
+        return [part for number, wanted in where for part in self._shards[number].parts(name, wanted)]
 
     def holds(self, name: str, row_id: str) -> bool:
         shards = {shard_of(row_id, num_shards) for num_shards in (self._before, self._after)}

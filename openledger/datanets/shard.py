@@ -12,6 +12,7 @@ none is acknowledged where it isn't. A crash leaves all of a change or nothing.
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from openledger.core.errors import Conflict, NotFound, Unavailable
 from openledger.core.ids import check_name
 from openledger.core.values import Row
 from openledger.datanets import segments
+from openledger.datanets.bulk import PART_ROWS, Part
 from openledger.datanets.disk import DiskFiles
 from openledger.datanets.objects import ObjectFiles, is_refusal
 from openledger.datanets.rows import FORMAT, SCHEMA, rows_of, table_of, upgraded
@@ -119,6 +121,28 @@ class Shard:
             batches = [] if dataset is None else list(dataset.to_batches(columns=SCHEMA.names))
         yield from (pa.RecordBatch.from_arrays(batch.columns, schema=SCHEMA) for batch in batches)
 
+    def parts(self, row_ids: Collection[str]) -> list[Part]:
+        """The files in which these rows stand, for whoever reads many of them at once (`bulk`). Raises NotFound
+        (`unknown_row`) for an id that isn't here."""
+        with self._lock:
+            if not all(row_id in self._places for row_id in row_ids):
+                self._see_others()
+            for row_id in row_ids:
+                self._place(row_id)
+            fragments = [] if self._dataset is None else self._dataset.get_fragments()
+            ordered, wanted = iter(self._places), set(row_ids)  # in the order in which they stand
+            held = [(one.metadata.files[0].path, list(islice(ordered, one.count_rows()))) for one in fragments]
+        return [self._part(group, wanted) for group in _grouped(held) if not wanted.isdisjoint(chain(*group.values()))]
+
+    def _part(self, held: Mapping[str, list[str]], wanted: set[str]) -> Part:
+        return Part(
+            uri=self._files.uri,
+            options=self._options,
+            files=tuple(held),
+            num_rows=sum(map(len, held.values())),
+            row_ids=tuple(row_id for ids in held.values() for row_id in ids if row_id in wanted),
+        )
+
     def _see_others(self) -> None:
         """What another process may have stored since."""
         if not self._files.keeps_one_version and self._dataset is not None:
@@ -172,32 +196,36 @@ class Shard:
         return len(append.row_ids) > 0
 
     def _write(self, appends: Sequence[tuple[pa.Table, str]]) -> None:
-        stored = pa.concat_tables(_keyed(table, key) for table, key in appends).cast(self._schema)
+        tables = [_keyed(table, key).cast(self._schema) for table, key in appends]
+        if self._files.keeps_one_version:
+            tables = [pa.concat_tables(tables)]
         before = self._version()
-        self._change(lambda: self._append(stored))
+        self._change(lambda: self._append(tables))
         if self._version() > before + 1:
             self._read_places()  # another process wrote as well, perhaps the same
         else:
             for table, key in appends:
                 for row_id in table.column("row_id").to_pylist():
                     self._enter(row_id, key)
-        self._num_small += 1
+        self._num_small += len(tables)
         if self._num_small >= MAX_SMALL_FRAGMENTS:
             self._change(self._compact)
             self._read_places()
 
-    def _append(self, table: pa.Table) -> None:
-        lance, options = _lance(), self._options
+    def _append(self, tables: Sequence[pa.Table]) -> None:
+        """A fragment for each table. In an object store each append has its own, for where another process has stored
+        the same one, its fragment is dropped (`_read_fragment`), and no other append may be in it."""
+        lance, options, rest = _lance(), self._options, list(tables)
         if self._dataset is None:
             self._dataset = lance.write_dataset(
-                table, self._files.uri, data_storage_version=_DATA_VERSION, storage_options=options
+                rest.pop(0), self._files.uri, data_storage_version=_DATA_VERSION, storage_options=options
             )
-            return
-        fragments = lance.fragment.write_fragments(table, self._dataset, storage_options=options)
-        operation = lance.LanceOperation.Append(fragments)
-        self._dataset = lance.LanceDataset.commit(
-            self._dataset, operation, read_version=self._dataset.version, storage_options=options
-        )
+        if rest:
+            written = [lance.fragment.write_fragments(table, self._dataset, storage_options=options) for table in rest]
+            operation = lance.LanceOperation.Append([fragment for fragments in written for fragment in fragments])
+            self._dataset = lance.LanceDataset.commit(
+                self._dataset, operation, read_version=self._dataset.version, storage_options=options
+            )
 
     def _delete(self, row_ids: Sequence[str]) -> None:
         if len(row_ids) == len(self._places) and self._files.keeps_one_version:
@@ -357,6 +385,9 @@ class ShardHost:
     def row_ids(self, datanet: str) -> list[str]:
         return self._shard(datanet).row_ids()
 
+    def parts(self, datanet: str, row_ids: Sequence[str]) -> list[Part]:
+        return self._shard(datanet).parts(row_ids)
+
     def held(self, datanet: str, row_ids: Sequence[str]) -> list[str]:
         return self._shard(datanet).held(row_ids)
 
@@ -370,6 +401,18 @@ class ShardHost:
                 place = self._place / name if isinstance(self._place, Path) else f"{self._place}/{name}.lance"
                 self._shards[datanet] = Shard(place, self._options)
             return self._shards[datanet]
+
+
+def _grouped(held: Sequence[tuple[str, list[str]]]) -> Iterator[dict[str, list[str]]]:
+    """Files with their rows, small ones together."""
+    group: dict[str, list[str]] = {}
+    for name, row_ids in held:
+        if group and sum(map(len, group.values())) + len(row_ids) > PART_ROWS:
+            yield group
+            group = {}
+        group[name] = row_ids
+    if group:
+        yield group
 
 
 def _keyed(table: pa.Table, key: str) -> pa.Table:

@@ -38,6 +38,7 @@ from openledger.platform.answering import Answering, Asked, Part, one_by_one
 from openledger.platform.bases import Bases, ServedBase
 from openledger.platform.calls import answered
 from openledger.platform.community import Community
+from openledger.platform.contributing import Contributing
 from openledger.platform.desk import Desk
 from openledger.platform.ensembles import ensemble_of
 from openledger.platform.intake import Intake
@@ -73,6 +74,7 @@ class LiveService(Community, Owners):
         self._registry = AdapterRegistry(workdir.adapters)
         super().__init__(datanets, economy)
         self._ledger = ledger
+        self._contributing = Contributing(datanets)
         self.desk = Desk(self._ask, self._catch_up, self._check_stakeable)
         self._answering = Answering(economy)
         rules = sources or SourceRules(folders=(str(workdir.incoming),), schemes=("file",))
@@ -301,7 +303,7 @@ class LiveService(Community, Owners):
         await answered(self._datanets.check_key.remote(*own))  # or others' deposits would be held
         receipt = await self.desk.deposited(
             contribution,
-            lambda: answered(self._datanets.contribute.remote(contribution)),
+            lambda: self._contributing.send(contribution),
             lambda: answered(self._datanets.judged.remote(contribution_id(contribution))),
         )
         await self._log_seals()

@@ -8,6 +8,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -57,6 +58,23 @@ class TestShard:
             assert shard.count == 6
             assert shard.rows([row.row_id for row in rows]) == rows
         assert sum(len(batch) for batch in Shard(uri).scan()) == 6
+
+    def test_of_appends_that_share_a_commit_only_the_repeated_one_is_dropped(self, uri: str) -> None:
+        rows, before = sample_rows(6), Shard(uri)
+        before.append(rows[:2], "a")
+        successor = Shard(uri)
+        before.append(rows[2:4], "b")
+        with ThreadPoolExecutor(2) as pool:
+            with successor._lock:  # both wait, and are stored together
+                found = [pool.submit(successor.append, *one) for one in ((rows[2:4], "b"), (rows[4:], "c"))]
+                deadline = time.monotonic() + 60
+                while len(successor._waiting) < 2:
+                    assert time.monotonic() < deadline
+                    time.sleep(0.001)
+            assert [one.exception() for one in found] == [None, None]
+        for shard in (successor, Shard(uri)):
+            assert sorted(row.row_id for row in shard.rows([row.row_id for row in rows])) == [r.row_id for r in rows]
+            assert sum(len(batch) for batch in shard.scan()) == 6
 
     def test_no_object_keeps_a_removed_row(self, uri: str, tmp_path: Path) -> None:
         shard, rows = Shard(uri), sample_rows(6)
