@@ -38,7 +38,7 @@ def main(folder: Path, uri: str, num_kills: int) -> None:
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "_system_config": HEALTH})
     try:
         for _ in range(2):
-            cluster.add_node(num_cpus=1)
+            add_node(cluster)
         ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR", namespace="openledger")
         told = lose_nodes(cluster, folder, uri, num_kills)
         (folder / "told.json").write_text(json.dumps(told))
@@ -68,7 +68,7 @@ def lose_nodes(cluster, folder: Path, uri: str, num_kills: int) -> dict:
         lost.append(node.node_id)
         killer = threading.Thread(target=cluster.remove_node, args=(node,), kwargs={"allow_graceful": False})
         killer.start()
-        cluster.add_node(num_cpus=1, wait=False)
+        add_node(cluster)
         with contextlib.suppress(OpenLedgerError, ray.exceptions.RayError):
             answered[number] = ray.get(asked[0], timeout=120)
         with contextlib.suppress(OpenLedgerError, ray.exceptions.RayError):
@@ -77,6 +77,17 @@ def lose_nodes(cluster, folder: Path, uri: str, num_kills: int) -> dict:
     check_after(datanets, num_kills, answered, versions)
     here = ray.get_runtime_context().get_node_id()
     return {"head": here, "lost": lost, "num_answered": len(answered), "num_versions": len(versions)}
+
+
+def add_node(cluster) -> None:
+    """Ray gives a raylet 30 seconds to come up, which a busy machine may not have."""
+    for left in reversed(range(5)):
+        try:
+            cluster.add_node(num_cpus=1, wait=False)
+            return
+        except Exception:
+            if not left:
+                raise
 
 
 def node_off_the_head(cluster, shard):
