@@ -35,7 +35,8 @@ def main(folder: Path, uri: str, num_kills: int) -> None:
     import ray
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "_system_config": HEALTH})
+    head = {"num_cpus": 1, "_system_config": HEALTH}
+    cluster = patiently(lambda: Cluster(initialize_head=True, head_node_args=head))
     try:
         for _ in range(2):
             add_node(cluster)
@@ -80,14 +81,17 @@ def lose_nodes(cluster, folder: Path, uri: str, num_kills: int) -> dict:
 
 
 def add_node(cluster) -> None:
+    patiently(lambda: cluster.add_node(num_cpus=1, wait=False))
+
+
+def patiently(start, tries: int = 5):
     """Ray gives a raylet 30 seconds to come up, which a busy machine may not have."""
-    for left in reversed(range(5)):
-        try:
-            cluster.add_node(num_cpus=1, wait=False)
-            return
-        except Exception:
-            if not left:
-                raise
+    try:
+        return start()
+    except Exception:
+        if tries == 1:
+            raise
+        return patiently(start, tries - 1)
 
 
 def node_off_the_head(cluster, shard):
