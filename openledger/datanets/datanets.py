@@ -669,7 +669,8 @@ class Datanets:
         return self._registry.contributors()
 
     def _check(self, contribution: Contribution) -> None:
-        check_signature(contribution, self._registry.holders.held_by)
+        check_signature(contribution, lambda _: contribution.contributor_id)
+        self.check_key(contribution.contributor_id, contribution.public_key)
         self._check_permitted(contribution.datanet, contribution.contributor_id, "contribute")
 
     def _register(self, identifier: str, public_key: str, name: str) -> Contributor:
