@@ -3,11 +3,10 @@
     openledger quickstart --port 8420                                 in another terminal
     python benchmarks/first_contribution.py python-stdlib --url http://127.0.0.1:8420
 
-Each contributor is new: a fresh key, no account, no balance. The commands are those of the guide (contribute.md), each a
-process of its own: `openledger keys new`, `keys recovery` and `contribute`. The rows are documentation strings of an
+Each contributor is new: a fresh key, no account, no balance. The commands are those of docs/guides/contribute.md, each
+a process of its own: `openledger keys new`, `keys recovery` and `contribute`. The rows are documentation strings of an
 installed package that no contributor of the quickstart has, written to a folder; each contributor sends other ones.
-The last column is what the server alone took, by a second sending of the same rows: it checks their signature, and
-answers the first receipt.
+The same rows are sent a second time, which the server answers from what it knows: that is the program's own time.
 
 The time to the first payout is the server's own, from its leaderboard: between a contributor's first contribution and
 his first payout, on the ledger's clock.
