@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from openledger.api.access import AccountOf, ServiceOf
-from openledger.api.datanets import DraftBody
+from openledger.api.datanets import DraftBody, Hex
 from openledger.api.responses import json_response, listing
 from openledger.core.ids import check_name
 
@@ -23,6 +23,17 @@ class ReviewBody(BaseModel):
 
     row_id: Annotated[str, Field(max_length=128)]
     accept: bool
+
+
+class CommitmentBody(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    row_id: Annotated[str, Field(max_length=128)]
+    digest: Hex
+
+
+class RevealBody(ReviewBody):
+    nonce: Hex
 
 
 class KnownAnswerBody(DraftBody):
@@ -43,6 +54,27 @@ async def review(name: str, body: ReviewBody, account: AccountOf, service: Servi
     """The same again changes nothing; another verdict on the same item is refused."""
     place = check_name(name, "name"), check_name(body.row_id, "row_id")
     return json_response({"object": "review", **await service.review(account, *place, accept=body.accept)})
+
+
+@router.get("/v1/datanets/{name}/reviews/panels")
+async def panels(name: str, account: AccountOf, service: ServiceOf) -> Response:
+    """This account's own seats: what it committed to, and by when it reveals."""
+    return json_response({"object": "panels", **await service.panels(account, check_name(name, "name"))})
+
+
+@router.post("/v1/datanets/{name}/reviews/commitments")
+async def commit(name: str, body: CommitmentBody, account: AccountOf, service: ServiceOf) -> Response:
+    """A verdict's digest, before anybody tells his. The same again changes nothing."""
+    place = check_name(name, "name"), check_name(body.row_id, "row_id")
+    return json_response({"object": "commitment", **await service.commit_review(account, *place, body.digest)})
+
+
+@router.post("/v1/datanets/{name}/reviews/reveals")
+async def reveal(name: str, body: RevealBody, account: AccountOf, service: ServiceOf) -> Response:
+    """The verdict behind it, once the panel is full. The same again changes nothing."""
+    place = check_name(name, "name"), check_name(body.row_id, "row_id")
+    told = await service.reveal_review(account, *place, body.nonce, accept=body.accept)
+    return json_response({"object": "review", **told})
 
 
 @router.post("/v1/datanets/{name}/known-answers")

@@ -38,6 +38,7 @@ class TermsBody(_Body):
     train: str | None = None
     max_rows_a_day: int | None = None
     min_reviews: int | None = None
+    panel: bool | None = None
 
     def changes(self) -> dict[str, Any]:
         return {name: value for name, value in self.model_dump().items() if value is not None}

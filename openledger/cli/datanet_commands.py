@@ -36,6 +36,11 @@ examples:
   openledger reviews decide bees row_... --accept
   openledger reviews known bees "What is a hive?" "Call 555-0100 for cheap pills." --reject
   openledger reviews records bees
+
+where the Datanet has panels (datanet terms --panel yes):
+  openledger reviews commit bees row_... --accept --key my.key
+  openledger reviews panels bees
+  openledger reviews reveal bees --key my.key
 """
 _FEEDBACK_HELP = """The API key is that of the account that paid for the answer; the key signs, and is credited.
 
@@ -75,6 +80,7 @@ def _add_terms(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--train", choices=("open", "request", "private"), help="who may train on them")
     parser.add_argument("--max-rows-a-day", type=int, metavar="N", help="of one contributor; 0 for any number")
     parser.add_argument("--min-reviews", type=int, metavar="N", help="how many look at a row that waits for review")
+    parser.add_argument("--panel", choices=("yes", "no"), help="whether they commit before anybody tells his verdict")
 
 
 def _add_permissions(commands: Any) -> None:
@@ -100,13 +106,20 @@ def _add_reviews(commands: Any) -> None:
     decide = remote_command(actions, "decide", reviewing.review, "take a row, or turn it away")
     known = remote_command(actions, "known", reviewing.add_known, "show reviewers an item whose answer you know")
     records = remote_command(actions, "records", reviewing.records, "how much each reviewer did, and how well")
-    for parser in (queue, decide, known, records):
+    commit = remote_command(actions, "commit", reviewing.commit, "on a panel: commit to a verdict that nobody can see")
+    reveal = remote_command(actions, "reveal", reviewing.reveal, "tell your verdicts of panels that are full")
+    panels = remote_command(actions, "panels", reviewing.panels, "your seats on panels, and by when you reveal")
+    for parser in (commit, reveal):
+        parser.add_argument("--key", required=True, metavar="KEYFILE", help="hides the verdict; keep it to reveal")
+        parser.add_argument("--dry-run", action="store_true", help="say what would be sent")
+    for parser in (queue, decide, known, records, commit, reveal, panels):
         _explained(parser, _REVIEW_HELP).add_argument("datanet", metavar="DATANET")
-    decide.add_argument("row_id", metavar="ROW_ID")
+    for parser in (decide, commit):
+        parser.add_argument("row_id", metavar="ROW_ID")
     known.add_argument("prompt", metavar="PROMPT")
     known.add_argument("completion", metavar="COMPLETION")
     known.add_argument("--source", default="", metavar="TEXT", help="as rows of this Datanet have it")
-    for parser in (decide, known):
+    for parser in (decide, known, commit):
         either = parser.add_mutually_exclusive_group(required=True)
         either.add_argument("--accept", action="store_true")
         either.add_argument("--reject", action="store_true")

@@ -129,6 +129,7 @@ def _changes(options: Namespace) -> dict[str, Any]:
         "train": options.train,
         "max_rows_a_day": options.max_rows_a_day,
         "min_reviews": options.min_reviews,
+        "panel": None if options.panel is None else options.panel == "yes",
         "only_languages": None if options.only_languages is None else options.only_languages == "yes",
         "description": None if options.description is None else _text(options.description),
     }

@@ -76,6 +76,20 @@ class Communities:
         """Safe to send again."""
         return self._told(f"{_path(datanet)}/reviews", {"row_id": row_id, "accept": accept})
 
+    def panels(self, datanet: str) -> dict[str, Any]:
+        """`reviewer`, which is this account, and its `seats` on panels: `row_id`, `digest`, `state` (committing,
+        revealing, done), `is_revealed`, `reveal_by_ms`."""
+        return read_as(values.read_object, self._transport.get_json(f"{_path(datanet)}/reviews/panels"))
+
+    def commit_review(self, datanet: str, row_id: str, digest: str) -> dict[str, Any]:
+        """Where the Datanet has panels: commit to a verdict (`core.paneling.panel_digest`). Safe to send again."""
+        return self._told(f"{_path(datanet)}/reviews/commitments", {"row_id": row_id, "digest": digest})
+
+    def reveal_review(self, datanet: str, row_id: str, nonce: str, *, accept: bool) -> dict[str, Any]:
+        """The verdict behind a commitment, once its panel is full. Safe to send again."""
+        body = {"row_id": row_id, "accept": accept, "nonce": nonce}
+        return self._told(f"{_path(datanet)}/reviews/reveals", body)
+
     def add_known_answer(self, datanet: str, draft: RowDraft, *, accept: bool) -> dict[str, Any]:
         """An item among the rows in review that measures who reviews them. With the owner's API key."""
         return self._told(f"{_path(datanet)}/known-answers", {**asdict(draft), "accept": accept})

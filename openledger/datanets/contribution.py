@@ -13,7 +13,7 @@ from openledger.core.errors import InvalidInput, TooLarge
 from openledger.core.hashing import canonical_json, digest_bytes
 from openledger.core.ids import check_name, derived_id
 from openledger.core.signed import contribution_bytes
-from openledger.core.signing import Holder, SigningKey, check_public_key, contributor_id, verify
+from openledger.core.signing import SigningKey, check_public_key, verify
 from openledger.core.values import Contribution, RowDraft
 
 MAX_ROWS = 10_000
@@ -66,7 +66,7 @@ def sign_batches(
 
 def check_signature(contribution: Contribution) -> None:
     """Raises InvalidInput (`invalid_signature`) unless the contribution is what its key signed; whose key that is,
-    `check_holder` says.
+    `Datanets.check_key` says.
 
     Also raises InvalidInput for text that can't be stored and TooLarge over a limit.
     """
@@ -77,12 +77,6 @@ def check_signature(contribution: Contribution) -> None:
         raise _invalid_signature("the content root is not the one of the rows", "content_root")
     if not verify(contribution.public_key, contribution.signature, signed_bytes(contribution)):
         raise _invalid_signature("the signature was not made with this key over this content", "signature")
-
-
-def check_holder(contribution: Contribution, holder: Holder = contributor_id) -> None:
-    """Raises InvalidInput (`invalid_signature`) unless the key is the contributor's."""
-    if contribution.contributor_id != holder(contribution.public_key):
-        raise _invalid_signature("the contributor id is not the one of the public key", "contributor_id")
 
 
 def signed_bytes(contribution: Contribution) -> bytes:

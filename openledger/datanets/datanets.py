@@ -16,6 +16,7 @@ Rows that were sealed before are judged and credited as of their seal (`seals`);
 Rows are taken back in three steps of the same kind: tombstones in the registry, the shards forget, the registry knows.
 """
 
+import contextlib
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -48,7 +49,7 @@ from openledger.core.values import (
 from openledger.datanets.appeals import HeldRow
 from openledger.datanets.bulk import Part
 from openledger.datanets.clusters import ClusterRow, EvidenceClusters, WordWeights, row_words
-from openledger.datanets.contribution import check_holder, check_signature, draft_bytes, row_ids
+from openledger.datanets.contribution import check_signature, draft_bytes, row_ids
 from openledger.datanets.dedupe import DuplicateIndex, features_of
 from openledger.datanets.export import write_export
 from openledger.datanets.feedback import Feedback
@@ -56,6 +57,7 @@ from openledger.datanets.gate import GATE_VERSION, NO_DETECTORS, Detectors, Rule
 from openledger.datanets.holders import HeldChange
 from openledger.datanets.layout import Layout, ShardPort
 from openledger.datanets.leaderboard import Leaderboard
+from openledger.datanets.panels import PanelSeat
 from openledger.datanets.preparing import Prepared
 from openledger.datanets.registry import (
     Contributor,
@@ -458,7 +460,9 @@ class Datanets:
 
     def review_queue(self, name: str, reviewer: str, limit: int) -> list[tuple[str, RowDraft]]:
         """What `reviewer` has yet to look at: ids and texts, known answers among them."""
-        items, known = self._registry.reviews.queue(self._registry.datanet(name).name, reviewer, limit)
+        is_owner = reviewer == self._registry.datanet(name).owner
+        self.decide_panels()
+        items, known = self._registry.reviews.queue(name, reviewer, limit, is_owner=is_owner)
         rows = {
             row.row_id: _draft(row) for row in self._layout.take(name, [item for item in items if item not in known])
         }
@@ -468,14 +472,74 @@ class Datanets:
         """What `reviewer` says of an item of his queue. Once it is decided, an accepted row is in the next version, and
         another is forgotten. The same again changes nothing, and nobody learns which items were known.
 
-        Raises NotFound (`not_in_review`), Conflict (`already_reviewed`), Forbidden (`own_row`).
+        Raises NotFound (`not_in_review`), Conflict (`already_reviewed`; `panel_review` where reviewers commit first),
+        Forbidden (`own_row`).
         """
         reviews, owner = self._registry.reviews, self._registry.datanet(name).owner
+        if reviewer != owner and self.terms(name).panel:
+            raise Conflict(
+                f"rows of {name!r} are reviewed by a panel",
+                code="panel_review",
+                param="row_id",
+                fix="commit to your verdict first: 'openledger reviews commit'",
+            )
         if reviews.add(name, item, reviewer, accept=accept, now_ms=self._clock.now_ms()):
             decided = reviews.majority(name, item, owner, self.terms(name).min_reviews)
             if decided is not None:
                 reviews.decide(name, item, self._clock.now_ms(), accept=decided)
         self._forget_rejected()
+
+    def commit_review(self, name: str, item: str, reviewer: str, digest: str) -> None:
+        """Take a seat on the panel of an item of the queue, by the digest of a verdict (`core.paneling`). The same
+        again changes nothing.
+
+        Raises Conflict (`no_panel`, `already_reviewed`, `panel_full`), NotFound (`not_in_review`), Forbidden
+        (`own_row`, also for the owner, who decides alone), InvalidInput.
+        """
+        terms = self.terms(name)
+        if not terms.panel:
+            raise Conflict(
+                f"rows of {name!r} are reviewed without a panel", code="no_panel", param="row_id",
+                fix="tell your verdict: 'openledger reviews decide'",
+            )  # fmt: skip
+        if reviewer == self._registry.datanet(name).owner:
+            raise Forbidden(
+                "the owner sits on no panel", code="own_row", param="row_id", fix="decide alone: 'reviews decide'"
+            )
+        seated = item in (seat.row_id for seat in self._registry.panels.seats(name, reviewer, self._clock.now_ms()))
+        if not seated:
+            self._registry.reviews.check_waits(name, item, reviewer)
+        self._registry.panels.commit(name, item, reviewer, digest, terms.min_reviews, self._clock.now_ms())
+
+    def reveal_review(self, name: str, item: str, reviewer: str, nonce: str, *, accept: bool) -> None:
+        """Tell the verdict of a seat, once its panel is full. The same again changes nothing.
+
+        Raises NotFound (`no_commitment`), InvalidInput (`wrong_reveal`), Conflict (`panel_open`, `panel_done`).
+        """
+        panels, now_ms = self._registry.panels, self._clock.now_ms()
+        self._registry.datanet(name)
+        panels.check_reveal(name, item, reviewer, nonce, now_ms, accept=accept)
+        with contextlib.suppress(NotFound):  # it waits no more: the owner decided, or it was taken back
+            self._registry.reviews.add(name, item, reviewer, accept=accept, now_ms=now_ms)
+        panels.mark_revealed(item, reviewer)
+        self.decide_panels()
+
+    def decide_panels(self) -> None:
+        """Of panels that all have revealed on, or whose time is up. May be repeated."""
+        for name, item in self._registry.panels.due(self._clock.now_ms()):
+            decided = self._registry.reviews.majority(name, item, self._registry.datanet(name).owner, 1)
+            if decided is not None and self._registry.reviews.is_waiting(name, item):
+                self._registry.reviews.decide(name, item, self._clock.now_ms(), accept=decided)
+            self._registry.panels.mark_done(item)
+        self._forget_rejected()
+
+    def panel_seats(self, name: str, reviewer: str) -> list[PanelSeat]:
+        """The reviewer's own: what he has to reveal, and by when."""
+        return self._registry.panels.seats(self._registry.datanet(name).name, reviewer, self._clock.now_ms())
+
+    def withheld_reviews(self, name: str) -> dict[str, int]:
+        """How many verdicts each reviewer committed to and never told."""
+        return self._registry.panels.withheld(self._registry.datanet(name).name)
 
     def untold_reviews(self) -> list[ReviewOutcome]:
         """What reviewers decided and the keeper of reputations hasn't heard; whoever told it says so by
@@ -643,7 +707,7 @@ class Datanets:
     def _check(self, contribution: Contribution, prepared: Prepared | None = None) -> None:
         if prepared is None or prepared.contribution_id != contribution_id(contribution):
             check_signature(contribution)
-        check_holder(contribution, self._registry.holders.held_by)
+        self.check_key(contribution.contributor_id, contribution.public_key)
         self._check_permitted(contribution.datanet, contribution.contributor_id, "contribute")
 
     def _register(self, identifier: str, public_key: str, name: str) -> Contributor:

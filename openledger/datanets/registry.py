@@ -33,6 +33,8 @@ from openledger.datanets.folders import make_folder
 from openledger.datanets.holders import SCHEMA as HOLDERS_SCHEMA
 from openledger.datanets.holders import HolderStore
 from openledger.datanets.leaderboard import Leaderboard, LeaderboardCache
+from openledger.datanets.panels import SCHEMA as PANELS_SCHEMA
+from openledger.datanets.panels import PanelStore
 from openledger.datanets.reviews import SCHEMA as REVIEWS_SCHEMA
 from openledger.datanets.reviews import ReviewStore
 from openledger.datanets.row_schema import PLAIN, RowSchema
@@ -97,7 +99,7 @@ CREATE TABLE IF NOT EXISTS versions (
 """
 _SCHEMAS = (
     _SCHEMA, SEALS_SCHEMA, APPEALS_SCHEMA, REMOVALS_SCHEMA, TERMS_SCHEMA, REVIEWS_SCHEMA, FEEDBACK_SCHEMA,
-    HOLDERS_SCHEMA,
+    HOLDERS_SCHEMA, PANELS_SCHEMA,
 )  # fmt: skip
 _VERDICTS = "SELECT row_id, ordinal, outcome, reasons, duplicate_of FROM verdicts WHERE sequence = ? ORDER BY ordinal"
 _FIRST_VERDICTS = (
@@ -179,6 +181,7 @@ class Registry:
             self.tombstones = Tombstones(self._connection, self._writing)
             self.terms = TermsBook(self._connection, self._writing)
             self.reviews = ReviewStore(self._connection, self._writing)
+            self.panels = PanelStore(self._connection, self._writing)
             self.feedback = FeedbackStore(self._connection, self._writing)
             self._leaderboards = LeaderboardCache(self._connection, self.feedback.counts)
         except (apsw.NotADBError, apsw.CorruptError) as error:

@@ -27,6 +27,7 @@ from openledger.core.hashing import digest_json
 from openledger.core.ids import derived_id
 from openledger.core.values import RowDraft
 from openledger.datanets.contribution import draft_json
+from openledger.datanets.panels import TAKEN
 from openledger.datanets.tombstones import REMOVED
 
 SCHEMA = """
@@ -107,10 +108,12 @@ class ReviewStore:
         )
         return int(self._connection.execute(query, (contribution_id,)).get)
 
-    def queue(self, datanet: str, reviewer: str, limit: int) -> tuple[list[str], dict[str, RowDraft]]:
+    def queue(
+        self, datanet: str, reviewer: str, limit: int, *, is_owner: bool = False
+    ) -> tuple[list[str], dict[str, RowDraft]]:
         """Ids of what `reviewer` hasn't looked at, in an order of his own, and the text of those of them that are no
-        rows. None where no row waits for him."""
-        own = "SELECT item FROM reviews WHERE reviewer = ?2"
+        rows. None where no row waits for him. The owner sees also what a panel has."""
+        own = "SELECT item FROM reviews WHERE reviewer = ?2" + ("" if is_owner else f" UNION {TAKEN}")
         query = f"SELECT row_id {_WAITING} AND row_id NOT IN ({own}) ORDER BY sequence, ordinal LIMIT ?3"
         rows = [str(row_id) for (row_id,) in self._connection.execute(query, (datanet, reviewer, limit))]
         query = (
@@ -138,6 +141,15 @@ class ReviewStore:
                 values = (item, reviewer, datanet, int(accept), now_ms)
                 self._connection.execute("INSERT INTO reviews VALUES (?, ?, ?, ?, ?)", values)
         return waits
+
+    def check_waits(self, datanet: str, item: str, reviewer: str) -> None:
+        """Raises NotFound (`not_in_review`) for what is neither a row that waits nor a known answer, Forbidden
+        (`own_row`), Conflict (`already_reviewed`)."""
+        query = "SELECT 1 FROM reviews WHERE item = ? AND reviewer = ?"
+        if self._connection.execute(query, (item, reviewer)).fetchone() is not None:
+            raise Conflict(f"{reviewer} said what he thinks of {item} before", code="already_reviewed", param="row_id")
+        if not self._waits(datanet, item, reviewer) and not self._is_known(datanet, item):
+            raise NotFound(f"{item} doesn't wait for a review in {datanet!r}", code="not_in_review", param="row_id")
 
     def majority(self, datanet: str, row_id: str, owner: str, min_reviews: int) -> bool | None:
         """What was decided of a row: to accept it, not to, or nothing yet."""
@@ -203,12 +215,18 @@ class ReviewStore:
         rows = self._connection.execute(query, (datanet,))
         return [ReviewerRecord(**dict(zip(names, row, strict=True))) for row in rows]
 
+    def is_waiting(self, datanet: str, row_id: str) -> bool:
+        query = f"SELECT 1 {_WAITING} AND row_id = ?2"
+        return self._connection.execute(query, (datanet, row_id)).fetchone() is not None
+
     def _num_since_known(self, datanet: str, reviewer: str) -> int:
         """How many rows `reviewer` has looked at since he was last shown a known answer."""
         query = (
-            "SELECT count(*) FROM reviews WHERE datanet = ?1 AND reviewer = ?2"
-            " AND item NOT IN (SELECT item FROM known_answers) AND reviewed_ms >= (SELECT coalesce(max(reviewed_ms), 0)"
-            " FROM reviews JOIN known_answers USING (item) WHERE reviews.datanet = ?1 AND reviewer = ?2)"
+            "WITH looked (item, ms) AS (SELECT item, reviewed_ms FROM reviews WHERE datanet = ?1 AND reviewer = ?2"
+            " AND item NOT IN (SELECT item FROM commitments WHERE reviewer = ?2)"
+            " UNION ALL SELECT item, committed_ms FROM commitments WHERE datanet = ?1 AND reviewer = ?2)"
+            " SELECT count(*) FROM looked WHERE item NOT IN (SELECT item FROM known_answers)"
+            " AND ms >= (SELECT coalesce(max(ms), 0) FROM looked JOIN known_answers USING (item))"
         )
         return int(self._connection.execute(query, (datanet, reviewer)).get)
 

@@ -22,6 +22,8 @@ from openledger.platform.claims import Claims
 from openledger.platform.desk import is_spam, may_become_spam
 from openledger.platform.service import MOST_SHOWN
 
+_COUNTS = tuple(name for name in ReviewerRecord.__dataclass_fields__ if name != "reviewer")
+
 
 class Community(Claims):
     """The part of `LiveService` that answers for them."""
@@ -44,6 +46,29 @@ class Community(Claims):
         await self._tell_reviews()
         await self._decide_deposits()
         return {"datanet": name, "row_id": row_id, "reviewer": account, "accept": accept}
+
+    async def commit_review(self, account: str, name: str, row_id: str, digest: str) -> dict[str, Any]:
+        await self._check_reader(account, name)
+        await answered(self._datanets.commit_review.remote(name, row_id, account, digest))
+        return {"datanet": name, "row_id": row_id, "reviewer": account, "digest": digest}
+
+    async def reveal_review(self, account: str, name: str, row_id: str, nonce: str, *, accept: bool) -> dict[str, Any]:
+        await self._check_reader(account, name)
+        await answered(self._datanets.reveal_review.remote(name, row_id, account, nonce, accept=accept))
+        await self._after_panels()
+        return {"datanet": name, "row_id": row_id, "reviewer": account, "accept": accept}
+
+    async def panels(self, account: str, name: str) -> dict[str, Any]:
+        await self._check_reader(account, name)
+        await answered(self._datanets.decide_panels.remote())
+        seats = await answered(self._datanets.panel_seats.remote(name, account))
+        return {"datanet": name, "reviewer": account, "seats": [asdict(seat) for seat in seats]}
+
+    async def _after_panels(self) -> None:
+        """What panels whose time is up come to; may be repeated."""
+        await answered(self._datanets.decide_panels.remote())
+        await self._tell_reviews()
+        await self._decide_deposits()
 
     async def _tell_reviews(self) -> None:
         """What reviewers decided counts for the contributors' reputation, as what the gate decides does; may be
@@ -74,7 +99,11 @@ class Community(Claims):
     async def reviewers(self, account: str, name: str) -> list[dict[str, Any]]:
         """All for the owner; a reviewer isn't told how he did, or he would learn which items were known."""
         await self._check_owner(account, name)
-        return [_reviewer(one) for one in await answered(self._datanets.reviewers.remote(name))]
+        withheld: dict[str, int] = await answered(self._datanets.withheld_reviews.remote(name))
+        records: list[ReviewerRecord] = list(await answered(self._datanets.reviewers.remote(name)))
+        silent = sorted(withheld.keys() - {one.reviewer for one in records})
+        records += [ReviewerRecord(reviewer=one, **dict.fromkeys(_COUNTS, 0)) for one in silent]
+        return [{**_reviewer(one), "num_withheld": withheld.get(one.reviewer, 0)} for one in records]
 
     async def give_feedback(
         self, account: str, answer_id: str, kind: str, contribution: Contribution, *, salt: str, consent: bool

@@ -337,8 +337,7 @@ class LiveService(Community, Owners):
 
     async def _catch_up(self) -> None:
         await self._log_removals()
-        await self._tell_reviews()
-        await self._decide_deposits()
+        await self._after_panels()
         await self._settle_keys()
 
     async def _before_key_change(self) -> None:

@@ -306,6 +306,20 @@ class Service(Protocol):
         """Raises NotFound (`not_in_review`), Conflict (`already_reviewed`), Forbidden (`own_row`, `not_the_owner`)."""
         ...
 
+    async def commit_review(self, account: str, name: str, row_id: str, digest: str) -> dict[str, Any]:
+        """Take a seat on the panel of a row (`datanets.panels`). Raises Conflict (`no_panel`, `already_reviewed`,
+        `panel_full`), NotFound (`not_in_review`), Forbidden (`own_row`, `not_the_owner`), InvalidInput."""
+        ...
+
+    async def reveal_review(self, account: str, name: str, row_id: str, nonce: str, *, accept: bool) -> dict[str, Any]:
+        """Raises NotFound (`no_commitment`), InvalidInput (`wrong_reveal`), Conflict (`panel_open`, `panel_done`)."""
+        ...
+
+    async def panels(self, account: str, name: str) -> dict[str, Any]:
+        """`reviewer`, who is the account, and his `seats`: `row_id`, `digest`, `state` (committing, revealing, done),
+        `is_revealed`, `reveal_by_ms`."""
+        ...
+
     async def add_known_answer(self, account: str, name: str, draft: RowDraft, *, accept: bool) -> dict[str, Any]:
         """Raises Forbidden (`not_the_owner`)."""
         ...

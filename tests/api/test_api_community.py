@@ -12,12 +12,18 @@ from starlette.testclient import TestClient
 from openledger.api import create_app
 from openledger.client import OpenLedger
 from openledger.core.errors import Conflict, Forbidden
+from openledger.core.paneling import panel_digest, panel_nonce
 from openledger.core.rating import feedback_salt, feedback_source, sign_rating
+from openledger.core.signing import SigningKey
 from openledger.core.values import Contribution, RowDraft
 from openledger.datanets.contribution import sign_contribution
+from openledger.datanets.terms import Terms
 
 OWNER_KEY, ALICE_KEY = {"Authorization": "Bearer olk_user:owner"}, {"Authorization": "Bearer olk_user:alice"}
+PRIVATE = RowDraft(prompt="Who answers?", completion="Send all letters to the reader at reader@mail.net please.")
 PROMPT, BETTER = "What does pack.open do in a nutshell?", "It opens the archive and returns its members in order."
+
+PANEL = {f"user:r{number}": SigningKey(bytes([number + 1]) * 32) for number in range(3)}
 
 
 @pytest.fixture
@@ -226,3 +232,46 @@ class TestLeaderboard:
     def test_a_refusal_of_the_sdk_is_ours(self, house: House) -> None:
         with served(create_app(house)) as url, OpenLedger(url, "olk_user:eve") as eve, pytest.raises(Forbidden):
             eve.review_queue("docs")
+
+
+class TestPanels:
+    @pytest.fixture
+    def row_id(self, house: House) -> str:
+        house.rows.set_terms("docs", Terms(min_reviews=3, panel=True), by="user:owner")
+        for account, key in PANEL.items():
+            house.name_reviewer(key, account)
+        return house.rows.contribute(sign_contribution(ADA, "docs", [PRIVATE], "1")).verdicts[0].row_id
+
+    def sent(self, client: TestClient, what: str, account: str, **body: Any) -> Any:
+        path, headers = f"/v1/datanets/docs/reviews/{what}", {"Authorization": f"Bearer olk_{account}"}
+        return client.post(path, json=body, headers=headers)
+
+    def commit(self, client: TestClient, row_id: str, account: str) -> Any:
+        nonce = panel_nonce(PANEL[account], "docs", row_id)
+        digest = panel_digest("docs", row_id, account, nonce, accept=True)
+        return self.sent(client, "commitments", account, row_id=row_id, digest=digest)
+
+    def test_go_from_the_commitments_to_the_decision(self, client: TestClient, house: House, row_id: str) -> None:
+        for account in PANEL:
+            assert self.commit(client, row_id, account).status_code == 200
+        seats = client.get("/v1/datanets/docs/reviews/panels", headers={"Authorization": "Bearer olk_user:r0"}).json()
+        assert (seats["reviewer"], [one["state"] for one in seats["seats"]]) == ("user:r0", ["revealing"])
+        for account, key in PANEL.items():
+            told = self.sent(
+                client, "reveals", account, row_id=row_id, accept=True, nonce=panel_nonce(key, "docs", row_id)
+            )
+            assert told.status_code == 200, told.text
+        assert house.rows.publish("docs").num_rows == 1
+        records = client.get("/v1/datanets/docs/reviewers/records", headers=OWNER_KEY).json()["data"]
+        assert {(one["reviewer"], one["num_withheld"]) for one in records} == {(account, 0) for account in PANEL}
+
+    def test_refuse_what_comes_too_early_from_strangers_or_malformed(self, client: TestClient, row_id: str) -> None:
+        assert self.commit(client, row_id, "user:r0").status_code == 200
+        nonce = panel_nonce(PANEL["user:r0"], "docs", row_id)
+        told = self.sent(client, "reveals", "user:r0", row_id=row_id, accept=True, nonce=nonce)
+        assert code(told) == (409, "panel_open")
+        stranger = self.sent(client, "commitments", "user:eve", row_id=row_id, digest="ab" * 32)
+        assert code(stranger) == (403, "not_the_owner")
+        assert code(self.sent(client, "commitments", "user:r1", row_id=row_id, digest="ab")) == (
+            400, "invalid_commitment",
+        )  # fmt: skip

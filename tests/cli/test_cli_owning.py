@@ -11,6 +11,7 @@ from served_app import served
 
 from openledger.api import create_app
 from openledger.cli.main import main
+from openledger.core.signing import SigningKey
 from openledger.core.values import RowDraft
 from openledger.datanets.contribution import sign_contribution
 
@@ -102,6 +103,32 @@ def test_reviews_from_the_queue_to_the_records(url: str, house: House, capsys: p
     assert (record["reviewer"], record["num_reviews"]) == ("user:owner", 1)
     assert main(["reviews", "decide", "docs", verdict.row_id, "--reject", *own]) == 7
     assert main(["reviews", "decide", "docs", "row_none", "--reject", *own]) == 6
+
+
+def test_a_panel_from_the_commitments_to_the_verdicts(
+    url: str, house: House, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    owner = ["--url", url, "--api-key", "olk_user:owner"]
+    told(capsys, "datanet", "terms", "docs", "--min-reviews", "3", "--panel", "yes", *owner)
+    (verdict,) = house.rows.contribute(sign_contribution(ADA, "docs", [PRIVATE], "1")).verdicts
+    reviewers = {f"user:r{number}": tmp_path / f"r{number}.key" for number in range(3)}
+    for account, path in reviewers.items():
+        house.name_reviewer(SigningKey.load_or_create(path), account)
+        own = ["--key", str(path), "--url", url, "--api-key", f"olk_{account}"]
+        dry = told(capsys, "reviews", "commit", "docs", verdict.row_id, "--accept", "--dry-run", *own)
+        assert (dry["sent"], dry["reviewer"]) == (False, account)
+        assert told(capsys, "reviews", "reveal", "docs", *own) == []
+        told(capsys, "reviews", "commit", "docs", verdict.row_id, "--accept", *own)
+    for account, path in reviewers.items():
+        own = ["--url", url, "--api-key", f"olk_{account}"]
+        (seat,) = told(capsys, "reviews", "panels", "docs", *own)
+        assert seat["state"] == "revealing"
+        assert main(["reviews", "reveal", "docs", "--key", str(reviewers["user:r0"]), *own]) == (
+            0 if account == "user:r0" else 2
+        )
+        capsys.readouterr()
+        told(capsys, "reviews", "reveal", "docs", "--key", str(path), *own)
+    assert house.rows.publish("docs").num_rows == 1
 
 
 def test_feedback_needs_consent_and_a_rating_none(url: str, house: House, key: str, capsys: pytest.CaptureFixture[str]):

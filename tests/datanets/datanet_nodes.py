@@ -35,10 +35,11 @@ def main(folder: Path, uri: str, num_kills: int) -> None:
     import ray
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "_system_config": HEALTH})
+    head = {"num_cpus": 1, "_system_config": HEALTH}
+    cluster = patiently(lambda: Cluster(initialize_head=True, head_node_args=head))
     try:
         for _ in range(2):
-            cluster.add_node(num_cpus=1)
+            add_node(cluster)
         ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR", namespace="openledger")
         told = lose_nodes(cluster, folder, uri, num_kills)
         (folder / "told.json").write_text(json.dumps(told))
@@ -68,7 +69,7 @@ def lose_nodes(cluster, folder: Path, uri: str, num_kills: int) -> dict:
         lost.append(node.node_id)
         killer = threading.Thread(target=cluster.remove_node, args=(node,), kwargs={"allow_graceful": False})
         killer.start()
-        cluster.add_node(num_cpus=1, wait=False)
+        add_node(cluster)
         with contextlib.suppress(OpenLedgerError, ray.exceptions.RayError):
             answered[number] = ray.get(asked[0], timeout=120)
         with contextlib.suppress(OpenLedgerError, ray.exceptions.RayError):
@@ -77,6 +78,20 @@ def lose_nodes(cluster, folder: Path, uri: str, num_kills: int) -> dict:
     check_after(datanets, num_kills, answered, versions)
     here = ray.get_runtime_context().get_node_id()
     return {"head": here, "lost": lost, "num_answered": len(answered), "num_versions": len(versions)}
+
+
+def add_node(cluster) -> None:
+    patiently(lambda: cluster.add_node(num_cpus=1, wait=False))
+
+
+def patiently(start, tries: int = 5):
+    """Ray gives a raylet 30 seconds to come up, which a busy machine may not have."""
+    try:
+        return start()
+    except Exception:
+        if tries == 1:
+            raise
+        return patiently(start, tries - 1)
 
 
 def node_off_the_head(cluster, shard):

@@ -17,6 +17,7 @@ from openledger.core.clock import ManualClock
 from openledger.core.errors import Conflict, Corrupt, InvalidInput, NotFound, Unavailable
 from openledger.core.signed import contribution_id
 from openledger.core.values import Row, RowDraft
+from openledger.datanets.contribution import signed_bytes
 from openledger.datanets.datanets import Datanets
 from openledger.datanets.registry import Registry
 from openledger.datanets.removal import sign_withdrawal
@@ -53,6 +54,14 @@ class TestContribute:
         assert ada.reasons == {"empty": 1, "exact_duplicate": 1, "personal_data": 1}
         assert (bob.name, bob.accepted, bob.rejected, bob.review) == ("bob", 5, 2, 0)
         assert bob.reasons == {"exact_duplicate": 2}
+
+    def test_a_key_signs_under_no_other_contributors_id(self, datanets: Datanets) -> None:
+        datanets.contribute(signed("ada", MIXED))
+        forged = replace(signed("eve", sample_drafts(2)), contributor_id=key_of("ada").contributor_id)
+        forged = replace(forged, signature=key_of("eve").sign(signed_bytes(forged)))
+        with pytest.raises(InvalidInput) as caught:
+            datanets.contribute(forged)
+        assert (caught.value.code, caught.value.param) == ("invalid_signature", "contributor_id")
 
     def test_a_replayed_contribution_gets_its_first_receipt(self, datanets: Datanets) -> None:
         first = datanets.contribute(signed("ada", MIXED))
