@@ -84,6 +84,7 @@ def _due(withheld: Collection[str]) -> str:
 
 
 def _unwitnessed(training: Training, num_required: int, reason: str) -> Conflict:
+    """A round serves one version, base and recipe, once: what lacks one gets one, all else takes the next version."""
     return Conflict(
         f"{training.adapter} can't be offered: no witness stands for the constant it was trained by"
         f" ({training.datanet} version {training.version}): {reason}",
@@ -91,5 +92,7 @@ def _unwitnessed(training: Training, num_required: int, reason: str) -> Conflict
         param="adapter",
         fix=f"publish a version with a round of nonces and train on it: jobs/train.py --datanet {training.datanet}"
         f" --commit-nonces WITNESS (with --version {training.version} if that version has no round yet), then again"
-        f" without the option. Or let a vote lower witnesses_required from {num_required}: openledger govern propose",
+        " without the option. A version whose round was closed sells that base and recipe alone: train by them, or"
+        " publish the next one (a quickstart: in another folder). Or let a vote lower witnesses_required from"
+        f" {num_required}: openledger govern propose",
     )
