@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from openledger.adapters.base_model import EMBEDDED, BaseModel, find_base_model
+from openledger.adapters.base_model import EMBEDDED, BaseModel, find_base_model, load_tokenizer_from
 from openledger.adapters.card import adapter_digest
 from openledger.adapters.checks import read_shapes
 
@@ -86,7 +86,9 @@ def _make_base(folder: Path) -> BaseModel:
             num_attention_heads=HEADS, num_key_value_heads=KV_HEADS, max_position_embeddings=4096,
             tie_word_embeddings=False, eos_token_id=1, pad_token_id=0, bos_token_id=None,
         )  # fmt: skip
-        LlamaForCausalLM(config).save_pretrained(folder)
+        model = LlamaForCausalLM(config)
+        model.lm_head.weight.data[len(load_tokenizer_from(EMBEDDED)) :] = 0  # answers are of tokens that have a text
+        model.save_pretrained(folder)
         for name in _TOKENIZER:
             shutil.copy(EMBEDDED / name, folder / name)
     return find_base_model(str(folder))

@@ -14,7 +14,7 @@ import os
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -205,12 +205,13 @@ class VllmEngine:
         before = [(each, each.num_computed_tokens, each.prefill_stats) for each in self._scheduler.requests.values()]
         outputs = self._vllm.step()
         self._charge(before, 1000 * (time.perf_counter() - begin))
-        overflowed = {each.request_id for each, _, _ in before if each.num_nans_in_logits}
+        if overflowed := {each.request_id for each, _, _ in before if each.num_nans_in_logits}:
+            self._end_overflowed(overflowed)
         for output in outputs:
             if output.request_id in self._scored:
                 self._scored[output.request_id] = output
             elif (answer := self._answers.get(output.request_id)) is not None:
-                self._ready.append(self._told(answer, output, answer.vllm_id in overflowed))
+                self._ready.append(self._told(answer, output))
 
     def _charge(self, before: Sequence[tuple[Any, int, Any]], step_ms: float) -> None:
         """A step's time is divided by rows; what a prompt found in the cache is none."""
@@ -252,7 +253,18 @@ class VllmEngine:
                 fix="ask for less, or a model that is served by the torch engine",
             ) from error
 
-    def _told(self, answer: "_Answer", output: Any, overflowed: bool) -> TokenEvent:
+    def _end_overflowed(self, vllm_ids: Collection[str]) -> None:
+        """End all answers under the adapters whose logits aren't finite. What isn't finite in keys and values would
+        spoil whoever gets their blocks next (0 times NaN is NaN), so it is made finite, and what was cached for these
+        adapters is never found again."""
+        adapters = {each.generation.adapter for each in self._answers.values() if each.vllm_id in vllm_ids}
+        for answer in [each for each in self._answers.values() if each.generation.adapter in adapters]:
+            self._abort(answer)
+            self._ready.append(self._ended(answer, "error", error=not_finite(answer.generation.adapter)))
+        self._num_overflows.update(adapters)
+        self._vllm.collective_rpc(_make_finite)
+
+    def _told(self, answer: "_Answer", output: Any) -> TokenEvent:
         """The event of the tokens that vLLM made for an answer."""
         generation, completion = answer.generation, output.outputs[0]
         wanted = generation.request.sampling
@@ -260,10 +272,6 @@ class VllmEngine:
             generation.num_cached = max(0, output.num_cached_tokens or 0)
             if generation.index == 0:
                 self._begin_further_answers(generation.request)
-        if overflowed:
-            self._abort(answer)
-            self._clean_memory(generation.adapter)
-            return self._ended(answer, "error", error=not_finite(generation.adapter))
         text, reason, made = "", None, 0
         for token in completion.token_ids:
             made += 1
@@ -291,12 +299,6 @@ class VllmEngine:
         text += generation.text.finish()
         reason = "stop" if generation.text.stopped else reason or completion.finish_reason
         return self._ended(answer, reason, text=text, **given)
-
-    def _clean_memory(self, adapter: str) -> None:
-        """What isn't finite in keys and values would spoil whoever gets their blocks next: 0 times NaN is NaN. What was
-        cached for the adapter is never found again."""
-        self._vllm.collective_rpc(_make_finite)
-        self._num_overflows[adapter] += 1
 
     def _begin_further_answers(self, request: GenerationRequest) -> None:
         """The prompt is computed: the other answers find its blocks."""

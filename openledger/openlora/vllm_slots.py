@@ -70,7 +70,7 @@ class VllmSlots:
 
     def give(self, digest: str) -> Any:
         """The adapter as vLLM's requests name it, None for the base. The first time it goes to the device. Raises
-        InvalidInput (`adapter_not_for_vllm`) where vLLM doesn't take it; it is then no longer here."""
+        InvalidInput (`adapter_not_for_vllm`) where vLLM doesn't take it."""
         if not digest:
             return None
         request = self._requests[digest]
@@ -79,31 +79,28 @@ class VllmSlots:
                 self._vllm.add_lora(request)
                 self._vllm.pin_lora(request.lora_int_id)
             except Exception as error:  # whatever vLLM raises is about this adapter alone
-                self._drop(digest)
                 raise InvalidInput(
                     f"vLLM does not take the adapter {digest}: {error}",
                     code="adapter_not_for_vllm",
                     param="adapter_digest",
                     fix="serve it with the torch engine, or train it on modules that vLLM adapts in this model",
                 ) from error
-            finally:
-                shutil.rmtree(request.lora_path, ignore_errors=True)
+            shutil.rmtree(request.lora_path, ignore_errors=True)
             self._given.add(digest)
         return request
 
     def remove(self, digest: str) -> None:
-        if digest in self._requests:
-            self._drop(digest)
+        with self._lock:
+            request = self._requests.pop(digest, None)
+        if request is None:
+            return
+        if digest in self._given:
+            self._given.remove(digest)
+            self._vllm.remove_lora(request.lora_int_id)
+        shutil.rmtree(request.lora_path, ignore_errors=True)
 
     def resident(self) -> tuple[str, ...]:
         return tuple(self._requests)
-
-    def _drop(self, digest: str) -> None:
-        with self._lock:
-            request = self._requests.pop(digest)
-        self._given.discard(digest)
-        self._vllm.remove_lora(request.lora_int_id)
-        shutil.rmtree(request.lora_path, ignore_errors=True)
 
     def _fill_last_slot(self) -> None:
         """Slots are given out from the first: fill all with zeros, then free all but the last."""

@@ -136,6 +136,22 @@ class TestBadAdapters(requests_suite.TestBadAdapters):
             name: tokens_of(each) for name, each in expected.items()
         }
 
+    def test_one_that_overflows_spoils_nothing_by_being_scored(
+        self, served: Served, engine: VllmEngine, tmp_path: Path
+    ) -> None:
+        """And what it computed is not found by its next request, whose answer would then be finite and wrong."""
+        digest = requests_suite._filled(served, tmp_path, 1e30)
+        engine.load(digest, tmp_path)
+        good = [request(str(number), prompt_of(9), served.digests["one"]) for number in range(5)]
+        expected = run(engine, *good)
+        assert not np.isfinite(engine.score(prompt_of(60), prompt_of(6), [digest])).all()
+        assert {name: tokens_of(each) for name, each in run(engine, *good).items()} == {
+            name: tokens_of(each) for name, each in expected.items()
+        }
+        for number in range(2):
+            events = run(engine, request(f"bad {number}", prompt_of(60), digest, num_answers=2))[f"bad {number}"]
+            assert [(event.error or {}).get("code") for event in events] == ["non_finite_logits"]
+
     def test_one_more_than_slots_is_refused(self, served: Served, engine: VllmEngine, tmp_path: Path) -> None:
         digests = [_varied(served, tmp_path / str(number), number) for number in (1, 2)]
         engine.load(digests[0], tmp_path / "1")
@@ -157,7 +173,9 @@ class TestBadAdapters(requests_suite.TestBadAdapters):
         )
         assert [(event.error or {}).get("code") for event in events["bad"]] == ["adapter_not_for_vllm"]
         assert events["good"] == expected
-        assert served.digests["one"] not in engine.resident()
+        engine.unload(served.digests["one"])
+        engine.load(served.digests["one"], served.folders["one"])
+        assert run(engine, request("r", prompt_of(9), served.digests["one"]))["r"][-1].error is None
 
 
 class TestSlots:
