@@ -4,8 +4,8 @@ Owns the way of one request's answers between economy and engine, and that no ho
 ends, its hold is posted for what was generated, or voided where the engine failed. Knows adapters and prompts as
 values; how they were found and encoded is `live`'s.
 
-An answer by several weighted adapters at once is sold once for each of them, at its weight's part of its price, so that
-each (adapter, period) pool, its owner and its stakers get what is theirs by the same rules as for any answer.
+An answer by several weighted adapters at once is sold once for each of them, by its weight (`ensembles`), so that each
+(adapter, period) pool, its owner and its stakers get what is theirs by the same rules as for any answer.
 """
 
 import asyncio

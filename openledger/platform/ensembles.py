@@ -1,8 +1,13 @@
 """Which adapters may answer one request together, and for how much each.
 
 With weights w_i the answer is y = W x + sum of w_i B_i A_i x (`openlora.ensembles`). It is sold once for each adapter,
-at the part w_i / sum of w of its prices, rounded down to whole nano-OPEN a token: so each pool of (adapter, period)
-gets its part of the fee, and log, settlement and audit know nothing but sales. Weights are positive: what an adapter
+at this part of its prices, rounded down to whole nano-OPEN a token:
+
+    share_i = min(1, w_i / min(1, sum of w))
+
+So each pool of (adapter, period) gets its part of the fee, and log, settlement and audit know nothing but sales.
+Weights that sum to 1 divide one answer's price. Below that they are scaled up to it; above it nothing is scaled down,
+or an adapter that costs nothing and does nothing would make all others cheap. Weights are positive: what an adapter
 taught can't be taken away from an answer and paid for.
 """
 
@@ -38,8 +43,15 @@ def ensemble_of(
         raise _invalid("an adapter is named twice", "name each once, with the sum of its weights")
     if not all(0 < weight < float("inf") for _, weight in members):
         raise _invalid("weights must be positive numbers", "leave out what shouldn't count")
-    whole = sum((Fraction(weight) for _, weight in members), Fraction(0))
-    return base, tuple(_part(adapter, weight, Fraction(weight) / whole) for adapter, weight in members)
+    shares = shares_of([weight for _, weight in members])
+    return base, tuple(_part(*member, share) for member, share in zip(members, shares, strict=True))
+
+
+def shares_of(weights: Sequence[float]) -> list[Fraction]:
+    """The part of its price that each is sold at. Exact: a float is a fraction."""
+    exact = [Fraction(weight) for weight in weights]
+    whole = min(Fraction(1), sum(exact, Fraction(0)))
+    return [min(Fraction(1), weight / whole) for weight in exact]
 
 
 def _part(adapter: RegisteredAdapter, weight: float, share: Fraction) -> Part:

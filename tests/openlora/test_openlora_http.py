@@ -87,15 +87,15 @@ class TestEnsembles:
         expected = run(engine, replace(request("e", prompt_of(9), max_tokens=8), ensemble=members))["e"]
         assert self.ask(stack).choices[0].text == text_of(expected)
 
-    def test_each_adapters_pool_gets_its_weights_part_of_the_fee(self, served: Served, stack: Stack) -> None:
+    def test_each_adapters_pool_is_paid_by_its_weight(self, served: Served, stack: Stack) -> None:
         before, period = stack.spent_nano(), stack.economy.current_period()
         receipt = self.ask(stack).openledger
         assert stack.spent_nano() - before == receipt["fee_nano"] == sum(receipt["parts"].values())
         told = {each["adapter"]: each for each in receipt["adapters"]}
         num_tokens = receipt["prompt_tokens"], receipt["completion_tokens"]
         assert {name: each["fee_nano"] for name, each in told.items()} == {
-            "one": num_tokens[0] * 75 + num_tokens[1] * 750,
-            "two": num_tokens[0] * 25 + num_tokens[1] * 250,
+            "one": num_tokens[0] * 100 + num_tokens[1] * 1000,
+            "two": num_tokens[0] * 50 + num_tokens[1] * 500,
         }
         members = {(served.digests[name], weight) for name, weight in self.WEIGHTS}
         for name, each in told.items():
