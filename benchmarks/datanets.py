@@ -354,7 +354,8 @@ def _plot(path: Path, points: Sequence[Point]) -> None:
     most_us = 100 * math.ceil(1.2 * max(point.cpu_us for point in points) / 100)
 
     def at(rows: float, us: float) -> tuple[float, float]:
-        return left + (width - left - right) * rows / most_rows, height - bottom - (height - bottom - top) * us / most_us
+        across, up = (width - left - right) / most_rows, (height - bottom - top) / most_us
+        return left + across * rows, height - bottom - up * us
 
     def dots(values: Sequence[tuple[float, float]], colour: str) -> str:
         found = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5"/>' for x, y in (at(*value) for value in values))
