@@ -54,6 +54,7 @@ from openledger.datanets.dedupe import DuplicateIndex
 from openledger.datanets.gate import judge
 from openledger.datanets.ingest import Outcome, gate_workers
 from openledger.datanets.ingest import ingest as ingest_all
+from openledger.datanets.preparing import prepare
 from openledger.datanets.rows import SCHEMA, table_of
 from openledger.datanets.shard import Shard, ShardHost
 
@@ -76,12 +77,14 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """What the rows up to `rows` cost, each, from the point before."""
+    """What the rows up to `rows` cost, each, from the point before. `alone_us` is the CPU of what depends on a row
+    alone, at the same time: it can't grow, and tells how dear CPU was under the load of that moment."""
 
     rows: int
     cpu_us: float
     wall_us: float
     bytes_per_row: float
+    alone_us: float
 
 
 def main() -> None:
@@ -314,10 +317,11 @@ def curve(arguments: argparse.Namespace) -> None:
         _grow(folder, arguments.grown)
         points = _points(folder)
     table = Table(title="cost per row as a Datanet grows")
-    for column in ("rows", "CPU us per row", "wall us per row", "resident bytes per row"):
+    for column in ("rows", "CPU us", "wall us", "resident bytes", "CPU us of the row alone", "CPU / of the row alone"):
         table.add_column(column, justify="right")
     for point in points:
-        table.add_row(*(f"{value:,.0f}" for value in (point.rows, point.cpu_us, point.wall_us, point.bytes_per_row)))
+        values = (point.rows, point.cpu_us, point.wall_us, point.bytes_per_row, point.alone_us)
+        table.add_row(*(f"{value:,.0f}" for value in values), f"{point.cpu_us / point.alone_us:.2f}")
     Console(width=150).print(table)
     if arguments.plot:
         _plot(arguments.plot, points)
@@ -332,8 +336,9 @@ def _grow(folder: Path, num_rows: int) -> None:
         rows = datanets.stored_count("docs")
         grown = (psutil.Process().memory_info().rss - before) / rows
         per_row = [ms / len(part) for ms in (spent.cpu_ms, spent.wall_ms)]
+        alone = cost(lambda p=part: prepare(p[-1])).cpu_ms
         with (folder / "points.jsonl").open("a") as stream:
-            stream.write(json.dumps(asdict(Point(rows, *per_row, grown))) + "\n")
+            stream.write(json.dumps(asdict(Point(rows, *per_row, grown, alone))) + "\n")
     datanets.close()
 
 
@@ -343,33 +348,34 @@ def _points(folder: Path) -> list[Point]:
 
 
 def _plot(path: Path, points: Sequence[Point]) -> None:
-    """An SVG of its own: two axes with a few marks, and a point for each measurement."""
-    width, height, left, bottom, top = 640, 320, 60, 40, 30
+    """An SVG of its own: two axes with a few marks, and two points for each measurement."""
+    width, height, left, right, bottom, top = 640, 320, 60, 40, 40, 30
     most_rows = max(point.rows for point in points)
     most_us = 100 * math.ceil(1.2 * max(point.cpu_us for point in points) / 100)
 
     def at(rows: float, us: float) -> tuple[float, float]:
-        return left + (width - left - 20) * rows / most_rows, height - bottom - (height - bottom - top) * us / most_us
+        across, up = (width - left - right) / most_rows, (height - bottom - top) / most_us
+        return left + across * rows, height - bottom - up * us
 
-    dots = "".join(
-        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5"/>' for x, y in (at(point.rows, point.cpu_us) for point in points)
-    )
-    marks = "".join(
-        f'<text x="{x:.0f}" y="{height - bottom + 16}" text-anchor="middle">{rows:,.0f}</text>'
-        for rows in (most_rows * n / 4 for n in range(5))
-        for x, _ in [at(rows, 0)]
-    ) + "".join(
-        f'<text x="{left - 6}" y="{y + 4:.0f}" text-anchor="end">{us:,.0f}</text>'
-        for us in (most_us * n / 4 for n in range(5))
-        for _, y in [at(0, us)]
-    )
+    def dots(values: Sequence[tuple[float, float]], colour: str) -> str:
+        found = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5"/>' for x, y in (at(*value) for value in values))
+        return f'<g fill="{colour}">{found}</g>'
+
+    marks = ""
+    for quarter in range(5):
+        rows, us = most_rows * quarter / 4, most_us * quarter / 4
+        marks += f'<text x="{at(rows, 0)[0]:.0f}" y="{height - bottom + 16}" text-anchor="middle">{rows:,.0f}</text>'
+        marks += f'<text x="{left - 6}" y="{at(0, us)[1] + 4:.0f}" text-anchor="end">{us:,.0f}</text>'
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif"'
         f' font-size="12"><rect width="{width}" height="{height}" fill="white"/>'
-        f'<path d="M{left} {top}V{height - bottom}H{width - 20}" fill="none" stroke="#444"/>{marks}'
-        f'<g fill="#1f6feb">{dots}</g><text x="{left}" y="18">microseconds of CPU per row</text>'
-        f'<text x="{width - 20}" y="{height - 8}" text-anchor="end">rows in the Datanet</text></svg>\n'
+        f'<path d="M{left} {top}V{height - bottom}H{width - right}" fill="none" stroke="#444"/>{marks}'
+        + dots([(point.rows, point.cpu_us) for point in points], "#1f6feb")
+        + dots([(point.rows, point.alone_us) for point in points], "#8c959f")
+        + f'<text x="{left}" y="18">microseconds of CPU per row: <tspan fill="#1f6feb">everything</tspan>,'
+        f' <tspan fill="#6e7781">what depends on the row alone</tspan></text>'
+        f'<text x="{width - right}" y="{height - 8}" text-anchor="end">rows in the Datanet</text></svg>\n'
     )
 
 
