@@ -18,7 +18,7 @@ from peft import PeftModel
 
 from openledger.core.errors import Conflict
 from openledger.core.values import GenerationRequest
-from openledger.openlora.ensembles import identity_of
+from openledger.openlora.ensembles import home_of, identity_of
 from openledger.openlora.torch_engine import EngineOptions, TorchEngine
 
 PARTS = (("one", 0.7), ("two", -0.4), ("three", 1.5))
@@ -129,3 +129,13 @@ class TestBadEnsembles:
         events = run(engine, bad, good)
         assert (events["bad"][0].error or {})["code"] == "invalid_ensemble"
         assert len(tokens_of(events["good"])) > 0
+
+
+class TestHome:
+    def test_is_that_of_the_adapter_with_the_largest_weight(self) -> None:
+        asked = replace(request("e", [5]), ensemble=(("d1", 0.25), ("d2", -2.0), ("d3", 1.0)))
+        assert home_of(asked) == "d2"
+
+    @pytest.mark.parametrize("digest", ["d1", ""])
+    def test_of_one_adapter_or_none_is_its_own(self, digest: str) -> None:
+        assert home_of(request("r", [5], digest)) == digest
