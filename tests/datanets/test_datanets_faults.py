@@ -36,8 +36,8 @@ def test_thirty_kills_lose_nothing_and_double_nothing(cluster: Any, tmp_path: Pa
 
 
 @pytest.mark.cluster
-def test_two_lost_nodes_lose_nothing_where_rows_lie_in_an_object_store(tmp_path: Path) -> None:
-    check_lost_nodes(tmp_path, num_kills=2)
+def test_a_lost_node_loses_nothing_where_rows_lie_in_an_object_store(tmp_path: Path) -> None:
+    check_lost_nodes(tmp_path, num_kills=1)
 
 
 @pytest.mark.slow
