@@ -264,7 +264,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", nargs="+", help="cases of `closed`, such as 'ours distinct 32'")
-    parser.add_argument("--vllm", type=Path, help="the Python of an environment with vLLM: a peer of `closed`")
+    parser.add_argument("--vllm", type=Path, help="the Python of an environment with vLLM, a peer of `closed`")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--adapter-dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--rate", type=float, default=4.0, help="requests a second in `slora`")
@@ -359,10 +359,10 @@ def _peft_closed(model: Any, mix: str, count: int, turn: int) -> Spent:
 class _VllmPeer:
     """vLLM in a process of its own, which says what each loop took of it. It starts here, which may take minutes."""
 
-    def __init__(self, python: Path, made: World, adapters: Sequence[str]):
+    def __init__(self, python: Path, dtype: str, made: World, adapters: Sequence[str]):
         script = Path(__file__).with_name("openlora_vllm.py")
         self._process = subprocess.Popen(
-            [python, script, made.base.path, *adapters], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [python, script, dtype, made.base.path, *adapters], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         told = self._read()
         print(f"vLLM {told['version']} {'with' if adapters else 'without'} LoRA: ready after {told['start_s']:.0f} s")
@@ -398,7 +398,7 @@ def _vllm(arguments: argparse.Namespace, made: World) -> Iterator[dict[str, _Vll
     try:
         for who, adapters in (("vllm", [os.fspath(made.folders[0].parent)]), ("vllm-plain", [])):
             if arguments.vllm and any(name.split()[0] == who for name in arguments.only or [who]):
-                peers[who] = _VllmPeer(arguments.vllm, made, adapters)
+                peers[who] = _VllmPeer(arguments.vllm, arguments.dtype, made, adapters)
         yield peers
     finally:
         for peer in peers.values():

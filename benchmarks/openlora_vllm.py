@@ -1,12 +1,12 @@
 """vLLM as the peer of benchmarks/openlora.py: a process in an environment of its own (benchmarks/vllm_requirements.txt)
 that runs the closed loops it is told, one at a time. Imports nothing of OpenLedger.
 
-    ENV/bin/python benchmarks/openlora_vllm.py BASE ADAPTERS        with LoRA, 32 slots of rank 16
-    ENV/bin/python benchmarks/openlora_vllm.py BASE                 without
+    ENV/bin/python benchmarks/openlora_vllm.py float32 BASE ADAPTERS        with LoRA, 32 slots of rank 16
+    ENV/bin/python benchmarks/openlora_vllm.py float32 BASE                 without
 
 A line of standard input is a loop: {"prompts": [[ids], ...], "adapters": [number or null, ...], "new_tokens": 64}; the
 line of standard output that answers it has its wall and CPU seconds. The first line that is written says it is ready,
-and which version it is. One thread, fp32, vLLM's own defaults otherwise (compiled, prefix cache on). It runs in this
+and which version it is. One thread, vLLM's own defaults otherwise (compiled, prefix cache on). It runs in this
 one process, so that its CPU time is this process's.
 """
 
@@ -29,9 +29,10 @@ os.environ |= {
 def main() -> int:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever libraries print is no answer
-    base, adapters = sys.argv[1], sorted(Path(sys.argv[2]).iterdir()) if len(sys.argv) > 2 else []
+    dtype, base, *rest = sys.argv[1:]
+    adapters = sorted(Path(rest[0]).iterdir()) if rest else []
     begun = time.perf_counter()
-    engine, requests = start(base, adapters)
+    engine, requests = start(dtype, base, adapters)
     import vllm
 
     tell(answers, {"version": vllm.__version__, "start_s": time.perf_counter() - begun})
@@ -43,7 +44,7 @@ def main() -> int:
     return 0
 
 
-def start(base: str, adapters: list[Path]) -> tuple[Any, list[Any]]:
+def start(dtype: str, base: str, adapters: list[Path]) -> tuple[Any, list[Any]]:
     """The engine, and the first adapters, loaded."""
     import torch
     from vllm.engine.arg_utils import EngineArgs
@@ -54,7 +55,7 @@ def start(base: str, adapters: list[Path]) -> tuple[Any, list[Any]]:
     lora = {"enable_lora": True, "max_loras": SLOTS, "max_cpu_loras": SLOTS, "max_lora_rank": RANK} if adapters else {}
     arguments = EngineArgs(
         model=base,
-        dtype="float32",
+        dtype=dtype,
         max_model_len=CONTEXT,
         max_num_seqs=IN_FLIGHT,
         kv_cache_memory_bytes=KV_BYTES,
