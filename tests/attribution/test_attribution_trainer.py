@@ -1,17 +1,15 @@
 """Banks, indexes and replays by Ray tasks are those of one process, even where a worker is killed on the way."""
 
-import os
 import shutil
-import signal
 import threading
 import time
+from contextlib import suppress
 from types import SimpleNamespace
 
 import numpy as np
 import psutil
 import pytest
 import torch
-from ray.util.state import list_tasks
 from tiny_model import make_tiny_base, tiny_rows
 
 from openledger.adapters.base_model import load_model, load_tokenizer
@@ -42,17 +40,25 @@ def world(tmp_path_factory):
     return base, examples, folder, record, plan_bank(record, examples, num_coalitions=6, num_twins=0)
 
 
+def workers(task):
+    """Processes of the session's cluster that run a task of that name now, as Ray titles them."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):  # it has ended meanwhile
+            if f"ray::{task}" in process.cmdline():
+                found.append(process)
+    return found
+
+
 def kill_one_worker(killed):
     """SIGKILL the first worker that trains a member."""
     deadline = time.monotonic() + 100
     while time.monotonic() < deadline:
-        running = list_tasks(filters=[("name", "=", "bank-member"), ("state", "=", "RUNNING")], detail=True)
-        for task in running:
-            if task.worker_pid:
-                os.kill(task.worker_pid, signal.SIGKILL)
-                killed.append(task.worker_pid)
-                return
-        time.sleep(0.05)
+        if found := workers("bank-member"):
+            found[0].kill()
+            killed.append(found[0].pid)
+            return
+        time.sleep(0.01)
 
 
 def test_a_killed_worker_leaves_no_member_missing_or_different(cluster, world, tmp_path):
@@ -141,8 +147,7 @@ def kill_the_replay(checkpoints, killed):
     deadline = time.monotonic() + 100
     while time.monotonic() < deadline:
         segments = len(list(checkpoints.glob("segment-*")))
-        found = [process for process in psutil.Process().children(recursive=True) if "ray::replay" in process.cmdline()]
-        if segments >= 2 and found:
+        if segments >= 2 and (found := workers("replay")):
             found[0].kill()
             killed.append(segments)
             return
