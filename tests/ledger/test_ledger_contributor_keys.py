@@ -7,8 +7,8 @@ from openledger.core.rekeying import first_keys, sign_change
 from openledger.core.signing import SigningKey
 from openledger.economy.contributor_keys import ContributorKeyBook
 from openledger.economy.signers import SignerBook
-from openledger.ledger import verify_proof
-from openledger.ledger.contributor_keys import KEYS_ACCOUNT, change_id, change_statement, transfers_of
+from openledger.ledger import Batch, verify_proof
+from openledger.ledger.contributor_keys import KEYS_ACCOUNT, ContributorKeys, change_id, change_statement, transfers_of
 from openledger.ledger.seats import seat_accounts
 from openledger.ledger.signers import Signer, sign_signer
 
@@ -107,6 +107,26 @@ def test_the_audit_finds_a_key_that_serves_two(ledger, book):
     statement = change_statement(change)
     ledger.commit(transfers_of(change)[:2], statement)
     assert code_of(Corrupt, ledger.audit) == "key_in_use"
+
+
+@pytest.mark.parametrize("change", [NAMED, ROTATED])
+def test_a_key_that_came_by_a_change_gives_its_own_name_to_nobody(book, ledger, change):
+    """Its seat in the log is taken; who reads a log without seats finds it as well."""
+    book.write(NAMED)
+    book.write(ROTATED)
+    key = RECOVERY if change is NAMED else SECOND
+    own = sign_change(first_keys(key.public_key), [key, OTHER], public_key=OTHER.public_key)
+    assert code_of(Conflict, book.write, own) == "key_in_use"
+    assert not all(result == "created" for result in ledger.commit(transfers_of(own), change_statement(own)))
+    read = ContributorKeys()
+    for seq, one in enumerate((NAMED, ROTATED)):
+        read.take(batch_of(one, seq))
+    assert code_of(Corrupt, read.take, batch_of(own, 2)) == "key_in_use"
+    assert read.holder(key.public_key) == ADA
+
+
+def batch_of(change, seq):
+    return Batch(seq=seq, time_ms=0, transfers=tuple(transfers_of(change)), statement=change_statement(change))
 
 
 def test_the_audit_finds_a_seat_held_without_a_change(ledger):
