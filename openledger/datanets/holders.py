@@ -10,6 +10,10 @@ by what the log says.
 
 A contributor has one held change at a time. One that doesn't fit what the log has (as in a registry that was restored
 from before) counts for nothing until it is adopted or dropped.
+
+Each change is an entry of the public log and needs no account, so there is a number a day for each contributor, and one
+for all together who never sent a row. That binds one key, and keys are free: what it costs to become a contributor (a
+row, and its deposit where a Datanet asks for one) is what another day's changes cost.
 """
 
 import json
@@ -20,16 +24,23 @@ from dataclasses import dataclass
 
 import apsw
 
-from openledger.core.errors import Conflict, Forbidden, OpenLedgerError
+from openledger.core.errors import Conflict, Forbidden, OpenLedgerError, TooManyRequests
 from openledger.core.rekeying import KeyChange, Keys, change_json, change_of, check_change, keys_before, replaced
 from openledger.core.signing import contributor_id
 
+DAY_MS = 24 * 60 * 60 * 1000
+MAX_CHANGES_A_DAY = 8
+MAX_OF_STRANGERS_A_DAY = 100
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS key_changes (
     contributor_id TEXT NOT NULL, number INTEGER NOT NULL, said TEXT NOT NULL, held_ms INTEGER NOT NULL,
     logged INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (contributor_id, number)
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS key_changes_by_time ON key_changes (held_ms);
 """
+_IS_STRANGERS = (
+    "NOT EXISTS (SELECT 1 FROM contributors AS known WHERE known.contributor_id = key_changes.contributor_id)"
+)
 _logger = logging.getLogger(__name__)
 
 
@@ -89,12 +100,14 @@ class HolderStore:
         """Let the replaced key sign no more from here on, until the change is dropped; the same again is held anew.
         `is_contributor` says of an id whether somebody signed anything under it: his key is taken.
 
-        Raises what `keys_before` and `check_change` do, Conflict (`key_change_underway`), and then holds nothing.
+        Raises what `keys_before` and `check_change` do, Conflict (`key_change_underway`), TooManyRequests
+        (`too_many_key_changes`), and then holds nothing.
         """
         if self._is_logged(change):
             return
         if change != self._held.get(change.contributor_id):
             self._check(change, is_contributor)
+            self._check_number(change.contributor_id, now_ms)
         with self._writing():
             self._connection.execute(
                 "INSERT OR REPLACE INTO key_changes (contributor_id, number, said, held_ms) VALUES (?, ?, ?, ?)",
@@ -151,6 +164,26 @@ class HolderStore:
         before = keys_before(change, self._now.get(change.contributor_id), self.held_by(change.replaces))
         taken = {key for key in _new_keys(change) if self._is_named(key) or is_contributor(contributor_id(key))}
         check_change(before, change, taken)
+
+    def _check_number(self, contributor: str, now_ms: int) -> None:
+        known = "SELECT 1 FROM contributors WHERE contributor_id = ?"
+        is_known = self._connection.execute(known, (contributor,)).fetchone() is not None
+        self._check_day(MAX_CHANGES_A_DAY, f"the keys of {contributor}", "contributor_id = ?", (contributor,), now_ms)
+        if not is_known:
+            whose = "the keys of all who never sent a row"
+            self._check_day(MAX_OF_STRANGERS_A_DAY, whose, _IS_STRANGERS, (), now_ms)
+
+    def _check_day(self, most: int, whose: str, where: str, values: tuple[str, ...], now_ms: int) -> None:
+        query = f"SELECT count(*), min(held_ms) FROM key_changes WHERE held_ms > ? AND {where}"
+        ((number, first_ms),) = self._connection.execute(query, (now_ms - DAY_MS, *values))
+        if number >= most:
+            raise TooManyRequests(
+                f"{whose} were changed {most} times within a day",
+                code="too_many_key_changes",
+                param="contributor_id",
+                fix="send the change again later, as Retry-After says",
+                retry_after_s=-(-(first_ms + DAY_MS - now_ms) // 1000),
+            )
 
     def _is_named(self, public_key: str) -> bool:
         return public_key in self._owners or public_key in self._awaited
