@@ -1,6 +1,6 @@
 """/v1/contributors/{contributor_id}/keys: who speaks for a contributor, and how that is changed.
 
-The change's signatures say who sends it: no API key needed.
+The change's signatures say who sends it: no API key needed, and so many a day (`datanets.holders`).
 """
 
 from typing import Annotated

@@ -77,13 +77,24 @@ def sign_change(
     return change
 
 
-def keys_before(change: KeyChange, known: Keys | None) -> Keys:
-    """What `change` starts from: `known`, or the first keys. Raises Conflict (`stale_key_change`) where it is neither
-    the next one nor of the key in force."""
+def keys_before(change: KeyChange, known: Keys | None, holder: str) -> Keys:
+    """What `change` starts from: `known`, or the first keys. `holder` is the contributor for whom the key that it
+    replaces signs, or signed: a key that came to somebody by a change gives its own name to nobody.
+
+    Raises InvalidInput (`invalid_key`), Conflict (`key_in_use`; `stale_key_change` where it is neither the next one nor
+    of the key in force).
+    """
     before = known or Keys(contributor_id=change.contributor_id, public_key=change.replaces)
     if known is None and contributor_id(change.replaces) != change.contributor_id:
         raise InvalidInput(
             f"{change.contributor_id} isn't named after the key {change.replaces}", code="invalid_key", param="replaces"
+        )
+    if known is None and holder != change.contributor_id:
+        raise Conflict(
+            f"the key {change.replaces} serves {holder}, or has served it",
+            code="key_in_use",
+            param="replaces",
+            fix="change the keys of that contributor",
         )
     if (change.number, change.replaces) != (before.number + 1, before.public_key):
         raise Conflict(

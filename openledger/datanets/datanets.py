@@ -269,24 +269,32 @@ class Datanets:
         return self._register(self._registry.holders.held_by(public_key), public_key, name)
 
     def hold_keys(self, change: KeyChange) -> None:
-        """Let a change of a contributor's keys count from now on; it is to be put into the log, and then adopted, or
-        dropped. Raises what `rekeying.keys_before` and `check_change` do."""
-        self._registry.holders.hold(change, self._registry.knows_contributor, self._clock.now_ms())
+        """Let the key that it replaces sign no more; it is to be put into the log, and then adopted, or dropped. What
+        that key took back is gone before, or an outage would put it into the log behind the change.
+
+        Raises what `HolderStore.hold` does, Unavailable when storage is.
+        """
+        for removal in self._registry.tombstones.pending():
+            if removal.by == change.contributor_id:
+                self._forget(removal)
+        self._registry.holders.hold(change, self._has_signed, self._clock.now_ms())
 
     def adopt_keys(self, change: KeyChange) -> None:
         """The log has the change. May be repeated."""
         self._registry.holders.adopt(change)
 
-    def drop_keys(self, change: KeyChange) -> None:
-        """The log has refused a change that was held."""
-        self._registry.holders.drop(change)
+    def drop_keys(self, change: KeyChange, min_age_ms: int = 0) -> None:
+        """The log hasn't got a change that was held; one that was held (again) since then stays."""
+        self._registry.holders.drop(change, self._clock.now_ms() - min_age_ms)
 
     def held_keys(self) -> list[HeldChange]:
         """Changes of keys that were held and neither adopted nor dropped."""
         return self._registry.holders.held(self._clock.now_ms())
 
     def check_key(self, contributor: str, public_key: str) -> None:
-        """Raises InvalidInput (`invalid_signature`) where the key never was the contributor's."""
+        """Raises InvalidInput (`invalid_signature`) where the key never was the contributor's, Forbidden
+        (`key_awaited`) where its change isn't in the log yet."""
+        self._registry.holders.check_awaited(public_key)
         if self._registry.holders.held_by(public_key) != contributor:
             raise InvalidInput(
                 f"{public_key} is no key of {contributor}",
@@ -726,6 +734,10 @@ class Datanets:
 
     def _is_sealed_by(self, contribution: Contribution, key: str) -> bool:
         return self._registry.seals.key_of(contribution.contributor_id, digest_of(contribution)) == key
+
+    def _has_signed(self, contributor: str) -> bool:
+        """Whether anything came in under this name."""
+        return self._registry.knows_contributor(contributor) or self._registry.seals.has_any(contributor)
 
     def _check_owner(self, name: str, by: str) -> None:
         if by != self._registry.datanet(name).owner:

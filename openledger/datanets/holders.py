@@ -1,27 +1,47 @@
 """Whose key is whose, as the Datanets know it: the changes of contributors' keys (`core.rekeying`) that the log has.
 
-Owns a table in the registry's file. The log is what is true: a change is held here first, so that the replaced key
-signs nothing more, then it is put into the log, then adopted here; one that the log refused is dropped. Whoever is cut
-off in between finds it among the held ones, and goes by what the log says.
+Owns a table in the registry's file. The log is what is true: a change is held here first, then put into the log, then
+adopted here; one that the log refused is dropped. Whoever is cut off in between finds it among the held ones, and goes
+by what the log says.
+
+    held       the key that it replaces signs nothing more, and the keys that it names sign nothing yet, in nobody's
+               name: whatever was signed with either is in the log before the change, or never
+    adopted    the new keys are the contributor's
+
+A contributor has one held change at a time. One that doesn't fit what the log has (as in a registry that was restored
+from before) counts for nothing until it is adopted or dropped.
+
+Each change is an entry of the public log and needs no account, so there is a number a day for each contributor, and one
+for all together who never sent a row. That binds one key, and keys are free: what it costs to become a contributor (a
+row, and its deposit where a Datanet asks for one) is what another day's changes cost.
 """
 
 import json
+import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import apsw
 
-from openledger.core.errors import Conflict
+from openledger.core.errors import Conflict, Forbidden, OpenLedgerError, TooManyRequests
 from openledger.core.rekeying import KeyChange, Keys, change_json, change_of, check_change, keys_before, replaced
 from openledger.core.signing import contributor_id
 
+DAY_MS = 24 * 60 * 60 * 1000
+MAX_CHANGES_A_DAY = 8
+MAX_OF_STRANGERS_A_DAY = 100
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS key_changes (
     contributor_id TEXT NOT NULL, number INTEGER NOT NULL, said TEXT NOT NULL, held_ms INTEGER NOT NULL,
     logged INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (contributor_id, number)
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS key_changes_by_time ON key_changes (held_ms);
 """
+_IS_STRANGERS = (
+    "NOT EXISTS (SELECT 1 FROM contributors AS known WHERE known.contributor_id = key_changes.contributor_id)"
+)
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +58,10 @@ class HolderStore:
     def __init__(self, connection: apsw.Connection, writing: Callable[[], AbstractContextManager[None]]):
         self._connection = connection
         self._writing = writing
+        self._now: dict[str, Keys] = {}
+        self._owners: dict[str, str] = {}
+        self._held: dict[str, KeyChange] = {}
+        self._awaited: set[str] = set()  # the keys that held changes name
         self._read()
 
     def held_by(self, public_key: str) -> str:
@@ -45,73 +69,173 @@ class HolderStore:
         return self._owners.get(public_key) or contributor_id(public_key)
 
     def check(self, public_key: str) -> None:
-        """Raises Forbidden (`key_replaced`) for a key that signs for nobody any more, or never did."""
+        """Raises Forbidden for a key that signs for nobody any more, or never did (`key_replaced`), or not yet
+        (`key_awaited`)."""
+        self.check_awaited(public_key)
         if not self.signs(public_key):
             raise replaced(public_key, self.held_by(public_key))
 
+    def check_awaited(self, public_key: str) -> None:
+        """Raises Forbidden (`key_awaited`) for a key that only a held change names."""
+        if public_key in self._awaited:
+            raise Forbidden(
+                f"the change that names the key {public_key} isn't in the log yet: it signs nothing",
+                code="key_awaited",
+                param="public_key",
+                fix="send the change of keys again, the same, until it is answered",
+            )
+
     def signs(self, public_key: str) -> bool:
-        return self.keys(self.held_by(public_key), public_key).public_key == public_key
+        contributor = self.held_by(public_key)
+        if public_key in self._awaited or self.keys(contributor, public_key).public_key != public_key:
+            return False
+        held = self._held.get(contributor)
+        return held is None or held.public_key == public_key
 
     def keys(self, contributor: str, first_key: str) -> Keys:
-        """As they are now; `first_key` alone where they were never changed."""
+        """As the log has them; `first_key` alone where they were never changed."""
         return self._now.get(contributor) or Keys(contributor_id=contributor, public_key=first_key)
 
     def hold(self, change: KeyChange, is_contributor: Callable[[str], bool], now_ms: int) -> None:
-        """Let the change count from here on, until it is dropped; the same again changes nothing. `is_contributor` says
-        of an id whether somebody contributed under it: his key is taken.
+        """Let the replaced key sign no more from here on, until the change is dropped; the same again is held anew.
+        `is_contributor` says of an id whether somebody signed anything under it: his key is taken.
 
-        Raises what `keys_before` and `check_change` do.
+        Raises what `keys_before` and `check_change` do, Conflict (`key_change_underway`), TooManyRequests
+        (`too_many_key_changes`), and then holds nothing.
         """
-        if change in self._changes:
+        if self._is_logged(change):
             return
-        before = keys_before(change, self._now.get(change.contributor_id))
-        new = {key for key in change.signatures if key != change.by}
-        taken = {key for key in new if key in self._owners or is_contributor(contributor_id(key))}
-        check_change(before, change, taken)
-        said = json.dumps(change_json(change), sort_keys=True)
+        if change != self._held.get(change.contributor_id):
+            self._check(change, is_contributor)
+            self._check_number(change.contributor_id, now_ms)
         with self._writing():
             self._connection.execute(
-                "INSERT INTO key_changes (contributor_id, number, said, held_ms) VALUES (?, ?, ?, ?)",
-                (change.contributor_id, change.number, said, now_ms),
+                "INSERT OR REPLACE INTO key_changes (contributor_id, number, said, held_ms) VALUES (?, ?, ?, ?)",
+                (change.contributor_id, change.number, _said(change), now_ms),
             )
-        self._read()
+        self._await(change)
 
     def adopt(self, change: KeyChange) -> None:
         """The log has this change: whatever was held in its place."""
-        said = json.dumps(change_json(change), sort_keys=True)
+        known = self._now.get(change.contributor_id)
+        after = known if known is not None and known.number > change.number else change.keys()
         with self._writing():
             self._connection.execute(
-                "INSERT OR REPLACE INTO key_changes VALUES (?, ?, ?, 0, 1)",
-                (change.contributor_id, change.number, said),
+                "INSERT INTO key_changes VALUES (?, ?, ?, 0, 1)"
+                " ON CONFLICT (contributor_id, number) DO UPDATE SET said = excluded.said, logged = 1",
+                (change.contributor_id, change.number, _said(change)),
             )
             self._connection.execute(
                 "UPDATE contributors SET public_key = ? WHERE contributor_id = ?",
-                (change.public_key, change.contributor_id),
+                (after.public_key, change.contributor_id),
             )
-        self._read()
+        held = self._held.get(change.contributor_id)
+        if held is not None and held.number <= change.number:
+            self._release(held)
+        self._take(change)
 
-    def drop(self, change: KeyChange) -> None:
-        """The log refused it. What it has is never dropped."""
+    def drop(self, change: KeyChange, held_until_ms: int) -> None:
+        """The log refused it, or never saw it. What the log has is never dropped, nor what was held after that time."""
         with self._writing():
             self._connection.execute(
-                "DELETE FROM key_changes WHERE contributor_id = ? AND number >= ? AND NOT logged",
-                (change.contributor_id, change.number),
+                "DELETE FROM key_changes"
+                " WHERE contributor_id = ? AND number = ? AND said = ? AND held_ms <= ? AND NOT logged",
+                (change.contributor_id, change.number, _said(change), held_until_ms),
             )
-        self._read()
+            dropped = self._connection.changes() > 0
+        if dropped and change == self._held.get(change.contributor_id):
+            self._release(change)
 
     def held(self, now_ms: int) -> list[HeldChange]:
         """In the order in which they were made."""
         rows = self._connection.execute(
             "SELECT said, held_ms FROM key_changes WHERE NOT logged ORDER BY held_ms, contributor_id, number"
         )
-        return [HeldChange(change=change_of(json.loads(said)), age_ms=max(0, now_ms - held)) for said, held in rows]
+        return [HeldChange(change=_change(said), age_ms=max(0, now_ms - held)) for said, held in rows]
+
+    def _check(self, change: KeyChange, is_contributor: Callable[[str], bool]) -> None:
+        if change.contributor_id in self._held:
+            raise Conflict(
+                f"another change of the keys of {change.contributor_id} is on its way into the log",
+                code="key_change_underway",
+                param="number",
+                fix="send that one again, or wait an hour: one that never came to the log is forgotten then",
+            )
+        before = keys_before(change, self._now.get(change.contributor_id), self.held_by(change.replaces))
+        taken = {key for key in _new_keys(change) if self._is_named(key) or is_contributor(contributor_id(key))}
+        check_change(before, change, taken)
+
+    def _check_number(self, contributor: str, now_ms: int) -> None:
+        known = "SELECT 1 FROM contributors WHERE contributor_id = ?"
+        is_known = self._connection.execute(known, (contributor,)).fetchone() is not None
+        self._check_day(MAX_CHANGES_A_DAY, f"the keys of {contributor}", "contributor_id = ?", (contributor,), now_ms)
+        if not is_known:
+            whose = "the keys of all who never sent a row"
+            self._check_day(MAX_OF_STRANGERS_A_DAY, whose, _IS_STRANGERS, (), now_ms)
+
+    def _check_day(self, most: int, whose: str, where: str, values: tuple[str, ...], now_ms: int) -> None:
+        query = f"SELECT count(*), min(held_ms) FROM key_changes WHERE held_ms > ? AND {where}"
+        ((number, first_ms),) = self._connection.execute(query, (now_ms - DAY_MS, *values))
+        if number >= most:
+            raise TooManyRequests(
+                f"{whose} were changed {most} times within a day",
+                code="too_many_key_changes",
+                param="contributor_id",
+                fix="send the change again later, as Retry-After says",
+                retry_after_s=-(-(first_ms + DAY_MS - now_ms) // 1000),
+            )
+
+    def _is_named(self, public_key: str) -> bool:
+        return public_key in self._owners or public_key in self._awaited
+
+    def _is_logged(self, change: KeyChange) -> bool:
+        row = self._connection.execute(
+            "SELECT said FROM key_changes WHERE contributor_id = ? AND number = ? AND logged",
+            (change.contributor_id, change.number),
+        ).fetchone()
+        return row is not None and _change(row[0]) == change
 
     def _read(self) -> None:
-        rows = self._connection.execute("SELECT said FROM key_changes ORDER BY contributor_id, number")
-        self._changes = [change_of(json.loads(said)) for (said,) in rows]
-        self._now: dict[str, Keys] = {change.contributor_id: change.keys() for change in self._changes}
-        self._owners: dict[str, str] = {}
-        for change in self._changes:
-            for key in (change.replaces, change.public_key, change.recovery_key):
-                if key and self._owners.setdefault(key, change.contributor_id) != change.contributor_id:
-                    raise Conflict(f"the key {key} belongs to two contributors", code="key_in_use", param="public_key")
+        rows = self._connection.execute("SELECT said, logged FROM key_changes ORDER BY contributor_id, number")
+        changes = [(_change(said), bool(logged)) for said, logged in rows]
+        for change, logged in changes:
+            if logged:
+                self._take(change)
+        for change, logged in changes:
+            if not logged:
+                self._read_held(change)
+
+    def _read_held(self, change: KeyChange) -> None:
+        try:
+            self._check(change, lambda _: False)
+        except OpenLedgerError:
+            _logger.warning("the held change of keys %s of %s doesn't fit", change.number, change.contributor_id)
+            return
+        self._await(change)
+
+    def _take(self, change: KeyChange) -> None:
+        for key in {change.replaces, change.public_key, change.recovery_key, change.by} - {""}:
+            self._owners[key] = change.contributor_id
+        known = self._now.get(change.contributor_id)
+        if known is None or known.number < change.number:
+            self._now[change.contributor_id] = change.keys()
+
+    def _await(self, change: KeyChange) -> None:
+        self._held[change.contributor_id] = change
+        self._awaited |= _new_keys(change)
+
+    def _release(self, change: KeyChange) -> None:
+        del self._held[change.contributor_id]
+        self._awaited -= _new_keys(change)
+
+
+def _new_keys(change: KeyChange) -> set[str]:
+    return {key for key in change.signatures if key != change.by}
+
+
+def _said(change: KeyChange) -> str:
+    return json.dumps(change_json(change), sort_keys=True)
+
+
+def _change(said: str) -> KeyChange:
+    return change_of(json.loads(said))

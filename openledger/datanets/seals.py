@@ -140,6 +140,12 @@ class SealStore:
         row = self._connection.execute(f"SELECT public_key FROM seals WHERE {_IS}", (contributor, digest)).fetchone()
         return "" if row is None else str(row[0])
 
+    def has_any(self, contributor: str) -> bool:
+        row = self._connection.execute(
+            "SELECT 1 FROM seals WHERE contributor_id = ? LIMIT 1", (contributor,)
+        ).fetchone()
+        return row is not None
+
     def open(self, opening: Opening, sequence: int, now_ms: int) -> None:
         """Within the transaction that fixes the contribution's verdicts."""
         values = (sequence, now_ms, opening.contributor_id, opening.digest)

@@ -63,7 +63,7 @@ class ContributorKeyBook:
         """
         if self.change(change.contributor_id, change.number) == change:
             return change_id(change.contributor_id, change.number)
-        before = keys_before(change, self.keys(change.contributor_id))
+        before = keys_before(change, self.keys(change.contributor_id), self.held_by(change.replaces))
         taken = [key for key in change.signatures if key != change.by and self._ledger.find(key_id(key)) is not None]
         check_change(before, change, taken)
         transfers = transfers_of(change)
@@ -77,7 +77,7 @@ class ContributorKeyBook:
                 fix="make a new one with 'openledger keys new'",
             )
         if self.change(change.contributor_id, change.number) != change:
-            keys_before(change, self.keys(change.contributor_id))
+            keys_before(change, self.keys(change.contributor_id), self.held_by(change.replaces))
         return transfers[0].transfer_id
 
     def check_second(self, public_key: str, parties: set[str], code: str) -> None:

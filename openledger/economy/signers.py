@@ -26,7 +26,7 @@ class SignerBook:
         was taken back before: a new key then takes its place.
         """
         statement = signers.signer_statement(signer, signature)
-        if self._ledger.find(signer_id(signer, "end")) is not None:
+        if self._is_ended(signer):
             raise Conflict(
                 f"{signer.account} is no longer {signer.role} by this key",
                 code="signer_ended",
@@ -36,20 +36,23 @@ class SignerBook:
         return self._write(statement)
 
     def end(self, signer: Signer) -> str:
-        """Let a key decide nothing from now on; what it decided stays. May be repeated. Raises NotFound."""
-        if self._ledger.find(signer_id(signer)) is None:
+        """Let the holder of a key decide nothing from now on, by whichever of his keys the role was registered; what he
+        decided stays. May be repeated. Gives the transfer of that key's end, or else of the last one of his that was
+        registered. Raises NotFound."""
+        known = [one for one in self._of_holder(signer) if self._ledger.find(signer_id(one)) is not None]
+        if not known:
             raise NotFound(
                 f"{signer.account} is no {signer.role} by this key", code="unknown_signer", param="public_key"
             )
-        return self._write(signers.end_statement(signer))
+        ended = {one: self._write(signers.end_statement(one)) for one in known}
+        return ended.get(signer, ended[known[-1]])
 
     def check(self, role: Role, account: str, public_key: str, datanet: str = "") -> None:
         """Raises Forbidden (`not_a_signer`, `key_replaced`) unless this key decides for `account` now: it was
-        registered, or it replaced the one that was."""
-        holder = self.keys.holder(public_key)
+        registered, or it replaced the one that was, and wasn't ended itself."""
+        self.keys.holder(public_key)
         signer = Signer(role=role, account=account, public_key=public_key, datanet=datanet)
-        former = [change.replaces for change in self.keys.changes(holder)]
-        if not any(self._is_registered(replace(signer, public_key=key)) for key in (public_key, *former)):
+        if self._is_ended(signer) or not any(self._is_registered(one) for one in self._of_holder(signer)):
             raise Forbidden(
                 f"{account} is no {role}{f' of {datanet}' if datanet else ''} by the key {public_key}",
                 code="not_a_signer",
@@ -76,8 +79,17 @@ class SignerBook:
             known.take(self._ledger.batch(seq))
         return known
 
+    def _of_holder(self, signer: Signer) -> list[Signer]:
+        """The same role by each key that is, or was, of the key's holder, in their order."""
+        changes = self.keys.changes(self.keys.held_by(signer.public_key))
+        keys = [key for one in changes for key in (one.replaces, one.recovery_key, one.public_key) if key]
+        return [replace(signer, public_key=key) for key in dict.fromkeys(keys or [signer.public_key])]
+
     def _is_registered(self, signer: Signer) -> bool:
-        return self._ledger.find(signer_id(signer)) is not None and self._ledger.find(signer_id(signer, "end")) is None
+        return self._ledger.find(signer_id(signer)) is not None and not self._is_ended(signer)
+
+    def _is_ended(self, signer: Signer) -> bool:
+        return self._ledger.find(signer_id(signer, "end")) is not None
 
     def _write(self, statement: dict[str, Any]) -> str:
         house = seat_accounts(SIGNERS_ACCOUNT)

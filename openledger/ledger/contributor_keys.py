@@ -43,7 +43,7 @@ class ContributorKeys:
             return
         try:
             change = _change(statement)
-            before = keys_before(change, self.now.get(change.contributor_id))
+            before = keys_before(change, self.now.get(change.contributor_id), self.holder(change.replaces))
             check_change(before, change, self.owners.keys())
         except OpenLedgerError as error:
             raise _corrupt(error.message, error.code) from error

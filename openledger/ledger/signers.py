@@ -1,7 +1,8 @@
 """Signers: whose keys may decide. Second scorers of pools, and reviewers of a Datanet's rows, by Ed25519 key.
 
     signer        an account's key, for one role; signed by that key, so nobody registers a key that isn't his
-    signer-end    the key decides nothing any more; what it decided stays
+    signer-end    the key decides nothing any more; what it decided stays. Where its holder was registered by several of
+                  his keys, each has its end
 
 No money moves: each batch holds one nano-OPEN of genesis and releases it at once. A role is `scorer`, of any pool, or
 `reviewer`, of one Datanet. The operator writes who is one; that it was written, and when, is in the log for everybody.
@@ -65,11 +66,12 @@ class Signers:
             raise _corrupt("the transfers aren't those of the signer's statement", "signer_differs")
 
     def decides(self, signer: Signer) -> bool:
-        """Whether the role is his by this key, or by one that this key replaced."""
+        """Whether the role is his by this key, or by one that this key replaced. A key that was ended itself decides
+        by no other's registration."""
         holder = self.keys.holder(signer.public_key)
-        return self.keys.sign_for(holder, signer.public_key) and any(
-            same_role(known, signer) and self.keys.holder(known.public_key) == holder for known in self.active
-        )
+        if signer in self.ended or not self.keys.sign_for(holder, signer.public_key):
+            return False
+        return any(same_role(one, signer) and self.keys.holder(one.public_key) == holder for one in self.active)
 
     def has(self, role: Role) -> bool:
         """Whether anybody has, or had, that role."""

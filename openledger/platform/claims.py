@@ -57,7 +57,8 @@ class Claims:
 
     async def change_keys(self, change: KeyChange) -> dict[str, Any]:
         """The replaced key signs nothing more from the first step on, and what it signed before is in the log ahead of
-        the change. The same again is told as it stands."""
+        the change; the new one signs from the last step on. The same again is told as it stands."""
+        await self._settle_keys(change.contributor_id)
         if await answered(self._economy.key_change.remote(change.contributor_id, change.number)) != change:
             await answered(self._datanets.hold_keys.remote(change))
             await self._before_key_change()
@@ -80,16 +81,19 @@ class Claims:
         """What the key signed, and was accepted, goes into the log first."""
         await self._log_seals()
 
-    async def _settle_keys(self) -> None:
-        """Do what the log says of changes that were cut off on their way there; may be repeated."""
+    async def _settle_keys(self, contributor: str | None = None) -> None:
+        """Do what the log says of changes that were cut off on their way there (of one contributor, or everybody's);
+        may be repeated."""
         held: list[HeldChange] = await answered(self._datanets.held_keys.remote())
         for one in held:
+            if contributor not in (None, one.change.contributor_id):
+                continue
             own = one.change.contributor_id, one.change.number
             logged: KeyChange | None = await answered(self._economy.key_change.remote(*own))
             if logged is not None:
                 await answered(self._datanets.adopt_keys.remote(logged))
             elif one.age_ms > _STALE_MS:
-                await answered(self._datanets.drop_keys.remote(one.change))
+                await answered(self._datanets.drop_keys.remote(one.change, _STALE_MS))
 
     async def appeal(self, appeal: Appeal) -> dict[str, Any]:
         known: LoggedAppeal | None = await answered(self._economy.appeal.remote(appeal.row_id))
@@ -220,7 +224,7 @@ class Claims:
     async def _open_appeal(self, appeal: Appeal, judged: Any) -> LoggedAppeal:
         try:
             opened: LoggedAppeal = await answered(self._economy.open_appeal.remote(appeal, judged))
-        except (Conflict, InsufficientFunds, InvalidInput):
+        except (Conflict, Forbidden, InsufficientFunds, InvalidInput):
             if await answered(self._economy.appeal.remote(appeal.row_id)) is None:
                 await answered(self._datanets.drop_appeal.remote(appeal.row_id))
             raise

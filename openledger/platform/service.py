@@ -345,7 +345,8 @@ class Service(Protocol):
         nothing more, what it signed stays. The same change again is told as it stands (`contributor_keys`).
 
         Raises InvalidInput (`invalid_key`, `unchanged_keys`, `invalid_signature`), Conflict (`stale_key_change`,
-        `key_in_use`), Forbidden (`recovery_key_needed`).
+        `key_in_use`, `key_change_underway`), Forbidden (`recovery_key_needed`), TooManyRequests
+        (`too_many_key_changes`).
         """
         ...
 

@@ -11,6 +11,7 @@ from openledger.core.drawing import sign_drawing, sign_reading
 from openledger.core.permitting import sign_request
 from openledger.core.rekeying import change_json, first_keys, sign_change
 from openledger.core.signing import SigningKey
+from openledger.datanets.holders import MAX_CHANGES_A_DAY
 
 NEW, RECOVERY = (SigningKey(name * 32, ADA_ID) for name in (b"n", b"r"))
 NAMED = sign_change(first_keys(ADA.public_key), [ADA, RECOVERY], recovery_key=RECOVERY.public_key)
@@ -85,3 +86,14 @@ def test_bad_input_is_refused_by_name_and_changes_nothing(
     client.post(PATH, json=body(NAMED))
     assert code(client.post(PATH, json={**body(ROTATED), **more})) == (status, expected)
     assert client.get(PATH).json()["num_changes"] == 1
+
+
+def test_more_changes_than_a_day_has_are_refused_with_the_time_to_wait(client: TestClient):
+    before, key = first_keys(ADA.public_key), ADA
+    for number in range(MAX_CHANGES_A_DAY + 1):
+        made = SigningKey(bytes([100 + number]) * 32)
+        change = sign_change(before, [key, made], public_key=made.public_key)
+        response, before, key = client.post(PATH, json=body(change)), change.keys(), made
+    assert code(response) == (429, "too_many_key_changes")
+    assert response.headers["Retry-After"] == str(24 * 60 * 60)
+    assert client.get(PATH).json()["num_changes"] == MAX_CHANGES_A_DAY

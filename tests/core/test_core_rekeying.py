@@ -9,6 +9,7 @@ from openledger.core.rekeying import change_json, change_of, check_change, first
 from openledger.core.signing import SigningKey
 
 FIRST, SECOND, RECOVERY, THIEF = (SigningKey(name * 32) for name in (b"1", b"2", b"r", b"t"))
+ADA = FIRST.contributor_id
 BEFORE = first_keys(FIRST.public_key)
 NAMED = sign_change(BEFORE, [FIRST, RECOVERY], recovery_key=RECOVERY.public_key).keys()
 
@@ -79,14 +80,20 @@ def test_one_key_is_not_both():
 
 def test_a_change_counts_once_and_in_its_place():
     change = rotated()
-    assert keys_before(change, None) == BEFORE
-    assert code_of(Conflict, lambda: keys_before(change, change.keys())) == "stale_key_change"
-    assert code_of(Conflict, lambda: keys_before(replace(change, number=2), None)) == "stale_key_change"
+    assert keys_before(change, None, ADA) == BEFORE
+    assert code_of(Conflict, lambda: keys_before(change, change.keys(), ADA)) == "stale_key_change"
+    assert code_of(Conflict, lambda: keys_before(replace(change, number=2), None, ADA)) == "stale_key_change"
 
 
 def test_the_first_change_is_of_the_key_that_the_contributor_is_named_after():
     stolen = replace(rotated(), contributor_id=THIEF.contributor_id)
-    assert code_of(InvalidInput, lambda: keys_before(stolen, None)) == "invalid_key"
+    assert code_of(InvalidInput, lambda: keys_before(stolen, None, ADA)) == "invalid_key"
+
+
+def test_a_key_that_came_by_a_change_gives_its_own_name_to_nobody():
+    own = sign_change(first_keys(SECOND.public_key), [SECOND, THIEF], public_key=THIEF.public_key)
+    assert keys_before(own, None, SECOND.contributor_id).public_key == SECOND.public_key
+    assert code_of(Conflict, lambda: keys_before(own, None, ADA)) == "key_in_use"
 
 
 def test_a_change_survives_json_and_malformed_json_is_refused():

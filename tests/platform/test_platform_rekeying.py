@@ -13,7 +13,7 @@ from openledger.core.appealing import sign_decision
 from openledger.core.errors import Conflict, Corrupt, Forbidden, InvalidInput, Unavailable
 from openledger.core.permitting import sign_request
 from openledger.core.rating import sign_rating
-from openledger.core.rekeying import Keys, first_keys, sign_change
+from openledger.core.rekeying import Keys, change_json, first_keys, sign_change
 from openledger.core.signing import SigningKey
 from openledger.datanets.appeals import appeal_of
 from openledger.datanets.contribution import sign_contribution, signed_bytes
@@ -28,6 +28,7 @@ from openledger.ledger.seals import OPENING, SEAL
 NEW, RECOVERY, THIEF = (SigningKey(name * 32, ADA_ID) for name in (b"n", b"r", b"t"))
 NAMED = sign_change(first_keys(ADA.public_key), [ADA, RECOVERY], recovery_key=RECOVERY.public_key)
 ROTATED = sign_change(NAMED.keys(), [RECOVERY, NEW], public_key=NEW.public_key)
+ROTATION = sign_change(first_keys(ADA.public_key), [ADA, NEW], public_key=NEW.public_key)  # no recovery key was named
 
 
 @pytest.fixture
@@ -179,6 +180,13 @@ class TestAnAppeal:
         assert (opened["state"], opened["contributor_id"]) == ("open", ADA_ID)
         house.ledger.audit()
 
+    def test_by_a_key_that_was_replaced_on_its_way_keeps_no_row(self, house):
+        """Between the Datanets, which took it, and the economy."""
+        appeal = appeal_of(ADA, house.judged(), 3, "it is a checksum")
+        house.economy.change_keys(ROTATION)
+        assert code_of(Forbidden, house.appeal, appeal) == "key_replaced"
+        assert house.rows.held_appeals() == {}
+
     def test_by_the_old_key_is_told_as_it_stands_when_it_is_sent_again(self, house):
         appeal = appeal_of(ADA, house.judged(), 3, "it is a checksum")
         first = run(house.appeal(appeal))
@@ -236,6 +244,121 @@ class TestMoney:
         decided = house.economy.resolve_dispute(ADA_ID, recomputed(successor, "user:auditor", basis, found))
         assert decided.state == "upheld"
         house.ledger.audit()
+
+
+class TestAHeldChange:
+    """One that isn't in the log, as while ledger or economy are away."""
+
+    @pytest.fixture
+    def held(self, house):
+        house.receipt = run(house.contribute(rows()))
+        house.rows.hold_keys(ROTATION)
+        return house
+
+    def test_lets_the_new_key_sign_nothing_that_the_log_would_have_before_it(self, held):
+        wish = sign_withdrawal(NEW, "docs", [held.receipt.verdicts[0].row_id], "0")
+        assert code_of(InvalidInput, held.rows.withdraw, wish) == "invalid_signature"
+        log_removals(held)
+        run(held.change_keys(ROTATION))
+        held.rows.withdraw(wish)
+        log_removals(held)
+        held.ledger.audit()
+
+    def test_lets_neither_key_contribute_in_any_name(self, held):
+        assert code_of(Forbidden, held.contribute, rows(nonce="1")) == "key_replaced"
+        assert code_of(Forbidden, held.contribute, rows(NEW, "1")) == "key_awaited"
+        own = SigningKey(b"n" * 32)
+        assert code_of(Forbidden, held.contribute, rows(own, "1")) == "key_awaited"
+        assert code_of(Forbidden, held.rows.seal, seal_of(own, rows(own))) == "key_awaited"
+        run(held.change_keys(ROTATION))
+        assert run(held.contribute(rows(NEW, "1"))).contributor_id == ADA_ID
+
+    def test_stops_the_old_key_after_a_restart_too(self, held, tmp_path):
+        held.end()
+        again = House(tmp_path)
+        assert code_of(Forbidden, again.contribute, rows(nonce="1")) == "key_replaced"
+        assert code_of(Forbidden, again.contribute, rows(NEW, "1")) == "key_awaited"
+        again.end()
+
+    def test_of_another_key_waits_until_it_is_settled(self, held):
+        other = sign_change(first_keys(ADA.public_key), [ADA, RECOVERY], public_key=RECOVERY.public_key)
+        assert code_of(Conflict, held.change_keys, other) == "key_change_underway"
+        held.clock.advance(3_600_001)
+        assert run(held.change_keys(other))["public_key"] == RECOVERY.public_key
+
+    def test_that_the_log_has_comes_before_the_next_one(self, held):
+        held.economy.change_keys(ROTATION)
+        following = sign_change(ROTATION.keys(), [NEW, RECOVERY], recovery_key=RECOVERY.public_key)
+        assert run(held.change_keys(following))["num_changes"] == 2
+        assert held.rows.held_keys() == []
+
+    def test_that_is_sent_again_is_not_dropped_for_its_age(self, held):
+        held.clock.advance(3_600_001)
+        held.rows.hold_keys(ROTATION)
+        held.rows.drop_keys(ROTATION, 3_600_000)
+        assert code_of(Forbidden, held.contribute, rows(nonce="1")) == "key_replaced"
+
+    def test_waits_for_a_withdrawal_that_an_outage_cut_off(self, house, monkeypatch):
+        receipt = run(house.contribute(rows()))
+        wish = sign_withdrawal(ADA, "docs", [receipt.verdicts[0].row_id], "0")
+        with monkeypatch.context() as away:
+            away.setattr(house.rows, "_forget_words", lost_shard)
+            assert code_of(Unavailable, house.rows.withdraw, wish) == "storage_unavailable"
+            assert code_of(Unavailable, house.change_keys, ROTATION) == "storage_unavailable"
+            assert house.rows.held_keys() == []
+        house.rows.hold_keys(ROTATION)
+        log_removals(house)
+        run(house.change_keys(ROTATION))
+        assert house.rows.withdraw(wish).row_ids == wish.row_ids
+        log_removals(house)
+        house.ledger.audit()
+
+
+def lost_shard():
+    raise Unavailable("the shard is away", code="storage_unavailable")
+
+
+class TestAStranger:
+    """Who has keys and nothing else."""
+
+    FIRST, SECOND, THIRD = (SigningKey(name * 32) for name in (b"1", b"2", b"3"))
+    ROTATED = sign_change(first_keys(FIRST.public_key), [FIRST, SECOND], public_key=SECOND.public_key)
+    AS_SECOND = sign_change(first_keys(SECOND.public_key), [SECOND, THIRD], public_key=THIRD.public_key)
+
+    def test_who_gives_a_key_of_his_a_second_name_is_refused_and_stops_nobody(self, house, tmp_path):
+        run(house.change_keys(self.ROTATED))
+        assert code_of(Conflict, house.change_keys, self.AS_SECOND) == "key_in_use"
+        assert run(house.change_keys(NAMED))["num_changes"] == 1
+        house.end()
+        again = House(tmp_path)
+        assert run(again.change_keys(ROTATED))["num_changes"] == 2
+        again.ledger.audit()
+        again.end()
+
+    def test_who_gives_his_recovery_key_a_name_is_refused(self, house):
+        named = sign_change(first_keys(self.FIRST.public_key), [self.FIRST, self.SECOND],
+                            recovery_key=self.SECOND.public_key)  # fmt: skip
+        run(house.change_keys(named))
+        assert code_of(Conflict, house.change_keys, self.AS_SECOND) == "key_in_use"
+        assert run(house.change_keys(NAMED))["num_changes"] == 1
+
+    def test_who_names_a_key_by_two_changes_at_once_gets_one_of_them(self, house):
+        house.rows.hold_keys(self.ROTATED)
+        twice = sign_change(first_keys(self.THIRD.public_key), [self.THIRD, self.SECOND],
+                            public_key=self.SECOND.public_key)  # fmt: skip
+        assert code_of(Conflict, house.change_keys, twice) == "key_in_use"
+
+    def test_whose_change_broke_the_registry_before_does_not_keep_it_from_starting(self, house, tmp_path):
+        run(house.change_keys(self.ROTATED))
+        add = "INSERT INTO key_changes VALUES (?, 1, ?, 0, 0)"
+        said = json.dumps(change_json(self.AS_SECOND), sort_keys=True)
+        house.rows._registry._connection.execute(add, (self.AS_SECOND.contributor_id, said))
+        house.end()
+        again = House(tmp_path)
+        assert again.rows.held_keys()[0].change == self.AS_SECOND
+        run(again._settle_keys())
+        assert (again.rows.held_keys(), run(again.change_keys(NAMED))["num_changes"]) == ([], 1)
+        again.end()
 
 
 class TestFeedback:
