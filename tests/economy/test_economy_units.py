@@ -135,6 +135,21 @@ def test_the_audit_finds_money_that_nobody_paid_in(town, reference):
     assert caught.value.code == "unexplained_issue"
 
 
+@pytest.mark.parametrize("code", ["whatever", "paid_in", "seat"])
+def test_the_audit_finds_money_that_was_held_on_genesis_and_then_posted(town, code):
+    def step(name, **kind):
+        return Transfer(
+            transfer_id=name, debit="genesis", credit="user:alice", amount_nano=1, code=code, reference="r", **kind
+        )
+
+    assert town.ledger.commit([step("held", kind="pending")]) == ["created"]
+    town.ledger.audit()
+    assert town.ledger.commit([step("posted", kind="post", pending_id="held")]) == ["created"]
+    with pytest.raises(Corrupt) as caught:
+        town.ledger.audit()
+    assert caught.value.code == "unexplained_issue"
+
+
 def test_the_audit_finds_a_round_paid_out_twice(town):
     paid_out(town)
     town.economy.grant("user:alice", 2_000_000, "SEPA-2")
