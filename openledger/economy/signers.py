@@ -36,20 +36,21 @@ class SignerBook:
         return self._write(statement)
 
     def end(self, signer: Signer) -> str:
-        """Let a key decide nothing from now on; what it decided stays. May be repeated. Raises NotFound."""
-        if self._ledger.find(signer_id(signer)) is None:
+        """Let a key decide nothing from now on, nor any that it replaced or that replaced it; what they decided stays.
+        May be repeated. Raises NotFound."""
+        registered = [one for one in self._by_every_key(signer) if self._ledger.find(signer_id(one)) is not None]
+        if not registered:
             raise NotFound(
                 f"{signer.account} is no {signer.role} by this key", code="unknown_signer", param="public_key"
             )
-        return self._write(signers.end_statement(signer))
+        return [self._write(signers.end_statement(one)) for one in registered][-1]
 
     def check(self, role: Role, account: str, public_key: str, datanet: str = "") -> None:
         """Raises Forbidden (`not_a_signer`, `key_replaced`) unless this key decides for `account` now: it was
         registered, or it replaced the one that was."""
-        holder = self.keys.holder(public_key)
+        self.keys.holder(public_key)
         signer = Signer(role=role, account=account, public_key=public_key, datanet=datanet)
-        former = [change.replaces for change in self.keys.changes(holder)]
-        if not any(self._is_registered(replace(signer, public_key=key)) for key in (public_key, *former)):
+        if self._is_ended(signer) or not any(map(self._is_registered, self._by_every_key(signer))):
             raise Forbidden(
                 f"{account} is no {role}{f' of {datanet}' if datanet else ''} by the key {public_key}",
                 code="not_a_signer",
@@ -76,8 +77,17 @@ class SignerBook:
             known.take(self._ledger.batch(seq))
         return known
 
+    def _by_every_key(self, signer: Signer) -> list[Signer]:
+        """By each key that its contributor signs, or signed, with; the oldest first."""
+        changes = self.keys.changes(self.keys.held_by(signer.public_key))
+        keys = [*(change.replaces for change in changes), *(change.public_key for change in changes[-1:])]
+        return [replace(signer, public_key=key) for key in dict.fromkeys(keys or [signer.public_key])]
+
     def _is_registered(self, signer: Signer) -> bool:
-        return self._ledger.find(signer_id(signer)) is not None and self._ledger.find(signer_id(signer, "end")) is None
+        return self._ledger.find(signer_id(signer)) is not None and not self._is_ended(signer)
+
+    def _is_ended(self, signer: Signer) -> bool:
+        return self._ledger.find(signer_id(signer, "end")) is not None
 
     def _write(self, statement: dict[str, Any]) -> str:
         house = seat_accounts(SIGNERS_ACCOUNT)

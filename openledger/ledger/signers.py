@@ -65,9 +65,10 @@ class Signers:
             raise _corrupt("the transfers aren't those of the signer's statement", "signer_differs")
 
     def decides(self, signer: Signer) -> bool:
-        """Whether the role is his by this key, or by one that this key replaced."""
+        """Whether the role is his by this key, or by one that this key replaced; never by a key that was ended."""
         holder = self.keys.holder(signer.public_key)
-        return self.keys.sign_for(holder, signer.public_key) and any(
+        signs = signer not in self.ended and self.keys.sign_for(holder, signer.public_key)
+        return signs and any(
             same_role(known, signer) and self.keys.holder(known.public_key) == holder for known in self.active
         )
 
