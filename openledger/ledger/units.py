@@ -20,7 +20,7 @@ from openledger.ledger.transfers import Transfer
 UNIT = "openledger.unit/1"
 FIELDS = {UNIT: {"unit"}}
 PAID_IN = "paid_in"
-_SEATS = frozenset({"seat", "open"})
+_SEATS = frozenset({"seat", "nonces_open"})
 
 
 def check_unit(statement: Statement) -> None:

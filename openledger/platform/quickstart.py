@@ -31,7 +31,7 @@ from openledger.core.errors import Corrupt, InvalidInput, invariant
 from openledger.core.files import write_json_durably, write_secret
 from openledger.core.hashing import digest_json
 from openledger.core.ids import new_id
-from openledger.core.money import format_money, format_open, parse_open
+from openledger.core.money import NANO_PER_OPEN, format_money, format_open
 from openledger.core.signing import SigningKey, contributor_id
 from openledger.core.values import (
     UNATTRIBUTED,
@@ -54,6 +54,7 @@ from openledger.platform.demonstration import (
     contributors,
     new_questions,
 )
+from openledger.platform.prices import prices_in
 from openledger.platform.serving import engine_score, start_serving
 from openledger.platform.stages import Stage, StageLog
 from openledger.platform.workdir import Workdir
@@ -63,9 +64,7 @@ from openledger.training.trainer import TrainingJob
 
 CUSTOMER = "user:customer"
 OPERATOR = "user:operator"
-_CUSTOMER_GRANT = parse_open("1000")
-_PRICES = (200_000, 1_000_000)
-_BASE_PRICES = (100_000, 500_000)
+_CUSTOMER_GRANT = 1000 * NANO_PER_OPEN  # as everything here: of another unit as many
 _CONCURRENCY = 8
 _ANSWER_TOKENS = 48
 
@@ -222,8 +221,13 @@ def _commit_nonces(run: Demonstration, book: NonceBook, datanet: str) -> None:
     """For the version that is to come; where no row changes, the commitments wait for the next run's."""
     owner, version = f"user:{datanet}-owner", pipeline.next_version(run.datanets, datanet)
     for party in (owner, OPERATOR):
-        ray.get(run.economy.grant.remote(party, DEPOSIT_NANO, f"quickstart-nonce-{datanet}-{version}-{party}"))
+        name, amount_nano = f"quickstart-nonce-{datanet}-{version}-{party}", _in_unit(run, DEPOSIT_NANO)
+        ray.get(run.economy.grant.remote(party, amount_nano, name))
     pipeline.commit_nonces(book, run.workdir.nonces, datanet, version, owner, [OPERATOR])
+
+
+def _in_unit(run: Demonstration, amount_nano: int) -> int:
+    return int(ray.get(run.economy.unit.remote()).as_many(amount_nano))
 
 
 def _hand_in(run: Demonstration, person: Contributor) -> None:
@@ -285,15 +289,13 @@ def serve_adapters(run: Demonstration, stage: Stage) -> None:
     for job, card in zip(run.jobs, run.cards, strict=True):
         owner = f"user:{card.datanet}-owner"
         ray.get(run.economy.charge_adapter.remote(owner, card.digest))
-        pipeline.register(run.registry, job, card, owner, _PRICES, run.economy)
+        pipeline.register(run.registry, job, card, owner, prices_in(ray.get(run.economy.unit.remote())), run.economy)
     stage.tell("starting Ray Serve")
     run.engine = start_serving(
         run.workdir,
         run.settings.base_model,
         run.url,
         base_owner=OPERATOR,
-        base_prompt_price_nano=_BASE_PRICES[0],
-        base_completion_price_nano=_BASE_PRICES[1],
     )
     stage.detail = f"{len(run.cards)} adapters over one base model at {run.url}/v1"
 
@@ -353,7 +355,7 @@ def held_in_drafts(rows: Sequence[Row], limit: int) -> list[RowDraft]:
 def ask(run: Demonstration, stage: Stage) -> None:
     """Paid questions over HTTP, eight at a time, as a customer would ask them."""
     period = ray.get(run.economy.current_period.remote())
-    ray.get(run.economy.grant.remote(CUSTOMER, _CUSTOMER_GRANT, f"quickstart-grant-{period}"))
+    ray.get(run.economy.grant.remote(CUSTOMER, _in_unit(run, _CUSTOMER_GRANT), f"quickstart-grant-{period}"))
     api_key = _customer_key(run)
     questions = [
         (card.name, draft, kind)
