@@ -28,8 +28,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--adapters", nargs="+", required=True, metavar="NAME=WEIGHT", help="registered adapters")
     parser.add_argument("--base-model", default="", help="a folder or hub id; default: the embedded model")
     parser.add_argument("--owner", default="", help="account that earns the owner's part; default: user:NAME-owner")
-    parser.add_argument("--prices", type=int, nargs=2, default=(200_000, 1_000_000), metavar="NANO_OPEN",
-                        help="for each prompt and each completion token")  # fmt: skip
+    parser.add_argument("--prices", type=int, nargs=2, metavar="NANO",
+                        help="for each prompt and each completion token, in the smallest part of the ledger's unit"
+                             " (nano-OPEN, micro-EUR); default: 0.0002 and 0.001 of it")  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="only say what would be merged")
     return parser.parse_args()
 
@@ -42,6 +43,7 @@ def merge(workdir: Workdir, arguments: argparse.Namespace) -> dict[str, object]:
     from openledger.platform import pipeline
     from openledger.platform.actors import economy_actor
     from openledger.platform.cluster import connected
+    from openledger.platform.prices import prices_in
 
     registry, parts = AdapterRegistry(workdir.adapters), read_parts(arguments.adapters)
     parents = [{"name": name, "digest": registry.get(name).digest, "weight": parts[name]} for name in parts]
@@ -49,7 +51,8 @@ def merge(workdir: Workdir, arguments: argparse.Namespace) -> dict[str, object]:
         return {"adapter": arguments.name, "parents": parents}
     base, owner = find_base_model(arguments.base_model or None), arguments.owner or f"user:{arguments.name}-owner"
     with connected(workdir):
-        economy, prices = economy_actor(workdir), tuple(arguments.prices)
+        economy = economy_actor(workdir)
+        prices = prices_in(ray.get(economy.unit.remote()), arguments.prices)
 
         def charge(digest: str) -> None:
             ray.get(economy.charge_adapter.remote(owner, digest))

@@ -25,10 +25,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from openledger.core.clock import SystemClock
 from openledger.core.errors import InvalidInput, OpenLedgerError
 from openledger.core.files import write_durably, write_secret
-from openledger.core.money import Unit, format_open, parse_open, showing, shown_unit
+from openledger.core.money import format_open, parse_open, showing, shown_unit
 from openledger.ledger.stakes import CAUSES
 from openledger.ledger.vesting import standard_plan
 from openledger.platform.environment import prepare_environment
@@ -166,12 +165,13 @@ def over_the_actor(arguments: argparse.Namespace) -> dict[str, Any]:
     prepare_environment(workdir)  # before anything imports ray
     import ray
 
-    from openledger.platform.actors import economy_actor
+    from openledger.platform.actors import choose_unit, economy_actor, ledger_actor
     from openledger.platform.cluster import connected
 
     with connected(workdir):
         if arguments.action == "unit":
-            return choose_unit(workdir, arguments.unit)
+            unit = choose_unit(ledger_actor(workdir), arguments.unit)
+            return {"unit": unit.name, "smallest": unit.smallest}
         economy = economy_actor(workdir)
 
         def ask(method: str, *given: Any) -> Any:
@@ -179,17 +179,6 @@ def over_the_actor(arguments: argparse.Namespace) -> dict[str, Any]:
 
         with showing(ask("unit")):
             return act(ask, arguments)
-
-
-def choose_unit(workdir: Workdir, name: str) -> dict[str, Any]:
-    """Before there is an economy: it would begin in OPEN."""
-    from openledger.economy.actor import RemoteLedger
-    from openledger.economy.register import RegisterBook
-    from openledger.platform.actors import ledger_actor
-
-    unit = Unit(name=name)
-    RegisterBook(RemoteLedger(ledger_actor(workdir)), SystemClock()).choose(unit)
-    return {"unit": unit.name, "smallest": unit.smallest}
 
 
 if __name__ == "__main__":

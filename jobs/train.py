@@ -60,8 +60,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--owner", default="",
                         help="account that trains, as the terms must let it, and earns the owner's part;"
                              " default: user:DATANET-owner")  # fmt: skip
-    parser.add_argument("--prices", type=int, nargs=2, default=(200_000, 1_000_000), metavar="NANO_OPEN",
-                        help="for each prompt and each completion token")  # fmt: skip
+    parser.add_argument("--prices", type=int, nargs=2, metavar="NANO",
+                        help="for each prompt and each completion token, in the smallest part of the ledger's unit"
+                             " (nano-OPEN, micro-EUR); default: 0.0002 and 0.001 of it")  # fmt: skip
     return parser.parse_args()
 
 
@@ -81,6 +82,7 @@ def train(workdir: Workdir, arguments: argparse.Namespace) -> dict[str, object]:
     from openledger.platform import pipeline
     from openledger.platform.actors import datanets_actor, economy_actor, ledger_actor
     from openledger.platform.cluster import connected
+    from openledger.platform.prices import prices_in
     from openledger.platform.progress import told_epochs
     from openledger.platform.quickstart import QuickstartSettings
     from openledger.training.recipe import Recipe
@@ -128,7 +130,8 @@ def train(workdir: Workdir, arguments: argparse.Namespace) -> dict[str, object]:
         if not arguments.version:
             tell(f"offering it as {card.name}")
             ray.get(economy.charge_adapter.remote(owner, card.digest))
-            pipeline.register(registry, job, card, owner, tuple(arguments.prices), economy)
+            prices = prices_in(ray.get(economy.unit.remote()), arguments.prices)
+            pipeline.register(registry, job, card, owner, prices, economy)
     return {
         "adapter": card.name,
         "digest": card.digest,

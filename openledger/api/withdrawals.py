@@ -12,6 +12,7 @@ from openledger.api.responses import json_response
 from openledger.core.drawing import drawer
 from openledger.core.errors import InvalidInput
 from openledger.core.ids import check_name
+from openledger.ledger.withdrawals import MAX_ADDRESS
 from openledger.platform.service import Service
 
 router = APIRouter(tags=["withdrawals"])
@@ -23,7 +24,7 @@ class WithdrawalBody(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
     amount_nano: int
-    address: Annotated[str, Field(max_length=64)]
+    address: Annotated[str, Field(max_length=MAX_ADDRESS)]
     public_key: Hex | None = None
     signature: Hex | None = None
 

@@ -2,11 +2,11 @@
 
 import argparse
 import os
-from functools import wraps
+from functools import cache, wraps
 from typing import Any, NoReturn
 
-from openledger.core.errors import InvalidInput, OpenLedgerError
-from openledger.core.money import OPEN, Unit, showing
+from openledger.core.errors import InvalidInput
+from openledger.core.money import Unit, showing
 
 DEFAULT_URL = "http://127.0.0.1:8420"  # where the quickstart serves
 _UNIT_TIMEOUT_S = 10.0
@@ -38,7 +38,8 @@ def command(commands: Any, name: str, run: Any, about: str) -> argparse.Argument
 
 
 def remote_command(commands: Any, name: str, run: Any, about: str) -> argparse.ArgumentParser:
-    """One that asks a server; amounts are read and written in that server's unit of account."""
+    """One that asks a server; amounts are read and written in that server's unit of account, which is asked for with
+    the first of them: where it can't be learned no amount is taken for another."""
     parser = command(commands, name, _in_unit(run), about)
     parser.add_argument("--url", default=os.environ.get("OPENLEDGER_URL") or DEFAULT_URL, help="the server")
     parser.add_argument("--api-key", default=os.environ.get("OPENLEDGER_API_KEY"), metavar="KEY")
@@ -48,21 +49,17 @@ def remote_command(commands: Any, name: str, run: Any, about: str) -> argparse.A
 def _in_unit(run: Any) -> Any:
     @wraps(run)
     def shown(options: argparse.Namespace) -> None:
-        with showing(_unit_of(options)):
+        with showing(cache(lambda: _unit_of(options))):
             run(options)
 
     return shown
 
 
 def _unit_of(options: argparse.Namespace) -> Unit:
-    """Where the server can't be asked, the command itself says why, if it needs it."""
     from openledger.client import OpenLedger  # the HTTP library is half of a second: only commands that need it pay
 
-    try:
-        with OpenLedger(options.url, timeout_s=_UNIT_TIMEOUT_S) as client:
-            return client.unit()
-    except OpenLedgerError:
-        return OPEN
+    with OpenLedger(options.url, timeout_s=_UNIT_TIMEOUT_S) as client:
+        return client.unit()
 
 
 def port(text: str) -> int:

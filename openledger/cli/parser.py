@@ -56,6 +56,10 @@ OPENLEDGER_URL and OPENLEDGER_API_KEY stand in for --url and --api-key.
 """
 
 
+_TO_HELP = (
+    "0x and 40 hex digits; in a currency also a text by which the operator knows whom to pay."
+    " It stands in the public log: a customer number says less than a bank account"
+)
 _CONTRIBUTE_HELP = """formats:
   .jsonl .ndjson .csv .tsv .parquet .arrow     records with prompt and completion (or instruction and response,
                                                question and answer, messages, text), and optionally source
@@ -290,7 +294,7 @@ def _add_payout(commands: Any) -> None:
     explain.add_argument("transfer_id", metavar="TRANSFER_ID")
     withdraw = remote_command(actions, "withdraw", offices.withdraw, "take OPEN out, to be claimed on another ledger")
     withdraw.add_argument("amount", metavar="OPEN")
-    withdraw.add_argument("--to", required=True, metavar="ADDRESS", help="0x and 40 hex digits")
+    withdraw.add_argument("--to", required=True, metavar="ADDRESS", help=_TO_HELP)
     withdraw.add_argument(
         "--dry-run", action="store_true", help="say what is available and what would go; send nothing"
     )

@@ -122,6 +122,7 @@ def _download(data: bytes, options: Namespace) -> None:
 
 def _print_as_it_comes(client: "OpenLedger", options: Namespace) -> None:
     receipt: Receipt | None = None
+    shown_unit()  # before anything is paid: the fee is told in it
     messages = [{"role": "user", "content": options.question}]
     for piece in client.chat_stream(options.model, messages, sampling=_sampling(options)):
         output.print_text(piece.text)

@@ -4,8 +4,11 @@ serve run serve_apps.openledger_app:app
 """
 
 import os
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
+import ray
 from pydantic import BaseModel as Arguments
 from ray import serve
 from ray.util import get_node_ip_address
@@ -16,6 +19,7 @@ from openledger.adapters.registry import AdapterRegistry
 from openledger.adapters.sources import SourceRules
 from openledger.api.door import Door
 from openledger.console.app import create_full_app
+from openledger.core.money import Unit
 from openledger.openlora.deployment import ReplicaOptions, ScalingOptions, build_openlora
 from openledger.openlora.inbox import EventInbox
 from openledger.openlora.server import ServingOptions
@@ -25,6 +29,7 @@ from openledger.openlora.vllm_engine import VllmOptions
 from openledger.platform.actors import datanets_actor, economy_actor, ledger_actor
 from openledger.platform.bases import offer_base, twice
 from openledger.platform.live import LiveService
+from openledger.platform.prices import BASE_PRICES, prices_in
 from openledger.platform.workdir import Workdir
 
 APPLICATION = "openledger"
@@ -36,7 +41,10 @@ _NODE_LABEL = "ray.io/node-id"  # Ray gives it to each node
 class GatewayArguments(Arguments):
     """`workdir` is the installation's folder, `base_model` a folder or hub id (empty: the embedded one), and
     `base_models` further ones beside it, each with a deployment of its own. What follows holds for each of them. With a
-    `base_owner`, an account, they are sold by themselves under their names, at prices in nano-OPEN for each token.
+    `base_owner`, an account, they are sold by themselves under their names, at prices for each token in the smallest
+    part of the unit; without prices, at 0.0001 and 0.0005 of it. `unit` is the unit of account of a new installation, a
+    currency's code; empty: as the log has it, which begins in OPEN. One that the log contradicts is refused
+    (`unit_chosen`).
 
     `engine` is `torch`, which comes with the package and computes on the CPU, or `vllm` for nodes with GPUs, where the
     extra of that name must be installed. `slots` adapters are in an engine's memory at once, none of a rank over
@@ -51,8 +59,9 @@ class GatewayArguments(Arguments):
     base_model: str = ""
     base_models: tuple[str, ...] = ()
     base_owner: str = ""
-    base_prompt_price_nano: int = 0
-    base_completion_price_nano: int = 0
+    base_prompt_price_nano: int | None = None
+    base_completion_price_nano: int | None = None
+    unit: str = ""
     engine: Literal["torch", "vllm"] = "torch"
     slots: int = 64
     max_rank: int = 64
@@ -70,33 +79,16 @@ def build(arguments: GatewayArguments) -> serve.Application:
     """The Serve application; `serve deploy` calls this with the `args` of its YAML."""
 
     def gateway_app() -> Any:
-        from pathlib import Path
+        return start_gateway(arguments, names)
 
-        workdir = Workdir(Path(arguments.workdir))
-        engines = {
-            find_base_model(named): serve.get_deployment_handle(name, app_name=APPLICATION)
-            for name, named in names.items()
-        }
-        prices = arguments.base_prompt_price_nano, arguments.base_completion_price_nano
-        for base in engines:
-            offer_base(AdapterRegistry(workdir.adapters), base, arguments.base_owner, prices)
-        service = LiveService(
-            workdir,
-            engines,
-            datanets_actor(workdir),
-            ledger_actor(workdir),
-            economy_actor(workdir),
-            sources,
-            _inbox(),
-        )
-        return create_full_app(service, door=_door(arguments))
-
-    names, sources = _deployments(arguments), _sources(arguments)
+    names = _deployments(arguments)
+    if arguments.unit:
+        Unit(name=arguments.unit)  # what can't be one is refused before anything starts
     replica = ReplicaOptions(
         engine=_engine(arguments),
         serving=ServingOptions(max_resident=arguments.slots),
         tiers=_tiers(arguments),
-        sources=sources,
+        sources=_sources(arguments),
     )
     scaling = ScalingOptions(
         num_replicas=arguments.replicas,
@@ -115,6 +107,33 @@ def build(arguments: GatewayArguments) -> serve.Application:
         ray_actor_options={"num_cpus": 0, **_place(arguments)},
     )
     return gateway.bind(*engines)
+
+
+def start_gateway(arguments: GatewayArguments, names: Mapping[str, str | None]) -> Any:
+    """The gateway's application, in the process that serves it; `names` are the engines' deployments by name."""
+    workdir = Workdir(Path(arguments.workdir))
+    engines = {
+        find_base_model(named): serve.get_deployment_handle(name, app_name=APPLICATION) for name, named in names.items()
+    }
+    economy = economy_actor(workdir, arguments.unit)
+    prices = base_prices(arguments, ray.get(economy.unit.remote()))
+    for base in engines:
+        offer_base(AdapterRegistry(workdir.adapters), base, arguments.base_owner, prices)
+    service = LiveService(
+        workdir,
+        engines,
+        datanets_actor(workdir),
+        ledger_actor(workdir),
+        economy,
+        _sources(arguments),
+        _inbox(),
+    )
+    return create_full_app(service, door=_door(arguments))
+
+
+def base_prices(arguments: GatewayArguments, unit: Unit) -> tuple[int, int]:
+    given = arguments.base_prompt_price_nano, arguments.base_completion_price_nano
+    return prices_in(unit, given, BASE_PRICES)
 
 
 def _deployments(arguments: GatewayArguments) -> dict[str, str | None]:

@@ -6,7 +6,7 @@ part, whichever it is; only what people read and write depends on the unit, and 
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -44,15 +44,20 @@ class Unit:
         """What amounts count: `nano-OPEN`, `micro-EUR`."""
         return f"{'nano' if self.decimals == 9 else 'micro'}-{self.name}"
 
+    def as_many(self, amount_nano: int) -> int:
+        """As many of these as `amount_nano` (nano-OPEN) is OPEN, and at least the smallest part where it isn't 0."""
+        return max(1, amount_nano * 10**self.decimals // NANO_PER_OPEN) if amount_nano else 0
+
 
 OPEN = Unit(name="OPEN")
-_shown: ContextVar[Unit] = ContextVar("unit of account", default=OPEN)
+_shown: ContextVar[Callable[[], Unit]] = ContextVar("unit of account", default=lambda: OPEN)
 
 
 @contextmanager
-def showing(unit: Unit) -> Iterator[None]:
-    """Amounts that are written or read inside are of `unit`; OPEN where nothing else is said."""
-    token = _shown.set(unit)
+def showing(unit: Unit | Callable[[], Unit]) -> Iterator[None]:
+    """Amounts that are written or read inside are of `unit`, or of the one that it gives when the first is; OPEN where
+    nothing else is said."""
+    token = _shown.set((lambda: unit) if isinstance(unit, Unit) else unit)
     try:
         yield
     finally:
@@ -60,7 +65,7 @@ def showing(unit: Unit) -> Iterator[None]:
 
 
 def shown_unit() -> Unit:
-    return _shown.get()
+    return _shown.get()()
 
 
 def parse_open(text: str) -> int:

@@ -4,28 +4,36 @@
     check    when it is executed: whether they still have it, and nobody can dispute them any more
 
 A pool gives what its settlement left unattributed, less what disputes, refunds and earlier bounties took. All of it is
-read from the log, by the same state with which the audit checks it (`ledger.disputes`).
+read from the log, by the same state with which the audit checks it (`ledger.disputes`). Bounties of before there were
+named pools are the oldest pools' that have something free.
 """
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
-from openledger.core.errors import Conflict
+from openledger.core.errors import Conflict, Corrupt, NotFound
 from openledger.core.money import format_money, format_open
+from openledger.economy.pool_history import PoolHistory
 from openledger.economy.port import LedgerPort
 from openledger.economy.register import RegisterBook
-from openledger.ledger.accounts import UNATTRIBUTED, pool_account
-from openledger.ledger.disputes import Disputes, escrow_account
+from openledger.ledger.accounts import UNATTRIBUTED, pool_account, pool_key
 from openledger.ledger.governance import pools_of
-from openledger.ledger.statements import SETTLEMENTS, format_of
+from openledger.ledger.transfers import Entry
 
-_ENTRIES = 10**6
+_FEW = 64
+_log = logging.getLogger(__name__)
 
 
 class BountyBook:
-    def __init__(self, ledger: LedgerPort, register: RegisterBook):
+    """Keeps in memory which pools were settled with something left, and reads a pool only where it is asked of it."""
+
+    def __init__(self, ledger: LedgerPort, register: RegisterBook, pools: PoolHistory):
         self._ledger = ledger
         self._register = register
+        self._pools = pools
+        self._left: list[tuple[str, str]] = []  # in the order of their settlements
+        self._next_seq = 0
 
     def named(self, action: Mapping[str, Any]) -> dict[str, Any]:
         """`action` with its `object` and the pools that pay it. Raises Conflict (`bounty_cap_reached`,
@@ -35,54 +43,80 @@ class BountyBook:
             return dict(action)
         state = self._register.refresh()
         state.governance.check_cap(amount_nano, state.parameters)
-        free, given = self._free(window_ms=0), {"object": "", **action}
+        given = {"object": "", **action}
         if "from_nano" not in given:
-            given["from_nano"] = _oldest_first(free, amount_nano)
+            given["from_nano"] = self._oldest_first(amount_nano)
         elif isinstance(given["from_nano"], Mapping):
-            _check(given, free)
+            self._check(given, window_ms=0)
         return given
 
     def check(self, action: Mapping[str, Any]) -> None:
         """Raises Conflict (`bounty_exceeds_unattributed`) where a pool that a bounty names can't give it now."""
-        if pools_of(action):
-            _check(action, self._free(self._register.parameters().dispute_window_ms))
+        if action.get("kind") == "bounty":
+            self._check(action, self._register.parameters().dispute_window_ms)
 
-    def _free(self, window_ms: int) -> dict[tuple[str, str], int]:
-        """By (adapter, period), in the order of their settlements."""
-        told, now_ms = self._read(), self._register.now_ms()
-        told.bounties_nano = dict(self._register.refresh().governance.pools_nano)
-        return {key: told.spendable_nano(key, window_ms, now_ms) for key in told.pools}
+    def _check(self, action: Mapping[str, Any], window_ms: int) -> None:
+        owed = self._owed() if pools_of(action) else {}
+        for key, amount_nano in pools_of(action).items():
+            free_nano = max(0, self._spendable_nano(key, window_ms) - owed.get(key, 0))
+            if type(amount_nano) is int and amount_nano > free_nano:
+                raise _too_much(free_nano, amount_nano, f" in {pool_account(*key)}")
 
-    def _read(self) -> Disputes:
-        """Every settlement that left something, its disputes, and the refunds that took of it."""
-        seqs = {entry.seq for entry in self._ledger.transfers(UNATTRIBUTED, _ENTRIES)}
-        for seq in list(seqs):
-            statement = self._ledger.batch(seq).statement or {}
-            if format_of(statement) in SETTLEMENTS:
-                escrow = escrow_account(statement["adapter"], statement["period"])
-                seqs.update(entry.seq for entry in self._ledger.transfers(escrow, _ENTRIES))
-        told = Disputes()
-        for seq in sorted(seqs):
-            told.take(self._ledger.batch(seq))
-        return told
-
-
-def _oldest_first(free: Mapping[tuple[str, str], int], amount_nano: int) -> dict[str, int]:
-    pools, missing_nano = {}, amount_nano
-    for key, free_nano in free.items():
-        part_nano = min(missing_nano, free_nano)
-        if part_nano:
-            pools[pool_account(*key)] = part_nano
-            missing_nano -= part_nano
-    if missing_nano:
+    def _oldest_first(self, amount_nano: int) -> dict[str, int]:
+        """A pool of which nothing is left never has anything again, and isn't read any more."""
+        available_nano = self._register.available_nano(UNATTRIBUTED)
+        if available_nano < amount_nano:
+            raise _too_much(available_nano, amount_nano)
+        owed, pools, missing_nano = self._owed(), {}, amount_nano
+        for key in self._refresh():
+            part_nano = min(missing_nano, self._spendable_nano(key, window_ms=0) - owed.get(key, 0))
+            if part_nano > 0:
+                pools[pool_account(*key)] = part_nano
+                missing_nano -= part_nano
+            if not missing_nano:
+                return pools
         raise _too_much(amount_nano - missing_nano, amount_nano)
-    return pools
 
+    def _owed(self) -> dict[tuple[str, str], int]:
+        """What bounties took before they named their pools, as the oldest pools' that have something free."""
+        owed, missing_nano = {}, sum(spent.amount_nano for spent in self._register.refresh().governance.spent
+                                     if not spent.pools_nano)  # fmt: skip
+        for key in self._refresh() if missing_nano else []:
+            owed[key] = min(missing_nano, self._spendable_nano(key, window_ms=0))
+            missing_nano -= owed[key]
+            if not missing_nano:
+                break
+        return owed
 
-def _check(action: Mapping[str, Any], free: Mapping[tuple[str, str], int]) -> None:
-    for key, amount_nano in pools_of(action).items():
-        if type(amount_nano) is int and amount_nano > free.get(key, 0):
-            raise _too_much(free.get(key, 0), amount_nano, f" in {pool_account(*key)}")
+    def _spendable_nano(self, key: tuple[str, str], window_ms: int) -> int:
+        """What a pool can give now: nothing where it wasn't settled, or its history can't be read."""
+        try:
+            told = self._pools.read(*key)
+        except NotFound:
+            return 0
+        except Corrupt as error:
+            _log.error("%s pays no bounty, it can't be read: %s (%s)", pool_account(*key), error.message, error.code)
+            return 0
+        if key in self._left and told.funds(key).left_nano <= 0:
+            self._left.remove(key)
+        return told.spendable_nano(key, window_ms, self._register.now_ms())
+
+    def _refresh(self) -> list[tuple[str, str]]:
+        """The pools that may have something left, with those that were settled since."""
+        for entry in reversed(self._since()):
+            if entry.transfer.debit.startswith("pool:"):
+                self._left.append(pool_key(entry.transfer.debit))
+            self._next_seq = entry.seq + 1
+        return list(self._left)
+
+    def _since(self) -> list[Entry]:
+        """What moved on `unattributed` since the last time, newest first; no more of it is read than has to be."""
+        limit = _FEW
+        while True:
+            found = self._ledger.transfers(UNATTRIBUTED, limit)
+            if len(found) < limit or found[-1].seq < self._next_seq:
+                return [entry for entry in found if entry.seq >= self._next_seq]
+            limit *= 8
 
 
 def _too_much(free_nano: int, amount_nano: int, where: str = "") -> Conflict:

@@ -7,19 +7,20 @@ The book itself keeps only which pools have a dispute and until when, durably be
 that nobody decides can be found when its time is up. Every step may be repeated.
 """
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 import apsw
 
 from openledger.core.database import writing
-from openledger.core.errors import Conflict, InsufficientFunds, InvalidInput, NotFound
+from openledger.core.errors import Conflict, Corrupt, InsufficientFunds, InvalidInput, NotFound
 from openledger.core.money import format_money
 from openledger.core.signing import SigningKey
 from openledger.core.values import ContributorScores
 from openledger.economy.parameters import Parameters
+from openledger.economy.pool_history import PoolHistory
 from openledger.economy.port import LedgerPort
-from openledger.economy.refunds import RefundBook
 from openledger.economy.register import RegisterBook
 from openledger.economy.settlement import check_scores, payout_id
 from openledger.economy.signers import SignerBook
@@ -28,22 +29,20 @@ from openledger.ledger.accounts import TREASURY, UNATTRIBUTED, Account
 from openledger.ledger.disputes import (
     Basis,
     Dispute,
-    Disputes,
     Recomputation,
     Scores,
     Terms,
-    escrow_account,
     sign_recomputation,
 )
 from openledger.ledger.statements import Statement
 from openledger.ledger.transfers import CREATED, EXISTS, Transfer
 
+_log = logging.getLogger(__name__)
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS disputed(
   adapter TEXT NOT NULL, period TEXT NOT NULL, deadline_ms INTEGER NOT NULL, PRIMARY KEY (adapter, period, deadline_ms)
 ) STRICT, WITHOUT ROWID;
 """
-_ENTRIES = 10**6
 
 
 def terms_of(parameters: Parameters) -> Terms:
@@ -59,17 +58,16 @@ def terms_of(parameters: Parameters) -> Terms:
 class DisputeBook:
     """Disputes over one ledger, of pools that were settled in it. Times are the caller's, in milliseconds."""
 
-    def __init__(self, ledger: LedgerPort, refunds: RefundBook, connection: apsw.Connection, register: RegisterBook):
+    def __init__(self, ledger: LedgerPort, pools: PoolHistory, connection: apsw.Connection, register: RegisterBook):
         self._ledger = ledger
-        self._refunds = refunds
+        self._pools = pools
         self._signers = SignerBook(ledger)
         self._db = connection
-        self._register = register
         self._terms = terms_of(register.parameters())
 
     def of_pool(self, adapter: str, period: str) -> list[Dispute]:
         """A pool's disputes, open and closed, by contributor. Raises NotFound (`not_settled`)."""
-        known = self._read(adapter, period).by_pool.get((adapter, period), {})
+        known = self._pools.read(adapter, period).by_pool.get((adapter, period), {})
         return [known[contributor] for contributor in sorted(known)]
 
     def find(self, name: str) -> Dispute:
@@ -94,7 +92,7 @@ class DisputeBook:
         Raises what `claim_statement` does, NotFound (`not_settled`), Conflict (`dispute_exists`) for another claim
         than the one before, InsufficientFunds without the deposit.
         """
-        told, key = self._read(adapter, period), (adapter, period)
+        told, key = self._pools.read(adapter, period), (adapter, period)
         first = told.by_pool.get(key, {}).get(contributor)
         claim = {"account": account, "claimed_nano": claimed_nano, "reason": reason}
         if first is not None and claim == {name: first.claim[name] for name in claim}:
@@ -124,7 +122,7 @@ class DisputeBook:
         decided by other scores, or has expired.
         """
         key = (found.adapter, found.period)
-        told = self._read(*key)
+        told = self._pools.read(*key)
         known = told.by_pool.get(key, {}).get(contributor)
         if known is not None and known.closing is not None and _says(known, found):
             return known
@@ -136,16 +134,21 @@ class DisputeBook:
         return self._close(claim, verdict)
 
     def expire(self, now_ms: int) -> int:
-        """Give back what disputes hold that nobody decided in time; how many there were."""
+        """Give back what disputes hold that nobody decided in time; how many there were. A pool that can't be read is
+        left as it is, and the others go on."""
         num_expired = 0
         query = "SELECT adapter, period FROM disputed WHERE deadline_ms < ? GROUP BY adapter, period"
-        for adapter, period in self._db.execute(query, (now_ms,)).fetchall():
-            num_expired += self._expire_of(str(adapter), str(period), now_ms)
-            self._forget(str(adapter), str(period), now_ms)
+        for adapter, period in [(str(row[0]), str(row[1])) for row in self._db.execute(query, (now_ms,))]:
+            try:
+                num_expired += self._expire_of(adapter, period, now_ms)
+            except Corrupt as error:
+                _report(adapter, period, error)
+            else:
+                self._forget(adapter, period, now_ms)
         return num_expired
 
     def _expire_of(self, adapter: str, period: str, now_ms: int) -> int:
-        told, key = self._read(adapter, period), (adapter, period)
+        told, key = self._pools.read(adapter, period), (adapter, period)
         funds, known = told.funds(key), told.by_pool.get(key, {}).values()
         overdue = [dispute.claim for dispute in known if dispute.state == "open" and dispute.deadline_ms < now_ms]
         for claim in overdue:
@@ -157,35 +160,22 @@ class DisputeBook:
         """What of a pool's `unattributed` a refund may take; 0 before its settlement."""
         if self._ledger.find(payout_id(adapter, period)) is None:
             return 0
-        return self._read(adapter, period).free_nano((adapter, period))
+        return self._pools.read(adapter, period).free_nano((adapter, period))
 
     def is_open(self, adapter: str, period: str) -> bool:
         """Whether a dispute of a settled pool waits for its verdict."""
         return any(dispute.state == "open" for dispute in self.of_pool(adapter, period))
 
     def may_be_recomputed(self, adapter: str, period: str, now_ms: int) -> bool:
-        """Whether a settled pool has an open dispute, or can still get one."""
+        """Whether a settled pool has an open dispute, or can still get one; of one that can't be read nobody knows."""
         settled = self._ledger.find(payout_id(adapter, period))
         if settled is None or now_ms < settled.time_ms + self._terms.window_ms:
             return True
-        return self.is_open(adapter, period)
-
-    def _read(self, adapter: str, period: str) -> Disputes:
-        """The pool's settlement and its disputes, from the log."""
-        settled = self._ledger.find(payout_id(adapter, period))
-        if settled is None:
-            raise NotFound(
-                f"{adapter} wasn't settled in {period}",
-                code="not_settled",
-                param="period",
-                fix="a pool can be disputed once its period is settled; the payouts name adapter and period",
-            )
-        told = Disputes(bounties_nano=dict(self._register.refresh().governance.pools_nano))
-        entries = self._ledger.transfers(escrow_account(adapter, period), _ENTRIES)
-        entries += self._refunds.of_pool(adapter, period)
-        for seq in sorted({settled.seq, *(entry.seq for entry in entries)}):
-            told.take(self._ledger.batch(seq))
-        return told
+        try:
+            return self.is_open(adapter, period)
+        except Corrupt as error:
+            _report(adapter, period, error)
+            return True
 
     def _close(self, claim: Statement, statement: dict[str, Any]) -> Dispute:
         self._commit(statement)
@@ -235,6 +225,11 @@ def recomputed(
     return sign_recomputation(key, use.adapter, use.period, scorer, basis, scores)
 
 
+def _report(adapter: str, period: str, error: Corrupt) -> None:
+    """One pool whose history can't be keeps no other from being paid, nor the economy from starting."""
+    _log.error("the disputes of %s in %s can't be read: %s (%s)", adapter, period, error.message, error.code)
+
+
 def _name(claim: Statement) -> str:
     return disputes.dispute_id(claim["adapter"], claim["period"], claim["contributor"])
 
@@ -279,5 +274,12 @@ def _refusal(result: str, transfer: Transfer) -> Conflict | InsufficientFunds:
             f"{transfer.debit} has less than the deposit of {format_money(transfer.amount_nano)}",
             param="account",
             fix="fund the account; the deposit comes back unless the claim is rejected",
+        )
+    if result == "exceeds_credits" and transfer.debit == UNATTRIBUTED:
+        return Conflict(
+            "what this pool left unattributed was spent by a bounty that named no pool",
+            code="nothing_to_contest",
+            param="period",
+            fix="contest no more than the account unattributed still has",
         )
     return Conflict(f"the ledger refused {transfer.code}: {result}", code=result, param="contributor")

@@ -142,7 +142,7 @@ class Economy(Offices):
         opened = self._register.begin(first, self._periods.current())
         self._periods.catch_up(opened, self._clock.now_ms())
         self._appeals = AppealBook(ledger, self.parameters())
-        self._disputes = DisputeBook(ledger, self._refunds, self._db, self._register)
+        self._disputes = DisputeBook(ledger, self._pools, self._db, self._register)
         self._accounts = self._register.accounts
         self._sales = SaleBook(
             ledger, self._db, self._clock, register=self._register, accounts=self._accounts, stakes=self._stakes,
@@ -276,7 +276,7 @@ class Economy(Offices):
         opened = self._periods.following()
         self._register.open_period(opened)
         self._periods.catch_up(opened, self._clock.now_ms())
-        self._disputes = DisputeBook(self._ledger, self._refunds, self._db, self._register)
+        self._disputes = DisputeBook(self._ledger, self._pools, self._db, self._register)
         self._appeals = AppealBook(self._ledger, self.parameters())
         self._stakes.reward_due()
         self._deposits.give_back()

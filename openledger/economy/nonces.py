@@ -15,23 +15,26 @@ from typing import Any
 from openledger.core.errors import Conflict, Corrupt, InsufficientFunds, NotFound, Unavailable
 from openledger.core.files import write_secret
 from openledger.core.hashing import digest_json
-from openledger.core.money import format_money, parse_open
+from openledger.core.money import NANO_PER_OPEN, Unit, format_money
 from openledger.economy.port import LedgerPort
 from openledger.economy.terms import check_payee
+from openledger.economy.units import told_in_its_unit, unit_of
 from openledger.ledger import nonces
 from openledger.ledger.accounts import GENESIS, Account
 from openledger.ledger.nonces import Purpose, Round, Rounds, round_account
 from openledger.ledger.transfers import CREATED, EXISTS, Transfer
 from openledger.training.recipe import public_constant
 
-DEPOSIT_NANO = parse_open("1")
+DEPOSIT_NANO = NANO_PER_OPEN
 MAX_PARTIES = 64
 _NONCE_CHARACTERS = 64
 _ENTRIES = 8 * MAX_PARTIES  # a party leaves at most four on the round's account
 
 
+@told_in_its_unit
 class NonceBook:
-    """Rounds of nonces over one ledger. Parties are accounts (`user:...`, `contributor:...`) with the deposit in OPEN.
+    """Rounds of nonces over one ledger. Parties are accounts (`user:...`, `contributor:...`) with the deposit, which is
+    as many of the ledger's unit as `deposit_nano` is OPEN.
 
     Every method raises InvalidInput for values that can't be, NotFound (`round_not_found`) for a round that nobody
     opened, and Conflict for a step out of its order.
@@ -40,6 +43,10 @@ class NonceBook:
     def __init__(self, ledger: LedgerPort, deposit_nano: int = DEPOSIT_NANO):
         self._ledger = ledger
         self._deposit_nano = deposit_nano
+
+    def unit(self) -> Unit:
+        """In which all amounts are."""
+        return unit_of(self._ledger)
 
     def find(self, datanet: str, version: int) -> Round | None:
         """The round as the log tells it; `withheld` lists who has yet to reveal. Raises Corrupt for a log that can't
@@ -69,7 +76,8 @@ class NonceBook:
         check_payee(party, "party")
         if known is not None and len(known.digests) >= MAX_PARTIES:
             raise Conflict(f"a round has at most {MAX_PARTIES} parties", code="round_full", param="party")
-        return self._write(known, nonces.commit_statement(datanet, version, party, digest, self._deposit_nano))
+        deposit_nano = self.unit().as_many(self._deposit_nano)
+        return self._write(known, nonces.commit_statement(datanet, version, party, digest, deposit_nano))
 
     def close(self, datanet: str, version: int, purpose: Purpose) -> Round:
         """From here on the constant is fixed, and for `purpose`. Raises Conflict (`commitments_missing`) without the

@@ -19,6 +19,7 @@ from openledger.economy.bounties import BountyBook
 from openledger.economy.deposits import DepositBook, DepositState
 from openledger.economy.governing import GovernanceBook
 from openledger.economy.parameters import Parameters
+from openledger.economy.pool_history import PoolHistory
 from openledger.economy.port import LedgerPort
 from openledger.economy.quotas import QuotaBook
 from openledger.economy.register import RegisterBook
@@ -45,7 +46,8 @@ class Offices:
         self._clock = clock or SystemClock()
         self._register = RegisterBook(ledger, self._clock)
         self._stakes = StakeBook(ledger, self._register, connection)
-        self._governance = GovernanceBook(self._register, BountyBook(ledger, self._register))
+        self._pools = PoolHistory(ledger, connection, self._register)
+        self._governance = GovernanceBook(self._register, BountyBook(ledger, self._register, self._pools))
         self._vesting = VestingBook(ledger, self._register)
         self._withdrawals = WithdrawalBook(ledger, self._register)
         self._deposits = DepositBook(ledger, self._register, connection)

@@ -67,11 +67,8 @@ class RefundBook:
                 self._forget(str(answer_id))
 
     def of_pool(self, adapter: str, period: str) -> list[Entry]:
-        """The first transfer of each refund that the log has of a pool's answers."""
-        query = """SELECT answer_id FROM answers WHERE adapter = ? AND period = ? AND pool_nano > 0
-                   AND (state = 'refunded' OR answer_id IN (SELECT answer_id FROM refunding))"""
-        names = [refunds.refund_id(str(row[0])) for row in self._db.execute(query, (adapter, period))]
-        return [entry for entry in map(self._ledger.find, names) if entry is not None]
+        """See `refunds_of_pool`."""
+        return refunds_of_pool(self._ledger, self._db, adapter, period)
 
     def _statement(self, usage: Statement, reason: str, state: Register, unattributed_nano: int) -> Statement:
         due = refunds.owed(usage, self._payouts(usage), self._rewards(usage, state))
@@ -152,3 +149,11 @@ class RefundBook:
     def _forget(self, answer_id: str) -> None:
         with writing(self._db):
             self._db.execute("DELETE FROM refunding WHERE answer_id = ?", (answer_id,))
+
+
+def refunds_of_pool(ledger: LedgerPort, connection: apsw.Connection, adapter: str, period: str) -> list[Entry]:
+    """The first transfer of each refund that the log has of a pool's answers."""
+    query = """SELECT answer_id FROM answers WHERE adapter = ? AND period = ? AND pool_nano > 0
+               AND (state = 'refunded' OR answer_id IN (SELECT answer_id FROM refunding))"""
+    names = [refunds.refund_id(str(row[0])) for row in connection.execute(query, (adapter, period))]
+    return [entry for entry in map(ledger.find, names) if entry is not None]

@@ -5,8 +5,11 @@ from dataclasses import replace
 from functools import wraps
 from typing import Any, Protocol, TypeVar
 
-from openledger.core.money import NANO_PER_OPEN, OPEN, Unit, showing
+from openledger.core.money import OPEN, Unit, showing
 from openledger.economy.parameters import Parameters
+from openledger.economy.port import LedgerPort
+from openledger.ledger.register import place_id
+from openledger.ledger.units import UNIT
 
 
 class InUnit(Protocol):
@@ -16,13 +19,20 @@ class InUnit(Protocol):
 Kind = TypeVar("Kind", bound=type[InUnit])
 
 
+def unit_of(ledger: LedgerPort) -> Unit:
+    """What its log states first, or OPEN."""
+    first = ledger.find(place_id(0))
+    statement = {} if first is None else ledger.batch(first.seq).statement or {}
+    return Unit(name=statement["unit"]) if statement.get("format") == UNIT else OPEN
+
+
 def parameters_in(unit: Unit) -> Parameters:
     """The defaults, with as many whole units as they have OPEN; the least fee is the smallest part of either."""
     start = Parameters()
     if unit == OPEN:
         return start
     amounts = {name: value for name, value in start.values.items() if name.endswith("_nano") and value}
-    scaled = {name: max(1, value * 10**unit.decimals // NANO_PER_OPEN) for name, value in amounts.items()}
+    scaled: dict[str, Any] = {name: unit.as_many(value) for name, value in amounts.items()}
     return replace(start, **scaled)
 
 

@@ -37,7 +37,7 @@ class WithdrawalBook:
         if known is not None:
             return known
         statement = {"format": withdrawals.WITHDRAWAL, **given, "minimum_nano": minimum_nano}
-        withdrawals.check_withdrawal(statement)
+        withdrawals.check_withdrawal(statement, self._register.state.unit)
         self._check_balance(account, amount_nano)
         self._register.open_accounts(withdrawals.WAITING)
         transfer = withdrawals.withdrawal_transfer(statement)

@@ -79,7 +79,7 @@ class EconomyAudit:
             raise _corrupt(f"the statement lacks or misstates something: {error}", "malformed_statement") from error
         self.register.take(batch)
         check_issued(batch.transfers, self.register.unit)
-        self.withdrawals.take(batch)
+        self.withdrawals.take(batch, self.register.unit)
 
     def leaving(self, refund: Statement) -> tuple[str, str, int]:
         """Pool, commitment and bounded fee of an answer that a refund takes out of an unsettled pool; empty where it

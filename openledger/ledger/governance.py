@@ -88,12 +88,24 @@ class Proposal:
         return max(1, -(-total_nano * self.quorum_ppm // _WHOLE_PPM))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spent:
+    """A bounty that was executed: by which statement of the register, and the dispute window in force then.
+    `pools_nano` is by adapter and period, and empty in logs from before bounties named their pools."""
+
+    number: int
+    time_ms: int
+    window_ms: int
+    amount_nano: int
+    pools_nano: Mapping[tuple[str, str], int]
+
+
 @dataclass(slots=True)
 class Governance:
     proposals: dict[str, Proposal] = field(default_factory=dict)
     keys: dict[tuple[str, str], str] = field(default_factory=dict)
     bounties_nano: dict[str, int] = field(default_factory=dict)
-    pools_nano: dict[tuple[str, str], int] = field(default_factory=dict)  # by adapter and period: what bounties took
+    spent: list[Spent] = field(default_factory=list)  # every bounty, in the order of the log
     names_pools: bool = False
 
     def find(self, proposal: Any) -> Proposal:
@@ -234,8 +246,7 @@ class Governance:
         elif action["kind"] == "bounty":
             spent_nano = self.bounties_nano.get(parameters.current, 0)
             self.bounties_nano[parameters.current] = spent_nano + action["amount_nano"]
-            for key, amount_nano in pools_of(action).items():
-                self.pools_nano[key] = self.pools_nano.get(key, 0) + amount_nano
+            self.spent.append(_spent(statement, action, parameters))
         elif action["kind"] == "appeal":
             stakes.decide_slash(action["slash"], "returned")
         self.proposals[proposal.proposal] = replace(proposal, ended="Executed")
@@ -281,6 +292,16 @@ class Governance:
                 code="bounty_cap_reached",
                 param="amount_nano",
             )
+
+
+def _spent(statement: Statement, action: Mapping[str, Any], parameters: ParameterBook) -> Spent:
+    return Spent(
+        number=statement["number"],
+        time_ms=statement["time_ms"],
+        window_ms=parameters.in_force["dispute_window_ms"],
+        amount_nano=action["amount_nano"],
+        pools_nano=pools_of(action),
+    )
 
 
 def proposal_id(number: int) -> str:

@@ -5,7 +5,8 @@
 A ledger in a currency has no supply to distribute and nothing that vests. What there is was paid in: the operator
 records each deposit as a transfer from genesis whose reference names it, and each round of withdrawals that was paid
 out as a transfer back (`withdrawals`). So what genesis has given out is what was paid in less what was paid out. Beside
-those, genesis lends the seats of the register and of rounds of nonces, one millionth each.
+those, genesis lends the seats of the register and of rounds of nonces, one millionth each; what it holds for other
+seats is freed, never posted.
 """
 
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from openledger.ledger.transfers import Transfer
 UNIT = "openledger.unit/1"
 FIELDS = {UNIT: {"unit"}}
 PAID_IN = "paid_in"
-_SEATS = frozenset({"seat", "open"})
+_SEATS = frozenset({"seat", "nonces_open"})
 
 
 def check_unit(statement: Statement) -> None:
@@ -51,9 +52,10 @@ def no_supply(unit: Unit) -> Conflict:
 def check_issued(transfers: Sequence[Transfer], unit: Unit) -> None:
     """Raises Corrupt where something leaves genesis that wasn't paid in."""
     for transfer in transfers:
-        issues = transfer.debit == GENESIS and transfer.kind == "single" and unit != OPEN
-        paid_in = transfer.code == PAID_IN and transfer.reference != ""
-        if issues and not paid_in and (transfer.code not in _SEATS or transfer.amount_nano != 1):
+        issues = transfer.debit == GENESIS and transfer.kind in ("single", "post") and unit != OPEN
+        paid_in = transfer.kind == "single" and transfer.code == PAID_IN and transfer.reference != ""
+        seated = transfer.kind == "single" and transfer.code in _SEATS and transfer.amount_nano == 1
+        if issues and not paid_in and not seated:
             raise Corrupt(
                 f"{transfer.transfer_id} issues {unit.name} that nobody paid in",
                 code="unexplained_issue",

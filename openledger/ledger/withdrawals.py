@@ -1,6 +1,7 @@
 """Withdrawals: OPEN that leaves the ledger to be claimed elsewhere, and the rounds in which it is handed over.
 
-    openledger.withdrawal/1   account -> holds:claims, for an address on another ledger
+    openledger.withdrawal/1   account -> holds:claims, for an address on another ledger or, in a currency, for whom the
+                              operator pays by another payment
     openledger.claims/1       every withdrawal that waits, as one round: holds:claims -> holds:claims:<round>
     openledger.paid_out/1     a round that was paid in the ledger's currency: holds:claims:<round> -> genesis
 
@@ -15,7 +16,7 @@ from typing import Any
 
 from openledger.core.errors import Conflict, Corrupt, InvalidInput, OpenLedgerError
 from openledger.core.ids import derived_id
-from openledger.core.money import SUPPLY_NANO, format_money, format_open, shown_unit
+from openledger.core.money import OPEN, SUPPLY_NANO, Unit, format_money, format_open, shown_unit
 from openledger.ledger.accounts import GENESIS, check_account_id
 from openledger.ledger.statements import Statement, format_of
 from openledger.ledger.transfers import Batch, Transfer
@@ -24,7 +25,9 @@ WITHDRAWAL = "openledger.withdrawal/1"
 CLAIMS = "openledger.claims/1"
 PAID_OUT = "openledger.paid_out/1"
 WAITING = "holds:claims"
+MAX_ADDRESS = 140
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}")
+_PAYEE = re.compile(r"(?!0[xX])[A-Za-z0-9](?:[A-Za-z0-9 .,:/@+_-]*[A-Za-z0-9])?")
 _FIELDS = {
     WITHDRAWAL: {"account", "address", "amount_nano", "minimum_nano", "key"},
     CLAIMS: {"round", "withdrawals"},
@@ -40,15 +43,15 @@ class Withdrawals:
     rounds: int = 0
     unpaid_nano: dict[int, int] = field(default_factory=dict)  # by round
 
-    def take(self, batch: Batch) -> None:
-        """Raises Corrupt, its code saying what is wrong; batches of other kinds pass."""
+    def take(self, batch: Batch, unit: Unit = OPEN) -> None:
+        """`unit` is the ledger's. Raises Corrupt, its code saying what is wrong; batches of other kinds pass."""
         statement, kind = batch.statement or {}, format_of(batch.statement)
         if kind not in _FIELDS:
             if any(_touches(transfer) for transfer in batch.transfers):
                 raise _corrupt("money is withdrawn without saying why", "unexplained_withdrawal")
             return
         try:
-            expected = self._planned(kind, statement)
+            expected = self._planned(kind, statement, unit)
         except OpenLedgerError as error:
             raise _corrupt(error.message, error.code) from error
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -64,11 +67,11 @@ class Withdrawals:
         else:
             del self.unpaid_nano[statement["round"]]
 
-    def _planned(self, kind: str, statement: Statement) -> Transfer:
+    def _planned(self, kind: str, statement: Statement, unit: Unit) -> Transfer:
         if set(statement) != {"format", *_FIELDS[kind]}:
             raise InvalidInput("not the fields of a withdrawal", code="malformed_statement", param="statement")
         if kind == WITHDRAWAL:
-            check_withdrawal(statement)
+            check_withdrawal(statement, unit)
             return withdrawal_transfer(statement)
         if kind == PAID_OUT:
             if self.unpaid_nano.get(statement["round"]) != statement["amount_nano"] or not statement["reference"]:
@@ -81,11 +84,11 @@ class Withdrawals:
         return claims_transfer(statement)
 
 
-def check_withdrawal(statement: Statement) -> None:
+def check_withdrawal(statement: Statement, unit: Unit = OPEN) -> None:
     """Raises InvalidInput for an address, an account or an amount that can't be; below the minimum
     (`below_minimum`) it says what is missing."""
     check_account_id(statement["account"], "account")
-    check_address(statement["address"])
+    check_address(statement["address"], unit)
     amount_nano, minimum_nano = statement["amount_nano"], statement["minimum_nano"]
     if type(amount_nano) is not int or type(minimum_nano) is not int or not 0 < amount_nano <= SUPPLY_NANO:
         raise InvalidInput(
@@ -103,16 +106,27 @@ def check_withdrawal(statement: Statement) -> None:
         )
 
 
-def check_address(address: Any) -> str:
-    """`address` if an EVM chain could have it. Raises InvalidInput."""
-    if not isinstance(address, str) or not _ADDRESS.fullmatch(address) or not int(address, 16):
+def check_address(address: Any, unit: Unit = OPEN) -> str:
+    """`address` if an EVM chain could have it or, in a currency, if it can say whom to pay. Raises InvalidInput."""
+    on_chain = isinstance(address, str) and _ADDRESS.fullmatch(address) and int(address, 16)
+    if not on_chain and not (unit != OPEN and _is_payee(address)):
+        or_text = f", or by what the operator knows whom to pay, in 1 to {MAX_ADDRESS} letters, digits and .,:/@+_-"
         raise InvalidInput(
             f"{address!r} is no address",
             code="invalid_address",
             param="address",
-            fix="write 0x and 40 hex digits, not all of them 0",
+            fix=f"write 0x and 40 hex digits, not all of them 0{'' if unit == OPEN else or_text}",
         )
-    return address
+    return str(address)
+
+
+def _is_payee(address: Any) -> bool:
+    return isinstance(address, str) and len(address) <= MAX_ADDRESS and _PAYEE.fullmatch(address) is not None
+
+
+def _one_way(address: str) -> str:
+    """Addresses on a chain are the same in capitals; what else names a payee stays as it is."""
+    return address.lower() if _ADDRESS.fullmatch(address) else address
 
 
 def withdrawal_id(account: str, key: str) -> str:
@@ -126,7 +140,7 @@ def withdrawal_transfer(statement: Statement) -> Transfer:
         credit=WAITING,
         amount_nano=statement["amount_nano"],
         code="withdrawal",
-        reference=statement["address"].lower(),
+        reference=_one_way(statement["address"]),
     )
 
 
@@ -166,10 +180,10 @@ def paid_out_transfer(statement: Statement) -> Transfer:
 
 
 def pairs(withdrawals: Sequence[Sequence[Any]]) -> list[tuple[str, int]]:
-    """(address in lower case, nano-OPEN) of a round, by address; one pair for each address."""
+    """(address, nano-OPEN) of a round, by address; one pair for each address, those on a chain in lower case."""
     gathered: dict[str, int] = {}
     for _, address, amount_nano in withdrawals:
-        gathered[address.lower()] = gathered.get(address.lower(), 0) + amount_nano
+        gathered[_one_way(address)] = gathered.get(_one_way(address), 0) + amount_nano
     return sorted(gathered.items())
 
 

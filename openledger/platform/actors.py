@@ -9,9 +9,12 @@ from typing import Any
 
 import ray
 
+from openledger.core.clock import SystemClock
+from openledger.core.money import Unit
 from openledger.datanets.actor import start_datanets
 from openledger.datanets.storage import storage_uri
-from openledger.economy.actor import start_economy
+from openledger.economy.actor import RemoteLedger, start_economy
+from openledger.economy.register import RegisterBook
 from openledger.ledger.actor import start_ledger
 from openledger.platform.workdir import Workdir
 
@@ -28,8 +31,20 @@ def ledger_actor(workdir: Workdir) -> Any:
     return start_ledger(workdir.ledger / "ledger.db", name=LEDGER_NAME)
 
 
-def economy_actor(workdir: Workdir) -> Any:
-    return start_economy(ledger_actor(workdir), workdir.ledger)
+def economy_actor(workdir: Workdir, unit: str = "") -> Any:
+    """An empty `unit` leaves it as the log has it, which begins in OPEN. Raises what `choose_unit` does."""
+    ledger = ledger_actor(workdir)
+    if unit:
+        choose_unit(ledger, unit)
+    return start_economy(ledger, workdir.ledger)
+
+
+def choose_unit(ledger: Any, name: str) -> Unit:
+    """Before there is an economy, which would begin in OPEN. May be repeated. Raises InvalidInput (`invalid_unit`),
+    Conflict (`unit_chosen`) where the log is in another."""
+    unit = Unit(name=name)
+    RegisterBook(RemoteLedger(ledger), SystemClock()).choose(unit)
+    return unit
 
 
 def wait_until_ready(ledger: Any, economy: Any, datanets: Any) -> None:

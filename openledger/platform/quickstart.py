@@ -31,7 +31,7 @@ from openledger.core.errors import Corrupt, InvalidInput, invariant
 from openledger.core.files import write_json_durably, write_secret
 from openledger.core.hashing import digest_json
 from openledger.core.ids import new_id
-from openledger.core.money import format_money, format_open, parse_open
+from openledger.core.money import NANO_PER_OPEN, format_money, format_open, showing, shown_unit
 from openledger.core.signing import SigningKey, contributor_id
 from openledger.core.values import (
     UNATTRIBUTED,
@@ -54,6 +54,7 @@ from openledger.platform.demonstration import (
     contributors,
     new_questions,
 )
+from openledger.platform.prices import prices_in
 from openledger.platform.serving import engine_score, start_serving
 from openledger.platform.stages import Stage, StageLog
 from openledger.platform.workdir import Workdir
@@ -63,9 +64,7 @@ from openledger.training.trainer import TrainingJob
 
 CUSTOMER = "user:customer"
 OPERATOR = "user:operator"
-_CUSTOMER_GRANT = parse_open("1000")
-_PRICES = (200_000, 1_000_000)
-_BASE_PRICES = (100_000, 500_000)
+_CUSTOMER_GRANT = 1000 * NANO_PER_OPEN  # as everything here: of another unit as many
 _CONCURRENCY = 8
 _ANSWER_TOKENS = 48
 
@@ -169,6 +168,7 @@ def demonstration(settings: QuickstartSettings, workdir: Workdir, log: StageLog)
             cluster = open_parts.enter_context(connected(workdir))
             run = Demonstration(settings, workdir, log, base, cluster, url=f"http://{settings.host}:{port}")
             start_actors(run, stage)
+        open_parts.enter_context(showing(ray.get(run.economy.unit.remote())))
         save_settings(settings, workdir.config)
         for name, step in STAGES:
             with log.stage(name) as stage:
@@ -222,7 +222,8 @@ def _commit_nonces(run: Demonstration, book: NonceBook, datanet: str) -> None:
     """For the version that is to come; where no row changes, the commitments wait for the next run's."""
     owner, version = f"user:{datanet}-owner", pipeline.next_version(run.datanets, datanet)
     for party in (owner, OPERATOR):
-        ray.get(run.economy.grant.remote(party, DEPOSIT_NANO, f"quickstart-nonce-{datanet}-{version}-{party}"))
+        name = f"quickstart-nonce-{datanet}-{version}-{party}"
+        ray.get(run.economy.grant.remote(party, shown_unit().as_many(DEPOSIT_NANO), name))
     pipeline.commit_nonces(book, run.workdir.nonces, datanet, version, owner, [OPERATOR])
 
 
@@ -285,15 +286,13 @@ def serve_adapters(run: Demonstration, stage: Stage) -> None:
     for job, card in zip(run.jobs, run.cards, strict=True):
         owner = f"user:{card.datanet}-owner"
         ray.get(run.economy.charge_adapter.remote(owner, card.digest))
-        pipeline.register(run.registry, job, card, owner, _PRICES, run.economy)
+        pipeline.register(run.registry, job, card, owner, prices_in(shown_unit()), run.economy)
     stage.tell("starting Ray Serve")
     run.engine = start_serving(
         run.workdir,
         run.settings.base_model,
         run.url,
         base_owner=OPERATOR,
-        base_prompt_price_nano=_BASE_PRICES[0],
-        base_completion_price_nano=_BASE_PRICES[1],
     )
     stage.detail = f"{len(run.cards)} adapters over one base model at {run.url}/v1"
 
@@ -353,7 +352,8 @@ def held_in_drafts(rows: Sequence[Row], limit: int) -> list[RowDraft]:
 def ask(run: Demonstration, stage: Stage) -> None:
     """Paid questions over HTTP, eight at a time, as a customer would ask them."""
     period = ray.get(run.economy.current_period.remote())
-    ray.get(run.economy.grant.remote(CUSTOMER, _CUSTOMER_GRANT, f"quickstart-grant-{period}"))
+    grant_nano = shown_unit().as_many(_CUSTOMER_GRANT)
+    ray.get(run.economy.grant.remote(CUSTOMER, grant_nano, f"quickstart-grant-{period}"))
     api_key = _customer_key(run)
     questions = [
         (card.name, draft, kind)

@@ -12,6 +12,7 @@ from served_app import served
 from openledger.api import create_app
 from openledger.cli.main import main
 from openledger.core.clock import ManualClock
+from openledger.core.errors import Unavailable
 from openledger.core.money import NANO_PER_OPEN, Unit
 from openledger.core.signing import SigningKey, contributor_id
 
@@ -82,7 +83,7 @@ def test_other_proposals_from_the_terminal(town: Town, capsys: pytest.CaptureFix
 
 def test_parameters_and_a_simulation_are_tables(town: Town, capsys: pytest.CaptureFixture[str]):
     shown = run(capsys, "govern", "parameters")
-    assert [text for text in ("version 4", "owner_ppm", "0 to 1000000") if text not in shown] == []
+    assert [text for text in ("version 5", "owner_ppm", "0 to 1000000") if text not in shown] == []
     shown = run(capsys, "govern", "simulate", "contributors_ppm=600000", "stakers_ppm=100000")
     assert [text for text in ("ctr_a", "0.000000056 OPEN", "0.000000068 OPEN") if text not in shown] == []
 
@@ -143,3 +144,31 @@ def test_what_can_not_be_is_one_block_with_its_exit_code(town, capsys):
     """One server for all of them: none changes anything."""
     for words, code, exit_code in REFUSED:
         assert (main(words), code in capsys.readouterr().err) == (exit_code, True), words
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("stake", "add", "adapter:py", "5"),
+        ("payout", "withdraw", "5", "--to", ADDRESS),
+        ("govern", "propose", "T", "--spend", "user:bob", "5"),
+    ],
+)
+def test_without_the_servers_unit_no_amount_is_sent(
+    town: Town, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+):
+    def busy() -> None:
+        raise Unavailable("busy", code="ledger_unavailable")
+
+    monkeypatch.setattr(town.economy, "parameter_table", busy)
+    before = town.ledger.checkpoint()
+    assert main([*words, "--json"]) != 0
+    assert json.loads(capsys.readouterr().err)["error"]["code"] == "ledger_unavailable"
+    assert town.ledger.checkpoint() == before
+
+
+def test_what_needs_no_amount_needs_no_unit(
+    town: Town, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(town.economy, "parameter_table", lambda: pytest.fail("the unit was asked for"))
+    assert run(capsys, "stake", "delegate", "user:bob")

@@ -1,11 +1,14 @@
 """How the gateway is deployed: where it may run, and how long it may take to end."""
 
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
-from openledger.console.deployment import GatewayArguments, build
+from openledger.console import deployment
+from openledger.console.deployment import GatewayArguments, base_prices, build, start_gateway
 from openledger.core.errors import InvalidInput
+from openledger.core.money import Unit
 from openledger.openlora.torch_engine import EngineOptions
 from openledger.openlora.vllm_engine import VllmOptions
 
@@ -60,3 +63,35 @@ def test_the_engine_is_the_one_named(name: str, options: type) -> None:
 def test_an_engine_that_is_not_known_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="engine"):
         gateway(engine="tgi")
+
+
+def test_a_unit_that_is_none_is_refused_before_anything_starts() -> None:
+    with pytest.raises(InvalidInput) as caught:
+        gateway(unit="euro")
+    assert caught.value.code == "invalid_unit"
+
+
+@pytest.mark.parametrize(("unit", "prices"), [("OPEN", (100_000, 500_000)), ("EUR", (100, 500))])
+def test_a_base_without_prices_costs_the_same_in_any_unit(unit: str, prices: tuple[int, int]) -> None:
+    assert base_prices(GatewayArguments(workdir="/nowhere"), Unit(name=unit)) == prices
+
+
+def test_prices_that_are_named_are_taken_as_they_are() -> None:
+    named = GatewayArguments(workdir="/nowhere", base_prompt_price_nano=7, base_completion_price_nano=0)
+    assert base_prices(named, Unit(name="EUR")) == (7, 0)
+
+
+def test_the_gateway_chooses_the_unit_before_its_economy_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one way in which a cluster whose gateway starts first can be in a currency."""
+    chosen: list[str] = []
+
+    def economy(workdir: Any, unit: str) -> Any:
+        chosen.append(unit)
+        raise InterruptedError
+
+    for name in ("find_base_model", "serve"):
+        monkeypatch.setattr(deployment, name, MagicMock())
+    monkeypatch.setattr(deployment, "economy_actor", economy)
+    with pytest.raises(InterruptedError):
+        start_gateway(GatewayArguments(workdir="/nowhere", unit="EUR"), {"OpenLoRA": None})
+    assert chosen == ["EUR"]

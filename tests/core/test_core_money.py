@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openledger.core.errors import InvalidInput
-from openledger.core.money import SUPPLY_NANO, format_open, parse_open, split
+from openledger.core.money import OPEN, SUPPLY_NANO, Unit, format_money, format_open, parse_open, showing, split
 
 amounts = st.integers(0, SUPPLY_NANO)
 weights = st.dictionaries(st.text(min_size=1, max_size=3), st.integers(0, 10**18), min_size=1, max_size=12)
@@ -57,3 +57,21 @@ def test_a_split_that_can_not_be_is_refused(total, drawn):
 
 def test_nothing_splits_into_nothing():
     assert split(0, {"a": 0}) == {"a": 0}
+
+
+@pytest.mark.parametrize(("nano_open", "micro"), [(0, 0), (1, 1), (999, 1), (1000, 1), (200_000, 200), (10**9, 10**6)])
+def test_as_many_euros_as_open(nano_open: int, micro: int) -> None:
+    assert (Unit(name="EUR").as_many(nano_open), OPEN.as_many(nano_open)) == (micro, nano_open)
+
+
+def test_a_unit_that_has_to_be_asked_for_is_asked_with_the_first_amount() -> None:
+    asked: list[str] = []
+
+    def answer() -> Unit:
+        asked.append("unit")
+        return Unit(name="EUR")
+
+    with showing(answer):
+        assert asked == []
+        assert (format_money(1_500_000), parse_open("2")) == ("1.5 EUR", 2_000_000)
+    assert (asked, format_money(10**9)) == (["unit", "unit", "unit"], "1 OPEN")

@@ -8,12 +8,15 @@ from openledger.core.money import NANO_PER_OPEN
 from openledger.economy import Parameters
 from openledger.economy.bounties import BountyBook
 from openledger.economy.parameters import PRESETS
+from openledger.economy.settlement import payout_id
+from openledger.ledger.disputes import Disputes
 from openledger.ledger.parameters import DAY_MS
 
 OPEN = NANO_PER_OPEN
 P = Parameters()
 ADAPTER = "adapter:py"
 EVIDENCE = "cd" * 32
+LONGER = {"dispute_window_ms": 60 * DAY_MS, "retention_ms": 120 * DAY_MS}
 CHANGE = {"kind": "parameters", "changes": {"owner_ppm": 150_000, "treasury_ppm": 150_000}}
 
 
@@ -463,3 +466,140 @@ def test_a_proposal_nobody_made_is_not_found(voters):
     with pytest.raises(NotFound) as caught:
         voters.economy.vote("user:bob", "prop_000099", "for")
     assert caught.value.code == "proposal_not_found"
+
+
+def contested(town, clock):
+    """A pool that a dispute contests as a whole: what it left unattributed, once the dispute has expired."""
+    (left,) = settled(town, "p0001")
+    town.economy.grant("contributor:ctr_b", P.dispute_deposit_nano, "deposit")
+    paid = town.economy.balance("contributor:ctr_b").posted_nano - P.dispute_deposit_nano
+    town.economy.dispute("contributor:ctr_b", "py", "p0001", "ctr_b", paid + left, "all of it")
+    clock.advance(P.dispute_resolve_ms + 1)
+    assert town.economy.expire_disputes() == 1
+    return left
+
+
+def test_a_pool_with_a_closed_dispute_is_read_after_a_bounty_took_of_it(voters, clock):
+    left = contested(voters, clock)
+    proposal = passed(voters, clock, bounty(left // 2))
+    clock.advance(P.vote_timelock_ms)
+    assert state(voters, proposal) == "Executed"
+    assert [one.state for one in voters.economy.disputes("py", "p0001")] == ["expired"]
+    voters.restart()
+    voters.economy.open_period()
+    assert voters.economy.proposal(propose(voters, bounty(left - left // 2), key="p2"))["state"] == "Pending"
+    voters.ledger.audit()
+
+
+def test_a_dispute_that_a_longer_window_allows_after_a_bounty_stops_neither_votes_nor_bounties(tmp_path, clock):
+    town = Town(tmp_path, clock, Parameters(dispute_window_ms=DAY_MS))
+    town.economy.grant("user:alice", 1_000_000, "start")
+    (left,) = settled(settle_down(town), "p0001")
+    proposal = passed(town, clock, bounty(left // 2))
+    clock.advance(P.vote_timelock_ms)
+    assert state(town, proposal) == "Executed"
+    longer = town.economy.propose("user:bob", "t", "w", {"kind": "parameters", "changes": LONGER}, "p2")["proposal"]
+    to_vote(clock)
+    town.economy.vote("user:bob", longer, "for")
+    to_end(clock)
+    clock.advance(P.vote_timelock_ms)
+    town.economy.open_period()
+    town.economy.grant("contributor:ctr_b", P.dispute_deposit_nano, "deposit")
+    paid = town.economy.balance("contributor:ctr_b").posted_nano - P.dispute_deposit_nano
+    assert town.economy.dispute("contributor:ctr_b", "py", "p0001", "ctr_b", paid + left, "all").state == "open"
+    with pytest.raises(Conflict) as caught:
+        propose(town, bounty(1), key="p3")
+    assert caught.value.code == "bounty_exceeds_unattributed"
+    town.restart()
+    town.ledger.audit()
+    town.close()
+
+
+def test_a_pool_that_can_not_be_read_stops_neither_the_start_nor_another_pools_bounty(
+    voters, clock, monkeypatch, caplog
+):
+    contested(voters, clock)
+    settled(voters, "p0002")
+    settlement = voters.ledger.find(payout_id("py", "p0001")).seq
+    monkeypatch.setattr(Disputes, "take", refusing(Disputes.take, settlement))
+    voters.economy._db.execute("INSERT INTO disputed VALUES ('py', 'p0001', 1)")
+    clock.advance(P.dispute_window_ms)
+    voters.restart()
+    assert "the disputes of py in p0001 can't be read" in caplog.text
+    proposal = passed(voters, clock, bounty(1))
+    assert voters.economy.proposal(proposal)["action"]["from_nano"] == {"pool:py:p0002": 1}
+    clock.advance(P.vote_timelock_ms)
+    assert state(voters, proposal) == "Executed"
+    with pytest.raises(Corrupt):
+        voters.economy.disputes("py", "p0001")
+
+
+def refusing(take, seq):
+    def taken(told, batch):
+        if batch.seq == seq:
+            raise Corrupt("not what it was", code="wrong_dispute", param="statement")
+        take(told, batch)
+
+    return taken
+
+
+def test_a_waiting_bounty_reads_the_pools_that_it_names_and_no_other(tmp_path, clock, monkeypatch):
+    town = Town(tmp_path, clock, Parameters(dispute_window_ms=20 * DAY_MS))
+    town.economy.grant("user:alice", 1_000_000, "start")
+    _, second = settled(settle_down(town), "p0001", "p0002")
+    proposal = passed(town, clock, bounty(second, from_nano={"pool:py:p0002": second}))
+    clock.advance(P.vote_timelock_ms)
+    read, batch = [], town.ledger.batch
+    monkeypatch.setattr(town.ledger, "batch", lambda seq: read.append(seq) or batch(seq))
+    assert (town.economy.run_due(), state(town, proposal)) == (0, "Queued")
+    assert set(read) == {town.ledger.find(payout_id("py", "p0002")).seq}
+    town.close()
+
+
+def test_a_pool_of_which_nothing_is_left_is_not_read_again(voters, clock, monkeypatch):
+    first, second = settled(voters, "p0001", "p0002")
+    passed(voters, clock, bounty(first))
+    clock.advance(P.vote_timelock_ms)
+    voters.economy.run_due()
+    propose(voters, bounty(1), key="p2")
+    read, batch = [], voters.ledger.batch
+    monkeypatch.setattr(voters.ledger, "batch", lambda seq: read.append(seq) or batch(seq))
+    propose(voters, bounty(second), key="p3")
+    assert set(read) == {voters.ledger.find(payout_id("py", "p0002")).seq}
+
+
+def test_what_an_unnamed_bounty_took_is_the_oldest_pools_and_not_promised_again(voters, clock, monkeypatch):
+    first, second = settled(voters, "p0001", "p0002")
+    with monkeypatch.context() as before:
+        before.setattr(BountyBook, "named", lambda _, action: dict(action))
+        passed(voters, clock, bounty(first - 1))
+    clock.advance(P.vote_timelock_ms)
+    assert voters.economy.run_due() == 1
+    for pools in ({"pool:py:p0001": 2}, {"pool:py:p0001": 1, "pool:py:p0002": second + 1}):
+        with pytest.raises(Conflict) as caught:
+            propose(voters, bounty(sum(pools.values()), from_nano=pools), key="p2")
+        assert caught.value.code == "bounty_exceeds_unattributed"
+    clock.advance(1)
+    proposal = propose(voters, bounty(second + 1), key="p3")
+    assert voters.economy.proposal(proposal)["action"]["from_nano"] == {"pool:py:p0001": 1, "pool:py:p0002": second}
+    to_vote(clock)
+    voters.economy.vote("user:bob", proposal, "for")
+    to_end(clock)
+    clock.advance(P.vote_timelock_ms)
+    assert (state(voters, proposal), voters.available("unattributed")) == ("Executed", 0)
+    voters.ledger.audit()
+
+
+def test_a_dispute_of_what_an_unnamed_bounty_took_is_refused_by_its_reason(tmp_path, clock, monkeypatch):
+    town = Town(tmp_path, clock, Parameters(dispute_window_ms=20 * DAY_MS))
+    town.economy.grant("user:alice", 1_000_000, "start")
+    (left,) = settled(settle_down(town), "p0001")
+    monkeypatch.setattr(BountyBook, "named", lambda _, action: dict(action))
+    passed(town, clock, bounty(left))
+    clock.advance(P.vote_timelock_ms)
+    assert town.economy.run_due() == 1
+    town.economy.grant("contributor:ctr_b", P.dispute_deposit_nano, "deposit")
+    with pytest.raises(Conflict) as caught:
+        town.economy.dispute("contributor:ctr_b", "py", "p0001", "ctr_b", 150, "all")
+    assert caught.value.code == "nothing_to_contest"
+    town.close()

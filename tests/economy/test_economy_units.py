@@ -7,8 +7,10 @@ from openledger.core.clock import ManualClock
 from openledger.core.errors import Conflict, Corrupt, InsufficientFunds, InvalidInput
 from openledger.core.money import Unit, showing
 from openledger.economy import Economy, Parameters
+from openledger.economy.nonces import NonceBook
 from openledger.ledger import Transfer
 from openledger.ledger.audit import audit_file
+from openledger.ledger.nonces import commitment
 from openledger.ledger.payouts import claims_in, csv_of, payouts_in
 
 EUR = Unit(name="EUR")
@@ -135,6 +137,21 @@ def test_the_audit_finds_money_that_nobody_paid_in(town, reference):
     assert caught.value.code == "unexplained_issue"
 
 
+@pytest.mark.parametrize("code", ["whatever", "paid_in", "seat"])
+def test_the_audit_finds_money_that_was_held_on_genesis_and_then_posted(town, code):
+    def step(name, **kind):
+        return Transfer(
+            transfer_id=name, debit="genesis", credit="user:alice", amount_nano=1, code=code, reference="r", **kind
+        )
+
+    assert town.ledger.commit([step("held", kind="pending")]) == ["created"]
+    town.ledger.audit()
+    assert town.ledger.commit([step("posted", kind="post", pending_id="held")]) == ["created"]
+    with pytest.raises(Corrupt) as caught:
+        town.ledger.audit()
+    assert caught.value.code == "unexplained_issue"
+
+
 def test_the_audit_finds_a_round_paid_out_twice(town):
     paid_out(town)
     town.economy.grant("user:alice", 2_000_000, "SEPA-2")
@@ -169,3 +186,41 @@ def test_a_town_in_open_is_told_in_open_beside_one_in_euros(town, tmp_path):
         other.economy.stake("user:alice", "adapter:py", 7_500_000_000, "s")
     assert "0 OPEN available, this needs 7.5" in caught.value.message
     other.close()
+
+
+def test_who_commits_to_a_nonce_deposits_one_euro_and_is_told_so(town):
+    town.economy.grant("user:o", 1_500_000, "SEPA-2")
+    book = NonceBook(town.ledger)
+    book.open("py", 1, "user:o")
+    book.commit("py", 1, "user:o", commitment("py", 1, "user:o", "a" * 64))
+    assert town.available("user:o") == 500_000
+    with pytest.raises(InsufficientFunds) as caught:
+        book.commit("py", 1, "user:w", commitment("py", 1, "user:w", "b" * 64))
+    assert "the deposit of 1 EUR" in caught.value.message
+    town.ledger.audit()
+
+
+@pytest.mark.parametrize("payee", ["customer 4711", "DE89 3704 0044 0532 0130 00", "a" * 140, "bob@example.org"])
+def test_in_a_currency_a_payee_is_named_by_what_the_operator_knows_him_by(town, payee):
+    town.economy.withdraw("user:alice", 1_000_000, payee, "w1")
+    town.economy.withdraw("user:alice", 1_000_000, payee, "w2")
+    assert town.economy.claims(town.economy.close_claims()) == [(payee, 2_000_000)]
+    town.ledger.audit()
+
+
+@pytest.mark.parametrize("payee", ["", " a", "a ", "a" * 141, "a\nb", "=1+1", "-", "0xabc", "0x" + "0" * 40, None, 7])
+def test_what_names_no_payee_is_refused_and_changes_nothing(town, payee):
+    before = town.ledger.checkpoint()
+    with pytest.raises(InvalidInput) as caught:
+        town.economy.withdraw("user:alice", 1_000_000, payee, "w1")
+    assert (caught.value.code, town.ledger.checkpoint()) == ("invalid_address", before)
+    assert "whom to pay" in caught.value.fix
+
+
+def test_in_open_only_an_address_on_a_chain_is_paid(tmp_path):
+    town = Town(tmp_path, ManualClock())
+    town.economy.grant("user:alice", 2 * 10**9, "start")
+    with pytest.raises(InvalidInput) as caught:
+        town.economy.withdraw("user:alice", 10**9, "customer 4711", "w1")
+    assert (caught.value.code, caught.value.fix) == ("invalid_address", "write 0x and 40 hex digits, not all of them 0")
+    town.close()
