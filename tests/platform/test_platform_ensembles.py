@@ -59,7 +59,8 @@ def test_no_other_adapter_changes_what_one_costs(weight: float, others: list[tup
 def test_a_price_never_becomes_nothing(price: int, weight: float) -> None:
     """In a currency a token costs a few of its smallest parts."""
     (found,) = prices((price, weight))
-    assert max(1, price * min(1, Fraction(str(weight)))) <= found <= price
+    share = min(Fraction(1), Fraction(str(weight)))
+    assert max(Fraction(1), price * share) <= found <= price
 
 
 def test_what_is_free_stays_free() -> None:
