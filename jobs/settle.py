@@ -3,20 +3,24 @@
     ray job submit --working-dir . -- python jobs/settle.py --workdir /data/openledger
 
 Needs the serving application of the same working folder on the cluster: what an adapter gained over its base is
-measured by the engine that served it. Running it again pays nobody twice.
+measured by the engine that served it. Running it again pays nobody twice. A pool that can't be paid is named with its
+reason, and the exit code isn't 0 then; it waits for the next run.
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from openledger.core.errors import OpenLedgerError
 from openledger.core.values import Settlement
 from openledger.platform.environment import prepare_environment
 from openledger.platform.workdir import Workdir
+
+if TYPE_CHECKING:  # it imports ray
+    from openledger.platform.pipeline import SettledPool
 
 
 def main() -> int:
@@ -38,32 +42,37 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def settle(workdir: Workdir, base_models: Sequence[str]) -> int:
-    """Pay pool by pool, a line for each, base by base; one that can't be paid doesn't keep the others waiting."""
+    """Pay pool by pool; one that can't be paid doesn't keep the others waiting."""
     import ray
 
     from openledger.adapters.base_model import find_base_model
     from openledger.adapters.registry import AdapterRegistry
-    from openledger.attribution.actor import start_index_host
     from openledger.platform import pipeline
     from openledger.platform.actors import economy_actor
     from openledger.platform.cluster import connected
+    from openledger.platform.hosts import IndexHosts
     from openledger.platform.serving import engine_score
 
-    exit_code = 0
     with connected(workdir):
         registry = AdapterRegistry(workdir.adapters)
         score = engine_score(registry)  # first: without an engine nothing must be opened or closed
         economy = economy_actor(workdir)
-        bases = [find_base_model(named or None) for named in base_models]
+        hosts = IndexHosts([find_base_model(named or None) for named in base_models])
         ray.get(economy.open_period.remote())
-        for base in bases:
-            host, takes = start_index_host(base), partial(pipeline.is_of_base, registry, base, base == bases[0])
-            for pool in pipeline.settle_waiting(economy, host, score, registry, workdir.indexes, takes):
-                if pool.settlement is not None:
-                    print(json.dumps(told(pool.settlement)), flush=True)
-                if pool.error is not None:
-                    exit_code = _complain(pool.error, adapter=pool.adapter, period=pool.period)
-            ray.kill(host)
+        try:
+            return report(pipeline.settle_waiting(economy, hosts.of, score, registry, workdir.indexes))
+        finally:
+            hosts.end()
+
+
+def report(pools: Iterable["SettledPool"]) -> int:
+    """A line for each pool as it comes; the exit code: 0 where all were paid."""
+    exit_code = 0
+    for pool in pools:
+        if pool.settlement is not None:
+            print(json.dumps(told(pool.settlement)), flush=True)
+        if pool.error is not None:
+            exit_code = _complain(pool.error, adapter=pool.adapter, period=pool.period)
     return exit_code
 
 

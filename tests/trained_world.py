@@ -102,7 +102,7 @@ class World:
         return self.engine.score(prompt_ids, completion_ids, digests)
 
     def attribute(self, pool):
-        return pipeline.attribute(pool, self.host, self.score, self.registry, self.indexes)
+        return pipeline.attribute(pool, lambda _: self.host, self.score, self.registry, self.indexes)
 
 
 class Market:

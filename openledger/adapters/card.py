@@ -1,6 +1,7 @@
 """The lineage card: what an adapter is made of, stored as `card.json` beside its weights."""
 
 import json
+import re
 from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
@@ -11,6 +12,7 @@ from openledger.core.files import write_json_durably
 from openledger.core.hashing import digest_file, digest_json
 
 CARD_FORMAT = "openledger.adapter-card/1"
+_LARGE_EXPONENT = re.compile(r"[eE][-+]?[\d_]{4,}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +72,7 @@ def load_card(folder: Path) -> AdapterCard:
     path = folder / "card.json"
     try:
         values = json.loads(path.read_text())
-        parents = tuple((str(digest), str(Fraction(weight))) for digest, weight in values.get("parents", ()))
+        parents = tuple((str(digest), _exact(weight)) for digest, weight in values.get("parents", ()))
         card = AdapterCard(**{**values, "rows_trained": tuple(values["rows_trained"]), "parents": parents})
     except (OSError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
         raise _corrupt(folder, f"card.json can't be read ({error})") from error
@@ -89,6 +91,13 @@ def checked_card(folder: Path) -> AdapterCard:
     if digest != card.digest:
         raise _corrupt(folder, "its weights or configuration are not those that its card names")
     return card
+
+
+def _exact(weight: Any) -> str:
+    """Cards come from strangers: a power of ten takes as many digits as its exponent says."""
+    if _LARGE_EXPONENT.search(str(weight)):
+        raise ValueError(f"the weight {weight!r} is no number that a merge takes")
+    return str(Fraction(weight))
 
 
 def _corrupt(folder: Path, reason: str) -> Corrupt:

@@ -75,13 +75,18 @@ def _merge_at(merge: Merge, factors: Factors, out: Path, shapes: BaseShapes) -> 
     merge_lora([Path(merge.parents[digest]) for digest in kept], weights, out, base=shapes, limits=_ANY_RANK)
 
 
-def _check_merge(merge: Merge, shapes: BaseShapes) -> None:
-    """A card says what it likes: whoever is paid for a merge must have made it."""
+def is_made_of_parents(merge: Merge, shapes: BaseShapes) -> bool:
+    """Whether the parents at their weights make the merge, bit for bit. Raises as `merge_lora`."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "merge"
         _merge_at(merge, dict.fromkeys(merge.parents, Fraction(1)), out, shapes)
         ours, theirs = (read_adapter(each, shapes, _ANY_RANK).factors for each in (out, Path(merge.folder)))
-    if ours.keys() != theirs.keys() or not all(_equal(ours[module], theirs[module]) for module in ours):
+    return ours.keys() == theirs.keys() and all(_equal(ours[module], theirs[module]) for module in ours)
+
+
+def _check_merge(merge: Merge, shapes: BaseShapes) -> None:
+    """A card says what it likes: whoever is paid for a merge must have made it."""
+    if not is_made_of_parents(merge, shapes):
         raise Corrupt(
             f"the adapter {merge.digest} is not the merge of the parents that its card names",
             code="wrong_merge",

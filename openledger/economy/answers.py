@@ -8,6 +8,7 @@ refunded once its fee went back, before or after its settlement.
 
 import json
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -43,6 +44,15 @@ class StoredAnswer:
         return str(self.usage["answer_id"])
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sold:
+    """An answer to store: `usage` is its statement, whose commitment was made with `salt`."""
+
+    answer: Answer
+    salt: str
+    usage: dict[str, Any]
+
+
 def new_salt() -> str:
     return secrets.token_hex(32)
 
@@ -71,15 +81,13 @@ class AnswerStore:
         self._db = connection
         self._tenants = tenants
 
-    def add(self, answer: Answer, salt: str, usage: dict[str, Any]) -> StoredAnswer:
-        """Store `answer` with its usage statement, its content encrypted, or left out where its tenant keeps none.
+    def add(self, sold: Sequence[Sold]) -> list[StoredAnswer]:
+        """Store answers, all of them or none; their content is encrypted, or left out where its tenant keeps none.
         Durable when this returns."""
-        sealed = self._seal(answer, salt, usage["account"]) if self._tenants.keeps(usage["account"]) else b""
-        pool_nano = usage["parts_nano"]["contributors"]
-        row = (answer.answer_id, usage["adapter"], usage["period"], pool_nano, canonical_json(usage), sealed or None)
+        added = [StoredAnswer(usage=one.usage, sealed=self._seal(one), state="stored") for one in sold]
         with writing(self._db):
-            self._db.execute("INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?, 'stored')", row)
-        return StoredAnswer(usage=usage, sealed=sealed, state="stored")
+            self._db.executemany("INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?, 'stored')", map(_row, added))
+        return added
 
     def find(self, answer_id: str) -> StoredAnswer | None:
         return next(iter(self._select("answer_id = ?", (answer_id,))), None)
@@ -185,9 +193,12 @@ class AnswerStore:
             salt=content["salt"],
         )
 
-    def _seal(self, answer: Answer, salt: str, account: str) -> bytes:
+    def _seal(self, sold: Sold) -> bytes:
+        answer, account = sold.answer, str(sold.usage["account"])
+        if not self._tenants.keeps(account):
+            return b""
         content = {
-            "salt": salt,
+            "salt": sold.salt,
             "prompt_ids": list(answer.prompt_ids),
             "completion_ids": list(answer.completion_ids),
             "cached_tokens": answer.cached_tokens,
@@ -211,6 +222,13 @@ class AnswerStore:
             StoredAnswer(usage=json.loads(statement), sealed=payload or b"", state=_STATES[str(state)])
             for statement, payload, state in self._db.execute(query, values)
         ]
+
+
+def _row(stored: StoredAnswer) -> tuple[str | int | bytes | None, ...]:
+    usage = stored.usage
+    pool_nano = usage["parts_nano"]["contributors"]
+    statement, sealed = canonical_json(usage), stored.sealed or None
+    return stored.answer_id, usage["adapter"], usage["period"], pool_nano, statement, sealed
 
 
 _PAID = "adapter = ? AND period = ? AND state IN ('posted', 'settled') AND pool_nano > 0"

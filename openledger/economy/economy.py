@@ -213,6 +213,10 @@ class Economy(Offices):
         """See `SaleBook.complete`."""
         return self._sales.complete(answer)
 
+    def complete_all(self, parts: Sequence[Answer]) -> list[FeeReceipt]:
+        """See `SaleBook.complete_all`."""
+        return self._sales.complete_all(parts)
+
     def completed(self, answer_id: str) -> tuple[Answer, FeeReceipt] | None:
         """See `SaleBook.completed`."""
         return self._sales.completed(answer_id)

@@ -5,6 +5,7 @@
 Every step is durable before it answers and may be repeated: ids derive from the answer.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -18,7 +19,7 @@ from openledger.core.money import format_money, format_open
 from openledger.core.values import AdapterTerms, Answer, Authorization, FeeReceipt
 from openledger.economy import answers
 from openledger.economy.accounts import AccountBook
-from openledger.economy.answers import AnswerStore, StoredAnswer
+from openledger.economy.answers import AnswerStore, Sold, StoredAnswer
 from openledger.economy.caps import CapStore
 from openledger.economy.holds import HoldRecord, HoldStore
 from openledger.economy.periods import PeriodStore
@@ -99,16 +100,17 @@ class SaleBook:
         NotFound without an authorization, Conflict where the hold was released or another answer was completed under
         the id, InvalidInput for more than was authorized.
         """
-        hold = self._find_hold(answer.answer_id)
-        stored = self._answers.find(answer.answer_id)
-        if stored is None:
-            stored = self._store(answer, hold)
-        else:
-            self._check_same(answer, stored)
-        paid, signed = self._post(stored)
-        if not paid:
-            raise _released(stored.answer_id)
-        return replace(_receipt(stored), signed=signed)
+        return self.complete_all([answer])[0]
+
+    def complete_all(self, parts: Sequence[Answer]) -> list[FeeReceipt]:
+        """As `complete`, for the sales that one request's answer is made of: all are stored, or none, before any is
+        paid for. Whatever ends it then, `post_waiting` takes the rest."""
+        stored = self._store(parts)
+        posted = [self._post(each) for each in stored]
+        for each, (paid, _) in zip(stored, posted, strict=True):
+            if not paid:
+                raise _released(each.answer_id)
+        return [replace(_receipt(each), signed=signed) for each, (_, signed) in zip(stored, posted, strict=True)]
 
     def completed(self, answer_id: str) -> tuple[Answer, FeeReceipt] | None:
         """What was sold under `answer_id` and what it cost, for a retry to be told again; None before it is complete.
@@ -223,7 +225,20 @@ class SaleBook:
             self._caps.spend(hold.answer_id, 0)
             raise
 
-    def _store(self, answer: Answer, hold: HoldRecord) -> StoredAnswer:
+    def _store(self, parts: Sequence[Answer]) -> list[StoredAnswer]:
+        """What is stored already is found to be the same; all others are added together."""
+        known, new = list[StoredAnswer | None](), list[Sold]()
+        for answer in parts:
+            hold, stored = self._find_hold(answer.answer_id), self._answers.find(answer.answer_id)
+            known.append(stored)
+            if stored is None:
+                new.append(self._metered(answer, hold))
+            else:
+                self._check_same(answer, stored)
+        added = iter(self._answers.add(new))
+        return [next(added) if stored is None else stored for stored in known]
+
+    def _metered(self, answer: Answer, hold: HoldRecord) -> Sold:
         if hold.state != "open":
             raise _released(hold.answer_id)
         terms, salt = hold.terms, answers.new_salt()
@@ -248,7 +263,7 @@ class SaleBook:
                 param="completion_ids",
             )
         self._accounts.open(*parts_by_account(usage["parts_nano"], usage["accounts"]))
-        return self._answers.add(answer, salt, usage)
+        return Sold(answer=answer, salt=salt, usage=usage)
 
     def _check_same(self, answer: Answer, stored: StoredAnswer) -> None:
         """Where the content isn't kept only the id can be compared."""

@@ -219,7 +219,7 @@ class Answering:
                     placed[-1].append(Sale(part=part, hold=hold, sold=sold))
         except BaseException:
             kept = {sale.hold.answer_id for sales in placed for sale in sales if sale.sold is not None}
-            await asyncio.shield(asyncio.ensure_future(self._void_all(placing, kept)))
+            await asyncio.shield(asyncio.ensure_future(self._void_placed(placing, kept)))
             raise
         return placed
 
@@ -232,10 +232,12 @@ class Answering:
         )
         return hold
 
-    async def _void_all(self, placing: Sequence["asyncio.Task[Authorization]"], kept: set[str]) -> None:
-        for hold in await asyncio.gather(*placing, return_exceptions=True):
-            if isinstance(hold, BaseException) or hold.answer_id in kept:
-                continue
+    async def _void_placed(self, placing: Sequence["asyncio.Task[Authorization]"], kept: set[str]) -> None:
+        holds = await asyncio.gather(*placing, return_exceptions=True)
+        await self._void_all([one for one in holds if isinstance(one, Authorization) and one.answer_id not in kept])
+
+    async def _void_all(self, holds: Sequence[Authorization]) -> None:
+        for hold in holds:
             try:
                 await answered(self._economy.cancel.remote(hold.answer_id))
             except Exception:  # noqa: BLE001 - why the request ends is being raised; a hold that stays expires
@@ -261,7 +263,9 @@ class Answering:
         """A completed answer for a retry: the first text and the first receipt, and nothing to pay. What of an ensemble
         was not paid when it was cut off is paid now."""
         answer = next(sale.sold[0] for sale in sales if sale.sold is not None)
-        paid = [sale.sold or await self._sell(one, sale, answer.completion_ids, None) for sale in sales]
+        left = [sale for sale in sales if sale.sold is None]
+        sold = iter(await self._sell(one, left, answer.completion_ids, None) if left else [])
+        paid = [sale.sold or next(sold) for sale in sales]
         text = TextStream(one.base.decode, one.sampling.stop)
         told = "".join([*map(text.push, answer.completion_ids), text.finish()])
         ended = text.stopped or answer.completion_ids[-1:] == (one.base.tokenizer.eos_token_id,)
@@ -328,21 +332,14 @@ class Answering:
     async def _complete(
         self, one: Asked, sales: Sequence[Sale], generated: Sequence[int], usage: Usage | None = None
     ) -> Receipt:
-        return _receipt(one, [await self._sell(one, sale, generated, usage) for sale in sales])
+        return _receipt(one, await self._sell(one, sales, generated, usage))
 
-    async def _sell(self, one: Asked, sale: Sale, generated: Sequence[int], usage: Usage | None) -> Sold:
-        answer = Answer(
-            answer_id=sale.hold.answer_id,
-            adapter=sale.part.terms.adapter,
-            adapter_digest=sale.part.terms.adapter_digest,
-            ensemble=one.ensemble,
-            period=sale.hold.period,
-            prompt_ids=one.prompt_ids,
-            completion_ids=tuple(generated),
-            cached_tokens=0 if usage is None else usage.cached_tokens,
-            engine_us=0 if usage is None else round(1000 * usage.engine_ms),
-        )
-        return answer, await answered(self._economy.complete.remote(answer))
+    async def _sell(
+        self, one: Asked, sales: Sequence[Sale], generated: Sequence[int], usage: Usage | None
+    ) -> list[Sold]:
+        """In one call: were this process to end between two, an adapter would have answered and not been paid."""
+        parts = [_part_sold(one, sale, generated, usage) for sale in sales]
+        return list(zip(parts, await answered(self._economy.complete_all.remote(parts)), strict=True))
 
     async def _close(
         self, one: Asked, sales: Sequence[Sale], asking: Asking | None, generated: Sequence[int] | None
@@ -352,22 +349,29 @@ class Answering:
         try:
             tail = Tail() if asking is None else await asking.leave()
             owed = None if generated is None else [*generated, *tail.token_ids]
-            for sale in sales:
-                await self._close_sale(one, sale, owed, tail.usage)
+            if owed:
+                await self._sell(one, sales, owed, tail.usage)
+            else:
+                await self._void_all([sale.hold for sale in sales])
         except Exception:  # noqa: BLE001 - why the answer ended is being raised; a hold that stays expires
             _log.exception("what %s was charged for could not be told", sales[0].hold.answer_id)
         finally:
             del self._closing[one.seat]
             self._in_flight.discard(one.seat)
 
-    async def _close_sale(self, one: Asked, sale: Sale, owed: Sequence[int] | None, usage: Usage | None) -> None:
-        try:
-            if owed:
-                await self._sell(one, sale, owed, usage)
-            else:
-                await answered(self._economy.cancel.remote(sale.hold.answer_id))
-        except Exception:  # noqa: BLE001 - as above; and the others' holds are to be closed
-            _log.exception("the hold of %s was not closed", sale.hold.answer_id)
+
+def _part_sold(one: Asked, sale: Sale, generated: Sequence[int], usage: Usage | None) -> Answer:
+    return Answer(
+        answer_id=sale.hold.answer_id,
+        adapter=sale.part.terms.adapter,
+        adapter_digest=sale.part.terms.adapter_digest,
+        ensemble=one.ensemble,
+        period=sale.hold.period,
+        prompt_ids=one.prompt_ids,
+        completion_ids=tuple(generated),
+        cached_tokens=0 if usage is None else usage.cached_tokens,
+        engine_us=0 if usage is None else round(1000 * usage.engine_ms),
+    )
 
 
 async def _merged(streams: Sequence[AsyncGenerator[AnswerEvent]], fate: _Fate) -> AsyncGenerator[AnswerEvent]:

@@ -1,19 +1,20 @@
 """Which adapters may answer one request together, and for how much each.
 
 With weights w_i the answer is y = W x + sum of w_i B_i A_i x (`openlora.ensembles`). It is sold once for each adapter,
-at this part of its prices, rounded down to whole nano-OPEN a token:
+at this part of its prices, rounded up to the unit's smallest part a token:
 
-    share_i = min(1, w_i / min(1, sum of w))
+    min(1, w_i)
 
-So each pool of (adapter, period) gets its part of the fee, and log, settlement and audit know nothing but sales.
-Weights that sum to 1 divide one answer's price. Below that they are scaled up to it; above it nothing is scaled down,
-or an adapter that costs nothing and does nothing would make all others cheap. Weights are positive: what an adapter
-taught can't be taken away from an answer and paid for.
+So each pool of (adapter, period) gets its part of the fee, and log, settlement and audit know nothing but sales. What
+an adapter costs depends on its own weight alone: were weights set in proportion to each other, an adapter that costs
+nothing and does nothing would make all others cheap. Rounded up, no price becomes nothing. Weights are positive: what
+an adapter taught can't be taken away from an answer and paid for.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
+from math import ceil
 
 from openledger.adapters.registry import RegisteredAdapter
 from openledger.core.errors import InvalidInput
@@ -43,28 +44,22 @@ def ensemble_of(
         raise _invalid("an adapter is named twice", "name each once, with the sum of its weights")
     if not all(0 < weight < float("inf") for _, weight in members):
         raise _invalid("weights must be positive numbers", "leave out what shouldn't count")
-    shares = shares_of([weight for _, weight in members])
-    return base, tuple(_part(*member, share) for member, share in zip(members, shares, strict=True))
+    return base, tuple(_part(adapter, weight) for adapter, weight in members)
 
 
-def shares_of(weights: Sequence[float]) -> list[Fraction]:
-    """The part of its price that each is sold at. Exact: a float is a fraction."""
-    exact = [Fraction(weight) for weight in weights]
-    whole = min(Fraction(1), sum(exact, Fraction(0)))
-    return [min(Fraction(1), weight / whole) for weight in exact]
-
-
-def _part(adapter: RegisteredAdapter, weight: float, share: Fraction) -> Part:
-    assert adapter.terms is not None
-    return Part(terms=_scaled(adapter.terms, share), place=adapter.place, weight=weight)
-
-
-def _scaled(terms: AdapterTerms, share: Fraction) -> AdapterTerms:
+def weighted(terms: AdapterTerms, weight: float) -> AdapterTerms:
+    """`terms` at the prices of an answer in which the adapter has `weight`. Exact: 0.1 is a tenth, as it is written."""
+    share = min(Fraction(1), Fraction(str(weight)))
     return replace(
         terms,
-        prompt_price_nano=int(terms.prompt_price_nano * share),
-        completion_price_nano=int(terms.completion_price_nano * share),
+        prompt_price_nano=ceil(terms.prompt_price_nano * share),
+        completion_price_nano=ceil(terms.completion_price_nano * share),
     )
+
+
+def _part(adapter: RegisteredAdapter, weight: float) -> Part:
+    assert adapter.terms is not None
+    return Part(terms=weighted(adapter.terms, weight), place=adapter.place, weight=weight)
 
 
 def _invalid(message: str, fix: str) -> InvalidInput:

@@ -130,7 +130,7 @@ def measure(
             asked, adapter, ancestry.card(digest), _added(ancestry, digest, gained), host, indexes, withdrawn
         )
         for digest, adapter in ancestry.adapters.items()
-        if not _is_merge(ancestry.card(digest))
+        if not is_merge(ancestry.card(digest))
     }
     if ancestry.lineage is None or not ancestry.is_derived:
         only = rows[ancestry.served.digest]
@@ -202,7 +202,7 @@ def _find_parent(registry: AdapterRegistry, digest: str, child: str) -> Register
 
 def _check_at_hand(ancestry: Ancestry, indexes: Path) -> None:
     for digest, adapter in ancestry.adapters.items():
-        if _is_merge(ancestry.card(digest)):
+        if is_merge(ancestry.card(digest)):
             continue
         folder = index_folder(indexes, digest)
         views = built_views(adapter.folder, folder) if is_finished(folder) else [str(folder / "index.json")]
@@ -223,7 +223,7 @@ def _epoch(name: str) -> int:
     return int(number) if number.isdigit() else 0
 
 
-def _is_merge(card: AdapterCard | None) -> bool:
+def is_merge(card: AdapterCard | None) -> bool:
     return card is not None and bool(card.parents) and not card.rows_trained
 
 
@@ -415,6 +415,6 @@ def _held_out(pool: Pool, ancestry: Ancestry) -> list[Answer]:
 
 def _held_out_of(ancestry: Ancestry, digest: str) -> list[Example]:
     card = ancestry.card(digest)
-    if card is None or not _is_merge(card):
+    if card is None or not is_merge(card):
         return load_held_out(Path(ancestry.adapters[digest].folder))
     return [row for parent, _ in card.parents for row in _held_out_of(ancestry, parent)]

@@ -21,11 +21,12 @@ from openledger.adapters.checks import BaseShapes, check_adapter, read_shapes
 from openledger.adapters.lineage import Lineage
 from openledger.adapters.registry import AdapterRegistry, RegisteredAdapter
 from openledger.adapters.sources import SourceRules, check_source, fetch
+from openledger.attribution.merges import Merge, is_made_of_parents
 from openledger.core.errors import Conflict, Forbidden, InvalidInput, NotFound
 from openledger.core.ids import check_name
 from openledger.core.values import AdapterTerms
 from openledger.platform.calls import answered
-from openledger.platform.generations import find_ancestry
+from openledger.platform.generations import find_ancestry, is_merge
 from openledger.platform.point_of_sale import is_sold, trainings
 from openledger.platform.service import NewAdapter
 
@@ -64,7 +65,7 @@ class Intake:
             fetched = Path(beside) / "adapter"
             card = await asyncio.to_thread(self._take_in, uri, fetched)
             await self._check_lineage(account, card)
-            await asyncio.to_thread(self._check_parents, card)
+            await asyncio.to_thread(self._check_parents, card, fetched)
             async with self._changing:
                 self._check_owner(account, new.name)
                 enter = self._registry.switch if self._replaces(new, card.digest) else self._registry.register
@@ -139,9 +140,10 @@ class Intake:
             return Path(known.folder)
         return self._registry.root / "served" / digest
 
-    def _check_parents(self, card: AdapterCard) -> None:
-        """Everything that it says it came from is here, with cards. Raises as `find_ancestry` and `Lineage`."""
-        ancestors = {card.digest: card}
+    def _check_parents(self, card: AdapterCard, folder: Path) -> None:
+        """Everything that it says it came from is here, with cards; and it is a merge where it says so. Raises as
+        `find_ancestry`, `Lineage` and `merge_lora`."""
+        ancestors, folders = {card.digest: card}, dict[str, str]()
         for parent, _ in card.parents:
             found = _known(partial(find_ancestry, self._registry, parent))
             if found is None or found.lineage is None:
@@ -152,7 +154,21 @@ class Intake:
                     fix="add the parent first",
                 )
             ancestors |= {digest: found.lineage.card(digest) for digest in found.adapters}
+            folders[parent] = found.served.folder
         Lineage(ancestors.values())
+        if is_merge(card):
+            self._check_merge(card, folder, folders)
+
+    def _check_merge(self, card: AdapterCard, folder: Path, folders: dict[str, str]) -> None:
+        """A merge needs no witness: what was trained by any constant could be sold as one."""
+        merge = Merge(folder=str(folder), digest=card.digest, parents=folders, weights=dict(card.parents))
+        if not is_made_of_parents(merge, self._shapes_for(folder)):
+            raise InvalidInput(
+                f"{card.name} names no rows that it was trained on, and isn't the merge of its parents",
+                code="invalid_merge",
+                param="source",
+                fix="send what jobs/merge.py made of them, or the card that was written when it was trained",
+            )
 
     async def _check_lineage(self, account: str, card: AdapterCard) -> None:
         """The Datanet is the account's own, and the version is one that was published."""

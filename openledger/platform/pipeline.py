@@ -43,6 +43,7 @@ from openledger.ledger.proofs import encode_proof
 from openledger.platform.generations import Ancestry, find_ancestry, measure
 from openledger.platform.generations import index_folder as index_folder
 from openledger.platform.generations import index_views as index_views
+from openledger.platform.hosts import HostOf
 from openledger.platform.point_of_sale import check_offer, purpose_of
 from openledger.platform.point_of_sale import check_plan as check_plan
 from openledger.training.examples import fitting_rows
@@ -337,7 +338,7 @@ def put_on_sale(
 
 def attribute(
     pool: Pool,
-    host: Any,
+    hosts: HostOf,
     score: Any,
     registry: AdapterRegistry,
     indexes: Path,
@@ -346,15 +347,16 @@ def attribute(
     """Measure what the pool's answers owe to each row and contributor. Rows in `withdrawn` (by id) get nothing;
     settlement names none: a row that left its Datanet earns until no adapter that is served contains it.
 
-    `score` is a core.Scorer's method: what the adapter gained over its base is measured by the engine that served it.
-    Of an adapter that came from others, every generation is measured. Raises as `find_ancestry` and `measure`.
+    `score` is a core.Scorer's method: what the adapter gained over its base is measured by the engine that served it,
+    and its rows by its base's one of `hosts`: a name may go over to another base within a period. Of an adapter that
+    came from others, every generation is measured. Raises as `find_ancestry`, `hosts` and `measure`.
     """
     answers: dict[str, list[Answer]] = {}
     for answer in pool.answers:
         if answer.completion_ids and not _is_base(registry, answer.adapter_digest):
             answers.setdefault(answer.adapter_digest, []).append(answer)
     parts = [
-        _attribute_part(pool, registry, digest, own, host, score, indexes, withdrawn)
+        _attribute_part(pool, registry, digest, own, hosts, score, indexes, withdrawn)
         for digest, own in sorted(answers.items())
     ]
     if not parts and not pool.total_nano:
@@ -382,13 +384,13 @@ def _attribute_part(
     registry: AdapterRegistry,
     digest: str,
     answers: Sequence[Answer],
-    host: Any,
+    hosts: HostOf,
     score: Any,
     indexes: Path,
     withdrawn: Collection[str],
 ) -> AdapterAttribution:
     ancestry = find_ancestry(registry, digest)
-    found = measure(pool, ancestry, answers, host, score, indexes, withdrawn)
+    found = measure(pool, ancestry, answers, hosts(_base_digest(ancestry)), score, indexes, withdrawn)
     return AdapterAttribution(
         scores=found.scores,
         improvement=found.improvement,
@@ -396,6 +398,12 @@ def _attribute_part(
         answers=tuple(answers),
         lineage=tuple(ancestry.lines()),
     )
+
+
+def _base_digest(ancestry: Ancestry) -> str:
+    """Empty where neither card nor registry says it."""
+    card = ancestry.card(ancestry.served.digest)
+    return ancestry.served.base_digest if card is None else card.base_digest
 
 
 def _mean_improvement(parts: Sequence[AdapterAttribution]) -> ContributorScores | None:
@@ -477,48 +485,34 @@ def settle(economy: Any, attribution: PeriodAttribution) -> Settlement:
 
 
 def settle_pool(
-    economy: Any, adapter: str, period: str, host: Any, score: Any, registry: AdapterRegistry, indexes: Path
+    economy: Any, adapter: str, period: str, hosts: HostOf, score: Any, registry: AdapterRegistry, indexes: Path
 ) -> tuple[PeriodAttribution, Settlement]:
     """Attribute one pool and pay it, withdrawn and removed rows too: the adapter that answered was trained on them.
     Raises as `attribute` and `settle`."""
-    found = attribute(ray.get(economy.pool.remote(adapter, period)), host, score, registry, indexes)
+    found = attribute(ray.get(economy.pool.remote(adapter, period)), hosts, score, registry, indexes)
     return found, settle(economy, found)
 
 
 def settle_waiting(
-    economy: Any,
-    host: Any,
-    score: Any,
-    registry: AdapterRegistry,
-    indexes: Path,
-    takes: Callable[[Pool], bool] = lambda pool: True,
+    economy: Any, hosts: HostOf, score: Any, registry: AdapterRegistry, indexes: Path
 ) -> Iterator[SettledPool]:
-    """Attribute and pay every pool of a closed period that waits and that `takes` says is its own, one after another.
-    One that can't be paid comes with its error, and keeps no other waiting; one that nobody paid into is passed
-    over."""
+    """Attribute and pay every pool of a closed period that waits, one after another. One that can't be paid comes with
+    its error, and keeps no other waiting; one that nobody paid into is passed over."""
     current = ray.get(economy.current_period.remote())
     for adapter, period in ray.get(economy.pools.remote()):
         if period == current:
             continue
         try:
             found = ray.get(economy.pool.remote(adapter, period))
-            if not found.total_nano or not takes(found):
+            if not found.total_nano:
                 continue
-            _, settlement = settle_pool(economy, adapter, period, host, score, registry, indexes)
+            _, settlement = settle_pool(economy, adapter, period, hosts, score, registry, indexes)
         except OpenLedgerError as error:
             yield SettledPool(adapter=adapter, period=period, error=error)
         except Exception as error:  # noqa: BLE001 - whatever is wrong with one pool, the others' people are due
             yield SettledPool(adapter=adapter, period=period, error=_unexpected(error))
         else:
             yield SettledPool(adapter=adapter, period=period, settlement=settlement)
-
-
-def is_of_base(registry: AdapterRegistry, base: BaseModel, is_first: bool, pool: Pool) -> bool:
-    """Whether `base` answered for the pool. One of which that isn't known, as nothing of it can be read, is the first
-    base's."""
-    found = (registry.find_digest(answer.adapter_digest).base_digest for answer in pool.answers)
-    named = next(filter(None, found), "")
-    return named == base.digest or (not named and is_first)
 
 
 def _unexpected(error: Exception) -> OpenLedgerError:

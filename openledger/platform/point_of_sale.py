@@ -2,7 +2,8 @@
 
 A derived adapter is sold on the work of all its generations, and all are paid of what it sells. So each that was
 trained on rows of its own has to have a witnessed constant (`economy.witnesses`): else a run that was shopped for could
-be sold by going on from it. A merge has no rows and no constant; its parents answer for theirs. An adapter that is sold
+be sold by going on from it. A merge has no rows and no constant; its parents answer for theirs, and `intake` sees to it
+that it is one. An adapter that is sold
 already stays under its name, at any price, whatever was asked when it was first offered.
 """
 
@@ -19,7 +20,7 @@ from openledger.core.errors import NotFound
 from openledger.core.hashing import digest_json
 from openledger.economy.witnesses import Training
 from openledger.ledger.nonces import Purpose
-from openledger.platform.generations import find_ancestry
+from openledger.platform.generations import find_ancestry, is_merge
 from openledger.training.trainer import TrainingJob
 
 _OF_WITHDRAWALS = ("without", "without_of")  # what a withdrawal adds to the recipe of the run it repeats
@@ -94,7 +95,7 @@ def _ancestors(registry: AdapterRegistry, digest: str, seller: str) -> list[Trai
 
 def _training(card: AdapterCard, seller: str) -> Training | None:
     """None for a merge."""
-    if card.parents and not card.rows_trained:
+    if is_merge(card):
         return None
     return Training(
         adapter=card.name,

@@ -410,7 +410,7 @@ def attribute_and_pay(run: Demonstration, stage: Stage) -> None:
     names = {contributor: person.name for contributor, person in run.people.items()}
     by_answer = {answer["answer_id"]: answer for answer in run.report["answers"]}
     displays = ray.get(run.datanets.displays.remote())
-    measuring = run.hosts[0], engine_score(), run.registry, run.workdir.indexes
+    measuring = (lambda _: run.hosts[0]), engine_score(), run.registry, run.workdir.indexes
     paid_nano = unattributed_nano = 0
     z_milli = ray.get(run.economy.parameters.remote()).z_milli
     ray.get(run.economy.open_period.remote())  # closes the period: its pools stand still from here on
@@ -435,7 +435,7 @@ def attribute_and_pay(run: Demonstration, stage: Stage) -> None:
 
 def _settle_left_over(run: Demonstration) -> None:
     """Pay pools of earlier periods that an interrupted run left behind."""
-    measuring = run.hosts[0], engine_score(), run.registry, run.workdir.indexes
+    measuring = (lambda _: run.hosts[0]), engine_score(), run.registry, run.workdir.indexes
     for pool in pipeline.settle_waiting(run.economy, *measuring):
         if pool.error:
             run.log.console.print(f"[yellow]not settled:[/] {pool.adapter} {pool.period}: {pool.error.message}")

@@ -278,7 +278,7 @@ class TestCards:
         save_card(folder, replace(card_of(folder), parents=(("d1", "1/3"), ("d2", "-1"))))
         assert load_card(folder).parents == (("d1", "1/3"), ("d2", "-1"))
 
-    @pytest.mark.parametrize("parents", [[["d1", "much"]], [["d1"]], 7, [["d1", "1/0"]]])
+    @pytest.mark.parametrize("parents", [[["d1", "much"]], [["d1"]], 7, [["d1", "1/0"]], [["d1", "1e4000"]]])
     def test_parents_that_can_not_be_read_are_refused(self, tmp_path: Path, parents: object) -> None:
         folder = write_adapter(tmp_path / "a", card=True)
         told = json.loads((folder / "card.json").read_text())

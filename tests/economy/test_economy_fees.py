@@ -52,6 +52,35 @@ def test_the_parts_of_a_receipt_are_what_was_paid(town):
         assert town.economy.balance(account).posted_nano == amount
 
 
+def test_parts_of_an_answer_are_completed_together_as_each_by_itself(town):
+    held = [town.authorize(key) for key in ("k1", "k2")]
+    receipts = town.economy.complete_all([answer(one) for one in held])
+    assert [receipt.answer_id for receipt in receipts] == [one.answer_id for one in held]
+    assert [receipt.signed["transfer"]["reference"] for receipt in receipts] == [one.answer_id for one in held]
+    assert town.economy.complete(answer(held[1])).fee_nano == receipts[1].fee_nano == 310
+    assert town.available() == 1_000_000 - 620
+    town.ledger.audit()
+
+
+def test_where_a_part_can_not_be_completed_none_is(town):
+    held = [town.authorize(key) for key in ("k1", "k2")]
+    with pytest.raises(InvalidInput):
+        town.economy.complete_all([answer(held[0]), answer(held[1], completion=21)])
+    assert [town.economy.completed(one.answer_id) for one in held] == [None, None]
+    town.economy.cancel(held[1].answer_id)
+    with pytest.raises(Conflict) as caught:
+        town.economy.complete_all([answer(one) for one in held])
+    assert caught.value.code == "hold_released"
+    assert town.economy.completed(held[0].answer_id) is None
+
+
+def test_parts_of_which_some_were_completed_before_are_completed_once(town):
+    held = [town.authorize(key) for key in ("k1", "k2")]
+    town.economy.complete(answer(held[0]))
+    assert [receipt.fee_nano for receipt in town.economy.complete_all([answer(one) for one in held])] == [310, 310]
+    assert town.available() == 1_000_000 - 620
+
+
 def test_completing_again_gives_the_same_receipt_and_takes_nothing(town):
     authorized = town.authorize("k1")
     first = town.economy.complete(answer(authorized))

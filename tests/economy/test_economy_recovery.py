@@ -63,6 +63,22 @@ def test_starting_again_posts_what_was_stored(town, monkeypatch, owner, name, af
     assert town.economy.balance("user:alice").debits_pending_nano == 0
 
 
+@pytest.mark.parametrize(("owner", "name", "after"), STEPS)
+def test_of_an_answers_parts_all_are_paid_for_or_none_wherever_completing_stopped(
+    town, monkeypatch, owner, name, after
+):
+    held = [town.authorize(key) for key in ("k1", "k2")]
+    cut_power(monkeypatch, owner, name, after=after)
+    with pytest.raises(PowerCut):
+        town.economy.complete_all([answer(one) for one in held])
+    monkeypatch.undo()
+    town.restart()
+    kept = [town.economy.completed(one.answer_id) is not None for one in held]
+    assert kept == [(owner, name, after) != (AnswerStore, "add", False)] * 2
+    assert town.economy.pool("py", "p0001").total_nano == 155 * sum(kept)
+    town.ledger.audit()
+
+
 @pytest.mark.parametrize("after", [False, True])
 def test_an_authorization_that_was_cut_off_is_the_same_on_retry(town, monkeypatch, after):
     cut_power(monkeypatch, Ledger, "commit", after=after)

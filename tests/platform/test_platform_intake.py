@@ -17,7 +17,8 @@ from tiny_model import make_tiny_base
 from openledger.adapters.base_model import BaseModel
 from openledger.adapters.card import AdapterCard, adapter_digest, load_card, save_card
 from openledger.adapters.checks import read_shapes
-from openledger.adapters.registry import AdapterRegistry
+from openledger.adapters.lineage import merge_lora
+from openledger.adapters.registry import AdapterRegistry, RegisteredAdapter
 from openledger.adapters.sources import SourceRules
 from openledger.core.clock import ManualClock
 from openledger.core.errors import Conflict, Forbidden, InsufficientFunds, InvalidInput, NotFound, OpenLedgerError
@@ -319,6 +320,53 @@ class TestCards:
         _rewrite(source, base, seed=2)
         save_card(source, replace(load_card(source), parents=((parent.digest, "1"),)))
         assert (await intake.add(OWNER, new(source, name="beta"))).digest == adapter_digest(source)
+
+
+class TestMerges:
+    """What was trained on no rows needs no witness; so it has to be the merge that its card says."""
+
+    @pytest.fixture
+    async def parents(self, intake: Intake, source: Path, base: BaseModel) -> list[RegisteredAdapter]:
+        alpha = await intake.add(OWNER, new(source))
+        _rewrite(source, base, seed=2)
+        return [alpha, await intake.add(OWNER, new(source, name="beta"))]
+
+    @pytest.fixture
+    def merged(self, parents: list[RegisteredAdapter], source: Path, base: BaseModel) -> Path:
+        """With a card that names the owner's Datanet, as one must to be taken."""
+        out, of = source.parent / "merged", load_card(source)
+        merge_lora([Path(each.folder) for each in parents], ["1", "1/3"], out, base=read_shapes(base))
+        card = replace(load_card(out), datanet="greek", datanet_version=of.datanet_version, row_root=of.row_root)
+        save_card(out, card)
+        return out
+
+    async def test_one_of_adapters_that_are_here_is_taken(
+        self, intake: Intake, registry: AdapterRegistry, merged: Path
+    ) -> None:
+        assert (await intake.add(OWNER, new(merged, name="both"))).digest == adapter_digest(merged)
+
+    async def test_one_by_other_weights_than_its_card_says_is_refused(
+        self, intake: Intake, registry: AdapterRegistry, merged: Path
+    ) -> None:
+        card = load_card(merged)
+        save_card(merged, replace(card, parents=(card.parents[0], (card.parents[1][0], "1/2"))))
+        assert await refused(intake, registry, OWNER, new(merged, name="both")) == "invalid_merge"
+
+    async def test_what_was_trained_by_a_constant_without_a_witness_is_not_sold_as_one(
+        self,
+        intake: Intake,
+        registry: AdapterRegistry,
+        source: Path,
+        base: BaseModel,
+        parents: list[RegisteredAdapter],
+        till: Till,
+    ) -> None:
+        paid = list(till.paid)
+        _rewrite(source, base, seed=3)
+        claimed = replace(load_card(source), parents=((parents[0].digest, "1"),), rows_trained=(), initial_a="")
+        save_card(source, claimed)
+        assert await refused(intake, registry, OWNER, new(source, name="both")) == "invalid_merge"
+        assert (till.paid, len(left(registry))) == (paid, 2)
 
 
 class TestRemoving:

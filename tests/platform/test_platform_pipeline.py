@@ -326,7 +326,7 @@ def test_answers_of_an_adapter_that_was_replaced_within_the_period_are_attribute
     answers = (told(1, old, (5, 6)), told(2, new, (7, 8)), told(3, new, (9,)), told(4, new, ()))
     pool = Pool(adapter="greek", period="p1", total_nano=3000, settled=False, answers=answers)
     gains = iter(np.float32([[2.0], [1.0]]) for _ in answers)
-    found = pipeline.attribute(pool, host, lambda *_: next(gains), registry, indexes)
+    found = pipeline.attribute(pool, lambda _: host, lambda *_: next(gains), registry, indexes)
     parts = {part.answers[0].adapter_digest: part for part in found.parts}
     assert {digest: [a.answer_id for a in part.answers] for digest, part in parts.items()} == {
         old: ["ans_1"],
@@ -337,7 +337,7 @@ def test_answers_of_an_adapter_that_was_replaced_within_the_period_are_attribute
     assert found.scores.gain_nano == sum(part.scores.gain_nano for part in parts.values()) == 3000
     gone = jobs[0][0].rows[0]
     gains = iter(np.float32([[2.0], [1.0]]) for _ in answers)
-    left = pipeline.attribute(pool, host, lambda *_: next(gains), registry, indexes, withdrawn=[gone.row_id])
+    left = pipeline.attribute(pool, lambda _: host, lambda *_: next(gains), registry, indexes, withdrawn=[gone.row_id])
     changed = {who for who, score in found.scores.scores_nano.items() if left.scores.scores_nano[who] != score}
     assert changed == {gone.contributor_id}  # what the row was owed is nobody's
     ray.kill(host)

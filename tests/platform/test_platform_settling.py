@@ -1,17 +1,20 @@
 """From a pool to its payouts: what a wrong answer weighs, and scores that a verdict has overtaken."""
 
-from dataclasses import replace
+import json
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from economy_values import DIGEST, Town, improvement
+from economy_values import DIGEST, TERMS, Town, answer, improvement
 
+from jobs.settle import report
 from openledger.attribution.audit import save_audit
 from openledger.attribution.index import IndexEntry
 from openledger.core.clock import ManualClock
 from openledger.core.errors import Conflict
 from openledger.platform import generations, pipeline
+from openledger.platform.hosts import IndexHosts
 
 # decoys are quiet, so that nearly all of a score is above its error
 ENTRIES = [
@@ -49,9 +52,18 @@ def town(tmp_path, monkeypatch):
     town.close()
 
 
-def registry_of(folder):
-    adapter = SimpleNamespace(digest=DIGEST, folder=str(folder), is_base=False)
-    return SimpleNamespace(find_digest=lambda digest: adapter, list=lambda: (adapter,))
+def registry_of(folder, further=()):
+    """Of the adapter that is sold, and one of each further base."""
+    digests = {DIGEST: "greek", **{base[:2] * 32: base for base in further}}
+    adapters = {
+        digest: SimpleNamespace(digest=digest, folder=str(folder), is_base=False, base_digest=base)
+        for digest, base in digests.items()
+    }
+    return SimpleNamespace(find_digest=adapters.__getitem__, list=lambda: tuple(adapters.values()))
+
+
+def measuring(folder):
+    return lambda base_digest: Remote(Host()), score, registry_of(folder), folder
 
 
 def score(prompt_ids, completion_ids, digests):
@@ -59,7 +71,7 @@ def score(prompt_ids, completion_ids, digests):
 
 
 def attribute(town, tmp_path):
-    return pipeline.attribute(town.economy.pool("py", "p0001"), Remote(Host()), score, registry_of(tmp_path), tmp_path)
+    return pipeline.attribute(town.economy.pool("py", "p0001"), *measuring(tmp_path))
 
 
 def test_an_answer_marked_wrong_weighs_nothing_in_scores_and_gain(town, tmp_path):
@@ -149,7 +161,7 @@ def test_every_pool_that_waits_is_settled_and_one_that_can_not_be_keeps_no_other
 
     monkeypatch.setattr(pipeline, "attribute", fails_once)
     waiting = lambda: list(  # noqa: E731
-        pipeline.settle_waiting(Remote(town.economy), Remote(Host()), score, registry_of(tmp_path), tmp_path)
+        pipeline.settle_waiting(Remote(town.economy), *measuring(tmp_path))
     )
     first, second = waiting()
     assert (first.period, first.settlement, (first.error.code, first.error.message)) == ("p0001", None, told)
@@ -165,10 +177,86 @@ def test_every_pool_that_waits_is_settled_and_one_that_can_not_be_keeps_no_other
 def test_a_settlement_leaves_no_row_unpaid_for_having_left_its_datanet(town, tmp_path):
     """An owner could go on selling what it taught: the adapter that answered was trained on it."""
     town.sell("k1", completion=7)
-    measuring = Remote(Host()), score, registry_of(tmp_path), tmp_path
-    left = pipeline.attribute(town.economy.pool("py", "p0001"), *measuring, withdrawn=["row_a"])
+    left = pipeline.attribute(town.economy.pool("py", "p0001"), *measuring(tmp_path), withdrawn=["row_a"])
     assert left.scores.scores_nano["ctr_a"] == 0
-    found, settlement = pipeline.settle_pool(Remote(town.economy), "py", "p0001", *measuring)
+    found, settlement = pipeline.settle_pool(Remote(town.economy), "py", "p0001", *measuring(tmp_path))
     assert [part.measured.withdrawn for part in found.parts] == [frozenset()]
     assert found.scores.scores_nano["ctr_a"] > 0
     assert settlement.pool_nano == 155
+
+
+@dataclass(frozen=True)
+class Base:
+    name: str
+
+    @property
+    def digest(self):
+        return self.name
+
+
+class Asked(Host):
+    """Which adapters were measured by this host."""
+
+    def __init__(self):
+        self.digests = []
+
+    def score(self, views, digest, *others):
+        self.digests.append(digest)
+        return super().score(views, digest, *others)
+
+
+class TestTwoBases:
+    """The name went over to an adapter of another base within the period."""
+
+    LATIN = "la" * 32
+
+    @pytest.fixture
+    def sold(self, town):
+        town.sell("k1")
+        terms = replace(TERMS, adapter_digest=self.LATIN)
+        held = town.economy.authorize("user:alice", terms, 10, 20, "k2")
+        town.economy.complete(answer(held, adapter_digest=self.LATIN))
+        town.economy.open_period()
+
+    def settled(self, town, tmp_path, *names):
+        started = {}
+
+        def start(base, num_cpus):
+            started[base.name] = (Asked(), num_cpus)
+            return Remote(started[base.name][0])
+
+        hosts, registry = IndexHosts([Base(name) for name in names], start), registry_of(tmp_path, ["latin"])
+        found = list(pipeline.settle_waiting(Remote(town.economy), hosts.of, score, registry, tmp_path))
+        return found, {name: (host.digests, num_cpus) for name, (host, num_cpus) in started.items()}
+
+    def test_each_adapter_is_measured_by_its_own_bases_host(self, town, tmp_path, sold):
+        (pool,), asked = self.settled(town, tmp_path, "greek", "latin")
+        assert (pool.error, pool.settlement.pool_nano) == (None, 2 * 155)
+        assert asked == {"greek": ([DIGEST], 1), "latin": ([self.LATIN], 0)}
+        town.ledger.audit()
+
+    def test_a_pool_of_a_base_that_was_not_named_is_told_and_waits(self, town, tmp_path, sold):
+        town.sell("k3")
+        town.economy.open_period()
+        mixed, other = self.settled(town, tmp_path, "greek")[0]
+        assert (mixed.period, mixed.settlement, mixed.error.code) == ("p0001", None, "base_not_named")
+        assert "latin" in mixed.error.message
+        assert (other.period, other.error, other.settlement.pool_nano) == ("p0002", None, 155)
+        assert town.economy.pools() == [("py", "p0001")]
+        (mixed,), _ = self.settled(town, tmp_path, "greek", "latin")
+        assert mixed.error is None
+
+    def test_the_job_names_it_and_does_not_exit_well(self, town, tmp_path, sold, capsys):
+        town.sell("k3")
+        town.economy.open_period()
+        found, _ = self.settled(town, tmp_path, "greek")
+        assert report(found) == found[0].error.exit_code > 0
+        written = capsys.readouterr()
+        assert [json.loads(line)["period"] for line in written.out.splitlines()] == ["p0002"]
+        (told,) = map(json.loads, written.err.splitlines())
+        assert (told["adapter"], told["period"], told["error"]["code"]) == ("py", "p0001", "base_not_named")
+        assert report(found[1:]) == 0
+
+    def test_an_adapter_of_which_no_base_is_known_is_the_first_ones(self):
+        hosts = IndexHosts([Base("greek"), Base("latin")], lambda base, _: base.name)
+        assert [hosts.of(name) for name in ("", "greek", "latin")] == ["greek", "greek", "latin"]
