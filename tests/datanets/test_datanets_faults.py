@@ -36,8 +36,8 @@ def test_thirty_kills_lose_nothing_and_double_nothing(cluster: Any, tmp_path: Pa
 
 
 @pytest.mark.cluster
-def test_two_lost_nodes_lose_nothing_where_rows_lie_in_an_object_store(tmp_path: Path) -> None:
-    check_lost_nodes(tmp_path, num_kills=2)
+def test_a_lost_node_loses_nothing_where_rows_lie_in_an_object_store(tmp_path: Path) -> None:
+    check_lost_nodes(tmp_path, num_kills=1)
 
 
 @pytest.mark.slow
@@ -53,7 +53,7 @@ def check_lost_nodes(folder: Path, num_kills: int) -> None:
     words = [sys.executable, datanet_nodes.__file__, str(registry), uri, str(num_kills)]
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     environment["PYTHONPATH"] = os.pathsep.join(sys.path)
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=90 + 40 * num_kills)
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120 + 120 * num_kills)
     assert done.returncode == 0, done.stderr[-3000:]
     told = json.loads((registry / "told.json").read_text())
     assert len(set(told["lost"])) == num_kills
