@@ -17,9 +17,10 @@ from datanet_samples import key_of, sample_drafts, signed
 from test_datanets_shard import grep, sample_rows
 
 from openledger.core.clock import ManualClock
-from openledger.core.errors import NotFound, Unavailable
+from openledger.core.errors import Corrupt, NotFound, Unavailable
 from openledger.datanets.datanets import Datanets
 from openledger.datanets.objects import ObjectFiles
+from openledger.datanets.rows import table_of
 from openledger.datanets.shard import Shard, ShardHost
 from openledger.platform.cluster import free_port
 
@@ -116,6 +117,53 @@ class TestShard:
         assert Shard(uri).count == 2
         assert grep(tmp_path, b"xylophonesecret") == []
 
+    @pytest.mark.parametrize("then", ["reading", "appending", "removing again"])
+    def test_after_a_change_that_could_not_be_rolled_back_either_no_row_is_taken_for_another(
+        self, uri: str, monkeypatch: pytest.MonkeyPatch, then: str
+    ) -> None:
+        shard, rows, others = Shard(uri), sample_rows(5), sample_rows(2, "other")
+        shard.append(rows, "a")
+        with monkeypatch.context() as broken:
+            broken.setattr(Shard, "_compact", refuse)
+            broken.setattr(ObjectFiles, "open", gone)
+            with pytest.raises(Unavailable) as caught:
+                shard.remove([rows[0].row_id])
+            assert caught.value.code == "storage_unavailable"
+            with pytest.raises(Unavailable):  # what is there isn't known
+                shard.rows([rows[1].row_id])
+            with pytest.raises(Unavailable):
+                shard.append(others, "b")
+        if then == "appending":
+            shard.append(others, "b")
+            assert shard.rows([others[0].row_id]) == [others[0]]
+        elif then == "removing again":
+            shard.remove([rows[0].row_id])
+        assert shard.rows([rows[2].row_id, rows[1].row_id]) == [rows[2], rows[1]]
+        assert shard.held([rows[0].row_id]) == []
+        assert shard.count == Shard(uri).count == (6 if then == "appending" else 4)
+
+    def test_a_first_change_that_broke_off_between_its_two_writes_is_read_again(
+        self, uri: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        shard, rows = Shard(uri), sample_rows(4)
+        with monkeypatch.context() as broken:
+            broken.setattr("lance.fragment.write_fragments", refuse)
+            broken.setattr(ObjectFiles, "open", gone)
+            with pytest.raises(Unavailable):
+                shard._write([(table_of(rows[:2]), "a"), (table_of(rows[2:]), "b")])
+        shard.append(rows[2:], "b")
+        shard.append(rows[:2], "a")
+        assert shard.rows([row.row_id for row in rows]) == rows
+        assert shard.count == Shard(uri).count == 4
+
+    def test_other_rows_than_were_asked_for_are_not_handed_out(self, uri: str) -> None:
+        shard, rows = Shard(uri), sample_rows(3)
+        shard.append(rows, "a")
+        shard._dataset.delete(f"row_id = '{rows[0].row_id}'")  # behind the shard's back
+        with pytest.raises(Corrupt) as caught:
+            shard.rows([rows[1].row_id])
+        assert caught.value.code == "corrupt_shard_file"
+
     def test_all_rows_can_be_removed_and_others_come(self, uri: str) -> None:
         shard, rows = Shard(uri), sample_rows(2)
         shard.append(rows, "a")
@@ -125,8 +173,12 @@ class TestShard:
         assert Shard(uri).count == 3
 
 
-def refuse(*_: object) -> None:
+def refuse(*_: object, **__: object) -> None:
     raise OSError("connection reset")
+
+
+def gone(_: ObjectFiles) -> None:
+    raise Unavailable("the store is gone", code="storage_unavailable")
 
 
 def test_datanets_over_an_object_store_publish_what_was_accepted(tmp_path: Path) -> None:
