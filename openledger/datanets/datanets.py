@@ -340,7 +340,7 @@ class Datanets:
         self, contribution: Contribution, prepared: Prepared | None = None
     ) -> PendingContribution | ContributionReceipt:
         """The first step of `contribute`: the verdicts are fixed. Of one that was stored before, its first receipt."""
-        self._check(contribution, prepared)
+        self._check(contribution)
         identifier = contribution_id(contribution)
         if (known := self._registry.first_receipt(identifier)) is not None:
             waiting = (one for one in self._registry.pending() if one.receipt.contribution_id == identifier)
@@ -704,9 +704,9 @@ class Datanets:
     def contributors(self) -> list[Contributor]:
         return self._registry.contributors()
 
-    def _check(self, contribution: Contribution, prepared: Prepared | None = None) -> None:
-        if prepared is None or prepared.contribution_id != contribution_id(contribution):
-            check_signature(contribution)
+    def _check(self, contribution: Contribution) -> None:
+        """The signature also of one that comes prepared: its id doesn't cover the rows themselves."""
+        check_signature(contribution)
         self.check_key(contribution.contributor_id, contribution.public_key)
         self._check_permitted(contribution.datanet, contribution.contributor_id, "contribute")
 

@@ -3,7 +3,8 @@ words and sketches.
 
 Needs no Datanet, no index and no storage, so that any process of the installation can do it, before or while another
 contribution is judged and stored. What it found is bound to the contribution, to the rules and to the gate that it was
-found by, and is made anew where one of them is another by then.
+found by, and is made anew where one of them is another by then. The signature is checked here, so that nothing unsigned
+is worked at, and again by whoever stores: what it stands over is not taken from another process.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +20,7 @@ from openledger.datanets.gate import GATE_VERSION, NO_DETECTORS, NO_RULES, Detec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """What the gate found of a contribution whose signature is right; `examined` has its drafts in order."""
+    """What the gate found of a contribution; `examined` has its drafts in order."""
 
     contribution_id: str
     gate_version: str
