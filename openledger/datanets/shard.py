@@ -228,16 +228,18 @@ class Shard:
         self._change(lambda: self._append(tables), lambda: self._note(appends, before))
         self._num_small += len(tables)
         if self._num_small >= MAX_SMALL_FRAGMENTS:
-            self._change(self._compact)
+            self._change(lambda: self._compact(everything=False))
 
     def _note(self, appends: Sequence[tuple[pa.Table, str]], before: int) -> None:
         """Where they stand, now that they were written to what was version `before`."""
-        if self._version() > before + 1:
-            self._read_places()  # another process wrote as well, perhaps the same
-            return
-        for table, key in appends:
-            for row_id in table.column("row_id").to_pylist():
+        row_ids = [(row_id, key) for table, key in appends for row_id in table.column("row_id").to_pylist()]
+        if self._version() == before + 1:
+            for row_id, key in row_ids:
                 self._enter(row_id, key)
+            return
+        self._read_places()  # another process wrote as well, perhaps the same
+        if not all(row_id in self._places for row_id, _ in row_ids):
+            raise self._refused("written", OSError("another process has removed what was written"))
 
     def _append(self, tables: Sequence[pa.Table]) -> None:
         """A fragment for each table. In an object store each append has its own, for where another process has stored
@@ -262,13 +264,14 @@ class Shard:
         self._dataset.delete(f"row_id IN ({quoted})")
         self._compact()
 
-    def _compact(self) -> None:
+    def _compact(self, *, everything: bool = True) -> None:
+        """`everything` that no version names goes too, also what another process has written and not committed."""
         self._dataset.optimize.compact_files(
             target_rows_per_fragment=_FRAGMENT_ROWS, materialize_deletions=True, materialize_deletions_threshold=0.0
         )
         self._dataset = _lance().dataset(self._files.uri, storage_options=self._options)
         if isinstance(self._files, ObjectFiles):
-            self._files.forget_old_versions(self._dataset)
+            self._files.forget_old_versions(self._dataset, everything=everything)
 
     def _clean_up(self) -> None:
         """An object store may have taken the removal and refused what came after it: the old files are still there."""
@@ -309,11 +312,11 @@ class Shard:
         self._num_small = 0
         if self._dataset is None:
             return
-        doubled = [
+        dropped = [
             fragment.fragment_id for fragment in self._dataset.get_fragments() if not self._read_fragment(fragment)
         ]
-        if doubled:
-            operation = _lance().LanceOperation.Delete([], doubled, "true")
+        if dropped:
+            operation = _lance().LanceOperation.Delete([], dropped, "true")
             self._dataset = _lance().LanceDataset.commit(
                 self._dataset, operation, read_version=self._dataset.version, storage_options=self._options
             )
@@ -334,16 +337,36 @@ class Shard:
         )
 
     def _read_fragment(self, fragment: Any) -> bool:
-        """Whether its rows are new. They are not where two processes have stored the same append: the first one
-        counts."""
-        self._num_small += fragment.metadata.num_rows < _FRAGMENT_ROWS
-        found = fragment.to_table(columns=["row_id", _KEY])
+        """Whether its rows count. They don't where two processes have stored the same append: the first one does; nor
+        where their file was gone before it was committed (`_is_void`)."""
+        try:
+            found = fragment.to_table(columns=["row_id", _KEY])
+        except (OSError, ValueError) as error:
+            path = fragment.metadata.files[0].path
+            if "not found" not in str(error).lower():
+                raise
+            if self._is_void(path):
+                return False
+            raise self._files.corrupt(f"data/{path}", "is not there") from error
         row_ids = found.column(0).to_pylist()
         if any(row_id in self._places for row_id in row_ids):
             return False
+        self._num_small += fragment.metadata.num_rows < _FRAGMENT_ROWS
         for row_id, key in zip(row_ids, found.column(1).to_pylist(), strict=True):
             self._enter(row_id, key)
         return True
+
+    def _is_void(self, path: str) -> bool:
+        """Whether a file that isn't there was committed behind another process's change, which has removed it: then its
+        writer has read the shard anew, missed it, and acknowledged nothing (`_note`)."""
+        if self._files.keeps_one_version:
+            return False
+        for number in (one["version"] for one in self._dataset.versions()):
+            done = self._dataset.read_transaction(number)
+            is_append = done is not None and isinstance(done.operation, _lance().LanceOperation.Append)
+            if is_append and any(file.path == path for one in done.operation.fragments for file in one.files):
+                return bool(done.read_version < number - 1)
+        return False
 
     def _enter(self, row_id: str, key: str) -> None:
         self._places[row_id] = len(self._places)

@@ -7,10 +7,11 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from datanet_samples import key_of, sample_drafts, signed
@@ -18,6 +19,7 @@ from test_datanets_shard import grep, sample_rows
 
 from openledger.core.clock import ManualClock
 from openledger.core.errors import Corrupt, NotFound, Unavailable
+from openledger.core.values import Row
 from openledger.datanets.datanets import Datanets
 from openledger.datanets.objects import ObjectFiles
 from openledger.datanets.rows import table_of
@@ -171,6 +173,100 @@ class TestShard:
         assert shard.count == Shard(uri).count == 0
         shard.append(sample_rows(3, "other"), "b")
         assert Shard(uri).count == 3
+
+
+class TestAProcessThatWasCutOff:
+    """It has written an append's file, and commits it after its successor has changed the shard."""
+
+    @pytest.fixture
+    def rows(self) -> list[Row]:
+        return sample_rows(8)
+
+    @pytest.fixture
+    def shards(self, uri: str, rows: list[Row]) -> tuple[Shard, Shard]:
+        before = Shard(uri)
+        before.append(rows[:5], "a")
+        return before, Shard(uri)
+
+    def test_that_its_successor_was_sent_the_same_append_doubles_and_loses_nothing(
+        self, uri: str, shards: tuple[Shard, Shard], rows: list[Row], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        before, successor = shards
+
+        def meanwhile() -> None:
+            successor.append(rows[5:], "b")
+            successor.remove([rows[1].row_id])  # and every file goes that no version names
+
+        stalling(monkeypatch, meanwhile)
+        before.append(rows[5:], "b")
+        expected = [rows[0], *rows[2:]]
+        successor.append(sample_rows(1, "new"), "c")
+        for shard in (before, successor, Shard(uri)):
+            assert shard.rows([row.row_id for row in expected]) == expected
+            assert shard.count == 8 - (shard is before)
+        assert sum(map(len, Shard(uri).scan())) == 8
+
+    def test_an_append_whose_file_is_gone_is_not_acknowledged_and_locks_nobody_out(
+        self, uri: str, shards: tuple[Shard, Shard], rows: list[Row], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        before, successor = shards
+        stalling(monkeypatch, lambda: successor.remove([rows[1].row_id]))
+        with pytest.raises(Unavailable) as caught:
+            before.append(rows[5:], "b")
+        assert caught.value.code == "storage_unavailable"
+        assert Shard(uri).count == 4
+        successor.append(rows[5:], "b")
+        assert Shard(uri).count == successor.count == 7
+
+    def test_one_that_ended_before_it_could_look_locks_nobody_out(
+        self, uri: str, shards: tuple[Shard, Shard], rows: list[Row], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        before, successor = shards
+        stalling(monkeypatch, lambda: successor.remove([rows[1].row_id]))
+        with monkeypatch.context() as ended:
+            ended.setattr(before, "_note", refuse)
+            ended.setattr(before, "_catch_up", lambda: None)
+            with pytest.raises(Unavailable):
+                before.append(rows[5:], "b")
+        assert Shard(uri).count == 4
+        successor.append(rows[5:], "b")
+        assert Shard(uri).count == successor.count == 7
+
+    def test_files_that_its_successor_makes_few_of_many_cost_no_append(
+        self, uri: str, shards: tuple[Shard, Shard], rows: list[Row], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        before, successor = shards
+        monkeypatch.setattr("openledger.datanets.shard.MAX_SMALL_FRAGMENTS", 2)
+        stalling(monkeypatch, lambda: successor.append(sample_rows(1, "new"), "c"))
+        before.append(rows[5:], "b")
+        assert Shard(uri).count == 9
+        assert Shard(uri).rows([row.row_id for row in rows]) == rows
+
+    def test_a_lost_object_is_named_and_what_it_held_is_not_given_up(
+        self, uri: str, tmp_path: Path, shards: tuple[Shard, Shard]
+    ) -> None:
+        (data,) = (tmp_path / "docs.lance" / "data").iterdir()
+        data.rename(tmp_path / "away")
+        with pytest.raises(Corrupt) as caught:
+            Shard(uri)
+        assert (caught.value.code, caught.value.param) == ("corrupt_shard_file", f"{uri}/data/{data.name}")
+        (tmp_path / "away").rename(data)
+        assert Shard(uri).count == 5
+
+
+def stalling(monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], object]) -> None:
+    """`meanwhile` comes between the next file of an append and its commit."""
+    import lance
+
+    write = lance.fragment.write_fragments
+
+    def late(*arguments: Any, **options: Any) -> Any:
+        written = write(*arguments, **options)
+        monkeypatch.setattr(lance.fragment, "write_fragments", write)
+        meanwhile()
+        return written
+
+    monkeypatch.setattr(lance.fragment, "write_fragments", late)
 
 
 def refuse(*_: object, **__: object) -> None:
