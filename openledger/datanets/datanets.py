@@ -117,6 +117,7 @@ class Datanets:
         self._layout = Layout(shards, self._registry)
         self._index = DuplicateIndex()
         self._reservations = Reservations()
+        self._forgotten = self._registry.tombstones.row_ids()  # by the shards, or about to be
         for pending in self._registry.pending():
             self._store(pending)
         for removal in self._registry.tombstones.pending():
@@ -353,8 +354,13 @@ class Datanets:
 
     def store(self, pending: PendingContribution) -> None:
         """The second step: its rows stand in the shards. It may be taken in another thread, while the next contribution
-        is begun."""
-        self._layout.append(pending.receipt.datanet, list(_stored_rows(pending)), pending.receipt.contribution_id)
+        is begun; rows that are taken back before it comes, or under its hands, stay away."""
+        name, rows = pending.receipt.datanet, list(_stored_rows(pending))
+        if self._forgotten.issuperset(row.row_id for row in rows):
+            return
+        self._layout.append(name, rows, pending.receipt.contribution_id)
+        if late := [row.row_id for row in rows if row.row_id in self._forgotten]:
+            self._layout.remove(name, late)
 
     def finish(self, pending: PendingContribution) -> ContributionReceipt:
         """The third step: nothing of it is pending."""
@@ -780,6 +786,7 @@ class Datanets:
     def _accept(self, held: HeldRow, draft: RowDraft) -> None:
         """A crash on the way leaves it held: the same again goes on."""
         (features,), place = features_of([(draft.prompt, draft.completion)]), self._registry.place_of(held.sequence)
+        self._forgotten.discard(held.row_id)
         if held.outcome == "reject" and not self._layout.holds(held.datanet, held.row_id):
             row = _row(held, held.row_id, held.ordinal, draft)
             self._layout.append(held.datanet, [row], f"{held.contribution_id}:{held.ordinal}")
@@ -819,6 +826,7 @@ class Datanets:
 
     def _forget(self, removal: Removal) -> Removal:
         self._registry.appeals.close_removed()
+        self._forgotten.update(removal.row_ids)
         self._layout.remove(removal.datanet, removal.row_ids)
         self._forget_words()
         self._registry.tombstones.finish(removal.removal_id)
@@ -829,9 +837,10 @@ class Datanets:
         waiting = self._registry.reviews.unforgotten()
         if not waiting:
             return
+        row_ids = [row_id for _, row_id in waiting]
+        self._forgotten.update(row_ids)
         for datanet, row_id in waiting:
             self._layout.remove(datanet, [row_id])
-        row_ids = [row_id for _, row_id in waiting]
         self._index.discard(set(row_ids))
         self._forget_words()
         self._registry.reviews.mark_forgotten(row_ids)
@@ -892,6 +901,8 @@ class Datanets:
         datanet_of: dict[str, str] = {}
         for name in self._registry.names():
             found = self._layout.row_ids(name)
+            if late := sorted(found & self._forgotten):  # of a process that was cut off
+                self._layout.remove(name, late)
             self._check_complete(name, found)
             datanet_of.update(dict.fromkeys(found, name))
         order = iter(self._registry.credited())
