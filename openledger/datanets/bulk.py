@@ -38,18 +38,21 @@ def read_part(part: Part, columns: Sequence[str] = tuple(SCHEMA.names)) -> Itera
     Raises Unavailable (`rows_changed`) where some of them were taken back or moved to another shard since the part was
     made, `storage_unavailable` where the shard can't be read.
     """
-    num_read = 0
+    left = dict.fromkeys(part.row_ids)  # as ids and no count: nothing says which rows a file has lost
+    reason: Exception | None = None
     try:
         for table in _read_files(part, columns):
-            yield table
-            num_read += len(table)
-        return
+            for row_id in table.column(_ID).to_pylist():
+                left.pop(row_id, None)
+            yield table.select(list(columns))
     except (OSError, ValueError) as error:  # Lance says both of a file that is gone
-        left = part.row_ids[num_read:]
-        try:
-            found = list(_read_rows(part, left, columns))
-        except (OSError, ValueError):
-            raise _unreadable(part, error) from error
+        reason = error
+    if not left:
+        return
+    try:
+        found = list(_read_rows(part, list(left), columns))
+    except (OSError, ValueError) as error:
+        raise _unreadable(part, reason or error) from error
     if sum(map(len, found)) < len(left):
         raise Unavailable(
             f"rows of {part.uri} were taken back or moved while they were read",
@@ -61,17 +64,19 @@ def read_part(part: Part, columns: Sequence[str] = tuple(SCHEMA.names)) -> Itera
 
 
 def _read_files(part: Part, columns: Sequence[str]) -> Iterator[pa.Table]:
+    """With the rows' ids, also where `columns` has none."""
     dataset = _open(part)
     by_file = {fragment.metadata.files[0].path: fragment for fragment in dataset.get_fragments()}
     if not all(name in by_file for name in part.files):
         raise OSError(f"{part.uri} has other files by now")
     fragments = [by_file[name] for name in part.files]
+    tables = _tables(dataset.scanner(columns=[*columns, *_unless_in(columns)], fragments=fragments), columns)
     if len(part.row_ids) == part.num_rows:
-        yield from _tables(dataset.scanner(columns=list(columns), fragments=fragments), columns)
+        yield from tables
         return
     wanted = pa.array(part.row_ids, pa.string())
-    for table in _tables(dataset.scanner(columns=[*columns, *_unless_in(columns)], fragments=fragments), columns):
-        yield table.filter(pc.is_in(table.column(_ID), value_set=wanted)).select(list(columns))
+    for table in tables:
+        yield table.filter(pc.is_in(table.column(_ID), value_set=wanted))
 
 
 def _read_rows(part: Part, row_ids: Sequence[str], columns: Sequence[str]) -> Iterator[pa.Table]:

@@ -32,7 +32,6 @@ from openledger.core.files import write_json_durably
 from openledger.core.ids import check_name
 from openledger.core.rekeying import KeyChange
 from openledger.core.sealing import Seal, SealReceipt, check_seal
-from openledger.core.signed import contribution_id
 from openledger.core.signing import check_public_key
 from openledger.core.values import (
     Contribution,
@@ -58,7 +57,7 @@ from openledger.datanets.holders import HeldChange
 from openledger.datanets.layout import Layout, ShardPort
 from openledger.datanets.leaderboard import Leaderboard
 from openledger.datanets.panels import PanelSeat
-from openledger.datanets.preparing import Prepared
+from openledger.datanets.preparing import Announced, Prepared, announced
 from openledger.datanets.registry import (
     Contributor,
     ContributorStatistics,
@@ -117,6 +116,7 @@ class Datanets:
         self._layout = Layout(shards, self._registry)
         self._index = DuplicateIndex()
         self._reservations = Reservations()
+        self._forgotten = self._registry.tombstones.row_ids()  # by the shards, or about to be
         for pending in self._registry.pending():
             self._store(pending)
         for removal in self._registry.tombstones.pending():
@@ -348,26 +348,41 @@ class Datanets:
         self, contribution: Contribution, prepared: Prepared | None = None
     ) -> PendingContribution | ContributionReceipt:
         """The first step of `contribute`: the verdicts are fixed. Of one that was stored before, its first receipt."""
-        self._check(contribution, prepared)
-        identifier = contribution_id(contribution)
+        one = self._checked(contribution)
+        identifier = one.contribution_id
         if (known := self._registry.first_receipt(identifier)) is not None:
             waiting = (one for one in self._registry.pending() if one.receipt.contribution_id == identifier)
             return next(waiting, known)
-        self._check_new_key(contribution)
+        self._check_new_key(one)
         if not self._registry.knows_contributor(contribution.contributor_id):
             self._register(contribution.contributor_id, contribution.public_key, contribution.contributor_id)
-        self._check_quota(contribution)
+        self._check_quota(one)
         return self._begin(contribution, prepared)
 
     def store(self, pending: PendingContribution) -> None:
         """The second step: its rows stand in the shards. It may be taken in another thread, while the next contribution
-        is begun."""
-        self._layout.append(pending.receipt.datanet, list(_stored_rows(pending)), pending.receipt.contribution_id)
+        is begun; rows that are taken back before it comes, or under its hands, stay away."""
+        name, rows = pending.receipt.datanet, list(_stored_rows(pending))
+        if self._forgotten.issuperset(row.row_id for row in rows):
+            return
+        self._layout.append(name, rows, pending.receipt.contribution_id)
+        if late := [row.row_id for row in rows if row.row_id in self._forgotten]:
+            self._layout.remove(name, late)
 
     def finish(self, pending: PendingContribution) -> ContributionReceipt:
         """The third step: nothing of it is pending."""
         self._registry.finish_contribution(pending.receipt.contribution_id)
         return pending.receipt
+
+    def admit(self, one: Announced) -> Rules | None:
+        """The rules to prepare a contribution by; None for one that was judged before. Raises what `contribute` would
+        of one that may not come, whatever its rows: nobody is to work at it then."""
+        self._check_party(one)
+        if self._registry.first_receipt(one.contribution_id) is not None:
+            return None
+        self._check_new_key(one)
+        self._check_quota(one)
+        return self.rules(one.datanet)
 
     def rules(self, name: str) -> Rules:
         """What the Datanet asks of rows, by which contributions are prepared."""
@@ -401,11 +416,10 @@ class Datanets:
 
     def preview(self, contribution: Contribution) -> tuple[Verdict, ...]:
         """The verdicts that `contribute` would give now; stores nothing."""
-        self._check(contribution)
-        self._check_new_key(contribution)
-        known = self._registry.first_receipt(contribution_id(contribution))
-        own = contribution.contributor_id, digest_of(contribution)
-        sealed = self._registry.seals.place(*own, self._clock.now_ms())
+        one = self._checked(contribution)
+        self._check_new_key(one)
+        known = self._registry.first_receipt(one.contribution_id)
+        sealed = self._registry.seals.place(one.contributor_id, one.digest, self._clock.now_ms())
         return known.verdicts if known else self._judge(contribution, sealed)[0]
 
     def hold_appeal(self, appeal: Appeal) -> Judged:
@@ -712,11 +726,16 @@ class Datanets:
     def contributors(self) -> list[Contributor]:
         return self._registry.contributors()
 
-    def _check(self, contribution: Contribution, prepared: Prepared | None = None) -> None:
-        if prepared is None or prepared.contribution_id != contribution_id(contribution):
-            check_signature(contribution)
-        self.check_key(contribution.contributor_id, contribution.public_key)
-        self._check_permitted(contribution.datanet, contribution.contributor_id, "contribute")
+    def _checked(self, contribution: Contribution) -> Announced:
+        """The signature also of one that comes prepared: its id doesn't cover the rows themselves."""
+        check_signature(contribution)
+        one = announced(contribution)
+        self._check_party(one)
+        return one
+
+    def _check_party(self, one: Announced) -> None:
+        self.check_key(one.contributor_id, one.public_key)
+        self._check_permitted(one.datanet, one.contributor_id, "contribute")
 
     def _register(self, identifier: str, public_key: str, name: str) -> Contributor:
         """With the key that signs for him now."""
@@ -725,15 +744,12 @@ class Datanets:
         self._registry.add_contributor(contributor, self._clock.now_ms())
         return contributor
 
-    def _check_new_key(self, contribution: Contribution) -> None:
+    def _check_new_key(self, one: Announced) -> None:
         """Raises Forbidden (`key_replaced`) unless the rows were sealed with that key while it was in force."""
-        holders, key = self._registry.holders, contribution.public_key
-        if holders.signs(key) or self._is_sealed_by(contribution, key):
+        holders, key = self._registry.holders, one.public_key
+        if holders.signs(key) or self._registry.seals.key_of(one.contributor_id, one.digest) == key:
             return
         holders.check(key)
-
-    def _is_sealed_by(self, contribution: Contribution, key: str) -> bool:
-        return self._registry.seals.key_of(contribution.contributor_id, digest_of(contribution)) == key
 
     def _has_signed(self, contributor: str) -> bool:
         """Whether anything came in under this name."""
@@ -748,15 +764,15 @@ class Datanets:
             permission = self._registry.terms.permission(name, party, action)
             check_permitted(self._registry.terms.terms(name), permission, action, party, self._clock.now_ms())
 
-    def _check_quota(self, contribution: Contribution) -> None:
+    def _check_quota(self, one: Announced) -> None:
         """Raises TooLarge (`quota_exceeded`) for more rows in 24 hours than the Datanet takes from one contributor."""
-        limit = self._registry.terms.terms(contribution.datanet).max_rows_a_day
+        limit = self._registry.terms.terms(one.datanet).max_rows_a_day
         if limit:
             since_ms = self._clock.now_ms() - _DAY_MS
-            sent = self._registry.num_rows_since(contribution.datanet, contribution.contributor_id, since_ms)
-            if sent + len(contribution.drafts) > limit:
+            sent = self._registry.num_rows_since(one.datanet, one.contributor_id, since_ms)
+            if sent + one.num_rows > limit:
                 raise TooLarge(
-                    f"{contribution.datanet!r} takes {limit} rows a day from one contributor; {sent} were sent",
+                    f"{one.datanet!r} takes {limit} rows a day from one contributor; {sent} were sent",
                     code="quota_exceeded",
                     param="drafts",
                     fix=f"send {max(0, limit - sent)} rows now, or wait: rows count for 24 hours",
@@ -792,6 +808,7 @@ class Datanets:
     def _accept(self, held: HeldRow, draft: RowDraft) -> None:
         """A crash on the way leaves it held: the same again goes on."""
         (features,), place = features_of([(draft.prompt, draft.completion)]), self._registry.place_of(held.sequence)
+        self._forgotten.discard(held.row_id)
         if held.outcome == "reject" and not self._layout.holds(held.datanet, held.row_id):
             row = _row(held, held.row_id, held.ordinal, draft)
             self._layout.append(held.datanet, [row], f"{held.contribution_id}:{held.ordinal}")
@@ -831,6 +848,7 @@ class Datanets:
 
     def _forget(self, removal: Removal) -> Removal:
         self._registry.appeals.close_removed()
+        self._forgotten.update(removal.row_ids)
         self._layout.remove(removal.datanet, removal.row_ids)
         self._forget_words()
         self._registry.tombstones.finish(removal.removal_id)
@@ -841,9 +859,10 @@ class Datanets:
         waiting = self._registry.reviews.unforgotten()
         if not waiting:
             return
+        row_ids = [row_id for _, row_id in waiting]
+        self._forgotten.update(row_ids)
         for datanet, row_id in waiting:
             self._layout.remove(datanet, [row_id])
-        row_ids = [row_id for _, row_id in waiting]
         self._index.discard(set(row_ids))
         self._forget_words()
         self._registry.reviews.mark_forgotten(row_ids)
@@ -904,6 +923,8 @@ class Datanets:
         datanet_of: dict[str, str] = {}
         for name in self._registry.names():
             found = self._layout.row_ids(name)
+            if late := sorted(found & self._forgotten):  # of a process that was cut off
+                self._layout.remove(name, late)
             self._check_complete(name, found)
             datanet_of.update(dict.fromkeys(found, name))
         order = iter(self._registry.credited())

@@ -5,7 +5,8 @@ that number yet: so a version is whole or not there, and no list of ours stands 
 find: nothing is read back when a shard is opened but ids and keys.
 
 A store has no lock. A process that was cut off from the cluster may still write while its successor does; `Shard`
-tells by a version that isn't the next one, and removes what stands twice.
+tells by a version that isn't the next one, and removes what stands twice, or what its successor's removals have taken
+the file of.
 
 Removing rows takes three steps here, each of which the store may refuse: a version without them, files without them,
 and the end of all older versions with their files. A removal that is repeated takes the last two in any case.
@@ -52,9 +53,10 @@ class ObjectFiles:
     def settle(self, dataset: Any) -> None:
         """Nothing is left to do for appends: a store's answer is durable."""
 
-    def forget_old_versions(self, dataset: Any) -> None:
-        """So that no byte of a removed row stays, not even in files that a crash has left."""
-        dataset.cleanup_old_versions(older_than=timedelta(0), delete_unverified=True)
+    def forget_old_versions(self, dataset: Any, *, everything: bool) -> None:
+        """`everything` so that no byte of a removed row stays, not even in files that a crash has left: then another
+        process's go too that it hasn't committed yet."""
+        dataset.cleanup_old_versions(older_than=timedelta(0), delete_unverified=everything)
 
     def roll_back(self) -> Any:
         """A commit that failed left no version."""

@@ -3,7 +3,8 @@ words and sketches.
 
 Needs no Datanet, no index and no storage, so that any process of the installation can do it, before or while another
 contribution is judged and stored. What it found is bound to the contribution, to the rules and to the gate that it was
-found by, and is made anew where one of them is another by then.
+found by, and is made anew where one of them is another by then. The signature is checked here, so that nothing unsigned
+is worked at, and again by whoever stores: what it stands over is not taken from another process.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,11 +16,24 @@ from openledger.core.values import Contribution
 from openledger.datanets.contribution import check_signature, row_ids
 from openledger.datanets.dedupe import PackedFeatures, packed, unpacked
 from openledger.datanets.gate import GATE_VERSION, NO_DETECTORS, NO_RULES, Detectors, Examined, Rules, examine
+from openledger.datanets.seals import digest_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Announced:
+    """A contribution without its rows: what `Datanets.admit` needs to know of it."""
+
+    contribution_id: str
+    datanet: str
+    contributor_id: str
+    public_key: str
+    num_rows: int
+    digest: str  # under which it may have been sealed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """What the gate found of a contribution whose signature is right; `examined` has its drafts in order."""
+    """What the gate found of a contribution; `examined` has its drafts in order."""
 
     contribution_id: str
     gate_version: str
@@ -38,6 +52,17 @@ class Prepared:
         said = [(one.reasons, one.doubts) if one.reasons or one.doubts else None for one in self.examined]
         values = (self.contribution_id, self.gate_version, self.rules, self.detectors, self.row_ids)
         return _arrived, (*values, said, features)
+
+
+def announced(contribution: Contribution) -> Announced:
+    return Announced(
+        contribution_id=contribution_id(contribution),
+        datanet=contribution.datanet,
+        contributor_id=contribution.contributor_id,
+        public_key=contribution.public_key,
+        num_rows=len(contribution.drafts),
+        digest=digest_of(contribution),
+    )
 
 
 def prepare(contribution: Contribution, detectors: Detectors = NO_DETECTORS, rules: Rules = NO_RULES) -> Prepared:

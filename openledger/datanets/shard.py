@@ -12,6 +12,7 @@ none is acknowledged where it isn't. A crash leaves all of a change or nothing.
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -50,9 +51,10 @@ class Shard:
         self._waiting = deque[_Append]()
         self._files = DiskFiles(place) if isinstance(place, Path) else ObjectFiles(place, options)
         self._schema = _encoded(_STORED, self._files.compression)
+        self._is_stale = True  # `_dataset` may not be what `_places` tells of: nothing is to be told of either
         self._dataset: Any = self._open()
         self._take_over_columns()
-        self._read_places()
+        self._catch_up()
         if self._dataset is not None and any(one.deletion_file() for one in self._dataset.get_fragments()):
             self._clean_up()
         if isinstance(place, Path):
@@ -60,16 +62,17 @@ class Shard:
 
     @property
     def count(self) -> int:
-        return len(self._places)
+        with self._still():
+            return len(self._places)
 
     def row_ids(self) -> list[str]:
         """Of all rows, in the order in which they were appended."""
-        with self._lock:
+        with self._still():
             return list(self._places)
 
     def held(self, row_ids: Collection[str]) -> list[str]:
         """Those of `row_ids` that are here."""
-        with self._lock:
+        with self._still():
             return [row_id for row_id in row_ids if row_id in self._places]
 
     def append(self, rows: Sequence[Row], key: str) -> None:
@@ -88,11 +91,10 @@ class Shard:
         """Forget rows: when this returns, no file holds a byte of them. How many of them were there; the others are
         gone already. Raises Unavailable when the storage refuses: the same again removes what is left of them, also
         where none of them can be read any more."""
-        with self._lock:
+        with self._still():
             found = self.held(row_ids)
             if found:
                 self._change(lambda: self._delete(found))
-                self._read_places()
             elif self._dataset is not None and not self._files.keeps_one_version:
                 self._clean_up()
             return len(found)
@@ -103,7 +105,7 @@ class Shard:
 
     def table(self, row_ids: Sequence[str]) -> pa.Table:
         """As `rows`, in `rows.SCHEMA`."""
-        with self._lock:
+        with self._still():
             if not all(row_id in self._places for row_id in row_ids):
                 self._see_others()
             places = [self._place(row_id) for row_id in row_ids]
@@ -112,11 +114,14 @@ class Shard:
             order = sorted(set(places))
             found = self._dataset.take(order, columns=SCHEMA.names)
         at = {place: number for number, place in enumerate(order)}
-        return found.take([at[place] for place in places]).cast(SCHEMA)
+        table = found.take([at[place] for place in places]).cast(SCHEMA)
+        if table.column("row_id").to_pylist() != list(row_ids):
+            raise self._files.corrupt("", "its rows stand elsewhere than when it was read")
+        return table
 
     def scan(self) -> Iterator[pa.RecordBatch]:
         """All rows, in the order in which they were appended, as batches in `rows.SCHEMA`."""
-        with self._lock:
+        with self._still():
             dataset = self._dataset
             batches = [] if dataset is None else list(dataset.to_batches(columns=SCHEMA.names))
         yield from (pa.RecordBatch.from_arrays(batch.columns, schema=SCHEMA) for batch in batches)
@@ -124,7 +129,7 @@ class Shard:
     def parts(self, row_ids: Collection[str]) -> list[Part]:
         """The files in which these rows stand, for whoever reads many of them at once (`bulk`). Raises NotFound
         (`unknown_row`) for an id that isn't here."""
-        with self._lock:
+        with self._still():
             if not all(row_id in self._places for row_id in row_ids):
                 self._see_others()
             for row_id in row_ids:
@@ -143,16 +148,36 @@ class Shard:
             row_ids=tuple(row_id for ids in held.values() for row_id in ids if row_id in wanted),
         )
 
+    @contextmanager
+    def _still(self) -> Iterator[None]:
+        """Nothing is changed meanwhile, and what is known of the rows is how they stand."""
+        with self._lock:
+            self._catch_up()
+            yield
+
     def _see_others(self) -> None:
         """What another process may have stored since."""
         if not self._files.keeps_one_version and self._dataset is not None:
-            self._dataset = self._open()
+            self._is_stale = True
+            self._catch_up()
+
+    def _catch_up(self) -> None:
+        """Read anew what a change or a reading that broke off may have left. Until that has worked, it is tried again
+        each time."""
+        if not self._is_stale:
+            return
+        try:
+            self._dataset = self._files.roll_back()
             self._read_places()
+        except (OSError, ValueError) as error:
+            raise self._refused("read", error) if is_refusal(error) else self._files.corrupt("", str(error)) from error
+        self._is_stale = False
 
     def _store_waiting(self) -> None:
         """Answer the appends that wait by one change, but for those that `_next_appends` leaves to the next."""
         appends = self._next_appends()
         try:
+            self._catch_up()
             new = [one for one in appends if self._is_new(one)]
             if new:
                 self._write([(one.table, one.key) for one in new])
@@ -200,17 +225,21 @@ class Shard:
         if self._files.keeps_one_version:
             tables = [pa.concat_tables(tables)]
         before = self._version()
-        self._change(lambda: self._append(tables))
-        if self._version() > before + 1:
-            self._read_places()  # another process wrote as well, perhaps the same
-        else:
-            for table, key in appends:
-                for row_id in table.column("row_id").to_pylist():
-                    self._enter(row_id, key)
+        self._change(lambda: self._append(tables), lambda: self._note(appends, before))
         self._num_small += len(tables)
         if self._num_small >= MAX_SMALL_FRAGMENTS:
-            self._change(self._compact)
-            self._read_places()
+            self._change(lambda: self._compact(everything=False))
+
+    def _note(self, appends: Sequence[tuple[pa.Table, str]], before: int) -> None:
+        """Where they stand, now that they were written to what was version `before`."""
+        row_ids = [(row_id, key) for table, key in appends for row_id in table.column("row_id").to_pylist()]
+        if self._version() == before + 1:
+            for row_id, key in row_ids:
+                self._enter(row_id, key)
+            return
+        self._read_places()  # another process wrote as well, perhaps the same
+        if not all(row_id in self._places for row_id, _ in row_ids):
+            raise self._refused("written", OSError("another process has removed what was written"))
 
     def _append(self, tables: Sequence[pa.Table]) -> None:
         """A fragment for each table. In an object store each append has its own, for where another process has stored
@@ -235,35 +264,41 @@ class Shard:
         self._dataset.delete(f"row_id IN ({quoted})")
         self._compact()
 
-    def _compact(self) -> None:
+    def _compact(self, *, everything: bool = True) -> None:
+        """`everything` that no version names goes too, also what another process has written and not committed."""
         self._dataset.optimize.compact_files(
             target_rows_per_fragment=_FRAGMENT_ROWS, materialize_deletions=True, materialize_deletions_threshold=0.0
         )
         self._dataset = _lance().dataset(self._files.uri, storage_options=self._options)
         if isinstance(self._files, ObjectFiles):
-            self._files.forget_old_versions(self._dataset)
+            self._files.forget_old_versions(self._dataset, everything=everything)
 
     def _clean_up(self) -> None:
         """An object store may have taken the removal and refused what came after it: the old files are still there."""
         self._change(self._compact)
-        self._read_places()
 
-    def _change(self, step: Callable[[], None]) -> None:
-        """Take one step durably, or none at all."""
+    def _change(self, step: Callable[[], None], note: Callable[[], None] | None = None) -> None:
+        """Take one step durably, or none at all; `note` then tells where rows stand, by reading all without it."""
+        self._is_stale = True
         try:
             step()
             self._files.settle(self._dataset)
+            (note or self._read_places)()
         except (OSError, ValueError) as error:
             if not is_refusal(error):
                 raise
-            self._dataset = self._files.roll_back()
-            self._read_places()
-            raise Unavailable(
-                f"shard {self._files.name} can't be written: {getattr(error, 'strerror', None) or error}",
-                code="storage_unavailable",
-                param=self._files.name,
-                fix="free space or restore access, then send the same again",
-            ) from error
+            with suppress(Unavailable):  # whatever refused the step may refuse the way back: the next call takes it
+                self._catch_up()
+            raise self._refused("written", error) from error
+        self._is_stale = False
+
+    def _refused(self, verb: str, error: Exception) -> Unavailable:
+        return Unavailable(
+            f"shard {self._files.name} can't be {verb}: {getattr(error, 'strerror', None) or error}",
+            code="storage_unavailable",
+            param=self._files.name,
+            fix="free space or restore access, then send the same again",
+        )
 
     def _open(self) -> Any:
         dataset = self._files.open()
@@ -277,11 +312,11 @@ class Shard:
         self._num_small = 0
         if self._dataset is None:
             return
-        doubled = [
+        dropped = [
             fragment.fragment_id for fragment in self._dataset.get_fragments() if not self._read_fragment(fragment)
         ]
-        if doubled:
-            operation = _lance().LanceOperation.Delete([], doubled, "true")
+        if dropped:
+            operation = _lance().LanceOperation.Delete([], dropped, "true")
             self._dataset = _lance().LanceDataset.commit(
                 self._dataset, operation, read_version=self._dataset.version, storage_options=self._options
             )
@@ -302,16 +337,36 @@ class Shard:
         )
 
     def _read_fragment(self, fragment: Any) -> bool:
-        """Whether its rows are new. They are not where two processes have stored the same append: the first one
-        counts."""
-        self._num_small += fragment.metadata.num_rows < _FRAGMENT_ROWS
-        found = fragment.to_table(columns=["row_id", _KEY])
+        """Whether its rows count. They don't where two processes have stored the same append: the first one does; nor
+        where their file was gone before it was committed (`_is_void`)."""
+        try:
+            found = fragment.to_table(columns=["row_id", _KEY])
+        except (OSError, ValueError) as error:
+            path = fragment.metadata.files[0].path
+            if "not found" not in str(error).lower():
+                raise
+            if self._is_void(path):
+                return False
+            raise self._files.corrupt(f"data/{path}", "is not there") from error
         row_ids = found.column(0).to_pylist()
         if any(row_id in self._places for row_id in row_ids):
             return False
+        self._num_small += fragment.metadata.num_rows < _FRAGMENT_ROWS
         for row_id, key in zip(row_ids, found.column(1).to_pylist(), strict=True):
             self._enter(row_id, key)
         return True
+
+    def _is_void(self, path: str) -> bool:
+        """Whether a file that isn't there was committed behind another process's change, which has removed it: then its
+        writer has read the shard anew, missed it, and acknowledged nothing (`_note`)."""
+        if self._files.keeps_one_version:
+            return False
+        for number in (one["version"] for one in self._dataset.versions()):
+            done = self._dataset.read_transaction(number)
+            is_append = done is not None and isinstance(done.operation, _lance().LanceOperation.Append)
+            if is_append and any(file.path == path for one in done.operation.fragments for file in one.files):
+                return bool(done.read_version < number - 1)
+        return False
 
     def _enter(self, row_id: str, key: str) -> None:
         self._places[row_id] = len(self._places)

@@ -18,6 +18,8 @@ from openledger.core.errors import OpenLedgerError
 from openledger.datanets.bulk import Part, read_part
 from openledger.datanets.rows import SCHEMA
 
+MAX_AT_ONCE = 4  # tasks that read at the node of the Datanets
+
 
 def version_dataset(
     datanets: Any, name: str, number: int, party: str, columns: Sequence[str] = tuple(SCHEMA.names)
@@ -29,11 +31,12 @@ def version_dataset(
     Unavailable (`rows_changed`) where rows are taken back meanwhile.
     """
     parts = _answered(datanets.bulk_parts.remote(name, number, party))
-    options = {}
-    if any(part.options is None for part in parts):
+    options, at_once = dict[str, Any](), None
+    if any(part.options is None for part in parts):  # its node may have no CPU to give, and no other can do it
         node = ray.get(datanets.__ray_call__.remote(_node_of))
-        options = {"scheduling_strategy": NodeAffinitySchedulingStrategy(node_id=node, soft=False)}
-    return ray.data.read_datasource(PartsDatasource(parts, columns), ray_remote_args=options)
+        strategy = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
+        options, at_once = {"scheduling_strategy": strategy, "num_cpus": 0}, MAX_AT_ONCE
+    return ray.data.read_datasource(PartsDatasource(parts, columns), ray_remote_args=options, concurrency=at_once)
 
 
 class PartsDatasource(Datasource):

@@ -1,21 +1,20 @@
 """Contributions on their way to the Datanets: what depends on a large one alone is found beside the Datanets actor, by
-a task of Ray's, while the actor judges and stores others.
+a task of Ray's, while the actor judges and stores others. Whether they may come at all is asked before.
 
 Small ones go straight to the actor: a task costs more than it saves. So does a large one whose task is lost.
 """
 
 import asyncio
-import time
 from collections.abc import Callable
 from typing import Any
 
 from openledger.core.values import Contribution, ContributionReceipt
 from openledger.datanets.gate import Rules
+from openledger.datanets.preparing import announced
 from openledger.platform.calls import answered
 
 MIN_ROWS = 200
-MAX_AT_ONCE = 4  # large contributions: one is stored, one judged, two prepared
-RULES_S = 60.0  # rules of before cost the actor the work again, and nothing else
+MAX_AT_ONCE = 4  # large contributions: the actor judges and stores one at a time, the others are prepared meanwhile
 
 
 class Contributing:
@@ -25,15 +24,16 @@ class Contributing:
     def __init__(self, datanets: Any, prepare: Callable[[Contribution, Rules], Any] | None = None):
         self._datanets = datanets
         self._prepare = prepare or _prepared_by_ray
-        self._rules: dict[str, tuple[Rules, float]] = {}
         self._places = asyncio.Semaphore(MAX_AT_ONCE)
 
     async def send(self, contribution: Contribution) -> ContributionReceipt:
         """Raises as `Datanets.contribute`."""
         if len(contribution.drafts) < MIN_ROWS:
             return await self._sent(contribution)
+        rules: Rules | None = await answered(self._datanets.admit.remote(announced(contribution)))
+        if rules is None:
+            return await self._sent(contribution)
         async with self._places:
-            rules = await self._rules_of(contribution.datanet)
             try:
                 return await self._sent(contribution, self._prepare(contribution, rules))
             except _lost_task():
@@ -42,13 +42,6 @@ class Contributing:
     async def _sent(self, *contribution: Any) -> ContributionReceipt:
         receipt: ContributionReceipt = await answered(self._datanets.contribute.remote(*contribution))
         return receipt
-
-    async def _rules_of(self, datanet: str) -> Rules:
-        rules, until = self._rules.get(datanet, (None, 0.0))
-        if rules is None or until < time.monotonic():
-            rules = await answered(self._datanets.rules.remote(datanet))
-            self._rules[datanet] = rules, time.monotonic() + RULES_S
-        return rules
 
 
 def _prepared_by_ray(contribution: Contribution, rules: Rules) -> Any:

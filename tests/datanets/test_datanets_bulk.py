@@ -114,6 +114,44 @@ class TestParts:
             list(read_part(part))
         assert caught.value.code == "rows_changed"
 
+    @pytest.mark.parametrize("place", ["disk", "store"])
+    @pytest.mark.parametrize("num_wanted", [6, 4])
+    def test_a_row_whose_file_is_not_written_anew_yet_is_told(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, num_wanted: int
+    ) -> None:
+        shard = Shard(tmp_path / "d" if place == "disk" else f"file-object-store://{tmp_path}/docs.lance")
+        shard.append(sample_rows(6), "a")
+        compact, told = Shard._compact, []
+        (part,) = shard.parts(shard.row_ids()[:num_wanted])
+
+        def reading(own: Shard) -> None:
+            with pytest.raises(Unavailable) as caught:
+                list(read_part(part))
+            told.append(caught.value.code)
+            compact(own)
+
+        monkeypatch.setattr(Shard, "_compact", reading)
+        shard.remove([shard.row_ids()[2]])
+        assert told == ["rows_changed"]
+
+    def test_a_row_that_goes_while_its_file_is_read_is_told_and_none_is_read_twice(
+        self, shard: Shard, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        whole, ids = bulk._read_files, shard.row_ids()
+
+        def without_the_third(part: Part, columns: Sequence[str]) -> Iterator[Any]:
+            table = pa.concat_tables(whole(part, columns))
+            yield pa.concat_tables([table.slice(0, 2), table.slice(3, 9)])
+            shard.remove([ids[2]])
+            raise OSError("no such file")
+
+        monkeypatch.setattr(bulk, "_read_files", without_the_third)
+        (part,), found = shard.parts(ids), list[str]()
+        with pytest.raises(Unavailable) as caught:
+            found.extend(row.row_id for table in read_part(part) for row in rows_of(table))
+        assert caught.value.code == "rows_changed"
+        assert sorted(set(found)) == sorted(found)
+
     def test_what_was_read_before_its_file_went_is_not_read_again(
         self, shard: Shard, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -66,7 +66,6 @@ class TestIngest:
 
     def test_what_a_worker_found_is_what_is_used(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(datanets_module, "judge", None)
-        monkeypatch.setattr(datanets_module, "check_signature", None)
         assert all(isinstance(one, ContributionReceipt) for one in outcomes(tmp_path, mixed(), Inline()))
 
     def test_a_refused_contribution_keeps_its_position_and_the_others_go_on(self, tmp_path: Path) -> None:
@@ -145,6 +144,16 @@ class TestPrepared:
         with pytest.raises(InvalidInput) as caught:
             datanets.contribute(forged, prepare(sent))
         assert caught.value.code == "invalid_signature"
+
+    @pytest.mark.parametrize("changed", ["signature", "drafts"])
+    def test_of_a_contribution_with_the_same_id_it_vouches_for_no_signature(self, tmp_path: Path, changed: str) -> None:
+        datanets, sent = open_datanets(tmp_path, 1), signed("ada", sample_drafts(3))
+        others = {"signature": key_of("eve").sign(b"something"), "drafts": tuple(sample_drafts(3, "other"))}
+        forged = replace(sent, **{changed: others[changed]})
+        with pytest.raises(InvalidInput) as caught:
+            datanets.contribute(forged, prepare(sent))
+        assert caught.value.code == "invalid_signature"
+        assert datanets.stored_count("docs") == 0
 
     def test_a_wrong_signature_is_never_prepared(self) -> None:
         sent = signed("ada", sample_drafts(3))

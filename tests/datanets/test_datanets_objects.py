@@ -7,19 +7,22 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from datanet_samples import key_of, sample_drafts, signed
 from test_datanets_shard import grep, sample_rows
 
 from openledger.core.clock import ManualClock
-from openledger.core.errors import NotFound, Unavailable
+from openledger.core.errors import Corrupt, NotFound, Unavailable
+from openledger.core.values import Row
 from openledger.datanets.datanets import Datanets
 from openledger.datanets.objects import ObjectFiles
+from openledger.datanets.rows import table_of
 from openledger.datanets.shard import Shard, ShardHost
 from openledger.platform.cluster import free_port
 
@@ -116,6 +119,53 @@ class TestShard:
         assert Shard(uri).count == 2
         assert grep(tmp_path, b"xylophonesecret") == []
 
+    @pytest.mark.parametrize("then", ["reading", "appending", "removing again"])
+    def test_after_a_change_that_could_not_be_rolled_back_either_no_row_is_taken_for_another(
+        self, uri: str, monkeypatch: pytest.MonkeyPatch, then: str
+    ) -> None:
+        shard, rows, others = Shard(uri), sample_rows(5), sample_rows(2, "other")
+        shard.append(rows, "a")
+        with monkeypatch.context() as broken:
+            broken.setattr(Shard, "_compact", refuse)
+            broken.setattr(ObjectFiles, "open", gone)
+            with pytest.raises(Unavailable) as caught:
+                shard.remove([rows[0].row_id])
+            assert caught.value.code == "storage_unavailable"
+            with pytest.raises(Unavailable):  # what is there isn't known
+                shard.rows([rows[1].row_id])
+            with pytest.raises(Unavailable):
+                shard.append(others, "b")
+        if then == "appending":
+            shard.append(others, "b")
+            assert shard.rows([others[0].row_id]) == [others[0]]
+        elif then == "removing again":
+            shard.remove([rows[0].row_id])
+        assert shard.rows([rows[2].row_id, rows[1].row_id]) == [rows[2], rows[1]]
+        assert shard.held([rows[0].row_id]) == []
+        assert shard.count == Shard(uri).count == (6 if then == "appending" else 4)
+
+    def test_a_first_change_that_broke_off_between_its_two_writes_is_read_again(
+        self, uri: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        shard, rows = Shard(uri), sample_rows(4)
+        with monkeypatch.context() as broken:
+            broken.setattr("lance.fragment.write_fragments", refuse)
+            broken.setattr(ObjectFiles, "open", gone)
+            with pytest.raises(Unavailable):
+                shard._write([(table_of(rows[:2]), "a"), (table_of(rows[2:]), "b")])
+        shard.append(rows[2:], "b")
+        shard.append(rows[:2], "a")
+        assert shard.rows([row.row_id for row in rows]) == rows
+        assert shard.count == Shard(uri).count == 4
+
+    def test_other_rows_than_were_asked_for_are_not_handed_out(self, uri: str) -> None:
+        shard, rows = Shard(uri), sample_rows(3)
+        shard.append(rows, "a")
+        shard._dataset.delete(f"row_id = '{rows[0].row_id}'")  # behind the shard's back
+        with pytest.raises(Corrupt) as caught:
+            shard.rows([rows[1].row_id])
+        assert caught.value.code == "corrupt_shard_file"
+
     def test_all_rows_can_be_removed_and_others_come(self, uri: str) -> None:
         shard, rows = Shard(uri), sample_rows(2)
         shard.append(rows, "a")
@@ -125,8 +175,106 @@ class TestShard:
         assert Shard(uri).count == 3
 
 
-def refuse(*_: object) -> None:
+class TestAProcessThatWasCutOff:
+    """It has written an append's file, and commits it after its successor has changed the shard."""
+
+    @pytest.fixture
+    def rows(self) -> list[Row]:
+        return sample_rows(8)
+
+    @pytest.fixture
+    def shards(self, uri: str, rows: list[Row]) -> tuple[Shard, Shard]:
+        before = Shard(uri)
+        before.append(rows[:5], "a")
+        return before, Shard(uri)
+
+    def test_that_its_successor_was_sent_the_same_append_doubles_and_loses_nothing(
+        self, uri: str, shards: tuple[Shard, Shard], rows: list[Row], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        before, successor = shards
+
+        def meanwhile() -> None:
+            successor.append(rows[5:], "b")
+            successor.remove([rows[1].row_id])  # and every file goes that no version names
+
+        stalling(monkeypatch, meanwhile)
+        before.append(rows[5:], "b")
+        expected = [rows[0], *rows[2:]]
+        successor.append(sample_rows(1, "new"), "c")
+        for shard in (before, successor, Shard(uri)):
+            assert shard.rows([row.row_id for row in expected]) == expected
+            assert shard.count == 8 - (shard is before)
+        assert sum(map(len, Shard(uri).scan())) == 8
+
+    def test_an_append_whose_file_is_gone_is_not_acknowledged_and_locks_nobody_out(
+        self, uri: str, shards: tuple[Shard, Shard], rows: list[Row], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        before, successor = shards
+        stalling(monkeypatch, lambda: successor.remove([rows[1].row_id]))
+        with pytest.raises(Unavailable) as caught:
+            before.append(rows[5:], "b")
+        assert caught.value.code == "storage_unavailable"
+        assert Shard(uri).count == 4
+        successor.append(rows[5:], "b")
+        assert Shard(uri).count == successor.count == 7
+
+    def test_one_that_ended_before_it_could_look_locks_nobody_out(
+        self, uri: str, shards: tuple[Shard, Shard], rows: list[Row], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        before, successor = shards
+        stalling(monkeypatch, lambda: successor.remove([rows[1].row_id]))
+        with monkeypatch.context() as ended:
+            ended.setattr(before, "_note", refuse)
+            ended.setattr(before, "_catch_up", lambda: None)
+            with pytest.raises(Unavailable):
+                before.append(rows[5:], "b")
+        assert Shard(uri).count == 4
+        successor.append(rows[5:], "b")
+        assert Shard(uri).count == successor.count == 7
+
+    def test_files_that_its_successor_makes_few_of_many_cost_no_append(
+        self, uri: str, shards: tuple[Shard, Shard], rows: list[Row], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        before, successor = shards
+        monkeypatch.setattr("openledger.datanets.shard.MAX_SMALL_FRAGMENTS", 2)
+        stalling(monkeypatch, lambda: successor.append(sample_rows(1, "new"), "c"))
+        before.append(rows[5:], "b")
+        assert Shard(uri).count == 9
+        assert Shard(uri).rows([row.row_id for row in rows]) == rows
+
+    def test_a_lost_object_is_named_and_what_it_held_is_not_given_up(
+        self, uri: str, tmp_path: Path, shards: tuple[Shard, Shard]
+    ) -> None:
+        (data,) = (tmp_path / "docs.lance" / "data").iterdir()
+        data.rename(tmp_path / "away")
+        with pytest.raises(Corrupt) as caught:
+            Shard(uri)
+        assert (caught.value.code, caught.value.param) == ("corrupt_shard_file", f"{uri}/data/{data.name}")
+        (tmp_path / "away").rename(data)
+        assert Shard(uri).count == 5
+
+
+def stalling(monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], object]) -> None:
+    """`meanwhile` comes between the next file of an append and its commit."""
+    import lance
+
+    write = lance.fragment.write_fragments
+
+    def late(*arguments: Any, **options: Any) -> Any:
+        written = write(*arguments, **options)
+        monkeypatch.setattr(lance.fragment, "write_fragments", write)
+        meanwhile()
+        return written
+
+    monkeypatch.setattr(lance.fragment, "write_fragments", late)
+
+
+def refuse(*_: object, **__: object) -> None:
     raise OSError("connection reset")
+
+
+def gone(_: ObjectFiles) -> None:
+    raise Unavailable("the store is gone", code="storage_unavailable")
 
 
 def test_datanets_over_an_object_store_publish_what_was_accepted(tmp_path: Path) -> None:

@@ -1,16 +1,20 @@
 """Rows taken back: who may, what stays of them, and that nothing else does."""
 
+import contextlib
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from datanet_samples import ANSWERS, key_of, open_datanets, sample_drafts, signed
 
 from openledger.core.errors import Forbidden, InvalidInput, NotFound, TooLarge
 from openledger.core.values import Row, RowDraft, Withdrawal
+from openledger.datanets import datanets as datanets_module
 from openledger.datanets.datanets import Datanets
 from openledger.datanets.disk import DiskFiles
+from openledger.datanets.registry import PendingContribution
 from openledger.datanets.removal import check_withdrawal, sign_withdrawal, tombstone_digest
 from openledger.datanets.shard import ShardHost
 from openledger.datanets.tombstones import Tombstones
@@ -216,6 +220,63 @@ class TestForgetting:
         after = json.loads((tmp_path / "word_weights.json").read_text())["counts"]
         assert after.items() <= before.items()
         assert {"what", "does", "the", "function"} <= after.keys()
+
+
+class TestALateStore:
+    """`begin` and `store` may be apart (`ingest`), and a withdrawal come between."""
+
+    def test_brings_no_withdrawn_row_back(self, datanets: Datanets, tmp_path: Path) -> None:
+        begun, row_ids = begin(datanets, SECRET)
+        datanets.withdraw(withdrawal("ada", *row_ids))
+        datanets.store(begun)
+        datanets.finish(begun)
+        assert datanets._layout.row_ids("docs").isdisjoint(row_ids)
+        assert grep(tmp_path, *NEEDLES) == []
+
+    def test_takes_what_was_withdrawn_under_its_hands_out_again(
+        self, datanets: Datanets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        begun, row_ids = begin(datanets, *sample_drafts(3), SECRET)
+        append, taken_back = datanets._layout.append, iter([True])
+
+        def late(*arguments: Any) -> None:
+            if next(taken_back, False):
+                datanets.withdraw(withdrawal("ada", *row_ids))
+            append(*arguments)
+
+        monkeypatch.setattr(datanets._layout, "append", late)
+        datanets.store(begun)
+        assert datanets._layout.row_ids("docs").isdisjoint(row_ids)
+        assert grep(tmp_path, *NEEDLES) == []
+
+    def test_brings_no_row_back_that_reviewers_rejected(self, datanets: Datanets) -> None:
+        mail = RowDraft(prompt="Whom do I ask?", completion="Write to ada.lovelace@engines.org about the old cards.")
+        begun, (row_id,) = begin(datanets, mail)
+        with contextlib.suppress(InvalidInput):
+            datanets.publish("docs")  # finishes what is pending
+        datanets.review("docs", row_id, "acct_owner", accept=False)
+        datanets.store(begun)
+        assert row_id not in datanets._layout.row_ids("docs")
+
+    def test_of_a_process_that_was_cut_off_is_undone_by_the_next_opening(
+        self, datanets: Datanets, tmp_path: Path
+    ) -> None:
+        begun, row_ids = begin(datanets, SECRET)
+        datanets.withdraw(withdrawal("ada", *row_ids))
+        rows = list(datanets_module._stored_rows(begun))
+        datanets._layout.append("docs", rows, begun.receipt.contribution_id)
+        datanets.close()
+        assert grep(tmp_path, *NEEDLES)
+        again = open_datanets(tmp_path)
+        assert again._layout.row_ids("docs").isdisjoint(row_ids)
+        assert grep(tmp_path, *NEEDLES) == []
+        again.close()
+
+
+def begin(datanets: Datanets, *drafts: RowDraft) -> tuple[PendingContribution, list[str]]:
+    begun = datanets.begin(signed("ada", drafts))
+    assert isinstance(begun, PendingContribution)
+    return begun, [verdict.row_id for verdict in begun.receipt.verdicts]
 
 
 class TestTheLog:

@@ -1,5 +1,6 @@
 """Who may contribute and train, on which licence, and how much a day: asked where rows are stored and read."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from openledger.core.errors import Forbidden, InvalidInput, NotFound, TooLarge
 from openledger.core.signing import contributor_id
 from openledger.datanets import terms as terms_of_datanets
 from openledger.datanets.datanets import Datanets
+from openledger.datanets.preparing import announced
 from openledger.datanets.terms import Terms
 
 OWNER, DAY_MS = "acct_owner", 24 * 60 * 60 * 1000
@@ -112,6 +114,39 @@ class TestQuota:
         clock_of(datanets).advance(DAY_MS + 1)
         datanets.contribute(signed("ada", sample_drafts(5, "other")))
         assert datanets.stored_count("docs") == 11
+
+
+class TestAdmission:
+    """Whether a contribution may come, and by which rules it is prepared, before anybody works at its rows."""
+
+    def test_gives_the_rules_of_the_datanet(self, datanets: Datanets) -> None:
+        datanets.change_terms("docs", {"languages": ["en"], "only_languages": True}, OWNER)
+        assert datanets.admit(announced(signed("ada", sample_drafts(2)))) == datanets.rules("docs")
+
+    def test_refuses_a_stranger(self, datanets: Datanets) -> None:
+        datanets.set_terms("docs", Terms(contribute="invited"), by=OWNER)
+        with pytest.raises(Forbidden) as caught:
+            datanets.admit(announced(signed("eve", sample_drafts(2))))
+        assert caught.value.code == "not_permitted"
+
+    def test_refuses_more_rows_than_a_day_takes(self, datanets: Datanets) -> None:
+        datanets.set_terms("docs", Terms(max_rows_a_day=5), by=OWNER)
+        first = signed("ada", sample_drafts(4))
+        datanets.contribute(first)
+        with pytest.raises(TooLarge) as caught:
+            datanets.admit(announced(signed("ada", sample_drafts(2, "mail"))))
+        assert caught.value.code == "quota_exceeded"
+        assert datanets.admit(announced(first)) is None, "it was judged: a retry needs no rules"
+
+    def test_refuses_a_key_that_is_another_contributors(self, datanets: Datanets) -> None:
+        forged = replace(announced(signed("eve", sample_drafts(2))), contributor_id=ADA)
+        with pytest.raises(InvalidInput) as caught:
+            datanets.admit(forged)
+        assert caught.value.code == "invalid_signature"
+
+    def test_of_an_unknown_datanet_is_not_found(self, datanets: Datanets) -> None:
+        with pytest.raises(NotFound):
+            datanets.admit(announced(signed("ada", sample_drafts(2), datanet="nowhere")))
 
 
 class TestTraining:

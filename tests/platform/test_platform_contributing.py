@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from openledger.core.errors import InvalidInput
+from openledger.core.errors import Forbidden, InvalidInput
 from openledger.core.signing import SigningKey
 from openledger.core.values import Contribution, ContributionReceipt, RowDraft
 from openledger.datanets.contribution import sign_contribution
 from openledger.datanets.gate import NO_RULES, Rules
-from openledger.datanets.preparing import Prepared, prepare
+from openledger.datanets.preparing import Announced, Prepared, announced, prepare
 from openledger.platform import contributing
 from openledger.platform.contributing import MAX_AT_ONCE, MIN_ROWS, Contributing
 
@@ -25,7 +25,9 @@ class Handle:
 
     def __init__(self) -> None:
         self.sent: list[tuple[Any, ...]] = []
-        self.asked_rules = 0
+        self.asked: list[Announced] = []
+        self.refusal: Exception | None = None
+        self.rules: Rules | None = NO_RULES
         self.at_once = self.most_at_once = 0
         self.lost: list[Exception] = []
 
@@ -37,9 +39,11 @@ class Handle:
 
         return Method()
 
-    async def on_rules(self, name: str) -> Rules:
-        self.asked_rules += 1
-        return NO_RULES
+    async def on_admit(self, announced: Announced) -> Rules | None:
+        self.asked.append(announced)
+        if self.refusal is not None:
+            raise self.refusal
+        return self.rules
 
     async def on_contribute(self, given: Contribution, *prepared: Any) -> ContributionReceipt:
         self.sent.append((given, *prepared))
@@ -67,17 +71,42 @@ async def test_a_large_contribution_comes_prepared_and_a_small_one_does_not() ->
     assert prepared.fits(large, {}, NO_RULES)
 
 
-async def test_rules_are_asked_for_once_in_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    handle = Handle()
+def never(given: Contribution, rules: Rules) -> Prepared:
+    raise AssertionError("it was prepared")
+
+
+async def test_one_that_may_not_come_is_not_prepared_and_not_sent() -> None:
+    handle, large = Handle(), contribution(MIN_ROWS)
+    handle.refusal = Forbidden("no", code="not_permitted")
+    with pytest.raises(Forbidden):
+        await Contributing(handle, never).send(large)
+    assert handle.sent == []
+    assert handle.asked == [announced(large)]
+
+
+async def test_one_that_was_judged_before_is_not_prepared_again() -> None:
+    handle, large = Handle(), contribution(MIN_ROWS)
+    handle.rules = None
+    await Contributing(handle, never).send(large)
+    assert handle.sent == [(large,)]
+
+
+async def test_waiting_to_hear_whether_it_may_come_takes_no_place() -> None:
+    handle, silence = Handle(), asyncio.Event()
+
+    async def silent(_: Announced) -> Rules | None:
+        await silence.wait()
+        return NO_RULES
+
+    handle.on_admit, answering = silent, handle.on_admit  # type: ignore[method-assign]
     way = Contributing(handle, prepared_here)
-    for nonce in "ab":
-        await way.send(contribution(MIN_ROWS, nonce))
-    assert handle.asked_rules == 1
-    monkeypatch.setattr(contributing, "RULES_S", -1.0)
-    again = Contributing(handle, prepared_here)
-    for nonce in "ab":
-        await again.send(contribution(MIN_ROWS, nonce))
-    assert handle.asked_rules == 3
+    waiting = [asyncio.ensure_future(way.send(contribution(MIN_ROWS, str(n)))) for n in range(2 * MAX_AT_ONCE)]
+    await asyncio.sleep(0)
+    handle.on_admit = answering  # type: ignore[method-assign]
+    await way.send(contribution(MIN_ROWS, "other"))
+    assert len(handle.sent) == 1
+    silence.set()
+    await asyncio.gather(*waiting)
 
 
 async def test_a_lost_task_costs_no_contribution() -> None:
@@ -116,7 +145,7 @@ async def test_a_task_of_rays_prepares_and_refuses_as_the_actor_would(cluster: A
         def contribute(self, given: Contribution, prepared: Prepared) -> Prepared:
             return prepared
 
-        def rules(self, name: str) -> Rules:
+        def admit(self, announced: Announced) -> Rules:
             return NO_RULES
 
     echo = ray.remote(Echo).options(num_cpus=0).remote()
