@@ -91,7 +91,7 @@ class VllmEngine:
         self._open: Counter[str] = Counter()
         self._num_overflows: Counter[str] = Counter()  # by adapter
         self._uses: Counter[str] = Counter()  # of adapters, by answers and scores
-        self._scored: dict[str, Any] = {}  # what vLLM said of each part of the score that is being computed
+        self._scores: dict[str, _Score] = {}  # that are being computed, by the number that vLLM knows them under
         self._ready: list[TokenEvent] = []
         self._people: Callable[[], None] | None = None
 
@@ -134,7 +134,7 @@ class VllmEngine:
         return bool(self._ready) or bool(self._answers)
 
     def step(self) -> list[TokenEvent]:
-        if self._answers or self._scored:
+        if self._answers or self._scores:
             self._compute()
         events, self._ready = self._ready, []
         return events
@@ -142,7 +142,8 @@ class VllmEngine:
     def score(
         self, prompt_ids: Sequence[int], completion_ids: Sequence[int], adapter_digests: Sequence[str]
     ) -> npt.NDArray[np.float32]:
-        """In vLLM's own batches, beside the answers of people and after them."""
+        """In vLLM's own batches, beside the answers of people and after them. Raises Corrupt (`non_finite_logits`)
+        naming an adapter that overflows."""
         self._check_scoring(prompt_ids, completion_ids, adapter_digests)
         scores_KC = np.zeros((len(adapter_digests), len(completion_ids)), np.float32)
         size = self.num_scored_at_once(len(prompt_ids) + len(completion_ids))
@@ -208,8 +209,8 @@ class VllmEngine:
         if overflowed := {each.request_id for each, _, _ in before if each.num_nans_in_logits}:
             self._end_overflowed(overflowed)
         for output in outputs:
-            if output.request_id in self._scored:
-                self._scored[output.request_id] = output
+            if (score := self._scores.get(output.request_id)) is not None:
+                score.told = output
             elif (answer := self._answers.get(output.request_id)) is not None:
                 self._ready.append(self._told(answer, output))
 
@@ -254,13 +255,16 @@ class VllmEngine:
             ) from error
 
     def _end_overflowed(self, vllm_ids: Collection[str]) -> None:
-        """End all answers under the adapters whose logits aren't finite. What isn't finite in keys and values would
-        spoil whoever gets their blocks next (0 times NaN is NaN), so it is made finite, and what was cached for these
+        """End all answers under the adapters whose logits aren't finite, and mark the scores that aren't: a further
+        step of theirs would read what was made finite, and be wrong. What isn't finite in keys and values would spoil
+        whoever gets their blocks next (0 times NaN is NaN), so it is made finite, and what was cached for these
         adapters is never found again."""
         adapters = {each.generation.adapter for each in self._answers.values() if each.vllm_id in vllm_ids}
         for answer in [each for each in self._answers.values() if each.generation.adapter in adapters]:
             self._abort(answer)
             self._ready.append(self._ended(answer, "error", error=not_finite(answer.generation.adapter)))
+        for score in self._scores.values():
+            score.overflowed |= score.vllm_id in vllm_ids
         self._num_overflows.update(adapters)
         self._vllm.collective_rpc(_make_finite)
 
@@ -339,29 +343,38 @@ class VllmEngine:
     def _score_together(
         self, prompt_ids: Sequence[int], completion_ids: Sequence[int], digests: Sequence[str]
     ) -> npt.NDArray[np.float32]:
-        """vLLM tells the log-probabilities of a prompt's tokens, so the completion is the end of the prompt."""
+        """vLLM tells the log-probabilities of a prompt's tokens, so the completion is the end of the prompt: but for
+        its last token, since a prompt must leave room for one. That one is generated, and can be no other."""
         from vllm import SamplingParams
 
-        ids = [*prompt_ids, *completion_ids]
-        parameters = SamplingParams(max_tokens=1, prompt_logprobs=0, detokenize=False)
-        numbers = [f"score-{next(self._numbers)}" for _ in digests]
-        added = []
+        *ids, last = *prompt_ids, *completion_ids
+        parameters = SamplingParams(
+            max_tokens=1, temperature=0.0, prompt_logprobs=0, logprobs=0, allowed_token_ids=[last], detokenize=False
+        )
+        scores: list[_Score] = []
         try:
-            for number, digest in zip(numbers, digests, strict=True):
+            for digest in digests:
+                number = f"score-{next(self._numbers)}"
                 given = self._slots.give(digest)
-                added.append(self._add(number, ids, parameters, given, "score", _IN_THE_BACKGROUND))
-                self._scored[number] = None
-            while None in self._scored.values():
+                score = _Score(digest=digest, number=number)
+                score.vllm_id = self._add(number, ids, parameters, given, "score", _IN_THE_BACKGROUND)
+                scores.append(score)
+                self._scores[number] = score
+            while any(score.told is None for score in scores):
                 if self._people is not None:
                     self._people()
                 self._compute()
-            outputs = [self._scored[number] for number in numbers]
+                _check_finite(scores)
+            found_KC = np.array([_logprobs_of(score.told, ids, last, len(prompt_ids)) for score in scores], np.float32)
+            rows = zip(scores, found_KC, strict=True)
+            if overflowed := {score.vllm_id for score, found_C in rows if not np.isfinite(found_C).all()}:
+                self._end_overflowed(overflowed)
+            _check_finite(scores)
+            return found_KC
         finally:
-            self._vllm.abort_request(added, internal=True)
-            for number in numbers:
-                self._scored.pop(number, None)
-        places = range(len(prompt_ids), len(ids))
-        return np.array([[output.prompt_logprobs[i][ids[i]].logprob for i in places] for output in outputs], np.float32)
+            self._vllm.abort_request([score.vllm_id for score in scores], internal=True)
+            for score in scores:
+                del self._scores[score.number]
 
     def _check(self, request: GenerationRequest) -> None:
         if len(self._scheduler.waiting) >= self.options.max_waiting:
@@ -388,9 +401,9 @@ class VllmEngine:
     def _check_scoring(self, prompt_ids: Sequence[int], completion_ids: Sequence[int], digests: Sequence[str]) -> None:
         if not prompt_ids or not completion_ids:
             raise InvalidInput("prompt and completion must not be empty", code="empty_prompt", param="prompt_ids")
-        if len(prompt_ids) + len(completion_ids) >= self._max_positions:
+        if len(prompt_ids) + len(completion_ids) > self._max_positions:
             raise InvalidInput(
-                f"prompt and completion fill the context of {self._max_positions} tokens",
+                f"prompt and completion are over the context of {self._max_positions} tokens",
                 code="context_length_exceeded",
                 param="completion_ids",
             )
@@ -411,6 +424,17 @@ class _Answer:
     @property
     def request_id(self) -> str:
         return self.generation.request.request_id
+
+
+@dataclass(slots=True, kw_only=True)
+class _Score:
+    """A completion under one adapter, in vLLM: the `number` we gave it, the id it has there, and what it `told`."""
+
+    digest: str
+    number: str
+    vllm_id: str = ""
+    told: Any = None
+    overflowed: bool = False
 
 
 def _check_options(options: VllmOptions) -> None:
@@ -533,6 +557,19 @@ def _logprobs(told: Sequence[Any], num_top: int, ids: Sequence[int]) -> tuple[To
         top = tuple((other, logprob) for _, other, logprob in best)
         found.append(TokenLogprob(token_id=token, logprob=by_token[token].logprob, top=top))
     return tuple(found)
+
+
+def _logprobs_of(told: Any, ids: Sequence[int], last: int, begin: int) -> list[float]:
+    """Of `ids` from `begin` on, which were the prompt, and of `last`, which was generated."""
+    of_prompt = [told.prompt_logprobs[place][ids[place]].logprob for place in range(begin, len(ids))]
+    return [*of_prompt, told.outputs[0].logprobs[0][last].logprob]
+
+
+def _check_finite(scores: Sequence[_Score]) -> None:
+    """Raises Corrupt (`non_finite_logits`)."""
+    for score in scores:
+        if score.overflowed:
+            raise not_finite(score.digest)
 
 
 def _count_down(counter: Counter[str], key: str) -> None:

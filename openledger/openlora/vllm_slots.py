@@ -9,13 +9,16 @@ On a CPU vLLM gives rows of the base the last slot's adapter. There one slot mor
 adapter of zeros for ever.
 """
 
+import fcntl
 import itertools
 import json
 import os
 import shutil
 import tempfile
 import threading
+import weakref
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,7 @@ from openledger.core.errors import Corrupt, InvalidInput, TooLarge
 
 Factors = Mapping[str, tuple[torch.Tensor, torch.Tensor, float]]
 _MEMORY = Path("/dev/shm")
+_PREFIX = "openlora-vllm-"
 
 
 class VllmSlots:
@@ -34,7 +38,7 @@ class VllmSlots:
 
     def __init__(self, vllm: Any, shapes: BaseShapes, limits: AdapterLimits, num_slots: int, *, spare: bool):
         self._vllm, self._shapes, self._limits, self._num_slots = vllm, shapes, limits, num_slots
-        self._folder = tempfile.TemporaryDirectory(prefix="openlora-vllm-", dir=_MEMORY if _MEMORY.is_dir() else None)
+        self._folder = OwnFolder(_MEMORY if _MEMORY.is_dir() else Path(tempfile.gettempdir()))
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
         self._requests: dict[str, Any] = {}
@@ -118,10 +122,51 @@ class VllmSlots:
         from vllm.lora.request import LoRARequest
 
         number = next(self._numbers)
-        folder = Path(self._folder.name) / str(number)
+        folder = self._folder.path / str(number)
         folder.mkdir()
         _write_plain(folder, factors)
         return LoRARequest(lora_name=digest, lora_int_id=number, lora_path=os.fspath(folder))
+
+
+class OwnFolder:
+    """A folder in `parent` that goes with its owner. One whose owner was killed stays, with the memory it takes, until
+    the next is made. Owners hold a lock, which the system drops when they end, however they end: unlike process ids
+    these are never given out again, and mean the same to containers that share a memory."""
+
+    def __init__(self, parent: Path):
+        for left in parent.glob(f"{_PREFIX}*"):
+            _remove_unless_held(left)
+        lock = None
+        while lock is None:  # another one that starts may just take it for one that was left
+            self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+            lock = _lock_of(self.path)
+        weakref.finalize(self, _remove, self.path, lock)
+
+
+def _lock_of(folder: Path) -> int | None:
+    """The lock of a folder, as a descriptor; None where it is another's, or the folder is gone."""
+    try:
+        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return None
+    with suppress(BlockingIOError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if folder.is_dir():
+            return lock
+    os.close(lock)
+    return None
+
+
+def _remove_unless_held(folder: Path) -> None:
+    with suppress(OSError):  # it has just gone, or is another user's
+        lock = _lock_of(folder)
+        if lock is not None:
+            _remove(folder, lock)
+
+
+def _remove(folder: Path, lock: int) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    os.close(lock)
 
 
 def _write_plain(folder: Path, factors: Factors) -> None:

@@ -144,13 +144,48 @@ class TestBadAdapters(requests_suite.TestBadAdapters):
         engine.load(digest, tmp_path)
         good = [request(str(number), prompt_of(9), served.digests["one"]) for number in range(5)]
         expected = run(engine, *good)
-        assert not np.isfinite(engine.score(prompt_of(60), prompt_of(6), [digest])).all()
+        _assert_overflows(engine, digest)
         assert {name: tokens_of(each) for name, each in run(engine, *good).items()} == {
             name: tokens_of(each) for name, each in expected.items()
         }
         for number in range(2):
             events = run(engine, request(f"bad {number}", prompt_of(60), digest, num_answers=2))[f"bad {number}"]
             assert [(event.error or {}).get("code") for event in events] == ["non_finite_logits"]
+
+    def test_one_that_overflows_in_a_part_of_a_score_has_none(
+        self, served: Served, engine: VllmEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What it computed is made finite after the step: a further step would read that, and tell a wrong number."""
+        digest = requests_suite._filled(served, tmp_path, 1e30)
+        engine.load(digest, tmp_path)
+        monkeypatch.setattr(engine._scheduler, "max_num_scheduled_tokens", 32)
+        steps, step = [], engine._vllm.step
+        monkeypatch.setattr(engine._vllm, "step", lambda: steps.append(1) or step())
+        _assert_overflows(engine, digest)
+        assert len(steps) == 1
+        assert not engine._vllm.has_unfinished_requests()
+
+    def test_one_that_overflows_while_it_gives_way_has_no_score(
+        self, served: Served, engine: VllmEngine, tmp_path: Path
+    ) -> None:
+        """The steps of people compute it as well. They keep their answers."""
+        digest, events = requests_suite._filled(served, tmp_path, 1e30), []
+        engine.load(digest, tmp_path)
+        asked = request("r", prompt_of(9), served.digests["one"], max_tokens=3, ignore_end=True)
+        expected = tokens_of(run(engine, asked)["r"])
+
+        def people() -> None:
+            if not events:
+                engine.add(asked)
+            while engine.has_work():
+                events.extend(engine.step())
+
+        engine.give_way_to(people)
+        try:
+            _assert_overflows(engine, digest)
+        finally:
+            engine.give_way_to(lambda: None)
+        assert tokens_of(events) == expected
 
     def test_one_more_than_slots_is_refused(self, served: Served, engine: VllmEngine, tmp_path: Path) -> None:
         digests = [_varied(served, tmp_path / str(number), number) for number in (1, 2)]
@@ -173,6 +208,12 @@ class TestBadAdapters(requests_suite.TestBadAdapters):
         )
         assert [(event.error or {}).get("code") for event in events["bad"]] == ["adapter_not_for_vllm"]
         assert events["good"] == expected
+        again = run(engine, request("again", prompt_of(9), served.digests["one"]))["again"]
+        assert [(event.error or {}).get("code") for event in again] == ["adapter_not_for_vllm"]
+        with pytest.raises(InvalidInput) as caught:
+            engine.score([5], [6], [served.digests["one"]])
+        assert caught.value.code == "adapter_not_for_vllm"
+        assert served.digests["one"] in engine.resident()  # whoever loaded it counts on that
         engine.unload(served.digests["one"])
         engine.load(served.digests["one"], served.folders["one"])
         assert run(engine, request("r", prompt_of(9), served.digests["one"]))["r"][-1].error is None
@@ -180,7 +221,7 @@ class TestBadAdapters(requests_suite.TestBadAdapters):
 
 class TestSlots:
     def test_nothing_of_an_adapter_stays_on_disk_once_it_is_used(self, served: Served, engine: VllmEngine) -> None:
-        folder = Path(engine._slots._folder.name)
+        folder = engine._slots._folder.path
         assert len(list(folder.iterdir())) == 3
         run(engine, *(request(name, prompt_of(4), digest) for name, digest in served.digests.items()))
         assert list(folder.iterdir()) == []
@@ -227,6 +268,26 @@ class TestAgainstPeft:
         expected = [against_peft._forward_scores(served, name, prompt, completion) for name in names]
         np.testing.assert_allclose(got, np.stack(expected), atol=1e-4)
         assert (got.dtype, engine.has_work()) == (np.float32, False)
+
+    @pytest.mark.parametrize("num_prompt", [1, 120, 127])
+    def test_an_answer_that_filled_the_context_is_scored(
+        self, served: Served, engine: VllmEngine, num_prompt: int
+    ) -> None:
+        """As the torch engine does: what was sold must be payable."""
+        prompt = prompt_of(num_prompt)
+        asked = request("r", prompt, served.digests["one"], max_tokens=200, ignore_end=True, logprobs=0)
+        events = run(engine, asked)["r"]
+        answer = tokens_of(events)
+        assert (len(prompt) + len(answer), events[-1].finish_reason) == (128, "length")
+        of_answer, of_base = engine.score(prompt, answer, [served.digests["one"], ""])
+        told = [one.logprob for event in events for one in event.logprobs]
+        np.testing.assert_allclose(of_answer, told, atol=1e-4)
+        np.testing.assert_allclose(of_base, against_peft._forward_scores(served, None, prompt, answer), atol=1e-4)
+
+    def test_what_is_over_the_context_is_not_scored(self, engine: VllmEngine) -> None:
+        with pytest.raises(InvalidInput) as caught:
+            engine.score(prompt_of(120), prompt_of(9), [""])
+        assert caught.value.code == "context_length_exceeded"
 
     def test_scores_change_no_answer_in_flight(self, served: Served, engine: VllmEngine) -> None:
         asked = request("r", prompt_of(9), served.digests["one"])
@@ -428,6 +489,12 @@ class TestAdapters(BesideTorch, server_suite.TestAdapters):
 
 class TestScore(BesideTorch, server_suite.TestScore):
     pass
+
+
+def _assert_overflows(engine: VllmEngine, digest: str) -> None:
+    with pytest.raises(Corrupt, match=digest) as caught:
+        engine.score(prompt_of(60), prompt_of(6), [digest, ""])
+    assert caught.value.code == "non_finite_logits"
 
 
 def _varied(served: Served, folder: Path, number: int) -> str:
