@@ -283,6 +283,10 @@ class Datanets:
         """The log has the change. May be repeated."""
         self._registry.holders.adopt(change)
 
+    def restore_keys(self, changes: Sequence[KeyChange]) -> int:
+        """Adopt what the log has and this registry lacks, as one that was restored from a backup; how many."""
+        return self._registry.holders.restore(changes)
+
     def drop_keys(self, change: KeyChange, min_age_ms: int = 0) -> None:
         """The log hasn't got a change that was held; one that was held (again) since then stays."""
         self._registry.holders.drop(change, self._clock.now_ms() - min_age_ms)

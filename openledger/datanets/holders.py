@@ -18,7 +18,7 @@ row, and its deposit where a Datanet asks for one) is what another day's changes
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -133,6 +133,13 @@ class HolderStore:
         if held is not None and held.number <= change.number:
             self._release(held)
         self._take(change)
+
+    def restore(self, changes: Iterable[KeyChange]) -> int:
+        """Adopt those that aren't here, in their order; how many."""
+        missing = [change for change in changes if not self._is_logged(change)]
+        for change in missing:
+            self.adopt(change)
+        return len(missing)
 
     def drop(self, change: KeyChange, held_until_ms: int) -> None:
         """The log refused it, or never saw it. What the log has is never dropped, nor what was held after that time."""

@@ -15,6 +15,8 @@ from openledger.ledger.contributor_keys import (
 from openledger.ledger.seats import seat_accounts
 from openledger.ledger.transfers import CREATED, EXISTS
 
+_ENTRIES = 10**6
+
 
 class ContributorKeyBook:
     """Over one ledger. Several may write: each change has one place, and whoever is late is told so."""
@@ -51,6 +53,11 @@ class ContributorKeyBook:
             known = self._changes.setdefault(contributor, known)
             known.append(found)
         return list(known)
+
+    def every_change(self) -> list[KeyChange]:
+        """Everybody's, in the order of the log."""
+        seqs = {entry.seq for entry in self._ledger.transfers(KEYS_ACCOUNT, _ENTRIES)}
+        return [change_in(self._ledger.batch(seq).statement or {}) for seq in sorted(seqs)]
 
     def change(self, contributor: str, number: int) -> KeyChange | None:
         entry = self._ledger.find(change_id(contributor, number))

@@ -372,6 +372,10 @@ class Economy(Offices):
         """Every change of a contributor's keys, in order."""
         return self._signers.keys.changes(contributor)
 
+    def key_changes(self) -> list[KeyChange]:
+        """See `ContributorKeyBook.every_change`."""
+        return self._signers.keys.every_change()
+
     def key_change(self, contributor: str, number: int) -> KeyChange | None:
         return self._signers.keys.change(contributor, number)
 

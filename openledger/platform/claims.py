@@ -45,6 +45,7 @@ class Claims:
     def __init__(self, datanets: Any, economy: Any):
         self._datanets = datanets
         self._economy = economy
+        self._keys_restored = False
 
     async def seal(self, seal: Seal) -> SealReceipt:
         receipt: SealReceipt = await answered(self._datanets.seal.remote(seal))
@@ -83,7 +84,11 @@ class Claims:
 
     async def _settle_keys(self, contributor: str | None = None) -> None:
         """Do what the log says of changes that were cut off on their way there (of one contributor, or everybody's);
-        may be repeated."""
+        may be repeated. The first time also of those that the Datanets know nothing of: their registry may have been
+        restored from a backup."""
+        if contributor is None and not self._keys_restored:
+            await answered(self._datanets.restore_keys.remote(await answered(self._economy.key_changes.remote())))
+            self._keys_restored = True
         held: list[HeldChange] = await answered(self._datanets.held_keys.remote())
         for one in held:
             if contributor not in (None, one.change.contributor_id):

@@ -5,6 +5,7 @@ import inspect
 import json
 from dataclasses import replace
 
+import apsw
 import pytest
 from economy_values import scores
 from house import ADA, ADA_ID, AUDITOR, BOB, DEPOSIT, OWNER, ROWS, House
@@ -399,6 +400,19 @@ class TestAChange:
         assert house.rows.held_keys() == []
         run(house.change_keys(ROTATED))
         assert run(house.contribute(rows(NEW))).contributor_id == ADA_ID
+
+    def test_that_a_restored_registry_forgot_is_read_from_the_log(self, rotated, tmp_path):
+        """As restored from before the change: else the replaced key would sign again."""
+        rotated.end()
+        with apsw.Connection(str(next(tmp_path.rglob("registry.sqlite")))) as registry:
+            registry.execute("DELETE FROM key_changes")
+        again = House(tmp_path)
+        again.rows.check_key(ADA_ID, ADA.public_key)
+        run(again._settle_keys())
+        assert code_of(Forbidden, again.contribute, rows()) == "key_replaced"
+        assert run(again.contribute(rows(NEW))).contributor_id == ADA_ID
+        again.ledger.audit()
+        again.end()
 
     def test_that_never_came_to_the_log_is_dropped_after_an_hour(self, house):
         rotation = sign_change(first_keys(ADA.public_key), [ADA, NEW], public_key=NEW.public_key)
