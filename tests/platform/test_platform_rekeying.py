@@ -446,6 +446,14 @@ class TestAChange:
         change = sign_change(first_keys(ADA.public_key), [ADA, BOB], public_key=BOB.public_key)
         assert code_of(Conflict, house.change_keys, change) == "key_in_use"
 
+    def test_to_a_key_that_somebody_sealed_with_is_refused(self, house):
+        """Opened behind the change, the seal would be another's by then."""
+        own = SigningKey(b"n" * 32)
+        run(house.seal(seal_of(own, rows(own))))
+        assert code_of(Conflict, house.change_keys, ROTATION) == "key_in_use"
+        assert run(house.contribute(rows(own))).contributor_id == own.contributor_id
+        house.ledger.audit()
+
     def test_that_is_replayed_after_the_next_one_changes_nothing(self, rotated):
         told = run(rotated.change_keys(NAMED))
         assert told["num_changes"] == 2
