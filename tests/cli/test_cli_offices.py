@@ -152,7 +152,7 @@ def test_what_can_not_be_is_one_block_with_its_exit_code(town, capsys):
         ("stake", "add", "adapter:py", "5"),
         ("payout", "withdraw", "5", "--to", ADDRESS),
         ("govern", "propose", "T", "--spend", "user:bob", "5"),
-        ("ask", "python-stdlib", "a question whose fee could not be told"),
+        ("ask", "os-docs", "a question whose fee could not be told"),
     ],
 )
 def test_without_the_servers_unit_no_amount_is_sent(
