@@ -152,6 +152,7 @@ def test_what_can_not_be_is_one_block_with_its_exit_code(town, capsys):
         ("stake", "add", "adapter:py", "5"),
         ("payout", "withdraw", "5", "--to", ADDRESS),
         ("govern", "propose", "T", "--spend", "user:bob", "5"),
+        ("ask", "os-docs", "a question whose fee could not be told"),
     ],
 )
 def test_without_the_servers_unit_no_amount_is_sent(
@@ -162,8 +163,9 @@ def test_without_the_servers_unit_no_amount_is_sent(
 
     monkeypatch.setattr(town.economy, "parameter_table", busy)
     before = town.ledger.checkpoint()
-    assert main([*words, "--json"]) != 0
-    assert json.loads(capsys.readouterr().err)["error"]["code"] == "ledger_unavailable"
+    assert main(list(words)) != 0
+    printed = capsys.readouterr()
+    assert (printed.out, "ledger_unavailable" in printed.err) == ("", True)
     assert town.ledger.checkpoint() == before
 
 
