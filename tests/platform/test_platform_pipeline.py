@@ -6,7 +6,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import ray
 from tiny_model import make_tiny_base, tiny_rows
 from trained_world import Remote
 
@@ -26,6 +25,7 @@ from openledger.economy.nonces import DEPOSIT_NANO, NonceBook
 from openledger.ledger import Ledger
 from openledger.ledger.nonces import commitment
 from openledger.platform import pipeline
+from openledger.platform.hosts import IndexHosts
 from openledger.training.examples import encode_row
 from openledger.training.loop import train
 from openledger.training.lora import attach_lora
@@ -319,14 +319,16 @@ def told(number, digest, ids):
 @pytest.mark.cluster
 def test_answers_of_an_adapter_that_was_replaced_within_the_period_are_attributed_to_it(cluster, base, retrained):
     registry, jobs, indexes = retrained
-    host = start_index_host(base, num_cpus=0)
-    rows = pipeline.build_indexes([host], [job for job, _, _ in jobs], [decoys for _, _, decoys in jobs], indexes)
+    hosts = IndexHosts([base], lambda base, _: start_index_host(base, num_cpus=0))
+    rows = pipeline.build_indexes(
+        [hosts.of(base.digest)], [job for job, _, _ in jobs], [decoys for _, _, decoys in jobs], indexes
+    )
     assert rows == [len(job.rows) + len(decoys) for job, _, decoys in jobs]
     old, new = (card.digest for _, card, _ in jobs)
     answers = (told(1, old, (5, 6)), told(2, new, (7, 8)), told(3, new, (9,)), told(4, new, ()))
     pool = Pool(adapter="greek", period="p1", total_nano=3000, settled=False, answers=answers)
     gains = iter(np.float32([[2.0], [1.0]]) for _ in answers)
-    found = pipeline.attribute(pool, lambda _: host, lambda *_: next(gains), registry, indexes)
+    found = pipeline.attribute(pool, hosts.of, lambda *_: next(gains), registry, indexes)
     parts = {part.answers[0].adapter_digest: part for part in found.parts}
     assert {digest: [a.answer_id for a in part.answers] for digest, part in parts.items()} == {
         old: ["ans_1"],
@@ -337,7 +339,7 @@ def test_answers_of_an_adapter_that_was_replaced_within_the_period_are_attribute
     assert found.scores.gain_nano == sum(part.scores.gain_nano for part in parts.values()) == 3000
     gone = jobs[0][0].rows[0]
     gains = iter(np.float32([[2.0], [1.0]]) for _ in answers)
-    left = pipeline.attribute(pool, lambda _: host, lambda *_: next(gains), registry, indexes, withdrawn=[gone.row_id])
+    left = pipeline.attribute(pool, hosts.of, lambda *_: next(gains), registry, indexes, withdrawn=[gone.row_id])
     changed = {who for who, score in found.scores.scores_nano.items() if left.scores.scores_nano[who] != score}
     assert changed == {gone.contributor_id}  # what the row was owed is nobody's
-    ray.kill(host)
+    hosts.end()
