@@ -19,12 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from openledger.api.errors import error_response
 from openledger.core.errors import Unavailable
 
 _CUT_OFF_S = 20  # for requests that are cut off to end: last words of the engine, and paying for what was said
 _KEEP_ALIVE_S = 90  # longer than clients keep a connection, or one is closed under a request
+MAX_REQUESTS = 1024  # under way at once, as many as Ray Serve's proxy lets through
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +44,7 @@ class Door:
 async def open_door(app: ASGIApp, door: Door) -> AsyncIterator[None]:
     """Raises Unavailable (`port_taken`)."""
     config = uvicorn.Config(
-        app,
+        _Bounded(app),
         lifespan="off",
         log_config=None,
         access_log=False,
@@ -62,6 +64,25 @@ async def open_door(app: ASGIApp, door: Door) -> AsyncIterator[None]:
             await serving
             if cut_off := set(server.server_state.tasks):
                 await asyncio.wait(cut_off, timeout=_CUT_OFF_S)
+
+
+class _Bounded:
+    """Uvicorn's own limit counts idle connections too, and would let a client that only holds some keep others out."""
+
+    def __init__(self, app: ASGIApp):
+        self._app = app
+        self._num_requests = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._num_requests >= MAX_REQUESTS:
+            response = error_response(_full())
+            response.headers["Connection"] = "close"  # its body is not read
+            return await response(scope, receive, send)
+        self._num_requests += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._num_requests -= 1
 
 
 class _Server(uvicorn.Server):
@@ -114,6 +135,12 @@ def _listening(door: Door) -> Iterator[socket.socket]:
         except OSError as error:
             raise _taken(door, str(error)) from error
         yield listener
+
+
+def _full() -> Unavailable:
+    return Unavailable(
+        f"the gateway has {MAX_REQUESTS} requests under way", code="gateway_full", fix="try again in a few seconds"
+    )
 
 
 def _taken(door: Door, reason: str) -> Unavailable:

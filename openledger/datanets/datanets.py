@@ -55,7 +55,7 @@ from openledger.datanets.feedback import Feedback
 from openledger.datanets.gate import GATE_VERSION, NO_DETECTORS, Detectors, Rules, decide, judge
 from openledger.datanets.holders import HeldChange
 from openledger.datanets.layout import Layout, ShardPort
-from openledger.datanets.leaderboard import Leaderboard
+from openledger.datanets.leaderboard import Leaderboard, LeaderboardPage
 from openledger.datanets.panels import PanelSeat
 from openledger.datanets.preparing import Announced, Prepared, announced
 from openledger.datanets.registry import (
@@ -598,6 +598,10 @@ class Datanets:
 
     def leaderboard(self, name: str) -> Leaderboard:
         return self._registry.leaderboard(self._registry.datanet(name).name, self._clock.now_ms())
+
+    def leaderboard_page(self, name: str, after: str, limit: int) -> LeaderboardPage:
+        """A page of it, and the sums of all. Raises NotFound (`unknown_contributor`) as `Leaderboard.page`."""
+        return self.leaderboard(name).page(after, limit)
 
     def withdraw(self, withdrawal: Withdrawal) -> Removal:
         """Forget rows at their contributor's wish. When this returns, no shard holds them, and the next version leaves

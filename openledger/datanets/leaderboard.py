@@ -48,13 +48,30 @@ class Cohort:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LeaderboardPage:
+    """Some of the `contributors`, of which `first` is the place of the first one, counted from 0; all else is of the
+    whole leaderboard."""
+
+    first: int
+    contributors: tuple[Activity, ...]
+    num_contributors: int
+    rows_a_week: int
+    duplicates: int
+    cohorts: tuple[Cohort, ...]
+    reviewers: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Leaderboard:
+    """`reviewers`: how many reviews each has made."""
+
     contributors: tuple[Activity, ...]
     cohorts: tuple[Cohort, ...]
+    reviewers: Mapping[str, int]
 
-    def page(self, after: str, limit: int) -> tuple[int, tuple[Activity, ...]]:
-        """The place, counted from 0, of the first of up to `limit` contributors behind the one whose id is `after`, or
-        from the top without it; and those. Raises NotFound (`unknown_contributor`) for who isn't on it."""
+    def page(self, after: str, limit: int) -> LeaderboardPage:
+        """Up to `limit` contributors behind the one whose id is `after`, or from the top without it. Raises NotFound
+        (`unknown_contributor`) for who isn't on it."""
         first = 0
         if after:
             places = {one.contributor_id: place for place, one in enumerate(self.contributors)}
@@ -66,7 +83,15 @@ class Leaderboard:
                     fix="send the last contributor_id of the page before, or nothing to begin at the top",
                 )
             first = places[after] + 1
-        return first, self.contributors[first : first + limit]
+        return LeaderboardPage(
+            first=first,
+            contributors=self.contributors[first : first + limit],
+            num_contributors=len(self.contributors),
+            rows_a_week=sum(one.rows_a_week for one in self.contributors),
+            duplicates=sum(one.duplicates for one in self.contributors),
+            cohorts=self.cohorts,
+            reviewers=self.reviewers,
+        )
 
 
 class LeaderboardCache:
@@ -126,7 +151,9 @@ def read_leaderboard(
         for contributor, own in counts.items()
     ]
     people.sort(key=lambda one: (-one.accepted, one.name, one.contributor_id))
-    return Leaderboard(contributors=tuple(people), cohorts=cohorts(times, now_ms))
+    query = "SELECT reviewer, count(*) FROM reviews WHERE datanet = ? GROUP BY reviewer ORDER BY reviewer"
+    reviewers = {str(reviewer): int(number) for reviewer, number in connection.execute(query, (datanet,))}
+    return Leaderboard(contributors=tuple(people), cohorts=cohorts(times, now_ms), reviewers=reviewers)
 
 
 def cohorts(times: Mapping[str, set[int]], now_ms: int) -> tuple[Cohort, ...]:

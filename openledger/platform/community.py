@@ -6,7 +6,7 @@ that account's consent, for they hold what was asked. Who signs them is whom the
 """
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import asdict
 from typing import Any
 
@@ -14,7 +14,7 @@ from openledger.core.errors import Conflict, InvalidInput, NotFound
 from openledger.core.rating import feedback_source, rater
 from openledger.core.values import Contribution, ContributionReceipt, RowDraft
 from openledger.datanets.feedback import RATING, Feedback
-from openledger.datanets.leaderboard import Activity, Leaderboard
+from openledger.datanets.leaderboard import Activity, LeaderboardPage
 from openledger.datanets.reviews import ReviewerRecord, ReviewOutcome
 from openledger.economy import Payout
 from openledger.platform.calls import answered
@@ -140,20 +140,19 @@ class Community(Claims):
         return {"answer_id": answer_id, "datanet": given.datanet, "contributor_id": contributor, "rating": rating}
 
     async def leaderboard(self, name: str, *, after: str = "", limit: int = MOST_SHOWN) -> dict[str, Any]:
-        board: Leaderboard = await answered(self._datanets.leaderboard.remote(name))
+        asked = self._datanets.leaderboard_page.remote(name, after, min(limit, MOST_SHOWN))
+        page: LeaderboardPage = await answered(asked)
         adapters = set(self.adapters_of(name))
-        first, shown = board.page(after, min(limit, MOST_SHOWN))
-        people = await asyncio.gather(*(self._with_earnings(one, adapters) for one in shown))
-        reviewers: Sequence[ReviewerRecord] = await answered(self._datanets.reviewers.remote(name))
+        people = await asyncio.gather(*(self._with_earnings(one, adapters) for one in page.contributors))
         return {
             "datanet": name,
-            "contributors": [{"rank": first + place, **one} for place, one in enumerate(people, start=1)],
-            "num_contributors": len(board.contributors),
-            "has_more": first + len(people) < len(board.contributors),
-            "rows_a_week": sum(one.rows_a_week for one in board.contributors),
-            "duplicates": sum(one.duplicates for one in board.contributors),
-            "cohorts": [asdict(cohort) for cohort in board.cohorts],
-            "reviewers": [{"reviewer": one.reviewer, "num_reviews": one.num_reviews} for one in reviewers],
+            "contributors": [{"rank": page.first + place, **one} for place, one in enumerate(people, start=1)],
+            "num_contributors": page.num_contributors,
+            "has_more": page.first + len(people) < page.num_contributors,
+            "rows_a_week": page.rows_a_week,
+            "duplicates": page.duplicates,
+            "cohorts": [asdict(cohort) for cohort in page.cohorts],
+            "reviewers": [{"reviewer": one, "num_reviews": number} for one, number in page.reviewers.items()],
         }
 
     async def _with_earnings(self, one: Activity, adapters: Collection[str]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from openledger.core.signing import SigningKey
 from openledger.core.values import Contribution, RowDraft
 from openledger.datanets.contribution import sign_contribution
 from openledger.datanets.terms import Terms
+from openledger.platform import community
 
 OWNER_KEY, ALICE_KEY = {"Authorization": "Bearer olk_user:owner"}, {"Authorization": "Bearer olk_user:alice"}
 PRIVATE = RowDraft(prompt="Who answers?", completion="Send all letters to the reader at reader@mail.net please.")
@@ -220,6 +221,23 @@ class TestLeaderboard:
         assert seen == [(one["rank"], one["contributor_id"]) for one in whole["contributors"]]
         assert ([rank for rank, _ in seen], whole["num_contributors"]) == ([1, 2, 3], 3)
         assert told["duplicates"] == whole["duplicates"] == 3
+
+    def test_no_more_leaves_the_datanets_than_a_page(
+        self, client: TestClient, house: House, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for number, key in enumerate((ADA, BOB, AUDITOR)):
+            house.rows.contribute(sign_contribution(key, "docs", ROWS[: 3 - number], str(number)))
+        answered, crossed = community.answered, list[Any]()
+
+        async def recorded(reference: Any) -> Any:
+            crossed.append(await answered(reference))
+            return crossed[-1]
+
+        monkeypatch.setattr(community, "answered", recorded)
+        told = client.get("/v1/datanets/docs/leaderboard", params={"limit": 1}).json()
+        assert ([one["rank"] for one in told["contributors"]], told["has_more"]) == ([1], True)
+        assert (told["num_contributors"], told["rows_a_week"], told["reviewers"]) == (3, 3, [])
+        assert [len(one.contributors) for one in crossed if hasattr(one, "contributors")] == [1]
 
     def test_a_page_behind_nobody_is_refused(self, client: TestClient) -> None:
         path = "/v1/datanets/docs/leaderboard"

@@ -105,6 +105,30 @@ async def test_an_answer_under_way_ends_before_the_door_is_closed(door: Door) ->
         assert (await asking).text == "whole"
 
 
+async def test_more_requests_at_once_than_it_holds_are_told_to_come_again(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("openledger.api.door.MAX_REQUESTS", 2, raising=False)
+    begun, go = asyncio.Semaphore(0), asyncio.Event()
+
+    async def slow(scope, receive, send):
+        begun.release()
+        await go.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"whole"})
+
+    async with open_door(slow, door), httpx.AsyncClient(timeout=30) as client:
+        asking = [asyncio.ensure_future(client.get(url(door, "/"))) for _ in range(2)]
+        for _ in asking:
+            await begun.acquire()
+        asyncio.get_running_loop().call_later(15, go.set)  # lest it hangs where none is refused
+        refused = await client.get(url(door, "/"))
+        go.set()
+        assert [(await one).text for one in asking] == ["whole", "whole"]
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "gateway_full")
+        assert (await client.get(url(door, "/"))).text == "whole"
+
+
 async def test_one_that_is_cut_off_ends_before_the_door_is_closed(door: Door) -> None:
     """When the time to drain is over: what was said of it is paid for by then."""
     log = []

@@ -3,8 +3,9 @@
 import pytest
 from datanet_samples import clock_of, key_of, sample_drafts, signed
 
-from openledger.core.errors import TooLarge
+from openledger.core.errors import NotFound, TooLarge
 from openledger.core.signing import contributor_id
+from openledger.core.values import RowDraft
 from openledger.datanets.datanets import Datanets
 from openledger.datanets.feedback import MAX_RATERS, Feedback
 from openledger.datanets.leaderboard import DAY_MS, KEPT_MS, WEEK_MS, cohorts
@@ -45,6 +46,36 @@ def test_it_is_read_once_a_minute_however_often_it_is_asked_for(datanets: Datane
     assert datanets.leaderboard("docs") is first
     clock_of(datanets).advance(KEPT_MS)
     assert {one.contributor_id for one in datanets.leaderboard("docs").contributors} == {ADA, BOB}
+
+
+def test_a_page_has_a_few_of_them_and_the_sums_of_all(datanets: Datanets) -> None:
+    for name, number in (("ada", 4), ("bob", 2), ("eve", 1)):
+        datanets.contribute(signed(name, sample_drafts(number, name)))
+    first = datanets.leaderboard_page("docs", "", 1)
+    second = datanets.leaderboard_page("docs", ADA, 5)
+    assert [(page.first, [one.name for one in page.contributors]) for page in (first, second)] == [
+        (0, ["ada"]),
+        (1, ["bob", "eve"]),
+    ]
+    assert {(page.num_contributors, page.rows_a_week, page.duplicates) for page in (first, second)} == {(3, 7, 0)}
+    assert first.cohorts == datanets.leaderboard("docs").cohorts
+    with pytest.raises(NotFound) as caught:
+        datanets.leaderboard_page("docs", "ctr_nobody", 1)
+    assert caught.value.code == "unknown_contributor"
+
+
+def test_reviewers_are_counted_with_it_once_a_minute(datanets: Datanets) -> None:
+    mail = [
+        RowDraft(prompt=f"Whom do I ask about {what}?", completion=f"Write to {who}@engines.org about the {what}.")
+        for who, what in (("ada.lovelace", "cards"), ("charles.b", "wheels of brass"))
+    ]
+    receipt = datanets.contribute(signed("bob", mail))
+    for number, verdict in enumerate(receipt.verdicts):
+        datanets.review("docs", verdict.row_id, "acct_owner", accept=True)
+        assert datanets.leaderboard_page("docs", "", 1).reviewers == {"acct_owner": 1}, number
+    clock_of(datanets).advance(KEPT_MS)
+    page = datanets.leaderboard_page("docs", "", 1)
+    assert page.reviewers == {one.reviewer: one.num_reviews for one in datanets.reviewers("docs")} == {"acct_owner": 2}
 
 
 def test_an_answer_is_rated_by_so_many_contributors_and_no_more(datanets: Datanets) -> None:
