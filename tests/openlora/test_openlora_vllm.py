@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import pytest_asyncio
+import torch
 
 if importlib.util.find_spec("vllm") is None:
     pytest.skip(
@@ -40,7 +41,10 @@ from openlora_models import (
     text_of,
     tokens_of,
 )  # fmt: skip
+from safetensors.torch import save_file
 
+from openledger.adapters.base_model import load_model
+from openledger.adapters.card import adapter_digest
 from openledger.adapters.registry import AdapterRegistry
 from openledger.core.errors import Corrupt, InvalidInput, OpenLedgerError, TooLarge
 from openledger.core.values import GenerationRequest, Grammar, SamplingParameters
@@ -156,14 +160,15 @@ class TestBadAdapters(requests_suite.TestBadAdapters):
         self, served: Served, engine: VllmEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """What it computed is made finite after the step: a further step would read that, and tell a wrong number."""
-        digest = requests_suite._filled(served, tmp_path, 1e30)
+        bad, other = 20, 30
+        digest = _overflowing_at(served, tmp_path, bad, other)
         engine.load(digest, tmp_path)
         monkeypatch.setattr(engine._scheduler, "max_num_scheduled_tokens", 32)
-        steps, step = [], engine._vllm.step
-        monkeypatch.setattr(engine._vllm, "step", lambda: steps.append(1) or step())
-        _assert_overflows(engine, digest)
-        assert len(steps) == 1
+        with pytest.raises(Corrupt, match=digest) as caught:
+            engine.score([other] * 3 + [bad] + [other] * 60, [other] * 4, [digest])
+        assert caught.value.code == "non_finite_logits"
         assert not engine._vllm.has_unfinished_requests()
+        assert np.isfinite(engine.score([other] * 64, [other] * 4, [digest])).all()
 
     def test_one_that_overflows_while_it_gives_way_has_no_score(
         self, served: Served, engine: VllmEngine, tmp_path: Path
@@ -489,6 +494,22 @@ class TestAdapters(BesideTorch, server_suite.TestAdapters):
 
 class TestScore(BesideTorch, server_suite.TestScore):
     pass
+
+
+def _overflowing_at(served: Served, folder: Path, bad: int, other: int) -> str:
+    """An adapter of the first layer's queries that overflows at the token `bad`, and is finite at `other`."""
+    model = load_model(served.base)
+    layer, name = model.model.layers[0], "base_model.model.model.layers.0.self_attn.q_proj"
+    with torch.no_grad():
+        hidden_TH = layer.input_layernorm(model.get_input_embeddings().weight[[bad, other]]).double()
+    at_bad_H, at_other_H = hidden_TH
+    only_bad_H = at_bad_H - at_other_H * (at_bad_H @ at_other_H) / (at_other_H @ at_other_H)
+    a_H = 1e20 * only_bad_H / (only_bad_H @ at_bad_H)
+    weights = {f"{name}.lora_A.weight": a_H.float()[None], f"{name}.lora_B.weight": torch.full((len(a_H), 1), 1e20)}
+    save_file(weights, folder / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 1, "lora_alpha": 1, "target_modules": ["q_proj"], "bias": "none"}
+    (folder / "adapter_config.json").write_text(json.dumps({**config, "layers_to_transform": [0]}))
+    return adapter_digest(folder)
 
 
 def _assert_overflows(engine: VllmEngine, digest: str) -> None:
