@@ -71,7 +71,7 @@ def test_a_proof_says_that_the_rows_are_the_sealed_ones(ledger):
         ({"signed": {**SIGNED, "content_root": "ce" * 32}}, "invalid_signature"),
         ({"signed": {**SIGNED, "datanet": "np"}}, "malformed_statement"),
         ({"signature": EVE.sign(canonical_json(SIGNED))}, "invalid_signature"),
-        ({"public_key": EVE.public_key}, "malformed_statement"),
+        ({"public_key": EVE.public_key}, "invalid_signature"),
         ({"opened_ms": -1}, "malformed_statement"),
         ({"signed": {}}, "malformed_statement"),
     ],
