@@ -35,7 +35,7 @@ def version_dataset(
     if any(part.options is None for part in parts):  # its node may have no CPU to give, and no other can do it
         node = ray.get(datanets.__ray_call__.remote(_node_of))
         strategy = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
-        options, at_once = {"scheduling_strategy": strategy, "num_cpus": 0}, MAX_AT_ONCE
+        options, at_once = {"scheduling_strategy": strategy, "num_cpus": 0}, min(MAX_AT_ONCE, len(parts))
     return ray.data.read_datasource(PartsDatasource(parts, columns), ray_remote_args=options, concurrency=at_once)
 
 
