@@ -22,14 +22,16 @@ os.environ["OPENLEDGER_TEST_RUN"] = secrets.token_hex(8)
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from processes import MARK, describe, wait_until_gone
 
 if TYPE_CHECKING:
     from postgres_server import PostgresServer
 
-settings.register_profile("reduced", max_examples=50, deadline=None)
-settings.register_profile("full", max_examples=2000, deadline=None)
+# How fast examples are drawn says something about the machine, and nothing about the code.
+_UNTIMED: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("reduced", max_examples=50, **_UNTIMED)
+settings.register_profile("full", max_examples=2000, **_UNTIMED)
 settings.load_profile("reduced")
 
 
