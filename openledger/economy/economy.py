@@ -262,6 +262,11 @@ class Economy(Offices):
         self._deposits.give_back()
         self.run_due()
 
+    def run_due(self) -> int:
+        """As `Offices.run_due`; what was sold while the ledger was away is paid for first, before its hold ends."""
+        self._sales.post_waiting()
+        return super().run_due()
+
     def release_expired(self) -> int:
         """See `SaleBook.release_expired`."""
         return self._sales.release_expired()
