@@ -28,6 +28,7 @@ CREATE TABLE IF NOT EXISTS answers(
 CREATE INDEX IF NOT EXISTS answers_by_pool ON answers(adapter, period);
 CREATE INDEX IF NOT EXISTS answers_waiting ON answers(state) WHERE state = 'stored';
 CREATE INDEX IF NOT EXISTS answers_kept ON answers(answer_id) WHERE payload IS NOT NULL;
+CREATE TABLE IF NOT EXISTS last_posted(place INTEGER PRIMARY KEY, answer_id TEXT NOT NULL) STRICT;
 """
 
 
@@ -99,6 +100,31 @@ class AnswerStore:
     def mark(self, answer_id: str, state: AnswerState) -> None:
         with writing(self._db):
             self._db.execute("UPDATE answers SET state = ? WHERE answer_id = ?", (state, answer_id))
+            if state == "posted":
+                self._db.execute("INSERT OR REPLACE INTO last_posted VALUES (0, ?)", (answer_id,))
+
+    def last_posted(self) -> str:
+        """The answer that was posted last; the newest that was, where that wasn't noted. Empty where none was."""
+        query = f"""SELECT answer_id FROM last_posted
+                    UNION ALL SELECT max(answer_id) FROM answers WHERE {_IN_LOG} LIMIT 1"""
+        return str(self._db.execute(query).get or "")
+
+    def in_log(self) -> list[str]:
+        """Answers whose fee the log should have."""
+        return [str(row[0]) for row in self._db.execute(f"SELECT answer_id FROM answers WHERE {_IN_LOG}")]
+
+    def refunded(self) -> list[str]:
+        return [str(row[0]) for row in self._db.execute("SELECT answer_id FROM answers WHERE state = 'refunded'")]
+
+    def unrefund(self, answer_id: str) -> None:
+        with writing(self._db):
+            self._db.execute("UPDATE answers SET state = 'posted' WHERE answer_id = ?", (answer_id,))
+
+    def adopt(self, usage: dict[str, Any], refunded: bool) -> None:
+        """An answer that only the log knows: what it said is lost."""
+        row = (*_row(StoredAnswer(usage=usage, sealed=b"", state="posted")), "refunded" if refunded else "posted")
+        with writing(self._db):
+            self._db.execute("INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?, ?)", row)
 
     def in_pool(self, adapter: str, period: str) -> list[Answer]:
         """The decrypted answers that paid into a pool, those that can still be read. Raises Corrupt where one doesn't
@@ -140,6 +166,16 @@ class AnswerStore:
             "SELECT DISTINCT adapter FROM answers WHERE period = ? AND state = 'settled' AND pool_nano > 0 ORDER BY 1"
         )
         return [str(row[0]) for row in self._db.execute(query, (period,))]
+
+    def periods_settled(self) -> list[str]:
+        """Those with a settled pool, the newest first."""
+        query = "SELECT DISTINCT period FROM answers WHERE state = 'settled' ORDER BY length(period) DESC, period DESC"
+        return [str(row[0]) for row in self._db.execute(query)]
+
+    def unsettle(self, adapter: str, period: str) -> None:
+        with writing(self._db):
+            query = "UPDATE answers SET state = 'posted' WHERE adapter = ? AND period = ? AND state = 'settled'"
+            self._db.execute(query, (adapter, period))
 
     def settle(self, adapter: str, period: str) -> None:
         with writing(self._db):
@@ -232,6 +268,7 @@ def _row(stored: StoredAnswer) -> tuple[str | int | bytes | None, ...]:
 
 
 _PAID = "adapter = ? AND period = ? AND state IN ('posted', 'settled') AND pool_nano > 0"
+_IN_LOG = "state IN ('posted', 'settled', 'refunded')"
 _STATES: dict[str, AnswerState] = {
     "stored": "stored",
     "posted": "posted",

@@ -4,12 +4,14 @@
     check    when it is executed: whether they still have it, and nobody can dispute them any more
 
 A pool gives what its settlement left unattributed, less what disputes, refunds and earlier bounties took. All of it is
-read from the log, by the same state with which the audit checks it (`ledger.disputes`). Bounties of before there were
-named pools are the oldest pools' that have something free.
+read from the log, by the same state with which the audit checks it (`ledger.disputes`), and kept until something moves
+on `unattributed`, for nothing else changes it. Bounties of before there were named pools are the oldest pools' that
+have something free.
 """
 
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from openledger.core.errors import Conflict, Corrupt, NotFound
@@ -18,11 +20,17 @@ from openledger.economy.pool_history import PoolHistory
 from openledger.economy.port import LedgerPort
 from openledger.economy.register import RegisterBook
 from openledger.ledger.accounts import UNATTRIBUTED, pool_account, pool_key
-from openledger.ledger.governance import pools_of
+from openledger.ledger.governance import check_asked, pools_of
 from openledger.ledger.transfers import Entry
 
 _FEW = 64
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Free:
+    nano: int
+    settled_ms: int
 
 
 class BountyBook:
@@ -34,20 +42,21 @@ class BountyBook:
         self._pools = pools
         self._left: list[tuple[str, str]] = []  # in the order of their settlements
         self._next_seq = 0
+        self._free: dict[tuple[str, str], _Free] = {}
 
     def named(self, action: Mapping[str, Any]) -> dict[str, Any]:
-        """`action` with its `object` and the pools that pay it. Raises Conflict (`bounty_cap_reached`,
-        `bounty_exceeds_unattributed`) where there isn't that much."""
-        amount_nano = action.get("amount_nano")
-        if action.get("kind") != "bounty" or type(amount_nano) is not int or amount_nano < 1:
+        """`action` with its `object` and the pools that pay it. Raises InvalidInput for a bounty that can't be, before
+        any pool is read, Conflict (`bounty_cap_reached`, `bounty_exceeds_unattributed`) where there isn't that much."""
+        if action.get("kind") != "bounty":
             return dict(action)
+        check_asked(action)
         state = self._register.refresh()
-        state.governance.check_cap(amount_nano, state.parameters)
+        state.governance.check_cap(action["amount_nano"], state.parameters)
         given = {"object": "", **action}
-        if "from_nano" not in given:
-            given["from_nano"] = self._oldest_first(amount_nano)
-        elif isinstance(given["from_nano"], Mapping):
+        if "from_nano" in given:
             self._check(given, window_ms=0)
+        else:
+            given["from_nano"] = self._oldest_first(action["amount_nano"])
         return given
 
     def check(self, action: Mapping[str, Any]) -> None:
@@ -56,10 +65,11 @@ class BountyBook:
             self._check(action, self._register.parameters().dispute_window_ms)
 
     def _check(self, action: Mapping[str, Any], window_ms: int) -> None:
+        self._refresh()
         owed = self._owed() if pools_of(action) else {}
         for key, amount_nano in pools_of(action).items():
             free_nano = max(0, self._spendable_nano(key, window_ms) - owed.get(key, 0))
-            if type(amount_nano) is int and amount_nano > free_nano:
+            if amount_nano > free_nano:
                 raise _too_much(free_nano, amount_nano, f" in {pool_account(*key)}")
 
     def _oldest_first(self, amount_nano: int) -> dict[str, int]:
@@ -90,20 +100,26 @@ class BountyBook:
 
     def _spendable_nano(self, key: tuple[str, str], window_ms: int) -> int:
         """What a pool can give now: nothing where it wasn't settled, or its history can't be read."""
+        free = self._free.get(key) or self._read(key)
+        return free.nano if free is not None and self._register.now_ms() >= free.settled_ms + window_ms else 0
+
+    def _read(self, key: tuple[str, str]) -> _Free | None:
         try:
             told = self._pools.read(*key)
         except NotFound:
-            return 0
+            return None
         except Corrupt as error:
             _log.error("%s pays no bounty, it can't be read: %s (%s)", pool_account(*key), error.message, error.code)
-            return 0
+            return None
         if key in self._left and told.funds(key).left_nano <= 0:
             self._left.remove(key)
-        return told.spendable_nano(key, window_ms, self._register.now_ms())
+        self._free[key] = _Free(nano=told.free_nano(key), settled_ms=told.pools[key].settled_ms)
+        return self._free[key]
 
     def _refresh(self) -> list[tuple[str, str]]:
         """The pools that may have something left, with those that were settled since."""
         for entry in reversed(self._since()):
+            self._free.clear()
             if entry.transfer.debit.startswith("pool:"):
                 self._left.append(pool_key(entry.transfer.debit))
             self._next_seq = entry.seq + 1

@@ -32,7 +32,7 @@ from openledger.core.values import (
     Pool,
     Settlement,
 )
-from openledger.economy import answers, caps, holds, keys, offices, periods, refunds, seals, verdicts
+from openledger.economy import answers, caps, holds, keys, offices, periods, refunds, restored, seals, verdicts
 from openledger.economy.answers import AnswerStore
 from openledger.economy.appeals import AppealBook
 from openledger.economy.caps import CapStore
@@ -50,6 +50,7 @@ from openledger.economy.port import LedgerPort
 from openledger.economy.refunds import RefundBook
 from openledger.economy.requests import SCHEMA as REQUESTS_SCHEMA
 from openledger.economy.requests import RequestStore
+from openledger.economy.restored import Reconciliation
 from openledger.economy.sales import SaleBook, check_key
 from openledger.economy.settlement import (
     as_replay,
@@ -91,6 +92,7 @@ _SCHEMA = (
     + REQUESTS_SCHEMA
     + caps.SCHEMA
     + refunds.SCHEMA
+    + restored.SCHEMA
     + offices.SCHEMA
 )
 _FUNDING = {"payout": "fees", "dispute_award": "fees", "stake_reward": "fees", "emission": "emission"}
@@ -137,6 +139,7 @@ class Economy(Offices):
         self._signers = SignerBook(ledger)
         self._caps = CapStore(self._db)
         self._refunds = RefundBook(ledger, self._answers, self._db)
+        self._restored = Reconciliation(ledger, self._answers, self._db)
         self._register.choose(unit)
         first = parameters or parameters_in(self._register.state.unit)
         opened = self._register.begin(first, self._periods.current())
@@ -249,8 +252,9 @@ class Economy(Offices):
         return dict(verdicts.bought_by(self._answers.find(answer_id), answer_id, account).usage)
 
     def recover(self) -> None:
-        """Post what was stored and not posted, finish settlements and deposits, release and delete what has expired.
-        Called at the start; may be repeated."""
+        """Mend what a restored backup left apart, post what was stored and not posted, finish settlements and deposits,
+        release and delete what has expired. Called at the start; may be repeated."""
+        self._restored.run()
         self._sales.post_waiting()
         self._refunds.recover()
         self.pools()
@@ -261,6 +265,11 @@ class Economy(Offices):
         self._deposits.withhold_due()
         self._deposits.give_back()
         self.run_due()
+
+    def run_due(self) -> int:
+        """As `Offices.run_due`; what was sold while the ledger was away is paid for first, before its hold ends."""
+        self._sales.post_waiting()
+        return super().run_due()
 
     def release_expired(self) -> int:
         """See `SaleBook.release_expired`."""
@@ -296,6 +305,7 @@ class Economy(Offices):
         check_name(adapter, "adapter")
         self._periods.check(period)
         self._sales.post_waiting()
+        self._restored.read_refunds(pool_account(adapter, period))
         settled = self._finish(adapter, period)
         num_unreadable, unreadable_nano = (0, 0) if settled else self._answers.unreadable(adapter, period)
         marked = verdicts.marked_in(self._ledger, adapter, period)
@@ -580,6 +590,7 @@ class Economy(Offices):
             self.open_period()
         self._sales.post_waiting()
         pool = pool_account(scores.adapter, scores.period)
+        self._restored.read_refunds(pool)
         usages, marked = self._ledger.usages(pool), self._ledger.verdicts(pool)
         verdicts.check_left_out(left_out, marked, self._refunded(scores.adapter, scores.period))
         parameters = self.parameters(scores.period)

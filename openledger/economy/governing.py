@@ -33,6 +33,7 @@ class GovernanceBook:
         known = state.governance.keys.get((proposer, key))
         if known is not None and _says(state.governance.find(known), given):
             return known
+        state.governance.check_proposer({**given, "key": key}, state.stakes, state.parameters, self._register.now_ms())
         given["action"] = self._bounties.named(action)
         written = self._register.write(
             governance.PROPOSE,

@@ -20,18 +20,18 @@ class PeriodStore:
             connection.execute("INSERT OR IGNORE INTO periods VALUES (1, ?)", (time_ms,))
 
     def current(self) -> str:
-        return _name(self._newest())
+        return period_name(self._newest())
 
     def open_next(self, time_ms: int) -> str:
         """Close the current period and open the next one."""
         with writing(self._db):
             number = self._newest() + 1
             self._db.execute("INSERT INTO periods VALUES (?, ?)", (number, time_ms))
-        return _name(number)
+        return period_name(number)
 
     def following(self) -> str:
         """The name of the period that opens next."""
-        return _name(self._newest() + 1)
+        return period_name(self._newest() + 1)
 
     def catch_up(self, period: str, time_ms: int) -> None:
         """Open every period up to `period`, which the log has opened."""
@@ -42,7 +42,7 @@ class PeriodStore:
         """`period` if it is, or was, open. Raises InvalidInput for no period's name, NotFound for one not yet open."""
         if not isinstance(period, str) or not _PERIOD.fullmatch(period):
             raise InvalidInput(f"{period!r} is no period", code="invalid_period", param="period", fix="like p0001")
-        if not 1 <= int(period[1:]) <= self._newest() or period != _name(int(period[1:])):
+        if not 1 <= int(period[1:]) <= self._newest() or period != period_name(int(period[1:])):
             raise NotFound(f"there is no period {period} yet", code="period_not_found", param="period")
         return period
 
@@ -51,5 +51,5 @@ class PeriodStore:
         return int(str(row[0]))
 
 
-def _name(number: int) -> str:
+def period_name(number: int) -> str:
     return f"p{number:04d}"

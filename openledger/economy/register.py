@@ -16,6 +16,7 @@ from openledger.core.errors import (
 from openledger.core.money import Unit
 from openledger.economy.accounts import AccountBook, insufficient
 from openledger.economy.parameters import Parameters
+from openledger.economy.periods import period_name
 from openledger.economy.port import LedgerPort
 from openledger.ledger import accounts as names
 from openledger.ledger import parameters, units
@@ -95,11 +96,14 @@ class RegisterBook:
         self.write(units.UNIT, lambda *_: {"unit": unit.name})
 
     def begin(self, first: Parameters, period: str) -> str:
-        """The open period, with `first` as the parameters of a register that has none yet."""
+        """The open period, with `first` as the parameters of a register that has none yet. Periods up to `period`,
+        which is open elsewhere, are opened where a restored log lacks them."""
         if not self._state.parameters.versions:
             self.write(parameters.PARAMETERS, lambda *_: {"version": first.version, "values": first.values})
         if not self._state.parameters.current:
             self.open_period(period)
+        while (opened := int(self._state.parameters.current[1:])) < int(period[1:]):
+            self.open_period(period_name(opened + 1))
         return self._state.parameters.current
 
     def open_period(self, period: str) -> None:

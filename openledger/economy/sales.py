@@ -171,8 +171,8 @@ class SaleBook:
         paid = results[0] not in _GONE
         if paid:
             self._accounts.check(results, transfers)
-        else:
-            self._release(self._find_hold(stored.answer_id))
+        elif (hold := self._holds.find(stored.answer_id)) is not None:
+            self._release(hold)
         self._answers.mark(stored.answer_id, "posted" if paid else "unpaid")
         if paid:
             self._holds.mark(stored.answer_id, "posted")
@@ -181,7 +181,8 @@ class SaleBook:
 
     def post_waiting(self) -> None:
         for stored in self._answers.waiting():
-            self._accounts.open(*parts_by_account(stored.usage["parts_nano"], stored.usage["accounts"]))
+            parts = parts_by_account(stored.usage["parts_nano"], stored.usage["accounts"])
+            self._accounts.open(stored.usage["account"], *parts)
             self.post(stored)
 
     def _hold_for(

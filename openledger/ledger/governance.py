@@ -143,28 +143,34 @@ class Governance:
     def check_proposal(
         self, statement: Statement, number: int, stakes: Stakes, parameters: ParameterBook, time_ms: int
     ) -> None:
-        """Raises Forbidden below the threshold, InvalidInput for an action that can't be, or times and a quorum that
-        aren't those in force, Conflict for a key that was used."""
-        values, proposer = parameters.in_force, statement["proposer"]
+        """Raises what `check_proposer` does, InvalidInput for an action that can't be, or times and a quorum that
+        aren't those in force."""
+        self.check_proposer(statement, stakes, parameters, time_ms)
+        self._check_action(statement["action"], stakes, parameters, time_ms)
+        values = parameters.in_force
+        quorum_ppm = quorum(values, statement["action"])
+        expected = {"proposal": proposal_id(number), "quorum_ppm": quorum_ppm, **times(values, time_ms)}
+        if any(statement[name] != value for name, value in expected.items()):
+            raise InvalidInput("the proposal's terms aren't those in force", code="wrong_terms", param="proposal")
+
+    def check_proposer(self, statement: Statement, stakes: Stakes, parameters: ParameterBook, time_ms: int) -> None:
+        """Raises Forbidden below the threshold, InvalidInput for texts that can't be, Conflict for a key that was
+        used."""
+        threshold_nano, proposer = parameters.in_force["vote_threshold_nano"], statement["proposer"]
         check_account_id(proposer, "proposer")
         _check_texts(statement)
         check_key(statement["key"])
         if (proposer, statement["key"]) in self.keys:
             raise idempotency_conflict()
         power_nano = stakes.powers.of(proposer, time_ms)
-        if power_nano < values["vote_threshold_nano"]:
+        if power_nano < threshold_nano:
             raise Forbidden(
                 f"{proposer} has {format_money(power_nano)} of voting power; a proposal takes"
-                f" {format_open(values['vote_threshold_nano'])}",
+                f" {format_open(threshold_nano)}",
                 code="below_threshold",
                 param="proposer",
                 fix="stake more, or be delegated to",
             )
-        self._check_action(statement["action"], stakes, parameters, time_ms)
-        quorum_ppm = quorum(values, statement["action"])
-        expected = {"proposal": proposal_id(number), "quorum_ppm": quorum_ppm, **times(values, time_ms)}
-        if any(statement[name] != value for name, value in expected.items()):
-            raise InvalidInput("the proposal's terms aren't those in force", code="wrong_terms", param="proposal")
 
     def apply_proposal(self, statement: Statement) -> None:
         names = [name for name in Proposal.__dataclass_fields__ if name in statement]
@@ -265,11 +271,7 @@ class Governance:
     def _check_action(self, action: Any, stakes: Stakes, parameters: ParameterBook, time_ms: int) -> None:
         kind = action.get("kind") if isinstance(action, Mapping) else None
         if not isinstance(kind, str) or kind not in _ACTIONS or not self._has_fields(kind, set(action) - {"kind"}):
-            raise InvalidInput(
-                f"a proposal does one of {', '.join(sorted(_ACTIONS))}, with its own fields",
-                code="invalid_proposal",
-                param="action",
-            )
+            raise _no_action()
         if kind == "parameters":
             parameters.changed(action["changes"])
         elif kind in ("spend", "bounty"):
@@ -292,6 +294,13 @@ class Governance:
                 code="bounty_cap_reached",
                 param="amount_nano",
             )
+
+
+def check_asked(bounty: Mapping[str, Any]) -> None:
+    """A bounty as it is asked for, with or without the pools that pay it. Raises InvalidInput; reads no pool."""
+    if not _UNNAMED_BOUNTY <= set(bounty) - {"kind"} <= _ACTIONS["bounty"]:
+        raise _no_action()
+    _check_spending(bounty)
 
 
 def _spent(statement: Statement, action: Mapping[str, Any], parameters: ParameterBook) -> Spent:
@@ -327,6 +336,14 @@ def times(values: Values, time_ms: int) -> dict[str, int]:
     eta_ms = deadline_ms + values["vote_timelock_ms"]
     expires_ms = eta_ms + values["vote_grace_ms"]
     return {"snapshot_ms": snapshot_ms, "deadline_ms": deadline_ms, "eta_ms": eta_ms, "expires_ms": expires_ms}
+
+
+def _no_action() -> InvalidInput:
+    return InvalidInput(
+        f"a proposal does one of {', '.join(sorted(_ACTIONS))}, with its own fields",
+        code="invalid_proposal",
+        param="action",
+    )
 
 
 def _passed(proposal: Proposal, stakes: Stakes) -> bool:

@@ -11,6 +11,7 @@ from openledger.economy.parameters import PRESETS
 from openledger.economy.settlement import payout_id
 from openledger.ledger.disputes import Disputes
 from openledger.ledger.parameters import DAY_MS
+from openledger.ledger.register import place_id
 
 OPEN = NANO_PER_OPEN
 P = Parameters()
@@ -548,6 +549,7 @@ def test_a_waiting_bounty_reads_the_pools_that_it_names_and_no_other(tmp_path, c
     town.economy.grant("user:alice", 1_000_000, "start")
     _, second = settled(settle_down(town), "p0001", "p0002")
     proposal = passed(town, clock, bounty(second, from_nano={"pool:py:p0002": second}))
+    town.restart()
     clock.advance(P.vote_timelock_ms)
     read, batch = [], town.ledger.batch
     monkeypatch.setattr(town.ledger, "batch", lambda seq: read.append(seq) or batch(seq))
@@ -562,10 +564,64 @@ def test_a_pool_of_which_nothing_is_left_is_not_read_again(voters, clock, monkey
     clock.advance(P.vote_timelock_ms)
     voters.economy.run_due()
     propose(voters, bounty(1), key="p2")
+    settled(voters, "p0003")
     read, batch = [], voters.ledger.batch
     monkeypatch.setattr(voters.ledger, "batch", lambda seq: read.append(seq) or batch(seq))
     propose(voters, bounty(second), key="p3")
     assert set(read) == {voters.ledger.find(payout_id("py", "p0002")).seq}
+
+
+def calls_of(ledger, monkeypatch):
+    """What is asked of a ledger from now on, by the methods that read a pool."""
+    asked = []
+    for name in ("find", "transfers", "batch"):
+        told = getattr(ledger, name)
+        monkeypatch.setattr(ledger, name, lambda *given, told=told: asked.append(given) or told(*given))
+    return asked
+
+
+MADE_UP = {f"pool:py{number}:p0001": 1 for number in range(2000)}
+
+
+@pytest.mark.parametrize(
+    ("proposer", "title", "more", "code"),
+    [
+        ("user:alice", "t", {}, "below_threshold"),
+        ("user:alice", "t", {"from_nano": MADE_UP}, "below_threshold"),
+        ("user:bob", "", {}, "invalid_proposal"),
+        ("user:bob", "t", {"amount_nano": 2000, "from_nano": MADE_UP}, "invalid_bounty"),
+        ("user:bob", "t", {"from_nano": dict.fromkeys(MADE_UP, 0)}, "invalid_bounty"),
+        ("user:bob", "t", {"from_nano": {"pool:py:p0001": 2}}, "invalid_bounty"),
+        ("user:bob", "t", {"recipient": "holds"}, "invalid_account"),
+        ("user:bob", "t", {"more": 1}, "invalid_proposal"),
+    ],
+)
+def test_a_bounty_that_nobody_may_ask_for_reads_no_pool(voters, monkeypatch, proposer, title, more, code):
+    settled(voters, "p0001")
+    voters.economy.run_due()
+    asked = calls_of(voters.ledger, monkeypatch)
+    with pytest.raises((Forbidden, InvalidInput)) as caught:
+        voters.economy.propose(proposer, title, "x", bounty(1) | more, "k")
+    assert caught.value.code == code
+    assert {call for call in asked if call[0] != place_id(voters.economy._register.state.number)} == set()
+
+
+def test_what_pools_have_free_is_read_again_only_after_something_moved(voters, clock, monkeypatch):
+    left = settled(voters, "p0001", "p0002", "p0003")
+    with pytest.raises(Conflict):
+        propose(voters, bounty(sum(left), from_nano={"pool:py:p0002": sum(left)}))
+    propose(voters, bounty(sum(left)))
+    settlements = {(payout_id("py", period),) for period in ("p0001", "p0002", "p0003")}
+    asked = calls_of(voters.ledger, monkeypatch)
+    propose(voters, bounty(sum(left)), key="p2")
+    assert not settlements & set(asked)
+    voters.economy.refund(voters.ledger.usages("pool:py:p0001")[0]["answer_id"], "why")
+    with pytest.raises(Conflict) as caught:
+        propose(voters, bounty(sum(left)), key="p3")
+    assert caught.value.code == "bounty_exceeds_unattributed"
+    proposal = propose(voters, bounty(left[1] + left[2]), key="p4")
+    assert settlements <= set(asked)
+    assert "pool:py:p0001" not in voters.economy.proposal(proposal)["action"]["from_nano"]
 
 
 def test_what_an_unnamed_bounty_took_is_the_oldest_pools_and_not_promised_again(voters, clock, monkeypatch):

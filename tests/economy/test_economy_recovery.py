@@ -237,3 +237,25 @@ def test_the_key_of_an_answer_that_can_no_longer_be_paid_can_be_used_again(town,
     authorized = stored_only(town, monkeypatch)
     clock.advance(Parameters().hold_timeout_ms + Parameters().posting_grace_ms)
     assert town.authorize("k1").answer_id != authorized.answer_id
+
+
+def test_what_the_ledger_missed_is_posted_once_it_is_back_and_not_lost_with_its_hold(town, clock, monkeypatch):
+    held = [town.authorize(key) for key in ("k1", "k2")]
+    commit, calls = town.ledger.commit_with_receipt, []
+
+    def goes_away(*arguments):
+        calls.append(arguments)
+        if len(calls) > 1:
+            raise Unavailable("the ledger is away", code="ledger_unavailable")
+        return commit(*arguments)
+
+    with monkeypatch.context() as away:
+        away.setattr(town.ledger, "commit_with_receipt", goes_away)
+        with pytest.raises(Unavailable):
+            town.economy.complete_all([answer(one) for one in held])
+    town.economy.run_due()
+    assert town.available("pool:py:p0001") == 2 * 155
+    assert town.economy.balance("user:alice").debits_pending_nano == 0
+    clock.advance(Parameters().posting_grace_ms + Parameters().hold_timeout_ms + 1)
+    assert [town.economy.completed(one.answer_id)[1].fee_nano for one in held] == [310, 310]
+    town.ledger.audit()
