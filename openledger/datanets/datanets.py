@@ -287,6 +287,14 @@ class Datanets:
         """Adopt what the log has and this registry lacks, as one that was restored from a backup; how many."""
         return self._registry.holders.restore(changes)
 
+    def logged_keys(self) -> list[KeyChange]:
+        """The changes of keys that the log has, or had when they were adopted, each contributor's in their order."""
+        return self._registry.holders.logged()
+
+    def unlog_keys(self, changes: Sequence[KeyChange]) -> None:
+        """The log lacks these after all, as one that was restored from a backup: they are held, and nothing more."""
+        self._registry.holders.unlog(changes, self._clock.now_ms())
+
     def drop_keys(self, change: KeyChange, min_age_ms: int = 0) -> None:
         """The log hasn't got a change that was held; one that was held (again) since then stays."""
         self._registry.holders.drop(change, self._clock.now_ms() - min_age_ms)

@@ -139,7 +139,31 @@ class HolderStore:
         missing = [change for change in changes if not self._is_logged(change)]
         for change in missing:
             self.adopt(change)
+        if missing:
+            self._read()  # what stood in their place is nobody's
         return len(missing)
+
+    def logged(self) -> list[KeyChange]:
+        """Those that were adopted, each contributor's in their order."""
+        rows = self._connection.execute("SELECT said FROM key_changes WHERE logged ORDER BY contributor_id, number")
+        return [_change(said) for (said,) in rows]
+
+    def unlog(self, changes: Iterable[KeyChange], now_ms: int) -> None:
+        """Hold these from now on, for the log hasn't got them. The key that they replaced signs again once they are
+        dropped."""
+        with self._writing():
+            for change in sorted(changes, key=lambda one: one.number, reverse=True):
+                own = change.contributor_id, change.number, _said(change)
+                self._connection.execute(
+                    "UPDATE key_changes SET logged = 0, held_ms = ?"
+                    " WHERE contributor_id = ? AND number = ? AND said = ?",
+                    (now_ms, *own),
+                )
+                self._connection.execute(
+                    "UPDATE contributors SET public_key = ? WHERE contributor_id = ?",
+                    (change.replaces, change.contributor_id),
+                )
+        self._read()
 
     def drop(self, change: KeyChange, held_until_ms: int) -> None:
         """The log refused it, or never saw it. What the log has is never dropped, nor what was held after that time."""
@@ -203,6 +227,7 @@ class HolderStore:
         return row is not None and _change(row[0]) == change
 
     def _read(self) -> None:
+        self._now, self._owners, self._held, self._awaited = {}, {}, {}, set()
         rows = self._connection.execute("SELECT said, logged FROM key_changes ORDER BY contributor_id, number")
         changes = [(_change(said), bool(logged)) for said, logged in rows]
         for change, logged in changes:

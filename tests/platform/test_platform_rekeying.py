@@ -408,11 +408,41 @@ class TestAChange:
             registry.execute("DELETE FROM key_changes")
         again = House(tmp_path)
         again.rows.check_key(ADA_ID, ADA.public_key)
-        run(again._settle_keys())
+        run(again._restore_keys())
         assert code_of(Forbidden, again.contribute, rows()) == "key_replaced"
         assert run(again.contribute(rows(NEW))).contributor_id == ADA_ID
         again.ledger.audit()
         again.end()
+
+    def test_that_a_restored_log_forgot_is_sent_to_it_again(self, rotated, tmp_path):
+        again = self.with_older_log(rotated, tmp_path)
+        run(again._restore_keys())
+        assert (run(again.contributor_keys(ADA_ID))["num_changes"], run(again.key_holder(NEW.public_key))) == (
+            2,
+            ADA_ID,
+        )
+        assert run(again.contribute(rows(NEW))).contributor_id == ADA_ID
+        again.ledger.audit()
+        again.end()
+
+    def test_that_a_restored_log_forgot_and_refuses_is_forgotten_by_the_datanets(self, rotated, tmp_path):
+        run(rotated.contribute(rows(NEW)))
+        again = self.with_older_log(rotated, tmp_path)
+        taken = sign_change(first_keys(BOB.public_key), [BOB, RECOVERY], public_key=RECOVERY.public_key)
+        again.economy.change_keys(taken)
+        run(again._restore_keys())
+        assert (again.rows.held_keys(), again.rows.logged_keys()) == ([], [taken])
+        assert code_of(InvalidInput, again.contribute, rows(NEW, "1")) == "invalid_signature"
+        assert again.rows.contributors()[0].public_key == ADA.public_key
+        assert run(again.contribute(rows(nonce="2"))).contributor_id == ADA_ID
+        again.ledger.audit()
+        again.end()
+
+    def with_older_log(self, house, folder):
+        """The house again, its log from before there was anything in it."""
+        house.end()
+        (folder / "ledger.db").rename(folder / "lost.db")
+        return House(folder)
 
     def test_that_never_came_to_the_log_is_dropped_after_an_hour(self, house):
         rotation = sign_change(first_keys(ADA.public_key), [ADA, NEW], public_key=NEW.public_key)
