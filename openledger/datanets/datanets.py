@@ -268,16 +268,17 @@ class Datanets:
         self._registry.holders.check(public_key)
         return self._register(self._registry.holders.held_by(public_key), public_key, name)
 
-    def hold_keys(self, change: KeyChange) -> None:
+    def hold_keys(self, change: KeyChange, decides: bool = False) -> None:
         """Let the key that it replaces sign no more; it is to be put into the log, and then adopted, or dropped. What
-        that key took back is gone before, or an outage would put it into the log behind the change.
+        that key took back is gone before, or an outage would put it into the log behind the change. Who `decides` as a
+        reviewer or scorer is no stranger.
 
         Raises what `HolderStore.hold` does, Unavailable when storage is.
         """
         for removal in self._registry.tombstones.pending():
             if removal.by == change.contributor_id:
                 self._forget(removal)
-        self._registry.holders.hold(change, self._has_signed, self._clock.now_ms())
+        self._registry.holders.hold(change, self._has_signed, self._clock.now_ms(), decides)
 
     def adopt_keys(self, change: KeyChange) -> None:
         """The log has the change. May be repeated."""

@@ -12,7 +12,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from openledger.core.appealing import Appeal, Decision
-from openledger.core.errors import Conflict, Forbidden, InsufficientFunds, InvalidInput, NotFound
+from openledger.core.errors import Conflict, Forbidden, InsufficientFunds, InvalidInput, NotFound, TooManyRequests
 from openledger.core.rekeying import KeyChange
 from openledger.core.sealing import Seal, SealReceipt
 from openledger.core.values import ContributionReceipt
@@ -61,7 +61,7 @@ class Claims:
         the change; the new one signs from the last step on. The same again is told as it stands."""
         await self._settle_keys(change.contributor_id)
         if await answered(self._economy.key_change.remote(change.contributor_id, change.number)) != change:
-            await answered(self._datanets.hold_keys.remote(change))
+            await self._hold_keys(change)
             await self._before_key_change()
             try:
                 await answered(self._economy.change_keys.remote(change))
@@ -70,6 +70,15 @@ class Claims:
                 raise
         await answered(self._datanets.adopt_keys.remote(change))
         return await self.contributor_keys(change.contributor_id)
+
+    async def _hold_keys(self, change: KeyChange) -> None:
+        try:
+            await answered(self._datanets.hold_keys.remote(change))
+        except TooManyRequests:
+            decides = await answered(self._economy.is_signers_key.remote(change.replaces))
+            if not decides:
+                raise
+            await answered(self._datanets.hold_keys.remote(change, decides))
 
     async def contributor_keys(self, contributor: str) -> dict[str, Any]:
         changes: list[KeyChange] = await answered(self._economy.contributor_keys.remote(contributor))

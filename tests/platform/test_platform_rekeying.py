@@ -11,11 +11,12 @@ from economy_values import scores
 from house import ADA, ADA_ID, AUDITOR, BOB, DEPOSIT, OWNER, ROWS, House
 
 from openledger.core.appealing import sign_decision
-from openledger.core.errors import Conflict, Corrupt, Forbidden, InvalidInput, Unavailable
+from openledger.core.errors import Conflict, Corrupt, Forbidden, InvalidInput, TooManyRequests, Unavailable
 from openledger.core.permitting import sign_request
 from openledger.core.rating import sign_rating
 from openledger.core.rekeying import Keys, change_json, first_keys, sign_change
 from openledger.core.signing import SigningKey
+from openledger.datanets import holders
 from openledger.datanets.appeals import appeal_of
 from openledger.datanets.contribution import sign_contribution, signed_bytes
 from openledger.datanets.feedback import RATING, Feedback
@@ -360,6 +361,15 @@ class TestAStranger:
         run(again._settle_keys())
         assert (again.rows.held_keys(), run(again.change_keys(NAMED))["num_changes"]) == ([], 1)
         again.end()
+
+    def test_who_uses_up_the_days_number_does_not_keep_a_reviewer_from_replacing_his_key(self, house, monkeypatch):
+        monkeypatch.setattr(holders, "MAX_OF_STRANGERS_A_DAY", 1)
+        house.name_reviewer()
+        run(house.change_keys(self.ROTATED))
+        assert code_of(TooManyRequests, house.change_keys, ROTATION) == "too_many_key_changes"
+        change = sign_change(first_keys(OWNER.public_key), [OWNER, NEW], public_key=NEW.public_key)
+        assert run(house.change_keys(change))["num_changes"] == 1
+        house.ledger.audit()
 
 
 class TestFeedback:
