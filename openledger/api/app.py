@@ -84,7 +84,8 @@ async def _paying(app: FastAPI) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def _keeping_time(app: FastAPI) -> AsyncIterator[None]:
-    """While the API is up, what is due happens by itself."""
+    """While the API is up, what is due happens by itself; what must be done before anybody is answered, first."""
+    await app.state.service.desk.make_ready()
     keeping = asyncio.create_task(app.state.service.desk.keep_time())
     try:
         yield

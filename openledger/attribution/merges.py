@@ -8,6 +8,7 @@ Shapes: N points of the path, Q answers.
 """
 
 import tempfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -17,9 +18,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from safetensors import SafetensorError, safe_open
 
 from openledger.adapters.base_model import BaseModel, load_model
-from openledger.adapters.checks import AdapterLimits, BaseShapes, read_adapter, read_shapes
+from openledger.adapters.checks import WEIGHTS_FILE, AdapterLimits, BaseShapes, read_adapter, read_shapes
 from openledger.adapters.lineage import merge_lora
 from openledger.core.errors import Corrupt
 from openledger.training.examples import Example, collate, row_losses
@@ -29,6 +31,7 @@ Array = npt.NDArray[np.float64]
 Factors = Mapping[str, Fraction]
 
 _PASS_ROWS = 16
+_LORA_A = ".lora_A.weight"
 _ANY_RANK = AdapterLimits(max_rank=1 << 20)  # what is merged here is not served
 
 
@@ -76,12 +79,32 @@ def _merge_at(merge: Merge, factors: Factors, out: Path, shapes: BaseShapes) -> 
 
 
 def is_made_of_parents(merge: Merge, shapes: BaseShapes) -> bool:
-    """Whether the parents at their weights make the merge, bit for bit. Raises as `merge_lora`."""
+    """Whether the parents at their weights make the merge, bit for bit. Raises as `merge_lora`.
+
+    A merge's rank is the sum of its parents' in each module. Where it isn't, no weight is read: so the parents, of
+    which a card may name any number, are no larger together than the adapter that is said to be made of them.
+    """
+    of_parents = Counter[str]()
+    for folder in merge.parents.values():
+        of_parents.update(_ranks(Path(folder)))
+    if of_parents != _ranks(Path(merge.folder)):
+        return False
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "merge"
         _merge_at(merge, dict.fromkeys(merge.parents, Fraction(1)), out, shapes)
         ours, theirs = (read_adapter(each, shapes, _ANY_RANK).factors for each in (out, Path(merge.folder)))
     return ours.keys() == theirs.keys() and all(_equal(ours[module], theirs[module]) for module in ours)
+
+
+def _ranks(folder: Path) -> Counter[str]:
+    """By module, out of the weights' header."""
+    path = folder / WEIGHTS_FILE
+    try:
+        with safe_open(path, "pt") as weights:
+            shapes = {name: weights.get_slice(name).get_shape() for name in weights.keys()}  # noqa: SIM118 - it is no mapping
+    except (OSError, SafetensorError) as error:
+        raise Corrupt(f"{path} can't be read: {error}", code="corrupt_adapter", param=WEIGHTS_FILE) from error
+    return Counter({name.removesuffix(_LORA_A): shape[0] for name, shape in shapes.items() if name.endswith(_LORA_A)})
 
 
 def _check_merge(merge: Merge, shapes: BaseShapes) -> None:

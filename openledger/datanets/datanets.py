@@ -268,16 +268,17 @@ class Datanets:
         self._registry.holders.check(public_key)
         return self._register(self._registry.holders.held_by(public_key), public_key, name)
 
-    def hold_keys(self, change: KeyChange) -> None:
+    def hold_keys(self, change: KeyChange, decides: bool = False) -> None:
         """Let the key that it replaces sign no more; it is to be put into the log, and then adopted, or dropped. What
-        that key took back is gone before, or an outage would put it into the log behind the change.
+        that key took back is gone before, or an outage would put it into the log behind the change. Who `decides` as a
+        reviewer or scorer is no stranger.
 
         Raises what `HolderStore.hold` does, Unavailable when storage is.
         """
         for removal in self._registry.tombstones.pending():
             if removal.by == change.contributor_id:
                 self._forget(removal)
-        self._registry.holders.hold(change, self._has_signed, self._clock.now_ms())
+        self._registry.holders.hold(change, self._has_signed, self._clock.now_ms(), decides)
 
     def adopt_keys(self, change: KeyChange) -> None:
         """The log has the change. May be repeated."""
@@ -286,6 +287,14 @@ class Datanets:
     def restore_keys(self, changes: Sequence[KeyChange]) -> int:
         """Adopt what the log has and this registry lacks, as one that was restored from a backup; how many."""
         return self._registry.holders.restore(changes)
+
+    def logged_keys(self) -> list[KeyChange]:
+        """The changes of keys that the log has, or had when they were adopted, each contributor's in their order."""
+        return self._registry.holders.logged()
+
+    def unlog_keys(self, changes: Sequence[KeyChange]) -> None:
+        """The log lacks these after all, as one that was restored from a backup: they are held, and nothing more."""
+        self._registry.holders.unlog(changes, self._clock.now_ms())
 
     def drop_keys(self, change: KeyChange, min_age_ms: int = 0) -> None:
         """The log hasn't got a change that was held; one that was held (again) since then stays."""

@@ -12,8 +12,9 @@ A contributor has one held change at a time. One that doesn't fit what the log h
 from before) counts for nothing until it is adopted or dropped.
 
 Each change is an entry of the public log and needs no account, so there is a number a day for each contributor, and one
-for all together who never sent a row. That binds one key, and keys are free: what it costs to become a contributor (a
-row, and its deposit where a Datanet asks for one) is what another day's changes cost.
+for all strangers together. A stranger has no row, no seal, no change in the log, and no role by which he decides: of
+his changes the first one counts. That binds one key, and keys are free: what it costs to become a contributor (a row,
+and its deposit where a Datanet asks for one) is what another day's changes cost.
 """
 
 import json
@@ -39,7 +40,9 @@ CREATE TABLE IF NOT EXISTS key_changes (
 CREATE INDEX IF NOT EXISTS key_changes_by_time ON key_changes (held_ms);
 """
 _IS_STRANGERS = (
-    "NOT EXISTS (SELECT 1 FROM contributors AS known WHERE known.contributor_id = key_changes.contributor_id)"
+    "number = 1"
+    " AND NOT EXISTS (SELECT 1 FROM contributors AS known WHERE known.contributor_id = key_changes.contributor_id)"
+    " AND NOT EXISTS (SELECT 1 FROM seals WHERE seals.contributor_id = key_changes.contributor_id)"
 )
 _logger = logging.getLogger(__name__)
 
@@ -96,9 +99,12 @@ class HolderStore:
         """As the log has them; `first_key` alone where they were never changed."""
         return self._now.get(contributor) or Keys(contributor_id=contributor, public_key=first_key)
 
-    def hold(self, change: KeyChange, is_contributor: Callable[[str], bool], now_ms: int) -> None:
+    def hold(
+        self, change: KeyChange, is_contributor: Callable[[str], bool], now_ms: int, decides: bool = False
+    ) -> None:
         """Let the replaced key sign no more from here on, until the change is dropped; the same again is held anew.
-        `is_contributor` says of an id whether somebody signed anything under it: his key is taken.
+        `is_contributor` says of an id whether somebody signed anything under it: his key is taken, and he is no
+        stranger, nor is who `decides`.
 
         Raises what `keys_before` and `check_change` do, Conflict (`key_change_underway`), TooManyRequests
         (`too_many_key_changes`), and then holds nothing.
@@ -107,7 +113,8 @@ class HolderStore:
             return
         if change != self._held.get(change.contributor_id):
             self._check(change, is_contributor)
-            self._check_number(change.contributor_id, now_ms)
+            is_known = decides or change.number > 1 or is_contributor(change.contributor_id)
+            self._check_number(change.contributor_id, now_ms, is_known=is_known)
         with self._writing():
             self._connection.execute(
                 "INSERT OR REPLACE INTO key_changes (contributor_id, number, said, held_ms) VALUES (?, ?, ?, ?)",
@@ -139,7 +146,31 @@ class HolderStore:
         missing = [change for change in changes if not self._is_logged(change)]
         for change in missing:
             self.adopt(change)
+        if missing:
+            self._read()  # what stood in their place is nobody's
         return len(missing)
+
+    def logged(self) -> list[KeyChange]:
+        """Those that were adopted, each contributor's in their order."""
+        rows = self._connection.execute("SELECT said FROM key_changes WHERE logged ORDER BY contributor_id, number")
+        return [_change(said) for (said,) in rows]
+
+    def unlog(self, changes: Iterable[KeyChange], now_ms: int) -> None:
+        """Hold these from now on, for the log hasn't got them. The key that they replaced signs again once they are
+        dropped."""
+        with self._writing():
+            for change in sorted(changes, key=lambda one: one.number, reverse=True):
+                own = change.contributor_id, change.number, _said(change)
+                self._connection.execute(
+                    "UPDATE key_changes SET logged = 0, held_ms = ?"
+                    " WHERE contributor_id = ? AND number = ? AND said = ?",
+                    (now_ms, *own),
+                )
+                self._connection.execute(
+                    "UPDATE contributors SET public_key = ? WHERE contributor_id = ?",
+                    (change.replaces, change.contributor_id),
+                )
+        self._read()
 
     def drop(self, change: KeyChange, held_until_ms: int) -> None:
         """The log refused it, or never saw it. What the log has is never dropped, nor what was held after that time."""
@@ -172,12 +203,10 @@ class HolderStore:
         taken = {key for key in _new_keys(change) if self._is_named(key) or is_contributor(contributor_id(key))}
         check_change(before, change, taken)
 
-    def _check_number(self, contributor: str, now_ms: int) -> None:
-        known = "SELECT 1 FROM contributors WHERE contributor_id = ?"
-        is_known = self._connection.execute(known, (contributor,)).fetchone() is not None
+    def _check_number(self, contributor: str, now_ms: int, *, is_known: bool) -> None:
         self._check_day(MAX_CHANGES_A_DAY, f"the keys of {contributor}", "contributor_id = ?", (contributor,), now_ms)
         if not is_known:
-            whose = "the keys of all who never sent a row"
+            whose = "the keys of all who are new here"
             self._check_day(MAX_OF_STRANGERS_A_DAY, whose, _IS_STRANGERS, (), now_ms)
 
     def _check_day(self, most: int, whose: str, where: str, values: tuple[str, ...], now_ms: int) -> None:
@@ -203,6 +232,7 @@ class HolderStore:
         return row is not None and _change(row[0]) == change
 
     def _read(self) -> None:
+        self._now, self._owners, self._held, self._awaited = {}, {}, {}, set()
         rows = self._connection.execute("SELECT said, logged FROM key_changes ORDER BY contributor_id, number")
         changes = [(_change(said), bool(logged)) for said, logged in rows]
         for change, logged in changes:

@@ -1,5 +1,7 @@
 """The book of contributors' keys: who speaks for whom, and how that changes. What the log says is true."""
 
+from bisect import bisect_right
+
 from openledger.core.errors import Conflict, Forbidden
 from openledger.core.rekeying import KeyChange, Keys, check_change, keys_before, replaced
 from openledger.core.signing import contributor_id
@@ -13,9 +15,32 @@ from openledger.ledger.contributor_keys import (
     transfers_of,
 )
 from openledger.ledger.seats import seat_accounts
+from openledger.ledger.signers import SIGNERS_ACCOUNT
 from openledger.ledger.transfers import CREATED, EXISTS
 
 _ENTRIES = 10**6
+_NEWEST = 64
+
+
+class History:
+    """In which entries of the log something moved on an account. What was read once isn't read again."""
+
+    def __init__(self, ledger: LedgerPort, account: str):
+        self._ledger, self._account = ledger, account
+        self._seqs: list[int] = []
+
+    def after(self, seq: int) -> list[int]:
+        """The entries behind `seq`, in their order; all of them behind -1."""
+        self._read()
+        return self._seqs[bisect_right(self._seqs, seq) :]
+
+    def _read(self) -> None:
+        last, limit = self._seqs[-1] if self._seqs else -1, _NEWEST
+        newest = self._ledger.transfers(self._account, limit)
+        while len(newest) == limit and newest[-1].seq > last:
+            limit *= 4
+            newest = self._ledger.transfers(self._account, limit)
+        self._seqs += sorted({entry.seq for entry in newest if entry.seq > last})
 
 
 class ContributorKeyBook:
@@ -24,6 +49,8 @@ class ContributorKeyBook:
     def __init__(self, ledger: LedgerPort):
         self._ledger = ledger
         self._changes: dict[str, list[KeyChange]] = {}  # as far as they were read: the log only grows
+        self._registrations = History(ledger, SIGNERS_ACCOUNT)
+        self._registered: tuple[int, set[str]] = -1, set()  # up to which entry, and the keys
 
     def holder(self, public_key: str) -> str:
         """The contributor for whom the key signs now. Raises Forbidden (`key_replaced`)."""
@@ -39,6 +66,14 @@ class ContributorKeyBook:
         if entry is None:
             return contributor_id(public_key)
         return change_in(self._ledger.batch(entry.seq).statement or {}).contributor_id
+
+    def is_signers(self, public_key: str) -> bool:
+        """Whether the key is, or was, registered as one by which somebody reviews or scores."""
+        last, keys = self._registered
+        for seq in self._registrations.after(last):
+            keys.add(str((self._ledger.batch(seq).statement or {}).get("public_key")))
+            self._registered = seq, keys
+        return public_key in keys
 
     def keys(self, contributor: str) -> Keys | None:
         """As they are now; None where they were never changed: then the key that the contributor is named after

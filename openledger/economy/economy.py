@@ -378,6 +378,10 @@ class Economy(Offices):
         """See `ContributorKeyBook.holder`."""
         return self._signers.keys.holder(public_key)
 
+    def is_signers_key(self, public_key: str) -> bool:
+        """See `ContributorKeyBook.is_signers`."""
+        return self._signers.keys.is_signers(public_key)
+
     def contributor_keys(self, contributor: str) -> list[KeyChange]:
         """Every change of a contributor's keys, in order."""
         return self._signers.keys.changes(contributor)

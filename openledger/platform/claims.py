@@ -12,7 +12,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from openledger.core.appealing import Appeal, Decision
-from openledger.core.errors import Conflict, Forbidden, InsufficientFunds, InvalidInput, NotFound
+from openledger.core.errors import Conflict, Forbidden, InsufficientFunds, InvalidInput, NotFound, TooManyRequests
 from openledger.core.rekeying import KeyChange
 from openledger.core.sealing import Seal, SealReceipt
 from openledger.core.values import ContributionReceipt
@@ -61,7 +61,7 @@ class Claims:
         the change; the new one signs from the last step on. The same again is told as it stands."""
         await self._settle_keys(change.contributor_id)
         if await answered(self._economy.key_change.remote(change.contributor_id, change.number)) != change:
-            await answered(self._datanets.hold_keys.remote(change))
+            await self._hold_keys(change)
             await self._before_key_change()
             try:
                 await answered(self._economy.change_keys.remote(change))
@@ -70,6 +70,15 @@ class Claims:
                 raise
         await answered(self._datanets.adopt_keys.remote(change))
         return await self.contributor_keys(change.contributor_id)
+
+    async def _hold_keys(self, change: KeyChange) -> None:
+        try:
+            await answered(self._datanets.hold_keys.remote(change))
+        except TooManyRequests:
+            decides = await answered(self._economy.is_signers_key.remote(change.replaces))
+            if not decides:
+                raise
+            await answered(self._datanets.hold_keys.remote(change, decides))
 
     async def contributor_keys(self, contributor: str) -> dict[str, Any]:
         changes: list[KeyChange] = await answered(self._economy.contributor_keys.remote(contributor))
@@ -82,13 +91,32 @@ class Claims:
         """What the key signed, and was accepted, goes into the log first."""
         await self._log_seals()
 
+    async def _restore_keys(self) -> None:
+        """Where registry or log were restored from a backup: let the Datanets know what the log has of contributors'
+        keys, and send it again what it lacks. Before that is done nobody is answered: a replaced key would sign."""
+        if self._keys_restored:
+            return
+        known: list[KeyChange] = await answered(self._datanets.logged_keys.remote())
+        logged: list[KeyChange] = await answered(self._economy.key_changes.remote())
+        await answered(self._datanets.restore_keys.remote(logged))
+        has = {(one.contributor_id, one.number): one for one in logged}
+        lost = [one for one in known if (one.contributor_id, one.number) not in has]
+        for change in lost:
+            await self._log_again(change)
+        self._keys_restored = True
+
+    async def _log_again(self, change: KeyChange) -> None:
+        """One that the log had, and has no more; where it refuses it now, the Datanets forget it."""
+        try:
+            await answered(self._economy.change_keys.remote(change))
+        except (Conflict, Forbidden, InvalidInput):
+            _logger.exception("the log refuses the change of keys %s of %s", change.number, change.contributor_id)
+            await answered(self._datanets.unlog_keys.remote([change]))
+            await answered(self._datanets.drop_keys.remote(change))
+
     async def _settle_keys(self, contributor: str | None = None) -> None:
         """Do what the log says of changes that were cut off on their way there (of one contributor, or everybody's);
-        may be repeated. The first time also of those that the Datanets know nothing of: their registry may have been
-        restored from a backup."""
-        if contributor is None and not self._keys_restored:
-            await answered(self._datanets.restore_keys.remote(await answered(self._economy.key_changes.remote())))
-            self._keys_restored = True
+        may be repeated."""
         held: list[HeldChange] = await answered(self._datanets.held_keys.remote())
         for one in held:
             if contributor not in (None, one.change.contributor_id):

@@ -24,25 +24,38 @@ class Ask(Protocol):
 
 
 class Desk:
-    """Every refusal is an OpenLedgerError. Money is integers of nano-OPEN. `catch_up` is called beside the economy's
-    clock: it does what a crash between Datanets and log left undone. `check_object(account, object)` raises NotFound
-    for what `account` can't stake on because it isn't there; the economy knows neither adapters nor Datanets."""
+    """Every refusal is an OpenLedgerError. Money is integers of nano-OPEN. The steps of `catch_up` are taken beside the
+    economy's clock: they do what a crash between Datanets and log left undone. `restore` is the first of them, and is
+    done before anybody is answered. `check_object(account, object)` raises NotFound for what `account` can't stake on
+    because it isn't there; the economy knows neither adapters nor Datanets."""
 
     def __init__(
         self,
         ask: Ask,
-        catch_up: Callable[[], Awaitable[None]] | None = None,
+        catch_up: Sequence[Callable[[], Awaitable[Any]]] = (),
         check_object: Callable[[str, str], Awaitable[None]] | None = None,
+        restore: Callable[[], Awaitable[Any]] | None = None,
     ):
         self._ask = ask
         self._catch_up = catch_up
         self._check_object = check_object
+        self._restore = restore
+
+    async def make_ready(self, pause_s: float = 1.0) -> None:
+        """Until it is done, nobody may be answered: waits for parts that are away, and raises what else `restore`
+        does."""
+        while self._restore is not None:
+            try:
+                await self._restore()
+                return
+            except Unavailable:
+                _log.warning("nobody is answered yet: what the log says can't be read", exc_info=True)
+                await asyncio.sleep(pause_s)
 
     async def keep_time(self, interval_s: float = 60.0) -> None:
         """Until cancelled: let what time brings (releases, passed proposals, cooled stake) happen by itself."""
         due: list[Callable[[], Awaitable[Any]]] = [partial(self._ask, "run_due")]
-        if self._catch_up is not None:
-            due.append(self._catch_up)
+        due += [self._restore, *self._catch_up] if self._restore is not None else self._catch_up
         while True:
             for step in due:
                 try:

@@ -53,6 +53,7 @@ class Intake:
         )
         self._shapes: dict[str, BaseShapes] = {}
         self._changing = asyncio.Lock()
+        self._checking = asyncio.Lock()  # parents are read into memory, in which streams of answers are cut off
 
     async def add(self, account: str, new: NewAdapter) -> RegisteredAdapter:
         """See `Service.add_adapter`. Takes the fee for an adapter last, once everything else is found right."""
@@ -65,7 +66,8 @@ class Intake:
             fetched = Path(beside) / "adapter"
             card = await asyncio.to_thread(self._take_in, uri, fetched)
             await self._check_lineage(account, card)
-            await asyncio.to_thread(self._check_parents, card, fetched)
+            async with self._checking:
+                await asyncio.to_thread(self._check_parents, card, fetched)
             async with self._changing:
                 self._check_owner(account, new.name)
                 enter = self._registry.switch if self._replaces(new, card.digest) else self._registry.register

@@ -16,7 +16,7 @@ from openledger.adapters.base_model import BaseModel
 from openledger.adapters.registry import AdapterRegistry, RegisteredAdapter
 from openledger.adapters.sources import SourceRules
 from openledger.core.clock import SystemClock
-from openledger.core.errors import Conflict, NotFound, OpenLedgerError
+from openledger.core.errors import Conflict, Forbidden, NotFound, OpenLedgerError
 from openledger.core.ids import new_id
 from openledger.core.signed import contribution_id
 from openledger.core.values import (
@@ -75,7 +75,8 @@ class LiveService(Community, Owners):
         super().__init__(datanets, economy)
         self._ledger = ledger
         self._contributing = Contributing(datanets)
-        self.desk = Desk(self._ask, self._catch_up, self._check_stakeable)
+        catch_up = self._log_removals, self._after_panels, self._settle_keys
+        self.desk = Desk(self._ask, catch_up, self._check_stakeable, self._restore_keys)
         self._answering = Answering(economy)
         rules = sources or SourceRules(folders=(str(workdir.incoming),), schemes=("file",))
         self._intake = Intake(tuple(engines), self._registry, datanets, economy, rules)
@@ -335,11 +336,6 @@ class LiveService(Community, Owners):
         told = {name: statement[name] for name in ("removal_id", "datanet", "kind", "num_rows", "rows_root")}
         return {**told, "transfer_id": transfer_id, "adapters": [_affected(one) for one in adapters]}
 
-    async def _catch_up(self) -> None:
-        await self._log_removals()
-        await self._after_panels()
-        await self._settle_keys()
-
     async def _before_key_change(self) -> None:
         await self._log_removals()
         await super()._before_key_change()
@@ -350,12 +346,12 @@ class LiveService(Community, Owners):
         for removal in waiting:
             try:
                 await self._log_removal(removal)
-            except Conflict:
+            except (Conflict, Forbidden):
                 _logger.exception("the log refuses the removal %s", removal.removal_id)
 
     async def _log_removal(self, removal: Removal) -> str:
         """The id of the transfer whose proof shows it."""
-        transfer_id = await record_removal(self._ledger, removal)
+        transfer_id = await record_removal(self._ledger, removal, self.key_holder)
         await answered(self._datanets.mark_removal_logged.remote(removal.removal_id))
         return transfer_id
 

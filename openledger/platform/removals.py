@@ -4,7 +4,7 @@ Storage has forgotten the rows when these functions are called. An adapter hasn'
 was made from its rows, until its owner serves another one.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from openledger.adapters.card import AdapterCard, load_card
 from openledger.adapters.registry import AdapterRegistry, RegisteredAdapter
 from openledger.attribution.bank_folder import find_bank
 from openledger.core.errors import Conflict
+from openledger.core.rekeying import replaced
 from openledger.core.values import Removal
 from openledger.ledger.removals import removal_accounts, removal_statement, removal_transfers
 from openledger.ledger.transfers import CREATED, EXISTS
@@ -56,16 +57,28 @@ def affected_adapters(registry: AdapterRegistry, indexes: Path, row_ids: Collect
     return [one for one in found if one is not None]
 
 
-async def record_removal(ledger: Any, removal: Removal) -> str:
-    """Put the removal into the log of the ledger's actor, once; the id of the transfer whose proof shows it. Raises
-    Conflict where the ledger refuses it."""
+async def record_removal(ledger: Any, removal: Removal, key_holder: Callable[[str], Awaitable[str]]) -> str:
+    """Put the removal into the log of the ledger's actor, once; the id of the transfer whose proof shows it.
+
+    Raises Conflict where the ledger refuses it; and Forbidden for a withdrawal that isn't there yet, by a key that
+    isn't the contributor's now by what `key_holder` (as `Service.key_holder`) says: there it would stand for good
+    behind the change that replaced the key.
+    """
     statement = removal_statement(removal)
     transfers = removal_transfers(statement)
+    if removal.kind == "withdrawn" and await answered(ledger.find.remote(transfers[0].transfer_id)) is None:
+        await _check_signer(removal, key_holder)
     await answered(ledger.create_accounts.remote(removal_accounts(removal.datanet)))
     for result in await answered(ledger.commit.remote(transfers, statement)):
         if result not in (CREATED, EXISTS):
             raise Conflict(f"the ledger refused the removal: {result}", code=result, param="removal")
     return transfers[0].transfer_id
+
+
+async def _check_signer(removal: Removal, key_holder: Callable[[str], Awaitable[str]]) -> None:
+    public_key = removal.signed["public_key"]
+    if await key_holder(public_key) != removal.by:
+        raise replaced(public_key, removal.by)
 
 
 def _card_of(adapter: RegisteredAdapter) -> AdapterCard | None:

@@ -12,6 +12,7 @@ from memory_service import API_KEY, MemoryService
 from openledger.api import create_app
 from openledger.api.door import Door, open_door
 from openledger.core.errors import Unavailable
+from openledger.platform.desk import Desk
 
 HEADERS = {"Authorization": f"Bearer {API_KEY}"}
 BODY = {"model": "os-docs", "messages": [{"role": "user", "content": "What does alpha do?"}]}
@@ -35,6 +36,27 @@ async def test_it_is_open_while_the_application_is_up(door: Door) -> None:
         assert (await client.post(url(door, "/v1/chat/completions"), json=BODY)).status_code == 200
     with pytest.raises(httpx.ConnectError):
         httpx.get(url(door, "/healthz"))
+
+
+async def test_it_stays_closed_while_keys_are_not_restored(door: Door) -> None:
+    going_on, asked = asyncio.Event(), asyncio.Event()
+
+    async def restore() -> None:
+        asked.set()
+        await going_on.wait()
+
+    service = MemoryService()
+    service.desk = Desk(service.desk._ask, restore=restore)
+    app = create_app(service, door=door)
+    async with AsyncExitStack() as stack:
+        opening = asyncio.create_task(stack.enter_async_context(app.router.lifespan_context(app)))
+        await asyncio.wait_for(asked.wait(), 30)
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(url(door, "/healthz"))
+        going_on.set()
+        await opening
+        async with httpx.AsyncClient() as client:
+            assert (await client.get(url(door, "/healthz"))).status_code == 200
 
 
 async def test_two_gateways_of_a_node_share_a_port(door: Door) -> None:

@@ -9,6 +9,7 @@ import pytest
 from openledger.core.clock import ManualClock
 from openledger.core.errors import TooManyRequests
 from openledger.core.rekeying import KeyChange, Keys, first_keys, sign_change
+from openledger.core.sealing import sign_seal
 from openledger.core.signing import SigningKey
 from openledger.datanets import holders
 from openledger.datanets.datanets import Datanets
@@ -84,6 +85,34 @@ def test_all_who_never_sent_a_row_share_a_number_and_contributors_do_not_wait_fo
     datanets.hold_keys(rotation(first_keys(ADA.public_key), ADA, numbered(1)))
     clock.advance(DAY_MS)
     datanets.hold_keys(late)
+
+
+def strangers_used_up(datanets: Datanets) -> None:
+    for number in range(MAX_OF_STRANGERS_A_DAY):
+        datanets.hold_keys(first_rotation(number))
+        datanets.adopt_keys(first_rotation(number))
+    assert refused(datanets, first_rotation(MAX_OF_STRANGERS_A_DAY)).code == "too_many_key_changes"
+
+
+def test_who_changed_keys_or_sealed_before_does_not_wait_for_strangers(datanets: Datanets, clock: ManualClock) -> None:
+    bob, carol = numbered(7), numbered(8)
+    named = sign_change(first_keys(bob.public_key), [bob, numbered(70)], recovery_key=numbered(70).public_key)
+    datanets.hold_keys(named)
+    datanets.adopt_keys(named)
+    datanets.create("docs", "What functions do", "user:owner")
+    datanets.seal(sign_seal(carol, "docs", "ab" * 32))
+    clock.advance(DAY_MS)
+    strangers_used_up(datanets)
+    datanets.hold_keys(sign_change(named.keys(), [numbered(70), numbered(71)], public_key=numbered(71).public_key))
+    datanets.hold_keys(rotation(first_keys(carol.public_key), carol, numbered(80)))
+    assert len(datanets.held_keys()) == 2
+
+
+def test_who_decides_does_not_wait_for_strangers(datanets: Datanets) -> None:
+    strangers_used_up(datanets)
+    change = first_rotation(MAX_OF_STRANGERS_A_DAY)
+    datanets.hold_keys(change, decides=True)
+    assert [one.change for one in datanets.held_keys()] == [change]
 
 
 def test_what_the_log_refused_does_not_count(datanets: Datanets) -> None:

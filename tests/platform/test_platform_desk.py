@@ -1,5 +1,7 @@
 """A contribution's deposit, from the gate's verdicts: held meanwhile, kept for spam, given back for the rest."""
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from openledger.datanets.docstrings import package_rows
 from openledger.datanets.shard import ShardHost
 from openledger.economy import Parameters
 from openledger.economy.spot_checks import SpotCheckBook
+from openledger.platform.desk import Desk
 
 KEY = SigningKey(b"c" * 32)
 DRAFTS = [RowDraft(prompt=f"What is {n}?", completion=f"It is the number {n}.", source="s") for n in range(4)]
@@ -233,3 +236,36 @@ async def test_a_first_contributor_without_a_balance_has_every_verdict_at_once(t
     account = f"contributor:{contribution.contributor_id}"
     assert account not in {balance.account_id for balance in town.ledger.balances() if balance.posted_nano}
     datanets.close()
+
+
+async def test_nobody_is_answered_before_what_must_be_restored_is() -> None:
+    tries = [AWAY, RuntimeError("a defect")]
+
+    async def restore() -> None:
+        if tries:
+            raise tries.pop(0)
+
+    desk = Desk(failing(AWAY), restore=restore)
+    with pytest.raises(RuntimeError, match="a defect"):
+        await desk.make_ready(pause_s=0.0)
+    await desk.make_ready(pause_s=0.0)
+    assert tries == []
+
+
+async def test_each_step_is_taken_whichever_of_the_others_fails() -> None:
+    taken: list[str] = []
+
+    def step(name: str) -> Callable[[], Awaitable[None]]:
+        async def take() -> None:
+            taken.append(name)
+            raise RuntimeError(name)
+
+        return take
+
+    desk = Desk(failing(AWAY), (step("removals"), step("panels")), restore=step("keys"))
+    keeping = asyncio.create_task(desk.keep_time(60.0))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    keeping.cancel()
+    await asyncio.gather(keeping, return_exceptions=True)
+    assert taken == ["keys", "removals", "panels"]

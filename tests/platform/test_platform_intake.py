@@ -1,8 +1,10 @@
 """Adapters added and removed while the service runs: who may, what is checked, and that a refusal leaves nothing."""
 
+import asyncio
 import json
 import math
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from openledger.adapters.checks import read_shapes
 from openledger.adapters.lineage import merge_lora
 from openledger.adapters.registry import AdapterRegistry, RegisteredAdapter
 from openledger.adapters.sources import SourceRules
+from openledger.attribution import merges
 from openledger.core.clock import ManualClock
 from openledger.core.errors import Conflict, Forbidden, InsufficientFunds, InvalidInput, NotFound, OpenLedgerError
 from openledger.core.signing import SigningKey
@@ -367,6 +370,38 @@ class TestMerges:
         save_card(source, claimed)
         assert await refused(intake, registry, OWNER, new(source, name="both")) == "invalid_merge"
         assert (till.paid, len(left(registry))) == (paid, 2)
+
+    async def test_no_weights_are_read_of_parents_that_are_too_many_for_it(
+        self,
+        intake: Intake,
+        registry: AdapterRegistry,
+        source: Path,
+        base: BaseModel,
+        parents: list[RegisteredAdapter],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        read: list[Any] = []
+        monkeypatch.setattr(merges, "merge_lora", lambda *given, **more: read.append(given))
+        _rewrite(source, base, seed=3)
+        named = tuple((each.digest, "1") for each in parents)
+        save_card(source, replace(load_card(source), parents=named, rows_trained=(), initial_a=""))
+        assert await refused(intake, registry, OWNER, new(source, name="both")) == "invalid_merge"
+        assert read == []
+
+    async def test_parents_of_one_adapter_at_a_time_are_read(
+        self, intake: Intake, source: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        now, at_once = [0], []
+
+        def check(card: AdapterCard, folder: Path) -> None:
+            now[0] += 1
+            at_once.append(now[0])
+            time.sleep(0.1)
+            now[0] -= 1
+
+        monkeypatch.setattr(intake, "_check_parents", check)
+        await asyncio.gather(*(intake.add(OWNER, new(source, name=name)) for name in ("a", "b", "c")))
+        assert at_once == [1, 1, 1]
 
 
 class TestRemoving:

@@ -11,11 +11,12 @@ from economy_values import scores
 from house import ADA, ADA_ID, AUDITOR, BOB, DEPOSIT, OWNER, ROWS, House
 
 from openledger.core.appealing import sign_decision
-from openledger.core.errors import Conflict, Corrupt, Forbidden, InvalidInput, Unavailable
+from openledger.core.errors import Conflict, Corrupt, Forbidden, InvalidInput, TooManyRequests, Unavailable
 from openledger.core.permitting import sign_request
 from openledger.core.rating import sign_rating
 from openledger.core.rekeying import Keys, change_json, first_keys, sign_change
 from openledger.core.signing import SigningKey
+from openledger.datanets import holders
 from openledger.datanets.appeals import appeal_of
 from openledger.datanets.contribution import sign_contribution, signed_bytes
 from openledger.datanets.feedback import RATING, Feedback
@@ -361,6 +362,15 @@ class TestAStranger:
         assert (again.rows.held_keys(), run(again.change_keys(NAMED))["num_changes"]) == ([], 1)
         again.end()
 
+    def test_who_uses_up_the_days_number_does_not_keep_a_reviewer_from_replacing_his_key(self, house, monkeypatch):
+        monkeypatch.setattr(holders, "MAX_OF_STRANGERS_A_DAY", 1)
+        house.name_reviewer()
+        run(house.change_keys(self.ROTATED))
+        assert code_of(TooManyRequests, house.change_keys, ROTATION) == "too_many_key_changes"
+        change = sign_change(first_keys(OWNER.public_key), [OWNER, NEW], public_key=NEW.public_key)
+        assert run(house.change_keys(change))["num_changes"] == 1
+        house.ledger.audit()
+
 
 class TestFeedback:
     def test_is_credited_to_the_contributor_by_the_new_key(self, rotated):
@@ -408,11 +418,41 @@ class TestAChange:
             registry.execute("DELETE FROM key_changes")
         again = House(tmp_path)
         again.rows.check_key(ADA_ID, ADA.public_key)
-        run(again._settle_keys())
+        run(again._restore_keys())
         assert code_of(Forbidden, again.contribute, rows()) == "key_replaced"
         assert run(again.contribute(rows(NEW))).contributor_id == ADA_ID
         again.ledger.audit()
         again.end()
+
+    def test_that_a_restored_log_forgot_is_sent_to_it_again(self, rotated, tmp_path):
+        again = self.with_older_log(rotated, tmp_path)
+        run(again._restore_keys())
+        assert (run(again.contributor_keys(ADA_ID))["num_changes"], run(again.key_holder(NEW.public_key))) == (
+            2,
+            ADA_ID,
+        )
+        assert run(again.contribute(rows(NEW))).contributor_id == ADA_ID
+        again.ledger.audit()
+        again.end()
+
+    def test_that_a_restored_log_forgot_and_refuses_is_forgotten_by_the_datanets(self, rotated, tmp_path):
+        run(rotated.contribute(rows(NEW)))
+        again = self.with_older_log(rotated, tmp_path)
+        taken = sign_change(first_keys(BOB.public_key), [BOB, RECOVERY], public_key=RECOVERY.public_key)
+        again.economy.change_keys(taken)
+        run(again._restore_keys())
+        assert (again.rows.held_keys(), again.rows.logged_keys()) == ([], [taken])
+        assert code_of(InvalidInput, again.contribute, rows(NEW, "1")) == "invalid_signature"
+        assert again.rows.contributors()[0].public_key == ADA.public_key
+        assert run(again.contribute(rows(nonce="2"))).contributor_id == ADA_ID
+        again.ledger.audit()
+        again.end()
+
+    def with_older_log(self, house, folder):
+        """The house again, its log from before there was anything in it."""
+        house.end()
+        (folder / "ledger.db").rename(folder / "lost.db")
+        return House(folder)
 
     def test_that_never_came_to_the_log_is_dropped_after_an_hour(self, house):
         rotation = sign_change(first_keys(ADA.public_key), [ADA, NEW], public_key=NEW.public_key)

@@ -9,11 +9,13 @@ from house import Remote
 from openledger.adapters.card import AdapterCard
 from openledger.adapters.registry import AdapterRegistry
 from openledger.core.clock import ManualClock
-from openledger.core.errors import Conflict
+from openledger.core.errors import Conflict, Forbidden
 from openledger.core.files import write_json_durably
-from openledger.core.signing import SigningKey
+from openledger.core.rekeying import first_keys, sign_change
+from openledger.core.signing import SigningKey, contributor_id
 from openledger.core.values import AdapterTerms, Removal
 from openledger.datanets.removal import sign_withdrawal, withdrawn
+from openledger.economy import Economy
 from openledger.ledger import Ledger
 from openledger.platform.removals import affected_adapters, record_removal
 
@@ -54,17 +56,37 @@ def adapter(
     registry.register(name, folder / name, digest, terms if sold else None)
 
 
+async def own_key(public_key: str) -> str:
+    """Of contributors who never changed any."""
+    return contributor_id(public_key)
+
+
 async def test_a_removal_is_logged_once_with_a_proof(ledger):
-    transfer_id = await record_removal(Remote(ledger), removal())
-    assert await record_removal(Remote(ledger), removal()) == transfer_id == removal().removal_id
+    transfer_id = await record_removal(Remote(ledger), removal(), own_key)
+    assert await record_removal(Remote(ledger), removal(), own_key) == transfer_id == removal().removal_id
     ledger.audit()
     assert ledger.proof(transfer_id)
 
 
+async def test_a_withdrawal_by_a_replaced_key_is_logged_no_more_and_one_that_is_there_is_told(ledger, tmp_path):
+    """As from a registry that was restored from before the change: in the log it would stand for good."""
+    own, new = SigningKey(b"a" * 32), SigningKey(b"n" * 32)
+    economy = Economy(ledger, tmp_path, ManualClock())
+    earlier = withdrawn(sign_withdrawal(own, "docs", ["row_9"], "0"), now_ms=4)
+    transfer_id = await record_removal(Remote(ledger), earlier, Remote(economy).key_holder.remote)
+    economy.change_keys(sign_change(first_keys(own.public_key), [own, new], public_key=new.public_key))
+    with pytest.raises(Forbidden) as caught:
+        await record_removal(Remote(ledger), removal(), Remote(economy).key_holder.remote)
+    assert (caught.value.code, ledger.find(removal().removal_id)) == ("key_replaced", None)
+    assert await record_removal(Remote(ledger), earlier, Remote(economy).key_holder.remote) == transfer_id
+    ledger.audit()
+    economy.close()
+
+
 async def test_a_ledger_that_refuses_is_told(ledger):
-    await record_removal(Remote(ledger), removal())
+    await record_removal(Remote(ledger), removal(), own_key)
     with pytest.raises(Conflict, match="exists_with_different_statement"):
-        await record_removal(Remote(ledger), replace(removal(), row_ids=("row_1",)))
+        await record_removal(Remote(ledger), replace(removal(), row_ids=("row_1",)), own_key)
 
 
 def test_adapters_trained_on_a_row_are_listed_with_what_was_made_of_it(tmp_path):
