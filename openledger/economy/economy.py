@@ -255,6 +255,7 @@ class Economy(Offices):
         """Mend what a restored backup left apart, post what was stored and not posted, finish settlements and deposits,
         release and delete what has expired. Called at the start; may be repeated."""
         self._restored.run()
+        self._signers.end_rest()
         self._sales.post_waiting()
         self._refunds.recover()
         self.pools()

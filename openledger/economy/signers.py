@@ -47,6 +47,20 @@ class SignerBook:
         ended = {one: self._write(signers.end_statement(one)) for one in known}
         return ended.get(signer, ended[known[-1]])
 
+    def end_rest(self) -> int:
+        """Write the ends that a dismissal of before lacks: it ended the key that it named, and not the role by its
+        holder's other keys. A key that was registered after it stands. How many; may be repeated."""
+        known, left = Signers(), set[Signer]()
+        for seq in sorted({entry.seq for entry in self._ledger.transfers(SIGNERS_ACCOUNT, _ENTRIES)}):
+            before = set(known.ended)
+            known.take(self._ledger.batch(seq))
+            for ended in known.ended - before:
+                left |= known.active.intersection(self._of_holder(ended))
+        left -= known.ended
+        for signer in sorted(left, key=lambda one: (one.account, one.role, one.datanet, one.public_key)):
+            self._write(signers.end_statement(signer))
+        return len(left)
+
     def check(self, role: Role, account: str, public_key: str, datanet: str = "") -> None:
         """Raises Forbidden (`not_a_signer`, `key_replaced`) unless this key decides for `account` now: it was
         registered, or it replaced the one that was, and wasn't ended itself."""

@@ -94,3 +94,19 @@ def test_a_key_that_nobody_registered_ends_nothing(town):
     with pytest.raises(NotFound) as caught:
         town.economy.end_signer(signer(THIRD))
     assert caught.value.code == "unknown_signer"
+
+
+def test_whoever_was_dismissed_by_one_of_two_keys_before_does_not_come_back_by_a_third(town):
+    register(town, SECOND)
+    town.economy._signers._write(end_statement(signer(SECOND)))  # all that a dismissal wrote before
+    town.restart()
+    keys = town.economy.contributor_keys(town.economy.key_holder(SECOND.public_key))[-1].keys()
+    town.economy.change_keys(sign_change(keys, [SECOND, THIRD], public_key=THIRD.public_key))
+    with pytest.raises(Forbidden):
+        check(town, THIRD)
+    assert not audited(town).decides(signer(THIRD))
+    register(town, THIRD)  # named again
+    size = town.ledger.audit().num_batches
+    town.restart()
+    check(town, THIRD)
+    assert town.ledger.audit().num_batches == size
