@@ -284,13 +284,23 @@ class Datanets:
         """The log has the change. May be repeated."""
         self._registry.holders.adopt(change)
 
-    def restore_keys(self, changes: Sequence[KeyChange]) -> int:
-        """Adopt what the log has and this registry lacks, as one that was restored from a backup; how many."""
+    def restore_keys(self, changes: Sequence[tuple[int, KeyChange]]) -> int:
+        """Adopt what the log has and this registry lacks, as one that was restored from a backup; how many. They are
+        told with their entries, and in the log's order, none left out behind `keys_told`."""
         return self._registry.holders.restore(changes)
 
-    def logged_keys(self) -> list[KeyChange]:
-        """The changes of keys that the log has, or had when they were adopted, each contributor's in their order."""
-        return self._registry.holders.logged()
+    def keys_told(self) -> tuple[int, KeyChange] | None:
+        """The last change, and its entry, that `restore_keys` was told of."""
+        return self._registry.holders.told()
+
+    def forget_keys_told(self) -> None:
+        """The log isn't the one that it was: it is to be told from its beginning."""
+        self._registry.holders.forget_told()
+
+    def untold_keys(self) -> list[KeyChange]:
+        """The changes of keys that were adopted and `restore_keys` wasn't told of, each contributor's in their order.
+        The log has them, or had them."""
+        return self._registry.holders.untold()
 
     def unlog_keys(self, changes: Sequence[KeyChange]) -> None:
         """The log lacks these after all, as one that was restored from a backup: they are held, and nothing more."""

@@ -19,7 +19,7 @@ and its deposit where a Datanet asks for one) is what another day's changes cost
 
 import json
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -32,11 +32,16 @@ from openledger.core.signing import contributor_id
 DAY_MS = 24 * 60 * 60 * 1000
 MAX_CHANGES_A_DAY = 8
 MAX_OF_STRANGERS_A_DAY = 100
+_TOLD = 2  # what `logged` says of a change that was read in the log: 1, that it was adopted; 0, that it is held
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS key_changes (
     contributor_id TEXT NOT NULL, number INTEGER NOT NULL, said TEXT NOT NULL, held_ms INTEGER NOT NULL,
     logged INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (contributor_id, number)
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS key_changes_told (
+    one INTEGER PRIMARY KEY CHECK (one = 0), seq INTEGER NOT NULL, said TEXT NOT NULL
+) STRICT;
+CREATE INDEX IF NOT EXISTS key_changes_untold ON key_changes (contributor_id, number) WHERE logged = 1;
 CREATE INDEX IF NOT EXISTS key_changes_by_time ON key_changes (held_ms);
 """
 _IS_STRANGERS = (
@@ -129,8 +134,9 @@ class HolderStore:
         with self._writing():
             self._connection.execute(
                 "INSERT INTO key_changes VALUES (?, ?, ?, 0, 1)"
-                " ON CONFLICT (contributor_id, number) DO UPDATE SET said = excluded.said, logged = 1",
-                (change.contributor_id, change.number, _said(change)),
+                " ON CONFLICT (contributor_id, number) DO UPDATE"
+                " SET logged = iif(logged = ? AND said = excluded.said, logged, 1), said = excluded.said",
+                (change.contributor_id, change.number, _said(change), _TOLD),
             )
             self._connection.execute(
                 "UPDATE contributors SET public_key = ? WHERE contributor_id = ?",
@@ -141,19 +147,38 @@ class HolderStore:
             self._release(held)
         self._take(change)
 
-    def restore(self, changes: Iterable[KeyChange]) -> int:
-        """Adopt those that aren't here, in their order; how many."""
-        missing = [change for change in changes if not self._is_logged(change)]
+    def restore(self, changes: Sequence[tuple[int, KeyChange]]) -> int:
+        """Adopt those that aren't here, in their order; how many. From then on they count as told, up to the last."""
+        missing = [change for _, change in changes if not self._is_logged(change)]
         for change in missing:
             self.adopt(change)
         if missing:
             self._read()  # what stood in their place is nobody's
+        with self._writing():
+            self._connection.executemany(
+                "UPDATE key_changes SET logged = ? WHERE contributor_id = ? AND number = ?",
+                [(_TOLD, change.contributor_id, change.number) for _, change in changes],
+            )
+            self._connection.executemany(
+                "INSERT OR REPLACE INTO key_changes_told VALUES (0, ?, ?)",
+                [(seq, _said(change)) for seq, change in changes[-1:]],
+            )
         return len(missing)
 
-    def logged(self) -> list[KeyChange]:
-        """Those that were adopted, each contributor's in their order."""
-        rows = self._connection.execute("SELECT said FROM key_changes WHERE logged ORDER BY contributor_id, number")
-        return [_change(said) for (said,) in rows]
+    def told(self) -> tuple[int, KeyChange] | None:
+        """The last one of the log that `restore` took, and its entry."""
+        row = self._connection.execute("SELECT seq, said FROM key_changes_told").fetchone()
+        return None if row is None else (int(row[0]), _change(row[1]))
+
+    def forget_told(self) -> None:
+        with self._writing():
+            self._connection.execute("UPDATE key_changes SET logged = 1 WHERE logged")
+            self._connection.execute("DELETE FROM key_changes_told")
+
+    def untold(self) -> list[KeyChange]:
+        """Those that were adopted and `restore` didn't take, each contributor's in their order."""
+        query = "SELECT said FROM key_changes WHERE logged = 1 ORDER BY contributor_id, number"
+        return [_change(said) for (said,) in self._connection.execute(query)]
 
     def unlog(self, changes: Iterable[KeyChange], now_ms: int) -> None:
         """Hold these from now on, for the log hasn't got them. The key that they replaced signs again once they are

@@ -18,7 +18,6 @@ from openledger.ledger.seats import seat_accounts
 from openledger.ledger.signers import SIGNERS_ACCOUNT
 from openledger.ledger.transfers import CREATED, EXISTS
 
-_ENTRIES = 10**6
 _NEWEST = 64
 
 
@@ -49,6 +48,7 @@ class ContributorKeyBook:
     def __init__(self, ledger: LedgerPort):
         self._ledger = ledger
         self._changes: dict[str, list[KeyChange]] = {}  # as far as they were read: the log only grows
+        self._history = History(ledger, KEYS_ACCOUNT)
         self._registrations = History(ledger, SIGNERS_ACCOUNT)
         self._registered: tuple[int, set[str]] = -1, set()  # up to which entry, and the keys
 
@@ -89,10 +89,10 @@ class ContributorKeyBook:
             known.append(found)
         return list(known)
 
-    def every_change(self) -> list[KeyChange]:
-        """Everybody's, in the order of the log."""
-        seqs = {entry.seq for entry in self._ledger.transfers(KEYS_ACCOUNT, _ENTRIES)}
-        return [change_in(self._ledger.batch(seq).statement or {}) for seq in sorted(seqs)]
+    def changes_after(self, seq: int, limit: int) -> list[tuple[int, KeyChange]]:
+        """The first `limit` of everybody's behind the entry `seq`, each with its own, in the order of the log."""
+        seqs = self._history.after(seq)[:limit]
+        return [(found, change_in(self._ledger.batch(found).statement or {})) for found in seqs]
 
     def change(self, contributor: str, number: int) -> KeyChange | None:
         entry = self._ledger.find(change_id(contributor, number))

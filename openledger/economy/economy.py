@@ -387,9 +387,9 @@ class Economy(Offices):
         """Every change of a contributor's keys, in order."""
         return self._signers.keys.changes(contributor)
 
-    def key_changes(self) -> list[KeyChange]:
-        """See `ContributorKeyBook.every_change`."""
-        return self._signers.keys.every_change()
+    def key_changes(self, after: int, limit: int) -> list[tuple[int, KeyChange]]:
+        """See `ContributorKeyBook.changes_after`."""
+        return self._signers.keys.changes_after(after, limit)
 
     def key_change(self, contributor: str, number: int) -> KeyChange | None:
         return self._signers.keys.change(contributor, number)

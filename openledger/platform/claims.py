@@ -26,6 +26,7 @@ from openledger.platform.calls import answered
 from openledger.platform.desk import is_spam
 
 _logger = logging.getLogger(__name__)
+_PAGE = 100  # of changes of keys: the economy answers others in between
 _STALE_MS = 3_600_000  # of an appeal whose row came and whose deposit never did
 _OPENING = ("public_key", "signed", "signature", "opened_ms")
 _APPEALED = (
@@ -45,7 +46,6 @@ class Claims:
     def __init__(self, datanets: Any, economy: Any):
         self._datanets = datanets
         self._economy = economy
-        self._keys_restored = False
 
     async def seal(self, seal: Seal) -> SealReceipt:
         receipt: SealReceipt = await answered(self._datanets.seal.remote(seal))
@@ -93,17 +93,33 @@ class Claims:
 
     async def _restore_keys(self) -> None:
         """Where registry or log were restored from a backup: let the Datanets know what the log has of contributors'
-        keys, and send it again what it lacks. Before that is done nobody is answered: a replaced key would sign."""
-        if self._keys_restored:
-            return
-        known: list[KeyChange] = await answered(self._datanets.logged_keys.remote())
-        logged: list[KeyChange] = await answered(self._economy.key_changes.remote())
-        await answered(self._datanets.restore_keys.remote(logged))
-        has = {(one.contributor_id, one.number): one for one in logged}
-        lost = [one for one in known if (one.contributor_id, one.number) not in has]
-        for change in lost:
-            await self._log_again(change)
-        self._keys_restored = True
+        keys, and send it again what it lacks. Before that is done nobody is answered: a replaced key would sign.
+
+        The Datanets keep up to which change they were told, so that it costs little to ask again; a log that has
+        another change in that place, or none, was restored, and is read anew."""
+        told: tuple[int, KeyChange] | None = await answered(self._datanets.keys_told.remote())
+        if told is not None and await self._logged_behind(told[0] - 1, 1) != [told]:
+            await answered(self._datanets.forget_keys_told.remote())
+            told = None
+        waiting: list[KeyChange] = await answered(self._datanets.untold_keys.remote())
+        seq = -1 if told is None else told[0]
+        while page := await self._logged_behind(seq, _PAGE):
+            await answered(self._datanets.restore_keys.remote(page))
+            seq = page[-1][0]
+        if waiting:
+            await self._log_lost({(one.contributor_id, one.number) for one in waiting})
+
+    async def _log_lost(self, waiting: set[tuple[str, int]]) -> None:
+        """Of those changes that the Datanets had adopted, the ones that the log, read since to its end, hasn't got."""
+        untold: list[KeyChange] = await answered(self._datanets.untold_keys.remote())
+        for change in untold:
+            own = change.contributor_id, change.number
+            if own in waiting and await answered(self._economy.key_change.remote(*own)) is None:
+                await self._log_again(change)
+
+    async def _logged_behind(self, seq: int, limit: int) -> list[tuple[int, KeyChange]]:
+        found: list[tuple[int, KeyChange]] = await answered(self._economy.key_changes.remote(seq, limit))
+        return found
 
     async def _log_again(self, change: KeyChange) -> None:
         """One that the log had, and has no more; where it refuses it now, the Datanets forget it."""

@@ -8,7 +8,7 @@ from dataclasses import replace
 import apsw
 import pytest
 from economy_values import scores
-from house import ADA, ADA_ID, AUDITOR, BOB, DEPOSIT, OWNER, ROWS, House
+from house import ADA, ADA_ID, AUDITOR, BOB, DEPOSIT, OWNER, ROWS, House, Remote
 
 from openledger.core.appealing import sign_decision
 from openledger.core.errors import Conflict, Corrupt, Forbidden, InvalidInput, TooManyRequests, Unavailable
@@ -19,13 +19,16 @@ from openledger.core.signing import SigningKey
 from openledger.datanets import holders
 from openledger.datanets.appeals import appeal_of
 from openledger.datanets.contribution import sign_contribution, signed_bytes
+from openledger.datanets.datanets import Datanets
 from openledger.datanets.feedback import RATING, Feedback
 from openledger.datanets.removal import sign_withdrawal
 from openledger.datanets.seals import seal_of
+from openledger.datanets.shard import ShardHost
 from openledger.economy.disputes import recomputed
 from openledger.ledger.disputes import Basis
 from openledger.ledger.removals import removal_accounts, removal_statement, removal_transfers
 from openledger.ledger.seals import OPENING, SEAL
+from openledger.platform import claims
 
 NEW, RECOVERY, THIEF = (SigningKey(name * 32, ADA_ID) for name in (b"n", b"r", b"t"))
 NAMED = sign_change(first_keys(ADA.public_key), [ADA, RECOVERY], recovery_key=RECOVERY.public_key)
@@ -424,6 +427,40 @@ class TestAChange:
         again.ledger.audit()
         again.end()
 
+    def test_is_read_once_and_in_pages(self, rotated, monkeypatch):
+        monkeypatch.setattr(claims, "_PAGE", 1)
+        run(rotated._restore_keys())
+        run(rotated.change_keys(ROTATED))  # sent again, it isn't to be told anew
+        asked = []
+        batch = rotated.economy._signers.keys._ledger.batch
+        monkeypatch.setattr(rotated.ledger, "batch", lambda seq: asked.append(seq) or batch(seq))
+        run(rotated._restore_keys())
+        assert (len(asked), rotated.rows.keys_told()[1], rotated.rows.untold_keys()) == (1, ROTATED, [])
+
+    def test_that_a_registry_forgot_under_a_running_gateway_is_read_again(self, rotated, tmp_path):
+        run(rotated._restore_keys())
+        with apsw.Connection(str(next(tmp_path.rglob("registry.sqlite")))) as registry:
+            registry.execute("DELETE FROM key_changes")
+            registry.execute("DELETE FROM key_changes_told")
+        rotated.rows.close()
+        rotated.rows = Datanets(tmp_path, [ShardHost(tmp_path / "shard-0")], rotated.clock)
+        rotated._datanets = Remote(rotated.rows)
+        run(rotated._restore_keys())
+        assert code_of(Forbidden, rotated.contribute, rows()) == "key_replaced"
+
+    def test_that_a_restored_log_forgot_although_it_was_told_is_sent_to_it_again(self, rotated, tmp_path):
+        run(rotated._restore_keys())
+        again = self.with_older_log(rotated, tmp_path)
+        run(again._restore_keys())
+        assert (run(again.contributor_keys(ADA_ID))["num_changes"], run(again.key_holder(NEW.public_key))) == (
+            2,
+            ADA_ID,
+        )
+        run(again._restore_keys())
+        assert again.rows.untold_keys() == []
+        again.ledger.audit()
+        again.end()
+
     def test_that_a_restored_log_forgot_is_sent_to_it_again(self, rotated, tmp_path):
         again = self.with_older_log(rotated, tmp_path)
         run(again._restore_keys())
@@ -441,7 +478,7 @@ class TestAChange:
         taken = sign_change(first_keys(BOB.public_key), [BOB, RECOVERY], public_key=RECOVERY.public_key)
         again.economy.change_keys(taken)
         run(again._restore_keys())
-        assert (again.rows.held_keys(), again.rows.logged_keys()) == ([], [taken])
+        assert (again.rows.held_keys(), again.rows.keys_told()[1], again.rows.untold_keys()) == ([], taken, [])
         assert code_of(InvalidInput, again.contribute, rows(NEW, "1")) == "invalid_signature"
         assert again.rows.contributors()[0].public_key == ADA.public_key
         assert run(again.contribute(rows(nonce="2"))).contributor_id == ADA_ID
