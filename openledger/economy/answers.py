@@ -101,7 +101,7 @@ class AnswerStore:
         with writing(self._db):
             self._db.execute("UPDATE answers SET state = ? WHERE answer_id = ?", (state, answer_id))
             if state == "posted":
-                self._db.execute("INSERT OR REPLACE INTO last_posted VALUES (0, ?)", (answer_id,))
+                self._remember(answer_id)
 
     def last_posted(self) -> str:
         """The answer that was posted last; the newest that was, where that wasn't noted. Empty where none was."""
@@ -119,6 +119,15 @@ class AnswerStore:
     def unrefund(self, answer_id: str) -> None:
         with writing(self._db):
             self._db.execute("UPDATE answers SET state = 'posted' WHERE answer_id = ?", (answer_id,))
+
+    def remember_posted(self, answer_id: str) -> None:
+        """The log's newest sale, which only the log knew."""
+        with writing(self._db):
+            self._remember(answer_id)
+
+    def forget_posted(self) -> None:
+        with writing(self._db):
+            self._db.execute("DELETE FROM last_posted")
 
     def adopt(self, usage: dict[str, Any], refunded: bool) -> None:
         """An answer that only the log knows: what it said is lost."""
@@ -228,6 +237,9 @@ class AnswerStore:
             pool_nano=usage["parts_nano"]["contributors"],
             salt=content["salt"],
         )
+
+    def _remember(self, answer_id: str) -> None:
+        self._db.execute("INSERT OR REPLACE INTO last_posted VALUES (0, ?)", (answer_id,))
 
     def _seal(self, sold: Sold) -> bytes:
         answer, account = sold.answer, str(sold.usage["account"])

@@ -52,6 +52,7 @@ class Reconciliation:
         missing = [name for name in self._answers.in_log() if not self._has(fee_id(name))]
         for name in missing:
             self._answers.mark(name, "stored")
+        self._answers.forget_posted()
         return len(missing)
 
     def _unsettle(self) -> int:
@@ -75,10 +76,11 @@ class Reconciliation:
 
     def _adopt(self) -> int:
         """Sales that only the log has, back to the newest that was posted here."""
-        adopted = 0
+        adopted, newest = 0, ""
         for entry in self._newest(HOLDS):
             if entry.transfer.code != "fee":
                 continue
+            newest = newest or entry.transfer.reference
             known = self._answers.find(entry.transfer.reference)
             if known is not None and known.state != "stored":
                 break
@@ -86,6 +88,8 @@ class Reconciliation:
             if known is None and usage is not None:
                 self._answers.adopt(usage, self._has(refunds.refund_id(usage["answer_id"])))
                 adopted += 1
+        if adopted:
+            self._answers.remember_posted(newest)
         return adopted
 
     def read_refunds(self, account: str) -> int:

@@ -15,7 +15,7 @@ OPEN = 10**9
 def put_back(town, name):
     """What happens inside is lost from the file `name`, as where a backup from before is put in its place."""
     town.close()
-    backup = town.folder / "backup"
+    backup = town.folder / f"backup-{name}"
     backup.mkdir()
     for file in town.folder.glob(f"{name}*"):
         shutil.copy(file, backup)
@@ -154,3 +154,14 @@ def test_a_start_asks_the_log_no_more_for_more_sales(town, monkeypatch):
     for number in range(20):
         town.sell(f"more{number}")
     assert asked() == few
+
+
+def test_one_restore_after_another_leaves_no_sale_that_keeps_it_from_starting(town):
+    sold = town.sell("k1")
+    with put_back(town, "ledger.db"):
+        with put_back(town, "economy.db"):
+            read_back = town.sell("k2")
+        assert state(town, read_back.answer_id) == "posted"
+    assert (state(town, sold.answer_id), state(town, read_back.answer_id)) == ("posted", "unpaid")
+    assert town.economy.pool("py", "p0001").total_nano == town.available("pool:py:p0001") == 155
+    town.ledger.audit()
