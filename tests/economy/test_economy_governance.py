@@ -1,5 +1,8 @@
 """Proposals: their states, who votes with what, and that what passed happens once, by itself, within the bounds."""
 
+import re
+from pathlib import Path
+
 import pytest
 from economy_values import Town, scores
 
@@ -461,6 +464,11 @@ def test_the_presets_are_those_of_the_issue():
         (day, 7 * day, 10_000 * open_, 50_000, 7 * day),
     ]
     assert Parameters(**PRESETS["docs"]).vote_quorum_ppm == 50_000
+
+
+def test_the_guide_tells_the_votes_of_the_other_preset():
+    guide = (Path(__file__).parents[2] / "docs" / "guides" / "govern.md").read_text()
+    assert {name: int(value) for name, value in re.findall(r"--change (vote_\w+)=(\d+)", guide)} == PRESETS["docs"]
 
 
 def test_a_proposal_nobody_made_is_not_found(voters):
