@@ -26,23 +26,31 @@ class Affairs(RuleBasedStateMachine):
         self.town = Town(self.folder, ManualClock())
         self.town.economy.grant("user:alice", START, "start")
         self.town.economy.grant("user:bob", 100 * OPEN, "bob")
-        self.number, self.spent, self.fees, self.settled = 0, 0, {}, set()
+        self.number, self.spent, self.fees, self.sold_ms, self.settled = 0, 0, {}, {}, set()
 
     @rule(tokens=st.integers(1, 40))
     def sell(self, tokens: int) -> None:
         self.number += 1
         receipt = self.town.sell(f"k{self.number}", completion=tokens)
         self.fees[receipt.answer_id] = receipt.fee_nano
+        self.sold_ms[receipt.answer_id] = self.town.clock.now_ms()
         self.spent += receipt.fee_nano
 
     @rule(data=st.data())
     def refund(self, data: st.DataObject) -> None:
         answer_id = data.draw(st.sampled_from([*self.fees, "ans_none"]))
+        now_ms = self.town.clock.now_ms()
+        is_late = now_ms > self.sold_ms.get(answer_id, now_ms) + self.town.economy.parameters().refund_window_ms
+        refused = None
         try:
             self.town.economy.refund(answer_id, "why")
         except (InsufficientFunds, NotFound):
             return
-        self.spent -= self.fees.pop(answer_id)
+        except Conflict as error:
+            refused = error.code
+        assert refused == ("refund_window_closed" if is_late else None)
+        if not is_late:
+            self.spent -= self.fees.pop(answer_id)
 
     @rule(data=st.data())
     def mark(self, data: st.DataObject) -> None:
