@@ -12,18 +12,18 @@ have something free.
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 from openledger.core.errors import Conflict, Corrupt, NotFound
 from openledger.core.money import format_money, format_open
 from openledger.economy.pool_history import PoolHistory
-from openledger.economy.port import LedgerPort
+from openledger.economy.port import LedgerPort, newest_first
 from openledger.economy.register import RegisterBook
 from openledger.ledger.accounts import UNATTRIBUTED, pool_account, pool_key
 from openledger.ledger.governance import check_asked, pools_of
 from openledger.ledger.transfers import Entry
 
-_FEW = 64
 _log = logging.getLogger(__name__)
 
 
@@ -126,13 +126,9 @@ class BountyBook:
         return list(self._left)
 
     def _since(self) -> list[Entry]:
-        """What moved on `unattributed` since the last time, newest first; no more of it is read than has to be."""
-        limit = _FEW
-        while True:
-            found = self._ledger.transfers(UNATTRIBUTED, limit)
-            if len(found) < limit or found[-1].seq < self._next_seq:
-                return [entry for entry in found if entry.seq >= self._next_seq]
-            limit *= 8
+        """What moved on `unattributed` since the last time, newest first."""
+        moved = newest_first(self._ledger, UNATTRIBUTED)
+        return list(takewhile(lambda entry: entry.seq >= self._next_seq, moved))
 
 
 def _too_much(free_nano: int, amount_nano: int, where: str = "") -> Conflict:

@@ -1,11 +1,12 @@
 """The book of contributors' keys: who speaks for whom, and how that changes. What the log says is true."""
 
 from bisect import bisect_right
+from itertools import takewhile
 
 from openledger.core.errors import Conflict, Forbidden
 from openledger.core.rekeying import KeyChange, Keys, check_change, keys_before, replaced
 from openledger.core.signing import contributor_id
-from openledger.economy.port import LedgerPort
+from openledger.economy.port import LedgerPort, newest_first
 from openledger.ledger.contributor_keys import (
     KEYS_ACCOUNT,
     change_id,
@@ -17,8 +18,6 @@ from openledger.ledger.contributor_keys import (
 from openledger.ledger.seats import seat_accounts
 from openledger.ledger.signers import SIGNERS_ACCOUNT
 from openledger.ledger.transfers import CREATED, EXISTS
-
-_NEWEST = 64
 
 
 class History:
@@ -34,12 +33,9 @@ class History:
         return self._seqs[bisect_right(self._seqs, seq) :]
 
     def _read(self) -> None:
-        last, limit = self._seqs[-1] if self._seqs else -1, _NEWEST
-        newest = self._ledger.transfers(self._account, limit)
-        while len(newest) == limit and newest[-1].seq > last:
-            limit *= 4
-            newest = self._ledger.transfers(self._account, limit)
-        self._seqs += sorted({entry.seq for entry in newest if entry.seq > last})
+        last = self._seqs[-1] if self._seqs else -1
+        moved = takewhile(lambda entry: entry.seq > last, newest_first(self._ledger, self._account))
+        self._seqs += sorted({entry.seq for entry in moved})
 
 
 class ContributorKeyBook:

@@ -1,10 +1,12 @@
 """What the economy asks of a ledger. `ledger.Ledger` answers in-process, `actor.RemoteLedger` across processes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 from openledger.ledger.accounts import Account, Balance
 from openledger.ledger.transfers import Batch, Entry, Transfer
+
+_FEW = 64
 
 
 class LedgerPort(Protocol):
@@ -27,3 +29,15 @@ class LedgerPort(Protocol):
     def usages(self, pool: str) -> list[dict[str, Any]]: ...
 
     def verdicts(self, pool: str) -> list[dict[str, Any]]: ...
+
+
+def newest_first(ledger: LedgerPort, account_id: str) -> Iterator[Entry]:
+    """What moved on an account, newest first; no more of it is read than is asked for. What comes meanwhile is left
+    out."""
+    limit, last = _FEW, None
+    while True:
+        found = ledger.transfers(account_id, limit)
+        yield from found if last is None else found[found.index(last) + 1 :]
+        if len(found) < limit:
+            return
+        limit, last = limit * 8, found[-1]

@@ -9,13 +9,12 @@ anew where its key is sent again.
 """
 
 import logging
-from collections.abc import Iterator
 
 import apsw
 
 from openledger.core.database import writing
 from openledger.economy.answers import AnswerStore
-from openledger.economy.port import LedgerPort
+from openledger.economy.port import LedgerPort, newest_first
 from openledger.economy.pricing import fee_id
 from openledger.economy.settlement import payout_id
 from openledger.ledger import refunds
@@ -23,7 +22,6 @@ from openledger.ledger.accounts import HOLDS, UNATTRIBUTED
 from openledger.ledger.transfers import Entry
 
 SCHEMA = "CREATE TABLE IF NOT EXISTS read_back(account TEXT PRIMARY KEY, seq INTEGER NOT NULL) STRICT, WITHOUT ROWID;"
-_FEW = 64
 _log = logging.getLogger(__name__)
 
 
@@ -77,7 +75,7 @@ class Reconciliation:
     def _adopt(self) -> int:
         """Sales that only the log has, back to the newest that was posted here."""
         adopted, newest = 0, ""
-        for entry in self._newest(HOLDS):
+        for entry in newest_first(self._ledger, HOLDS):
             if entry.transfer.code != "fee":
                 continue
             newest = newest or entry.transfer.reference
@@ -95,7 +93,7 @@ class Reconciliation:
     def read_refunds(self, account: str) -> int:
         """Refunds that took of `account` and weren't known here, since it was last looked at; how many."""
         found, newest_seq, read_seq = 0, -1, self._read_seq(account)
-        for entry in self._newest(account):
+        for entry in newest_first(self._ledger, account):
             if entry.seq == read_seq:
                 break
             newest_seq = max(newest_seq, entry.seq)
@@ -112,16 +110,6 @@ class Reconciliation:
             return False
         self._answers.mark(known.answer_id, "refunded")
         return True
-
-    def _newest(self, account: str) -> Iterator[Entry]:
-        """What moved on an account, newest first; no more of it is read than is asked for."""
-        limit, told = _FEW, 0
-        while True:
-            found = self._ledger.transfers(account, limit)
-            yield from found[told:]
-            if len(found) < limit:
-                return
-            limit, told = limit * 8, len(found)
 
     def _read_seq(self, account: str) -> int:
         row = self._db.execute("SELECT seq FROM read_back WHERE account = ?", (account,)).fetchone()

@@ -9,7 +9,7 @@ from economy_values import Town
 from openledger.core.clock import ManualClock
 from openledger.core.rekeying import KeyChange, first_keys, sign_change
 from openledger.core.signing import SigningKey
-from openledger.economy import contributor_keys
+from openledger.economy import port
 from openledger.economy.contributor_keys import ContributorKeyBook
 
 
@@ -26,7 +26,7 @@ def rotation(number: int) -> KeyChange:
 
 
 def test_changes_of_keys_are_told_in_pages_and_none_is_left_out(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contributor_keys, "_NEWEST", 2)
+    monkeypatch.setattr(port, "_FEW", 2)
     book, made = ContributorKeyBook(town.ledger), [rotation(number) for number in range(1, 8)]
     told: list[KeyChange] = []
     seq = -1
