@@ -1,29 +1,17 @@
 """`disputes`, `appeals`, `reviewers` and `retention`: from the command line through economy, ledger and Datanets."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from economy_values import scores
 from house import ADA_ID, AUDITOR, DEPOSIT, NOISE, POOL, ROWS, House
-from served_app import served
 
-from openledger.api import create_app
 from openledger.cli.main import main
 from openledger.economy.spot_checks import SpotCheckBook
 
 Captured = pytest.CaptureFixture[str]
-
-
-@pytest.fixture
-def house(tmp_path: Path) -> Iterator[House]:
-    made = House(tmp_path / "house")
-    with served(create_app(made)) as url:
-        made.url = url  # type: ignore[attr-defined]
-        yield made
-    made.end()
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 from openlora_models import Served, make_served
 
+from openledger.adapters.registry import AdapterRegistry
 from openledger.openlora.torch_engine import EngineOptions, TorchEngine
 
 
@@ -28,3 +29,12 @@ def engine(served: Served) -> TorchEngine:
     for name, folder in served.folders.items():
         engine.load(served.digests[name], folder)
     return engine
+
+
+@pytest.fixture
+def registry(served: Served) -> AdapterRegistry:
+    """Of all three adapters, each under its name."""
+    registry = AdapterRegistry(served.folders["one"].parent)
+    for name, folder in served.folders.items():
+        registry.register(name, folder, served.digests[name])
+    return registry

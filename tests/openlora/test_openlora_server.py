@@ -19,14 +19,6 @@ from openledger.openlora.server import AdapterServer, ServingOptions
 from openledger.openlora.torch_engine import EngineOptions, TorchEngine
 
 
-@pytest.fixture
-def registry(served: Served) -> AdapterRegistry:
-    registry = AdapterRegistry(served.folders["one"].parent)
-    for name, folder in served.folders.items():
-        registry.register(name, folder, served.digests[name])
-    return registry
-
-
 @pytest_asyncio.fixture
 async def server(served: Served, registry: AdapterRegistry) -> AsyncIterator[AdapterServer]:
     """Room for two of the three adapters."""

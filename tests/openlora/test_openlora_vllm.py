@@ -457,14 +457,6 @@ class TestGrammars:
         assert self._answer(engine, grammar) == ("", "invalid_grammar")
 
 
-@pytest.fixture
-def registry(served: Served) -> AdapterRegistry:
-    registry = AdapterRegistry(served.folders["one"].parent)
-    for name, folder in served.folders.items():
-        registry.register(name, folder, served.digests[name])
-    return registry
-
-
 @pytest_asyncio.fixture
 async def server(bare: VllmEngine, registry: AdapterRegistry) -> AsyncIterator[AdapterServer]:
     """Room for two of the three adapters."""
