@@ -4,7 +4,9 @@ The epoch is a row that every write transaction locks for sharing and that openi
 waits for its successor's opening and then reads the new epoch, or its successor waits for the old one's last batch;
 whatever an old writer's connection still holds is cut off first, so a frozen one can't keep its successor out.
 
-Lists come by COPY into a staging table, and from there by one statement. Needs psycopg 3 (`openledger[postgres]`).
+Long lists come as binary COPY, made of whole columns: ids straight into their table, in a savepoint that is rolled back
+where one is known; sums into a staging table, and from there by one statement. Needs psycopg 3
+(`openledger[postgres]`).
 """
 
 import time
@@ -13,6 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+import numpy as np
+import numpy.typing as npt
 
 from openledger.core.errors import Corrupt, InvalidInput, OpenLedgerError, Unavailable
 from openledger.ledger.sqlite import check_epoch
@@ -59,13 +64,14 @@ MIGRATIONS = (
     """,
 )
 _STAGING = """
-CREATE TEMPORARY TABLE staged_ids(id bytea, place bigint);
 CREATE TEMPORARY TABLE staged_sums(
   debits_pending bigint, debits_posted bigint, credits_pending bigint, credits_posted bigint, last_seq bigint,
   number bigint);
 """
 _ACCOUNT = """number, account_id, a.key, kind, may_go_negative, debits_pending, debits_posted, credits_pending,
               credits_posted, last_seq"""
+_ID_BYTES = 16  # of most ids; others are texts
+_COPY_HEADER, _COPY_END = b"PGCOPY\n\xff\r\n\0" + bytes(8), b"\xff\xff"
 _FEW = 64  # rows for which a statement a row costs less than staging
 
 
@@ -160,7 +166,7 @@ class PostgresStore:
             )
             return
         self._execute("TRUNCATE staged_sums")
-        self._copy("COPY staged_sums FROM STDIN (FORMAT BINARY)", ("int8",) * 6, given)
+        self._copy_columns("COPY staged_sums FROM STDIN (FORMAT BINARY)", *np.array(given, np.int64).T)
         self._execute(
             "UPDATE sums SET debits_pending = n.debits_pending, debits_posted = n.debits_posted,"
             " credits_pending = n.credits_pending, credits_posted = n.credits_posted, last_seq = n.last_seq"
@@ -170,23 +176,12 @@ class PostgresStore:
     def add_ids(self, keys: Sequence[bytes], seq: int) -> bool:
         if not keys:
             return True
-        first = seq * MAX_TRANSFERS
-        with self._db.transaction() as step:
-            if len(keys) <= _FEW:
-                added = self._execute(
-                    "INSERT INTO transfers SELECT id, %s + place - 1"
-                    " FROM unnest(%s::bytea[]) WITH ORDINALITY t(id, place) ON CONFLICT DO NOTHING",
-                    first,
-                    list(keys),
-                ).rowcount
-            else:
-                self._execute("TRUNCATE staged_ids")
-                rows = zip(keys, range(first, first + len(keys)), strict=True)
-                self._copy("COPY staged_ids FROM STDIN (FORMAT BINARY)", ("bytea", "int8"), rows)
-                added = self._execute("INSERT INTO transfers SELECT * FROM staged_ids ON CONFLICT DO NOTHING").rowcount
-            if added != len(keys):
-                raise psycopg.Rollback(step)
-        return bool(added == len(keys))
+        try:
+            with self._db.transaction():
+                self._insert_ids(keys, seq * MAX_TRANSFERS)
+        except psycopg.errors.UniqueViolation:
+            return False
+        return True
 
     def places(self, keys: Sequence[bytes]) -> dict[bytes, tuple[int, int]]:
         rows = self._read("SELECT id, place FROM transfers WHERE id = ANY(%s)", list(keys)) if keys else ()
@@ -326,6 +321,25 @@ class PostgresStore:
             for row in rows:
                 copying.write_row(row)
 
+    def _insert_ids(self, keys: Sequence[bytes], first: int) -> None:
+        if len(keys) <= _FEW:
+            self._db.execute(
+                "INSERT INTO transfers SELECT id, %s + place - 1 FROM unnest(%s::bytea[]) WITH ORDINALITY t(id, place)",
+                (first, list(keys)),
+                binary=True,
+            )
+            return
+        statement = "COPY transfers FROM STDIN (FORMAT BINARY)"
+        places = range(first, first + len(keys))
+        if all(len(key) == _ID_BYTES for key in keys):
+            self._copy_columns(statement, np.frombuffer(b"".join(keys), f"V{_ID_BYTES}"), np.array(places))
+        else:
+            self._copy(statement, ("bytea", "int8"), zip(keys, places, strict=True))
+
+    def _copy_columns(self, statement: str, *columns: npt.NDArray[Any]) -> None:
+        with self._db.cursor().copy(statement) as copying:
+            copying.write(_copy_bytes(columns))
+
     def _accounts(self, column: str, wanted: list[Any]) -> list[AccountRow]:
         query = f"SELECT {_ACCOUNT} FROM accounts a JOIN sums USING (number) WHERE a.{column} = ANY(%s)"
         return [AccountRow._make(row) for row in self._read(query, wanted)] if wanted else []
@@ -351,6 +365,19 @@ def location_of(url: str) -> str:
     """`url` without its password, for messages."""
     parts = urlsplit(url)
     return f"postgresql://{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}{parts.path}"
+
+
+def _copy_bytes(columns: Sequence[npt.NDArray[Any]]) -> bytes:
+    """COPY's binary form of columns of 64-bit integers, or of strings of one length (PostgreSQL's manual, COPY, "Binary
+    Format"): a row is the number of its fields, then each one's length and bytes, big-endian."""
+    layout: list[tuple[str, Any]] = [("fields", ">i2")]
+    for place, column in enumerate(columns):
+        layout += [(f"length{place}", ">i4"), (f"value{place}", column.dtype.newbyteorder(">"))]
+    rows = np.empty(len(columns[0]), layout)
+    rows["fields"] = len(columns)
+    for place, column in enumerate(columns):
+        rows[f"length{place}"], rows[f"value{place}"] = column.itemsize, column
+    return b"".join((_COPY_HEADER, rows.tobytes(), _COPY_END))
 
 
 def _cut_off_writers(connection: Any) -> None:
