@@ -27,6 +27,8 @@ from openledger.core.ids import check_name
 HOST_FOLDER = f"/dev/shm/openlora-{os.getuid()}"  # of this user, on a node with Linux
 _LOCKS = 64  # of a folder; two adapters that share one are fetched one after the other
 _NEW = ".new-"
+_HELD = ".held"
+_SPARE = 16  # a full tier lets go of a sixteenth at once
 _STALE_S = 3600.0
 
 
@@ -69,8 +71,7 @@ class FolderTier:
             new.mkdir()
             try:
                 fill(new)
-                self._make_room(_bytes_of(new))
-                new.rename(self._folder / digest)
+                self._move_in(new, digest)
             except OSError as error:
                 raise Unavailable(f"{self._folder} can't be written: {error}", code="adapter_tier_full") from error
             finally:
@@ -92,20 +93,41 @@ class FolderTier:
             return
         shutil.rmtree(gone, ignore_errors=True)
 
-    def _make_room(self, size: int) -> None:
+    def _move_in(self, new: Path, digest: str) -> None:
+        """The bytes that are held are counted in a file, so that the folder is read only where it is full, and an
+        adapter costs the same however many there are. After `remove` or a crash the count is too high, never too low;
+        reading puts it right."""
+        size = _bytes_of(new)
         if size > self._max_bytes:
             raise Unavailable(
                 f"an adapter of {size} bytes does not fit {self._folder}, which holds {self._max_bytes}",
                 code="adapter_tier_full",
             )
+        with (self._folder / _HELD).open("a+") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            stream.seek(0)
+            counted = stream.read()
+            held = int(counted) if counted.isdigit() else self.num_bytes()
+            if held + size > self._max_bytes:
+                held = self._evict(size)
+            stream.truncate(0)
+            stream.write(str(held + size))
+            stream.flush()
+            new.rename(self._folder / digest)
+
+    def _evict(self, size: int) -> int:
+        """Make room for `size` bytes, and for some more where that takes small adapters only; what is held then."""
         now_s = self._now_s()
         entries = sorted(self._entries(), key=lambda entry: -(now_s - entry[2] + 1) * entry[1])
-        held = sum(size for _, size, _ in entries)
+        held = sum(bytes_held for _, bytes_held, _ in entries)
+        target = self._max_bytes - size
+        spare = target - self._max_bytes // _SPARE
         for digest, bytes_held, _ in entries:
-            if held + size <= self._max_bytes:
-                return
+            if held <= target and held - bytes_held < spare:
+                break
             self.remove(digest)
             held -= bytes_held
+        return held
 
     def _entries(self) -> list[tuple[str, int, float]]:
         """Digest, bytes and time of last use of what is here."""

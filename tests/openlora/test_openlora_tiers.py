@@ -82,6 +82,44 @@ class TestFolderTier:
             tier.add("b", filler(31))
         assert (caught.value.code, tier.digests()) == ("adapter_tier_full", ("a",))
 
+    def test_is_read_where_it_is_full_only(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        tier, readings = FolderTier(tmp_path / "tier", 1000), []
+        read = tier._entries
+        monkeypatch.setattr(tier, "_entries", lambda: readings.append(1) or read())
+        for number in range(100):
+            tier.add(f"{number:08x}", filler(10))
+        assert len(readings) == 1  # to begin the count
+        for number in range(100, 160):
+            tier.add(f"{number:08x}", filler(10))
+        assert len(readings) <= 12
+        assert 1000 - 1000 // 16 - 10 <= tier.num_bytes() <= 1000
+
+    def test_a_count_that_is_too_high_drives_nobody_out(self, tmp_path: Path) -> None:
+        tier = FolderTier(tmp_path / "tier", 30)
+        for digest in "abc":
+            tier.add(digest, filler(10))
+        tier.remove("a")
+        tier.add("d", filler(10))
+        assert set(tier.digests()) == {"b", "c", "d"}
+
+    @pytest.mark.parametrize("counted", ["", "12x", "-3"])
+    def test_a_count_that_can_not_be_read_is_made_anew(self, tmp_path: Path, counted: str) -> None:
+        tier = FolderTier(tmp_path / "tier", 30)
+        for digest in "ab":
+            tier.add(digest, filler(10))
+        (tmp_path / "tier" / ".held").write_text(counted)
+        tier.add("c", filler(10))
+        tier.add("d", filler(10))
+        assert len(tier.digests()) == 3
+        assert "d" in tier.digests()
+
+    def test_a_limit_holds_for_several_processes_together(self, tmp_path: Path) -> None:
+        tiers = [FolderTier(tmp_path / "tier", 100) for _ in range(3)]
+        for number in range(60):
+            tiers[number % 3].add(f"{number:08x}", filler(7))
+            assert tiers[0].num_bytes() <= 100
+        assert tiers[0].num_bytes() > 100 - 7 - 100 // 16 - 7
+
     @pytest.mark.parametrize("digest", ["../a", "a/b", "", ".new-x"])
     def test_a_digest_that_is_no_name_is_refused(self, tmp_path: Path, digest: str) -> None:
         with pytest.raises(InvalidInput):
