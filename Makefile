@@ -13,7 +13,7 @@ TORCH_INDEX ?=
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test slow check format docs bench clean
+.PHONY: help setup quickstart test slow chaos check format docs bench clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /: /'
@@ -28,6 +28,9 @@ test: $(VENV)/.installed-dev ## the whole suite with reduced counts, checks incl
 
 slow: $(VENV)/.installed-dev ## the whole suite with full counts
 	@$(PYTEST) --hypothesis-profile full $(ARGS)
+
+chaos: $(VENV)/.installed-dev ## the part of it that kills processes and nodes
+	@$(PYTEST) -m chaos $(ARGS)
 
 check: $(VENV)/.installed-dev ## ruff, mypy, import contracts, tests of docs and manifests
 	@$(PYTEST) tests/repo $(ARGS)

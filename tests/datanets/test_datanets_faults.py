@@ -29,6 +29,7 @@ def test_five_kills_lose_nothing_and_double_nothing(cluster: Any, tmp_path: Path
     check_kills(tmp_path, num_kills=5)
 
 
+@pytest.mark.chaos
 @pytest.mark.slow
 @pytest.mark.cluster
 def test_thirty_kills_lose_nothing_and_double_nothing(cluster: Any, tmp_path: Path) -> None:
@@ -40,6 +41,7 @@ def test_a_lost_node_loses_nothing_where_rows_lie_in_an_object_store(tmp_path: P
     check_lost_nodes(tmp_path, num_kills=1)
 
 
+@pytest.mark.chaos
 @pytest.mark.slow
 @pytest.mark.cluster
 def test_thirty_lost_nodes_lose_nothing_where_rows_lie_in_an_object_store(tmp_path: Path) -> None:

@@ -62,6 +62,7 @@ def test_kills_between_any_two_steps_leave_the_books_of_one_run(tmp_path):
     crash(tmp_path, num_kills=5)
 
 
+@pytest.mark.chaos
 @pytest.mark.slow
 def test_a_hundred_kills_leave_the_books_of_one_run(tmp_path):
     crash(tmp_path, num_kills=100)

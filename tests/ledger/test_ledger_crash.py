@@ -66,6 +66,7 @@ def test_ten_kills_lose_and_double_nothing(tmp_path):
     crash(tmp_path / "ledger.db", num_kills=10, num_batches=20)
 
 
+@pytest.mark.chaos
 @pytest.mark.slow
 def test_a_hundred_kills_lose_and_double_nothing(tmp_path):
     crash(tmp_path / "ledger.db", num_kills=100, num_batches=1000)

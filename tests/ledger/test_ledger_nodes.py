@@ -12,6 +12,7 @@ from openledger.core.signing import SigningKey
 from openledger.ledger import Ledger
 
 
+@pytest.mark.chaos
 @pytest.mark.slow
 @pytest.mark.cluster
 @pytest.mark.parametrize("storage", ["postgres"], indirect=True)

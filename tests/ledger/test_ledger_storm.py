@@ -211,6 +211,7 @@ def test_ten_kills_lose_and_double_nothing(funded, key):
     check(funded, key, clients)
 
 
+@pytest.mark.chaos
 @pytest.mark.slow
 def test_a_hundred_kills_over_100000_transfers_lose_and_double_nothing(funded, key):
     clients = forked_storm(funded, key, 100, 100_000, 100)
@@ -233,6 +234,7 @@ def test_kills_of_the_database_lose_and_double_nothing(funded, key, postgres_ser
     check(funded, key, clients)
 
 
+@pytest.mark.chaos
 @pytest.mark.slow
 @pytest.mark.parametrize("storage", ["postgres"], indirect=True)
 def test_a_hundred_kills_of_database_and_process_lose_and_double_nothing(funded, key, postgres_server):
@@ -352,6 +354,7 @@ def test_a_kill_of_the_actor_loses_and_doubles_nothing(cluster, funded, key):
     check(funded, key, actor_storm(funded, key, 1, 400, 25))
 
 
+@pytest.mark.chaos
 @pytest.mark.slow
 @pytest.mark.cluster
 def test_a_hundred_kills_of_the_actor_over_100000_transfers_lose_and_double_nothing(cluster, funded, key):
