@@ -224,7 +224,7 @@ def merged(made: World, _: Machine, arguments: argparse.Namespace) -> Table:
     def run(way: str, count: int, turn: int) -> Spent:
         if way == "merged":
             engine.merge(made.digests[1])
-        spent = _ours_closed(engine, made, "one", count, turn)
+        spent = _ours_closed(engine, made, "one", count, turn, way)
         engine.unmerge()
         return spent
 
@@ -339,9 +339,10 @@ def _digest(made: World, mix: str, number: int) -> str:
     return {"none": "", "one": made.digests[1], "distinct": made.digests[number % 32]}[mix]
 
 
-def _ours_closed(engine: TorchEngine, made: World, mix: str, count: int, turn: int) -> Spent:
+def _ours_closed(engine: TorchEngine, made: World, mix: str, count: int, turn: int, way: str = "") -> Spent:
+    """Each loop has tenants of its own: it finds nothing that another one computed."""
     requests = [
-        _request(f"{turn}-{number}", world.prompt(PROMPT, 100 * turn + number), _digest(made, mix, number), NEW)
+        _request(f"{turn}-{count}-{way}-{number}", world.prompt(PROMPT, 100 * turn + number), _digest(made, mix, number), NEW)
         for number in range(count)
     ]
     return _spent(lambda: _closed_loop(engine, requests, count), count * NEW)
