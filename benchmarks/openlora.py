@@ -341,9 +341,10 @@ def _digest(made: World, mix: str, number: int) -> str:
 
 def _ours_closed(engine: TorchEngine, made: World, mix: str, count: int, turn: int, way: str = "") -> Spent:
     """Each loop has tenants of its own: it finds nothing that another one computed."""
+    prompts = [world.prompt(PROMPT, 100 * turn + number) for number in range(count)]
     requests = [
-        _request(f"{turn}-{count}-{way}-{number}", world.prompt(PROMPT, 100 * turn + number), _digest(made, mix, number), NEW)
-        for number in range(count)
+        _request(f"{turn}-{count}-{way}-{number}", prompt, _digest(made, mix, number), NEW)
+        for number, prompt in enumerate(prompts)
     ]
     return _spent(lambda: _closed_loop(engine, requests, count), count * NEW)
 
