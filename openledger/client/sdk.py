@@ -321,6 +321,10 @@ def _chat_body(
     *,
     stream: bool,
 ) -> dict[str, Any]:
+    if adapters is not None and not adapters:
+        raise InvalidInput(
+            "an ensemble of no adapters", code="invalid_ensemble", param="adapters", fix="name some, or leave it out"
+        )
     named = [{"model": name, "weight": float(weight)} for name, weight in (adapters or {}).items()]
     together = {"adapters": named} if named else {}
     return {"model": model, "messages": list(messages), "stream": stream, **together, **_sampling_body(sampling)}

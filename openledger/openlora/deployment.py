@@ -135,12 +135,12 @@ class OpenLoRA:
         self._server.check_health()
 
     async def record_routing_stats(self) -> dict[str, Any]:
+        """Every few seconds in any deployment; `record_autoscaling_stats` only where replicas come and go."""
+        self._meters.gauge(await self._server.pressure(), len(self._server.resident()))
         return routing_stats(self._server.resident(), self._server.load_stats(), self._server.merged())
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
-        stats = await self._server.pressure()
-        self._meters.gauge(stats, len(self._server.resident()))
-        return stats
+        return await self._server.pressure()
 
     def __del__(self) -> None:
         if hasattr(self, "_server"):  # it isn't there where the engine could not be made

@@ -118,16 +118,22 @@ class LoraLayers:
         self._batch.aim(self._products.plan(runs) if runs else None, step, merged)
         return self._batch.plan
 
+    def let_go(self) -> None:
+        """Between passes: aim at nothing, so that merged weights aren't held by the last step that used them."""
+        self._batch.aim(None, None)
+
+    def num_merged_bytes(self, digest: str) -> int:
+        """What `merge` will take."""
+        return sum(self._weight(module).nbytes for module in self._products.modules(digest))
+
     def merge(self, digest: str) -> Weights:
         """The weights of the layers that an adapter changes, with it merged into them: to each the product of the
         identity's rows is added, as it is to theirs. May run beside a pass."""
         return {module: self._merged(digest, module) for module in self._products.modules(digest)}
 
     def _merged(self, digest: str, module: str) -> torch.Tensor:
-        layer = self._model.get_submodule(module).base
-        assert isinstance(layer.weight, torch.Tensor)
-        merged = layer.weight.detach().clone()
-        merged_IO = merged.t() if isinstance(layer, nn.Linear) else merged
+        merged = self._weight(module).detach().clone()
+        merged_IO = merged.t() if isinstance(self._model.get_submodule(module).base, nn.Linear) else merged
         for begin in range(0, len(merged_IO), _MERGED_ROWS):
             rows_NO = merged_IO[begin : begin + _MERGED_ROWS]
             one_NI, change_NO = torch.zeros(len(rows_NO), len(merged_IO)), torch.zeros(rows_NO.shape)
@@ -135,6 +141,11 @@ class LoraLayers:
             self._products.alone(digest, len(rows_NO)).add(module, one_NI, change_NO)
             rows_NO += change_NO
         return merged
+
+    def _weight(self, module: str) -> torch.Tensor:
+        weight = self._model.get_submodule(module).base.weight
+        assert isinstance(weight, torch.Tensor)
+        return weight
 
     @contextmanager
     def set_aside(self) -> Iterator[None]:

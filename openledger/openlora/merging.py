@@ -1,22 +1,42 @@
-"""When a replica merges an adapter into weights of its own: when that adapter alone has filled its batch for a while.
+"""When a replica merges an adapter into weights of its own: when that adapter alone has filled its batch for a while,
+and where there is memory for it.
 
-    part(a) = mean over the last `after_s` of (a's requests in the engine / batch, at most 1)
+    part(a) = mean over the last `after_s` of (a's requests in the engine / the larger of the batch and all requests)
 
 The adapter with part >= `fill` is merged, and given up once its part is under `keep`. `fill` is over a half, so that
 there is one at most. Routers then send other adapters to other replicas (`routing`). Those that come all the same are
 answered as before: a step is computed with the merged weights only where all of it is under that adapter.
 
-Plain: knows neither engines nor asyncio.
+Knows neither engines nor asyncio.
 """
 
 import math
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
-from openledger.core.errors import InvalidInput
+import psutil  # type: ignore[import-untyped]
 
+from openledger.core.errors import InvalidInput, Unavailable
+
+_CGROUP = Path("/sys/fs/cgroup")
 _LOOKS = 10  # in `after_s`, or one a second where that is more
+
+
+def check_memory(num_bytes: int, cgroup: Path = _CGROUP) -> None:
+    """Raises Unavailable (`no_memory_to_merge`) where so much, and a half more, isn't free: an allocation succeeds all
+    the same, and the process is killed when it writes there."""
+    free = psutil.virtual_memory().available
+    limit, used = cgroup / "memory.max", cgroup / "memory.current"
+    if limit.exists() and (text := limit.read_text().strip()).isdigit():
+        free = min(free, int(text) - int(used.read_text()))
+    if 3 * num_bytes > 2 * free:
+        raise Unavailable(
+            f"merging takes {num_bytes >> 20} MiB for good, and {free >> 20} MiB are free",
+            code="no_memory_to_merge",
+            fix="give the replicas more memory, or leave merging off",
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,8 +71,8 @@ class Fullness:
 
     def look(self, running: Mapping[str, int], batch: int) -> None:
         """`running` are the requests in the engine by adapter."""
-        now_s = self._now_s()
-        self._looks.append((now_s, {adapter: min(1.0, count / batch) for adapter, count in running.items() if adapter}))
+        now_s, room = self._now_s(), max(batch, sum(running.values()))
+        self._looks.append((now_s, {adapter: count / room for adapter, count in running.items() if adapter}))
         while now_s - self._looks[0][0] > self._options.after_s:
             self._looks.popleft()
 

@@ -89,7 +89,9 @@ class Homes:
         limit = self.options.bound * mean_load + self.options.slack
         own = tag(digest)
         closed = {each for each in loads if self._state(each).merged not in (0, own) and 2 * loads[each] >= mean_load}
-        order = self.homes(digest, [each for each in loads if each not in closed] or list(loads))
+        if len(closed) == len(loads):  # one is for all others, so that the rest stay with what they have merged
+            closed.remove(min(closed, key=lambda replica: _score(replica, "")))
+        order = self.homes(digest, [each for each in loads if each not in closed])
         homes = order[: self.num_homes(digest, len(order), mean_load)]
         light = [replica for replica in order if loads[replica] <= limit]
         if not digest:

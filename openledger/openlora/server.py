@@ -466,7 +466,7 @@ class AdapterServer:
                     await self._merge(wanted)
             except (OpenLedgerError, RuntimeError, MemoryError) as error:  # no memory is a RuntimeError of torch
                 _log.warning("adapter %s was not merged: %r", wanted, error)
-                full.forget()
+            full.forget()  # nobody looked meanwhile
 
     async def _merge(self, digest: str) -> None:
         async with self._residency.use((digest,)):

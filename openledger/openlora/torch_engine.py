@@ -28,6 +28,7 @@ from openledger.openlora.grammar import Grammars
 from openledger.openlora.kv import KeyValueBlocks, num_blocks_of, root_key
 from openledger.openlora.lora import LoraLayers, NativeProducts, Products
 from openledger.openlora.lora_torch import TorchProducts
+from openledger.openlora.merging import check_memory
 from openledger.openlora.packed_model import Merged, PackedModel
 from openledger.openlora.packing import PackedStep, Piece, pack
 from openledger.openlora.sampling import check_sampling, choose_tokens, logprob_of
@@ -130,11 +131,13 @@ class TorchEngine:
     def merge(self, digest: str) -> None:
         self.check_merging()
         self._check_resident(digest)
+        check_memory(self._lora.num_merged_bytes(digest))
         with torch.inference_mode():
             self._merged = self._model.merged(digest, self._lora.merge(digest))
 
     def unmerge(self) -> None:
         self._merged = None
+        self._lora.let_go()
 
     def merged(self) -> str:
         merged = self._merged

@@ -93,6 +93,13 @@ class TestCalls:
         client.ask("os-docs", "What?")
         assert service.asked[-1]["adapters"] == []
 
+    def test_an_empty_choice_of_adapters_is_refused_before_it_is_sent(self, client: OpenLedger, service: MemoryService):
+        before = len(service.asked)
+        with pytest.raises(InvalidInput) as caught:
+            client.ask("os-docs", "What?", adapters={})
+        assert caught.value.code == "invalid_ensemble"
+        assert len(service.asked) == before
+
     def test_several_adapters_receipts_are_told_apart(self, client: OpenLedger, service: MemoryService):
         each = AdapterReceipt(
             answer_id="ans_1", adapter="tables", weight=0.7, fee_nano=310, parts={"a": 310}, signed={}

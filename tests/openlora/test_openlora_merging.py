@@ -2,8 +2,12 @@
 
 import asyncio
 import threading
+import time
+import weakref
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,11 +26,11 @@ from openlora_models import (
 )  # fmt: skip
 
 from openledger.adapters.registry import AdapterRegistry
-from openledger.core.errors import InvalidInput, NotFound
+from openledger.core.errors import InvalidInput, NotFound, Unavailable
 from openledger.core.values import GenerationRequest, TokenEvent
-from openledger.openlora import native
+from openledger.openlora import merging, native
 from openledger.openlora.deployment import ReplicaOptions, ScalingOptions, build_openlora
-from openledger.openlora.merging import Fullness, MergeOptions
+from openledger.openlora.merging import Fullness, MergeOptions, check_memory
 from openledger.openlora.server import AdapterServer, ServingOptions
 from openledger.openlora.torch_engine import EngineOptions, TorchEngine
 from openledger.openlora.vllm_engine import VllmEngine
@@ -130,13 +134,27 @@ class TestAnswers:
         engine.merge(served.digests["one"])
         assert [event.logprobs for event in run(engine, each)["both"]] == before
 
-    def test_unmerged_it_answers_as_before_to_the_last_bit(self, served: Served) -> None:
+    def test_unmerged_it_answers_what_it_didn_t_see_as_before_to_the_last_bit(self, served: Served) -> None:
         engine, fresh = make_engine(served), make_engine(served)
         engine.merge(served.digests["one"])
         run(engine, *asked(served, "one"))
         engine.unmerge()
         run(fresh, *asked(served, "one"))
         assert scored(served, engine, "one") == scored(served, fresh, "one")
+
+    def test_from_known_blocks_are_the_same_up_to_rounding(self, served: Served) -> None:
+        """The prompt's blocks were computed with merged weights, what comes after them isn't."""
+        engine, fresh = make_engine(served), make_engine(served)
+        engine.merge(served.digests["one"])
+        long = prompt_of(40)
+        run(engine, request("warm", long, served.digests["one"], max_tokens=1))
+        engine.unmerge()
+        told = [run(each, request("r", long, served.digests["one"], logprobs=1))["r"] for each in (engine, fresh)]
+        assert told[0][-1].usage is not None
+        assert told[0][-1].usage.cached_tokens >= 32
+        assert_same_greedy(tokens_of(told[0]), generate_alone(peft_model(served, "one"), long, 12))
+        first, other = (events[0].logprobs[0].logprob for events in told)
+        assert first == pytest.approx(other, abs=1e-4)
 
     def test_are_those_of_the_factors_as_they_are_kept(self, served: Served) -> None:
         """Adapters in bfloat16 on a base in fp32: what is merged is what is rounded, not what was read."""
@@ -199,6 +217,32 @@ class TestMerging:
         assert told["merged_bytes"] == sum(value.nbytes for value in changed)
         engine.unmerge()
         assert (engine.describe()["merged"], engine.describe()["merged_bytes"]) == ("", 0)
+
+    @pytest.mark.parametrize("ends", ["unmerge", "unload"])
+    def test_gives_the_memory_back_with_no_further_step(self, served: Served, engine: TorchEngine, ends: str) -> None:
+        engine.merge(served.digests["one"])
+        run(engine, *asked(served, "one"))
+        assert engine._merged is not None
+        held = [weakref.ref(weight) for weight in engine._merged.weights.values()]
+        assert all(each() is not None for each in held)
+        engine.unmerge() if ends == "unmerge" else engine.unload(served.digests["one"])
+        assert not any(each() is not None for each in held)
+
+    def test_is_refused_where_the_memory_isn_t_free(
+        self, served: Served, engine: TorchEngine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(merging.psutil, "virtual_memory", lambda: SimpleNamespace(available=1 << 10))
+        with pytest.raises(Unavailable) as caught:
+            engine.merge(served.digests["one"])
+        assert caught.value.code == "no_memory_to_merge"
+        assert engine.merged() == ""
+
+    @pytest.mark.parametrize(("limit", "fits"), [("1600", True), ("1400", False), ("max", True)])
+    def test_counts_what_the_control_group_leaves(self, tmp_path: Path, limit: str, fits: bool) -> None:
+        (tmp_path / "memory.max").write_text(f"{limit}\n")
+        (tmp_path / "memory.current").write_text("100\n")
+        with nullcontext() if fits else pytest.raises(Unavailable):
+            check_memory(1000, tmp_path)
 
     def test_ends_when_the_adapter_is_unloaded(self, served: Served, engine: TorchEngine) -> None:
         engine.merge(served.digests["one"])
@@ -273,6 +317,9 @@ class TestFullness:
         """A burst that waits in the engine must not stand for a time in which nothing came."""
         looked(5, a=40)
         assert looked(6) == ""
+
+    def test_of_two_that_are_more_than_the_batch_together_neither_fills_it(self, looked: Callable[..., str]) -> None:
+        assert looked(60, a=4, b=4) == ""
 
     def test_requests_of_the_base_are_nobodys(self, looked: Callable[..., str]) -> None:
         clock = [0.0]
@@ -380,6 +427,28 @@ class TestServer:
                 await until(lambda: server.merged() == served.digests["one"])
             assert failures == [served.digests["one"]]
             assert "can't allocate memory" in caplog.text
+
+    async def test_looks_anew_after_a_merge_that_took_long(self, served: Served, registry: AdapterRegistry) -> None:
+        """Nobody looked meanwhile: the first look after it doesn't stand for the whole time."""
+        async with serving(served, registry) as server:
+            merge, unmerge = server._engine.merge, server._engine.unmerge
+            begun, ended, unmerged_s = threading.Event(), list[float](), list[float]()
+
+            def slowly(digest: str) -> None:
+                begun.set()
+                time.sleep(3 * server.options.merge.after_s)
+                merge(digest)
+                ended.append(time.monotonic())
+
+            def watched_unmerge() -> None:
+                unmerged_s.append(time.monotonic())
+                unmerge()
+
+            server._engine.merge, server._engine.unmerge = slowly, watched_unmerge  # type: ignore[method-assign]
+            async with kept_busy(server, served.digests["one"]):
+                await until(begun.is_set)  # and then nobody asks any more
+            await until(lambda: len(unmerged_s) > 1)  # the first came before the merge
+            assert unmerged_s[1] - ended[0] >= server.options.merge.after_s
 
     async def test_a_merged_adapter_can_be_taken_away(self, served: Served, registry: AdapterRegistry) -> None:
         async with serving(served, registry) as server:

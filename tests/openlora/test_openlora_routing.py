@@ -176,10 +176,14 @@ class TestMerged:
     def test_is_passed_by_where_it_is_full(self, merged: Homes) -> None:
         assert merged.rank(digest(0), {**IDLE, "r3": 50.0})[0] != ["r3"]
 
-    def test_where_all_have_another_merged_homes_are_as_before(self, homes: Homes) -> None:
-        expected = [homes.rank(digest(number), IDLE) for number in range(50)]
+    def test_where_all_have_another_merged_one_is_for_all_others(self, homes: Homes) -> None:
         homes.update({name: ReplicaState(merged=tag(digest(99))) for name in IDLE})
-        assert [homes.rank(digest(number), IDLE) for number in range(50)] == expected
+        busy = dict.fromkeys(IDLE, 20.0)
+        firsts = {tuple(homes.rank(digest(number), busy)[0]) for number in range(50)}
+        assert len(firsts) == 1
+        assert len(*firsts) == 1
+        own = {each for _ in range(20) for each in homes.rank(digest(99), busy)[0]}
+        assert own == set(IDLE)
 
     def test_crosses_with_the_stats(self) -> None:
         assert replica_state(routing_stats([], {}, digest(7))).merged == tag(digest(7))
