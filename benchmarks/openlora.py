@@ -14,6 +14,7 @@ FOLDER keeps model and adapters (benchmarks/openlora_world.py makes them, 130 MB
     score    64 adapters on a 128-token answer against 64 plain prefills of the same tokens
     people   time to the first token of people who come while scoring goes on all the time, and without
     slora    S-LoRA's open loop: power law over the adapters, Gamma arrivals
+    merged   closed loops under one adapter, merged and not, on one engine in turn
     steps    where the time goes in a decode step, and which dtype the start-up probe takes
 
 Everything but vLLM runs in one process, everything on one thread. What is compared runs in turn, round after round; a
@@ -217,11 +218,43 @@ def steps(made: World, _: Machine, arguments: argparse.Namespace) -> Table:
     return table
 
 
+def merged(made: World, _: Machine, arguments: argparse.Namespace) -> Table:
+    engine = _engine(made, 2, adapter_dtype=arguments.adapter_dtype)
+
+    def run(way: str, count: int, turn: int) -> Spent:
+        if way == "merged":
+            engine.merge(made.digests[1])
+        spent = _ours_closed(engine, made, "one", count, turn, way)
+        engine.unmerge()
+        return spent
+
+    ways = ("apart", "merged")
+    runs = {f"{way} {c}": lambda turn, w=way, c=c: run(w, c, turn) for c in IN_FLIGHT for way in ways}
+    run("merged", 8, 99)
+    rounds = _in_turn(runs, arguments.rounds, None)
+    taken = _spent(lambda: engine.merge(made.digests[1]), 1)
+    table = {
+        f"{count} in flight": {
+            **{f"{way} (CPU ms a token)": f"{median(s.cpu_ms for s in rounds[f'{way} {count}']):.2f}" for way in ways},
+            "merged as fast, CPU": _faster(rounds, f"merged {count}", f"apart {count}", "cpu_ms"),
+            "merged as fast, wall": _faster(rounds, f"merged {count}", f"apart {count}", "tokens_s"),
+        }
+        for count in IN_FLIGHT
+    }
+    table["to merge"] = {"merged (CPU ms a token)": f"{1000 * taken.cpu_s:.0f} ms, {_merged_mb(engine)} MB"}
+    return table
+
+
+def _merged_mb(engine: TorchEngine) -> str:
+    return f"{engine.describe()['merged_bytes'] / 1e6:.0f}"
+
+
 PARTS: dict[str, Callable[[World, Machine, argparse.Namespace], Table]] = {
     "closed": closed,
     "score": score,
     "people": people,
     "slora": slora,
+    "merged": merged,
     "steps": steps,
 }
 
@@ -306,10 +339,12 @@ def _digest(made: World, mix: str, number: int) -> str:
     return {"none": "", "one": made.digests[1], "distinct": made.digests[number % 32]}[mix]
 
 
-def _ours_closed(engine: TorchEngine, made: World, mix: str, count: int, turn: int) -> Spent:
+def _ours_closed(engine: TorchEngine, made: World, mix: str, count: int, turn: int, way: str = "") -> Spent:
+    """Each loop has tenants of its own: it finds nothing that another one computed."""
+    prompts = [world.prompt(PROMPT, 100 * turn + number) for number in range(count)]
     requests = [
-        _request(f"{turn}-{number}", world.prompt(PROMPT, 100 * turn + number), _digest(made, mix, number), NEW)
-        for number in range(count)
+        _request(f"{turn}-{count}-{way}-{number}", prompt, _digest(made, mix, number), NEW)
+        for number, prompt in enumerate(prompts)
     ]
     return _spent(lambda: _closed_loop(engine, requests, count), count * NEW)
 

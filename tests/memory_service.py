@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,15 @@ from openledger.core.sealing import Seal, SealReceipt, SealState, check_seal
 from openledger.core.signing import contributor_id
 from openledger.core.values import Contribution, ContributionReceipt, SamplingParameters, Verdict, Withdrawal
 from openledger.platform.desk import Desk
-from openledger.platform.service import AnswerEvent, Embedded, ModelEntry, NewAdapter, Receipt, TokenScore
+from openledger.platform.service import (
+    AdapterReceipt,
+    AnswerEvent,
+    Embedded,
+    ModelEntry,
+    NewAdapter,
+    Receipt,
+    TokenScore,
+)  # fmt: skip
 
 API_KEY = "olk_test_alice"
 POOR_KEY = "olk_test_poor"
@@ -34,6 +42,7 @@ class MemoryService:
     words: tuple[str, ...] = ("Join ", "one or more ", "path segments.")
     pause_s: float = 0.0
     failure: Exception | None = None
+    adapter_receipts: tuple[AdapterReceipt, ...] = ()
     told: dict[str, Any] = field(default_factory=lambda: sample_report())
     asked: list[dict[str, Any]] = field(default_factory=list)
     contributed: list[Contribution] = field(default_factory=list)
@@ -162,7 +171,7 @@ class MemoryService:
                         prompt_text=prompt if first else "", prompt_scores=echoed if first and scored else (),
                     )  # fmt: skip
             for index in indexes:
-                receipt = _receipt(len(self.words))
+                receipt = replace(_receipt(len(self.words)), adapters=self.adapter_receipts)
                 yield AnswerEvent(text="", token_count=0, finish_reason="stop", receipt=receipt, index=index)
             self.num_finished += 1
         finally:
@@ -501,4 +510,5 @@ def _receipt(num_words: int) -> Receipt:
         fee_nano=fee_nano,
         parts=parts,
         signed=SIGNED,
+        cached_tokens=3,
     )

@@ -103,17 +103,15 @@ def receipts(answers: list[Collected]) -> list[Receipt]:
 
 
 def usage_of(answers: list[Collected]) -> dict[str, Any]:
-    """As it is paid: each answer with its prompt."""
+    """As it is paid: each answer with its prompt, whatever of it was cached."""
     told = receipts(answers)
     prompt_tokens = sum(receipt.prompt_tokens for receipt in told)
     completion_tokens = sum(receipt.completion_tokens for receipt in told)
-    cached_tokens = sum(receipt.cached_tokens for receipt in told)
-    cached = {"prompt_tokens_details": {"cached_tokens": cached_tokens}} if cached_tokens else {}
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
         "total_tokens": prompt_tokens + completion_tokens,
-        **cached,
+        "prompt_tokens_details": {"cached_tokens": sum(receipt.cached_tokens for receipt in told)},
     }
 
 

@@ -38,6 +38,7 @@ from openledger.core.values import (
 )
 
 Message = dict[str, str]
+Weights = Mapping[str, float]  # of adapters, by name
 _NEUTRAL = asdict(SamplingParameters())
 
 
@@ -81,9 +82,12 @@ class OpenLedger(Offices, Communities):
         question: str,
         *,
         sampling: SamplingParameters | None = None,
+        adapters: Weights | None = None,
         idempotency_key: str | None = None,
     ) -> Answer:
-        return self.chat(model, _asked(question), sampling=sampling, idempotency_key=idempotency_key)
+        """As `chat`, of one question."""
+        messages = _asked(question)
+        return self.chat(model, messages, sampling=sampling, adapters=adapters, idempotency_key=idempotency_key)
 
     def chat(
         self,
@@ -91,9 +95,12 @@ class OpenLedger(Offices, Communities):
         messages: Sequence[Message],
         *,
         sampling: SamplingParameters | None = None,
+        adapters: Weights | None = None,
         idempotency_key: str | None = None,
     ) -> Answer:
-        body = _chat_body(model, messages, sampling, stream=False)
+        """The answer, whole. With `adapters`, names with a weight each, all of them answer together, and `model` is the
+        base that they are of."""
+        body = _chat_body(model, messages, sampling, adapters, stream=False)
         return read_as(
             values.read_answer, self._transport.post_json("/v1/chat/completions", body, _key(idempotency_key))
         )
@@ -104,10 +111,11 @@ class OpenLedger(Offices, Communities):
         messages: Sequence[Message],
         *,
         sampling: SamplingParameters | None = None,
+        adapters: Weights | None = None,
         idempotency_key: str | None = None,
     ) -> Iterator[Piece]:
-        """The answer as it is made. Closing the iterator hangs up, which cancels the answer."""
-        body = _chat_body(model, messages, sampling, stream=True)
+        """As `chat`, while it is made. Closing the iterator hangs up, which cancels the answer."""
+        body = _chat_body(model, messages, sampling, adapters, stream=True)
         for event in self._transport.post_events("/v1/chat/completions", body, _key(idempotency_key)):
             yield read_as(values.read_piece, event)
 
@@ -306,9 +314,20 @@ def _asked(question: str) -> list[Message]:
 
 
 def _chat_body(
-    model: str, messages: Sequence[Message], sampling: SamplingParameters | None, *, stream: bool
+    model: str,
+    messages: Sequence[Message],
+    sampling: SamplingParameters | None,
+    adapters: Weights | None,
+    *,
+    stream: bool,
 ) -> dict[str, Any]:
-    return {"model": model, "messages": list(messages), "stream": stream, **_sampling_body(sampling)}
+    if adapters is not None and not adapters:
+        raise InvalidInput(
+            "an ensemble of no adapters", code="invalid_ensemble", param="adapters", fix="name some, or leave it out"
+        )
+    named = [{"model": name, "weight": float(weight)} for name, weight in (adapters or {}).items()]
+    together = {"adapters": named} if named else {}
+    return {"model": model, "messages": list(messages), "stream": stream, **together, **_sampling_body(sampling)}
 
 
 def _sampling_body(sampling: SamplingParameters | None) -> dict[str, Any]:

@@ -30,9 +30,23 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterReceipt:
+    """What several adapters' answer cost by one of them: a sale of its own, with an id of its own."""
+
+    answer_id: str
+    adapter: str
+    weight: float
+    fee_nano: int
+    parts: dict[str, int]
+    signed: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
     """`parts` maps accounts to nano-OPEN and sums to `fee_nano`. `signed` is the ledger's promise that the sale stands
-    in its log; `OpenLedger.receipt` gives it as a file, also later."""
+    in its log; `OpenLedger.receipt` gives it as a file, also later. `cached_tokens` of the prompt weren't computed
+    again, `engine_ms` is the engine's time; neither changes the fee. Where several adapters answered, `adapters` has
+    each one's sale, and `signed` stands there."""
 
     answer_id: str
     prompt_tokens: int
@@ -40,6 +54,9 @@ class Receipt:
     fee_nano: int
     parts: dict[str, int]
     signed: dict[str, Any] | None = None
+    cached_tokens: int = 0
+    engine_ms: float = 0.0
+    adapters: tuple[AdapterReceipt, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +123,8 @@ def read_piece(value: Json) -> Piece:
 
 
 def read_receipt(value: Json) -> Receipt:
-    return Receipt(**_known(value, Receipt))
+    adapters = tuple(AdapterReceipt(**_known(each, AdapterReceipt)) for each in value.get("adapters", ()))
+    return Receipt(**{**_known(value, Receipt), "adapters": adapters})
 
 
 def read_contribution(value: Json) -> ContributionReceipt:

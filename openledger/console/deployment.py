@@ -22,6 +22,7 @@ from openledger.console.app import create_full_app
 from openledger.core.money import Unit
 from openledger.openlora.deployment import ReplicaOptions, ScalingOptions, build_openlora
 from openledger.openlora.inbox import EventInbox
+from openledger.openlora.merging import MergeOptions
 from openledger.openlora.server import ServingOptions
 from openledger.openlora.tiers import HOST_FOLDER, TierOptions
 from openledger.openlora.torch_engine import EngineOptions
@@ -49,9 +50,10 @@ class GatewayArguments(Arguments):
     `engine` is `torch`, which comes with the package and computes on the CPU, or `vllm` for nodes with GPUs, where the
     extra of that name must be installed. `slots` adapters are in an engine's memory at once, none of a rank over
     `max_rank`; vLLM's slots take memory for that rank. With `max_replicas` over `replicas` their number follows the
-    load. `host_memory_mb` keeps adapters in memory that a node's replicas share, for nodes with several. Adapters may
-    be added from the folder `incoming` and, by `adapter_schemes`, from elsewhere. With an `http_port` the gateway also
-    listens by itself, at `http_host`; streams cost less than through Serve's proxy. It then stays on the Ray node
+    load. With `merge_after_s` over 0 a replica that one adapter has filled for so long merges it, which takes two
+    replicas. `host_memory_mb` keeps adapters in memory that a node's replicas share, for nodes with several. Adapters
+    may be added from the folder `incoming` and, by `adapter_schemes`, from elsewhere. With an `http_port` the gateway
+    also listens by itself, at `http_host`; streams cost less than through Serve's proxy. It then stays on the Ray node
     that `http_node` names by id or by a label (KEY=VALUE), where it does, as its address is that node's.
     """
 
@@ -67,6 +69,7 @@ class GatewayArguments(Arguments):
     max_rank: int = 64
     replicas: int = 1
     max_replicas: int = 1
+    merge_after_s: float = 0
     gpus_per_replica: float = 0
     host_memory_mb: int = 0
     adapter_schemes: tuple[str, ...] = ()
@@ -86,7 +89,7 @@ def build(arguments: GatewayArguments) -> serve.Application:
         Unit(name=arguments.unit)  # what can't be one is refused before anything starts
     replica = ReplicaOptions(
         engine=_engine(arguments),
-        serving=ServingOptions(max_resident=arguments.slots),
+        serving=ServingOptions(max_resident=arguments.slots, merge=MergeOptions(after_s=arguments.merge_after_s)),
         tiers=_tiers(arguments),
         sources=_sources(arguments),
     )

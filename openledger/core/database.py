@@ -50,7 +50,11 @@ def open_read_only(path: Path, file_format: str) -> apsw.Connection:
 
 @contextmanager
 def writing(connection: apsw.Connection) -> Iterator[None]:
-    """One write transaction: what happens inside is durable when this ends, or undone when it raises."""
+    """One write transaction: what happens inside is durable when this ends, or undone when it raises. Inside another
+    one it is a part of that, and ends with it."""
+    if connection.txn_state() == apsw.SQLITE_TXN_WRITE:
+        yield
+        return
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield

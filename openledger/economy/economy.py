@@ -212,6 +212,22 @@ class Economy(Offices):
             account, terms, num_prompt_tokens, max_tokens, idempotency_key, request_digest, key_digest
         )
 
+    def authorize_again(
+        self,
+        account: str,
+        terms: AdapterTerms,
+        num_prompt_tokens: int,
+        max_tokens: int,
+        idempotency_key: str,
+        request_digest: str = "",
+        key_digest: str = "",
+    ) -> tuple[Authorization, tuple[Answer, FeeReceipt] | None]:
+        """As `authorize`, with what was sold under the key before (see `completed`), in one call of the actor."""
+        hold = self.authorize(
+            account, terms, num_prompt_tokens, max_tokens, idempotency_key, request_digest, key_digest
+        )
+        return hold, self.completed(hold.answer_id)
+
     def complete(self, answer: Answer) -> FeeReceipt:
         """See `SaleBook.complete`."""
         return self._sales.complete(answer)

@@ -12,6 +12,7 @@ from typing import Any
 import apsw
 
 from openledger.core.clock import Clock
+from openledger.core.database import writing
 from openledger.core.errors import Conflict, InsufficientFunds, InvalidInput, NotFound, idempotency_conflict
 from openledger.core.hashing import digest_json
 from openledger.core.ids import new_id
@@ -65,6 +66,7 @@ class SaleBook:
         self._answers = answers
         self._periods = periods
         self._caps = caps
+        self._db = connection
         self._holds = HoldStore(connection)
 
     def authorize(
@@ -173,10 +175,11 @@ class SaleBook:
             self._accounts.check(results, transfers)
         elif (hold := self._holds.find(stored.answer_id)) is not None:
             self._release(hold)
-        self._answers.mark(stored.answer_id, "posted" if paid else "unpaid")
-        if paid:
-            self._holds.mark(stored.answer_id, "posted")
-            self._caps.spend(stored.answer_id, stored.usage["fee_nano"])
+        with writing(self._db):  # one sync of the disk for all three
+            self._answers.mark(stored.answer_id, "posted" if paid else "unpaid")
+            if paid:
+                self._holds.mark(stored.answer_id, "posted")
+                self._caps.spend(stored.answer_id, stored.usage["fee_nano"])
         return paid, receipt
 
     def post_waiting(self) -> None:

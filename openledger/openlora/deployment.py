@@ -19,6 +19,7 @@ from ray.util.metrics import Counter, Gauge, Histogram
 from openledger.adapters.base_model import BaseModel, find_base_model
 from openledger.adapters.registry import AdapterRegistry
 from openledger.adapters.sources import SourceRules
+from openledger.core.errors import InvalidInput
 from openledger.core.values import EmbeddingRequest, GenerationRequest, TokenEvent
 from openledger.openlora.engine import Engine, Vectors
 from openledger.openlora.ensembles import Places, home_of, identity_of
@@ -134,12 +135,12 @@ class OpenLoRA:
         self._server.check_health()
 
     async def record_routing_stats(self) -> dict[str, Any]:
-        return routing_stats(self._server.resident(), self._server.load_stats())
+        """Every few seconds in any deployment; `record_autoscaling_stats` only where replicas come and go."""
+        self._meters.gauge(await self._server.pressure(), len(self._server.resident()))
+        return routing_stats(self._server.resident(), self._server.load_stats(), self._server.merged())
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
-        stats = await self._server.pressure()
-        self._meters.gauge(stats, len(self._server.resident()))
-        return stats
+        return await self._server.pressure()
 
     def __del__(self) -> None:
         if hasattr(self, "_server"):  # it isn't there where the engine could not be made
@@ -170,6 +171,7 @@ class Meters:
                 ("busy", "Requests in the engine over its batch"),
                 ("kv", "Part of the memory for keys and values that is in use"),
                 ("resident", "Adapters in slots"),
+                ("merged", "1 while the replica has an adapter merged"),
             )
         }
 
@@ -266,8 +268,15 @@ def build_openlora(
     name: str = NAME,
 ) -> serve.Application:
     """The application for `serve.run` or to bind into another deployment. `base_path` None is the embedded base; each
-    base model is a deployment of its own `name`."""
-    scaling = scaling or ScalingOptions()
+    base model is a deployment of its own `name`. Raises InvalidInput (`merging_alone`)."""
+    replica, scaling = replica or ReplicaOptions(), scaling or ScalingOptions()
+    if replica.serving.merge.after_s and max(scaling.num_replicas, scaling.max_replicas) < 2:
+        raise InvalidInput(
+            "a replica that merges an adapter leaves the others to other replicas, and there is only one",
+            code="merging_alone",
+            param="merge",
+            fix="take two replicas or more, or leave merging off",
+        )
     deployment = serve.deployment(
         OpenLoRA,
         name=name,
@@ -278,7 +287,7 @@ def build_openlora(
         request_router_config=_router(scaling.routing),
         **_replicas(scaling),
     )
-    return deployment.bind(base_path, registry_folder, replica or ReplicaOptions())
+    return deployment.bind(base_path, registry_folder, replica)
 
 
 def _router(routing: RoutingOptions) -> RequestRouterConfig:

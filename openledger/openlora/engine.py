@@ -35,8 +35,8 @@ class Engine(Protocol):
 
     Invariants:
 
-    - One thread, the step thread, calls everything but `load`. `load` may run on any thread beside it and never
-      waits for a step; the adapter can be used when it has returned.
+    - One thread, the step thread, calls everything but `load`, `merge` and `merged`. `load` and `merge` may run on any
+      thread beside it and never wait for a step; the adapter can be used when `load` has returned.
     - An adapter is its digest: another content is another adapter, and nothing is ever kept under a name.
     - `add` never raises for what a request asks: a request that can't be served gets one event with `error`, and no
       other request notices. Only a `request_id` that is in flight already raises (Conflict), since events couldn't
@@ -66,6 +66,24 @@ class Engine(Protocol):
         ...
 
     def resident(self) -> tuple[str, ...]: ...
+
+    def check_merging(self) -> None:
+        """Raises InvalidInput (`merging_unsupported`) where the engine merges nothing."""
+        ...
+
+    def merge(self, digest: str) -> None:
+        """Merge a resident adapter, in place of the one that was: steps that are all under it compute with weights of
+        its own. All others, scores and embeddings are computed as before. It ends when the adapter is unloaded. Raises
+        NotFound for an adapter that isn't resident, and as `check_merging`."""
+        ...
+
+    def unmerge(self) -> None:
+        """Give back the memory of the merged weights."""
+        ...
+
+    def merged(self) -> str:
+        """The adapter that is merged now; empty where none is."""
+        ...
 
     def add(self, request: GenerationRequest) -> None: ...
 

@@ -8,6 +8,7 @@ pointers; `PackedModel` decides by its probe whether the result may be used. Lar
 modules.
 """
 
+import copy
 import ctypes
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -31,6 +32,7 @@ _SITES = (
     "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
     "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj",
 )  # fmt: skip
+_FIELDS = ("query", "key", "value", "output", "gate", "up", "down")  # of `Layer`, in the order of the sites
 
 
 class FusedStep:
@@ -49,6 +51,21 @@ class FusedStep:
         self.max_rows = min(MAX_ROWS, _MAX_BYTES // (4 * widest))
         self._kv: KeyValueBlocks | None = None
         self._scratch, self._logits = torch.empty(0), torch.empty(0, 0)
+
+    def over(self, weights: Mapping[str, torch.Tensor]) -> "FusedStep":
+        """The same step with these weights, fp32 as torch keeps them, in place of those of some of its modules."""
+        other = copy.copy(self)
+        other._held = [*self._held, *weights.values()]
+        other._layers = (Layer * len(self._layers)).from_buffer_copy(self._layers)
+        for number, module in enumerate(self.modules):
+            if module in weights:
+                layer, site = divmod(number, len(_SITES))
+                getattr(other._layers[layer], _FIELDS[site]).weight = weights[module].data_ptr()
+        other._step = Step.from_buffer_copy(self._step)
+        other._step.layers = ctypes.addressof(other._layers)
+        other._kv = None
+        other._scratch, other._logits = torch.empty(0), torch.empty(0, 0)
+        return other
 
     def takes(self, step: PackedStep) -> bool:
         """Whether all of the step's pieces are short, and few enough."""

@@ -2,8 +2,9 @@
 
 Owns the memory and its bound, `num_blocks` blocks in every layer, allocated when a layer is first written. A full block
 is known by the digest of everything that decided its content: base, adapter, tenant, and all tokens up to its end. So
-a block found under a key holds that very state, and nobody finds another tenant's or another adapter's. Blocks that
-nobody uses keep their content until room is needed, the least recently used goes first. Knows nothing of requests.
+a block found under a key holds that very state (up to rounding, where steps with merged weights made it), and nobody
+finds another tenant's or another adapter's. Blocks that nobody uses keep their content until room is needed, the least
+recently used goes first. Knows nothing of requests.
 """
 
 import hashlib

@@ -4,13 +4,16 @@ y = W x + B A x, with A of the row's adapter and its scale folded into B (Hu et 
 together in runs; ranks and target modules may differ from run to run. `NativeProducts` hands the runs to the kernel,
 `lora_torch.TorchProducts` computes the same with torch alone.
 
+An adapter can also be merged, y = (W + B A) x, into weights that stand in for the base's: where all rows of a pass are
+under it, the product above isn't needed. The base's own weights are never changed, so that nothing has to be undone.
+
 Owns the wrapping of layers and which adapters are resident. Does not read files (`adapters.checks` does).
 
 Shapes: T rows, I features in, O out, R rank, K runs, M modules.
 """
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
@@ -25,6 +28,9 @@ from openledger.adapters.checks import AdapterWeights
 from openledger.core.errors import invariant
 from openledger.openlora.native import SEGMENT_FIELDS, Kernels, pack_factor, packed_size
 from openledger.openlora.packing import PackedStep
+
+Weights = Mapping[str, torch.Tensor]  # of linear layers, as the base keeps them, by module
+_MERGED_ROWS = 512  # of a weight at a time: what is added to them is held beside it
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +74,14 @@ class Products(Protocol):
 
     def plan(self, runs: Sequence[Run]) -> Plan: ...
 
+    def modules(self, digest: str) -> Collection[str]:
+        """Those that the adapter changes. May run beside a pass, as `alone`."""
+        ...
+
+    def alone(self, digest: str, num_rows: int) -> Plan:
+        """For a product outside of any pass, all of whose rows are under one adapter."""
+        ...
+
 
 class LoraLayers:
     """The adapters that are resident on `model`. `install` may run beside a forward pass: a layer wrapped in mid-pass
@@ -97,20 +111,51 @@ class LoraLayers:
     def num_bytes(self) -> int:
         return self._products.num_bytes()
 
-    def use(self, step: PackedStep) -> Plan | None:
-        """Aim the layers at the rows of `step`, until the next call; None where no row has an adapter."""
-        runs = runs_of(step)
-        self._batch.aim(self._products.plan(runs) if runs else None, step)
+    def use(self, step: PackedStep, merged: Weights | None = None) -> Plan | None:
+        """Aim the layers at the rows of `step`, until the next call; None where no row has an adapter. With `merged`
+        they compute with those weights, and add nothing."""
+        runs = runs_of(step) if merged is None else ()
+        self._batch.aim(self._products.plan(runs) if runs else None, step, merged)
         return self._batch.plan
+
+    def let_go(self) -> None:
+        """Between passes: aim at nothing, so that merged weights aren't held by the last step that used them."""
+        self._batch.aim(None, None)
+
+    def num_merged_bytes(self, digest: str) -> int:
+        """What `merge` will take."""
+        return sum(self._weight(module).nbytes for module in self._products.modules(digest))
+
+    def merge(self, digest: str) -> Weights:
+        """The weights of the layers that an adapter changes, with it merged into them: to each the product of the
+        identity's rows is added, as it is to theirs. May run beside a pass."""
+        return {module: self._merged(digest, module) for module in self._products.modules(digest)}
+
+    def _merged(self, digest: str, module: str) -> torch.Tensor:
+        merged = self._weight(module).detach().clone()
+        merged_IO = merged.t() if isinstance(self._model.get_submodule(module).base, nn.Linear) else merged
+        for begin in range(0, len(merged_IO), _MERGED_ROWS):
+            rows_NO = merged_IO[begin : begin + _MERGED_ROWS]
+            one_NI, change_NO = torch.zeros(len(rows_NO), len(merged_IO)), torch.zeros(rows_NO.shape)
+            one_NI[:, begin:].fill_diagonal_(1.0)
+            self._products.alone(digest, len(rows_NO)).add(module, one_NI, change_NO)
+            rows_NO += change_NO
+        return merged
+
+    def _weight(self, module: str) -> torch.Tensor:
+        weight = self._model.get_submodule(module).base.weight
+        assert isinstance(weight, torch.Tensor)
+        return weight
 
     @contextmanager
     def set_aside(self) -> Iterator[None]:
         """Within it other steps may be used; after it, all is as before."""
-        plan, step = self._batch.plan, self._batch.step
+        batch = self._batch
+        before = batch.plan, batch.step, batch.merged
         try:
             yield
         finally:
-            self._batch.aim(plan, step)
+            batch.aim(*before)
 
 
 def runs_of(step: PackedStep) -> list[Run]:
@@ -127,13 +172,13 @@ def runs_of(step: PackedStep) -> list[Run]:
 class _Batch:
     """What all wrapped layers look at while a pass runs."""
 
-    __slots__ = ("plan", "step")
+    __slots__ = ("merged", "plan", "step")
 
     def __init__(self) -> None:
         self.aim(None, None)
 
-    def aim(self, plan: Plan | None, step: PackedStep | None) -> None:
-        self.plan, self.step = plan, step
+    def aim(self, plan: Plan | None, step: PackedStep | None, merged: Weights | None = None) -> None:
+        self.plan, self.step, self.merged = plan, step, merged
 
 
 class _LoraLinear(nn.Module):
@@ -148,6 +193,8 @@ class _LoraLinear(nn.Module):
         step = self._batch.step
         if step is not None and step.between is not None:
             step.between()
+        if (merged := self._batch.merged) is not None and self._name in merged:
+            return _product(self.base, merged[self._name], x)
         y = self._plain(x)
         plan = self._batch.plan
         if plan is not None and step is not None:
@@ -155,6 +202,12 @@ class _LoraLinear(nn.Module):
             invariant(len(x_TI) == step.num_rows, f"{self._name} was handed {len(x_TI)} rows")
             plan.add(self._name, x_TI, y_TO)
         return y
+
+
+def _product(layer: nn.Module, weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """What `layer` gives, with another weight."""
+    weight_OI = weight if isinstance(layer, nn.Linear) else weight.t()
+    return nn.functional.linear(x, weight_OI, layer.bias)
 
 
 class NativeProducts:
@@ -188,6 +241,13 @@ class NativeProducts:
         if self._plan is None or self._plan[0] != tuple(runs):
             self._plan = (tuple(runs), self._new_plan(runs))
         return self._plan[1]
+
+    def modules(self, digest: str) -> list[str]:
+        _, table = self._adapters[digest]
+        return [module for module, number in dict(self._numbers).items() if number < len(table) and table[number, 2]]
+
+    def alone(self, digest: str, num_rows: int) -> "_NativePlan":
+        return self._new_plan((Run(0, num_rows, digest),))
 
     def _packed(self, weights: AdapterWeights) -> tuple[torch.Tensor, npt.NDArray[np.int64]]:
         shapes = [(a_RI.shape, b_OR.shape) for a_RI, b_OR, _ in weights.factors.values()]

@@ -49,6 +49,12 @@ class TorchProducts:
             packed=self._packed_rows(short) if len(short) > 1 else None,
         )
 
+    def modules(self, digest: str) -> list[str]:
+        return list(self._adapters[digest])
+
+    def alone(self, digest: str, num_rows: int) -> "_TorchPlan":
+        return _TorchPlan(long=((Run(0, num_rows, digest), self._adapters[digest]),), packed=None)
+
     def _packed_rows(self, runs: Sequence[Run]) -> "_PackedRows":
         digests = tuple(run.digest for run in runs)
         if digests != self._pack.digests:

@@ -9,6 +9,7 @@ rounding; before the weights are rounded, the family has passed in fp32.
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -20,7 +21,7 @@ from openledger.core.errors import InvalidInput
 from openledger.openlora import attention
 from openledger.openlora.fused_step import MAX_ROWS, FusedStep, is_like_llama, rounded
 from openledger.openlora.kv import KeyValueBlocks, num_blocks_of
-from openledger.openlora.lora import Plan
+from openledger.openlora.lora import Plan, Weights
 from openledger.openlora.native import BLOCK, Kernels, Weighing
 from openledger.openlora.packing import PackedStep, Piece, pack
 
@@ -28,6 +29,21 @@ _PROBE_PROMPTS, _PROBE_NEW = (3, 11, 41), 3  # the last in two pieces: one long,
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}  # of the largest logit, at least of 1
 _TIMED_ROWS = (1, 8, 32, MAX_ROWS)
 _WORTH_IT = 1.15  # how much faster bfloat16 must be to be chosen
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Merged:
+    """An adapter in weights of its own, for steps that are all under it; `fused` computes the small ones."""
+
+    digest: str
+    weights: Weights
+    fused: FusedStep | None
+
+    def takes(self, step: PackedStep) -> bool:
+        return all(segment.piece.adapter == self.digest for segment in step.segments)
+
+    def num_bytes(self) -> int:
+        return sum(weight.nbytes for weight in self.weights.values())
 
 
 class PackedModel:
@@ -67,13 +83,22 @@ class PackedModel:
         """Steps of so many rows are one call of the kernels; 0 where none is."""
         return 0 if self._fused is None else self._fused.max_rows
 
-    def logits(self, step: PackedStep, plan: Plan | None = None) -> torch.Tensor:
-        """Logits fp32 `[number of kept rows, V]`, good until the next call. `plan` is what the rows' adapters add."""
-        if self._fused is not None and self._fused.takes(step):
+    def merged(self, digest: str, weights: Weights) -> Merged:
+        """What `logits` takes for steps that are all under this adapter."""
+        fused = self._fused
+        if fused is not None:
+            fused = fused.over(weights) if weights.keys() <= set(fused.modules) else None
+        return Merged(digest=digest, weights=weights, fused=fused)
+
+    def logits(self, step: PackedStep, plan: Plan | None = None, merged: Merged | None = None) -> torch.Tensor:
+        """Logits fp32 `[number of kept rows, V]`, good until the next call. `plan` is what the rows' adapters add,
+        `merged` the one that they all have."""
+        fused = self._fused if merged is None else merged.fused
+        if fused is not None and fused.takes(step):
             if plan is None:
-                return self._fused.logits(step, None, 0)
-            if (found := plan.addresses(self._fused.modules)) is not None:
-                return self._fused.logits(step, found.places, found.num_segments)
+                return fused.logits(step, None, 0)
+            if (found := plan.addresses(fused.modules)) is not None:
+                return fused.logits(step, found.places, found.num_segments)
         return self._by_modules(step)
 
     def _by_modules(self, step: PackedStep) -> torch.Tensor:

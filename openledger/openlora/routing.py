@@ -5,7 +5,8 @@ are the adapter's homes. One home for most; as many as its part of the traffic n
 num_homes = ceil(replicas * heat / total heat), at most `max_homes`. When a replica comes or goes, only the adapters
 that it wins or loses move. A replica that has over `bound` times the mean load is passed by (consistent hashing with
 bounded loads, Mirrokni et al., 2018). What replicas tell of themselves corrects this: one that holds the adapter
-already goes before one that would have to load it, and work that waits there counts as load.
+already goes before one that would have to load it, and work that waits there counts as load. A replica that has an
+adapter merged goes first for that one, and last for all others as long as it has half of the mean load.
 
 The cost of a choice depends on the number of replicas, never on that of adapters. Plain: knows no Ray.
 """
@@ -35,10 +36,12 @@ class RoutingOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaState:
-    """What a replica told last. `resident` are tags of digests, see `tag`."""
+    """What a replica told last. `resident` are tags of digests, see `tag`; `merged` is that of the one it has merged, 0
+    where there is none."""
 
     resident: frozenset[int] = frozenset()
     queued_tokens: float = 0.0
+    merged: int = 0
 
 
 @dataclass(slots=True)
@@ -80,16 +83,23 @@ class Homes:
         """Replicas to try, best rank first, and within a rank the least loaded first. `requests` has, for each replica
         that may be asked, how many it has now."""
         loads = {replica: self._load(replica, number) for replica, number in requests.items()}
-        if not digest or len(loads) < 2:
+        if len(loads) < 2:
             return [_by_load(loads, loads)]
         mean_load = sum(loads.values()) / len(loads)
         limit = self.options.bound * mean_load + self.options.slack
-        order = self.homes(digest, list(loads))
+        own = tag(digest)
+        closed = {each for each in loads if self._state(each).merged not in (0, own) and 2 * loads[each] >= mean_load}
+        if len(closed) == len(loads):  # one is for all others, so that the rest stay with what they have merged
+            closed.remove(min(closed, key=lambda replica: _score(replica, "")))
+        order = self.homes(digest, [each for each in loads if each not in closed])
         homes = order[: self.num_homes(digest, len(order), mean_load)]
         light = [replica for replica in order if loads[replica] <= limit]
-        holding = [replica for replica in light if tag(digest) in self._state(replica).resident]
+        if not digest:
+            return _without_repeats((_by_load(light, loads), _by_load(loads, loads)))
+        holding = [replica for replica in light if own in self._state(replica).resident]
         at_home = [replica for replica in light if replica in homes]
         ranks = (
+            _by_load([replica for replica in light if own and self._state(replica).merged == own], loads),
             _by_load([replica for replica in at_home if replica in holding], loads),
             _by_load(at_home, loads),
             _by_load(holding, loads),
@@ -113,15 +123,21 @@ def tag(digest: str) -> int:
         return 0
 
 
-def routing_stats(resident: Iterable[str], load: Mapping[str, float]) -> dict[str, Any]:
+def routing_stats(resident: Iterable[str], load: Mapping[str, float], merged: str = "") -> dict[str, Any]:
     """What a replica tells the routers."""
-    return {"resident": [tag(digest) for digest in resident], "queued_tokens": load.get("queued_tokens", 0.0)}
+    return {
+        "resident": [tag(digest) for digest in resident],
+        "queued_tokens": load.get("queued_tokens", 0.0),
+        "merged": tag(merged),
+    }
 
 
 def replica_state(stats: Mapping[str, Any]) -> ReplicaState:
     """`routing_stats` as they arrive; empty before the first."""
     return ReplicaState(
-        resident=frozenset(stats.get("resident", ())), queued_tokens=float(stats.get("queued_tokens", 0.0))
+        resident=frozenset(stats.get("resident", ())),
+        queued_tokens=float(stats.get("queued_tokens", 0.0)),
+        merged=int(stats.get("merged", 0)),
     )
 
 

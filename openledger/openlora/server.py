@@ -2,10 +2,12 @@
 
 Owns the way from a request to the engine and back: a place in the fair queue, its adapter into a slot, request to the
 step thread, events to the reader, everything given back when the reader leaves. A request enters the engine only when
-its adapter is loaded; until then nobody waits for it but itself. Ray's deployment wraps this class and adds nothing.
+its adapter is loaded; until then nobody waits for it but itself. Beside that it has the engine merge the adapter that
+fills it (`merging`). Ray's deployment wraps this class and adds nothing.
 """
 
 import asyncio
+import logging
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -25,6 +27,7 @@ from openledger.openlora.admission import COST_OF_GENERATED, AdmissionLimits, Fa
 from openledger.openlora.engine import Engine, Vectors
 from openledger.openlora.ensembles import Places, check_ensemble, places_of
 from openledger.openlora.loading import AdapterLoader
+from openledger.openlora.merging import Fullness, MergeOptions
 from openledger.openlora.residency import Residency
 from openledger.openlora.step_cost import StepCost, measure_step_cost
 from openledger.openlora.step_thread import Deliver, Result, StepThread
@@ -33,6 +36,7 @@ from openledger.openlora.tiers import AdapterTiers
 _LOOK_AHEAD = 32  # adapters of the queue that are brought to this node beyond those that get a slot
 _RATE_WINDOW_S = 30.0
 _SLOTS_WITH_SPARE = 16  # from so many slots on, one is kept free
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +54,7 @@ class ServingOptions:
     fetch_within_s: float = 60.0
     coalesce_s: float = 0.008
     admission: AdmissionLimits = field(default_factory=AdmissionLimits)
+    merge: MergeOptions = field(default_factory=MergeOptions)
 
 
 class AdapterServer:
@@ -94,11 +99,15 @@ class AdapterServer:
         batch = engine.options.max_batch
         self._max_running = batch + batch // 8 + 1  # a few wait in the engine, so that no step misses one
         self._ended_s: list[float] = []
+        self._merging: asyncio.Task[None] | None = None
         self._closing = False
 
     async def start(self, base_folder: Path | None = None) -> None:
         """Warm up: a token of the base model, and the pinned adapters; and measure what a step of the base in
-        `base_folder` costs. Raises what is wrong with one of these."""
+        `base_folder` costs. Raises what is wrong with one of these, and InvalidInput (`merging_unsupported`)."""
+        if self.options.merge.after_s:
+            self._engine.check_merging()
+            self._merging = asyncio.ensure_future(self._merge_by_load())
         if base_folder is not None:
             self._cost = await asyncio.to_thread(measure_step_cost, base_folder)
         self._num_blocks = int((await self.describe()).get("free_blocks", 0))  # nothing is in use yet
@@ -213,6 +222,9 @@ class AdapterServer:
             "max_distinct": self._max_distinct(),
         }
 
+    def merged(self) -> str:
+        return self._engine.merged()
+
     def resident(self) -> tuple[str, ...]:
         return self._residency.resident()
 
@@ -223,6 +235,7 @@ class AdapterServer:
             "queued": float(len(self._queue)),
             "running": float(self._num_running),
             "busy": self._num_running / self._engine.options.max_batch,
+            "merged": float(bool(self.merged())),
         }
 
     async def pressure(self) -> dict[str, float]:
@@ -248,6 +261,8 @@ class AdapterServer:
         return bool(self._num_running or len(self._queue) or self._num_embedding or self._num_gathering)
 
     def close(self) -> None:
+        if self._merging is not None:
+            self._merging.cancel()
         self._steps.stop()
         self._loader.close()
 
@@ -436,6 +451,26 @@ class AdapterServer:
                 fix="try again in a few seconds",
                 retry_after_s=self._retry_after_s(),
             )
+
+    async def _merge_by_load(self) -> None:
+        full = Fullness(self.options.merge, time.monotonic)
+        while True:
+            await asyncio.sleep(self.options.merge.period_s)
+            full.look(self._running, self._engine.options.max_batch)
+            merged = self.merged()
+            if (wanted := full.wanted(merged)) == merged:
+                continue
+            try:
+                await asyncio.wrap_future(self._steps.call(self._engine.unmerge))
+                if wanted:
+                    await self._merge(wanted)
+            except (OpenLedgerError, RuntimeError, MemoryError) as error:  # no memory is a RuntimeError of torch
+                _log.warning("adapter %s was not merged: %r", wanted, error)
+            full.forget()  # nobody looked meanwhile
+
+    async def _merge(self, digest: str) -> None:
+        async with self._residency.use((digest,)):
+            await asyncio.to_thread(self._engine.merge, digest)
 
     async def _unload(self, digest: str) -> None:
         await asyncio.wrap_future(self._steps.call(lambda: self._engine.unload(digest)))

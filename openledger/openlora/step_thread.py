@@ -1,9 +1,9 @@
 """The thread that runs an engine: steps while there is work, and between steps what others ask of the engine.
 
-Owns the rule that only this thread touches the engine (but for `load`), and the order: all urgent calls, steps as long
-as anybody waits for an answer, and background calls (scoring) in what time is left. A background call that runs when
-somebody comes gives way between two layers of the model. Where people never leave a gap, the background gets
-`background_share` of the time, so that it isn't starved. Knows neither asyncio nor Ray.
+Owns the rule that only this thread touches the engine (but for `load`, `merge` and `merged`), and the order: all
+urgent calls, steps as long as anybody waits for an answer, and background calls (scoring) in what time is left. A
+background call that runs when somebody comes gives way between two layers of the model. Where people never leave a gap,
+the background gets `background_share` of the time, so that it isn't starved. Knows neither asyncio nor Ray.
 """
 
 import queue

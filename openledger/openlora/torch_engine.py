@@ -28,8 +28,9 @@ from openledger.openlora.grammar import Grammars
 from openledger.openlora.kv import KeyValueBlocks, num_blocks_of, root_key
 from openledger.openlora.lora import LoraLayers, NativeProducts, Products
 from openledger.openlora.lora_torch import TorchProducts
-from openledger.openlora.packed_model import PackedModel
-from openledger.openlora.packing import Piece, pack
+from openledger.openlora.merging import check_memory
+from openledger.openlora.packed_model import Merged, PackedModel
+from openledger.openlora.packing import PackedStep, Piece, pack
 from openledger.openlora.sampling import check_sampling, choose_tokens, logprob_of
 from openledger.openlora.scheduler import Generation, Scheduler, answer_to, new_generation
 from openledger.openlora.text import decoder
@@ -77,6 +78,7 @@ class TorchEngine:
             base, self._kernels, self.options.dtype, self.options.weights, self.options.num_threads
         )
         self._lora = LoraLayers(self._model.model, self._products())
+        self._merged: Merged | None = None
         tokenizer = load_tokenizer(base)
         self._decode = decoder(tokenizer)
         self._ends = self._model.end_tokens() | {tokenizer.eos_token_id}
@@ -109,10 +111,37 @@ class TorchEngine:
     def unload(self, digest: str) -> None:
         if self._scheduler.uses(digest) or self._in_pass[digest]:
             raise Conflict(f"adapter {digest} is in use", code="adapter_in_use", param="digest", fix="try again later")
+        if self.merged() == digest:
+            self.unmerge()
         self._lora.remove(digest)
 
     def resident(self) -> tuple[str, ...]:
         return self._lora.resident()
+
+    def check_merging(self) -> None:
+        if self._model.dtype is not torch.float32 or self._model.weights != "exact":
+            raise InvalidInput(
+                f"adapters aren't merged into {self._model.weights} weights of {_name_of(self._model.dtype)}: rounding "
+                "would change what they add",
+                code="merging_unsupported",
+                param="merge",
+                fix="dtype: float32 and weights: exact, or leave merging off",
+            )
+
+    def merge(self, digest: str) -> None:
+        self.check_merging()
+        self._check_resident(digest)
+        check_memory(self._lora.num_merged_bytes(digest))
+        with torch.inference_mode():
+            self._merged = self._model.merged(digest, self._lora.merge(digest))
+
+    def unmerge(self) -> None:
+        self._merged = None
+        self._lora.let_go()
+
+    def merged(self) -> str:
+        merged = self._merged
+        return "" if merged is None else merged.digest
 
     def add(self, request: GenerationRequest) -> None:
         self._scheduler.check_new(request.request_id)
@@ -207,6 +236,8 @@ class TorchEngine:
             "max_positions": self._max_positions,
             "kv_bytes": self._kv.num_blocks * self._block_bytes(),
             "adapter_bytes": self._lora.num_bytes(),
+            "merged": self.merged(),
+            "merged_bytes": 0 if self._merged is None else self._merged.num_bytes(),
             "resident": list(self.resident()),
             **self._scheduler.counts(),
         }
@@ -214,7 +245,9 @@ class TorchEngine:
     def _compute(self, plan: list[tuple[Generation, Piece]]) -> list[TokenEvent]:
         begin = time.perf_counter()
         step = pack([piece for _, piece in plan], self._kv, few=self._model.num_fused_rows)
-        logits_KV = self._model.logits(step, self._lora.use(step))
+        merged = self._merged_for(step)
+        added = self._lora.use(step, None if merged is None else merged.weights)
+        logits_KV = self._model.logits(step, added, merged)
         row_ms = 1000 * (time.perf_counter() - begin) / step.num_rows
         complete, rows, row = [], [], 0
         for index in step.order:
@@ -228,6 +261,10 @@ class TorchEngine:
                 complete.append(generation)
                 rows.append(row - 1)
         return self._choose(complete, logits_KV if len(rows) == len(logits_KV) else logits_KV[rows])
+
+    def _merged_for(self, step: PackedStep) -> Merged | None:
+        merged = self._merged  # another thread may change it
+        return merged if merged is not None and merged.takes(step) else None
 
     def _choose(self, generations: list[Generation], logits_BV: torch.Tensor) -> list[TokenEvent]:
         events = []

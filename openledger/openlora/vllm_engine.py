@@ -108,6 +108,23 @@ class VllmEngine:
     def resident(self) -> tuple[str, ...]:
         return self._slots.resident()
 
+    def check_merging(self) -> None:
+        raise InvalidInput(
+            "this model is served by vLLM, which merges no adapter while it serves others",
+            code="merging_unsupported",
+            param="merge",
+            fix="leave merging off, or take the engine torch",
+        )
+
+    def merge(self, digest: str) -> None:
+        self.check_merging()
+
+    def unmerge(self) -> None:
+        """Nothing is ever merged."""
+
+    def merged(self) -> str:
+        return ""
+
     def add(self, request: GenerationRequest) -> None:
         if request.request_id in self._open:
             raise Conflict(

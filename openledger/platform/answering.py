@@ -208,33 +208,32 @@ class Answering:
     async def _place(self, asked: Sequence[Asked]) -> list[list[Sale]]:
         """Holds for all, or for none: one for each part of each; beside it what was sold under its key before."""
         placed: list[list[Sale]] = []
-        placing: list[asyncio.Task[Authorization]] = []
+        placing: list[asyncio.Task[tuple[Authorization, Sold | None]]] = []
         try:
             for one in asked:
                 placed.append([])
                 for number, part in enumerate(one.parts):
                     placing.append(asyncio.ensure_future(self._authorize(one, number)))
-                    hold = await asyncio.shield(placing[-1])  # a client's leaving must leave no hold we don't know of
-                    sold = await answered(self._economy.completed.remote(hold.answer_id))
+                    hold, sold = await asyncio.shield(placing[-1])  # a client may leave: no hold may be lost with it
                     placed[-1].append(Sale(part=part, hold=hold, sold=sold))
         except BaseException:
-            kept = {sale.hold.answer_id for sales in placed for sale in sales if sale.sold is not None}
-            await asyncio.shield(asyncio.ensure_future(self._void_placed(placing, kept)))
+            await asyncio.shield(asyncio.ensure_future(self._void_placed(placing)))
             raise
         return placed
 
-    async def _authorize(self, one: Asked, number: int) -> Authorization:
+    async def _authorize(self, one: Asked, number: int) -> tuple[Authorization, Sold | None]:
         num_tokens, max_tokens, terms = len(one.prompt_ids), one.sampling.max_tokens, one.parts[number].terms
-        hold: Authorization = await answered(
-            self._economy.authorize.remote(
+        hold, sold = await answered(
+            self._economy.authorize_again.remote(
                 one.account, terms, num_tokens, max_tokens, one.key_of(number), one.body_digest, one.key_digest
             )
         )
-        return hold
+        return hold, sold
 
-    async def _void_placed(self, placing: Sequence["asyncio.Task[Authorization]"], kept: set[str]) -> None:
-        holds = await asyncio.gather(*placing, return_exceptions=True)
-        await self._void_all([one for one in holds if isinstance(one, Authorization) and one.answer_id not in kept])
+    async def _void_placed(self, placing: Sequence["asyncio.Task[tuple[Authorization, Sold | None]]"]) -> None:
+        placed = await asyncio.gather(*placing, return_exceptions=True)
+        held = [one for one in placed if not isinstance(one, BaseException)]
+        await self._void_all([hold for hold, sold in held if sold is None])
 
     async def _void_all(self, holds: Sequence[Authorization]) -> None:
         for hold in holds:

@@ -42,6 +42,7 @@ from openledger.platform.contributing import Contributing
 from openledger.platform.desk import Desk
 from openledger.platform.ensembles import ensemble_of
 from openledger.platform.intake import Intake
+from openledger.platform.known_keys import KnownKeys
 from openledger.platform.owners import Owners
 from openledger.platform.removals import AffectedAdapter, affected_adapters, record_removal
 from openledger.platform.report import audit_entry, datanet_entry, displayed
@@ -78,6 +79,7 @@ class LiveService(Community, Owners):
         catch_up = self._log_removals, self._after_panels, self._settle_keys
         self.desk = Desk(self._ask, catch_up, self._check_stakeable, self._restore_keys)
         self._answering = Answering(economy)
+        self._keys = KnownKeys(economy)
         rules = sources or SourceRules(folders=(str(workdir.incoming),), schemes=("file",))
         self._intake = Intake(tuple(engines), self._registry, datanets, economy, rules)
 
@@ -85,7 +87,7 @@ class LiveService(Community, Owners):
         await self._answering.close()
 
     async def authenticate(self, api_key: str) -> str:
-        return str(await answered(self._economy.authenticate.remote(api_key)))
+        return await self._keys.account_of(api_key)
 
     async def _ask(self, method: str, *arguments: Any) -> Any:
         return await answered(getattr(self._economy, method).remote(*arguments))

@@ -17,6 +17,9 @@ from openledger.core.values import Grammar, SamplingParameters
 
 QUESTION = {"model": "os-docs", "messages": [{"role": "user", "content": "What does os.path.join do?"}]}
 TEXT = "Join one or more path segments."
+USAGE = {
+    "prompt_tokens": 7, "completion_tokens": 6, "total_tokens": 13, "prompt_tokens_details": {"cached_tokens": 3},
+}  # fmt: skip
 
 
 async def ask(service: MemoryService, body: dict[str, Any], key: str = API_KEY, **headers: str) -> httpx.Response:
@@ -56,14 +59,14 @@ class TestAnswerAtOnce:
                     "finish_reason": "stop",
                 }
             ],
-            "usage": {"prompt_tokens": 7, "completion_tokens": 6, "total_tokens": 13},
+            "usage": USAGE,
             "openledger": {
                 "answer_id": "ans_1",
                 "prompt_tokens": 7,
                 "completion_tokens": 6,
                 "fee_nano": 310,
                 "parts": {"pool:os-docs:p1": 155, "user:owner": 62, "treasury": 93},
-                "cached_tokens": 0,
+                "cached_tokens": 3,
                 "engine_ms": 0.0,
                 "signed": SIGNED,
             },
@@ -94,7 +97,7 @@ class TestStream:
         body = {**QUESTION, "stream": True, "stream_options": {"include_usage": True}}
         *_, usage, _done = events(await ask(MemoryService(), body))
         assert json.loads(usage)["choices"] == []
-        assert json.loads(usage)["usage"] == {"prompt_tokens": 7, "completion_tokens": 6, "total_tokens": 13}
+        assert json.loads(usage)["usage"] == USAGE
 
     async def test_tells_no_usage_where_not_asked(self):
         chunks = events(await ask(MemoryService(), {**QUESTION, "stream": True}))
@@ -128,7 +131,9 @@ class TestSeveralAnswers:
     async def test_stand_beside_each_other_and_cost_what_they_cost_together(self):
         told = (await ask(MemoryService(), {**QUESTION, "n": 2})).json()
         assert [(one["index"], one["message"]["content"]) for one in told["choices"]] == [(0, TEXT), (1, TEXT)]
-        assert told["usage"] == {"prompt_tokens": 14, "completion_tokens": 12, "total_tokens": 26}
+        cached = {"cached_tokens": 6}
+        expected = {"prompt_tokens": 14, "completion_tokens": 12, "total_tokens": 26, "prompt_tokens_details": cached}
+        assert told["usage"] == expected
         assert (told["openledger"]["fee_nano"], len(told["openledger"]["answers"])) == (620, 2)
 
     async def test_are_told_apart_in_a_stream(self):

@@ -38,7 +38,9 @@ class TestPrompts:
     def test_are_held_and_metered_as_any_answer(self, client: TestClient):
         told = client.post("/v1/completions", json={**QUESTION, "prompt": ["a", "b"]}).json()
         assert told["openledger"]["fee_nano"] == 620
-        assert told["usage"] == {"prompt_tokens": 14, "completion_tokens": 12, "total_tokens": 26}
+        cached = {"cached_tokens": 6}
+        expected = {"prompt_tokens": 14, "completion_tokens": 12, "total_tokens": 26, "prompt_tokens_details": cached}
+        assert told["usage"] == expected
 
     @pytest.mark.parametrize("prompt", [[], None, 5, [[]], [["a"]], ["a", [1]], [-1], [1.5], [True], {}, ["a"] * 65])
     def test_of_no_kind_are_refused(self, client: TestClient, service: MemoryService, prompt: Any):

@@ -54,6 +54,7 @@ def test_streams_with_usage(url: str):
     texts = [chunk.choices[0].delta.content for chunk in chunks if chunk.choices]
     assert "".join(text or "" for text in texts) == "Join one or more path segments."
     assert chunks[-1].usage.completion_tokens == 6
+    assert chunks[-1].usage.prompt_tokens_details.cached_tokens == 3
 
 
 def test_lists_and_retrieves_models(url: str):

@@ -1,7 +1,7 @@
 """The SDK against the real API, and against servers that are none."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import httpx
 import pytest
@@ -22,6 +22,7 @@ from openledger.core.errors import (
     Unavailable,
 )
 from openledger.core.values import Contribution, Grammar, RowDraft, SamplingParameters, Withdrawal
+from openledger.platform.service import AdapterReceipt
 
 ASKED = [{"role": "user", "content": "What does os.path.join do?"}]
 TEXT = "Join one or more path segments."
@@ -81,6 +82,37 @@ class TestCalls:
     ):
         client.chat("os-docs", ASKED, sampling=sampling)
         assert service.asked[-1]["sampling"] == sampling
+
+    def test_adapters_and_weights_arrive(self, client: OpenLedger, service: MemoryService):
+        asked = (client.chat, lambda *given, **named: list(client.chat_stream(*given, **named)))
+        for ask in asked:
+            ask("os-docs", ASKED, adapters={"tables": 0.7, "strings": 1})
+            assert service.asked[-1]["adapters"] == [("tables", 0.7), ("strings", 1.0)]
+        client.ask("os-docs", "What?", adapters={"tables": 0.5})
+        assert service.asked[-1]["adapters"] == [("tables", 0.5)]
+        client.ask("os-docs", "What?")
+        assert service.asked[-1]["adapters"] == []
+
+    def test_an_empty_choice_of_adapters_is_refused_before_it_is_sent(self, client: OpenLedger, service: MemoryService):
+        before = len(service.asked)
+        with pytest.raises(InvalidInput) as caught:
+            client.ask("os-docs", "What?", adapters={})
+        assert caught.value.code == "invalid_ensemble"
+        assert len(service.asked) == before
+
+    def test_several_adapters_receipts_are_told_apart(self, client: OpenLedger, service: MemoryService):
+        each = AdapterReceipt(
+            answer_id="ans_1", adapter="tables", weight=0.7, fee_nano=310, parts={"a": 310}, signed={}
+        )
+        service.adapter_receipts = (each,)
+        try:
+            receipt = client.ask("os-docs", "What?", adapters={"tables": 0.7}).receipt
+        finally:
+            service.adapter_receipts = ()
+        assert [asdict(one) for one in receipt.adapters] == [asdict(each)]
+
+    def test_what_was_cached_is_told(self, client: OpenLedger):
+        assert client.ask("os-docs", "What?").receipt.cached_tokens == 3
 
     def test_several_answers_are_refused_here(self, client: OpenLedger):
         with pytest.raises(InvalidInput):

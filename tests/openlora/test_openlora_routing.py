@@ -145,6 +145,51 @@ class TestResidency:
         assert replica_state({}) == ReplicaState()
 
 
+class TestMerged:
+    """A replica that has an adapter merged answers under that one; the others do where they can."""
+
+    @pytest.fixture
+    def merged(self, homes: Homes) -> Homes:
+        homes.update({"r3": ReplicaState(resident=frozenset([tag(digest(0))]), merged=tag(digest(0)))})
+        return homes
+
+    def test_goes_first_for_its_adapter(self, merged: Homes) -> None:
+        assert merged.rank(digest(0), IDLE)[0] == ["r3"]
+
+    def test_goes_last_for_all_others_and_the_base(self, merged: Homes) -> None:
+        ranks = [merged.rank(each, IDLE) for each in ("", *(digest(number) for number in range(1, 200)))]
+        assert {[name for rank in each for name in rank][-1] for each in ranks} == {"r3"}
+
+    def test_only_the_adapters_that_were_at_home_there_move(self, merged: Homes) -> None:
+        before = Homes(lambda: 0.0)
+        for number in range(1, 1000):
+            old, new = before.rank(digest(number), IDLE)[0][0], merged.rank(digest(number), IDLE)[0][0]
+            assert old == new or old == "r3"
+
+    def test_is_home_to_others_again_while_it_has_far_less_to_do(self, merged: Homes) -> None:
+        """Its own adapter keeps it merged with a quarter of a batch: the others must not wait beside that."""
+        number = next(n for n in range(1, 99) if merged.homes(digest(n), list(IDLE))[0] == "r3")
+        busy = dict.fromkeys(IDLE, 40.0)
+        assert merged.rank(digest(number), {**busy, "r3": 10.0})[0][0] == "r3"
+        assert merged.rank(digest(number), {**busy, "r3": 30.0})[0][0] != "r3"
+
+    def test_is_passed_by_where_it_is_full(self, merged: Homes) -> None:
+        assert merged.rank(digest(0), {**IDLE, "r3": 50.0})[0] != ["r3"]
+
+    def test_where_all_have_another_merged_one_is_for_all_others(self, homes: Homes) -> None:
+        homes.update({name: ReplicaState(merged=tag(digest(99))) for name in IDLE})
+        busy = dict.fromkeys(IDLE, 20.0)
+        firsts = {tuple(homes.rank(digest(number), busy)[0]) for number in range(50)}
+        assert len(firsts) == 1
+        assert len(*firsts) == 1
+        own = {each for _ in range(20) for each in homes.rank(digest(99), busy)[0]}
+        assert own == set(IDLE)
+
+    def test_crosses_with_the_stats(self) -> None:
+        assert replica_state(routing_stats([], {}, digest(7))).merged == tag(digest(7))
+        assert replica_state(routing_stats([], {})).merged == 0
+
+
 TARGETS = {"target_queued_tokens": 1000.0, "target_busy": 0.8}
 
 
