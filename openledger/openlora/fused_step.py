@@ -26,6 +26,7 @@ from openledger.openlora.packing import PackedStep
 MAX_ROWS = 128  # more gain little
 _MAX_BYTES = 1 << 20  # of the rows that enter a layer: what falls out of the second cache is read again and again
 _FLOAT, _HALF, _INT8 = 0, 1, 2
+_WIDE = 6  # rows of weights that the kernels make floats of at a time, at most
 _LAYERS = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer")
 _STEADY_ROTATIONS = ("default", "linear", "llama3", "yarn")  # others depend on what else is in the batch
 _SITES = (
@@ -48,6 +49,7 @@ class FusedStep:
         self._layers = (Layer * len(layers))(*(self._layer(each, weighings[n]) for n, each in enumerate(layers)))
         self._step = self._constants(model, weighings[0].scale)
         widest = max(self._step.hidden, self._step.inner, self._step.heads * self._step.head_dim)
+        self._wide = _WIDE * widest
         self.max_rows = min(MAX_ROWS, _MAX_BYTES // (4 * widest))
         self._kv: KeyValueBlocks | None = None
         self._scratch, self._logits = torch.empty(0), torch.empty(0, 0)
@@ -144,7 +146,7 @@ class FusedStep:
     def _make_room(self, rows: int, kept: int) -> None:
         call = self._step
         heads = call.heads + call.kv_heads
-        size = rows * (2 * call.hidden + 2 * call.inner + (3 * heads + 1) * call.head_dim)
+        size = rows * (2 * call.hidden + 2 * call.inner + (3 * heads + 1) * call.head_dim) + self._wide
         if len(self._scratch) < size:
             self._scratch = torch.empty(size)
             call.scratch = self._scratch.data_ptr()

@@ -433,25 +433,49 @@ inline void product_block(const float *x, const W *w, const Linear &l, int64_t f
 constexpr int TALL = RANKS == 8 ? 4 : RANKS == 4 ? 2 : 1, WIDE = RANKS == 8 ? 6 : RANKS == 4 ? 3 : 2;
 
 template <int N, class W>
-inline void product_rows(const float *x, const W *w, const Linear &l, int64_t o, float *y, int64_t rows, bool add) {
-  const W *from = w + o * Row<W>::stride(l.in);
+inline void product_rows(const float *x, const W *w, const Linear &l, int64_t o, float *y, int64_t rows, bool add, bool ahead) {
   int64_t t = 0;
-  for (; t + TALL <= rows; t += TALL) product_block<TALL, N>(x + t * l.in, from, l, o, y + t * l.out + o, add, t == 0);
-  for (; t < rows; ++t) product_block<1, N>(x + t * l.in, from, l, o, y + t * l.out + o, add, t == 0);
+  for (; t + TALL <= rows; t += TALL) product_block<TALL, N>(x + t * l.in, w, l, o, y + t * l.out + o, add, ahead && t == 0);
+  for (; t < rows; ++t) product_block<1, N>(x + t * l.in, w, l, o, y + t * l.out + o, add, ahead && t == 0);
 }
 
-template <class W> void product(const float *x, const Linear &l, float *y, int64_t rows, bool add) {
+// N rows of W as floats, and the next N on their way.
+template <int N, class W>
+inline void widen_rows(const W *w, int64_t in, float *to) {
+  constexpr int PIECES = Row<W>::PIECES;
+  const int64_t stride = Row<W>::stride(in);
+  for (int j = 0; j < N; ++j, w += stride, to += in) {
+    int64_t i = 0;
+    for (; i + 16 * PIECES <= in; i += 16 * PIECES) {
+      __builtin_prefetch(w + N * stride + i, 0, 2);
+      _Pragma("GCC unroll 4") for (int p = 0; p < PIECES; ++p) save(to + i + 16 * p, Row<W>::piece(w + i, p));
+    }
+    for (int p = 0; i + 16 * p < in; ++p) {
+      int64_t n = in - i - 16 * p;
+      save_some(to + i + 16 * p, Row<W>::last(w + i, p, n), n < 16 ? n : 16);
+    }
+  }
+}
+
+// `wide` has room for WIDE rows of floats: where rows of x are many times those that fit the registers, narrow weights
+// become floats once, not once for each few of them. To write and read them again costs as much as twice, of int8 once.
+template <class W> void product(const float *x, const Linear &l, float *y, int64_t rows, bool add, float *wide) {
   const W *w = (const W *)l.weight;
+  const int64_t stride = Row<W>::stride(l.in);
   int64_t o = 0;
-  if (rows == 1) for (; o + RANKS <= l.out; o += RANKS) product_rows<RANKS>(x, w, l, o, y, rows, add);
-  for (; o + WIDE <= l.out; o += WIDE) product_rows<WIDE>(x, w, l, o, y, rows, add);
-  for (; o < l.out; ++o) product_rows<1>(x, w, l, o, y, rows, add);
+  if (rows == 1) for (; o + RANKS <= l.out; o += RANKS) product_rows<RANKS>(x, w + o * stride, l, o, y, rows, add, true);
+  if (sizeof(W) < sizeof(float) && rows > TALL * (int64_t)sizeof(W)) for (; o + WIDE <= l.out; o += WIDE) {
+    widen_rows<WIDE>(w + o * stride, l.in, wide);
+    product_rows<WIDE>(x, (const float *)wide, l, o, y, rows, add, false);
+  }
+  for (; o + WIDE <= l.out; o += WIDE) product_rows<WIDE>(x, w + o * stride, l, o, y, rows, add, true);
+  for (; o < l.out; ++o) product_rows<1>(x, w + o * stride, l, o, y, rows, add, true);
 }
 
-inline void product(const float *x, const Linear &l, float *y, int64_t rows, bool add) {
-  if (l.kind == 2) product<int8_t>(x, l, y, rows, add);
-  else if (l.kind == 1) product<Half>(x, l, y, rows, add);
-  else product<float>(x, l, y, rows, add);
+inline void product(const float *x, const Linear &l, float *y, int64_t rows, bool add, float *wide) {
+  if (l.kind == 2) product<int8_t>(x, l, y, rows, add, wide);
+  else if (l.kind == 1) product<Half>(x, l, y, rows, add, wide);
+  else product<float>(x, l, y, rows, add, wide);
 }
 
 // y = w x / sqrt(mean x^2 + eps) for each of `rows`; y may be x.
@@ -496,7 +520,7 @@ inline void round_to(Half *to, const float *from, int64_t size) {
 inline void widen(float *to, const Half *from, int64_t size) { for (int64_t i = 0; i < size; ++i) to[i] = scalar(from + i); }
 
 struct Scratch {  // what a step needs beside the model, side by side in memory
-  float *x, *normed, *query, *key, *value, *out, *gate, *up, *cosines, *sines;
+  float *x, *normed, *query, *key, *value, *out, *gate, *up, *cosines, *sines, *wide;
   Half *rounded;
   Scratch(const Step &s) {
     float *at = (float *)s.scratch;
@@ -507,11 +531,12 @@ struct Scratch {  // what a step needs beside the model, side by side in memory
     gate = take(s.inner); up = take(s.inner);
     cosines = take(s.head_dim / 2); sines = take(s.head_dim / 2);
     rounded = (Half *)take((s.heads + s.kv_heads) * s.head_dim);
+    wide = at;
   }
 };
 
-inline void linear(const Step &s, const Linear &l, const int64_t *segments, const float *x, float *y, bool add = false) {
-  product(x, l, y, s.rows, add);
+inline void linear(const Step &s, const Linear &l, const int64_t *segments, const float *x, float *y, float *wide, bool add = false) {
+  product(x, l, y, s.rows, add, wide);
   if (*segments) lora(x, l.in, y, l.out, (const Segment *)*segments, s.num_segments, l.in, l.out);
 }
 
@@ -558,23 +583,23 @@ int step(const Step &s) {
   angles(s, b);
   for (const Layer *l = (const Layer *)s.layers, *end = l + s.num_layers; l < end; ++l, segments += SITES) {
     normalize_rows(b.x, l->norm, s.rows, s.hidden, eps, b.normed);
-    linear(s, l->query, segments, b.normed, b.query);
-    linear(s, l->key, segments + 1, b.normed, b.key);
-    linear(s, l->value, segments + 2, b.normed, b.value);
+    linear(s, l->query, segments, b.normed, b.query, b.wide);
+    linear(s, l->key, segments + 1, b.normed, b.key, b.wide);
+    linear(s, l->value, segments + 2, b.normed, b.value, b.wide);
     if (l->query_norm) normalize_rows(b.query, l->query_norm, s.rows * s.heads, s.head_dim, eps, b.query);
     if (l->key_norm) normalize_rows(b.key, l->key_norm, s.rows * s.kv_heads, s.head_dim, eps, b.key);
     rotate(b.query, b.cosines, b.sines, s.rows, s.heads, s.head_dim);
     rotate(b.key, b.cosines, b.sines, s.rows, s.kv_heads, s.head_dim);
     if (attention(s, *l, b)) return 1;
-    linear(s, l->output, segments + 3, b.out, b.x, true);
+    linear(s, l->output, segments + 3, b.out, b.x, b.wide, true);
     normalize_rows(b.x, l->mlp_norm, s.rows, s.hidden, eps, b.normed);
-    linear(s, l->gate, segments + 4, b.normed, b.gate);
-    linear(s, l->up, segments + 5, b.normed, b.up);
+    linear(s, l->gate, segments + 4, b.normed, b.gate, b.wide);
+    linear(s, l->up, segments + 5, b.normed, b.up, b.wide);
     gated(b.gate, b.up, s.rows * s.inner);
-    linear(s, l->down, segments + 6, b.gate, b.x, true);
+    linear(s, l->down, segments + 6, b.gate, b.x, b.wide, true);
   }
   for (int64_t i = 0; i < s.num_kept; ++i) normalize_rows(b.x + kept[i] * s.hidden, s.norm, 1, s.hidden, eps, b.normed + i * s.hidden);
-  product(b.normed, s.head, (float *)s.logits, s.num_kept, false);
+  product(b.normed, s.head, (float *)s.logits, s.num_kept, false, b.wide);
   return 0;
 }
 
@@ -628,7 +653,7 @@ static bool runs(const char *isa) {
 static const int COUNT = sizeof(entries) / sizeof(entries[0]);
 
 #define API extern "C" __attribute__((visibility("default")))
-API int openlora_abi(void) { return 2; }
+API int openlora_abi(void) { return 3; }
 // The name of entry `isa`, empty where this processor can't run it, null past the last; the later the better.
 API const char *openlora_isa(int isa) {
   if (isa < 0 || isa >= COUNT) return nullptr;

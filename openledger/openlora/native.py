@@ -17,7 +17,7 @@ import torch
 from openledger.core.errors import InvalidInput
 from openledger.openlora import build_kernels
 
-ABI = 2
+ABI = 3
 BLOCK = 16  # positions of a block of keys and values
 SEGMENT_FIELDS = 7  # begin, end, pointer to A, pointer to B, rank, whether they are bfloat16, weight as a double
 

@@ -27,14 +27,13 @@ from openledger.adapters.checks import AdapterLimits, BaseShapes, read_shapes
 from openledger.core.errors import Conflict, InvalidInput, NotFound, OpenLedgerError, Unavailable
 from openledger.core.values import GenerationRequest, Grammar, SamplingParameters, TokenEvent, TokenLogprob
 from openledger.openlora.engine import Vectors, check_dtype, not_finite, refusal
-from openledger.openlora.ensembles import check_ensemble
+from openledger.openlora.ensembles import check_ensemble, members_of
 from openledger.openlora.grammar import invalid_grammar
 from openledger.openlora.sampling import MAX_LOGPROBS, check_sampling
 from openledger.openlora.scheduler import Generation, answer_to, new_generation
 from openledger.openlora.text import decoder
-from openledger.openlora.vllm_slots import VllmSlots
+from openledger.openlora.vllm_slots import MAX_RANK, VllmSlots, rank_of_slots
 
-_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM's slots may have
 _DTYPES = ("auto", "float32", "bfloat16", "float16")
 _COUNTS = ("max_batch", "max_context", "step_tokens", "max_waiting", "score_tokens", "tensor_parallel")
 _MAX_TEMPERATURE = 2.0  # of vLLM
@@ -51,8 +50,9 @@ _SETTINGS = {
 class VllmOptions:
     """As `EngineOptions` where the names are the same. vLLM takes `device_memory` of the device's memory in all, or
     `kv_bytes` for keys and values where that isn't 0. Its slots have one rank, the smallest it knows that holds
-    `adapter_limits.max_rank`: a lower limit saves memory. `dtype` `auto` is the base's own. Without `compiled` it
-    starts sooner and runs slower."""
+    `adapter_limits.max_rank`: a lower limit saves memory. `ensemble_slots` are further ones for ensembles, each of
+    which takes one and must fit its rank with those of all its adapters together; with them adapters stay in the node's
+    memory too. `dtype` `auto` is the base's own. Without `compiled` it starts sooner and runs slower."""
 
     max_batch: int = 64
     max_context: int = 4096
@@ -62,6 +62,7 @@ class VllmOptions:
     max_waiting: int = 1024
     score_tokens: int = 8192
     tensor_parallel: int = 1
+    ensemble_slots: int = 0
     dtype: str = "auto"
     compiled: bool = True
     adapter_limits: AdapterLimits = field(default_factory=AdapterLimits)
@@ -81,7 +82,9 @@ class VllmEngine:
         on_cpu = _is_on_cpu()
         shapes = read_shapes(base)
         self._vllm = _start(base, self.options, shapes, num_slots, self._max_positions, on_cpu)
-        self._slots = VllmSlots(self._vllm, shapes, self.options.adapter_limits, num_slots, spare=on_cpu)
+        self._slots = VllmSlots(
+            self._vllm, shapes, self.options.adapter_limits, num_slots, self.options.ensemble_slots, spare=on_cpu
+        )
         self._vocab_size = int(self._vllm.model_config.get_vocab_size())
         tokenizer = load_tokenizer(base)
         self._decode = decoder(tokenizer)
@@ -90,7 +93,7 @@ class VllmEngine:
         self._answers: dict[str, _Answer] = {}  # by the number that vLLM knows them under
         self._open: Counter[str] = Counter()
         self._num_overflows: Counter[str] = Counter()  # by adapter
-        self._uses: Counter[str] = Counter()  # of adapters, by answers and scores
+        self._uses: Counter[str] = Counter()  # of adapters and ensembles, by answers and scores
         self._scores: dict[str, _Score] = {}  # that are being computed, by the number that vLLM knows them under
         self._ready: list[TokenEvent] = []
         self._people: Callable[[], None] | None = None
@@ -245,13 +248,15 @@ class VllmEngine:
         request = generation.request
         number = str(next(self._numbers))
         given = self._slots.give(request.adapter_digest)
+        if request.ensemble:
+            given = self._slots.give_together(generation.adapter, request.ensemble, self._uses)
         parameters = _parameters(request.sampling, generation.index, self._ends)
         answer = _Answer(generation=generation, number=number)
-        salt = f"{self._num_overflows[request.adapter_digest]} {request.tenant}"
+        salt = f"{self._num_overflows[generation.adapter]} {request.tenant}"
         answer.vllm_id = self._add(number, request.prompt_ids, parameters, given, salt, _FOR_PEOPLE)
         self._answers[number] = answer
         self._open[request.request_id] += 1
-        self._uses[request.adapter_digest] += 1
+        self._uses.update(_used(generation))
 
     def _add(self, number: str, ids: Sequence[int], parameters: Any, given: Any, salt: str, priority: int) -> str:
         """vLLM's id of the request. Its prefix cache tells adapters apart by the digest, tenants by `salt`. Raises
@@ -342,7 +347,8 @@ class VllmEngine:
         """Forget the answer; its last event."""
         del self._answers[answer.number]
         _count_down(self._open, answer.request_id)
-        _count_down(self._uses, answer.generation.request.adapter_digest)
+        for used in _used(answer.generation):
+            _count_down(self._uses, used)
         told = None if error is None else error.to_dict()
         return self._event(
             answer.generation, finish_reason=reason, error=told, usage=answer.generation.usage(), **given
@@ -402,14 +408,16 @@ class VllmEngine:
             )
         check_sampling(request.sampling, _MAX_TEMPERATURE)
         check_ensemble(request)
-        if request.ensemble:
+        if request.ensemble and not self.options.ensemble_slots:
             raise InvalidInput(
-                "this model is served by vLLM, which takes one adapter for a request",
+                "this model is served by vLLM without slots for several adapters together",
                 code="invalid_ensemble",
                 param="ensemble",
-                fix="merge the adapters, or ask a model that is served by the torch engine",
+                fix="merge the adapters, or ask a model that is served by the torch engine; the operator may set"
+                " ensemble_slots",
             )
-        self._check_resident(request.adapter_digest)
+        for digest, _ in members_of(request):
+            self._check_resident(digest)
 
     def _check_resident(self, digest: str) -> None:
         if digest and digest not in self._slots.resident():
@@ -458,15 +466,16 @@ def _check_options(options: VllmOptions) -> None:
     """Raises InvalidInput (`invalid_limit`, `unknown_dtype`)."""
     limits = {name: getattr(options, name) >= 1 for name in _COUNTS}
     limits["kv_bytes"] = options.kv_bytes >= 0
+    limits["ensemble_slots"] = options.ensemble_slots >= 0
     limits["device_memory"] = 0 < options.device_memory <= 1
-    limits["adapter_limits"] = 1 <= options.adapter_limits.max_rank <= _RANKS[-1]
+    limits["adapter_limits"] = 1 <= options.adapter_limits.max_rank <= MAX_RANK
     for name, usable in limits.items():
         if not usable:
             raise InvalidInput(
                 f"{name}={getattr(options, name)!r} can't be used with vLLM",
                 code="invalid_limit",
                 param=name,
-                fix=f"counts from 1 on, device_memory over 0 and at most 1, a max_rank of 1 to {_RANKS[-1]}",
+                fix=f"counts from 1 on, device_memory over 0 and at most 1, a max_rank of 1 to {MAX_RANK}",
             )
     check_dtype("dtype", options.dtype, _DTYPES)
 
@@ -478,7 +487,7 @@ def _start(
     from vllm.v1.engine.llm_engine import LLMEngine
     from vllm.v1.executor import Executor
 
-    wanted = options.adapter_limits.max_rank
+    num_places = num_slots + options.ensemble_slots + on_cpu  # see `vllm_slots`
     arguments = EngineArgs(
         model=base.path,
         dtype=options.dtype,
@@ -487,9 +496,9 @@ def _start(
         max_num_batched_tokens=max(options.step_tokens, options.max_batch),
         max_logprobs=MAX_LOGPROBS,
         enable_lora=True,
-        max_loras=num_slots + on_cpu,  # see `vllm_slots`
-        max_cpu_loras=num_slots + on_cpu,
-        max_lora_rank=next((rank for rank in _RANKS if rank >= wanted), wanted),
+        max_loras=num_places,
+        max_cpu_loras=num_places,
+        max_lora_rank=rank_of_slots(options.adapter_limits.max_rank),
         lora_target_modules=sorted({name.rsplit(".", 1)[-1] for name in shapes.modules}),  # not the head: it has none
         gpu_memory_utilization=options.device_memory,
         kv_cache_memory_bytes=options.kv_bytes or None,
@@ -587,6 +596,11 @@ def _check_finite(scores: Sequence[_Score]) -> None:
     for score in scores:
         if score.overflowed:
             raise not_finite(score.digest)
+
+
+def _used(generation: Generation) -> set[str]:
+    """What must keep its slot while an answer is made."""
+    return {generation.adapter, *(digest for digest, _ in generation.request.ensemble)}
 
 
 def _count_down(counter: Counter[str], key: str) -> None:

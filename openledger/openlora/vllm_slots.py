@@ -5,6 +5,10 @@ own cache has dropped what was in it. So an adapter is read and checked here, wr
 the same (scale folded into B, alpha equal to r), given to vLLM once under a number that is never used again, pinned in
 its slot, and the folder is deleted. vLLM's caches are as large as our slots, and drop nothing.
 
+Several weighted adapters of one request are to vLLM one more adapter. The sum of w_i B_i A_i is B A with the A_i one
+upon the other and the w_i B_i side by side (PEFT's `cat`), of the sum of their ranks. Such an ensemble is made when it
+is first asked for, from copies of its members that stay in memory, and leaves its slot to another when nobody uses it.
+
 On a CPU vLLM gives rows of the base the last slot's adapter. There one slot more is made, the last, which holds an
 adapter of zeros for ever.
 """
@@ -17,7 +21,7 @@ import shutil
 import tempfile
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -25,19 +29,33 @@ from typing import Any
 import torch
 
 from openledger.adapters.checks import CONFIG_FILE, WEIGHTS_FILE, AdapterLimits, BaseShapes, read_adapter
-from openledger.core.errors import Corrupt, InvalidInput, TooLarge
+from openledger.core.errors import Corrupt, InvalidInput, TooLarge, TooManyRequests
+from openledger.openlora.ensembles import Members
 
 Factors = Mapping[str, tuple[torch.Tensor, torch.Tensor, float]]
 _MEMORY = Path("/dev/shm")
 _PREFIX = "openlora-vllm-"
+_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM's slots may have
+MAX_RANK = _RANKS[-1]
 
 
 class VllmSlots:
-    """`vllm` is the running `LLMEngine`, made with `max_loras` of `num_slots`, or one more where `spare` is set. All
-    but `load` and `resident` run on the thread that steps it."""
+    """`vllm` is the running `LLMEngine`, made with `max_loras` of `num_slots` and `num_ensembles`, and one more where
+    `spare` is set. All but `load` and `resident` run on the thread that steps it."""
 
-    def __init__(self, vllm: Any, shapes: BaseShapes, limits: AdapterLimits, num_slots: int, *, spare: bool):
+    def __init__(
+        self,
+        vllm: Any,
+        shapes: BaseShapes,
+        limits: AdapterLimits,
+        num_slots: int,
+        num_ensembles: int = 0,
+        *,
+        spare: bool,
+    ):
         self._vllm, self._shapes, self._limits, self._num_slots = vllm, shapes, limits, num_slots
+        self._num_ensembles = num_ensembles
+        self._ensembles: dict[str, tuple[Any, Members]] = {}  # what vLLM has of them; the longest unused first
         self._folder = OwnFolder(_MEMORY if _MEMORY.is_dir() else Path(tempfile.gettempdir()))
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
@@ -79,18 +97,27 @@ class VllmSlots:
             return None
         request = self._requests[digest]
         if digest not in self._given:
-            try:
-                self._vllm.add_lora(request)
-                self._vllm.pin_lora(request.lora_int_id)
-            except Exception as error:  # whatever vLLM raises is about this adapter alone
-                raise InvalidInput(
-                    f"vLLM does not take the adapter {digest}: {error}",
-                    code="adapter_not_for_vllm",
-                    param="adapter_digest",
-                    fix="serve it with the torch engine, or train it on modules that vLLM adapts in this model",
-                ) from error
-            shutil.rmtree(request.lora_path, ignore_errors=True)
+            self._hand_over(request)
+            if not self._num_ensembles:
+                shutil.rmtree(request.lora_path, ignore_errors=True)
             self._given.add(digest)
+        return request
+
+    def give_together(self, identity: str, members: Members, used: Mapping[str, int]) -> Any:
+        """The ensemble of this `identity` as vLLM's requests name it; its members are loaded. Those of the `used` keep
+        their slots. Raises InvalidInput (`ensemble_too_wide`, `adapter_not_for_vllm`), TooManyRequests
+        (`ensemble_slots_full`)."""
+        if identity not in self._ensembles:
+            factors = self._stacked(members)
+            self._free_ensemble(used)
+            request = self._written(identity, factors)
+            try:
+                self._hand_over(request)
+            finally:
+                shutil.rmtree(request.lora_path, ignore_errors=True)
+        else:
+            request, _ = self._ensembles.pop(identity)
+        self._ensembles[identity] = (request, members)
         return request
 
     def remove(self, digest: str) -> None:
@@ -98,6 +125,8 @@ class VllmSlots:
             request = self._requests.pop(digest, None)
         if request is None:
             return
+        for identity in [each for each, (_, members) in self._ensembles.items() if digest in dict(members)]:
+            self._vllm.remove_lora(self._ensembles.pop(identity)[0].lora_int_id)
         if digest in self._given:
             self._given.remove(digest)
             self._vllm.remove_lora(request.lora_int_id)
@@ -106,11 +135,53 @@ class VllmSlots:
     def resident(self) -> tuple[str, ...]:
         return tuple(self._requests)
 
+    def _hand_over(self, request: Any) -> None:
+        try:
+            self._vllm.add_lora(request)
+            self._vllm.pin_lora(request.lora_int_id)
+        except Exception as error:  # whatever vLLM raises is about this adapter alone
+            raise InvalidInput(
+                f"vLLM does not take the adapter {request.lora_name}: {error}",
+                code="adapter_not_for_vllm",
+                param="adapter_digest",
+                fix="serve it with the torch engine, or train it on modules that vLLM adapts in this model",
+            ) from error
+
+    def _free_ensemble(self, used: Mapping[str, int]) -> None:
+        if len(self._ensembles) < self._num_ensembles:
+            return
+        idle = next((identity for identity in self._ensembles if not used.get(identity)), None)
+        if idle is None:
+            raise TooManyRequests(
+                f"{self._num_ensembles} ensembles are being answered, there is room for no more",
+                code="ensemble_slots_full",
+                fix="try again in a few seconds; the operator may set more ensemble_slots",
+                retry_after_s=2,
+            )
+        self._vllm.remove_lora(self._ensembles.pop(idle)[0].lora_int_id)
+
+    def _stacked(self, members: Members) -> Factors:
+        parts: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {}
+        for digest, weight in members:
+            for module, (a_RI, b_OR) in _read_plain(Path(self._requests[digest].lora_path)).items():
+                parts.setdefault(module, []).append((a_RI, b_OR.float() * weight))
+        factors = {module: _stacked_factors(pairs) for module, pairs in parts.items()}
+        rank, most = max(a_RI.shape[0] for a_RI, _, _ in factors.values()), rank_of_slots(self._limits.max_rank)
+        if rank > most:
+            raise InvalidInput(
+                f"these adapters have a rank of {rank} together, vLLM's slots have {most}",
+                code="ensemble_too_wide",
+                param="ensemble",
+                fix="name fewer adapters, or ask a model of the torch engine; the operator may raise max_rank",
+            )
+        return factors
+
     def _fill_last_slot(self) -> None:
         """Slots are given out from the first: fill all with zeros, then free all but the last."""
         module, (features_in, features_out) = next(iter(self._shapes.modules.items()))
         zeros = {module: (torch.zeros(1, features_in), torch.zeros(features_out, 1), 1.0)}
-        requests = [self._written("zeros", zeros) for _ in range(self._num_slots + 1)]
+        num_places = self._num_slots + self._num_ensembles
+        requests = [self._written("zeros", zeros) for _ in range(num_places + 1)]
         for request in requests:
             self._vllm.add_lora(request)
             shutil.rmtree(request.lora_path)
@@ -167,6 +238,28 @@ def _remove_unless_held(folder: Path) -> None:
 def _remove(folder: Path, lock: int) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     os.close(lock)
+
+
+def rank_of_slots(max_rank: int) -> int:
+    """The smallest that vLLM's slots may have for adapters of this rank."""
+    return next((rank for rank in _RANKS if rank >= max_rank), max_rank)
+
+
+def _stacked_factors(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor, float]:
+    return torch.cat([a_RI.float() for a_RI, _ in pairs]), torch.cat([b_OR for _, b_OR in pairs], dim=1), 1.0
+
+
+def _read_plain(folder: Path) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """What `_write_plain` wrote: the scale is in B."""
+    from safetensors.torch import load_file
+
+    tensors = load_file(folder / WEIGHTS_FILE)
+    modules = {name.removeprefix("base_model.model.").rsplit(".", 2)[0] for name in tensors}
+    prefix = "base_model.model."
+    return {
+        module: (tensors[f"{prefix}{module}.lora_A.weight"], tensors[f"{prefix}{module}.lora_B.weight"])
+        for module in modules
+    }
 
 
 def _write_plain(folder: Path, factors: Factors) -> None:

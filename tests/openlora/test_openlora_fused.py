@@ -1,6 +1,7 @@
 """Decode steps in one call give what transformers' modules give, or aren't taken."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,27 @@ class TestSteps:
             next(_decoded(_logits_by_step(e, served, f))) for e, f in zip(engines, (True, False), strict=True)
         )
         assert (fused - plain).abs().max() < 0.05 * plain.abs().max()
+
+    @pytest.mark.parametrize("sizes", [{}, ODD])
+    @pytest.mark.parametrize("narrow", [{"dtype": "bfloat16"}, {"weights": "int8"}], ids=["bfloat16", "int8"])
+    def test_many_rows_give_what_few_give(
+        self, tmp_path: Path, kernels: str, sizes: dict[str, int], narrow: dict[str, str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:  # fmt: skip
+        """Narrow weights become floats once for many rows, and each time they are used for few: to the same sums."""
+        monkeypatch.setitem(FAMILIES, "llama", {**FAMILIES["llama"], **sizes})
+        served = make_served(tmp_path)
+        engine = _engine(served, kernels=kernels, **narrow)
+        assert engine.describe()["decode_path"] == "one call"
+        adapters = ("", *served.digests.values())
+        asked = [
+            request(str(number), prompt_of(5 + number), adapter, max_tokens=3, ignore_end=True, logprobs=2)
+            for number, adapter in enumerate(adapters)
+        ]
+        together = run(engine, *(replace(each, tenant="together") for each in asked))
+        for each in asked:
+            alone = run(engine, each)[each.request_id]
+            assert [event.logprobs for event in together[each.request_id]] == [event.logprobs for event in alone]
 
     def test_the_call_is_what_computes_them(self, served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
         calls, plain = [], FusedStep.logits

@@ -45,6 +45,7 @@ from safetensors.torch import save_file
 
 from openledger.adapters.base_model import load_model
 from openledger.adapters.card import adapter_digest
+from openledger.adapters.checks import AdapterLimits
 from openledger.adapters.registry import AdapterRegistry
 from openledger.core.errors import Corrupt, InvalidInput, OpenLedgerError, TooLarge
 from openledger.core.values import GenerationRequest, Grammar, SamplingParameters
@@ -54,7 +55,9 @@ from openledger.openlora.torch_engine import EngineOptions, TorchEngine
 from openledger.openlora.vllm_engine import VllmEngine, VllmOptions
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # vLLM's and its many packages' own
-OPTIONS = VllmOptions(max_batch=4, max_context=128, kv_bytes=1 << 26, dtype="float32", compiled=False)
+OPTIONS = VllmOptions(
+    max_batch=4, max_context=128, kv_bytes=1 << 26, dtype="float32", compiled=False, ensemble_slots=1
+)  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -93,6 +96,75 @@ def _empty(engine: VllmEngine) -> None:
         engine.unload(digest)
 
 
+def together(name: str, served: Served, *parts: tuple[str, float], **sampling: Any) -> GenerationRequest:
+    ensemble = tuple((served.digests[adapter], weight) for adapter, weight in parts)
+    return replace(request(name, prompt_of(9), **sampling), ensemble=ensemble)
+
+
+class TestEnsembles:
+    @pytest.fixture
+    def torch_engine(self, served: Served) -> TorchEngine:
+        """Whose ensembles are compared with PEFT's merges."""
+        engine = TorchEngine(served.base, EngineOptions(max_batch=4))
+        for name, folder in served.folders.items():
+            engine.load(served.digests[name], folder)
+        return engine
+
+    def test_answer_as_those_of_the_torch_engine_whatever_is_in_the_batch(
+        self, served: Served, engine: VllmEngine, torch_engine: TorchEngine
+    ) -> None:
+        asked = [
+            together("e", served, ("one", 0.7), ("two", 0.5), ("three", 1.5), logprobs=2),
+            request("one", prompt_of(9), served.digests["one"], logprobs=2),
+            request("base", prompt_of(9), logprobs=2),
+        ]
+        got, expected = run(engine, *asked), run(torch_engine, *asked)
+        for name in ("e", "one", "base"):
+            ours, theirs = (
+                [(entry.token_id, entry.logprob) for event in events[name] for entry in event.logprobs]
+                for events in (expected, got)
+            )
+            assert [token for token, _ in theirs] == [token for token, _ in ours]
+            np.testing.assert_allclose([p for _, p in theirs], [p for _, p in ours], atol=1e-3)
+        assert tokens_of(got["e"]) != tokens_of(got["one"])
+
+    def test_take_turns_in_a_slot(self, served: Served, engine: VllmEngine, torch_engine: TorchEngine) -> None:
+        for turn, parts in enumerate([(("one", 1.0), ("two", 1.0)), (("one", 0.3), ("two", 2.0))] * 2):
+            each = together(str(turn), served, *parts)
+            assert tokens_of(run(engine, each)[str(turn)]) == tokens_of(run(torch_engine, each)[str(turn)])
+
+    def test_one_more_than_there_are_slots_is_refused_and_the_others_go_on(
+        self, served: Served, engine: VllmEngine
+    ) -> None:
+        first = together("first", served, ("one", 1.0), ("two", 1.0), ignore_end=True)
+        same = together("same", served, ("one", 1.0), ("two", 1.0), ignore_end=True)
+        other = together("other", served, ("one", 1.0), ("two", 0.5))
+        events = run(engine, first, same, other)
+        assert [(event.error or {})["code"] for event in events["other"]] == ["ensemble_slots_full"]
+        assert [events[name][-1].finish_reason for name in ("first", "same")] == ["length", "length"]
+
+    def test_members_stay_while_they_are_used_and_take_the_ensemble_along(
+        self, served: Served, engine: VllmEngine
+    ) -> None:
+        each = together("e", served, ("one", 1.0), ("two", 1.0), ignore_end=True)
+        engine.add(each)
+        with pytest.raises(OpenLedgerError) as caught:
+            engine.unload(served.digests["two"])
+        assert caught.value.code == "adapter_in_use"
+        before = [event for events in iter(engine.step, []) for event in events]
+        engine.unload(served.digests["two"])
+        assert [(event.error or {})["code"] for event in run(engine, each)["e"]] == ["unknown_adapter"]
+        engine.load(served.digests["two"], served.folders["two"])
+        assert tokens_of(run(engine, each)["e"]) == tokens_of(before)
+
+    def test_of_more_rank_than_a_slot_has_are_refused(
+        self, served: Served, engine: VllmEngine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(engine._slots, "_limits", AdapterLimits(max_rank=8))
+        events = run(engine, together("e", served, ("one", 1.0), ("two", 1.0)))["e"]
+        assert [(event.error or {})["code"] for event in events] == ["ensemble_too_wide"]
+
+
 class TestBadRequests(requests_suite.TestBadRequests):
     def test_the_queue_is_bounded(  # type: ignore[override]
         self, engine: VllmEngine, monkeypatch: pytest.MonkeyPatch
@@ -106,7 +178,10 @@ class TestBadRequests(requests_suite.TestBadRequests):
         events = run(engine, request("r", prompt_of(4), temperature=2.5))["r"]
         assert [(event.error or {}).get("param") for event in events] == ["temperature"]
 
-    def test_several_adapters_are_refused_by_name(self, served: Served, engine: VllmEngine) -> None:
+    def test_several_adapters_are_refused_where_there_are_no_slots_for_them(
+        self, served: Served, engine: VllmEngine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(engine, "options", replace(OPTIONS, ensemble_slots=0))
         ensemble = tuple((digest, 0.5) for digest in served.digests.values())
         events = run(engine, GenerationRequest(request_id="r", prompt_ids=(5,), ensemble=ensemble))["r"]
         assert [(event.error or {})["code"] for event in events] == ["invalid_ensemble"]
