@@ -319,11 +319,12 @@ class Registry:
         )
         return PendingContribution(receipt=receipt, drafts=contribution.drafts)
 
-    def finish_contribution(self, contribution_id: str) -> None:
-        """Its rows stand in the shards: forget the drafts."""
+    def finish_contributions(self, contribution_ids: Iterable[str]) -> None:
+        """Their rows stand in the shards: forget the drafts."""
         with self._writing():
-            self._connection.execute(
-                "UPDATE contributions SET pending_drafts = NULL WHERE contribution_id = ?", (contribution_id,)
+            self._connection.executemany(
+                "UPDATE contributions SET pending_drafts = NULL WHERE contribution_id = ?",
+                [(one,) for one in contribution_ids],
             )
 
     def receipt(self, contribution_id: str) -> ContributionReceipt | None:
