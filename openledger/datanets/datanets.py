@@ -249,14 +249,9 @@ class Datanets:
     def permissions(self, name: str) -> list[Permission]:
         return self._registry.terms.permissions(self._registry.datanet(name).name)
 
-    def training_rows(self, name: str, number: int, party: str) -> list[Row]:
-        """`rows`, for `party` to train on. Raises as `check_training`."""
-        self.check_training(name, party)
-        return self.rows(name, number)
-
     def bulk_parts(self, name: str, number: int, party: str) -> list[Part]:
-        """Where the rows of `training_rows` stand in storage, for readers beside this process (`bulk`). Raises as it
-        does."""
+        """Where the rows of `rows` stand in storage, for readers beside this process (`bulk`), for `party` to train on.
+        Raises as `check_training`."""
         self.check_training(name, party)
         return self._layout.parts(name, self._standing_ids(name, number))
 
