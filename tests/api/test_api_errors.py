@@ -1,15 +1,17 @@
 """One error shape for everything that can go wrong, with its status."""
 
+import asyncio
 import json
 from collections.abc import Iterator
 
+import httpx
 import pytest
 from fastapi import FastAPI
 from memory_service import API_KEY, MemoryService
 from starlette.testclient import TestClient
 
 from openledger.api import create_app
-from openledger.api.limits import MAX_BODY_BYTES, BodyLimit
+from openledger.api.limits import MAX_BODY_BYTES, SMALL_BYTES, BodyLimit
 from openledger.core import errors
 from openledger.core.errors import OpenLedgerError
 
@@ -154,6 +156,93 @@ class TestBodyLimit:
     def test_leaves_a_body_at_the_limit_to_the_checks_behind_it(self, client: TestClient):
         response = client.post("/v1/chat/completions", content=b" " * MAX_BODY_BYTES)
         assert response.status_code == 400
+
+
+class Behind:
+    """An application that is at each request until a test lets it go."""
+
+    def __init__(self) -> None:
+        self.begun, self.go = asyncio.Semaphore(0), asyncio.Event()
+
+    async def __call__(self, scope, receive, send) -> None:
+        body = await receive()
+        self.begun.release()
+        await self.go.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"%d" % len(body["body"])})
+
+
+class TestLargeBodiesTogether:
+    """Room for two of 100 kB."""
+
+    @pytest.fixture
+    def behind(self) -> Behind:
+        return Behind()
+
+    @pytest.fixture
+    def limit(self, behind: Behind) -> BodyLimit:
+        return BodyLimit(behind, max_bytes=150_000, max_bytes_together=200_000)
+
+    @pytest.fixture
+    async def sending(self, limit: BodyLimit):
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(limit), base_url="http://house") as client:
+            yield client
+
+    async def test_beyond_their_bytes_are_told_to_come_again_and_small_ones_are_not(
+        self, sending: httpx.AsyncClient, behind: Behind
+    ):
+        large = [asyncio.ensure_future(sending.post("/", content=b"x" * 100_000)) for _ in range(2)]
+        for _ in large:
+            await behind.begun.acquire()
+        refused = await sending.post("/", content=b"x" * 100_000)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "gateway_full")
+        assert int(refused.headers["Retry-After"]) > 0
+        assert refused.headers["Connection"] == "close"
+        small = asyncio.ensure_future(sending.post("/", content=b"x" * SMALL_BYTES))
+        await behind.begun.acquire()
+        behind.go.set()
+        assert [(await one).status_code for one in (*large, small)] == [200] * 3
+        assert (await sending.post("/", content=b"x" * 100_000)).status_code == 200
+
+    async def test_give_their_part_back_when_they_are_refused(self, sending: httpx.AsyncClient, behind: Behind):
+        behind.go.set()
+
+        async def growing():
+            for _ in range(16):
+                yield b"x" * 10_000
+
+        for _ in range(5):
+            assert (await sending.post("/", content=growing())).status_code == 413
+        assert (await sending.post("/", content=b"x" * 150_000)).status_code == 200
+
+    async def test_that_are_announced_and_do_not_come_give_their_part_back(
+        self, sending: httpx.AsyncClient, behind: Behind, limit: BodyLimit
+    ):
+        behind.go.set()
+
+        async def never():
+            yield b"x"
+            await asyncio.Event().wait()
+
+        limit._body_s = 0.01
+        late = await sending.post("/", content=never(), headers={"Content-Length": "150000"})
+        limit._body_s = 60
+        assert (late.status_code, late.json()["error"]["code"]) == (408, "body_timeout")
+        assert (await sending.post("/", content=b"x" * 150_000)).status_code == 200
+
+    async def test_hold_what_they_announced_before_it_comes(self, sending: httpx.AsyncClient, behind: Behind):
+        behind.go.set()
+        come = asyncio.Event()
+
+        async def later():
+            await come.wait()
+            yield b"x" * 150_000
+
+        waiting = asyncio.ensure_future(sending.post("/", content=later(), headers={"Content-Length": "150000"}))
+        while not come.is_set() and (await sending.post("/", content=b"x" * 100_000)).status_code == 200:
+            await asyncio.sleep(0)
+        come.set()
+        assert (await waiting).status_code == 200
 
 
 class TestRequestId:
