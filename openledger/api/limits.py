@@ -1,13 +1,14 @@
 """How large a request may be, and all that are under way together. Reads the body before anything parses it, and
 refuses the first byte too many.
 
-A body is in memory until its request is answered. Large ones share a number of bytes, taken when they are announced or
-come in; small ones need none of it, so that questions are answered whatever else comes in. A body that doesn't arrive
-in time gives its part back.
+A body is in memory until its request is answered, as one piece: an application server hands over a message for each
+read, which takes many times the bytes in it where they come one by one. Large bodies share a number of bytes, and take
+of it what has come, as an announcement costs nothing; small ones need none of it, so that questions are answered
+whatever else comes in. A body that doesn't arrive in time, or no further, is ended and gives its part back.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from starlette.datastructures import Headers
@@ -20,6 +21,8 @@ MAX_BODY_BYTES = 16 * 1024 * 1024
 SMALL_BYTES = 64 * 1024
 MAX_BYTES_TOGETHER = 256 * 1024 * 1024  # parsed, a body takes several times its bytes
 BODY_S = 300
+STALLED_S = 10
+STEP_BYTES = 64 * 1024  # what a large body has to bring in that time, a small one a byte
 RETRY_AFTER_S = 5
 
 
@@ -30,34 +33,48 @@ class BodyLimit:
         max_bytes: int = MAX_BODY_BYTES,
         max_bytes_together: int = MAX_BYTES_TOGETHER,
         body_s: float = BODY_S,
+        stalled_s: float = STALLED_S,
     ):
         self._app = app
         self._max_bytes = max_bytes
         self._left = max_bytes_together
         self._body_s = body_s
+        self._stalled_s = stalled_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         try:
-            async with self._body(scope, receive) as messages:
-                await self._app(scope, _replay(messages, receive), send)
+            async with self._body(scope, receive) as message:
+                await self._app(scope, _replay(message, receive), send)
         except _Refused as refused:
             await refuse(refused.error, scope, receive, send, refused.status)
 
     @asynccontextmanager
-    async def _body(self, scope: Scope, receive: Receive) -> AsyncIterator[list[Message]]:
-        """The whole body, which has its part of the bytes for as long as the request is under way."""
-        taken = 0
-        messages, size = list[Message](), 0
+    async def _body(self, scope: Scope, receive: Receive) -> AsyncIterator[Message]:
+        """The whole body in one message, which has its part of the bytes for as long as the request is under way; or
+        that its sender has gone."""
+        if self._announced(scope) > self._max_bytes:
+            raise _Refused(_too_large(self._max_bytes))
+        taken, body = 0, bytearray()
+        message: Message = {"more_body": True}
         try:
-            taken = self._taken(self._announced(scope), taken)
-            async with _in_time(self._body_s):
-                while not messages or messages[-1].get("more_body"):
-                    messages.append(await receive())
-                    size += len(messages[-1].get("body", b""))
-                    taken = self._taken(size, taken)
-            yield messages
+            async with (
+                _in_time(self._body_s, _late(self._body_s)),
+                _in_time(self._stalled_s, _stalled(self._stalled_s)) as stalled,
+            ):
+                step = 1
+                while message.get("more_body"):
+                    message = await receive()
+                    body += message.get("body", b"")
+                    taken = self._taken(len(body), taken)
+                    if len(body) >= step:
+                        step = len(body) + (STEP_BYTES if taken else 1)
+                        stalled.reschedule(asyncio.get_running_loop().time() + self._stalled_s)
+            if message["type"] == "http.request":
+                message = {"type": "http.request", "body": bytes(body), "more_body": False}
+            body.clear()
+            yield message
         finally:
             self._left += taken
 
@@ -68,8 +85,8 @@ class BodyLimit:
         more = size - before if size > SMALL_BYTES else 0
         if more > self._left:
             raise _Refused(_full())
-        self._left -= max(0, more)
-        return before + max(0, more)
+        self._left -= more
+        return before + more
 
     def _announced(self, scope: Scope) -> int:
         length = Headers(scope=scope).get("content-length", "0")
@@ -92,12 +109,12 @@ async def refuse(error: OpenLedgerError, scope: Scope, receive: Receive, send: S
 
 
 @asynccontextmanager
-async def _in_time(seconds: float) -> AsyncIterator[None]:
+async def _in_time(seconds: float, refusal: InvalidInput) -> AsyncIterator[asyncio.Timeout]:
     try:
-        async with asyncio.timeout(seconds):
-            yield
+        async with asyncio.timeout(seconds) as timeout:
+            yield timeout
     except TimeoutError as error:
-        raise _Refused(_late(seconds), status=408) from error
+        raise _Refused(refusal, status=408) from error
 
 
 def _too_large(max_bytes: int) -> TooLarge:
@@ -127,12 +144,21 @@ def _late(seconds: float) -> InvalidInput:
     )
 
 
-def _replay(messages: list[Message], receive: Receive) -> Receive:
-    """The messages already read, then whatever comes: a later disconnect stays visible."""
-    waiting: Iterator[Message] = iter(messages)
+def _stalled(seconds: float) -> InvalidInput:
+    return InvalidInput(
+        f"the body came to a halt: in {seconds:g} seconds a large one brings {STEP_BYTES} bytes, a small one any",
+        code="body_timeout",
+        param="body",
+        fix="send the same again, over a slow line with fewer rows at a time",
+    )
+
+
+def _replay(message: Message, receive: Receive) -> Receive:
+    """The message that was read, then whatever comes: a later disconnect stays visible."""
+    waiting = iter((message,))
 
     async def replay() -> Message:
-        message = next(waiting, None)
-        return message if message is not None else await receive()
+        first = next(waiting, None)
+        return first if first is not None else await receive()
 
     return replay
