@@ -1,11 +1,14 @@
-"""Contributions of many at once: other processes prepare them, one thread judges them in the order in which they come,
-other threads wait for the shards.
+"""Contributions of many at once: other processes prepare large ones, one thread judges all, one after the other, other
+threads wait for the shards.
 
-Owns the order of the work: verdicts, reasons and receipts are those of one contribution after the other, whoever is
-ready first. Three things go on at a time: workers prepare large contributions (`preparing`), this thread, the event
-loop's, looks for duplicates and fixes verdicts, others wait for the shards, which store together what comes together.
-What was stored while this thread was at something else is finished by one write. A worker that is lost costs time
-alone: what it didn't bring is found here.
+Owns the order of the work: verdicts, reasons and receipts are those of one contribution after the other. Small ones are
+judged as they come. Large ones are judged in the order in which they came, whichever is ready first, and no small one
+waits for them: rows have their place from their verdict on, or from their seal (`seals`), where one came before.
+
+Three things go on at a time: workers prepare large contributions (`preparing`), this thread, the event loop's, looks
+for duplicates and fixes verdicts, others wait for the shards, which store together what comes together. What was stored
+while this thread was at something else is finished by one write. A worker that is lost costs time alone: what it didn't
+bring is found here. Of dry runs one at a time has a worker: they cost their sender nothing.
 """
 
 import asyncio
@@ -32,7 +35,8 @@ class Ingest:
     def __init__(self, datanets: Datanets, prepare: Prepare, num_workers: int):
         self._datanets = datanets
         self._prepare = prepare
-        self._judging = asyncio.Lock()  # first come, first served
+        self._judging = asyncio.Lock()  # of large ones: first come, first served
+        self._previewing = asyncio.Lock()
         self._storing = ThreadPoolExecutor(STORED_AT_ONCE)
         self._stored: list[PendingContribution] = []
         self.use_workers(num_workers)
@@ -43,9 +47,7 @@ class Ingest:
 
     async def contribute(self, contribution: Contribution) -> ContributionReceipt:
         """As `Datanets.contribute`, with others at the same time."""
-        preparing = asyncio.ensure_future(self._prepared(contribution))
-        async with self._judging:
-            begun = self._datanets.begin(contribution, await preparing)
+        begun = await self._begun(contribution)
         if isinstance(begun, ContributionReceipt):
             return begun
         await asyncio.get_running_loop().run_in_executor(self._storing, self._datanets.store, begun)
@@ -54,19 +56,27 @@ class Ingest:
 
     async def preview(self, contribution: Contribution) -> tuple[Verdict, ...]:
         """As `Datanets.preview`."""
-        return self._datanets.preview(contribution, await self._prepared(contribution))
+        if is_small(contribution):
+            return self._datanets.preview(contribution)
+        async with self._previewing:
+            return self._datanets.preview(contribution, await self._prepared(contribution))
 
     def close(self) -> None:
         self._storing.shutdown()
 
+    async def _begun(self, contribution: Contribution) -> PendingContribution | ContributionReceipt:
+        if is_small(contribution):
+            return self._datanets.begin(contribution)
+        preparing = asyncio.ensure_future(self._prepared(contribution))
+        async with self._judging:
+            return self._datanets.begin(contribution, await preparing)
+
     async def _prepared(self, contribution: Contribution) -> Prepared | None:
         """Raises what `Datanets.admit` does, and `preparing.prepare`."""
-        if self._workers is None or len(contribution.drafts) < PREPARED_ROWS:
+        rules, workers = self._datanets.admit(announced(contribution)), self._workers
+        if rules is None or workers is None:
             return None
-        rules = self._datanets.admit(announced(contribution))
-        if rules is None:
-            return None
-        async with self._workers:
+        async with workers:
             return await self._prepare(contribution, tuple(sorted(self._datanets.detectors)), rules)
 
     async def _finish(self, stored: PendingContribution) -> None:
@@ -75,6 +85,11 @@ class Ingest:
         if not self._datanets.is_finished(stored):
             together, self._stored = self._stored, []
             self._datanets.finish(*together, stored)
+
+
+def is_small(contribution: Contribution) -> bool:
+    """Whether it is judged at once, without a worker."""
+    return len(contribution.drafts) < PREPARED_ROWS
 
 
 def prepare_here(contribution: Contribution, detectors: tuple[str, ...], rules: Rules) -> Prepared:

@@ -1,5 +1,5 @@
-"""Contributions of many at once: the verdicts of one after the other, in the order in which they came, whoever prepares
-or stores them, and whatever becomes of it."""
+"""Contributions of many at once: the verdicts of one after the other, large ones in the order in which they came,
+whoever prepares or stores them, and whatever becomes of it."""
 
 import asyncio
 import pickle
@@ -37,6 +37,20 @@ class Elsewhere:
         self.at_once -= 1
         self.prepared.append(pickle.loads(pickle.dumps(prepare_here(contribution, detectors, rules))))
         return self.prepared[-1]
+
+
+class Waiting:
+    """Prepares what has `held` in its nonce once a test lets it go."""
+
+    def __init__(self) -> None:
+        self.held = ""
+        self.begun, self.go = asyncio.Semaphore(0), asyncio.Event()
+
+    async def __call__(self, contribution: Contribution, detectors: tuple[str, ...], rules: Rules) -> Prepared | None:
+        self.begun.release()
+        if self.held in contribution.nonce:
+            await self.go.wait()
+        return prepare_here(contribution, detectors, rules)
 
 
 async def lost(*_: Any) -> None:
@@ -105,6 +119,44 @@ class TestIngest:
 
         found = outcomes(open_datanets(tmp_path), [first, copy], worker)
         assert [{verdict.outcome for verdict in one.verdicts} for one in found] == [{"accept"}, {"reject"}]
+
+    def test_a_small_one_has_its_verdict_while_a_large_one_is_prepared(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(ingest, "PREPARED_ROWS", 4)
+        datanets, worker = open_datanets(tmp_path), Waiting()
+
+        async def at_once() -> None:
+            arriving = Ingest(datanets, worker, 2)
+            large = asyncio.ensure_future(arriving.contribute(signed("ada", sample_drafts(6))))
+            await worker.begun.acquire()
+            async with asyncio.timeout(20):
+                receipt = await arriving.contribute(signed("bob", sample_drafts(3, "other")))
+            assert {verdict.outcome for verdict in receipt.verdicts} == {"accept"}
+            assert not large.done()
+            worker.go.set()
+            assert {verdict.outcome for verdict in (await large).verdicts} == {"accept"}
+            arriving.close()
+
+        asyncio.run(at_once())
+
+    def test_dry_runs_leave_contributions_a_worker(self, tmp_path: Path) -> None:
+        datanets, worker = open_datanets(tmp_path), Waiting()
+        worker.held = "dry"
+
+        async def at_once() -> None:
+            arriving = Ingest(datanets, worker, 2)
+            dry = [signed("eve", sample_drafts(3, f"dry-{number}"), f"dry-{number}") for number in range(3)]
+            previews = [asyncio.ensure_future(arriving.preview(one)) for one in dry]
+            await worker.begun.acquire()
+            async with asyncio.timeout(20):
+                await arriving.contribute(small(1))
+            assert not any(one.done() for one in previews)
+            worker.go.set()
+            assert [len(verdicts) for verdicts in await asyncio.gather(*previews)] == [3] * 3
+            arriving.close()
+
+        asyncio.run(at_once())
 
     def test_a_refused_contribution_stops_no_other(self, tmp_path: Path) -> None:
         sent = mixed()[:2]

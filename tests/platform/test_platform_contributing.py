@@ -7,11 +7,11 @@ import pytest
 
 from openledger.core.errors import Forbidden
 from openledger.core.signing import SigningKey
-from openledger.core.values import Contribution, ContributionReceipt, RowDraft
+from openledger.core.values import Contribution, ContributionReceipt, RowDraft, Verdict
 from openledger.datanets.contribution import sign_contribution
 from openledger.datanets.ingest import PREPARED_ROWS
 from openledger.datanets.preparing import Announced, announced
-from openledger.platform.contributing import MAX_AT_ONCE, Contributing
+from openledger.platform.contributing import MAX_AT_ONCE, MAX_PREVIEWS_AT_ONCE, Contributing
 
 
 def contribution(num_rows: int, nonce: str = "1") -> Contribution:
@@ -27,6 +27,8 @@ class Handle:
         self.asked: list[Announced] = []
         self.refusal: Exception | None = None
         self.silence: asyncio.Event | None = None
+        self.previewed: list[Contribution] = []
+        self.go: asyncio.Event | None = None
         self.at_once = self.most_at_once = 0
 
     def __getattr__(self, name: str) -> Any:
@@ -52,11 +54,18 @@ class Handle:
         self.at_once -= 1
         return ContributionReceipt(contribution_id="", datanet="docs", contributor_id="", verdicts=())
 
+    async def on_preview(self, given: Contribution) -> tuple[Verdict, ...]:
+        self.previewed.append(given)
+        if self.go is not None:
+            await self.go.wait()
+        return ()
+
 
 async def test_a_small_contribution_is_sent_at_once() -> None:
     handle, small = Handle(), contribution(PREPARED_ROWS - 1)
     await Contributing(handle).send(small)
-    assert (handle.asked, handle.sent) == ([], [small])
+    await Contributing(handle).preview(small)
+    assert (handle.asked, handle.sent, handle.previewed) == ([], [small], [small])
 
 
 async def test_a_large_one_that_may_not_come_is_not_sent() -> None:
@@ -64,7 +73,9 @@ async def test_a_large_one_that_may_not_come_is_not_sent() -> None:
     handle.refusal = Forbidden("no", code="not_permitted")
     with pytest.raises(Forbidden):
         await Contributing(handle).send(large)
-    assert (handle.asked, handle.sent) == ([announced(large)], [])
+    with pytest.raises(Forbidden):
+        await Contributing(handle).preview(large)
+    assert (handle.asked, handle.sent, handle.previewed) == ([announced(large)] * 2, [], [])
 
 
 async def test_waiting_to_hear_whether_it_may_come_takes_no_place() -> None:
@@ -85,3 +96,15 @@ async def test_only_so_many_large_ones_are_on_their_way_at_once() -> None:
     way = Contributing(handle)
     await asyncio.gather(*(way.send(contribution(PREPARED_ROWS, str(number))) for number in range(3 * MAX_AT_ONCE)))
     assert handle.most_at_once == MAX_AT_ONCE
+
+
+async def test_of_large_dry_runs_few_are_on_their_way_and_keep_no_contribution_back() -> None:
+    handle = Handle()
+    handle.go = asyncio.Event()
+    way = Contributing(handle)
+    dry = [asyncio.ensure_future(way.preview(contribution(PREPARED_ROWS, str(n)))) for n in range(2 * MAX_AT_ONCE)]
+    await way.send(contribution(PREPARED_ROWS, "other"))
+    assert (len(handle.previewed), len(handle.sent)) == (MAX_PREVIEWS_AT_ONCE, 1)
+    handle.go.set()
+    await asyncio.gather(*dry)
+    assert len(handle.previewed) == 2 * MAX_AT_ONCE
