@@ -120,10 +120,10 @@ class Datanets:
         self._index = DuplicateIndex()
         self._reservations = Reservations()
         self._forgotten = self._registry.tombstones.row_ids()  # by the shards, or about to be
-        self._unfinished: dict[str, threading.Lock] = {}  # contributions, each held by the thread that stores it
-        for pending in self._registry.pending():
-            self._unfinished[pending.receipt.contribution_id] = threading.Lock()
-            self._store(pending)
+        names = self._registry.names()
+        pending = self._registry.pending_ids(names)
+        self._unfinished = {one: threading.Lock() for one in pending}  # each held by the thread that stores it
+        self._finish_pending(*names)
         for removal in self._registry.tombstones.pending():
             self._forget(removal)
         self._forget_rejected()
@@ -374,8 +374,7 @@ class Datanets:
         one = self._checked(contribution)
         identifier = one.contribution_id
         if (known := self._registry.first_receipt(identifier)) is not None:
-            waiting = (one for one in self._registry.pending() if one.receipt.contribution_id == identifier)
-            return next(waiting, known)
+            return self._registry.find_pending(identifier) or known
         self._check_new_key(one)
         if not self._registry.knows_contributor(contribution.contributor_id):
             self._register(contribution.contributor_id, contribution.public_key, contribution.contributor_id)
@@ -428,8 +427,7 @@ class Datanets:
         """What became of a contribution by now, after reviews and appeals. Raises NotFound (`unknown_contribution`)
         for one that isn't stored (yet)."""
         found = self._registry.receipt(identifier)
-        pending = {one.receipt.contribution_id for one in self._registry.pending()}
-        if found is None or found.datanet != name or identifier in pending:
+        if found is None or found.datanet != name or self._registry.is_pending(identifier):
             raise NotFound(
                 f"{name!r} has no contribution {identifier}", code="unknown_contribution", param="contribution_id"
             )
@@ -962,8 +960,8 @@ class Datanets:
 
     def _finish_pending(self, *names: str) -> None:
         """What was judged of these Datanets stands in the shards, also what other threads are storing."""
-        for pending in self._registry.pending() if self._unfinished else ():
-            if pending.receipt.datanet in names:
+        for identifier in self._registry.pending_ids(set(names)) if self._unfinished else ():
+            if (pending := self._registry.find_pending(identifier)) is not None:
                 self._store(pending)
 
     def _build_index(self) -> None:

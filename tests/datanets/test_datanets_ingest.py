@@ -275,6 +275,23 @@ class TestStoring:
         asyncio.run(at_once())
         assert datanets.stored_count("docs") == (6 if asked == "withdraw" else 7)
 
+    @pytest.mark.parametrize("asked", ["receipt", "contribute", "publish"])
+    def test_what_asks_of_others_reads_none_of_their_rows(self, tmp_path: Path, asked: str) -> None:
+        """They may be ten thousand, this thread is the only one, and a stranger may ask for receipts."""
+        datanets = open_datanets(tmp_path, 1)
+        datanets.create("letters", "Letters", "acct_owner")
+        receipt = datanets.contribute(small(0))
+        datanets.begin(signed("bob", sample_drafts(3, "letters"), datanet="letters"))
+        datanets._registry._connection.execute(
+            "UPDATE contributions SET pending_drafts = '[' WHERE datanet = 'letters'"
+        )
+        asking: dict[str, Callable[[], Any]] = {
+            "receipt": lambda: datanets.receipt("docs", receipt.contribution_id) == receipt,
+            "contribute": lambda: datanets.contribute(small(0)) == receipt,
+            "publish": lambda: datanets.begin(small(1)) and datanets.publish("docs").num_rows == 6,
+        }
+        assert asking[asked]()
+
     def test_what_was_stored_meanwhile_is_finished_by_one_write(self, tmp_path: Path) -> None:
         datanets, finished = open_datanets(tmp_path, 1), list[int]()
         finish, everybody = datanets.finish, threading.Barrier(6, timeout=60)
@@ -297,7 +314,7 @@ class TestStoring:
         shard.before = everybody.wait
         asyncio.run(all_at_once())
         assert finished == [5]
-        assert datanets._registry.pending() == []
+        assert datanets._registry.pending_ids(["docs"]) == []
 
 
 class Held:
