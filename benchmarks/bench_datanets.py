@@ -8,12 +8,12 @@ python benchmarks/bench_datanets.py
 
 from argparse import Namespace
 
-from datanets import cores, storage, writers
+from datanets import contributors, storage, writers
 
 
 def main() -> None:
-    arguments = Namespace(rows=50_000, ingested=20_000, workers=1)
-    for part in (storage, cores, writers):
+    arguments = Namespace(rows=50_000, ingested=20_000, turns=3)
+    for part in (storage, contributors, writers):
         part(arguments)
 
 

@@ -3,7 +3,7 @@
     python benchmarks/datanets.py                       every part
     python benchmarks/datanets.py storage --rows 1000000
     python benchmarks/datanets.py ingest --ingested 100000
-    python benchmarks/datanets.py cores --ingested 60000      one process, and one more that prepares, in turns
+    python benchmarks/datanets.py contributors                eight at once through the actor, as it was and as it is
     python benchmarks/datanets.py duplicates
     python benchmarks/datanets.py writers
     python benchmarks/datanets.py raydata --rows 200000
@@ -28,7 +28,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -43,7 +43,6 @@ from rich.console import Console
 from rich.table import Table
 
 from openledger.core.clock import SystemClock
-from openledger.core.errors import OpenLedgerError
 from openledger.core.files import sync_folder
 from openledger.core.signed import contribution_id
 from openledger.core.signing import SigningKey
@@ -52,8 +51,6 @@ from openledger.datanets.contribution import sign_contribution
 from openledger.datanets.datanets import Datanets
 from openledger.datanets.dedupe import DuplicateIndex
 from openledger.datanets.gate import judge
-from openledger.datanets.ingest import Outcome, gate_workers
-from openledger.datanets.ingest import ingest as ingest_all
 from openledger.datanets.preparing import prepare
 from openledger.datanets.rows import SCHEMA, table_of
 from openledger.datanets.shard import Shard, ShardHost
@@ -65,7 +62,6 @@ NUM_WRITERS = 8
 WRITER_TURNS = 5
 RAY_TURNS = 5
 WORDS_IN_ROW = 160
-_TURN_ROWS = 10_000
 _POINT_ROWS = 5_000
 
 
@@ -91,8 +87,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", nargs="?", choices=sorted(PARTS), help="all of them without it")
     parser.add_argument("--rows", type=int, default=200_000, help="of the parts storage and raydata")
-    parser.add_argument("--ingested", type=int, default=50_000, help="rows of the parts ingest and cores")
-    parser.add_argument("--workers", type=int, default=1, help="processes of the part cores beside this one")
+    parser.add_argument("--ingested", type=int, default=50_000, help="rows of the parts ingest and contributors")
+    parser.add_argument("--turns", type=int, default=5, help="of the part contributors")
     parser.add_argument("--grown", type=int, default=50_000, help="rows of the curve part")
     parser.add_argument("--keep", type=Path, help="where the curve part keeps its Datanet and figures, to go on later")
     parser.add_argument("--plot", type=Path, help="where the curve part writes its SVG")
@@ -156,34 +152,66 @@ def ingest(arguments: argparse.Namespace) -> None:
     Console(width=150).print(table)
 
 
-def cores(arguments: argparse.Namespace) -> None:
-    """The whole gate in one process and with workers beside it, in turns of 10,000 rows, each over two shards of
-    its own."""
-    names = ("one process", f"{arguments.workers} beside it")
-    spent: dict[str, list[tuple[Cost, float]]] = {name: [] for name in names}
-    turns = -(-arguments.ingested // _TURN_ROWS)
-    with tempfile.TemporaryDirectory(prefix="bench-") as name, gate_workers(arguments.workers) as workers:
-        folder, sent = Path(name), contributions("cores", _TURN_ROWS * (turns + 1))
-        alone, together = (_datanets(folder / part) for part in ("alone", "together"))
-        for turn in range(turns + 1):
-            part = list(islice(sent, _TURN_ROWS // 1_000))
-            one = cost(lambda p=part: [alone.contribute(each) for each in p]), 0.0
-            before = _workers_cpu_s(workers)
-            two = cost(lambda p=part: _all_stored(ingest_all(together, p, workers)))
-            if turn:  # in the first, workers start
-                spent[names[0]].append(one)
-                spent[names[1]].append((two, 1e3 * (_workers_cpu_s(workers) - before)))
-        alone.close()
-        together.close()
-    table = Table(title=f"ingest of {_TURN_ROWS * turns:,} rows of 1.1 KB through the whole gate, in turns")
-    for column in ("", "rows/s, wall", "best turn", "CPU us per row", "of it in the workers"):
+def contributors(arguments: argparse.Namespace) -> None:
+    """Eight contributors at once through the actor, over two shard actors, in turns: as it was (one contribution at a
+    time), and as it is, without and with workers beside it. CPU is that of this process and all of Ray's below it; the
+    first turn, in which workers start, is left out."""
+    os.environ.update(RAY_worker_niceness="0")
+    import ray
+
+    table = Table(title=f"{NUM_WRITERS} contributors at once through the actor, {arguments.turns} turns, medians")
+    for column in ("", "commits/s, wall", "rows/s, wall", "CPU us per row", "wall / as it was", "CPU / as it was"):
         table.add_column(column, justify="right" if column else "left")
-    for name, each in spent.items():
-        walls, own, others = [c.wall_ms for c, _ in each], sum(c.cpu_ms for c, _ in each), sum(w for _, w in each)
-        speeds = (f"{1e3 * _TURN_ROWS / ms:,.0f}" for ms in (statistics.mean(walls), min(walls)))
-        per_row = (f"{1e3 * ms / turns / _TURN_ROWS:,.0f}" for ms in (own + others, others))
-        table.add_row(name, *speeds, *per_row)
+    with tempfile.TemporaryDirectory(prefix="bench-") as name, tempfile.TemporaryDirectory(prefix="ol") as short:
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR", _temp_dir=short)
+        for size in (100, 1_000):
+            actors = _actors(Path(name) / str(size), size)
+            spent: dict[str, list[Cost]] = {kind: [] for kind in actors}
+            num_sent = arguments.ingested // arguments.turns // size
+            for turn in range(arguments.turns + 1):
+                part = list(contributions(f"turn-{turn}", num_sent * size, size, NUM_WRITERS))
+                for kind, actor in actors.items():
+                    before = _family_cpu_s()
+                    one = cost(lambda a=actor, p=part: _in_threads(lambda c: ray.get(a.contribute.remote(c)), p))
+                    if turn:  # in the first, workers start
+                        spent[kind].append(Cost(one.wall_ms, one.cpu_ms + 1e3 * (_family_cpu_s() - before)))
+            was = spent["one at a time"]
+            for kind, each in spent.items():
+                wall, cpu = (statistics.median(getattr(one, unit) for one in each) for unit in ("wall_ms", "cpu_ms"))
+                ratios = [
+                    statistics.median(getattr(a, unit) / getattr(b, unit) for a, b in zip(each, was, strict=True))
+                    for unit in ("wall_ms", "cpu_ms")
+                ]
+                speeds = f"{1e3 * num_sent / wall:,.1f}", f"{1e3 * num_sent * size / wall:,.0f}"
+                per_row = f"{1e3 * cpu / num_sent / size:,.0f}"
+                table.add_row(f"{size:,} rows each, {kind}", *speeds, per_row, *(f"{ratio:.2f}" for ratio in ratios))
+            for actor in actors.values():
+                ray.kill(actor)
+        ray.shutdown()
     Console(width=150).print(table)
+
+
+def _actors(folder: Path, size: int) -> dict[str, Any]:
+    """The Datanets actor with each number of workers, and as it was before contributions shared anything."""
+    import ray
+
+    from openledger.datanets.actor import ShardHandle, start_datanets
+
+    class OneAtATime(Datanets):
+        def __init__(self, place: Path, shards: Sequence[Any]):
+            super().__init__(place, [ShardHandle(shard) for shard in shards], SystemClock())
+
+    before = folder / "before"
+    before.mkdir(parents=True)
+    hosts = [ray.remote(ShardHost).options(num_cpus=0).remote(before / f"shard-{number}") for number in range(2)]
+    actors = {"one at a time": ray.remote(OneAtATime).options(num_cpus=0).remote(before, hosts)}
+    for workers in (0, 1):
+        place = folder / f"{workers}-workers"
+        place.mkdir()
+        actors[f"{workers} workers"] = start_datanets(place, 2, f"bench-{size}-{workers}", gate_workers=workers)
+    for actor in actors.values():
+        ray.get(actor.create.remote("docs", "Invented words", "acct_bench"))
+    return actors
 
 
 def _datanets(folder: Path) -> Datanets:
@@ -193,22 +221,12 @@ def _datanets(folder: Path) -> Datanets:
     return datanets
 
 
-def contributions(name: str, num_rows: int) -> Iterator[Contribution]:
-    """Signed, of 1,000 rows each."""
-    for number, batch in enumerate(batches(num_rows, 1_000, name)):
+def contributions(name: str, num_rows: int, size: int = 1_000, num_people: int = 1) -> Iterator[Contribution]:
+    """Signed, of `size` rows each, by one after the other."""
+    keys = [SigningKey(letter.encode() * 32) for letter in "bcdefghi"[:num_people]]
+    for number, batch in enumerate(batches(num_rows, size, name)):
         drafts = [RowDraft(prompt=row.prompt, completion=row.completion, source=row.source) for row in batch]
-        yield sign_contribution(SigningKey(b"b" * 32), "docs", drafts, str(number))
-
-
-def _all_stored(outcomes: Iterator[Outcome]) -> None:
-    for outcome in outcomes:
-        if isinstance(outcome, OpenLedgerError):
-            raise outcome
-
-
-def _workers_cpu_s(workers: ProcessPoolExecutor) -> float:
-    used = [psutil.Process(identifier).cpu_times() for identifier in workers._processes]
-    return sum(times.user + times.system for times in used)
+        yield sign_contribution(keys[number % num_people], "docs", drafts, str(number))
 
 
 def writers(arguments: argparse.Namespace) -> None:
@@ -579,7 +597,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], None]] = {
     "ingest": ingest,
     "writers": writers,
     "curve": curve,
-    "cores": cores,
+    "contributors": contributors,
     "raydata": raydata,
     "duplicates": duplicates,
 }

@@ -21,7 +21,7 @@ from pathlib import Path
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from openledger.api.errors import error_response
+from openledger.api.limits import refuse
 from openledger.core.errors import Unavailable
 
 _CUT_OFF_S = 20  # for requests that are cut off to end: last words of the engine, and paying for what was said
@@ -75,9 +75,7 @@ class _Bounded:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._num_requests >= MAX_REQUESTS:
-            response = error_response(_full())
-            response.headers["Connection"] = "close"  # its body is not read
-            return await response(scope, receive, send)
+            return await refuse(_full(), scope, receive, send)
         self._num_requests += 1
         try:
             await self._app(scope, receive, send)

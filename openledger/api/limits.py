@@ -1,59 +1,164 @@
-"""How large a request may be. Reads the body before anything parses it and refuses the first byte too many."""
+"""How large a request may be, and all that are under way together. Reads the body before anything parses it, and
+refuses the first byte too many.
 
-from collections.abc import Iterator
+A body is in memory until its request is answered, as one piece: an application server hands over a message for each
+read, which takes many times the bytes in it where they come one by one. Large bodies share a number of bytes, and take
+of it what has come, as an announcement costs nothing; small ones need none of it, so that questions are answered
+whatever else comes in. A body that doesn't arrive in time, or no further, is ended and gives its part back.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from openledger.api.errors import error_response
-from openledger.core.errors import TooLarge
+from openledger.core.errors import InvalidInput, OpenLedgerError, TooLarge, Unavailable
 
 MAX_BODY_BYTES = 16 * 1024 * 1024
+SMALL_BYTES = 64 * 1024
+MAX_BYTES_TOGETHER = 256 * 1024 * 1024  # parsed, a body takes several times its bytes
+BODY_S = 300
+STALLED_S = 10
+STEP_BYTES = 64 * 1024  # what a large body has to bring in that time, a small one a byte
+RETRY_AFTER_S = 5
 
 
 class BodyLimit:
-    def __init__(self, app: ASGIApp, max_bytes: int = MAX_BODY_BYTES):
+    def __init__(
+        self,
+        app: ASGIApp,
+        max_bytes: int = MAX_BODY_BYTES,
+        max_bytes_together: int = MAX_BYTES_TOGETHER,
+        body_s: float = BODY_S,
+        stalled_s: float = STALLED_S,
+    ):
         self._app = app
         self._max_bytes = max_bytes
+        self._left = max_bytes_together
+        self._body_s = body_s
+        self._stalled_s = stalled_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
+        try:
+            async with self._body(scope, receive) as message:
+                await self._app(scope, _replay(message, receive), send)
+        except _Refused as refused:
+            await refuse(refused.error, scope, receive, send, refused.status)
+
+    @asynccontextmanager
+    async def _body(self, scope: Scope, receive: Receive) -> AsyncIterator[Message]:
+        """The whole body in one message, which has its part of the bytes for as long as the request is under way; or
+        that its sender has gone."""
         if self._announced(scope) > self._max_bytes:
-            return await self._refuse(scope, receive, send)
-        messages, size = [], 0
-        while True:
-            message = await receive()
-            messages.append(message)
-            size += len(message.get("body", b""))
-            if size > self._max_bytes:
-                return await self._refuse(scope, receive, send)
-            if not message.get("more_body"):
-                break
-        return await self._app(scope, _replay(messages, receive), send)
+            raise _Refused(_too_large(self._max_bytes))
+        taken, body = 0, bytearray()
+        message: Message = {"more_body": True}
+        try:
+            async with (
+                _in_time(self._body_s, _late(self._body_s)),
+                _in_time(self._stalled_s, _stalled(self._stalled_s)) as stalled,
+            ):
+                step = 1
+                while message.get("more_body"):
+                    message = await receive()
+                    body += message.get("body", b"")
+                    taken = self._taken(len(body), taken)
+                    if len(body) >= step:
+                        step = len(body) + (STEP_BYTES if taken else 1)
+                        stalled.reschedule(asyncio.get_running_loop().time() + self._stalled_s)
+            if message["type"] == "http.request":
+                message = {"type": "http.request", "body": bytes(body), "more_body": False}
+            body.clear()
+            yield message
+        finally:
+            self._left += taken
+
+    def _taken(self, size: int, before: int) -> int:
+        """How much of what is left a body of `size` has, which had `before`."""
+        if size > self._max_bytes:
+            raise _Refused(_too_large(self._max_bytes))
+        more = size - before if size > SMALL_BYTES else 0
+        if more > self._left:
+            raise _Refused(_full())
+        self._left -= more
+        return before + more
 
     def _announced(self, scope: Scope) -> int:
         length = Headers(scope=scope).get("content-length", "0")
         return int(length) if length.isascii() and length.isdigit() else 0
 
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        error = TooLarge(
-            f"the body is larger than {self._max_bytes} bytes",
-            code="body_too_large",
-            param="body",
-            fix="send fewer rows in one contribution, or shorter messages",
-        )
-        response = error_response(error)
-        response.headers["Connection"] = "close"  # the rest of the body is not read
-        await response(scope, receive, send)
+
+class _Refused(Exception):
+    def __init__(self, error: OpenLedgerError, status: int | None = None):
+        super().__init__(error.message)
+        self.error, self.status = error, status
 
 
-def _replay(messages: list[Message], receive: Receive) -> Receive:
-    """The messages already read, then whatever comes: a later disconnect stays visible."""
-    waiting: Iterator[Message] = iter(messages)
+async def refuse(error: OpenLedgerError, scope: Scope, receive: Receive, send: Send, status: int | None = None) -> None:
+    """The answer to a request whose body, or its rest, is not read."""
+    response = error_response(error, status)
+    response.headers["Connection"] = "close"
+    if isinstance(error, Unavailable):
+        response.headers["Retry-After"] = str(RETRY_AFTER_S)
+    await response(scope, receive, send)
+
+
+@asynccontextmanager
+async def _in_time(seconds: float, refusal: InvalidInput) -> AsyncIterator[asyncio.Timeout]:
+    try:
+        async with asyncio.timeout(seconds) as timeout:
+            yield timeout
+    except TimeoutError as error:
+        raise _Refused(refusal, status=408) from error
+
+
+def _too_large(max_bytes: int) -> TooLarge:
+    return TooLarge(
+        f"the body is larger than {max_bytes} bytes",
+        code="body_too_large",
+        param="body",
+        fix="send fewer rows in one contribution, or shorter messages",
+    )
+
+
+def _full() -> Unavailable:
+    return Unavailable(
+        "the gateway has as many large requests under way as it holds",
+        code="gateway_full",
+        param="body",
+        fix="send it again after the seconds that Retry-After says, or fewer rows at a time",
+    )
+
+
+def _late(seconds: float) -> InvalidInput:
+    return InvalidInput(
+        f"the body didn't arrive within {seconds:g} seconds",
+        code="body_timeout",
+        param="body",
+        fix="send fewer rows in one contribution",
+    )
+
+
+def _stalled(seconds: float) -> InvalidInput:
+    return InvalidInput(
+        f"the body came to a halt: in {seconds:g} seconds a large one brings {STEP_BYTES} bytes, a small one any",
+        code="body_timeout",
+        param="body",
+        fix="send the same again, over a slow line with fewer rows at a time",
+    )
+
+
+def _replay(message: Message, receive: Receive) -> Receive:
+    """The message that was read, then whatever comes: a later disconnect stays visible."""
+    waiting = iter((message,))
 
     async def replay() -> Message:
-        message = next(waiting, None)
-        return message if message is not None else await receive()
+        first = next(waiting, None)
+        return first if first is not None else await receive()
 
     return replay

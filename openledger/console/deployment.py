@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import ray
 from pydantic import BaseModel as Arguments
+from pydantic import NonNegativeInt
 from ray import serve
 from ray.util import get_node_ip_address
 
@@ -20,6 +21,7 @@ from openledger.adapters.sources import SourceRules
 from openledger.api.door import Door
 from openledger.console.app import create_full_app
 from openledger.core.money import Unit
+from openledger.datanets.actor import GATE_WORKERS
 from openledger.openlora.deployment import ReplicaOptions, ScalingOptions, build_openlora
 from openledger.openlora.inbox import EventInbox
 from openledger.openlora.merging import MergeOptions
@@ -51,9 +53,10 @@ class GatewayArguments(Arguments):
     extra of that name must be installed. `slots` adapters are in an engine's memory at once, none of a rank over
     `max_rank`; vLLM's slots take memory for that rank. With `max_replicas` over `replicas` their number follows the
     load. With `merge_after_s` over 0 a replica that one adapter has filled for so long merges it, which takes two
-    replicas. `host_memory_mb` keeps adapters in memory that a node's replicas share, for nodes with several. Adapters
-    may be added from the folder `incoming` and, by `adapter_schemes`, from elsewhere. With an `http_port` the gateway
-    also listens by itself, at `http_host`; streams cost less than through Serve's proxy. It then stays on the Ray node
+    replicas. `gate_workers` processes prepare large contributions beside the Datanets; with 0 these do it themselves.
+    `host_memory_mb` keeps adapters in memory that a node's replicas share, for nodes with several. Adapters may be
+    added from the folder `incoming` and, by `adapter_schemes`, from elsewhere. With an `http_port` the gateway also
+    listens by itself, at `http_host`; streams cost less than through Serve's proxy. It then stays on the Ray node
     that `http_node` names by id or by a label (KEY=VALUE), where it does, as its address is that node's.
     """
 
@@ -71,6 +74,7 @@ class GatewayArguments(Arguments):
     max_replicas: int = 1
     merge_after_s: float = 0
     gpus_per_replica: float = 0
+    gate_workers: NonNegativeInt = GATE_WORKERS
     host_memory_mb: int = 0
     adapter_schemes: tuple[str, ...] = ()
     http_host: str = "127.0.0.1"
@@ -125,7 +129,7 @@ def start_gateway(arguments: GatewayArguments, names: Mapping[str, str | None]) 
     service = LiveService(
         workdir,
         engines,
-        datanets_actor(workdir),
+        datanets_actor(workdir, arguments.gate_workers),
         ledger_actor(workdir),
         economy,
         _sources(arguments),

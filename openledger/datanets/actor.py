@@ -1,4 +1,8 @@
-"""Ray actors around `ShardHost` and `Datanets`: names, placement and restarts, no logic.
+"""Ray actors around `ShardHost`, `Datanets` and `Ingest`: names, placement and restarts, no logic.
+
+The Datanets' methods run on one event loop, one after the other, but for contributions, which wait there for workers
+and shards; so nothing else of it needs a lock. A shard has threads, and stores what they bring together. What waits is
+bounded by how many calls an actor takes at a time.
 
 The actors are detached and hold state alone, so they take no CPU. They are pinned to the node that has the folder's
 disk: elsewhere a restarted actor would find an empty one. Shards in an object store may be anywhere, and start anew
@@ -6,8 +10,10 @@ elsewhere when their node is lost. Every call may be repeated, so Ray may retry.
 """
 
 import logging
+import os
 import threading
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,32 +23,52 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from openledger.core.clock import SystemClock
 from openledger.core.errors import OpenLedgerError, Unavailable
-from openledger.core.values import Row
+from openledger.core.values import Contribution, ContributionReceipt, Row, Verdict
 from openledger.datanets.bulk import Part
 from openledger.datanets.datanets import Datanets
 from openledger.datanets.detectors import installed_detectors
+from openledger.datanets.gate import Rules
+from openledger.datanets.ingest import STORED_AT_ONCE, Ingest, prepare_here
+from openledger.datanets.preparing import Prepared
 from openledger.datanets.shard import ShardHost
 from openledger.datanets.storage import shard_places
 
 NAMESPACE = "openledger"
 RETRY_S = 30
 DATANETS_ACTOR = "openledger-datanets"
+GATE_WORKERS = 2
+CALLS_AT_ONCE = 64  # of the Datanets: so many contributions are in memory, of at most 16 MB each
+SHARD_CALLS_AT_ONCE = 2 * STORED_AT_ONCE  # or reads would wait for as many appends
 _log = logging.getLogger(__name__)
 
 
-def start_datanets(folder: Path, num_shards: int, namespace: str = NAMESPACE, storage: str = "") -> Any:
+def start_datanets(
+    folder: Path, num_shards: int, namespace: str = NAMESPACE, storage: str = "", gate_workers: int | None = None
+) -> Any:
     """The handle of the Datanets actor over `num_shards` shard actors, found by name or started: on this node, or with
     an object store's URI as `storage` on any. Rows that lie in more shards, or in fewer, are moved while it answers.
+
+    `gate_workers` processes prepare large contributions beside it, from now on; none with 0. Without it they stay as
+    many as they are, or are `GATE_WORKERS`.
 
     Needs an initialised Ray. Raises Unavailable, with the reason, where the folder can't be opened, Conflict
     (`storage_changed`) where the rows lie elsewhere.
     """
     shards = [
-        _get_or_create(ShardHost, f"openledger-shard-{number}", namespace, place, anywhere=bool(storage))
+        _get_or_create(
+            ShardHost,
+            f"openledger-shard-{number}",
+            namespace,
+            place,
+            at_once=SHARD_CALLS_AT_ONCE,
+            anywhere=bool(storage),
+        )
         for number, place in enumerate(shard_places(folder.absolute(), num_shards, storage))
     ]
-    datanets = _get_or_create(DatanetsActor, DATANETS_ACTOR, namespace, folder.absolute(), shards, num_shards)
-    _result(datanets.names.remote())
+    datanets = _get_or_create(
+        DatanetsActor, DATANETS_ACTOR, namespace, folder.absolute(), shards, num_shards, at_once=CALLS_AT_ONCE
+    )
+    _result(datanets.names.remote() if gate_workers is None else datanets.use_gate_workers.remote(gate_workers))
     return datanets
 
 
@@ -88,8 +114,23 @@ class DatanetsActor(Datanets):
 
     def __init__(self, folder: Path, shards: Sequence[Any], num_shards: int):
         handles = [ShardHandle(shard) for shard in shards]
+        os.environ.setdefault("RAY_WARN_BLOCKING_GET_INSIDE_ASYNC", "0")  # that nothing else goes on is what is wanted
         super().__init__(folder, handles, SystemClock(), installed_detectors(), num_shards, moves_later=True)
+        self._ingest = Ingest(self, _prepared_by_ray, GATE_WORKERS)
         self._call_for_next_step()
+
+    async def contribute(  # type: ignore[override]  # Ray's callers wait for either
+        self, contribution: Contribution, prepared: Prepared | None = None
+    ) -> ContributionReceipt:
+        return await self._ingest.contribute(contribution)
+
+    async def preview(  # type: ignore[override]
+        self, contribution: Contribution, prepared: Prepared | None = None
+    ) -> tuple[Verdict, ...]:
+        return await self._ingest.preview(contribution)
+
+    def use_gate_workers(self, number: int) -> None:
+        self._ingest.use_workers(number)
 
     def move_rows(self) -> bool:
         try:
@@ -112,7 +153,7 @@ class DatanetsActor(Datanets):
         timer.start()
 
 
-def _get_or_create(cls: type, name: str, namespace: str, *arguments: Any, anywhere: bool = False) -> Any:
+def _get_or_create(cls: type, name: str, namespace: str, *arguments: Any, at_once: int, anywhere: bool = False) -> Any:
     here = NodeAffinitySchedulingStrategy(node_id=ray.get_runtime_context().get_node_id(), soft=False)
     options = ray.remote(cls).options(
         name=name,
@@ -120,11 +161,30 @@ def _get_or_create(cls: type, name: str, namespace: str, *arguments: Any, anywhe
         lifetime="detached",
         get_if_exists=True,
         num_cpus=0,
+        max_concurrency=at_once,
         max_restarts=-1,
         max_task_retries=-1,
         scheduling_strategy="SPREAD" if anywhere else here,
     )
     return options.remote(*arguments)
+
+
+async def _prepared_by_ray(contribution: Contribution, detectors: tuple[str, ...], rules: Rules) -> Prepared | None:
+    """By a task that takes no CPU of Ray's: all may be engaged for as long as the platform runs."""
+    try:
+        found: Prepared = await _prepare_task().remote(contribution, detectors, rules)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, OpenLedgerError):
+            raise error.cause from None
+        raise
+    except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError, ray.exceptions.ObjectLostError):
+        return None
+    return found
+
+
+@cache
+def _prepare_task() -> Any:
+    return ray.remote(prepare_here).options(num_cpus=0, max_retries=1)
 
 
 def _result(reference: Any) -> Any:

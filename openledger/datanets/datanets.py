@@ -9,7 +9,9 @@ A contribution is stored in three steps, each durable before the next:
 2. accepted and reviewed rows are appended to their shards, under the contribution's id as key;
 3. the registry forgets the drafts, and the receipt is returned.
 
-A crash before 1 leaves nothing. After 1, the next opening (or a retry) repeats 2 and 3 with the same verdicts.
+A crash before 1 leaves nothing. After 1, the next opening (or a retry) repeats 2 and 3 with the same verdicts. One
+thread takes 1 and 3 and everything else; others may take 2, so that the shards have many contributions at once.
+Whatever needs the rows of all that was judged takes 2 and 3 of it first.
 
 Rows that were sealed before are judged and credited as of their seal (`seals`); step 1 opens it.
 
@@ -18,6 +20,7 @@ Rows are taken back in three steps of the same kind: tombstones in the registry,
 
 import contextlib
 import json
+import threading
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -117,8 +120,10 @@ class Datanets:
         self._index = DuplicateIndex()
         self._reservations = Reservations()
         self._forgotten = self._registry.tombstones.row_ids()  # by the shards, or about to be
-        for pending in self._registry.pending():
-            self._store(pending)
+        names = self._registry.names()
+        pending = self._registry.pending_ids(names)
+        self._unfinished = {one: threading.Lock() for one in pending}  # each held by the thread that stores it
+        self._finish_pending(*names)
         for removal in self._registry.tombstones.pending():
             self._forget(removal)
         self._forget_rejected()
@@ -244,14 +249,9 @@ class Datanets:
     def permissions(self, name: str) -> list[Permission]:
         return self._registry.terms.permissions(self._registry.datanet(name).name)
 
-    def training_rows(self, name: str, number: int, party: str) -> list[Row]:
-        """`rows`, for `party` to train on. Raises as `check_training`."""
-        self.check_training(name, party)
-        return self.rows(name, number)
-
     def bulk_parts(self, name: str, number: int, party: str) -> list[Part]:
-        """Where the rows of `training_rows` stand in storage, for readers beside this process (`bulk`). Raises as it
-        does."""
+        """Where the rows of `rows` stand in storage, for readers beside this process (`bulk`), for `party` to train on.
+        Raises as `check_training`."""
         self.check_training(name, party)
         return self._layout.parts(name, self._standing_ids(name, number))
 
@@ -364,8 +364,8 @@ class Datanets:
         begun = self.begin(contribution, prepared)
         if isinstance(begun, ContributionReceipt):
             return begun
-        self.store(begun)
-        return self.finish(begun)
+        self._store(begun)
+        return begun.receipt
 
     def begin(
         self, contribution: Contribution, prepared: Prepared | None = None
@@ -374,8 +374,7 @@ class Datanets:
         one = self._checked(contribution)
         identifier = one.contribution_id
         if (known := self._registry.first_receipt(identifier)) is not None:
-            waiting = (one for one in self._registry.pending() if one.receipt.contribution_id == identifier)
-            return next(waiting, known)
+            return self._registry.find_pending(identifier) or known
         self._check_new_key(one)
         if not self._registry.knows_contributor(contribution.contributor_id):
             self._register(contribution.contributor_id, contribution.public_key, contribution.contributor_id)
@@ -384,18 +383,25 @@ class Datanets:
 
     def store(self, pending: PendingContribution) -> None:
         """The second step: its rows stand in the shards. It may be taken in another thread, while the next contribution
-        is begun; rows that are taken back before it comes, or under its hands, stay away."""
-        name, rows = pending.receipt.datanet, list(_stored_rows(pending))
-        if self._forgotten.issuperset(row.row_id for row in rows):
+        is begun, and nothing happens where another has taken the third meanwhile. Rows that are taken back before it
+        comes stay away."""
+        identifier = pending.receipt.contribution_id
+        turn = self._unfinished.get(identifier)
+        if turn is None:
             return
-        self._layout.append(name, rows, pending.receipt.contribution_id)
-        if late := [row.row_id for row in rows if row.row_id in self._forgotten]:
-            self._layout.remove(name, late)
+        with turn:
+            if identifier in self._unfinished:
+                self._append(pending)
 
-    def finish(self, pending: PendingContribution) -> ContributionReceipt:
-        """The third step: nothing of it is pending."""
-        self._registry.finish_contribution(pending.receipt.contribution_id)
-        return pending.receipt
+    def finish(self, *pending: PendingContribution) -> None:
+        """The third step, of as many as there are at once: nothing of them is pending."""
+        identifiers = [one.receipt.contribution_id for one in pending]
+        self._registry.finish_contributions(identifiers)
+        for identifier in identifiers:
+            self._unfinished.pop(identifier, None)
+
+    def is_finished(self, pending: PendingContribution) -> bool:
+        return pending.receipt.contribution_id not in self._unfinished
 
     def admit(self, one: Announced) -> Rules | None:
         """The rules to prepare a contribution by; None for one that was judged before. Raises what `contribute` would
@@ -421,8 +427,7 @@ class Datanets:
         """What became of a contribution by now, after reviews and appeals. Raises NotFound (`unknown_contribution`)
         for one that isn't stored (yet)."""
         found = self._registry.receipt(identifier)
-        pending = {one.receipt.contribution_id for one in self._registry.pending()}
-        if found is None or found.datanet != name or identifier in pending:
+        if found is None or found.datanet != name or self._registry.is_pending(identifier):
             raise NotFound(
                 f"{name!r} has no contribution {identifier}", code="unknown_contribution", param="contribution_id"
             )
@@ -437,13 +442,13 @@ class Datanets:
         """`judged`, with the verdicts as reviews and appeals have left them."""
         return self._registry.receipt(identifier)
 
-    def preview(self, contribution: Contribution) -> tuple[Verdict, ...]:
+    def preview(self, contribution: Contribution, prepared: Prepared | None = None) -> tuple[Verdict, ...]:
         """The verdicts that `contribute` would give now; stores nothing."""
         one = self._checked(contribution)
         self._check_new_key(one)
         known = self._registry.first_receipt(one.contribution_id)
         sealed = self._registry.seals.place(one.contributor_id, one.digest, self._clock.now_ms())
-        return known.verdicts if known else self._judge(contribution, sealed)[0]
+        return known.verdicts if known else self._judge(contribution, sealed, prepared)[0]
 
     def hold_appeal(self, appeal: Appeal) -> Judged:
         """Keep the row of an appeal until it is closed, and tell what the gate had said; the same again keeps it once.
@@ -506,6 +511,7 @@ class Datanets:
     def review_queue(self, name: str, reviewer: str, limit: int) -> list[tuple[str, RowDraft]]:
         """What `reviewer` has yet to look at: ids and texts, known answers among them."""
         is_owner = reviewer == self._registry.datanet(name).owner
+        self._finish_pending(name)
         self.decide_panels()
         items, known = self._registry.reviews.queue(name, reviewer, limit, is_owner=is_owner)
         rows = {
@@ -724,6 +730,7 @@ class Datanets:
         place in any: row id to the earlier row's id. No adapter is trained on them (`clusters`, and `seals` for those
         that sealed rows displaced)."""
         ids = set(read_row_ids(self._folder / "versions", self.version(name, number)))
+        self._finish_pending(*self._registry.names())
         rows = {row.row_id: row for other in self._registry.names() for row in self._accepted(other)}
         displaced = self._registry.seals.displaced().items()
         known = {row: first for row, first in displaced if row in rows and first in rows}
@@ -825,12 +832,22 @@ class Datanets:
         displaced = self._index.displaced_by(overlay) if sealed else {}
         opening = Opening(contributor_id=own[0], digest=own[1], displaced=displaced) if sealed else None
         pending = self._registry.begin_contribution(contribution, verdicts, GATE_VERSION, now_ms, opening)
+        self._unfinished[pending.receipt.contribution_id] = threading.Lock()
         self._index.absorb(overlay)
         return pending
 
     def _store(self, pending: PendingContribution) -> None:
+        """Behind a thread that is at it: what that one has stored is not stored again."""
         self.store(pending)
         self.finish(pending)
+
+    def _append(self, pending: PendingContribution) -> None:
+        name, rows = pending.receipt.datanet, list(_stored_rows(pending))
+        if self._forgotten.issuperset(row.row_id for row in rows):
+            return
+        self._layout.append(name, rows, pending.receipt.contribution_id)
+        if late := [row.row_id for row in rows if row.row_id in self._forgotten]:
+            self._layout.remove(name, late)
 
     def _accept(self, held: HeldRow, draft: RowDraft) -> None:
         """A crash on the way leaves it held: the same again goes on."""
@@ -887,6 +904,7 @@ class Datanets:
         if not waiting:
             return
         row_ids = [row_id for _, row_id in waiting]
+        self._finish_pending(*{datanet for datanet, _ in waiting})
         self._forgotten.update(row_ids)
         for datanet, row_id in waiting:
             self._layout.remove(datanet, [row_id])
@@ -940,9 +958,10 @@ class Datanets:
         if seen != kept.counts.keys():
             _write_weights(path, WordWeights(kept.num_rows, {word: kept.counts[word] for word in seen}))
 
-    def _finish_pending(self, name: str) -> None:
-        for pending in self._registry.pending():
-            if pending.receipt.datanet == name:
+    def _finish_pending(self, *names: str) -> None:
+        """What was judged of these Datanets stands in the shards, also what other threads are storing."""
+        for identifier in self._registry.pending_ids(set(names)) if self._unfinished else ():
+            if (pending := self._registry.find_pending(identifier)) is not None:
                 self._store(pending)
 
     def _build_index(self) -> None:

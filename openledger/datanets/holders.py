@@ -14,7 +14,8 @@ from before) counts for nothing until it is adopted or dropped.
 Each change is an entry of the public log and needs no account, so there is a number a day for each contributor, and one
 for all strangers together. A stranger has no row, no seal, no change in the log, and no role by which he decides: of
 his changes the first one counts. That binds one key, and keys are free: what it costs to become a contributor (a row,
-and its deposit where a Datanet asks for one) is what another day's changes cost.
+and its deposit where a Datanet asks for one) is what another day's changes cost. So strangers can use up the number of
+strangers and nobody else's, and a newcomer who finds it used up sends a row first.
 """
 
 import json
@@ -229,12 +230,14 @@ class HolderStore:
         check_change(before, change, taken)
 
     def _check_number(self, contributor: str, now_ms: int, *, is_known: bool) -> None:
-        self._check_day(MAX_CHANGES_A_DAY, f"the keys of {contributor}", "contributor_id = ?", (contributor,), now_ms)
+        whose, fix = f"the keys of {contributor}", "send the change again later, as Retry-After says"
+        self._check_day(MAX_CHANGES_A_DAY, whose, fix, "contributor_id = ?", (contributor,), now_ms)
         if not is_known:
             whose = "the keys of all who are new here"
-            self._check_day(MAX_OF_STRANGERS_A_DAY, whose, _IS_STRANGERS, (), now_ms)
+            fix = "contribute a row first, which gives your keys a number of their own; or " + fix
+            self._check_day(MAX_OF_STRANGERS_A_DAY, whose, fix, _IS_STRANGERS, (), now_ms)
 
-    def _check_day(self, most: int, whose: str, where: str, values: tuple[str, ...], now_ms: int) -> None:
+    def _check_day(self, most: int, whose: str, fix: str, where: str, values: tuple[str, ...], now_ms: int) -> None:
         query = f"SELECT count(*), min(held_ms) FROM key_changes WHERE held_ms > ? AND {where}"
         ((number, first_ms),) = self._connection.execute(query, (now_ms - DAY_MS, *values))
         if number >= most:
@@ -242,7 +245,7 @@ class HolderStore:
                 f"{whose} were changed {most} times within a day",
                 code="too_many_key_changes",
                 param="contributor_id",
-                fix="send the change again later, as Retry-After says",
+                fix=fix,
                 retry_after_s=-(-(first_ms + DAY_MS - now_ms) // 1000),
             )
 

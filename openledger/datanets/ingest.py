@@ -1,61 +1,95 @@
-"""Many contributions in a row, on more than one core: other processes prepare what comes next while this one judges and
-stores what came before.
+"""Contributions of many at once: other processes prepare large ones, one thread judges all, one after the other, other
+threads wait for the shards.
 
-Owns the order of the work, which is that of the contributions: verdicts, reasons and receipts are those of one
-contribution after the other. Three things go on at a time: workers prepare contributions to come (`preparing`), this
-thread looks for duplicates and fixes verdicts, others wait for the shards, which store small contributions together.
-Memory is bounded by `ahead` contributions that are prepared and as many that are stored.
+Owns the order of the work: verdicts, reasons and receipts are those of one contribution after the other. Small ones are
+judged as they come. Large ones are judged in the order in which they came, whichever is ready first, and no small one
+waits for them: rows have their place from their verdict on, or from their seal (`seals`), where one came before.
 
-    with gate_workers(2) as workers:
-        for outcome in ingest(datanets, contributions, workers):
-            ...
-
-A worker that dies costs time alone: what it didn't bring is done here.
+Three things go on at a time: workers prepare large contributions (`preparing`), this thread, the event loop's, looks
+for duplicates and fixes verdicts, others wait for the shards, which store together what comes together. What was stored
+while this thread was at something else is finished by one write. A worker that is lost costs time alone: what it didn't
+bring is found here. Of dry runs one at a time has a worker: they cost their sender nothing.
 """
 
-import multiprocessing
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from functools import cache, partial
-from typing import TypeVar
+import asyncio
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 
-from openledger.core.errors import OpenLedgerError
-from openledger.core.values import Contribution, ContributionReceipt
+from openledger.core.values import Contribution, ContributionReceipt, Verdict
 from openledger.datanets.datanets import Datanets
 from openledger.datanets.detectors import installed_detectors
 from openledger.datanets.gate import Detectors, Rules
-from openledger.datanets.preparing import Prepared, prepare
+from openledger.datanets.preparing import Prepared, announced, prepare
 from openledger.datanets.registry import PendingContribution
 
-AHEAD = 4
-Outcome = ContributionReceipt | OpenLedgerError
-Found = TypeVar("Found")
+PREPARED_ROWS = 200  # of fewer, the way to a worker costs more than it saves
+STORED_AT_ONCE = 16
+Prepare = Callable[[Contribution, tuple[str, ...], Rules], Awaitable[Prepared | None]]
 
 
-def gate_workers(num_workers: int) -> ProcessPoolExecutor:
-    """Processes that prepare contributions; close them when all is sent. One beside this process fills two cores."""
-    return ProcessPoolExecutor(num_workers, mp_context=multiprocessing.get_context("spawn"))
+class Ingest:
+    """`prepare` has another process call `prepare_here`; None where that one is lost. `num_workers` of them at a time,
+    0 for none. To be called from one event loop, and nothing else may change `datanets` in another thread."""
+
+    def __init__(self, datanets: Datanets, prepare: Prepare, num_workers: int):
+        self._datanets = datanets
+        self._prepare = prepare
+        self._judging = asyncio.Lock()  # of large ones: first come, first served
+        self._previewing = asyncio.Lock()
+        self._storing = ThreadPoolExecutor(STORED_AT_ONCE)
+        self._stored: list[PendingContribution] = []
+        self.use_workers(num_workers)
+
+    def use_workers(self, number: int) -> None:
+        """From the next contribution on."""
+        self._workers = asyncio.Semaphore(number) if number else None
+
+    async def contribute(self, contribution: Contribution) -> ContributionReceipt:
+        """As `Datanets.contribute`, with others at the same time."""
+        begun = await self._begun(contribution)
+        if isinstance(begun, ContributionReceipt):
+            return begun
+        await asyncio.get_running_loop().run_in_executor(self._storing, self._datanets.store, begun)
+        await self._finish(begun)
+        return begun.receipt
+
+    async def preview(self, contribution: Contribution) -> tuple[Verdict, ...]:
+        """As `Datanets.preview`."""
+        if is_small(contribution):
+            return self._datanets.preview(contribution)
+        async with self._previewing:
+            return self._datanets.preview(contribution, await self._prepared(contribution))
+
+    def close(self) -> None:
+        self._storing.shutdown()
+
+    async def _begun(self, contribution: Contribution) -> PendingContribution | ContributionReceipt:
+        if is_small(contribution):
+            return self._datanets.begin(contribution)
+        preparing = asyncio.ensure_future(self._prepared(contribution))
+        async with self._judging:
+            return self._datanets.begin(contribution, await preparing)
+
+    async def _prepared(self, contribution: Contribution) -> Prepared | None:
+        """Raises what `Datanets.admit` does, and `preparing.prepare`."""
+        rules, workers = self._datanets.admit(announced(contribution)), self._workers
+        if rules is None or workers is None:
+            return None
+        async with workers:
+            return await self._prepare(contribution, tuple(sorted(self._datanets.detectors)), rules)
+
+    async def _finish(self, stored: PendingContribution) -> None:
+        self._stored.append(stored)
+        await asyncio.sleep(0)  # whoever else was stored meanwhile comes first
+        if not self._datanets.is_finished(stored):
+            together, self._stored = self._stored, []
+            self._datanets.finish(*together, stored)
 
 
-def ingest(
-    datanets: Datanets, contributions: Iterable[Contribution], workers: Executor, ahead: int = AHEAD
-) -> Iterator[Outcome]:
-    """For each contribution, in order, its receipt, or the error of ours that refused it: the others go on. An outcome
-    comes when its contribution is durable; a contribution without one may or may not be stored, and can be sent again.
-    """
-    due = deque[Callable[[], Outcome]]()
-    with ThreadPoolExecutor(ahead) as storing:
-        for contribution, prepared in _prepared(datanets, contributions, workers, ahead):
-            begun = _told(partial(_begun, datanets, contribution, prepared))
-            if isinstance(begun, PendingContribution):
-                due.append(partial(_told, partial(_finished, datanets, begun, storing.submit(datanets.store, begun))))
-            else:
-                due.append(partial(_same, begun))
-            if len(due) >= ahead:
-                yield due.popleft()()
-        while due:
-            yield due.popleft()()
+def is_small(contribution: Contribution) -> bool:
+    """Whether it is judged at once, without a worker."""
+    return len(contribution.drafts) < PREPARED_ROWS
 
 
 def prepare_here(contribution: Contribution, detectors: tuple[str, ...], rules: Rules) -> Prepared:
@@ -63,52 +97,6 @@ def prepare_here(contribution: Contribution, detectors: tuple[str, ...], rules: 
     models, and stay where they were loaded."""
     own = _installed()
     return prepare(contribution, {name: own[name] for name in detectors if name in own}, rules)
-
-
-def _prepared(
-    datanets: Datanets, contributions: Iterable[Contribution], workers: Executor, ahead: int
-) -> Iterator[tuple[Contribution, Future[Prepared] | None]]:
-    waiting = deque[tuple[Contribution, Future[Prepared] | None]]()
-    for contribution in contributions:
-        waiting.append((contribution, _submitted(datanets, contribution, workers)))
-        if len(waiting) >= ahead:
-            yield waiting.popleft()
-    yield from waiting
-
-
-def _submitted(datanets: Datanets, contribution: Contribution, workers: Executor) -> Future[Prepared] | None:
-    """None where there is nothing to prepare by, or nobody to do it: `begin` says what is wrong, or does it itself."""
-    try:
-        rules = datanets.rules(contribution.datanet)
-        return workers.submit(prepare_here, contribution, tuple(sorted(datanets.detectors)), rules)
-    except (OpenLedgerError, BrokenExecutor):
-        return None
-
-
-def _begun(
-    datanets: Datanets, contribution: Contribution, prepared: Future[Prepared] | None
-) -> PendingContribution | ContributionReceipt:
-    try:
-        found = prepared.result() if prepared is not None else None
-    except BrokenExecutor:
-        found = None
-    return datanets.begin(contribution, found)
-
-
-def _finished(datanets: Datanets, pending: PendingContribution, stored: Future[None]) -> ContributionReceipt:
-    stored.result()
-    return datanets.finish(pending)
-
-
-def _told(step: Callable[[], Found]) -> Found | OpenLedgerError:
-    try:
-        return step()
-    except OpenLedgerError as error:
-        return error
-
-
-def _same(outcome: Outcome) -> Outcome:
-    return outcome
 
 
 @cache

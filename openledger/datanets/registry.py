@@ -75,6 +75,7 @@ CREATE TABLE IF NOT EXISTS contributions (
     pending_drafts TEXT
 ) STRICT;
 CREATE INDEX IF NOT EXISTS contributions_of_datanet ON contributions (datanet);
+CREATE INDEX IF NOT EXISTS pending_contributions ON contributions (datanet) WHERE pending_drafts IS NOT NULL;
 CREATE TABLE IF NOT EXISTS verdicts (
     sequence INTEGER NOT NULL REFERENCES contributions (sequence), ordinal INTEGER NOT NULL, row_id TEXT NOT NULL,
     outcome TEXT NOT NULL CHECK (outcome IN ('accept', 'reject', 'review')),
@@ -319,11 +320,12 @@ class Registry:
         )
         return PendingContribution(receipt=receipt, drafts=contribution.drafts)
 
-    def finish_contribution(self, contribution_id: str) -> None:
-        """Its rows stand in the shards: forget the drafts."""
+    def finish_contributions(self, contribution_ids: Iterable[str]) -> None:
+        """Their rows stand in the shards: forget the drafts."""
         with self._writing():
-            self._connection.execute(
-                "UPDATE contributions SET pending_drafts = NULL WHERE contribution_id = ?", (contribution_id,)
+            self._connection.executemany(
+                "UPDATE contributions SET pending_drafts = NULL WHERE contribution_id = ?",
+                [(one,) for one in contribution_ids],
             )
 
     def receipt(self, contribution_id: str) -> ContributionReceipt | None:
@@ -348,19 +350,25 @@ class Registry:
             verdicts=tuple(self._verdicts(sequence, query)),
         )
 
-    def pending(self) -> list[PendingContribution]:
-        """Contributions that were judged and perhaps not stored, oldest first."""
-        rows = self._connection.execute(
-            "SELECT contribution_id, pending_drafts FROM contributions"
-            " WHERE pending_drafts IS NOT NULL ORDER BY sequence"
-        ).fetchall()
-        found = []
-        for identifier, drafts in rows:
-            receipt = self.first_receipt(str(identifier))
-            if receipt is not None:
-                values = json.loads(str(drafts))
-                found.append(PendingContribution(receipt=receipt, drafts=tuple(RowDraft(**value) for value in values)))
-        return found
+    def is_pending(self, contribution_id: str) -> bool:
+        """Whether it was judged and perhaps not stored."""
+        query = "SELECT count(*) FROM contributions WHERE contribution_id = ? AND pending_drafts IS NOT NULL"
+        return bool(self._connection.execute(query, (contribution_id,)).get)
+
+    def find_pending(self, contribution_id: str) -> PendingContribution | None:
+        """With its drafts, of which there may be many: one at a time. None where it isn't pending."""
+        query = "SELECT pending_drafts FROM contributions WHERE contribution_id = ? AND pending_drafts IS NOT NULL"
+        row = self._connection.execute(query, (contribution_id,)).fetchone()
+        receipt = None if row is None else self.first_receipt(contribution_id)
+        if row is None or receipt is None:
+            return None
+        return PendingContribution(receipt=receipt, drafts=tuple(RowDraft(**one) for one in json.loads(str(row[0]))))
+
+    def pending_ids(self, datanets: Iterable[str]) -> list[str]:
+        """Contributions to these Datanets that are pending, oldest first."""
+        query = "SELECT sequence, contribution_id FROM contributions WHERE datanet = ? AND pending_drafts IS NOT NULL"
+        found = [one for name in datanets for one in self._connection.execute(query, (name,))]
+        return [str(identifier) for _, identifier in sorted(found)]
 
     def row_ids(self, datanet: str, outcomes: Iterable[Outcome]) -> list[str]:
         """Ids of the Datanet's rows with one of these outcomes, in the order in which they were credited."""

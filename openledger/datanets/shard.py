@@ -25,12 +25,13 @@ from openledger.core.values import Row
 from openledger.datanets import segments
 from openledger.datanets.bulk import PART_ROWS, Part
 from openledger.datanets.disk import DiskFiles
-from openledger.datanets.objects import ObjectFiles, is_refusal
+from openledger.datanets.objects import ObjectFiles, is_conflict, is_refusal
 from openledger.datanets.rows import FORMAT, SCHEMA, rows_of, table_of, upgraded
 
 MAX_BYTES_TOGETHER = 64 * 1024 * 1024  # of the appends that one change stores
 MAX_SMALL_FRAGMENTS = 128  # many small appends become few large files
 _FRAGMENT_ROWS = 100_000
+_TRIES = 3  # of a change that other processes' come before
 _KEY = "append_key"
 _STORED = SCHEMA.append(pa.field(_KEY, pa.string(), nullable=False))
 _FIRST = _STORED.remove(_STORED.get_field_index("extra"))  # rows/1
@@ -177,10 +178,7 @@ class Shard:
         """Answer the appends that wait by one change, but for those that `_next_appends` leaves to the next."""
         appends = self._next_appends()
         try:
-            self._catch_up()
-            new = [one for one in appends if self._is_new(one)]
-            if new:
-                self._write([(one.table, one.key) for one in new])
+            self._store(appends)
         except BaseException as error:  # whatever it is, none of them is acknowledged
             for one in appends:
                 one.error = one.error or error
@@ -189,6 +187,19 @@ class Shard:
         finally:
             for one in appends:
                 one.is_answered = True
+
+    def _store(self, appends: Sequence["_Append"]) -> None:
+        """Where another process's change came first, what is new is judged and written again: its files may be gone."""
+        for _ in range(_TRIES - 1):
+            with suppress(_Overtaken):
+                return self._store_once(appends)
+        return self._store_once(appends)
+
+    def _store_once(self, appends: Sequence["_Append"]) -> None:
+        self._catch_up()
+        new = [one for one in appends if self._is_new(one)]
+        if new:
+            self._write([(one.table, one.key) for one in new])
 
     def _next_appends(self) -> list["_Append"]:
         """The first that waits, and what fits beside it: another with one of its rows, or under its key, is judged once
@@ -265,13 +276,14 @@ class Shard:
         self._compact()
 
     def _compact(self, *, everything: bool = True) -> None:
-        """`everything` that no version names goes too, also what another process has written and not committed."""
+        """`everything` that no version names goes too, also what another process has written and not committed, which
+        it is told of (`objects`)."""
         self._dataset.optimize.compact_files(
             target_rows_per_fragment=_FRAGMENT_ROWS, materialize_deletions=True, materialize_deletions_threshold=0.0
         )
         self._dataset = _lance().dataset(self._files.uri, storage_options=self._options)
         if isinstance(self._files, ObjectFiles):
-            self._files.forget_old_versions(self._dataset, everything=everything)
+            self._dataset = self._files.forget_old_versions(self._dataset, everything=everything)
 
     def _clean_up(self) -> None:
         """An object store may have taken the removal and refused what came after it: the old files are still there."""
@@ -284,16 +296,18 @@ class Shard:
             step()
             self._files.settle(self._dataset)
             (note or self._read_places)()
-        except (OSError, ValueError) as error:
-            if not is_refusal(error):
+        except Exception as error:  # Lance has no kind of its own for most of them
+            if is_conflict(error):
+                raise self._refused("written", OSError("another process changes it"), _Overtaken) from error
+            if not (isinstance(error, OSError | ValueError) and is_refusal(error)):
                 raise
             with suppress(Unavailable):  # whatever refused the step may refuse the way back: the next call takes it
                 self._catch_up()
             raise self._refused("written", error) from error
         self._is_stale = False
 
-    def _refused(self, verb: str, error: Exception) -> Unavailable:
-        return Unavailable(
+    def _refused(self, verb: str, error: Exception, kind: type[Unavailable] = Unavailable) -> Unavailable:
+        return kind(
             f"shard {self._files.name} can't be {verb}: {getattr(error, 'strerror', None) or error}",
             code="storage_unavailable",
             param=self._files.name,
@@ -402,6 +416,10 @@ class Shard:
     @property
     def _options(self) -> dict[str, str] | None:
         return self._files.options if isinstance(self._files, ObjectFiles) else None
+
+
+class _Overtaken(Unavailable):
+    """Another process's change came first; this one isn't there."""
 
 
 class _Append:

@@ -22,9 +22,9 @@ NUM_SHARDS = 2
 LEDGER_NAME = "openledger/local"
 
 
-def datanets_actor(workdir: Workdir) -> Any:
-    """Rows lie in the working folder, or where OPENLEDGER_STORAGE says."""
-    return start_datanets(workdir.datanets, NUM_SHARDS, storage=storage_uri(os.environ))
+def datanets_actor(workdir: Workdir, gate_workers: int | None = None) -> Any:
+    """Rows lie in the working folder, or where OPENLEDGER_STORAGE says. `gate_workers` as `start_datanets` has it."""
+    return start_datanets(workdir.datanets, NUM_SHARDS, storage=storage_uri(os.environ), gate_workers=gate_workers)
 
 
 def ledger_actor(workdir: Workdir) -> Any:

@@ -1,9 +1,10 @@
 """A version's rows as a Ray Dataset: read by Ray's tasks straight from storage, not through the shard actors.
 
 Ray Data's own reader of Lance takes whole datasets; here a version's rows alone are read, and permission is asked for
-first.
+first. Tasks end in any order; what training is given is sorted by row id, so that a run can be repeated.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -12,13 +13,15 @@ import ray
 import ray.data
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from openledger.core.errors import OpenLedgerError
+from openledger.core.errors import OpenLedgerError, Unavailable
+from openledger.core.values import Row
 from openledger.datanets.bulk import Part, read_part
-from openledger.datanets.rows import SCHEMA
+from openledger.datanets.rows import SCHEMA, rows_of
 
 MAX_AT_ONCE = 4  # tasks that read at the node of the Datanets
+_TRIES = 3
+_NODE_LABEL = "ray.io/node-id"  # Ray gives it to each node
 
 
 def version_dataset(
@@ -31,12 +34,34 @@ def version_dataset(
     Unavailable (`rows_changed`) where rows are taken back meanwhile.
     """
     parts = _answered(datanets.bulk_parts.remote(name, number, party))
-    options, at_once = dict[str, Any](), None
+    source, options = PartsDatasource(parts, columns), dict[str, Any]()
     if any(part.options is None for part in parts):  # its node may have no CPU to give, and no other can do it
         node = ray.get(datanets.__ray_call__.remote(_node_of))
-        strategy = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
-        options, at_once = {"scheduling_strategy": strategy, "num_cpus": 0}, min(MAX_AT_ONCE, len(parts))
-    return ray.data.read_datasource(PartsDatasource(parts, columns), ray_remote_args=options, concurrency=at_once)
+        options = {"label_selector": {_NODE_LABEL: node}, "num_cpus": 0, "concurrency": min(MAX_AT_ONCE, len(parts))}
+    return ray.data.read_datasource(source, override_num_blocks=max(1, len(parts)), **options)
+
+
+def version_rows(datanets: Any, name: str, number: int, party: str) -> list[Row]:
+    """The rows of `version_dataset`, sorted by row id. Read again where some are taken back meanwhile. Raises as it
+    does, and as its reading."""
+    for _ in range(_TRIES - 1):
+        try:
+            return _sorted_rows(datanets, name, number, party)
+        except Unavailable as error:
+            if error.code != "rows_changed":
+                raise
+    return _sorted_rows(datanets, name, number, party)
+
+
+def _sorted_rows(datanets: Any, name: str, number: int, party: str) -> list[Row]:
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # a job's output is its own, and its errors are raised
+    try:
+        dataset = version_dataset(datanets, name, number, party)
+        tables = list(dataset.iter_batches(batch_size=None, batch_format="pyarrow"))
+    except Exception as error:  # noqa: BLE001 - Ray Data wraps ours in several kinds of its own
+        raise _ours(error) or error from None
+    return sorted((row for table in tables for row in rows_of(table)), key=lambda row: row.row_id)
 
 
 class PartsDatasource(Datasource):
@@ -84,6 +109,11 @@ def _answered(reference: Any) -> Any:
     try:
         return ray.get(reference)
     except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, OpenLedgerError):
-            raise error.cause from None
-        raise
+        raise _ours(error) or error from None
+
+
+def _ours(error: BaseException | None) -> OpenLedgerError | None:
+    """The error of ours that is at the bottom of one of Ray's, which wrap each other and pass for what they wrap."""
+    while isinstance(error, ray.exceptions.RayError) or not isinstance(error, OpenLedgerError | None):
+        error = getattr(error, "cause", None) or error.__cause__
+    return error

@@ -1,64 +1,42 @@
-"""Contributions on their way to the Datanets: what depends on a large one alone is found beside the Datanets actor, by
-a task of Ray's, while the actor judges and stores others. Whether they may come at all is asked before.
+"""Contributions on their way to the Datanets: of a large one, whether it may come at all is asked before it is sent.
 
-Small ones go straight to the actor: a task costs more than it saves. So does a large one whose task is lost.
+Large ones wait here for one of a number of places, dry runs for one of their own, so that those who want a verdict
+alone keep nobody from contributing.
 """
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
-from openledger.core.values import Contribution, ContributionReceipt
-from openledger.datanets.gate import Rules
+from openledger.core.values import Contribution, ContributionReceipt, Verdict
+from openledger.datanets.ingest import is_small
 from openledger.datanets.preparing import announced
 from openledger.platform.calls import answered
 
-MIN_ROWS = 200
-MAX_AT_ONCE = 4  # large contributions: the actor judges and stores one at a time, the others are prepared meanwhile
+MAX_AT_ONCE = 16  # large contributions: what the shards store at once
+MAX_PREVIEWS_AT_ONCE = 2  # large ones: one is prepared, the next is on its way
 
 
 class Contributing:
-    """`datanets` is the actor's handle; `prepare` starts `preparing.prepare` elsewhere, and gives what the actor takes
-    in its place."""
+    """`datanets` is the actor's handle."""
 
-    def __init__(self, datanets: Any, prepare: Callable[[Contribution, Rules], Any] | None = None):
+    def __init__(self, datanets: Any):
         self._datanets = datanets
-        self._prepare = prepare or _prepared_by_ray
         self._places = asyncio.Semaphore(MAX_AT_ONCE)
+        self._previews = asyncio.Semaphore(MAX_PREVIEWS_AT_ONCE)
 
     async def send(self, contribution: Contribution) -> ContributionReceipt:
         """Raises as `Datanets.contribute`."""
-        if len(contribution.drafts) < MIN_ROWS:
-            return await self._sent(contribution)
-        rules: Rules | None = await answered(self._datanets.admit.remote(announced(contribution)))
-        if rules is None:
-            return await self._sent(contribution)
-        async with self._places:
-            try:
-                return await self._sent(contribution, self._prepare(contribution, rules))
-            except _lost_task():
-                return await self._sent(contribution)
-
-    async def _sent(self, *contribution: Any) -> ContributionReceipt:
-        receipt: ContributionReceipt = await answered(self._datanets.contribute.remote(*contribution))
+        receipt: ContributionReceipt = await self._sent(contribution, self._datanets.contribute, self._places)
         return receipt
 
+    async def preview(self, contribution: Contribution) -> tuple[Verdict, ...]:
+        """Raises as `Datanets.preview`."""
+        verdicts: tuple[Verdict, ...] = await self._sent(contribution, self._datanets.preview, self._previews)
+        return verdicts
 
-def _prepared_by_ray(contribution: Contribution, rules: Rules) -> Any:
-    """A reference. The task takes no CPU of Ray's: all may be engaged for as long as the platform runs."""
-    import ray
-
-    return ray.remote(_prepare_installed).options(num_cpus=0, max_retries=1).remote(contribution, rules)
-
-
-def _prepare_installed(contribution: Contribution, rules: Rules) -> Any:
-    from openledger.datanets.detectors import installed_detectors
-    from openledger.datanets.ingest import prepare_here
-
-    return prepare_here(contribution, tuple(installed_detectors()), rules)
-
-
-def _lost_task() -> tuple[type[Exception], ...]:
-    import ray.exceptions
-
-    return ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError, ray.exceptions.ObjectLostError
+    async def _sent(self, contribution: Contribution, to: Any, places: asyncio.Semaphore) -> Any:
+        if is_small(contribution):
+            return await answered(to.remote(contribution))
+        await answered(self._datanets.admit.remote(announced(contribution)))
+        async with places:
+            return await answered(to.remote(contribution))

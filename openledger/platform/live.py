@@ -313,8 +313,7 @@ class LiveService(Community, Owners):
         return receipt
 
     async def preview(self, contribution: Contribution) -> tuple[Verdict, ...]:
-        verdicts: tuple[Verdict, ...] = await answered(self._datanets.preview.remote(contribution))
-        return verdicts
+        return await self._contributing.preview(contribution)
 
     async def contribution(self, name: str, contribution_id: str) -> ContributionReceipt:
         receipt: ContributionReceipt = await answered(self._datanets.receipt.remote(name, contribution_id))

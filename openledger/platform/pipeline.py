@@ -40,6 +40,7 @@ from openledger.economy.nonces import NonceBook, find_nonce, kept_nonce
 from openledger.factory.selection import choose_rows
 from openledger.ledger.nonces import commitment
 from openledger.ledger.proofs import encode_proof
+from openledger.platform.bulk import version_rows
 from openledger.platform.generations import Ancestry, find_ancestry, measure
 from openledger.platform.generations import index_folder as index_folder
 from openledger.platform.generations import index_views as index_views
@@ -99,7 +100,7 @@ def publish(datanets: Any, name: str, trainer: str) -> tuple[DatanetVersion, lis
     where that may not (`Datanets.check_training`)."""
     ray.get(datanets.check_training.remote(name, trainer))
     version = ray.get(datanets.publish.remote(name))
-    return version, ray.get(datanets.training_rows.remote(name, version.number, trainer))
+    return version, version_rows(datanets, name, version.number, trainer)
 
 
 def published(datanets: Any, name: str, number: int, trainer: str = "") -> tuple[DatanetVersion, list[Row]]:
@@ -107,7 +108,7 @@ def published(datanets: Any, name: str, number: int, trainer: str = "") -> tuple
     adapter that was trained. Raises NotFound (`unknown_version`), and Forbidden as `publish`."""
     version = ray.get(datanets.version.remote(name, number))
     if trainer:
-        return version, ray.get(datanets.training_rows.remote(name, number, trainer))
+        return version, version_rows(datanets, name, number, trainer)
     return version, ray.get(datanets.rows.remote(name, number))
 
 

@@ -148,6 +148,7 @@ async def test_more_requests_at_once_than_it_holds_are_told_to_come_again(
         go.set()
         assert [(await one).text for one in asking] == ["whole", "whole"]
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "gateway_full")
+        assert int(refused.headers["Retry-After"]) > 0
         assert (await client.get(url(door, "/"))).text == "whole"
 
 

@@ -1,15 +1,19 @@
 """One error shape for everything that can go wrong, with its status."""
 
+import asyncio
 import json
+import tracemalloc
 from collections.abc import Iterator
 
+import httpx
 import pytest
 from fastapi import FastAPI
 from memory_service import API_KEY, MemoryService
 from starlette.testclient import TestClient
+from starlette.types import Message
 
 from openledger.api import create_app
-from openledger.api.limits import MAX_BODY_BYTES, BodyLimit
+from openledger.api.limits import MAX_BODY_BYTES, SMALL_BYTES, STEP_BYTES, BodyLimit
 from openledger.core import errors
 from openledger.core.errors import OpenLedgerError
 
@@ -154,6 +158,186 @@ class TestBodyLimit:
     def test_leaves_a_body_at_the_limit_to_the_checks_behind_it(self, client: TestClient):
         response = client.post("/v1/chat/completions", content=b" " * MAX_BODY_BYTES)
         assert response.status_code == 400
+
+
+class Behind:
+    """An application that is at each request until a test lets it go."""
+
+    def __init__(self) -> None:
+        self.begun, self.go = asyncio.Semaphore(0), asyncio.Event()
+
+    async def __call__(self, scope, receive, send) -> None:
+        body = await receive()
+        self.begun.release()
+        await self.go.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"%d" % len(body["body"])})
+
+
+class Clock:
+    """The event loop's, which a test moves."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def time(self) -> float:
+        return self.now_s
+
+
+class TestLargeBodiesTogether:
+    """Room for two of 100 kB."""
+
+    @pytest.fixture
+    def behind(self) -> Behind:
+        return Behind()
+
+    @pytest.fixture
+    def limit(self, behind: Behind) -> BodyLimit:
+        return BodyLimit(behind, max_bytes=150_000, max_bytes_together=200_000)
+
+    @pytest.fixture
+    async def clock(self, monkeypatch: pytest.MonkeyPatch) -> Clock:
+        clock = Clock()
+        monkeypatch.setattr(asyncio.get_running_loop(), "time", clock.time)
+        return clock
+
+    @pytest.fixture
+    async def sending(self, limit: BodyLimit):
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(limit), base_url="http://house") as client:
+            yield client
+
+    async def test_beyond_their_bytes_are_told_to_come_again_and_small_ones_are_not(
+        self, sending: httpx.AsyncClient, behind: Behind
+    ):
+        large = [asyncio.ensure_future(sending.post("/", content=b"x" * 100_000)) for _ in range(2)]
+        for _ in large:
+            await behind.begun.acquire()
+        refused = await sending.post("/", content=b"x" * 100_000)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "gateway_full")
+        assert int(refused.headers["Retry-After"]) > 0
+        assert refused.headers["Connection"] == "close"
+        small = asyncio.ensure_future(sending.post("/", content=b"x" * SMALL_BYTES))
+        await behind.begun.acquire()
+        behind.go.set()
+        assert [(await one).status_code for one in (*large, small)] == [200] * 3
+        assert (await sending.post("/", content=b"x" * 100_000)).status_code == 200
+
+    async def test_give_their_part_back_when_they_are_refused(self, sending: httpx.AsyncClient, behind: Behind):
+        behind.go.set()
+
+        async def growing():
+            for _ in range(16):
+                yield b"x" * 10_000
+
+        for _ in range(5):
+            assert (await sending.post("/", content=growing())).status_code == 413
+        assert (await sending.post("/", content=b"x" * 150_000)).status_code == 200
+
+    async def test_that_are_announced_and_do_not_come_give_their_part_back(
+        self, sending: httpx.AsyncClient, behind: Behind, limit: BodyLimit
+    ):
+        behind.go.set()
+
+        async def never():
+            yield b"x"
+            await asyncio.Event().wait()
+
+        limit._body_s = 0.01
+        late = await sending.post("/", content=never(), headers={"Content-Length": "150000"})
+        limit._body_s = 60
+        assert (late.status_code, late.json()["error"]["code"]) == (408, "body_timeout")
+        assert (await sending.post("/", content=b"x" * 150_000)).status_code == 200
+
+    async def test_take_nothing_by_announcing_themselves(self, sending: httpx.AsyncClient, behind: Behind):
+        behind.go.set()
+        begun, end = list[str](), asyncio.Event()
+
+        async def nothing():
+            begun.append("a body")
+            await end.wait()
+            yield b"x"
+
+        announced = {"Content-Length": "150000"}
+        idle = [asyncio.ensure_future(sending.post("/", content=nothing(), headers=announced)) for _ in range(16)]
+        for _ in range(100):  # turns of the loop: enough for all to begin
+            await asyncio.sleep(0)
+        assert (await sending.post("/", content=b"x" * 150_000)).status_code == 200
+        assert len(begun) == 16
+        end.set()
+        assert [(await one).status_code for one in idle] == [200] * 16
+
+    @pytest.mark.parametrize("rest", [b"", b"x"])
+    async def test_that_come_to_a_halt_give_their_part_back(
+        self, sending: httpx.AsyncClient, behind: Behind, clock: Clock, rest: bytes
+    ):
+        behind.go.set()
+
+        async def halting():
+            yield b"x" * 140_000
+            while True:  # a byte now and then is none of a large body's progress
+                clock.now_s += 4
+                yield rest
+                await asyncio.sleep(0)
+
+        late = await sending.post("/", content=halting())
+        assert (late.status_code, late.json()["error"]["code"]) == (408, "body_timeout")
+        assert clock.now_s < 20
+        assert (await sending.post("/", content=b"x" * 150_000)).status_code == 200
+
+    @pytest.mark.parametrize(("first", "step"), [(0, 1), (70_000, STEP_BYTES)])
+    async def test_that_come_slowly_have_their_time(
+        self, sending: httpx.AsyncClient, behind: Behind, clock: Clock, first: int, step: int
+    ):
+        behind.go.set()
+
+        async def slow():
+            yield b"x" * first
+            yield b"x"
+            for _ in range(30 if step == 1 else 1):
+                clock.now_s += 9
+                await asyncio.sleep(0)
+                yield b"x" * step
+            clock.now_s += 9
+            await asyncio.sleep(0)
+
+        assert (await sending.post("/", content=slow())).status_code == 200
+
+    async def test_are_handed_on_in_one_piece_however_they_came(self, behind: Behind, limit: BodyLimit):
+        left, answers = iter([b"x"] * SMALL_BYTES), list[Message]()
+
+        async def byte_by_byte() -> Message:
+            return {"type": "http.request", "body": next(left, b""), "more_body": left.__length_hint__() > 0}
+
+        async def send(message: Message) -> None:
+            answers.append(message)
+
+        tracemalloc.start()
+        try:
+            asking = asyncio.ensure_future(limit({"type": "http", "headers": []}, byte_by_byte, send))
+            await behind.begun.acquire()
+            held_bytes, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert held_bytes < 2 * SMALL_BYTES
+        behind.go.set()
+        await asking
+        assert answers[-1]["body"] == b"%d" % SMALL_BYTES
+
+    async def test_whose_sender_goes_are_not_taken_for_whole(self):
+        came = iter([{"type": "http.request", "body": b"half", "more_body": True}, {"type": "http.disconnect"}])
+        seen = list[Message]()
+
+        async def behind(scope, receive, send) -> None:
+            seen.append(await receive())
+
+        async def receive() -> Message:
+            return next(came)
+
+        async def send(message: Message) -> None:
+            raise AssertionError(message)
+
+        await BodyLimit(behind)({"type": "http", "headers": []}, receive, send)
+        assert seen == [{"type": "http.disconnect"}]
 
 
 class TestRequestId:

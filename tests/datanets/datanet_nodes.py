@@ -1,9 +1,11 @@
 """Shards in an object store on Ray nodes of one machine that die, one after another, while rows come and are published.
 
-    python datanet_nodes.py FOLDER URI NUM_KILLS
+    python datanet_nodes.py FOLDER URI FIRST LAST
 
-FOLDER holds the registry, on the node that stays; URI is where the rows lie, outside of every node. The cluster is this
-process's own, with its own short folder, and ends with it. FOLDER/told.json says which nodes had the shards that died.
+FOLDER holds the registry, on the node that stays; URI is where the rows lie, outside of every node. Contributions FIRST
+to LAST (not included) are sent, and a node is killed at each; what earlier processes sent is looked for too. The
+cluster is this process's own, with its own short folder, and ends with it: after many dead nodes Ray takes no new one.
+FOLDER/told-FIRST.json says, after each kill, which nodes had the shards that died.
 """
 
 import contextlib
@@ -29,7 +31,7 @@ HEALTH = {
 }
 
 
-def main(folder: Path, uri: str, num_kills: int) -> None:
+def main(folder: Path, uri: str, first: int, last: int) -> None:
     short = tempfile.mkdtemp(prefix="ol", dir="/tmp")  # AF_UNIX paths end at 107 bytes
     os.environ["RAY_TMPDIR"] = short
     import ray
@@ -41,15 +43,14 @@ def main(folder: Path, uri: str, num_kills: int) -> None:
         for _ in range(2):
             add_node(cluster)
         ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR", namespace="openledger")
-        told = lose_nodes(cluster, folder, uri, num_kills)
-        (folder / "told.json").write_text(json.dumps(told))
+        lose_nodes(cluster, folder, uri, range(first, last))
     finally:
         ray.shutdown()
         cluster.shutdown()
         shutil.rmtree(short, ignore_errors=True)
 
 
-def lose_nodes(cluster, folder: Path, uri: str, num_kills: int) -> dict:
+def lose_nodes(cluster, folder: Path, uri: str, numbers: range) -> None:
     import ray
     from datanet_samples import key_of
     from test_datanets_faults import check_after, contribution
@@ -60,8 +61,9 @@ def lose_nodes(cluster, folder: Path, uri: str, num_kills: int) -> dict:
     datanets = start_datanets(folder, num_shards=2, namespace=NAMESPACE, storage=uri)
     ray.get(datanets.create.remote("docs", "What functions do", "acct_owner"))
     ray.get(datanets.register_contributor.remote(key_of("ada").public_key, "ada"))
-    dice, answered, versions, lost = random.Random(5), {}, [], []
-    for number in range(num_kills):
+    dice, answered, versions, lost = random.Random(f"5-{numbers.start}"), {}, [], []
+    here = ray.get_runtime_context().get_node_id()
+    for number in numbers:
         shard = ray.get_actor(f"openledger-shard-{number % 2}", namespace=NAMESPACE)
         node = node_off_the_head(cluster, shard)
         asked = [datanets.contribute.remote(contribution(number)), datanets.publish.remote("docs")]
@@ -75,16 +77,16 @@ def lose_nodes(cluster, folder: Path, uri: str, num_kills: int) -> dict:
         with contextlib.suppress(OpenLedgerError, ray.exceptions.RayError):
             versions.append(ray.get(asked[1], timeout=120))
         killer.join()
-    check_after(datanets, num_kills, answered, versions)
-    here = ray.get_runtime_context().get_node_id()
-    return {"head": here, "lost": lost, "num_answered": len(answered), "num_versions": len(versions)}
+        told = {"head": here, "lost": lost, "num_answered": len(answered), "num_versions": len(versions)}
+        (folder / f"told-{numbers.start}.json").write_text(json.dumps(told))
+    check_after(datanets, numbers.stop, answered, versions)
 
 
 def add_node(cluster) -> None:
     patiently(lambda: cluster.add_node(num_cpus=1, wait=False))
 
 
-def patiently(start, tries: int = 5):
+def patiently(start, tries: int = 10):
     """Ray gives a raylet 30 seconds to come up, which a busy machine may not have."""
     try:
         return start()
@@ -116,4 +118,4 @@ def _where(_) -> tuple[str, int]:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
+    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))

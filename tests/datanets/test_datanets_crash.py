@@ -96,6 +96,6 @@ def _start(folder: Path, num_contributions: int, *arguments: str) -> "subprocess
 
 def _num_pending(folder: Path) -> int:
     registry = Registry(folder / "registry.sqlite")
-    found = len(registry.pending())
+    found = len(registry.pending_ids(registry.names()))
     registry.close()
     return found

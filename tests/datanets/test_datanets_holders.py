@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from datanet_samples import sample_drafts
 
 from openledger.core.clock import ManualClock
 from openledger.core.errors import TooManyRequests
@@ -12,6 +13,7 @@ from openledger.core.rekeying import KeyChange, Keys, first_keys, sign_change
 from openledger.core.sealing import sign_seal
 from openledger.core.signing import SigningKey
 from openledger.datanets import holders
+from openledger.datanets.contribution import sign_contribution
 from openledger.datanets.datanets import Datanets
 from openledger.datanets.holders import DAY_MS, MAX_CHANGES_A_DAY, MAX_OF_STRANGERS_A_DAY
 from openledger.datanets.shard import ShardHost
@@ -106,6 +108,17 @@ def test_who_changed_keys_or_sealed_before_does_not_wait_for_strangers(datanets:
     datanets.hold_keys(sign_change(named.keys(), [numbered(70), numbered(71)], public_key=numbered(71).public_key))
     datanets.hold_keys(rotation(first_keys(carol.public_key), carol, numbered(80)))
     assert len(datanets.held_keys()) == 2
+
+
+def test_a_newcomer_who_sends_a_row_first_does_not_wait_for_strangers(datanets: Datanets) -> None:
+    strangers_used_up(datanets)
+    newcomer = MAX_OF_STRANGERS_A_DAY + 1
+    error = refused(datanets, first_rotation(newcomer))
+    assert (error.code, "contribute a row first" in (error.fix or "")) == ("too_many_key_changes", True)
+    datanets.create("docs", "What functions do", "user:owner")
+    datanets.contribute(sign_contribution(numbered(1000 + newcomer), "docs", sample_drafts(1), "1"))
+    datanets.hold_keys(first_rotation(newcomer))
+    assert [one.change for one in datanets.held_keys()] == [first_rotation(newcomer)]
 
 
 def test_who_decides_does_not_wait_for_strangers(datanets: Datanets) -> None:

@@ -20,10 +20,11 @@ from test_datanets_shard import grep, sample_rows
 from openledger.core.clock import ManualClock
 from openledger.core.errors import Corrupt, NotFound, Unavailable
 from openledger.core.values import Row
+from openledger.datanets import objects
 from openledger.datanets.datanets import Datanets
 from openledger.datanets.objects import ObjectFiles
 from openledger.datanets.rows import table_of
-from openledger.datanets.shard import Shard, ShardHost
+from openledger.datanets.shard import Shard, ShardHost, _keyed
 from openledger.platform.cluster import free_port
 
 
@@ -206,31 +207,51 @@ class TestAProcessThatWasCutOff:
             assert shard.count == 8 - (shard is before)
         assert sum(map(len, Shard(uri).scan())) == 8
 
-    def test_an_append_whose_file_is_gone_is_not_acknowledged_and_locks_nobody_out(
+    def test_an_append_whose_file_is_gone_is_written_again(
         self, uri: str, shards: tuple[Shard, Shard], rows: list[Row], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         before, successor = shards
         stalling(monkeypatch, lambda: successor.remove([rows[1].row_id]))
-        with pytest.raises(Unavailable) as caught:
-            before.append(rows[5:], "b")
-        assert caught.value.code == "storage_unavailable"
-        assert Shard(uri).count == 4
+        before.append(rows[5:], "b")
+        assert Shard(uri).count == 7
         successor.append(rows[5:], "b")
         assert Shard(uri).count == successor.count == 7
 
-    def test_one_that_ended_before_it_could_look_locks_nobody_out(
+    def test_one_that_ended_before_it_could_write_again_locks_nobody_out(
         self, uri: str, shards: tuple[Shard, Shard], rows: list[Row], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         before, successor = shards
         stalling(monkeypatch, lambda: successor.remove([rows[1].row_id]))
         with monkeypatch.context() as ended:
-            ended.setattr(before, "_note", refuse)
-            ended.setattr(before, "_catch_up", lambda: None)
-            with pytest.raises(Unavailable):
+            ended.setattr("openledger.datanets.shard._TRIES", 1)
+            with pytest.raises(Unavailable) as caught:
                 before.append(rows[5:], "b")
+        assert caught.value.code == "storage_unavailable"
         assert Shard(uri).count == 4
         successor.append(rows[5:], "b")
         assert Shard(uri).count == successor.count == 7
+
+    @pytest.mark.parametrize("moment", ["listed", "fenced", "deleting", "deleted"])
+    def test_an_append_that_a_removal_meets_halfway_is_there_once_it_is_answered(
+        self,
+        uri: str,
+        tmp_path: Path,
+        shards: tuple[Shard, Shard],
+        rows: list[Row],
+        monkeypatch: pytest.MonkeyPatch,
+        moment: str,
+    ) -> None:
+        before, successor = shards
+        written_already(monkeypatch, before, rows[5:], "b")
+        moments = interleaving(monkeypatch, moment, lambda: before.append(rows[5:], "b"))
+        successor.remove([rows[1].row_id])
+        assert moment in moments
+        expected = [rows[0], *rows[2:]]
+        assert Shard(uri).rows([row.row_id for row in expected]) == expected
+        assert Shard(uri).count == 7
+        successor.append(sample_rows(1, "new"), "c")
+        assert Shard(uri).rows([row.row_id for row in expected]) == expected
+        assert grep(tmp_path, rows[1].completion.encode()) == []
 
     def test_files_that_its_successor_makes_few_of_many_cost_no_append(
         self, uri: str, shards: tuple[Shard, Shard], rows: list[Row], monkeypatch: pytest.MonkeyPatch
@@ -267,6 +288,52 @@ def stalling(monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], object]) -
         return written
 
     monkeypatch.setattr(lance.fragment, "write_fragments", late)
+
+
+def written_already(monkeypatch: pytest.MonkeyPatch, shard: Shard, rows: list[Row], key: str) -> None:
+    """The file of the shard's next append lies there, uncommitted."""
+    import lance
+
+    write, (table,) = lance.fragment.write_fragments, [_keyed(table_of(rows), key).cast(shard._schema)]
+    written = iter([write(table, shard._dataset)])
+    monkeypatch.setattr(
+        lance.fragment, "write_fragments", lambda *a, **options: next(written, None) or write(*a, **options)
+    )
+
+
+def interleaving(monkeypatch: pytest.MonkeyPatch, moment: str, act: Callable[[], object]) -> list[str]:
+    """Have `act` come at one moment of the next cleaning up; the moments, as they come."""
+    moments: list[str] = []
+    fenced, session = ObjectFiles._fenced, objects._session
+
+    def reach(name: str) -> None:
+        if name not in moments:
+            moments.append(name)
+            if name == moment:
+                act()
+
+    class Session:
+        def __init__(self, *arguments: Any):
+            self._session = session(*arguments)
+
+        def list(self) -> Any:
+            found = self._session.list()
+            reach("listed")
+            return found
+
+        def delete_file(self, path: str) -> None:
+            reach("deleting")
+            self._session.delete_file(path)
+            reach("deleted")
+
+    def then(files: ObjectFiles) -> Any:
+        dataset = fenced(files)
+        reach("fenced")
+        return dataset
+
+    monkeypatch.setattr(objects, "_session", Session)
+    monkeypatch.setattr(ObjectFiles, "_fenced", then)
+    return moments
 
 
 def refuse(*_: object, **__: object) -> None:

@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -233,21 +235,35 @@ class TestALateStore:
         assert datanets._layout.row_ids("docs").isdisjoint(row_ids)
         assert grep(tmp_path, *NEEDLES) == []
 
-    def test_takes_what_was_withdrawn_under_its_hands_out_again(
+    def test_is_waited_for_by_a_withdrawal_and_leaves_nothing_behind(
         self, datanets: Datanets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         begun, row_ids = begin(datanets, *sample_drafts(3), SECRET)
-        append, taken_back = datanets._layout.append, iter([True])
+        append, appending, go_on = datanets._layout.append, threading.Event(), threading.Event()
+        threads: list[int] = []
 
-        def late(*arguments: Any) -> None:
-            if next(taken_back, False):
-                datanets.withdraw(withdrawal("ada", *row_ids))
+        def slow(*arguments: Any) -> None:
+            threads.append(threading.get_ident())
+            appending.set()
+            assert go_on.wait(60)
             append(*arguments)
 
-        monkeypatch.setattr(datanets._layout, "append", late)
-        datanets.store(begun)
+        monkeypatch.setattr(datanets._layout, "append", slow)
+        with ThreadPoolExecutor(1) as other:
+            storing = other.submit(datanets.store, begun)
+            assert appending.wait(60)
+            threading.Timer(0.05, go_on.set).start()
+            datanets.withdraw(withdrawal("ada", *row_ids))
+            storing.result()
+        assert threads[0] != threading.get_ident() == threads[1]
         assert datanets._layout.row_ids("docs").isdisjoint(row_ids)
         assert grep(tmp_path, *NEEDLES) == []
+
+    def test_of_what_is_finished_does_nothing(self, datanets: Datanets, monkeypatch: pytest.MonkeyPatch) -> None:
+        begun, _ = begin(datanets, *sample_drafts(3))
+        datanets.publish("docs")
+        monkeypatch.setattr(datanets._layout, "append", None)
+        datanets.store(begun)
 
     def test_brings_no_row_back_that_reviewers_rejected(self, datanets: Datanets) -> None:
         mail = RowDraft(prompt="Whom do I ask?", completion="Write to ada.lovelace@engines.org about the old cards.")

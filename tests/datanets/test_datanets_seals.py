@@ -269,7 +269,7 @@ class TestACrash:
         assert log(again) == [(seal.digest, True)]
         again.close()
 
-    @pytest.mark.parametrize("step", ["begin_contribution", "finish_contribution"])
+    @pytest.mark.parametrize("step", ["begin_contribution", "finish_contributions"])
     def test_after_opening_keeps_place_and_verdicts(
         self, datanets: Datanets, tmp_path: Path, monkeypatch, step
     ) -> None:

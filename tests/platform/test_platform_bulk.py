@@ -6,16 +6,25 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray.exceptions import RayTaskError
+from tiny_model import make_tiny_base
 
-from openledger.core.errors import Forbidden
+from openledger.adapters.base_model import BaseModel, load_model, load_tokenizer
+from openledger.core.errors import Forbidden, Unavailable
+from openledger.core.hashing import digest_bytes
 from openledger.core.signing import SigningKey
 from openledger.core.values import Contribution, Row, RowDraft
 from openledger.datanets.actor import start_datanets
 from openledger.datanets.contribution import sign_contribution
 from openledger.datanets.docstrings import package_rows
-from openledger.datanets.rows import SCHEMA
+from openledger.datanets.rows import SCHEMA, table_of
 from openledger.datanets.shard import Shard
-from openledger.platform import bulk
+from openledger.platform import bulk, pipeline
+from openledger.training.examples import encode_row, fitting_rows
+from openledger.training.loop import train
+from openledger.training.lora import attach_lora
+from openledger.training.recipe import Recipe, row_root_constant
+from openledger.training.task import trainable_parameters
 
 NAMESPACE = "openledger-bulk-test"
 
@@ -50,12 +59,56 @@ def test_tasks_that_are_bound_to_the_disks_node_need_no_cpu_of_it(
     node = "0" * 56
     actor = SimpleNamespace(bulk_parts=Method(parts), __ray_call__=Method(node))
     bulk.version_dataset(actor, "docs", 1, "acct_owner")
-    options = asked["ray_remote_args"]
-    if is_on_disk:
-        assert (options["num_cpus"], options["scheduling_strategy"].node_id) == (0, node)
-        assert asked["concurrency"] == len(parts) == 1  # Ray Data warns of more than there are tasks
+    assert asked.pop("override_num_blocks") == len(parts) == 1
+    if is_on_disk:  # Ray Data warns of a concurrency over the number of tasks
+        assert asked == {"num_cpus": 0, "label_selector": {"ray.io/node-id": node}, "concurrency": 1}
     else:
-        assert (options, asked["concurrency"]) == ({}, None)
+        assert asked == {}
+
+
+@pytest.mark.parametrize("num_changes", [0, 2, 3])
+def test_rows_that_are_taken_back_meanwhile_are_read_again(monkeypatch: pytest.MonkeyPatch, num_changes: int) -> None:
+    rows = sample_rows(3)
+    changes = iter([Unavailable("changed", code="rows_changed")] * num_changes)
+
+    class Dataset:
+        def iter_batches(self, **_: Any) -> Any:
+            if (change := next(changes, None)) is not None:
+                raise change
+            return [table_of(rows[1:]), table_of(rows[:1])]
+
+    monkeypatch.setattr(bulk, "version_dataset", lambda *_: Dataset())
+    if num_changes < 3:
+        assert bulk.version_rows(None, "docs", 1, "acct_owner") == rows
+    else:
+        with pytest.raises(Unavailable):
+            bulk.version_rows(None, "docs", 1, "acct_owner")
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_the_error_of_ours_comes_out_of_all_that_ray_wraps_it_in(monkeypatch: pytest.MonkeyPatch, depth: int) -> None:
+    error: Exception = Forbidden("no", code="not_permitted")
+    for _ in range(depth):
+        error = RayTaskError("read", "traceback", error).as_instanceof_cause()
+
+    def refuse(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(bulk, "version_dataset", refuse)
+    with pytest.raises(Forbidden) as caught:
+        bulk.version_rows(None, "docs", 1, "acct_owner")
+    assert type(caught.value) is Forbidden
+    assert caught.value.code == "not_permitted"
+
+
+def adapter_digest(base: BaseModel, rows: list[Row]) -> str:
+    """Of what is trained on the rows, in their order."""
+    recipe, tokenizer = Recipe(rank=4, alpha=16, num_epochs=1, batch_rows=8), load_tokenizer(base)
+    constant = row_root_constant(base.digest, "docs", 1, "root")
+    model = attach_lora(load_model(base), recipe, constant)
+    examples = [encode_row(tokenizer, row) for row in fitting_rows(rows, base, recipe.max_row_tokens)[:16]]
+    train(model, examples, recipe, constant)
+    return digest_bytes(b"".join(one.detach().numpy().tobytes() for one in trainable_parameters(model).values()))
 
 
 class Method:
@@ -69,8 +122,6 @@ class Method:
 @pytest.mark.cluster
 def test_ray_reads_a_version_from_storage(cluster: Any, tmp_path: Path) -> None:
     import ray
-
-    from openledger.platform.bulk import version_dataset
 
     class Busy:
         def there(self) -> bool:
@@ -87,18 +138,27 @@ def test_ray_reads_a_version_from_storage(cluster: Any, tmp_path: Path) -> None:
 
         busy = ray.remote(Busy).options(num_cpus=ray.cluster_resources()["CPU"]).remote()
         ray.get(busy.there.remote())  # no CPU is free, as on a head node without any
-        dataset = version_dataset(datanets, "docs", 1, "acct_owner")
+        dataset = bulk.version_dataset(datanets, "docs", 1, "acct_owner")
         assert dataset.schema().base_schema.equals(SCHEMA)
         found = dataset.take_all()
         assert {row["row_id"]: row["completion"] for row in found} == {i: row.completion for i, row in expected.items()}
         assert len(found) == len(expected)
-        prompts = version_dataset(datanets, "docs", 1, "acct_owner", ["prompt"]).take_all()
-        assert sorted(row["prompt"] for row in prompts) == sorted(row.prompt for row in expected.values())
+
+        ray.kill(busy)
+
+        through_actors = ray.get(datanets.rows.remote("docs", 1))
+        _, rows = pipeline.published(datanets, "docs", 1, "acct_owner")
+        assert rows == through_actors
+        base = make_tiny_base(tmp_path / "base")
+        assert adapter_digest(base, rows) == adapter_digest(base, through_actors)
+        assert adapter_digest(base, rows) != adapter_digest(base, rows[::-1])
 
         ray.get(datanets.change_terms.remote("docs", {"train": "private"}, "acct_owner"))
-        with pytest.raises(Forbidden):
-            version_dataset(datanets, "docs", 1, "acct_stranger")
-        ray.kill(busy)
+        for refused in (bulk.version_dataset, bulk.version_rows):
+            with pytest.raises(Forbidden):
+                refused(datanets, "docs", 1, "acct_stranger")
+        ray.get(datanets.remove.remote("docs", [row.row_id for row in rows], "acct_owner", "court_order"))
+        assert bulk.version_rows(datanets, "docs", 1, "acct_owner") == []
     finally:
         for name in ("openledger-shard-0", "openledger-shard-1", "openledger-datanets"):
             with contextlib.suppress(ValueError):

@@ -1,18 +1,17 @@
-"""Large contributions are prepared beside the Datanets, small ones are not; the answer is the same."""
+"""Of a large contribution, whether it may come is asked before it is sent."""
 
 import asyncio
 from typing import Any
 
 import pytest
 
-from openledger.core.errors import Forbidden, InvalidInput
+from openledger.core.errors import Forbidden
 from openledger.core.signing import SigningKey
-from openledger.core.values import Contribution, ContributionReceipt, RowDraft
+from openledger.core.values import Contribution, ContributionReceipt, RowDraft, Verdict
 from openledger.datanets.contribution import sign_contribution
-from openledger.datanets.gate import NO_RULES, Rules
-from openledger.datanets.preparing import Announced, Prepared, announced, prepare
-from openledger.platform import contributing
-from openledger.platform.contributing import MAX_AT_ONCE, MIN_ROWS, Contributing
+from openledger.datanets.ingest import PREPARED_ROWS
+from openledger.datanets.preparing import Announced, announced
+from openledger.platform.contributing import MAX_AT_ONCE, MAX_PREVIEWS_AT_ONCE, Contributing
 
 
 def contribution(num_rows: int, nonce: str = "1") -> Contribution:
@@ -24,12 +23,13 @@ class Handle:
     """As the actor's: its methods have `remote`, which gives what is awaited."""
 
     def __init__(self) -> None:
-        self.sent: list[tuple[Any, ...]] = []
+        self.sent: list[Contribution] = []
         self.asked: list[Announced] = []
         self.refusal: Exception | None = None
-        self.rules: Rules | None = NO_RULES
+        self.silence: asyncio.Event | None = None
+        self.previewed: list[Contribution] = []
+        self.go: asyncio.Event | None = None
         self.at_once = self.most_at_once = 0
-        self.lost: list[Exception] = []
 
     def __getattr__(self, name: str) -> Any:
         class Method:
@@ -39,119 +39,72 @@ class Handle:
 
         return Method()
 
-    async def on_admit(self, announced: Announced) -> Rules | None:
+    async def on_admit(self, announced: Announced) -> None:
         self.asked.append(announced)
+        if self.silence is not None:
+            await self.silence.wait()
         if self.refusal is not None:
             raise self.refusal
-        return self.rules
 
-    async def on_contribute(self, given: Contribution, *prepared: Any) -> ContributionReceipt:
-        self.sent.append((given, *prepared))
+    async def on_contribute(self, given: Contribution) -> ContributionReceipt:
+        self.sent.append(given)
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
         await asyncio.sleep(0)
         self.at_once -= 1
-        if prepared and self.lost:
-            raise self.lost.pop()
         return ContributionReceipt(contribution_id="", datanet="docs", contributor_id="", verdicts=())
 
-
-def prepared_here(given: Contribution, rules: Rules) -> Prepared:
-    return prepare(given, rules=rules)
-
-
-async def test_a_large_contribution_comes_prepared_and_a_small_one_does_not() -> None:
-    handle = Handle()
-    small, large = contribution(MIN_ROWS - 1), contribution(MIN_ROWS)
-    way = Contributing(handle, prepared_here)
-    await way.send(small)
-    await way.send(large)
-    (only,), (given, prepared) = handle.sent
-    assert (only, given) == (small, large)
-    assert prepared.fits(large, {}, NO_RULES)
+    async def on_preview(self, given: Contribution) -> tuple[Verdict, ...]:
+        self.previewed.append(given)
+        if self.go is not None:
+            await self.go.wait()
+        return ()
 
 
-def never(given: Contribution, rules: Rules) -> Prepared:
-    raise AssertionError("it was prepared")
+async def test_a_small_contribution_is_sent_at_once() -> None:
+    handle, small = Handle(), contribution(PREPARED_ROWS - 1)
+    await Contributing(handle).send(small)
+    await Contributing(handle).preview(small)
+    assert (handle.asked, handle.sent, handle.previewed) == ([], [small], [small])
 
 
-async def test_one_that_may_not_come_is_not_prepared_and_not_sent() -> None:
-    handle, large = Handle(), contribution(MIN_ROWS)
+async def test_a_large_one_that_may_not_come_is_not_sent() -> None:
+    handle, large = Handle(), contribution(PREPARED_ROWS)
     handle.refusal = Forbidden("no", code="not_permitted")
     with pytest.raises(Forbidden):
-        await Contributing(handle, never).send(large)
-    assert handle.sent == []
-    assert handle.asked == [announced(large)]
-
-
-async def test_one_that_was_judged_before_is_not_prepared_again() -> None:
-    handle, large = Handle(), contribution(MIN_ROWS)
-    handle.rules = None
-    await Contributing(handle, never).send(large)
-    assert handle.sent == [(large,)]
+        await Contributing(handle).send(large)
+    with pytest.raises(Forbidden):
+        await Contributing(handle).preview(large)
+    assert (handle.asked, handle.sent, handle.previewed) == ([announced(large)] * 2, [], [])
 
 
 async def test_waiting_to_hear_whether_it_may_come_takes_no_place() -> None:
-    handle, silence = Handle(), asyncio.Event()
-
-    async def silent(_: Announced) -> Rules | None:
-        await silence.wait()
-        return NO_RULES
-
-    handle.on_admit, answering = silent, handle.on_admit  # type: ignore[method-assign]
-    way = Contributing(handle, prepared_here)
-    waiting = [asyncio.ensure_future(way.send(contribution(MIN_ROWS, str(n)))) for n in range(2 * MAX_AT_ONCE)]
+    handle = Handle()
+    handle.silence = silence = asyncio.Event()
+    way = Contributing(handle)
+    waiting = [asyncio.ensure_future(way.send(contribution(PREPARED_ROWS, str(n)))) for n in range(2 * MAX_AT_ONCE)]
     await asyncio.sleep(0)
-    handle.on_admit = answering  # type: ignore[method-assign]
-    await way.send(contribution(MIN_ROWS, "other"))
+    handle.silence = None
+    await way.send(contribution(PREPARED_ROWS, "other"))
     assert len(handle.sent) == 1
     silence.set()
     await asyncio.gather(*waiting)
 
 
-async def test_a_lost_task_costs_no_contribution() -> None:
-    import ray.exceptions
-
-    handle = Handle()
-    handle.lost = [ray.exceptions.WorkerCrashedError()]
-    await Contributing(handle, prepared_here).send(contribution(MIN_ROWS))
-    assert [len(arguments) for arguments in handle.sent] == [2, 1]
-
-
-async def test_what_is_refused_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    handle = Handle()
-    handle.lost = [InvalidInput("no", code="invalid_signature")]
-    with pytest.raises(InvalidInput):
-        await Contributing(handle, prepared_here).send(contribution(MIN_ROWS))
-    assert len(handle.sent) == 1
-
-
 async def test_only_so_many_large_ones_are_on_their_way_at_once() -> None:
     handle = Handle()
-    way = Contributing(handle, prepared_here)
-    await asyncio.gather(*(way.send(contribution(MIN_ROWS, str(number))) for number in range(3 * MAX_AT_ONCE)))
+    way = Contributing(handle)
+    await asyncio.gather(*(way.send(contribution(PREPARED_ROWS, str(number))) for number in range(3 * MAX_AT_ONCE)))
     assert handle.most_at_once == MAX_AT_ONCE
 
 
-@pytest.mark.cluster
-async def test_a_task_of_rays_prepares_and_refuses_as_the_actor_would(cluster: Any) -> None:
-    import ray
-
-    sent = contribution(MIN_ROWS)
-    found = await contributing._prepared_by_ray(sent, NO_RULES)
-    assert found.row_ids == prepare(sent).row_ids
-
-    class Echo:
-        def contribute(self, given: Contribution, prepared: Prepared) -> Prepared:
-            return prepared
-
-        def admit(self, announced: Announced) -> Rules:
-            return NO_RULES
-
-    echo = ray.remote(Echo).options(num_cpus=0).remote()
-    other = sign_contribution(SigningKey(b"b" * 32), "docs", sent.drafts, "1")
-    forged = Contribution(**{name: getattr(sent, name) for name in sent.__slots__} | {"signature": other.signature})
-    with pytest.raises(InvalidInput) as caught:
-        await Contributing(echo).send(forged)
-    assert caught.value.code == "invalid_signature"
-    ray.kill(echo)
+async def test_of_large_dry_runs_few_are_on_their_way_and_keep_no_contribution_back() -> None:
+    handle = Handle()
+    handle.go = asyncio.Event()
+    way = Contributing(handle)
+    dry = [asyncio.ensure_future(way.preview(contribution(PREPARED_ROWS, str(n)))) for n in range(2 * MAX_AT_ONCE)]
+    await way.send(contribution(PREPARED_ROWS, "other"))
+    assert (len(handle.previewed), len(handle.sent)) == (MAX_PREVIEWS_AT_ONCE, 1)
+    handle.go.set()
+    await asyncio.gather(*dry)
+    assert len(handle.previewed) == 2 * MAX_AT_ONCE

@@ -17,7 +17,9 @@ from openledger.core.errors import Conflict, Forbidden, NotFound, Unavailable
 from openledger.core.shares import shares_ppb
 from openledger.core.signing import SigningKey
 from openledger.core.values import Answer, ContributorScores, DatanetVersion, Pool, RowDraft
+from openledger.datanets.bulk import read_part
 from openledger.datanets.datanets import Datanets
+from openledger.datanets.rows import rows_of
 from openledger.datanets.shard import ShardHost
 from openledger.datanets.terms import Terms
 from openledger.economy import Economy
@@ -189,12 +191,18 @@ def test_a_pool_without_answers_is_not_attributed():
     assert caught.value.code == "empty_pool"
 
 
+def read_here(datanets, *named):
+    """As `version_rows`, by no task of Ray's."""
+    return [row for part in datanets.bulk_parts.remote(*named) for table in read_part(part) for row in rows_of(table)]
+
+
 class TestTraining:
     """Rows are read for the account that trains: its permission and the licence count there."""
 
     @pytest.fixture
     def datanets(self, tmp_path, monkeypatch):
         monkeypatch.setattr(pipeline.ray, "get", lambda value: value)
+        monkeypatch.setattr(pipeline, "version_rows", read_here)
         datanets = Datanets(tmp_path / "datanets", [ShardHost(tmp_path / "datanets" / "shard-0")], ManualClock())
         datanets.create("greek", "What letters do", OWNER)
         text = "Open the archive and return its members in the order in which they were written."
