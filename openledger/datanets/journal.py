@@ -27,7 +27,7 @@ _HEADER = struct.Struct("<8sQ32s")
 class Journal:
     """The file at `path`, which need not be there. One process writes it at a time.
 
-    Raises Corrupt (`corrupt_shard_file`) as above. Every method may raise OSError; then it can be called again.
+    Raises Corrupt (`corrupt_shard_journal`) as above. Every method may raise OSError; then it can be called again.
     """
 
     def __init__(self, path: Path):
@@ -84,7 +84,7 @@ class Journal:
             if any(True for _ in _records(data[start:])):
                 raise Corrupt(
                     f"file {self._path}: a record at byte {self._size} isn't the one that was written",
-                    code="corrupt_shard_file",
+                    code="corrupt_shard_journal",
                     param=str(self._path),
                     fix="restore the shard's folder from a backup; the other shards are not affected",
                 )

@@ -185,7 +185,7 @@ class TestADamagedJournal:
             path.write_bytes(damaged)
             with pytest.raises(Corrupt) as caught:
                 Shard(folder)
-            assert (caught.value.code, caught.value.param) == ("corrupt_shard_file", str(path))
+            assert (caught.value.code, caught.value.param) == ("corrupt_shard_journal", str(path))
             assert path.read_bytes() == damaged
 
 
