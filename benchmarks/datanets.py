@@ -194,18 +194,25 @@ def contributors(arguments: argparse.Namespace) -> None:
 
 
 def _actors(folder: Path, size: int) -> dict[str, Any]:
-    """The Datanets actor with each number of workers, and as it was before contributions shared anything."""
+    """The Datanets actor with each number of workers, and as it was before contributions shared anything and before
+    shards had a journal."""
     import ray
 
+    from openledger.datanets import shard
     from openledger.datanets.actor import ShardHandle, start_datanets
 
     class OneAtATime(Datanets):
         def __init__(self, place: Path, shards: Sequence[Any]):
             super().__init__(place, [ShardHandle(shard) for shard in shards], SystemClock())
 
+    class WithoutJournal(ShardHost):
+        def __init__(self, place: Path):
+            shard.MAX_SMALL_BYTES = 0
+            super().__init__(place)
+
     before = folder / "before"
     before.mkdir(parents=True)
-    hosts = [ray.remote(ShardHost).options(num_cpus=0).remote(before / f"shard-{number}") for number in range(2)]
+    hosts = [ray.remote(WithoutJournal).options(num_cpus=0).remote(before / f"shard-{number}") for number in range(2)]
     actors = {"one at a time": ray.remote(OneAtATime).options(num_cpus=0).remote(before, hosts)}
     for workers in (0, 1):
         place = folder / f"{workers}-workers"
