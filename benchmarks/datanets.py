@@ -169,7 +169,7 @@ def contributors(arguments: argparse.Namespace) -> None:
         for size in (100, 1_000):
             actors = _actors(Path(name) / str(size), size)
             spent: dict[str, list[Cost]] = {kind: [] for kind in actors}
-            num_sent = arguments.ingested // arguments.turns // size
+            num_sent = max(NUM_WRITERS, arguments.ingested // arguments.turns // size)
             for turn in range(arguments.turns + 1):
                 part = list(contributions(f"turn-{turn}", num_sent * size, size, NUM_WRITERS))
                 for kind, actor in actors.items():
