@@ -128,7 +128,7 @@ class DatanetsActor(Datanets):
     async def preview(  # type: ignore[override]
         self, contribution: Contribution, prepared: Prepared | None = None
     ) -> tuple[Verdict, ...]:
-        return await self._ingest.preview(contribution)
+        return super().preview(contribution, await self._ingest.prepared(contribution))
 
     def use_gate_workers(self, number: int) -> None:
         self._ingest.use_workers(number)

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
-from openledger.core.values import Contribution, ContributionReceipt, Verdict
+from openledger.core.values import Contribution, ContributionReceipt
 from openledger.datanets.datanets import Datanets
 from openledger.datanets.detectors import installed_detectors
 from openledger.datanets.gate import Detectors, Rules
@@ -43,7 +43,7 @@ class Ingest:
 
     async def contribute(self, contribution: Contribution) -> ContributionReceipt:
         """As `Datanets.contribute`, with others at the same time."""
-        preparing = asyncio.ensure_future(self._prepared(contribution))
+        preparing = asyncio.ensure_future(self.prepared(contribution))
         async with self._judging:
             begun = self._datanets.begin(contribution, await preparing)
         if isinstance(begun, ContributionReceipt):
@@ -52,15 +52,9 @@ class Ingest:
         await self._finish(begun)
         return begun.receipt
 
-    async def preview(self, contribution: Contribution) -> tuple[Verdict, ...]:
-        """As `Datanets.preview`."""
-        return self._datanets.preview(contribution, await self._prepared(contribution))
-
-    def close(self) -> None:
-        self._storing.shutdown()
-
-    async def _prepared(self, contribution: Contribution) -> Prepared | None:
-        """Raises what `Datanets.admit` does, and `preparing.prepare`."""
+    async def prepared(self, contribution: Contribution) -> Prepared | None:
+        """What a worker found; None where it isn't worth one, or was judged before. Raises what `Datanets.admit` does,
+        and `preparing.prepare`."""
         if self._workers is None or len(contribution.drafts) < PREPARED_ROWS:
             return None
         rules = self._datanets.admit(announced(contribution))
@@ -68,6 +62,9 @@ class Ingest:
             return None
         async with self._workers:
             return await self._prepare(contribution, tuple(sorted(self._datanets.detectors)), rules)
+
+    def close(self) -> None:
+        self._storing.shutdown()
 
     async def _finish(self, stored: PendingContribution) -> None:
         self._stored.append(stored)

@@ -158,12 +158,9 @@ class TestIngest:
 
     def test_a_dry_run_is_prepared_too(self, tmp_path: Path) -> None:
         datanets, worker = open_datanets(tmp_path), Elsewhere()
-
-        async def preview() -> Any:
-            return await Ingest(datanets, worker, 1).preview(small(1))
-
-        assert asyncio.run(preview()) == datanets.preview(small(1))
-        assert len(worker.prepared) == 1
+        prepared = asyncio.run(Ingest(datanets, worker, 1).prepared(small(1)))
+        assert prepared is worker.prepared[0]
+        assert datanets.preview(small(1), prepared) == datanets.preview(small(1))
         assert datanets.stored_count("docs") == 0
 
 
