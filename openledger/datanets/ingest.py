@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
-from openledger.core.values import Contribution, ContributionReceipt, Verdict
+from openledger.core.values import Contribution, ContributionReceipt
 from openledger.datanets.datanets import Datanets
 from openledger.datanets.detectors import installed_detectors
 from openledger.datanets.gate import Detectors, Rules
@@ -54,12 +54,13 @@ class Ingest:
         await self._finish(begun)
         return begun.receipt
 
-    async def preview(self, contribution: Contribution) -> tuple[Verdict, ...]:
-        """As `Datanets.preview`."""
+    async def prepared(self, contribution: Contribution) -> Prepared | None:
+        """What a worker found for a dry run; None for a small one. Raises what `Datanets.admit` does, and
+        `preparing.prepare`."""
         if is_small(contribution):
-            return self._datanets.preview(contribution)
+            return None
         async with self._previewing:
-            return self._datanets.preview(contribution, await self._prepared(contribution))
+            return await self._prepared(contribution)
 
     def close(self) -> None:
         self._storing.shutdown()

@@ -210,12 +210,9 @@ class TestIngest:
 
     def test_a_dry_run_is_prepared_too(self, tmp_path: Path) -> None:
         datanets, worker = open_datanets(tmp_path), Elsewhere()
-
-        async def preview() -> Any:
-            return await Ingest(datanets, worker, 1).preview(small(1))
-
-        assert asyncio.run(preview()) == datanets.preview(small(1))
-        assert len(worker.prepared) == 1
+        prepared = asyncio.run(Ingest(datanets, worker, 1).prepared(small(1)))
+        assert prepared is worker.prepared[0]
+        assert datanets.preview(small(1), prepared) == datanets.preview(small(1))
         assert datanets.stored_count("docs") == 0
 
 
@@ -242,8 +239,8 @@ class TestStoring:
         assert {verdict.outcome for verdict in datanets.contribute(sent[1]).verdicts} == {"accept"}
         assert datanets.stored_count("docs") == 9
 
-    @pytest.mark.parametrize("asked", ["publish", "copies", "review_queue", "withdraw"])
-    def test_what_needs_all_rows_has_them(self, tmp_path: Path, asked: str) -> None:
+    @pytest.mark.parametrize("asked", ["publish", "copies", "withdraw", "review_queue"])
+    def test_what_needs_all_rows_has_them_and_reviewers_see_what_is_stored(self, tmp_path: Path, asked: str) -> None:
         datanets = open_datanets(tmp_path, 1)
         datanets.contribute(small(0))
         datanets.publish("docs")
@@ -258,7 +255,7 @@ class TestStoring:
         asking: dict[str, Callable[[], Any]] = {
             "publish": lambda: datanets.publish("docs").num_rows == 6,
             "copies": lambda: datanets.copies("docs", 1) == {},
-            "review_queue": lambda: [draft for _, draft in datanets.review_queue("docs", "acct_owner", 9)] == [mail],
+            "review_queue": lambda: datanets.review_queue("docs", "acct_owner", 9) == [],
             "withdraw": lambda: datanets.remove("docs", [last_row(datanets)], "acct_owner", "court_order"),
         }
 
@@ -273,6 +270,7 @@ class TestStoring:
             arriving.close()
 
         asyncio.run(at_once())
+        assert [draft for _, draft in datanets.review_queue("docs", "acct_owner", 9)] == [mail] * (asked != "withdraw")
         assert datanets.stored_count("docs") == (6 if asked == "withdraw" else 7)
 
     @pytest.mark.parametrize("asked", ["receipt", "contribute", "publish"])
