@@ -75,6 +75,7 @@ from openledger.ledger.accounts import Balance, pool_account
 from openledger.ledger.appeals import LoggedAppeal
 from openledger.ledger.deposits import overturns
 from openledger.ledger.disputes import Dispute, Recomputation
+from openledger.ledger.offers import lot_of
 from openledger.ledger.signers import Signer
 from openledger.ledger.statements import SETTLEMENTS, format_of
 from openledger.ledger.transfers import Entry, Transfer
@@ -149,7 +150,7 @@ class Economy(Offices):
         self._accounts = self._register.accounts
         self._sales = SaleBook(
             ledger, self._db, self._clock, register=self._register, accounts=self._accounts, stakes=self._stakes,
-            answers=self._answers, periods=self._periods, caps=self._caps,
+            answers=self._answers, periods=self._periods, caps=self._caps, offers=self._offers,
         )  # fmt: skip
         self._accounts.open(names.GENESIS, names.HOLDS, names.TREASURY, names.STAKERS, names.UNATTRIBUTED)
         self.recover()
@@ -211,6 +212,10 @@ class Economy(Offices):
         return self._sales.authorize(
             account, terms, num_prompt_tokens, max_tokens, idempotency_key, request_digest, key_digest
         )
+
+    def begin_offers(self, on_sale: Sequence[AdapterTerms]) -> None:
+        """Sell from now on only what is offered, `on_sale`, and what is being answered; once. See `OfferBook.begin`."""
+        self._offers.begin({lot_of(terms) for terms in (*on_sale, *self._sales.being_answered())})
 
     def complete(self, answer: Answer) -> FeeReceipt:
         """See `SaleBook.complete`."""

@@ -92,6 +92,11 @@ class HoldStore:
         query = f"SELECT {_FIELDS} FROM holds WHERE state = 'open' AND expires_ms <= ? ORDER BY answer_id"
         return [_record(row) for row in self._db.execute(query, (time_ms,))]
 
+    def open_terms(self) -> list[AdapterTerms]:
+        """Under which there are open ones."""
+        query = "SELECT DISTINCT terms FROM holds WHERE state = 'open'"
+        return [decode_terms(str(terms)) for (terms,) in self._db.execute(query)]
+
     def mark(self, answer_id: str, state: HoldState) -> None:
         with writing(self._db):
             self._db.execute("UPDATE holds SET state = ? WHERE answer_id = ?", (state, answer_id))

@@ -18,6 +18,7 @@ from openledger.economy import deposits, quotas, reputation, spot_checks, stakin
 from openledger.economy.bounties import BountyBook
 from openledger.economy.deposits import DepositBook, DepositState
 from openledger.economy.governing import GovernanceBook
+from openledger.economy.offers import OfferBook
 from openledger.economy.parameters import Parameters
 from openledger.economy.pool_history import PoolHistory
 from openledger.economy.port import LedgerPort
@@ -30,6 +31,7 @@ from openledger.economy.vesting import VestingBook
 from openledger.economy.vouching import VouchBook
 from openledger.economy.withdrawals import WithdrawalBook, as_csv
 from openledger.economy.witnesses import Training, WitnessBook
+from openledger.ledger.offers import Lot, Offer
 from openledger.ledger.parameters import BOUNDS
 from openledger.ledger.statements import Statement
 from openledger.ledger.vesting import Bucket, standard_plan
@@ -56,6 +58,7 @@ class Offices:
         self._spot_checks = SpotCheckBook(connection)
         self._vouches = VouchBook(connection)
         self._witnesses = WitnessBook(ledger)
+        self._offers = OfferBook(ledger, self._register, self._witnesses)
         self._idle_until = (-1, 0)  # as long as the register has so many statements, and until then
 
     def unit(self) -> Unit:
@@ -191,6 +194,18 @@ class Offices:
         """Whether an adapter that came of `trainings` may be offered; see `WitnessBook.check`. Asks for as many
         witnesses as `witnesses_required` says now."""
         self._witnesses.check(trainings, self._register.parameters().witnesses_required)
+
+    def has_offers(self) -> bool:
+        """Whether the log asks for an offer of what is sold."""
+        return self._offers.refresh().begun
+
+    def offer(self, offer: Offer) -> str:
+        """See `OfferBook.offer`."""
+        return self._offers.offer(offer)
+
+    def missing_offers(self, lots: Sequence[Lot]) -> list[Lot]:
+        """See `OfferBook.missing`."""
+        return self._offers.missing(lots)
 
     def deposit(self, account: str, contribution_id: str) -> DepositState:
         """See `DepositBook.place`."""

@@ -22,6 +22,7 @@ from openledger.economy.accounts import AccountBook
 from openledger.economy.answers import AnswerStore, Sold, StoredAnswer
 from openledger.economy.caps import CapStore
 from openledger.economy.holds import HoldRecord, HoldStore
+from openledger.economy.offers import OfferBook
 from openledger.economy.periods import PeriodStore
 from openledger.economy.port import LedgerPort
 from openledger.economy.pricing import (
@@ -56,6 +57,7 @@ class SaleBook:
         answers: AnswerStore,
         periods: PeriodStore,
         caps: CapStore,
+        offers: OfferBook,
     ):
         self._ledger = ledger
         self._clock = clock
@@ -65,6 +67,7 @@ class SaleBook:
         self._answers = answers
         self._periods = periods
         self._caps = caps
+        self._offers = offers
         self._holds = HoldStore(connection)
 
     def authorize(
@@ -82,8 +85,8 @@ class SaleBook:
         The same key with the same request (`request_digest` covers its content) gives the same authorization, unless
         its hold was released, for then nothing was sold under it: a new one takes its place. `key_digest` is the
         SHA-256 of the API key that asks, whose daily cap then holds. Raises InsufficientFunds saying what is missing
-        (`spending_cap_reached` where the cap is), Conflict where the key stands for another request, NotFound for the
-        account.
+        (`spending_cap_reached` where the cap is), Conflict where the key stands for another request or the adapter
+        isn't offered (`adapter_not_offered`), NotFound for the account.
         """
         check_key(idempotency_key)
         max_fee_nano = price(check_terms(terms), num_prompt_tokens, max_tokens, self._register.parameters())
@@ -158,6 +161,10 @@ class SaleBook:
         if not self.post(stored):
             raise _released(stored.answer_id)
 
+    def being_answered(self) -> list[AdapterTerms]:
+        """The terms under which something is authorized and not yet paid for, nor released."""
+        return self._holds.open_terms()
+
     def post(self, stored: StoredAnswer) -> bool:
         """Whether the answer is paid for, now or before; False where its hold had gone."""
         return self._post(stored)[0]
@@ -194,6 +201,7 @@ class SaleBook:
             if not self._is_released(known):
                 return known
             self._holds.free_key(known)
+        self._offers.check_sale(terms)
         now_ms = self._clock.now_ms()
         hold = HoldRecord(
             answer_id=new_id("ans", now_ms),
