@@ -1,5 +1,8 @@
 """A ledger and its economy, restartable, and short ways to sell answers in the economy's tests."""
 
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +38,9 @@ class Town:
     def restart(self) -> None:
         """As after a crash: the old objects are dropped, new ones open the files."""
         self.close()
+        self.reopen()
+
+    def reopen(self) -> None:
         self.__init__(self.folder, self.clock, self.parameters, self.unit)  # type: ignore[misc]
 
     def close(self) -> None:
@@ -59,6 +65,24 @@ class Town:
 
     def available(self, account: str = "user:alice") -> int:
         return self.economy.balance(account).available_nano
+
+
+@contextmanager
+def put_back(town: Town, name: str) -> Iterator[None]:
+    """What happens inside is lost from the file `name`, as where a backup from before is put in its place."""
+    town.close()
+    backup = town.folder / f"backup-{name}"
+    backup.mkdir()
+    for file in town.folder.glob(f"{name}*"):
+        shutil.copy(file, backup)
+    town.reopen()
+    yield
+    town.close()
+    for file in town.folder.glob(f"{name}*"):
+        file.unlink()
+    for file in backup.iterdir():
+        shutil.copy(file, town.folder)
+    town.reopen()
 
 
 def answer(authorized: Authorization, prompt: int = 10, completion: int = 7, token: int = 2, **other: Any) -> Answer:

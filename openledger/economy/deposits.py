@@ -9,8 +9,12 @@
 
 Amounts are parameters, 0 at the start: then nothing is held and nothing paid. Ids derive from what is paid for, so that
 asking again changes nothing. What is owed stands here, durably, until it is paid.
+
+Where economy.db was put back from a backup, a deposit that only the log has is read back when it is asked for; where
+the log was, what it lacks of what was decided is done again at the start (`recover`).
 """
 
+import logging
 from typing import Literal
 
 import apsw
@@ -26,6 +30,7 @@ from openledger.ledger.accounts import TREASURY
 from openledger.ledger.deposits import FORFEITED, WITHHELD, hold_id, returned_statement, returned_transfer, withheld_id
 from openledger.ledger.transfers import CREATED, EXISTS, Transfer
 
+_log = logging.getLogger(__name__)
 DepositState = Literal["none", "held", "owed", "returned", "forfeited"]
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS deposits(
@@ -34,6 +39,7 @@ CREATE TABLE IF NOT EXISTS deposits(
 CREATE INDEX IF NOT EXISTS deposits_owed ON deposits(account) WHERE state = 'due';
 CREATE TABLE IF NOT EXISTS acquittals(contribution_id TEXT PRIMARY KEY, row_id TEXT NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS dismissals(contribution_id TEXT PRIMARY KEY, number INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS last_decided(place INTEGER PRIMARY KEY, transfer_id TEXT NOT NULL) STRICT;
 """
 _PLACED = "placed"  # noted, whether or not the ledger holds it
 _DUE = "due"  # forfeited, and not paid yet
@@ -98,9 +104,9 @@ class DepositBook:
         anew; judged without that (two sent it at once), it is owed where it is spam."""
         known = self._find(contribution_id)
         if known is not None and known[2] == _PLACED:
-            if self._is_held(contribution_id):
-                self._end(contribution_id, *known[:2], "dropped")
-            self._mark_dismissed(contribution_id)
+            held = self._hold_id(contribution_id)
+            done = self._end(held, contribution_id, *known[:2], "dropped") if self._is_held(contribution_id) else ""
+            self._mark_dismissed(contribution_id, done)
         return self.state(contribution_id)
 
     def judge(self, contribution_id: str, *, is_spam: bool) -> DepositState:
@@ -113,10 +119,11 @@ class DepositBook:
             self.withhold(account)
         if state not in (_PLACED, _DISMISSED):
             return self.state(contribution_id)
-        held = state == _PLACED and self._is_held(contribution_id)
+        held, done = state == _PLACED and self._is_held(contribution_id), ""
         if held:
-            self._end(contribution_id, account, amount_nano, "kept" if is_spam else "back")
-        self._mark(contribution_id, ("forfeited" if held else _DUE) if is_spam else "returned")
+            name = self._hold_id(contribution_id)
+            done = self._end(name, contribution_id, account, amount_nano, "kept" if is_spam else "back")
+        self._mark(contribution_id, ("forfeited" if held else _DUE) if is_spam else "returned", done)
         if is_spam and not held:
             self.withhold(account)
         return self.state(contribution_id)
@@ -130,7 +137,7 @@ class DepositBook:
         """Give a forfeited deposit back, from where it went, once; what isn't paid yet is owed no more. `row_id` is the
         row whose overturned verdict says that the contribution was no spam. It stays `forfeited` until the treasury has
         it; see `give_back`."""
-        known = self._find(contribution_id)
+        known = self._find(contribution_id) or self._adopt_withheld(contribution_id)
         if known is not None and known[2] == _DUE:
             self._mark(contribution_id, "returned")
         if known is not None and known[2] == "forfeited":
@@ -148,10 +155,11 @@ class DepositBook:
         given_nano = 0
         for row in self._db.execute(query).fetchall():
             statement = returned_statement(str(row[0]), str(row[1]), int(str(row[2])), str(row[3]))
-            (result,) = self._ledger.commit([returned_transfer(statement)], statement)
+            transfer = returned_transfer(statement)
+            (result,) = self._ledger.commit([transfer], statement)
             if result not in (CREATED, EXISTS):
                 break
-            self._mark(statement["contribution_id"], "returned")
+            self._mark(statement["contribution_id"], "returned", transfer.transfer_id)
             given_nano += statement["amount_nano"]
         return given_nano
 
@@ -164,7 +172,7 @@ class DepositBook:
             (result,) = self._ledger.commit([transfer])
             if result not in (CREATED, EXISTS):
                 break
-            self._mark(str(contribution_id), "forfeited")
+            self._mark(str(contribution_id), "forfeited", transfer.transfer_id)
             taken_nano += transfer.amount_nano
         return taken_nano
 
@@ -173,6 +181,19 @@ class DepositBook:
         query = "SELECT DISTINCT account FROM deposits WHERE state = 'due' ORDER BY 1"
         for (account,) in self._db.execute(query).fetchall():
             self.withhold(str(account))
+
+    def recover(self) -> None:
+        """Do again what the log lacks of what was decided here: it was put back from a backup. What was decided last is
+        looked for; where the log has it, it has the rest. May be repeated."""
+        last = self._db.execute("SELECT transfer_id FROM last_decided").get
+        if last is None or self._ledger.find(str(last)) is not None:
+            return
+        query = "SELECT contribution_id, account, amount_nano, state FROM deposits WHERE state IN (?, ?, ?) ORDER BY 1"
+        rows = self._db.execute(query, ("forfeited", "returned", _DISMISSED)).fetchall()
+        done = sum(self._decide_again(str(row[0]), str(row[1]), int(str(row[2])), str(row[3])) for row in rows)
+        with writing(self._db):
+            self._db.execute("DELETE FROM last_decided")
+        _log.warning("the log is older than economy.db: %d deposits are decided again", done)
 
     def state(self, contribution_id: str) -> DepositState:
         known = self._find(contribution_id)
@@ -189,9 +210,13 @@ class DepositBook:
 
     def _hold_id(self, contribution_id: str) -> str:
         """Of the hold that is placed, or would be next."""
+        return hold_id(contribution_id, self._num_dismissed(contribution_id))
+
+    def _num_dismissed(self, contribution_id: str) -> int:
+        """How often its deposit was released without a verdict."""
         query = "SELECT number FROM dismissals WHERE contribution_id = ?"
         row = self._db.execute(query, (contribution_id,)).fetchone()
-        return hold_id(contribution_id, 0 if row is None else int(str(row[0])))
+        return 0 if row is None else int(str(row[0]))
 
     def _is_held(self, contribution_id: str) -> bool:
         return self._ledger.find(self._hold_id(contribution_id)) is not None
@@ -207,8 +232,31 @@ class DepositBook:
             kind="pending",
         )
 
-    def _end(self, contribution_id: str, account: str, amount_nano: int, end: str) -> None:
-        held = self._hold_id(contribution_id)
+    def _decide_again(self, contribution_id: str, account: str, amount_nano: int, state: str) -> bool:
+        """Whether the log lacked anything of it."""
+        held = hold_id(contribution_id, self._num_dismissed(contribution_id) - (state == _DISMISSED))
+        kept = self._ledger.find(f"{held}.kept") is not None or self._ledger.find(withheld_id(contribution_id))
+        if self._is_open(held):
+            end = next(end for end, means in _ENDS.items() if means == state)
+            self._end(held, contribution_id, account, amount_nano, end)
+        elif state == "forfeited" and not kept:
+            self._mark(contribution_id, _DUE)
+        elif state == "returned" and kept and not self._is_given_back(contribution_id):
+            self._mark(contribution_id, "forfeited")  # `give_back` does the rest
+        else:
+            return False
+        return True
+
+    def _is_open(self, held: str) -> bool:
+        ended = any(self._ledger.find(f"{held}.{end}") is not None for end in _ENDS)
+        return self._ledger.find(held) is not None and not ended
+
+    def _is_given_back(self, contribution_id: str) -> bool:
+        transfer = returned_transfer(returned_statement(contribution_id, TREASURY, 1, ""))
+        return self._ledger.find(transfer.transfer_id) is not None
+
+    def _end(self, held: str, contribution_id: str, account: str, amount_nano: int, end: str) -> str:
+        """End a hold; the id of the transfer that does."""
         transfer = Transfer(
             transfer_id=f"{held}.{end}",
             debit=account,
@@ -223,12 +271,13 @@ class DepositBook:
         if result not in (CREATED, EXISTS):
             raise Conflict(f"the deposit of {contribution_id} was decided otherwise: {result}", code="deposit_decided",
                            param="contribution_id")  # fmt: skip
+        return transfer.transfer_id
 
     def _find(self, contribution_id: str) -> tuple[str, int, str] | None:
         """Account, amount and state, once what the ledger did is noted here: a crash may have come between the two."""
         if not isinstance(contribution_id, str) or not 0 < len(contribution_id) <= 300:
             raise InvalidInput("a contribution has an id", code="invalid_id", param="contribution_id")
-        known = self._noted(contribution_id)
+        known = self._noted(contribution_id) or self._adopt(contribution_id)
         if known is None or (done := self._done(contribution_id, known[2])) is None:
             return known
         if done == _DISMISSED:
@@ -242,6 +291,32 @@ class DepositBook:
         row = self._db.execute(query, (contribution_id,)).fetchone()
         return None if row is None else (str(row[0]), int(str(row[1])), str(row[2]))
 
+    def _adopt(self, contribution_id: str) -> tuple[str, int, str] | None:
+        """A deposit that only the log knows."""
+        first = self._ledger.find(hold_id(contribution_id))
+        if first is None:
+            return None
+        number = 0
+        while self._ledger.find(f"{hold_id(contribution_id, number)}.dropped") is not None:
+            number += 1
+        state = _DISMISSED if self._ledger.find(hold_id(contribution_id, number)) is None else _PLACED
+        known = first.transfer.debit, first.transfer.amount_nano, state
+        with writing(self._db):
+            self._db.execute("INSERT INTO deposits VALUES (?, ?, ?, ?)", (contribution_id, *known))
+            if number:
+                self._db.execute("INSERT OR REPLACE INTO dismissals VALUES (?, ?)", (contribution_id, number))
+        return known
+
+    def _adopt_withheld(self, contribution_id: str) -> tuple[str, int, str] | None:
+        """One that was never held, and was taken from earnings."""
+        entry = self._ledger.find(withheld_id(contribution_id))
+        if entry is None:
+            return None
+        known = entry.transfer.debit, entry.transfer.amount_nano, "forfeited"
+        with writing(self._db):
+            self._db.execute("INSERT INTO deposits VALUES (?, ?, ?, ?)", (contribution_id, *known))
+        return known
+
     def _done(self, contribution_id: str, state: str) -> str | None:
         """What the ledger did with a deposit that waits; None where it still waits."""
         if state == _DUE:
@@ -251,17 +326,24 @@ class DepositBook:
         held = self._hold_id(contribution_id)
         return next((means for end, means in _ENDS.items() if self._ledger.find(f"{held}.{end}") is not None), None)
 
-    def _mark(self, contribution_id: str, state: str) -> None:
+    def _mark(self, contribution_id: str, state: str, transfer_id: str = "") -> None:
+        """`transfer_id` is what did it in the log, if anything did."""
         with writing(self._db):
             self._db.execute("UPDATE deposits SET state = ? WHERE contribution_id = ?", (state, contribution_id))
+            self._note_last(transfer_id)
 
-    def _mark_dismissed(self, contribution_id: str) -> None:
+    def _note_last(self, transfer_id: str) -> None:
+        if transfer_id:
+            self._db.execute("INSERT OR REPLACE INTO last_decided VALUES (0, ?)", (transfer_id,))
+
+    def _mark_dismissed(self, contribution_id: str, transfer_id: str = "") -> None:
         """With it the next hold has another id: the ledger ends each once."""
         count = "INSERT INTO dismissals VALUES (?, 1) ON CONFLICT DO UPDATE SET number = number + 1"
         with writing(self._db):
             values = (_DISMISSED, contribution_id)
             self._db.execute("UPDATE deposits SET state = ? WHERE contribution_id = ?", values)
             self._db.execute(count, (contribution_id,))
+            self._note_last(transfer_id)
 
 
 def _withheld(contribution_id: str, account: str, amount_nano: int) -> Transfer:

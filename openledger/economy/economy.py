@@ -46,7 +46,7 @@ from openledger.economy.offices import Offices
 from openledger.economy.parameters import Parameters
 from openledger.economy.payloads import PayloadCipher
 from openledger.economy.periods import PeriodStore
-from openledger.economy.port import LedgerPort
+from openledger.economy.port import LedgerPort, newest_first
 from openledger.economy.refunds import RefundBook
 from openledger.economy.requests import SCHEMA as REQUESTS_SCHEMA
 from openledger.economy.requests import RequestStore
@@ -140,7 +140,7 @@ class Economy(Offices):
         self._signers = SignerBook(ledger)
         self._caps = CapStore(self._db)
         self._refunds = RefundBook(ledger, self._answers, self._db)
-        self._restored = Reconciliation(ledger, self._answers, self._db)
+        self._restored = Reconciliation(ledger, self._answers, self._db, self._stakes)
         self._register.choose(unit)
         first = parameters or parameters_in(self._register.state.unit)
         opened = self._register.begin(first, self._periods.current())
@@ -151,6 +151,7 @@ class Economy(Offices):
         self._sales = SaleBook(
             ledger, self._db, self._clock, register=self._register, accounts=self._accounts, stakes=self._stakes,
             answers=self._answers, periods=self._periods, caps=self._caps, offers=self._offers,
+            tenants=self._tenants,
         )  # fmt: skip
         self._accounts.open(names.GENESIS, names.HOLDS, names.TREASURY, names.STAKERS, names.UNATTRIBUTED)
         self.recover()
@@ -260,17 +261,21 @@ class Economy(Offices):
         """Mend what a restored backup left apart, post what was stored and not posted, finish settlements and deposits,
         release and delete what has expired. Called at the start; may be repeated."""
         self._restored.run()
+        self._disputes.read_back(self._restored.disputed)
         self._signers.end_rest()
         self._sales.post_waiting()
         self._refunds.recover()
         self.pools()
+        self._emit_last()
         self.release_expired()
         self.expire_disputes()
         self.erase_expired()
         self._stakes.reward_due()
+        self._deposits.recover()
         self._deposits.withhold_due()
         self._deposits.give_back()
         self.run_due()
+        self._withdrawals.recover()
 
     def run_due(self) -> int:
         """As `Offices.run_due`; what was sold while the ledger was away is paid for first, before its hold ends."""
@@ -528,7 +533,7 @@ class Economy(Offices):
                 code=entry.transfer.code,
                 funding=_FUNDING[entry.transfer.code],
             )
-            for entry in self._ledger.transfers(account)
+            for entry in newest_first(self._ledger, account)
             if entry.transfer.code in _FUNDING and entry.transfer.credit == account
         ]
 
@@ -635,6 +640,15 @@ class Economy(Offices):
         for account in sorted(set(statement["accounts"].values())):
             self._deposits.withhold(account)
         self._reputations.record_settlement(statement, self.parameters(period))
+
+    def _emit_last(self) -> None:
+        """What is emitted beside the last settlement, where a log that was put back ends between the two."""
+        period = self._answers.last_settled()
+        if not period or not self.parameters(period).emission_match_ppm:
+            return
+        for adapter in self._answers.adapters_settled(period):
+            if (entry := self._ledger.find(payout_id(adapter, period))) is not None:
+                self._vesting.emit(self._ledger.batch(entry.seq).statement or {})
 
     def _reference(self, entry: Entry) -> str:
         """Adapter and period of a payout, wherever its transfer says so."""

@@ -14,7 +14,7 @@ from openledger.core.clock import Clock, SystemClock
 from openledger.core.errors import Forbidden
 from openledger.core.ids import check_name
 from openledger.core.money import Unit
-from openledger.economy import deposits, quotas, reputation, spot_checks, staking, vouching
+from openledger.economy import deposits, quotas, reputation, spot_checks, staking, vouching, withdrawals
 from openledger.economy.bounties import BountyBook
 from openledger.economy.deposits import DepositBook, DepositState
 from openledger.economy.governing import GovernanceBook
@@ -35,10 +35,19 @@ from openledger.ledger.offers import Lot, Offer
 from openledger.ledger.parameters import BOUNDS
 from openledger.ledger.statements import Statement
 from openledger.ledger.vesting import Bucket, standard_plan
+from openledger.ledger.withdrawals import is_on_chain
 
 _RETRY_MS = 60_000
 _DAY_MS = 24 * 60 * 60_000
-SCHEMA = staking.SCHEMA + deposits.SCHEMA + reputation.SCHEMA + quotas.SCHEMA + spot_checks.SCHEMA + vouching.SCHEMA
+SCHEMA = (
+    staking.SCHEMA
+    + deposits.SCHEMA
+    + withdrawals.SCHEMA
+    + reputation.SCHEMA
+    + quotas.SCHEMA
+    + spot_checks.SCHEMA
+    + vouching.SCHEMA
+)
 
 
 class Offices:
@@ -51,7 +60,7 @@ class Offices:
         self._pools = PoolHistory(ledger, connection, self._register)
         self._governance = GovernanceBook(self._register, BountyBook(ledger, self._register, self._pools))
         self._vesting = VestingBook(ledger, self._register)
-        self._withdrawals = WithdrawalBook(ledger, self._register)
+        self._withdrawals = WithdrawalBook(ledger, self._register, connection)
         self._deposits = DepositBook(ledger, self._register, connection)
         self._reputations = ReputationBook(connection)
         self._quotas = QuotaBook(connection)
@@ -178,7 +187,10 @@ class Offices:
         return self._withdrawals.claims(number)
 
     def claims_csv(self, number: int) -> str:
-        return as_csv(("address", "amount_nano"), self._withdrawals.claims(number))
+        """A round, a line for each payee, and whether he claims it on a `chain` or waits for another `payment`."""
+        told = self._withdrawals.claims(number)
+        rows = [(payee, amount_nano, "chain" if is_on_chain(payee) else "payment") for payee, amount_nano in told]
+        return as_csv(("address", "amount_nano", "paid_by"), rows)
 
     def charge_datanet(self, account: str, datanet: str) -> str:
         """Take what creating a Datanet costs; see `DepositBook.charge`."""

@@ -4,21 +4,26 @@
     the journal is older    a sale that only the log has is paid for, its content gone; a refund of it is noted
 
 What one process writes in order is lost from the end only. So it is enough to look at the newest that one of them has:
-where the other knows it, nothing is missing. Idempotency keys aren't in the log: a sale that only the log has is made
-anew where its key is sent again.
+where the other knows it, nothing is missing. The log has what stands for each sale's idempotency key, but for those of
+before it did: so what only the log has is not sold again where its key is sent again. What other books keep beside the
+log they read back themselves (`deposits`, `withdrawals`); here are the pools that their notes are of.
 """
 
 import logging
+from typing import Any
 
 import apsw
 
 from openledger.core.database import writing
 from openledger.economy.answers import AnswerStore
+from openledger.economy.holds import HoldStore
 from openledger.economy.port import LedgerPort, newest_first
 from openledger.economy.pricing import fee_id
 from openledger.economy.settlement import payout_id
+from openledger.economy.staking import StakeBook
 from openledger.ledger import refunds
 from openledger.ledger.accounts import HOLDS, UNATTRIBUTED
+from openledger.ledger.disputes import disputed_pool
 from openledger.ledger.transfers import Entry
 
 SCHEMA = "CREATE TABLE IF NOT EXISTS read_back(account TEXT PRIMARY KEY, seq INTEGER NOT NULL) STRICT, WITHOUT ROWID;"
@@ -28,10 +33,13 @@ _log = logging.getLogger(__name__)
 class Reconciliation:
     """Run before anything else is recovered; may be repeated."""
 
-    def __init__(self, ledger: LedgerPort, answers: AnswerStore, connection: apsw.Connection):
+    def __init__(self, ledger: LedgerPort, answers: AnswerStore, connection: apsw.Connection, stakes: StakeBook):
         self._ledger = ledger
         self._answers = answers
         self._db = connection
+        self._stakes = stakes
+        self._holds = HoldStore(connection)
+        self.disputed: set[tuple[str, str]] = set()  # pools of which something went into escrow since the last start
 
     def run(self) -> None:
         lost, adopted = self._unsell(), self._adopt()
@@ -84,11 +92,19 @@ class Reconciliation:
                 break
             usage = self._ledger.batch(entry.seq).statement
             if known is None and usage is not None:
-                self._answers.adopt(usage, self._has(refunds.refund_id(usage["answer_id"])))
+                self._adopt_sale(usage)
                 adopted += 1
         if adopted:
             self._answers.remember_posted(newest)
         return adopted
+
+    def _adopt_sale(self, usage: dict[str, Any]) -> None:
+        """The answer last: what was read back of it is known by that."""
+        if usage["accounts"]["stakers"].startswith("stakers:"):
+            self._stakes.remember(usage["adapter"], usage["period"])
+        if "request" in usage and self._holds.find(usage["answer_id"]) is None:
+            self._holds.adopt(usage)
+        self._answers.adopt(usage, self._has(refunds.refund_id(usage["answer_id"])))
 
     def read_refunds(self, account: str) -> int:
         """Refunds that took of `account` and weren't known here, since it was last looked at; how many."""
@@ -105,6 +121,8 @@ class Reconciliation:
 
     def _note(self, entry: Entry) -> bool:
         """Whether the entry is of a refund that wasn't known; now it is."""
+        if pool := disputed_pool(entry.transfer.credit):
+            self.disputed.add(pool)
         known = self._answers.find(entry.transfer.reference) if entry.transfer.code == refunds.CODE else None
         if known is None or known.state == "refunded":
             return False

@@ -35,6 +35,7 @@ from openledger.economy.pricing import (
 )
 from openledger.economy.register import RegisterBook
 from openledger.economy.staking import StakeBook
+from openledger.economy.tenants import TenantStore
 from openledger.economy.terms import check_terms
 from openledger.ledger.statements import parts_by_account
 
@@ -58,6 +59,7 @@ class SaleBook:
         periods: PeriodStore,
         caps: CapStore,
         offers: OfferBook,
+        tenants: TenantStore,
     ):
         self._ledger = ledger
         self._clock = clock
@@ -68,6 +70,7 @@ class SaleBook:
         self._periods = periods
         self._caps = caps
         self._offers = offers
+        self._tenants = tenants
         self._holds = HoldStore(connection)
 
     def authorize(
@@ -93,7 +96,8 @@ class SaleBook:
         self.release_expired()
         request = [asdict(terms), num_prompt_tokens, max_tokens, request_digest]
         hold = self._hold_for(account, terms, max_fee_nano, idempotency_key, digest_json(request))
-        self._place(hold, key_digest)
+        if hold.state == "open":
+            self._place(hold, key_digest)
         return hold.authorization
 
     def complete(self, answer: Answer) -> FeeReceipt:
@@ -195,7 +199,7 @@ class SaleBook:
     def _hold_for(
         self, account: str, terms: AdapterTerms, max_fee_nano: int, idempotency_key: str, body_digest: str
     ) -> HoldRecord:
-        known = self._holds.by_key(account, idempotency_key)
+        known = self._known(account, idempotency_key)
         if known is not None:
             _check_same_request(known, body_digest)
             if not self._is_released(known):
@@ -215,6 +219,10 @@ class SaleBook:
         )
         self._holds.add(hold)
         return hold
+
+    def _known(self, account: str, idempotency_key: str) -> HoldRecord | None:
+        known = self._holds.by_key(account, idempotency_key)
+        return known or self._holds.adopted(account, self._tenants.request_tag(account, idempotency_key))
 
     def _is_released(self, hold: HoldRecord) -> bool:
         """Whether nothing was sold, nor can be, under `hold`. An answer that waits to be paid for decides it now."""
@@ -262,6 +270,7 @@ class SaleBook:
             num_prompt_tokens=len(answer.prompt_ids),
             num_completion_tokens=len(answer.completion_ids),
             commitment=answers.commitment(answer, salt),
+            request=self._tenants.request_tag(hold.account, hold.idempotency_key),
         )
         stakers = self._stakes.account_for(terms.adapter, terms.datanet, metered.period)
         usage = usage_statement(metered, terms, self._register.parameters(hold.period), stakers)
@@ -315,7 +324,7 @@ def check_key(key: str) -> None:
 
 
 def _check_same_request(hold: HoldRecord, body_digest: str) -> None:
-    if hold.body_digest != body_digest:
+    if hold.body_digest not in ("", body_digest):
         raise idempotency_conflict()
 
 

@@ -1,13 +1,25 @@
-"""The book of withdrawals: what contributors take out, and the rounds in which it is handed over to be claimed."""
+"""The book of withdrawals: what contributors take out, and the rounds in which it is handed over to be claimed.
+
+What is handed over is claimed elsewhere, and a log that is put back from a backup doesn't bring it back. So the book
+keeps beside the log what the log said of it, in its order, and writes again what an older log lacks: the same
+withdrawals, rounds and payments under the same ids. Where somebody has no longer what he took out nothing is taken out
+and no round is closed until he has (`withdrawals_lost`): a round that was handed over twice would be paid twice.
+"""
 
 import csv
 import io
+import json
+import logging
 from collections.abc import Iterable
 from typing import Any
 
+import apsw
+
+from openledger.core.database import writing
 from openledger.core.errors import Conflict, InsufficientFunds, InvalidInput, NotFound, idempotency_conflict
+from openledger.core.hashing import canonical_json
 from openledger.core.money import OPEN, format_money
-from openledger.economy.port import LedgerPort
+from openledger.economy.port import LedgerPort, newest_first
 from openledger.economy.register import RegisterBook
 from openledger.economy.terms import check_payee
 from openledger.ledger import withdrawals
@@ -15,21 +27,39 @@ from openledger.ledger.stakes import check_key
 from openledger.ledger.statements import Statement
 from openledger.ledger.transfers import CREATED, EXISTS
 
-_ENTRIES = 10**6
+_log = logging.getLogger(__name__)
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS taken_out(
+  number INTEGER PRIMARY KEY, transfer_id TEXT NOT NULL UNIQUE, statement BLOB NOT NULL
+) STRICT;
+"""
 
 
 class WithdrawalBook:
     """`register` lends its way to open accounts; withdrawals have no place in it."""
 
-    def __init__(self, ledger: LedgerPort, register: RegisterBook):
+    def __init__(self, ledger: LedgerPort, register: RegisterBook, connection: apsw.Connection):
         self._ledger = ledger
         self._register = register
+        self._db = connection
+        self._complete = False  # whether the log has all that is noted here
+
+    def recover(self) -> None:
+        """Note what only the log has, and write what only is noted here; what can't be written is told. May be
+        repeated."""
+        self._read_back()
+        try:
+            self._write_again()
+        except Conflict as error:
+            _log.error("%s (%s)", error.message, error.code)
 
     def withdraw(self, account: str, amount_nano: int, address: str, minimum_nano: int, key: str) -> Statement:
         """Take OPEN out, to `address`; the same key again gives the first withdrawal, also where the minimum changed.
 
-        Raises InvalidInput (`below_minimum`, `invalid_address`), InsufficientFunds, Conflict (`idempotency_conflict`).
+        Raises InvalidInput (`below_minimum`, `invalid_address`), InsufficientFunds, Conflict (`idempotency_conflict`,
+        `withdrawals_lost`).
         """
+        self._write_again()
         check_key(key)
         check_payee(account, "account")
         given = {"account": account, "address": address, "amount_nano": amount_nano, "key": key}
@@ -40,8 +70,7 @@ class WithdrawalBook:
         withdrawals.check_withdrawal(statement, self._register.state.unit)
         self._check_balance(account, amount_nano)
         self._register.open_accounts(withdrawals.WAITING)
-        transfer = withdrawals.withdrawal_transfer(statement)
-        (result,) = self._ledger.commit([transfer], statement)
+        result = self._commit(statement)
         if result not in (CREATED, EXISTS):
             raise Conflict(f"the ledger refused it: {result}", code=result, param="account")
         return statement
@@ -49,7 +78,7 @@ class WithdrawalBook:
     def waiting(self) -> list[list[Any]]:
         """[transfer id, address, nano-OPEN] of each withdrawal that no round has handed over, in the log's order."""
         found: list[list[Any]] = []
-        for entry in self._ledger.transfers(withdrawals.WAITING, _ENTRIES):
+        for entry in newest_first(self._ledger, withdrawals.WAITING):
             if entry.transfer.debit == withdrawals.WAITING:
                 break
             statement = self._ledger.batch(entry.seq).statement or {}
@@ -57,13 +86,15 @@ class WithdrawalBook:
         return found[::-1]
 
     def close_round(self) -> int:
-        """Hand over what waits, as the next round; its number. Raises Conflict (`no_withdrawals`) where none does."""
+        """Hand over what waits, as the next round; its number. Raises Conflict (`no_withdrawals`) where none does,
+        (`withdrawals_lost`) where a restored log lacks what was handed over before."""
+        self._write_again()
         number, told = self._rounds() + 1, self.waiting()
         if not told:
             raise Conflict("no withdrawal waits", code="no_withdrawals", param="round")
         statement = {"format": withdrawals.CLAIMS, "round": number, "withdrawals": told}
         self._register.open_accounts(withdrawals.claims_account(number))
-        (result,) = self._ledger.commit([withdrawals.claims_transfer(statement)], statement)
+        result = self._commit(statement)
         if result not in (CREATED, EXISTS):
             raise Conflict(f"round {number} was handed over by somebody else: {result}", code="round_taken",
                            param="round", fix="read the rounds again")  # fmt: skip
@@ -80,6 +111,7 @@ class WithdrawalBook:
         """Record that the operator paid a round in the ledger's currency, by the payment that `reference` names; how
         much. The same again gives it again. Raises NotFound, Conflict (`round_paid`) for another payment of it,
         (`claimed_elsewhere`) in a ledger in OPEN, InvalidInput without a reference."""
+        self._write_again()
         total_nano = sum(amount_nano for _, amount_nano in self.claims(number))
         if self._register.state.unit == OPEN:
             raise Conflict("what is withdrawn in OPEN is claimed on a chain", code="claimed_elsewhere", param="round",
@@ -92,11 +124,64 @@ class WithdrawalBook:
             "amount_nano": total_nano,
             "reference": reference,
         }
-        (result,) = self._ledger.commit([withdrawals.paid_out_transfer(statement)], statement)
+        result = self._commit(statement)
         if result not in (CREATED, EXISTS):
             raise Conflict(f"round {number} was paid out by another payment", code="round_paid", param="reference",
                            fix="look its transfer up: paid_out.NUMBER")  # fmt: skip
         return total_nano
+
+    def _commit(self, statement: Statement) -> str:
+        """The ledger's result. What it took is noted after it: what a crash leaves out is read back."""
+        transfer = withdrawals.transfer_of(statement)
+        (result,) = self._ledger.commit([transfer], dict(statement))
+        if result in (CREATED, EXISTS):
+            self._note([(transfer.transfer_id, statement)])
+        return result
+
+    def _note(self, told: Iterable[tuple[str, Statement]]) -> None:
+        rows = [(name, canonical_json(dict(statement))) for name, statement in told]
+        with writing(self._db):
+            self._db.executemany("INSERT OR IGNORE INTO taken_out(transfer_id, statement) VALUES (?, ?)", rows)
+
+    def _read_back(self) -> None:
+        """Back to the newest that is noted: the log's order is the book's."""
+        found = []
+        for entry in newest_first(self._ledger, withdrawals.WAITING):
+            name = entry.transfer.transfer_id
+            if self._db.execute("SELECT 1 FROM taken_out WHERE transfer_id = ?", (name,)).get is not None:
+                break
+            found.append((name, self._ledger.batch(entry.seq).statement or {}))
+        self._note(reversed(found))
+
+    def _write_again(self) -> None:
+        """Raises Conflict (`withdrawals_lost`) naming whose withdrawal can't be."""
+        if self._complete:
+            return
+        for statement in self._lost():
+            transfer = withdrawals.transfer_of(statement)
+            self._register.open_accounts(transfer.credit)
+            (result,) = self._ledger.commit([transfer], statement)
+            if result not in (CREATED, EXISTS):
+                raise Conflict(
+                    f"{transfer.debit} took out {format_money(transfer.amount_nano)}, the log was put back from before"
+                    f" that, and it can't be written again: {result}",
+                    code="withdrawals_lost",
+                    param=transfer.debit,
+                    fix="settle again what was settled then, or give the account what it lacks (jobs/operate.py"
+                    " account); nothing else is taken out until it is written",
+                )
+            _log.warning("the log is older than what was taken out: %s is written again", transfer.transfer_id)
+        self._complete = True
+
+    def _lost(self) -> list[dict[str, Any]]:
+        """What is noted here from the first that the log lacks, in order. It lost the end alone: where it has the
+        newest, nothing."""
+        lost = []
+        for name, statement in self._db.execute("SELECT transfer_id, statement FROM taken_out ORDER BY number DESC"):
+            if self._ledger.find(str(name)) is not None:
+                break
+            lost.append(json.loads(statement))
+        return lost[::-1]
 
     def _rounds(self) -> int:
         number = 0

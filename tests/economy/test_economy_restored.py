@@ -1,32 +1,11 @@
 """A backup that put back only the ledger, or only economy.db: at the next start both say the same again."""
 
-import shutil
-from contextlib import contextmanager
-
 import pytest
-from economy_values import answer, scores
+from economy_values import answer, put_back, scores
 
 from openledger.core.errors import Conflict
 
 OPEN = 10**9
-
-
-@contextmanager
-def put_back(town, name):
-    """What happens inside is lost from the file `name`, as where a backup from before is put in its place."""
-    town.close()
-    backup = town.folder / f"backup-{name}"
-    backup.mkdir()
-    for file in town.folder.glob(f"{name}*"):
-        shutil.copy(file, backup)
-    town.__init__(town.folder, town.clock, town.parameters, town.unit)
-    yield
-    town.close()
-    for file in town.folder.glob(f"{name}*"):
-        file.unlink()
-    for file in backup.iterdir():
-        shutil.copy(file, town.folder)
-    town.__init__(town.folder, town.clock, town.parameters, town.unit)
 
 
 def state(town, answer_id):
