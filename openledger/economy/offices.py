@@ -27,12 +27,12 @@ from openledger.economy.register import RegisterBook
 from openledger.economy.reputation import ReputationBook, quota_rows, review_ppm
 from openledger.economy.spot_checks import GOOD, SpotCheckBook, check_finding
 from openledger.economy.staking import StakeBook
+from openledger.economy.units import presets_in
 from openledger.economy.vesting import VestingBook
 from openledger.economy.vouching import VouchBook
 from openledger.economy.withdrawals import WithdrawalBook, as_csv
 from openledger.economy.witnesses import Training, WitnessBook
 from openledger.ledger.offers import Lot, Offer
-from openledger.ledger.parameters import BOUNDS
 from openledger.ledger.statements import Statement
 from openledger.ledger.vesting import Bucket, standard_plan
 from openledger.ledger.withdrawals import is_on_chain
@@ -88,7 +88,8 @@ class Offices:
             "period": book.current,
             "values": dict(book.in_force),
             "next_values": dict(book.versions[book.newest]),
-            "bounds": {name: list(bounds) for name, bounds in BOUNDS.items()},
+            "bounds": {name: list(bounds) for name, bounds in book.bounds.items()},
+            "presets": presets_in(self.unit()),
         }
 
     def run_due(self) -> int:

@@ -18,7 +18,7 @@ from openledger.ledger.journal import Journal
 from openledger.ledger.opening import is_postgres, open_store
 from openledger.ledger.statements import SETTLEMENTS, format_of
 from openledger.ledger.transfers import Batch
-from openledger.ledger.units import UNIT
+from openledger.ledger.units import UNITS
 from openledger.ledger.withdrawals import CLAIMS, is_on_chain, pairs
 
 _SQLITE_MAGIC = b"SQLite format 3\x00"
@@ -109,7 +109,7 @@ def is_database(path: Path) -> bool:
 
 
 def _unit_after(batch: Batch, unit: Unit) -> Unit:
-    return Unit(name=(batch.statement or {})["unit"]) if format_of(batch.statement) == UNIT else unit
+    return Unit(name=(batch.statement or {})["unit"]) if format_of(batch.statement) in UNITS else unit
 
 
 def _payouts(batch: Batch, unit: Unit) -> Iterator[Payout]:

@@ -27,6 +27,7 @@ from openledger.training.recipe import public_constant
 
 PURPOSE = Purpose(row_root=TERMS.row_root, base_digest="ba" * 32, recipe_digest="ec" * 32)
 LOT = lot_of(TERMS)
+VERSION = Parameters().version
 PARTIES = {party: NONCES[party] for party in (OWNER, WITNESS)}
 BASE_TERMS = replace(TERMS, adapter="a-base", adapter_digest="ba" * 32, datanet="", datanet_version=0, row_root="")
 
@@ -166,7 +167,7 @@ class TestConstants:
     def forged(self, town, training, **changed):
         """The offer written past the book; the audit has to find it before what is sold then."""
         town.economy.begin_offers([])
-        statement = {**offer_statement(Offer(lot=LOT, trainings=(training,)), 5), **changed}
+        statement = {**offer_statement(Offer(lot=LOT, trainings=(training,)), VERSION), **changed}
         seq = write(town, statement)
         town.restart()
         town.sell("k1")
@@ -196,11 +197,11 @@ class TestConstants:
         """Every generation is paid, so every generation is asked."""
         parent = replace(drawn(town), adapter="parent", version=7)
         town.economy.begin_offers([])
-        seq = write(town, offer_statement(Offer(lot=LOT, trainings=(drawn(town), parent)), 5))
+        seq = write(town, offer_statement(Offer(lot=LOT, trainings=(drawn(town), parent)), VERSION))
         assert "parent can't be offered" in wrong(town, "constant_unwitnessed", seq)
 
     def test_the_version_in_force_decides_how_many(self, town):
-        seq = self.forged(town, drawn(town), parameters=4)
+        seq = self.forged(town, drawn(town), parameters=VERSION - 1)
         wrong(town, "wrong_version", seq)
 
     def test_an_offer_before_a_vote_stands_and_one_after_it_is_asked_for_more(self, town):
@@ -215,7 +216,7 @@ class TestConstants:
         third = replace(TERMS, datanet_version=3)
         town.economy.offer(Offer(lot=lot_of(third), trainings=(drawn(town, version=3, parties=three),)))
         assert town.ledger.audit().num_offers == 2
-        seq = write(town, offer_statement(Offer(lot=lot_of(second), trainings=(training,)), 6))
+        seq = write(town, offer_statement(Offer(lot=lot_of(second), trainings=(training,)), VERSION + 1))
         assert "of 2 required" in wrong(town, "constant_unwitnessed", seq)
 
     def test_where_none_is_required_the_runs_are_named_all_the_same(self, town):
@@ -247,7 +248,7 @@ class TestWithdrawals:
         with pytest.raises(Conflict) as caught:
             town.economy.offer(made_up)
         assert caught.value.code == "offer_without_adapter"
-        wrong(town, "offer_without_adapter", write(town, offer_statement(made_up, 5)))
+        wrong(town, "offer_without_adapter", write(town, offer_statement(made_up, VERSION)))
 
 
 class TestShape:
@@ -289,13 +290,13 @@ class TestShape:
             lambda told: told["trainings"][0].pop("constant"),
             lambda told: told["trainings"][0].update(version="1"),
             lambda told: told.update(datanet_version="1"),
-            lambda told: told.update(parameters="5"),
+            lambda told: told.update(parameters="6"),
             lambda told: told.update(more=1),
         ],
     )
     def test_a_misshapen_one_in_the_log_is_named(self, town, change):
         town.economy.begin_offers([])
-        statement = offer_statement(Offer(lot=LOT, trainings=(drawn(town),)), 5)
+        statement = offer_statement(Offer(lot=LOT, trainings=(drawn(town),)), VERSION)
         good = transfers_of(statement)
         change(statement)
         town.ledger.commit(good, statement)
@@ -303,7 +304,7 @@ class TestShape:
 
     def test_another_transfer_than_the_offers_is_named(self, town):
         town.economy.begin_offers([])
-        statement = offer_statement(Offer(lot=LOT, trainings=(drawn(town),)), 5)
+        statement = offer_statement(Offer(lot=LOT, trainings=(drawn(town),)), VERSION)
         town.ledger.commit(seat_transfers(("x", "x.end"), ("offer", "offer_end"), OFFERS_ACCOUNT, "py"), statement)
         wrong(town, "offer_differs")
 
