@@ -23,11 +23,20 @@ from openledger.core.database import writing
 from openledger.core.errors import Conflict, InvalidInput
 from openledger.core.ids import derived_id
 from openledger.economy.accounts import insufficient
+from openledger.economy.appeals import find_appeal
 from openledger.economy.port import LedgerPort
 from openledger.economy.register import RegisterBook
 from openledger.economy.terms import check_payee
 from openledger.ledger.accounts import TREASURY
-from openledger.ledger.deposits import FORFEITED, WITHHELD, hold_id, returned_statement, returned_transfer, withheld_id
+from openledger.ledger.deposits import (
+    FORFEITED,
+    WITHHELD,
+    hold_id,
+    returned_id,
+    returned_statement,
+    returned_transfer,
+    withheld_id,
+)
 from openledger.ledger.transfers import CREATED, EXISTS, Transfer
 
 _log = logging.getLogger(__name__)
@@ -147,13 +156,17 @@ class DepositBook:
         return self.state(contribution_id)
 
     def give_back(self) -> int:
-        """Return what `acquit` promised, as far as the treasury has it; how much."""
+        """Return what `acquit` promised, as far as the treasury has it; how much. A log that was put back may not have
+        the appeal any more on whose strength it was."""
         query = (
             "SELECT contribution_id, account, amount_nano, row_id FROM acquittals JOIN deposits USING (contribution_id)"
             " WHERE state = 'forfeited' ORDER BY 1"
         )
         given_nano = 0
         for row in self._db.execute(query).fetchall():
+            appeal = find_appeal(self._ledger, str(row[3]))
+            if appeal is None or appeal.state != "overturned":
+                continue
             statement = returned_statement(str(row[0]), str(row[1]), int(str(row[2])), str(row[3]))
             transfer = returned_transfer(statement)
             (result,) = self._ledger.commit([transfer], statement)
@@ -241,7 +254,7 @@ class DepositBook:
             self._end(held, contribution_id, account, amount_nano, end)
         elif state == "forfeited" and not kept:
             self._mark(contribution_id, _DUE)
-        elif state == "returned" and kept and not self._is_given_back(contribution_id):
+        elif state == "returned" and kept and self._ledger.find(returned_id(contribution_id)) is None:
             self._mark(contribution_id, "forfeited")  # `give_back` does the rest
         else:
             return False
@@ -250,10 +263,6 @@ class DepositBook:
     def _is_open(self, held: str) -> bool:
         ended = any(self._ledger.find(f"{held}.{end}") is not None for end in _ENDS)
         return self._ledger.find(held) is not None and not ended
-
-    def _is_given_back(self, contribution_id: str) -> bool:
-        transfer = returned_transfer(returned_statement(contribution_id, TREASURY, 1, ""))
-        return self._ledger.find(transfer.transfer_id) is not None
 
     def _end(self, held: str, contribution_id: str, account: str, amount_nano: int, end: str) -> str:
         """End a hold; the id of the transfer that does."""

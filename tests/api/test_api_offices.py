@@ -105,7 +105,7 @@ def test_a_withdrawal_is_handed_over_in_a_round(client: TestClient, town: Town):
     assert client.get("/v1/claims/1").json()["data"] == [{"address": ADDRESS, "amount_nano": 5 * OPEN}]
     csv = client.get("/v1/claims/1/csv")
     assert (csv.headers["content-type"], csv.text) == (
-        "text/csv; charset=utf-8", f"address,amount_nano\r\n{ADDRESS},{5 * OPEN}\r\n",
+        "text/csv; charset=utf-8", f"address,amount_nano,paid_by\r\n{ADDRESS},{5 * OPEN},chain\r\n",
     )  # fmt: skip
 
 

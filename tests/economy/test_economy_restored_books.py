@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 from economy_values import TERMS, Town, answer, put_back, scores
+from test_economy_appeals import ACCOUNT, JUDGED, appeal, decision, name_reviewer
 
 from openledger.core.errors import Conflict, InsufficientFunds
 from openledger.core.money import NANO_PER_OPEN, Unit
@@ -328,6 +329,41 @@ class TestDeposits:
         priced.restart()
         assert self.left(priced) == (1_000_000 - 50, 0, 50)
 
+    def lost_and_appealed(self, town):
+        """The contributor's deposit is forfeited; a reviewer is there."""
+        name_reviewer(town)
+        town.economy.grant(ACCOUNT, OPEN, "contributor")
+        town.economy.deposit(ACCOUNT, "ctb_1")
+        town.economy.judge("ctb_1", True)
+
+    def overturn(self, town):
+        town.economy.open_appeal(appeal(), JUDGED)
+        town.economy.decide_appeal(decision())
+        return town.economy.acquit("ctb_1", "row_1")
+
+    @BOTH
+    def test_one_that_came_back_after_an_appeal_comes_back_once(self, priced, file):
+        self.lost_and_appealed(priced)
+        with put_back(priced, file):
+            assert self.overturn(priced) == "returned"
+        if file == "ledger.db":  # the appeal went with the log: nobody knows any more that the verdict was wrong
+            assert (priced.available(ACCOUNT), priced.available("treasury")) == (OPEN - 50, 50)
+            priced.ledger.audit()
+        assert self.overturn(priced) == "returned"
+        assert (priced.available(ACCOUNT), priced.available("treasury")) == (OPEN, 0)
+        priced.ledger.audit()
+
+    def test_one_that_was_withheld_comes_back_also_where_only_the_log_knows_of_it(self, priced):
+        name_reviewer(priced)
+        with put_back(priced, "economy.db"):
+            priced.economy.deposit(ACCOUNT, "ctb_1")
+            priced.economy.judge("ctb_1", True)
+            priced.economy.grant(ACCOUNT, OPEN, "contributor")
+            assert priced.economy.judge("ctb_1", True) == "forfeited"
+        assert self.overturn(priced) == "returned"
+        assert priced.available(ACCOUNT) == OPEN
+        priced.ledger.audit()
+
     def test_a_start_asks_the_log_no_more_for_more_deposits(self, priced, monkeypatch):
         def asked():
             calls = []
@@ -346,6 +382,20 @@ class TestDeposits:
         for number in range(10):
             decide(f"ctb_{number}")
         assert asked() == few
+
+
+class TestAppeals:
+    @BOTH
+    def test_the_deposit_of_one_is_held_and_comes_back_by_what_the_log_says(self, town, file):
+        name_reviewer(town)
+        town.economy.grant(ACCOUNT, OPEN, "contributor")
+        with put_back(town, file):
+            town.economy.open_appeal(appeal(), JUDGED)
+        town.economy.open_appeal(appeal(), JUDGED)
+        assert town.available(ACCOUNT) == OPEN - Parameters().dispute_deposit_nano
+        town.economy.decide_appeal(decision())
+        assert town.available(ACCOUNT) == OPEN
+        town.ledger.audit()
 
 
 class TestBounties:
