@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import apsw
 import openai
 import pytest
 
@@ -169,6 +170,25 @@ def test_every_fee_is_the_sum_of_its_parts_and_every_pool_of_its_payouts(first, 
 def test_the_audit_of_the_ledgers_file_is_clean(first, workdir):
     report = audit_file(workdir / "ledger" / "ledger.db", first["ledger"]["vkey"])
     assert report.num_answers >= len(first["answers"])
+
+
+def test_a_single_flipped_bit_in_any_of_its_entries_is_found_and_named(first, workdir, tmp_path):
+    copy = tmp_path / "ledger.db"
+    with apsw.Connection(str(workdir / "ledger" / "ledger.db"), flags=apsw.SQLITE_OPEN_READONLY) as source:
+        target = apsw.Connection(str(copy))
+        with target.backup("main", source, "main") as backup:
+            backup.step()
+        (size,) = target.execute("SELECT max(seq) FROM batches").fetchone()
+    audit_file(copy, first["ledger"]["vkey"])
+    for seq in range(0, size + 1, max(1, size // 20)):
+        (body,) = target.execute("SELECT body FROM batches WHERE seq = ?", (seq,)).fetchone()
+        flipped = bytes([body[0] ^ 1, *body[1:]]) if body else b"\x01"
+        target.execute("UPDATE batches SET body = ? WHERE seq = ?", (flipped, seq))
+        with pytest.raises(Corrupt) as caught:
+            audit_file(copy, first["ledger"]["vkey"])
+        assert caught.value.param == f"batch {seq}"
+        target.execute("UPDATE batches SET body = ? WHERE seq = ?", (body, seq))
+    target.close()
 
 
 def test_honest_work_is_paid_and_the_copier_earns_no_tenth_of_the_original(first):
