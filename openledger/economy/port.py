@@ -1,6 +1,7 @@
 """What the economy asks of a ledger. `ledger.Ledger` answers in-process, `actor.RemoteLedger` across processes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import takewhile
 from typing import Any, Protocol
 
 from openledger.ledger.accounts import Account, Balance
@@ -41,3 +42,9 @@ def newest_first(ledger: LedgerPort, account_id: str) -> Iterator[Entry]:
         if len(found) < limit:
             return
         limit, last = limit * 8, found[-1]
+
+
+def after_known(ledger: LedgerPort, account_id: str, is_known: Callable[[Entry], bool]) -> list[Entry]:
+    """What moved on an account after the newest entry that `is_known`, oldest first: who notes one after another in
+    this order may be stopped anywhere, and finds the rest when he looks again."""
+    return list(takewhile(lambda entry: not is_known(entry), newest_first(ledger, account_id)))[::-1]

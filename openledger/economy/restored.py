@@ -17,7 +17,7 @@ import apsw
 from openledger.core.database import writing
 from openledger.economy.answers import AnswerStore
 from openledger.economy.holds import HoldStore
-from openledger.economy.port import LedgerPort, newest_first
+from openledger.economy.port import LedgerPort, after_known, newest_first
 from openledger.economy.pricing import fee_id
 from openledger.economy.settlement import payout_id
 from openledger.economy.staking import StakeBook
@@ -81,22 +81,19 @@ class Reconciliation:
         return len(missing)
 
     def _adopt(self) -> int:
-        """Sales that only the log has, back to the newest that was posted here."""
-        adopted, newest = 0, ""
-        for entry in newest_first(self._ledger, HOLDS):
-            if entry.transfer.code != "fee":
-                continue
-            newest = newest or entry.transfer.reference
-            known = self._answers.find(entry.transfer.reference)
-            if known is not None and known.state != "stored":
-                break
-            usage = self._ledger.batch(entry.seq).statement
-            if known is None and usage is not None:
+        """Sales that only the log has, after the newest that was posted here."""
+        adopted = 0
+        for entry in after_known(self._ledger, HOLDS, self._is_posted):
+            name = entry.transfer.reference
+            usage = self._ledger.batch(entry.seq).statement if entry.transfer.code == "fee" else None
+            if usage is not None and self._answers.find(name) is None:
                 self._adopt_sale(usage)
                 adopted += 1
-        if adopted:
-            self._answers.remember_posted(newest)
         return adopted
+
+    def _is_posted(self, entry: Entry) -> bool:
+        known = self._answers.find(entry.transfer.reference) if entry.transfer.code == "fee" else None
+        return known is not None and known.state != "stored"
 
     def _adopt_sale(self, usage: dict[str, Any]) -> None:
         """The answer last: what was read back of it is known by that."""
