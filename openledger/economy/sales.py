@@ -199,8 +199,7 @@ class SaleBook:
     def _hold_for(
         self, account: str, terms: AdapterTerms, max_fee_nano: int, idempotency_key: str, body_digest: str
     ) -> HoldRecord:
-        known = self._known(account, idempotency_key)
-        if known is not None:
+        for known in self._known(account, idempotency_key):
             _check_same_request(known, body_digest)
             if not self._is_released(known):
                 return known
@@ -220,9 +219,11 @@ class SaleBook:
         self._holds.add(hold)
         return hold
 
-    def _known(self, account: str, idempotency_key: str) -> HoldRecord | None:
-        known = self._holds.by_key(account, idempotency_key)
-        return known or self._holds.adopted(account, self._tenants.request_tag(account, idempotency_key))
+    def _known(self, account: str, idempotency_key: str) -> list[HoldRecord]:
+        """What may have been sold under the key. What was read back from the log comes first: it is newer than what a
+        journal from a backup has under the key."""
+        adopted = self._holds.adopted(account, self._tenants.request_tag(account, idempotency_key))
+        return [one for one in (adopted, self._holds.by_key(account, idempotency_key)) if one is not None]
 
     def _is_released(self, hold: HoldRecord) -> bool:
         """Whether nothing was sold, nor can be, under `hold`. An answer that waits to be paid for decides it now."""

@@ -41,6 +41,20 @@ class TestSales:
         assert town.economy.pool("py", "p0001").total_nano == 155
         town.ledger.audit()
 
+    @pytest.mark.parametrize("expires", [False, True])
+    def test_nor_is_one_whose_first_hold_an_older_journal_still_has(self, town, expires):
+        first = town.authorize("k1")
+        with put_back(town, "economy.db"):
+            town.economy.cancel(first.answer_id)
+            sold = town.sell("k1")
+        if expires:
+            town.clock.advance(DAY_MS)
+        assert town.authorize("k1").answer_id == sold.answer_id
+        town.economy.cancel(first.answer_id)
+        assert town.authorize("k1").answer_id == sold.answer_id
+        assert (town.available(), town.economy.balance("user:alice").debits_pending_nano) == (1_000_000 - 310, 0)
+        town.ledger.audit()
+
     def test_another_key_or_another_account_is_sold(self, rich):
         with put_back(rich, "economy.db"):
             sold = rich.sell("k1")
