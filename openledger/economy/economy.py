@@ -261,6 +261,7 @@ class Economy(Offices):
         """Mend what a restored backup left apart, post what was stored and not posted, finish settlements and deposits,
         release and delete what has expired. Called at the start; may be repeated."""
         self._restored.run()
+        self._withdrawals.recover()  # before anything else takes what was handed over
         self._disputes.read_back(self._restored.disputed)
         self._signers.end_rest()
         self._sales.post_waiting()

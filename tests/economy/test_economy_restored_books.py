@@ -187,6 +187,21 @@ class TestWithdrawals:
         assert rich.economy.claims(1) == [(ADDRESS, 2 * OPEN), (OTHER, OPEN)]
         rich.ledger.audit()
 
+    def test_what_was_taken_out_goes_before_what_is_owed_for_spam(self, tmp_path, clock):
+        town = Town(tmp_path, clock, Parameters(contribution_deposit_nano=10, payout_minimum_nano=1))
+        town.economy.grant("contributor:ctr_a", 100, "a")
+        town.economy.grant("user:bob", 100, "bob")
+        with put_back(town, "ledger.db"):
+            town.economy.withdraw("contributor:ctr_a", 100, ADDRESS, "w1")
+            assert town.economy.deposit("contributor:ctr_a", "ctb_1") == "owed"
+            assert town.economy.judge("ctb_1", True) == "owed"
+        assert town.economy.close_claims() == 1
+        assert town.economy.claims(1) == [(ADDRESS, 100)]
+        town.economy.withdraw("user:bob", 50, OTHER, "w1")
+        assert (town.available("contributor:ctr_a"), town.available("treasury")) == (0, 0)
+        town.ledger.audit()
+        town.close()
+
     def test_a_round_that_was_paid_out_is_paid_out(self, tmp_path, clock):
         town = Town(tmp_path, clock, unit=Unit(name="EUR"))
         town.economy.grant("user:alice", 5_000_000, "SEPA-1")
