@@ -1,9 +1,10 @@
 """The book of withdrawals: what contributors take out, and the rounds in which it is handed over to be claimed.
 
 What is handed over is claimed elsewhere, and a log that is put back from a backup doesn't bring it back. So the book
-keeps beside the log what the log said of it, in its order, and writes again what an older log lacks: the same
-withdrawals, rounds and payments under the same ids. Where somebody has no longer what he took out nothing is taken out
-and no round is closed until he has (`withdrawals_lost`): a round that was handed over twice would be paid twice.
+keeps beside the log what the log said of it, always read from there and in its order, and writes again what an older
+log lacks: the same withdrawals, rounds and payments under the same ids. Where somebody has no longer what he took out
+nothing is taken out and no round is closed until he has (`withdrawals_lost`): a round that was handed over twice would
+be paid twice.
 """
 
 import csv
@@ -19,20 +20,21 @@ from openledger.core.database import writing
 from openledger.core.errors import Conflict, InsufficientFunds, InvalidInput, NotFound, idempotency_conflict
 from openledger.core.hashing import canonical_json
 from openledger.core.money import OPEN, format_money
-from openledger.economy.port import LedgerPort, newest_first
+from openledger.economy.port import LedgerPort, after_known, newest_first
 from openledger.economy.register import RegisterBook
 from openledger.economy.terms import check_payee
 from openledger.ledger import withdrawals
 from openledger.ledger.stakes import check_key
 from openledger.ledger.statements import Statement
-from openledger.ledger.transfers import CREATED, EXISTS
+from openledger.ledger.transfers import CREATED, EXISTS, Entry, Transfer
 
 _log = logging.getLogger(__name__)
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS taken_out(
-  number INTEGER PRIMARY KEY, transfer_id TEXT NOT NULL UNIQUE, statement BLOB NOT NULL
+  number INTEGER PRIMARY KEY, transfer_id TEXT NOT NULL UNIQUE, statement BLOB NOT NULL, seq INTEGER NOT NULL,
+  lost INTEGER NOT NULL DEFAULT 0
 ) STRICT;
-"""
+"""  # `number` is the order of the log that first had it, `seq` its place in the log that has it; `lost` where none has
 
 
 class WithdrawalBook:
@@ -48,6 +50,7 @@ class WithdrawalBook:
         """Note what only the log has, and write what only is noted here; what can't be written is told. May be
         repeated."""
         self._read_back()
+        self._find_lost()
         try:
             self._write_again()
         except Conflict as error:
@@ -59,7 +62,7 @@ class WithdrawalBook:
         Raises InvalidInput (`below_minimum`, `invalid_address`), InsufficientFunds, Conflict (`idempotency_conflict`,
         `withdrawals_lost`).
         """
-        self._write_again()
+        self._catch_up()
         check_key(key)
         check_payee(account, "account")
         given = {"account": account, "address": address, "amount_nano": amount_nano, "key": key}
@@ -88,7 +91,7 @@ class WithdrawalBook:
     def close_round(self) -> int:
         """Hand over what waits, as the next round; its number. Raises Conflict (`no_withdrawals`) where none does,
         (`withdrawals_lost`) where a restored log lacks what was handed over before."""
-        self._write_again()
+        self._catch_up()
         number, told = self._rounds() + 1, self.waiting()
         if not told:
             raise Conflict("no withdrawal waits", code="no_withdrawals", param="round")
@@ -111,7 +114,7 @@ class WithdrawalBook:
         """Record that the operator paid a round in the ledger's currency, by the payment that `reference` names; how
         much. The same again gives it again. Raises NotFound, Conflict (`round_paid`) for another payment of it,
         (`claimed_elsewhere`) in a ledger in OPEN, InvalidInput without a reference."""
-        self._write_again()
+        self._catch_up()
         total_nano = sum(amount_nano for _, amount_nano in self.claims(number))
         if self._register.state.unit == OPEN:
             raise Conflict("what is withdrawn in OPEN is claimed on a chain", code="claimed_elsewhere", param="round",
@@ -130,58 +133,73 @@ class WithdrawalBook:
                            fix="look its transfer up: paid_out.NUMBER")  # fmt: skip
         return total_nano
 
+    def _catch_up(self) -> None:
+        """Raises Conflict (`withdrawals_lost`) naming whose withdrawal can't be written again."""
+        self._read_back()
+        self._write_again()
+
     def _commit(self, statement: Statement) -> str:
         """The ledger's result. What it took is noted after it: what a crash leaves out is read back."""
-        transfer = withdrawals.transfer_of(statement)
-        (result,) = self._ledger.commit([transfer], dict(statement))
+        (result,) = self._ledger.commit([withdrawals.transfer_of(statement)], dict(statement))
         if result in (CREATED, EXISTS):
-            self._note([(transfer.transfer_id, statement)])
+            self._read_back()
         return result
 
-    def _note(self, told: Iterable[tuple[str, Statement]]) -> None:
-        rows = [(name, canonical_json(dict(statement))) for name, statement in told]
-        with writing(self._db):
-            self._db.executemany("INSERT OR IGNORE INTO taken_out(transfer_id, statement) VALUES (?, ?)", rows)
-
     def _read_back(self) -> None:
-        """Back to the newest that is noted: the log's order is the book's."""
-        found = []
-        for entry in newest_first(self._ledger, withdrawals.WAITING):
-            name = entry.transfer.transfer_id
-            if self._db.execute("SELECT 1 FROM taken_out WHERE transfer_id = ?", (name,)).get is not None:
+        """Note what only the log has, oldest first."""
+        found = after_known(self._ledger, withdrawals.WAITING, self._is_noted)
+        rounds = {int(entry.transfer.reference) for entry in found if entry.transfer.code == "claims"}
+        paid = [self._ledger.find(withdrawals.paid_out_id(number)) for number in rounds | self._unpaid_rounds()]
+        found += [entry for entry in paid if entry is not None]
+        rows = [
+            (entry.transfer.transfer_id, canonical_json(self._ledger.batch(entry.seq).statement or {}), entry.seq)
+            for entry in sorted(found, key=lambda entry: entry.seq)
+        ]
+        note = """INSERT INTO taken_out(transfer_id, statement, seq) VALUES (?, ?, ?)
+                  ON CONFLICT(transfer_id) DO UPDATE SET statement = excluded.statement, seq = excluded.seq, lost = 0"""
+        if rows:
+            with writing(self._db):
+                self._db.executemany(note, rows)
+
+    def _is_noted(self, entry: Entry) -> bool:
+        query = "SELECT 1 FROM taken_out WHERE transfer_id = ? AND NOT lost"
+        return self._db.execute(query, (entry.transfer.transfer_id,)).get is not None
+
+    def _unpaid_rounds(self) -> set[int]:
+        """Rounds of which no payment is noted; none in OPEN, which others pay."""
+        if self._register.state.unit == OPEN:
+            return set()
+        query = """SELECT transfer_id FROM taken_out
+                   WHERE NOT lost AND (transfer_id GLOB 'claims.*' OR transfer_id GLOB 'paid_out.*')"""
+        told = {str(row[0]) for row in self._db.execute(query)}
+        rounds = {int(name.partition(".")[2]) for name in told if name.startswith("claims.")}
+        return {number for number in rounds if withdrawals.paid_out_id(number) not in told}
+
+    def _find_lost(self) -> None:
+        """A log that was put back lacks the end alone: what is noted newer than the newest that it has."""
+        lost = []
+        for (name,) in self._db.execute("SELECT transfer_id FROM taken_out WHERE NOT lost ORDER BY seq DESC"):
+            if self._ledger.find(str(name)) is not None:
                 break
-            found.append((name, self._ledger.batch(entry.seq).statement or {}))
-        self._note(reversed(found))
+            lost.append((str(name),))
+        if lost:
+            with writing(self._db):
+                self._db.executemany("UPDATE taken_out SET lost = 1 WHERE transfer_id = ?", lost)
 
     def _write_again(self) -> None:
         """Raises Conflict (`withdrawals_lost`) naming whose withdrawal can't be."""
         if self._complete:
             return
-        for statement in self._lost():
+        query = "SELECT statement FROM taken_out WHERE lost ORDER BY number"
+        for statement in [json.loads(row[0]) for row in self._db.execute(query).fetchall()]:
             transfer = withdrawals.transfer_of(statement)
             self._register.open_accounts(transfer.credit)
             (result,) = self._ledger.commit([transfer], statement)
             if result not in (CREATED, EXISTS):
-                raise Conflict(
-                    f"{transfer.debit} took out {format_money(transfer.amount_nano)}, the log was put back from before"
-                    f" that, and it can't be written again: {result}",
-                    code="withdrawals_lost",
-                    param=transfer.debit,
-                    fix="settle again what was settled then, or give the account what it lacks (jobs/operate.py"
-                    " account); nothing else is taken out until it is written",
-                )
+                raise _lost(transfer, result)
+            self._read_back()
             _log.warning("the log is older than what was taken out: %s is written again", transfer.transfer_id)
         self._complete = True
-
-    def _lost(self) -> list[dict[str, Any]]:
-        """What is noted here from the first that the log lacks, in order. It lost the end alone: where it has the
-        newest, nothing."""
-        lost = []
-        for name, statement in self._db.execute("SELECT transfer_id, statement FROM taken_out ORDER BY number DESC"):
-            if self._ledger.find(str(name)) is not None:
-                break
-            lost.append(json.loads(statement))
-        return lost[::-1]
 
     def _rounds(self) -> int:
         number = 0
@@ -206,6 +224,17 @@ class WithdrawalBook:
         if any(statement[name] != value for name, value in given.items()):
             raise idempotency_conflict("withdrawal")
         return statement
+
+
+def _lost(transfer: Transfer, result: str) -> Conflict:
+    return Conflict(
+        f"{transfer.debit} took out {format_money(transfer.amount_nano)}, the log was put back from before that, and it"
+        f" can't be written again: {result}",
+        code="withdrawals_lost",
+        param=transfer.debit,
+        fix="settle again what was settled then, or give the account what it lacks (jobs/operate.py account); nothing"
+        " else is taken out until it is written",
+    )
 
 
 def as_csv(header: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> str:

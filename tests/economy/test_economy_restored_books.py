@@ -12,6 +12,7 @@ from openledger.core.money import NANO_PER_OPEN, Unit
 from openledger.economy import Parameters
 from openledger.economy.pricing import usage_statement
 from openledger.economy.settlement import payout_id
+from openledger.ledger import Ledger
 from openledger.ledger.deposits import withheld_id
 
 OPEN = NANO_PER_OPEN
@@ -216,6 +217,54 @@ class TestWithdrawals:
         town.ledger.audit()
         town.close()
 
+    def test_what_was_noted_late_is_at_its_place_in_the_log(self, tmp_path, clock):
+        """A payment, whose note is missing after a kill; the operator records it again when more was taken out."""
+        town = Town(tmp_path, clock, unit=Unit(name="EUR"))
+        town.economy.grant("user:alice", 5_000_000, "SEPA-1")
+        town.economy.withdraw("user:alice", 1_000_000, ADDRESS, "w1")
+        town.economy.pay_out(town.economy.close_claims(), "SEPA-OUT-1")
+        town.economy._db.execute("DELETE FROM taken_out WHERE transfer_id = 'paid_out.1'")
+        town.restart()
+        assert _noted(town) == ["claims.1", "paid_out.1"]
+        with put_back(town, "ledger.db"):
+            town.economy.withdraw("user:alice", 2_000_000, OTHER, "w2")
+            town.economy.close_claims()
+            town.economy.pay_out(1, "SEPA-OUT-1")
+            assert _noted(town) == ["claims.1", "claims.2", "paid_out.1"]
+        assert town.available("user:alice") == 2_000_000
+        assert town.economy.claims(2) == [(OTHER, 2_000_000)]
+        town.ledger.audit()
+        town.close()
+
+    def test_what_was_not_noted_when_it_was_taken_out_is_when_it_is_asked_for_again(self, rich, monkeypatch):
+        with put_back(rich, "ledger.db"):
+            with monkeypatch.context() as cut, pytest.raises(OSError, match="disk"):
+                cut.setattr("openledger.economy.withdrawals.writing", _fails)
+                rich.economy.withdraw("user:bob", 3 * OPEN, ADDRESS, "w1")
+            rich.economy.withdraw("user:bob", 3 * OPEN, ADDRESS, "w1")
+        assert rich.available("user:bob") == 17 * OPEN
+        rich.ledger.audit()
+
+    def test_a_start_that_is_killed_while_it_writes_again_goes_on(self, rich, monkeypatch):
+        commit = Ledger.commit
+
+        def killed(self, transfers, statement=None):
+            if transfers[0].code == "claims":
+                raise KeyboardInterrupt
+            return commit(self, transfers, statement)
+
+        with monkeypatch.context() as cut:
+            with pytest.raises(KeyboardInterrupt), put_back(rich, "ledger.db"):
+                for number in range(3):
+                    rich.economy.withdraw("user:bob", OPEN, ADDRESS, f"w{number}")
+                rich.economy.close_claims()
+                rich.economy.withdraw("user:bob", OPEN, OTHER, "w3")
+                cut.setattr(Ledger, "commit", killed)
+        rich.restart()
+        assert (rich.available("user:bob"), rich.economy.claims(1)) == (16 * OPEN, [(ADDRESS, 3 * OPEN)])
+        assert rich.economy.close_claims() == 2
+        rich.ledger.audit()
+
     def test_a_start_asks_the_log_no_more_for_more_withdrawals(self, rich, monkeypatch):
         def asked():
             calls = []
@@ -230,6 +279,16 @@ class TestWithdrawals:
         for number in range(10):
             rich.economy.withdraw("user:bob", OPEN, ADDRESS, f"w{number}")
         assert asked() == few
+
+
+def _noted(town):
+    """Rounds and payments of the book."""
+    names = [str(row[0]) for row in town.economy._db.execute("SELECT transfer_id FROM taken_out ORDER BY 1")]
+    return [name for name in names if "." in name]
+
+
+def _fails(_):
+    raise OSError("the disk is full")
 
 
 class TestDisputes:
