@@ -1,8 +1,8 @@
 """A ledger and its economy, restartable, and short ways to sell answers in the economy's tests."""
 
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +68,9 @@ class Town:
 
 
 @contextmanager
-def put_back(town: Town, name: str) -> Iterator[None]:
-    """What happens inside is lost from the file `name`, as where a backup from before is put in its place."""
+def put_back(town: Town, name: str, killed: AbstractContextManager[None] | None = None) -> Iterator[None]:
+    """What happens inside is lost from the file `name`, as where a backup from before is put in its place. `killed`
+    (see `kill_at`) ends the first start after that; there is a second one."""
     town.close()
     backup = town.folder / f"backup-{name}"
     backup.mkdir()
@@ -82,7 +83,31 @@ def put_back(town: Town, name: str) -> Iterator[None]:
         file.unlink()
     for file in backup.iterdir():
         shutil.copy(file, town.folder)
+    if killed is not None:
+        with killed:
+            town.reopen()
+        town.ledger.close()
     town.reopen()
+
+
+@contextmanager
+def kill_at(owner: type, method: str, when: Callable[..., bool] = lambda *_: True) -> Iterator[None]:
+    """The process ends in the first call of `owner`'s `method` of whose arguments `when` says so; one has to come."""
+    called = getattr(owner, method)
+
+    def killed(self: Any, *given: Any) -> Any:
+        if when(*given):
+            raise KeyboardInterrupt
+        return called(self, *given)
+
+    setattr(owner, method, killed)
+    try:
+        yield
+    except KeyboardInterrupt:
+        return
+    finally:
+        setattr(owner, method, called)
+    raise AssertionError(f"{method} was never called so")
 
 
 def answer(authorized: Authorization, prompt: int = 10, completion: int = 7, token: int = 2, **other: Any) -> Answer:

@@ -1,7 +1,9 @@
 """A backup that put back only the ledger, or only economy.db: at the next start both say the same again."""
 
+from itertools import count
+
 import pytest
-from economy_values import answer, put_back, scores
+from economy_values import answer, kill_at, put_back, scores
 
 from openledger.core.errors import Conflict
 from openledger.economy.restored import Reconciliation
@@ -148,28 +150,12 @@ def test_one_restore_after_another_leaves_no_sale_that_keeps_it_from_starting(to
 
 
 @pytest.mark.parametrize("num_read", [0, 1, 2])
-def test_a_start_that_is_killed_while_it_reads_sales_back_loses_none(town, monkeypatch, num_read):
+def test_a_start_that_is_killed_while_it_reads_sales_back_loses_none(town, num_read):
     """What is read back before the kill stays: the next start looks for what comes after it."""
-    killed = _killed_after(num_read, Reconciliation._adopt_sale)
-    with monkeypatch.context() as cut:
-        with pytest.raises(KeyboardInterrupt), put_back(town, "economy.db"):
-            sold = [town.sell(f"k{number}") for number in range(3)]
-            cut.setattr(Reconciliation, "_adopt_sale", killed)
-    town.restart()
+    reads = count()
+    with put_back(town, "economy.db", kill_at(Reconciliation, "_adopt_sale", lambda _: next(reads) == num_read)):
+        sold = [town.sell(f"k{number}") for number in range(3)]
     assert [state(town, one.answer_id) for one in sold] == ["posted"] * 3
     assert town.economy.pool("py", "p0001").total_nano == town.available("pool:py:p0001") == 3 * 155
     assert town.authorize("k0").answer_id == sold[0].answer_id
     town.ledger.audit()
-
-
-def _killed_after(num_calls, method):
-    """`method`, in whose call after so many the process ends."""
-    calls = []
-
-    def called(*given):
-        if len(calls) == num_calls:
-            raise KeyboardInterrupt
-        calls.append(given)
-        return method(*given)
-
-    return called
