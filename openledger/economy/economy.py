@@ -131,7 +131,7 @@ class Economy(Offices):
     ):
         self._db = open_database(folder / "economy.db", _SCHEMA, FORMAT)
         super().__init__(ledger, self._db, clock or SystemClock())
-        self._ledger = ledger
+        ledger = self._ledger
         self._keys = KeyStore(self._db)
         self._tenants = TenantStore(self._db, PayloadCipher(folder / "answers.key"))
         self._answers = AnswerStore(self._db, self._tenants)
@@ -276,7 +276,6 @@ class Economy(Offices):
         self._deposits.withhold_due()
         self._deposits.give_back()
         self.run_due()
-        self._withdrawals.recover()
 
     def run_due(self) -> int:
         """As `Offices.run_due`; what was sold while the ledger was away is paid for first, before its hold ends."""

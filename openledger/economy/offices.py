@@ -21,7 +21,7 @@ from openledger.economy.governing import GovernanceBook
 from openledger.economy.offers import OfferBook
 from openledger.economy.parameters import Parameters
 from openledger.economy.pool_history import PoolHistory
-from openledger.economy.port import LedgerPort
+from openledger.economy.port import LedgerPort, watched
 from openledger.economy.quotas import QuotaBook
 from openledger.economy.register import RegisterBook
 from openledger.economy.reputation import ReputationBook, quota_rows, review_ppm
@@ -55,12 +55,13 @@ class Offices:
 
     def __init__(self, ledger: LedgerPort, connection: apsw.Connection, clock: Clock | None = None):
         self._clock = clock or SystemClock()
+        self._withdrawals = WithdrawalBook(ledger, self.unit, connection)
+        self._ledger = ledger = watched(ledger, self._withdrawals.arrived)
         self._register = RegisterBook(ledger, self._clock)
         self._stakes = StakeBook(ledger, self._register, connection)
         self._pools = PoolHistory(ledger, connection, self._register)
         self._governance = GovernanceBook(self._register, BountyBook(ledger, self._register, self._pools))
         self._vesting = VestingBook(ledger, self._register)
-        self._withdrawals = WithdrawalBook(ledger, self._register, connection)
         self._deposits = DepositBook(ledger, self._register, connection)
         self._reputations = ReputationBook(connection)
         self._quotas = QuotaBook(connection)

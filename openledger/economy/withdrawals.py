@@ -4,14 +4,15 @@ What is handed over is claimed elsewhere, and a log that is put back from a back
 keeps beside the log what the log said of it, always read from there and in its order, and writes again what an older
 log lacks: the same withdrawals, rounds and payments under the same ids. Where somebody has no longer what he took out
 nothing is taken out and no round is closed until he has (`withdrawals_lost`): a round that was handed over twice would
-be paid twice.
+be paid twice. What comes to him meanwhile goes there first, before anybody can spend it (`arrived`).
 """
 
 import csv
 import io
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 import apsw
@@ -19,13 +20,13 @@ import apsw
 from openledger.core.database import writing
 from openledger.core.errors import Conflict, InsufficientFunds, InvalidInput, NotFound, idempotency_conflict
 from openledger.core.hashing import canonical_json
-from openledger.core.money import OPEN, format_money
+from openledger.core.money import OPEN, Unit, format_money
+from openledger.economy.accounts import AccountBook
 from openledger.economy.port import LedgerPort, after_known, newest_first
-from openledger.economy.register import RegisterBook
 from openledger.economy.terms import check_payee
 from openledger.ledger import withdrawals
 from openledger.ledger.stakes import check_key
-from openledger.ledger.statements import Statement
+from openledger.ledger.statements import Statement, format_of
 from openledger.ledger.transfers import CREATED, EXISTS, Entry, Transfer
 
 _log = logging.getLogger(__name__)
@@ -38,13 +39,15 @@ CREATE TABLE IF NOT EXISTS taken_out(
 
 
 class WithdrawalBook:
-    """`register` lends its way to open accounts; withdrawals have no place in it."""
+    """`unit` tells the ledger's; withdrawals have no place in the register."""
 
-    def __init__(self, ledger: LedgerPort, register: RegisterBook, connection: apsw.Connection):
+    def __init__(self, ledger: LedgerPort, unit: Callable[[], Unit], connection: apsw.Connection):
         self._ledger = ledger
-        self._register = register
+        self._accounts = AccountBook(ledger)
+        self._unit = unit
         self._db = connection
         self._complete = False  # whether the log has all that is noted here
+        self._owing: frozenset[str] = frozenset()  # accounts of whose withdrawals it lacks one
 
     def recover(self) -> None:
         """Note what only the log has, and write what only is noted here; what can't be written is told. May be
@@ -55,6 +58,12 @@ class WithdrawalBook:
             self._write_again()
         except Conflict as error:
             _log.error("%s (%s)", error.message, error.code)
+
+    def arrived(self, transfers: Iterable[Transfer]) -> None:
+        """Take what came to whom the log lacks a withdrawal of; to be called after each batch."""
+        if self._owing and self._owing.intersection(_receivers(transfers)):
+            with suppress(Conflict):
+                self._write_again()
 
     def withdraw(self, account: str, amount_nano: int, address: str, minimum_nano: int, key: str) -> Statement:
         """Take OPEN out, to `address`; the same key again gives the first withdrawal, also where the minimum changed.
@@ -70,9 +79,9 @@ class WithdrawalBook:
         if known is not None:
             return known
         statement = {"format": withdrawals.WITHDRAWAL, **given, "minimum_nano": minimum_nano}
-        withdrawals.check_withdrawal(statement, self._register.state.unit)
+        withdrawals.check_withdrawal(statement, self._unit())
         self._check_balance(account, amount_nano)
-        self._register.open_accounts(withdrawals.WAITING)
+        self._accounts.open(withdrawals.WAITING)
         result = self._commit(statement)
         if result not in (CREATED, EXISTS):
             raise Conflict(f"the ledger refused it: {result}", code=result, param="account")
@@ -96,7 +105,7 @@ class WithdrawalBook:
         if not told:
             raise Conflict("no withdrawal waits", code="no_withdrawals", param="round")
         statement = {"format": withdrawals.CLAIMS, "round": number, "withdrawals": told}
-        self._register.open_accounts(withdrawals.claims_account(number))
+        self._accounts.open(withdrawals.claims_account(number))
         result = self._commit(statement)
         if result not in (CREATED, EXISTS):
             raise Conflict(f"round {number} was handed over by somebody else: {result}", code="round_taken",
@@ -116,7 +125,7 @@ class WithdrawalBook:
         (`claimed_elsewhere`) in a ledger in OPEN, InvalidInput without a reference."""
         self._catch_up()
         total_nano = sum(amount_nano for _, amount_nano in self.claims(number))
-        if self._register.state.unit == OPEN:
+        if self._unit() == OPEN:
             raise Conflict("what is withdrawn in OPEN is claimed on a chain", code="claimed_elsewhere", param="round",
                            fix="hand its claims over")  # fmt: skip
         if not isinstance(reference, str) or not 0 < len(reference) <= 255:
@@ -167,7 +176,7 @@ class WithdrawalBook:
 
     def _unpaid_rounds(self) -> set[int]:
         """Rounds of which no payment is noted; none in OPEN, which others pay."""
-        if self._register.state.unit == OPEN:
+        if self._unit() == OPEN:
             return set()
         query = """SELECT transfer_id FROM taken_out
                    WHERE NOT lost AND (transfer_id GLOB 'claims.*' OR transfer_id GLOB 'paid_out.*')"""
@@ -183,23 +192,46 @@ class WithdrawalBook:
                 break
             lost.append((str(name),))
         if lost:
+            self._complete = False
             with writing(self._db):
                 self._db.executemany("UPDATE taken_out SET lost = 1 WHERE transfer_id = ?", lost)
 
     def _write_again(self) -> None:
-        """Raises Conflict (`withdrawals_lost`) naming whose withdrawal can't be."""
+        """Raises Conflict (`withdrawals_lost`) naming the first whose withdrawal can't be. Those of others are written
+        nevertheless; a round waits for all of it, and what came after it for the round."""
         if self._complete:
             return
-        query = "SELECT statement FROM taken_out WHERE lost ORDER BY number"
-        for statement in [json.loads(row[0]) for row in self._db.execute(query).fetchall()]:
-            transfer = withdrawals.transfer_of(statement)
-            self._register.open_accounts(transfer.credit)
-            (result,) = self._ledger.commit([transfer], statement)
-            if result not in (CREATED, EXISTS):
-                raise _lost(transfer, result)
-            self._read_back()
-            _log.warning("the log is older than what was taken out: %s is written again", transfer.transfer_id)
+        refused: Conflict | None = None
+        for statement in self._lost():
+            if refused is not None and format_of(statement) != withdrawals.WITHDRAWAL:
+                break
+            refusal = self._write(statement)
+            refused = refused or refusal
+        self._owing = frozenset(told["account"] for told in self._lost() if format_of(told) == withdrawals.WITHDRAWAL)
+        if refused is not None:
+            raise refused
         self._complete = True
+
+    def _write(self, statement: dict[str, Any]) -> Conflict | None:
+        if format_of(statement) == withdrawals.CLAIMS:
+            statement = {**statement, "withdrawals": self._in_order(statement["withdrawals"])}
+        transfer = withdrawals.transfer_of(statement)
+        self._accounts.open(transfer.credit)
+        (result,) = self._ledger.commit([transfer], statement)
+        if result not in (CREATED, EXISTS):
+            return _lost(transfer, result)
+        self._read_back()
+        _log.warning("the log is older than what was taken out: %s is written again", transfer.transfer_id)
+        return None
+
+    def _lost(self) -> list[dict[str, Any]]:
+        query = "SELECT statement FROM taken_out WHERE lost ORDER BY number"
+        return [json.loads(statement) for (statement,) in self._db.execute(query)]
+
+    def _in_order(self, told: list[list[Any]]) -> list[list[Any]]:
+        """A round's withdrawals as they wait, in the order in which they were written again."""
+        waiting = self.waiting()
+        return waiting if sorted(waiting) == sorted(told) else told
 
     def _rounds(self) -> int:
         number = 0
@@ -224,6 +256,12 @@ class WithdrawalBook:
         if any(statement[name] != value for name, value in given.items()):
             raise idempotency_conflict("withdrawal")
         return statement
+
+
+def _receivers(transfers: Iterable[Transfer]) -> set[str]:
+    """Who has more to spend by them: who is credited, and whose hold ends."""
+    ended = {transfer.debit for transfer in transfers if transfer.kind in ("void", "post")}
+    return ended | {transfer.credit for transfer in transfers}
 
 
 def _lost(transfer: Transfer, result: str) -> Conflict:

@@ -188,6 +188,60 @@ class TestWithdrawals:
         assert rich.economy.claims(1) == [(ADDRESS, 2 * OPEN), (OTHER, OPEN)]
         rich.ledger.audit()
 
+    def earn(self, town, how):
+        """Something that credits an account, which an older log lacks and which is done again; the account."""
+        if how == "settlement":
+            town.economy.settle(scores(), {})
+            return "contributor:ctr_a"
+        if how == "sale":
+            town.sell("k2")
+            return "user:owner"
+        if how == "reward":
+            town.economy.open_period()
+            return "user:bob"
+        town.economy.grant("user:carol", 5, "carol")
+        return "user:carol"
+
+    @pytest.mark.parametrize("how", ["settlement", "sale", "reward", "grant"])
+    def test_what_comes_again_to_who_took_it_out_goes_there_first(self, tmp_path, clock, how):
+        town = Town(tmp_path, clock, Parameters(payout_minimum_nano=1))
+        town.economy.grant("user:alice", 1_000_000, "start")
+        town.economy.grant("user:bob", 20 * OPEN, "bob")
+        town.economy.stake("user:bob", "adapter:py", 10 * OPEN, "s")
+        town.economy.withdraw("user:bob", 10 * OPEN, OTHER, "w0")
+        town.clock.advance(DAY_MS)
+        town.sell("k1")
+        if how == "sale":
+            town.economy.withdraw("user:owner", 62, OTHER, "w0")
+        town.clock.advance(DAY_MS)
+        with put_back(town, "ledger.db"):
+            account = self.earn(town, how)
+            taken = town.available(account)
+            town.economy.withdraw(account, taken, ADDRESS, "w1")
+            assert town.economy.close_claims() == 1
+        assert town.available(self.earn(town, how)) == 0
+        assert (ADDRESS, taken) in town.economy.claims(1)
+        with pytest.raises(InsufficientFunds):
+            town.authorize("k4", account=account)
+        town.ledger.audit()
+        town.close()
+
+    def test_whose_money_comes_last_keeps_no_other_from_paying_for_what_he_took_out(self, rich):
+        """The round is the same whatever order its withdrawals are written again in; the next one waits for it."""
+        with put_back(rich, "ledger.db"):
+            for name, address in (("carol", ADDRESS), ("dave", OTHER)):
+                rich.economy.grant(f"user:{name}", 2 * OPEN, name)
+                rich.economy.withdraw(f"user:{name}", 2 * OPEN, address, "w1")
+            rich.economy.close_claims()
+            rich.economy.withdraw("user:bob", OPEN, OTHER, "w2")
+        rich.economy.grant("user:dave", 2 * OPEN, "dave")
+        assert (rich.available("user:dave"), rich.available("user:bob")) == (0, 20 * OPEN)
+        rich.restart()
+        rich.economy.grant("user:carol", 2 * OPEN, "carol")
+        assert rich.economy.claims(1) == [(ADDRESS, 2 * OPEN), (OTHER, 2 * OPEN)]
+        assert (rich.available("user:bob"), rich.economy.close_claims()) == (19 * OPEN, 2)
+        rich.ledger.audit()
+
     def test_what_was_taken_out_goes_before_what_is_owed_for_spam(self, tmp_path, clock):
         town = Town(tmp_path, clock, Parameters(contribution_deposit_nano=10, payout_minimum_nano=1))
         town.economy.grant("contributor:ctr_a", 100, "a")
