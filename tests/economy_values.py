@@ -78,10 +78,15 @@ def put_back(town: Town, name: str, killed: AbstractContextManager[None] | None 
         shutil.copy(file, backup)
     town.reopen()
     yield
+    put_back_again(town, name, killed)
+
+
+def put_back_again(town: Town, name: str, killed: AbstractContextManager[None] | None = None) -> None:
+    """The same backup once more."""
     town.close()
     for file in town.folder.glob(f"{name}*"):
         file.unlink()
-    for file in backup.iterdir():
+    for file in (town.folder / f"backup-{name}").iterdir():
         shutil.copy(file, town.folder)
     if killed is not None:
         with killed:

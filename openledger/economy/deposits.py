@@ -3,15 +3,17 @@
     contribution   a hold for the deposit; returned (void) when it is accepted, forfeited (post) when it is spam
                    with too little in the account nothing is held; forfeited then, it is withheld from later earnings
                    where an appeal shows that it was no spam it comes back, from the treasury (`acquit`)
-                   released where the gate never judged it (`dismiss`), and held anew when it is sent again
+                   released where the gate never judged it (`dismiss`), and held anew, as the next hold, when it is sent
+                   again
     datanet        paid once, to the treasury
     adapter        paid once for each digest that is deployed, to the treasury
 
 Amounts are parameters, 0 at the start: then nothing is held and nothing paid. Ids derive from what is paid for, so that
 asking again changes nothing. What is owed stands here, durably, until it is paid.
 
-Where economy.db was put back from a backup, a deposit that only the log has is read back when it is asked for; where
-the log was, what it lacks of what was decided is done again at the start (`recover`).
+What the log did with a deposit's holds is read there whenever it is asked for (`_find`): after a crash, or where
+economy.db was put back from a backup. Where the log was, what it lacks of what was decided is done again at the start
+(`recover`).
 """
 
 import logging
@@ -37,7 +39,7 @@ from openledger.ledger.deposits import (
     returned_transfer,
     withheld_id,
 )
-from openledger.ledger.transfers import CREATED, EXISTS, Transfer
+from openledger.ledger.transfers import CREATED, EXISTS, Entry, Transfer
 
 _log = logging.getLogger(__name__)
 DepositState = Literal["none", "held", "owed", "returned", "forfeited"]
@@ -48,12 +50,16 @@ CREATE TABLE IF NOT EXISTS deposits(
 CREATE INDEX IF NOT EXISTS deposits_owed ON deposits(account) WHERE state = 'due';
 CREATE TABLE IF NOT EXISTS acquittals(contribution_id TEXT PRIMARY KEY, row_id TEXT NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS dismissals(contribution_id TEXT PRIMARY KEY, number INTEGER NOT NULL) STRICT, WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS last_decided(place INTEGER PRIMARY KEY, transfer_id TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS last_decided(
+  place INTEGER PRIMARY KEY, transfer_id TEXT NOT NULL, seq INTEGER NOT NULL
+) STRICT;
 """
 _PLACED = "placed"  # noted, whether or not the ledger holds it
 _DUE = "due"  # forfeited, and not paid yet
 _DISMISSED = "dismissed"  # released without a verdict
-_ENDS = {"kept": "forfeited", "back": "returned", "dropped": _DISMISSED}  # of a hold, and what the book calls them
+_ENDED_BY = {"forfeited": "kept", "returned": "back"}  # how a hold that was judged ends
+_ENDS = (*_ENDED_BY.values(), "dropped")
+_Known = tuple[str, int, str]  # account, amount, state
 _CODES = {"datanet": "datanet_fee", "adapter": "adapter_fee"}
 
 
@@ -113,9 +119,11 @@ class DepositBook:
         anew; judged without that (two sent it at once), it is owed where it is spam."""
         known = self._find(contribution_id)
         if known is not None and known[2] == _PLACED:
-            held = self._hold_id(contribution_id)
-            done = self._end(held, contribution_id, *known[:2], "dropped") if self._is_held(contribution_id) else ""
-            self._mark_dismissed(contribution_id, done)
+            if self._is_held(contribution_id):
+                self._end(self._hold_id(contribution_id), *known[:2], contribution_id, "dropped")
+                self._find(contribution_id)
+            else:
+                self._mark(contribution_id, _DISMISSED)
         return self.state(contribution_id)
 
     def judge(self, contribution_id: str, *, is_spam: bool) -> DepositState:
@@ -128,13 +136,14 @@ class DepositBook:
             self.withhold(account)
         if state not in (_PLACED, _DISMISSED):
             return self.state(contribution_id)
-        held, done = state == _PLACED and self._is_held(contribution_id), ""
-        if held:
-            name = self._hold_id(contribution_id)
-            done = self._end(name, contribution_id, account, amount_nano, "kept" if is_spam else "back")
-        self._mark(contribution_id, ("forfeited" if held else _DUE) if is_spam else "returned", done)
-        if is_spam and not held:
-            self.withhold(account)
+        if state == _PLACED and self._is_held(contribution_id):
+            end = "kept" if is_spam else "back"
+            self._end(self._hold_id(contribution_id), account, amount_nano, contribution_id, end)
+            self._find(contribution_id)
+        else:
+            self._mark(contribution_id, _DUE if is_spam else "returned")
+            if is_spam:
+                self.withhold(account)
         return self.state(contribution_id)
 
     def undecided(self) -> list[str]:
@@ -146,7 +155,7 @@ class DepositBook:
         """Give a forfeited deposit back, from where it went, once; what isn't paid yet is owed no more. `row_id` is the
         row whose overturned verdict says that the contribution was no spam. It stays `forfeited` until the treasury has
         it; see `give_back`."""
-        known = self._find(contribution_id) or self._adopt_withheld(contribution_id)
+        known = self._find(contribution_id)
         if known is not None and known[2] == _DUE:
             self._mark(contribution_id, "returned")
         if known is not None and known[2] == "forfeited":
@@ -172,7 +181,7 @@ class DepositBook:
             (result,) = self._ledger.commit([transfer], statement)
             if result not in (CREATED, EXISTS):
                 break
-            self._mark(statement["contribution_id"], "returned", transfer.transfer_id)
+            self._mark(statement["contribution_id"], "returned", self._ledger.find(transfer.transfer_id))
             given_nano += statement["amount_nano"]
         return given_nano
 
@@ -185,7 +194,7 @@ class DepositBook:
             (result,) = self._ledger.commit([transfer])
             if result not in (CREATED, EXISTS):
                 break
-            self._mark(str(contribution_id), "forfeited", transfer.transfer_id)
+            self._mark(str(contribution_id), "forfeited", self._ledger.find(transfer.transfer_id))
             taken_nano += transfer.amount_nano
         return taken_nano
 
@@ -199,14 +208,18 @@ class DepositBook:
         """Do again what the log lacks of what was decided here: it was put back from a backup. What was decided last is
         looked for; where the log has it, it has the rest. May be repeated."""
         last = self._db.execute("SELECT transfer_id FROM last_decided").get
-        if last is None or self._ledger.find(str(last)) is not None:
+        if last is not None and self._ledger.find(str(last)) is not None:
             return
-        query = "SELECT contribution_id, account, amount_nano, state FROM deposits WHERE state IN (?, ?, ?) ORDER BY 1"
-        rows = self._db.execute(query, ("forfeited", "returned", _DISMISSED)).fetchall()
-        done = sum(self._decide_again(str(row[0]), str(row[1]), int(str(row[2])), str(row[3])) for row in rows)
+        rows = self._db.execute(
+            "SELECT contribution_id, account, amount_nano, state FROM deposits ORDER BY 1"
+        ).fetchall()
+        done = sum([self._decide_again(str(row[0]), str(row[1]), int(str(row[2])), str(row[3])) for row in rows])
+        found = [entry for row in rows for entry in self._decisions(str(row[0]))]
         with writing(self._db):
             self._db.execute("DELETE FROM last_decided")
-        _log.warning("the log is older than economy.db: %d deposits are decided again", done)
+            self._note_last(max(found, key=lambda entry: entry.seq, default=None))
+        if done:
+            _log.warning("the log is older than economy.db: %d deposits are decided again", done)
 
     def state(self, contribution_id: str) -> DepositState:
         known = self._find(contribution_id)
@@ -247,25 +260,35 @@ class DepositBook:
 
     def _decide_again(self, contribution_id: str, account: str, amount_nano: int, state: str) -> bool:
         """Whether the log lacked anything of it."""
-        held = hold_id(contribution_id, self._num_dismissed(contribution_id) - (state == _DISMISSED))
+        number = self._num_dismissed(contribution_id)
+        earlier = [self._ledger.find(hold_id(contribution_id, each)) for each in range(number)]
+        undropped = [one for one in earlier if one is not None and self._is_open(one.transfer.transfer_id)]
+        for one in undropped:
+            self._end(one.transfer.transfer_id, account, one.transfer.amount_nano, contribution_id, "dropped")
+        held = hold_id(contribution_id, number)
         kept = self._ledger.find(f"{held}.kept") is not None or self._ledger.find(withheld_id(contribution_id))
-        if self._is_open(held):
-            end = next(end for end, means in _ENDS.items() if means == state)
-            self._end(held, contribution_id, account, amount_nano, end)
+        if state in _ENDED_BY and self._is_open(held):
+            self._end(held, account, amount_nano, contribution_id, _ENDED_BY[state])
         elif state == "forfeited" and not kept:
             self._mark(contribution_id, _DUE)
         elif state == "returned" and kept and self._ledger.find(returned_id(contribution_id)) is None:
             self._mark(contribution_id, "forfeited")  # `give_back` does the rest
         else:
-            return False
+            return bool(undropped)
         return True
+
+    def _decisions(self, contribution_id: str) -> list[Entry]:
+        """What the log decided of it."""
+        holds = [hold_id(contribution_id, number) for number in range(self._num_dismissed(contribution_id) + 1)]
+        names = [f"{held}.{end}" for held in holds for end in _ENDS]
+        found = map(self._ledger.find, (*names, withheld_id(contribution_id), returned_id(contribution_id)))
+        return [entry for entry in found if entry is not None]
 
     def _is_open(self, held: str) -> bool:
         ended = any(self._ledger.find(f"{held}.{end}") is not None for end in _ENDS)
         return self._ledger.find(held) is not None and not ended
 
-    def _end(self, held: str, contribution_id: str, account: str, amount_nano: int, end: str) -> str:
-        """End a hold; the id of the transfer that does."""
+    def _end(self, held: str, account: str, amount_nano: int, contribution_id: str, end: str) -> None:
         transfer = Transfer(
             transfer_id=f"{held}.{end}",
             debit=account,
@@ -280,79 +303,58 @@ class DepositBook:
         if result not in (CREATED, EXISTS):
             raise Conflict(f"the deposit of {contribution_id} was decided otherwise: {result}", code="deposit_decided",
                            param="contribution_id")  # fmt: skip
-        return transfer.transfer_id
 
-    def _find(self, contribution_id: str) -> tuple[str, int, str] | None:
+    def _find(self, contribution_id: str) -> _Known | None:
         """Account, amount and state, once what the ledger did is noted here: a crash may have come between the two."""
         if not isinstance(contribution_id, str) or not 0 < len(contribution_id) <= 300:
             raise InvalidInput("a contribution has an id", code="invalid_id", param="contribution_id")
-        known = self._noted(contribution_id) or self._adopt(contribution_id)
-        if known is None or (done := self._done(contribution_id, known[2])) is None:
-            return known
-        if done == _DISMISSED:
-            self._mark_dismissed(contribution_id)
-        else:
-            self._mark(contribution_id, done)
-        return (*known[:2], done)
+        known = self._noted(contribution_id)
+        if known is None or known[2] in (_PLACED, _DISMISSED):
+            return self._read_back(contribution_id, known)
+        if known[2] == _DUE and (taken := self._ledger.find(withheld_id(contribution_id))) is not None:
+            self._mark(contribution_id, "forfeited", taken)
+            return (*known[:2], "forfeited")
+        return known
 
-    def _noted(self, contribution_id: str) -> tuple[str, int, str] | None:
+    def _noted(self, contribution_id: str) -> _Known | None:
         query = "SELECT account, amount_nano, state FROM deposits WHERE contribution_id = ?"
         row = self._db.execute(query, (contribution_id,)).fetchone()
         return None if row is None else (str(row[0]), int(str(row[1])), str(row[2]))
 
-    def _adopt(self, contribution_id: str) -> tuple[str, int, str] | None:
-        """A deposit that only the log knows."""
-        first = self._ledger.find(hold_id(contribution_id))
-        if first is None:
-            return None
-        number = 0
-        while self._ledger.find(f"{hold_id(contribution_id, number)}.dropped") is not None:
-            number += 1
-        state = _DISMISSED if self._ledger.find(hold_id(contribution_id, number)) is None else _PLACED
-        known = first.transfer.debit, first.transfer.amount_nano, state
-        with writing(self._db):
-            self._db.execute("INSERT INTO deposits VALUES (?, ?, ?, ?)", (contribution_id, *known))
-            if number:
+    def _read_back(self, contribution_id: str, noted: _Known | None) -> _Known | None:
+        """`noted`, once what the log did since is noted too: holds that were dropped, the one after them, its end."""
+        number, decided = self._num_dismissed(contribution_id), None
+        while (dropped := self._ledger.find(f"{hold_id(contribution_id, number)}.dropped")) is not None:
+            number, decided = number + 1, dropped
+        held, state = self._ledger.find(hold_id(contribution_id, number)), _DISMISSED
+        if held is None and (taken := self._ledger.find(withheld_id(contribution_id))) is not None:
+            state, decided = "forfeited", taken
+        elif held is not None:
+            ends = {means: self._ledger.find(f"{held.transfer.transfer_id}.{end}") for means, end in _ENDED_BY.items()}
+            state, decided = next(((means, end) for means, end in ends.items() if end is not None), (_PLACED, decided))
+        told = held or decided
+        if told is None:
+            return noted
+        known = told.transfer.debit, told.transfer.amount_nano, state
+        if known != noted or decided is not None:
+            with writing(self._db):
+                self._db.execute("INSERT OR REPLACE INTO deposits VALUES (?, ?, ?, ?)", (contribution_id, *known))
                 self._db.execute("INSERT OR REPLACE INTO dismissals VALUES (?, ?)", (contribution_id, number))
+                self._note_last(decided)
         return known
 
-    def _adopt_withheld(self, contribution_id: str) -> tuple[str, int, str] | None:
-        """One that was never held, and was taken from earnings."""
-        entry = self._ledger.find(withheld_id(contribution_id))
-        if entry is None:
-            return None
-        known = entry.transfer.debit, entry.transfer.amount_nano, "forfeited"
-        with writing(self._db):
-            self._db.execute("INSERT INTO deposits VALUES (?, ?, ?, ?)", (contribution_id, *known))
-        return known
-
-    def _done(self, contribution_id: str, state: str) -> str | None:
-        """What the ledger did with a deposit that waits; None where it still waits."""
-        if state == _DUE:
-            return None if self._ledger.find(withheld_id(contribution_id)) is None else "forfeited"
-        if state != _PLACED or not self._is_held(contribution_id):
-            return None
-        held = self._hold_id(contribution_id)
-        return next((means for end, means in _ENDS.items() if self._ledger.find(f"{held}.{end}") is not None), None)
-
-    def _mark(self, contribution_id: str, state: str, transfer_id: str = "") -> None:
-        """`transfer_id` is what did it in the log, if anything did."""
+    def _mark(self, contribution_id: str, state: str, decided: Entry | None = None) -> None:
+        """`decided` is what did it in the log, if anything did."""
         with writing(self._db):
             self._db.execute("UPDATE deposits SET state = ? WHERE contribution_id = ?", (state, contribution_id))
-            self._note_last(transfer_id)
+            self._note_last(decided)
 
-    def _note_last(self, transfer_id: str) -> None:
-        if transfer_id:
-            self._db.execute("INSERT OR REPLACE INTO last_decided VALUES (0, ?)", (transfer_id,))
-
-    def _mark_dismissed(self, contribution_id: str, transfer_id: str = "") -> None:
-        """With it the next hold has another id: the ledger ends each once."""
-        count = "INSERT INTO dismissals VALUES (?, 1) ON CONFLICT DO UPDATE SET number = number + 1"
-        with writing(self._db):
-            values = (_DISMISSED, contribution_id)
-            self._db.execute("UPDATE deposits SET state = ? WHERE contribution_id = ?", values)
-            self._db.execute(count, (contribution_id,))
-            self._note_last(transfer_id)
+    def _note_last(self, decided: Entry | None) -> None:
+        """The newest of what the log decided."""
+        query = """INSERT INTO last_decided VALUES (0, ?, ?) ON CONFLICT DO UPDATE
+                   SET transfer_id = excluded.transfer_id, seq = excluded.seq WHERE excluded.seq > seq"""
+        if decided is not None:
+            self._db.execute(query, (decided.transfer.transfer_id, decided.seq))
 
 
 def _withheld(contribution_id: str, account: str, amount_nano: int) -> Transfer:

@@ -262,6 +262,7 @@ class Economy(Offices):
         release and delete what has expired. Called at the start; may be repeated."""
         self._restored.run()
         self._withdrawals.recover()  # before anything else takes what was handed over
+        self._deposits.recover()
         self._disputes.read_back(self._restored.disputed)
         self._signers.end_rest()
         self._sales.post_waiting()
@@ -272,7 +273,6 @@ class Economy(Offices):
         self.expire_disputes()
         self.erase_expired()
         self._stakes.reward_due()
-        self._deposits.recover()
         self._deposits.withhold_due()
         self._deposits.give_back()
         self.run_due()

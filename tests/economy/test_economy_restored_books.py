@@ -4,7 +4,7 @@ lost, doubled or made up."""
 from dataclasses import replace
 
 import pytest
-from economy_values import TERMS, Town, answer, kill_at, put_back, scores
+from economy_values import TERMS, Town, answer, kill_at, put_back, put_back_again, scores
 from test_economy_appeals import ACCOUNT, JUDGED, appeal, decision, name_reviewer
 
 from openledger.core.errors import Conflict, InsufficientFunds
@@ -437,6 +437,75 @@ class TestDeposits:
             priced.economy.dismiss("ctb_1")
         assert priced.economy.deposit("user:alice", "ctb_1") == "held"
         assert priced.economy.judge("ctb_1", False) == "returned"
+        assert self.left(priced) == (1_000_000, 0, 0)
+
+    @pytest.mark.parametrize("is_spam", [False, True])
+    def test_one_that_was_dismissed_before_anything_was_held_is_found(self, priced, is_spam):
+        with put_back(priced, "economy.db"):
+            assert priced.economy.deposit("contributor:a", "ctb_1") == "owed"
+            priced.economy.dismiss("ctb_1")
+            priced.economy.grant("contributor:a", 100, "a")
+            assert priced.economy.deposit("contributor:a", "ctb_1") == "held"
+        assert priced.economy.judge("ctb_1", is_spam) == ("forfeited" if is_spam else "returned")
+        assert priced.economy.balance("contributor:a").debits_pending_nano == 0
+        assert priced.available("contributor:a") == 100 - 50 * is_spam
+
+    @pytest.mark.parametrize("is_spam", [False, True])
+    @pytest.mark.parametrize("dismissed", [1, 2])
+    def test_one_that_an_older_journal_has_before_it_was_dismissed_is_found(self, priced, dismissed, is_spam):
+        priced.economy.deposit("user:alice", "ctb_1")
+        with put_back(priced, "economy.db"):
+            for _ in range(dismissed):
+                priced.economy.dismiss("ctb_1")
+                priced.economy.deposit("user:alice", "ctb_1")
+        assert priced.economy.judge("ctb_1", is_spam) == ("forfeited" if is_spam else "returned")
+        assert self.left(priced) == (1_000_000 - 50 * is_spam, 0, 50 * is_spam)
+
+    def test_one_that_an_older_journal_has_as_dismissed_is_found(self, priced):
+        priced.economy.deposit("user:alice", "ctb_1")
+        priced.economy.dismiss("ctb_1")
+        with put_back(priced, "economy.db"):
+            priced.economy.deposit("user:alice", "ctb_1")
+        assert priced.economy.judge("ctb_1", True) == "forfeited"
+        assert self.left(priced) == (1_000_000 - 50, 0, 50)
+
+    @pytest.mark.parametrize("verdict", [False, True, None])
+    def test_the_first_hold_of_one_that_was_held_anew_is_let_go_where_an_older_log_has_it(self, priced, verdict):
+        priced.economy.deposit("user:alice", "ctb_1")
+        with put_back(priced, "ledger.db"):
+            priced.economy.dismiss("ctb_1")
+            priced.economy.deposit("user:alice", "ctb_1")
+            if verdict is not None:
+                priced.economy.judge("ctb_1", verdict)
+        lost = 50 * (verdict is True)
+        assert self.left(priced) == (1_000_000 - lost, 0, lost)
+
+    @pytest.mark.parametrize(("is_spam", "left"), [(False, (1_000_000, 0, 0)), (True, (1_000_000 - 50, 0, 50))])
+    def test_a_second_restore_of_the_same_log_decides_again(self, priced, is_spam, left):
+        priced.economy.deposit("user:alice", "ctb_1")
+        with put_back(priced, "ledger.db"):
+            priced.economy.judge("ctb_1", is_spam)
+        assert self.left(priced) == left
+        put_back_again(priced, "ledger.db")
+        assert self.left(priced) == left
+
+    def test_a_decision_that_was_noted_after_a_crash_is_the_last_one(self, priced):
+        """Another one was decided before: an older log that has that lacks this one."""
+        for name in ("ctb_1", "ctb_2"):
+            priced.economy.deposit("user:alice", name)
+        priced.economy.judge("ctb_1", False)
+        with put_back(priced, "ledger.db"):
+            with put_back(priced, "economy.db"):
+                priced.economy.judge("ctb_2", False)
+            assert priced.economy.judge("ctb_2", False) == "returned"
+        assert self.left(priced) == (1_000_000, 0, 0)
+
+    def test_a_journal_without_a_last_decision_is_looked_through_once(self, priced):
+        """Of before there was one."""
+        priced.economy.deposit("user:alice", "ctb_1")
+        with put_back(priced, "ledger.db"):
+            priced.economy.judge("ctb_1", False)
+            priced.economy._db.execute("DELETE FROM last_decided")
         assert self.left(priced) == (1_000_000, 0, 0)
 
     @pytest.mark.parametrize(("is_spam", "left"), [(False, (1_000_000, 0, 0)), (True, (1_000_000 - 50, 0, 50))])
