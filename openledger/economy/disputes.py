@@ -8,7 +8,7 @@ that nobody decides can be found when its time is up. Every step may be repeated
 """
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import apsw
@@ -149,11 +149,11 @@ class DisputeBook:
             self._forget(adapter, period, now_ms)
         return num_expired
 
-    def read_back(self, pools: Collection[tuple[str, str]]) -> None:
-        """Note until when the disputes of `pools`, and of those that are noted, are open: where economy.db was put back
-        from a backup, only the log has the newest."""
+    def read_back(self) -> None:
+        """Note until when the disputes of pools that are noted are open: where economy.db was put back from a backup,
+        only the log has the newest."""
         noted = [(str(row[0]), str(row[1])) for row in self._db.execute("SELECT adapter, period FROM disputed")]
-        for adapter, period in sorted({*pools, *noted}):
+        for adapter, period in sorted(set(noted)):
             try:
                 known = self.of_pool(adapter, period)
             except NotFound:
@@ -218,15 +218,19 @@ class DisputeBook:
                 raise Conflict(f"{account.account_id}: {result}", code=result, param="account")
 
     def _remember(self, dispute: Dispute) -> None:
-        values = (dispute.claim["adapter"], dispute.claim["period"], dispute.deadline_ms)
-        with writing(self._db):
-            self._db.execute("INSERT OR IGNORE INTO disputed VALUES (?, ?, ?)", values)
+        remember(self._db, dispute.claim["adapter"], dispute.claim["period"], dispute.deadline_ms)
 
     def _forget(self, adapter: str, period: str, now_ms: int) -> None:
         with writing(self._db):
             self._db.execute(
                 "DELETE FROM disputed WHERE adapter = ? AND period = ? AND deadline_ms < ?", (adapter, period, now_ms)
             )
+
+
+def remember(connection: apsw.Connection, adapter: str, period: str, deadline_ms: int = 0) -> None:
+    """That a pool has a dispute, and until when; 0 where that is still to be looked up (`DisputeBook.read_back`)."""
+    with writing(connection):
+        connection.execute("INSERT OR IGNORE INTO disputed VALUES (?, ?, ?)", (adapter, period, deadline_ms))
 
 
 def recomputed(

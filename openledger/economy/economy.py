@@ -263,7 +263,7 @@ class Economy(Offices):
         self._restored.run()
         self._withdrawals.recover()  # before anything else takes what was handed over
         self._deposits.recover()
-        self._disputes.read_back(self._restored.disputed)
+        self._disputes.read_back()
         self._signers.end_rest()
         self._sales.post_waiting()
         self._refunds.recover()

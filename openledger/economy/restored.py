@@ -15,9 +15,10 @@ from typing import Any
 import apsw
 
 from openledger.core.database import writing
+from openledger.economy import disputes
 from openledger.economy.answers import AnswerStore
 from openledger.economy.holds import HoldStore
-from openledger.economy.port import LedgerPort, after_known, newest_first
+from openledger.economy.port import LedgerPort, after_known
 from openledger.economy.pricing import fee_id
 from openledger.economy.settlement import payout_id
 from openledger.economy.staking import StakeBook
@@ -39,7 +40,6 @@ class Reconciliation:
         self._db = connection
         self._stakes = stakes
         self._holds = HoldStore(connection)
-        self.disputed: set[tuple[str, str]] = set()  # pools of which something went into escrow since the last start
 
     def run(self) -> None:
         lost, adopted = self._unsell(), self._adopt()
@@ -105,21 +105,18 @@ class Reconciliation:
 
     def read_refunds(self, account: str) -> int:
         """Refunds that took of `account` and weren't known here, since it was last looked at; how many."""
-        found, newest_seq, read_seq = 0, -1, self._read_seq(account)
-        for entry in newest_first(self._ledger, account):
-            if entry.seq == read_seq:
-                break
-            newest_seq = max(newest_seq, entry.seq)
-            found += self._note(entry)
-        if newest_seq >= 0:
+        read_seq = self._read_seq(account)
+        entries = after_known(self._ledger, account, lambda entry: entry.seq == read_seq)
+        found = sum([self._note(entry) for entry in entries])
+        if entries:
             with writing(self._db):
-                self._db.execute("INSERT OR REPLACE INTO read_back VALUES (?, ?)", (account, newest_seq))
+                self._db.execute("INSERT OR REPLACE INTO read_back VALUES (?, ?)", (account, entries[-1].seq))
         return found
 
     def _note(self, entry: Entry) -> bool:
-        """Whether the entry is of a refund that wasn't known; now it is."""
+        """Whether the entry is of a refund that wasn't known; now it is. So is a pool that went into escrow."""
         if pool := disputed_pool(entry.transfer.credit):
-            self.disputed.add(pool)
+            disputes.remember(self._db, *pool)
         known = self._answers.find(entry.transfer.reference) if entry.transfer.code == refunds.CODE else None
         if known is None or known.state == "refunded":
             return False

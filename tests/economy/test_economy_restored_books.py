@@ -10,6 +10,7 @@ from test_economy_appeals import ACCOUNT, JUDGED, appeal, decision, name_reviewe
 from openledger.core.errors import Conflict, InsufficientFunds
 from openledger.core.money import NANO_PER_OPEN, Unit
 from openledger.economy import Parameters
+from openledger.economy.disputes import DisputeBook
 from openledger.economy.pricing import usage_statement
 from openledger.economy.settlement import payout_id
 from openledger.ledger import Ledger
@@ -351,6 +352,15 @@ class TestDisputes:
     def test_one_that_an_older_journal_knows_nothing_of_expires(self, settled):
         before = settled.available("contributor:ctr_a"), settled.available("unattributed")
         with put_back(settled, "economy.db"):
+            self.dispute(settled)
+        settled.clock.advance(40 * DAY_MS)
+        assert settled.economy.expire_disputes() == 1
+        assert (settled.available("contributor:ctr_a"), settled.available("unattributed")) == before
+        settled.ledger.audit()
+
+    def test_so_does_one_whose_start_was_killed_when_the_pools_were_read_and_not_their_disputes(self, settled):
+        before = settled.available("contributor:ctr_a"), settled.available("unattributed")
+        with put_back(settled, "economy.db", kill_at(DisputeBook, "read_back")):
             self.dispute(settled)
         settled.clock.advance(40 * DAY_MS)
         assert settled.economy.expire_disputes() == 1
