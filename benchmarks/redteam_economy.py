@@ -21,7 +21,7 @@ from math import isqrt
 from pathlib import Path
 
 from openledger.core.clock import ManualClock
-from openledger.core.errors import Forbidden, OpenLedgerError
+from openledger.core.errors import Conflict, Forbidden, OpenLedgerError
 from openledger.core.money import NANO_PER_OPEN
 from openledger.core.shares import shares_ppb
 from openledger.core.signing import SigningKey
@@ -306,6 +306,39 @@ def borrowed_before_the_snapshot(loan_days: int = 1) -> Outcome:
     )
 
 
+def flood_of_proposals(num_tried: int = 50, times_the_threshold: Fraction = Fraction(5, 2)) -> Outcome:
+    """One that pays himself, hidden among fifty: as many as the house takes before any is decided, the stake delegated
+    to a new name for each. In his place the honest one has the threshold staked and proposes once. Undefended all are
+    taken: the threshold asks once for any number."""
+    with world() as here:
+        threshold_nano = here.economy.parameters().vote_threshold_nano
+        for name, times in (("user:honest", Fraction(1)), ("user:mallory", times_the_threshold)):
+            here.give(name, 1000)
+            here.economy.stake(name, ADAPTER, int(threshold_nano * times), "s1")
+        here.clock.advance(1)
+        honest = sum(_is_taken(here, "user:honest", f"p{number}") for number in range(num_tried))
+        taken = 0
+        for number in range(num_tried):
+            here.economy.delegate("user:mallory", f"user:mallory{number}")
+            here.clock.advance(1)
+            taken += _is_taken(here, f"user:mallory{number}", "p")
+    return Outcome(
+        attack=f"{num_tried} proposals at once, one of them to be overlooked, each under a new name",
+        unit="an open proposal for the threshold staked",
+        undefended=num_tried / times_the_threshold,
+        defended=taken / times_the_threshold / honest,
+        stopped_by="a stake is behind one open proposal for each threshold of it, whoever it is delegated to",
+    )
+
+
+def _is_taken(here: World, proposer: str, key: str) -> bool:
+    try:
+        here.economy.propose(proposer, "t", "", {"kind": "text"}, key)
+    except Conflict:
+        return False
+    return True
+
+
 def sybils_who_vouch(num_honest: int = 200, num_sybils: int = 1000, num_edges: int = 10) -> Outcome:
     """Five sybils to one honest, all vouching for each other, and ten honest ones fooled into vouching for one."""
     honest = {f"h{n}": [f"h{(n * step + 1) % num_honest}" for step in (1, 3, 7)] for n in range(num_honest)}
@@ -335,6 +368,7 @@ ATTACKS: tuple[Callable[[], Outcome], ...] = (
     drain_by_a_minority,
     borrowed_after_the_snapshot,
     borrowed_before_the_snapshot,
+    flood_of_proposals,
     sybils_who_vouch,
 )
 

@@ -76,7 +76,7 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     slash.add_argument("object", metavar="adapter:NAME|datanet:NAME")
     slash.add_argument("--cause", required=True, choices=sorted(CAUSES))
     slash.add_argument("--evidence", required=True, help="SHA-256 of what shows the cause, in hex")
-    claims = actions.add_parser("claims", help="hand over the withdrawals that wait, as address,amount_nano")
+    claims = actions.add_parser("claims", help="hand over the withdrawals that wait, as CSV")
     claims.add_argument("--round", type=int, help="an earlier round again, instead of a new one")
     claims.add_argument("--out", type=Path, help="the CSV; standard error without it")
     paid_out = actions.add_parser("paid-out", help="record that a round of claims was paid, in a currency")

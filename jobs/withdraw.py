@@ -36,7 +36,7 @@ def withdraw(workdir: Workdir, arguments: argparse.Namespace) -> dict[str, objec
     from openledger.adapters.registry import AdapterRegistry
     from openledger.attribution.actor import start_index_host
     from openledger.platform import pipeline, withdrawal
-    from openledger.platform.actors import datanets_actor
+    from openledger.platform.actors import datanets_actor, economy_actor
     from openledger.platform.cluster import connected
 
     registry = AdapterRegistry(workdir.adapters)
@@ -49,7 +49,8 @@ def withdraw(workdir: Workdir, arguments: argparse.Namespace) -> dict[str, objec
         _, rows = pipeline.published(datanets_actor(workdir), plan.card.datanet, plan.card.datanet_version)
         card = withdrawal.withdraw(
             plan, registry, base, rows, start_index_host(base), workdir.adapters, workdir.indexes,
-            num_gpus=arguments.gpus, tell=lambda line: print(line, file=sys.stderr, flush=True),
+            economy=economy_actor(workdir), num_gpus=arguments.gpus,
+            tell=lambda line: print(line, file=sys.stderr, flush=True),
         )  # fmt: skip
     return {**told, "digest": card.digest}
 

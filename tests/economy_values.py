@@ -1,5 +1,8 @@
 """A ledger and its economy, restartable, and short ways to sell answers in the economy's tests."""
 
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +38,9 @@ class Town:
     def restart(self) -> None:
         """As after a crash: the old objects are dropped, new ones open the files."""
         self.close()
+        self.reopen()
+
+    def reopen(self) -> None:
         self.__init__(self.folder, self.clock, self.parameters, self.unit)  # type: ignore[misc]
 
     def close(self) -> None:
@@ -59,6 +65,54 @@ class Town:
 
     def available(self, account: str = "user:alice") -> int:
         return self.economy.balance(account).available_nano
+
+
+@contextmanager
+def put_back(town: Town, name: str, killed: AbstractContextManager[None] | None = None) -> Iterator[None]:
+    """What happens inside is lost from the file `name`, as where a backup from before is put in its place. `killed`
+    (see `kill_at`) ends the first start after that; there is a second one."""
+    town.close()
+    backup = town.folder / f"backup-{name}"
+    backup.mkdir()
+    for file in town.folder.glob(f"{name}*"):
+        shutil.copy(file, backup)
+    town.reopen()
+    yield
+    put_back_again(town, name, killed)
+
+
+def put_back_again(town: Town, name: str, killed: AbstractContextManager[None] | None = None) -> None:
+    """The same backup once more."""
+    town.close()
+    for file in town.folder.glob(f"{name}*"):
+        file.unlink()
+    for file in (town.folder / f"backup-{name}").iterdir():
+        shutil.copy(file, town.folder)
+    if killed is not None:
+        with killed:
+            town.reopen()
+        town.ledger.close()
+    town.reopen()
+
+
+@contextmanager
+def kill_at(owner: type, method: str, when: Callable[..., bool] = lambda *_: True) -> Iterator[None]:
+    """The process ends in the first call of `owner`'s `method` of whose arguments `when` says so; one has to come."""
+    called = getattr(owner, method)
+
+    def killed(self: Any, *given: Any) -> Any:
+        if when(*given):
+            raise KeyboardInterrupt
+        return called(self, *given)
+
+    setattr(owner, method, killed)
+    try:
+        yield
+    except KeyboardInterrupt:
+        return
+    finally:
+        setattr(owner, method, called)
+    raise AssertionError(f"{method} was never called so")
 
 
 def answer(authorized: Authorization, prompt: int = 10, completion: int = 7, token: int = 2, **other: Any) -> Answer:

@@ -32,6 +32,7 @@ from openledger.openlora.vllm_engine import VllmOptions
 from openledger.platform.actors import datanets_actor, economy_actor, ledger_actor
 from openledger.platform.bases import offer_base, twice
 from openledger.platform.live import LiveService
+from openledger.platform.point_of_sale import begin_offers, log_on_sale
 from openledger.platform.prices import BASE_PRICES, prices_in
 from openledger.platform.workdir import Workdir
 
@@ -123,9 +124,11 @@ def start_gateway(arguments: GatewayArguments, names: Mapping[str, str | None]) 
         find_base_model(named): serve.get_deployment_handle(name, app_name=APPLICATION) for name, named in names.items()
     }
     economy = economy_actor(workdir, arguments.unit)
-    prices = base_prices(arguments, ray.get(economy.unit.remote()))
+    prices, registry = base_prices(arguments, ray.get(economy.unit.remote())), AdapterRegistry(workdir.adapters)
+    begin_offers(economy, registry)
     for base in engines:
-        offer_base(AdapterRegistry(workdir.adapters), base, arguments.base_owner, prices)
+        offer_base(registry, base, arguments.base_owner, prices)
+    log_on_sale(economy, registry)
     service = LiveService(
         workdir,
         engines,

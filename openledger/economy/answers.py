@@ -120,20 +120,16 @@ class AnswerStore:
         with writing(self._db):
             self._db.execute("UPDATE answers SET state = 'posted' WHERE answer_id = ?", (answer_id,))
 
-    def remember_posted(self, answer_id: str) -> None:
-        """The log's newest sale, which only the log knew."""
-        with writing(self._db):
-            self._remember(answer_id)
-
     def forget_posted(self) -> None:
         with writing(self._db):
             self._db.execute("DELETE FROM last_posted")
 
     def adopt(self, usage: dict[str, Any], refunded: bool) -> None:
-        """An answer that only the log knows: what it said is lost."""
+        """An answer that only the log knows, the newest there of those that are known: what it said is lost."""
         row = (*_row(StoredAnswer(usage=usage, sealed=b"", state="posted")), "refunded" if refunded else "posted")
         with writing(self._db):
             self._db.execute("INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+            self._remember(str(usage["answer_id"]))
 
     def in_pool(self, adapter: str, period: str) -> list[Answer]:
         """The decrypted answers that paid into a pool, those that can still be read. Raises Corrupt where one doesn't

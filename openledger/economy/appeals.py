@@ -32,8 +32,7 @@ class AppealBook:
         )
 
     def find(self, row_id: str) -> LoggedAppeal | None:
-        claim = self._statement(row_id, "open")
-        return None if claim is None else LoggedAppeal(claim=claim, closing=self._statement(row_id, "close"))
+        return find_appeal(self._ledger, row_id)
 
     def open(self, appeal: Appeal, judged: Judged, now_ms: int) -> LoggedAppeal:
         """Hold the deposit of an appeal; the same again gives the appeal as it stands now.
@@ -75,10 +74,6 @@ class AppealBook:
         self._commit(statement)
         return LoggedAppeal(claim=known.claim, closing=statement)
 
-    def _statement(self, row_id: str, step: str) -> dict[str, Any] | None:
-        entry = self._ledger.find(appeal_transfer_id(row_id, step))
-        return None if entry is None else self._ledger.batch(entry.seq).statement
-
     def _commit(self, statement: dict[str, Any]) -> None:
         """A contributor who never had anything has no account; none is opened for an appeal that he can't pay for."""
         (transfer,) = appeals.transfers_of(statement)
@@ -91,6 +86,17 @@ class AppealBook:
             )
         if result not in (CREATED, EXISTS):
             raise Conflict(f"the ledger refused {transfer.code}: {result}", code=result, param="row_id")
+
+
+def find_appeal(ledger: LedgerPort, row_id: str) -> LoggedAppeal | None:
+    """What the log says of a row's appeal; None where it has none."""
+    claim, closing = (_statement(ledger, row_id, step) for step in ("open", "close"))
+    return None if claim is None else LoggedAppeal(claim=claim, closing=closing)
+
+
+def _statement(ledger: LedgerPort, row_id: str, step: str) -> dict[str, Any] | None:
+    entry = ledger.find(appeal_transfer_id(row_id, step))
+    return None if entry is None else ledger.batch(entry.seq).statement
 
 
 def _says(known: LoggedAppeal, decision: Decision) -> bool:

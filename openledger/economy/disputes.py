@@ -135,7 +135,7 @@ class DisputeBook:
 
     def expire(self, now_ms: int) -> int:
         """Give back what disputes hold that nobody decided in time; how many there were. A pool that can't be read is
-        left as it is, and the others go on."""
+        left as it is, and the others go on; one whose settlement a restored log lacks has none."""
         num_expired = 0
         query = "SELECT adapter, period FROM disputed WHERE deadline_ms < ? GROUP BY adapter, period"
         for adapter, period in [(str(row[0]), str(row[1])) for row in self._db.execute(query, (now_ms,))]:
@@ -143,9 +143,27 @@ class DisputeBook:
                 num_expired += self._expire_of(adapter, period, now_ms)
             except Corrupt as error:
                 _report(adapter, period, error)
-            else:
-                self._forget(adapter, period, now_ms)
+                continue
+            except NotFound:
+                pass
+            self._forget(adapter, period, now_ms)
         return num_expired
+
+    def read_back(self) -> None:
+        """Note until when the disputes of pools that are noted are open: where economy.db was put back from a backup,
+        only the log has the newest."""
+        noted = [(str(row[0]), str(row[1])) for row in self._db.execute("SELECT adapter, period FROM disputed")]
+        for adapter, period in sorted(set(noted)):
+            try:
+                known = self.of_pool(adapter, period)
+            except NotFound:
+                continue
+            except Corrupt as error:
+                _report(adapter, period, error)
+                continue
+            for dispute in known:
+                if dispute.state == "open":
+                    self._remember(dispute)
 
     def _expire_of(self, adapter: str, period: str, now_ms: int) -> int:
         told, key = self._pools.read(adapter, period), (adapter, period)
@@ -200,15 +218,19 @@ class DisputeBook:
                 raise Conflict(f"{account.account_id}: {result}", code=result, param="account")
 
     def _remember(self, dispute: Dispute) -> None:
-        values = (dispute.claim["adapter"], dispute.claim["period"], dispute.deadline_ms)
-        with writing(self._db):
-            self._db.execute("INSERT OR IGNORE INTO disputed VALUES (?, ?, ?)", values)
+        remember(self._db, dispute.claim["adapter"], dispute.claim["period"], dispute.deadline_ms)
 
     def _forget(self, adapter: str, period: str, now_ms: int) -> None:
         with writing(self._db):
             self._db.execute(
                 "DELETE FROM disputed WHERE adapter = ? AND period = ? AND deadline_ms < ?", (adapter, period, now_ms)
             )
+
+
+def remember(connection: apsw.Connection, adapter: str, period: str, deadline_ms: int = 0) -> None:
+    """That a pool has a dispute, and until when; 0 where that is still to be looked up (`DisputeBook.read_back`)."""
+    with writing(connection):
+        connection.execute("INSERT OR IGNORE INTO disputed VALUES (?, ?, ?)", (adapter, period, deadline_ms))
 
 
 def recomputed(

@@ -46,7 +46,7 @@ from openledger.economy.offices import Offices
 from openledger.economy.parameters import Parameters
 from openledger.economy.payloads import PayloadCipher
 from openledger.economy.periods import PeriodStore
-from openledger.economy.port import LedgerPort
+from openledger.economy.port import LedgerPort, newest_first
 from openledger.economy.refunds import RefundBook
 from openledger.economy.requests import SCHEMA as REQUESTS_SCHEMA
 from openledger.economy.requests import RequestStore
@@ -75,6 +75,7 @@ from openledger.ledger.accounts import Balance, pool_account
 from openledger.ledger.appeals import LoggedAppeal
 from openledger.ledger.deposits import overturns
 from openledger.ledger.disputes import Dispute, Recomputation
+from openledger.ledger.offers import lot_of
 from openledger.ledger.signers import Signer
 from openledger.ledger.statements import SETTLEMENTS, format_of
 from openledger.ledger.transfers import Entry, Transfer
@@ -130,7 +131,7 @@ class Economy(Offices):
     ):
         self._db = open_database(folder / "economy.db", _SCHEMA, FORMAT)
         super().__init__(ledger, self._db, clock or SystemClock())
-        self._ledger = ledger
+        ledger = self._ledger
         self._keys = KeyStore(self._db)
         self._tenants = TenantStore(self._db, PayloadCipher(folder / "answers.key"))
         self._answers = AnswerStore(self._db, self._tenants)
@@ -139,7 +140,7 @@ class Economy(Offices):
         self._signers = SignerBook(ledger)
         self._caps = CapStore(self._db)
         self._refunds = RefundBook(ledger, self._answers, self._db)
-        self._restored = Reconciliation(ledger, self._answers, self._db)
+        self._restored = Reconciliation(ledger, self._answers, self._db, self._stakes)
         self._register.choose(unit)
         first = parameters or parameters_in(self._register.state.unit)
         opened = self._register.begin(first, self._periods.current())
@@ -149,7 +150,8 @@ class Economy(Offices):
         self._accounts = self._register.accounts
         self._sales = SaleBook(
             ledger, self._db, self._clock, register=self._register, accounts=self._accounts, stakes=self._stakes,
-            answers=self._answers, periods=self._periods, caps=self._caps,
+            answers=self._answers, periods=self._periods, caps=self._caps, offers=self._offers,
+            tenants=self._tenants,
         )  # fmt: skip
         self._accounts.open(names.GENESIS, names.HOLDS, names.TREASURY, names.STAKERS, names.UNATTRIBUTED)
         self.recover()
@@ -228,6 +230,10 @@ class Economy(Offices):
         )
         return hold, self.completed(hold.answer_id)
 
+    def begin_offers(self, on_sale: Sequence[AdapterTerms]) -> None:
+        """Sell from now on only what is offered, `on_sale`, and what is being answered; once. See `OfferBook.begin`."""
+        self._offers.begin({lot_of(terms) for terms in (*on_sale, *self._sales.being_answered())})
+
     def complete(self, answer: Answer) -> FeeReceipt:
         """See `SaleBook.complete`."""
         return self._sales.complete(answer)
@@ -271,10 +277,14 @@ class Economy(Offices):
         """Mend what a restored backup left apart, post what was stored and not posted, finish settlements and deposits,
         release and delete what has expired. Called at the start; may be repeated."""
         self._restored.run()
+        self._withdrawals.recover()  # before anything else takes what was handed over
+        self._deposits.recover()
+        self._disputes.read_back()
         self._signers.end_rest()
         self._sales.post_waiting()
         self._refunds.recover()
         self.pools()
+        self._emit_last()
         self.release_expired()
         self.expire_disputes()
         self.erase_expired()
@@ -539,7 +549,7 @@ class Economy(Offices):
                 code=entry.transfer.code,
                 funding=_FUNDING[entry.transfer.code],
             )
-            for entry in self._ledger.transfers(account)
+            for entry in newest_first(self._ledger, account)
             if entry.transfer.code in _FUNDING and entry.transfer.credit == account
         ]
 
@@ -646,6 +656,15 @@ class Economy(Offices):
         for account in sorted(set(statement["accounts"].values())):
             self._deposits.withhold(account)
         self._reputations.record_settlement(statement, self.parameters(period))
+
+    def _emit_last(self) -> None:
+        """What is emitted beside the last settlement, where a log that was put back ends between the two."""
+        period = self._answers.last_settled()
+        if not period or not self.parameters(period).emission_match_ppm:
+            return
+        for adapter in self._answers.adapters_settled(period):
+            if (entry := self._ledger.find(payout_id(adapter, period))) is not None:
+                self._vesting.emit(self._ledger.batch(entry.seq).statement or {})
 
     def _reference(self, entry: Entry) -> str:
         """Adapter and period of a payout, wherever its transfer says so."""

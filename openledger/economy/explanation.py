@@ -5,7 +5,7 @@ from typing import Any
 
 from openledger.core.money import format_money, format_open, shown_unit
 from openledger.core.shares import ceiling_nano
-from openledger.ledger import appeals, contributor_keys, deposits, disputes, seals, signers
+from openledger.ledger import appeals, contributor_keys, deposits, disputes, offers, seals, signers
 from openledger.ledger.statements import PARTS, SETTLEMENT_1, SETTLEMENTS, USAGE, format_of
 from openledger.ledger.transfers import Batch, Transfer
 from openledger.ledger.verdicts import VERDICT
@@ -20,7 +20,7 @@ def explain(transfer: Transfer, batch: Batch) -> list[str]:
         f" ({transfer.code}), batch {batch.seq} of the log"
     )
     statement = batch.statement or {}
-    for kind in (disputes, appeals, contributor_keys, deposits, seals, signers):
+    for kind in (disputes, appeals, contributor_keys, deposits, offers, seals, signers):
         if format_of(statement) in kind.FORMATS:
             return [head, *kind.lines(statement)]
     if format_of(statement) in SETTLEMENTS:

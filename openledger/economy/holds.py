@@ -4,13 +4,15 @@ A record is durable before the ledger is asked, so that a retry after a crash fi
 transfer id.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import apsw
 
 from openledger.core.database import writing
 from openledger.core.values import AdapterTerms, Authorization
+from openledger.economy.pricing import terms_of
 from openledger.economy.terms import decode_terms, encode_terms
 
 HoldState = Literal["open", "posted", "released"]
@@ -27,7 +29,8 @@ _FIELDS = "answer_id, account, idempotency_key, body_digest, terms, period, max_
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HoldRecord:
-    """`body_digest` covers what was asked for, so that a key can't be used for something else."""
+    """`body_digest` covers what was asked for, so that a key can't be used for something else; empty where the hold was
+    read back from the log, which doesn't say."""
 
     answer_id: str
     account: str
@@ -92,6 +95,30 @@ class HoldStore:
         query = f"SELECT {_FIELDS} FROM holds WHERE state = 'open' AND expires_ms <= ? ORDER BY answer_id"
         return [_record(row) for row in self._db.execute(query, (time_ms,))]
 
+    def adopt(self, usage: Mapping[str, Any]) -> None:
+        """The hold of a sale that only the log knows, under what the log says of its key (`request`)."""
+        hold = HoldRecord(
+            answer_id=usage["answer_id"],
+            account=usage["account"],
+            idempotency_key=_read_back(usage["request"]),
+            body_digest="",
+            terms=terms_of(usage),
+            period=usage["period"],
+            max_fee_nano=usage["fee_nano"],
+            expires_ms=0,
+            state="posted",
+        )
+        self.add(hold)
+
+    def adopted(self, account: str, request: str) -> HoldRecord | None:
+        """The one that was read back from the log, by what stands there for its key."""
+        return self.by_key(account, _read_back(request))
+
+    def open_terms(self) -> list[AdapterTerms]:
+        """Under which there are open ones."""
+        query = "SELECT DISTINCT terms FROM holds WHERE state = 'open'"
+        return [decode_terms(str(terms)) for (terms,) in self._db.execute(query)]
+
     def mark(self, answer_id: str, state: HoldState) -> None:
         with writing(self._db):
             self._db.execute("UPDATE holds SET state = ? WHERE answer_id = ?", (state, answer_id))
@@ -99,6 +126,11 @@ class HoldStore:
     def _one(self, where: str, values: tuple[str, ...]) -> HoldRecord | None:
         row = self._db.execute(f"SELECT {_FIELDS} FROM holds WHERE {where}", values).fetchone()
         return None if row is None else _record(row)
+
+
+def _read_back(request: str) -> str:
+    """A key that nobody can send."""
+    return f"\n{request}"
 
 
 def _record(row: tuple[object, ...]) -> HoldRecord:

@@ -14,29 +14,40 @@ from openledger.core.clock import Clock, SystemClock
 from openledger.core.errors import Forbidden
 from openledger.core.ids import check_name
 from openledger.core.money import Unit
-from openledger.economy import deposits, quotas, reputation, spot_checks, staking, vouching
+from openledger.economy import deposits, quotas, reputation, spot_checks, staking, vouching, withdrawals
 from openledger.economy.bounties import BountyBook
 from openledger.economy.deposits import DepositBook, DepositState
 from openledger.economy.governing import GovernanceBook
+from openledger.economy.offers import OfferBook
 from openledger.economy.parameters import Parameters
 from openledger.economy.pool_history import PoolHistory
-from openledger.economy.port import LedgerPort
+from openledger.economy.port import LedgerPort, watched
 from openledger.economy.quotas import QuotaBook
 from openledger.economy.register import RegisterBook
 from openledger.economy.reputation import ReputationBook, quota_rows, review_ppm
 from openledger.economy.spot_checks import GOOD, SpotCheckBook, check_finding
 from openledger.economy.staking import StakeBook
+from openledger.economy.units import presets_in
 from openledger.economy.vesting import VestingBook
 from openledger.economy.vouching import VouchBook
 from openledger.economy.withdrawals import WithdrawalBook, as_csv
 from openledger.economy.witnesses import Training, WitnessBook
-from openledger.ledger.parameters import BOUNDS
+from openledger.ledger.offers import Lot, Offer
 from openledger.ledger.statements import Statement
 from openledger.ledger.vesting import Bucket, standard_plan
+from openledger.ledger.withdrawals import is_on_chain
 
 _RETRY_MS = 60_000
 _DAY_MS = 24 * 60 * 60_000
-SCHEMA = staking.SCHEMA + deposits.SCHEMA + reputation.SCHEMA + quotas.SCHEMA + spot_checks.SCHEMA + vouching.SCHEMA
+SCHEMA = (
+    staking.SCHEMA
+    + deposits.SCHEMA
+    + withdrawals.SCHEMA
+    + reputation.SCHEMA
+    + quotas.SCHEMA
+    + spot_checks.SCHEMA
+    + vouching.SCHEMA
+)
 
 
 class Offices:
@@ -44,18 +55,20 @@ class Offices:
 
     def __init__(self, ledger: LedgerPort, connection: apsw.Connection, clock: Clock | None = None):
         self._clock = clock or SystemClock()
+        self._withdrawals = WithdrawalBook(ledger, self.unit, connection)
+        self._ledger = ledger = watched(ledger, self._withdrawals.arrived)
         self._register = RegisterBook(ledger, self._clock)
         self._stakes = StakeBook(ledger, self._register, connection)
         self._pools = PoolHistory(ledger, connection, self._register)
         self._governance = GovernanceBook(self._register, BountyBook(ledger, self._register, self._pools))
         self._vesting = VestingBook(ledger, self._register)
-        self._withdrawals = WithdrawalBook(ledger, self._register)
         self._deposits = DepositBook(ledger, self._register, connection)
         self._reputations = ReputationBook(connection)
         self._quotas = QuotaBook(connection)
         self._spot_checks = SpotCheckBook(connection)
         self._vouches = VouchBook(connection)
         self._witnesses = WitnessBook(ledger)
+        self._offers = OfferBook(ledger, self._register, self._witnesses)
         self._idle_until = (-1, 0)  # as long as the register has so many statements, and until then
 
     def unit(self) -> Unit:
@@ -76,7 +89,8 @@ class Offices:
             "period": book.current,
             "values": dict(book.in_force),
             "next_values": dict(book.versions[book.newest]),
-            "bounds": {name: list(bounds) for name, bounds in BOUNDS.items()},
+            "bounds": {name: list(bounds) for name, bounds in book.bounds.items()},
+            "presets": presets_in(self.unit()),
         }
 
     def run_due(self) -> int:
@@ -175,7 +189,10 @@ class Offices:
         return self._withdrawals.claims(number)
 
     def claims_csv(self, number: int) -> str:
-        return as_csv(("address", "amount_nano"), self._withdrawals.claims(number))
+        """A round, a line for each payee, and whether he claims it on a `chain` or waits for another `payment`."""
+        told = self._withdrawals.claims(number)
+        rows = [(payee, amount_nano, "chain" if is_on_chain(payee) else "payment") for payee, amount_nano in told]
+        return as_csv(("address", "amount_nano", "paid_by"), rows)
 
     def charge_datanet(self, account: str, datanet: str) -> str:
         """Take what creating a Datanet costs; see `DepositBook.charge`."""
@@ -191,6 +208,18 @@ class Offices:
         """Whether an adapter that came of `trainings` may be offered; see `WitnessBook.check`. Asks for as many
         witnesses as `witnesses_required` says now."""
         self._witnesses.check(trainings, self._register.parameters().witnesses_required)
+
+    def has_offers(self) -> bool:
+        """Whether the log asks for an offer of what is sold."""
+        return self._offers.refresh().begun
+
+    def offer(self, offer: Offer) -> str:
+        """See `OfferBook.offer`."""
+        return self._offers.offer(offer)
+
+    def missing_offers(self, lots: Sequence[Lot]) -> list[Lot]:
+        """See `OfferBook.missing`."""
+        return self._offers.missing(lots)
 
     def deposit(self, account: str, contribution_id: str) -> DepositState:
         """See `DepositBook.place`."""

@@ -71,9 +71,12 @@ class Parameters:
 
     An adapter is offered for sale where `witnesses_required` others than its owner gave nonces for the constant of its
     training (`economy.witnesses`); 0 asks for none. Ledgers that began before version 5 ask for none until a vote.
+
+    For each `vote_threshold_nano` of a stake it is behind at most `open_proposals` that are Pending or Active, whoever
+    proposes with it; 0 sets no limit, as in ledgers that began before version 6.
     """
 
-    version: int = 5
+    version: int = 6
     contributors_ppm: int = 500_000
     owner_ppm: int = 200_000
     stakers_ppm: int = 200_000
@@ -127,6 +130,7 @@ class Parameters:
     review_low_ppm: int = 20_000
     review_high_ppm: int = 500_000
     witnesses_required: int = 1
+    open_proposals: int = 1
 
     def __post_init__(self) -> None:
         if type(self.version) is not int or self.version < 1:

@@ -7,15 +7,13 @@ take, depends on what was taken before it. Keeps nothing of its own.
 import apsw
 
 from openledger.core.errors import NotFound
-from openledger.economy.port import LedgerPort
+from openledger.economy.port import LedgerPort, newest_first
 from openledger.economy.refunds import refunds_of_pool
 from openledger.economy.register import RegisterBook
 from openledger.economy.settlement import payout_id
 from openledger.ledger.disputes import Disputes, escrow_account
 from openledger.ledger.governance import Spent
 from openledger.ledger.register import place_id
-
-_ENTRIES = 10**6
 
 
 class PoolHistory:
@@ -37,7 +35,7 @@ class PoolHistory:
                 fix="a pool can be disputed once its period is settled; the payouts name adapter and period",
             )
         key, told, bounties = (adapter, period), Disputes(), self._bounties(adapter, period)
-        entries = self._ledger.transfers(escrow_account(adapter, period), _ENTRIES)
+        entries = list(newest_first(self._ledger, escrow_account(adapter, period)))
         entries += refunds_of_pool(self._ledger, self._db, adapter, period)
         for seq in sorted({settled.seq, *(entry.seq for entry in entries), *bounties}):
             if seq in bounties:

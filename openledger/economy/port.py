@@ -1,7 +1,8 @@
 """What the economy asks of a ledger. `ledger.Ledger` answers in-process, `actor.RemoteLedger` across processes."""
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from itertools import takewhile
+from typing import Any, Protocol, cast
 
 from openledger.ledger.accounts import Account, Balance
 from openledger.ledger.transfers import Batch, Entry, Transfer
@@ -41,3 +42,35 @@ def newest_first(ledger: LedgerPort, account_id: str) -> Iterator[Entry]:
         if len(found) < limit:
             return
         limit, last = limit * 8, found[-1]
+
+
+def after_known(ledger: LedgerPort, account_id: str, is_known: Callable[[Entry], bool]) -> list[Entry]:
+    """What moved on an account after the newest entry that `is_known`, oldest first: who notes one after another in
+    this order may be stopped anywhere, and finds the rest when he looks again."""
+    return list(takewhile(lambda entry: not is_known(entry), newest_first(ledger, account_id)))[::-1]
+
+
+class _Watched:
+    def __init__(self, ledger: LedgerPort, told: Callable[[Sequence[Transfer]], None]):
+        self._ledger = ledger
+        self._told = told
+
+    def commit(self, transfers: Sequence[Transfer], statement: dict[str, Any] | None = None) -> list[str]:
+        results = self._ledger.commit(transfers, statement)
+        self._told(transfers)
+        return results
+
+    def commit_with_receipt(
+        self, transfers: Sequence[Transfer], statement: dict[str, Any] | None = None
+    ) -> tuple[list[str], dict[str, Any] | None]:
+        results = self._ledger.commit_with_receipt(transfers, statement)
+        self._told(transfers)
+        return results
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ledger, name)
+
+
+def watched(ledger: LedgerPort, told: Callable[[Sequence[Transfer]], None]) -> LedgerPort:
+    """The same ledger, which tells `told` of each batch that it was given, before anybody acts on the results."""
+    return cast(LedgerPort, _Watched(ledger, told))

@@ -1,5 +1,6 @@
 """What an answer costs, where each part of the fee goes, and the statement that says so. Integers; stores nothing."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,8 @@ from openledger.ledger.transfers import Transfer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metered:
-    """What of an answer the fee and the log need: who, how many tokens, and the salted commitment to the rest."""
+    """What of an answer the fee and the log need: who, how many tokens, and the salted commitment to the rest.
+    `request` stands for the idempotency key, under which it is sold once; logs of before have none."""
 
     answer_id: str
     account: str
@@ -22,6 +24,7 @@ class Metered:
     num_prompt_tokens: int
     num_completion_tokens: int
     commitment: str
+    request: str = ""
 
 
 def price(terms: AdapterTerms, num_prompt_tokens: int, num_completion_tokens: int, parameters: Parameters) -> int:
@@ -69,6 +72,7 @@ def usage_statement(
             **_further_accounts(parameters),
         },
         "parameters": parameters.version,
+        **({"request": metered.request} if metered.request else {}),
     }
 
 
@@ -80,6 +84,17 @@ def lineage(terms: AdapterTerms) -> dict[str, Any]:
         "datanet_version": terms.datanet_version,
         "row_root": terms.row_root,
     }
+
+
+def terms_of(usage: Mapping[str, Any]) -> AdapterTerms:
+    """Under which an answer was sold."""
+    return AdapterTerms(
+        adapter=usage["adapter"],
+        **{name: usage[name] for name in ("adapter_digest", "datanet", "datanet_version", "row_root")},
+        owner_account=usage["accounts"]["owner"],
+        prompt_price_nano=usage["prompt_price_nano"],
+        completion_price_nano=usage["completion_price_nano"],
+    )
 
 
 def hold_id(answer_id: str) -> str:

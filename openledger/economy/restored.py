@@ -4,21 +4,27 @@
     the journal is older    a sale that only the log has is paid for, its content gone; a refund of it is noted
 
 What one process writes in order is lost from the end only. So it is enough to look at the newest that one of them has:
-where the other knows it, nothing is missing. Idempotency keys aren't in the log: a sale that only the log has is made
-anew where its key is sent again.
+where the other knows it, nothing is missing. The log has what stands for each sale's idempotency key, but for those of
+before it did: so what only the log has is not sold again where its key is sent again. What other books keep beside the
+log they read back themselves (`deposits`, `withdrawals`); here are the pools that their notes are of.
 """
 
 import logging
+from typing import Any
 
 import apsw
 
 from openledger.core.database import writing
+from openledger.economy import disputes
 from openledger.economy.answers import AnswerStore
-from openledger.economy.port import LedgerPort, newest_first
+from openledger.economy.holds import HoldStore
+from openledger.economy.port import LedgerPort, after_known
 from openledger.economy.pricing import fee_id
 from openledger.economy.settlement import payout_id
+from openledger.economy.staking import StakeBook
 from openledger.ledger import refunds
 from openledger.ledger.accounts import HOLDS, UNATTRIBUTED
+from openledger.ledger.disputes import disputed_pool
 from openledger.ledger.transfers import Entry
 
 SCHEMA = "CREATE TABLE IF NOT EXISTS read_back(account TEXT PRIMARY KEY, seq INTEGER NOT NULL) STRICT, WITHOUT ROWID;"
@@ -28,10 +34,12 @@ _log = logging.getLogger(__name__)
 class Reconciliation:
     """Run before anything else is recovered; may be repeated."""
 
-    def __init__(self, ledger: LedgerPort, answers: AnswerStore, connection: apsw.Connection):
+    def __init__(self, ledger: LedgerPort, answers: AnswerStore, connection: apsw.Connection, stakes: StakeBook):
         self._ledger = ledger
         self._answers = answers
         self._db = connection
+        self._stakes = stakes
+        self._holds = HoldStore(connection)
 
     def run(self) -> None:
         lost, adopted = self._unsell(), self._adopt()
@@ -73,38 +81,42 @@ class Reconciliation:
         return len(missing)
 
     def _adopt(self) -> int:
-        """Sales that only the log has, back to the newest that was posted here."""
-        adopted, newest = 0, ""
-        for entry in newest_first(self._ledger, HOLDS):
-            if entry.transfer.code != "fee":
-                continue
-            newest = newest or entry.transfer.reference
-            known = self._answers.find(entry.transfer.reference)
-            if known is not None and known.state != "stored":
-                break
-            usage = self._ledger.batch(entry.seq).statement
-            if known is None and usage is not None:
-                self._answers.adopt(usage, self._has(refunds.refund_id(usage["answer_id"])))
+        """Sales that only the log has, after the newest that was posted here."""
+        adopted = 0
+        for entry in after_known(self._ledger, HOLDS, self._is_posted):
+            name = entry.transfer.reference
+            usage = self._ledger.batch(entry.seq).statement if entry.transfer.code == "fee" else None
+            if usage is not None and self._answers.find(name) is None:
+                self._adopt_sale(usage)
                 adopted += 1
-        if adopted:
-            self._answers.remember_posted(newest)
         return adopted
+
+    def _is_posted(self, entry: Entry) -> bool:
+        known = self._answers.find(entry.transfer.reference) if entry.transfer.code == "fee" else None
+        return known is not None and known.state != "stored"
+
+    def _adopt_sale(self, usage: dict[str, Any]) -> None:
+        """The answer last: what was read back of it is known by that."""
+        if usage["accounts"]["stakers"].startswith("stakers:"):
+            self._stakes.remember(usage["adapter"], usage["period"])
+        if "request" in usage and self._holds.find(usage["answer_id"]) is None:
+            self._holds.adopt(usage)
+        self._answers.adopt(usage, self._has(refunds.refund_id(usage["answer_id"])))
 
     def read_refunds(self, account: str) -> int:
         """Refunds that took of `account` and weren't known here, since it was last looked at; how many."""
-        found, newest_seq, read_seq = 0, -1, self._read_seq(account)
-        for entry in newest_first(self._ledger, account):
-            if entry.seq == read_seq:
-                break
-            newest_seq = max(newest_seq, entry.seq)
-            found += self._note(entry)
-        if newest_seq >= 0:
+        read_seq = self._read_seq(account)
+        entries = after_known(self._ledger, account, lambda entry: entry.seq == read_seq)
+        found = sum([self._note(entry) for entry in entries])
+        if entries:
             with writing(self._db):
-                self._db.execute("INSERT OR REPLACE INTO read_back VALUES (?, ?)", (account, newest_seq))
+                self._db.execute("INSERT OR REPLACE INTO read_back VALUES (?, ?)", (account, entries[-1].seq))
         return found
 
     def _note(self, entry: Entry) -> bool:
-        """Whether the entry is of a refund that wasn't known; now it is."""
+        """Whether the entry is of a refund that wasn't known; now it is. So is a pool that went into escrow."""
+        if pool := disputed_pool(entry.transfer.credit):
+            disputes.remember(self._db, *pool)
         known = self._answers.find(entry.transfer.reference) if entry.transfer.code == refunds.CODE else None
         if known is None or known.state == "refunded":
             return False

@@ -23,6 +23,7 @@ from openledger.economy.accounts import AccountBook
 from openledger.economy.answers import AnswerStore, Sold, StoredAnswer
 from openledger.economy.caps import CapStore
 from openledger.economy.holds import HoldRecord, HoldStore
+from openledger.economy.offers import OfferBook
 from openledger.economy.periods import PeriodStore
 from openledger.economy.port import LedgerPort
 from openledger.economy.pricing import (
@@ -35,6 +36,7 @@ from openledger.economy.pricing import (
 )
 from openledger.economy.register import RegisterBook
 from openledger.economy.staking import StakeBook
+from openledger.economy.tenants import TenantStore
 from openledger.economy.terms import check_terms
 from openledger.ledger.statements import parts_by_account
 
@@ -57,6 +59,8 @@ class SaleBook:
         answers: AnswerStore,
         periods: PeriodStore,
         caps: CapStore,
+        offers: OfferBook,
+        tenants: TenantStore,
     ):
         self._ledger = ledger
         self._clock = clock
@@ -67,6 +71,8 @@ class SaleBook:
         self._periods = periods
         self._caps = caps
         self._db = connection
+        self._offers = offers
+        self._tenants = tenants
         self._holds = HoldStore(connection)
 
     def authorize(
@@ -84,15 +90,16 @@ class SaleBook:
         The same key with the same request (`request_digest` covers its content) gives the same authorization, unless
         its hold was released, for then nothing was sold under it: a new one takes its place. `key_digest` is the
         SHA-256 of the API key that asks, whose daily cap then holds. Raises InsufficientFunds saying what is missing
-        (`spending_cap_reached` where the cap is), Conflict where the key stands for another request, NotFound for the
-        account.
+        (`spending_cap_reached` where the cap is), Conflict where the key stands for another request or the adapter
+        isn't offered (`adapter_not_offered`), NotFound for the account.
         """
         check_key(idempotency_key)
         max_fee_nano = price(check_terms(terms), num_prompt_tokens, max_tokens, self._register.parameters())
         self.release_expired()
         request = [asdict(terms), num_prompt_tokens, max_tokens, request_digest]
         hold = self._hold_for(account, terms, max_fee_nano, idempotency_key, digest_json(request))
-        self._place(hold, key_digest)
+        if hold.state == "open":
+            self._place(hold, key_digest)
         return hold.authorization
 
     def complete(self, answer: Answer) -> FeeReceipt:
@@ -160,6 +167,10 @@ class SaleBook:
         if not self.post(stored):
             raise _released(stored.answer_id)
 
+    def being_answered(self) -> list[AdapterTerms]:
+        """The terms under which something is authorized and not yet paid for, nor released."""
+        return self._holds.open_terms()
+
     def post(self, stored: StoredAnswer) -> bool:
         """Whether the answer is paid for, now or before; False where its hold had gone."""
         return self._post(stored)[0]
@@ -191,12 +202,12 @@ class SaleBook:
     def _hold_for(
         self, account: str, terms: AdapterTerms, max_fee_nano: int, idempotency_key: str, body_digest: str
     ) -> HoldRecord:
-        known = self._holds.by_key(account, idempotency_key)
-        if known is not None:
+        for known in self._known(account, idempotency_key):
             _check_same_request(known, body_digest)
             if not self._is_released(known):
                 return known
             self._holds.free_key(known)
+        self._offers.check_sale(terms)
         now_ms = self._clock.now_ms()
         hold = HoldRecord(
             answer_id=new_id("ans", now_ms),
@@ -210,6 +221,12 @@ class SaleBook:
         )
         self._holds.add(hold)
         return hold
+
+    def _known(self, account: str, idempotency_key: str) -> list[HoldRecord]:
+        """What may have been sold under the key. What was read back from the log comes first: it is newer than what a
+        journal from a backup has under the key."""
+        adopted = self._holds.adopted(account, self._tenants.request_tag(account, idempotency_key))
+        return [one for one in (adopted, self._holds.by_key(account, idempotency_key)) if one is not None]
 
     def _is_released(self, hold: HoldRecord) -> bool:
         """Whether nothing was sold, nor can be, under `hold`. An answer that waits to be paid for decides it now."""
@@ -257,6 +274,7 @@ class SaleBook:
             num_prompt_tokens=len(answer.prompt_ids),
             num_completion_tokens=len(answer.completion_ids),
             commitment=answers.commitment(answer, salt),
+            request=self._tenants.request_tag(hold.account, hold.idempotency_key),
         )
         stakers = self._stakes.account_for(terms.adapter, terms.datanet, metered.period)
         usage = usage_statement(metered, terms, self._register.parameters(hold.period), stakers)
@@ -310,7 +328,7 @@ def check_key(key: str) -> None:
 
 
 def _check_same_request(hold: HoldRecord, body_digest: str) -> None:
-    if hold.body_digest != body_digest:
+    if hold.body_digest not in ("", body_digest):
         raise idempotency_conflict()
 
 

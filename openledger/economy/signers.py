@@ -1,23 +1,23 @@
-"""The book of signers: who decides, by which key. What the log says is true; nothing is kept beside it."""
+"""The book of signers: who decides, by which key. What the log says is true; what was read of it is kept in memory."""
 
 from dataclasses import replace
 from typing import Any
 
 from openledger.core.errors import Conflict, Forbidden, NotFound
-from openledger.economy.contributor_keys import ContributorKeyBook
+from openledger.economy.contributor_keys import ContributorKeyBook, History
 from openledger.economy.port import LedgerPort
 from openledger.ledger import signers
 from openledger.ledger.seats import seat_accounts
 from openledger.ledger.signers import SIGNERS_ACCOUNT, Role, Signer, Signers, signer_id
 from openledger.ledger.transfers import CREATED, EXISTS
 
-_ENTRIES = 10**6
-
 
 class SignerBook:
     def __init__(self, ledger: LedgerPort):
         self._ledger = ledger
         self.keys = ContributorKeyBook(ledger)
+        self._history = History(ledger, SIGNERS_ACCOUNT)
+        self._read: tuple[int, Signers] = -1, Signers()  # up to which entry, and what it says
 
     def add(self, signer: Signer, signature: str) -> str:
         """Register a key; the id of the transfer whose proof shows it. May be repeated.
@@ -51,7 +51,7 @@ class SignerBook:
         """Write the ends that a dismissal of before lacks: it ended the key that it named, and not the role by its
         holder's other keys. A key that was registered after it stands. How many; may be repeated."""
         known, left = Signers(), set[Signer]()
-        for seq in sorted({entry.seq for entry in self._ledger.transfers(SIGNERS_ACCOUNT, _ENTRIES)}):
+        for seq in self._history.after(-1):
             before = set(known.ended)
             known.take(self._ledger.batch(seq))
             for ended in known.ended - before:
@@ -76,21 +76,20 @@ class SignerBook:
 
     def of(self, account: str) -> list[Signer]:
         """The roles and keys by which `account` decides now."""
-        found = [signer for signer in self._known(account).active if signer.account == account]
+        found = [signer for signer in self._known().active if signer.account == account]
         return sorted(found, key=lambda signer: (signer.role, signer.datanet, signer.public_key))
 
     def keys_of(self, account: str) -> set[str]:
-        """The keys that the log ties to `account`, or did before, each as the id of the contributor it stands for."""
-        known = self._known(account)
-        keys = {self.keys.holder(one.public_key) for one in known.active | known.ended if one.account == account}
-        kind, _, name = account.partition(":")
-        return keys | {name} if kind == "contributor" else keys
+        """The keys that the log ties to `account`, or did before, each as the id of the contributor it stands for, or
+        stood for where it was replaced."""
+        return self._known().keys_of(account, self.keys.held_by)
 
-    def _known(self, account: str) -> Signers:
-        known = Signers()
-        entries = self._ledger.transfers(SIGNERS_ACCOUNT, _ENTRIES)
-        for seq in sorted({entry.seq for entry in entries if entry.transfer.reference.endswith(f":{account}")}):
+    def _known(self) -> Signers:
+        """Every registration and end in the log; what was read once isn't read again."""
+        last, known = self._read
+        for seq in self._history.after(last):
             known.take(self._ledger.batch(seq))
+            self._read = seq, known
         return known
 
     def _of_holder(self, signer: Signer) -> list[Signer]:

@@ -1,7 +1,7 @@
 """The book of stakes: what accounts stake, what comes back, what it earned, and what is slashed.
 
-Writes `ledger.stakes`' statements into the register. The book itself keeps only which pools of stakers wait to be paid,
-durably before an answer pays into one.
+Writes `ledger.stakes`' statements into the register. The book itself keeps only which pools of stakers there are,
+durably before an answer pays into one. A pool that was paid stays in it: a restored log may know nothing of that.
 """
 
 from typing import Any
@@ -68,18 +68,21 @@ class StakeBook:
         nobody has staked anything."""
         if not self._register.state.stakes.is_backed(adapter, datanet):
             return TREASURY
+        self.remember(adapter, period)
+        return stakes.reward_account(adapter, period)
+
+    def remember(self, adapter: str, period: str) -> None:
+        """That stakers of `adapter` have to be paid once `period` is closed."""
         with writing(self._db):
             self._db.execute("INSERT OR IGNORE INTO staked_pools VALUES (?, ?)", (adapter, period))
-        return stakes.reward_account(adapter, period)
 
     def reward_due(self) -> int:
         """Pay the stakers of every closed period that waits; how many pools."""
         query = "SELECT adapter, period FROM staked_pools ORDER BY period, adapter"
-        waiting = [(str(adapter), str(period)) for adapter, period in self._db.execute(query)]
-        closed = [pool for pool in waiting if pool[1] != self._register.state.parameters.current]
-        for adapter, period in closed:
-            self._reward(adapter, period)
-        return len(closed)
+        known = [(str(adapter), str(period)) for adapter, period in self._db.execute(query)]
+        state = self._register.state
+        waiting = [pool for pool in known if pool not in state.stakes.rewarded]
+        return sum(self._reward(*pool) for pool in waiting if pool[1] != state.parameters.current)
 
     def return_due(self, now_ms: int) -> int:
         """Give back what has cooled down; how many positions."""
@@ -123,13 +126,12 @@ class StakeBook:
             "power_nano": state.stakes.powers.of(account, self._register.now_ms()),
         }  # fmt: skip
 
-    def _reward(self, adapter: str, period: str) -> None:
-        if (adapter, period) not in self._register.state.stakes.rewarded:
-            pool_nano = self._waiting_nano(adapter, period)
-            if pool_nano:
-                self._write_reward(adapter, period, pool_nano)
-        with writing(self._db):
-            self._db.execute("DELETE FROM staked_pools WHERE adapter = ? AND period = ?", (adapter, period))
+    def _reward(self, adapter: str, period: str) -> bool:
+        """Whether there was anything to pay."""
+        pool_nano = self._waiting_nano(adapter, period)
+        if pool_nano:
+            self._write_reward(adapter, period, pool_nano)
+        return pool_nano > 0
 
     def _write_reward(self, adapter: str, period: str, pool_nano: int) -> None:
         account = stakes.reward_account(adapter, period)

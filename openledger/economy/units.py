@@ -6,10 +6,10 @@ from functools import wraps
 from typing import Any, Protocol, TypeVar
 
 from openledger.core.money import OPEN, Unit, showing
-from openledger.economy.parameters import Parameters
+from openledger.economy.parameters import PRESETS, Parameters
 from openledger.economy.port import LedgerPort
 from openledger.ledger.register import place_id
-from openledger.ledger.units import UNIT
+from openledger.ledger.units import UNITS
 
 
 class InUnit(Protocol):
@@ -23,7 +23,7 @@ def unit_of(ledger: LedgerPort) -> Unit:
     """What its log states first, or OPEN."""
     first = ledger.find(place_id(0))
     statement = {} if first is None else ledger.batch(first.seq).statement or {}
-    return Unit(name=statement["unit"]) if statement.get("format") == UNIT else OPEN
+    return Unit(name=statement["unit"]) if statement.get("format") in UNITS else OPEN
 
 
 def parameters_in(unit: Unit) -> Parameters:
@@ -34,6 +34,14 @@ def parameters_in(unit: Unit) -> Parameters:
     amounts = {name: value for name, value in start.values.items() if name.endswith("_nano") and value}
     scaled: dict[str, Any] = {name: unit.as_many(value) for name, value in amounts.items()}
     return replace(start, **scaled)
+
+
+def presets_in(unit: Unit) -> dict[str, dict[str, int]]:
+    """`PRESETS`, with as many whole units as they have OPEN."""
+    return {
+        preset: {name: unit.as_many(value) if name.endswith("_nano") else value for name, value in values.items()}
+        for preset, values in PRESETS.items()
+    }
 
 
 def told_in_its_unit(kind: Kind) -> Kind:

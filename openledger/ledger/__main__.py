@@ -171,11 +171,14 @@ def claims(options: Options) -> dict[str, Any]:
     from openledger.ledger.payouts import claims_in
 
     audit_file(_storage(options.file), _read_key(options.key))
-    tree = claims_in(_storage(options.file), options.round)
+    tree, others = claims_in(_storage(options.file), options.round)
     write_durably(options.out, json.dumps(tree.dump(), indent=1).encode())
     total = sum(tree.amounts_nano.values())
-    told = f"round {options.round}: {len(tree.amounts_nano)} claims of {total} {tree.unit.smallest}, root {tree.root}"
-    return {"root": tree.root, "num_claims": len(tree.amounts_nano), "checked": [told]}
+    told = [f"round {options.round}: {len(tree.amounts_nano)} claims of {total} {tree.unit.smallest}, root {tree.root}"]
+    told += [
+        f"not among them, for it is no address: {payee}, {amount} {tree.unit.smallest}" for payee, amount in others
+    ]
+    return {"root": tree.root, "num_claims": len(tree.amounts_nano), "num_others": len(others), "checked": told}
 
 
 def payouts(options: Options) -> dict[str, Any]:

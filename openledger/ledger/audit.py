@@ -28,6 +28,7 @@ from openledger.ledger.journal import Journal, ids_of
 from openledger.ledger.keyring import ROTATION, check_rotation
 from openledger.ledger.log import leaf_hash, leaf_of, nodes_after_append
 from openledger.ledger.nonces import Rounds
+from openledger.ledger.offers import Offers
 from openledger.ledger.opening import is_postgres, open_store
 from openledger.ledger.packed import account_key, id_text
 from openledger.ledger.refunds import REFUND
@@ -60,6 +61,7 @@ class AuditReport:
     num_seals: int = 0
     num_registered: int = 0
     num_refunds: int = 0
+    num_offers: int = 0
     unit: str = OPEN.name
 
     @property
@@ -78,6 +80,7 @@ class AuditReport:
         more = {
             "statements on parameters, supply, stake and votes: each one allowed": self.num_registered,
             "refunds: each part from where it went": self.num_refunds,
+            "offers: each constant drawn again, its witnesses counted, and nothing else sold since": self.num_offers,
             "disputes: each escrow, signature, verdict and award recomputed": self.num_disputes,
             "appeals: each deposit, signature and decision recomputed": self.num_appeals,
             "seals: each opening is by the rows that were sealed": self.num_seals,
@@ -143,6 +146,7 @@ class _Audit:
     appeals: Appeals = field(init=False)
     deposits: Deposits = field(default_factory=Deposits)
     seals: Seals = field(init=False)
+    offers: Offers = field(default_factory=Offers)
     rotations: list[str] = field(default_factory=list)
     economy: EconomyAudit = field(default_factory=EconomyAudit)
     time_ms: int = 0
@@ -213,6 +217,7 @@ class _Audit:
         if kind == statements.USAGE:
             statements.check_usage(statement)
             statements.check_usage_transfers(statement, batch.transfers)
+            self.offers.sell(statement)
             self.num_answers += 1
             pool = statement["accounts"]["contributors"]
             if pool in self.settled:
@@ -239,6 +244,7 @@ class _Audit:
         self.appeals.take(batch)
         self.deposits.take(batch, self.appeals.by_row)
         self.seals.take(batch)
+        self.offers.take(batch, self.rounds, self.signers, self.economy.register.parameters)
         self.economy.take(batch, self.available_nano)
         if kind == EXECUTE:
             self.take_execution(statement)
@@ -294,6 +300,7 @@ class _Audit:
             num_seals=len(self.seals.sealed),
             num_registered=self.economy.register.number,
             num_refunds=len(self.economy.refunded),
+            num_offers=self.offers.number,
             unit=self.economy.register.unit.name,
         )
 

@@ -91,10 +91,15 @@ def returned_statement(contribution_id: str, account: str, amount_nano: int, row
     }
 
 
+def returned_id(contribution_id: str) -> str:
+    """Of the transfer that gives a forfeited deposit back."""
+    return derived_id(_PREFIX, contribution_id)
+
+
 def returned_transfer(statement: Statement) -> Transfer:
     """The transfer that carries `statement`; its id is the contribution's, so it can be there once."""
     return Transfer(
-        transfer_id=derived_id(_PREFIX, statement["contribution_id"]),
+        transfer_id=returned_id(statement["contribution_id"]),
         debit=TREASURY,
         credit=statement["account"],
         amount_nano=statement["amount_nano"],

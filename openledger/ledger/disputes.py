@@ -308,6 +308,13 @@ def escrow_account(adapter: str, period: str) -> str:
     return f"{_ACCOUNT_PREFIX}{adapter}:{period}"
 
 
+def disputed_pool(account: str) -> tuple[str, str] | None:
+    """The pool (adapter, period) whose escrow `account` is; None for any other account."""
+    kind, _, pool = account.partition(":")
+    adapter, _, period = pool.partition(":")
+    return (adapter, period) if f"{kind}:" == _ACCOUNT_PREFIX else None
+
+
 def dispute_id(adapter: str, period: str, contributor: str) -> str:
     """Of the transfer that brings the deposit: its proof shows the claim."""
     return derived_id("dsp", adapter, period, contributor, "open")

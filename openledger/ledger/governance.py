@@ -14,7 +14,9 @@ Power is staked OPEN, one nano-OPEN one vote, with the account or the delegate i
 what is staked later counts nothing. Quorum is For and Abstain together, of all power at the snapshot. The delays,
 threshold and quorum of a proposal are those in force when it was made. The treasury pays for anything; `unattributed`
 for bounties alone, and at most `bounty_cap_nano` in one period. Whatever spends needs `spend_quorum_ppm`, so that a
-minority can't pay itself while the others sleep. The ledger's rules are nobody's to vote on.
+minority can't pay itself while the others sleep. Each stake is behind at most `open_proposals` that aren't decided for
+each threshold of it, whoever it is delegated to meanwhile, so that nobody hides one among a thousand. The ledger's
+rules are nobody's to vote on.
 """
 
 from collections.abc import Mapping
@@ -22,7 +24,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from openledger.core.errors import Conflict, Forbidden, InvalidInput, NotFound, idempotency_conflict
-from openledger.core.money import SUPPLY_NANO, format_money, format_open, shown_unit
+from openledger.core.money import SUPPLY_NANO, format_money, format_open, shown_unit, split
 from openledger.ledger.accounts import TREASURY, UNATTRIBUTED, check_account_id, pool_key
 from openledger.ledger.parameters import ParameterBook, Values
 from openledger.ledger.stakes import Stakes, check_key, check_object, is_person
@@ -107,6 +109,7 @@ class Governance:
     bounties_nano: dict[str, int] = field(default_factory=dict)
     spent: list[Spent] = field(default_factory=list)  # every bounty, in the order of the log
     names_pools: bool = False
+    backing: dict[str, Mapping[str, int]] = field(default_factory=dict)  # of the threshold, by proposal and staker
 
     def find(self, proposal: Any) -> Proposal:
         """Raises NotFound."""
@@ -155,7 +158,7 @@ class Governance:
 
     def check_proposer(self, statement: Statement, stakes: Stakes, parameters: ParameterBook, time_ms: int) -> None:
         """Raises Forbidden below the threshold, InvalidInput for texts that can't be, Conflict for a key that was
-        used."""
+        used, or for one proposal more than the proposer's power allows (`too_many_proposals`)."""
         threshold_nano, proposer = parameters.in_force["vote_threshold_nano"], statement["proposer"]
         check_account_id(proposer, "proposer")
         _check_texts(statement)
@@ -171,12 +174,46 @@ class Governance:
                 param="proposer",
                 fix="stake more, or be delegated to",
             )
+        if parameters.in_force["open_proposals"]:
+            self._check_free(proposer, stakes, parameters.in_force, time_ms)
 
-    def apply_proposal(self, statement: Statement) -> None:
+    def _check_free(self, proposer: str, stakes: Stakes, values: Values, time_ms: int) -> None:
+        """Raises Conflict (`too_many_proposals`) where too much of the stake behind the proposer is behind proposals
+        that aren't decided: his own, or those that it was delegated for before."""
+        free_nano = sum(self._free(proposer, stakes, values, time_ms).values())
+        if free_nano < values["vote_threshold_nano"]:
+            raise Conflict(
+                f"{format_money(free_nano)} of the stake behind {proposer} is behind no proposal that waits for its"
+                f" decision; another takes {format_open(values['vote_threshold_nano'])}",
+                code="too_many_proposals",
+                param="proposer",
+                fix="wait until one is decided, cancel one while it is Pending, or stake more",
+            )
+
+    def _free(self, proposer: str, stakes: Stakes, values: Values, time_ms: int) -> dict[str, int]:
+        """Nano-OPEN of each staker behind `proposer` that could be behind another proposal."""
+        undecided = [
+            self.backing[name] for name, one in self.proposals.items() if not one.ended and time_ms <= one.deadline_ms
+        ]
+        taken = {account: sum(backing.get(account, 0) for backing in undecided) for account in stakes.behind(proposer)}
+        return {
+            account: max(0, values["open_proposals"] * staked_nano - taken[account])
+            for account, staked_nano in stakes.behind(proposer).items()
+        }
+
+    def apply_proposal(self, statement: Statement, stakes: Stakes, parameters: ParameterBook) -> None:
+        backing = self._backing(statement["proposer"], stakes, parameters.in_force, statement["time_ms"])
         names = [name for name in Proposal.__dataclass_fields__ if name in statement]
         self.proposals[statement["proposal"]] = Proposal(**{name: statement[name] for name in names})
         self.keys[statement["proposer"], statement["key"]] = statement["proposal"]
+        self.backing[statement["proposal"]] = backing
         self.names_pools = self.names_pools or "from_nano" in statement["action"]
+
+    def _backing(self, proposer: str, stakes: Stakes, values: Values, time_ms: int) -> dict[str, int]:
+        """The threshold, divided by what is free of each stake; by all of it where there is no limit."""
+        free, threshold_nano = self._free(proposer, stakes, values, time_ms), values["vote_threshold_nano"]
+        weights = free if sum(free.values()) >= threshold_nano else stakes.behind(proposer)
+        return split(threshold_nano, weights) if weights else {}
 
     def check_vote(self, statement: Statement, stakes: Stakes, time_ms: int) -> None:
         """Raises Conflict before the snapshot, after the end (`not_active`) or for a second vote (`already_voted`),

@@ -10,8 +10,9 @@ with, however late. Everything else (stake terms, a proposal's delays) follows t
 A set may lack a name of `ADDED`, which logs of before don't know: it then has the value there, under which nothing
 changes until a vote says otherwise.
 
-Bounds are the ledger's: no vote passes them. Beyond the single values: the parts of a fee and of a pool are whole; the
-cool-down outlasts a vote and its timelock, or borrowed stake could decide and be gone; and an emission can't give a
+Bounds are the ledger's: no vote passes them. In a currency they are as many whole units as they are OPEN, from the
+entry on that says so (`units`). Beyond the single values: the parts of a fee and of a pool are whole; the cool-down
+outlasts a vote and its timelock, or borrowed stake could decide and be gone; and an emission can't give a
 buyer who is all parties at once more than the treasury keeps of what he pays.
 """
 
@@ -21,7 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from openledger.core.errors import Conflict, Corrupt, InvalidInput, NotFound
-from openledger.core.money import NANO_PER_OPEN, SUPPLY_NANO
+from openledger.core.money import NANO_PER_OPEN, SUPPLY_NANO, Unit
 from openledger.core.shares import RULES
 from openledger.ledger.accounts import check_account_id
 from openledger.ledger.statements import Statement
@@ -30,6 +31,7 @@ PARAMETERS = "openledger.parameters/1"
 PERIOD = "openledger.period/1"
 FIELDS = {PARAMETERS: {"version", "values"}, PERIOD: {"period", "version"}}
 Values = Mapping[str, Any]
+Bounds = Mapping[str, tuple[int, int]]
 
 _MINUTE_MS = 60_000
 DAY_MS = 24 * 60 * _MINUTE_MS
@@ -86,8 +88,9 @@ BOUNDS: dict[str, tuple[int, int]] = {
     "review_low_ppm": _PPM,
     "review_high_ppm": _PPM,
     "witnesses_required": (0, 63),
+    "open_proposals": (0, 1000),
 }
-ADDED = {"witnesses_required": 0}
+ADDED = {"witnesses_required": 0, "open_proposals": 0}
 CHOICES = {"shares_rule": RULES}
 ACCOUNTS = ("compute_account", "reviewers_account", "licensor_account")
 FEE_ROLES = ("contributors", "owner", "stakers", "treasury", "compute", "reviewers", "licensor")
@@ -110,6 +113,7 @@ class ParameterBook:
     versions: dict[int, Values] = field(default_factory=dict)
     periods: dict[str, Opened] = field(default_factory=dict)
     current: str = ""
+    bounds: Bounds = field(default_factory=lambda: BOUNDS)
 
     @property
     def newest(self) -> int:
@@ -136,7 +140,7 @@ class ParameterBook:
             raise Conflict("a later version comes with a proposal", code="not_governed", param="version")
         if type(statement["version"]) is not int or statement["version"] < 1:
             raise InvalidInput("versions are counted from 1", code="invalid_parameters", param="version")
-        check_values(statement["values"])
+        check_values(statement["values"], self.bounds)
 
     def check_period(self, statement: Statement) -> None:
         """Raises Conflict unless `statement` opens a later period than the last, under the newest version."""
@@ -171,7 +175,7 @@ class ParameterBook:
                 fix="'openledger govern parameters' lists them",
             )
         values = {**self.versions[self.newest], **changes}
-        check_values(values)
+        check_values(values, self.bounds)
         return values
 
     def check_usage(self, usage: Statement) -> None:
@@ -204,8 +208,16 @@ def number_of(period: str) -> int:
     return int(period[1:])
 
 
-def check_values(values: Values) -> None:
-    """Raises InvalidInput naming the first parameter that is missing, unknown or out of bounds."""
+def bounds_in(unit: Unit) -> dict[str, tuple[int, int]]:
+    """`BOUNDS`, with as many whole units as they have OPEN; what there can be at most is the same number in each."""
+    return {
+        name: (least, unit.as_many(most) if name.endswith("_nano") and most != SUPPLY_NANO else most)
+        for name, (least, most) in BOUNDS.items()
+    }
+
+
+def check_values(values: Values, bounds: Bounds = BOUNDS) -> None:
+    """Raises InvalidInput naming the first parameter that is missing, unknown or out of `bounds`."""
     names = {*BOUNDS, *CHOICES, *ACCOUNTS}
     if not isinstance(values, Mapping) or not names - ADDED.keys() <= set(values) <= names:
         raise InvalidInput("not the parameters of the economy", code="invalid_parameters", param="parameters")
@@ -215,7 +227,7 @@ def check_values(values: Values) -> None:
             raise _split_error("a fee", "split", -1)
     _check_whole(fee_split(values), "a fee", "split")
     _check_whole({name: values[f"{name}_ppm"] for name in ("use", "improvement")}, "a pool", "pool_split")
-    for name, (least, most) in BOUNDS.items():
+    for name, (least, most) in bounds.items():
         _check_bound(name, values[name], least, most)
     for name, known in CHOICES.items():
         if values[name] not in known:

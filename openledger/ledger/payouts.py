@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from openledger.core.errors import NotFound
+from openledger.core.errors import InvalidInput, NotFound
 from openledger.core.money import OPEN, Unit
 from openledger.ledger.accounts import UNATTRIBUTED
 from openledger.ledger.claims import ClaimTree
@@ -18,8 +18,8 @@ from openledger.ledger.journal import Journal
 from openledger.ledger.opening import is_postgres, open_store
 from openledger.ledger.statements import SETTLEMENTS, format_of
 from openledger.ledger.transfers import Batch
-from openledger.ledger.units import UNIT
-from openledger.ledger.withdrawals import CLAIMS, pairs
+from openledger.ledger.units import UNITS
+from openledger.ledger.withdrawals import CLAIMS, is_on_chain, pairs
 
 _SQLITE_MAGIC = b"SQLite format 3\x00"
 
@@ -42,17 +42,37 @@ def payouts_in(storage: Path | str, period: str = "") -> list[Payout]:
     return found
 
 
-def claims_in(storage: Path | str, number: int) -> ClaimTree:
-    """What the round handed over, as claims: all of it was taken out of the accounts by withdrawals, and stands in this
-    round alone. Raises NotFound (`round_not_found`)."""
+class RoundClaims(NamedTuple):
+    """A round's claims on a chain, and (payee, amount) of those who have no address there: they are paid by another
+    payment, and what is theirs stays in the round's account until that is recorded."""
+
+    tree: ClaimTree
+    others: list[tuple[str, int]]
+
+
+def claims_in(storage: Path | str, number: int) -> RoundClaims:
+    """What the round handed over: all of it was taken out of the accounts by withdrawals, and stands in this round
+    alone. Raises NotFound (`round_not_found`), InvalidInput (`no_claims`) where nobody in it has an address."""
     unit = OPEN
     for batch in batches_in(storage):
         unit = _unit_after(batch, unit)
         if format_of(batch.statement) == CLAIMS and (batch.statement or {})["round"] == number:
-            return ClaimTree(dict(pairs((batch.statement or {})["withdrawals"])), unit)
+            return _claims_of(number, pairs((batch.statement or {})["withdrawals"]), unit)
     raise NotFound(
         f"there is no round {number}", code="round_not_found", param="round", fix="close one: jobs/operate.py claims"
     )
+
+
+def _claims_of(number: int, told: list[tuple[str, int]], unit: Unit) -> RoundClaims:
+    on_chain = {address: amount for address, amount in told if is_on_chain(address)}
+    if not on_chain:
+        raise InvalidInput(
+            f"nobody in round {number} has an address on a chain",
+            code="no_claims",
+            param="round",
+            fix="pay them by another payment, as the round's CSV names them, and record it: jobs/operate.py paid-out",
+        )
+    return RoundClaims(ClaimTree(on_chain, unit), [one for one in told if one[0] not in on_chain])
 
 
 def csv_of(payouts: list[Payout]) -> str:
@@ -89,7 +109,7 @@ def is_database(path: Path) -> bool:
 
 
 def _unit_after(batch: Batch, unit: Unit) -> Unit:
-    return Unit(name=(batch.statement or {})["unit"]) if format_of(batch.statement) == UNIT else unit
+    return Unit(name=(batch.statement or {})["unit"]) if format_of(batch.statement) in UNITS else unit
 
 
 def _payouts(batch: Batch, unit: Unit) -> Iterator[Payout]:

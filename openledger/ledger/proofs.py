@@ -26,7 +26,7 @@ from openledger.core import merkle
 from openledger.core.errors import Corrupt, InvalidInput, NotFound, OpenLedgerError, TooLarge
 from openledger.core.hashing import canonical_json, digest_json
 from openledger.core.money import format_money, format_open, shown_unit
-from openledger.ledger import appeals, contributor_keys, deposits, disputes, packed, seals, signers
+from openledger.ledger import appeals, contributor_keys, deposits, disputes, offers, packed, seals, signers
 from openledger.ledger.checkpoints import Checkpoint, open_checkpoint
 from openledger.ledger.log import leaf_hash, leaf_of, transfer_hashes
 from openledger.ledger.statements import (
@@ -315,6 +315,7 @@ _DERIVATIONS: dict[str, Derivation] = {
     **dict.fromkeys(contributor_keys.FORMATS, _in_words(contributor_keys.checked_lines)),
     **dict.fromkeys(deposits.FORMATS, _in_words(deposits.checked_lines)),
     **dict.fromkeys(disputes.FORMATS, _in_words(disputes.checked_lines)),
+    **dict.fromkeys(offers.FORMATS, _in_words(offers.checked_lines)),
     **dict.fromkeys(seals.FORMATS, _in_words(seals.checked_lines)),
     **dict.fromkeys(signers.FORMATS, _in_words(signers.checked_lines)),
     USAGE: _check_fee,

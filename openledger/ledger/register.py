@@ -163,6 +163,8 @@ def _plan_unit(register: Register, statement: Statement) -> list[Move]:
 
 def _apply_unit(register: Register, statement: Statement) -> None:
     register.unit = Unit(name=statement["unit"])
+    if format_of(statement) == units.UNIT:
+        register.parameters.bounds = parameters.bounds_in(register.unit)
 
 
 def _plan_genesis(register: Register, statement: Statement) -> list[Move]:
@@ -216,7 +218,7 @@ def _plan_cancel(register: Register, statement: Statement) -> list[Move]:
 
 
 _PLANS: dict[str, Callable[[Register, Any], list[Move]]] = {
-    units.UNIT: _plan_unit,
+    **dict.fromkeys(units.UNITS, _plan_unit),
     parameters.PARAMETERS: _plan_first,
     parameters.PERIOD: _plan_period,
     vesting.GENESIS_FORMAT: _plan_genesis,
@@ -235,7 +237,7 @@ _PLANS: dict[str, Callable[[Register, Any], list[Move]]] = {
     emissions.EMISSION: lambda r, s: r.emissions.plan(s, r.parameters),
 }
 _APPLY: dict[str, Callable[[Register, Any], None]] = {
-    units.UNIT: _apply_unit,
+    **dict.fromkeys(units.UNITS, _apply_unit),
     parameters.PARAMETERS: lambda r, s: r.parameters.adopt(s["version"], s["values"]),
     parameters.PERIOD: lambda r, s: r.parameters.open(s["period"], s["version"], s["time_ms"]),
     vesting.GENESIS_FORMAT: lambda r, s: r.vesting.apply_genesis(s),
@@ -247,7 +249,7 @@ _APPLY: dict[str, Callable[[Register, Any], None]] = {
     stakes.SLASH: lambda r, s: r.stakes.apply_slash(s, _stake_values(r), r.number, s["time_ms"]),
     stakes.SLASH_END: lambda r, s: r.stakes.decide_slash(s["slash"], "final"),
     governance.DELEGATE: lambda r, s: r.stakes.apply_delegate(s["account"], s["delegate"], s["time_ms"]),
-    governance.PROPOSE: lambda r, s: r.governance.apply_proposal(s),
+    governance.PROPOSE: lambda r, s: r.governance.apply_proposal(s, r.stakes, r.parameters),
     governance.VOTE: lambda r, s: r.governance.apply_vote(s),
     governance.CANCEL: lambda r, s: r.governance.cancel(s["proposal"]),
     governance.EXECUTE: lambda r, s: r.governance.apply_execution(s, r.stakes, r.parameters),

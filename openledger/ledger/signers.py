@@ -9,6 +9,7 @@ No money moves: each batch holds one nano-OPEN of genesis and releases it at onc
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -72,6 +73,12 @@ class Signers:
         if signer in self.ended or not self.keys.sign_for(holder, signer.public_key):
             return False
         return any(same_role(one, signer) and self.keys.holder(one.public_key) == holder for one in self.active)
+
+    def keys_of(self, account: str, held_by: Callable[[str], str]) -> set[str]:
+        """The keys that are, or were, `account`'s, each as the contributor for whom it signs or signed (`held_by`)."""
+        keys = {held_by(one.public_key) for one in self.active | self.ended if one.account == account}
+        kind, _, name = account.partition(":")
+        return keys | {name} if kind == "contributor" else keys
 
     def has(self, role: Role) -> bool:
         """Whether anybody has, or had, that role."""

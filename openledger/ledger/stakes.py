@@ -131,6 +131,13 @@ class Stakes:
         held = {account: _now(track) for account, track in sorted(self.positions.get(of, {}).items())}
         return {account: amount_nano for account, amount_nano in held.items() if amount_nano}
 
+    def behind(self, delegate: str) -> dict[str, int]:
+        """Account to what it has staked now, of all whose stake `delegate` votes with."""
+        named = [account for account, named in self.powers.delegates.items() if named == delegate]
+        accounts = {*named, *([delegate] if self.powers.delegate_of(delegate) == delegate else [])}
+        held = {account: sum(self.of_account(account).values()) for account in sorted(accounts)}
+        return {account: amount_nano for account, amount_nano in held.items() if amount_nano}
+
     def is_backed(self, adapter: str, datanet: str) -> bool:
         """Whether anything is staked on the adapter or its Datanet, so that there are stakers to earn."""
         return bool(self.totals.get(f"adapter:{adapter}") or self.totals.get(f"datanet:{datanet}"))

@@ -1,6 +1,8 @@
 """The unit of account, where it isn't OPEN: stated once, before anything else, and never changed.
 
-    openledger.unit/1   the register's first statement: the currency in whose millionths every amount is
+    openledger.unit/2   the register's first statement: the currency in whose millionths every amount is, and in which
+                        the bounds of parameters are
+    openledger.unit/1   the same, as it was written while the bounds of every ledger were those of OPEN
 
 A ledger in a currency has no supply to distribute and nothing that vests. What there is was paid in: the operator
 records each deposit as a transfer from genesis whose reference names it, and each round of withdrawals that was paid
@@ -17,8 +19,10 @@ from openledger.ledger.accounts import GENESIS
 from openledger.ledger.statements import Statement
 from openledger.ledger.transfers import Transfer
 
-UNIT = "openledger.unit/1"
-FIELDS = {UNIT: {"unit"}}
+UNIT_1 = "openledger.unit/1"
+UNIT = "openledger.unit/2"
+UNITS = frozenset({UNIT_1, UNIT})
+FIELDS = {name: {"unit"} for name in UNITS}
 PAID_IN = "paid_in"
 _SEATS = frozenset({"seat", "nonces_open"})
 

@@ -120,13 +120,18 @@ def check_address(address: Any, unit: Unit = OPEN) -> str:
     return str(address)
 
 
+def is_on_chain(address: str) -> bool:
+    """Whether a chain could have the address of a withdrawal; what else names a payee is paid by another payment."""
+    return _ADDRESS.fullmatch(address) is not None
+
+
 def _is_payee(address: Any) -> bool:
     return isinstance(address, str) and len(address) <= MAX_ADDRESS and _PAYEE.fullmatch(address) is not None
 
 
 def _one_way(address: str) -> str:
     """Addresses on a chain are the same in capitals; what else names a payee stays as it is."""
-    return address.lower() if _ADDRESS.fullmatch(address) else address
+    return address.lower() if is_on_chain(address) else address
 
 
 def withdrawal_id(account: str, key: str) -> str:
@@ -142,6 +147,12 @@ def withdrawal_transfer(statement: Statement) -> Transfer:
         code="withdrawal",
         reference=_one_way(statement["address"]),
     )
+
+
+def transfer_of(statement: Statement) -> Transfer:
+    """The one that carries a withdrawal, a round or its payment."""
+    kinds = {WITHDRAWAL: withdrawal_transfer, CLAIMS: claims_transfer, PAID_OUT: paid_out_transfer}
+    return kinds[format_of(statement)](statement)
 
 
 def claims_id(number: int) -> str:

@@ -25,9 +25,10 @@ from openledger.attribution.merges import Merge, is_made_of_parents
 from openledger.core.errors import Conflict, Forbidden, InvalidInput, NotFound
 from openledger.core.ids import check_name
 from openledger.core.values import AdapterTerms
+from openledger.ledger.offers import lot_of
 from openledger.platform.calls import answered
 from openledger.platform.generations import find_ancestry, is_merge
-from openledger.platform.point_of_sale import is_sold, trainings
+from openledger.platform.point_of_sale import is_sold, offer_of, terms_on_sale, trainings
 from openledger.platform.service import NewAdapter
 
 Found = TypeVar("Found")
@@ -79,6 +80,7 @@ class Intake:
                 if not folder.exists():
                     fetched.rename(folder)
                 terms, source = _terms(account, new, card), "" if uri.startswith("file://") else uri
+                await self._log_offer(terms, card)
                 return await asyncio.to_thread(
                     lambda: enter(
                         new.name,
@@ -90,6 +92,15 @@ class Intake:
                         base_digest=card.base_digest,
                     )
                 )
+
+    async def _log_offer(self, terms: AdapterTerms, card: AdapterCard) -> None:
+        """In the log before the registry has it (`point_of_sale.log_offer`)."""
+        if not await answered(self._economy.has_offers.remote()):
+            await answered(self._economy.begin_offers.remote(terms_on_sale(self._registry)))
+        lot = lot_of(terms)
+        if await answered(self._economy.missing_offers.remote([lot])):
+            runs = await asyncio.to_thread(trainings, self._registry, card, lot.seller)
+            await answered(self._economy.offer.remote(offer_of(lot, runs)))
 
     async def remove(self, account: str, name: str) -> None:
         """See `Service.remove_adapter`."""

@@ -45,7 +45,7 @@ from openledger.platform.generations import Ancestry, find_ancestry, measure
 from openledger.platform.generations import index_folder as index_folder
 from openledger.platform.generations import index_views as index_views
 from openledger.platform.hosts import HostOf
-from openledger.platform.point_of_sale import check_offer, purpose_of
+from openledger.platform.point_of_sale import check_offer, log_offer, purpose_of
 from openledger.platform.point_of_sale import check_plan as check_plan
 from openledger.training.examples import fitting_rows
 from openledger.training.members import Member
@@ -299,7 +299,7 @@ def merge(
     card = checked_card(folder)
     check_offer(economy, registry, name, card, owner)
     charge(card.digest)
-    return put_on_sale(registry, name, folder, card, owner, prices)
+    return _offered(registry, name, folder, card, owner, prices, economy)
 
 
 def offer(
@@ -314,6 +314,20 @@ def offer(
     """Sell the adapter in `folder` as `name` from now on, if its constant may be (`check_offer`). Raises Conflict
     (`constant_unwitnessed`) and leaves on sale what was."""
     check_offer(economy, registry, name, card, owner)
+    return _offered(registry, name, folder, card, owner, prices, economy)
+
+
+def _offered(
+    registry: AdapterRegistry,
+    name: str,
+    folder: Path,
+    card: AdapterCard,
+    owner: str,
+    prices: tuple[int, int],
+    economy: Any,
+) -> AdapterTerms:
+    """In the log first: what the registry has and the log hasn't isn't sold."""
+    log_offer(economy, registry, sale_terms(name, card, owner, prices), card)
     return put_on_sale(registry, name, folder, card, owner, prices)
 
 
@@ -322,7 +336,14 @@ def put_on_sale(
 ) -> AdapterTerms:
     """Without asking for its constant: for what `offer` let pass, or the same run less a contributor's rows. Those who
     could ask `name` before can now; an adapter that was sold under it stays findable."""
-    terms = AdapterTerms(
+    terms = sale_terms(name, card, owner, prices)
+    enter = registry.register if _registered(registry, name) is None else registry.switch
+    enter(name, folder, card.digest, terms, base_digest=card.base_digest)
+    return terms
+
+
+def sale_terms(name: str, card: AdapterCard, owner: str, prices: tuple[int, int]) -> AdapterTerms:
+    return AdapterTerms(
         adapter=name,
         adapter_digest=card.digest,
         datanet=card.datanet,
@@ -332,9 +353,6 @@ def put_on_sale(
         prompt_price_nano=prices[0],
         completion_price_nano=prices[1],
     )
-    enter = registry.register if _registered(registry, name) is None else registry.switch
-    enter(name, folder, card.digest, terms, base_digest=card.base_digest)
-    return terms
 
 
 def attribute(

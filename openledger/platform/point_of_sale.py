@@ -5,24 +5,31 @@ trained on rows of its own has to have a witnessed constant (`economy.witnesses`
 be sold by going on from it. A merge has no rows and no constant; its parents answer for theirs, and `intake` sees to it
 that it is one. An adapter that is sold
 already stays under its name, at any price, whatever was asked when it was first offered.
+
+What is offered stands in the log before the registry has it (`ledger.offers`): by whom, under which parameters, and of
+which rounds, for anybody to audit. What was on sale before the log asked for that is named when it begins to.
 """
 
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ray
 
 from openledger.adapters.card import AdapterCard, load_card
-from openledger.adapters.registry import AdapterRegistry
-from openledger.core.errors import NotFound
+from openledger.adapters.registry import AdapterRegistry, RegisteredAdapter
+from openledger.core.errors import Conflict, Corrupt, NotFound
 from openledger.core.hashing import digest_json
+from openledger.core.values import AdapterTerms
 from openledger.economy.witnesses import Training
 from openledger.ledger.nonces import Purpose
+from openledger.ledger.offers import Lot, Offer, lot_of
 from openledger.platform.generations import find_ancestry, is_merge
 from openledger.training.trainer import TrainingJob
 
+_log = logging.getLogger(__name__)
 _OF_WITHDRAWALS = ("without", "without_of")  # what a withdrawal adds to the recipe of the run it repeats
 
 
@@ -49,6 +56,55 @@ def check_plan(economy: Any, registry: AdapterRegistry, job: TrainingJob, seller
     )
     before = _ancestors(registry, job.parent.digest, seller) if job.parent else []
     ray.get(economy.check_sale.remote([planned, *before]))
+
+
+def begin_offers(economy: Any, registry: AdapterRegistry) -> None:
+    """Let the log ask for an offer of whatever is sold from now on, but for what is on sale. May be repeated."""
+    if not ray.get(economy.has_offers.remote()):
+        ray.get(economy.begin_offers.remote(terms_on_sale(registry)))
+
+
+def log_offer(economy: Any, registry: AdapterRegistry, terms: AdapterTerms, card: AdapterCard) -> None:
+    """Put the offer of a trained adapter into the log, before the registry has it. May be repeated. Raises Conflict
+    (`constant_unwitnessed`)."""
+    begin_offers(economy, registry)
+    lot = lot_of(terms)
+    if ray.get(economy.missing_offers.remote([lot])):
+        ray.get(economy.offer.remote(offer_of(lot, trainings(registry, card, lot.seller))))
+
+
+def log_withdrawal(economy: Any, registry: AdapterRegistry, terms: AdapterTerms, old_digest: str) -> None:
+    """The same of a run less a contributor's rows, which takes the place of `old_digest`."""
+    begin_offers(economy, registry)
+    lot = lot_of(terms)
+    if ray.get(economy.missing_offers.remote([lot])):
+        ray.get(economy.offer.remote(Offer(lot=lot, kind="withdrawal", instead_of=old_digest)))
+
+
+def log_on_sale(economy: Any, registry: AdapterRegistry) -> None:
+    """Offer what the registry has on sale and the log hasn't: base models, and what a log that was put back from a
+    backup has lost. What may not be offered stays unsold, and is told. May be repeated."""
+    begin_offers(economy, registry)
+    sold = {lot_of(one.terms): one for one in registry.list() if one.terms}
+    for lot in ray.get(economy.missing_offers.remote(list(sold))):
+        try:
+            ray.get(economy.offer.remote(_offer_again(registry, lot, sold[lot])))
+        except (Conflict, NotFound, Corrupt) as error:
+            _log.warning("%s isn't sold until it is offered again: %s (%s)", lot.adapter, error.message, error.code)
+
+
+def terms_on_sale(registry: AdapterRegistry) -> list[AdapterTerms]:
+    return [one.terms for one in registry.list() if one.terms]
+
+
+def offer_of(lot: Lot, runs: Sequence[Training]) -> Offer:
+    return Offer(lot=lot, trainings=tuple(runs))
+
+
+def _offer_again(registry: AdapterRegistry, lot: Lot, known: RegisteredAdapter) -> Offer:
+    if known.is_base:
+        return Offer(lot=lot, kind="base")
+    return offer_of(lot, trainings(registry, load_card(Path(known.folder)), lot.seller))
 
 
 def trainings(registry: AdapterRegistry, card: AdapterCard, seller: str) -> list[Training]:

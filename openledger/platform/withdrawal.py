@@ -26,7 +26,8 @@ from openledger.core.errors import Conflict, InvalidInput, NotFound
 from openledger.core.hashing import digest_json
 from openledger.core.values import Row
 from openledger.platform.generations import Ancestry, find_ancestry, index_folder, index_views
-from openledger.platform.pipeline import put_on_sale
+from openledger.platform.pipeline import put_on_sale, sale_terms
+from openledger.platform.point_of_sale import log_withdrawal
 from openledger.training.lora import save_lora, with_smaller_b
 from openledger.training.members import Weights
 from openledger.training.record import load_held_out, load_weights, save_checkpoint, save_held_out
@@ -94,6 +95,7 @@ def withdraw(
     adapters: Path,
     indexes: Path,
     *,
+    economy: Any,
     num_gpus: float = 0,
     tell: Callable[[str], None] = lambda _: None,
 ) -> AdapterCard:
@@ -109,7 +111,7 @@ def withdraw(
         final, epochs = _matrices(plan, base, rows, num_gpus, tell)
         folder = _write(plan, final, epochs, adapters, indexes)
         card = checked_card(folder)
-        _offer(plan, registry, folder, card)
+        _offer(plan, registry, folder, card, economy)
         tell(f"{plan.name} is served without {plan.contributor} from now on: {card.digest}")
     tell("building its index")
     folders = index_views(registry.get(plan.name).folder), card.digest
@@ -128,11 +130,14 @@ def _measured_run(registry: AdapterRegistry, card: AdapterCard, indexes: Path) -
     return registry.find_digest(old).folder
 
 
-def _offer(plan: Withdrawal, registry: AdapterRegistry, folder: Path, card: AdapterCard) -> None:
-    """By the constant that the old one was sold with: nobody's rows stay on sale for want of a witness."""
-    if terms := plan.adapter.terms:
-        prices = terms.prompt_price_nano, terms.completion_price_nano
-        put_on_sale(registry, plan.name, folder, card, terms.owner_account, prices)
+def _offer(plan: Withdrawal, registry: AdapterRegistry, folder: Path, card: AdapterCard, economy: Any) -> None:
+    """By the constant that the old one was sold with: nobody's rows stay on sale for want of a witness. The log says
+    which adapter it takes the place of."""
+    if known := plan.adapter.terms:
+        prices = known.prompt_price_nano, known.completion_price_nano
+        terms = sale_terms(plan.name, card, known.owner_account, prices)
+        log_withdrawal(economy, registry, terms, plan.adapter.digest)
+        put_on_sale(registry, plan.name, folder, card, known.owner_account, prices)
 
 
 def _check_ancestors(ancestry: Ancestry, name: str, contributor: str) -> None:

@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from openledger.core.constant import public_constant as public_constant
+from openledger.core.constant import row_root_constant as row_root_constant
 from openledger.core.errors import InvalidInput
 from openledger.core.hashing import digest_json
 
@@ -76,23 +78,6 @@ def recipe_from(values: dict[str, Any]) -> Recipe:
         )
     modules = values.get("target_modules", "all-linear")
     return Recipe(**{**values, "target_modules": modules if isinstance(modules, str) else tuple(modules)})
-
-
-def public_constant(base_digest: str, datanet: str, version: int, nonces: Sequence[str]) -> str:
-    """The constant that initial A and row order are derived from, of the nonces of a version's owner and witnesses
-    (in the order of their ids; economy/nonces.py): unknown to each of them until contributions are closed.
-
-    Raises InvalidInput for fewer than two nonces.
-    """
-    if isinstance(nonces, str) or len(nonces) < 2 or not all(nonces):
-        raise InvalidInput("a constant takes the nonces of an owner and a witness", code="no_nonces", param="nonces")
-    return digest_json(["openledger.initial/2", base_digest, datanet, version, list(nonces)])
-
-
-def row_root_constant(base_digest: str, datanet: str, version: int, row_root: str) -> str:
-    """The constant where nobody gave nonces: public and fixed, but whoever contributes last can try out rows by what
-    comes of it."""
-    return digest_json(["openledger.initial/1", base_digest, datanet, version, row_root])
 
 
 def from_adapter(digest: str) -> str:

@@ -105,7 +105,7 @@ def test_a_withdrawal_is_handed_over_in_a_round(client: TestClient, town: Town):
     assert client.get("/v1/claims/1").json()["data"] == [{"address": ADDRESS, "amount_nano": 5 * OPEN}]
     csv = client.get("/v1/claims/1/csv")
     assert (csv.headers["content-type"], csv.text) == (
-        "text/csv; charset=utf-8", f"address,amount_nano\r\n{ADDRESS},{5 * OPEN}\r\n",
+        "text/csv; charset=utf-8", f"address,amount_nano,paid_by\r\n{ADDRESS},{5 * OPEN},chain\r\n",
     )  # fmt: skip
 
 
@@ -176,7 +176,7 @@ def test_an_explanation_leads_from_answers_to_the_transfer(client: TestClient, t
     settlement = town.economy.settle(scores(), {"ctr_a": "user:alice"})
     lines = client.get(f"/v1/payouts/{settlement.transfer_ids['user:alice']}/explanation").json()["lines"]
     assert f"answer {sold.answer_id}: 10 + 7 tokens cost 0.00000031 OPEN" in lines[1]
-    assert [word for word in ("parameters version 5", "score 68 with error 40", "0.000000056 OPEN") if
+    assert [word for word in ("parameters version 6", "score 68 with error 40", "0.000000056 OPEN") if
             not any(word in line for line in lines)] == []  # fmt: skip
     assert "user:alice,py:p0001,56," in client.get("/v1/payouts/csv").text
 

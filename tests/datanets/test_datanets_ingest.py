@@ -147,13 +147,13 @@ class TestIngest:
         async def at_once() -> None:
             arriving = Ingest(datanets, worker, 2)
             dry = [signed("eve", sample_drafts(3, f"dry-{number}"), f"dry-{number}") for number in range(3)]
-            previews = [asyncio.ensure_future(arriving.preview(one)) for one in dry]
+            previews = [asyncio.ensure_future(arriving.prepared(one)) for one in dry]
             await worker.begun.acquire()
             async with asyncio.timeout(20):
                 await arriving.contribute(small(1))
             assert not any(one.done() for one in previews)
             worker.go.set()
-            assert [len(verdicts) for verdicts in await asyncio.gather(*previews)] == [3] * 3
+            assert all(isinstance(prepared, Prepared) for prepared in await asyncio.gather(*previews))
             arriving.close()
 
         asyncio.run(at_once())

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import apsw
 import openai
 import pytest
 
@@ -21,6 +22,7 @@ from openledger.core.errors import Corrupt
 from openledger.core.values import ContributorScores
 from openledger.economy.economy import Economy
 from openledger.ledger import Ledger, audit_file, verify_proof
+from openledger.ledger.reader import LedgerReader
 
 SETTINGS = """
 rows_per_contributor: 24
@@ -169,6 +171,34 @@ def test_every_fee_is_the_sum_of_its_parts_and_every_pool_of_its_payouts(first, 
 def test_the_audit_of_the_ledgers_file_is_clean(first, workdir):
     report = audit_file(workdir / "ledger" / "ledger.db", first["ledger"]["vkey"])
     assert report.num_answers >= len(first["answers"])
+
+
+def test_every_adapter_on_sale_and_the_base_stand_in_an_offer_of_the_log(first, workdir):
+    report = audit_file(workdir / "ledger" / "ledger.db", first["ledger"]["vkey"])
+    assert report.num_offers == len(first["datanets"]) + 1
+
+
+def test_a_single_flipped_bit_in_any_of_its_entries_is_found_and_named(first, workdir, tmp_path):
+    copy, key = tmp_path / "ledger.db", first["ledger"]["vkey"]
+    with LedgerReader(workdir / "ledger" / "ledger.db") as ledger:
+        ledger.backup(copy)
+    audit_file(copy, key)
+    file = apsw.Connection(str(copy))
+    bodies = file.execute("SELECT seq, body FROM batches WHERE length(body) > 2 ORDER BY seq").fetchall()
+    for seq, body in bodies[:: max(1, len(bodies) // 20)]:
+        file.execute("UPDATE batches SET body = ? WHERE seq = ?", (flipped(body), seq))
+        with pytest.raises(Corrupt) as caught:
+            audit_file(copy, key)
+        assert caught.value.param == f"batch {seq}"
+        file.execute("UPDATE batches SET body = ? WHERE seq = ?", (body, seq))
+    file.close()
+    audit_file(copy, key)
+
+
+def flipped(data: bytes) -> bytes:
+    """One bit in the middle is another."""
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
 
 
 def test_honest_work_is_paid_and_the_copier_earns_no_tenth_of_the_original(first):

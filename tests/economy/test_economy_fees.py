@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from economy_values import TERMS, answer
+from economy_values import TERMS, Town, answer
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -281,3 +281,36 @@ def test_a_merge_is_sold_without_a_datanet_and_half_named_terms_are_not(town):
         with pytest.raises(InvalidInput) as caught:
             town.economy.authorize("user:alice", half, 10, 20, "half")
         assert caught.value.code == "invalid_terms"
+
+
+class TestFurtherLines:
+    """Who gives the machines, reviews rows or licensed the base, where a vote gives them something of a fee."""
+
+    VALUES = Parameters(
+        contributors_ppm=400_000, compute_ppm=50_000, reviewers_ppm=30_000, licensor_ppm=20_000,
+        compute_account="user:host", licensor_account="user:licensor",
+    )  # fmt: skip
+
+    @pytest.fixture
+    def shared(self, tmp_path, clock):
+        made = Town(tmp_path, clock, self.VALUES)
+        made.economy.grant("user:alice", 1_000_000, "start")
+        yield made
+        made.close()
+
+    def test_each_line_goes_to_its_account_and_what_has_none_to_the_treasury(self, shared):
+        fee = shared.sell("k1").fee_nano  # 310
+        assert (shared.available("user:host"), shared.available("user:licensor")) == (16, 6)
+        assert shared.available("pool:py:p0001") == 124
+        assert shared.available("treasury") == fee - 124 - 62 - 16 - 6
+        shared.ledger.audit()
+
+    def test_they_give_it_back_with_the_rest_of_the_fee(self, shared):
+        shared.economy.refund(shared.sell("k1").answer_id, "why")
+        assert [shared.available(name) for name in ("user:host", "user:licensor", "pool:py:p0001")] == [0, 0, 0]
+        assert shared.available() == 1_000_000
+        shared.ledger.audit()
+
+    def test_by_default_there_are_none(self, town):
+        usage = town.ledger.batch(town.ledger.find(f"{town.sell('k1').answer_id}.fee").seq).statement
+        assert set(usage["parts_nano"]) == {"contributors", "owner", "stakers", "treasury"}

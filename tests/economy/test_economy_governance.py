@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from economy_values import Town, scores
@@ -13,7 +14,8 @@ from openledger.economy.bounties import BountyBook
 from openledger.economy.parameters import PRESETS
 from openledger.economy.settlement import payout_id
 from openledger.ledger.disputes import Disputes
-from openledger.ledger.parameters import DAY_MS
+from openledger.ledger.governance import Governance
+from openledger.ledger.parameters import DAY_MS, ParameterBook, check_values
 from openledger.ledger.register import place_id
 
 OPEN = NANO_PER_OPEN
@@ -469,6 +471,101 @@ def test_the_presets_are_those_of_the_issue():
 def test_the_guide_tells_the_votes_of_the_other_preset():
     guide = (Path(__file__).parents[2] / "docs" / "guides" / "govern.md").read_text()
     assert {name: int(value) for name, value in re.findall(r"--change (vote_\w+)=(\d+)", guide)} == PRESETS["docs"]
+
+
+class TestMany:
+    """An open proposal for each threshold of power, so that none is hidden among a thousand."""
+
+    TEXT: ClassVar[dict[str, str]] = {"kind": "text"}
+
+    def fill(self, town, clock, number=1, proposer="user:dave"):
+        clock.advance(1)
+        return [propose(town, self.TEXT, proposer, f"p{place}") for place in range(number)]
+
+    def refused(self, town, proposer="user:dave", key="more"):
+        before = town.ledger.checkpoint()
+        with pytest.raises(Conflict) as caught:
+            propose(town, self.TEXT, proposer, key)
+        assert (caught.value.code, town.ledger.checkpoint()) == ("too_many_proposals", before)
+        return caught.value
+
+    def test_one_more_than_the_power_there_is_allows_is_refused_and_told_what_to_do(self, voters, clock):
+        (first,) = self.fill(voters, clock)
+        assert "0 OPEN of the stake behind user:dave" in self.refused(voters).message
+        assert propose(voters, self.TEXT, "user:dave", "p0") == first
+        assert len(self.fill(voters, clock, 3, "user:carol")) == 3
+        self.refused(voters, "user:carol")
+        voters.ledger.audit()
+
+    def test_who_splits_his_stake_gets_no_more(self, voters, clock):
+        voters.economy.stake("user:dave", ADAPTER, 99 * OPEN, "s2")
+        self.fill(voters, clock)
+        self.refused(voters)
+
+    def test_one_that_is_canceled_or_decided_makes_room(self, voters, clock):
+        (first,) = self.fill(voters, clock)
+        voters.economy.cancel_proposal("user:dave", first)
+        propose(voters, self.TEXT, "user:dave", "second")
+        self.refused(voters)
+        to_vote(clock)
+        self.refused(voters)
+        to_end(clock)
+        propose(voters, self.TEXT, "user:dave", "third")
+        voters.ledger.audit()
+
+    def test_delegated_power_counts(self, voters, clock):
+        self.fill(voters, clock)
+        voters.economy.delegate("user:carol", "user:dave")
+        clock.advance(1)
+        propose(voters, self.TEXT, "user:dave", "more")
+
+    def test_stake_that_is_delegated_on_is_behind_what_it_proposed_before(self, voters, clock):
+        """Else one stake would hop from name to name, and propose under each."""
+        voters.economy.delegate("user:dave", "user:first")
+        self.fill(voters, clock, 1, "user:first")
+        for name in ("user:second", "user:dave"):
+            voters.economy.delegate("user:dave", name)
+            clock.advance(1)
+            self.refused(voters, name)
+        assert len(self.fill(voters, clock, 3, "user:carol")) == 3
+        voters.ledger.audit()
+
+    def test_who_is_delegated_to_by_somebody_who_proposed_a_lot_is_not_kept_from_proposing(self, voters, clock):
+        self.fill(voters, clock, 3, "user:carol")
+        voters.economy.delegate("user:carol", "user:dave")
+        self.fill(voters, clock, 1, "user:dave")
+        self.refused(voters, "user:dave")
+
+    def test_stake_that_is_used_up_lends_none_of_its_size_to_another(self, voters, clock):
+        """Bob's 600 are behind six; with them, and dave's 100 and 100 more, dave proposes twice and not more often."""
+        self.fill(voters, clock, 6, "user:bob")
+        voters.economy.delegate("user:bob", "user:dave")
+        voters.economy.stake("user:dave", ADAPTER, 100 * OPEN, "s2")
+        self.fill(voters, clock, 2, "user:dave")
+        self.refused(voters)
+
+    def test_zero_sets_no_limit(self, tmp_path, clock):
+        town = settle_down(Town(tmp_path, clock, Parameters(open_proposals=0)))
+        assert len(set(self.fill(town, clock, 12))) == 12
+        town.ledger.audit()
+        town.close()
+
+    def test_a_log_of_before_has_no_limit(self, voters):
+        values = {name: value for name, value in P.values.items() if name != "open_proposals"}
+        check_values(values)
+        book = ParameterBook()
+        book.adopt(5, values)
+        assert book.versions[5]["open_proposals"] == 0
+
+    def test_the_audit_names_one_too_many(self, voters, clock, monkeypatch):
+        self.fill(voters, clock)
+        with monkeypatch.context() as unchecked:
+            unchecked.setattr(Governance, "_check_free", lambda *_: None)
+            number = int(propose(voters, self.TEXT, "user:dave", "more").removeprefix("prop_"))
+        with pytest.raises(Corrupt) as caught:
+            voters.ledger.audit()
+        seq = voters.ledger.find(place_id(number)).seq
+        assert (caught.value.code, caught.value.param) == ("too_many_proposals", f"batch {seq}")
 
 
 def test_a_proposal_nobody_made_is_not_found(voters):

@@ -51,7 +51,7 @@ def test_withdrawals_are_handed_over_as_a_file_that_can_be_written_again(town: T
     told = operate(town, "claims", "--out", str(files[0]))
     assert told == {"round": 1, "claims": 1, "total_open": "9"}
     assert operate(town, "claims", "--round", "1", "--out", str(files[1])) == told
-    assert files[0].read_text() == files[1].read_text() == f"address,amount_nano\n{ADDRESS},{9 * OPEN}\n"
+    assert files[0].read_text() == files[1].read_text() == f"address,amount_nano,paid_by\n{ADDRESS},{9 * OPEN},chain\n"
 
 
 def test_a_cap_is_set_for_a_key(town: Town):

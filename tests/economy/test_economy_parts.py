@@ -150,7 +150,7 @@ def test_a_payout_of_both_parts_is_proven_and_explained(town):
     assert proof.transfer.amount_nano == 54
     assert proof.statement["channels_ppm"] == {"verbatim": 0, "citation": 0}
     assert town.economy.explain(name)[4:] == [
-        "rule shares/3, z = 500/1000, parameters version 5",
+        "rule shares/3, z = 500/1000, parameters version 6",
         "use, influence on the answers sold: 700000 parts per million of the pool, 0.000000108 OPEN",
         "scores by test/1; gain 100 nano-OPEN x nats",
         "ctr_b: score 27 with error 30 nano-OPEN x nats, share 180000000 parts per billion -> 0.00000002 OPEN",

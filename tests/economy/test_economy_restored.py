@@ -1,32 +1,14 @@
 """A backup that put back only the ledger, or only economy.db: at the next start both say the same again."""
 
-import shutil
-from contextlib import contextmanager
+from itertools import count
 
 import pytest
-from economy_values import answer, scores
+from economy_values import answer, kill_at, put_back, scores
 
 from openledger.core.errors import Conflict
+from openledger.economy.restored import Reconciliation
 
 OPEN = 10**9
-
-
-@contextmanager
-def put_back(town, name):
-    """What happens inside is lost from the file `name`, as where a backup from before is put in its place."""
-    town.close()
-    backup = town.folder / f"backup-{name}"
-    backup.mkdir()
-    for file in town.folder.glob(f"{name}*"):
-        shutil.copy(file, backup)
-    town.__init__(town.folder, town.clock, town.parameters, town.unit)
-    yield
-    town.close()
-    for file in town.folder.glob(f"{name}*"):
-        file.unlink()
-    for file in backup.iterdir():
-        shutil.copy(file, town.folder)
-    town.__init__(town.folder, town.clock, town.parameters, town.unit)
 
 
 def state(town, answer_id):
@@ -164,4 +146,16 @@ def test_one_restore_after_another_leaves_no_sale_that_keeps_it_from_starting(to
         assert state(town, read_back.answer_id) == "posted"
     assert (state(town, sold.answer_id), state(town, read_back.answer_id)) == ("posted", "unpaid")
     assert town.economy.pool("py", "p0001").total_nano == town.available("pool:py:p0001") == 155
+    town.ledger.audit()
+
+
+@pytest.mark.parametrize("num_read", [0, 1, 2])
+def test_a_start_that_is_killed_while_it_reads_sales_back_loses_none(town, num_read):
+    """What is read back before the kill stays: the next start looks for what comes after it."""
+    reads = count()
+    with put_back(town, "economy.db", kill_at(Reconciliation, "_adopt_sale", lambda _: next(reads) == num_read)):
+        sold = [town.sell(f"k{number}") for number in range(3)]
+    assert [state(town, one.answer_id) for one in sold] == ["posted"] * 3
+    assert town.economy.pool("py", "p0001").total_nano == town.available("pool:py:p0001") == 3 * 155
+    assert town.authorize("k0").answer_id == sold[0].answer_id
     town.ledger.audit()

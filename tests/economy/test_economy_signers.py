@@ -7,6 +7,7 @@ from openledger.core.clock import ManualClock
 from openledger.core.errors import Forbidden, NotFound
 from openledger.core.rekeying import first_keys, sign_change
 from openledger.core.signing import SigningKey
+from openledger.economy import port
 from openledger.economy.signers import SignerBook
 from openledger.ledger.contributor_keys import ContributorKeys
 from openledger.ledger.signers import Signer, Signers, end_statement, sign_signer
@@ -110,3 +111,27 @@ def test_whoever_was_dismissed_by_one_of_two_keys_before_does_not_come_back_by_a
     town.restart()
     check(town, THIRD)
     assert town.ledger.audit().num_batches == size
+
+
+def test_registrations_are_read_once_and_all_of_them(town, monkeypatch):
+    """By pages: none is left out, and what was read isn't read again."""
+    monkeypatch.setattr(port, "_FEW", 2)
+    keys = [SigningKey(bytes([number]) * 32) for number in range(11, 17)]
+    for number, key in enumerate(keys):
+        signer = Signer(role="scorer", account=f"user:s{number % 2}", public_key=key.public_key)
+        town.economy.add_signer(signer, sign_signer(key, "scorer", signer.account)["signature"])
+    book, read = SignerBook(town.ledger), []
+    batch = town.ledger.batch
+    monkeypatch.setattr(town.ledger, "batch", lambda seq: read.append(seq) or batch(seq))
+    assert len(book.of("user:s0")) == 3
+    assert len(read) == 7  # with the reviewer's
+    assert len(book.of("user:s1")) == 3
+    assert len(read) == 7
+    late = SigningKey(b"l" * 32)
+    town.economy.add_signer(
+        Signer(role="scorer", account="user:s1", public_key=late.public_key),
+        sign_signer(late, "scorer", "user:s1")["signature"],
+    )
+    read.clear()
+    assert len(book.of("user:s1")) == 4
+    assert len(read) == 1

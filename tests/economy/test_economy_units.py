@@ -5,13 +5,18 @@ from economy_values import TERMS, Town, answer, scores
 
 from openledger.core.clock import ManualClock
 from openledger.core.errors import Conflict, Corrupt, InsufficientFunds, InvalidInput
-from openledger.core.money import Unit, showing
+from openledger.core.money import SUPPLY_NANO, Unit, showing
+from openledger.core.signing import SigningKey
 from openledger.economy import Economy, Parameters
 from openledger.economy.nonces import NonceBook
-from openledger.ledger import Transfer
+from openledger.economy.parameters import PRESETS
+from openledger.economy.register import RegisterBook
+from openledger.ledger import Ledger, Transfer
 from openledger.ledger.audit import audit_file
+from openledger.ledger.claims import verify_claim
 from openledger.ledger.nonces import commitment
 from openledger.ledger.payouts import claims_in, csv_of, payouts_in
+from openledger.ledger.units import UNIT_1
 
 EUR = Unit(name="EUR")
 ADDRESS = "0x" + "ab" * 20
@@ -60,6 +65,39 @@ def test_parameters_start_with_as_many_euros_as_they_have_open(town):
     assert values.payout_minimum_nano == 1_000_000
     assert values.bounty_cap_nano * 1000 == usual.bounty_cap_nano
     assert (values.minimum_fee_nano, values.owner_ppm) == (1, usual.owner_ppm)
+
+
+def test_bounds_and_presets_are_as_many_euros_as_they_are_open(town):
+    table = town.economy.parameter_table()
+    assert table["bounds"]["payout_minimum_nano"] == [1, 10**6 * 10**6]
+    assert table["bounds"]["minimum_fee_nano"] == [1, 10**6]
+    assert table["bounds"]["vote_threshold_nano"] == [1, 10**7 * 10**6]
+    assert table["bounds"]["bounty_cap_nano"] == [0, SUPPLY_NANO]  # what there can be at most
+    assert table["bounds"]["owner_ppm"] == [0, 10**6]
+    assert table["presets"]["docs"]["vote_threshold_nano"] == 10_000 * 10**6
+    assert table["presets"]["code"]["vote_period_ms"] == PRESETS["code"]["vote_period_ms"]
+
+
+def test_no_vote_and_no_start_passes_the_bounds_of_the_unit(town, tmp_path):
+    for changes in ({"payout_minimum_nano": 10**12 + 1}, {"minimum_fee_nano": 2 * 10**6}):
+        with pytest.raises(InvalidInput) as caught:
+            town.economy.simulate(changes)
+        assert (caught.value.code, caught.value.param) == ("invalid_parameters", next(iter(changes)))
+    with pytest.raises(InvalidInput) as caught:
+        Town(tmp_path / "more", ManualClock(), Parameters(payout_minimum_nano=10**13), EUR)
+    assert caught.value.param == "payout_minimum_nano"
+
+
+def test_a_currencys_ledger_of_before_keeps_its_bounds_and_its_audit(tmp_path):
+    (tmp_path / "former").mkdir()
+    ledger = Ledger(tmp_path / "former" / "ledger.db", ManualClock(), SigningKey(b"k" * 32), "openledger/test")
+    RegisterBook(ledger, ManualClock()).write(UNIT_1, lambda *_: {"unit": "EUR"})
+    ledger.close()
+    former = Town(tmp_path / "former", ManualClock(), Parameters(payout_minimum_nano=10**13))
+    assert former.economy.unit() == EUR
+    assert former.economy.parameter_table()["bounds"]["payout_minimum_nano"] == [1, 10**15]
+    former.ledger.audit()
+    former.close()
 
 
 def test_there_is_no_supply_to_distribute(town):
@@ -173,7 +211,8 @@ def test_exports_claims_and_the_audit_know_the_unit(town, tmp_path):
     town.ledger.export(tmp_path / "export")
     assert audit_file(tmp_path / "export", town.ledger.verification_key()).unit == "EUR"
     assert csv_of(payouts_in(tmp_path / "export")).splitlines()[1].endswith(",micro-EUR")
-    tree = claims_in(tmp_path / "export", 1)
+    tree, others = claims_in(tmp_path / "export", 1)
+    assert others == []
     assert tree.dump()["values"][0]["value"] == [ADDRESS, "2000000"]  # a token with six decimals
 
 
@@ -206,6 +245,31 @@ def test_in_a_currency_a_payee_is_named_by_what_the_operator_knows_him_by(town, 
     town.economy.withdraw("user:alice", 1_000_000, payee, "w2")
     assert town.economy.claims(town.economy.close_claims()) == [(payee, 2_000_000)]
     town.ledger.audit()
+
+
+def test_a_payee_without_an_address_leaves_the_others_their_claims_and_is_named(town, tmp_path):
+    town.economy.withdraw("user:alice", 1_000_000, "customer 4711", "w1")
+    town.economy.withdraw("user:alice", 2_000_000, ADDRESS, "w2")
+    number = town.economy.close_claims()
+    town.ledger.export(tmp_path / "export")
+    tree, others = claims_in(tmp_path / "export", number)
+    assert (tree.amounts_nano, others) == ({ADDRESS: 2_000_000}, [("customer 4711", 1_000_000)])
+    assert verify_claim(tree.root, ADDRESS, 2_000_000, tree.proof(ADDRESS), EUR)
+    assert town.economy.claims_csv(number).splitlines() == [
+        "address,amount_nano,paid_by", f"{ADDRESS},2000000,chain", "customer 4711,1000000,payment",
+    ]  # fmt: skip
+    assert town.economy.balance(f"holds:claims:{number}").posted_nano == 3_000_000
+    assert town.economy.pay_out(number, "SEPA-OUT-1") == 3_000_000
+    town.ledger.audit()
+
+
+def test_a_round_of_payees_without_an_address_has_no_tree_and_says_what_to_do(town):
+    town.economy.withdraw("user:alice", 1_000_000, "customer 4711", "w1")
+    number = town.economy.close_claims()
+    with pytest.raises(InvalidInput) as caught:
+        claims_in(town.folder / "ledger.db", number)
+    assert (caught.value.code, caught.value.param) == ("no_claims", "round")
+    assert "paid-out" in caught.value.fix
 
 
 @pytest.mark.parametrize("payee", ["", " a", "a ", "a" * 141, "a\nb", "=1+1", "-", "0xabc", "0x" + "0" * 40, None, 7])

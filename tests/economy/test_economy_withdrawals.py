@@ -8,7 +8,7 @@ from economy_values import scores
 
 from openledger.core.errors import Conflict, InsufficientFunds, InvalidInput, NotFound
 from openledger.core.money import NANO_PER_OPEN
-from openledger.economy import Economy, Parameters
+from openledger.economy import Economy, Parameters, port
 from openledger.ledger import encode_proof, verify_proof
 
 OPEN = NANO_PER_OPEN
@@ -109,6 +109,18 @@ def test_the_minimum_is_a_parameter(tmp_path, clock):
     ledger.close()
 
 
+def test_more_withdrawals_than_a_page_are_all_handed_over(rich, monkeypatch):
+    monkeypatch.setattr(port, "_FEW", 2)
+    for number in range(7):
+        rich.economy.withdraw("user:bob", OPEN, BOBS, f"w{number}")
+    rich.economy.close_claims()
+    for number in range(7, 12):
+        rich.economy.withdraw("user:bob", OPEN, BOBS, f"w{number}")
+    rich.economy.close_claims()
+    assert (rich.economy.claims(1), rich.economy.claims(2)) == ([(BOBS, 7 * OPEN)], [(BOBS, 5 * OPEN)])
+    rich.ledger.audit()
+
+
 def test_a_withdrawal_is_proven(rich):
     rich.economy.withdraw("user:bob", OPEN, BOBS, "w1")
     (entry,) = [one for one in rich.ledger.transfers("user:bob") if one.transfer.code == "withdrawal"]
@@ -124,7 +136,7 @@ def test_payouts_and_claims_export_as_csv_that_no_spreadsheet_runs(town):
     town.economy.grant("user:bob", OPEN, "bob")
     town.economy.withdraw("user:bob", OPEN, BOBS, "w1")
     number = town.economy.close_claims()
-    assert town.economy.claims_csv(number).split() == ["address,amount_nano", f"{BOBS},{OPEN}"]
+    assert town.economy.claims_csv(number).split() == ["address,amount_nano,paid_by", f"{BOBS},{OPEN},chain"]
     from openledger.economy.withdrawals import as_csv
 
     assert as_csv(("a",), [("=1+1",)]).split() == ["a", "'=1+1"]

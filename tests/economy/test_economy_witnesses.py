@@ -7,6 +7,7 @@ from economy_values import Town
 
 from openledger.core.errors import Conflict
 from openledger.core.money import NANO_PER_OPEN
+from openledger.core.rekeying import first_keys, sign_change
 from openledger.core.signing import SigningKey, contributor_id
 from openledger.economy import Economy, Parameters
 from openledger.economy.nonces import DEPOSIT_NANO, NonceBook
@@ -185,3 +186,13 @@ def test_the_parameter_has_bounds(town):
     with pytest.raises(Exception, match="witnesses_required is a whole number from 0 to 63"):
         Parameters(witnesses_required=64)
     assert isinstance(town.economy, Economy)
+
+
+def test_a_replaced_key_still_says_whose_it_was_and_keeps_nobody_from_selling(town):
+    """An owner who rotates the key by which he reviews isn't shut out, and the key that he had before is his."""
+    signer = Signer(role="reviewer", account=OWNER, public_key=KEY.public_key, datanet="py")
+    town.economy.add_signer(signer, sign_signer(KEY, "reviewer", OWNER, "py")["signature"])
+    new = SigningKey(b"n" * 32)
+    town.economy.change_keys(sign_change(first_keys(KEY.public_key), [KEY, new], public_key=new.public_key))
+    town.economy.check_sale([draw(town, OWNER, WITNESS)])
+    assert town.economy._signers.keys_of(OWNER) == {OWN_CONTRIBUTOR.partition(":")[2]}

@@ -148,7 +148,7 @@ def test_the_claims_of_a_round_are_what_left_the_accounts_for_it(settled, path, 
     settled.audit()
     settled.export(tmp_path / "export")
     for storage in (path, tmp_path / "export"):
-        assert claims_in(storage, 1).amounts_nano == {ONE.lower(): 5, TWO: 3}
+        assert claims_in(storage, 1).tree.amounts_nano == {ONE.lower(): 5, TWO: 3}
         with pytest.raises(NotFound) as caught:
             claims_in(storage, 2)
         assert caught.value.code == "round_not_found"

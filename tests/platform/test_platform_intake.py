@@ -48,7 +48,8 @@ class Till:
         folder.mkdir()
         self.ledger = Ledger(folder / "ledger.db", ManualClock(), SigningKey(b"k" * 32), "openledger/test")
         self.economy = Economy(self.ledger, folder, ManualClock())
-        self.check_sale = self.economy.check_sale
+        for name in ("check_sale", "has_offers", "begin_offers", "missing_offers", "offer"):
+            setattr(self, name, getattr(self.economy, name))
         self.paid: list[tuple[str, str]] = []
         self.short = False
 

@@ -15,7 +15,9 @@ from openledger.core.signing import SigningKey
 from openledger.core.values import AdapterTerms, DatanetVersion
 from openledger.economy import Economy
 from openledger.ledger import Ledger
+from openledger.ledger.offers import lot_of
 from openledger.platform import point_of_sale
+from openledger.platform.bases import offer_base
 from openledger.training.recipe import Recipe, public_constant, row_root_constant
 from openledger.training.start import Parent
 from openledger.training.trainer import TrainingJob
@@ -180,3 +182,52 @@ class TestPlans:
         house.registry.remove(unwitnessed_card.name)
         with pytest.raises(Conflict, match="planned can't be offered"):
             self.check(house, job)
+
+
+class TestTheLog:
+    def offer(self, house, card, seller=SELLER):
+        terms = AdapterTerms(
+            adapter=card.name, adapter_digest=card.digest, datanet=card.datanet, datanet_version=1, row_root="00",
+            owner_account=seller, prompt_price_nano=1, completion_price_nano=1,
+        )  # fmt: skip
+        point_of_sale.log_offer(house.economy, house.registry, terms, card)
+        return terms
+
+    def sold(self, house, card):
+        """In the registry, and not by this book in the log."""
+        house.keep(card, seller=SELLER)
+        return lot_of(house.registry.get(card.name).terms)
+
+    def test_an_offer_is_in_the_log_once(self, house):
+        card = house.card("one")
+        self.offer(house, card)
+        before = house.ledger.checkpoint()
+        self.offer(house, card)
+        assert house.ledger.checkpoint() == before
+        assert house.ledger.audit().num_offers == 1
+
+    def test_what_the_registry_has_on_sale_when_the_log_begins_needs_none(self, house):
+        on_sale = self.sold(house, unwitnessed(house, "old"))
+        self.offer(house, house.card("new"))
+        assert house._economy.missing_offers([on_sale]) == []
+        assert house.ledger.audit().num_offers == 1
+
+    def test_what_has_no_witness_comes_into_no_log(self, house):
+        point_of_sale.begin_offers(house.economy, house.registry)
+        before = house.ledger.checkpoint()
+        with pytest.raises(Conflict) as caught:
+            self.offer(house, unwitnessed(house, "one"))
+        assert (caught.value.code, house.ledger.checkpoint()) == ("constant_unwitnessed", before)
+
+    def test_a_gateway_offers_what_a_restored_log_lacks_and_leaves_what_may_not_be(self, house, caplog):
+        point_of_sale.begin_offers(house.economy, house.registry)
+        good = self.sold(house, house.card("good"))
+        bad = self.sold(house, unwitnessed(house, "bad"))
+        offer_base(house.registry, replace(BASE, path="/models/b"), SELLER, (1, 1))
+        point_of_sale.log_on_sale(house.economy, house.registry)
+        assert house._economy.missing_offers([good, bad, lot_of(house.registry.get("b").terms)]) == [bad]
+        assert "bad isn't sold until it is offered again" in caplog.text
+        before = house.ledger.checkpoint()
+        point_of_sale.log_on_sale(house.economy, house.registry)
+        assert house.ledger.checkpoint() == before
+        assert house.ledger.audit().num_offers == 2

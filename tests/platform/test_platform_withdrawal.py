@@ -38,7 +38,15 @@ def trained(here, tmp_path_factory):
 def withdraw(world, rows=ROWS, contributor=GONE, **options):
     plan = withdrawal.plan_withdrawal(world.registry, "one", contributor)
     return withdrawal.withdraw(
-        plan, world.registry, world.base, rows, world.host, world.adapters, world.indexes, **options
+        plan,
+        world.registry,
+        world.base,
+        rows,
+        world.host,
+        world.adapters,
+        world.indexes,
+        economy=world.economy,
+        **options,
     )
 
 
