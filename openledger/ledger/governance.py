@@ -195,9 +195,8 @@ class Governance:
         undecided = [
             self.backing[name] for name, one in self.proposals.items() if not one.ended and time_ms <= one.deadline_ms
         ]
-        taken = {account: sum(backing.get(account, 0) for backing in undecided) for account in stakes.behind(proposer)}
         return {
-            account: max(0, values["open_proposals"] * staked_nano - taken[account])
+            account: max(0, values["open_proposals"] * staked_nano - sum(one.get(account, 0) for one in undecided))
             for account, staked_nano in stakes.behind(proposer).items()
         }
 
