@@ -39,6 +39,13 @@ DATANETS_ACTOR = "openledger-datanets"
 GATE_WORKERS = 2
 CALLS_AT_ONCE = 64  # of the Datanets: so many contributions are in memory, of at most 16 MB each
 SHARD_CALLS_AT_ONCE = 2 * STORED_AT_ONCE  # or reads would wait for as many appends
+_LOST = (  # of a task: its process, its node, or what it found
+    ray.exceptions.WorkerCrashedError,
+    ray.exceptions.OutOfMemoryError,
+    ray.exceptions.NodeDiedError,
+    ray.exceptions.LocalRayletDiedError,
+    ray.exceptions.ObjectLostError,
+)
 _log = logging.getLogger(__name__)
 
 
@@ -177,7 +184,7 @@ async def _prepared_by_ray(contribution: Contribution, detectors: tuple[str, ...
         if isinstance(error.cause, OpenLedgerError):
             raise error.cause from None
         raise
-    except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError, ray.exceptions.ObjectLostError):
+    except _LOST:
         return None
     return found
 
