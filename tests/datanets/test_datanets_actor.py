@@ -80,6 +80,22 @@ def test_a_move_that_storage_stopped_is_told_and_tried_again(tmp_path: Path, mon
     datanets.close()
 
 
+@pytest.mark.parametrize("number", [0, 1, 5])
+def test_as_many_gate_workers_as_were_asked_for_are_there_after_a_restart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    monkeypatch.setattr(actor, "ShardHandle", lambda shard: shard)
+    monkeypatch.setattr(DatanetsActor, "_call_for_next_step", lambda _, delay_s=0: None)
+    shards, asked = [ShardHost(tmp_path / "shard-0")], list[int]()
+    monkeypatch.setattr(ingest.Ingest, "use_workers", lambda _, number: asked.append(number))
+    for changed in (None, number, None):
+        datanets = DatanetsActor(tmp_path, shards, 1)
+        if changed is not None:
+            datanets.use_gate_workers(changed)
+        datanets.close()
+    assert asked == [actor.GATE_WORKERS, actor.GATE_WORKERS, number, number]
+
+
 @pytest.mark.parametrize(
     "lost",
     [
