@@ -37,8 +37,16 @@ NAMESPACE = "openledger"
 RETRY_S = 30
 DATANETS_ACTOR = "openledger-datanets"
 GATE_WORKERS = 2
+_WORKERS = "gate_workers"  # among the registry's properties
 CALLS_AT_ONCE = 64  # of the Datanets: so many contributions are in memory, of at most 16 MB each
 SHARD_CALLS_AT_ONCE = 2 * STORED_AT_ONCE  # or reads would wait for as many appends
+_LOST = (  # of a task: its process, its node, or what it found
+    ray.exceptions.WorkerCrashedError,
+    ray.exceptions.OutOfMemoryError,
+    ray.exceptions.NodeDiedError,
+    ray.exceptions.LocalRayletDiedError,
+    ray.exceptions.ObjectLostError,
+)
 _log = logging.getLogger(__name__)
 
 
@@ -117,7 +125,7 @@ class DatanetsActor(Datanets):
         handles = [ShardHandle(shard) for shard in shards]
         os.environ.setdefault("RAY_WARN_BLOCKING_GET_INSIDE_ASYNC", "0")  # that nothing else goes on is what is wanted
         super().__init__(folder, handles, SystemClock(), installed_detectors(), num_shards, moves_later=True)
-        self._ingest = Ingest(self, _prepared_by_ray, GATE_WORKERS)
+        self._ingest = Ingest(self, _prepared_by_ray, int(self._registry.find_property(_WORKERS) or GATE_WORKERS))
         self._call_for_next_step()
 
     async def contribute(  # type: ignore[override]  # Ray's callers wait for either
@@ -131,6 +139,8 @@ class DatanetsActor(Datanets):
         return super().preview(contribution, await self._ingest.prepared(contribution))
 
     def use_gate_workers(self, number: int) -> None:
+        """From now on, also after a restart of this actor, of which nobody is told."""
+        self._registry.set_property(_WORKERS, str(number))
         self._ingest.use_workers(number)
 
     def move_rows(self) -> bool:
@@ -178,7 +188,7 @@ async def _prepared_by_ray(contribution: Contribution, detectors: tuple[str, ...
         if isinstance(error.cause, OpenLedgerError):
             raise error.cause from None
         raise
-    except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError, ray.exceptions.ObjectLostError):
+    except _LOST:
         return None
     return found
 

@@ -3,7 +3,7 @@
 Owns how a part of a shard is read by whoever was given it; who may is decided before (`Datanets.bulk_parts`). A part
 names files and the rows that are wanted of them. The owner may write its files anew meanwhile (it compacts, or rows are
 taken back); then what is left of the part is looked for in the files of now. A row that isn't there any more is never
-left out in silence.
+left out in silence, but for a reader that counts them (`is_whole`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,11 +32,11 @@ class Part:
     row_ids: tuple[str, ...]
 
 
-def read_part(part: Part, columns: Sequence[str] = tuple(SCHEMA.names)) -> Iterator[pa.Table]:
+def read_part(part: Part, columns: Sequence[str] = tuple(SCHEMA.names), *, is_whole: bool = True) -> Iterator[pa.Table]:
     """Its rows as tables with `columns` of `rows.SCHEMA`.
 
     Raises Unavailable (`rows_changed`) where some of them were taken back or moved to another shard since the part was
-    made, `storage_unavailable` where the shard can't be read.
+    made, `storage_unavailable` where the shard can't be read. Unless it has to be whole: then the rest comes alone.
     """
     left = dict.fromkeys(part.row_ids)  # as ids and no count: nothing says which rows a file has lost
     reason: Exception | None = None
@@ -52,15 +52,17 @@ def read_part(part: Part, columns: Sequence[str] = tuple(SCHEMA.names)) -> Itera
     try:
         found = list(_read_rows(part, list(left), columns))
     except (OSError, ValueError) as error:
-        raise _unreadable(part, reason or error) from error
-    if sum(map(len, found)) < len(left):
+        if is_whole:
+            raise _unreadable(part, reason or error) from error
+        found = []
+    if is_whole and sum(map(len, found)) < len(left):
         raise Unavailable(
             f"rows of {part.uri} were taken back or moved while they were read",
             code="rows_changed",
             param=part.uri,
             fix="read the version again from its beginning",
         )
-    yield from found
+    yield from found or [SCHEMA.empty_table().select(list(columns))]  # a reader of Ray's has to bring something
 
 
 def _read_files(part: Part, columns: Sequence[str]) -> Iterator[pa.Table]:

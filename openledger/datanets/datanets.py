@@ -403,14 +403,16 @@ class Datanets:
     def is_finished(self, pending: PendingContribution) -> bool:
         return pending.receipt.contribution_id not in self._unfinished
 
-    def admit(self, one: Announced) -> Rules | None:
+    def admit(self, one: Announced, *, is_dry_run: bool = False) -> Rules | None:
         """The rules to prepare a contribution by; None for one that was judged before. Raises what `contribute` would
-        of one that may not come, whatever its rows: nobody is to work at it then."""
+        of one that may not come, whatever its rows, or `preview` of a dry run, which no quota counts: nobody is to work
+        at it then."""
         self._check_party(one)
         if self._registry.first_receipt(one.contribution_id) is not None:
             return None
         self._check_new_key(one)
-        self._check_quota(one)
+        if not is_dry_run:
+            self._check_quota(one)
         return self.rules(one.datanet)
 
     def rules(self, name: str) -> Rules:

@@ -60,7 +60,7 @@ class Ingest:
         if is_small(contribution):
             return None
         async with self._previewing:
-            return await self._prepared(contribution)
+            return await self._prepared(contribution, is_dry_run=True)
 
     def close(self) -> None:
         self._storing.shutdown()
@@ -72,9 +72,10 @@ class Ingest:
         async with self._judging:
             return self._datanets.begin(contribution, await preparing)
 
-    async def _prepared(self, contribution: Contribution) -> Prepared | None:
+    async def _prepared(self, contribution: Contribution, *, is_dry_run: bool = False) -> Prepared | None:
         """Raises what `Datanets.admit` does, and `preparing.prepare`."""
-        rules, workers = self._datanets.admit(announced(contribution)), self._workers
+        rules = self._datanets.admit(announced(contribution), is_dry_run=is_dry_run)
+        workers = self._workers
         if rules is None or workers is None:
             return None
         async with workers:

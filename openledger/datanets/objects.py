@@ -13,7 +13,9 @@ and the end of all older versions with their files. A removal that is repeated t
 The last step also deletes what no version names, which a crash may have left, or another process has written and is
 about to commit. So it is taken in this order: list the files; put a version that is a fence, as Lance refuses every
 append that was begun before it; delete what was listed and the fence doesn't name. An append is committed before the
-fence, which then names its files, or after it, with files that weren't listed, or never.
+fence, which then names its files, or after it, with files that weren't listed, or is refused while the fence's manifest
+is there. Once small files were made large ones it isn't: then an append may be committed whose files are gone. Its
+writer finds that out before it answers, and writes them again (`Shard`).
 """
 
 from collections.abc import Mapping

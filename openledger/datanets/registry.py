@@ -197,6 +197,10 @@ class Registry:
             self._connection.execute("INSERT OR IGNORE INTO properties VALUES (?, ?)", (name, value))
         return str(self._connection.execute("SELECT value FROM properties WHERE name = ?", (name,)).get)
 
+    def find_property(self, name: str) -> str | None:
+        row = self._connection.execute("SELECT value FROM properties WHERE name = ?", (name,)).fetchone()
+        return None if row is None else str(row[0])
+
     def set_property(self, name: str, value: str) -> None:
         with self._writing():
             self._connection.execute("INSERT OR REPLACE INTO properties VALUES (?, ?)", (name, value))

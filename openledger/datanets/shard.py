@@ -333,7 +333,8 @@ class Shard:
             return
         self._read_places()  # another process wrote as well, perhaps the same
         if not all(row_id in self._places for row_id, _ in row_ids):
-            raise self._refused("written", OSError("another process has removed what was written"))
+            kind = _Overtaken if self._has_void else Unavailable  # rows that were taken back must not come again
+            raise self._refused("written", OSError("another process has removed what was written"), kind)
 
     def _append(self, tables: Sequence[pa.Table]) -> None:
         """A fragment for each table. In an object store each append has its own, for where another process has stored
@@ -407,6 +408,7 @@ class Shard:
         self._places: dict[str, int] = {}
         self._keys: dict[str, list[str]] = {}  # what came under each
         self._num_small = 0
+        self._has_void = False
         if self._dataset is None:
             return
         dropped = [
@@ -443,6 +445,7 @@ class Shard:
             if "not found" not in str(error).lower():
                 raise
             if self._is_void(path):
+                self._has_void = True
                 return False
             raise self._files.corrupt(f"data/{path}", "is not there") from error
         row_ids = found.column(0).to_pylist()

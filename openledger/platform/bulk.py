@@ -6,6 +6,7 @@ first. Tasks end in any order; what training is given is sorted by row id, so th
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -14,13 +15,13 @@ import ray.data
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
-from openledger.core.errors import OpenLedgerError, Unavailable
+from openledger.core.errors import OpenLedgerError
 from openledger.core.values import Row
 from openledger.datanets.bulk import Part, read_part
 from openledger.datanets.rows import SCHEMA, rows_of
 
 MAX_AT_ONCE = 4  # tasks that read at the node of the Datanets
-_TRIES = 3
+_TRIES = 5
 _NODE_LABEL = "ray.io/node-id"  # Ray gives it to each node
 
 
@@ -33,42 +34,54 @@ def version_dataset(
     Raises as `Datanets.check_training`, NotFound for another version, Corrupt where rows are missing. Reading raises
     Unavailable (`rows_changed`) where rows are taken back meanwhile.
     """
-    parts = _answered(datanets.bulk_parts.remote(name, number, party))
-    source, options = PartsDatasource(parts, columns), dict[str, Any]()
+    return _dataset(datanets, _answered(datanets.bulk_parts.remote(name, number, party)), columns)
+
+
+def version_rows(datanets: Any, name: str, number: int, party: str) -> list[Row]:
+    """The rows of `version_dataset`, sorted by row id. Where some weren't found, it asks again which rows stand, keeps
+    those of them that it has, and reads the others: rows that are taken back one after the other make nothing be read
+    twice. Raises as it does, and as its reading."""
+    rows = dict[str, Row]()
+    for left in reversed(range(_TRIES)):
+        parts: list[Part] = _answered(datanets.bulk_parts.remote(name, number, party))
+        standing = {row_id for part in parts for row_id in part.row_ids}
+        rows = {row_id: row for row_id, row in rows.items() if row_id in standing}
+        missing = [replace(part, row_ids=tuple(one for one in part.row_ids if one not in rows)) for part in parts]
+        rows |= _read(datanets, [part for part in missing if part.row_ids], is_whole=not left)
+        if len(rows) == len(standing):
+            break
+    return [rows[row_id] for row_id in sorted(rows)]
+
+
+def _read(datanets: Any, parts: Sequence[Part], *, is_whole: bool) -> dict[str, Row]:
+    if not parts:
+        return {}
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # a job's output is its own, and its errors are raised
+    try:
+        dataset = _dataset(datanets, parts, SCHEMA.names, is_whole=is_whole)
+        tables = list(dataset.iter_batches(batch_size=None, batch_format="pyarrow"))
+    except Exception as error:  # noqa: BLE001 - Ray Data wraps ours in several kinds of its own
+        raise _ours(error) or error from None
+    return {row.row_id: row for table in tables for row in rows_of(table)}
+
+
+def _dataset(
+    datanets: Any, parts: Sequence[Part], columns: Sequence[str], *, is_whole: bool = True
+) -> "ray.data.Dataset":
+    source, options = PartsDatasource(parts, columns, is_whole=is_whole), dict[str, Any]()
     if any(part.options is None for part in parts):  # its node may have no CPU to give, and no other can do it
         node = ray.get(datanets.__ray_call__.remote(_node_of))
         options = {"label_selector": {_NODE_LABEL: node}, "num_cpus": 0, "concurrency": min(MAX_AT_ONCE, len(parts))}
     return ray.data.read_datasource(source, override_num_blocks=max(1, len(parts)), **options)
 
 
-def version_rows(datanets: Any, name: str, number: int, party: str) -> list[Row]:
-    """The rows of `version_dataset`, sorted by row id. Read again where some are taken back meanwhile. Raises as it
-    does, and as its reading."""
-    for _ in range(_TRIES - 1):
-        try:
-            return _sorted_rows(datanets, name, number, party)
-        except Unavailable as error:
-            if error.code != "rows_changed":
-                raise
-    return _sorted_rows(datanets, name, number, party)
-
-
-def _sorted_rows(datanets: Any, name: str, number: int, party: str) -> list[Row]:
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # a job's output is its own, and its errors are raised
-    try:
-        dataset = version_dataset(datanets, name, number, party)
-        tables = list(dataset.iter_batches(batch_size=None, batch_format="pyarrow"))
-    except Exception as error:  # noqa: BLE001 - Ray Data wraps ours in several kinds of its own
-        raise _ours(error) or error from None
-    return sorted((row for table in tables for row in rows_of(table)), key=lambda row: row.row_id)
-
-
 class PartsDatasource(Datasource):
-    """One read task for each part."""
+    """One read task for each part, which brings what is there of it unless it `is_whole`."""
 
-    def __init__(self, parts: Sequence[Part], columns: Sequence[str]):
+    def __init__(self, parts: Sequence[Part], columns: Sequence[str], *, is_whole: bool = True):
         super().__init__()
+        self._is_whole = is_whole
         self._parts = parts
         self._columns = tuple(columns)
 
@@ -81,9 +94,12 @@ class PartsDatasource(Datasource):
         schema = SCHEMA.empty_table().select(list(self._columns)).schema
         return [
             ReadTask(
-                _reader(part, self._columns),
+                _reader(part, self._columns, self._is_whole),
                 BlockMetadata(
-                    num_rows=len(part.row_ids), size_bytes=None, input_files=list(part.files), exec_stats=None
+                    num_rows=len(part.row_ids) if self._is_whole else None,
+                    size_bytes=None,
+                    input_files=list(part.files),
+                    exec_stats=None,
                 ),
                 schema=schema,
                 per_task_row_limit=per_task_row_limit,
@@ -92,11 +108,11 @@ class PartsDatasource(Datasource):
         ]
 
 
-def _reader(part: Part, columns: tuple[str, ...]) -> Callable[[], Iterator[pa.Table]]:
+def _reader(part: Part, columns: tuple[str, ...], is_whole: bool) -> Callable[[], Iterator[pa.Table]]:
     """A function of its own, as Ray names tasks by it."""
 
     def read() -> Iterator[pa.Table]:
-        return read_part(part, columns)
+        return read_part(part, columns, is_whole=is_whole)
 
     return read
 

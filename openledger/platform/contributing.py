@@ -26,17 +26,24 @@ class Contributing:
 
     async def send(self, contribution: Contribution) -> ContributionReceipt:
         """Raises as `Datanets.contribute`."""
-        receipt: ContributionReceipt = await self._sent(contribution, self._datanets.contribute, self._places)
-        return receipt
+        if is_small(contribution):
+            return await self._contributed(contribution)
+        await answered(self._datanets.admit.remote(announced(contribution)))
+        async with self._places:
+            return await self._contributed(contribution)
 
     async def preview(self, contribution: Contribution) -> tuple[Verdict, ...]:
         """Raises as `Datanets.preview`."""
-        verdicts: tuple[Verdict, ...] = await self._sent(contribution, self._datanets.preview, self._previews)
-        return verdicts
-
-    async def _sent(self, contribution: Contribution, to: Any, places: asyncio.Semaphore) -> Any:
         if is_small(contribution):
-            return await answered(to.remote(contribution))
-        await answered(self._datanets.admit.remote(announced(contribution)))
-        async with places:
-            return await answered(to.remote(contribution))
+            return await self._previewed(contribution)
+        await answered(self._datanets.admit.remote(announced(contribution), is_dry_run=True))
+        async with self._previews:
+            return await self._previewed(contribution)
+
+    async def _contributed(self, contribution: Contribution) -> ContributionReceipt:
+        receipt: ContributionReceipt = await answered(self._datanets.contribute.remote(contribution))
+        return receipt
+
+    async def _previewed(self, contribution: Contribution) -> tuple[Verdict, ...]:
+        verdicts: tuple[Verdict, ...] = await answered(self._datanets.preview.remote(contribution))
+        return verdicts

@@ -5,13 +5,15 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from datanet_samples import key_of, open_datanets, sample_drafts, signed
+from ray import exceptions
 
 from openledger.core.errors import InvalidInput, Unavailable
-from openledger.datanets import actor
+from openledger.datanets import actor, ingest
 from openledger.datanets.actor import DatanetsActor, start_datanets
 from openledger.datanets.ingest import PREPARED_ROWS
 from openledger.datanets.placement import shard_of
@@ -88,6 +90,48 @@ def test_a_move_that_storage_stopped_is_told_and_tried_again(tmp_path: Path, mon
     assert datanets.move_state() == {"is_moving": False, "problem": ""}
     assert datanets.stored_count("docs") == 20
     datanets.close()
+
+
+@pytest.mark.parametrize("number", [0, 1, 5])
+def test_as_many_gate_workers_as_were_asked_for_are_there_after_a_restart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    monkeypatch.setattr(actor, "ShardHandle", lambda shard: shard)
+    monkeypatch.setattr(DatanetsActor, "_call_for_next_step", lambda _, delay_s=0: None)
+    shards, asked = [ShardHost(tmp_path / "shard-0")], list[int]()
+    monkeypatch.setattr(ingest.Ingest, "use_workers", lambda _, number: asked.append(number))
+    for changed in (None, number, None):
+        datanets = DatanetsActor(tmp_path, shards, 1)
+        if changed is not None:
+            datanets.use_gate_workers(changed)
+        datanets.close()
+    assert asked == [actor.GATE_WORKERS, actor.GATE_WORKERS, number, number]
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [
+        exceptions.WorkerCrashedError(),
+        exceptions.OutOfMemoryError("killed"),
+        exceptions.NodeDiedError("gone"),
+        exceptions.LocalRayletDiedError(),
+        exceptions.ObjectLostError("0" * 56, None, "made"),
+    ],
+    ids=lambda lost: type(lost).__name__,
+)
+async def test_a_contribution_whose_preparation_is_lost_is_judged_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: Exception
+) -> None:
+    async def ends(*_: Any) -> None:
+        raise lost
+
+    monkeypatch.setattr(ingest, "PREPARED_ROWS", 1)
+    monkeypatch.setattr(actor, "_prepare_task", lambda: SimpleNamespace(remote=ends))
+    datanets = open_datanets(tmp_path, 1)
+    arriving = ingest.Ingest(datanets, actor._prepared_by_ray, 1)
+    receipt = await arriving.contribute(signed("ada", sample_drafts(3)))
+    arriving.close()
+    assert {verdict.outcome for verdict in receipt.verdicts} == {"accept"}
 
 
 def _refuse(*_: Any) -> None:

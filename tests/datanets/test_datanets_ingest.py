@@ -208,8 +208,10 @@ class TestIngest:
         assert found == [found[0]] * 5
         assert datanets.stored_count("docs") == 3
 
-    def test_a_dry_run_is_prepared_too(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("max_rows_a_day", [0, 2])
+    def test_a_dry_run_is_prepared_too_and_no_quota_counts_it(self, tmp_path: Path, max_rows_a_day: int) -> None:
         datanets, worker = open_datanets(tmp_path), Elsewhere()
+        datanets.change_terms("docs", {"max_rows_a_day": max_rows_a_day}, "acct_owner")
         prepared = asyncio.run(Ingest(datanets, worker, 1).prepared(small(1)))
         assert prepared is worker.prepared[0]
         assert datanets.preview(small(1), prepared) == datanets.preview(small(1))

@@ -218,6 +218,43 @@ class TestAProcessThatWasCutOff:
         successor.append(rows[5:], "b")
         assert Shard(uri).count == successor.count == 7
 
+    def test_one_that_no_fence_stops_any_more_is_written_again_too(
+        self, uri: str, shards: tuple[Shard, Shard], rows: list[Row], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        before, successor = shards
+
+        def meanwhile() -> None:
+            successor.remove([rows[1].row_id])
+            with monkeypatch.context() as soon:
+                soon.setattr("openledger.datanets.shard.MAX_SMALL_FRAGMENTS", 2)
+                successor.append(sample_rows(1, "new"), "c")
+            assert len(successor._dataset.versions()) == 1  # the fence's is gone
+
+        stalling(monkeypatch, meanwhile)
+        before.append(rows[5:], "b")
+        expected = [rows[0], *rows[2:], *sample_rows(1, "new")]
+        for shard in (before, successor, Shard(uri)):
+            assert shard.rows([row.row_id for row in expected]) == expected
+        assert sum(map(len, Shard(uri).scan())) == 8
+
+    def test_rows_that_its_successor_took_back_before_it_answered_do_not_come_again(
+        self, uri: str, shards: tuple[Shard, Shard], rows: list[Row], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        before, successor = shards
+        note = Shard._note
+
+        def late(shard: Shard, *arguments: Any) -> None:
+            monkeypatch.setattr(Shard, "_note", note)
+            successor._see_others()
+            assert successor.remove([row.row_id for row in rows[5:]]) == 3
+            shard._dataset = shard._files.open()
+            note(shard, *arguments)
+
+        monkeypatch.setattr(Shard, "_note", late)
+        with pytest.raises(Unavailable):
+            before.append(rows[5:], "b")
+        assert Shard(uri).row_ids() == [row.row_id for row in rows[:5]]
+
     def test_one_that_ended_before_it_could_write_again_locks_nobody_out(
         self, uri: str, shards: tuple[Shard, Shard], rows: list[Row], monkeypatch: pytest.MonkeyPatch
     ) -> None:

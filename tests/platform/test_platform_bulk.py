@@ -1,6 +1,8 @@
 """A version as a Ray Dataset: the rows that the actors would give, read beside them."""
 
 import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,9 +17,10 @@ from openledger.core.hashing import digest_bytes
 from openledger.core.signing import SigningKey
 from openledger.core.values import Contribution, Row, RowDraft
 from openledger.datanets.actor import start_datanets
+from openledger.datanets.bulk import Part
 from openledger.datanets.contribution import sign_contribution
 from openledger.datanets.docstrings import package_rows
-from openledger.datanets.rows import SCHEMA, table_of
+from openledger.datanets.rows import SCHEMA
 from openledger.datanets.shard import Shard
 from openledger.platform import bulk, pipeline
 from openledger.training.examples import encode_row, fitting_rows
@@ -66,23 +69,85 @@ def test_tasks_that_are_bound_to_the_disks_node_need_no_cpu_of_it(
         assert asked == {}
 
 
-@pytest.mark.parametrize("num_changes", [0, 2, 3])
-def test_rows_that_are_taken_back_meanwhile_are_read_again(monkeypatch: pytest.MonkeyPatch, num_changes: int) -> None:
-    rows = sample_rows(3)
-    changes = iter([Unavailable("changed", code="rows_changed")] * num_changes)
+class Owner:
+    """As the Datanets actor's handle, over one shard, a part for each of its appends; its tasks are run here. `before`
+    comes before each."""
 
-    class Dataset:
-        def iter_batches(self, **_: Any) -> Any:
-            if (change := next(changes, None)) is not None:
-                raise change
-            return [table_of(rows[1:]), table_of(rows[:1])]
+    def __init__(self, place: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch):
+        self.shard = Shard(place)
+        for number in range(0, len(rows), 10):
+            self.shard.append(rows[number : number + 10], str(number))
+        self.standing = {row.row_id for row in rows}
+        self.num_asked = 0
+        self.before: Callable[[], Any] = bool
+        self.read: list[str] = []
+        monkeypatch.setattr("openledger.datanets.shard.PART_ROWS", 10)
+        monkeypatch.setattr(bulk, "_answered", lambda found: found)
+        monkeypatch.setattr(bulk.ray, "get", lambda found: found)
+        monkeypatch.setattr(bulk.ray.data, "read_datasource", lambda source, **_: Inline(source, self))
+        self.bulk_parts = SimpleNamespace(remote=self.parts)
+        self.__ray_call__ = Method("0" * 56)
 
-    monkeypatch.setattr(bulk, "version_dataset", lambda *_: Dataset())
-    if num_changes < 3:
-        assert bulk.version_rows(None, "docs", 1, "acct_owner") == rows
-    else:
-        with pytest.raises(Unavailable):
-            bulk.version_rows(None, "docs", 1, "acct_owner")
+    def parts(self, *_: Any) -> list[Part]:
+        self.num_asked += 1
+        return self.shard.parts(sorted(self.standing))
+
+    def withdraw(self, row_id: str) -> None:
+        self.standing.discard(row_id)
+        self.shard.remove([row_id])
+
+
+class Inline:
+    def __init__(self, source: bulk.PartsDatasource, owner: Owner):
+        self._source, self._owner = source, owner
+
+    def iter_batches(self, **_: Any) -> Iterator[Any]:
+        for task in self._source.get_read_tasks(1):
+            self._owner.before()
+            for table in task():
+                self._owner.read += table.column("row_id").to_pylist()
+                yield table
+
+
+def test_rows_that_are_taken_back_one_after_the_other_make_nothing_be_read_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = sample_rows(50)
+    owner = Owner(tmp_path / "s", rows, monkeypatch)
+    doomed = [f"row_{number}" for number in range(49, 33, -1)]
+    owner.before = lambda: owner.withdraw(doomed.pop()) if doomed else None
+    expected = sorted((row for row in rows if row.ordinal < 34), key=lambda row: row.row_id)
+    found = bulk.version_rows(owner, "docs", 1, "acct_owner")
+    assert [row for row in found if row.ordinal < 34] == expected
+    assert len(owner.read) == len(set(owner.read))
+    assert {row.row_id for row in found} <= owner.standing
+    assert owner.num_asked == 2
+
+
+def test_rows_that_were_read_and_are_gone_when_it_is_asked_again_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = sample_rows(20)
+    owner = Owner(tmp_path / "s", rows, monkeypatch)
+    moments = iter([lambda: None, lambda: [owner.withdraw(f"row_{number}") for number in (1, 11)]])
+    owner.before = lambda: next(moments)()
+    assert {row.ordinal for row in bulk.version_rows(owner, "docs", 1, "acct_owner")} == {*range(20)} - {1, 11}
+
+
+@pytest.mark.parametrize("problem", ["rows_changed", "storage_unavailable"])
+def test_rows_that_stand_and_are_not_found_are_told_in_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, problem: str
+) -> None:
+    owner = Owner(tmp_path / "s", sample_rows(20), monkeypatch)
+    parts = owner.parts()
+    lost = {"row_ids": (*parts[1].row_ids, "row_lost")} if problem == "rows_changed" else {"uri": str(tmp_path / "no")}
+    asked = iter(range(99))
+    owner.bulk_parts = SimpleNamespace(remote=lambda *_: next(asked) < 99 and [parts[0], replace(parts[1], **lost)])
+    with pytest.raises(Unavailable) as caught:
+        bulk.version_rows(owner, "docs", 1, "acct_owner")
+    assert caught.value.code == problem
+    assert next(asked) == bulk._TRIES
+    assert owner.read.count("row_0") == 1
 
 
 @pytest.mark.parametrize("depth", [1, 3])
@@ -91,12 +156,14 @@ def test_the_error_of_ours_comes_out_of_all_that_ray_wraps_it_in(monkeypatch: py
     for _ in range(depth):
         error = RayTaskError("read", "traceback", error).as_instanceof_cause()
 
-    def refuse(*_: Any) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
         raise error
 
-    monkeypatch.setattr(bulk, "version_dataset", refuse)
+    monkeypatch.setattr(bulk, "_dataset", refuse)
+    monkeypatch.setattr(bulk, "_answered", lambda found: found)
+    part = Part(uri="docs", options=None, files=(), num_rows=1, row_ids=("row_0",))
     with pytest.raises(Forbidden) as caught:
-        bulk.version_rows(None, "docs", 1, "acct_owner")
+        bulk.version_rows(SimpleNamespace(bulk_parts=Method([part])), "docs", 1, "acct_owner")
     assert type(caught.value) is Forbidden
     assert caught.value.code == "not_permitted"
 

@@ -25,6 +25,7 @@ class Handle:
     def __init__(self) -> None:
         self.sent: list[Contribution] = []
         self.asked: list[Announced] = []
+        self.asked_dry: list[Announced] = []
         self.refusal: Exception | None = None
         self.silence: asyncio.Event | None = None
         self.previewed: list[Contribution] = []
@@ -34,13 +35,13 @@ class Handle:
     def __getattr__(self, name: str) -> Any:
         class Method:
             @staticmethod
-            async def remote(*arguments: Any) -> Any:
-                return await getattr(self, f"on_{name}")(*arguments)
+            async def remote(*arguments: Any, **options: Any) -> Any:
+                return await getattr(self, f"on_{name}")(*arguments, **options)
 
         return Method()
 
-    async def on_admit(self, announced: Announced) -> None:
-        self.asked.append(announced)
+    async def on_admit(self, announced: Announced, is_dry_run: bool = False) -> None:
+        (self.asked_dry if is_dry_run else self.asked).append(announced)
         if self.silence is not None:
             await self.silence.wait()
         if self.refusal is not None:
@@ -75,7 +76,8 @@ async def test_a_large_one_that_may_not_come_is_not_sent() -> None:
         await Contributing(handle).send(large)
     with pytest.raises(Forbidden):
         await Contributing(handle).preview(large)
-    assert (handle.asked, handle.sent, handle.previewed) == ([announced(large)] * 2, [], [])
+    assert (handle.asked, handle.asked_dry) == ([announced(large)], [announced(large)])
+    assert (handle.sent, handle.previewed) == ([], [])
 
 
 async def test_waiting_to_hear_whether_it_may_come_takes_no_place() -> None:
