@@ -432,11 +432,11 @@ inline void product_block(const float *x, const W *w, const Linear &l, int64_t f
 
 constexpr int TALL = RANKS == 8 ? 4 : RANKS == 4 ? 2 : 1, WIDE = RANKS == 8 ? 6 : RANKS == 4 ? 3 : 2;
 
-template <int N, class W>
-inline void product_rows(const float *x, const W *w, const Linear &l, int64_t o, float *y, int64_t rows, bool add, bool ahead) {
+template <int N, bool AHEAD, class W>
+inline void product_rows(const float *x, const W *w, const Linear &l, int64_t o, float *y, int64_t rows, bool add) {
   int64_t t = 0;
-  for (; t + TALL <= rows; t += TALL) product_block<TALL, N>(x + t * l.in, w, l, o, y + t * l.out + o, add, ahead && t == 0);
-  for (; t < rows; ++t) product_block<1, N>(x + t * l.in, w, l, o, y + t * l.out + o, add, ahead && t == 0);
+  for (; t + TALL <= rows; t += TALL) product_block<TALL, N>(x + t * l.in, w, l, o, y + t * l.out + o, add, AHEAD && t == 0);
+  for (; t < rows; ++t) product_block<1, N>(x + t * l.in, w, l, o, y + t * l.out + o, add, AHEAD && t == 0);
 }
 
 // N rows of W as floats, and the next N on their way.
@@ -463,13 +463,13 @@ template <class W> void product(const float *x, const Linear &l, float *y, int64
   const W *w = (const W *)l.weight;
   const int64_t stride = Row<W>::stride(l.in);
   int64_t o = 0;
-  if (rows == 1) for (; o + RANKS <= l.out; o += RANKS) product_rows<RANKS>(x, w + o * stride, l, o, y, rows, add, true);
+  if (rows == 1) for (; o + RANKS <= l.out; o += RANKS) product_rows<RANKS, true>(x, w + o * stride, l, o, y, rows, add);
   if (sizeof(W) < sizeof(float) && rows > TALL * (int64_t)sizeof(W)) for (; o + WIDE <= l.out; o += WIDE) {
     widen_rows<WIDE>(w + o * stride, l.in, wide);
-    product_rows<WIDE>(x, (const float *)wide, l, o, y, rows, add, false);
+    product_rows<WIDE, false>(x, (const float *)wide, l, o, y, rows, add);
   }
-  for (; o + WIDE <= l.out; o += WIDE) product_rows<WIDE>(x, w + o * stride, l, o, y, rows, add, true);
-  for (; o < l.out; ++o) product_rows<1>(x, w + o * stride, l, o, y, rows, add, true);
+  for (; o + WIDE <= l.out; o += WIDE) product_rows<WIDE, true>(x, w + o * stride, l, o, y, rows, add);
+  for (; o < l.out; ++o) product_rows<1, true>(x, w + o * stride, l, o, y, rows, add);
 }
 
 inline void product(const float *x, const Linear &l, float *y, int64_t rows, bool add, float *wide) {

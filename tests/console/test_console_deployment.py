@@ -60,6 +60,15 @@ def test_the_engine_is_the_one_named(name: str, options: type) -> None:
     assert given.adapter_limits.max_rank == 8
 
 
+def test_merging_is_for_several_replicas() -> None:
+    bound = build(GatewayArguments(workdir="/nowhere", merge_after_s=60, max_replicas=2))._bound_deployment
+    (engine,) = bound.init_args
+    assert engine._bound_deployment.init_args[2].serving.merge.after_s == 60
+    with pytest.raises(InvalidInput) as caught:
+        build(GatewayArguments(workdir="/nowhere", merge_after_s=60))
+    assert caught.value.code == "merging_alone"
+
+
 def test_an_engine_that_is_not_known_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="engine"):
         gateway(engine="tgi")

@@ -300,10 +300,17 @@ class TestBadAdapters(requests_suite.TestBadAdapters):
 
 
 class TestSlots:
-    def test_nothing_of_an_adapter_stays_on_disk_once_it_is_used(self, served: Served, engine: VllmEngine) -> None:
+    @pytest.mark.parametrize(("ensemble_slots", "left"), [(0, 0), (1, 3)])
+    def test_of_an_adapter_that_is_used_stays_what_ensembles_are_made_of(
+        self, served: Served, engine: VllmEngine, ensemble_slots: int, left: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(engine._slots, "_num_ensembles", ensemble_slots)
         folder = engine._slots._folder.path
         assert len(list(folder.iterdir())) == 3
         run(engine, *(request(name, prompt_of(4), digest) for name, digest in served.digests.items()))
+        assert len(list(folder.iterdir())) == left
+        for digest in engine.resident():
+            engine.unload(digest)
         assert list(folder.iterdir()) == []
 
     def test_vllm_holds_what_is_resident_and_no_more(self, served: Served, engine: VllmEngine) -> None:
