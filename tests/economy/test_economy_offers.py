@@ -3,7 +3,7 @@
 from dataclasses import asdict, replace
 
 import pytest
-from economy_values import TERMS, answer, scores
+from economy_values import TERMS, answer, put_back, scores
 from nonce_values import NONCES, OTHER, OWNER, WITNESS, draw_round
 
 from openledger.core.errors import Conflict, Corrupt, InvalidInput
@@ -132,6 +132,20 @@ class TestSales:
         town.economy.begin_offers([])
         with_adapter = town.authorize("k1")
         assert town.economy.completed(with_adapter.answer_id) is not None
+
+    def test_a_retry_after_the_log_lost_offer_and_hold_is_not_sold_before_it_is_offered_again(self, town):
+        town.economy.begin_offers([])
+        training = drawn(town)
+        with put_back(town, "ledger.db"):
+            offered = town.economy.offer(Offer(lot=LOT, trainings=(training,)))
+            first = town.authorize("k1")
+        with pytest.raises(Conflict) as caught:
+            town.authorize("k1")
+        assert caught.value.code == "adapter_not_offered"
+        assert town.economy.offer(Offer(lot=LOT, trainings=(training,))) == offered
+        assert town.authorize("k1").answer_id == first.answer_id
+        town.economy.complete(answer(first))
+        town.ledger.audit()
 
     @pytest.mark.parametrize("number_of_sales", [0, 2])
     def test_the_audit_names_the_first_answer_of_what_is_not_offered(self, town, monkeypatch, number_of_sales):
