@@ -74,12 +74,12 @@ def log_offer(economy: Any, registry: AdapterRegistry, terms: AdapterTerms, card
         ray.get(economy.offer.remote(offer_of(lot, trainings(registry, card, lot.seller))))
 
 
-def log_withdrawal(economy: Any, registry: AdapterRegistry, terms: AdapterTerms, old_digest: str) -> None:
-    """The same of a run less a contributor's rows, which takes the place of `old_digest`."""
+def log_withdrawal(economy: Any, registry: AdapterRegistry, terms: AdapterTerms, card: AdapterCard) -> None:
+    """The same of a run less a contributor's rows, which takes the place of what its card names."""
     begin_offers(economy, registry)
     lot = lot_of(terms)
     if ray.get(economy.missing_offers.remote([lot])):
-        ray.get(economy.offer.remote(Offer(lot=lot, kind="withdrawal", instead_of=old_digest)))
+        ray.get(economy.offer.remote(withdrawal_of(lot, card)))
 
 
 def log_on_sale(economy: Any, registry: AdapterRegistry) -> None:
@@ -102,6 +102,11 @@ def offer_of(lot: Lot, runs: Sequence[Training]) -> Offer:
     return Offer(lot=lot, trainings=tuple(runs))
 
 
+def withdrawal_of(lot: Lot, card: AdapterCard) -> Offer:
+    without, instead_of = (card.recipe[name] for name in _OF_WITHDRAWALS)
+    return Offer(lot=lot, kind="withdrawal", instead_of=instead_of, contributor=without)
+
+
 def _offer_again(economy: Any, registry: AdapterRegistry, lot: Lot, known: RegisteredAdapter) -> None:
     """As it was offered: a base model, a run, or that run less a contributor's rows, after the run."""
     if known.is_base:
@@ -114,7 +119,7 @@ def _offer_again(economy: Any, registry: AdapterRegistry, lot: Lot, known: Regis
     for before in ray.get(economy.missing_offers.remote([replace(lot, adapter_digest=old_digest)])):
         old = load_card(Path(registry.find_digest(old_digest).folder))
         ray.get(economy.offer.remote(offer_of(before, trainings(registry, old, lot.seller))))
-    ray.get(economy.offer.remote(Offer(lot=lot, kind="withdrawal", instead_of=old_digest)))
+    ray.get(economy.offer.remote(withdrawal_of(lot, card)))
 
 
 def trainings(registry: AdapterRegistry, card: AdapterCard, seller: str) -> list[Training]:
