@@ -155,6 +155,11 @@ class AnswerStore:
         row = self._db.execute(query, (adapter, period)).fetchall()[0]
         return int(str(row[0]))
 
+    def pools(self) -> list[tuple[str, str]]:
+        """(adapter, period) of whatever was sold."""
+        query = "SELECT DISTINCT adapter, period FROM answers"
+        return [(str(adapter), str(period)) for adapter, period in self._db.execute(query)]
+
     def unsettled_pools(self) -> list[tuple[str, str]]:
         """(adapter, period) of every pool with money that waits."""
         query = "SELECT DISTINCT adapter, period FROM answers WHERE state = 'posted' AND pool_nano > 0 ORDER BY 2, 1"

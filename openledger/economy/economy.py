@@ -143,6 +143,8 @@ class Economy(Offices):
         self._restored = Reconciliation(ledger, self._answers, self._db, self._stakes)
         self._register.choose(unit)
         first = parameters or parameters_in(self._register.state.unit)
+        if self._register.state.parameters.current != self._periods.current():
+            self._stakes.remember(*self._answers.pools())
         opened = self._register.begin(first, self._periods.current())
         self._periods.catch_up(opened, self._clock.now_ms())
         self._appeals = AppealBook(ledger, self.parameters())

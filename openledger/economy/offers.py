@@ -4,6 +4,7 @@ Writes the statements of `ledger.offers` through the ledger's port. Nothing is k
 """
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 from openledger.core.errors import Conflict
@@ -43,7 +44,8 @@ class OfferBook:
             self._write(offers.begin_statement(earlier))
 
     def offer(self, offer: Offer) -> str:
-        """Put an adapter on sale; the id of the transfer whose proof shows it. The same again changes nothing.
+        """Put an adapter on sale; the id of the transfer whose proof shows it. The same again changes nothing. A
+        withdrawal's runs are those that the log tells of what it replaces.
 
         Raises Conflict (`constant_unwitnessed`), (`offers_not_begun`) before `begin`, (`offer_without_adapter`) for a
         withdrawal of what the seller hadn't on sale.
@@ -52,6 +54,8 @@ class OfferBook:
         if offer.lot in known.standing:
             name = offer_id(offer.lot)
             return name if self._ledger.find(name) is not None else OFFERS_BEGUN
+        if offer.kind == "withdrawal":
+            offer = replace(offer, trainings=known.standing.get(offer.replaced, ()))
         statement = offers.offer_statement(offer, self._register.parameters().version)
         offers.check_shape(statement)
         known.check(statement, self._witnesses.round_of, self._witnesses.keys_of, self._register.refresh().parameters)

@@ -98,7 +98,7 @@ class Reconciliation:
     def _adopt_sale(self, usage: dict[str, Any]) -> None:
         """The answer last: what was read back of it is known by that."""
         if usage["accounts"]["stakers"].startswith("stakers:"):
-            self._stakes.remember(usage["adapter"], usage["period"])
+            self._stakes.remember((usage["adapter"], usage["period"]))
         if "request" in usage and self._holds.find(usage["answer_id"]) is None:
             self._holds.adopt(usage)
         self._answers.adopt(usage, self._has(refunds.refund_id(usage["answer_id"])))

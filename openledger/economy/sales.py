@@ -28,6 +28,7 @@ from openledger.economy.periods import PeriodStore
 from openledger.economy.port import LedgerPort
 from openledger.economy.pricing import (
     Metered,
+    hold_id,
     hold_transfer,
     price,
     usage_statement,
@@ -205,6 +206,8 @@ class SaleBook:
         for known in self._known(account, idempotency_key):
             _check_same_request(known, body_digest)
             if not self._is_released(known):
+                if known.state == "open" and self._ledger.find(hold_id(known.answer_id)) is None:
+                    self._offers.check_sale(known.terms)  # a restored log may lack the offer with the hold
                 return known
             self._holds.free_key(known)
         self._offers.check_sale(terms)

@@ -1,9 +1,11 @@
 """The book of stakes: what accounts stake, what comes back, what it earned, and what is slashed.
 
 Writes `ledger.stakes`' statements into the register. The book itself keeps only which pools of stakers there are,
-durably before an answer pays into one. A pool that was paid stays in it: a restored log may know nothing of that.
+durably before an answer pays into one, until the period after theirs is closed. A log that was put back and may lack
+more than that is in another period than economy.db; then all pools that have answers are remembered once more.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import apsw
@@ -22,6 +24,7 @@ CREATE TABLE IF NOT EXISTS staked_pools(
   adapter TEXT NOT NULL, period TEXT NOT NULL, PRIMARY KEY (adapter, period)
 ) STRICT, WITHOUT ROWID;
 """
+_KEPT_PERIODS = 2  # the open one, and the one whose end a log in the same period may lack
 
 
 class StakeBook:
@@ -68,21 +71,24 @@ class StakeBook:
         nobody has staked anything."""
         if not self._register.state.stakes.is_backed(adapter, datanet):
             return TREASURY
-        self.remember(adapter, period)
+        self.remember((adapter, period))
         return stakes.reward_account(adapter, period)
 
-    def remember(self, adapter: str, period: str) -> None:
-        """That stakers of `adapter` have to be paid once `period` is closed."""
+    def remember(self, *pools: tuple[str, str]) -> None:
+        """That stakers have to be paid of each (adapter, period) once the period is closed, if anything is there."""
         with writing(self._db):
-            self._db.execute("INSERT OR IGNORE INTO staked_pools VALUES (?, ?)", (adapter, period))
+            self._db.executemany("INSERT OR IGNORE INTO staked_pools VALUES (?, ?)", pools)
 
     def reward_due(self) -> int:
         """Pay the stakers of every closed period that waits; how many pools."""
         query = "SELECT adapter, period FROM staked_pools ORDER BY period, adapter"
         known = [(str(adapter), str(period)) for adapter, period in self._db.execute(query)]
         state = self._register.state
-        waiting = [pool for pool in known if pool not in state.stakes.rewarded]
-        return sum(self._reward(*pool) for pool in waiting if pool[1] != state.parameters.current)
+        closed = [pool for pool in known if pool[1] != state.parameters.current]
+        num_paid = sum([self._reward(*pool) for pool in closed if pool not in state.stakes.rewarded])
+        newest = int(state.parameters.current[1:]) - _KEPT_PERIODS
+        self._forget([pool for pool in closed if int(pool[1][1:]) <= newest])
+        return num_paid
 
     def return_due(self, now_ms: int) -> int:
         """Give back what has cooled down; how many positions."""
@@ -132,6 +138,12 @@ class StakeBook:
         if pool_nano:
             self._write_reward(adapter, period, pool_nano)
         return pool_nano > 0
+
+    def _forget(self, pools: Sequence[tuple[str, str]]) -> None:
+        """Each of them is paid, or empty."""
+        if pools:
+            with writing(self._db):
+                self._db.executemany("DELETE FROM staked_pools WHERE adapter = ? AND period = ?", pools)
 
     def _write_reward(self, adapter: str, period: str, pool_nano: int) -> None:
         account = stakes.reward_account(adapter, period)

@@ -61,7 +61,9 @@ class AuditReport:
     num_seals: int = 0
     num_registered: int = 0
     num_refunds: int = 0
-    num_offers: int = 0
+    num_offers: int = 0  # of what was trained
+    num_withdrawal_offers: int = 0
+    num_base_offers: int = 0
     unit: str = OPEN.name
 
     @property
@@ -81,6 +83,9 @@ class AuditReport:
             "statements on parameters, supply, stake and votes: each one allowed": self.num_registered,
             "refunds: each part from where it went": self.num_refunds,
             "offers: each constant drawn again, its witnesses counted, and nothing else sold since": self.num_offers,
+            "offers less a contributor's rows: each by the runs of what its seller had on sale, whose word it is that"
+            " nothing else was changed": self.num_withdrawal_offers,
+            "offers of base models: of nobody's rows": self.num_base_offers,
             "disputes: each escrow, signature, verdict and award recomputed": self.num_disputes,
             "appeals: each deposit, signature and decision recomputed": self.num_appeals,
             "seals: each opening is by the rows that were sealed": self.num_seals,
@@ -300,7 +305,9 @@ class _Audit:
             num_seals=len(self.seals.sealed),
             num_registered=self.economy.register.number,
             num_refunds=len(self.economy.refunded),
-            num_offers=self.offers.number,
+            num_offers=self.offers.numbers["trained"],
+            num_withdrawal_offers=self.offers.numbers["withdrawal"],
+            num_base_offers=self.offers.numbers["base"],
             unit=self.economy.register.unit.name,
         )
 

@@ -10,7 +10,8 @@ the log before it (`Offers.take`):
 
     trained      for each run: its round is drawn, was closed for that purpose, gives that constant, and at least
                  `witnesses_required` of its parties are neither its owner nor the seller, nor have a key of theirs
-    withdrawal   the same run less a contributor's rows, instead of what the seller had on sale under that name
+    withdrawal   the runs of what the seller had on sale under that name, less the contributor's rows that it names,
+                 instead of it
     base         a base model by itself: nobody here trained it, and it is of no Datanet's rows
 
 What the runs were is the seller's word, as an adapter's card is; that a round was closed for just those rows, base and
@@ -19,8 +20,9 @@ from what is offered, so that it is offered once.
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any, Literal, get_args
 
@@ -45,8 +47,13 @@ Kind = Literal["trained", "withdrawal", "base"]
 FindRound = Callable[[tuple[str, int]], Round | None]
 KeysOf = Callable[[str], Collection[str]]
 _LOT = ("adapter", "adapter_digest", "seller", "datanet", "datanet_version", "row_root")
-_FIELDS = {"format", *_LOT, "kind", "instead_of", "parameters", "trainings"}
+_FIELDS = {"format", *_LOT, "kind", "instead_of", "contributor", "parameters", "trainings"}
 _TRAINING = {"adapter", "datanet", "version", "purpose", "constant", "seller"}
+_MADE_OF = {  # whether an offer of that kind has runs, something that it replaces, a contributor
+    "trained": {(True, False, False)},
+    "withdrawal": {(True, True, True), (False, True, True)},
+    "base": {(False, False, False)},
+}
 _DIGEST = re.compile(r"[0-9a-zA-Z]{1,128}")
 
 
@@ -77,21 +84,29 @@ class Training:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
-    """A lot, and why it may be sold. `instead_of` is the digest of what a withdrawal takes off sale."""
+    """A lot, and why it may be sold. `instead_of` is the digest of what a withdrawal takes off sale, `contributor` is
+    whose rows it is without."""
 
     lot: Lot
     kind: Kind = "trained"
     trainings: tuple[Training, ...] = ()
     instead_of: str = ""
+    contributor: str = ""
+
+    @property
+    def replaced(self) -> Lot:
+        """What a withdrawal takes the place of."""
+        return replace(self.lot, adapter_digest=self.instead_of)
 
 
 @dataclass(slots=True)
 class Offers:
-    """The offers of a log as its batches tell them. `begun` once there is the entry that asks for them."""
+    """The offers of a log as its batches tell them. `begun` once there is the entry that asks for them. What is offered
+    stands with the runs that the log tells of it: none of what was on sale before."""
 
     begun: bool = False
-    standing: set[Lot] = field(default_factory=set)
-    number: int = 0
+    standing: dict[Lot, tuple[Training, ...]] = field(default_factory=dict)
+    numbers: Counter[Kind] = field(default_factory=Counter)
 
     def take(self, batch: Batch, rounds: Rounds, signers: Signers, parameters: ParameterBook) -> None:
         """`rounds`, `signers` and `parameters` are those of the log up to here. Raises Corrupt, its code saying which
@@ -134,21 +149,27 @@ class Offers:
             check_witnesses(offer.trainings, find, keys_of, required)
 
     def _check_withdrawal(self, offer: Offer) -> None:
-        before = {**asdict(offer.lot), "adapter_digest": offer.instead_of}
-        if Lot(**before) not in self.standing:
+        if offer.replaced not in self.standing:
             raise Conflict(
                 f"{offer.lot.adapter} wasn't on sale as {offer.instead_of[:12]}",
                 code="offer_without_adapter",
                 param="instead_of",
             )
+        if offer.trainings != self.standing[offer.replaced]:
+            raise Conflict(
+                f"{offer.lot.adapter} doesn't come of the runs that {offer.instead_of[:12]} was offered by",
+                code="offer_of_other_runs",
+                param="trainings",
+            )
 
     def apply(self, statement: Statement) -> None:
         if format_of(statement) == OFFERS:
             self.begun = True
-            self.standing |= {Lot(**dict(zip(_LOT, line, strict=True))) for line in statement["earlier"]}
+            self.standing |= {Lot(**dict(zip(_LOT, line, strict=True))): () for line in statement["earlier"]}
         else:
-            self.standing.add(offer_in(statement).lot)
-            self.number += 1
+            offer = offer_in(statement)
+            self.standing[offer.lot] = offer.trainings
+            self.numbers[offer.kind] += 1
 
     def sell(self, usage: Statement) -> None:
         """Raises Corrupt (`sale_without_offer`) for an answer of what isn't offered by whom it is sold, or of other
@@ -221,6 +242,7 @@ def offer_statement(offer: Offer, parameters: int) -> dict[str, Any]:
         **asdict(offer.lot),
         "kind": offer.kind,
         "instead_of": offer.instead_of,
+        "contributor": offer.contributor,
         "parameters": parameters,
         "trainings": [asdict(training) for training in offer.trainings],
     }
@@ -232,6 +254,7 @@ def offer_in(statement: Statement) -> Offer:
         kind=statement["kind"],
         trainings=tuple(Training(**{**told, "purpose": Purpose(**told["purpose"])}) for told in statement["trainings"]),
         instead_of=statement["instead_of"],
+        contributor=statement["contributor"],
     )
 
 
@@ -280,7 +303,7 @@ def lines(statement: Statement) -> list[str]:
     if offer.kind == "base":
         return [f"{told}: a base model by itself; no money moves"]
     if offer.kind == "withdrawal":
-        return [f"{told} instead of {offer.instead_of[:12]}: the same run less a contributor's rows; no money moves"]
+        told += f" instead of {offer.instead_of[:12]}, as the same runs less the rows of {offer.contributor}"
     return [
         f"{told}, under parameters version {statement['parameters']}; no money moves",
         *(
@@ -322,9 +345,13 @@ def _check_lot(lot: Lot) -> None:
 
 
 def _check_kind(offer: Offer) -> None:
-    """What is trained comes of runs, on rows that it names unless it is a merge; what isn't, of none."""
-    if bool(offer.trainings) != (offer.kind == "trained") or bool(offer.instead_of) != (offer.kind == "withdrawal"):
+    """What is trained comes of runs, on rows that it names unless it is a merge; a base of none; a withdrawal of those
+    of what it replaces, if the log tells any."""
+    told = bool(offer.trainings), bool(offer.instead_of), bool(offer.contributor)
+    if told not in _MADE_OF[offer.kind] or not isinstance(offer.contributor, str):
         raise _malformed(f"not what makes an offer one of kind {offer.kind}")
+    if offer.contributor:
+        check_account_id(f"contributor:{offer.contributor}", "contributor")
     rows = {(one.datanet, one.version, one.purpose.row_root) for one in offer.trainings}
     own = offer.lot.datanet, offer.lot.datanet_version, offer.lot.row_root
     if own != ("", 0, "") and (offer.kind == "base" or (offer.kind == "trained" and own not in rows)):

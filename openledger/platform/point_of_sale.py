@@ -13,6 +13,7 @@ which rounds, for anybody to audit. What was on sale before the log asked for th
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,12 +74,12 @@ def log_offer(economy: Any, registry: AdapterRegistry, terms: AdapterTerms, card
         ray.get(economy.offer.remote(offer_of(lot, trainings(registry, card, lot.seller))))
 
 
-def log_withdrawal(economy: Any, registry: AdapterRegistry, terms: AdapterTerms, old_digest: str) -> None:
-    """The same of a run less a contributor's rows, which takes the place of `old_digest`."""
+def log_withdrawal(economy: Any, registry: AdapterRegistry, terms: AdapterTerms, card: AdapterCard) -> None:
+    """The same of a run less a contributor's rows, which takes the place of what its card names."""
     begin_offers(economy, registry)
     lot = lot_of(terms)
     if ray.get(economy.missing_offers.remote([lot])):
-        ray.get(economy.offer.remote(Offer(lot=lot, kind="withdrawal", instead_of=old_digest)))
+        ray.get(economy.offer.remote(withdrawal_of(lot, card)))
 
 
 def log_on_sale(economy: Any, registry: AdapterRegistry) -> None:
@@ -88,7 +89,7 @@ def log_on_sale(economy: Any, registry: AdapterRegistry) -> None:
     sold = {lot_of(one.terms): one for one in registry.list() if one.terms}
     for lot in ray.get(economy.missing_offers.remote(list(sold))):
         try:
-            ray.get(economy.offer.remote(_offer_again(registry, lot, sold[lot])))
+            _offer_again(economy, registry, lot, sold[lot])
         except (Conflict, NotFound, Corrupt) as error:
             _log.warning("%s isn't sold until it is offered again: %s (%s)", lot.adapter, error.message, error.code)
 
@@ -101,10 +102,24 @@ def offer_of(lot: Lot, runs: Sequence[Training]) -> Offer:
     return Offer(lot=lot, trainings=tuple(runs))
 
 
-def _offer_again(registry: AdapterRegistry, lot: Lot, known: RegisteredAdapter) -> Offer:
+def withdrawal_of(lot: Lot, card: AdapterCard) -> Offer:
+    without, instead_of = (card.recipe[name] for name in _OF_WITHDRAWALS)
+    return Offer(lot=lot, kind="withdrawal", instead_of=instead_of, contributor=without)
+
+
+def _offer_again(economy: Any, registry: AdapterRegistry, lot: Lot, known: RegisteredAdapter) -> None:
+    """As it was offered: a base model, a run, or that run less a contributor's rows, after the run."""
     if known.is_base:
-        return Offer(lot=lot, kind="base")
-    return offer_of(lot, trainings(registry, load_card(Path(known.folder)), lot.seller))
+        ray.get(economy.offer.remote(Offer(lot=lot, kind="base")))
+        return
+    card = load_card(Path(known.folder))
+    if not (old_digest := card.recipe.get("without_of", "")):
+        ray.get(economy.offer.remote(offer_of(lot, trainings(registry, card, lot.seller))))
+        return
+    for before in ray.get(economy.missing_offers.remote([replace(lot, adapter_digest=old_digest)])):
+        old = load_card(Path(registry.find_digest(old_digest).folder))
+        ray.get(economy.offer.remote(offer_of(before, trainings(registry, old, lot.seller))))
+    ray.get(economy.offer.remote(withdrawal_of(lot, card)))
 
 
 def trainings(registry: AdapterRegistry, card: AdapterCard, seller: str) -> list[Training]:

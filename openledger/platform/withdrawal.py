@@ -136,7 +136,7 @@ def _offer(plan: Withdrawal, registry: AdapterRegistry, folder: Path, card: Adap
     if known := plan.adapter.terms:
         prices = known.prompt_price_nano, known.completion_price_nano
         terms = sale_terms(plan.name, card, known.owner_account, prices)
-        log_withdrawal(economy, registry, terms, plan.adapter.digest)
+        log_withdrawal(economy, registry, terms, card)
         put_on_sale(registry, plan.name, folder, card, known.owner_account, prices)
 
 

@@ -3,7 +3,7 @@
 from dataclasses import asdict, replace
 
 import pytest
-from economy_values import TERMS, answer, scores
+from economy_values import TERMS, answer, put_back, scores
 from nonce_values import NONCES, OTHER, OWNER, WITNESS, draw_round
 
 from openledger.core.errors import Conflict, Corrupt, InvalidInput
@@ -133,6 +133,20 @@ class TestSales:
         with_adapter = town.authorize("k1")
         assert town.economy.completed(with_adapter.answer_id) is not None
 
+    def test_a_retry_after_the_log_lost_offer_and_hold_is_not_sold_before_it_is_offered_again(self, town):
+        town.economy.begin_offers([])
+        training = drawn(town)
+        with put_back(town, "ledger.db"):
+            offered = town.economy.offer(Offer(lot=LOT, trainings=(training,)))
+            first = town.authorize("k1")
+        with pytest.raises(Conflict) as caught:
+            town.authorize("k1")
+        assert caught.value.code == "adapter_not_offered"
+        assert town.economy.offer(Offer(lot=LOT, trainings=(training,))) == offered
+        assert town.authorize("k1").answer_id == first.answer_id
+        town.economy.complete(answer(first))
+        town.ledger.audit()
+
     @pytest.mark.parametrize("number_of_sales", [0, 2])
     def test_the_audit_names_the_first_answer_of_what_is_not_offered(self, town, monkeypatch, number_of_sales):
         offered(town)
@@ -233,18 +247,40 @@ class TestConstants:
 
 class TestWithdrawals:
     LESS = replace(LOT, adapter_digest="fe" * 32)
+    OFFER = Offer(lot=LESS, kind="withdrawal", instead_of=LOT.adapter_digest, contributor="ctr_a")
 
     def test_a_run_less_somebodys_rows_takes_the_place_of_what_was_offered(self, town):
         offered(town)
-        town.economy.offer(Offer(lot=self.LESS, kind="withdrawal", instead_of=LOT.adapter_digest))
+        name = town.economy.offer(self.OFFER)
+        assert "instead of abababababab, as the same runs less the rows of ctr_a" in town.economy.explain(name)[1]
         sold = town.economy.authorize("user:alice", replace(TERMS, adapter_digest="fe" * 32), 10, 20, "k")
         town.economy.complete(answer(sold, adapter_digest="fe" * 32))
-        assert town.ledger.audit().num_offers == 2
+        report = town.ledger.audit()
+        assert (report.num_offers, report.num_withdrawal_offers, report.num_base_offers) == (1, 1, 0)
+        assert any(line.startswith("1 offers less a contributor's rows") for line in report.lines)
+
+    def test_it_stands_by_the_runs_of_that(self, town):
+        offered(town)
+        name = town.economy.offer(self.OFFER)
+        told = town.ledger.batch(town.ledger.find(name).seq).statement
+        assert (told["trainings"], told["contributor"]) == ([asdict(drawn(town))], "ctr_a")
+
+    def test_of_what_was_on_sale_before_the_log_tells_no_runs(self, town):
+        town.economy.begin_offers([TERMS])
+        name = town.economy.offer(self.OFFER)
+        assert town.ledger.batch(town.ledger.find(name).seq).statement["trainings"] == []
+        town.ledger.audit()
+
+    @pytest.mark.parametrize("runs", [0, 2])
+    def test_by_other_runs_it_is_named(self, town, runs):
+        offered(town)
+        made_up = replace(self.OFFER, trainings=(drawn(town), drawn(town, version=2))[:runs])
+        wrong(town, "offer_of_other_runs", write(town, offer_statement(made_up, VERSION)))
 
     @pytest.mark.parametrize("changed", [{"seller": "user:mallory"}, {"adapter": "other"}, {"row_root": "ef" * 32}])
     def test_of_nothing_that_the_seller_had_on_sale_it_is_refused_and_named(self, town, changed):
         offered(town)
-        made_up = Offer(lot=replace(self.LESS, **changed), kind="withdrawal", instead_of=LOT.adapter_digest)
+        made_up = replace(self.OFFER, lot=replace(self.LESS, **changed))
         with pytest.raises(Conflict) as caught:
             town.economy.offer(made_up)
         assert caught.value.code == "offer_without_adapter"
@@ -258,6 +294,9 @@ class TestShape:
             Offer(lot=LOT),
             Offer(lot=LOT, kind="base"),
             Offer(lot=LOT, kind="withdrawal"),
+            Offer(lot=LOT, kind="withdrawal", instead_of="ab"),
+            Offer(lot=LOT, kind="withdrawal", contributor="ctr_a"),
+            Offer(lot=lot_of(BASE_TERMS), kind="base", contributor="ctr_a"),
             Offer(lot=lot_of(BASE_TERMS), kind="base", instead_of="ab"),
             Offer(lot=replace(LOT, adapter_digest="")),
         ],

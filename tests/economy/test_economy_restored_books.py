@@ -13,6 +13,7 @@ from openledger.economy import Parameters
 from openledger.economy.disputes import DisputeBook
 from openledger.economy.pricing import usage_statement
 from openledger.economy.settlement import payout_id
+from openledger.economy.staking import StakeBook
 from openledger.ledger import Ledger
 from openledger.ledger.deposits import withheld_id
 
@@ -125,6 +126,31 @@ class TestStake:
         with put_back(staked, "ledger.db"):
             staked.economy.open_period()
         self.paid(staked)
+
+    @pytest.mark.parametrize("num_periods", [1, 2, 3, 5])
+    def test_so_is_one_of_long_ago(self, staked, num_periods):
+        staked.sell("k1")
+        staked.clock.advance(DAY_MS)
+        with put_back(staked, "ledger.db", kill_at(StakeBook, "reward_due")):
+            for _ in range(num_periods):
+                staked.economy.open_period()
+        self.paid(staked)
+
+    def test_pools_of_long_ago_are_asked_about_no_more(self, staked, monkeypatch):
+        """Paid or empty: what was refunded leaves a pool that nobody is paid of."""
+        sold = staked.sell("k1")
+        staked.economy.refund(sold.answer_id, "why")
+        for number in range(4):
+            staked.economy.open_period()
+            staked.sell(f"more{number}")
+            staked.clock.advance(DAY_MS)
+        asked = []
+        balance = staked.ledger.balance
+        monkeypatch.setattr(staked.ledger, "balance", lambda name: asked.append(name) or balance(name))
+        staked.economy.open_period()
+        assert {name for name in asked if name.startswith("stakers:py")} == {"stakers:py:p0005"}
+        kept = staked.economy._db.execute("SELECT period FROM staked_pools ORDER BY 1").fetchall()
+        assert kept == [("p0005",)]
 
     def test_where_the_stake_went_with_the_log_its_part_is_the_treasurys(self, rich):
         authorized = rich.authorize("k1")

@@ -15,7 +15,7 @@ from openledger.core.signing import SigningKey
 from openledger.core.values import AdapterTerms, DatanetVersion
 from openledger.economy import Economy
 from openledger.ledger import Ledger
-from openledger.ledger.offers import lot_of
+from openledger.ledger.offers import lot_of, offer_id
 from openledger.platform import point_of_sale
 from openledger.platform.bases import offer_base
 from openledger.training.recipe import Recipe, public_constant, row_root_constant
@@ -230,4 +230,39 @@ class TestTheLog:
         before = house.ledger.checkpoint()
         point_of_sale.log_on_sale(house.economy, house.registry)
         assert house.ledger.checkpoint() == before
-        assert house.ledger.audit().num_offers == 2
+        report = house.ledger.audit()
+        assert (report.num_offers, report.num_base_offers) == (1, 1)
+
+    def withdrawn(self, house, old, name="one"):
+        """The run less a contributor's rows, registered in the old one's place."""
+        recipe = {**RECIPE.to_dict(), "without": "ctr_1", "without_of": old.digest}
+        folder = house.registry.root / f"{name}-less"
+        less = replace(house.card(folder.name, old.datanet, recipe=recipe, initial_a=old.initial_a), name=name)
+        save_card(folder, less)
+        terms = replace(house.registry.get(name).terms, adapter_digest=less.digest)
+        house.registry.switch(name, folder, less.digest, terms)
+        return lot_of(terms)
+
+    def kind_of(self, house, lot):
+        found = house.ledger.find(offer_id(lot))
+        return house.ledger.batch(found.seq).statement["kind"]
+
+    def test_a_withdrawal_that_a_restored_log_lacks_is_offered_as_one(self, house):
+        """Of what was on sale before the log asked for witnesses, and has none."""
+        old = unwitnessed(house, "one")
+        self.sold(house, old)
+        point_of_sale.begin_offers(house.economy, house.registry)
+        lot = self.withdrawn(house, old)
+        point_of_sale.log_on_sale(house.economy, house.registry)
+        assert house._economy.missing_offers([lot]) == []
+        assert self.kind_of(house, lot) == "withdrawal"
+        house.ledger.audit()
+
+    def test_so_is_what_it_took_the_place_of_where_that_went_too(self, house):
+        point_of_sale.begin_offers(house.economy, house.registry)
+        old = house.card("one")
+        before = self.sold(house, old)
+        lot = self.withdrawn(house, old)
+        point_of_sale.log_on_sale(house.economy, house.registry)
+        assert (self.kind_of(house, before), self.kind_of(house, lot)) == ("trained", "withdrawal")
+        house.ledger.audit()
