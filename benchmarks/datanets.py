@@ -100,21 +100,23 @@ def main() -> None:
 def storage(arguments: argparse.Namespace) -> None:
     """One shard against plain Parquet files (synced as ours are) and a Lance dataset (not synced: Lance doesn't)."""
     commits = [table_of(batch) for batch in batches(arguments.rows, 10_000)]
-    small = [table_of(batch) for batch in batches(10_000, 100, "small")]
+    small = [table_of(batch) for batch in batches(30_000, 100, "small")]
     ids = [row_id for table in commits for row_id in table.column("row_id").to_pylist()]
     wanted = random.Random(SEED).sample(range(len(ids)), min(NUM_TAKEN, len(ids)))
     size_mb = sum(table.nbytes for table in commits) / 1e6
     found: dict[str, dict[str, Cost]] = {kind.__name__: {} for kind in (Parquet, Lance, Ours)}
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         stores = [kind(Path(name) / kind.__name__) for kind in (Parquet, Lance, Ours)]
-        for store, spent in zip(stores, in_turns(stores, commits), strict=True):
-            found[type(store).__name__]["append 10,000 rows"] = spent
+        for store, spent in zip(stores, append_in_turns(stores, commits), strict=True):
+            found[type(store).__name__]["append 10,000 rows"] = middle(spent)
         for store in stores:
             costs = found[type(store).__name__]
             costs[f"take {len(wanted):,} random rows"] = best(lambda s=store: s.take(wanted, ids))
             costs["scan"] = best(store.scan)
-        for store, spent in zip(stores, in_turns(stores, small), strict=True):
-            found[type(store).__name__]["append 100 rows"] = spent
+        each = append_in_turns(stores, small)
+        for store, spent in zip(stores, each, strict=True):
+            found[type(store).__name__]["append 100 rows, median"] = middle(spent)
+            found[type(store).__name__]["append 100 rows, mean"] = mean(spent)
     table = Table(title=f"storage: {len(ids):,} rows, {size_mb:,.0f} MB")
     ratios_of = ("Parquet / ours, wall", "Parquet / ours, CPU", "Lance / ours, CPU")
     for column in ("", *(f"{kind} {unit}" for kind in found for unit in ("wall", "CPU")), *ratios_of):
@@ -167,7 +169,7 @@ def contributors(arguments: argparse.Namespace) -> None:
         for size in (100, 1_000):
             actors = _actors(Path(name) / str(size), size)
             spent: dict[str, list[Cost]] = {kind: [] for kind in actors}
-            num_sent = arguments.ingested // arguments.turns // size
+            num_sent = max(NUM_WRITERS, arguments.ingested // arguments.turns // size)
             for turn in range(arguments.turns + 1):
                 part = list(contributions(f"turn-{turn}", num_sent * size, size, NUM_WRITERS))
                 for kind, actor in actors.items():
@@ -192,18 +194,25 @@ def contributors(arguments: argparse.Namespace) -> None:
 
 
 def _actors(folder: Path, size: int) -> dict[str, Any]:
-    """The Datanets actor with each number of workers, and as it was before contributions shared anything."""
+    """The Datanets actor with each number of workers, and as it was before contributions shared anything and before
+    shards had a journal."""
     import ray
 
+    from openledger.datanets import shard
     from openledger.datanets.actor import ShardHandle, start_datanets
 
     class OneAtATime(Datanets):
         def __init__(self, place: Path, shards: Sequence[Any]):
             super().__init__(place, [ShardHandle(shard) for shard in shards], SystemClock())
 
+    class WithoutJournal(ShardHost):
+        def __init__(self, place: Path):
+            shard.MAX_SMALL_BYTES = 0
+            super().__init__(place)
+
     before = folder / "before"
     before.mkdir(parents=True)
-    hosts = [ray.remote(ShardHost).options(num_cpus=0).remote(before / f"shard-{number}") for number in range(2)]
+    hosts = [ray.remote(WithoutJournal).options(num_cpus=0).remote(before / f"shard-{number}") for number in range(2)]
     actors = {"one at a time": ray.remote(OneAtATime).options(num_cpus=0).remote(before, hosts)}
     for workers in (0, 1):
         place = folder / f"{workers}-workers"
@@ -573,14 +582,20 @@ def cost(call: Callable[[], object]) -> Cost:
     return Cost(1e3 * (time.perf_counter() - wall), 1e3 * (_cpu_s() - cpu))
 
 
-def in_turns(stores: Sequence[Any], tables: Sequence[pa.Table]) -> list[Cost]:
-    """Each table appended to every store before the next: the median append of each, so that what else the machine
-    does in the meantime falls on all."""
+def append_in_turns(stores: Sequence[Any], tables: Sequence[pa.Table]) -> list[list[Cost]]:
+    """What each append cost each store: a table to every store before the next, so that what else the machine does in
+    the meantime falls on all."""
     spent = [[cost(lambda s=store, t=table: s.append([t])) for store in stores] for table in tables]
-    return [
-        Cost(statistics.median(one.wall_ms for one in column), statistics.median(one.cpu_ms for one in column))
-        for column in zip(*spent, strict=True)
-    ]
+    return [list(column) for column in zip(*spent, strict=True)]
+
+
+def middle(spent: Sequence[Cost]) -> Cost:
+    return Cost(statistics.median(one.wall_ms for one in spent), statistics.median(one.cpu_ms for one in spent))
+
+
+def mean(spent: Sequence[Cost]) -> Cost:
+    """With what few appends pay for many: a shard's journal that comes into its dataset, files that become fewer."""
+    return Cost(statistics.mean(one.wall_ms for one in spent), statistics.mean(one.cpu_ms for one in spent))
 
 
 def best(call: Callable[[], object]) -> Cost:

@@ -129,7 +129,7 @@ def _too_large(max_bytes: int) -> TooLarge:
 def _full() -> Unavailable:
     return Unavailable(
         "the gateway has as many large requests under way as it holds",
-        code="gateway_full",
+        code="large_requests_full",
         param="body",
         fix="send it again after the seconds that Retry-After says, or fewer rows at a time",
     )

@@ -31,7 +31,7 @@ from openledger.datanets.gate import Rules
 from openledger.datanets.ingest import STORED_AT_ONCE, Ingest, prepare_here
 from openledger.datanets.preparing import Prepared
 from openledger.datanets.shard import ShardHost
-from openledger.datanets.storage import shard_places
+from openledger.datanets.storage import check_forgets, shard_places
 
 NAMESPACE = "openledger"
 RETRY_S = 30
@@ -60,8 +60,9 @@ def start_datanets(
     many as they are, or are `GATE_WORKERS`.
 
     Needs an initialised Ray. Raises Unavailable, with the reason, where the folder can't be opened, Conflict
-    (`storage_changed`) where the rows lie elsewhere.
+    (`storage_changed`) where the rows lie elsewhere, and as `check_forgets`.
     """
+    check_forgets(storage, os.environ)
     shards = [
         _get_or_create(
             ShardHost,
@@ -135,7 +136,7 @@ class DatanetsActor(Datanets):
     async def preview(  # type: ignore[override]
         self, contribution: Contribution, prepared: Prepared | None = None
     ) -> tuple[Verdict, ...]:
-        return await self._ingest.preview(contribution)
+        return super().preview(contribution, await self._ingest.prepared_dry_run(contribution))
 
     def use_gate_workers(self, number: int) -> None:
         """From now on, also after a restart of this actor, of which nobody is told."""

@@ -513,7 +513,6 @@ class Datanets:
     def review_queue(self, name: str, reviewer: str, limit: int) -> list[tuple[str, RowDraft]]:
         """What `reviewer` has yet to look at: ids and texts, known answers among them."""
         is_owner = reviewer == self._registry.datanet(name).owner
-        self._finish_pending(name)
         self.decide_panels()
         items, known = self._registry.reviews.queue(name, reviewer, limit, is_owner=is_owner)
         rows = {
@@ -906,7 +905,6 @@ class Datanets:
         if not waiting:
             return
         row_ids = [row_id for _, row_id in waiting]
-        self._finish_pending(*{datanet for datanet, _ in waiting})
         self._forgotten.update(row_ids)
         for datanet, row_id in waiting:
             self._layout.remove(datanet, [row_id])

@@ -4,6 +4,7 @@ Owns the files under one folder; one process writes there at a time.
 
     rows.lance/      the Lance dataset, in exactly one version
     files.json       that version's files and their digests
+    recent.journal   small appends that aren't in the dataset yet (`journal`)
 
 Lance syncs nothing on a local disk, and takes the same commit twice. So each change here is four steps: write files,
 sync them and their folders, replace the list of files durably, remove every file that isn't on the new list. What is
@@ -24,8 +25,10 @@ from openledger.core.files import sync_folder
 from openledger.core.hashing import digest_file
 from openledger.datanets.filelist import read_list, write_list
 from openledger.datanets.folders import make_folder
+from openledger.datanets.journal import Journal
 
 DATASET = "rows.lance"
+_JOURNAL = "recent.journal"
 
 
 class DiskFiles:
@@ -39,6 +42,7 @@ class DiskFiles:
         self.name = str(folder)
         self.uri = str(folder / DATASET)
         make_folder(folder)
+        self.journal: Journal | None = Journal(folder / _JOURNAL)
         self._files = read_list(folder)
         self._remove_unlisted()
         self._check_files()

@@ -230,14 +230,16 @@ class HolderStore:
         check_change(before, change, taken)
 
     def _check_number(self, contributor: str, now_ms: int, *, is_known: bool) -> None:
-        whose, fix = f"the keys of {contributor}", "send the change again later, as Retry-After says"
-        self._check_day(MAX_CHANGES_A_DAY, whose, fix, "contributor_id = ?", (contributor,), now_ms)
+        whose = f"the keys of {contributor}"
+        self._check_day(MAX_CHANGES_A_DAY, whose, "", "contributor_id = ?", (contributor,), now_ms)
         if not is_known:
-            whose = "the keys of all who are new here"
-            fix = "contribute a row first, which gives your keys a number of their own; or " + fix
-            self._check_day(MAX_OF_STRANGERS_A_DAY, whose, fix, _IS_STRANGERS, (), now_ms)
+            whose, first = (
+                "the keys of all who are new here",
+                "contribute a row first, which gives your keys a number of their own, or ",
+            )
+            self._check_day(MAX_OF_STRANGERS_A_DAY, whose, first, _IS_STRANGERS, (), now_ms)
 
-    def _check_day(self, most: int, whose: str, fix: str, where: str, values: tuple[str, ...], now_ms: int) -> None:
+    def _check_day(self, most: int, whose: str, first: str, where: str, values: tuple[str, ...], now_ms: int) -> None:
         query = f"SELECT count(*), min(held_ms) FROM key_changes WHERE held_ms > ? AND {where}"
         ((number, first_ms),) = self._connection.execute(query, (now_ms - DAY_MS, *values))
         if number >= most:
@@ -245,7 +247,7 @@ class HolderStore:
                 f"{whose} were changed {most} times within a day",
                 code="too_many_key_changes",
                 param="contributor_id",
-                fix=fix,
+                fix=f"{first}send the change again later, as Retry-After says",
                 retry_after_s=-(-(first_ms + DAY_MS - now_ms) // 1000),
             )
 

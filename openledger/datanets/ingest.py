@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
-from openledger.core.values import Contribution, ContributionReceipt, Verdict
+from openledger.core.values import Contribution, ContributionReceipt
 from openledger.datanets.datanets import Datanets
 from openledger.datanets.detectors import installed_detectors
 from openledger.datanets.gate import Detectors, Rules
@@ -54,12 +54,13 @@ class Ingest:
         await self._finish(begun)
         return begun.receipt
 
-    async def preview(self, contribution: Contribution) -> tuple[Verdict, ...]:
-        """As `Datanets.preview`."""
+    async def prepared_dry_run(self, contribution: Contribution) -> Prepared | None:
+        """What a worker found; None where it isn't worth one, or was judged before. Raises what `Datanets.admit` does
+        of a dry run, and `preparing.prepare`."""
         if is_small(contribution):
-            return self._datanets.preview(contribution)
+            return None
         async with self._previewing:
-            return self._datanets.preview(contribution, await self._prepared(contribution, is_dry_run=True))
+            return await self._prepared(contribution, is_dry_run=True)
 
     def close(self) -> None:
         self._storing.shutdown()
@@ -72,7 +73,6 @@ class Ingest:
             return self._datanets.begin(contribution, await preparing)
 
     async def _prepared(self, contribution: Contribution, *, is_dry_run: bool = False) -> Prepared | None:
-        """Raises what `Datanets.admit` does, and `preparing.prepare`."""
         rules = self._datanets.admit(announced(contribution), is_dry_run=is_dry_run)
         workers = self._workers
         if rules is None or workers is None:

@@ -37,6 +37,7 @@ class ObjectFiles:
 
     compression: str | None = None  # bytes that travel cost more than encoding them
     keeps_one_version = False
+    journal = None  # a put is a put, however small
 
     def __init__(self, uri: str, options: Mapping[str, str] | None = None):
         self.name = self.uri = uri

@@ -7,6 +7,9 @@ found also after compaction.
 Appends that come from several threads while a change is being made durable wait together, and the next change stores
 all of them: one file, one commit, one sync for as many as there are. Each is answered when that change is durable, and
 none is acknowledged where it isn't. A crash leaves all of a change or nothing.
+
+On a local disk small changes stand in a journal first, behind the dataset's rows and in their order, and come into the
+dataset together: before the journal is large, before a row is removed, and before files are read past this process.
 """
 
 import threading
@@ -29,6 +32,8 @@ from openledger.datanets.objects import ObjectFiles, is_conflict, is_refusal
 from openledger.datanets.rows import FORMAT, SCHEMA, rows_of, table_of, upgraded
 
 MAX_BYTES_TOGETHER = 64 * 1024 * 1024  # of the appends that one change stores
+MAX_SMALL_BYTES = 1024 * 1024  # of a change for the journal
+MAX_JOURNAL_BYTES = 8 * 1024 * 1024  # of the rows in it, which are in memory too
 MAX_SMALL_FRAGMENTS = 128  # many small appends become few large files
 _FRAGMENT_ROWS = 100_000
 _TRIES = 3  # of a change that other processes' come before
@@ -52,10 +57,12 @@ class Shard:
         self._waiting = deque[_Append]()
         self._files = DiskFiles(place) if isinstance(place, Path) else ObjectFiles(place, options)
         self._schema = _encoded(_STORED, self._files.compression)
+        self._recent: list[pa.Table] = []  # what the journal holds, in `_schema`
         self._is_stale = True  # `_dataset` may not be what `_places` tells of: nothing is to be told of either
         self._dataset: Any = self._open()
         self._take_over_columns()
         self._catch_up()
+        self._read_journal()
         if self._dataset is not None and any(one.deletion_file() for one in self._dataset.get_fragments()):
             self._clean_up()
         if isinstance(place, Path):
@@ -93,6 +100,7 @@ class Shard:
         gone already. Raises Unavailable when the storage refuses: the same again removes what is left of them, also
         where none of them can be read any more."""
         with self._still():
+            self._fold()
             found = self.held(row_ids)
             if found:
                 self._change(lambda: self._delete(found))
@@ -113,9 +121,9 @@ class Shard:
             if not places:
                 return SCHEMA.empty_table()
             order = sorted(set(places))
-            found = self._dataset.take(order, columns=SCHEMA.names)
+            found = self._take(order)
         at = {place: number for number, place in enumerate(order)}
-        table = found.take([at[place] for place in places]).cast(SCHEMA)
+        table = found.take([at[place] for place in places])
         if table.column("row_id").to_pylist() != list(row_ids):
             raise self._files.corrupt("", "its rows stand elsewhere than when it was read")
         return table
@@ -125,6 +133,7 @@ class Shard:
         with self._still():
             dataset = self._dataset
             batches = [] if dataset is None else list(dataset.to_batches(columns=SCHEMA.names))
+            batches += [batch for table in self._recent for batch in table.select(SCHEMA.names).to_batches()]
         yield from (pa.RecordBatch.from_arrays(batch.columns, schema=SCHEMA) for batch in batches)
 
     def parts(self, row_ids: Collection[str]) -> list[Part]:
@@ -135,6 +144,7 @@ class Shard:
                 self._see_others()
             for row_id in row_ids:
                 self._place(row_id)
+            self._fold()
             fragments = [] if self._dataset is None else self._dataset.get_fragments()
             ordered, wanted = iter(self._places), set(row_ids)  # in the order in which they stand
             held = [(one.metadata.files[0].path, list(islice(ordered, one.count_rows()))) for one in fragments]
@@ -170,6 +180,7 @@ class Shard:
         try:
             self._dataset = self._files.roll_back()
             self._read_places()
+            self._enter_recent()
         except (OSError, ValueError) as error:
             raise self._refused("read", error) if is_refusal(error) else self._files.corrupt("", str(error)) from error
         self._is_stale = False
@@ -233,13 +244,85 @@ class Shard:
 
     def _write(self, appends: Sequence[tuple[pa.Table, str]]) -> None:
         tables = [_keyed(table, key).cast(self._schema) for table, key in appends]
+        if self._is_for_journal(tables):
+            self._write_recent(pa.concat_tables(tables), appends)
+            return
         if self._files.keeps_one_version:
-            tables = [pa.concat_tables(tables)]
+            tables = [pa.concat_tables([*self._recent, *tables])]
         before = self._version()
         self._change(lambda: self._append(tables), lambda: self._note(appends, before))
-        self._num_small += len(tables)
+        self._forget_recent()
+        self._count_small(len(tables))
+
+    def _is_for_journal(self, tables: Sequence[pa.Table]) -> bool:
+        new, recent = (sum(table.nbytes for table in each) for each in (tables, self._recent))
+        return self._files.journal is not None and new <= MAX_SMALL_BYTES and recent + new <= MAX_JOURNAL_BYTES
+
+    def _count_small(self, number: int) -> None:
+        self._num_small += number
         if self._num_small >= MAX_SMALL_FRAGMENTS:
             self._change(lambda: self._compact(everything=False))
+
+    def _write_recent(self, table: pa.Table, appends: Sequence[tuple[pa.Table, str]]) -> None:
+        """The journal holds what is recent, and nothing else."""
+        journal = self._files.journal
+        assert journal is not None
+        if not self._recent and not journal.is_empty:
+            self._forget_recent()
+        try:
+            journal.add(table)
+        except OSError as error:
+            raise self._refused("written", error) from error
+        self._recent.append(table)
+        self._note(appends, self._version() - 1)
+
+    def _fold(self) -> None:
+        """What the journal holds stands in the dataset, and in no other file."""
+        if self._recent:
+            together = pa.concat_tables(self._recent)
+            self._change(lambda: self._append([together]), lambda: None)
+            self._forget_recent()
+            self._count_small(1)
+        elif self._files.journal is not None and not self._files.journal.is_empty:
+            self._forget_recent()
+
+    def _forget_recent(self) -> None:
+        self._recent = []
+        if self._files.journal is not None:
+            try:
+                self._files.journal.clear()
+            except OSError as error:
+                raise self._refused("written", error) from error
+
+    def _read_journal(self) -> None:
+        """What a crash has left in the journal and the dataset has is known by its key."""
+        journal = self._files.journal
+        if journal is None:
+            return
+        try:
+            tables = [table.cast(self._schema) for table in journal.read()]
+        except OSError as error:
+            raise self._files.corrupt("", f"its journal can't be read: {error}") from error
+        if any(key in self._keys for table in tables for key in table.column(_KEY).unique().to_pylist()):
+            self._forget_recent()
+            return
+        self._recent = tables
+        self._enter_recent()
+
+    def _enter_recent(self) -> None:
+        for table in self._recent:
+            for row_id, key in zip(table.column(0).to_pylist(), table.column(_KEY).to_pylist(), strict=True):
+                self._enter(row_id, key)
+
+    def _take(self, places: Sequence[int]) -> pa.Table:
+        """Rows in the order in which they stand."""
+        num_stored = len(self._places) - sum(map(len, self._recent))
+        stored = [place for place in places if place < num_stored]
+        found = [self._dataset.take(stored, columns=SCHEMA.names).cast(SCHEMA)] if stored else []
+        if len(stored) < len(places):
+            recent = pa.concat_tables(self._recent).select(SCHEMA.names).cast(SCHEMA)
+            found.append(recent.take([place - num_stored for place in places[len(stored) :]]))
+        return pa.concat_tables(found)
 
     def _note(self, appends: Sequence[tuple[pa.Table, str]], before: int) -> None:
         """Where they stand, now that they were written to what was version `before`."""

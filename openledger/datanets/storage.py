@@ -5,9 +5,11 @@ else.
 """
 
 import json
+import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from openledger.core.errors import Conflict, Corrupt, InvalidInput
 from openledger.core.files import write_json_durably
@@ -15,6 +17,7 @@ from openledger.core.files import write_json_durably
 SETTING = "OPENLEDGER_STORAGE"
 _URI = re.compile(r"(s3|gs|az|abfss?|file-object-store)://[^\s?#]+[^\s?#/]")
 _RECORD = "storage.json"
+_log = logging.getLogger(__name__)
 
 
 def storage_uri(environment: Mapping[str, str]) -> str:
@@ -29,6 +32,39 @@ def storage_uri(environment: Mapping[str, str]) -> str:
             " variables, such as AWS_ACCESS_KEY_ID and AWS_ENDPOINT",
         )
     return uri
+
+
+def check_forgets(uri: str, environment: Mapping[str, str]) -> None:
+    """Raises Conflict (`bucket_keeps_versions`) for an S3 bucket that keeps the versions of its objects: rows that are
+    taken back would stay there. Where that can't be seen, as with other stores, a warning says so."""
+    if not uri.startswith("s3://"):
+        return
+    bucket = uri.removeprefix("s3://").partition("/")[0]
+    try:
+        from botocore.exceptions import BotoCoreError, ClientError
+    except ImportError:
+        _log.warning("whether %s keeps deleted rows isn't checked: pip install 'openledger[s3]'", bucket)
+        return
+    try:
+        versioning = _client(environment).get_bucket_versioning(Bucket=bucket)
+    except (BotoCoreError, ClientError) as error:
+        _log.warning("whether %s keeps deleted rows can't be seen: %s", bucket, error)
+        return
+    if versioning.get("Status") == "Enabled":
+        raise Conflict(
+            f"the bucket {bucket} keeps the versions of its objects: rows that are taken back would stay in it",
+            code="bucket_keeps_versions",
+            param=SETTING,
+            fix="name a bucket without versioning and object lock; what lies in this one is moved by an export",
+        )
+
+
+def _client(environment: Mapping[str, str]) -> Any:
+    """For the endpoint that Lance uses, which has a name of its own for it; keys come as botocore finds them."""
+    from botocore.session import get_session
+
+    region = environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION") or "us-east-1"
+    return get_session().create_client("s3", region_name=region, endpoint_url=environment.get("AWS_ENDPOINT"))
 
 
 def shard_places(folder: Path, num_shards: int, uri: str = "") -> list[Path] | list[str]:

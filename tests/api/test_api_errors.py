@@ -213,7 +213,7 @@ class TestLargeBodiesTogether:
         for _ in large:
             await behind.begun.acquire()
         refused = await sending.post("/", content=b"x" * 100_000)
-        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "gateway_full")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "large_requests_full")
         assert int(refused.headers["Retry-After"]) > 0
         assert refused.headers["Connection"] == "close"
         small = asyncio.ensure_future(sending.post("/", content=b"x" * SMALL_BYTES))

@@ -1,8 +1,8 @@
 """Eight threads append to one shard, each its own rows under its own keys, and say on stdout which were answered.
 
-    python appending_process.py FOLDER KILL_BEFORE_FSYNC
+    python appending_process.py FOLDER KILL_BEFORE_FSYNC JOURNAL_BYTES
 
-The process kills itself (SIGKILL) before that many-th `fsync`.
+The process kills itself (SIGKILL) before that many-th `fsync`. The shard's journal holds at most JOURNAL_BYTES.
 """
 
 import os
@@ -14,6 +14,7 @@ from itertools import count
 from pathlib import Path
 
 from openledger.core.values import Row
+from openledger.datanets import shard as shard_module
 from openledger.datanets.shard import Shard
 
 NUM_THREADS, NUM_APPENDS, NUM_ROWS = 8, 6, 5
@@ -38,6 +39,7 @@ def _row(number: int, ordinal: int) -> Row:
 
 
 def main() -> None:
+    shard_module.MAX_JOURNAL_BYTES = int(sys.argv[3])
     shard = Shard(Path(sys.argv[1]))
     _kill_before_fsync(int(sys.argv[2]))
 

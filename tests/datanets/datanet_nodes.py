@@ -37,7 +37,7 @@ def main(folder: Path, uri: str, first: int, last: int) -> None:
     import ray
     from ray.cluster_utils import Cluster
 
-    head = {"num_cpus": 1, "_system_config": HEALTH}
+    head = {"num_cpus": 1, "include_dashboard": False, "_system_config": HEALTH}  # its port may be another cluster's
     cluster = patiently(lambda: Cluster(initialize_head=True, head_node_args=head))
     try:
         for _ in range(2):

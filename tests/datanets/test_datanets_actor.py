@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,7 @@ from ray import exceptions
 from openledger.core.errors import InvalidInput, Unavailable
 from openledger.datanets import actor, ingest
 from openledger.datanets.actor import DatanetsActor, start_datanets
+from openledger.datanets.ingest import PREPARED_ROWS
 from openledger.datanets.placement import shard_of
 from openledger.datanets.shard import ShardHost
 
@@ -33,6 +35,16 @@ def test_contributions_survive_the_death_of_every_actor(cluster: Any, tmp_path: 
     with pytest.raises(InvalidInput) as caught:
         ray.get(datanets.create.remote("../docs", "Bad", "acct_owner"))
     assert caught.value.cause.code == "invalid_name"
+
+    large = signed("bob", sample_drafts(PREPARED_ROWS, "large"))
+    verdicts = ray.get(datanets.preview.remote(large))
+    forged = replace(large, signature=key_of("eve").sign(b"something"))
+    with pytest.raises(InvalidInput) as caught:  # by a task that prepares, as by the actor
+        ray.get(datanets.preview.remote(forged))
+    assert caught.value.cause.code == "invalid_signature"
+    start_datanets(tmp_path, num_shards=2, namespace=NAMESPACE, gate_workers=0)
+    assert ray.get(datanets.preview.remote(large)) == verdicts
+    assert {verdict.outcome for verdict in verdicts} == {"accept"}
 
     for name in ("openledger-shard-0", "openledger-shard-1", "openledger-datanets"):
         ray.kill(ray.get_actor(name, namespace=NAMESPACE), no_restart=False)

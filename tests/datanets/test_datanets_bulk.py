@@ -18,6 +18,12 @@ from openledger.datanets.rows import SCHEMA, rows_of
 from openledger.datanets.shard import Shard
 
 
+@pytest.fixture(autouse=True)
+def without_a_journal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Appends come into the dataset at once; `test_datanets_journal` has small ones."""
+    monkeypatch.setattr("openledger.datanets.shard.MAX_SMALL_BYTES", 0)
+
+
 @pytest.fixture
 def datanets(tmp_path: Path) -> Iterator[Datanets]:
     """Version 1 of `docs` has 30 rows of ada's; a row in review and one of a later version stand beside them."""

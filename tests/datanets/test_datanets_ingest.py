@@ -147,13 +147,13 @@ class TestIngest:
         async def at_once() -> None:
             arriving = Ingest(datanets, worker, 2)
             dry = [signed("eve", sample_drafts(3, f"dry-{number}"), f"dry-{number}") for number in range(3)]
-            previews = [asyncio.ensure_future(arriving.preview(one)) for one in dry]
+            previews = [asyncio.ensure_future(arriving.prepared_dry_run(one)) for one in dry]
             await worker.begun.acquire()
             async with asyncio.timeout(20):
                 await arriving.contribute(small(1))
             assert not any(one.done() for one in previews)
             worker.go.set()
-            assert [len(verdicts) for verdicts in await asyncio.gather(*previews)] == [3] * 3
+            assert [found and len(found.row_ids) for found in await asyncio.gather(*previews)] == [3] * 3
             arriving.close()
 
         asyncio.run(at_once())
@@ -212,12 +212,9 @@ class TestIngest:
     def test_a_dry_run_is_prepared_too_and_no_quota_counts_it(self, tmp_path: Path, max_rows_a_day: int) -> None:
         datanets, worker = open_datanets(tmp_path), Elsewhere()
         datanets.change_terms("docs", {"max_rows_a_day": max_rows_a_day}, "acct_owner")
-
-        async def preview() -> Any:
-            return await Ingest(datanets, worker, 1).preview(small(1))
-
-        assert asyncio.run(preview()) == datanets.preview(small(1))
-        assert len(worker.prepared) == 1
+        prepared = asyncio.run(Ingest(datanets, worker, 1).prepared_dry_run(small(1)))
+        assert prepared is worker.prepared[0]
+        assert datanets.preview(small(1), prepared) == datanets.preview(small(1))
         assert datanets.stored_count("docs") == 0
 
 
@@ -244,8 +241,8 @@ class TestStoring:
         assert {verdict.outcome for verdict in datanets.contribute(sent[1]).verdicts} == {"accept"}
         assert datanets.stored_count("docs") == 9
 
-    @pytest.mark.parametrize("asked", ["publish", "copies", "review_queue", "withdraw"])
-    def test_what_needs_all_rows_has_them(self, tmp_path: Path, asked: str) -> None:
+    @pytest.mark.parametrize("asked", ["publish", "copies", "withdraw", "review_queue"])
+    def test_what_needs_all_rows_has_them_and_reviewers_see_what_is_stored(self, tmp_path: Path, asked: str) -> None:
         datanets = open_datanets(tmp_path, 1)
         datanets.contribute(small(0))
         datanets.publish("docs")
@@ -260,7 +257,7 @@ class TestStoring:
         asking: dict[str, Callable[[], Any]] = {
             "publish": lambda: datanets.publish("docs").num_rows == 6,
             "copies": lambda: datanets.copies("docs", 1) == {},
-            "review_queue": lambda: [draft for _, draft in datanets.review_queue("docs", "acct_owner", 9)] == [mail],
+            "review_queue": lambda: datanets.review_queue("docs", "acct_owner", 9) == [],
             "withdraw": lambda: datanets.remove("docs", [last_row(datanets)], "acct_owner", "court_order"),
         }
 
@@ -275,6 +272,7 @@ class TestStoring:
             arriving.close()
 
         asyncio.run(at_once())
+        assert [draft for _, draft in datanets.review_queue("docs", "acct_owner", 9)] == [mail] * (asked != "withdraw")
         assert datanets.stored_count("docs") == (6 if asked == "withdraw" else 7)
 
     @pytest.mark.parametrize("asked", ["receipt", "contribute", "publish"])

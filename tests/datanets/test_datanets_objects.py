@@ -18,13 +18,14 @@ from datanet_samples import key_of, sample_drafts, signed
 from test_datanets_shard import grep, sample_rows
 
 from openledger.core.clock import ManualClock
-from openledger.core.errors import Corrupt, NotFound, Unavailable
+from openledger.core.errors import Conflict, Corrupt, NotFound, Unavailable
 from openledger.core.values import Row
-from openledger.datanets import objects
+from openledger.datanets import objects, storage
 from openledger.datanets.datanets import Datanets
 from openledger.datanets.objects import ObjectFiles
 from openledger.datanets.rows import table_of
 from openledger.datanets.shard import Shard, ShardHost, _keyed
+from openledger.datanets.storage import check_forgets
 from openledger.platform.cluster import free_port
 
 
@@ -385,6 +386,15 @@ def test_datanets_over_an_object_store_publish_what_was_accepted(tmp_path: Path)
     check_datanets(tmp_path, [ShardHost(f"file-object-store://{tmp_path}/rows/{number}") for number in range(2)])
 
 
+def test_what_cannot_be_checked_is_told(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setitem(sys.modules, "botocore.exceptions", None)
+    check_forgets("", {})
+    check_forgets("gs://bucket/rows", {})
+    assert caplog.messages == []
+    check_forgets("s3://bucket/rows", {})
+    assert "openledger[s3]" in caplog.text
+
+
 class TestS3:
     @pytest.fixture
     def options(self) -> Iterator[dict[str, str]]:
@@ -427,6 +437,23 @@ class TestS3:
             monkeypatch.setenv(name.upper() if name.startswith("aws_") else f"AWS_{name.upper()}", value)
         Shard("s3://datanets/environment.lance").append(sample_rows(3), "a")
         assert Shard("s3://datanets/environment.lance", options).count == 3
+
+    def test_a_bucket_that_keeps_versions_is_refused(
+        self, options: dict[str, str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        environment = {"AWS_ENDPOINT": options["aws_endpoint"]}
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "k")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")
+        check_forgets("s3://datanets/rows", environment)
+        assert caplog.messages == []
+        storage._client(environment).put_bucket_versioning(
+            Bucket="datanets", VersioningConfiguration={"Status": "Enabled"}
+        )
+        with pytest.raises(Conflict) as caught:
+            check_forgets("s3://datanets/rows", environment)
+        assert (caught.value.code, caught.value.param) == ("bucket_keeps_versions", "OPENLEDGER_STORAGE")
+        check_forgets("s3://elsewhere/rows", environment)
+        assert "NoSuchBucket" in caplog.text
 
     def test_a_store_that_is_gone_is_named_and_nothing_is_lost(self, options: dict[str, str]) -> None:
         gone = {**options, "aws_endpoint": f"http://127.0.0.1:{free_port()}", "client_max_retries": "0"}

@@ -231,9 +231,12 @@ class TestKeeping:
         assert one.content_root != other.content_root
         assert row_ids(one) != row_ids(other)
 
-    def test_rows_of_before_are_taken_over_with_nothing_extra(self, tmp_path: Path) -> None:
+    def test_rows_of_before_are_taken_over_with_nothing_extra(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         import lance
 
+        monkeypatch.setattr("openledger.datanets.shard.MAX_SMALL_BYTES", 0)  # there was no journal
         rows = list(rows_of(_first_rows()))
         host = ShardHost(tmp_path)
         host.append("docs", rows, "k1")

@@ -55,6 +55,12 @@ def refuse(descriptor: int) -> None:
     raise OSError(28, "No space left on device")
 
 
+@pytest.fixture(autouse=True)
+def without_a_journal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Appends come into the dataset at once; `test_datanets_journal` has small ones."""
+    monkeypatch.setattr("openledger.datanets.shard.MAX_SMALL_BYTES", 0)
+
+
 class TestRows:
     def test_rows_survive_the_way_through_arrow(self) -> None:
         rows = sample_rows(5)

@@ -22,6 +22,12 @@ from openledger.datanets.shard import Shard
 Queued = Callable[..., list[Future[None]]]
 
 
+@pytest.fixture(autouse=True)
+def without_a_journal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Appends come into the dataset at once; `test_datanets_journal` has small ones."""
+    monkeypatch.setattr("openledger.datanets.shard.MAX_SMALL_BYTES", 0)
+
+
 class Gate:
     """Holds the first change of a shard until it is opened."""
 
@@ -171,12 +177,18 @@ def test_a_disk_that_refuses_is_told_to_a_lone_append_too(tmp_path: Path, monkey
         shard.append(sample_rows(2), "a")
 
 
-@pytest.mark.parametrize("kill_at", [1, 9, 14, 19, 26])
-def test_a_crash_between_loses_nothing_that_was_answered_and_doubles_nothing(tmp_path: Path, kill_at: int) -> None:
-    """Eight threads append; a change syncs about six times, so the kills fall at its beginning, midst and end."""
+@pytest.mark.parametrize(
+    ("journal_bytes", "kill_at"),
+    [(0, 1), (0, 9), (0, 14), (0, 19), (0, 26), *((16_000, kill_at) for kill_at in (1, 2, 4, 6, 8, 10, 12))],
+)
+def test_a_crash_between_loses_nothing_that_was_answered_and_doubles_nothing(
+    tmp_path: Path, journal_bytes: int, kill_at: int
+) -> None:
+    """Eight threads append; a change of the dataset syncs about six times, one of the journal once, so the kills fall
+    at their beginning, midst and end, and while the journal comes into the dataset."""
     script = Path(__file__).with_name("appending_process.py")
     killed = subprocess.run(
-        [sys.executable, str(script), str(tmp_path / "s"), str(kill_at)],
+        [sys.executable, str(script), str(tmp_path / "s"), str(kill_at), str(journal_bytes)],
         stdout=subprocess.PIPE,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         timeout=120,

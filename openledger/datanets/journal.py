@@ -1,0 +1,104 @@
+"""Small appends of a shard that aren't in its dataset yet: one file, written at its end, one sync for each change.
+
+A commit of the dataset costs eight syncs and milliseconds of CPU, whatever it holds; so small ones are written here
+first, and come into the dataset together. Owns the file and what makes a record of it whole; knows nothing of rows.
+
+    record = mark, length of the content, SHA-256 of the content, the content (an Arrow IPC stream)
+
+A record is durable when `add` returns. One that a crash has cut off ends the file, was not acknowledged, and goes when
+it is opened. One that is damaged and has a whole one behind it was acknowledged: that is told.
+"""
+
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+
+from openledger.core.errors import Corrupt
+from openledger.core.files import sync_folder
+from openledger.core.hashing import digest_bytes
+
+_MARK = b"OLROWS1\n"
+_HEADER = struct.Struct("<8sQ32s")
+
+
+class Journal:
+    """The file at `path`, which need not be there. One process writes it at a time.
+
+    Raises Corrupt (`corrupt_shard_journal`) as above. Every method may raise OSError; then it can be called again.
+    """
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._size = 0  # of what is whole; what lies behind it is written over
+
+    @property
+    def is_empty(self) -> bool:
+        return self._size == 0
+
+    def read(self) -> list[pa.Table]:
+        """Everything that was added, in its order."""
+        data = self._path.read_bytes() if self._path.exists() else b""
+        tables, self._size = [], 0
+        for end, content in _records(data):
+            tables.append(pa.ipc.open_stream(content).read_all())
+            self._size = end
+        if self._size < len(data):
+            self._check_cut_off(data)
+            self._cut_off(self._size)
+        return tables
+
+    def add(self, table: pa.Table) -> None:
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, table.schema) as stream:
+            stream.write_table(table)
+        content = sink.getvalue().to_pybytes()
+        record = _HEADER.pack(_MARK, len(content), bytes.fromhex(digest_bytes(content))) + content
+        is_new = not self._path.exists()
+        with self._path.open("r+b" if not is_new else "wb") as file:
+            file.truncate(self._size)
+            file.seek(self._size)
+            file.write(record)
+            file.flush()
+            os.fsync(file.fileno())
+        if is_new:
+            sync_folder(self._path.parent)
+        self._size += len(record)
+
+    def clear(self) -> None:
+        """Everything is in the dataset: no byte of it stays here."""
+        if self._path.exists():
+            self._cut_off(0)
+        self._size = 0
+
+    def _cut_off(self, size: int) -> None:
+        with self._path.open("r+b") as file:
+            file.truncate(size)
+            os.fsync(file.fileno())
+
+    def _check_cut_off(self, data: bytes) -> None:
+        start = data.find(_MARK, self._size + 1)
+        while start >= 0:
+            if any(True for _ in _records(data[start:])):
+                raise Corrupt(
+                    f"file {self._path}: a record at byte {self._size} isn't the one that was written",
+                    code="corrupt_shard_journal",
+                    param=str(self._path),
+                    fix="restore the shard's folder from a backup; the other shards are not affected",
+                )
+            start = data.find(_MARK, start + 1)
+
+
+def _records(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """The whole ones from the beginning on: where each ends, and its content."""
+    start = 0
+    while len(data) - start >= _HEADER.size:
+        mark, length, digest = _HEADER.unpack_from(data, start)
+        begin = start + _HEADER.size
+        content = data[begin : begin + length]
+        if mark != _MARK or len(content) < length or digest_bytes(content) != digest.hex():
+            return
+        start = begin + length
+        yield start, content

@@ -1,0 +1,216 @@
+"""Small appends of a shard stand in its journal: durable and found at once, once in the dataset in the end, and gone
+from it when they are taken back."""
+
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_datanets_shard import grep, refuse, sample_rows
+
+from openledger.core.errors import Conflict, Corrupt, Unavailable
+from openledger.core.values import Row
+from openledger.datanets.bulk import read_part
+from openledger.datanets.journal import Journal
+from openledger.datanets.rows import rows_of, table_of
+from openledger.datanets.shard import Shard
+
+DATASET, JOURNAL = "rows.lance", "recent.journal"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "s"
+
+
+@pytest.fixture
+def rows() -> list[Row]:
+    return sample_rows(9)
+
+
+@pytest.fixture
+def shard(folder: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch) -> Shard:
+    """Three rows in the dataset, and two times three in the journal."""
+    opened = Shard(folder)
+    with monkeypatch.context() as large:
+        large.setattr("openledger.datanets.shard.MAX_SMALL_BYTES", 0)
+        opened.append(rows[:3], "a")
+    opened.append(rows[3:6], "b")
+    opened.append(rows[6:], "c")
+    return opened
+
+
+def num_files(folder: Path) -> int:
+    return len(list((folder / DATASET / "data").iterdir()))
+
+
+def scanned(shard: Shard) -> list[Row]:
+    return [row for batch in shard.scan() for row in rows_of(batch)]
+
+
+class TestSmallAppends:
+    def test_write_no_file_of_the_dataset(self, shard: Shard, folder: Path) -> None:
+        assert num_files(folder) == 1
+        assert (folder / JOURNAL).stat().st_size > 0
+
+    def test_are_synced_once_each(self, shard: Shard, monkeypatch: pytest.MonkeyPatch) -> None:
+        synced = list[int]()
+        monkeypatch.setattr("os.fsync", synced.append)
+        shard.append(sample_rows(2, "more"), "d")
+        assert len(synced) == 1
+
+    def test_are_read_as_the_others(self, shard: Shard, rows: list[Row]) -> None:
+        mixed = [rows[7], rows[1], rows[4], rows[0]]
+        assert shard.rows([row.row_id for row in mixed]) == mixed
+        assert scanned(shard) == rows
+        assert (shard.count, shard.row_ids()) == (9, [row.row_id for row in rows])
+
+    def test_are_there_for_the_next_process(self, shard: Shard, folder: Path, rows: list[Row]) -> None:
+        again = Shard(folder)
+        assert scanned(again) == rows
+        again.append(rows[3:6], "b")
+        assert again.count == 9
+        with pytest.raises(Conflict):
+            again.append(sample_rows(1, "other"), "c")
+
+    def test_come_into_the_dataset_with_a_large_one(
+        self, shard: Shard, folder: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("openledger.datanets.shard.MAX_SMALL_BYTES", 0)
+        more = sample_rows(2, "more")
+        shard.append(more, "d")
+        assert (num_files(folder), (folder / JOURNAL).stat().st_size) == (2, 0)
+        for one in (shard, Shard(folder)):
+            assert scanned(one) == [*rows, *more]
+            assert one.rows([more[1].row_id, rows[5].row_id]) == [more[1], rows[5]]
+
+    def test_come_into_the_dataset_when_they_are_many(
+        self, shard: Shard, folder: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("openledger.datanets.shard.MAX_JOURNAL_BYTES", 3_000)
+        more = sample_rows(30, "more")
+        for number, row in enumerate(more):
+            shard.append([row], str(number))
+            assert sum(table.nbytes for table in shard._recent) <= 3_000
+        assert num_files(folder) > 2
+        for one in (shard, Shard(folder)):
+            assert scanned(one) == [*rows, *more]
+
+    def test_come_into_the_dataset_before_its_files_are_read_elsewhere(self, shard: Shard, rows: list[Row]) -> None:
+        tables = [table for part in shard.parts([row.row_id for row in rows]) for table in read_part(part)]
+        assert [row for table in tables for row in rows_of(table)] == rows
+
+    def test_leave_no_byte_when_they_are_taken_back(self, shard: Shard, folder: Path, rows: list[Row]) -> None:
+        secret = rows[7]
+        assert grep(folder, secret.completion.encode())  # the control: it can be found
+        assert shard.remove([secret.row_id]) == 1
+        assert grep(folder, secret.completion.encode()) == grep(folder, secret.row_id.encode()) == []
+        assert scanned(Shard(folder)) == [row for row in rows if row != secret]
+
+
+class TestABadDisk:
+    def test_that_refuses_is_told_and_nothing_is_stored(
+        self, shard: Shard, folder: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        more = sample_rows(4, "more")
+        with monkeypatch.context() as full:
+            full.setattr("os.fsync", refuse)
+            with pytest.raises(Unavailable) as caught:
+                shard.append(more, "d")
+        assert (caught.value.code, str(folder) in caught.value.message) == ("storage_unavailable", True)
+        assert scanned(shard) == rows
+        shard.append(more[:1], "e")  # shorter than what lies there
+        shard.append(more[1:], "f")
+        for one in (shard, Shard(folder)):
+            assert scanned(one) == [*rows, *more]
+
+    def test_that_refuses_while_the_journal_comes_into_the_dataset_loses_nothing(
+        self, shard: Shard, folder: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with monkeypatch.context() as full:
+            full.setattr("os.fsync", refuse)
+            with pytest.raises(Unavailable):
+                shard.remove([rows[0].row_id])
+        assert scanned(shard) == rows
+        assert shard.remove([rows[0].row_id]) == 1
+        for one in (shard, Shard(folder)):
+            assert scanned(one) == rows[1:]
+
+    @pytest.mark.parametrize("then", ["an append", "a removal", "an end"])
+    def test_that_keeps_the_journal_back_doubles_nothing_and_brings_nothing_back(
+        self, shard: Shard, folder: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch, then: str
+    ) -> None:
+        def stays(_: Journal) -> None:
+            raise OSError(5, "Input/output error")
+
+        with monkeypatch.context() as stuck:
+            stuck.setattr(Journal, "clear", stays)
+            with pytest.raises(Unavailable):
+                shard.parts([rows[8].row_id])
+        expected = list(rows)
+        if then == "an append":
+            expected += sample_rows(2, "more")
+            shard.append(expected[9:], "d")
+        elif then == "a removal":
+            for row in expected[3:6]:
+                shard.remove([row.row_id])
+            del expected[3:6]
+        for one in (shard, Shard(folder)):
+            assert scanned(one) == expected
+
+
+class TestADamagedJournal:
+    def test_ends_where_a_crash_has_cut_it_off(self, shard: Shard, folder: Path, rows: list[Row]) -> None:
+        whole = (folder / JOURNAL).read_bytes()
+        for cut in (1, 20, 300):
+            (folder / JOURNAL).write_bytes(whole[:-cut])
+            assert scanned(Shard(folder)) == rows[:6]
+            assert len((folder / JOURNAL).read_bytes()) < len(whole) - cut
+
+    def test_takes_what_comes_behind_what_a_crash_has_cut_off(
+        self, shard: Shard, folder: Path, rows: list[Row]
+    ) -> None:
+        path = folder / JOURNAL
+        path.write_bytes(path.read_bytes()[:-300])
+        Shard(folder).append(rows[6:], "c")
+        assert scanned(Shard(folder)) == rows
+
+    def test_is_told_where_a_whole_record_stands_behind_the_damage(self, shard: Shard, folder: Path) -> None:
+        path = folder / JOURNAL
+        data = bytearray(path.read_bytes())
+        for place in (3, 10, 30, 200):
+            damaged = bytearray(data)
+            damaged[place] ^= 1
+            path.write_bytes(damaged)
+            with pytest.raises(Corrupt) as caught:
+                Shard(folder)
+            assert (caught.value.code, caught.value.param) == ("corrupt_shard_journal", str(path))
+            assert path.read_bytes() == damaged
+
+
+def test_a_journal_gives_back_what_was_added(tmp_path: Path) -> None:
+    journal, tables = Journal(tmp_path / "j"), [table_of(sample_rows(3, subject)) for subject in ("a", "b")]
+    assert journal.is_empty
+    for table in tables:
+        journal.add(table)
+    again = Journal(tmp_path / "j")
+    assert again.read() == tables
+    again.clear()
+    assert again.is_empty
+    assert Journal(tmp_path / "j").read() == []
+
+
+def test_appends_that_wait_together_are_one_record(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shard, added = Shard(folder), list[Any]()
+    add = Journal.add
+    monkeypatch.setattr(Journal, "add", lambda journal, table: (added.append(len(table)), add(journal, table))[1])
+    with ThreadPoolExecutor(4) as pool:
+        with shard._lock:
+            sent = [pool.submit(shard.append, sample_rows(3, subject), subject) for subject in "abcd"]
+            while len(shard._waiting) < 4:
+                pass
+        for one in sent:
+            one.result()
+    assert added == [12]
+    assert set(Counter(row.row_id for row in scanned(Shard(folder))).values()) == {1}
