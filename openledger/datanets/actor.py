@@ -136,7 +136,7 @@ class DatanetsActor(Datanets):
     async def preview(  # type: ignore[override]
         self, contribution: Contribution, prepared: Prepared | None = None
     ) -> tuple[Verdict, ...]:
-        return super().preview(contribution, await self._ingest.prepared(contribution))
+        return super().preview(contribution, await self._ingest.prepared_dry_run(contribution))
 
     def use_gate_workers(self, number: int) -> None:
         """From now on, also after a restart of this actor, of which nobody is told."""

@@ -54,9 +54,9 @@ class Ingest:
         await self._finish(begun)
         return begun.receipt
 
-    async def prepared(self, contribution: Contribution) -> Prepared | None:
-        """What a worker found for a dry run; None for a small one. Raises what `Datanets.admit` does, and
-        `preparing.prepare`."""
+    async def prepared_dry_run(self, contribution: Contribution) -> Prepared | None:
+        """What a worker found; None where it isn't worth one, or was judged before. Raises what `Datanets.admit` does
+        of a dry run, and `preparing.prepare`."""
         if is_small(contribution):
             return None
         async with self._previewing:
@@ -73,7 +73,6 @@ class Ingest:
             return self._datanets.begin(contribution, await preparing)
 
     async def _prepared(self, contribution: Contribution, *, is_dry_run: bool = False) -> Prepared | None:
-        """Raises what `Datanets.admit` does, and `preparing.prepare`."""
         rules = self._datanets.admit(announced(contribution), is_dry_run=is_dry_run)
         workers = self._workers
         if rules is None or workers is None:

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -90,6 +90,31 @@ def test_a_move_that_storage_stopped_is_told_and_tried_again(tmp_path: Path, mon
     assert datanets.move_state() == {"is_moving": False, "problem": ""}
     assert datanets.stored_count("docs") == 20
     datanets.close()
+
+
+@pytest.fixture
+def without_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DatanetsActor]:
+    monkeypatch.setattr(actor, "ShardHandle", lambda shard: shard)
+    monkeypatch.setattr(DatanetsActor, "_call_for_next_step", lambda _, delay_s=0: None)
+    datanets = DatanetsActor(tmp_path, [ShardHost(tmp_path / "shard-0")], 1)
+    datanets.create("docs", "What functions do", "acct_owner")
+    yield datanets
+    datanets.close()
+
+
+@pytest.mark.parametrize("num_rows", [3, 12])
+async def test_a_dry_run_has_the_verdicts_of_a_contribution(
+    without_ray: DatanetsActor, monkeypatch: pytest.MonkeyPatch, num_rows: int
+) -> None:
+    async def prepared(*arguments: Any) -> Any:
+        return ingest.prepare_here(*arguments)
+
+    monkeypatch.setattr(ingest, "PREPARED_ROWS", 10)
+    monkeypatch.setattr(actor, "_prepare_task", lambda: SimpleNamespace(remote=prepared))
+    sent = signed("ada", sample_drafts(num_rows))
+    verdicts = await without_ray.preview(sent)
+    assert len(verdicts) == num_rows
+    assert (await without_ray.contribute(sent)).verdicts == verdicts
 
 
 @pytest.mark.parametrize("number", [0, 1, 5])

@@ -147,13 +147,13 @@ class TestIngest:
         async def at_once() -> None:
             arriving = Ingest(datanets, worker, 2)
             dry = [signed("eve", sample_drafts(3, f"dry-{number}"), f"dry-{number}") for number in range(3)]
-            previews = [asyncio.ensure_future(arriving.prepared(one)) for one in dry]
+            previews = [asyncio.ensure_future(arriving.prepared_dry_run(one)) for one in dry]
             await worker.begun.acquire()
             async with asyncio.timeout(20):
                 await arriving.contribute(small(1))
             assert not any(one.done() for one in previews)
             worker.go.set()
-            assert all(isinstance(prepared, Prepared) for prepared in await asyncio.gather(*previews))
+            assert [found and len(found.row_ids) for found in await asyncio.gather(*previews)] == [3] * 3
             arriving.close()
 
         asyncio.run(at_once())
@@ -212,7 +212,7 @@ class TestIngest:
     def test_a_dry_run_is_prepared_too_and_no_quota_counts_it(self, tmp_path: Path, max_rows_a_day: int) -> None:
         datanets, worker = open_datanets(tmp_path), Elsewhere()
         datanets.change_terms("docs", {"max_rows_a_day": max_rows_a_day}, "acct_owner")
-        prepared = asyncio.run(Ingest(datanets, worker, 1).prepared(small(1)))
+        prepared = asyncio.run(Ingest(datanets, worker, 1).prepared_dry_run(small(1)))
         assert prepared is worker.prepared[0]
         assert datanets.preview(small(1), prepared) == datanets.preview(small(1))
         assert datanets.stored_count("docs") == 0
