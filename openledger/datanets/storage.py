@@ -17,6 +17,7 @@ from openledger.core.files import write_json_durably
 SETTING = "OPENLEDGER_STORAGE"
 _URI = re.compile(r"(s3|gs|az|abfss?|file-object-store)://[^\s?#]+[^\s?#/]")
 _RECORD = "storage.json"
+_PATIENCE_S = 10
 _log = logging.getLogger(__name__)
 
 
@@ -41,16 +42,17 @@ def check_forgets(uri: str, environment: Mapping[str, str]) -> None:
         return
     bucket = uri.removeprefix("s3://").partition("/")[0]
     try:
-        from botocore.exceptions import BotoCoreError, ClientError
+        from minio.error import MinioException
+        from urllib3.exceptions import HTTPError
     except ImportError:
         _log.warning("whether %s keeps deleted rows isn't checked: pip install 'openledger[s3]'", bucket)
         return
     try:
-        versioning = _client(environment).get_bucket_versioning(Bucket=bucket)
-    except (BotoCoreError, ClientError) as error:
+        status = _client(environment).get_bucket_versioning(bucket).status
+    except (MinioException, HTTPError, OSError, ValueError) as error:
         _log.warning("whether %s keeps deleted rows can't be seen: %s", bucket, error)
         return
-    if versioning.get("Status") == "Enabled":
+    if status == "Enabled":
         raise Conflict(
             f"the bucket {bucket} keeps the versions of its objects: rows that are taken back would stay in it",
             code="bucket_keeps_versions",
@@ -60,11 +62,19 @@ def check_forgets(uri: str, environment: Mapping[str, str]) -> None:
 
 
 def _client(environment: Mapping[str, str]) -> Any:
-    """For the endpoint that Lance uses, which has a name of its own for it; keys come as botocore finds them."""
-    from botocore.session import get_session
+    """With Lance's endpoint and AWS's own variables, or the instance's role. Who doesn't answer is not waited for."""
+    from minio import Minio
+    from minio.credentials import ChainedProvider, EnvAWSProvider, IamAwsProvider
+    from urllib3 import PoolManager
 
-    region = environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION") or "us-east-1"
-    return get_session().create_client("s3", region_name=region, endpoint_url=environment.get("AWS_ENDPOINT"))
+    scheme, _, host = environment.get("AWS_ENDPOINT", "https://s3.amazonaws.com").rpartition("://")
+    return Minio(
+        host.rstrip("/"),
+        secure=scheme != "http",
+        region=environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION") or "us-east-1",
+        credentials=ChainedProvider([EnvAWSProvider(), IamAwsProvider()]),
+        http_client=PoolManager(timeout=_PATIENCE_S, retries=False),
+    )
 
 
 def shard_places(folder: Path, num_shards: int, uri: str = "") -> list[Path] | list[str]:
