@@ -3,7 +3,8 @@
 For a linear layer y = W x the gradient of row b's loss is sum over tokens t of (dL/dy_bt) x_bt^T: hooks take x on the
 way in and dL/dy on the way out, so that no row needs a pass of its own. A trained bias is one more column of W, whose
 input is 1. While hooks are in place the parameters themselves take no gradients: the batch's sum, which training needs,
-is not computed. One row alone is cheaper by plain autograd: there is no batch to save a pass for.
+is not computed. A LoRA layer's two matrices are taken together (`lora_pass`). One row alone is cheaper by plain
+autograd: there is no batch to save a pass for.
 
 Shapes: B rows, T tokens (1 where the layer takes [B, I]), I inputs (with the bias's) and O outputs of one matrix.
 Gradients lie with their longer side last, which is how a product with that side's eigenvectors is cheapest: [B, S, L],
@@ -13,10 +14,12 @@ where S, L is O, I, or I, O for a `tall` matrix.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
+from openledger.attribution.lora_pass import See, in_one_step, lora_layers
 from openledger.core.errors import Corrupt, InvalidInput
 from openledger.training.task import LANGUAGE, Task, Trainable, trainable_parameters
 
@@ -142,14 +145,26 @@ def _passes(
 def _visiting(module: Any, all_sites: Sequence[Site], num_rows: int, visit: Visit) -> Iterator[list[torch.Tensor]]:
     """While open, backward passes call `visit`. Yields the outputs that the graph of a forward pass begins with."""
     parameters, roots = list(trainable_parameters(module).values()), list[torch.Tensor]()
+    by_name = {site.name: site for site in all_sites}
+    together = [own for own in lora_layers(module) if own.down in by_name or own.up in by_name]
+    alone = by_name.keys() - {name for own in together for name in (own.down, own.up)}
+
+    def see(name: str) -> See | None:
+        return partial(_see, by_name[name], visit) if name in by_name else None
+
+    def check(name: str, inputs: torch.Tensor) -> None:
+        _check_by_rows(name, inputs, num_rows)
+
     handles = []
     for site in all_sites:
-        layer = module.get_submodule(site.name.rpartition(".")[0])
-        handles.append(layer.register_forward_hook(_forward_hook(site, num_rows, visit, roots)))
+        if site.name in alone:
+            layer = module.get_submodule(site.name.rpartition(".")[0])
+            handles.append(layer.register_forward_hook(_forward_hook(site, num_rows, visit, roots)))
     try:
         for parameter in parameters:
             parameter.requires_grad_(False)
-        yield roots
+        with in_one_step([(own, see(own.down), see(own.up)) for own in together], check, roots):
+            yield roots
     finally:
         for parameter in parameters:
             parameter.requires_grad_(True)
@@ -161,18 +176,27 @@ def _forward_hook(
     site: Site, num_rows: int, visit: Visit, roots: list[torch.Tensor]
 ) -> Callable[[Any, Any, torch.Tensor], torch.Tensor]:
     def hook(_layer: Any, inputs: Any, output: torch.Tensor) -> torch.Tensor:
-        if inputs[0].shape[0] != num_rows or inputs[0].dim() > 3:
-            raise _not_indexable(f"{site.name} takes {list(inputs[0].shape)} for {num_rows} rows, not [rows, tokens]")
+        _check_by_rows(site.name, inputs[0], num_rows)
         if not output.requires_grad:
             roots.append(output.requires_grad_())
             output = output.clone()  # what follows may work in place, which a root doesn't allow
-        input_BTI = _by_token(inputs[0].detach())
-        if site.bias:
-            input_BTI = torch.cat([input_BTI, torch.ones_like(input_BTI[..., :1])], dim=-1)
-        output.register_hook(lambda gradient: visit(site, input_BTI, _by_token(gradient.detach())))
+        input_BTI = inputs[0].detach()
+        output.register_hook(lambda gradient: _see(site, visit, input_BTI, gradient.detach()))
         return output
 
     return hook
+
+
+def _see(site: Site, visit: Visit, inputs: torch.Tensor, gradients: torch.Tensor) -> None:
+    input_BTI = _by_token(inputs)
+    if site.bias:
+        input_BTI = torch.cat([input_BTI, torch.ones_like(input_BTI[..., :1])], dim=-1)
+    visit(site, input_BTI, _by_token(gradients))
+
+
+def _check_by_rows(name: str, inputs: torch.Tensor, num_rows: int) -> None:
+    if inputs.shape[0] != num_rows or inputs.dim() > 3:
+        raise _not_indexable(f"{name} takes {list(inputs.shape)} for {num_rows} rows, not [rows, tokens]")
 
 
 def _by_token(values: torch.Tensor) -> torch.Tensor:
