@@ -85,14 +85,16 @@ def train_bank(
     on_member: Callable[[Member], None] | None = None,
 ) -> Bank:
     """Train what is missing of `members` into `folder`, a task for each; the bank. `start` holds the adapter that the
-    run went on from, where it did.
+    run went on from, where it did. Those with the most rows come first: a long one that begins last keeps one processor
+    busy, and all others waiting.
 
     Raises Unavailable (`task_failed`) where a member's task failed more often than it is retried.
     """
     bank = run_bank(folder, record, base, examples)
     shared = ray.put((str(folder), record, base, tuple(examples), start, "cuda" if num_gpus else "cpu"))
     train = _remote(_train_member, "bank-member", 1, num_gpus)
-    tasks = {train.remote(shared, member): member for member in bank.missing(members)}
+    longest_first = sorted(bank.missing(members), key=lambda member: len(member.rows), reverse=True)
+    tasks = {train.remote(shared, member): member for member in longest_first}
     _finish(tasks, lambda member: f"the bank's {member.name}", on_member)
     return bank
 

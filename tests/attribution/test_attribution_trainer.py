@@ -99,6 +99,18 @@ def test_a_member_is_trained_on_a_gpu_only_where_one_was_asked_for(world, tmp_pa
     assert asked == [num_gpus]
 
 
+def test_members_of_many_rows_begin_before_those_of_few(world, tmp_path, monkeypatch):
+    base, examples, _, record, _ = world
+    plan, begun = plan_bank(record, examples, num_coalitions=8, num_twins=1), []
+    begin = SimpleNamespace(remote=lambda _, member: begun.append(member) or member)
+    monkeypatch.setattr(trainer_module.ray, "put", lambda value: value)
+    monkeypatch.setattr(trainer_module, "_remote", lambda *_: begin)
+    monkeypatch.setattr(trainer_module, "_finish", lambda *_: None)
+    train_bank(tmp_path / "bank", record, base, examples, plan.members)
+    assert [len(member.rows) for member in begun] == [48, 36, *[24] * 6, 12]
+    assert sorted(member.name for member in begun) == sorted(member.name for member in plan.members)
+
+
 def test_what_is_trained_is_not_trained_again(cluster, world, tmp_path):
     base, examples, _, record, plan = world
     train_bank(tmp_path / "bank", record, base, examples, plan.members[:2])
