@@ -23,7 +23,7 @@ from rich.console import Console
 from openledger.adapters.base_model import BaseModel, encode_prompt, find_base_model, load_tokenizer
 from openledger.adapters.card import AdapterCard, save_card
 from openledger.adapters.registry import AdapterRegistry
-from openledger.attribution.actor import start_index_host
+from openledger.attribution.actor import IndexTasks, start_index_host
 from openledger.attribution.planner import FLOOR_COALITIONS
 from openledger.client import OpenLedger
 from openledger.core.config import save_settings
@@ -132,7 +132,7 @@ class Demonstration:
     ledger: Any = None
     economy: Any = None
     engine: Any = None
-    hosts: list[Any] = field(default_factory=list)
+    host: Any = None
     people: dict[str, Contributor] = field(default_factory=dict)
     versions: list[tuple[DatanetVersion, list[Row]]] = field(default_factory=list)
     nonces: list[tuple[str, ...]] = field(default_factory=list)
@@ -271,13 +271,10 @@ def _tell_member(stage: Stage, job: TrainingJob, member: Member) -> None:
 
 def build_indexes(run: Demonstration, stage: Stage) -> None:
     missing = [card for card in run.cards if not pipeline.index_folder(run.workdir.indexes, card.digest).exists()]
-    run.hosts = [start_index_host(run.base) for _ in range(2 if len(missing) > 1 else 1)]
     stage.tell(f"{len(missing)} indexes to build")
-    views = run.settings.index_views
-    counts = pipeline.build_indexes(run.hosts, run.jobs, run.decoys, run.workdir.indexes, most_views=views)
-    for spare in run.hosts[1:]:
-        ray.kill(spare)  # its core is needed for serving
-    run.hosts = run.hosts[:1]
+    counts = pipeline.build_indexes(
+        [IndexTasks(run.base)], run.jobs, run.decoys, run.workdir.indexes, most_views=run.settings.index_views
+    )
     stage.detail = f"{sum(counts)} rows' gradients in {len(counts)} indexes, {len(missing)} built now"
 
 
@@ -294,6 +291,7 @@ def serve_adapters(run: Demonstration, stage: Stage) -> None:
         run.url,
         base_owner=OPERATOR,
     )
+    run.host = start_index_host(run.base)  # it is ready by the time that answers are attributed
     stage.detail = f"{len(run.cards)} adapters over one base model at {run.url}/v1"
 
 
@@ -410,7 +408,7 @@ def attribute_and_pay(run: Demonstration, stage: Stage) -> None:
     names = {contributor: person.name for contributor, person in run.people.items()}
     by_answer = {answer["answer_id"]: answer for answer in run.report["answers"]}
     displays = ray.get(run.datanets.displays.remote())
-    measuring = (lambda _: run.hosts[0]), engine_score(), run.registry, run.workdir.indexes
+    measuring = (lambda _: run.host), engine_score(), run.registry, run.workdir.indexes
     paid_nano = unattributed_nano = 0
     z_milli = ray.get(run.economy.parameters.remote()).z_milli
     ray.get(run.economy.open_period.remote())  # closes the period: its pools stand still from here on
@@ -435,7 +433,7 @@ def attribute_and_pay(run: Demonstration, stage: Stage) -> None:
 
 def _settle_left_over(run: Demonstration) -> None:
     """Pay pools of earlier periods that an interrupted run left behind."""
-    measuring = (lambda _: run.hosts[0]), engine_score(), run.registry, run.workdir.indexes
+    measuring = (lambda _: run.host), engine_score(), run.registry, run.workdir.indexes
     for pool in pipeline.settle_waiting(run.economy, *measuring):
         if pool.error:
             run.log.console.print(f"[yellow]not settled:[/] {pool.adapter} {pool.period}: {pool.error.message}")

@@ -11,7 +11,7 @@ from synthetic_index import make_index, make_queries, open_index
 from tiny_model import make_tiny_base, tiny_rows
 
 from openledger.adapters.base_model import load_model, load_tokenizer
-from openledger.attribution.actor import IndexHost, IndexShardHost, start_shard_hosts, top_of_hosts
+from openledger.attribution.actor import IndexHost, IndexShardHost, IndexTasks, start_shard_hosts, top_of_hosts
 from openledger.attribution.index import build_index
 from openledger.core.errors import Corrupt, InvalidInput
 from openledger.core.values import Answer
@@ -67,6 +67,15 @@ def test_several_points_of_an_adapter_are_one_index(world):
     assert [entry.row_id for entry in entries] == [row.row_id for row in ROWS]
     assert not np.allclose(alone[0], alone[1], rtol=1e-2)
     assert np.allclose(scores, np.mean(alone, axis=0), rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.cluster
+def test_a_task_builds_the_hosts_index(cluster, world):
+    host, base, views, folder = world
+    there = str(folder / "by a task")
+    assert ray.get(IndexTasks(base).build.remote(views, "digest", ROWS[:16], ROWS[16:], there)) == 20
+    scores = [host.score(views, "digest", index, [answer()])[1] for index in (there, build(world, "both"))]
+    assert np.array_equal(*scores)
 
 
 def test_answers_that_cant_be_scored_are_refused_by_name(world):
