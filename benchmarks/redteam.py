@@ -41,6 +41,7 @@ import torch
 
 from benchmarks import digits_task, language_task
 from benchmarks import redteam_attacks as attacks
+from benchmarks.clusters import restated
 from benchmarks.digits_task import Digit
 from benchmarks.redteam_pay import (
     NAIVE,
@@ -191,7 +192,7 @@ class LanguageWorld(World):
             found = [record for record in self.everything if record["contributor"] == module]
             found = sorted(found, key=lambda record: len(record["prompt"] + record["completion"]))[:SHORTEST]
             own = [_text_row(found[n], name, 0) for n in draw.permutation(len(found))[:ROWS_EACH].tolist()]
-            asked = [replace(row, row_id=f"asked/{row.row_id}", prompt=attacks.restated(row.prompt)) for row in own]
+            asked = [replace(row, row_id=f"asked/{row.row_id}", prompt=restated(row.prompt)) for row in own]
             self.rows += own
             self.sold += asked[:SOLD_EACH]
             self.held_out += asked[SOLD_EACH : SOLD_EACH + HELD_OUT_EACH]
@@ -248,7 +249,7 @@ def _copy_attack(
     change: Callable[[LanguageWorld, Sequence[ClusterRow]], Sequence[ClusterRow]], names: int = 1
 ) -> Attack:
     def run(world: LanguageWorld) -> Record:
-        sent = []
+        sent: list[ClusterRow] = []
         for number in range(names):
             by = OUTSIDER if names == 1 else f"{OUTSIDER}.{number}"
             copies = attacks.copied(world.own(RIVAL), by, attacks.LAST + 1000 * number)
@@ -259,10 +260,14 @@ def _copy_attack(
 
 
 LANGUAGE["copy, verbatim"] = _copy_attack(lambda _, rows: rows)
+
+
+def _edited_copy(percent: int) -> Attack:
+    return _copy_attack(lambda world, rows: attacks.edited(rows, percent, world.vocabulary, world.seed))
+
+
 for _percent in (5, 10, 20, 40):
-    LANGUAGE[f"copy, {_percent} % edited"] = _copy_attack(
-        lambda world, rows, percent=_percent: attacks.edited(rows, percent, world.vocabulary, world.seed)
-    )
+    LANGUAGE[f"copy, {_percent} % edited"] = _edited_copy(_percent)
 LANGUAGE["copy, paraphrased"] = _copy_attack(lambda _, rows: attacks.paraphrased(rows))
 LANGUAGE["copy, verbatim under 3 names (griefing)"] = _copy_attack(lambda _, rows: rows, names=3)
 
@@ -274,7 +279,7 @@ def early(world: LanguageWorld) -> Record:
     copies = attacks.copied(world.own(RIVAL), OUTSIDER, -attacks.LAST)
     rows = [*world.rows, *copies]
     kept = {row.row_id.removeprefix(f"{OUTSIDER}/"): row.contributor_id for row in admitted(rows, world.weights)[1]}
-    part = np.mean([kept.get(row.row_id) == OUTSIDER for row in world.own(RIVAL)])
+    part = float(np.mean([kept.get(row.row_id) == OUTSIDER for row in world.own(RIVAL)]))
     before, attacked = world.payments(world.rows), world.payments(rows)
     naive = {payer: total_pay(attacked[payer], OUTSIDER) for payer in NAIVE}
     others = [name for name in NAMES if name != RIVAL]
@@ -736,7 +741,7 @@ def main() -> int:
         print("\n".join([*(f"language: {name}" for name in LANGUAGE), *(f"digits: {name}" for name in DIGITS)]))
         return 0
     torch.set_num_threads(1)
-    results = {}
+    results: dict[str, Any] = {}
     if options.world in (None, "digits"):
         digits = [DigitsWorld(options.folder, DigitsKit(), seed) for seed in _seeds(options, 8)]
         results["digits"] = run(
@@ -812,8 +817,10 @@ def _record_file(folder: Path, world: World, name: str) -> Path:
 
 
 def table(title: str, results: Mapping[str, Any]) -> str:
-    heads = ("attack", "seeds", "rows sent / trained on", "undefended, absolute", "undefended, clipped", "shares/2")
-    heads += ("defended", "change", "others", "rival, undefended", "rival, defended")
+    heads = [
+        *("attack", "seeds", "rows sent / trained on", "undefended, absolute", "undefended, clipped", "shares/2"),
+        *("defended", "change", "others", "rival, undefended", "rival, defended"),
+    ]
     lines = [f"\n{title}\n", f"| {' | '.join(heads)} |", "|" + " --- |" * len(heads)]
     for name, figures in results["attacks"].items():
         cells = [str(figures["seeds"]), f"{figures['sent']} / {figures['trained']}" if figures["sent"] else ""]
