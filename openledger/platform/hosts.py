@@ -1,5 +1,6 @@
-"""The index actors that measure adapters: one for each base, started when the first adapter of it is measured.
+"""The index actor that measures adapters, of one base after another.
 
+The last base's ends before the next one's starts, so that no more than one is in memory, however many bases there are.
 They are asked one after another, so only the first takes a processor from what else the cluster has to do.
 """
 
@@ -21,10 +22,11 @@ class IndexHosts:
     def __init__(self, bases: Sequence[BaseModel], start: Callable[[BaseModel, float], Any] = start_index_host):
         self._bases = {"": bases[0], **{base.digest: base for base in bases}}
         self._start = start
-        self._hosts: dict[BaseModel, Any] = {}
+        self._host: tuple[BaseModel, Any] | None = None
+        self._num_cpus = 1.0
 
     def of(self, base_digest: str) -> Any:
-        """Raises NotFound (`base_not_named`)."""
+        """The actor of the base; the last one's ends, where that was another. Raises NotFound (`base_not_named`)."""
         base = self._bases.get(base_digest)
         if base is None:
             names = ", ".join(dict.fromkeys(each.name for each in self._bases.values()))
@@ -34,11 +36,13 @@ class IndexHosts:
                 param="further_base",
                 fix="name its base with --further-base and settle again; nothing was paid",
             )
-        if base not in self._hosts:
-            self._hosts[base] = self._start(base, 0 if self._hosts else 1)
-        return self._hosts[base]
+        if self._host is None or self._host[0] != base:
+            self.end()
+            self._host = (base, self._start(base, self._num_cpus))
+            self._num_cpus = 0.0
+        return self._host[1]
 
     def end(self) -> None:
-        for host in self._hosts.values():
-            ray.kill(host)
-        self._hosts.clear()
+        if self._host is not None:
+            ray.kill(self._host[1])
+            self._host = None

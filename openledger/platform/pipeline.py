@@ -17,8 +17,8 @@ from openledger.adapters.card import AdapterCard, checked_card, load_card
 from openledger.adapters.checks import read_shapes
 from openledger.adapters.lineage import merge_lora
 from openledger.adapters.registry import AdapterRegistry, RegisteredAdapter
-from openledger.attribution.generations import repeats_of
-from openledger.attribution.period import Measurement, positive
+from openledger.attribution.parts import mean_improvement, summed
+from openledger.attribution.period import Measurement
 from openledger.attribution.trainer import train_bank_of
 from openledger.core.errors import NotFound, OpenLedgerError
 from openledger.core.files import write_durably
@@ -365,10 +365,12 @@ def attribute(
             code="empty_pool",
             param="period",
         )
-    scores = _summed([part.scores for part in parts]) if parts else _unmeasured(pool)
+    scores = summed([part.scores for part in parts]) if parts else _unmeasured(pool)
     return PeriodAttribution(
         scores=_with_loss(scores, pool),
-        improvement=_mean_improvement(parts),
+        improvement=mean_improvement(
+            [(part.improvement, sum(answer.fee_nano for answer in part.answers)) for part in parts]
+        ),
         parts=tuple(parts),
         left_out=pool.left_out,
     )
@@ -404,51 +406,6 @@ def _base_digest(ancestry: Ancestry) -> str:
     """Empty where neither card nor registry says it."""
     card = ancestry.card(ancestry.served.digest)
     return ancestry.served.base_digest if card is None else card.base_digest
-
-
-def _mean_improvement(parts: Sequence[AdapterAttribution]) -> ContributorScores | None:
-    """Improvement of the adapters that served, each weighted by its part of the fees. None where one has none: what it
-    earned can't be divided by what another improved."""
-    fees_nano = [sum(answer.fee_nano for answer in part.answers) for part in parts]
-    found = [part.improvement for part in parts if part.improvement is not None]
-    if len(found) < len(parts) or not sum(fees_nano):
-        return None
-    weighted = [_scaled(own, fee, sum(fees_nano)) for own, fee in zip(found, fees_nano, strict=True)]
-    return found[0] if len(found) == 1 else _summed(weighted)
-
-
-def _scaled(scores: ContributorScores, part: int, whole: int) -> ContributorScores:
-    return replace(
-        scores,
-        scores_nano={name: value * part // whole for name, value in scores.scores_nano.items()},
-        errors_nano={name: -(-value * part // whole) for name, value in scores.errors_nano.items()},
-        unpaid_nano={name: -(-value * part // whole) for name, value in scores.unpaid_nano.items() if part},
-        repeated_nano={name: -(-value * part // whole) for name, value in scores.repeated_nano.items() if part},
-        gain_nano=scores.gain_nano * part // whole,
-    )
-
-
-def _summed(parts: Sequence[ContributorScores]) -> ContributorScores:
-    """Scores, errors and gains of several adapters' parts of a period, added: an error's sum is its upper bound, and
-    what repeated rows moved is clipped as scores are, once."""
-    if len(parts) == 1:
-        return parts[0]
-    people = sorted({contributor for part in parts for contributor in part.scores_nano})
-    sums = {person: sum(part.repeated_nano.get(person, 0) for part in parts) for person in people}
-    repeated_nano = {person: nano for person, nano in sums.items() if nano}
-    return ContributorScores(
-        adapter=parts[0].adapter,
-        period=parts[0].period,
-        method="+".join(sorted({part.method for part in parts})),
-        scores_nano={person: sum(part.scores_nano.get(person, 0) for part in parts) for person in people},
-        errors_nano={person: sum(part.errors_nano.get(person, 0) for part in parts) for person in people},
-        gain_nano=sum(part.gain_nano for part in parts),
-        quality={f"{number}.{name}": text for number, part in enumerate(parts) for name, text in part.quality.items()},
-        ceilings=tuple(pair for part in parts for pair in part.ceilings),
-        unpaid_nano=positive(repeated_nano),
-        repeats=repeats_of(parts),
-        repeated_nano=repeated_nano,
-    )
 
 
 def _unmeasured(pool: Pool) -> ContributorScores:
@@ -499,7 +456,7 @@ def settle_waiting(
     """Attribute and pay every pool of a closed period that waits, one after another. One that can't be paid comes with
     its error, and keeps no other waiting; one that nobody paid into is passed over."""
     current = ray.get(economy.current_period.remote())
-    for adapter, period in ray.get(economy.pools.remote()):
+    for adapter, period in _by_base(ray.get(economy.pools.remote()), registry):
         if period == current:
             continue
         try:
@@ -513,6 +470,12 @@ def settle_waiting(
             yield SettledPool(adapter=adapter, period=period, error=_unexpected(error))
         else:
             yield SettledPool(adapter=adapter, period=period, settlement=settlement)
+
+
+def _by_base(pools: Sequence[tuple[str, str]], registry: AdapterRegistry) -> list[tuple[str, str]]:
+    """Those of one base side by side: `hosts` may have to start another's anew."""
+    bases = {adapter.name: adapter.base_digest for adapter in registry.list()}
+    return sorted(pools, key=lambda pool: bases.get(pool[0], ""))
 
 
 def _unexpected(error: Exception) -> OpenLedgerError:

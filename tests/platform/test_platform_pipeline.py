@@ -12,6 +12,7 @@ from trained_world import Remote
 from openledger.adapters.base_model import load_model, load_tokenizer
 from openledger.adapters.registry import AdapterRegistry
 from openledger.attribution.actor import start_index_host
+from openledger.attribution.parts import summed
 from openledger.core.clock import ManualClock
 from openledger.core.errors import Conflict, Forbidden, NotFound, Unavailable
 from openledger.core.shares import shares_ppb
@@ -172,7 +173,7 @@ def test_what_could_not_be_read_is_stated_beside_what_was_measured(measured):
 
 def test_what_repeated_rows_moved_is_clipped_once_over_all_adapters_of_the_period(measured):
     def unpaid(*moved):
-        return pipeline._summed([replace(measured, repeated_nano={"a": nano}) for nano in moved]).unpaid_nano
+        return summed([replace(measured, repeated_nano={"a": nano}) for nano in moved]).unpaid_nano
 
     assert unpaid(5, -3) == {"a": 2}
     assert unpaid(5, -5) == unpaid(5, -6) == {}

@@ -12,8 +12,8 @@ from jobs.settle import report
 from openledger.attribution.audit import save_audit
 from openledger.attribution.index import IndexEntry
 from openledger.core.clock import ManualClock
-from openledger.core.errors import Conflict
-from openledger.platform import generations, pipeline
+from openledger.core.errors import Conflict, NotFound
+from openledger.platform import generations, hosts, pipeline
 from openledger.platform.hosts import IndexHosts
 
 # decoys are quiet, so that nearly all of a score is above its error
@@ -56,7 +56,7 @@ def registry_of(folder, further=()):
     """Of the adapter that is sold, and one of each further base."""
     digests = {DIGEST: "greek", **{base[:2] * 32: base for base in further}}
     adapters = {
-        digest: SimpleNamespace(digest=digest, folder=str(folder), is_base=False, base_digest=base)
+        digest: SimpleNamespace(name=base, digest=digest, folder=str(folder), is_base=False, base_digest=base)
         for digest, base in digests.items()
     }
     return SimpleNamespace(find_digest=adapters.__getitem__, list=lambda: tuple(adapters.values()))
@@ -210,6 +210,13 @@ class TestTwoBases:
 
     LATIN = "la" * 32
 
+    @pytest.fixture(autouse=True)
+    def ended(self, monkeypatch):
+        """The hosts that were ended, in turn."""
+        ended = []
+        monkeypatch.setattr(hosts.ray, "kill", ended.append)
+        return ended
+
     @pytest.fixture
     def sold(self, town):
         town.sell("k1")
@@ -225,8 +232,8 @@ class TestTwoBases:
             started[base.name] = (Asked(), num_cpus)
             return Remote(started[base.name][0])
 
-        hosts, registry = IndexHosts([Base(name) for name in names], start), registry_of(tmp_path, ["latin"])
-        found = list(pipeline.settle_waiting(Remote(town.economy), hosts.of, score, registry, tmp_path))
+        found_hosts, registry = IndexHosts([Base(name) for name in names], start), registry_of(tmp_path, ["latin"])
+        found = list(pipeline.settle_waiting(Remote(town.economy), found_hosts.of, score, registry, tmp_path))
         return found, {name: (host.digests, num_cpus) for name, (host, num_cpus) in started.items()}
 
     def test_each_adapter_is_measured_by_its_own_bases_host(self, town, tmp_path, sold):
@@ -258,5 +265,37 @@ class TestTwoBases:
         assert report(found[1:]) == 0
 
     def test_an_adapter_of_which_no_base_is_known_is_the_first_ones(self):
-        hosts = IndexHosts([Base("greek"), Base("latin")], lambda base, _: base.name)
-        assert [hosts.of(name) for name in ("", "greek", "latin")] == ["greek", "greek", "latin"]
+        found = IndexHosts([Base("greek"), Base("latin")], lambda base, _: base.name)
+        assert [found.of(name) for name in ("", "greek", "latin")] == ["greek", "greek", "latin"]
+
+    def test_a_host_ends_before_one_of_another_base_starts(self, ended):
+        alive = []
+
+        def start(base, num_cpus):
+            assert alive == ended
+            alive.append(base.name)
+            return base.name
+
+        found = IndexHosts([Base("greek"), Base("latin")], start)
+        for name in ("greek", "greek", "latin", "greek"):
+            found.of(name)
+        assert (alive, ended) == (["greek", "latin", "greek"], ["greek", "latin"])
+        found.end()
+        found.end()
+        assert ended == alive
+
+    def test_a_base_that_is_not_named_ends_nobody(self, ended):
+        found = IndexHosts([Base("greek")], lambda base, _: base.name)
+        found.of("greek")
+        with pytest.raises(NotFound):
+            found.of("latin")
+        assert (ended, found.of("greek")) == ([], "greek")
+
+    def test_pools_of_one_base_come_one_after_another(self):
+        adapters = {"a": "la", "b": "gr", "c": "la"}
+        registry = SimpleNamespace(
+            list=lambda: [SimpleNamespace(name=name, base_digest=base) for name, base in adapters.items()]
+        )
+        pools = [("a", "p1"), ("a", "p2"), ("b", "p1"), ("c", "p1"), ("gone", "p1")]
+        found = pipeline._by_base(pools, registry)
+        assert found == [("gone", "p1"), ("b", "p1"), ("a", "p1"), ("a", "p2"), ("c", "p1")]

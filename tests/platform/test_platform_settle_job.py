@@ -1,0 +1,195 @@
+"""jobs/settle.py beside real actors, engines and index hosts: a name that went over to another base model is paid once,
+and a second scorer comes to the same shares."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_model import make_tiny_base, tiny_rows
+from trained_world import OWNER, PRICES, RECIPE
+
+from openledger.adapters.base_model import BaseModel, load_model, load_tokenizer
+from openledger.adapters.registry import AdapterRegistry
+from openledger.attribution.actor import IndexHost
+from openledger.attribution.index import GradientIndex
+from openledger.attribution.likeness import load_repeats
+from openledger.attribution.parts import mean_improvement, summed
+from openledger.attribution.period import Measurement
+from openledger.attribution.recompute import recompute
+from openledger.attribution.views import load_views
+from openledger.core.errors import InvalidInput
+from openledger.core.shares import shares_ppb
+from openledger.core.values import AdapterTerms, Answer, DatanetVersion, Pool
+from openledger.openlora.deployment import ScalingOptions, build_openlora
+from openledger.openlora.torch_engine import TorchEngine
+from openledger.platform import pipeline
+from openledger.platform.actors import economy_actor, ledger_actor
+from openledger.platform.generations import built_views
+from openledger.platform.serving import APPLICATION, ENGINE
+from openledger.platform.workdir import Workdir
+from openledger.training.examples import encode_row
+from openledger.training.loop import train
+from openledger.training.lora import attach_lora
+from openledger.training.record import load_held_out, save_checkpoint, save_held_out
+from openledger.training.trainer import TrainingJob, write_adapter
+
+pytestmark = pytest.mark.cluster
+ROOT = Path(__file__).parents[2]
+ALICE = "user:alice"
+
+
+@dataclass(frozen=True)
+class Sold:
+    """An adapter with its index, that was sold as "greek"."""
+
+    base: BaseModel
+    job: TrainingJob
+    terms: AdapterTerms
+    index: Path
+
+    @property
+    def digest(self) -> str:
+        return self.terms.adapter_digest
+
+
+@dataclass(frozen=True)
+class House:
+    workdir: Workdir
+    address: str
+    economy: Any
+    sold: list[Sold]
+
+    def settle(self, *bases: BaseModel) -> subprocess.CompletedProcess[str]:
+        first, *further = (base.path for base in bases)
+        named = ["--base-model", first, *(word for path in further for word in ("--further-base", path))]
+        command = [sys.executable, str(ROOT / "jobs" / "settle.py"), "--workdir", str(self.workdir.root), *named]
+        environment = {**os.environ, "RAY_ADDRESS": self.address, "PYTHONPATH": str(ROOT)}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500, check=False)
+
+
+@pytest.fixture(scope="module")
+def house(cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    import ray
+    from ray import serve
+
+    class Ingress:
+        """What holds the engines together as one application. In here, as replicas can't import a test."""
+
+        def __init__(self, *engines: Any):
+            self.engines = engines
+
+    root = tmp_path_factory.mktemp("house")
+    workdir = Workdir(root / "workdir")
+    bases = [make_tiny_base(root / "one"), make_tiny_base(root / "other", ("rosa", "aqua", "terra", "luna"))]
+    registry = AdapterRegistry(workdir.adapters)
+    economy = economy_actor(workdir)
+    ray.get(economy.grant.remote(ALICE, 10**12, "start"))
+    sold = []
+    for number, base in enumerate(bases, 1):
+        sold.append(_put_on_sale(workdir, registry, base, number))
+        _sell(economy, sold[-1], f"sale-{number}")
+    ray.get(economy.open_period.remote())
+    scaling = ScalingOptions(num_cpus=0.5, drain_s=2)
+    engines = [
+        build_openlora(base.path, str(workdir.adapters), scaling=scaling, name=f"{ENGINE}{suffix}")
+        for base, suffix in zip(bases, ("", "-other"), strict=True)
+    ]
+    serve.start(proxy_location="Disabled")
+    ingress = serve.deployment(Ingress).options(ray_actor_options={"num_cpus": 0})
+    serve.run(ingress.bind(*engines), name=APPLICATION, route_prefix=None)
+    yield House(workdir, cluster.address_info["address"], economy, sold)
+    serve.delete(APPLICATION)
+    for actor in (economy, ledger_actor(workdir)):
+        ray.kill(actor)
+
+
+def _put_on_sale(workdir: Workdir, registry: AdapterRegistry, base: BaseModel, number: int) -> Sold:
+    """What training leaves behind, made in this process, as "greek": the one before is replaced."""
+    version = DatanetVersion(
+        datanet="greek", number=number, row_root="ab" * 32, num_rows=48, gate_version="g/1", published_ms=1
+    )
+    job, decoys = pipeline.plan_training(base, version, tiny_rows("greek"), RECIPE, workdir.adapters)
+    module, tokenizer = attach_lora(load_model(base), RECIPE, job.constant), load_tokenizer(base)
+    examples, folder = [encode_row(tokenizer, row) for row in job.rows], Path(job.output)
+    done = train(
+        module, examples, RECIPE, job.constant, on_epoch=lambda now: save_checkpoint(folder, now.epoch, now.lora)
+    )
+    save_held_out(folder, [encode_row(tokenizer, row) for row in job.held_out])
+    card = write_adapter(module, job, examples, done.curve, 1)
+    index = pipeline.index_folder(workdir.indexes, card.digest)
+    views = pipeline.index_views(job.output)
+    IndexHost(base).build(views, card.digest, job.rows, decoys, str(index), job.output)
+    terms = pipeline.put_on_sale(registry, "greek", folder, card, OWNER, PRICES)
+    return Sold(base, job, terms, index)
+
+
+def _sell(economy: Any, sold: Sold, name: str) -> None:
+    import ray
+
+    tokenizer = load_tokenizer(sold.base)
+    for row in sold.job.rows[::9]:
+        example = encode_row(tokenizer, row)
+        prompt, completion = example.ids[: example.num_prompt], example.ids[example.num_prompt :]
+        key = f"{name}-{row.row_id}"
+        held = ray.get(economy.authorize.remote(ALICE, sold.terms, len(prompt), len(completion), key))
+        answer = Answer(
+            answer_id=held.answer_id, adapter="greek", adapter_digest=sold.digest, period=held.period,
+            prompt_ids=prompt, completion_ids=completion,
+        )  # fmt: skip
+        ray.get(economy.complete.remote(answer))
+
+
+def _recomputed(sold: Sold, pool: Pool) -> Measurement:
+    """What a second scorer makes of one adapter's answers, from what lies on disk."""
+    answers = [answer for answer in pool.answers if answer.adapter_digest == sold.digest]
+    module, views = load_views(sold.base, built_views(sold.job.output, sold.index))
+    engine = TorchEngine(sold.base)
+    engine.load(sold.digest, Path(sold.job.output))
+    index = GradientIndex.open(sold.index, sold.digest, base_digest=sold.base.digest)
+    return recompute(
+        "greek", pool.period, answers, load_held_out(Path(sold.job.output)), module, index, engine,
+        views=views, repeats=load_repeats(sold.index) or (),
+    )  # fmt: skip
+
+
+def test_a_name_of_two_bases_is_paid_once_as_a_second_scorer_finds_it(house: House) -> None:
+    import ray
+
+    (waiting,) = ray.get(house.economy.pools.remote())
+    pool = ray.get(house.economy.pool.remote(*waiting))
+    settled = house.settle(*(sold.base for sold in house.sold))
+    assert settled.returncode == 0, settled.stderr
+    (told,) = map(json.loads, settled.stdout.splitlines())
+    assert (told["adapter"], told["period"]) == waiting
+    assert sum(told["payouts_nano"].values()) == told["pool_nano"] == pool.total_nano
+    assert max(told["parts"]["use"]["payouts_nano"].values()) > 0
+    assert ray.get(house.economy.pools.remote()) == []
+
+    parts = sorted(house.sold, key=lambda sold: sold.digest)
+    measured = [_recomputed(sold, pool) for sold in parts]
+    use = summed([each.use() for each in measured])
+    improvement = mean_improvement([(each.improvement(), sum(each.fees_nano)) for each in measured])
+    assert improvement is not None
+    z_milli = ray.get(house.economy.parameters.remote()).z_milli
+    for name, scores in (("use", use), ("improvement", improvement)):
+        shares = shares_ppb(
+            scores.scores_nano, scores.errors_nano, scores.gain_nano, z_milli, ceilings=scores.ceilings,
+            unpaid_nano=scores.unpaid_nano,
+        )  # fmt: skip
+        paid = told["parts"][name]
+        for who, share_ppb in shares.items():
+            part = paid["payouts_nano"].get(who, 0) / paid["pool_nano"]
+            assert part == pytest.approx(share_ppb / 10**9, abs=2e-3)
+
+
+def test_a_second_scorer_is_refused_the_index_of_another_base(house: House) -> None:
+    first, second = house.sold
+    with pytest.raises(InvalidInput) as caught:
+        GradientIndex.open(first.index, first.digest, base_digest=second.base.digest)
+    assert caught.value.code == "wrong_index"
