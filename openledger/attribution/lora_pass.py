@@ -98,12 +98,12 @@ class _Step(torch.autograd.Function):
         see_up: See | None,
     ) -> torch.Tensor:
         weight_OI, down_KI, up_OK = own.matrices
-        x_NI = x.flatten(0, -2)
-        small_NK = x_NI @ down_KI.T
-        y_NO = torch.nn.functional.linear(x_NI, weight_OI, own.layer.base_layer.bias).addmm_(small_NK, up_OK.T)
+        small_NK = x.flatten(0, -2) @ down_KI.T
+        y = torch.nn.functional.linear(x, weight_OI, own.layer.base_layer.bias)
+        y.flatten(0, -2).addmm_(small_NK, up_OK.T)  # y itself is no view: what follows may work in place
         context.save_for_backward(x, small_NK, up_OK)
         context.own, context.see_down, context.see_up = own, see_down, see_up
-        return y_NO.view(*x.shape[:-1], -1)
+        return y
 
     @staticmethod
     def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:

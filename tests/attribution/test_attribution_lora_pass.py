@@ -1,5 +1,7 @@
 """LoRA layers taken in one step give what hooks on each of their matrices give, and are left as they were."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 import torch
@@ -99,6 +101,27 @@ def test_scores_of_an_index_are_those_of_hooks(module, examples, by_hooks, tmp_p
         index = call(build_index, module, examples[:40], examples[40:], tmp_path / name, "digest")
         scores.append(index.score(index.query_vectors(module, examples[:8])))
     assert np.abs(scores[0] - scores[1]).max() < 1e-3 * np.abs(scores[1]).max()
+
+
+def test_what_follows_a_layer_may_work_in_place(by_hooks):
+    torch.manual_seed(2)
+    layers = torch.nn.Linear(3, 5), torch.nn.ReLU(inplace=True), torch.nn.Linear(5, 2)
+    config = LoraConfig(r=2, target_modules=["0", "2"], init_lora_weights=False)
+    module = get_peft_model(torch.nn.Sequential(*layers), config).eval()
+    points = [Point(point) for point in torch.randn(4, 3)]
+    assert len(lora_layers(module)) == 2
+    assert_close(row_gradients(module, points, Squares()), by_hooks(row_gradients, module, points, Squares()))
+
+
+class Squares:
+    def losses(self, module, examples):
+        return module(torch.stack([example.point for example in examples])).square().sum(dim=1)
+
+
+@dataclass(frozen=True)
+class Point:
+    point: torch.Tensor
+    row_id = "p"
 
 
 def test_a_pass_leaves_the_layers_as_they_were(module, examples):
