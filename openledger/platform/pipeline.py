@@ -17,6 +17,9 @@ from openledger.adapters.card import AdapterCard, checked_card, load_card
 from openledger.adapters.checks import read_shapes
 from openledger.adapters.lineage import merge_lora
 from openledger.adapters.registry import AdapterRegistry, RegisteredAdapter
+from openledger.attribution.index import GradientIndex
+from openledger.attribution.index_folder import is_finished
+from openledger.attribution.likeness import load_repeats
 from openledger.attribution.parts import mean_improvement, summed
 from openledger.attribution.period import Measurement
 from openledger.attribution.trainer import train_bank_of
@@ -238,14 +241,22 @@ def build_indexes(
 ) -> list[int]:
     """Build what isn't built yet, spread over the index actors, at `most_views` points of each run (`index_views`); the
     number of rows in each index."""
-    pending = []
+    counts: list[Any] = []
     for number, (job, own_decoys) in enumerate(zip(jobs, decoys, strict=True)):
         card = load_card(Path(job.output))
-        host = hosts[number % len(hosts)]
         folder = index_folder(indexes, card.digest)
-        views = index_views(job.output, most_views)
-        pending.append(host.build.remote(views, card.digest, job.rows, list(own_decoys), str(folder), job.output))
-    return ray.get(pending)
+        if (count := _built_rows(folder, card)) is None:
+            host, views = hosts[number % len(hosts)], index_views(job.output, most_views)
+            count = host.build.remote(views, card.digest, job.rows, list(own_decoys), str(folder), job.output)
+        counts.append(count)
+    return [count if isinstance(count, int) else ray.get(count) for count in counts]
+
+
+def _built_rows(folder: Path, card: AdapterCard) -> int | None:
+    """The rows in an index that lacks nothing; None for any other. Raises as `GradientIndex.open`."""
+    if not is_finished(folder) or load_repeats(folder) is None:
+        return None
+    return len(GradientIndex.open(folder, card.digest, base_digest=card.base_digest).entries)
 
 
 def build_bank(

@@ -181,6 +181,11 @@ def test_honest_work_is_paid_and_the_copier_earns_no_tenth_of_the_original(first
     assert copier["accepted"] <= copier["sent"] / 10
 
 
+def test_one_adapter_is_paid_by_its_bank_and_the_other_by_its_index_and_both_say_so(first):
+    methods = {entry["name"]: entry["attribution"]["method"] for entry in first["datanets"]}
+    assert methods == {"python-stdlib": "bank/2", "tables": "index/ekfac-2"}
+
+
 def test_every_answer_shows_the_rows_behind_it(first):
     assert all(len(answer["sources"]) == 5 for answer in first["answers"])
 

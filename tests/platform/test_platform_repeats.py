@@ -9,6 +9,7 @@ from trained_world import Remote, World, rows_of
 
 from openledger.adapters.base_model import load_model, load_tokenizer
 from openledger.attribution.index import GradientIndex
+from openledger.attribution.index_folder import read_index
 from openledger.attribution.likeness import LEAST_MILLI, find_repeats, load_repeats
 from openledger.attribution.recompute import agreement, recompute
 from openledger.attribution.views import load_views
@@ -114,6 +115,16 @@ def test_a_second_scorer_finds_the_same_rows_and_comes_to_the_same_shares(traine
     ).use()  # fmt: skip
     assert second.unpaid_nano == pytest.approx(found.scores.unpaid_nano, rel=1e-3)
     assert agreement(found.scores, second, 1000).agrees
+
+
+def test_an_index_that_is_there_with_its_list_is_not_asked_of_anybody(trained, world):
+    index = pipeline.index_folder(trained.indexes, trained.registry.get("greek").digest)
+    entries = read_index(index)[0].entries
+    assert pipeline.build_indexes([], [trained.job], [()], trained.indexes) == [len(entries)]
+    (pipeline.index_folder(world.indexes, world.registry.get("greek").digest) / "repeats.json").unlink()
+    decoys = [row for row in with_repetitions() if row.row_id in {e.row_id for e in entries if not e.trained}]
+    assert pipeline.build_indexes([world.host], [trained.job], [decoys], world.indexes) == [len(entries)]
+    assert load_repeats(pipeline.index_folder(world.indexes, world.registry.get("greek").digest))
 
 
 def test_an_index_without_the_list_pays_every_row_and_says_so(world, market):

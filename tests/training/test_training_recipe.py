@@ -1,9 +1,9 @@
-"""The public constant: what it takes, and what moves it."""
+"""The attributable recipe, and its public constant: what it takes, and what moves it."""
 
 import pytest
 
 from openledger.core.errors import InvalidInput
-from openledger.training.recipe import public_constant, row_root_constant
+from openledger.training.recipe import Recipe, public_constant, row_root_constant
 
 NONCES = ("0a" * 32, "0b" * 32)
 CONSTANT = public_constant("base", "py", 1, NONCES)
@@ -40,3 +40,10 @@ def test_an_owner_without_a_witness_has_no_constant(nonces):
 def test_the_constant_without_nonces_is_another_one_and_follows_the_row_root():
     without = {row_root_constant("base", "py", 1, root) for root in ("aa", "bb")}
     assert len(without | {CONSTANT}) == 3
+
+
+def test_the_default_recipe_is_the_attributable_one():
+    """An adapter's digest follows from it: another default would train other adapters under the same settings."""
+    recipe = Recipe()
+    assert (recipe.learning_rate, recipe.beta1, recipe.beta2, recipe.eps_root) == (3e-3, 0.9, 0.99, 1e-8)
+    assert (recipe.batch_rows, recipe.num_epochs, recipe.length_pool, recipe.threads) == (16, 6, 1, 1)

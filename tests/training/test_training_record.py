@@ -65,6 +65,13 @@ def test_a_run_on_the_cpu_of_a_machine_with_a_gpu_says_cpu(world, tmp_path, monk
     assert run_environment(1, device=torch.device("cuda", 0))["accelerator"] == "a card"
 
 
+def test_a_record_says_what_decides_a_runs_last_bits(world):
+    _, _, _, record = world
+    asked = {"torch", "python", "machine", "device", "accelerator", "blas", "threads", "world_size"}
+    assert set(record.environment) == asked
+    assert (record.environment["threads"], record.environment["world_size"]) == (RECIPE.threads, 1)
+
+
 def test_a_finished_run_is_found_and_not_trained_again(world, monkeypatch):
     base, examples, folder, record = world
     monkeypatch.setattr("openledger.training.record.train", None)
