@@ -22,7 +22,7 @@ from typing import Literal
 import apsw
 
 from openledger.core.database import writing
-from openledger.core.errors import Conflict, InvalidInput
+from openledger.core.errors import Conflict, InsufficientFunds, InvalidInput
 from openledger.core.ids import derived_id
 from openledger.economy.accounts import insufficient
 from openledger.economy.appeals import find_appeal
@@ -111,8 +111,7 @@ class DepositBook:
         if known[2] != _PLACED:
             return self.state(contribution_id)
         self._register.open_accounts(account)
-        (result,) = self._ledger.commit([self._hold(contribution_id, account, known[1])])
-        return "held" if result in (CREATED, EXISTS) else "owed"
+        return "held" if self._take(self._hold(contribution_id, account, known[1])) else "owed"
 
     def dismiss(self, contribution_id: str) -> DepositState:
         """Release the deposit of a contribution that the gate never judged. When the same is sent again it is placed
@@ -191,8 +190,7 @@ class DepositBook:
         taken_nano = 0
         for contribution_id, amount_nano in self._db.execute(query, (account,)).fetchall():
             transfer = _withheld(str(contribution_id), account, int(str(amount_nano)))
-            (result,) = self._ledger.commit([transfer])
-            if result not in (CREATED, EXISTS):
+            if not self._take(transfer):
                 break
             self._mark(str(contribution_id), "forfeited", self._ledger.find(transfer.transfer_id))
             taken_nano += transfer.amount_nano
@@ -257,6 +255,14 @@ class DepositBook:
             reference=contribution_id,
             kind="pending",
         )
+
+    def _take(self, transfer: Transfer) -> bool:
+        """Whether the account has it; what it took out goes before."""
+        try:
+            (result,) = self._ledger.commit([transfer])
+        except InsufficientFunds:
+            return False
+        return result in (CREATED, EXISTS)
 
     def _decide_again(self, contribution_id: str, account: str, amount_nano: int, state: str) -> bool:
         """Whether the log lacked anything of it."""

@@ -284,6 +284,59 @@ class TestWithdrawals:
         town.ledger.audit()
         town.close()
 
+    @pytest.fixture
+    def cheap(self, tmp_path, clock):
+        """Carol has 600; payouts and stakes have no minimum, and a contribution's deposit is 10."""
+        least = {"payout_minimum_nano": 1, "stake_minimum_nano": 1}
+        made = Town(tmp_path, clock, Parameters(contribution_deposit_nano=10, **least))
+        made.economy.grant("user:carol", 600, "carol")
+        yield made
+        made.close()
+
+    def takes_more(self, town, amount_nano=10_000):
+        """Carol gets that, takes out all of what she has, and it is handed over."""
+        town.economy.grant("user:carol", amount_nano, "more")
+        town.economy.withdraw("user:carol", town.available("user:carol"), ADDRESS, "w1")
+        town.economy.close_claims()
+
+    def refused(self, act):
+        with pytest.raises(InsufficientFunds) as caught:
+            act()
+        assert (caught.value.code, caught.value.param) == ("withdrawal_owed", "account")
+        assert "user:" in caught.value.message
+        assert "jobs/operate.py account" in caught.value.fix
+
+    def test_what_comes_in_parts_to_who_took_it_out_is_kept_until_it_is_enough(self, cheap):
+        cheap.economy.deposit("user:carol", "ctb_0")
+        with put_back(cheap, "ledger.db"):
+            self.takes_more(cheap)
+        before = cheap.ledger.checkpoint()
+        self.refused(lambda: cheap.authorize("k1", account="user:carol"))
+        assert cheap.economy.deposit("user:carol", "ctb_1") == "owed"
+        assert cheap.economy.deposit("user:carol", "ctb_0") == "held"
+        assert cheap.ledger.checkpoint() == before
+        self.refused(lambda: cheap.economy.stake("user:carol", "adapter:py", 100, "s"))
+        assert cheap.available("user:carol") == 590
+        cheap.economy.grant("user:carol", 5_000, "half")
+        self.refused(lambda: cheap.authorize("k1", account="user:carol"))
+        assert cheap.available("user:carol") == 5_590
+        cheap.economy.grant("user:carol", 5_000, "other half")
+        assert (cheap.available("user:carol"), cheap.economy.claims(1)) == (0, [(ADDRESS, 10_590)])
+        cheap.economy.grant("user:carol", 1_000, "her own")
+        assert cheap.authorize("k1", account="user:carol").max_fee_nano == 700
+        cheap.ledger.audit()
+
+    def test_what_is_owed_for_spam_waits_for_it_and_keeps_nothing_from_starting(self, cheap):
+        with put_back(cheap, "ledger.db"):
+            self.takes_more(cheap)
+            cheap.economy.deposit("user:carol", "ctb_1")
+            assert cheap.economy.judge("ctb_1", True) == "owed"
+        assert (cheap.available("user:carol"), cheap.available("treasury")) == (600, 0)
+        cheap.economy.grant("user:carol", 10_010, "more")
+        assert cheap.economy.judge("ctb_1", True) == "forfeited"
+        assert (cheap.available("user:carol"), cheap.available("treasury")) == (0, 10)
+        cheap.ledger.audit()
+
     def test_a_round_that_was_paid_out_is_paid_out(self, tmp_path, clock):
         town = Town(tmp_path, clock, unit=Unit(name="EUR"))
         town.economy.grant("user:alice", 5_000_000, "SEPA-1")
