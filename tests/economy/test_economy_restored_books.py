@@ -337,6 +337,18 @@ class TestWithdrawals:
         assert (cheap.available("user:carol"), cheap.available("treasury")) == (0, 10)
         cheap.ledger.audit()
 
+    def test_what_was_taken_out_after_a_round_that_waits_for_another_is_not_spent(self, cheap):
+        cheap.economy.grant("user:dave", 10_000, "dave")
+        with put_back(cheap, "ledger.db"):
+            self.takes_more(cheap)
+            cheap.economy.withdraw("user:dave", 10_000, OTHER, "w1")
+            cheap.economy.close_claims()
+        self.refused(lambda: cheap.authorize("k1", account="user:dave"))
+        cheap.economy.grant("user:carol", 10_000, "more")
+        assert (cheap.economy.claims(1), cheap.economy.claims(2)) == ([(ADDRESS, 10_600)], [(OTHER, 10_000)])
+        assert (cheap.available("user:carol"), cheap.available("user:dave")) == (0, 0)
+        cheap.ledger.audit()
+
     def test_a_round_that_was_paid_out_is_paid_out(self, tmp_path, clock):
         town = Town(tmp_path, clock, unit=Unit(name="EUR"))
         town.economy.grant("user:alice", 5_000_000, "SEPA-1")
