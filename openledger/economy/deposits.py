@@ -58,6 +58,7 @@ _PLACED = "placed"  # noted, whether or not the ledger holds it
 _DUE = "due"  # forfeited, and not paid yet
 _DISMISSED = "dismissed"  # released without a verdict
 _ENDED_BY = {"forfeited": "kept", "returned": "back"}  # how a hold that was judged ends
+_NOTHING = ""  # stands for what was decided last where nothing was
 _ENDS = (*_ENDED_BY.values(), "dropped")
 _Known = tuple[str, int, str]  # account, amount, state
 _CODES = {"datanet": "datanet_fee", "adapter": "adapter_fee"}
@@ -204,17 +205,18 @@ class DepositBook:
 
     def recover(self) -> None:
         """Do again what the log lacks of what was decided here: it was put back from a backup. What was decided last is
-        looked for; where the log has it, it has the rest. May be repeated."""
+        looked for; where the log has it, or never decided anything, it has the rest. May be repeated."""
         last = self._db.execute("SELECT transfer_id FROM last_decided").get
-        if last is not None and self._ledger.find(str(last)) is not None:
+        if last == _NOTHING or (last is not None and self._ledger.find(str(last)) is not None):
             return
-        rows = self._db.execute(
-            "SELECT contribution_id, account, amount_nano, state FROM deposits ORDER BY 1"
-        ).fetchall()
+        query = """SELECT contribution_id, account, amount_nano, state FROM deposits
+                   LEFT JOIN dismissals USING (contribution_id)
+                   WHERE state IN ('forfeited', 'returned') OR number > 0 ORDER BY 1"""
+        rows = self._db.execute(query).fetchall()
         done = sum([self._decide_again(str(row[0]), str(row[1]), int(str(row[2])), str(row[3])) for row in rows])
         found = [entry for row in rows for entry in self._decisions(str(row[0]))]
         with writing(self._db):
-            self._db.execute("DELETE FROM last_decided")
+            self._db.execute("INSERT OR REPLACE INTO last_decided VALUES (0, ?, -1)", (_NOTHING,))
             self._note_last(max(found, key=lambda entry: entry.seq, default=None))
         if done:
             _log.warning("the log is older than economy.db: %d deposits are decided again", done)

@@ -668,24 +668,38 @@ class TestDeposits:
         assert priced.available(ACCOUNT) == OPEN
         priced.ledger.audit()
 
-    def test_a_start_asks_the_log_no_more_for_more_deposits(self, priced, monkeypatch):
-        def asked():
-            calls = []
-            find = priced.ledger.find
-            with monkeypatch.context() as counted:
-                counted.setattr(priced.ledger, "find", lambda name: calls.append(name) or find(name))
-                priced.economy._deposits.recover()
-            return len(calls)
+    def asked(self, town, monkeypatch):
+        """How often a start asks the log for something of the deposits."""
+        calls = []
+        find = town.ledger.find
+        with monkeypatch.context() as counted:
+            counted.setattr(town.ledger, "find", lambda name: calls.append(name) or find(name))
+            town.economy._deposits.recover()
+        return len(calls)
 
+    def test_a_start_asks_the_log_no_more_for_more_deposits(self, priced, monkeypatch):
         def decide(name):
             priced.economy.deposit("user:alice", name)
             priced.economy.judge(name, False)
 
         decide("ctb")
-        few = asked()
+        few = self.asked(priced, monkeypatch)
         for number in range(10):
             decide(f"ctb_{number}")
-        assert asked() == few
+        assert self.asked(priced, monkeypatch) == few
+
+    def test_a_start_asks_the_log_for_none_where_it_never_decided_one(self, priced, monkeypatch):
+        for number in range(3):
+            assert priced.economy.deposit("contributor:a", f"ctb_{number}") == "owed"
+            priced.economy.judge(f"ctb_{number}", False)
+        assert self.asked(priced, monkeypatch) == 0
+
+    def test_one_that_nobody_decided_is_not_looked_for_either(self, priced, monkeypatch):
+        priced.economy.deposit("user:alice", "ctb_1")
+        priced.economy.deposit("contributor:a", "ctb_2")
+        priced.economy.judge("ctb_2", True)
+        priced.economy._db.execute("DELETE FROM last_decided")  # of before there was one
+        assert self.asked(priced, monkeypatch) == 0
 
 
 class TestAppeals:
