@@ -331,10 +331,8 @@ class DepositBook:
 
     def _read_back(self, contribution_id: str, noted: _Known | None) -> _Known | None:
         """`noted`, once what the log did since is noted too: holds that were dropped, the one after them, its end."""
-        number, decided = self._num_dismissed(contribution_id), None
-        while (dropped := self._ledger.find(f"{hold_id(contribution_id, number)}.dropped")) is not None:
-            number, decided = number + 1, dropped
-        held, state = self._ledger.find(hold_id(contribution_id, number)), _DISMISSED
+        first, state = self._num_dismissed(contribution_id), _DISMISSED
+        number, held, decided = self._newest_hold(contribution_id, first)
         if held is None and (taken := self._ledger.find(withheld_id(contribution_id))) is not None:
             state, decided = "forfeited", taken
         elif held is not None:
@@ -344,12 +342,25 @@ class DepositBook:
         if told is None:
             return noted
         known = told.transfer.debit, told.transfer.amount_nano, state
-        if known != noted or decided is not None:
+        if (known, number) != (noted, first) or decided is not None:
             with writing(self._db):
                 self._db.execute("INSERT OR REPLACE INTO deposits VALUES (?, ?, ?, ?)", (contribution_id, *known))
                 self._db.execute("INSERT OR REPLACE INTO dismissals VALUES (?, ?)", (contribution_id, number))
                 self._note_last(decided)
         return known
+
+    def _newest_hold(self, contribution_id: str, number: int) -> tuple[int, Entry | None, Entry | None]:
+        """From `number` on: the newest hold's number; it, if it is placed; and what dropped the one before. Earlier
+        versions counted a dismissal also where nothing was held, so that one may be missing before it."""
+        decided = None
+        while True:
+            held = self._ledger.find(hold_id(contribution_id, number))
+            if held is None and (held := self._ledger.find(hold_id(contribution_id, number + 1))) is not None:
+                number += 1
+            dropped = held and self._ledger.find(f"{held.transfer.transfer_id}.dropped")
+            if dropped is None:
+                return number, held, decided
+            number, decided = number + 1, dropped
 
     def _mark(self, contribution_id: str, state: str, decided: Entry | None = None) -> None:
         """`decided` is what did it in the log, if anything did."""

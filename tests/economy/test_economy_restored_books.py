@@ -15,7 +15,7 @@ from openledger.economy.pricing import usage_statement
 from openledger.economy.settlement import payout_id
 from openledger.economy.staking import StakeBook
 from openledger.ledger import Ledger
-from openledger.ledger.deposits import withheld_id
+from openledger.ledger.deposits import hold_id, withheld_id
 
 OPEN = NANO_PER_OPEN
 DAY_MS = 24 * 60 * 60_000
@@ -550,6 +550,29 @@ class TestDeposits:
         assert priced.economy.judge("ctb_1", is_spam) == ("forfeited" if is_spam else "returned")
         assert priced.economy.balance("contributor:a").debits_pending_nano == 0
         assert priced.available("contributor:a") == 100 - 50 * is_spam
+
+    @pytest.mark.parametrize("is_spam", [False, True])
+    @pytest.mark.parametrize("is_known", [False, True])
+    @pytest.mark.parametrize("again", [False, True])
+    def test_one_whose_first_hold_the_log_has_not_is_found(self, priced, is_spam, is_known, again):
+        """Earlier versions counted a dismissal also where nothing was held."""
+        priced.economy.grant("contributor:a", 10, "a")
+        if is_known:
+            assert priced.economy.deposit("contributor:a", "ctb_1") == "owed"
+        with put_back(priced, "economy.db"):
+            priced.economy.deposit("contributor:a", "ctb_1")
+            priced.economy.dismiss("ctb_1")
+            priced.economy._db.execute("INSERT OR REPLACE INTO dismissals VALUES ('ctb_1', 1)")
+            priced.economy.grant("contributor:a", 90, "more")
+            assert priced.economy.deposit("contributor:a", "ctb_1") == "held"
+            assert priced.ledger.find(hold_id("ctb_1")) is None
+        if again:
+            assert priced.economy.deposit("contributor:a", "ctb_1") == "held"
+        assert priced.economy.balance("contributor:a").debits_pending_nano == 50
+        assert priced.economy.judge("ctb_1", is_spam) == ("forfeited" if is_spam else "returned")
+        assert priced.economy.balance("contributor:a").debits_pending_nano == 0
+        assert priced.available("contributor:a") == 100 - 50 * is_spam
+        priced.ledger.audit()
 
     @pytest.mark.parametrize("is_spam", [False, True])
     @pytest.mark.parametrize("dismissed", [1, 2])
