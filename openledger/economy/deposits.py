@@ -22,7 +22,7 @@ from typing import Literal
 import apsw
 
 from openledger.core.database import writing
-from openledger.core.errors import Conflict, InvalidInput
+from openledger.core.errors import Conflict, InsufficientFunds, InvalidInput
 from openledger.core.ids import derived_id
 from openledger.economy.accounts import insufficient
 from openledger.economy.appeals import find_appeal
@@ -58,6 +58,7 @@ _PLACED = "placed"  # noted, whether or not the ledger holds it
 _DUE = "due"  # forfeited, and not paid yet
 _DISMISSED = "dismissed"  # released without a verdict
 _ENDED_BY = {"forfeited": "kept", "returned": "back"}  # how a hold that was judged ends
+_NOTHING = ""  # stands for what was decided last where nothing was
 _ENDS = (*_ENDED_BY.values(), "dropped")
 _Known = tuple[str, int, str]  # account, amount, state
 _CODES = {"datanet": "datanet_fee", "adapter": "adapter_fee"}
@@ -111,8 +112,7 @@ class DepositBook:
         if known[2] != _PLACED:
             return self.state(contribution_id)
         self._register.open_accounts(account)
-        (result,) = self._ledger.commit([self._hold(contribution_id, account, known[1])])
-        return "held" if result in (CREATED, EXISTS) else "owed"
+        return "held" if self._take(self._hold(contribution_id, account, known[1])) else "owed"
 
     def dismiss(self, contribution_id: str) -> DepositState:
         """Release the deposit of a contribution that the gate never judged. When the same is sent again it is placed
@@ -191,8 +191,7 @@ class DepositBook:
         taken_nano = 0
         for contribution_id, amount_nano in self._db.execute(query, (account,)).fetchall():
             transfer = _withheld(str(contribution_id), account, int(str(amount_nano)))
-            (result,) = self._ledger.commit([transfer])
-            if result not in (CREATED, EXISTS):
+            if not self._take(transfer):
                 break
             self._mark(str(contribution_id), "forfeited", self._ledger.find(transfer.transfer_id))
             taken_nano += transfer.amount_nano
@@ -206,17 +205,18 @@ class DepositBook:
 
     def recover(self) -> None:
         """Do again what the log lacks of what was decided here: it was put back from a backup. What was decided last is
-        looked for; where the log has it, it has the rest. May be repeated."""
+        looked for; where the log has it, or never decided anything, it has the rest. May be repeated."""
         last = self._db.execute("SELECT transfer_id FROM last_decided").get
-        if last is not None and self._ledger.find(str(last)) is not None:
+        if last == _NOTHING or (last is not None and self._ledger.find(str(last)) is not None):
             return
-        rows = self._db.execute(
-            "SELECT contribution_id, account, amount_nano, state FROM deposits ORDER BY 1"
-        ).fetchall()
+        query = """SELECT contribution_id, account, amount_nano, state FROM deposits
+                   LEFT JOIN dismissals USING (contribution_id)
+                   WHERE state IN ('forfeited', 'returned') OR number > 0 ORDER BY 1"""
+        rows = self._db.execute(query).fetchall()
         done = sum([self._decide_again(str(row[0]), str(row[1]), int(str(row[2])), str(row[3])) for row in rows])
         found = [entry for row in rows for entry in self._decisions(str(row[0]))]
         with writing(self._db):
-            self._db.execute("DELETE FROM last_decided")
+            self._db.execute("INSERT OR REPLACE INTO last_decided VALUES (0, ?, -1)", (_NOTHING,))
             self._note_last(max(found, key=lambda entry: entry.seq, default=None))
         if done:
             _log.warning("the log is older than economy.db: %d deposits are decided again", done)
@@ -257,6 +257,14 @@ class DepositBook:
             reference=contribution_id,
             kind="pending",
         )
+
+    def _take(self, transfer: Transfer) -> bool:
+        """Whether the account has it; what it took out goes before."""
+        try:
+            (result,) = self._ledger.commit([transfer])
+        except InsufficientFunds:
+            return False
+        return result in (CREATED, EXISTS)
 
     def _decide_again(self, contribution_id: str, account: str, amount_nano: int, state: str) -> bool:
         """Whether the log lacked anything of it."""
@@ -323,10 +331,8 @@ class DepositBook:
 
     def _read_back(self, contribution_id: str, noted: _Known | None) -> _Known | None:
         """`noted`, once what the log did since is noted too: holds that were dropped, the one after them, its end."""
-        number, decided = self._num_dismissed(contribution_id), None
-        while (dropped := self._ledger.find(f"{hold_id(contribution_id, number)}.dropped")) is not None:
-            number, decided = number + 1, dropped
-        held, state = self._ledger.find(hold_id(contribution_id, number)), _DISMISSED
+        first, state = self._num_dismissed(contribution_id), _DISMISSED
+        number, held, decided = self._newest_hold(contribution_id, first)
         if held is None and (taken := self._ledger.find(withheld_id(contribution_id))) is not None:
             state, decided = "forfeited", taken
         elif held is not None:
@@ -336,12 +342,25 @@ class DepositBook:
         if told is None:
             return noted
         known = told.transfer.debit, told.transfer.amount_nano, state
-        if known != noted or decided is not None:
+        if (known, number) != (noted, first) or decided is not None:
             with writing(self._db):
                 self._db.execute("INSERT OR REPLACE INTO deposits VALUES (?, ?, ?, ?)", (contribution_id, *known))
                 self._db.execute("INSERT OR REPLACE INTO dismissals VALUES (?, ?)", (contribution_id, number))
                 self._note_last(decided)
         return known
+
+    def _newest_hold(self, contribution_id: str, number: int) -> tuple[int, Entry | None, Entry | None]:
+        """From `number` on: the newest hold's number; it, if it is placed; and what dropped the one before. Earlier
+        versions counted a dismissal also where nothing was held, so that one may be missing before it."""
+        decided = None
+        while True:
+            held = self._ledger.find(hold_id(contribution_id, number))
+            if held is None and (held := self._ledger.find(hold_id(contribution_id, number + 1))) is not None:
+                number += 1
+            dropped = held and self._ledger.find(f"{held.transfer.transfer_id}.dropped")
+            if dropped is None:
+                return number, held, decided
+            number, decided = number + 1, dropped
 
     def _mark(self, contribution_id: str, state: str, decided: Entry | None = None) -> None:
         """`decided` is what did it in the log, if anything did."""

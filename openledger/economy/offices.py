@@ -56,7 +56,7 @@ class Offices:
     def __init__(self, ledger: LedgerPort, connection: apsw.Connection, clock: Clock | None = None):
         self._clock = clock or SystemClock()
         self._withdrawals = WithdrawalBook(ledger, self.unit, connection)
-        self._ledger = ledger = watched(ledger, self._withdrawals.arrived)
+        self._ledger = ledger = watched(ledger, self._withdrawals)
         self._register = RegisterBook(ledger, self._clock)
         self._stakes = StakeBook(ledger, self._register, connection)
         self._pools = PoolHistory(ledger, connection, self._register)

@@ -50,27 +50,37 @@ def after_known(ledger: LedgerPort, account_id: str, is_known: Callable[[Entry],
     return list(takewhile(lambda entry: not is_known(entry), newest_first(ledger, account_id)))[::-1]
 
 
+class Watcher(Protocol):
+    def check(self, transfers: Sequence[Transfer]) -> None:
+        """Raises what keeps a batch from the ledger."""
+
+    def arrived(self, transfers: Sequence[Transfer]) -> None:
+        """Called after the batch, before anybody acts on its results."""
+
+
 class _Watched:
-    def __init__(self, ledger: LedgerPort, told: Callable[[Sequence[Transfer]], None]):
+    def __init__(self, ledger: LedgerPort, watcher: Watcher):
         self._ledger = ledger
-        self._told = told
+        self._watcher = watcher
 
     def commit(self, transfers: Sequence[Transfer], statement: dict[str, Any] | None = None) -> list[str]:
+        self._watcher.check(transfers)
         results = self._ledger.commit(transfers, statement)
-        self._told(transfers)
+        self._watcher.arrived(transfers)
         return results
 
     def commit_with_receipt(
         self, transfers: Sequence[Transfer], statement: dict[str, Any] | None = None
     ) -> tuple[list[str], dict[str, Any] | None]:
+        self._watcher.check(transfers)
         results = self._ledger.commit_with_receipt(transfers, statement)
-        self._told(transfers)
+        self._watcher.arrived(transfers)
         return results
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._ledger, name)
 
 
-def watched(ledger: LedgerPort, told: Callable[[Sequence[Transfer]], None]) -> LedgerPort:
-    """The same ledger, which tells `told` of each batch that it was given, before anybody acts on the results."""
-    return cast(LedgerPort, _Watched(ledger, told))
+def watched(ledger: LedgerPort, watcher: Watcher) -> LedgerPort:
+    """The same ledger, of whose every batch `watcher` is told, before and after."""
+    return cast(LedgerPort, _Watched(ledger, watcher))

@@ -4,7 +4,8 @@ What is handed over is claimed elsewhere, and a log that is put back from a back
 keeps beside the log what the log said of it, always read from there and in its order, and writes again what an older
 log lacks: the same withdrawals, rounds and payments under the same ids. Where somebody has no longer what he took out
 nothing is taken out and no round is closed until he has (`withdrawals_lost`): a round that was handed over twice would
-be paid twice. What comes to him meanwhile goes there first, before anybody can spend it (`arrived`).
+be paid twice. What he has and what comes to him goes there first: nobody spends it meanwhile (`check`), and as soon as
+it is enough it is taken (`arrived`). So it is where what he took out waits for a round that waits for another.
 """
 
 import csv
@@ -58,6 +59,14 @@ class WithdrawalBook:
             self._write_again()
         except Conflict as error:
             _log.error("%s (%s)", error.message, error.code)
+
+    def check(self, transfers: Iterable[Transfer]) -> None:
+        """To be called before each batch. Raises InsufficientFunds (`withdrawal_owed`) where it takes anew of what an
+        account has of whose withdrawals the log lacks one; what was held before may be paid."""
+        if self._owing:
+            for transfer in transfers:
+                if transfer.kind in ("single", "pending") and transfer.debit in self._owing:
+                    self._check_known(transfer)
 
     def arrived(self, transfers: Iterable[Transfer]) -> None:
         """Take what came to whom the log lacks a withdrawal of; to be called after each batch."""
@@ -232,6 +241,16 @@ class WithdrawalBook:
         """A round's withdrawals as they wait, in the order in which they were written again."""
         waiting = self.waiting()
         return waiting if sorted(waiting) == sorted(told) else told
+
+    def _check_known(self, transfer: Transfer) -> None:
+        if self._ledger.find(transfer.transfer_id) is None:
+            raise InsufficientFunds(
+                f"{transfer.debit} took out what the log lacks, put back from before that; what it has goes there",
+                code="withdrawal_owed",
+                param="account",
+                fix="settle again what was settled then, or give what is missing (jobs/operate.py account) to the"
+                " account that withdrawals_lost names",
+            )
 
     def _rounds(self) -> int:
         number = 0

@@ -8,7 +8,7 @@ from test_economy_recovery import PowerCut, cut_power
 
 from openledger.core.appealing import Judged, sign_appeal, sign_decision
 from openledger.core.clock import ManualClock
-from openledger.core.errors import Conflict, Corrupt, InsufficientFunds, InvalidInput
+from openledger.core.errors import Conflict, Corrupt, InsufficientFunds, InvalidInput, Unavailable
 from openledger.core.ids import derived_id
 from openledger.core.signing import SigningKey, contributor_id
 from openledger.core.values import RowDraft
@@ -163,10 +163,10 @@ def test_a_deposit_that_can_not_be_is_refused(priced, account, name):
 
 def test_economy_and_ledger_agree_after_a_deposit_was_cut_off(priced, monkeypatch):
     def away(*_):
-        raise InsufficientFunds("cut")
+        raise Unavailable("cut")
 
     monkeypatch.setattr(priced.ledger, "commit", away)
-    with pytest.raises(InsufficientFunds):
+    with pytest.raises(Unavailable):
         priced.economy.deposit("user:alice", "ctb_1")
     monkeypatch.undo()
     assert priced.economy._deposits.state("ctb_1") == "owed"

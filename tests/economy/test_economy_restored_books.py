@@ -15,7 +15,7 @@ from openledger.economy.pricing import usage_statement
 from openledger.economy.settlement import payout_id
 from openledger.economy.staking import StakeBook
 from openledger.ledger import Ledger
-from openledger.ledger.deposits import withheld_id
+from openledger.ledger.deposits import hold_id, withheld_id
 
 OPEN = NANO_PER_OPEN
 DAY_MS = 24 * 60 * 60_000
@@ -284,6 +284,71 @@ class TestWithdrawals:
         town.ledger.audit()
         town.close()
 
+    @pytest.fixture
+    def cheap(self, tmp_path, clock):
+        """Carol has 600; payouts and stakes have no minimum, and a contribution's deposit is 10."""
+        least = {"payout_minimum_nano": 1, "stake_minimum_nano": 1}
+        made = Town(tmp_path, clock, Parameters(contribution_deposit_nano=10, **least))
+        made.economy.grant("user:carol", 600, "carol")
+        yield made
+        made.close()
+
+    def takes_more(self, town, amount_nano=10_000):
+        """Carol gets that, takes out all of what she has, and it is handed over."""
+        town.economy.grant("user:carol", amount_nano, "more")
+        town.economy.withdraw("user:carol", town.available("user:carol"), ADDRESS, "w1")
+        town.economy.close_claims()
+
+    def refused(self, act):
+        with pytest.raises(InsufficientFunds) as caught:
+            act()
+        assert (caught.value.code, caught.value.param) == ("withdrawal_owed", "account")
+        assert "user:" in caught.value.message
+        assert "jobs/operate.py account" in caught.value.fix
+
+    def test_what_comes_in_parts_to_who_took_it_out_is_kept_until_it_is_enough(self, cheap):
+        cheap.economy.deposit("user:carol", "ctb_0")
+        with put_back(cheap, "ledger.db"):
+            self.takes_more(cheap)
+        before = cheap.ledger.checkpoint()
+        self.refused(lambda: cheap.authorize("k1", account="user:carol"))
+        assert cheap.economy.deposit("user:carol", "ctb_1") == "owed"
+        assert cheap.economy.deposit("user:carol", "ctb_0") == "held"
+        assert cheap.ledger.checkpoint() == before
+        self.refused(lambda: cheap.economy.stake("user:carol", "adapter:py", 100, "s"))
+        assert cheap.available("user:carol") == 590
+        cheap.economy.grant("user:carol", 5_000, "half")
+        self.refused(lambda: cheap.authorize("k1", account="user:carol"))
+        assert cheap.available("user:carol") == 5_590
+        cheap.economy.grant("user:carol", 5_000, "other half")
+        assert (cheap.available("user:carol"), cheap.economy.claims(1)) == (0, [(ADDRESS, 10_590)])
+        cheap.economy.grant("user:carol", 1_000, "her own")
+        assert cheap.authorize("k1", account="user:carol").max_fee_nano == 700
+        cheap.ledger.audit()
+
+    def test_what_is_owed_for_spam_waits_for_it_and_keeps_nothing_from_starting(self, cheap):
+        with put_back(cheap, "ledger.db"):
+            self.takes_more(cheap)
+            cheap.economy.deposit("user:carol", "ctb_1")
+            assert cheap.economy.judge("ctb_1", True) == "owed"
+        assert (cheap.available("user:carol"), cheap.available("treasury")) == (600, 0)
+        cheap.economy.grant("user:carol", 10_010, "more")
+        assert cheap.economy.judge("ctb_1", True) == "forfeited"
+        assert (cheap.available("user:carol"), cheap.available("treasury")) == (0, 10)
+        cheap.ledger.audit()
+
+    def test_what_was_taken_out_after_a_round_that_waits_for_another_is_not_spent(self, cheap):
+        cheap.economy.grant("user:dave", 10_000, "dave")
+        with put_back(cheap, "ledger.db"):
+            self.takes_more(cheap)
+            cheap.economy.withdraw("user:dave", 10_000, OTHER, "w1")
+            cheap.economy.close_claims()
+        self.refused(lambda: cheap.authorize("k1", account="user:dave"))
+        cheap.economy.grant("user:carol", 10_000, "more")
+        assert (cheap.economy.claims(1), cheap.economy.claims(2)) == ([(ADDRESS, 10_600)], [(OTHER, 10_000)])
+        assert (cheap.available("user:carol"), cheap.available("user:dave")) == (0, 0)
+        cheap.ledger.audit()
+
     def test_a_round_that_was_paid_out_is_paid_out(self, tmp_path, clock):
         town = Town(tmp_path, clock, unit=Unit(name="EUR"))
         town.economy.grant("user:alice", 5_000_000, "SEPA-1")
@@ -487,6 +552,29 @@ class TestDeposits:
         assert priced.available("contributor:a") == 100 - 50 * is_spam
 
     @pytest.mark.parametrize("is_spam", [False, True])
+    @pytest.mark.parametrize("is_known", [False, True])
+    @pytest.mark.parametrize("again", [False, True])
+    def test_one_whose_first_hold_the_log_has_not_is_found(self, priced, is_spam, is_known, again):
+        """Earlier versions counted a dismissal also where nothing was held."""
+        priced.economy.grant("contributor:a", 10, "a")
+        if is_known:
+            assert priced.economy.deposit("contributor:a", "ctb_1") == "owed"
+        with put_back(priced, "economy.db"):
+            priced.economy.deposit("contributor:a", "ctb_1")
+            priced.economy.dismiss("ctb_1")
+            priced.economy._db.execute("INSERT OR REPLACE INTO dismissals VALUES ('ctb_1', 1)")
+            priced.economy.grant("contributor:a", 90, "more")
+            assert priced.economy.deposit("contributor:a", "ctb_1") == "held"
+            assert priced.ledger.find(hold_id("ctb_1")) is None
+        if again:
+            assert priced.economy.deposit("contributor:a", "ctb_1") == "held"
+        assert priced.economy.balance("contributor:a").debits_pending_nano == 50
+        assert priced.economy.judge("ctb_1", is_spam) == ("forfeited" if is_spam else "returned")
+        assert priced.economy.balance("contributor:a").debits_pending_nano == 0
+        assert priced.available("contributor:a") == 100 - 50 * is_spam
+        priced.ledger.audit()
+
+    @pytest.mark.parametrize("is_spam", [False, True])
     @pytest.mark.parametrize("dismissed", [1, 2])
     def test_one_that_an_older_journal_has_before_it_was_dismissed_is_found(self, priced, dismissed, is_spam):
         priced.economy.deposit("user:alice", "ctb_1")
@@ -603,24 +691,38 @@ class TestDeposits:
         assert priced.available(ACCOUNT) == OPEN
         priced.ledger.audit()
 
-    def test_a_start_asks_the_log_no_more_for_more_deposits(self, priced, monkeypatch):
-        def asked():
-            calls = []
-            find = priced.ledger.find
-            with monkeypatch.context() as counted:
-                counted.setattr(priced.ledger, "find", lambda name: calls.append(name) or find(name))
-                priced.economy._deposits.recover()
-            return len(calls)
+    def asked(self, town, monkeypatch):
+        """How often a start asks the log for something of the deposits."""
+        calls = []
+        find = town.ledger.find
+        with monkeypatch.context() as counted:
+            counted.setattr(town.ledger, "find", lambda name: calls.append(name) or find(name))
+            town.economy._deposits.recover()
+        return len(calls)
 
+    def test_a_start_asks_the_log_no_more_for_more_deposits(self, priced, monkeypatch):
         def decide(name):
             priced.economy.deposit("user:alice", name)
             priced.economy.judge(name, False)
 
         decide("ctb")
-        few = asked()
+        few = self.asked(priced, monkeypatch)
         for number in range(10):
             decide(f"ctb_{number}")
-        assert asked() == few
+        assert self.asked(priced, monkeypatch) == few
+
+    def test_a_start_asks_the_log_for_none_where_it_never_decided_one(self, priced, monkeypatch):
+        for number in range(3):
+            assert priced.economy.deposit("contributor:a", f"ctb_{number}") == "owed"
+            priced.economy.judge(f"ctb_{number}", False)
+        assert self.asked(priced, monkeypatch) == 0
+
+    def test_one_that_nobody_decided_is_not_looked_for_either(self, priced, monkeypatch):
+        priced.economy.deposit("user:alice", "ctb_1")
+        priced.economy.deposit("contributor:a", "ctb_2")
+        priced.economy.judge("ctb_2", True)
+        priced.economy._db.execute("DELETE FROM last_decided")  # of before there was one
+        assert self.asked(priced, monkeypatch) == 0
 
 
 class TestAppeals:
