@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from openledger.core.errors import Conflict, NotFound, Unavailable
 from openledger.core.ids import check_name
@@ -57,12 +58,11 @@ class Shard:
         self._waiting = deque[_Append]()
         self._files = DiskFiles(place) if isinstance(place, Path) else ObjectFiles(place, options)
         self._schema = _encoded(_STORED, self._files.compression)
-        self._recent: list[pa.Table] = []  # what the journal holds, in `_schema`
+        self._recent = self._read_journal()
         self._is_stale = True  # `_dataset` may not be what `_places` tells of: nothing is to be told of either
-        self._dataset: Any = self._open()
-        self._take_over_columns()
+        self._dataset: Any = None
         self._catch_up()
-        self._read_journal()
+        self._take_over_columns()
         if self._dataset is not None and any(one.deletion_file() for one in self._dataset.get_fragments()):
             self._clean_up()
         if isinstance(place, Path):
@@ -178,9 +178,8 @@ class Shard:
         if not self._is_stale:
             return
         try:
-            self._dataset = self._files.roll_back()
+            self._dataset = self._open()
             self._read_places()
-            self._enter_recent()
         except (OSError, ValueError) as error:
             raise self._refused("read", error) if is_refusal(error) else self._files.corrupt("", str(error)) from error
         self._is_stale = False
@@ -294,25 +293,14 @@ class Shard:
             except OSError as error:
                 raise self._refused("written", error) from error
 
-    def _read_journal(self) -> None:
-        """What a crash has left in the journal and the dataset has is known by its key."""
-        journal = self._files.journal
-        if journal is None:
-            return
+    def _read_journal(self) -> list[pa.Table]:
+        """What the journal holds, in `_schema`."""
+        if self._files.journal is None:
+            return []
         try:
-            tables = [table.cast(self._schema) for table in journal.read()]
+            return [table.cast(self._schema) for table in self._files.journal.read()]
         except OSError as error:
-            raise self._files.corrupt("", f"its journal can't be read: {error}") from error
-        if any(key in self._keys for table in tables for key in table.column(_KEY).unique().to_pylist()):
-            self._forget_recent()
-            return
-        self._recent = tables
-        self._enter_recent()
-
-    def _enter_recent(self) -> None:
-        for table in self._recent:
-            for row_id, key in zip(table.column(0).to_pylist(), table.column(_KEY).to_pylist(), strict=True):
-                self._enter(row_id, key)
+            raise self._refused("read", error) from error
 
     def _take(self, places: Sequence[int]) -> pa.Table:
         """Rows in the order in which they stand."""
@@ -399,12 +387,22 @@ class Shard:
         )
 
     def _open(self) -> Any:
-        dataset = self._files.open()
+        dataset = self._files.roll_back()
         if dataset is not None and not any(dataset.schema.equals(schema) for schema in (_STORED, _FIRST)):
             raise self._files.corrupt("", f"its columns are not those of {FORMAT}")
         return dataset
 
     def _read_places(self) -> None:
+        """What the dataset holds under a key isn't recent, whatever came between its change and the journal's end."""
+        self._read_stored()
+        stored = pa.array(list(self._keys), pa.string())
+        left = [table.filter(pc.invert(pc.is_in(table.column(_KEY), value_set=stored))) for table in self._recent]
+        self._recent = [table for table in left if len(table)]
+        for table in self._recent:
+            for row_id, key in zip(table.column(0).to_pylist(), table.column(_KEY).to_pylist(), strict=True):
+                self._enter(row_id, key)
+
+    def _read_stored(self) -> None:
         self._places: dict[str, int] = {}
         self._keys: dict[str, list[str]] = {}  # what came under each
         self._num_small = 0
@@ -486,7 +484,6 @@ class Shard:
             raise Conflict(f"a row id stands twice: {twice}", code="row_id_taken", param=append.key)
 
     def _check_repeated(self, append: "_Append") -> None:
-        self._files.confirm()
         if not set(self._keys[append.key]).issubset(append.row_ids):
             raise Conflict(f"the key {append.key!r} already holds other rows", code="key_reused", param="key")
 

@@ -1,8 +1,12 @@
 """Small appends of a shard stand in its journal: durable and found at once, once in the dataset in the end, and gone
 from it when they are taken back."""
 
+import os
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +35,10 @@ def rows() -> list[Row]:
 
 @pytest.fixture
 def shard(folder: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch) -> Shard:
-    """Three rows in the dataset, and two times three in the journal."""
+    return three_in_the_dataset_six_in_the_journal(folder, rows, monkeypatch)
+
+
+def three_in_the_dataset_six_in_the_journal(folder: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch) -> Shard:
     opened = Shard(folder)
     with monkeypatch.context() as large:
         large.setattr("openledger.datanets.shard.MAX_SMALL_BYTES", 0)
@@ -39,6 +46,28 @@ def shard(folder: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch) -> Sha
     opened.append(rows[3:6], "b")
     opened.append(rows[6:], "c")
     return opened
+
+
+def refuse_from(step: int, num_refused: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Of the syncs and removals of files that come, refuse as many from `step` on; those that were refused."""
+    failed, steps = list[str](), count()
+
+    def refusing(done: Callable[..., None]) -> Callable[..., None]:
+        def one(*given: Any, **options: Any) -> None:
+            if step <= next(steps) < step + num_refused:
+                failed.append(done.__name__)
+                raise OSError(5, "Input/output error")
+            done(*given, **options)
+
+        return one
+
+    monkeypatch.setattr("os.fsync", refusing(os.fsync))
+    monkeypatch.setattr(Path, "unlink", refusing(Path.unlink))
+    return failed
+
+
+def name_of(descriptor: int) -> str:
+    return os.readlink(f"/proc/self/fd/{descriptor}")
 
 
 def num_files(folder: Path) -> int:
@@ -137,6 +166,50 @@ class TestABadDisk:
         for one in (shard, Shard(folder)):
             assert scanned(one) == rows[1:]
 
+    @pytest.mark.parametrize("num_refused", [1, 99])
+    @pytest.mark.parametrize("large", [False, True])
+    def test_that_refuses_any_step_of_it_loses_nothing_and_doubles_nothing(
+        self, tmp_path: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch, num_refused: int, large: bool
+    ) -> None:
+        more = sample_rows(2, "more")
+        for step in count():
+            shard = three_in_the_dataset_six_in_the_journal(folder := tmp_path / str(step), rows, monkeypatch)
+            with monkeypatch.context() as bad:
+                failed = refuse_from(step, num_refused, bad)
+                with suppress(Unavailable):
+                    if large:
+                        bad.setattr("openledger.datanets.shard.MAX_SMALL_BYTES", 0)
+                        shard.append(more, "d")
+                    else:
+                        shard.parts([rows[8].row_id])
+            ids = [row.row_id for row in rows]
+            assert (shard.row_ids()[:9], shard.rows(ids), scanned(shard)[:9]) == (ids, rows, rows)
+            shard.append(more, "d")
+            assert scanned(Shard(folder)) == scanned(shard) == [*rows, *more]
+            assert shard.remove([rows[4].row_id]) == 1
+            assert grep(folder, rows[4].row_id.encode()) == []
+            for one in (shard, Shard(folder)):
+                assert scanned(one) == [*rows[:4], *rows[5:], *more]
+            if not failed:
+                break
+        assert step > 8
+
+    def test_that_does_not_sync_the_list_keeps_the_journal(
+        self, shard: Shard, folder: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The list's new name may be gone after a power cut: only the journal has the rows then."""
+        kept, fsync = (folder / JOURNAL).read_bytes(), os.fsync
+        more = sample_rows(2, "more")
+        with monkeypatch.context() as bad:
+            bad.setattr("os.fsync", lambda one: (refuse if name_of(one) == str(folder) else fsync)(one))
+            for change in (lambda: shard.parts([rows[8].row_id]), lambda: shard.append(more, "d")):
+                with pytest.raises(Unavailable):
+                    change()
+                assert (folder / JOURNAL).read_bytes() == kept
+        shard.append(more, "d")
+        for one in (shard, Shard(folder)):
+            assert scanned(one) == [*rows, *more]
+
     @pytest.mark.parametrize("then", ["an append", "a removal", "an end"])
     def test_that_keeps_the_journal_back_doubles_nothing_and_brings_nothing_back(
         self, shard: Shard, folder: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch, then: str
@@ -158,6 +231,19 @@ class TestABadDisk:
             del expected[3:6]
         for one in (shard, Shard(folder)):
             assert scanned(one) == expected
+
+    def test_that_kept_what_the_dataset_has_keeps_what_came_behind_it(
+        self, shard: Shard, folder: Path, rows: list[Row], tmp_path: Path
+    ) -> None:
+        other, more, before = Shard(tmp_path / "other"), sample_rows(2, "more"), (folder / JOURNAL).read_bytes()
+        other.append(more, "d")
+        shard.parts([rows[8].row_id])
+        (folder / JOURNAL).write_bytes(before + (tmp_path / "other" / JOURNAL).read_bytes())
+        again = Shard(folder)
+        assert scanned(again) == [*rows, *more]
+        again.remove([rows[3].row_id])
+        for one in (again, Shard(folder)):
+            assert scanned(one) == [*rows[:3], *rows[4:], *more]
 
 
 class TestADamagedJournal:
