@@ -39,8 +39,8 @@ class Journal:
         return self._size == 0
 
     def read(self) -> list[pa.Table]:
-        """Everything that was added, in its order."""
-        data = self._path.read_bytes() if self._path.exists() else b""
+        """Everything that was added, in its order; durable, also where a process was killed before it had synced it."""
+        data = self._read_durably() if self._path.exists() else b""
         tables, self._size = [], 0
         for end, content in _records(data):
             tables.append(pa.ipc.open_stream(content).read_all())
@@ -72,6 +72,12 @@ class Journal:
         if self._path.exists():
             self._cut_off(0)
         self._size = 0
+
+    def _read_durably(self) -> bytes:
+        with self._path.open("rb") as file:
+            os.fsync(file.fileno())
+            sync_folder(self._path.parent)
+            return file.read()
 
     def _cut_off(self, size: int) -> None:
         with self._path.open("r+b") as file:

@@ -103,6 +103,20 @@ class TestSmallAppends:
         with pytest.raises(Conflict):
             again.append(sample_rows(1, "other"), "c")
 
+    def test_that_a_killed_process_did_not_sync_are_synced_before_they_are_answered_for(
+        self, shard: Shard, folder: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        synced, fsync = list[str](), os.fsync
+        with monkeypatch.context() as refusing:
+            refusing.setattr("os.fsync", lambda one: (refuse if name_of(one).endswith(JOURNAL) else fsync)(one))
+            with pytest.raises(Unavailable):
+                Shard(folder)
+        monkeypatch.setattr("os.fsync", lambda one: (synced.append(name_of(one)), fsync(one))[1])
+        again = Shard(folder)
+        again.append(rows[6:], "c")
+        assert again.count == 9
+        assert str(folder) in synced[synced.index(str(folder / JOURNAL)) :]
+
     def test_come_into_the_dataset_with_a_large_one(
         self, shard: Shard, folder: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch
     ) -> None:
