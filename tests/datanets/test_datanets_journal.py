@@ -168,6 +168,30 @@ class TestABadDisk:
         for one in (shard, Shard(folder)):
             assert scanned(one) == [*rows, *more]
 
+    def test_that_refuses_keeps_no_byte_of_what_was_refused(
+        self, folder: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        shard, fsync, refused = Shard(folder), os.fsync, count()
+        with monkeypatch.context() as full:
+            full.setattr("os.fsync", lambda one: (fsync if next(refused) else refuse)(one))
+            with pytest.raises(Unavailable):
+                shard.append(rows, "a")
+        assert grep(folder, rows[0].row_id.encode()) == []
+        assert Shard(folder).count == 0
+
+    def test_that_may_have_kept_what_was_refused_is_asked_again_when_rows_are_taken_back(
+        self, folder: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        shard, synced, fsync = Shard(folder), list[str](), os.fsync
+        with monkeypatch.context() as full:
+            full.setattr("os.fsync", refuse)
+            with pytest.raises(Unavailable):
+                shard.append(rows, "a")
+        monkeypatch.setattr("os.fsync", lambda one: (synced.append(name_of(one)), fsync(one))[1])
+        assert shard.remove([rows[0].row_id]) == 0
+        assert str(folder / JOURNAL) in synced
+        assert grep(folder, rows[0].row_id.encode()) == []
+
     def test_that_refuses_while_the_journal_comes_into_the_dataset_loses_nothing(
         self, shard: Shard, folder: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -267,6 +291,31 @@ class TestADamagedJournal:
             (folder / JOURNAL).write_bytes(whole[:-cut])
             assert scanned(Shard(folder)) == rows[:6]
             assert len((folder / JOURNAL).read_bytes()) < len(whole) - cut
+
+    def test_ends_where_a_crash_has_left_pages_unwritten(self, shard: Shard, folder: Path, rows: list[Row]) -> None:
+        shard.append(sample_rows(60, "more"), "d")
+        begin, data = (folder / JOURNAL).stat().st_size, bytearray()
+        more = sample_rows(60, "even more")
+        shard.append(more, "e")
+        whole = (folder / JOURNAL).read_bytes()
+        page = (begin // 4096 + 1) * 4096
+        for start, end in ((begin, len(whole)), (begin, page), (page, page + 4096), (len(whole) - 9, len(whole))):
+            data[:] = whole
+            data[start:end] = bytes(end - start)
+            (folder / JOURNAL).write_bytes(data)
+            assert Shard(folder).count == 69
+            assert (folder / JOURNAL).read_bytes() == whole[:begin]
+
+    def test_is_told_where_its_last_record_is_damaged(self, shard: Shard, folder: Path, rows: list[Row]) -> None:
+        path = folder / JOURNAL
+        data = path.read_bytes()
+        for place in (*range(len(data) // 2, len(data) // 2 + 48), *range(len(data) // 2, len(data), 97), -1):
+            damaged = bytearray(data)
+            damaged[place] ^= 1
+            path.write_bytes(damaged)
+            with pytest.raises(Corrupt) as caught:
+                Shard(folder)
+            assert (caught.value.code, path.read_bytes()) == ("corrupt_shard_journal", damaged)
 
     def test_takes_what_comes_behind_what_a_crash_has_cut_off(
         self, shard: Shard, folder: Path, rows: list[Row]
