@@ -37,7 +37,7 @@ class Journal:
     def __init__(self, path: Path):
         self._path = path
         self._size = 0  # of what was added
-        self._is_sure = False  # that the file on disk ends there: a write that failed may have left more
+        self._is_sure = False  # that the disk has the file by its name, and no more of it: nothing since has failed
 
     @property
     def is_empty(self) -> bool:
@@ -84,14 +84,14 @@ class Journal:
 
     def _put(self, record: bytes = b"") -> None:
         """Behind what was added stands `record`, and nothing else."""
-        self._is_sure, is_new = False, not self._path.exists()
-        with self._path.open("wb" if is_new else "r+b") as file:
+        was_sure, self._is_sure = self._is_sure, False
+        with self._path.open("r+b" if self._path.exists() else "wb") as file:
             file.truncate(self._size)
             file.seek(self._size)
             file.write(record)
             file.flush()
             os.fsync(file.fileno())
-        if is_new:
+        if not was_sure:
             sync_folder(self._path.parent)
         self._is_sure = True
 

@@ -179,6 +179,18 @@ class TestABadDisk:
         assert grep(folder, rows[0].row_id.encode()) == []
         assert Shard(folder).count == 0
 
+    def test_that_does_not_sync_the_journals_name_is_asked_again_before_an_answer(
+        self, folder: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        shard, synced, fsync = Shard(folder), list[str](), os.fsync
+        with monkeypatch.context() as bad:
+            bad.setattr("os.fsync", lambda one: (refuse if name_of(one) == str(folder) else fsync)(one))
+            with pytest.raises(Unavailable):
+                shard.append(rows, "a")
+        monkeypatch.setattr("os.fsync", lambda one: (synced.append(name_of(one)), fsync(one))[1])
+        shard.append(rows, "a")
+        assert str(folder) in synced
+
     def test_that_may_have_kept_what_was_refused_is_asked_again_when_rows_are_taken_back(
         self, folder: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch
     ) -> None:
