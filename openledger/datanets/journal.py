@@ -36,8 +36,13 @@ class Journal:
 
     def __init__(self, path: Path):
         self._path = path
-        self._size = 0  # of what was added
+        self.num_records = 0
+        self._size = 0  # of these
         self._is_sure = False  # that the disk has the file by its name, and no more of it: nothing since has failed
+
+    @property
+    def num_bytes(self) -> int:
+        return self._size
 
     @property
     def is_empty(self) -> bool:
@@ -53,7 +58,7 @@ class Journal:
         if self._size < len(data):
             self._check_cut_off(data)
             self._put()
-        self._is_sure = self._path.exists()
+        self._is_sure, self.num_records = self._path.exists(), len(tables)
         return tables
 
     def add(self, table: pa.Table) -> None:
@@ -69,11 +74,12 @@ class Journal:
                 self._put()
             raise
         self._size += len(record)
+        self.num_records += 1
 
     def clear(self) -> None:
         """Everything is in the dataset: no byte of it stays here."""
         if self._path.exists():
-            self._size = 0
+            self._size = self.num_records = 0
             self._put()
 
     def _read_durably(self) -> bytes:

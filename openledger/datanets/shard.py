@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from openledger.core.errors import Conflict, NotFound, Unavailable
 from openledger.core.ids import check_name
@@ -34,7 +33,8 @@ from openledger.datanets.rows import FORMAT, SCHEMA, rows_of, table_of, upgraded
 
 MAX_BYTES_TOGETHER = 64 * 1024 * 1024  # of the appends that one change stores
 MAX_SMALL_BYTES = 1024 * 1024  # of a change for the journal
-MAX_JOURNAL_BYTES = 8 * 1024 * 1024  # of the rows in it, which are in memory too
+MAX_JOURNAL_BYTES = 8 * 1024 * 1024  # of its file; its rows, which are in memory too, are less
+MAX_JOURNAL_RECORDS = 256  # of which the smallest are 2 KB, nearly all of it their columns' names
 MAX_SMALL_FRAGMENTS = 128  # many small appends become few large files
 _FRAGMENT_ROWS = 100_000
 _TRIES = 3  # of a change that other processes' come before
@@ -254,8 +254,10 @@ class Shard:
         self._count_small(len(tables))
 
     def _is_for_journal(self, tables: Sequence[pa.Table]) -> bool:
-        new, recent = (sum(table.nbytes for table in each) for each in (tables, self._recent))
-        return self._files.journal is not None and new <= MAX_SMALL_BYTES and recent + new <= MAX_JOURNAL_BYTES
+        journal, num_bytes = self._files.journal, sum(table.nbytes for table in tables)
+        if journal is None or num_bytes > MAX_SMALL_BYTES:
+            return False
+        return journal.num_bytes + num_bytes <= MAX_JOURNAL_BYTES and journal.num_records < MAX_JOURNAL_RECORDS
 
     def _count_small(self, number: int) -> None:
         self._num_small += number
@@ -278,7 +280,7 @@ class Shard:
     def _fold(self) -> None:
         """What the journal holds stands in the dataset, and in no other file."""
         if self._recent:
-            together = pa.concat_tables(self._recent)
+            together = self._recent_rows()
             self._change(lambda: self._append([together]), lambda: None)
             self._forget_recent()
             self._count_small(1)
@@ -302,13 +304,19 @@ class Shard:
         except OSError as error:
             raise self._refused("read", error) from error
 
+    def _recent_rows(self) -> pa.Table:
+        """Of all records, put together once for all that read them."""
+        if len(self._recent) > 1:
+            self._recent = [pa.concat_tables(self._recent).combine_chunks()]
+        return self._recent[0]
+
     def _take(self, places: Sequence[int]) -> pa.Table:
         """Rows in the order in which they stand."""
         num_stored = len(self._places) - sum(map(len, self._recent))
         stored = [place for place in places if place < num_stored]
         found = [self._dataset.take(stored, columns=SCHEMA.names).cast(SCHEMA)] if stored else []
         if len(stored) < len(places):
-            recent = pa.concat_tables(self._recent).select(SCHEMA.names).cast(SCHEMA)
+            recent = self._recent_rows().select(SCHEMA.names).cast(SCHEMA)
             found.append(recent.take([place - num_stored for place in places[len(stored) :]]))
         return pa.concat_tables(found)
 
@@ -395,11 +403,11 @@ class Shard:
     def _read_places(self) -> None:
         """What the dataset holds under a key isn't recent, whatever came between its change and the journal's end."""
         self._read_stored()
-        stored = pa.array(list(self._keys), pa.string())
-        left = [table.filter(pc.invert(pc.is_in(table.column(_KEY), value_set=stored))) for table in self._recent]
-        self._recent = [table for table in left if len(table)]
-        for table in self._recent:
-            for row_id, key in zip(table.column(0).to_pylist(), table.column(_KEY).to_pylist(), strict=True):
+        if self._recent:
+            rows = self._recent_rows()
+            rows = rows.filter(pa.array([key not in self._keys for key in rows.column(_KEY).to_pylist()]))
+            self._recent = [rows] if len(rows) else []
+            for row_id, key in zip(rows.column(0).to_pylist(), rows.column(_KEY).to_pylist(), strict=True):
                 self._enter(row_id, key)
 
     def _read_stored(self) -> None:

@@ -131,14 +131,34 @@ class TestSmallAppends:
     def test_come_into_the_dataset_when_they_are_many(
         self, shard: Shard, folder: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("openledger.datanets.shard.MAX_JOURNAL_BYTES", 3_000)
+        monkeypatch.setattr("openledger.datanets.shard.MAX_JOURNAL_BYTES", 20_000)
         more = sample_rows(30, "more")
         for number, row in enumerate(more):
             shard.append([row], str(number))
-            assert sum(table.nbytes for table in shard._recent) <= 3_000
+            assert (folder / JOURNAL).stat().st_size <= 20_000 + 3_000  # what a row's record has beside the row
         assert num_files(folder) > 2
         for one in (shard, Shard(folder)):
             assert scanned(one) == [*rows, *more]
+
+    def test_come_into_the_dataset_when_their_records_are_many(
+        self, shard: Shard, folder: Path, rows: list[Row]
+    ) -> None:
+        more = sample_rows(300, "more")
+        for number, row in enumerate(more):
+            shard.append([row], str(number))
+        assert num_files(folder) == 2
+        assert len(Journal(folder / JOURNAL).read()) < 256
+        for one in (shard, Shard(folder)):
+            assert scanned(one) == [*rows, *more]
+
+    def test_are_put_together_once_for_all_that_read_them(self, shard: Shard, rows: list[Row]) -> None:
+        assert shard.rows([rows[7].row_id]) == [rows[7]]
+        (together,) = shard._recent
+        assert shard.rows([rows[4].row_id]) == [rows[4]]
+        assert shard._recent[0] is together
+        more = sample_rows(2, "more")
+        shard.append(more, "d")
+        assert shard.rows([more[1].row_id, rows[8].row_id]) == [more[1], rows[8]]
 
     def test_come_into_the_dataset_before_its_files_are_read_elsewhere(self, shard: Shard, rows: list[Row]) -> None:
         tables = [table for part in shard.parts([row.row_id for row in rows]) for table in read_part(part)]
