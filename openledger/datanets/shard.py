@@ -9,7 +9,8 @@ all of them: one file, one commit, one sync for as many as there are. Each is an
 none is acknowledged where it isn't. A crash leaves all of a change or nothing.
 
 On a local disk small changes stand in a journal first, behind the dataset's rows and in their order, and come into the
-dataset together: before the journal is large, before a row is removed, and before files are read past this process.
+dataset together: before the journal is large, before a row is removed, and before files with some of them are read
+past this process.
 """
 
 import threading
@@ -142,9 +143,8 @@ class Shard:
         with self._still():
             if not all(row_id in self._places for row_id in row_ids):
                 self._see_others()
-            for row_id in row_ids:
-                self._place(row_id)
-            self._fold()
+            if max((self._place(row_id) for row_id in row_ids), default=-1) >= self._num_stored:
+                self._fold()
             fragments = [] if self._dataset is None else self._dataset.get_fragments()
             ordered, wanted = iter(self._places), set(row_ids)  # in the order in which they stand
             held = [(one.metadata.files[0].path, list(islice(ordered, one.count_rows()))) for one in fragments]
@@ -251,18 +251,15 @@ class Shard:
         before = self._version()
         self._change(lambda: self._append(tables), lambda: self._note(appends, before))
         self._forget_recent()
-        self._count_small(len(tables))
+        self._num_small += len(tables)
+        if self._num_small >= MAX_SMALL_FRAGMENTS:
+            self._change(lambda: self._compact(everything=False))
 
     def _is_for_journal(self, tables: Sequence[pa.Table]) -> bool:
         journal, num_bytes = self._files.journal, sum(table.nbytes for table in tables)
-        if journal is None or num_bytes > MAX_SMALL_BYTES:
+        if journal is None or num_bytes > MAX_SMALL_BYTES or self._num_small >= MAX_SMALL_FRAGMENTS:
             return False
         return journal.num_bytes + num_bytes <= MAX_JOURNAL_BYTES and journal.num_records < MAX_JOURNAL_RECORDS
-
-    def _count_small(self, number: int) -> None:
-        self._num_small += number
-        if self._num_small >= MAX_SMALL_FRAGMENTS:
-            self._change(lambda: self._compact(everything=False))
 
     def _write_recent(self, table: pa.Table, appends: Sequence[tuple[pa.Table, str]]) -> None:
         """The journal holds what is recent, and nothing else."""
@@ -282,8 +279,8 @@ class Shard:
         if self._recent:
             together = self._recent_rows()
             self._change(lambda: self._append([together]), lambda: None)
+            self._num_small += 1  # the next append sees to it: this may be on behalf of a reader
             self._forget_recent()
-            self._count_small(1)
         elif self._files.journal is not None and not self._files.journal.is_empty:
             self._forget_recent()
 
@@ -304,6 +301,11 @@ class Shard:
         except OSError as error:
             raise self._refused("read", error) from error
 
+    @property
+    def _num_stored(self) -> int:
+        """Rows in the dataset; the recent ones stand behind them."""
+        return len(self._places) - sum(map(len, self._recent))
+
     def _recent_rows(self) -> pa.Table:
         """Of all records, put together once for all that read them."""
         if len(self._recent) > 1:
@@ -312,7 +314,7 @@ class Shard:
 
     def _take(self, places: Sequence[int]) -> pa.Table:
         """Rows in the order in which they stand."""
-        num_stored = len(self._places) - sum(map(len, self._recent))
+        num_stored = self._num_stored
         stored = [place for place in places if place < num_stored]
         found = [self._dataset.take(stored, columns=SCHEMA.names).cast(SCHEMA)] if stored else []
         if len(stored) < len(places):

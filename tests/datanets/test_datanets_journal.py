@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from test_datanets_shard import grep, refuse, sample_rows
 
-from openledger.core.errors import Conflict, Corrupt, Unavailable
+from openledger.core.errors import Conflict, Corrupt, NotFound, Unavailable
 from openledger.core.values import Row
 from openledger.datanets.bulk import read_part
 from openledger.datanets.journal import Journal
@@ -163,6 +163,30 @@ class TestSmallAppends:
     def test_come_into_the_dataset_before_its_files_are_read_elsewhere(self, shard: Shard, rows: list[Row]) -> None:
         tables = [table for part in shard.parts([row.row_id for row in rows]) for table in read_part(part)]
         assert [row for table in tables for row in rows_of(table)] == rows
+
+    def test_stay_where_files_without_them_are_read_elsewhere(
+        self, shard: Shard, folder: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A disk that is full, or read-only, can still be read."""
+        before = (folder / JOURNAL).read_bytes()
+        monkeypatch.setattr("os.fsync", refuse)
+        (part,) = shard.parts([row.row_id for row in rows[:3]])
+        assert [row for table in read_part(part) for row in rows_of(table)] == rows[:3]
+        assert ((folder / JOURNAL).read_bytes(), num_files(folder)) == (before, 1)
+        with pytest.raises(NotFound, match="row_none"):
+            shard.parts([rows[8].row_id, "row_none"])
+
+    def test_leave_it_to_the_next_append_to_make_few_files_of_many(
+        self, shard: Shard, folder: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("openledger.datanets.shard.MAX_SMALL_FRAGMENTS", 2)
+        shard.parts([rows[8].row_id])
+        assert num_files(folder) == 2
+        more = sample_rows(2, "more")
+        shard.append(more, "d")
+        assert num_files(folder) == 1
+        for one in (shard, Shard(folder)):
+            assert scanned(one) == [*rows, *more]
 
     def test_leave_no_byte_when_they_are_taken_back(self, shard: Shard, folder: Path, rows: list[Row]) -> None:
         secret = rows[7]
