@@ -44,12 +44,7 @@ class DiskFiles:
         make_folder(folder)
         self.journal: Journal | None = Journal(folder / _JOURNAL)
         self._files = read_list(folder)
-        self._remove_unlisted()
         self._check_files()
-
-    def open(self) -> Any:
-        """The Lance dataset; None where the shard has no row."""
-        return _lance().dataset(self.uri) if self._files else None
 
     def settle(self, dataset: Any) -> None:
         """Make `dataset` (None: no row is left) what the shard is, durably. Raises OSError."""
@@ -70,14 +65,14 @@ class DiskFiles:
         self._remove_unlisted()
 
     def roll_back(self) -> Any:
-        """To what the list on disk says: the change may have been listed before it failed."""
-        self._files = read_list(self._folder)
-        self._remove_unlisted()
-        return self.open()
+        """The Lance dataset as the list on disk says; None where the shard has no row. Raises OSError.
 
-    def confirm(self) -> None:
-        """The first answer may have failed between the list's name and its sync."""
+        A change may have been cut off between the list's name and its sync. Nothing is removed, answered or taken from
+        the journal by a list that a power cut could still take back."""
+        self._files = read_list(self._folder)
         sync_folder(self._folder)
+        self._remove_unlisted()
+        return _lance().dataset(self.uri) if self._files else None
 
     def corrupt(self, path: str, problem: str) -> Corrupt:
         return Corrupt(

@@ -99,9 +99,6 @@ class ObjectFiles:
         """A commit that failed left no version."""
         return self.open()
 
-    def confirm(self) -> None:
-        """What is in a version is durable."""
-
     def corrupt(self, path: str, problem: str) -> Corrupt:
         return Corrupt(
             f"shard {self.uri}: {problem}",

@@ -9,7 +9,8 @@ all of them: one file, one commit, one sync for as many as there are. Each is an
 none is acknowledged where it isn't. A crash leaves all of a change or nothing.
 
 On a local disk small changes stand in a journal first, behind the dataset's rows and in their order, and come into the
-dataset together: before the journal is large, before a row is removed, and before files are read past this process.
+dataset together: before the journal is large, before a row is removed, and before files with some of them are read
+past this process.
 """
 
 import threading
@@ -33,7 +34,8 @@ from openledger.datanets.rows import FORMAT, SCHEMA, rows_of, table_of, upgraded
 
 MAX_BYTES_TOGETHER = 64 * 1024 * 1024  # of the appends that one change stores
 MAX_SMALL_BYTES = 1024 * 1024  # of a change for the journal
-MAX_JOURNAL_BYTES = 8 * 1024 * 1024  # of the rows in it, which are in memory too
+MAX_JOURNAL_BYTES = 8 * 1024 * 1024  # of its file; its rows, which are in memory too, are less
+MAX_JOURNAL_RECORDS = 256  # of which the smallest are 2 KB, nearly all of it their columns' names
 MAX_SMALL_FRAGMENTS = 128  # many small appends become few large files
 _FRAGMENT_ROWS = 100_000
 _TRIES = 3  # of a change that other processes' come before
@@ -57,12 +59,11 @@ class Shard:
         self._waiting = deque[_Append]()
         self._files = DiskFiles(place) if isinstance(place, Path) else ObjectFiles(place, options)
         self._schema = _encoded(_STORED, self._files.compression)
-        self._recent: list[pa.Table] = []  # what the journal holds, in `_schema`
+        self._recent = self._read_journal()
         self._is_stale = True  # `_dataset` may not be what `_places` tells of: nothing is to be told of either
-        self._dataset: Any = self._open()
-        self._take_over_columns()
+        self._dataset: Any = None
         self._catch_up()
-        self._read_journal()
+        self._take_over_columns()
         if self._dataset is not None and any(one.deletion_file() for one in self._dataset.get_fragments()):
             self._clean_up()
         if isinstance(place, Path):
@@ -142,9 +143,8 @@ class Shard:
         with self._still():
             if not all(row_id in self._places for row_id in row_ids):
                 self._see_others()
-            for row_id in row_ids:
-                self._place(row_id)
-            self._fold()
+            if max((self._place(row_id) for row_id in row_ids), default=-1) >= self._num_stored:
+                self._fold()
             fragments = [] if self._dataset is None else self._dataset.get_fragments()
             ordered, wanted = iter(self._places), set(row_ids)  # in the order in which they stand
             held = [(one.metadata.files[0].path, list(islice(ordered, one.count_rows()))) for one in fragments]
@@ -178,9 +178,8 @@ class Shard:
         if not self._is_stale:
             return
         try:
-            self._dataset = self._files.roll_back()
+            self._dataset = self._open()
             self._read_places()
-            self._enter_recent()
         except (OSError, ValueError) as error:
             raise self._refused("read", error) if is_refusal(error) else self._files.corrupt("", str(error)) from error
         self._is_stale = False
@@ -252,16 +251,15 @@ class Shard:
         before = self._version()
         self._change(lambda: self._append(tables), lambda: self._note(appends, before))
         self._forget_recent()
-        self._count_small(len(tables))
-
-    def _is_for_journal(self, tables: Sequence[pa.Table]) -> bool:
-        new, recent = (sum(table.nbytes for table in each) for each in (tables, self._recent))
-        return self._files.journal is not None and new <= MAX_SMALL_BYTES and recent + new <= MAX_JOURNAL_BYTES
-
-    def _count_small(self, number: int) -> None:
-        self._num_small += number
+        self._num_small += len(tables)
         if self._num_small >= MAX_SMALL_FRAGMENTS:
             self._change(lambda: self._compact(everything=False))
+
+    def _is_for_journal(self, tables: Sequence[pa.Table]) -> bool:
+        journal, num_bytes = self._files.journal, sum(table.nbytes for table in tables)
+        if journal is None or num_bytes > MAX_SMALL_BYTES or self._num_small >= MAX_SMALL_FRAGMENTS:
+            return False
+        return journal.num_bytes + num_bytes <= MAX_JOURNAL_BYTES and journal.num_records < MAX_JOURNAL_RECORDS
 
     def _write_recent(self, table: pa.Table, appends: Sequence[tuple[pa.Table, str]]) -> None:
         """The journal holds what is recent, and nothing else."""
@@ -279,10 +277,10 @@ class Shard:
     def _fold(self) -> None:
         """What the journal holds stands in the dataset, and in no other file."""
         if self._recent:
-            together = pa.concat_tables(self._recent)
+            together = self._recent_rows()
             self._change(lambda: self._append([together]), lambda: None)
+            self._num_small += 1  # the next append sees to it: this may be on behalf of a reader
             self._forget_recent()
-            self._count_small(1)
         elif self._files.journal is not None and not self._files.journal.is_empty:
             self._forget_recent()
 
@@ -294,33 +292,33 @@ class Shard:
             except OSError as error:
                 raise self._refused("written", error) from error
 
-    def _read_journal(self) -> None:
-        """What a crash has left in the journal and the dataset has is known by its key."""
-        journal = self._files.journal
-        if journal is None:
-            return
+    def _read_journal(self) -> list[pa.Table]:
+        """What the journal holds, in `_schema`."""
+        if self._files.journal is None:
+            return []
         try:
-            tables = [table.cast(self._schema) for table in journal.read()]
+            return [table.cast(self._schema) for table in self._files.journal.read()]
         except OSError as error:
-            raise self._files.corrupt("", f"its journal can't be read: {error}") from error
-        if any(key in self._keys for table in tables for key in table.column(_KEY).unique().to_pylist()):
-            self._forget_recent()
-            return
-        self._recent = tables
-        self._enter_recent()
+            raise self._refused("read", error) from error
 
-    def _enter_recent(self) -> None:
-        for table in self._recent:
-            for row_id, key in zip(table.column(0).to_pylist(), table.column(_KEY).to_pylist(), strict=True):
-                self._enter(row_id, key)
+    @property
+    def _num_stored(self) -> int:
+        """Rows in the dataset; the recent ones stand behind them."""
+        return len(self._places) - sum(map(len, self._recent))
+
+    def _recent_rows(self) -> pa.Table:
+        """Of all records, put together once for all that read them."""
+        if len(self._recent) > 1:
+            self._recent = [pa.concat_tables(self._recent).combine_chunks()]
+        return self._recent[0]
 
     def _take(self, places: Sequence[int]) -> pa.Table:
         """Rows in the order in which they stand."""
-        num_stored = len(self._places) - sum(map(len, self._recent))
+        num_stored = self._num_stored
         stored = [place for place in places if place < num_stored]
         found = [self._dataset.take(stored, columns=SCHEMA.names).cast(SCHEMA)] if stored else []
         if len(stored) < len(places):
-            recent = pa.concat_tables(self._recent).select(SCHEMA.names).cast(SCHEMA)
+            recent = self._recent_rows().select(SCHEMA.names).cast(SCHEMA)
             found.append(recent.take([place - num_stored for place in places[len(stored) :]]))
         return pa.concat_tables(found)
 
@@ -399,12 +397,22 @@ class Shard:
         )
 
     def _open(self) -> Any:
-        dataset = self._files.open()
+        dataset = self._files.roll_back()
         if dataset is not None and not any(dataset.schema.equals(schema) for schema in (_STORED, _FIRST)):
             raise self._files.corrupt("", f"its columns are not those of {FORMAT}")
         return dataset
 
     def _read_places(self) -> None:
+        """What the dataset holds under a key isn't recent, whatever came between its change and the journal's end."""
+        self._read_stored()
+        if self._recent:
+            rows = self._recent_rows()
+            rows = rows.filter(pa.array([key not in self._keys for key in rows.column(_KEY).to_pylist()]))
+            self._recent = [rows] if len(rows) else []
+            for row_id, key in zip(rows.column(0).to_pylist(), rows.column(_KEY).to_pylist(), strict=True):
+                self._enter(row_id, key)
+
+    def _read_stored(self) -> None:
         self._places: dict[str, int] = {}
         self._keys: dict[str, list[str]] = {}  # what came under each
         self._num_small = 0
@@ -486,7 +494,6 @@ class Shard:
             raise Conflict(f"a row id stands twice: {twice}", code="row_id_taken", param=append.key)
 
     def _check_repeated(self, append: "_Append") -> None:
-        self._files.confirm()
         if not set(self._keys[append.key]).issubset(append.row_ids):
             raise Conflict(f"the key {append.key!r} already holds other rows", code="key_reused", param="key")
 
