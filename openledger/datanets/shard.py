@@ -356,6 +356,8 @@ class Shard:
         quoted = ", ".join("'" + row_id.replace("'", "''") + "'" for row_id in row_ids)
         self._dataset.delete(f"row_id IN ({quoted})")
         self._compact()
+        if self._files.keeps_one_version:  # an object store's fence does the same
+            self._drop_fragments([])  # a version's manifest has the predicate that made it, ids and all
 
     def _compact(self, *, everything: bool = True) -> None:
         """`everything` that no version names goes too, also what another process has written and not committed, which
@@ -423,10 +425,13 @@ class Shard:
             fragment.fragment_id for fragment in self._dataset.get_fragments() if not self._read_fragment(fragment)
         ]
         if dropped:
-            operation = _lance().LanceOperation.Delete([], dropped, "true")
-            self._dataset = _lance().LanceDataset.commit(
-                self._dataset, operation, read_version=self._dataset.version, storage_options=self._options
-            )
+            self._drop_fragments(dropped)
+
+    def _drop_fragments(self, fragment_ids: Sequence[int]) -> None:
+        operation = _lance().LanceOperation.Delete([], list(fragment_ids), "true")
+        self._dataset = _lance().LanceDataset.commit(
+            self._dataset, operation, read_version=self._dataset.version, storage_options=self._options
+        )
 
     def _take_over_columns(self) -> None:
         """Rows that were written before rows had `extra` are written again with it, a batch at a time."""

@@ -233,6 +233,15 @@ class TestRemove:
         assert [row.row_id for row in shard.rows([rows[5].row_id])] == [rows[5].row_id]
         assert Shard(tmp_path / "s").count == shard.count == 9
 
+    def test_no_id_is_left_of_an_append_that_is_removed_whole(self, tmp_path: Path) -> None:
+        """Its file goes as it is, and nothing is compacted."""
+        shard, rows = Shard(tmp_path / "s"), sample_rows(2)
+        shard.append(rows, "a")
+        shard.append(sample_rows(4, "other"), "b")
+        assert shard.remove([row.row_id for row in rows]) == 2
+        assert grep(tmp_path, rows[0].row_id.encode()) == []
+        assert Shard(tmp_path / "s").count == 4
+
     def test_the_last_row_can_be_removed_and_others_come(self, tmp_path: Path) -> None:
         shard, rows = Shard(tmp_path / "s"), sample_rows(2)
         shard.append(rows, "a")

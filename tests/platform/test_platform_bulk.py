@@ -74,6 +74,7 @@ class Owner:
     comes before each."""
 
     def __init__(self, place: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr("openledger.datanets.shard.MAX_SMALL_BYTES", 0)  # the journal has one part for several
         self.shard = Shard(place)
         for number in range(0, len(rows), 10):
             self.shard.append(rows[number : number + 10], str(number))
