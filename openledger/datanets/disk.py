@@ -41,7 +41,6 @@ class DiskFiles:
         self._folder = folder
         self.name = str(folder)
         self.uri = str(folder / DATASET)
-        make_folder(folder)
         self.journal: Journal | None = Journal(folder / _JOURNAL)
         self._files = read_list(folder)
         self._check_files()
@@ -68,7 +67,8 @@ class DiskFiles:
         """The Lance dataset as the list on disk says; None where the shard has no row. Raises OSError.
 
         A change may have been cut off between the list's name and its sync. Nothing is removed, answered or taken from
-        the journal by a list that a power cut could still take back."""
+        the journal by a list, or in a folder, that a power cut could still take back."""
+        make_folder(self._folder)
         self._files = read_list(self._folder)
         sync_folder(self._folder)
         self._remove_unlisted()

@@ -220,6 +220,18 @@ class TestShard:
         shard.append(sample_rows(3), "a")
         assert Shard(tmp_path / "s").count == 3
 
+    @pytest.mark.parametrize("is_new", [True, False])
+    def test_a_disk_that_refuses_the_opening_is_told(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_new: bool
+    ) -> None:
+        if not is_new:
+            Shard(tmp_path / "s").append(sample_rows(3), "a")
+        with monkeypatch.context() as patch:
+            patch.setattr("os.fsync", refuse)
+            with pytest.raises(Unavailable, match="No space left"):
+                Shard(tmp_path / "s")
+        assert Shard(tmp_path / "s").count == (0 if is_new else 3)
+
 
 class TestRemove:
     def test_no_byte_of_a_removed_row_is_left(self, tmp_path: Path) -> None:
