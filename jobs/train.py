@@ -126,7 +126,7 @@ def train(workdir: Workdir, arguments: argparse.Namespace) -> dict[str, object]:
                 job, arguments.bank, num_gpus=arguments.gpu, on_member=lambda one: tell(f"bank: {one.name} trained")
             )
         tell("building the index")
-        indexed = pipeline.build_indexes([start_index_host(base)], [job], [decoys], workdir.indexes)[0]
+        indexed = pipeline.build_indexes(start_index_host(base).build.remote, [job], [decoys], workdir.indexes)[0]
         if not arguments.version:
             tell(f"offering it as {card.name}")
             ray.get(economy.charge_adapter.remote(owner, card.digest))

@@ -84,7 +84,7 @@ class World:
         trainer._train_until(job, recipe.num_epochs, progress, 0, 1)
         card = load_card(Path(job.output))
         pipeline.register(self.registry, job, card, OWNER, PRICES, self.economy)
-        pipeline.build_indexes([self.host], [job], [decoys], self.indexes)
+        pipeline.build_indexes(self.host.build.remote, [job], [decoys], self.indexes)
         return job, card
 
     def bank(self, job, without=()):

@@ -1,7 +1,7 @@
 """The index actors: `IndexHost` builds adapters' indexes and scores answers against them, `IndexShardHost` holds a part
-of one index in memory and answers queries; and `IndexTasks`, which builds as the first does. No logic of their own."""
+of one index in memory and answers queries; and `index_task`, which builds as the first does. No logic of their own."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -111,21 +111,10 @@ class IndexShardHost:
         return await self._batcher.top(queries_VQP, k)
 
 
-class IndexTasks:
-    """Where indexes are to be built, in the place of an `IndexHost`'s handle: each by a task. Ray gives it a worker
-    that earlier tasks ran in, such as a bank's: what takes seconds to import is there. An actor has a new process."""
-
-    def __init__(self, base: BaseModel):
-        self._base = base
-        self._task = ray.remote(_build).options(num_cpus=1, max_retries=2, name="index")
-
-    @property
-    def build(self) -> "IndexTasks":
-        return self
-
-    def remote(self, *arguments: Any) -> Any:
-        """As `IndexHost.build.remote`."""
-        return self._task.remote(self._base, *arguments)
+def index_task(base: BaseModel) -> Callable[..., Any]:
+    """As `IndexHost.build.remote`, each call by a task. Ray gives it a worker that earlier tasks ran in, such as a
+    bank's: what takes seconds to import is there. An actor has a new process."""
+    return partial(ray.remote(_build).options(num_cpus=1, max_retries=2, name="index").remote, base)
 
 
 def _build(base: BaseModel, *arguments: Any) -> int:

@@ -233,22 +233,22 @@ def train(jobs: Sequence[TrainingJob], runs: Path, num_workers: int, use_gpu: bo
 
 
 def build_indexes(
-    hosts: Sequence[Any],
+    build: Callable[..., Any],
     jobs: Sequence[TrainingJob],
     decoys: Sequence[Sequence[Row]],
     indexes: Path,
     *,
     most_views: int | None = None,
 ) -> list[int]:
-    """Build what isn't built yet, spread over the index actors, at `most_views` points of each run (`index_views`); the
-    number of rows in each index."""
+    """Build what isn't built yet, at `most_views` points of each run (`index_views`); the number of rows in each index.
+    `build` is an `IndexHost`'s `build.remote`, or an `index_task`."""
     counts: list[Any] = []
-    for number, (job, own_decoys) in enumerate(zip(jobs, decoys, strict=True)):
+    for job, own_decoys in zip(jobs, decoys, strict=True):
         card = load_card(Path(job.output))
         folder = index_folder(indexes, card.digest)
         if (count := _built_rows(folder, card)) is None:
-            host, views = hosts[number % len(hosts)], index_views(job.output, most_views)
-            count = host.build.remote(views, card.digest, job.rows, list(own_decoys), str(folder), job.output)
+            views = index_views(job.output, most_views)
+            count = build(views, card.digest, job.rows, list(own_decoys), str(folder), job.output)
         counts.append(count)
     return [count if isinstance(count, int) else ray.get(count) for count in counts]
 

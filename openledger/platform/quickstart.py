@@ -23,7 +23,7 @@ from rich.console import Console
 from openledger.adapters.base_model import BaseModel, encode_prompt, find_base_model, load_tokenizer
 from openledger.adapters.card import AdapterCard, save_card
 from openledger.adapters.registry import AdapterRegistry
-from openledger.attribution.actor import IndexTasks, start_index_host
+from openledger.attribution.actor import index_task, start_index_host
 from openledger.attribution.planner import FLOOR_COALITIONS
 from openledger.client import OpenLedger
 from openledger.core.config import save_settings
@@ -273,7 +273,7 @@ def build_indexes(run: Demonstration, stage: Stage) -> None:
     missing = [card for card in run.cards if not pipeline.index_folder(run.workdir.indexes, card.digest).exists()]
     stage.tell(f"{len(missing)} indexes to build")
     counts = pipeline.build_indexes(
-        [IndexTasks(run.base)], run.jobs, run.decoys, run.workdir.indexes, most_views=run.settings.index_views
+        index_task(run.base), run.jobs, run.decoys, run.workdir.indexes, most_views=run.settings.index_views
     )
     stage.detail = f"{sum(counts)} rows' gradients in {len(counts)} indexes, {len(missing)} built now"
 

@@ -11,7 +11,7 @@ from synthetic_index import make_index, make_queries, open_index
 from tiny_model import make_tiny_base, tiny_rows
 
 from openledger.adapters.base_model import load_model, load_tokenizer
-from openledger.attribution.actor import IndexHost, IndexShardHost, IndexTasks, start_shard_hosts, top_of_hosts
+from openledger.attribution.actor import IndexHost, IndexShardHost, index_task, start_shard_hosts, top_of_hosts
 from openledger.attribution.index import build_index
 from openledger.core.errors import Corrupt, InvalidInput
 from openledger.core.values import Answer
@@ -73,7 +73,7 @@ def test_several_points_of_an_adapter_are_one_index(world):
 def test_a_task_builds_the_hosts_index(cluster, world):
     host, base, views, folder = world
     there = str(folder / "by a task")
-    assert ray.get(IndexTasks(base).build.remote(views, "digest", ROWS[:16], ROWS[16:], there)) == 20
+    assert ray.get(index_task(base)(views, "digest", ROWS[:16], ROWS[16:], there)) == 20
     scores = [host.score(views, "digest", index, [answer()])[1] for index in (there, build(world, "both"))]
     assert np.array_equal(*scores)
 

@@ -330,7 +330,7 @@ def test_answers_of_an_adapter_that_was_replaced_within_the_period_are_attribute
     registry, jobs, indexes = retrained
     hosts = IndexHosts([base], lambda base, _: start_index_host(base, num_cpus=0))
     rows = pipeline.build_indexes(
-        [hosts.of(base.digest)], [job for job, _, _ in jobs], [decoys for _, _, decoys in jobs], indexes
+        hosts.of(base.digest).build.remote, [job for job, _, _ in jobs], [decoys for _, _, decoys in jobs], indexes
     )
     assert rows == [len(job.rows) + len(decoys) for job, _, decoys in jobs]
     old, new = (card.digest for _, card, _ in jobs)
