@@ -15,7 +15,7 @@ from torch.nn import functional
 from transformers import AttentionInterface
 
 from openledger.core.errors import InvalidInput
-from openledger.openlora.native import BLOCK, Kernels, Weighing
+from openledger.openlora.native import BLOCK, Paged, Weighing
 from openledger.openlora.packing import PackedStep, Segment
 
 NAME = "openlora_packed"
@@ -39,7 +39,7 @@ def packed_attention(
     softcap: float | None = None,
     s_aux: torch.Tensor | None = None,
     openlora_step: PackedStep | None = None,
-    openlora_kernels: Kernels | None = None,
+    openlora_kernels: Paged | None = None,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
     """query `[1, H, T, d]`, key and value `[1, G, T, d]`, rotated already; the result is `[1, T, H, d]`. Softcap as in
@@ -74,14 +74,14 @@ def attend_piece(
     """Causal attention of the rows from position `start` on; `[T, H, d]`. What the kernel computes, with torch."""
     length, window = key_1GLd.shape[2], weighing.window
     if weighing.softcap is not None or weighing.sinks is not None:
-        return _written_out(query_1HTd, key_1GLd, value_1GLd, _mask(start, length, window), weighing)
+        return _written_out(query_1HTd, key_1GLd, value_1GLd, _mask(start, length, window, query_1HTd.device), weighing)
     plain = start == 0 and (window is None or window >= length)
     all_seen = plain or (query_1HTd.shape[2] == 1 and window is None)
     out = functional.scaled_dot_product_attention(
         query_1HTd,
         key_1GLd,
         value_1GLd,
-        attn_mask=None if all_seen else _mask(start, length, window),
+        attn_mask=None if all_seen else _mask(start, length, window, query_1HTd.device),
         is_causal=plain,
         scale=weighing.scale,
         enable_gqa=query_1HTd.shape[1] != key_1GLd.shape[1],
@@ -101,7 +101,7 @@ def _checked(step: PackedStep | None, mask: torch.Tensor | None, options: dict[s
 
 
 def _store(
-    step: PackedStep, kernels: Kernels | None, layer: int, key: torch.Tensor, value: torch.Tensor
+    step: PackedStep, kernels: Paged | None, layer: int, key: torch.Tensor, value: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Put the new keys and values into their blocks; the layer's storage."""
     assert step.kv is not None
@@ -124,7 +124,7 @@ def _seen(
     piece = segment.piece
     if piece.start == 0 or stored is None:
         return key[:, :, segment.begin : segment.end], value[:, :, segment.begin : segment.end]
-    blocks = torch.tensor(piece.blocks[: -(-piece.end // BLOCK)])
+    blocks = torch.tensor(piece.blocks[: -(-piece.end // BLOCK)], device=key.device)
     keys_GLd = stored[0][blocks].permute(1, 0, 3, 2).flatten(1, 2)[:, : piece.end]
     values_GLd = stored[1][blocks].permute(1, 0, 2, 3).flatten(1, 2)[:, : piece.end]
     return keys_GLd.unsqueeze(0), values_GLd.unsqueeze(0)
@@ -135,9 +135,9 @@ def _plain(x: torch.Tensor) -> torch.Tensor:
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
-def _mask(start: int, end: int, window: int | None) -> torch.Tensor:
+def _mask(start: int, end: int, window: int | None, device: torch.device) -> torch.Tensor:
     """True where the row at a position (start..end) may look at a stored position (0..end)."""
-    row, column = torch.arange(start, end)[:, None], torch.arange(end)
+    row, column = torch.arange(start, end, device=device)[:, None], torch.arange(end, device=device)
     seen = column <= row
     return seen if window is None else seen & (column > row - window)
 

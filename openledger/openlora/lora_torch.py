@@ -19,16 +19,19 @@ _LONG = 16  # rows: from here on padding the others costs more than a product of
 
 
 class TorchProducts:
-    def __init__(self, dtype: torch.dtype):
-        self._dtype = dtype
+    def __init__(self, dtype: torch.dtype, device: torch.device | str = "cpu"):
+        self._dtype, self._device = dtype, torch.device(device)
         self._adapters: dict[str, Factors] = {}
         self._pack = _Pack(digests=(), adapters=())
 
     def install(self, digest: str, weights: AdapterWeights) -> None:
         self._adapters[digest] = {
-            module: (a_RI.t().to(self._dtype).contiguous(), (b_OR.t() * scale).to(self._dtype).contiguous())
+            module: (self._kept(a_RI.t()), self._kept(b_OR.t() * scale))
             for module, (a_RI, b_OR, scale) in weights.factors.items()
         }
+
+    def _kept(self, factor: torch.Tensor) -> torch.Tensor:
+        return factor.to(self._device, self._dtype).contiguous()
 
     def remove(self, digest: str) -> None:
         self._adapters.pop(digest, None)
@@ -65,10 +68,10 @@ class TorchProducts:
         places = [number * most + at for number, run in enumerate(runs) for at in range(run.end - run.begin)]
         return _PackedRows(
             pack=self._pack,
-            gather=torch.tensor(gather),
-            rows=torch.tensor(rows),
-            places=torch.tensor(places),
-            weights_K11=torch.tensor([run.weight for run in runs])[:, None, None],
+            gather=torch.tensor(gather, device=self._device),
+            rows=torch.tensor(rows, device=self._device),
+            places=torch.tensor(places, device=self._device),
+            weights_K11=torch.tensor([run.weight for run in runs], device=self._device)[:, None, None],
         )
 
 

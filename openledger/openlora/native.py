@@ -11,6 +11,7 @@ import ctypes
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
@@ -103,6 +104,20 @@ class Weighing:
     window: int | None = None
     softcap: float | None = None
     sinks: torch.Tensor | None = None
+
+
+class Paged(Protocol):
+    """Attention over blocks of keys and values, by whichever kernels; see `Kernels` for what each does."""
+
+    def store(
+        self, key_TGd: torch.Tensor, value_TGd: torch.Tensor, keys: torch.Tensor, values: torch.Tensor,
+        slots: torch.Tensor,
+    ) -> None: ...  # fmt: skip
+
+    def attend(
+        self, query_HTd: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, rows: Rows, out_THd: torch.Tensor,
+        weighing: Weighing,
+    ) -> None: ...  # fmt: skip
 
 
 class Kernels:

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -22,8 +22,11 @@ from openledger.openlora import attention
 from openledger.openlora.fused_step import MAX_ROWS, FusedStep, is_like_llama, rounded
 from openledger.openlora.kv import KeyValueBlocks, num_blocks_of
 from openledger.openlora.lora import Plan, Weights
-from openledger.openlora.native import BLOCK, Kernels, Weighing
+from openledger.openlora.native import BLOCK, Kernels, Paged, Weighing
 from openledger.openlora.packing import PackedStep, Piece, pack
+
+if TYPE_CHECKING:  # imports Triton
+    from openledger.openlora.graph_step import GraphStep
 
 _PROBE_PROMPTS, _PROBE_NEW = (3, 11, 41), 3  # the last in two pieces: one long, one long after stored tokens
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}  # of the largest logit, at least of 1
@@ -50,22 +53,25 @@ class PackedModel:
     """A base model that computes packed batches, in `dtype` (`auto`: the faster one here), its linear layers' weights
     `exact`, rounded to `int8`, or `auto`: rounded where that makes a step of one row faster. `shapes` are the modules
     that adapters may target, `bytes_per_token` what the keys and values of a token take. `num_threads` is what torch
-    computes with, which the call of the kernels doesn't. Raises InvalidInput (`unsupported_model`, `no_int8`)."""
+    computes with, which the call of the kernels doesn't. On a GPU `device` says so. Raises InvalidInput
+    (`unsupported_model`, `no_int8`)."""
 
     def __init__(
         self,
         base: BaseModel,
-        kernels: Kernels | None = None,
+        kernels: Paged | None = None,
         dtype: str = "float32",
         weights: str = "exact",
         num_threads: int = 1,
+        device: torch.device | str = "cpu",
     ):
-        self.base, self.kernels, self.dtype = base, kernels, torch.float32
-        self.model = load_model(base)
+        self.base, self.kernels, self.dtype, self.device = base, kernels, torch.float32, torch.device(device)
+        self.model = load_model(base).to(self.device)
         self.vocab_size = int(self.model.get_input_embeddings().weight.shape[0])
         self._num_layers = int(self.model.config.get_text_config().num_hidden_layers)
         self._weighings: dict[int, Weighing] = {}
         self._fused: FusedStep | None = None
+        self._graphs: GraphStep | None = None
         self._check_family()
         with torch.inference_mode():
             self.bytes_per_token, self.shapes = self._probe()
@@ -80,8 +86,22 @@ class PackedModel:
 
     @property
     def num_fused_rows(self) -> int:
-        """Steps of so many rows are one call of the kernels; 0 where none is."""
+        """Steps of so many rows are one call of the kernels, or one graph; 0 where none is."""
+        if self._graphs is not None:
+            return self._graphs.max_rows
         return 0 if self._fused is None else self._fused.max_rows
+
+    @property
+    def decode_path(self) -> str:
+        if self._graphs is not None:
+            return self._graphs.name
+        return "one call" if self._fused is not None else "module by module"
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Those of `shapes`, in the order in which a graph has them."""
+        first = () if self._graphs is None else self._graphs.modules
+        return (*first, *(module for module in self.shapes.modules if module not in set(first)))
 
     def merged(self, digest: str, weights: Weights) -> Merged:
         """What `logits` takes for steps that are all under this adapter."""
@@ -93,6 +113,8 @@ class PackedModel:
     def logits(self, step: PackedStep, plan: Plan | None = None, merged: Merged | None = None) -> torch.Tensor:
         """Logits fp32 `[number of kept rows, V]`, good until the next call. `plan` is what the rows' adapters add,
         `merged` the one that they all have."""
+        if self._graphs is not None and merged is None and self._graphs.takes(step, plan):
+            return self._graphs.logits(step, plan)
         fused = self._fused if merged is None else merged.fused
         if fused is not None and fused.takes(step):
             if plan is None:
@@ -102,6 +124,7 @@ class PackedModel:
         return self._by_modules(step)
 
     def _by_modules(self, step: PackedStep) -> torch.Tensor:
+        step = step.to(self.device)
         output = self.model(
             input_ids=step.input_ids,
             position_ids=step.position_ids,
@@ -114,6 +137,7 @@ class PackedModel:
 
     def hidden(self, step: PackedStep) -> torch.Tensor:
         """Last hidden states `[T, H]`, after the final norm."""
+        step = step.to(self.device)
         output = self.model.base_model(
             input_ids=step.input_ids,
             position_ids=step.position_ids,
@@ -135,11 +159,21 @@ class PackedModel:
         """Decode by one call where that gives the same logits."""
         if self.kernels is None or not is_like_llama(self.model, self._weighings):
             return
-        self._fused = FusedStep(self.model, self.kernels, self._weighings)
+        if isinstance(self.kernels, Kernels):
+            self._fused = FusedStep(self.model, self.kernels, self._weighings)
+        else:
+            self._graphs = self._graph_step()
         try:
             self._probe()
         except InvalidInput:
-            self._fused = None
+            self._fused = self._graphs = None
+
+    def _graph_step(self) -> "GraphStep | None":
+        from openledger.openlora.graph_step import GraphStep
+        from openledger.openlora.triton_kernels import TritonKernels
+
+        assert isinstance(self.kernels, TritonKernels)
+        return GraphStep(self.model, self.kernels, self._weighings, capture=self.device.type == "cuda")
 
     def _round_to_int8(self, wanted: str, num_threads: int) -> str:
         """The whole model computes with the rounded weights, so that an answer doesn't depend on which steps of it
@@ -153,7 +187,7 @@ class PackedModel:
                 param="weights",
                 fix="weights: exact",
             )
-        assert self.kernels is not None
+        assert isinstance(self.kernels, Kernels)
         fused = FusedStep(self.model, self.kernels, self._weighings, int8=True)
         exact_hz, int8_hz = _steps_hz(_call_of(self._fused)), _steps_hz(_call_of(fused))
         if num_threads > 1:
@@ -187,7 +221,8 @@ class PackedModel:
         lengths = [min(n, self.base.max_positions - _PROBE_NEW) for n in _PROBE_PROMPTS]
         rows = [torch.randint(self.vocab_size, (n + _PROBE_NEW,), generator=generator).tolist() for n in lengths]
         self.model.set_attn_implementation("eager")
-        expected = [self.model(input_ids=torch.tensor([row]), use_cache=False).logits[0].float() for row in rows]
+        asked = [torch.tensor([row], device=self.device) for row in rows]
+        expected = [self.model(input_ids=ids, use_cache=False).logits[0].float() for ids in asked]
         self.model.set_attn_implementation(attention.register())
         kv = KeyValueBlocks(sum(num_blocks_of(len(row)) for row in rows))
         blocks = [kv.allocate(num_blocks_of(len(row))) for row in rows]
@@ -207,7 +242,7 @@ class PackedModel:
     ) -> None:
         seen.begin(step.num_rows)
         logits = self._probe_logits(step)
-        if self._fused is None or not self._fused.takes(step):
+        if not self._is_one_call(step):
             self._check_calls(step)
             seen.end()
         for row, index in zip(logits, (index for index in step.order if pieces[index].keep), strict=True):
@@ -215,6 +250,11 @@ class PackedModel:
             error = (row - reference).abs().max()
             if not error <= _TOLERANCE[self.dtype] * max(1.0, float(reference.abs().max())):
                 raise self._unsupported(f"packed logits differ from its own by {float(error):.2g}")
+
+    def _is_one_call(self, step: PackedStep) -> bool:
+        if self._graphs is not None:
+            return self._graphs.takes(step, None)
+        return self._fused is not None and self._fused.takes(step)
 
     def _check_calls(self, step: PackedStep) -> None:
         if Counter(layer for layer, _ in step.calls) != Counter(range(self._num_layers)):
@@ -269,14 +309,20 @@ def measure_dtypes(model: Any, rows: int = 32, budget_s: float = 0.05) -> dict[s
         return {}
     speeds = {}
     for dtype in (torch.float32, torch.bfloat16):
-        x, w = torch.ones(rows, weight.shape[1], dtype=dtype), weight.detach().to(dtype)
-        torch.nn.functional.linear(x, w)
+        x, w = torch.ones(rows, weight.shape[1], dtype=dtype, device=weight.device), weight.detach().to(dtype)
+        _done(torch.nn.functional.linear(x, w))
         count, begin = 0, time.perf_counter()
         while (taken := time.perf_counter() - begin) < budget_s / 2 or count < 2:
-            torch.nn.functional.linear(x, w)
+            _done(torch.nn.functional.linear(x, w))
             count += 1
         speeds[str(dtype).removeprefix("torch.")] = count / taken
     return speeds
+
+
+def _done(result: torch.Tensor) -> None:
+    """A GPU computes after the call has returned."""
+    if result.is_cuda:
+        torch.cuda.synchronize()
 
 
 def _call_of(fused: FusedStep) -> Callable[[PackedStep], torch.Tensor]:

@@ -6,7 +6,7 @@ long ones (prompts, answers to be scored) are attended to one by one. Knows noth
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -67,6 +67,26 @@ class PackedStep:
     @property
     def num_rows(self) -> int:
         return self.input_ids.shape[1]
+
+    def to(self, device: torch.device) -> "PackedStep":
+        """The same step, for a model that is there; `calls` are noted in both."""
+        if self.input_ids.device == device:
+            return self
+        short = self.short_rows
+        if short is not None:
+            short = Rows(
+                tables=short.tables.to(device),
+                row_tables=short.row_tables.to(device),
+                lengths=short.lengths.to(device),
+            )
+        return replace(
+            self,
+            short_rows=short,
+            input_ids=self.input_ids.to(device),
+            position_ids=self.position_ids.to(device),
+            kept_rows=self.kept_rows.to(device),
+            slots=self.slots.to(device),
+        )
 
 
 def pack(

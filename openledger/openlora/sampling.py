@@ -98,17 +98,25 @@ class TokenChooser:
 
 def choose_tokens(logits_BV: torch.Tensor, choosers: Sequence[TokenChooser]) -> list[int | OpenLedgerError | None]:
     """A token for each row; None where the row's logits are not finite, an error where its grammar failed."""
-    greedy = logits_BV.numpy().argmax(-1).tolist()  # ten times as fast as torch's
-    finite = torch.isfinite(logits_BV.sum(-1)).tolist()
+    greedy, finite = _likeliest(logits_BV)
     return [
         None if not usable else token if chooser.takes_likeliest else _chosen(chooser, logits_V)
         for logits_V, token, usable, chooser in zip(logits_BV, greedy, finite, choosers, strict=True)
     ]
 
 
+def _likeliest(logits_BV: torch.Tensor) -> tuple[list[int], list[bool]]:
+    """Each row's likeliest token, and whether all of it is finite."""
+    if logits_BV.device.type == "cpu":
+        # ten times as fast as torch's
+        return logits_BV.numpy().argmax(-1).tolist(), torch.isfinite(logits_BV.sum(-1)).tolist()
+    greedy, finite = torch.stack([logits_BV.argmax(-1), torch.isfinite(logits_BV.sum(-1))]).tolist()  # one wait
+    return greedy, finite
+
+
 def _chosen(chooser: TokenChooser, logits_V: torch.Tensor) -> int | OpenLedgerError:
     try:
-        return chooser.choose(logits_V)
+        return chooser.choose(logits_V.cpu())
     except OpenLedgerError as error:
         return error
 

@@ -1,4 +1,4 @@
-"""The embedded engine: transformers' model code, our batching, our kernels for LoRA and attention. On the CPU.
+"""The embedded engine: transformers' model code, our batching, our kernels for LoRA and attention. On a CPU or one GPU.
 
 One step = plan (scheduler), pack, aim the adapters, one forward pass, choose tokens, tell. Owns the order of these and
 the requests' errors; the parts know nothing of each other.
@@ -21,7 +21,7 @@ from openledger.adapters.base_model import BaseModel, load_tokenizer
 from openledger.adapters.checks import AdapterLimits, read_adapter
 from openledger.core.errors import Conflict, Corrupt, InvalidInput, NotFound, OpenLedgerError, TooLarge
 from openledger.core.values import GenerationRequest, TokenEvent, TokenLogprob
-from openledger.openlora import native
+from openledger.openlora.devices import find_device, find_kernels, triton_products
 from openledger.openlora.engine import Vectors, check_dtype, not_finite, refusal
 from openledger.openlora.ensembles import check_ensemble, identity_of, members_of
 from openledger.openlora.grammar import Grammars
@@ -29,6 +29,7 @@ from openledger.openlora.kv import KeyValueBlocks, num_blocks_of, root_key
 from openledger.openlora.lora import LoraLayers, NativeProducts, Products
 from openledger.openlora.lora_torch import TorchProducts
 from openledger.openlora.merging import check_memory
+from openledger.openlora.native import BLOCK, Kernels
 from openledger.openlora.packed_model import Merged, PackedModel
 from openledger.openlora.packing import PackedStep, Piece, pack
 from openledger.openlora.sampling import check_sampling, choose_tokens, logprob_of
@@ -49,7 +50,8 @@ class EngineOptions:
     tokens scoring takes at a time: fewer let people through sooner. `dtype` is the base's, `adapter_dtype` that in
     which adapters are kept (`auto`: the base's); scores decide money, so that fp32 is the default and `auto` a choice.
     So is `weights`: the base's as they are, or rounded to int8, which decodes faster and computes something else.
-    `kernels` is `auto`, `torch` or an instruction set's name.
+    `device` is `cpu`, `cuda`, or `auto`: the GPU where there is one. `kernels` is `auto`, `torch`, on a CPU an
+    instruction set's name and on a GPU `triton`.
     """
 
     max_batch: int = 32
@@ -63,6 +65,7 @@ class EngineOptions:
     adapter_dtype: str = "auto"
     weights: str = "exact"
     kernels: str = "auto"
+    device: str = "auto"
     adapter_limits: AdapterLimits = field(default_factory=AdapterLimits)
 
 
@@ -73,9 +76,10 @@ class TorchEngine:
         self.options = options or EngineOptions()
         torch.set_num_threads(self.options.num_threads)
         _check_options(self.options)
-        self._kernels = native.load(self.options.kernels)
+        device = find_device(self.options.device)
+        self._kernels = find_kernels(device, self.options.kernels)
         self._model = PackedModel(
-            base, self._kernels, self.options.dtype, self.options.weights, self.options.num_threads
+            base, self._kernels, self.options.dtype, self.options.weights, self.options.num_threads, device
         )
         self._lora = LoraLayers(self._model.model, self._products())
         self._merged: Merged | None = None
@@ -119,6 +123,13 @@ class TorchEngine:
         return self._lora.resident()
 
     def check_merging(self) -> None:
+        if self._model.device.type != "cpu":
+            raise InvalidInput(
+                "adapters aren't merged on a GPU",
+                code="merging_unsupported",
+                param="merge",
+                fix="leave merging off",
+            )
         if self._model.dtype is not torch.float32 or self._model.weights != "exact":
             raise InvalidInput(
                 f"adapters aren't merged into {self._model.weights} weights of {_name_of(self._model.dtype)}: rounding "
@@ -204,7 +215,7 @@ class TorchEngine:
             self._lora.use(step)
             hidden_TH = self._model.hidden(step)
             means_KH = torch.stack([hidden_TH[segment.begin : segment.end].mean(0) for segment in step.segments])
-            vectors_KH = torch.nn.functional.normalize(means_KH, dim=-1).numpy()
+            vectors_KH = torch.nn.functional.normalize(means_KH, dim=-1).cpu().numpy()
         ordered: npt.NDArray[np.float32] = np.empty(vectors_KH.shape, np.float32)
         ordered[list(step.order)] = vectors_KH
         taken_s = time.perf_counter() - begin_s - (self._given_s - given_s)
@@ -223,7 +234,8 @@ class TorchEngine:
             "engine": "torch",
             "lora_path": f"kernels: {self._kernels}" if self._kernels else "torch, packed baddbmm",
             "attention_path": f"kernels: {self._kernels}" if self._kernels else "torch, piece by piece",
-            "decode_path": "one call" if self._model.num_fused_rows else "module by module",
+            "decode_path": self._model.decode_path,
+            "device": self._device_name(),
             "dtype": _name_of(self._model.dtype),
             "weights": self._model.weights,
             "adapter_dtype": _name_of(self._adapter_dtype()),
@@ -310,10 +322,11 @@ class TorchEngine:
         step = pack(pieces, None, self._give_way)
         self._lora.use(step)
         logits_KCV = self._model.logits(step).view(len(digests), len(completion_ids), -1)
-        chosen_KC1 = torch.tensor(list(completion_ids)).expand(len(digests), -1)[..., None]
+        chosen_C = torch.tensor(list(completion_ids), device=logits_KCV.device)
+        chosen_KC1 = chosen_C.expand(len(digests), -1)[..., None]
         scores_KC = torch.log_softmax(logits_KCV, -1).gather(-1, chosen_KC1)[..., 0]
         scores: npt.NDArray[np.float32] = np.empty(scores_KC.shape, np.float32)
-        scores[list(step.order)] = scores_KC.numpy()
+        scores[list(step.order)] = scores_KC.cpu().numpy()
         return scores
 
     @contextmanager
@@ -334,15 +347,21 @@ class TorchEngine:
 
     def _products(self) -> Products:
         if self._kernels is None:
-            return TorchProducts(self._adapter_dtype())
-        return NativeProducts(self._kernels, self._adapter_dtype())
+            return TorchProducts(self._adapter_dtype(), self._model.device)
+        if isinstance(self._kernels, Kernels):
+            return NativeProducts(self._kernels, self._adapter_dtype())
+        return triton_products(self._kernels, self._model.modules, self._adapter_dtype(), self._model.device)
+
+    def _device_name(self) -> str:
+        device = self._model.device
+        return device.type if device.type == "cpu" else torch.cuda.get_device_name(device)
 
     def _adapter_dtype(self) -> torch.dtype:
         wanted = self.options.adapter_dtype
         return self._model.dtype if wanted == "auto" else getattr(torch, wanted)
 
     def _block_bytes(self) -> int:
-        return self._model.bytes_per_token * native.BLOCK
+        return self._model.bytes_per_token * BLOCK
 
     def _num_blocks(self) -> int:
         """As many as fit; never more than all running answers at full length could fill."""
