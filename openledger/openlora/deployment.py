@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from openledger.adapters.registry import AdapterRegistry
 from openledger.adapters.sources import SourceRules
 from openledger.core.errors import InvalidInput
 from openledger.core.values import EmbeddingRequest, GenerationRequest, TokenEvent
+from openledger.openlora.devices import find_device
 from openledger.openlora.engine import Engine, Vectors
 from openledger.openlora.ensembles import Places, home_of, identity_of
 from openledger.openlora.labels import AdapterLabels
@@ -85,7 +86,7 @@ class OpenLoRA:
         self._coalesce_s = options.serving.coalesce_s
         self._outbox = EventOutbox(self._server.leave, options.serving.coalesce_s)
         self._meters = Meters()
-        on_cpu = isinstance(options.engine, EngineOptions)  # where a step's cost is measured
+        on_cpu = _is_on_cpu(options.engine)  # where a step's cost is measured
         await self._server.start(Path(base.path) if on_cpu else None)
 
     async def generate(self, request: GenerationRequest, source: Places = "") -> AsyncGenerator[TokenEvent, None]:
@@ -145,6 +146,10 @@ class OpenLoRA:
     def __del__(self) -> None:
         if hasattr(self, "_server"):  # it isn't there where the engine could not be made
             self._server.close()
+
+
+def _is_on_cpu(engine: EngineOptions | VllmOptions) -> bool:
+    return isinstance(engine, EngineOptions) and find_device(engine.device, engine.kernels).type == "cpu"
 
 
 def make_engine(base: BaseModel, options: ReplicaOptions) -> Engine:
@@ -270,6 +275,9 @@ def build_openlora(
     """The application for `serve.run` or to bind into another deployment. `base_path` None is the embedded base; each
     base model is a deployment of its own `name`. Raises InvalidInput (`merging_alone`)."""
     replica, scaling = replica or ReplicaOptions(), scaling or ScalingOptions()
+    if isinstance(replica.engine, EngineOptions) and replica.engine.device == "auto" and not scaling.num_gpus:
+        # Ray doesn't hide a node's GPUs from those who asked for none
+        replica = replace(replica, engine=replace(replica.engine, device="cpu"))
     if replica.serving.merge.after_s and max(scaling.num_replicas, scaling.max_replicas) < 2:
         raise InvalidInput(
             "a replica that merges an adapter leaves the others to other replicas, and there is only one",

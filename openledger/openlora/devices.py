@@ -13,8 +13,9 @@ from openledger.openlora.native import Paged
 DEVICES = ("auto", "cpu", "cuda")
 
 
-def find_device(wanted: str) -> torch.device:
-    """`auto`: the GPU where there is one. Raises InvalidInput (`no_device`)."""
+def find_device(wanted: str, kernels: str = "auto") -> torch.device:
+    """`auto`: the GPU where there is one, unless the kernels named are a processor's. Raises InvalidInput
+    (`no_device`)."""
     if wanted not in DEVICES:
         raise InvalidInput(
             f"device is one of {', '.join(DEVICES)}, not {wanted!r}", code="no_device", param="device", fix="auto"
@@ -26,7 +27,8 @@ def find_device(wanted: str) -> torch.device:
             param="device",
             fix="device: cpu, or a torch built for CUDA on a machine with a GPU",
         )
-    on_gpu = wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available())
+    for_either = kernels in ("auto", "torch", "triton")
+    on_gpu = wanted == "cuda" or (wanted == "auto" and for_either and torch.cuda.is_available())
     return torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
 
 

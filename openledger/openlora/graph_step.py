@@ -1,10 +1,10 @@
 """Small steps of Llama-like models on a GPU, decode steps above all: few launches a layer, captured as a CUDA graph.
 
-Launched one by one, a step's operations keep the GPU waiting for Python. So a step of up to `MAX_ROWS` rows is filled up
-to a power of two and computed by one graph of its size: products of the base by torch (cuBLAS), of adapters, attention
-and what lies between by our kernels. What changes from step to step (tokens, positions, blocks, adapters' slots) is
-written to memory that the graph reads, in one copy. The first step of a size is computed as it is, which also compiles
-the kernels; the second is captured.
+Launched one by one, a step's operations keep the GPU waiting for Python. So a step of up to `MAX_ROWS` rows is filled
+up to a power of two and computed by one graph of its size: products of the base by torch (cuBLAS), of adapters,
+attention and what lies between by our kernels. What changes from step to step (tokens, positions, blocks, adapters'
+slots) is written to memory that the graph reads, in one copy. The first step of a size is computed as it is, which also
+compiles the kernels; the second is captured.
 
 The weights of products that share their input are laid side by side; the model's own modules look into the same memory.
 Owns the reading of such a model; `PackedModel` decides by its probe whether the result may be used.
@@ -65,7 +65,10 @@ class GraphStep:
         self._heads = attention.q_proj.out_features // self._dim
         self._kv_heads = attention.k_proj.out_features // self._dim
         self.modules = tuple(
-            f"model.layers.{number}.{site}" for number in range(len(self._layers)) for group in _GROUPS for site in group
+            f"model.layers.{number}.{site}"
+            for number in range(len(self._layers))
+            for group in _GROUPS
+            for site in group
         )
         self._inputs: dict[tuple[int, int], _Inputs] = {}
         self._graphs: dict[tuple[int, int, int], _Graph | None] = {}
@@ -135,9 +138,7 @@ class GraphStep:
             stored = kv.layer(number, like, like)
             h_BH = kernels.add_norm(x_BH, delta_BH, layer.norm, self._eps)
             qkv_BO = self._product(layer.products[0], h_BH, tiles, number, 0)
-            kernels.rotate_and_store(
-                qkv_BO, cos_Bd, sin_Bd, layer.head_norms, self._eps, *stored, inputs.slots, heads
-            )
+            kernels.rotate_and_store(qkv_BO, cos_Bd, sin_Bd, layer.head_norms, self._eps, *stored, inputs.slots, heads)
             query_HBd = qkv_BO[:, : heads * dim].view(-1, heads, dim).transpose(0, 1)
             mean_BHd = x_BH.new_empty(len(x_BH), heads, dim)
             kernels.attend(query_HBd, *stored, inputs.rows, mean_BHd, layer.weighing)

@@ -8,7 +8,7 @@ rounding; before the weights are rounded, the family has passed in fp32.
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ from openledger.openlora.fused_step import MAX_ROWS, FusedStep, is_like_llama, r
 from openledger.openlora.kv import KeyValueBlocks, num_blocks_of
 from openledger.openlora.lora import Plan, Weights
 from openledger.openlora.native import BLOCK, Kernels, Paged, Weighing
-from openledger.openlora.packing import PackedStep, Piece, pack
+from openledger.openlora.packing import SHORT, PackedStep, Piece, pack
 
 if TYPE_CHECKING:  # imports Triton
     from openledger.openlora.graph_step import GraphStep
@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # imports Triton
 _PROBE_PROMPTS, _PROBE_NEW = (3, 11, 41), 3  # the last in two pieces: one long, one long after stored tokens
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}  # of the largest logit, at least of 1
 _TIMED_ROWS = (1, 8, 32, MAX_ROWS)
+_SHORT_ON_GPU = 256  # tokens
 _WORTH_IT = 1.15  # how much faster bfloat16 must be to be chosen
 
 
@@ -91,6 +92,12 @@ class PackedModel:
             return self._graphs.max_rows
         return 0 if self._fused is None else self._fused.max_rows
 
+    def pack(self, pieces: Sequence[Piece], kv: KeyValueBlocks) -> PackedStep:
+        """As the model computes it fastest. On a GPU one launch for all short pieces is worth more than products of
+        their size."""
+        short = SHORT if self.device.type == "cpu" or self.kernels is None else _SHORT_ON_GPU
+        return pack(pieces, kv, few=self.num_fused_rows, short=short)
+
     @property
     def decode_path(self) -> str:
         if self._graphs is not None:
@@ -146,6 +153,11 @@ class PackedModel:
             openlora_kernels=self.kernels,
         )
         return output.last_hidden_state[0].float()
+
+    def wait(self) -> None:
+        """Until what was asked for is computed: a GPU's calls return before."""
+        if self.device.type == "cuda":
+            torch.cuda.current_stream(self.device).synchronize()
 
     def end_tokens(self) -> frozenset[int]:
         ends = self.model.generation_config.eos_token_id
@@ -229,9 +241,7 @@ class PackedModel:
         seen = _RowCounter(self.model)
         for pieces in _probe_steps(rows, lengths, blocks):
             owners = [blocks.index(list(piece.blocks)) for piece in pieces]
-            self._probe_step(
-                pack(pieces, kv, few=self.num_fused_rows), pieces, [expected[owner] for owner in owners], seen
-            )
+            self._probe_step(self.pack(pieces, kv), pieces, [expected[owner] for owner in owners], seen)
         seen.remove()
         shapes = shapes_of(self.model, self.base.digest)
         regular = {name: shape for name, shape in shapes.modules.items() if name in seen.regular}

@@ -90,10 +90,14 @@ class PackedStep:
 
 
 def pack(
-    pieces: Sequence[Piece], kv: KeyValueBlocks | None, between: Callable[[], None] | None = None, few: int = 0
+    pieces: Sequence[Piece],
+    kv: KeyValueBlocks | None,
+    between: Callable[[], None] | None = None,
+    few: int = 0,
+    short: int = SHORT,
 ) -> PackedStep:
-    """Where all pieces together are `few` tokens or less, all are short."""
-    longest = few if sum(len(piece.token_ids) for piece in pieces) <= few else SHORT
+    """Pieces of `short` tokens or less are short; where all together are `few` or less, all are."""
+    longest = few if sum(len(piece.token_ids) for piece in pieces) <= few else short
     is_long = [not piece.blocks or len(piece.token_ids) > longest for piece in pieces]
     order = sorted(range(len(pieces)), key=lambda index: (is_long[index], pieces[index].adapter, index))
     segments = _segments([pieces[index] for index in order])

@@ -50,8 +50,8 @@ class EngineOptions:
     tokens scoring takes at a time: fewer let people through sooner. `dtype` is the base's, `adapter_dtype` that in
     which adapters are kept (`auto`: the base's); scores decide money, so that fp32 is the default and `auto` a choice.
     So is `weights`: the base's as they are, or rounded to int8, which decodes faster and computes something else.
-    `device` is `cpu`, `cuda`, or `auto`: the GPU where there is one. `kernels` is `auto`, `torch`, on a CPU an
-    instruction set's name and on a GPU `triton`.
+    `kernels` is `auto`, `torch`, an instruction set's name or `triton`. `device` is `cpu`, `cuda`, or `auto`: the GPU
+    where there is one, unless the kernels are a processor's.
     """
 
     max_batch: int = 32
@@ -76,7 +76,7 @@ class TorchEngine:
         self.options = options or EngineOptions()
         torch.set_num_threads(self.options.num_threads)
         _check_options(self.options)
-        device = find_device(self.options.device)
+        device = find_device(self.options.device, self.options.kernels)
         self._kernels = find_kernels(device, self.options.kernels)
         self._model = PackedModel(
             base, self._kernels, self.options.dtype, self.options.weights, self.options.num_threads, device
@@ -256,15 +256,17 @@ class TorchEngine:
 
     def _compute(self, plan: list[tuple[Generation, Piece]]) -> list[TokenEvent]:
         begin = time.perf_counter()
-        step = pack([piece for _, piece in plan], self._kv, few=self._model.num_fused_rows)
+        step = self._model.pack([piece for _, piece in plan], self._kv)
         merged = self._merged_for(step)
         added = self._lora.use(step, None if merged is None else merged.weights)
         logits_KV = self._model.logits(step, added, merged)
+        for generation, piece in plan:  # a GPU computes meanwhile
+            self._scheduler.stored(generation, piece.end)
+        self._model.wait()
         row_ms = 1000 * (time.perf_counter() - begin) / step.num_rows
         complete, rows, row = [], [], 0
         for index in step.order:
             generation, piece = plan[index]
-            self._scheduler.stored(generation, piece.end)
             generation.engine_ms += row_ms * len(piece.token_ids)
             if piece.keep > 1 or (piece.keep and generation.wants_prompt_logprobs):
                 _read_prompt(generation, piece, logits_KV[row : row + piece.keep])

@@ -83,8 +83,8 @@ class TritonKernels:
             query_HTd, query_HTd.stride(1), query_HTd.stride(0), keys, values, rows.tables, rows.tables.stride(0),
             rows.row_tables, rows.lengths, sinks, out_THd, out_THd.stride(0), partial, weighing.scale,
             weighing.softcap or 0.0, weighing.window or 0, kv_heads, heads // kv_heads, keys.shape[2],
-            values.shape[3], BLOCK=BLOCK, POSITIONS=64 if narrow else 32, GROUP=_whole(heads // kv_heads), SPLITS=splits,
-            HAS_SINKS=weighing.sinks is not None, HAS_SOFTCAP=weighing.softcap is not None,
+            values.shape[3], BLOCK=BLOCK, POSITIONS=64 if narrow else 32, GROUP=_whole(heads // kv_heads),
+            SPLITS=splits, HAS_SINKS=weighing.sinks is not None, HAS_SOFTCAP=weighing.softcap is not None,
             HAS_WINDOW=weighing.window is not None, **sizes, num_stages=2,
         )  # fmt: skip
         if splits > 1:
@@ -119,7 +119,9 @@ class TritonKernels:
             OUTPUTS=_OUTPUTS, FACTOR=dtype, PLAIN=plain, FIELDS=TILE_FIELDS, ENTRY=TABLE_FIELDS,
         )  # fmt: skip
 
-    def add_norm(self, x_TI: torch.Tensor, delta_TI: torch.Tensor | None, norm_I: torch.Tensor, eps: float) -> torch.Tensor:
+    def add_norm(
+        self, x_TI: torch.Tensor, delta_TI: torch.Tensor | None, norm_I: torch.Tensor, eps: float
+    ) -> torch.Tensor:
         """x += delta where there is one; then x / sqrt(mean x^2 + eps), times `norm_I`."""
         out_TI = torch.empty_like(x_TI)
         _add_norm[(len(x_TI),)](
@@ -355,7 +357,9 @@ def _add_norm(x, delta, norm, out, size, eps, HAS_DELTA: tl.constexpr, WIDTH: tl
     inside = at < size
     x_I = tl.load(x + row * size + at, mask=inside, other=0.0)
     if HAS_DELTA:
-        x_I = (x_I.to(tl.float32) + tl.load(delta + row * size + at, mask=inside, other=0.0).to(tl.float32)).to(x_I.dtype)
+        x_I = (x_I.to(tl.float32) + tl.load(delta + row * size + at, mask=inside, other=0.0).to(tl.float32)).to(
+            x_I.dtype
+        )
         tl.store(x + row * size + at, x_I, mask=inside)
     x_I = x_I.to(tl.float32)
     scaled_I = x_I / tl.sqrt(tl.sum(x_I * x_I, 0) / size + eps) * tl.load(norm + at, mask=inside, other=0.0)

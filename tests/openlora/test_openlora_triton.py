@@ -5,12 +5,28 @@ TRITON_INTERPRET=1 runs them without a GPU; they need the package `triton`, whic
 
 import importlib.util
 import os
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
+from openlora_models import (
+    Served,
+    assert_same_greedy,
+    generate_alone,
+    peft_model,
+    prompt_of,
+    request,
+    run,
+    tokens_of,
+)  # fmt: skip
 
+from openledger.adapters.checks import AdapterDescription, AdapterWeights
+from openledger.core.errors import InvalidInput
 from openledger.openlora.attention import attend_piece
+from openledger.openlora.lora import Run
 from openledger.openlora.native import Rows, Weighing
+from openledger.openlora.torch_engine import EngineOptions, TorchEngine
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 pytestmark = [
@@ -22,7 +38,8 @@ pytestmark = [
 DEVICE = "cpu" if INTERPRETED else "cuda"
 FLOAT, HALF = torch.float32, torch.bfloat16
 DTYPES = [FLOAT] if INTERPRETED else [FLOAT, HALF]
-LENGTHS = (1, 15, 16, 17, 33, 70, 0, 300)
+LENGTHS = (16, 70, 0) if INTERPRETED else (1, 15, 16, 17, 33, 70, 0, 300)
+SIZES = [(4, 2, 20), (3, 1, 8)] if INTERPRETED else [(8, 4, 64), (4, 1, 80), (7, 1, 8), (8, 2, 128)]
 TOLERANCE = {FLOAT: 2e-5, HALF: 2e-2}
 
 
@@ -31,7 +48,7 @@ def dtype(request: pytest.FixtureRequest) -> torch.dtype:
     return request.param
 
 
-def _kernels():
+def _kernels() -> Any:
     from openledger.openlora.triton_kernels import TritonKernels
 
     return TritonKernels()
@@ -42,7 +59,7 @@ def _random(*shape: int, dtype: torch.dtype = FLOAT) -> torch.Tensor:
 
 
 class TestAttention:
-    @pytest.mark.parametrize(("heads", "kv_heads", "size"), [(8, 4, 64), (4, 1, 80), (7, 1, 8)])
+    @pytest.mark.parametrize(("heads", "kv_heads", "size"), SIZES)
     @pytest.mark.parametrize("splits", [1, 4])
     @pytest.mark.parametrize("window", [None, 7, 40])
     def test_equals_torch(
@@ -53,9 +70,9 @@ class TestAttention:
     @pytest.mark.parametrize("splits", [1, 4])
     def test_softcap_and_sinks(self, splits: int, dtype: torch.dtype) -> None:
         torch.manual_seed(1)
-        sinks = _random(8) * 3
-        self._compare(8, 4, 64, dtype, splits, Weighing(scale=1.0, softcap=5.0, sinks=sinks))
-        self._compare(8, 4, 64, dtype, splits, Weighing(scale=2.0, sinks=sinks, window=9))
+        sinks = _random(4) * 3
+        self._compare(4, 2, 24, dtype, splits, Weighing(scale=1.0, softcap=5.0, sinks=sinks))
+        self._compare(4, 2, 24, dtype, splits, Weighing(scale=2.0, sinks=sinks, window=9))
 
     def _compare(
         self, heads: int, kv_heads: int, size: int, dtype: torch.dtype, splits: int, weighing: Weighing
@@ -154,3 +171,153 @@ class TestSmallOperations:
                 value = values[slot // 16, :, slot % 16].double()
                 torch.testing.assert_close(value, before[row, heads + kv_heads :], **close)
         assert int((keys != 0).any((1, 2)).sum()) == 2
+
+
+def _weights(ranks: dict[str, int]) -> AdapterWeights:
+    """A of `[rank, 40]`, B of `[56, rank]`."""
+    factors = {module: (torch.randn(rank, 40), torch.randn(56, rank), 0.5) for module, rank in ranks.items()}
+    description = AdapterDescription(folder="", digest="", ranks={}, num_parameters=0, card=None)
+    return AdapterWeights(description=description, factors=factors)
+
+
+class TestProducts:
+    def _products(self, dtype: torch.dtype, modules: Sequence[str] = ("x", "y")) -> Any:
+        from openledger.openlora.lora_triton import TritonProducts
+
+        return TritonProducts(_kernels(), modules, dtype, torch.device(DEVICE))
+
+    @pytest.mark.parametrize("rows", [19, 300])
+    @pytest.mark.parametrize("same", [True, False])
+    def test_equal_the_reference_run_by_run(self, rows: int, same: bool, dtype: torch.dtype) -> None:
+        """Ranks that fill no register and one over a chunk, an adapter without the module, rows under none, and under
+        an ensemble of two; adapters kept in the rows' type or not."""
+        torch.manual_seed(0)
+        kept = dtype if same else {FLOAT: HALF, HALF: FLOAT}[dtype]
+        if INTERPRETED:
+            kept = FLOAT
+        products = self._products(kept)
+        adapters = {name: _weights({"x": rank}) for name, rank in {"a": 8, "b": 3, "c": 70}.items()}
+        adapters["without"] = _weights({"y": 4})
+        for name, weights in adapters.items():
+            products.install(name, weights)
+        runs = [Run(0, 1, "a"), Run(1, 5, "c", -0.7), Run(5, 8, "b"), Run(5, 8, "a", 0.3), Run(9, rows, "b")]
+        runs.append(Run(8, 9, "without"))
+        x, y = _random(rows, 40, dtype=dtype), _random(rows, 56, dtype=dtype)
+        expected = y.double()
+        for each in runs[:-1]:
+            a_RI, b_OR, scale = adapters[each.digest].factors["x"]
+            a_RI, b_RO = (factor.to(DEVICE, kept).double() for factor in (a_RI, b_OR.t() * scale))
+            own = slice(each.begin, each.end)
+            expected[own] += each.weight * x[own].double() @ a_RI.t() @ b_RO
+        products.plan(runs).add("x", x, y)
+        error = (y.double() - expected).norm() / expected.norm()
+        assert error < (2e-2 if dtype is HALF else 1e-5)
+
+    def test_modules_side_by_side(self, dtype: torch.dtype) -> None:
+        torch.manual_seed(0)
+        products = self._products(dtype, ("x", "y", "z"))
+        weights = _weights({"x": 4, "z": 2})
+        products.install("a", weights)
+        plan = products.plan([Run(0, 3, "a")])
+        x, y = _random(3, 40, dtype=dtype), _random(3, 3 * 56, dtype=dtype)
+        expected = y.double()
+        products.kernels.add_lora(x, y, plan._tiles()[0], 0, (56, 56, 56))
+        for place, module in enumerate(("x", "y", "z")):
+            if module in weights.factors:
+                a_RI, b_OR, scale = weights.factors[module]
+                a_RI, b_RO = (factor.to(DEVICE, dtype).double() for factor in (a_RI, b_OR.t() * scale))
+                expected[:, 56 * place : 56 * place + 56] += x.double() @ a_RI.t() @ b_RO
+        torch.testing.assert_close(y.double(), expected, rtol=2e-5 if dtype is FLOAT else 2e-2, atol=TOLERANCE[dtype])
+
+    def test_a_slot_is_used_again_and_more_are_made(self) -> None:
+        """The table grows; plans made before it are not used after."""
+        products = self._products(FLOAT)
+        names = [str(number) for number in range(70)]
+        weights = {name: _weights({"x": 2}) for name in names}
+        for name in names[:64]:
+            products.install(name, weights[name])
+        products.plan([Run(0, 1, "3")])
+        products.remove("5")
+        for name in names[64:]:
+            products.install(name, weights[name])
+        assert len(products.table) == 128
+        assert sorted(products.resident()) == sorted({*names} - {"5"})
+        for name in ("3", "64", "69"):
+            x, y = _random(1, 40), torch.zeros(1, 56, device=DEVICE)
+            products.plan([Run(0, 1, name)]).add("x", x, y)
+            a_RI, b_OR, scale = (
+                each.to(DEVICE) if torch.is_tensor(each) else each for each in weights[name].factors["x"]
+            )
+            torch.testing.assert_close(y, x @ a_RI.t() @ b_OR.t() * scale, rtol=1e-4, atol=1e-4)
+
+
+class TestEngine:
+    """All that a processor's engine is tested for by `test_openlora_against_peft` holds here too: it runs on the GPU
+    where there is one. Here is what only a GPU's engine has."""
+
+    def _engine(self, served: Served, **options: Any) -> TorchEngine:
+        engine = TorchEngine(served.base, EngineOptions(max_batch=8, kernels="triton", **options))
+        for name, folder in served.folders.items():
+            engine.load(served.digests[name], folder)
+        return engine
+
+    def test_says_which_path_is_live(self, served: Served) -> None:
+        told = self._engine(served).describe()
+        assert told["lora_path"].startswith("kernels: triton")
+        assert told["decode_path"] == ("kernel by kernel" if INTERPRETED else "one graph")
+
+    def test_an_answer_under_an_adapter_beside_others_is_pefts(self, served: Served) -> None:
+        engine, names = self._engine(served), ("one", None, "two")
+        asked = [
+            request(str(number), prompt_of(5 + 9 * number), served.digests[name] if name else "", max_tokens=4)
+            for number, name in enumerate(names)
+        ]
+        events = run(engine, *asked)
+        for number, name in enumerate(names):
+            expected = generate_alone(peft_model(served, name), prompt_of(5 + 9 * number), 4)
+            assert_same_greedy(tokens_of(events[str(number)]), expected)
+
+    def test_merges_nothing(self, served: Served) -> None:
+        if INTERPRETED:
+            pytest.skip("only a GPU refuses to merge")
+        with pytest.raises(InvalidInput) as caught:
+            self._engine(served).merge(served.digests["one"])
+        assert caught.value.code == "merging_unsupported"
+
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="graphs need a GPU")
+    def test_a_graph_serves_adapters_that_come_later(self, served: Served) -> None:
+        """Graphs are captured with one adapter here; then others answer through them, and in another order."""
+        engine = TorchEngine(served.base, EngineOptions(max_batch=8))
+        engine.load(served.digests["one"], served.folders["one"])
+        run(engine, *(request(str(n), prompt_of(9, n), served.digests["one"]) for n in range(2)))
+        graphs = engine._model._graphs
+        assert graphs is not None
+        assert graphs.num_graphs > 0
+        for name in ("two", "three"):
+            engine.load(served.digests[name], served.folders[name])
+        asked = [request(name, prompt_of(9, 7), served.digests[name]) for name in ("three", "two")]
+        events = run(engine, *asked)
+        for name in ("three", "two"):
+            assert_same_greedy(tokens_of(events[name]), generate_alone(peft_model(served, name), prompt_of(9, 7), 12))
+
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="graphs need a GPU")
+    def test_steps_in_graphs_give_what_modules_give(self, served: Served) -> None:
+        engines = [self._engine(served), self._engine(served)]
+        engines[1]._model._graphs = None
+        asked = [
+            request(str(n), prompt_of(20 + n), ("", *served.digests.values())[n % 4], max_tokens=20, logprobs=0)
+            for n in range(8)
+        ]
+        by_graphs, by_modules = (run(engine, *asked) for engine in engines)
+        for each in asked:
+            assert tokens_of(by_graphs[each.request_id]) == tokens_of(by_modules[each.request_id])
+
+
+class TestWithoutTriton:
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+    def test_torch_computes_the_same_on_a_gpu(self, served: Served) -> None:
+        engine = TorchEngine(served.base, EngineOptions(max_batch=8, kernels="torch", device="cuda"))
+        engine.load(served.digests["one"], served.folders["one"])
+        events = run(engine, request("r", prompt_of(9), served.digests["one"]))["r"]
+        assert engine.describe()["lora_path"] == "torch, packed baddbmm"
+        assert_same_greedy(tokens_of(events), generate_alone(peft_model(served, "one"), prompt_of(9), 12))
