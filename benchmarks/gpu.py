@@ -411,7 +411,7 @@ def _step_s(engine: TorchEngine, setting: Setting, mix: str, count: int) -> tupl
         engine.add(
             _request(f"s-{mix}-{count}-{number}", _prompt(PROMPT, number), _digest(setting.made, mix, number), NEW)
         )
-    while engine.describe()["waiting"] or len(engine.step()) < count:
+    while len(engine.step()) < count:  # prompts are read
         pass
     for _ in range(4):
         engine.step()

@@ -95,8 +95,8 @@ class PackedModel:
     def pack(self, pieces: Sequence[Piece], kv: KeyValueBlocks) -> PackedStep:
         """As the model computes it fastest. On a GPU one launch for all short pieces is worth more than products of
         their size."""
-        short = SHORT if self.device.type == "cpu" or self.kernels is None else _SHORT_ON_GPU
-        return pack(pieces, kv, few=self.num_fused_rows, short=short)
+        longest = SHORT if self.device.type == "cpu" or self.kernels is None else _SHORT_ON_GPU
+        return pack(pieces, kv, few=self.num_fused_rows, longest=longest)
 
     @property
     def decode_path(self) -> str:

@@ -94,10 +94,10 @@ def pack(
     kv: KeyValueBlocks | None,
     between: Callable[[], None] | None = None,
     few: int = 0,
-    short: int = SHORT,
+    longest: int = SHORT,
 ) -> PackedStep:
-    """Pieces of `short` tokens or less are short; where all together are `few` or less, all are."""
-    longest = few if sum(len(piece.token_ids) for piece in pieces) <= few else short
+    """Pieces of up to `longest` tokens are short; where all together are `few` or less, all are."""
+    longest = few if sum(len(piece.token_ids) for piece in pieces) <= few else longest
     is_long = [not piece.blocks or len(piece.token_ids) > longest for piece in pieces]
     order = sorted(range(len(pieces)), key=lambda index: (is_long[index], pieces[index].adapter, index))
     segments = _segments([pieces[index] for index in order])
