@@ -29,7 +29,7 @@ from openledger.training.recipe import Recipe
 from openledger.training.task import trainable_parameters
 
 ASKED, ANSWERED, CONTRIBUTORS = 24, 40, 16
-FEW, MANY = 48, 512  # rows, on the CPU and on the GPU alone
+FEW, MANY = 32, 512  # rows, on the CPU and on the GPU alone
 MEMBERS, BANK, QUERIES = 8, 32, 16
 CONSTANT = "benchmarks/gpu"
 RECIPE = Recipe(num_epochs=1)
@@ -116,6 +116,7 @@ def both(work: Callable[[str, int], torch.Tensor], few: int, many: int, units: i
     threads = torch.get_num_threads()
     torch.set_num_threads(os.cpu_count() or 1)
     on_gpu, on_cpu = (work(device, few).double().flatten().cpu() for device in ("cuda", "cpu"))
+    print("compared", flush=True)
     cpu_hz, gpu_hz, most_hz = speed(work, "cpu", few), speed(work, "cuda", few), speed(work, "cuda", many)
     torch.set_num_threads(threads)
     return {
@@ -137,7 +138,9 @@ def timed(work: Callable[[str, int], torch.Tensor], device: str, count: int) -> 
     begin_s = time.perf_counter()
     work(device, count)
     torch.cuda.synchronize()
-    return time.perf_counter() - begin_s
+    taken_s = time.perf_counter() - begin_s
+    print(f"{device}, {count}: {taken_s:.2f} s", flush=True)
+    return taken_s
 
 
 def trained(base: BaseModel, device: str) -> Any:

@@ -102,7 +102,7 @@ class TritonKernels:
         chunks = -(-tiles.max_rank // chunk)
         plain = x_TI.dtype != tiles.dtype
         inputs = 256 if tiles.num_rows == 16 and not plain and tiles.dtype is torch.bfloat16 else 64
-        splits = min(_LORA_SPLITS, -(-x_TI.shape[1] // inputs))
+        splits = min(_LORA_SPLITS, -(-x_TI.shape[1] // inputs)) if tiles.num_rows == 16 else 1
         h_STJR = x_TI.new_empty(splits, len(x_TI), num_modules, chunks * chunk, dtype=torch.float32)
         place = tiles.table.shape[1], first_module
         dtype = tl.bfloat16 if tiles.dtype is torch.bfloat16 else tl.float32
@@ -116,7 +116,7 @@ class TritonKernels:
         _expand[(num_tiles, sum(blocks))](
             h_STJR, len(x_TI), y_TO, y_TO.stride(0), tiles.fields, tiles.weights, tiles.table, *place, first, second,
             third, MODULES=num_modules, CHUNKS=chunks, CHUNK=chunk, SPLITS=splits, ROWS=tiles.num_rows,
-            OUTPUTS=_OUTPUTS, FACTOR=dtype, PLAIN=plain, FIELDS=TILE_FIELDS, ENTRY=TABLE_FIELDS,
+            OUTPUTS=_OUTPUTS, FACTOR=dtype, PLAIN=plain, FIELDS=TILE_FIELDS, ENTRY=TABLE_FIELDS, num_stages=1,
         )  # fmt: skip
 
     def add_norm(
