@@ -12,6 +12,7 @@ of which prints a table and joins it to --out (JSON), so that parts run apart st
               distinct. Ours and PEFT's mixed batch (`adapter_names`). Of a decode step, how long it takes and how long
               of it the GPU computes, and the part of the bandwidth limit that either reaches: bytes of weights,
               adapters, keys and values over the bandwidth of a copy measured in the same run
+    steps     where the GPU's time goes in a decode step, by kernel (torch's profiler), in microseconds
     training, index, replay, bank
               of attribution, on the GPU and by the same code on the CPU of the same machine: throughput, and how far
               the results are apart (benchmarks/gpu_attribution.py)
@@ -94,7 +95,7 @@ def main() -> int:
     )
     for part in arguments.part:
         begin_s = time.perf_counter()
-        title = f"{part}, {setting.name}" + (f", {setting.dtype}" if part in ("kernels", "decode") else "")
+        title = f"{part}, {setting.name}" + (f", {setting.dtype}" if part in ("kernels", "decode", "steps") else "")
         results[title] = PARTS[part](setting)
         arguments.out.write_text(json.dumps(results, indent=1))
         print(printed(title, results[title]) + f"\n({time.perf_counter() - begin_s:.0f} s)", flush=True)
@@ -394,6 +395,39 @@ def _closed(engine: TorchEngine, setting: Setting, mix: str, count: int, turn: s
     return count * NEW / taken_s
 
 
+def steps(setting: Setting) -> Table:
+    engine, table = engine_of(setting, dtype=setting.dtype), {}
+    for mix, count in (("none", 1), ("distinct", 1), ("none", 32), ("distinct", 32)):
+        _begin(engine, setting, mix, count)
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+            for _ in range(STEPS):
+                engine.step()
+        _end(engine, mix, count)
+        spent = sorted(profile.key_averages(), key=lambda each: -each.self_device_time_total)[:14]
+        table[f"{mix}, {count} in flight"] = {
+            each.key[:40]: f"{each.self_device_time_total / STEPS:.0f} in {each.count / STEPS:.0f}" for each in spent
+        }
+    return table
+
+
+def _begin(engine: TorchEngine, setting: Setting, mix: str, count: int) -> None:
+    """Read `count` prompts, and take the steps in which graphs are captured."""
+    for number in range(count):
+        engine.add(
+            _request(f"s-{mix}-{count}-{number}", _prompt(PROMPT, number), _digest(setting.made, mix, number), NEW)
+        )
+    while len(engine.step()) < count:
+        pass
+    for _ in range(4):
+        engine.step()
+
+
+def _end(engine: TorchEngine, mix: str, count: int) -> None:
+    for number in range(count):
+        engine.cancel(f"s-{mix}-{count}-{number}")
+    engine.step()
+
+
 def _step_s(engine: TorchEngine, setting: Setting, mix: str, count: int) -> tuple[float, float]:
     """Of a decode step, the wall time and the GPU's, medians over `STEPS`."""
     model, spans = engine._model, []
@@ -407,23 +441,14 @@ def _step_s(engine: TorchEngine, setting: Setting, mix: str, count: int) -> tupl
         spans.append((begin, end))
         return logits
 
-    for number in range(count):
-        engine.add(
-            _request(f"s-{mix}-{count}-{number}", _prompt(PROMPT, number), _digest(setting.made, mix, number), NEW)
-        )
-    while len(engine.step()) < count:  # prompts are read
-        pass
-    for _ in range(4):
-        engine.step()
+    _begin(engine, setting, mix, count)
     walls, model.logits = [], clocked  # type: ignore[method-assign]
     for _ in range(STEPS):
         begin_s = time.perf_counter()
         engine.step()
         walls.append(time.perf_counter() - begin_s)
     model.logits = plain  # type: ignore[method-assign]
-    for number in range(count):
-        engine.cancel(f"s-{mix}-{count}-{number}")
-    engine.step()
+    _end(engine, mix, count)
     return median(walls), median(begin.elapsed_time(end) / 1e3 for begin, end in spans)
 
 
@@ -474,6 +499,7 @@ PARTS: dict[str, Callable[[Setting], Table]] = {
     "kernels": kernels,
     "greedy": greedy,
     "decode": decode,
+    "steps": steps,
     **{
         name: lambda setting, part=part: part(setting.made.base)  # type: ignore[misc]
         for name, part in gpu_attribution.PARTS.items()

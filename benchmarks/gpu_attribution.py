@@ -54,7 +54,7 @@ def training(base: BaseModel) -> Table:
 
     return {
         "training one adapter": both(one, FEW, MANY, ASKED + ANSWERED, "tokens"),
-        f"training {MEMBERS} side by side": both(several, FEW, FEW, MEMBERS * (ASKED + ANSWERED), "tokens"),
+        f"training {MEMBERS} side by side": both(several, FEW, 4 * FEW, MEMBERS * (ASKED + ANSWERED), "tokens"),
     }
 
 
@@ -77,7 +77,7 @@ def index(base: BaseModel) -> Table:
         return torch.from_numpy(gradient_vectors(trained(base, device), rows(count, "query"))[:FEW])
 
     return {
-        "an index, its curvature fitted on up to 64 rows": both(whole, FEW, MANY // 2, 1, "rows"),
+        "an index, its curvature fitted on up to 64 rows": both(whole, FEW, 8 * FEW, 1, "rows"),
         "vectors of rows": both(vectors, FEW, MANY, 1, "rows"),
         "vectors of answers": both(gradients, FEW, MANY, 1, "answers"),
     }
@@ -90,7 +90,7 @@ def replayed(base: BaseModel) -> Table:
         module = attach_lora(load_model(base).to(device), RECIPE, CONSTANT)
         return torch.from_numpy(replay(module, rows(count), RECIPE, CONSTANT, targets=targets).scores_RT)
 
-    return {"settlement replay of a run of one epoch": both(one, FEW, MANY // 2, 1, "rows")}
+    return {"settlement replay of a run of one epoch": both(one, FEW, 4 * FEW, 1, "rows")}
 
 
 def bank(base: BaseModel) -> Table:

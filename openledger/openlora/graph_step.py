@@ -126,6 +126,7 @@ class GraphStep:
         known_kv, known_table = self._aimed
         if kv is not known_kv or (table is not None and known_table is not None and table is not known_table):
             self._graphs.clear()
+            self._pool = None  # it went with the last of them
         self._aimed = kv, known_table if table is None else table
 
     def _compute(self, inputs: "_Inputs", tiles: Tiles | None, kv: KeyValueBlocks) -> torch.Tensor:
