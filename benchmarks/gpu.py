@@ -75,6 +75,7 @@ class Setting:
     dtype: str
     rounds: int
     bandwidth: float  # bytes a second
+    with_peft: bool
 
 
 def main() -> int:
@@ -91,8 +92,9 @@ def main() -> int:
     print(machine, flush=True)
     made = make_world(arguments.folder / arguments.base, arguments.base)
     setting = Setting(
-        made=made, name=arguments.base, dtype=arguments.dtype, rounds=arguments.rounds, bandwidth=bandwidth
-    )
+        made=made, name=arguments.base, dtype=arguments.dtype, rounds=arguments.rounds, bandwidth=bandwidth,
+        with_peft=not arguments.without_peft,
+    )  # fmt: skip
     for part in arguments.part:
         begin_s = time.perf_counter()
         title = f"{part}, {setting.name}" + (f", {setting.dtype}" if part in ("kernels", "decode", "steps") else "")
@@ -109,6 +111,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--base", choices=["small", *SHAPES], default="small")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--without-peft", action="store_true", help="in `decode` ours alone")
     parser.add_argument("--out", type=Path, default=Path("gpu.json"))
     return parser.parse_args()
 
@@ -336,7 +339,8 @@ def decode(setting: Setting) -> Table:
             print(mix, count, table[f"{mix}, {count} in flight"], flush=True)
     del engine
     torch.cuda.empty_cache()
-    _add_peft(table, setting)
+    if setting.with_peft:
+        _add_peft(table, setting)
     return table
 
 

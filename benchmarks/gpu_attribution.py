@@ -29,7 +29,7 @@ from openledger.training.recipe import Recipe
 from openledger.training.task import trainable_parameters
 
 ASKED, ANSWERED, CONTRIBUTORS = 24, 40, 16
-FEW, MANY = 32, 512  # rows, on the CPU and on the GPU alone
+FEW, MANY = 32, 256  # rows, on the CPU and on the GPU alone
 MEMBERS, BANK, QUERIES = 8, 32, 16
 CONSTANT = "benchmarks/gpu"
 RECIPE = Recipe(num_epochs=1)
@@ -77,7 +77,7 @@ def index(base: BaseModel) -> Table:
         return torch.from_numpy(gradient_vectors(trained(base, device), rows(count, "query"))[:FEW])
 
     return {
-        "an index, its curvature fitted on up to 64 rows": both(whole, FEW, 8 * FEW, 1, "rows"),
+        "an index, its curvature fitted on up to 64 rows": both(whole, FEW, 4 * FEW, 1, "rows"),
         "vectors of rows": both(vectors, FEW, MANY, 1, "rows"),
         "vectors of answers": both(gradients, FEW, MANY, 1, "answers"),
     }

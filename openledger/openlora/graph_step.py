@@ -12,7 +12,8 @@ Owns the reading of such a model; `PackedModel` decides by its probe whether the
 Shapes: B rows of the filled step, H hidden size, d of a head, V vocabulary.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +37,7 @@ _GROUPS = (
 )
 _NUM_SITES = sum(map(len, _GROUPS))
 _FEWEST_BLOCKS = 16
+_FEW_TILES = 8  # where there are so many times fewer tiles than rows, a graph of its own launches no empty ones
 _IN_PLACE = 4  # int64 of a row: token, position, slot, kept row
 
 
@@ -71,9 +73,10 @@ class GraphStep:
             for site in group
         )
         self._inputs: dict[tuple[int, int], _Inputs] = {}
-        self._graphs: dict[tuple[int, int, int], _Graph | None] = {}
+        self._graphs: dict[tuple[int, int, int, bool], _Graph | None] = {}
         self._aimed: tuple[KeyValueBlocks | None, torch.Tensor | None] = (None, None)
         self._pool: Any = None
+        self._side: Any = torch.cuda.Stream() if capture else None
 
     @property
     def num_graphs(self) -> int:
@@ -100,10 +103,11 @@ class GraphStep:
         inputs, kv = self._inputs[size], step.kv
         inputs.fill(step, plan)
         max_rank = 0 if plan is None else _filled(plan.max_rank)
-        tiles = None if plan is None else inputs.tiles(plan, max_rank)
-        return self._run((*size, max_rank), lambda: self._compute(inputs, tiles, kv))[: len(step.kept_rows)]
+        few = plan is not None and len(plan.waves[0][0]) <= size[0] // _FEW_TILES
+        tiles = None if plan is None else inputs.tiles(plan, max_rank, size[0] // _FEW_TILES if few else size[0])
+        return self._run((*size, max_rank, few), lambda: self._compute(inputs, tiles, kv))[: len(step.kept_rows)]
 
-    def _run(self, key: tuple[int, int, int], compute: Callable[[], torch.Tensor]) -> torch.Tensor:
+    def _run(self, key: tuple[int, int, int, bool], compute: Callable[[], torch.Tensor]) -> torch.Tensor:
         graph = self._graphs.get(key)
         if graph is None and key in self._graphs and self._capture:
             graph = self._graphs[key] = self._captured(compute)
@@ -153,11 +157,29 @@ class GraphStep:
     def _product(
         self, product: "_Product", x_BI: torch.Tensor, tiles: Tiles | None, layer: int, group: int
     ) -> torch.Tensor:
+        if tiles is None:
+            return functional.linear(x_BI, product.weight, product.bias)
+        first = layer * _NUM_SITES + sum(map(len, _GROUPS[:group]))
+        with self._beside():
+            h_SBJR = self._kernels.shrink(x_BI, tiles, first, len(product.sizes))
         y_BO = functional.linear(x_BI, product.weight, product.bias)
-        if tiles is not None:
-            first = layer * _NUM_SITES + sum(map(len, _GROUPS[:group]))
-            self._kernels.add_lora(x_BI, y_BO, tiles, first, product.sizes)
+        self._join()
+        self._kernels.expand(h_SBJR, y_BO, tiles, first, product.sizes)
         return y_BO
+
+    @contextmanager
+    def _beside(self) -> Iterator[None]:
+        """What is queued within runs at the same time as what comes after, up to `_join`."""
+        if self._side is None:
+            yield
+            return
+        self._side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._side):
+            yield
+
+    def _join(self) -> None:
+        if self._side is not None:
+            torch.cuda.current_stream().wait_stream(self._side)
 
 
 def _filled(size: int) -> int:
@@ -254,11 +276,11 @@ class _Inputs:
         lengths, tables, blocks = self._rows(self.device)
         return Rows(tables=blocks, row_tables=tables, lengths=lengths)
 
-    def tiles(self, plan: TritonPlan, max_rank: int) -> Tiles:
+    def tiles(self, plan: TritonPlan, max_rank: int, count: int) -> Tiles:
         fields, weights = self._tiles(self.device)
         return Tiles(
-            fields=fields, weights=weights, num_rows=plan.num_rows, table=plan.table, dtype=plan.products.dtype,
-            max_rank=max_rank,
+            fields=fields[:count], weights=weights[:count], num_rows=plan.num_rows, table=plan.table,
+            dtype=plan.products.dtype, max_rank=max_rank,
         )  # fmt: skip
 
     def fill(self, step: PackedStep, plan: TritonPlan | None) -> None:

@@ -15,6 +15,7 @@ S splits, J modules that share their input, N tiles.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import triton
@@ -26,7 +27,7 @@ TILE_FIELDS = 3  # begin, end, slot of the adapter (-1: none)
 TABLE_FIELDS = 3  # pointer to A [R, I], pointer to B [R, O] with the scale in it, rank (0: the module isn't targeted)
 _LONG = 256  # positions: from here on rows are split
 _MAX_SPLITS, _PROGRAMS = 16, 264  # about two programs for each of a GPU's multiprocessors
-_OUTPUTS, _RANKS = 128, 64  # at a time
+_RANKS = 64  # at a time
 _LORA_SPLITS = 8  # of a module's inputs, at most
 _WIDTH = 1024
 
@@ -97,26 +98,35 @@ class TritonKernels:
         self, x_TI: torch.Tensor, y_TO: torch.Tensor, tiles: Tiles, first_module: int, sizes: tuple[int, ...]
     ) -> None:
         """y += x A B of modules `first_module` and on, whose outputs of `sizes` lie side by side in y."""
-        num_tiles, num_modules = len(tiles.fields), len(sizes)
-        chunk = min(_RANKS, _whole(tiles.max_rank))
-        chunks = -(-tiles.max_rank // chunk)
+        self.expand(self.shrink(x_TI, tiles, first_module, len(sizes)), y_TO, tiles, first_module, sizes)
+
+    def shrink(self, x_TI: torch.Tensor, tiles: Tiles, first_module: int, num_modules: int) -> torch.Tensor:
+        """x A of so many modules, fp32 `[S, T, J, R]`: its sum over S."""
+        chunk, chunks = _rank_chunks(tiles)
         plain = x_TI.dtype != tiles.dtype
         inputs = 256 if tiles.num_rows == 16 and not plain and tiles.dtype is torch.bfloat16 else 64
         splits = min(_LORA_SPLITS, -(-x_TI.shape[1] // inputs)) if tiles.num_rows == 16 else 1
         h_STJR = x_TI.new_empty(splits, len(x_TI), num_modules, chunks * chunk, dtype=torch.float32)
-        place = tiles.table.shape[1], first_module
-        dtype = tl.bfloat16 if tiles.dtype is torch.bfloat16 else tl.float32
-        _shrink[(num_tiles, num_modules * chunks, splits)](
-            x_TI, x_TI.stride(0), h_STJR, len(x_TI), tiles.fields, tiles.table, *place, x_TI.shape[1],
-            MODULES=num_modules, CHUNKS=chunks, CHUNK=chunk, SPLITS=splits, ROWS=tiles.num_rows, INPUTS=inputs,
-            FACTOR=dtype, PLAIN=plain, FIELDS=TILE_FIELDS, ENTRY=TABLE_FIELDS, num_stages=2,
+        _shrink[(len(tiles.fields), num_modules * chunks, splits)](
+            x_TI, x_TI.stride(0), h_STJR, len(x_TI), tiles.fields, tiles.table, tiles.table.shape[1], first_module,
+            x_TI.shape[1], MODULES=num_modules, CHUNKS=chunks, CHUNK=chunk, SPLITS=splits, ROWS=tiles.num_rows,
+            INPUTS=inputs, FACTOR=_factor_type(tiles), PLAIN=plain, FIELDS=TILE_FIELDS, ENTRY=TABLE_FIELDS,
+            num_stages=2,
         )  # fmt: skip
-        blocks = [-(-size // _OUTPUTS) for size in sizes]
-        first, second, third = (*sizes, 0, 0)[:3]
-        _expand[(num_tiles, sum(blocks))](
-            h_STJR, len(x_TI), y_TO, y_TO.stride(0), tiles.fields, tiles.weights, tiles.table, *place, first, second,
-            third, MODULES=num_modules, CHUNKS=chunks, CHUNK=chunk, SPLITS=splits, ROWS=tiles.num_rows,
-            OUTPUTS=_OUTPUTS, FACTOR=dtype, PLAIN=plain, FIELDS=TILE_FIELDS, ENTRY=TABLE_FIELDS, num_stages=1,
+        return h_STJR
+
+    def expand(
+        self, h_STJR: torch.Tensor, y_TO: torch.Tensor, tiles: Tiles, first_module: int, sizes: tuple[int, ...]
+    ) -> None:
+        """y += h B, of what `shrink` gave for as many modules as there are `sizes`."""
+        chunk, chunks = _rank_chunks(tiles)
+        outputs = 256 if tiles.num_rows == 16 and tiles.dtype is torch.bfloat16 else 128
+        blocks = [-(-size // outputs) for size in sizes]
+        _expand[(len(tiles.fields), sum(blocks))](
+            h_STJR, len(y_TO), y_TO, y_TO.stride(0), tiles.fields, tiles.weights, tiles.table, tiles.table.shape[1],
+            first_module, *(*sizes, 0, 0)[:3], MODULES=len(sizes), CHUNKS=chunks, CHUNK=chunk, SPLITS=len(h_STJR),
+            ROWS=tiles.num_rows, OUTPUTS=outputs, FACTOR=_factor_type(tiles), PLAIN=y_TO.dtype != tiles.dtype,
+            FIELDS=TILE_FIELDS, ENTRY=TABLE_FIELDS, num_stages=1,
         )  # fmt: skip
 
     def add_norm(
@@ -159,6 +169,16 @@ def splits_for(num_rows: int, kv_heads: int, longest: int) -> int:
         return 1
     wanted = max(1, _PROGRAMS // (num_rows * kv_heads))
     return min(_MAX_SPLITS, 1 << (wanted.bit_length() - 1))
+
+
+def _rank_chunks(tiles: Tiles) -> tuple[int, int]:
+    """How many ranks are taken at a time, and how often."""
+    chunk = min(_RANKS, _whole(tiles.max_rank))
+    return chunk, -(-tiles.max_rank // chunk)
+
+
+def _factor_type(tiles: Tiles) -> Any:
+    return tl.bfloat16 if tiles.dtype is torch.bfloat16 else tl.float32
 
 
 def _whole(size: int) -> int:
@@ -334,14 +354,14 @@ def _expand(
             for chunk in range(0, tl.cdiv(rank, CHUNK)):
                 rank_at = chunk * CHUNK + tl.arange(0, CHUNK)
                 is_h = is_row[:, None] & (rank_at < rank)[None, :]
-                h_NR = tl.zeros((ROWS, CHUNK), tl.float32)
-                for split in tl.static_range(SPLITS):
-                    place = h + ((row.to(tl.int64) + split * num_rows) * MODULES + module)[:, None] * (CHUNKS * CHUNK)
-                    h_NR += tl.load(place + rank_at[None, :], mask=is_h, other=0.0)
                 b_RO = tl.load(
                     b + rank_at[:, None] * size + at[None, :],
                     mask=(rank_at < rank)[:, None] & (at < size)[None, :], other=0.0,
                 )  # fmt: skip
+                h_NR = tl.zeros((ROWS, CHUNK), tl.float32)
+                for split in tl.static_range(SPLITS):
+                    place = h + ((row.to(tl.int64) + split * num_rows) * MODULES + module)[:, None] * (CHUNKS * CHUNK)
+                    h_NR += tl.load(place + rank_at[None, :], mask=is_h, other=0.0)
                 if PLAIN:
                     b_RO = b_RO.to(tl.float32)
                 delta_NO += tl.dot(h_NR.to(b_RO.dtype), b_RO, input_precision="ieee")
