@@ -1,0 +1,92 @@
+"""Where an engine computes: what is asked for, what there is, and what is refused by name."""
+
+import pytest
+import torch
+from openlora_models import Served, prompt_of
+
+from openledger.core.errors import InvalidInput
+from openledger.openlora.deployment import ReplicaOptions, ScalingOptions, build_openlora
+from openledger.openlora.devices import find_device, find_kernels
+from openledger.openlora.kv import KeyValueBlocks
+from openledger.openlora.packing import Piece, pack
+from openledger.openlora.torch_engine import EngineOptions, TorchEngine
+
+CPU = torch.device("cpu")
+
+
+def _with_gpus(monkeypatch: pytest.MonkeyPatch, there: bool) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+
+
+class TestDevice:
+    def test_auto_is_the_gpu_where_there_is_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        _with_gpus(monkeypatch, False)
+        assert find_device("auto") == CPU
+        _with_gpus(monkeypatch, True)
+        assert find_device("auto") == torch.device("cuda", 0)
+
+    def test_a_processors_kernels_want_the_processor(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        _with_gpus(monkeypatch, True)
+        assert find_device("auto", "avx512") == CPU
+        assert find_device("auto", "torch").type == "cuda"
+
+    def test_a_gpu_that_is_not_there_is_refused(self, served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+        _with_gpus(monkeypatch, False)
+        with pytest.raises(InvalidInput) as caught:
+            TorchEngine(served.base, EngineOptions(device="cuda"))
+        assert (caught.value.code, caught.value.param) == ("no_device", "device")
+
+    def test_an_unknown_name_is_refused(self) -> None:
+        with pytest.raises(InvalidInput) as caught:
+            find_device("tpu")
+        assert (caught.value.code, caught.value.param) == ("no_device", "device")
+
+    def test_the_engine_says_where_it_computes(self, served: Served) -> None:
+        assert TorchEngine(served.base, EngineOptions(device="cpu")).describe()["device"] == "cpu"
+
+
+class TestKernels:
+    def test_triton_is_not_for_a_processor(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+        with pytest.raises(InvalidInput) as caught:
+            find_kernels(CPU, "triton")
+        assert (caught.value.code, caught.value.param) == ("unknown_kernels", "kernels")
+
+    def test_a_processors_are_not_for_a_gpu(self) -> None:
+        with pytest.raises(InvalidInput) as caught:
+            find_kernels(torch.device("cuda", 0), "avx512")
+        assert caught.value.code == "unknown_kernels"
+
+    def test_torch_alone_computes_on_a_gpu_where_asked(self) -> None:
+        assert find_kernels(torch.device("cuda", 0), "torch") is None
+
+
+class TestReplica:
+    @pytest.mark.parametrize(("num_gpus", "device"), [(0, "cpu"), (1, "auto")])
+    def test_computes_on_a_gpu_only_where_it_asked_for_one(self, num_gpus: int, device: str) -> None:
+        """Ray leaves a node's GPUs in sight of those that asked for none."""
+        application = build_openlora(None, "unused", scaling=ScalingOptions(num_gpus=num_gpus))
+        assert _engine_of(application).device == device
+
+    def test_keeps_a_device_that_was_named(self) -> None:
+        replica = ReplicaOptions(engine=EngineOptions(device="cuda"))
+        assert _engine_of(build_openlora(None, "unused", replica=replica)).device == "cuda"
+
+
+def _engine_of(application: object) -> EngineOptions:
+    return application._bound_deployment.init_args[2].engine  # type: ignore[attr-defined, no-any-return]
+
+
+class TestPacking:
+    def test_longer_pieces_are_short_where_a_device_takes_them_so(self) -> None:
+        kv = KeyValueBlocks(8)
+        pieces = [Piece(token_ids=prompt_of(40), blocks=kv.allocate(3)), Piece(token_ids=[5], blocks=kv.allocate(1))]
+        assert pack(pieces, kv).num_short == 1
+        assert pack(pieces, kv, longest=40).num_short == 2
+        assert pack(pieces, kv, longest=39).num_short == 1
+
+    def test_a_step_that_is_there_already_is_not_copied(self) -> None:
+        kv = KeyValueBlocks(2)
+        step = pack([Piece(token_ids=[5, 6], blocks=kv.allocate(1))], kv)
+        assert step.to(CPU) is step
