@@ -26,7 +26,7 @@ from torch import nn
 
 from openledger.adapters.checks import AdapterWeights
 from openledger.core.errors import invariant
-from openledger.openlora.native import SEGMENT_FIELDS, Kernels, pack_factor, packed_size
+from openledger.openlora.native import SEGMENT_FIELDS, Kernels, packed_size
 from openledger.openlora.packing import PackedStep
 
 Weights = Mapping[str, torch.Tensor]  # of linear layers, as the base keeps them, by module
@@ -254,15 +254,15 @@ class NativeProducts:
         sizes = [packed_size(a[0], a[1], self._dtype) + packed_size(a[0], b[0], self._dtype) for a, b in shapes]
         buffer = torch.empty(sum(sizes), dtype=self._dtype)
         table = np.zeros((len(self._numbers), 4), np.int64)
-        rest = buffer
+        place, packing = buffer.data_ptr(), []
         for module, (a_RI, b_OR, scale) in weights.factors.items():
             pointers = []
-            for factor_RN in (a_RI, b_OR.t() * scale):
-                size = packed_size(factor_RN.shape[0], factor_RN.shape[1], self._dtype)
-                pack_factor(factor_RN, rest[:size])
-                pointers.append(rest.data_ptr())
-                rest = rest[size:]
+            for factor_RN, times in ((a_RI, 1.0), (b_OR.t(), scale)):
+                packing.append((factor_RN, times, place))
+                pointers.append(place)
+                place += packed_size(*factor_RN.shape, self._dtype) * self._dtype.itemsize
             table[self._numbers[module]] = (*pointers, a_RI.shape[0], self._dtype is torch.bfloat16)
+        self._kernels.pack(packing, self._dtype)
         return buffer, table
 
     def _new_plan(self, runs: Sequence[Run]) -> "_NativePlan":
