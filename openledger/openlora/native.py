@@ -180,8 +180,8 @@ class Kernels:
             raise MemoryError("no memory for the scores of one attention")
 
     def pack(self, factors: Sequence[tuple[torch.Tensor, float, int]], dtype: torch.dtype) -> None:
-        """Write fp32 factors `[R, N]`, each times a number, to addresses in the kernels' layout, [N / C][R][C] in chunks
-        of 64 bytes, `packed_size` elements of `dtype`. One call for all of an adapter's."""
+        """Write fp32 factors `[R, N]`, each times a number, to addresses, in the kernels' layout: [N / C][R][C] in
+        chunks of 64 bytes, `packed_size` elements of `dtype`. One call for all of an adapter's."""
         is_bf16 = dtype is torch.bfloat16
         told = [
             Factor(matrix_RN.data_ptr(), *matrix_RN.stride(), *matrix_RN.shape, address, is_bf16, scale)
