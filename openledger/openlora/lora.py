@@ -31,7 +31,7 @@ from openledger.openlora.native import SEGMENT_FIELDS, Kernels, packed_size
 from openledger.openlora.packing import PackedStep
 
 Weights = Mapping[str, torch.Tensor]  # of linear layers, as the base keeps them, by module
-_PART_PRODUCTS, _PART_LEAST = 50_000_000, 64  # of a layer between giving way: less than a millisecond, and outputs
+_PART_PRODUCTS, _PART_LEAST = 150_000_000, 64  # of a layer between giving way: some 2 ms of a core; and outputs
 _MERGED_ROWS = 512  # of a weight at a time: what is added to them is held beside it
 
 
@@ -215,17 +215,16 @@ def _computed(
     between = None if batch.step is None else batch.step.between
     if between is None:
         return plain(x)
-    between()
     weight_OI = layer.weight if isinstance(layer, nn.Linear) else layer.weight.t()
     x_TI, size_out = x.reshape(-1, x.shape[-1]), len(weight_OI)
     size = max(_PART_LEAST, _PART_PRODUCTS // x_TI.numel() // _PART_LEAST * _PART_LEAST)
     if size_out <= size:
+        between()
         return plain(x)
     y_TO = x.new_empty(len(x_TI), size_out)
     for begin in range(0, size_out, size):
-        part_OI = weight_OI[begin : begin + size]
-        torch.mm(x_TI, part_OI.t(), out=y_TO[:, begin : begin + size])
         between()
+        torch.mm(x_TI, weight_OI[begin : begin + size].t(), out=y_TO[:, begin : begin + size])
     return (y_TO if layer.bias is None else y_TO.add_(layer.bias)).view(*x.shape[:-1], size_out)
 
 

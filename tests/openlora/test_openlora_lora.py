@@ -121,7 +121,7 @@ class TestProduct:
             calls.clear()
             wrapped = model.get_submodule(module)
             torch.testing.assert_close(wrapped(x_TI), _expected(wrapped.base, x_TI, step, module), atol=1e-5, rtol=1e-5)
-            assert len(calls) == 4  # before it, and after two, four and five of its outputs
+            assert len(calls) == 3  # before two, two and one of its outputs
 
     def test_what_was_aimed_at_is_so_again_after_an_interruption(self, way: str) -> None:
         model, layers = _layers(way)
