@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from openledger.adapters.base_model import BaseModel
@@ -291,8 +292,9 @@ def _check_finite(data: bytes, pairs: Mapping[str, tuple[torch.Tensor, torch.Ten
 def _all_finite(data: bytes, dtype: torch.dtype) -> bool:
     """Of a safetensors file: eight bytes of length, a header that long, values."""
     exponent, begin = _EXPONENTS[dtype], 8 + int.from_bytes(data[:8], "little")
-    values = np.frombuffer(data, np.uint32 if dtype.itemsize == 4 else np.uint16, offset=begin)
-    return not bool(((values & exponent) == exponent).any())
+    unsigned: type[np.uint32 | np.uint16] = np.uint32 if dtype.itemsize == 4 else np.uint16
+    values: npt.NDArray[np.unsignedinteger[Any]] = np.frombuffer(data, unsigned, offset=begin)
+    return not bool(np.any(np.bitwise_and(values, unsigned(exponent)) == exponent))
 
 
 def _check_rank(module: str, rank: int, config: dict[str, Any]) -> None:

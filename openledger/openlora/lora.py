@@ -96,7 +96,7 @@ class LoraLayers:
         self._batch = _Batch()
         head = getattr(model, "get_output_embeddings", lambda: None)()
         if isinstance(head, nn.Linear):
-            head.forward = partial(_computed, head, head.forward, self._batch)  # type: ignore[method-assign]
+            head.forward = partial(_computed, head, head.forward, self._batch)
 
     def install(self, digest: str, weights: AdapterWeights) -> None:
         self._products.install(digest, weights)
@@ -284,7 +284,7 @@ class NativeProducts:
             for factor_RN, times in ((a_RI, 1.0), (b_OR.t(), scale)):
                 packing.append((factor_RN, times, place))
                 pointers.append(place)
-                place += packed_size(*factor_RN.shape, self._dtype) * self._dtype.itemsize
+                place += packed_size(len(factor_RN), factor_RN.shape[1], self._dtype) * self._dtype.itemsize
             table[self._numbers[module]] = (*pointers, a_RI.shape[0], self._dtype is torch.bfloat16)
         self._kernels.pack(packing, self._dtype)
         return buffer, table
