@@ -218,7 +218,7 @@ def _computed(
     weight_OI = layer.weight if isinstance(layer, nn.Linear) else layer.weight.t()
     x_TI, size_out = x.reshape(-1, x.shape[-1]), len(weight_OI)
     size = max(_PART_LEAST, _PART_PRODUCTS // x_TI.numel() // _PART_LEAST * _PART_LEAST)
-    if size_out <= size:
+    if size_out <= size or not x.is_cpu:
         between()
         return plain(x)
     y_TO = x.new_empty(len(x_TI), size_out)

@@ -311,7 +311,7 @@ class TorchEngine:
         step = pack(pieces, None, self._give_way)
         self._lora.use(step)
         logits_RV = self._model.logits(step)
-        chosen_R1 = torch.tensor(list(completion_ids)).repeat(len(digests))[:, None]
+        chosen_R1 = torch.tensor(list(completion_ids), device=logits_RV.device).repeat(len(digests))[:, None]
         parts = []
         for begin in range(0, len(logits_RV), _SOFTMAX_ROWS):
             self._give_way()
