@@ -58,9 +58,14 @@ class AdapterCard:
 def adapter_digest(folder: Path) -> str:
     """Identity of the PEFT adapter in `folder`: its weights and the configuration that changes the mathematics."""
     config = json.loads((folder / "adapter_config.json").read_text())
+    return identity_of(config, digest_file(folder / "adapter_model.safetensors"))
+
+
+def identity_of(config: dict[str, Any], weights_digest: str) -> str:
+    """As `adapter_digest`, of what was read before."""
     relevant = ("r", "lora_alpha", "target_modules", "use_rslora", "rank_pattern", "alpha_pattern", "fan_in_fan_out")
     settings = {name: _plain(config.get(name)) for name in relevant}
-    return digest_json({"weights": digest_file(folder / "adapter_model.safetensors"), "config": settings})
+    return digest_json({"weights": weights_digest, "config": settings})
 
 
 def save_card(folder: Path, card: AdapterCard) -> None:

@@ -9,23 +9,28 @@ Shapes: r rank, in/out the features of the adapted module; lora_A `[r, in]`, lor
 
 import json
 import math
+import os
 import re
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from openledger.adapters.base_model import BaseModel
-from openledger.adapters.card import AdapterCard, adapter_digest, load_card
+from openledger.adapters.card import AdapterCard, identity_of, load_card
 from openledger.core.errors import Corrupt, InvalidInput, OpenLedgerError, TooLarge
+from openledger.core.hashing import digest_bytes
 
 WEIGHTS_FILE, CONFIG_FILE, CARD_FILE = "adapter_model.safetensors", "adapter_config.json", "card.json"
 _TENSOR_NAME = re.compile(r"base_model\.model\.(?P<module>[A-Za-z0-9_.]+)\.lora_(?P<side>[AB])\.weight")
 _PATTERN_KEY = re.compile(r"[A-Za-z0-9_.]+")
 _MAX_JSON_BYTES = 1 << 20
-_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+_EXPONENTS = {torch.float32: 0x7F800000, torch.float16: 0x7C00, torch.bfloat16: 0x7F80}  # all ones: not finite
 # Settings that leave the product B A x as it is: notes of training, and how the factors began.
 _HARMLESS = {
     "auto_mapping", "base_model_name_or_path", "corda_config", "ensure_weight_tying", "eva_config", "exclude_modules",
@@ -80,11 +85,13 @@ def read_adapter(folder: Path, base: BaseShapes, limits: AdapterLimits | None = 
     _check_files(folder, limits)
     config = _read_config(folder)
     _check_settings(folder, config)
-    pairs = _pair_tensors(folder, _read_tensors(folder))
+    data = (folder / WEIGHTS_FILE).read_bytes()
+    pairs = _pair_tensors(folder, _read_tensors(folder, data))
     for module, (a_RI, b_OR) in pairs.items():
         _check_pair(module, a_RI, b_OR, base, limits)
         _check_rank(module, a_RI.shape[0], config)
-    digest = adapter_digest(folder)
+    _check_finite(data, pairs)
+    digest = identity_of(config, digest_bytes(data))
     card = _check_card(folder, digest, base)
     description = AdapterDescription(
         folder=str(folder),
@@ -126,29 +133,41 @@ def read_shapes(base: BaseModel) -> BaseShapes:
 def _check_files(folder: Path, limits: AdapterLimits) -> None:
     if not folder.is_dir():
         raise Corrupt(f"there is no adapter folder {folder}", code="missing_adapter", param=str(folder))
-    names = (CONFIG_FILE, WEIGHTS_FILE, CARD_FILE)
-    if linked := [name for name in names if (folder / name).is_symlink()]:
+    found = {name: _status(folder, name) for name in (CONFIG_FILE, WEIGHTS_FILE, CARD_FILE)}
+    if linked := [name for name, status in found.items() if status is not None and stat.S_ISLNK(status.st_mode)]:
         raise InvalidInput(
             f"{folder / linked[0]} is a link", code="linked_adapter", param=linked[0], fix="copy the file itself"
         )
-    if not (folder / WEIGHTS_FILE).is_file() and any(folder.glob("adapter_model.[bp]*")):
+    config, weights = _if_file(found[CONFIG_FILE]), _if_file(found[WEIGHTS_FILE])
+    if weights is None and any(folder.glob("adapter_model.[bp]*")):
         raise InvalidInput(
             f"{folder} holds pickled weights only",
             code="pickled_adapter",
             param=WEIGHTS_FILE,
             fix="save it again with safe_serialization=True",
         )
-    for name in names[:2]:
-        if not (folder / name).is_file():
-            raise Corrupt(f"{folder} lacks {name}", code="incomplete_adapter", param=name)
-    if (size := (folder / WEIGHTS_FILE).stat().st_size) > limits.max_bytes:
+    if config is None or weights is None:
+        name = CONFIG_FILE if config is None else WEIGHTS_FILE
+        raise Corrupt(f"{folder} lacks {name}", code="incomplete_adapter", param=name)
+    if weights.st_size > limits.max_bytes:
         raise TooLarge(
-            f"{folder / WEIGHTS_FILE} has {size} bytes, the limit is {limits.max_bytes}",
+            f"{folder / WEIGHTS_FILE} has {weights.st_size} bytes, the limit is {limits.max_bytes}",
             code="adapter_too_large",
             param=WEIGHTS_FILE,
         )
-    if (folder / CONFIG_FILE).stat().st_size > _MAX_JSON_BYTES:
+    if config.st_size > _MAX_JSON_BYTES:
         raise TooLarge(f"{folder / CONFIG_FILE} is over 1 MiB", code="adapter_too_large", param=CONFIG_FILE)
+
+
+def _status(folder: Path, name: str) -> os.stat_result | None:
+    try:
+        return os.lstat(os.path.join(folder, name))
+    except FileNotFoundError:
+        return None
+
+
+def _if_file(status: os.stat_result | None) -> os.stat_result | None:
+    return status if status is not None and stat.S_ISREG(status.st_mode) else None
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -198,11 +217,10 @@ def _check_numbers(config: dict[str, Any]) -> None:
             )
 
 
-def _read_tensors(folder: Path) -> dict[str, torch.Tensor]:
+def _read_tensors(folder: Path, data: bytes) -> dict[str, torch.Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    data = (folder / WEIGHTS_FILE).read_bytes()
     if int.from_bytes(data[:8], "little") > _MAX_JSON_BYTES:
         raise Corrupt(
             f"{folder / WEIGHTS_FILE} is no safetensors file, or its header is over 1 MiB",
@@ -256,10 +274,27 @@ def _check_pair(module: str, a_RI: torch.Tensor, b_OR: torch.Tensor, base: BaseS
         raise TooLarge(
             f"{module} has rank {a_RI.shape[0]}, the limit is {limits.max_rank}", code="adapter_rank", param=module
         )
-    if a_RI.dtype not in _DTYPES or b_OR.dtype not in _DTYPES:
+    if a_RI.dtype not in _EXPONENTS or b_OR.dtype not in _EXPONENTS:
         raise InvalidInput(f"{module} holds {a_RI.dtype}, {b_OR.dtype}", code="adapter_dtype", param=module)
-    if not (torch.isfinite(a_RI).all() and torch.isfinite(b_OR).all()):
-        raise Corrupt(f"{module} holds values that are not finite", code="non_finite_adapter", param=module)
+
+
+def _check_finite(data: bytes, pairs: Mapping[str, tuple[torch.Tensor, torch.Tensor]]) -> None:
+    """All values of the file at once where they are of one dtype: looking at each factor by itself would take longer
+    than all other checks of a small adapter."""
+    dtypes = {factor.dtype for pair in pairs.values() for factor in pair}
+    if len(dtypes) == 1 and _all_finite(data, dtypes.pop()):
+        return
+    for module, pair in pairs.items():
+        if not all(torch.isfinite(factor).all() for factor in pair):
+            raise Corrupt(f"{module} holds values that are not finite", code="non_finite_adapter", param=module)
+
+
+def _all_finite(data: bytes, dtype: torch.dtype) -> bool:
+    """Of a safetensors file: eight bytes of length, a header that long, values."""
+    exponent, begin = _EXPONENTS[dtype], 8 + int.from_bytes(data[:8], "little")
+    unsigned: type[np.uint32 | np.uint16] = np.uint32 if dtype.itemsize == 4 else np.uint16
+    values: npt.NDArray[np.unsignedinteger[Any]] = np.frombuffer(data, unsigned, offset=begin)
+    return not bool(np.any(np.bitwise_and(values, unsigned(exponent)) == exponent))
 
 
 def _check_rank(module: str, rank: int, config: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 What bounds them and how they change stands in `ledger.parameters`; here are their meaning and the values of the start.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from openledger.core.errors import InvalidInput
@@ -140,7 +140,7 @@ class Parameters:
     @property
     def values(self) -> dict[str, Any]:
         """Everything but the version, as the log holds it."""
-        return {name: value for name, value in asdict(self).items() if name != "version"}
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "version"}
 
     @property
     def split(self) -> dict[str, int]:

@@ -167,7 +167,8 @@ def _further_accounts(parameters: Parameters) -> dict[str, str]:
         "reviewers": parameters.reviewers_account,
         "licensor": parameters.licensor_account,
     }
-    return {role: account or TREASURY for role, account in accounts.items() if role in parameters.split}
+    split_ppm = parameters.split
+    return {role: account or TREASURY for role, account in accounts.items() if role in split_ppm}
 
 
 def _prices(terms: AdapterTerms, parameters: Parameters) -> dict[str, int]:

@@ -59,16 +59,16 @@ class FairQueue:
         """Prompt tokens that wait: what a replica tells autoscaling and routing of its backlog."""
         return self._num_tokens
 
-    def put(self, waiting: Waiting, retry_after_s: int = 1) -> None:
-        """Raises TooManyRequests (`queue_full`, `tenant_queue_full`)."""
+    def put(self, waiting: Waiting, retry_after_s: Callable[[], int] = lambda: 1) -> None:
+        """Raises TooManyRequests (`queue_full`, `tenant_queue_full`), which says when to try again."""
         adapters = self._tenants.get(waiting.tenant, {})
         if self._num_waiting >= self._limits.max_waiting:
-            raise _too_many("queue_full", f"{self._num_waiting} requests are waiting", retry_after_s)
+            raise _too_many("queue_full", f"{self._num_waiting} requests are waiting", retry_after_s())
         if sum(map(len, adapters.values())) >= self._limits.max_waiting_per_tenant:
             raise _too_many(
                 "tenant_queue_full",
                 f"{self._limits.max_waiting_per_tenant} of your requests are waiting",
-                retry_after_s,
+                retry_after_s(),
             )
         self._wake(waiting.tenant, waiting.adapter)
         self._tenants.setdefault(waiting.tenant, {}).setdefault(waiting.adapter, deque()).append(waiting)

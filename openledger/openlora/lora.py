@@ -13,9 +13,10 @@ Shapes: T rows, I features in, O out, R rank, K runs, M modules.
 """
 
 import threading
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from typing import Protocol
 
@@ -26,10 +27,11 @@ from torch import nn
 
 from openledger.adapters.checks import AdapterWeights
 from openledger.core.errors import invariant
-from openledger.openlora.native import SEGMENT_FIELDS, Kernels, pack_factor, packed_size
+from openledger.openlora.native import SEGMENT_FIELDS, Kernels, packed_size
 from openledger.openlora.packing import PackedStep
 
 Weights = Mapping[str, torch.Tensor]  # of linear layers, as the base keeps them, by module
+_PART_PRODUCTS, _PART_LEAST = 150_000_000, 64  # of a layer between giving way: some 2 ms of a core; and outputs
 _MERGED_ROWS = 512  # of a weight at a time: what is added to them is held beside it
 
 
@@ -92,6 +94,9 @@ class LoraLayers:
         self._wrapped: set[str] = set()
         self._installing = threading.Lock()
         self._batch = _Batch()
+        head = getattr(model, "get_output_embeddings", lambda: None)()
+        if isinstance(head, nn.Linear):
+            head.forward = partial(_computed, head, head.forward, self._batch)
 
     def install(self, digest: str, weights: AdapterWeights) -> None:
         self._products.install(digest, weights)
@@ -191,17 +196,36 @@ class _LoraLinear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         step = self._batch.step
-        if step is not None and step.between is not None:
-            step.between()
         if (merged := self._batch.merged) is not None and self._name in merged:
             return _product(self.base, merged[self._name], x)
-        y = self._plain(x)
+        y = _computed(self.base, self._plain, self._batch, x)
         plan = self._batch.plan
         if plan is not None and step is not None:
             x_TI, y_TO = x.reshape(-1, x.shape[-1]), y.view(-1, y.shape[-1])
             invariant(len(x_TI) == step.num_rows, f"{self._name} was handed {len(x_TI)} rows")
             plan.add(self._name, x_TI, y_TO)
         return y
+
+
+def _computed(
+    layer: nn.Module, plain: Callable[[torch.Tensor], torch.Tensor], batch: _Batch, x: torch.Tensor
+) -> torch.Tensor:
+    """What `layer` gives; in a pass that gives way some of the outputs at a time, since somebody may wait. All rows at
+    once for each: fewer rows would take longer in all, fewer outputs don't."""
+    between = None if batch.step is None else batch.step.between
+    if between is None:
+        return plain(x)
+    weight_OI = layer.weight if isinstance(layer, nn.Linear) else layer.weight.t()
+    x_TI, size_out = x.reshape(-1, x.shape[-1]), len(weight_OI)
+    size = max(_PART_LEAST, _PART_PRODUCTS // x_TI.numel() // _PART_LEAST * _PART_LEAST)
+    if size_out <= size or not x.is_cpu:
+        between()
+        return plain(x)
+    y_TO = x.new_empty(len(x_TI), size_out)
+    for begin in range(0, size_out, size):
+        between()
+        torch.mm(x_TI, weight_OI[begin : begin + size].t(), out=y_TO[:, begin : begin + size])
+    return (y_TO if layer.bias is None else y_TO.add_(layer.bias)).view(*x.shape[:-1], size_out)
 
 
 def _product(layer: nn.Module, weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
@@ -254,15 +278,15 @@ class NativeProducts:
         sizes = [packed_size(a[0], a[1], self._dtype) + packed_size(a[0], b[0], self._dtype) for a, b in shapes]
         buffer = torch.empty(sum(sizes), dtype=self._dtype)
         table = np.zeros((len(self._numbers), 4), np.int64)
-        rest = buffer
+        place, packing = buffer.data_ptr(), []
         for module, (a_RI, b_OR, scale) in weights.factors.items():
             pointers = []
-            for factor_RN in (a_RI, b_OR.t() * scale):
-                size = packed_size(factor_RN.shape[0], factor_RN.shape[1], self._dtype)
-                pack_factor(factor_RN, rest[:size])
-                pointers.append(rest.data_ptr())
-                rest = rest[size:]
+            for factor_RN, times in ((a_RI, 1.0), (b_OR.t(), scale)):
+                packing.append((factor_RN, times, place))
+                pointers.append(place)
+                place += packed_size(len(factor_RN), factor_RN.shape[1], self._dtype) * self._dtype.itemsize
             table[self._numbers[module]] = (*pointers, a_RI.shape[0], self._dtype is torch.bfloat16)
+        self._kernels.pack(packing, self._dtype)
         return buffer, table
 
     def _new_plan(self, runs: Sequence[Run]) -> "_NativePlan":

@@ -8,6 +8,7 @@ Shapes: T rows, R rank, I features in, O out, H heads, G key/value heads, d thei
 """
 
 import ctypes
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -18,7 +19,7 @@ import torch
 from openledger.core.errors import InvalidInput
 from openledger.openlora import build_kernels
 
-ABI = 3
+ABI = 4
 BLOCK = 16  # positions of a block of keys and values
 SEGMENT_FIELDS = 7  # begin, end, pointer to A, pointer to B, rank, whether they are bfloat16, weight as a double
 
@@ -43,6 +44,15 @@ class _Store(ctypes.Structure):
             "key", "key_row", "key_head", "value", "value_row", "value_head", "keys", "values", "slots",
             "rows", "kv_heads", "key_dim", "value_dim", "is_bf16",
         )
+    ]  # fmt: skip
+
+
+class Factor(ctypes.Structure):
+    """As `Factor` in kernels.cpp."""
+
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("from", "row", "column", "rank", "size", "to", "is_bf16")),
+        ("scale", ctypes.c_double),
     ]  # fmt: skip
 
 
@@ -137,6 +147,9 @@ class Kernels:
         self._store.restype = None
         self._step = library.openlora_step
         self._step.argtypes = [ctypes.c_int, ctypes.POINTER(Step)]
+        self._pack = library.openlora_pack
+        self._pack.argtypes = [ctypes.POINTER(Factor), ctypes.c_int64]
+        self._pack.restype = None
 
     def __repr__(self) -> str:
         return f"{self.isa}, {self.origin}"
@@ -181,25 +194,24 @@ class Kernels:
         if failed:
             raise MemoryError("no memory for the scores of one attention")
 
+    def pack(self, factors: Sequence[tuple[torch.Tensor, float, int]], dtype: torch.dtype) -> None:
+        """Write fp32 factors `[R, N]`, each times a number, to addresses, in the kernels' layout: [N / C][R][C] in
+        chunks of 64 bytes, `packed_size` elements of `dtype`. One call for all of an adapter's."""
+        is_bf16 = dtype is torch.bfloat16
+        told = [
+            Factor(matrix_RN.data_ptr(), *matrix_RN.stride(), *matrix_RN.shape, address, is_bf16, scale)
+            for matrix_RN, scale, address in factors
+        ]
+        self._pack((Factor * len(told))(*told), len(told))
+
     def step(self, step: Step) -> None:
         """A whole decode step of a Llama-like model: logits fp32 of the kept rows into `step.logits`."""
         if self._step(self._number, step):
             raise MemoryError("no memory for the scores of one attention")
 
 
-def pack_factor(matrix_RN: torch.Tensor, out: torch.Tensor) -> None:
-    """Write a factor in the kernels' layout, [N / C][R][C] in 64-byte chunks, into the flat `out` of its dtype."""
-    rank, size = matrix_RN.shape
-    chunk = 64 // out.element_size()
-    padded = torch.nn.functional.pad(matrix_RN, (0, -size % chunk)).to(out.dtype)
-    chunks = padded.view(rank, -1, chunk).transpose(0, 1)
-    if out.dtype is torch.bfloat16:  # lane i holds elements i and i + 16
-        chunks = chunks.unflatten(2, (2, 16)).transpose(2, 3)
-    out.view(chunks.shape).copy_(chunks)
-
-
 def packed_size(rank: int, size: int, dtype: torch.dtype) -> int:
-    """Elements that `pack_factor` writes; a multiple of 64 bytes."""
+    """Elements that `Kernels.pack` writes of a factor; a multiple of 64 bytes."""
     chunk = 64 // dtype.itemsize
     return rank * -(-size // chunk) * chunk
 

@@ -2,7 +2,8 @@
 
 What is said in one turn of the loop (all of one step of the engine) goes as one frame: one crossing for a batch, not
 one for each token. Frames are `coalesce_s` apart, and wait while the connection is full; what an answer has to say
-meanwhile is joined. An answer's first event and its last don't wait for the time. Used on one asyncio loop.
+meanwhile is joined. An answer's first event and its last don't wait for the time, nor does any while there are few
+calls: frames that would be joined are then few, and people see each token as it comes. Used on one asyncio loop.
 """
 
 import asyncio
@@ -16,6 +17,7 @@ from openledger.openlora.streams import join
 from openledger.openlora.wire import Frames, Line, frame, pack_event
 
 _CONNECT_WITHIN_S = 2.0
+_FEW_CALLS = 4
 
 
 class EventOutbox:
@@ -162,6 +164,7 @@ class _Connection(asyncio.Protocol):
         if self._flushing is not None:
             self._flushing.cancel()
         loop = asyncio.get_running_loop()
+        urgent = urgent or len(self._requests) <= _FEW_CALLS
         wait_s = 0.0 if urgent else self._said_s + self._coalesce_s - loop.time()
         self._is_urgent = wait_s <= 0
         self._flushing = loop.call_soon(self._flush) if self._is_urgent else loop.call_later(wait_s, self._flush)

@@ -9,7 +9,7 @@ fills it (`merging`). Ray's deployment wraps this class and adds nothing.
 import asyncio
 import logging
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -70,7 +70,9 @@ class AdapterServer:
     ):
         self.options = options or ServingOptions()
         self._engine = engine
-        self._steps = StepThread(engine)
+        self._said: deque[tuple[asyncio.Queue[TokenEvent], TokenEvent]] = deque()  # on the way to their readers
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._steps = StepThread(engine, told=self._cross)
         self._loader = AdapterLoader(
             engine.load,
             registry,
@@ -98,7 +100,7 @@ class AdapterServer:
         self._cost: StepCost | None = None
         batch = engine.options.max_batch
         self._max_running = batch + batch // 8 + 1  # a few wait in the engine, so that no step misses one
-        self._ended_s: list[float] = []
+        self._ended_s: deque[float] = deque()  # when those of the last seconds ended
         self._merging: asyncio.Task[None] | None = None
         self._closing = False
 
@@ -297,7 +299,7 @@ class AdapterServer:
             num_tokens=len(request.prompt_ids),
             since_s=time.monotonic(),
         )
-        self._queue.put(waiting, self._retry_after_s())
+        self._queue.put(waiting, self._retry_after_s)
         turn = self._turns[waiting] = asyncio.get_running_loop().create_future()
         try:
             self._pump()
@@ -360,6 +362,7 @@ class AdapterServer:
         if adapter:
             self._residency.release(adapter)
         self._ended_s.append(time.monotonic())
+        self._forget_ended()
 
     def _after_load(self, digest: str) -> None:
         self._pump()
@@ -393,17 +396,20 @@ class AdapterServer:
 
     def _retry_after_s(self) -> int:
         """How long until half of the queue has been served, at the rate of the last seconds."""
-        now_s = time.monotonic()
-        self._ended_s = [ended_s for ended_s in self._ended_s if now_s - ended_s < _RATE_WINDOW_S]
+        self._forget_ended()
         rate = max(len(self._ended_s), 1) / _RATE_WINDOW_S
         return max(1, min(60, round(len(self._queue) / 2 / rate)))
 
+    def _forget_ended(self) -> None:
+        since_s = time.monotonic() - _RATE_WINDOW_S
+        while self._ended_s and self._ended_s[0] < since_s:
+            self._ended_s.popleft()
+
     async def _events(self, request: GenerationRequest) -> AsyncGenerator[TokenEvent, None]:
-        loop, events = asyncio.get_running_loop(), asyncio.Queue[TokenEvent]()
+        self._loop, events = asyncio.get_running_loop(), asyncio.Queue[TokenEvent]()
 
         def deliver(event: TokenEvent) -> None:
-            with suppress(RuntimeError):  # the reader's loop is closed: nobody listens
-                loop.call_soon_threadsafe(events.put_nowait, event)
+            self._said.append((events, event))
 
         submitted = self._steps.submit(request, deliver)
         finished = False
@@ -418,6 +424,17 @@ class AdapterServer:
             self._in_flight.pop(request.request_id, None)
             if not finished and not submitted.cancelled():
                 self._steps.cancel(request.request_id, deliver)
+
+    def _cross(self) -> None:
+        """On the step thread: one waking of the loop for all that a step said."""
+        if self._loop is not None:
+            with suppress(RuntimeError):  # it is closed: nobody listens
+                self._loop.call_soon_threadsafe(self._hand_over)
+
+    def _hand_over(self) -> None:
+        while self._said:
+            events, event = self._said.popleft()
+            events.put_nowait(event)
 
     async def _score_between_steps(
         self, prompt_ids: Sequence[int], completion_ids: Sequence[int], digests: Sequence[str]

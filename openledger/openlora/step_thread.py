@@ -9,7 +9,7 @@ the background gets `background_share` of the time, so that it isn't starved. Kn
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -25,10 +25,11 @@ _SLICE_S = 0.005  # of background work at a time while people wait: about one la
 
 class StepThread:
     """`failure` is set when a step raised, which only a bug of ours can do: every request in flight then ends with an
-    error event, and every later call raises Unavailable."""
+    error event, and every later call raises Unavailable. `told` is called when all of a step's events are handed out:
+    whoever listens on another thread is woken once for them, not once for each."""
 
-    def __init__(self, engine: Engine, background_share: float = 0.03):
-        self._engine, self._share = engine, background_share
+    def __init__(self, engine: Engine, background_share: float = 0.03, told: Callable[[], None] = lambda: None):
+        self._engine, self._share, self._told = engine, background_share, told
         self._credit_s = 0.0
         engine.give_way_to(self._serve_people)
         self._urgent: queue.SimpleQueue[Call] = queue.SimpleQueue()
@@ -109,18 +110,20 @@ class StepThread:
             if not self._engine.has_work():
                 return
             begin = time.perf_counter()
-            for event in self._engine.step():
-                self._hand_out(event)
+            if events := self._engine.step():
+                self._hand_out(events)
             self._credit_s += self._share * (time.perf_counter() - begin)
             if self._credit_s > _SLICE_S:
                 self._credit_s = 0.0
                 return
 
-    def _hand_out(self, event: TokenEvent) -> None:
-        deliver = self._deliver[event.request_id]
-        if event.is_last:
-            del self._deliver[event.request_id]
-        deliver(event)
+    def _hand_out(self, events: Sequence[TokenEvent]) -> None:
+        for event in events:
+            deliver = self._deliver[event.request_id]
+            if event.is_last:
+                del self._deliver[event.request_id]
+            deliver(event)
+        self._told()
 
     def _end_all(self) -> None:
         with self._closing:
@@ -133,6 +136,7 @@ class StepThread:
         for request_id, deliver in list(self._deliver.items()):
             deliver(TokenEvent(request_id=request_id, token_ids=(), text="", finish_reason="error", error=error))
         self._deliver.clear()
+        self._told()
 
     def _stopped(self) -> Unavailable:
         reason = "was stopped" if self.failure is None else f"failed: {self.failure!r}"
@@ -140,10 +144,8 @@ class StepThread:
 
 
 def _take(calls: "queue.SimpleQueue[Call]") -> Call | None:
-    try:
-        return calls.get_nowait()
-    except queue.Empty:
-        return None
+    """Only the step thread takes: what isn't empty has one. An exception for each empty look would cost more."""
+    return None if calls.empty() else calls.get_nowait()
 
 
 def _answer(call: Call) -> None:

@@ -39,6 +39,7 @@ from openledger.openlora.text import decoder
 DTYPES = ("auto", "float32", "bfloat16")
 WEIGHTS = ("exact", "int8", "auto")
 _GRAMMAR_WAIT_S = 0.01
+_SOFTMAX_ROWS = 64  # of a score at a time: they stay in the caches, and nobody waits for all of them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -323,10 +324,14 @@ class TorchEngine:
         pieces = [Piece(token_ids=ids, adapter=digest, keep=len(completion_ids)) for digest in digests]
         step = pack(pieces, None, self._give_way)
         self._lora.use(step)
-        logits_KCV = self._model.logits(step).view(len(digests), len(completion_ids), -1)
-        chosen_C = torch.tensor(list(completion_ids), device=logits_KCV.device)
-        chosen_KC1 = chosen_C.expand(len(digests), -1)[..., None]
-        scores_KC = torch.log_softmax(logits_KCV, -1).gather(-1, chosen_KC1)[..., 0]
+        logits_RV = self._model.logits(step)
+        chosen_R1 = torch.tensor(list(completion_ids), device=logits_RV.device).repeat(len(digests))[:, None]
+        parts = []
+        for begin in range(0, len(logits_RV), _SOFTMAX_ROWS):
+            self._give_way()
+            rows = slice(begin, begin + _SOFTMAX_ROWS)
+            parts.append(torch.log_softmax(logits_RV[rows], -1).gather(-1, chosen_R1[rows]))
+        scores_KC = torch.cat(parts).view(len(digests), len(completion_ids))
         scores: npt.NDArray[np.float32] = np.empty(scores_KC.shape, np.float32)
         scores[list(step.order)] = scores_KC.cpu().numpy()
         return scores

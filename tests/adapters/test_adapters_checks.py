@@ -95,6 +95,10 @@ def _weights(rank: int = 2, **changed: torch.Tensor | None) -> Callable[[Path], 
     return lambda folder: save_file(tensors(rank, **changed), folder / WEIGHTS)
 
 
+def _all_of(dtype: torch.dtype, **changed: torch.Tensor) -> Callable[[Path], None]:
+    return lambda folder: save_file({n: x.to(dtype) for n, x in tensors(**changed).items()}, folder / WEIGHTS)
+
+
 def _renamed(name: str) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
         save_file({**tensors(), name: torch.ones(2, 8)}, folder / WEIGHTS)
@@ -138,6 +142,12 @@ REFUSED = {
     "A alone": (_weights(q_proj_B=None), "unpaired_adapter_tensor"),
     "NaN": (_weights(q_proj_A=_A.clone().fill_(float("nan"))), "non_finite_adapter"),
     "infinity": (_weights(q_proj_B=_B.clone().fill_(float("inf"))), "non_finite_adapter"),
+    "NaN in bfloat16": (_all_of(torch.bfloat16, q_proj_B=_B.clone().fill_(float("nan"))), "non_finite_adapter"),
+    "infinity in float16": (_all_of(torch.float16, up_proj_A=_A.clone().fill_(-1e6)), "non_finite_adapter"),
+    "NaN beside another dtype": (
+        _weights(q_proj_A=_A.half(), up_proj_A=_A.clone().fill_(float("nan"))),
+        "non_finite_adapter",
+    ),
     "integers": (_weights(q_proj_A=_A.int()), "adapter_dtype"),
     "double precision": (_weights(q_proj_A=_A.double()), "adapter_dtype"),
     "no tensors": (lambda folder: save_file({}, folder / WEIGHTS), "corrupt_adapter"),

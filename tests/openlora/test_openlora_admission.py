@@ -89,7 +89,7 @@ class TestBounds:
         queue = FairQueue(AdmissionLimits(max_waiting=10, max_waiting_per_tenant=3))
         fill(queue, "t", 3)
         with pytest.raises(TooManyRequests) as caught:
-            queue.put(waiting("t"), retry_after_s=7)
+            queue.put(waiting("t"), retry_after_s=lambda: 7)
         assert (caught.value.code, caught.value.retry_after_s) == ("tenant_queue_full", 7)
         queue.put(waiting("other"))
 

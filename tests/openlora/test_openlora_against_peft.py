@@ -18,6 +18,7 @@ from openlora_models import (
     tokens_of,
 )  # fmt: skip
 
+from openledger.openlora import lora, torch_engine
 from openledger.openlora.torch_engine import EngineOptions, TorchEngine
 
 LENGTHS = (3, 17, 9, 26, 5, 40, 2, 1)
@@ -73,7 +74,11 @@ class TestGreedy:
 
 
 class TestScores:
-    def test_equal_a_plain_forward(self, family: Served) -> None:
+    def test_equal_a_plain_forward(self, family: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+        """With layers as small as these in parts as well, and the softmax: as large ones are computed."""
+        monkeypatch.setattr(lora, "_PART_PRODUCTS", 1)
+        monkeypatch.setattr(lora, "_PART_LEAST", 7)
+        monkeypatch.setattr(torch_engine, "_SOFTMAX_ROWS", 5)
         prompt, completion = prompt_of(11), prompt_of(14)
         engine = _engine(family, score_tokens=60)  # two adapters at a time
         names = (None, "one", "two", "three", "one")

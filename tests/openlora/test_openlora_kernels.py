@@ -11,7 +11,7 @@ from openlora_models import Served
 from openledger.core.errors import InvalidInput
 from openledger.openlora import build_kernels, native
 from openledger.openlora.attention import attend_piece
-from openledger.openlora.native import Kernels, Rows, Weighing, pack_factor, packed_size
+from openledger.openlora.native import Kernels, Rows, Weighing, packed_size
 from openledger.openlora.torch_engine import EngineOptions, TorchEngine
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="no kernels and no compiler")
@@ -25,13 +25,37 @@ def kernels(request: pytest.FixtureRequest) -> Kernels:
 
 def _packed(matrix_RN: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     out = torch.empty(packed_size(*matrix_RN.shape, dtype), dtype=dtype)
-    pack_factor(matrix_RN, out)
+    native.load().pack([(matrix_RN, 1.0, out.data_ptr())], dtype)
     return out
 
 
 def _segments(fields: list[list[int]]) -> np.ndarray:
     """All of weight one."""
     return np.array([[*each, np.float64(1).view(np.int64)] for each in fields], np.int64)
+
+
+class TestPack:
+    @pytest.mark.parametrize("dtype", [FLOAT, HALF])
+    @pytest.mark.parametrize(("rank", "size"), [(1, 16), (4, 64), (3, 33), (17, 5)])
+    def test_both_factors_in_one_call_equal_the_layout_written_by_torch(
+        self, dtype: torch.dtype, rank: int, size: int
+    ) -> None:
+        torch.manual_seed(0)
+        a_RN, b_NR, scale = torch.randn(rank, size), torch.randn(size, rank), 0.37
+        each = packed_size(rank, size, dtype)
+        out = torch.full((2 * each,), 7.0, dtype=dtype)
+        places = out.data_ptr(), out.data_ptr() + each * dtype.itemsize
+        native.load().pack([(a_RN, 1.0, places[0]), (b_NR.t(), scale, places[1])], dtype)
+        assert torch.equal(out, torch.cat([_laid_out(a_RN, dtype), _laid_out(b_NR.t() * scale, dtype)]))
+
+
+def _laid_out(matrix_RN: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    chunk = 64 // dtype.itemsize
+    padded = torch.nn.functional.pad(matrix_RN, (0, -matrix_RN.shape[1] % chunk)).to(dtype)
+    chunks = padded.view(len(matrix_RN), -1, chunk).transpose(0, 1)
+    if dtype is HALF:
+        chunks = chunks.unflatten(2, (2, 16)).transpose(2, 3)
+    return chunks.flatten()
 
 
 class TestLora:

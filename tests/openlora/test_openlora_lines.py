@@ -134,8 +134,9 @@ async def test_what_many_calls_have_to_say_at_once_crosses_once(
 
 class TestCoalescing:
     @pytest.fixture
-    async def slow(self, left: list[str]) -> AsyncIterator[EventOutbox]:
-        """It waits a minute between frames."""
+    async def slow(self, left: list[str], monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[EventOutbox]:
+        """It waits a minute between frames, however few calls there are."""
+        monkeypatch.setattr(outbox_module, "_FEW_CALLS", 0)
         outbox = EventOutbox(left.append, 60.0)
         yield outbox
         outbox.close()
@@ -148,6 +149,40 @@ class TestCoalescing:
             async with asyncio.timeout(5):
                 assert (await anext(call.events())).token_ids == (1,)
             sending.cancel()
+
+    async def test_no_event_waits_for_the_time_while_there_are_few_calls(
+        self, inbox: EventInbox, slow: EventOutbox, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(outbox_module, "_FEW_CALLS", 2)
+        go = asyncio.Event()
+        calls = [await inbox.call(name, whole=False) for name in "abc"]
+
+        async def events() -> AsyncGenerator[TokenEvent, None]:
+            yield token(1)
+            await go.wait()
+            yield token(2)
+            await asyncio.Event().wait()
+
+        told = [call.events() for call in calls]
+        sending = [asyncio.ensure_future(slow.send(events(), call.request_id, call.line)) for call in calls]
+        async with asyncio.timeout(5):
+            assert [(await anext(each)).token_ids for each in told] == [(1,)] * 3
+        go.set()
+        with pytest.raises(TimeoutError):  # one call too many: the second tokens wait
+            await asyncio.wait_for(anext(told[0]), 0.2)
+        for each in sending[1:]:
+            each.cancel()
+        await asyncio.gather(*sending[1:], return_exceptions=True)
+        call = await inbox.call("d", whole=False)
+        go.clear()
+        few = asyncio.ensure_future(slow.send(events(), "d", call.line))
+        few_told = call.events()
+        async with asyncio.timeout(5):
+            assert (await anext(few_told)).token_ids == (1,)
+            go.set()
+            assert (await anext(few_told)).token_ids == (2,)
+        for each in (few, sending[0]):
+            each.cancel()
 
     async def test_the_last_event_does_not_wait_and_takes_the_others_along(
         self, inbox: EventInbox, slow: EventOutbox

@@ -1,5 +1,7 @@
 """The products of many adapters against the plain one, row by row; both ways of computing them."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -8,7 +10,7 @@ from torch import nn
 
 from openledger.adapters.checks import AdapterDescription, AdapterWeights
 from openledger.core.errors import InvariantBroken
-from openledger.openlora import native
+from openledger.openlora import lora, native
 from openledger.openlora.kv import KeyValueBlocks
 from openledger.openlora.lora import LoraLayers, NativeProducts, Products
 from openledger.openlora.lora_torch import TorchProducts
@@ -104,6 +106,22 @@ class TestProduct:
         after = model.get_submodule("x")(x_TI)
         assert not torch.equal(before[0], after[0])
         assert torch.equal(before[1], after[1])
+
+    def test_a_pass_that_gives_way_does_so_within_a_large_layer(
+        self, way: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(lora, "_PART_PRODUCTS", 6 * 3 * 2)
+        monkeypatch.setattr(lora, "_PART_LEAST", 1)
+        model, layers = _layers(way)
+        step = _step([("a", 2), ("b", 1)])
+        calls: list[None] = []
+        layers.use(replace(step, between=lambda: calls.append(None)))
+        x_TI = torch.randn(3, 6)
+        for module in ("x", "y"):
+            calls.clear()
+            wrapped = model.get_submodule(module)
+            torch.testing.assert_close(wrapped(x_TI), _expected(wrapped.base, x_TI, step, module), atol=1e-5, rtol=1e-5)
+            assert len(calls) == 3  # before two, two and one of its outputs
 
     def test_what_was_aimed_at_is_so_again_after_an_interruption(self, way: str) -> None:
         model, layers = _layers(way)

@@ -96,6 +96,18 @@ class TestPriority:
         scoring.result(60)
         thread.call(lambda: engine.unload(digest)).result(30)
 
+    def test_all_that_a_step_said_is_told_at_once(self, engine: TorchEngine) -> None:
+        """Eight answers begun together: their reader is woken once for each step, after the last of its events."""
+        events: list[TokenEvent] = []
+        seen: list[int] = []
+        thread = StepThread(engine, told=lambda: seen.append(len(events)))
+        asked = [request(str(number), prompt_of(5), max_tokens=4, ignore_end=True) for number in range(8)]
+        thread.call(lambda: [thread._add(each, events.append) for each in asked]).result(10)
+        while sum(event.is_last for event in events) < 8:
+            time.sleep(0.001)
+        thread.stop()
+        assert seen[:4] == [8, 16, 24, 32]
+
     def test_several_answers_reach_one_reader(self, thread: StepThread) -> None:
         reader = Reader()
         thread.submit(request("r", prompt_of(5), num_answers=3, temperature=1.0, seed=1), reader)
