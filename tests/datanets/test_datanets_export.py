@@ -113,7 +113,8 @@ class TestCroissantsOwnValidator:
         path = export_of(tmp_path, CHAT, "CC-BY-4.0")
         read = next(iter(mlcroissant.Dataset(jsonld=path / "croissant.json").records("rows")))
         turns = pq.read_table(path / "rows.parquet").to_pylist()[0]["messages"]
-        assert [one["rows/messages/content"].decode() for one in read["rows/messages"]] == [turn["content"] for turn in turns]
+        said_by = [one["rows/messages/content"].decode() for one in read["rows/messages"]]
+        assert said_by == [turn["content"] for turn in turns]
 
 
 class TestTheCard:
