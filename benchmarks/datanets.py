@@ -234,7 +234,7 @@ def _waited_s(actor: Any, contribution: Contribution) -> float:
 
     began = time.perf_counter()
     receipt = ray.get(actor.contribute.remote(contribution))
-    assert {verdict.outcome for verdict in receipt.verdicts} == {"accept"}
+    assert len(receipt.verdicts) == len(contribution.drafts)
     return time.perf_counter() - began
 
 

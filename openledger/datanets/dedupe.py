@@ -126,6 +126,12 @@ class _Spellings:
     def words(self, numbers: Iterable[int]) -> frozenset[str]:
         return frozenset(map(self._words.__getitem__, numbers))
 
+    def forget(self, numbers: Iterable[int]) -> None:
+        """Words that no row has any more. Their numbers aren't given again."""
+        for number in numbers:
+            del self._numbers[self._words[number]]
+            self._words[number] = ""
+
 
 class _Unchanged:
     """What an overlay has in a table's place: its rows leave it soon, and are kept with their words."""
@@ -231,22 +237,35 @@ class DuplicateIndex:
         }
 
     def discard(self, row_ids: Collection[str]) -> None:
-        """Forget rows. Another row that says the same is no duplicate of them any more."""
+        """Forget rows, and the words that they alone had; of the index itself, not of an overlay. Another row that says
+        the same is no duplicate of them any more."""
         gone = {key for key, entry in enumerate(self._entries) if entry is not None and entry.row_id in row_ids}
-        self._again = {digest: [key for key in keys if key not in gone] for digest, keys in self._again.items()}
+        again = {digest: [key for key in keys if key not in gone] for digest, keys in self._again.items()}
+        self._again = {digest: keys for digest, keys in again.items() if keys}
         for table in (self._pairs, self._answers):
             for digest in [digest for digest, key in table.items() if key in gone]:
                 if rest := self._again.get(digest):
                     table[digest] = rest.pop(0)
                 else:
                     del table[digest]
+        numbers = set[int]()
         for key in gone:
-            entry = self._entries[key]
-            if entry is not None:
-                self._question_counts.subtract(self._spellings.words(entry.question))
+            entry = self._entry(key)
+            self._forget_question(self._spellings.words(entry.question))
+            numbers.update(entry.question, entry.answer)
             self._answer_bands.remove(key)
             self._row_bands.remove(key)
             self._entries[key] = None
+        for one in self._entries:
+            if one is not None and numbers:
+                numbers.difference_update(one.question, one.answer)
+        self._spellings.forget(numbers)
+
+    def _forget_question(self, some: Iterable[str]) -> None:
+        for word in some:
+            self._question_counts[word] -= 1
+            if not self._question_counts[word]:
+                del self._question_counts[word]
 
     def question_counts(self, words: Iterable[str]) -> dict[str, int]:
         """How many questions have each of these words."""
