@@ -248,7 +248,7 @@ class DuplicateIndex:
                     table[digest] = rest.pop(0)
                 else:
                     del table[digest]
-        numbers = set[int]()
+        numbers = set[Any]()
         for key in gone:
             entry = self._entry(key)
             self._forget_question(self._spellings.words(entry.question))
