@@ -271,7 +271,7 @@ def _actors(folder: Path, size: int) -> dict[str, Any]:
     before.mkdir(parents=True)
     hosts = [ray.remote(WithoutJournal).options(num_cpus=0).remote(before / f"shard-{number}") for number in range(2)]
     actors = {"one at a time": ray.remote(OneAtATime).options(num_cpus=0).remote(before, hosts)}
-    for workers in (0, 1):
+    for workers in (0, 1, 2):
         place = folder / f"{workers}-workers"
         place.mkdir()
         actors[f"{workers} workers"] = start_datanets(place, 2, f"bench-{size}-{workers}", gate_workers=workers)

@@ -162,17 +162,16 @@ class _Vocabulary:
                 self._words[number] = ""
 
     def _of_table(self, rows: Sequence[tuple[Words, Words]]) -> "Iterator[tuple[array[int], array[int]]]":
-        table = rows[0][0].table
         asked, said = (_joined(one.numbers for one in column) for column in zip(*rows, strict=True))
-        num_asked, num_said = (np.bincount(numbers, minlength=len(table)) for numbers in (asked, said))
-        used = np.flatnonzero(num_asked + num_said)
-        own = np.zeros(len(table), np.uint32)
-        own[used] = [self._numbers[table[number]] for number in used.tolist()]
-        for counts, num in (self._num_questions, num_asked), (self._num_uses, num_asked + num_said):
+        used, places = np.unique(np.concatenate([asked, said]), return_inverse=True)
+        table = rows[0][0].table
+        own = np.fromiter((self._numbers[table[number]] for number in used.tolist()), np.uint32, len(used))
+        num_asked, num_uses = (np.bincount(some, minlength=len(used)) for some in (places[: len(asked)], places))
+        for counts, num in (self._num_questions, num_asked), (self._num_uses, num_uses):
             counts.frombytes(bytes(counts.itemsize * (len(self._words) - len(counts))))
-            np.frombuffer(counts, np.int32)[own[used]] += num[used]
-        questions, answers = zip(*rows, strict=True)
-        return zip(_parts(own[asked], questions), _parts(own[said], answers), strict=True)
+            np.frombuffer(counts, np.int32)[own] += num
+        numbers, questions, answers = own[places], *zip(*rows, strict=True)
+        return zip(_parts(numbers[: len(asked)], questions), _parts(numbers[len(asked) :], answers), strict=True)
 
 
 class _Unnumbered:
@@ -255,12 +254,28 @@ class DuplicateIndex:
 
     def add(self, row_id: str, features: Features, place: tuple[int, int] | None = None) -> None:
         """`place` is the index's own unless it is given."""
-        self._extend([(row_id, features, self._place if place is None else place)])
+        self.extend([(row_id, features, self._place if place is None else place)])
+
+    def extend(self, rows: Sequence[tuple[str, Features, tuple[int, int]]]) -> None:
+        """Add rows (id, features, place): many of one table cost less together."""
+        both = self._vocabulary.add((one.question, one.answer) for _, one, _ in rows)
+        for (row_id, features, place), (question, answer) in zip(rows, both, strict=True):
+            key = len(self._entries)
+            self._entries.append(
+                _Entry(row_id=row_id, place=place, question=question, answer=answer, num_words=features.num_words)
+            )
+            if self._below is not None:
+                self._features.append(features)
+            for found, digest in self._digests(features):
+                if found.setdefault(digest, key) != key:
+                    self._again.setdefault(digest, []).append(key)
+            self._answer_bands.insert(key, features.answer_sketch)
+            self._row_bands.insert(key, features.row_sketch)
 
     def absorb(self, overlay: "DuplicateIndex") -> None:
         """Take over the rows that were added to `overlay`, in their order."""
         added = zip(overlay._entries, overlay._features, strict=True)
-        self._extend([(entry.row_id, features, entry.place) for entry, features in added if entry is not None])
+        self.extend([(entry.row_id, features, entry.place) for entry, features in added if entry is not None])
 
     def displaced_by(self, overlay: "DuplicateIndex") -> dict[str, str]:
         """Rows of this index in later places than the overlay's that repeat one of its rows: id to that row's id."""
@@ -294,21 +309,6 @@ class DuplicateIndex:
         """How many questions have each of these words."""
         layers = [self] if self._below is None else [self._below, self]
         return {word: sum(layer._vocabulary.question_count(word) for layer in layers) for word in words}
-
-    def _extend(self, rows: Sequence[tuple[str, Features, tuple[int, int]]]) -> None:
-        both = self._vocabulary.add((one.question, one.answer) for _, one, _ in rows)
-        for (row_id, features, place), (question, answer) in zip(rows, both, strict=True):
-            key = len(self._entries)
-            self._entries.append(
-                _Entry(row_id=row_id, place=place, question=question, answer=answer, num_words=features.num_words)
-            )
-            if self._below is not None:
-                self._features.append(features)
-            for found, digest in self._digests(features):
-                if found.setdefault(digest, key) != key:
-                    self._again.setdefault(digest, []).append(key)
-            self._answer_bands.insert(key, features.answer_sketch)
-            self._row_bands.insert(key, features.row_sketch)
 
     def _exact(self, features: Features, place: tuple[int, int]) -> _Entry | None:
         visible = [key for key in self._of_text(features) if self._entry(key).place <= place]
