@@ -4,6 +4,7 @@
     python benchmarks/datanets.py storage --rows 1000000
     python benchmarks/datanets.py ingest --ingested 100000
     python benchmarks/datanets.py contributors                eight at once through the actor, as it was and as it is
+    python benchmarks/datanets.py newcomer                    100 rows, while eight large contributions wait
     python benchmarks/datanets.py duplicates
     python benchmarks/datanets.py writers
     python benchmarks/datanets.py raydata --rows 200000
@@ -61,6 +62,7 @@ REPEATS = 3
 NUM_WRITERS = 8
 WRITER_TURNS = 5
 RAY_TURNS = 5
+NEWCOMERS = 20
 WORDS_IN_ROW = 160
 _POINT_ROWS = 5_000
 
@@ -100,7 +102,8 @@ def main() -> None:
 def storage(arguments: argparse.Namespace) -> None:
     """One shard against plain Parquet files (synced as ours are) and a Lance dataset (not synced: Lance doesn't)."""
     commits = [table_of(batch) for batch in batches(arguments.rows, 10_000)]
-    small = [table_of(batch) for batch in batches(30_000, 100, "small")]
+    small = {100: [table_of(batch) for batch in batches(30_000, 100, "small")]}
+    small[1] = [table_of(batch) for batch in batches(300, 1, "single")]
     ids = [row_id for table in commits for row_id in table.column("row_id").to_pylist()]
     wanted = random.Random(SEED).sample(range(len(ids)), min(NUM_TAKEN, len(ids)))
     size_mb = sum(table.nbytes for table in commits) / 1e6
@@ -113,17 +116,18 @@ def storage(arguments: argparse.Namespace) -> None:
             costs = found[type(store).__name__]
             costs[f"take {len(wanted):,} random rows"] = best(lambda s=store: s.take(wanted, ids))
             costs["scan"] = best(store.scan)
-        each = append_in_turns(stores, small)
-        for store, spent in zip(stores, each, strict=True):
-            found[type(store).__name__]["append 100 rows, median"] = middle(spent)
-            found[type(store).__name__]["append 100 rows, mean"] = mean(spent)
+        for size, tables in small.items():
+            what = f"append {size} rows" if size > 1 else "append one row"
+            for store, spent in zip(stores, append_in_turns(stores, tables), strict=True):
+                found[type(store).__name__][f"{what}, median"] = middle(spent)
+                found[type(store).__name__][f"{what}, mean"] = mean(spent)
     table = Table(title=f"storage: {len(ids):,} rows, {size_mb:,.0f} MB")
     ratios_of = ("Parquet / ours, wall", "Parquet / ours, CPU", "Lance / ours, CPU")
     for column in ("", *(f"{kind} {unit}" for kind in found for unit in ("wall", "CPU")), *ratios_of):
         table.add_column(column, justify="right" if column else "left")
     for what in found["Ours"]:
         costs = [found[kind][what] for kind in found]
-        cells = [f"{value:,.0f} ms" for one in costs for value in (one.wall_ms, one.cpu_ms)]
+        cells = [f"{value:,.1f} ms" for one in costs for value in (one.wall_ms, one.cpu_ms)]
         parquet, bare, ours = costs
         ratios = [parquet.wall_ms / ours.wall_ms, parquet.cpu_ms / ours.cpu_ms, bare.cpu_ms / ours.cpu_ms]
         table.add_row(what, *cells, *(f"{ratio:.2f}" for ratio in ratios))
@@ -193,6 +197,59 @@ def contributors(arguments: argparse.Namespace) -> None:
     Console(width=150).print(table)
 
 
+def newcomer(arguments: argparse.Namespace) -> None:
+    """How long 100 rows of somebody new wait for their verdicts through the actor, while eight others send 1,000 rows
+    after the other without a pause; and how long they wait alone. Signing and the way over HTTP are not in it."""
+    os.environ.update(RAY_worker_niceness="0")
+    import ray
+
+    from openledger.datanets.actor import start_datanets
+
+    table = Table(title=f"100 rows of a newcomer, {NEWCOMERS} after the other")
+    for column in ("beside", "median s", "longest s", "rows a second beside it"):
+        table.add_column(column, justify="right" if column != "beside" else "left")
+    with tempfile.TemporaryDirectory(prefix="bench-") as name, tempfile.TemporaryDirectory(prefix="ol") as short:
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR", _temp_dir=short)
+        actor = start_datanets(Path(name), 2, "bench-newcomer")
+        ray.get(actor.create.remote("docs", "Invented words", "acct_bench"))
+        small = list(contributions("newcomer", 2 * NEWCOMERS * 100, 100, 2))
+        alone = [_waited_s(actor, one) for one in small[::2]]
+        stop = threading.Event()
+        with ThreadPoolExecutor(NUM_WRITERS) as pool:
+            began = time.perf_counter()
+            others = [pool.submit(_send_large, actor, number, stop) for number in range(NUM_WRITERS)]
+            time.sleep(5)  # until all of them wait for each other
+            beside = [_waited_s(actor, one) for one in small[1::2]]
+            stop.set()
+            speed = 1_000 * sum(one.result() for one in others) / (time.perf_counter() - began)
+        ray.kill(actor)
+        ray.shutdown()
+    for what, waited, rows_s in (("nobody", alone, 0.0), (f"{NUM_WRITERS} senders of 1,000 rows", beside, speed)):
+        table.add_row(what, f"{statistics.median(waited):.2f}", f"{max(waited):.2f}", f"{rows_s:,.0f}")
+    Console(width=110).print(table)
+
+
+def _waited_s(actor: Any, contribution: Contribution) -> float:
+    import ray
+
+    began = time.perf_counter()
+    receipt = ray.get(actor.contribute.remote(contribution))
+    assert len(receipt.verdicts) == len(contribution.drafts)
+    return time.perf_counter() - began
+
+
+def _send_large(actor: Any, number: int, stop: threading.Event) -> int:
+    import ray
+
+    sent = 0
+    for contribution in contributions(f"large-{number}", 200_000):
+        if stop.is_set():
+            break
+        ray.get(actor.contribute.remote(contribution))
+        sent += 1
+    return sent
+
+
 def _actors(folder: Path, size: int) -> dict[str, Any]:
     """The Datanets actor with each number of workers, and as it was before contributions shared anything and before
     shards had a journal."""
@@ -214,7 +271,7 @@ def _actors(folder: Path, size: int) -> dict[str, Any]:
     before.mkdir(parents=True)
     hosts = [ray.remote(WithoutJournal).options(num_cpus=0).remote(before / f"shard-{number}") for number in range(2)]
     actors = {"one at a time": ray.remote(OneAtATime).options(num_cpus=0).remote(before, hosts)}
-    for workers in (0, 1):
+    for workers in (0, 1, 2):
         place = folder / f"{workers}-workers"
         place.mkdir()
         actors[f"{workers} workers"] = start_datanets(place, 2, f"bench-{size}-{workers}", gate_workers=workers)
@@ -613,6 +670,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], None]] = {
     "writers": writers,
     "curve": curve,
     "contributors": contributors,
+    "newcomer": newcomer,
     "raydata": raydata,
     "duplicates": duplicates,
 }

@@ -5,9 +5,13 @@
 
 The gate's rules follow Gopher (Rae et al., 2021, appendix A) and C4 (Raffel et al., 2020) as far as they apply to
 rows of a few words. datatrove's filters for the same rules are given the gate's thresholds where they have one, and
-each rule is asked alone. Texts are documentation strings of installed packages, which are honest, and made ones that
-break one rule each, from a fixed seed. Agreement is the share of texts on which both say the same; where they differ,
-the first texts are printed. CPU is this process's, each side over all texts of a rule, by turns.
+each rule is asked alone. Of letters the gate asks half of the visible characters, Gopher four in five of the words;
+datatrove takes each sign for a word and a word of six letters for one, so half of the characters are a quarter of what
+it calls words. It is asked with that threshold, and beside it with others, the gate's own number among them.
+
+Texts are documentation strings of installed packages, which are honest, and made ones that break one rule each, from a
+fixed seed. Agreement is the share of texts on which both say the same; where they differ, the first texts are printed.
+CPU is this process's, each side over all texts of a rule, by turns.
 """
 
 import argparse
@@ -35,6 +39,8 @@ from openledger.datanets.gate import (
 SEED = 1
 PACKAGES = ("json", "email", "asyncio", "logging", "numpy", "pyarrow", "pandas")
 MAX_TOLD = 5
+LETTERS = 0.25  # of datatrove's words, where half of the characters are letters
+OTHER_LETTERS = (0.2, 0.3, 0.4, 0.5, 0.8)
 _OFF = {  # every rule of GopherQualityFilter but the one that is asked
     "min_doc_words": None,
     "max_doc_words": None,
@@ -119,7 +125,6 @@ def timed(rejects: Callable[[str], bool], texts: Sequence[str]) -> tuple[list[bo
 
 def rules() -> list[Rule]:
     length = GopherQualityFilter(**{**_OFF, "min_doc_words": MIN_WORDS, "max_doc_words": MAX_WORDS})
-    letters = GopherQualityFilter(**{**_OFF, "max_non_alpha_words_ratio": 0.5})
     pairs = GopherRepetitionFilter(
         dup_line_frac=None, dup_para_frac=None, dup_line_char_frac=None, dup_para_char_frac=None,
         top_n_grams=((1, 0.5),), dup_n_grams=((2, MAX_REPEATED_PAIR_RATIO),),
@@ -132,10 +137,18 @@ def rules() -> list[Rule]:
             dropped_by(length),
             lengths,
         ),
-        Rule("letters (Gopher)", is_noise, dropped_by(letters), signs),
+        Rule("letters (Gopher)", is_noise, dropped_by(letters(LETTERS)), signs),
+        *(
+            Rule(f"letters, {ratio:g} of the words", is_noise, dropped_by(letters(ratio)), signs)
+            for ratio in OTHER_LETTERS
+        ),
         Rule("repetition (Gopher)", is_repetitive, dropped_by(pairs), repeated),
         Rule("lorem ipsum (C4)", lambda text: "placeholder" in _reasons(text), dropped_by(lorem), placeholders),
     ]
+
+
+def letters(ratio: float) -> GopherQualityFilter:
+    return GopherQualityFilter(**{**_OFF, "max_non_alpha_words_ratio": ratio})
 
 
 def dropped_by(kept: object) -> Callable[[str], bool]:

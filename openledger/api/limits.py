@@ -1,15 +1,20 @@
-"""How large a request may be, and all that are under way together. Reads the body before anything parses it, and
-refuses the first byte too many.
+"""How large a request may be, how slowly it may come, and all that are under way together. Reads the body before
+anything parses it, and refuses the first byte too many.
 
 A body is in memory until its request is answered, as one piece: an application server hands over a message for each
 read, which takes many times the bytes in it where they come one by one. Large bodies share a number of bytes, and take
 of it what has come, as an announcement costs nothing; small ones need none of it, so that questions are answered
-whatever else comes in. A body that doesn't arrive in time, or no further, is ended and gives its part back.
+whatever else comes in. A body that doesn't arrive in time, or too slowly, is ended and gives its part back.
+
+Bodies that are on their way have a number of places, fewer than the door has. Where all are taken, whoever has waited
+longest for its next STEP_BYTES makes way for the newcomer, unless it came just now. So senders that only dribble keep
+nobody out, whatever addresses they come from: proxies hide those.
 """
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -22,8 +27,20 @@ SMALL_BYTES = 64 * 1024
 MAX_BYTES_TOGETHER = 256 * 1024 * 1024  # parsed, a body takes several times its bytes
 BODY_S = 300
 STALLED_S = 10
-STEP_BYTES = 64 * 1024  # what a large body has to bring in that time, a small one a byte
+STEP_BYTES = 64 * 1024  # what a body has to bring in that time, or its end
+MAX_ARRIVING = 512  # half of what the door lets in: the others are at work
+YOUNG_S = 1.0  # what has come so lately is not called slow
 RETRY_AFTER_S = 5
+
+
+@dataclass(slots=True, eq=False)
+class _Arriving:
+    """A body on its way, which has waited since `since_s` for its next STEP_BYTES. `refusal` is told when `timeout`
+    ends it."""
+
+    since_s: float
+    timeout: asyncio.Timeout
+    refusal: InvalidInput
 
 
 class BodyLimit:
@@ -34,12 +51,15 @@ class BodyLimit:
         max_bytes_together: int = MAX_BYTES_TOGETHER,
         body_s: float = BODY_S,
         stalled_s: float = STALLED_S,
+        max_arriving: int = MAX_ARRIVING,
     ):
         self._app = app
         self._max_bytes = max_bytes
         self._left = max_bytes_together
         self._body_s = body_s
         self._stalled_s = stalled_s
+        self._max_arriving = max_arriving
+        self._arriving = set[_Arriving]()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -59,18 +79,16 @@ class BodyLimit:
         taken, body = 0, bytearray()
         message: Message = {"more_body": True}
         try:
-            async with (
-                _in_time(self._body_s, _late(self._body_s)),
-                _in_time(self._stalled_s, _stalled(self._stalled_s)) as stalled,
-            ):
-                step = 1
+            async with _in_time(self._body_s, _late(self._body_s)), self._on_its_way() as arriving:
+                step = STEP_BYTES
                 while message.get("more_body"):
                     message = await receive()
                     body += message.get("body", b"")
                     taken = self._taken(len(body), taken)
                     if len(body) >= step:
-                        step = len(body) + (STEP_BYTES if taken else 1)
-                        stalled.reschedule(asyncio.get_running_loop().time() + self._stalled_s)
+                        step = len(body) + STEP_BYTES
+                        arriving.since_s = asyncio.get_running_loop().time()
+                        arriving.timeout.reschedule(arriving.since_s + self._stalled_s)
             if message["type"] == "http.request":
                 message = {"type": "http.request", "body": bytes(body), "more_body": False}
             body.clear()
@@ -78,12 +96,41 @@ class BodyLimit:
         finally:
             self._left += taken
 
+    @asynccontextmanager
+    async def _on_its_way(self) -> AsyncIterator[_Arriving]:
+        """A place among those that arrive, until the body is here."""
+        now_s = asyncio.get_running_loop().time()
+        if len(self._arriving) >= self._max_arriving and not self._end_slowest(now_s):
+            raise _Refused(_crowded())
+        arriving = _Arriving(now_s, asyncio.timeout(self._stalled_s), _stalled(self._stalled_s))
+        self._arriving.add(arriving)
+        try:
+            async with arriving.timeout:
+                yield arriving
+        except TimeoutError as error:
+            raise _Refused(arriving.refusal, status=408) from error
+        finally:
+            self._arriving.discard(arriving)
+
+    def _end_slowest(self, now_s: float) -> bool:
+        """End the body that has waited longest for its next bytes. Not if that was a moment: all of them come fast."""
+        slowest = min(self._arriving, key=lambda one: one.since_s, default=None)
+        if slowest is None or now_s - slowest.since_s < YOUNG_S:
+            return False
+        self._arriving.discard(slowest)
+        if not slowest.timeout.expired():
+            slowest.refusal = _outrun()
+            slowest.timeout.reschedule(now_s)
+        return True
+
     def _taken(self, size: int, before: int) -> int:
-        """How much of what is left a body of `size` has, which had `before`."""
+        """How much of what is left a body of `size` has, which had `before`. Where it isn't enough, the slowest of all
+        makes way for who comes next."""
         if size > self._max_bytes:
             raise _Refused(_too_large(self._max_bytes))
         more = size - before if size > SMALL_BYTES else 0
         if more > self._left:
+            self._end_slowest(asyncio.get_running_loop().time())
             raise _Refused(_full())
         self._left -= more
         return before + more
@@ -109,10 +156,10 @@ async def refuse(error: OpenLedgerError, scope: Scope, receive: Receive, send: S
 
 
 @asynccontextmanager
-async def _in_time(seconds: float, refusal: InvalidInput) -> AsyncIterator[asyncio.Timeout]:
+async def _in_time(seconds: float, refusal: InvalidInput) -> AsyncIterator[None]:
     try:
-        async with asyncio.timeout(seconds) as timeout:
-            yield timeout
+        async with asyncio.timeout(seconds):
+            yield
     except TimeoutError as error:
         raise _Refused(refusal, status=408) from error
 
@@ -135,6 +182,23 @@ def _full() -> Unavailable:
     )
 
 
+def _crowded() -> Unavailable:
+    return Unavailable(
+        "the gateway has as many requests on their way as it takes",
+        code="gateway_full",
+        fix="send it again after the seconds that Retry-After says",
+    )
+
+
+def _outrun() -> InvalidInput:
+    return InvalidInput(
+        "the gateway is full, and this body came slowest of all",
+        code="body_timeout",
+        param="body",
+        fix="send the same again, over a slow line with fewer rows at a time",
+    )
+
+
 def _late(seconds: float) -> InvalidInput:
     return InvalidInput(
         f"the body didn't arrive within {seconds:g} seconds",
@@ -146,7 +210,7 @@ def _late(seconds: float) -> InvalidInput:
 
 def _stalled(seconds: float) -> InvalidInput:
     return InvalidInput(
-        f"the body came to a halt: in {seconds:g} seconds a large one brings {STEP_BYTES} bytes, a small one any",
+        f"the body came to a halt: in {seconds:g} seconds it brings {STEP_BYTES} bytes, or its end",
         code="body_timeout",
         param="body",
         fix="send the same again, over a slow line with fewer rows at a time",

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from openledger.cli import output
-from openledger.cli.keys import load_key
+from openledger.cli.keys import load_key, name_first_recovery
 from openledger.cli.remote import connect
 from openledger.core.errors import InvalidInput, NotFound, Unavailable
 from openledger.core.values import Contribution, RowDraft, Verdict
@@ -49,6 +49,7 @@ def contribute(options: Namespace) -> None:
     contributions = _signed(key, options, told, schema)
     if options.seal:
         _seal(key, contributions, told, options)
+        _name_recovery(key, options)
         return
     if options.dry_run:
         _judge(contributions, _local_gate(schema), told, options)
@@ -59,6 +60,7 @@ def contribute(options: Namespace) -> None:
             else:
                 _judge(contributions, lambda one: _stored(client, one, key, told), told, options)
     _print(told, options)
+    _name_recovery(key, options)
 
 
 def row_schema(options: Namespace) -> "RowSchema":
@@ -226,6 +228,13 @@ class _receipts:  # noqa: N801 - reads as a function
         if self._stream is not None:
             for draft, verdict in zip(contribution.drafts, verdicts, strict=True):
                 self._stream.write(json.dumps({**asdict(verdict), "source": draft.source}) + "\n")
+
+
+def _name_recovery(key: "SigningKey", options: Namespace) -> None:
+    """Of --recovery, once something of the contributor's is there: then he waits for no stranger's changes of keys."""
+    if options.recovery:
+        named = name_first_recovery(options, key, options.recovery)
+        output.print_note(f"the key in {named['written']} alone changes your keys from now on: keep it elsewhere")
 
 
 def _print(told: _Told, options: Namespace) -> None:

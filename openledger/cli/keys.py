@@ -49,18 +49,25 @@ def show(options: Namespace) -> None:
 def name_recovery(options: Namespace) -> None:
     """With --recovery-key, which is replaced then."""
     key, former = load_key(options.key), _optional(options.recovery_key)
-    _change(options, key, former or key, role="recovery_key")
+    output.print_pairs(_changed(options, key, former or key, role="recovery_key"), as_json=options.json)
+
+
+def name_first_recovery(options: Namespace, key: "SigningKey", path: str) -> dict[str, Any]:
+    """For a contributor who has sent something and has none; the same again tells the same."""
+    wanted = Namespace(**{**vars(options), "out": path, "dry_run": False})
+    return _changed(wanted, key, key, role="recovery_key")
 
 
 def rotate(options: Namespace) -> None:
     key = load_key(options.key)
-    _change(options, key, _optional(options.recovery_key) or key, role="public_key")
+    found = _changed(options, key, _optional(options.recovery_key) or key, role="public_key")
+    output.print_pairs(found, as_json=options.json)
 
 
 def recover(options: Namespace) -> None:
     """The recovery key's file names the contributor."""
     recovery = load_key(options.recovery_key)
-    _change(options, recovery, recovery, role="public_key")
+    output.print_pairs(_changed(options, recovery, recovery, role="public_key"), as_json=options.json)
 
 
 def load_key(name: str) -> "SigningKey":
@@ -80,8 +87,9 @@ def own_key(options: Namespace) -> "SigningKey | None":
     return load_key(options.key) if options.key else None
 
 
-def _change(options: Namespace, own: "SigningKey", by: "SigningKey", *, role: str) -> None:
-    """Let a new key, in the file of --out, take the place of the signing key or of the recovery key (`role`)."""
+def _changed(options: Namespace, own: "SigningKey", by: "SigningKey", *, role: str) -> dict[str, Any]:
+    """Let a new key, in the file of --out, take the place of the signing key or of the recovery key (`role`); what
+    there is to tell of it."""
     from openledger.core.rekeying import sign_change
 
     path = Path(options.out)
@@ -91,8 +99,7 @@ def _change(options: Namespace, own: "SigningKey", by: "SigningKey", *, role: st
         if not _is_done(path, getattr(before, role)):
             _check_may(before, by)
             if options.dry_run:
-                output.print_pairs(_planned(before, path, role), as_json=options.json)
-                return
+                return _planned(before, path, role)
             made = _made(path, own.contributor_id)
             if made.contributor_id != own.contributor_id or made.public_key in (own.public_key, by.public_key):
                 raise Conflict(
@@ -100,14 +107,13 @@ def _change(options: Namespace, own: "SigningKey", by: "SigningKey", *, role: st
                 )
             told = client.change_keys(sign_change(before, [by, made], **{role: made.public_key}))
     after = _keys(told, own)
-    found = {
+    return {
         "contributor_id": after.contributor_id,
         "public_key": after.public_key,
         "recovery_key": after.recovery_key or None,
         "transfer_id": told["changes"][-1]["transfer_id"],
         "written": str(path),
     }
-    output.print_pairs(found, as_json=options.json)
 
 
 def _is_done(path: Path, present: str) -> bool:

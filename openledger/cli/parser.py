@@ -71,7 +71,7 @@ after a broken connection run the same command again: what is stored already is 
 
 examples:
   openledger contribute DATANET notes/ --key my.key --dry-run
-  openledger contribute DATANET rows.jsonl --key my.key --receipts verdicts.jsonl
+  openledger contribute DATANET rows.jsonl --key my.key --recovery recovery.key --receipts verdicts.jsonl
 """
 
 
@@ -169,6 +169,7 @@ def _add_data(commands: Any) -> None:
     trial = contribute.add_mutually_exclusive_group()
     trial.add_argument("--dry-run", action="store_true", help="judge the rows by the gate here; send nothing")
     trial.add_argument("--preview", action="store_true", help="ask the server for the verdicts; store nothing")
+    trial.add_argument("--recovery", metavar="KEYFILE", help="then make a recovery key there, and name it")
 
 
 def _add_removals(commands: Any) -> None:

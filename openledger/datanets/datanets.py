@@ -980,8 +980,7 @@ class Datanets:
                 wanted[datanet_of[row_id]].append(row_id)
             rows = {row.row_id: row for name, ids in wanted.items() for row in self._layout.take(name, ids)}
             features = features_of((rows[row_id].prompt, rows[row_id].completion) for row_id, _ in part)
-            for (row_id, place), one in zip(part, features, strict=True):
-                self._index.add(row_id, one, place)
+            self._index.extend([(row_id, one, place) for (row_id, place), one in zip(part, features, strict=True)])
 
     def _check_complete(self, name: str, found: set[str]) -> None:
         credited = self._registry.row_ids(name, _STORED)

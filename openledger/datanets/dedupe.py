@@ -24,12 +24,14 @@ import re
 import unicodedata
 from array import array
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate, chain, groupby, pairwise
 from typing import Any, Literal
 
+import numpy as np
 import rensa
+from numpy.typing import NDArray
 
 DuplicateKind = Literal["exact_duplicate", "near_duplicate"]
 
@@ -65,14 +67,28 @@ class Text:
     distinct: frozenset[str]
 
 
+@dataclass(frozen=True, slots=True)
+class Words:
+    """Distinct words, as numbers of a table that the rows which came together share."""
+
+    table: Sequence[str]
+    numbers: "array[int]"
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __iter__(self) -> Iterator[str]:
+        return map(self.table.__getitem__, self.numbers)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Features:
     """What the index compares: digests of the normalised text, word sets, and sketches of 128 permutations."""
 
     pair_key: bytes
     answer_key: bytes | None
-    question: frozenset[str]
-    answer: frozenset[str]
+    question: Words
+    answer: Words
     num_words: int
     answer_sketch: rensa.RMinHash
     row_sketch: rensa.RMinHash
@@ -80,10 +96,10 @@ class Features:
 
 @dataclass(frozen=True, slots=True)
 class PackedFeatures:
-    """Features on their way to another process: each word stands once, and rows say its number. `numbers` has those of
-    every row's question, then of its answer; `sizes` how many of either there are."""
+    """Features of one table on their way to another process. `numbers` has those of every row's question, then of its
+    answer; `sizes` how many of either there are."""
 
-    words: tuple[str, ...]
+    table: tuple[str, ...]
     numbers: "array[int]"
     sizes: "array[int]"
     rest: list[tuple[bytes, bytes | None, int, rensa.RMinHash, rensa.RMinHash]]
@@ -100,24 +116,29 @@ class _Said:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Entry:
-    """A row as it is kept: in the index four bytes for each distinct word, whose spelling its table has."""
+    """A row as it is kept: in the index four bytes for each distinct word, whose spelling its vocabulary has."""
 
     row_id: str
     place: tuple[int, int]
-    question: "array[int] | frozenset[str]"
-    answer: "array[int] | frozenset[str]"
+    question: Any  # an array of numbers; in an overlay Words
+    answer: Any
     num_words: int
 
 
-class _Spellings:
-    """The words of an index's rows, each kept once: rows share most of theirs."""
+class _Vocabulary:
+    """The words of an index's rows, each kept once, as rows share most of theirs; and how many rows and questions have
+    each, so that a word is forgotten with the last row that had it."""
 
     def __init__(self) -> None:
         self._words: list[str] = []
         self._numbers = _Numbers(self._words)
+        self._num_uses = array("i")  # by number, in questions and in answers
+        self._num_questions = array("i")
 
-    def add(self, some: Iterable[str]) -> "array[int]":
-        return array("I", map(self._numbers.__getitem__, some))
+    def add(self, rows: Iterable[tuple[Words, Words]]) -> list[tuple[Any, Any]]:
+        """Question and answer of each row as its entry keeps them. Each table's words are looked up once."""
+        tables = (list(together) for _, together in groupby(rows, lambda row: id(row[0].table)))
+        return [numbers for together in tables for numbers in self._of_table(together)]
 
     def numbers(self, some: Iterable[str]) -> set[int]:
         """Of those words that are known."""
@@ -126,14 +147,52 @@ class _Spellings:
     def words(self, numbers: Iterable[int]) -> frozenset[str]:
         return frozenset(map(self._words.__getitem__, numbers))
 
+    def question_count(self, word: str) -> int:
+        number = self._numbers.get(word)
+        return 0 if number is None else self._num_questions[number]
 
-class _Unchanged:
-    """What an overlay has in a table's place: its rows leave it soon, and are kept with their words."""
+    def remove(self, question: "array[int]", answer: "array[int]") -> None:
+        """A word's number isn't given again."""
+        for number in question:
+            self._num_questions[number] -= 1
+        for number in chain(question, answer):
+            self._num_uses[number] -= 1
+            if not self._num_uses[number]:
+                del self._numbers[self._words[number]]
+                self._words[number] = ""
 
-    def add(self, some: frozenset[str]) -> frozenset[str]:
-        return some
+    def _of_table(self, rows: Sequence[tuple[Words, Words]]) -> "Iterator[tuple[array[int], array[int]]]":
+        asked, said = (_joined(one.numbers for one in column) for column in zip(*rows, strict=True))
+        used, places = np.unique(np.concatenate([asked, said]), return_inverse=True)
+        table = rows[0][0].table
+        own = np.fromiter((self._numbers[table[number]] for number in used.tolist()), np.uint32, len(used))
+        num_asked, num_uses = (np.bincount(some, minlength=len(used)) for some in (places[: len(asked)], places))
+        for counts, num in (self._num_questions, num_asked), (self._num_uses, num_uses):
+            counts.frombytes(bytes(counts.itemsize * (len(self._words) - len(counts))))
+            np.frombuffer(counts, np.int32)[own] += num
+        numbers, questions, answers = own[places], *zip(*rows, strict=True)
+        return zip(_parts(numbers[: len(asked)], questions), _parts(numbers[len(asked) :], answers), strict=True)
 
-    numbers = words = add
+
+class _Unnumbered:
+    """What an overlay has in a vocabulary's place: its rows leave it soon, and keep their words as they came."""
+
+    def __init__(self) -> None:
+        self._num_questions = Counter[str]()
+
+    def add(self, rows: Iterable[tuple[Words, Words]]) -> list[tuple[Any, Any]]:
+        added = list(rows)
+        for question, _ in added:
+            self._num_questions.update(question)
+        return added
+
+    def numbers(self, some: Iterable[str]) -> frozenset[str]:
+        return frozenset(some)
+
+    words = numbers
+
+    def question_count(self, word: str) -> int:
+        return self._num_questions[word]
 
 
 class _Numbers(dict[str, int]):
@@ -160,12 +219,11 @@ class DuplicateIndex:
         self._below = below
         self._place = place
         self._entries: list[_Entry | None] = []  # None: a row that was discarded
-        self._spellings: Any = _Spellings() if below is None else _Unchanged()
+        self._vocabulary: Any = _Vocabulary() if below is None else _Unnumbered()
         self._features: list[Features] = []  # kept in overlays alone, to be absorbed
         self._pairs: dict[bytes, int] = {}
         self._answers: dict[bytes, int] = {}
         self._again: dict[bytes, list[int]] = {}  # more rows of one digest: only where a seal let a later place in
-        self._question_counts: Counter[str] = Counter()
         self._answer_bands = rensa.RMinHashLSH(_CANDIDATE_SIMILARITY, _PERMUTATIONS, _BANDS)
         self._row_bands = rensa.RMinHashLSH(_CANDIDATE_SIMILARITY, _PERMUTATIONS, _BANDS)
 
@@ -190,36 +248,34 @@ class DuplicateIndex:
         """Ids of the rows that stand behind `place` and repeat the row of `features`."""
         exact = {key for key in self._of_text(features) if self._entry(key).place > place}
         candidates = self._candidates(features, lambda entry: entry.place > place)
-        known = self._spellings.numbers(features.answer) if candidates else frozenset()
+        known = self._vocabulary.numbers(features.answer) if candidates else frozenset()
         near = {key for key in candidates if self._repeats(self._entry(key), features, known, self, is_earlier=False)}
         return [self._entry(key).row_id for key in sorted(exact | near, key=self._order)]
 
     def add(self, row_id: str, features: Features, place: tuple[int, int] | None = None) -> None:
         """`place` is the index's own unless it is given."""
-        key = len(self._entries)
-        self._entries.append(
-            _Entry(
-                row_id=row_id,
-                place=self._place if place is None else place,
-                question=self._spellings.add(features.question),
-                answer=self._spellings.add(features.answer),
-                num_words=features.num_words,
+        self.extend([(row_id, features, self._place if place is None else place)])
+
+    def extend(self, rows: Sequence[tuple[str, Features, tuple[int, int]]]) -> None:
+        """Add rows (id, features, place): many of one table cost less together."""
+        both = self._vocabulary.add((one.question, one.answer) for _, one, _ in rows)
+        for (row_id, features, place), (question, answer) in zip(rows, both, strict=True):
+            key = len(self._entries)
+            self._entries.append(
+                _Entry(row_id=row_id, place=place, question=question, answer=answer, num_words=features.num_words)
             )
-        )
-        if self._below is not None:
-            self._features.append(features)
-        for found, digest in self._digests(features):
-            if found.setdefault(digest, key) != key:
-                self._again.setdefault(digest, []).append(key)
-        self._question_counts.update(features.question)
-        self._answer_bands.insert(key, features.answer_sketch)
-        self._row_bands.insert(key, features.row_sketch)
+            if self._below is not None:
+                self._features.append(features)
+            for found, digest in self._digests(features):
+                if found.setdefault(digest, key) != key:
+                    self._again.setdefault(digest, []).append(key)
+            self._answer_bands.insert(key, features.answer_sketch)
+            self._row_bands.insert(key, features.row_sketch)
 
     def absorb(self, overlay: "DuplicateIndex") -> None:
         """Take over the rows that were added to `overlay`, in their order."""
-        for entry, features in zip(overlay._entries, overlay._features, strict=True):
-            if entry is not None:
-                self.add(entry.row_id, features, entry.place)
+        added = zip(overlay._entries, overlay._features, strict=True)
+        self.extend([(entry.row_id, features, entry.place) for entry, features in added if entry is not None])
 
     def displaced_by(self, overlay: "DuplicateIndex") -> dict[str, str]:
         """Rows of this index in later places than the overlay's that repeat one of its rows: id to that row's id."""
@@ -231,9 +287,11 @@ class DuplicateIndex:
         }
 
     def discard(self, row_ids: Collection[str]) -> None:
-        """Forget rows. Another row that says the same is no duplicate of them any more."""
+        """Forget rows, and the words that they alone had; of the index itself, not of an overlay. Another row that says
+        the same is no duplicate of them any more."""
         gone = {key for key, entry in enumerate(self._entries) if entry is not None and entry.row_id in row_ids}
-        self._again = {digest: [key for key in keys if key not in gone] for digest, keys in self._again.items()}
+        again = {digest: [key for key in keys if key not in gone] for digest, keys in self._again.items()}
+        self._again = {digest: keys for digest, keys in again.items() if keys}
         for table in (self._pairs, self._answers):
             for digest in [digest for digest, key in table.items() if key in gone]:
                 if rest := self._again.get(digest):
@@ -241,20 +299,16 @@ class DuplicateIndex:
                 else:
                     del table[digest]
         for key in gone:
-            entry = self._entries[key]
-            if entry is not None:
-                self._question_counts.subtract(self._spellings.words(entry.question))
+            entry = self._entry(key)
+            self._vocabulary.remove(entry.question, entry.answer)
             self._answer_bands.remove(key)
             self._row_bands.remove(key)
             self._entries[key] = None
 
     def question_counts(self, words: Iterable[str]) -> dict[str, int]:
         """How many questions have each of these words."""
-        own = self._question_counts.get
-        if self._below is None:
-            return {word: own(word, 0) for word in words}
-        below = self._below._question_counts.get
-        return {word: own(word, 0) + below(word, 0) for word in words}
+        layers = [self] if self._below is None else [self._below, self]
+        return {word: sum(layer._vocabulary.question_count(word) for layer in layers) for word in words}
 
     def _exact(self, features: Features, place: tuple[int, int]) -> _Entry | None:
         visible = [key for key in self._of_text(features) if self._entry(key).place <= place]
@@ -262,7 +316,7 @@ class DuplicateIndex:
 
     def _near(self, features: Features, top: "DuplicateIndex") -> _Entry | None:
         candidates = self._candidates(features, lambda entry: entry.place <= top._place)
-        known = self._spellings.numbers(features.answer) if candidates else frozenset()
+        known = self._vocabulary.numbers(features.answer) if candidates else frozenset()
         for key in candidates:
             if self._repeats(self._entry(key), features, known, top, is_earlier=True):
                 return self._entry(key)
@@ -280,8 +334,8 @@ class DuplicateIndex:
             and num_shared < SAME_QUESTION_CONTAINMENT * (size_entry if is_earlier else size_sent)
         ):  # fmt: skip
             return False
-        stored = _Said(self._spellings.words(entry.question), self._spellings.words(entry.answer), entry.num_words)
-        sent = _Said(features.question, features.answer, features.num_words)
+        stored = _Said(self._vocabulary.words(entry.question), self._vocabulary.words(entry.answer), entry.num_words)
+        sent = _Said(frozenset(features.question), frozenset(features.answer), features.num_words)
         return _is_edited(stored, sent, top) if is_earlier else _is_edited(sent, stored, top)
 
     def _of_text(self, features: Features) -> list[int]:
@@ -320,12 +374,14 @@ def features_of_texts(rows: Sequence[tuple[Text, Text]]) -> list[Features]:
     row_sketches = _sketches(
         [_row_tokens(question.words, answer) for (question, _), answer in zip(rows, answers, strict=True)]
     )
+    table: list[str] = []
+    number_of = _Numbers(table).__getitem__
     return [
         Features(
             pair_key=_digest(f"{question.normal}\0{answer.normal}"),
             answer_key=_digest(answer.normal) if len(answer.words) >= MIN_REPEATED_WORDS else None,
-            question=question.distinct.union(_dotted_names(question.normal)),
-            answer=answer.distinct,
+            question=Words(table, array("I", map(number_of, question.distinct.union(_dotted_names(question.normal))))),
+            answer=Words(table, array("I", map(number_of, answer.distinct))),
             num_words=len(answer.words),
             answer_sketch=answer_sketch,
             row_sketch=row_sketch,
@@ -334,21 +390,20 @@ def features_of_texts(rows: Sequence[tuple[Text, Text]]) -> list[Features]:
     ]
 
 
-def packed(features: Iterable[Features]) -> PackedFeatures:
-    words: list[str] = []
-    number_of, numbers, sizes = _Numbers(words), array("I"), array("I")
-    rest = []
+def packed(features: Sequence[Features]) -> PackedFeatures:
+    """Of what one call of `features_of_texts` made: its rows have one table."""
+    numbers, sizes, rest = array("I"), array("I"), []
     for one in features:
         for some in (one.question, one.answer):
-            numbers.extend(map(number_of.__getitem__, some))
+            numbers.extend(some.numbers)
             sizes.append(len(some))
         rest.append((one.pair_key, one.answer_key, one.num_words, one.answer_sketch, one.row_sketch))
-    return PackedFeatures(tuple(words), numbers, sizes, rest)
+    return PackedFeatures(tuple(features[0].answer.table) if features else (), numbers, sizes, rest)
 
 
 def unpacked(features: PackedFeatures) -> list[Features]:
-    spelled, ends = list(map(features.words.__getitem__, features.numbers)), [0, *accumulate(features.sizes)]
-    sets = [frozenset(spelled[start:end]) for start, end in pairwise(ends)]
+    ends = [0, *accumulate(features.sizes)]
+    each = [Words(features.table, features.numbers[start:end]) for start, end in pairwise(ends)]
     return [
         Features(
             pair_key=pair_key,
@@ -360,7 +415,7 @@ def unpacked(features: PackedFeatures) -> list[Features]:
             row_sketch=row_sketch,
         )
         for question, answer, (pair_key, answer_key, num_words, answer_sketch, row_sketch) in zip(
-            sets[::2], sets[1::2], features.rest, strict=True
+            each[::2], each[1::2], features.rest, strict=True
         )
     ]
 
@@ -453,3 +508,13 @@ def _sketches(token_sets: list[list[str]]) -> list[rensa.RMinHash]:
 
 def _digest(text: str) -> bytes:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def _joined(some: "Iterable[array[int]]") -> NDArray[np.uint32]:
+    return np.frombuffer(b"".join(some), np.uint32)
+
+
+def _parts(numbers: NDArray[np.uint32], some: Sequence[Words]) -> "Iterator[array[int]]":
+    """`numbers` divided as `some` are."""
+    joined, ends = numbers.tobytes(), accumulate((numbers.itemsize * len(one) for one in some), initial=0)
+    return (array("I", joined[start:end]) for start, end in pairwise(ends))

@@ -33,6 +33,8 @@ _TYPES = {
     "double": "sc:Float",
     "bool": "sc:Boolean",
 }
+_HUB_LICENCES = {"ODC-By-1.0": "odc-by", "ODbL-1.0": "odbl", "PDDL-1.0": "pddl"}  # the others in lower case
+_UNKNOWN_TO_THE_HUB = ("PSF-2.0", "LicenseRef-openledger-training", WITHDRAWN)
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 _ABOUT = {
     "row_id": "a digest of the contribution's root, the row's place in it and its salted content",
@@ -148,8 +150,7 @@ def card(
     """YAML front matter and Markdown. Every value from outside is quoted as JSON, which YAML reads too."""
     size = next((name for limit, name in _SIZES if num_rows < limit), "n>1M")
     front = {
-        "license": "other",
-        "license_name": terms.licence,
+        **_hub_licence(terms.licence),
         "language": list(terms.languages),
         "tags": [*terms.tags, "openledger", "croissant"],
         "pretty_name": datanet.name,
@@ -232,6 +233,13 @@ def _licence_url(licence: str) -> str:
     if licence == WITHDRAWN or licence.startswith("LicenseRef-"):
         return f"urn:openledger:licence:{licence}"
     return f"https://spdx.org/licenses/{licence}"
+
+
+def _hub_licence(licence: str) -> dict[str, str]:
+    """As the Hub knows it; what it doesn't know is `other`, with a name."""
+    if licence in _UNKNOWN_TO_THE_HUB:
+        return {"license": "other", "license_name": licence.lower()}
+    return {"license": _HUB_LICENCES.get(licence, licence.lower())}
 
 
 def _cell(text: str) -> str:

@@ -48,7 +48,7 @@ class Prepared:
         return found_by == (contribution_id(contribution), GATE_VERSION, rules, tuple(sorted(detectors)))
 
     def __reduce__(self) -> tuple[Callable[..., "Prepared"], tuple[Any, ...]]:
-        features = packed(one.features for one in self.examined)
+        features = packed([one.features for one in self.examined])
         said = [(one.reasons, one.doubts) if one.reasons or one.doubts else None for one in self.examined]
         values = (self.contribution_id, self.gate_version, self.rules, self.detectors, self.row_ids)
         return _arrived, (*values, said, features)

@@ -284,23 +284,28 @@ class TestLargeBodiesTogether:
         assert clock.now_s < 20
         assert (await sending.post("/", content=b"x" * 150_000)).status_code == 200
 
-    @pytest.mark.parametrize(("first", "step"), [(0, 1), (70_000, STEP_BYTES)])
+    @pytest.mark.parametrize(("first", "rest"), [(1, (1,)), (70_000, (STEP_BYTES, 1))])
     async def test_that_come_slowly_have_their_time(
-        self, sending: httpx.AsyncClient, behind: Behind, clock: Clock, first: int, step: int
+        self, sending: httpx.AsyncClient, behind: Behind, clock: Clock, first: int, rest: tuple[int, ...]
     ):
         behind.go.set()
 
         async def slow():
             yield b"x" * first
-            yield b"x"
-            for _ in range(30 if step == 1 else 1):
+            for size in rest:
                 clock.now_s += 9
                 await asyncio.sleep(0)
-                yield b"x" * step
-            clock.now_s += 9
-            await asyncio.sleep(0)
+                yield b"x" * size
 
         assert (await sending.post("/", content=slow())).status_code == 200
+
+    async def test_that_are_small_and_dribble_are_ended_as_well(
+        self, sending: httpx.AsyncClient, behind: Behind, clock: Clock
+    ):
+        behind.go.set()
+        late = await sending.post("/", content=dribbling(clock))
+        assert (late.status_code, late.json()["error"]["code"]) == (408, "body_timeout")
+        assert clock.now_s < 20
 
     async def test_are_handed_on_in_one_piece_however_they_came(self, behind: Behind, limit: BodyLimit):
         left, answers = iter([b"x"] * SMALL_BYTES), list[Message]()
@@ -338,6 +343,113 @@ class TestLargeBodiesTogether:
 
         await BodyLimit(behind)({"type": "http", "headers": []}, receive, send)
         assert seen == [{"type": "http.disconnect"}]
+
+
+class TestPlacesOfThoseThatArrive:
+    """Two."""
+
+    @pytest.fixture
+    def behind(self) -> Behind:
+        behind = Behind()
+        behind.go.set()
+        return behind
+
+    @pytest.fixture
+    async def clock(self, monkeypatch: pytest.MonkeyPatch) -> Clock:
+        clock = Clock()
+        monkeypatch.setattr(asyncio.get_running_loop(), "time", clock.time)
+        return clock
+
+    @pytest.fixture
+    async def sending(self, behind: Behind):
+        limit = BodyLimit(behind, max_bytes=150_000, max_bytes_together=200_000, max_arriving=2)
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(limit), base_url="http://house") as client:
+            yield client
+
+    async def test_the_slowest_makes_way_for_a_newcomer(self, sending: httpx.AsyncClient, clock: Clock):
+        first, second = Held(), Held()
+        slowest = await first.begin(sending)
+        clock.now_s = 3
+        slow = await second.begin(sending)
+        clock.now_s = 5
+        assert (await sending.post("/", content=b"x")).status_code == 200
+        ended = await slowest
+        assert (ended.status_code, ended.json()["error"]["code"]) == (408, "body_timeout")
+        assert "slowest of all" in ended.json()["error"]["message"]
+        second.end.set()
+        assert (await slow).status_code == 200
+
+    async def test_what_brings_its_bytes_is_not_the_slowest(self, sending: httpx.AsyncClient, clock: Clock):
+        fast, idle = Held(), Held()
+        bringing = await fast.begin(sending)
+        waiting = await idle.begin(sending)
+        clock.now_s = 5
+        fast.more.set()
+        for _ in range(20):  # turns of the loop, until the bytes have come
+            await asyncio.sleep(0)
+        clock.now_s = 7
+        assert (await sending.post("/", content=b"x")).status_code == 200
+        assert (await waiting).status_code == 408
+        fast.end.set()
+        assert (await bringing).status_code == 200
+
+    async def test_nobody_makes_way_who_came_just_now(self, sending: httpx.AsyncClient, clock: Clock):
+        held = [Held(), Held()]
+        begun = [await one.begin(sending) for one in held]
+        clock.now_s = 0.5
+        refused = await sending.post("/", content=b"x")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "gateway_full")
+        assert int(refused.headers["Retry-After"]) > 0
+        for one in held:
+            one.end.set()
+        assert [(await one).status_code for one in begun] == [200, 200]
+        assert (await sending.post("/", content=b"x")).status_code == 200
+
+    async def test_a_large_one_that_halts_gives_its_bytes_to_who_comes_next(
+        self, sending: httpx.AsyncClient, clock: Clock
+    ):
+        held = Held(140_000)
+        halting = await held.begin(sending)
+        clock.now_s = 5
+        refused = await sending.post("/", content=b"x" * 150_000)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "large_requests_full")
+        assert (await halting).status_code == 408
+        assert (await sending.post("/", content=b"x" * 150_000)).status_code == 200
+
+
+class Held:
+    """A body that begins, brings STEP_BYTES more when it is told to, and ends when it is told to."""
+
+    def __init__(self, first: int = 1) -> None:
+        self._first = first
+        self.begun, self.more, self.end = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def begin(self, client: httpx.AsyncClient) -> asyncio.Future[httpx.Response]:
+        """Its answer, which is yet to come; its first bytes have."""
+        answer = asyncio.ensure_future(client.post("/", content=self._pieces()))
+        await self.begun.wait()
+        return answer
+
+    async def _pieces(self):
+        yield b"x" * self._first
+        self.begun.set()
+        waiting = [asyncio.ensure_future(self.more.wait()), asyncio.ensure_future(self.end.wait())]
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            if self.more.is_set():
+                yield b"x" * STEP_BYTES
+            await self.end.wait()
+        finally:
+            for one in waiting:
+                one.cancel()
+
+
+async def dribbling(clock: Clock):
+    """A byte every four seconds."""
+    while True:
+        clock.now_s += 4
+        yield b"x"
+        await asyncio.sleep(0)
 
 
 class TestRequestId:

@@ -83,3 +83,50 @@ def test_a_file_that_holds_another_key_is_not_overwritten(run: Any):
     SigningKey.load_or_create(Path("other.key"))
     code, _, error = run("rotate", "--key", "my.key", "--out", "other.key")
     assert (code != 0, "key_exists" in error) == (True, True)
+
+
+class TestWithTheFirstRows:
+    """`contribute --recovery FILE`: the rows first, and then the recovery key, by one command."""
+
+    @pytest.fixture
+    def contribute(self, run: Any, capsys: pytest.CaptureFixture[str]) -> Any:
+        Path("rows.jsonl").write_text(
+            json.dumps({"prompt": "What does heap.push do?", "completion": "Put an item onto the heap, in log time."})
+        )
+
+        def command(*words: str) -> tuple[int, str, str]:
+            capsys.readouterr()
+            code = main(["contribute", "docs", "rows.jsonl", "--key", "my.key", *words])
+            return code, *capsys.readouterr()
+
+        return command
+
+    def test_the_recovery_key_is_named_and_written(self, run: Any, contribute: Any):
+        code, out, err = contribute("--recovery", "recovery.key")
+        assert (code, "accept" in out, "recovery.key" in err) == (0, True, True)
+        assert run("show", "--key", "my.key")[1]["recovery_key"] == key("recovery.key").public_key
+
+    def test_no_number_of_strangers_changes_stands_before_it(
+        self, run: Any, contribute: Any, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setattr("openledger.datanets.holders.MAX_OF_STRANGERS_A_DAY", 1)
+        Path("stranger.key").write_text((b"s" * 32).hex())
+        assert run("recovery", "--key", "stranger.key", "--out", "strange.key")[0] == 0
+        assert "too_many_key_changes" in run("recovery", "--key", "my.key", "--out", "recovery.key")[2]
+        assert contribute("--recovery", "recovery.key")[0] == 0
+
+    def test_the_same_again_changes_nothing(self, run: Any, contribute: Any):
+        for _ in range(2):
+            assert contribute("--recovery", "recovery.key")[0] == 0
+        assert run("show", "--key", "my.key")[1]["num_changes"] == 1
+
+    def test_verdicts_are_told_where_it_cannot_be_named(self, run: Any, contribute: Any):
+        named(run)
+        code, out, err = contribute("--recovery", "second.key")
+        assert (code != 0, "accept" in out, "recovery_key_needed" in err) == (True, True, True)
+        assert not Path("second.key").exists()
+
+    def test_a_dry_run_names_none(self, contribute: Any):
+        code, _, err = contribute("--recovery", "recovery.key", "--dry-run")
+        assert (code != 0, "not allowed with" in err) == (True, True)
+        assert not Path("recovery.key").exists()

@@ -23,6 +23,7 @@ from openledger.datanets.registry import Registry
 from openledger.datanets.removal import sign_withdrawal
 from openledger.datanets.rows import rows_of
 from openledger.datanets.shard import ShardHost
+from openledger.datanets.terms import Terms
 
 MIXED = [
     *sample_drafts(4),
@@ -77,6 +78,18 @@ class TestContribute:
         datanets.create("clone", "The same again", "acct_eve")
         first = datanets.contribute(signed("ada", sample_drafts(4)))
         copied = datanets.contribute(signed("eve", sample_drafts(4), datanet="clone"))
+        assert [v.duplicate_of for v in copied.verdicts] == [v.row_id for v in first.verdicts]
+
+    @pytest.mark.parametrize("edits", [0, 1])
+    def test_nor_does_one_on_which_nobody_else_may_train(self, datanets: Datanets, edits: int) -> None:
+        datanets.create("private", "What is ours alone", "acct_ada")
+        datanets.approve("private", key_of("ada").contributor_id, "contribute", by="acct_ada")
+        datanets.set_terms("private", Terms(contribute="invited", train="private"), by="acct_ada")
+        first = datanets.contribute(signed("ada", sample_drafts(4), datanet="private"))
+        edited = [replace(one, completion=" ".join(one.completion.split()[edits:])) for one in sample_drafts(4)]
+        copied = datanets.contribute(signed("eve", edited))
+        kind = "near_duplicate" if edits else "exact_duplicate"
+        assert [v.reasons for v in copied.verdicts] == [(kind,)] * 4
         assert [v.duplicate_of for v in copied.verdicts] == [v.row_id for v in first.verdicts]
 
     def test_a_foreign_signature_changes_nothing(self, datanets: Datanets) -> None:

@@ -1,5 +1,6 @@
 """The gate's checks, and its precision and recall on real documentation strings."""
 
+import pickle
 import random
 import string
 from collections import Counter
@@ -235,6 +236,28 @@ class TestDuplicates:
         judge([row(ANSWERS[0])], ["row_0"], index.overlay())
         assert len(index) == 0
         assert judge([row(ANSWERS[0])], ["row_1"], index.overlay())[0].outcome == "accept"
+
+    def test_a_row_that_is_forgotten_leaves_no_word_no_digest_and_no_band(self) -> None:
+        secret = row("Quuxonymous archives are opened by whoever holds the xylophonesecret of their keeper.", "Whose?")
+        index, without = DuplicateIndex(), DuplicateIndex()
+        judge([row(ANSWERS[0]), secret, row(ANSWERS[1])], ["row_0", "row_1", "row_2"], index)
+        judge([row(ANSWERS[0]), row(ANSWERS[1])], ["row_0", "row_2"], without)
+        assert b"xylophonesecret" in pickle.dumps(index)
+        index.discard({"row_1"})
+        assert b"xylophonesecret" not in pickle.dumps(index)
+        assert b"quuxonymous" not in pickle.dumps(index)
+        assert index.question_counts(["whose", "what"]) == without.question_counts(["whose", "what"])
+        edited = replace(secret, completion=secret.completion.replace("archives", "libraries"))
+        found = judge([edited, secret, row(ANSWERS[0])], ["row_3", "row_4", "row_5"], index.overlay())
+        assert [one.duplicate_of for one in found] == [None, "row_3", "row_0"]
+
+    def test_words_that_another_row_has_stay(self) -> None:
+        index = DuplicateIndex()
+        judge([row(ANSWERS[0]), row(ANSWERS[1])], ["row_0", "row_1"], index)
+        index.discard({"row_1"})
+        words = ANSWERS[0].split()
+        (found,) = judge([row(" ".join([*words[:-1], "wrought"]))], ["row_2"], index.overlay())
+        assert (found.reasons, found.duplicate_of) == (("near_duplicate",), "row_0")
 
     def test_an_absorbed_overlay_is_found_as_if_added_at_once(self) -> None:
         index, overlay = DuplicateIndex(), None
