@@ -62,7 +62,7 @@ from openledger.datanets.shard import Shard, ShardHost
 
 SEED = 1
 NUM_TAKEN = 1_000
-REPEATS = 3
+READ_TURNS = 5  # after one in which files come into memory
 NUM_WRITERS = 8
 WRITER_TURNS = 5
 RAY_TURNS = 5
@@ -118,10 +118,11 @@ def storage(arguments: argparse.Namespace) -> None:
         stores = [kind(Path(name) / kind.__name__) for kind in (Parquet, Lance, Ours)]
         for store, spent in zip(stores, append_in_turns(stores, commits), strict=True):
             found[type(store).__name__]["append 10,000 rows"] = middle(spent)
-        for store in stores:
-            costs = found[type(store).__name__]
-            costs[f"take {len(wanted):,} random rows"] = best(lambda s=store: s.take(wanted, ids))
-            costs["scan"] = best(store.scan)
+        reads = {f"take {len(wanted):,} random rows": lambda one: one.take(wanted, ids), "scan": lambda one: one.scan()}
+        for what, read in reads.items():
+            turns = [[cost(lambda s=store, r=read: r(s)) for store in stores] for _ in range(READ_TURNS + 1)]
+            for store, spent in zip(stores, zip(*turns[1:], strict=True), strict=True):
+                found[type(store).__name__][what] = middle(spent)
         for size, tables in small.items():
             what = f"append {size} rows" if size > 1 else "append one row"
             for store, spent in zip(stores, append_in_turns(stores, tables), strict=True):
@@ -702,10 +703,6 @@ def middle(spent: Sequence[Cost]) -> Cost:
 def mean(spent: Sequence[Cost]) -> Cost:
     """With what few appends pay for many: a shard's journal that comes into its dataset, files that become fewer."""
     return Cost(statistics.mean(one.wall_ms for one in spent), statistics.mean(one.cpu_ms for one in spent))
-
-
-def best(call: Callable[[], object]) -> Cost:
-    return min((cost(call) for _ in range(REPEATS)), key=lambda one: one.cpu_ms)
 
 
 def _cpu_s() -> float:
