@@ -126,11 +126,6 @@ class TestWithTheFirstRows:
         assert (code != 0, "accept" in out, "recovery_key_needed" in err) == (True, True, True)
         assert not Path("second.key").exists()
 
-    def test_a_newcomer_who_was_not_paid_yet_is_told_so(self, contribute: Any, capsys: pytest.CaptureFixture[str]):
-        assert contribute()[0] == 0
-        assert main(["payouts", "--key", "my.key"]) == 0
-        assert "Payouts: none yet" in capsys.readouterr().out
-
     def test_a_dry_run_names_none(self, contribute: Any):
         code, _, err = contribute("--recovery", "recovery.key", "--dry-run")
         assert (code != 0, "not allowed with" in err) == (True, True)
