@@ -3,6 +3,7 @@
     python benchmarks/datanets.py                       every part
     python benchmarks/datanets.py storage --rows 1000000
     python benchmarks/datanets.py ingest --ingested 100000
+    python benchmarks/datanets.py processes                   without Ray: one process, and one with a second beside it
     python benchmarks/datanets.py contributors                eight at once through the actor, as it was and as it is
     python benchmarks/datanets.py newcomer                    100 rows, while eight large contributions wait
     python benchmarks/datanets.py duplicates
@@ -16,6 +17,7 @@ Rows are made of invented words in Zipf's proportions, about 1 KB each, from a f
 """
 
 import argparse
+import asyncio
 import contextlib
 import importlib.util
 import json
@@ -29,9 +31,10 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -51,14 +54,15 @@ from openledger.core.values import Contribution, Row, RowDraft
 from openledger.datanets.contribution import sign_contribution
 from openledger.datanets.datanets import Datanets
 from openledger.datanets.dedupe import DuplicateIndex
-from openledger.datanets.gate import judge
-from openledger.datanets.preparing import prepare
+from openledger.datanets.gate import Rules, judge
+from openledger.datanets.ingest import Ingest, prepare_here
+from openledger.datanets.preparing import Prepared, prepare
 from openledger.datanets.rows import SCHEMA, table_of
 from openledger.datanets.shard import Shard, ShardHost
 
 SEED = 1
 NUM_TAKEN = 1_000
-REPEATS = 3
+READ_TURNS = 5  # after one in which files come into memory
 NUM_WRITERS = 8
 WRITER_TURNS = 5
 RAY_TURNS = 5
@@ -89,8 +93,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", nargs="?", choices=sorted(PARTS), help="all of them without it")
     parser.add_argument("--rows", type=int, default=200_000, help="of the parts storage and raydata")
-    parser.add_argument("--ingested", type=int, default=50_000, help="rows of the parts ingest and contributors")
-    parser.add_argument("--turns", type=int, default=5, help="of the part contributors")
+    parser.add_argument(
+        "--ingested", type=int, default=50_000, help="rows of the parts ingest, processes, contributors"
+    )
+    parser.add_argument("--turns", type=int, default=5, help="of the parts processes and contributors")
     parser.add_argument("--grown", type=int, default=50_000, help="rows of the curve part")
     parser.add_argument("--keep", type=Path, help="where the curve part keeps its Datanet and figures, to go on later")
     parser.add_argument("--plot", type=Path, help="where the curve part writes its SVG")
@@ -112,10 +118,11 @@ def storage(arguments: argparse.Namespace) -> None:
         stores = [kind(Path(name) / kind.__name__) for kind in (Parquet, Lance, Ours)]
         for store, spent in zip(stores, append_in_turns(stores, commits), strict=True):
             found[type(store).__name__]["append 10,000 rows"] = middle(spent)
-        for store in stores:
-            costs = found[type(store).__name__]
-            costs[f"take {len(wanted):,} random rows"] = best(lambda s=store: s.take(wanted, ids))
-            costs["scan"] = best(store.scan)
+        reads = {f"take {len(wanted):,} random rows": lambda one: one.take(wanted, ids), "scan": lambda one: one.scan()}
+        for what, read in reads.items():
+            turns = [[cost(lambda s=store, r=read: r(s)) for store in stores] for _ in range(READ_TURNS + 1)]
+            for store, spent in zip(stores, zip(*turns[1:], strict=True), strict=True):
+                found[type(store).__name__][what] = middle(spent)
         for size, tables in small.items():
             what = f"append {size} rows" if size > 1 else "append one row"
             for store, spent in zip(stores, append_in_turns(stores, tables), strict=True):
@@ -156,6 +163,49 @@ def ingest(arguments: argparse.Namespace) -> None:
             before += len(batch)
         datanets.close()
     Console(width=150).print(table)
+
+
+def processes(arguments: argparse.Namespace) -> None:
+    """The whole gate and durable appends over two shards without Ray, in turns: in one process, and with a second one
+    that prepares what depends on a contribution alone; 1,000 rows each, by eight contributors, eight on their way at
+    once. The first turn, in which the second process starts, is left out."""
+    per_turn = arguments.ingested // (arguments.turns + 1)
+    table = Table(title=f"ingest without Ray, {arguments.turns} turns of {per_turn:,} rows")
+    for column in ("", "rows/s, wall, median", "best turn", "CPU us per row", "of it in the second process"):
+        table.add_column(column, justify="right" if column else "left")
+    spent: dict[str, list[tuple[Cost, float]]] = {"one process": [], "with a second process": []}
+    with tempfile.TemporaryDirectory(prefix="bench-") as name, ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        datanets = {kind: _datanets(Path(name) / str(number)) for number, kind in enumerate(spent)}
+        for turn in range(arguments.turns + 1):
+            part = list(contributions(f"processes-{turn}", per_turn, num_people=NUM_WRITERS))
+            for number, (kind, each) in enumerate(spent.items()):
+                before = _family_cpu_s()
+                one = cost(lambda d=datanets[kind], n=number, p=part: asyncio.run(_sent(d, pool, n, p)))
+                if turn:
+                    each.append((one, 1e3 * (_family_cpu_s() - before)))
+        for one in datanets.values():
+            one.close()
+    for kind, each in spent.items():
+        speeds = [1e3 * per_turn / one.wall_ms for one, _ in each]
+        beside_us = statistics.median(beside for _, beside in each) * 1e3 / per_turn
+        own_us = statistics.median(one.cpu_ms for one, _ in each) * 1e3 / per_turn
+        figures = f"{statistics.median(speeds):,.0f}", f"{max(speeds):,.0f}", f"{own_us + beside_us:,.0f}"
+        table.add_row(kind, *figures, f"{beside_us:,.0f}")
+    Console(width=110).print(table)
+
+
+async def _sent(datanets: Datanets, pool: ProcessPoolExecutor, num_workers: int, part: Sequence[Contribution]) -> None:
+    async def elsewhere(contribution: Contribution, detectors: tuple[str, ...], rules: Rules) -> Prepared | None:
+        return await asyncio.get_running_loop().run_in_executor(pool, prepare_here, contribution, detectors, rules)
+
+    arriving, places = Ingest(datanets, elsewhere, num_workers), asyncio.Semaphore(NUM_WRITERS)
+
+    async def send(contribution: Contribution) -> None:
+        async with places:
+            await arriving.contribute(contribution)
+
+    await asyncio.gather(*map(send, part))
+    arriving.close()
 
 
 def contributors(arguments: argparse.Namespace) -> None:
@@ -655,10 +705,6 @@ def mean(spent: Sequence[Cost]) -> Cost:
     return Cost(statistics.mean(one.wall_ms for one in spent), statistics.mean(one.cpu_ms for one in spent))
 
 
-def best(call: Callable[[], object]) -> Cost:
-    return min((cost(call) for _ in range(REPEATS)), key=lambda one: one.cpu_ms)
-
-
 def _cpu_s() -> float:
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_utime + used.ru_stime
@@ -670,6 +716,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], None]] = {
     "writers": writers,
     "curve": curve,
     "contributors": contributors,
+    "processes": processes,
     "newcomer": newcomer,
     "raydata": raydata,
     "duplicates": duplicates,

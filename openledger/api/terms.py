@@ -37,6 +37,7 @@ class TermsBody(_Body):
     contribute: str | None = None
     train: str | None = None
     max_rows_a_day: int | None = None
+    max_rows_an_hour: int | None = None
     min_reviews: int | None = None
     panel: bool | None = None
 

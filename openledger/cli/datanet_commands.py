@@ -79,6 +79,7 @@ def _add_terms(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--contribute", choices=("open", "approval", "invited"), help="who may send rows")
     parser.add_argument("--train", choices=("open", "request", "private"), help="who may train on them")
     parser.add_argument("--max-rows-a-day", type=int, metavar="N", help="of one contributor; 0 for any number")
+    parser.add_argument("--max-rows-an-hour", type=int, metavar="N", help="of one contributor; 0 for any number")
     parser.add_argument("--min-reviews", type=int, metavar="N", help="how many look at a row that waits for review")
     parser.add_argument("--panel", choices=("yes", "no"), help="whether they commit before anybody tells his verdict")
 

@@ -128,6 +128,7 @@ def _changes(options: Namespace) -> dict[str, Any]:
         "contribute": options.contribute,
         "train": options.train,
         "max_rows_a_day": options.max_rows_a_day,
+        "max_rows_an_hour": options.max_rows_an_hour,
         "min_reviews": options.min_reviews,
         "panel": None if options.panel is None else options.panel == "yes",
         "only_languages": None if options.only_languages is None else options.only_languages == "yes",

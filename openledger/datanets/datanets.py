@@ -61,6 +61,7 @@ from openledger.datanets.layout import Layout, ShardPort
 from openledger.datanets.leaderboard import Leaderboard, LeaderboardPage
 from openledger.datanets.panels import PanelSeat
 from openledger.datanets.preparing import Announced, Prepared, announced
+from openledger.datanets.quotas import DAY_MS, HOUR_MS, check_day, check_hour
 from openledger.datanets.registry import (
     Contributor,
     ContributorStatistics,
@@ -88,7 +89,6 @@ from openledger.datanets.versions import read_row_ids, row_root, write_manifest
 _MAX_SUMMARY_CHARS = 1_000
 _MAX_NAME_CHARS = 128
 _MAX_OWNED = 100  # names are everybody's
-_DAY_MS = 24 * 60 * 60 * 1000
 _INDEXED_AT_ONCE = 10_000
 _WORD_WEIGHTS = "word_weights.json"
 _STORED: tuple[Outcome, ...] = ("accept", "review")
@@ -800,18 +800,15 @@ class Datanets:
             check_permitted(self._registry.terms.terms(name), permission, action, party, self._clock.now_ms())
 
     def _check_quota(self, one: Announced) -> None:
-        """Raises TooLarge (`quota_exceeded`) for more rows in 24 hours than the Datanet takes from one contributor."""
-        limit = self._registry.terms.terms(one.datanet).max_rows_a_day
-        if limit:
-            since_ms = self._clock.now_ms() - _DAY_MS
-            sent = self._registry.num_rows_since(one.datanet, one.contributor_id, since_ms)
-            if sent + one.num_rows > limit:
-                raise TooLarge(
-                    f"{one.datanet!r} takes {limit} rows a day from one contributor; {sent} were sent",
-                    code="quota_exceeded",
-                    param="drafts",
-                    fix=f"send {max(0, limit - sent)} rows now, or wait: rows count for 24 hours",
-                )
+        """Raises TooLarge (`quota_exceeded`) and TooManyRequests (`rate_exceeded`) for more rows in a day, or in an
+        hour, than the Datanet takes from one contributor."""
+        terms, now_ms = self._registry.terms.terms(one.datanet), self._clock.now_ms()
+        if not (terms.max_rows_a_day or terms.max_rows_an_hour):
+            return
+        received = self._registry.received_since(one.datanet, one.contributor_id, now_ms - DAY_MS)
+        check_day(one.datanet, terms.max_rows_a_day, received, one.num_rows)
+        lately = [(when, number) for when, number in received if when > now_ms - HOUR_MS]
+        check_hour(one.datanet, terms.max_rows_an_hour, lately, one.num_rows, now_ms)
 
     def _permit(self, name: str, permission: Permission) -> Permission:
         self._registry.terms.set_permission(name, permission, self._clock.now_ms())

@@ -381,13 +381,14 @@ class Registry:
         rows = self._connection.execute("SELECT row_id, outcome " + _CREDITED.format(where=where), (datanet,))
         return [row_id for row_id, outcome in rows if outcome in wanted]
 
-    def num_rows_since(self, datanet: str, contributor_id: str, since_ms: int) -> int:
-        """How many rows of a contributor were judged, whatever became of them."""
+    def received_since(self, datanet: str, contributor_id: str, since_ms: int) -> list[tuple[int, int]]:
+        """When a contributor's contributions came, and of how many rows, whatever became of them; oldest first."""
         query = (
-            "SELECT count(*) FROM contributions JOIN verdicts USING (sequence)"
-            " WHERE datanet = ? AND contributor_id = ? AND received_ms > ?"
+            "SELECT received_ms, count(*) FROM contributions JOIN verdicts USING (sequence)"
+            " WHERE datanet = ? AND contributor_id = ? AND received_ms > ? GROUP BY sequence ORDER BY received_ms"
         )
-        return int(self._connection.execute(query, (datanet, contributor_id, since_ms)).get)
+        rows = self._connection.execute(query, (datanet, contributor_id, since_ms))
+        return [(int(received_ms), int(number)) for received_ms, number in rows]
 
     def credit_order(self) -> list[str]:
         """Ids of all stored rows of all Datanets, first credited first."""

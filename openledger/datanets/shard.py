@@ -324,13 +324,13 @@ class Shard:
 
     def _note(self, appends: Sequence[tuple[pa.Table, str]], before: int) -> None:
         """Where they stand, now that they were written to what was version `before`."""
-        row_ids = [(row_id, key) for table, key in appends for row_id in table.column("row_id").to_pylist()]
+        written = [(table.column("row_id").to_pylist(), key) for table, key in appends]
         if self._version() == before + 1:
-            for row_id, key in row_ids:
-                self._enter(row_id, key)
+            for row_ids, key in written:
+                self._enter_all(row_ids, key)
             return
         self._read_places()  # another process wrote as well, perhaps the same
-        if not all(row_id in self._places for row_id, _ in row_ids):
+        if not all(row_id in self._places for row_ids, _ in written for row_id in row_ids):
             kind = _Overtaken if self._has_void else Unavailable  # rows that were taken back must not come again
             raise self._refused("written", OSError("another process has removed what was written"), kind)
 
@@ -484,6 +484,12 @@ class Shard:
     def _enter(self, row_id: str, key: str) -> None:
         self._places[row_id] = len(self._places)
         self._keys.setdefault(key, []).append(row_id)
+
+    def _enter_all(self, row_ids: Sequence[str], key: str) -> None:
+        """`_enter` of each; none of them stands here."""
+        first = len(self._places)
+        self._places.update(zip(row_ids, range(first, first + len(row_ids)), strict=True))
+        self._keys.setdefault(key, []).extend(row_ids)
 
     def _take_over_segments(self, folder: Path) -> None:
         for path in segments.list_segments(folder):

@@ -65,9 +65,9 @@ MIN_PANEL = 3  # of two, each tells what the other said
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
     """`licence` is an SPDX id of LICENCES, or `withdrawn`. `max_rows_a_day` is what one contributor may send in 24
-    hours, 0 for any number. `languages` are BCP 47 tags; with `only_languages` the gate rejects rows in others.
-    `min_reviews` is how many reviewers look at a row before it is decided (see `reviews`); with `panel` they commit to
-    their verdicts before anybody tells his (see `panels`)."""
+    hours, `max_rows_an_hour` in one, 0 for any number. `languages` are BCP 47 tags; with `only_languages` the gate
+    rejects rows in others. `min_reviews` is how many reviewers look at a row before it is decided (see `reviews`); with
+    `panel` they commit to their verdicts before anybody tells his (see `panels`)."""
 
     description: str = ""
     tags: tuple[str, ...] = ()
@@ -76,6 +76,7 @@ class Terms:
     contribute: str = "open"
     train: str = "open"
     max_rows_a_day: int = 0
+    max_rows_an_hour: int = 0
     only_languages: bool = False
     min_reviews: int = 1
     panel: bool = False
@@ -98,8 +99,9 @@ class Terms:
             raise _invalid("min_reviews", f"{self.min_reviews} reviewers can't be asked", f"1 to {MAX_REVIEWS}")
         if self.panel and self.min_reviews < MIN_PANEL:
             raise _invalid("panel", "a panel has several reviewers", f"set min_reviews to {MIN_PANEL} or more")
-        if self.max_rows_a_day < 0:
-            raise _invalid("max_rows_a_day", "a quota isn't negative", "0 for none")
+        for name in ("max_rows_a_day", "max_rows_an_hour"):
+            if getattr(self, name) < 0:
+                raise _invalid(name, "a quota isn't negative", "0 for none")
 
     @property
     def spoken(self) -> tuple[str, ...]:

@@ -126,6 +126,11 @@ class TestWithTheFirstRows:
         assert (code != 0, "accept" in out, "recovery_key_needed" in err) == (True, True, True)
         assert not Path("second.key").exists()
 
+    def test_a_seal_is_something_of_his_too(self, run: Any, contribute: Any, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr("openledger.datanets.holders.MAX_OF_STRANGERS_A_DAY", 0)
+        assert contribute("--seal", "--recovery", "recovery.key")[0] == 0
+        assert run("show", "--key", "my.key")[1]["recovery_key"] == key("recovery.key").public_key
+
     def test_a_dry_run_names_none(self, contribute: Any):
         code, _, err = contribute("--recovery", "recovery.key", "--dry-run")
         assert (code != 0, "not allowed with" in err) == (True, True)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from datanet_samples import clock_of, key_of, open_datanets, sample_drafts, signed
 
-from openledger.core.errors import Forbidden, InvalidInput, NotFound, TooLarge
+from openledger.core.errors import Forbidden, InvalidInput, NotFound, TooLarge, TooManyRequests
 from openledger.core.signing import contributor_id
 from openledger.core.values import Row
 from openledger.datanets import terms as terms_of_datanets
@@ -48,7 +48,7 @@ class TestTerms:
     @pytest.mark.parametrize(
         "change",
         [{"licence": "Mine-1.0"}, {"contribute": "closed"}, {"train": "never"}, {"tags": ("",)},
-         {"max_rows_a_day": -1}, {"description": "x" * 20_001}],
+         {"max_rows_a_day": -1}, {"max_rows_an_hour": -1}, {"description": "x" * 20_001}],
     )  # fmt: skip
     def test_terms_that_cannot_be_are_refused_by_name(self, change: dict[str, Any]) -> None:
         with pytest.raises(InvalidInput) as caught:
@@ -123,6 +123,27 @@ class TestQuota:
         clock_of(datanets).advance(DAY_MS + 1)
         datanets.contribute(signed("ada", sample_drafts(5, "other")))
         assert datanets.stored_count("docs") == 11
+
+    def test_more_rows_an_hour_than_allowed_come_when_there_is_room_again(self, datanets: Datanets) -> None:
+        datanets.set_terms("docs", Terms(max_rows_an_hour=5), by=OWNER)
+        first = datanets.contribute(signed("ada", sample_drafts(3)))
+        clock_of(datanets).advance(10 * 60_000)
+        datanets.contribute(signed("ada", sample_drafts(2, "mail")))
+        wanted = signed("ada", sample_drafts(3, "other"))
+        with pytest.raises(TooManyRequests) as caught:
+            datanets.contribute(wanted)
+        assert (caught.value.code, caught.value.retry_after_s) == ("rate_exceeded", 50 * 60)
+        assert datanets.contribute(signed("ada", sample_drafts(3))) == first, "a retry is no new row"
+        datanets.contribute(signed("bob", sample_drafts(5, "more")))
+        clock_of(datanets).advance(caught.value.retry_after_s * 1000)
+        assert [one.outcome for one in datanets.contribute(wanted).verdicts] == ["accept"] * 3
+
+    def test_what_an_hour_never_takes_is_told_so(self, datanets: Datanets) -> None:
+        datanets.set_terms("docs", Terms(max_rows_an_hour=5), by=OWNER)
+        with pytest.raises(TooLarge) as caught:
+            datanets.admit(announced(signed("ada", sample_drafts(6))))
+        assert (caught.value.code, "at most 5 rows" in str(caught.value.fix)) == ("quota_exceeded", True)
+        assert datanets.stored_count("docs") == 0
 
 
 class TestAdmission:

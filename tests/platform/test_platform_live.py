@@ -193,6 +193,10 @@ async def test_an_answer_costs_what_its_receipt_says(service, economy):
     assert spent(economy) == receipt.fee_nano == sum(receipt.parts.values()) > 0
 
 
+async def test_who_was_not_paid_yet_has_no_payouts(service):
+    assert await service.payouts("contributor:ctr_new") == []
+
+
 async def test_an_answer_comes_with_a_signed_receipt_that_can_be_checked_and_had_again(service, economy):
     _, receipt = await said(chat(service))
     data, key = encode_receipt(receipt.signed), economy._ledger.verification_key()
