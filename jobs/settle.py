@@ -70,7 +70,7 @@ def report(pools: Iterable["SettledPool"]) -> int:
     exit_code = 0
     for pool in pools:
         if pool.settlement is not None:
-            print(json.dumps(told(pool.settlement)), flush=True)
+            print(json.dumps({**told(pool.settlement), "quality": dict(pool.quality)}), flush=True)
         if pool.error is not None:
             exit_code = _complain(pool.error, adapter=pool.adapter, period=pool.period)
     return exit_code

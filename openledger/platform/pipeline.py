@@ -6,7 +6,7 @@ values on. What an answer needs while a person waits is in `live`.
 
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,11 +84,13 @@ class PeriodAttribution:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SettledPool:
-    """What came of one pool that waited: its settlement, or why it couldn't be paid."""
+    """What came of one pool that waited: its settlement, with what it states of how its scores of use were measured, or
+    why it couldn't be paid."""
 
     adapter: str
     period: str
     settlement: Settlement | None = None
+    quality: Mapping[str, str] = field(default_factory=dict)
     error: OpenLedgerError | None = None
 
 
@@ -493,13 +495,13 @@ def settle_waiting(
             found = ray.get(economy.pool.remote(adapter, period))
             if not found.total_nano:
                 continue
-            _, settlement = settle_pool(economy, adapter, period, hosts, score, registry, indexes)
+            scored, settlement = settle_pool(economy, adapter, period, hosts, score, registry, indexes)
         except OpenLedgerError as error:
             yield SettledPool(adapter=adapter, period=period, error=error)
         except Exception as error:  # noqa: BLE001 - whatever is wrong with one pool, the others' people are due
             yield SettledPool(adapter=adapter, period=period, error=_unexpected(error))
         else:
-            yield SettledPool(adapter=adapter, period=period, settlement=settlement)
+            yield SettledPool(adapter=adapter, period=period, settlement=settlement, quality=scored.scores.quality)
 
 
 def _by_base(pools: Sequence[tuple[str, str]], registry: AdapterRegistry) -> list[tuple[str, str]]:
