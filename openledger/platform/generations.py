@@ -81,11 +81,13 @@ class Ancestry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """`own` is the measurement of the served adapter's own rows; None for a merge, which has none."""
+    """`own` is the measurement of the served adapter's own rows; None for a merge, which has none. `held_out` are the
+    rows that improvement was measured on, as answers."""
 
     scores: ContributorScores
     improvement: ContributorScores | None
     own: Measurement | None
+    held_out: tuple[Answer, ...]
 
 
 def find_ancestry(registry: AdapterRegistry, digest: str) -> Ancestry:
@@ -135,7 +137,7 @@ def measure(
     }
     if ancestry.lineage is None or not ancestry.is_derived:
         only = rows[ancestry.served.digest]
-        return Measured(scores=only.use(), improvement=only.improvement(), own=only.measured)
+        return Measured(scores=only.use(), improvement=only.improvement(), own=only.measured, held_out=held_out)
     own = rows.get(ancestry.served.digest)
     merges = {digest: _path_gains(ancestry, digest, host, asked) for digest in ancestry.adapters if digest not in rows}
     combine = partial(_combined, ancestry.lineage, tuple(ancestry.adapters), gained, merges, asked)
@@ -145,6 +147,7 @@ def measure(
         if asked.held_out
         else None,
         own=None if own is None else own.measured,
+        held_out=held_out,
     )
 
 

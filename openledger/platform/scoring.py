@@ -98,7 +98,7 @@ class EngineScorer:
         for tries_left in reversed(range(_TRIES)):
             try:
                 return np.asarray(call().result(timeout_s=_CALL_S), dtype=np.float32)
-            except Exception as error:  # noqa: BLE001 - Ray, Serve and the replica raise each their own
+            except Exception as error:
                 found = _told(error)
                 may_pass = isinstance(found, Unavailable | TooManyRequests) and not isinstance(error, TimeoutError)
                 if not tries_left or not may_pass:
