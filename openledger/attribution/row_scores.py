@@ -21,6 +21,7 @@ Shapes: R trained rows, G blocks, C cells.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ import numpy.typing as npt
 
 from openledger.attribution.estimate import corrected_rows, group_sums
 from openledger.attribution.period import BankRows
+from openledger.core.errors import Corrupt
 
 ROWS_FORMAT = "openledger.row-scores/1"
 _NANO = 10**9
@@ -82,6 +84,22 @@ def document(
     ]
     told = {"adapter": adapter, "period": period, "adapter_digest": adapter_digest, **stated, "rows": lines}
     return json.dumps({"format": ROWS_FORMAT, **told}, indent=1, sort_keys=True).encode()
+
+
+def read_document(path: Path) -> dict[str, Any]:
+    """Raises Corrupt (`corrupt_row_scores`)."""
+    try:
+        found = json.loads(path.read_bytes())
+        if found["format"] != ROWS_FORMAT or not all(row["row_id"] and row["contributor_id"] for row in found["rows"]):
+            raise ValueError("it is of another format")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Corrupt(
+            f"the rows' scores in {path} can't be read: {error}",
+            code="corrupt_row_scores",
+            param=str(path),
+            fix="restore the file from a backup: the settlement names its digest",
+        ) from error
+    return dict(found)
 
 
 def _numbers(scores: RowScores, number: int) -> dict[str, int]:

@@ -6,8 +6,8 @@ through the adapter's own run (`attribution.replay`), in the index actor. It is 
 (`attribution.planner.plan_replay`), before the pool is paid, so that the settlement names the digest of the row scores.
 Nobody's pay depends on it: where it isn't bought or can't be made, the settlement says so and the pool is paid.
 
-    FOLDER/ADAPTER-PERIOD.json            the row scores (`attribution.row_scores`)
-    FOLDER/unfinished/ADAPTER-PERIOD-.../ the replay's checkpoints, until the pool is settled
+    FOLDER/NAME/PERIOD-ADAPTER.json            the row scores (`attribution.row_scores`)
+    FOLDER/.unfinished/PERIOD-ADAPTER-.../     the replay's checkpoints, until the pool is settled
 
 Shapes: R rows of the run, T targets.
 """
@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +27,7 @@ from openledger.adapters.registry import AdapterRegistry
 from openledger.attribution.period import BankRows, Measurement
 from openledger.attribution.planner import plan_replay
 from openledger.attribution.replay import Replay
-from openledger.attribution.row_scores import RowScores, brought_to_bank, document
+from openledger.attribution.row_scores import RowScores, brought_to_bank, document, read_document
 from openledger.core.errors import NotFound, OpenLedgerError
 from openledger.core.files import write_durably
 from openledger.core.hashing import digest_bytes, digest_json
@@ -71,9 +71,25 @@ def forget_checkpoints(replays: Replays, found: "PeriodAttribution") -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def rows_path(folder: Path, adapter_digest: str, period: str) -> Path:
+def rows_path(folder: Path, name: str, period: str, adapter_digest: str) -> Path:
     """Where the row scores of an adapter's answers in a period are kept."""
-    return folder / f"{check_name(adapter_digest, 'adapter')[:24]}-{check_name(period, 'period')}.json"
+    return folder / check_name(name, "adapter") / f"{check_name(period, 'period')}-{adapter_digest[:24]}.json"
+
+
+def read_rows(folder: Path, name: str, period: str) -> list[dict[str, Any]]:
+    """What is kept of a settled pool's rows: a document for each adapter that was sold as `name`. Raises NotFound
+    (`no_row_scores`), Corrupt (`corrupt_row_scores`)."""
+    pattern = rows_path(folder, name, period, "*")
+    found = [read_document(path) for path in sorted(pattern.parent.glob(pattern.name))]
+    if not found:
+        raise NotFound(
+            f"no rows' scores of {name} in {period} are kept",
+            code="no_row_scores",
+            param="period",
+            fix="they are made where the operator settles with jobs/settle.py --replay-share and the fees buy a replay;"
+            " the settlement's quality says what became of it",
+        )
+    return found
 
 
 def targets_of(part: "AdapterAttribution", measured: Measurement) -> dict[str, Target]:
@@ -128,7 +144,7 @@ def _replay(
     }
     stated = {"deviation": told.deviation, "steps": told.num_steps, "corrected": banks["use"] is not None}
     text = document(name, period, part.digest, named, parts, stated)
-    write_durably(rows_path(replays.folder, part.digest, period), text)
+    write_durably(rows_path(replays.folder, name, period, part.digest), text)
     exact = "exact" if told.deviation == 0 else f"off by up to {told.deviation:.2g} in a weight"
     return {"replay": exact, "row_scores": digest_bytes(text)}
 
@@ -172,11 +188,11 @@ def _begin(folder: Path, name: str, targets: Sequence[Target]) -> Path:
 
 
 def _unfinished(folder: Path) -> Path:
-    return folder / "unfinished"
+    return folder / ".unfinished"
 
 
 def _name(part: "AdapterAttribution", found: "PeriodAttribution") -> str:
-    return rows_path(Path(), part.digest, found.scores.period).stem
+    return rows_path(Path(), found.scores.adapter, found.scores.period, part.digest).stem
 
 
 def _reason(error: Exception) -> str:

@@ -52,7 +52,7 @@ def settled(world, market, name, replays, people=PEOPLE):
     pool = market.sell(adapter.terms, rows_of(*people)[::3])
     measuring = lambda _: world.host, world.score, world.registry, world.indexes
     found, settlement = pipeline.settle_pool(Remote(market.economy), name, pool.period, *measuring, replays)
-    path = rows_path(replays.folder, adapter.digest, pool.period)
+    path = rows_path(replays.folder, name, pool.period, adapter.digest)
     return found, settlement, json.loads(path.read_text()) if path.exists() else None
 
 
@@ -80,12 +80,12 @@ def test_rows_sum_to_what_their_contributors_are_paid_by(world, market):
 
 def test_the_settlement_names_the_digest_of_the_row_scores_that_are_kept(world, market):
     found, settlement, _ = settled(world, market, "one", buying(world))
-    path = rows_path(world.folder / "rows", world.registry.get("one").digest, settlement.period)
+    path = rows_path(world.folder / "rows", "one", settlement.period, world.registry.get("one").digest)
     assert found.scores.quality["row_scores"] == digest_bytes(path.read_bytes())
     proof = encode_proof(market.ledger.proof(next(iter(settlement.transfer_ids.values()))))
     stated = verify_proof(proof, market.ledger.verification_key()).statement["parts"]["use"]["quality"]
     assert (stated["replay"], stated["row_scores"]) == ("exact", digest_bytes(path.read_bytes()))
-    assert list((world.folder / "rows" / "unfinished").iterdir()) == []
+    assert list((world.folder / "rows" / ".unfinished").iterdir()) == []
     market.ledger.audit()
 
 
@@ -146,14 +146,14 @@ def test_a_settlement_that_died_before_it_paid_replays_nothing_again(world, mark
     pool = market.sell(world.registry.get("one").terms, rows_of(*PEOPLE)[::3])
     found = world.attribute(pool)
     first = replayed(found, lambda _: world.host, world.registry, replays)
-    (kept,) = (replays.folder / "unfinished").iterdir()
+    (kept,) = (replays.folder / ".unfinished").iterdir()
     before = {path.name: path.stat().st_mtime_ns for path in kept.iterdir()}
     again = replayed(world.attribute(pool), lambda _: world.host, world.registry, replays)
     assert {path.name: path.stat().st_mtime_ns for path in kept.iterdir()} == before
     assert again.scores == first.scores
     changed = replace(pool, answers=pool.answers[1:])  # a verdict came between
     replayed(world.attribute(changed), lambda _: world.host, world.registry, replays)
-    (other,) = (replays.folder / "unfinished").iterdir()
+    (other,) = (replays.folder / ".unfinished").iterdir()
     assert other != kept
 
 
@@ -182,7 +182,7 @@ def test_a_killed_actor_goes_on_to_the_same_row_scores(cluster, world, market, m
     here = replayed(found, lambda _: world.host, world.registry, replace(replays, folder=world.folder / "here"))
     monkeypatch.setattr(ray, "get", REMOTE_GET)
     host, killed = start_index_host(world.base, num_cpus=0), []
-    killer = threading.Thread(target=_kill_host, args=(replays.folder / "unfinished", killed))
+    killer = threading.Thread(target=_kill_host, args=(replays.folder / ".unfinished", killed))
     killer.start()
     there = replayed(found, lambda _: host, world.registry, replays)
     killer.join()
