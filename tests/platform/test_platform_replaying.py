@@ -3,20 +3,17 @@
 import json
 import os
 import signal
-import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import ray
 from tiny_model import make_tiny_base
 from trained_world import Remote, World, rows_of
 
 from openledger.adapters.base_model import load_tokenizer
-from openledger.attribution.actor import start_index_host
+from openledger.attribution.actor import IndexHost
 from openledger.attribution.replay import replay_run
 from openledger.core.hashing import digest_bytes
 from openledger.core.money import NANO_PER_OPEN
@@ -157,36 +154,41 @@ def test_a_settlement_that_died_before_it_paid_replays_nothing_again(world, mark
     assert other != kept
 
 
-def _kill_host(folder, killed):
-    """SIGKILL the actor's process once the replay has left two segments."""
-    deadline_s = time.monotonic() + 400
-    while time.monotonic() < deadline_s:
-        if len(list(folder.glob("*/segment-*"))) >= 2:
-            mine = [
-                process for process in psutil.process_iter(["cmdline"])
-                if (process.info["cmdline"] or [""])[0].startswith("ray::IndexHost")
-                and process.environ().get("OPENLEDGER_TEST_RUN") == os.environ["OPENLEDGER_TEST_RUN"]
-            ]  # fmt: skip
-            for process in mine:
-                os.kill(process.pid, signal.SIGKILL)
-                killed.append(process.pid)
-            return
-        time.sleep(0.005)
-
-
 @pytest.mark.cluster
-def test_a_killed_actor_goes_on_to_the_same_row_scores(cluster, world, market, monkeypatch):
-    replays = buying(world)
+def test_an_actor_killed_on_its_way_back_goes_on_to_the_same_row_scores(cluster, world, market, monkeypatch):
+    replays, marks = buying(world), world.folder / "marks"
+    marks.mkdir()
+
+    class Dying(IndexHost):
+        """Is killed in its first replay, on the way back. In here, as workers can't import a test."""
+
+        def replay(self, *arguments):
+            from openledger.attribution import actor
+
+            begun = len(list(marks.iterdir()))
+            (marks / str(begun)).touch()
+            replay_run, steps = actor.replay_run, []
+
+            def step(done, total):
+                steps.append(done)
+                if not begun and 4 * done > 3 * total:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+            actor.replay_run = lambda *given, **named: replay_run(*given, **named, on_step=step)
+            try:
+                return super().replay(*arguments)
+            finally:
+                (marks / f"first-{steps[0]}").touch()
+
     pool = market.sell(world.registry.get("one").terms, rows_of(*PEOPLE)[::3])
     found = world.attribute(pool)
     here = replayed(found, lambda _: world.host, world.registry, replace(replays, folder=world.folder / "here"))
     monkeypatch.setattr(ray, "get", REMOTE_GET)
-    host, killed = start_index_host(world.base, num_cpus=0), []
-    killer = threading.Thread(target=_kill_host, args=(replays.folder / ".unfinished", killed))
-    killer.start()
+    host = ray.remote(Dying).options(num_cpus=0, max_restarts=2, max_task_retries=2).remote(world.base)
     there = replayed(found, lambda _: host, world.registry, replays)
-    killer.join()
-    assert len(killed) == 1
+    ray.kill(host)
     assert there.scores.quality["replay"] == "exact"
     assert there.scores == here.scores
-    ray.kill(host)
+    (first,) = (int(mark.name.removeprefix("first-")) for mark in marks.glob("first-*"))
+    assert {mark.name for mark in marks.iterdir()} == {"0", "1", f"first-{first}"}
+    assert first > 20  # of 40: nothing of the way there again
