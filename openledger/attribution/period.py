@@ -64,7 +64,7 @@ import numpy.typing as npt
 
 from openledger.attribution.coalitions import Design
 from openledger.attribution.estimate import contributor_sums, corrected_rows, group_sums
-from openledger.attribution.expected import Expected, LeftOut, fit_expected, left_out
+from openledger.attribution.expected import Expected, LeftOut, fit_expected, left_out, student_spread
 from openledger.attribution.index import METHOD, IndexEntry
 from openledger.attribution.likeness import Repeat
 from openledger.core.errors import InvalidInput
@@ -393,7 +393,7 @@ def _fitted(
         for outcomes, prior in ((bank.outcomes_MQ, prior_GQ), (outcomes_M1, total_prior))
     ]
     scale = max(1.0, least_error_scale, *(check.error_scale for check in checks if check))
-    return total, scale * _student_spread(len(members_MG)), checks[0]
+    return total, scale * student_spread(len(members_MG)), checks[0]
 
 
 def _billionths(repeated: Mapping[str, float]) -> dict[str, int]:
@@ -443,17 +443,6 @@ def _inside(parts_CG: npt.NDArray[np.float64], sizes_G: npt.NDArray[np.int64], t
     whole = 4 * float(total.noise_Q[0]) ** 2 * total.ratios["own"] / len(sizes_G)
     inside_CG = np.maximum(parts_CG * sizes_G * noise**2, whole * parts_CG * (1 - parts_CG))
     return math.sqrt(float(np.where(parts_CG < 1, inside_CG, 0.0).max()))
-
-
-def _student_spread(num_members: int) -> float:
-    if num_members < 4:
-        raise InvalidInput(
-            f"a bank of {num_members} members says nothing about its errors",
-            code="small_bank",
-            param="coalitions",
-            fix="train at least 4 coalitions, or attribute by the index alone",
-        )
-    return math.sqrt((num_members - 1) / (num_members - 3))
 
 
 def _root_mean_square(values: npt.NDArray[np.float64]) -> float:
