@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from statistics import NormalDist
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -392,8 +391,7 @@ def exact_values(study: Study) -> dict[str, Figures]:
 
 
 def _covered(predictor: Predictor, members: npt.NDArray[np.bool_], true: Array) -> float:
-    mean, width = predictor.predict(members), NormalDist().inv_cdf(0.5 + LEVEL / 2) * predictor.errors(members)
-    return coverage(mean - width, mean + width, true)
+    return coverage(*predictor.interval(members, LEVEL), true)
 
 
 def _with_sum(scores_RQ: Array, answers: Sequence[int]) -> tuple[Array, Array]:

@@ -5,6 +5,11 @@
 Needs the serving application of the same working folder on the cluster: what an adapter gained over its base is
 measured by the engine that served it. Running it again pays nobody twice. A pool that can't be paid is named with its
 reason, and the exit code isn't 0 then; it waits for the next run.
+
+    python jobs/settle.py --workdir .openledger --replay-share 0.1 --training-cost 25
+
+also replays the training of each adapter whose fees of the period buy that (docs/concepts/replay.md), and keeps every
+row's scores in WORKDIR/rows. Stopped on the way, it goes on when it is run again.
 """
 
 import argparse
@@ -14,7 +19,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from openledger.core.errors import OpenLedgerError
+from openledger.core.errors import InvalidInput, OpenLedgerError
+from openledger.core.money import parse_open
 from openledger.core.values import Settlement
 from openledger.platform.environment import prepare_environment
 from openledger.platform.workdir import Workdir
@@ -28,7 +34,7 @@ def main() -> int:
     workdir = Workdir(arguments.workdir.resolve())
     prepare_environment(workdir)  # before anything imports ray
     try:
-        return settle(workdir, [arguments.base_model, *arguments.further_base])
+        return settle(workdir, [arguments.base_model, *arguments.further_base], _budget(arguments))
     except OpenLedgerError as error:
         return _complain(error)
 
@@ -38,19 +44,37 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--base-model", default="", help="as the application was deployed with")
     parser.add_argument("--further-base", action="append", default=[], help="one of its base_models; may be repeated")
+    parser.add_argument("--replay-share", type=float, default=0.0, metavar="X", help="of an adapter's fees; default 0")
+    parser.add_argument("--training-cost", metavar="OPEN", help="of one training of an adapter; with --replay-share")
     return parser.parse_args()
 
 
-def settle(workdir: Workdir, base_models: Sequence[str]) -> int:
+def _budget(arguments: argparse.Namespace) -> tuple[int, int] | None:
+    """The fees' parts per million, and what a training costs in nano-OPEN; None where nothing is to be replayed."""
+    from openledger.attribution.planner import plan_replay
+
+    if not arguments.replay_share:
+        return None
+    if arguments.training_cost is None:
+        raise InvalidInput(
+            "--replay-share needs --training-cost, in OPEN", code="invalid_budget", param="training_cost"
+        )
+    share_ppm, cost_nano = round(arguments.replay_share * 10**6), parse_open(arguments.training_cost)
+    plan_replay(0, share_ppm, cost_nano)  # raises for what can't be
+    return share_ppm, cost_nano
+
+
+def settle(workdir: Workdir, base_models: Sequence[str], budget: tuple[int, int] | None = None) -> int:
     """Pay pool by pool; one that can't be paid doesn't keep the others waiting."""
     import ray
 
     from openledger.adapters.base_model import find_base_model
     from openledger.adapters.registry import AdapterRegistry
     from openledger.platform import pipeline
-    from openledger.platform.actors import economy_actor
+    from openledger.platform.actors import datanets_actor, economy_actor
     from openledger.platform.cluster import connected
     from openledger.platform.hosts import IndexHosts
+    from openledger.platform.replaying import Replays
     from openledger.platform.serving import engine_score
 
     with connected(workdir):
@@ -58,9 +82,18 @@ def settle(workdir: Workdir, base_models: Sequence[str]) -> int:
         score = engine_score(registry)  # first: without an engine nothing must be opened or closed
         economy = economy_actor(workdir)
         hosts = IndexHosts([find_base_model(named or None) for named in base_models])
+        replays = None
+        if budget is not None:
+            datanets = datanets_actor(workdir)
+            replays = Replays(
+                share_ppm=budget[0],
+                training_cost_nano=budget[1],
+                folder=workdir.rows,
+                rows_of=lambda card: pipeline.published(datanets, card.datanet, card.datanet_version)[1],
+            )
         ray.get(economy.open_period.remote())
         try:
-            return report(pipeline.settle_waiting(economy, hosts.of, score, registry, workdir.indexes))
+            return report(pipeline.settle_waiting(economy, hosts.of, score, registry, workdir.indexes, replays))
         finally:
             hosts.end()
 
@@ -70,7 +103,7 @@ def report(pools: Iterable["SettledPool"]) -> int:
     exit_code = 0
     for pool in pools:
         if pool.settlement is not None:
-            print(json.dumps(told(pool.settlement)), flush=True)
+            print(json.dumps({**told(pool.settlement), "quality": dict(pool.quality)}), flush=True)
         if pool.error is not None:
             exit_code = _complain(pool.error, adapter=pool.adapter, period=pool.period)
     return exit_code

@@ -293,6 +293,13 @@ class MemoryService:
                 return dict(answer)
         raise NotFound(f"there is no answer {answer_id!r}", code="unknown_answer", param="answer_id")
 
+    async def row_scores(self, adapter: str, period: str, *, contributor: str = "", limit: int = 100) -> dict[str, Any]:
+        if not self.told.get("row_scores"):
+            raise NotFound("no rows' scores are kept", code="no_row_scores", param="period")
+        told = self.told["row_scores"]
+        rows = [row for row in told["rows"] if contributor in ("", row["contributor_id"])]
+        return {**told, "adapter": adapter, "period": period, "rows": rows[:limit], "has_more": len(rows) > limit}
+
 
 class SlowToStart(MemoryService):
     """Says nothing until it is cancelled."""
@@ -335,6 +342,10 @@ def sample_report() -> dict[str, Any]:
             "audit": {"ok": True, "entries": 321, "leaves": 42, "message": "321 entries and 42 leaves recomputed"},
             "vkey": "openledger.test/ledger+3f1c7a20+AV9m0y7J3u2rD3kQmWlJxH0tq8o7N7i4x2dF5m9cYb1c",
         },
+        "row_scores": {
+            "adapters": [{"adapter_digest": "ab" * 32, "deviation": 0.0, "corrected": True}],
+            "rows": [_row_scores("row_1", "ctr_os", 52), _row_scores("row_2", "ctr_os_io", -8)],
+        },
         "disputes": [_dispute("ctr_os", "upheld"), _dispute("ctr_numpy", "open"), _dispute("ctr_os_io", "expired")],
         "appeals": [_appeal("row_1", "open"), _appeal("row_2", "overturned")],
         "urls": {"console": "http://127.0.0.1:8000/console", "api": "http://127.0.0.1:8000/v1",
@@ -348,6 +359,11 @@ def sample_report() -> dict[str, Any]:
             {"name": "settle", "seconds": 18.4, "detail": "4 pools to 33 contributors"},
         ],
     }  # fmt: skip
+
+
+def _row_scores(row_id: str, contributor: str, nano: int) -> dict[str, Any]:
+    found = {"this_run_nano": 1000 + nano, "expected_nano": nano, "error_nano": 7}
+    return {"row_id": row_id, "contributor_id": contributor, "use": found, "improvement": {**found, "error_nano": 9}}
 
 
 def sample_leaderboard(datanet: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,9 @@
-"""/v1/report and /v1/answers/{id}/attribution: what was made of the data, and which rows made one answer."""
+"""/v1/report, /v1/answers/{id}/attribution, /v1/row_scores: what was made of the data, which rows made one answer, and
+what each row did to all that an adapter sold in a period."""
 
-from fastapi import APIRouter
+from typing import Annotated
+
+from fastapi import APIRouter, Query
 from starlette.responses import Response
 
 from openledger.api.access import AccountOf, ServiceOf
@@ -18,3 +21,16 @@ async def get_report(service: ServiceOf, account: AccountOf) -> Response:
 @router.get("/v1/answers/{answer_id}/attribution")
 async def get_attribution(answer_id: str, service: ServiceOf, account: AccountOf) -> Response:
     return json_response(await service.attribution(check_name(answer_id, "answer_id")))
+
+
+@router.get("/v1/row_scores")
+async def get_row_scores(
+    adapter: str,
+    period: str,
+    service: ServiceOf,
+    account: AccountOf,
+    contributor: str = "",
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> Response:
+    pool = check_name(adapter, "adapter"), check_name(period, "period")
+    return json_response(await service.row_scores(*pool, contributor=contributor, limit=limit))

@@ -17,10 +17,12 @@ from openledger.attribution.index import GradientIndex, IndexEntry, build_index
 from openledger.attribution.index_folder import is_finished, read_index
 from openledger.attribution.likeness import build_repeats, load_repeats
 from openledger.attribution.merges import Factors, Merge, merge_gains
+from openledger.attribution.replay import Replay, replay_run
 from openledger.attribution.shards import Batcher, Top, merge_tops
 from openledger.attribution.views import load_views
 from openledger.core.values import Answer, Row
 from openledger.training.examples import check_lengths, encode_answer, encode_row
+from openledger.training.record import load_run, load_weights, run_start
 
 Float = npt.NDArray[np.float32]
 
@@ -31,7 +33,7 @@ class IndexHost:
 
     def __init__(self, base: BaseModel, threads: int = 1):
         torch.set_num_threads(threads)
-        self._base = base
+        self._base, self._threads = base, threads
         self._tokenizer = load_tokenizer(base)
 
     def build(
@@ -81,6 +83,29 @@ class IndexHost:
         """Every answer's log-likelihood per token under each coalition of the adapter's bank, [num_coalitions,
         num_answers]."""
         return bank_outcomes(Path(adapter_folder), bank, self._base, [encode_answer(answer) for answer in answers])
+
+    def replay(
+        self, adapter_folder: str, rows: Sequence[Row], targets: Sequence[Sequence[tuple[Answer, float]]], folder: str
+    ) -> Replay:
+        """The settlement's replay of the run at `adapter_folder`, whose rows are `rows` in its record's order. What is
+        done lies in `folder`: a call that is made again, by Ray after this actor died or by another settlement, goes on
+        from there. Raises as `replay.replay_run`; Conflict (`run_deviates`) where a weight of the run repeated ends
+        further from its record's than one step moves it."""
+        run = Path(adapter_folder)
+        record = load_run(run)
+        try:
+            return replay_run(
+                self._base,
+                record,
+                [encode_row(self._tokenizer, row) for row in rows],
+                [[(encode_answer(answer), weight) for answer, weight in target] for target in targets],
+                start=run_start(run, record),
+                final=load_weights(run / "adapter_model.safetensors"),
+                checkpoints=Path(folder),
+                within=record.recipe.learning_rate,
+            )
+        finally:
+            torch.set_num_threads(self._threads)
 
     def merge_gains(
         self, merge: Merge, points: Sequence[Factors], answers: Sequence[Answer]

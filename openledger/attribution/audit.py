@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -290,12 +289,11 @@ def _coverage(
     _, predictor = fit_expected(found.members_MG, outcomes_MQ, prior_GQ)
     halves_NG = audit_plan.coalition_members_NC @ found.parts(subject.rows, subject.contributors)
     members = np.repeat(halves_NG, ORDERS, axis=0)
-    mean, width = predictor.predict(members), NormalDist().inv_cdf(0.5 + LEVEL / 2) * predictor.errors(members)
     true = subject.bank().score(audit_plan.coalitions, queries)
-    scale = float(np.sqrt(np.mean(((true - mean) / predictor.errors(members)) ** 2)))
+    scale = float(np.sqrt(np.mean(((true - predictor.predict(members)) / predictor.errors(members)) ** 2)))
     return {
         "stated": LEVEL,
-        "found": round(coverage(mean - width, mean + width, true), 4),
+        "found": round(coverage(*predictor.interval(members, LEVEL), true), 4),
         "pairs": float(true.size),
         "error_scale": round(scale, 4),
     }

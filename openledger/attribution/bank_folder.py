@@ -3,6 +3,7 @@
     ADAPTER/run.json          the run that the bank repeats
     ADAPTER/bank/bank.json    the bank's blocks of rows, and which of them each member was trained on; written last
     ADAPTER/bank/*.safetensors
+    ADAPTER/bank/served/      members as PEFT folders, once an engine was asked of them
 
 A bank of format 1 has groups of contributors for players. It stays usable as it is: a settlement that pays by it says
 `"players": "contributors"`.
@@ -27,7 +28,7 @@ from openledger.core.errors import Corrupt, InvalidInput, NotFound
 from openledger.core.files import write_json_durably
 from openledger.core.hashing import digest_json
 from openledger.training.examples import Example
-from openledger.training.lora import save_lora
+from openledger.training.lora import holds_lora, save_lora
 from openledger.training.packed import score_members
 from openledger.training.record import load_run, load_weights
 
@@ -135,6 +136,18 @@ def write_without(adapter_folder: Path, kept: KeptBank, contributor: str, out: P
         )
     save_lora(out, adapter_folder, load_weights(kept.withouts[contributor]))
     return adapter_digest(out)
+
+
+def member_adapters(adapter_folder: Path, kept: KeptBank) -> list[tuple[str, Path]]:
+    """The coalitions' adapters as an engine loads them: each one's digest and PEFT folder below bank/served, in the
+    order of `kept.coalitions`. A folder that doesn't hold the member's matrices is written anew. Raises Corrupt for a
+    damaged member."""
+    folders = [adapter_folder / "bank" / "served" / path.stem for path in kept.coalitions]
+    for path, folder in zip(kept.coalitions, folders, strict=True):
+        matrices = load_weights(path)
+        if not holds_lora(folder, adapter_folder, matrices):
+            save_lora(folder, adapter_folder, matrices)
+    return [(adapter_digest(folder), folder) for folder in folders]
 
 
 def bank_outcomes(

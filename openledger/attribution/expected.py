@@ -38,6 +38,7 @@ _JITTER = 1e-9
 _RATIOS = ("own", "trust", "level", "pairs")
 _START = {"own": 0.3, "trust": 0.3, "level": 1.0, "pairs": 0.3}
 _PRIOR_WIDTH = 2.5  # of the ratios' logarithms: wide, and enough to keep them finite where the data say nothing
+_MOST_LOG = 16.0  # a line search may try what no kernel can be factored with
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,8 +56,9 @@ class Expected:
     num_members: int
 
     def interval(self, level: float = 0.9) -> tuple[Array, Array]:
-        """Lower and upper end, [G, Q], of the interval that holds the expected influence with probability `level`."""
-        width = NormalDist().inv_cdf(0.5 + level / 2) * self.error_GQ
+        """Lower and upper end, [G, Q], of the interval that holds the expected influence with probability `level`.
+        Raises as `student_spread`."""
+        width = _width(level, self.num_members) * self.error_GQ
         return self.mean_GQ - width, self.mean_GQ + width
 
 
@@ -78,6 +80,23 @@ def fit_expected(
     if ratios is None:
         ratios = _fit_ratios(data, interactions)
     return _posterior(data, ratios)
+
+
+def student_spread(num_members: int) -> float:
+    """sqrt((M - 1) / (M - 3)), by which the standard deviation of Student's t is larger than the normal's: the noise is
+    estimated from M members. Raises InvalidInput (`small_bank`) for fewer than 4."""
+    if num_members < 4:
+        raise InvalidInput(
+            f"a bank of {num_members} members says nothing about its errors",
+            code="small_bank",
+            param="coalitions",
+            fix="train at least 4 coalitions, or attribute by the index alone",
+        )
+    return math.sqrt((num_members - 1) / (num_members - 3))
+
+
+def _width(level: float, num_members: int) -> float:
+    return NormalDist().inv_cdf(0.5 + level / 2) * student_spread(num_members)
 
 
 def expected_accuracy(members_MG: npt.NDArray[np.bool_], ratios: dict[str, float]) -> float:
@@ -143,6 +162,13 @@ class Predictor:
         mean_NQ = solved.mu_Q + solved.scale / 2 * (signs_NG @ data.prior_GQ)
         mean_NQ = mean_NQ + torch.einsum("qnm,qm->nq", cross_QNM, solved.weights_QM)
         return np.asarray(mean_NQ.numpy(), dtype=np.float64)
+
+    def interval(self, members_NG: Parts, level: float = 0.9) -> tuple[Array, Array]:
+        """Lower and upper end, [N, Q], of the interval that holds one training's outcome with probability `level`.
+        Raises as `student_spread`."""
+        mean_NQ = self.predict(members_NG)
+        width_NQ = _width(level, len(self._data.signs_MG)) * self.errors(members_NG)
+        return mean_NQ - width_NQ, mean_NQ + width_NQ
 
     def errors(self, members_NG: Parts) -> Array:
         """Standard deviation of one training's outcome around `predict`, [N, Q]: the model's and the noise's."""
@@ -244,7 +270,10 @@ def _fit_ratios(data: _Data, interactions: bool) -> dict[str, float]:
 
     def ratios_of(values: torch.Tensor) -> dict[str, torch.Tensor]:
         zero = torch.zeros((), dtype=torch.float64)
-        return {**dict.fromkeys(off, zero), **{name: values[i].exp() for i, name in enumerate(names)}}
+        return {
+            **dict.fromkeys(off, zero),
+            **{name: values[i].clamp(max=_MOST_LOG).exp() for i, name in enumerate(names)},
+        }
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()

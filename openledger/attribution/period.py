@@ -64,7 +64,7 @@ import numpy.typing as npt
 
 from openledger.attribution.coalitions import Design
 from openledger.attribution.estimate import contributor_sums, corrected_rows, group_sums
-from openledger.attribution.expected import Expected, fit_expected, left_out
+from openledger.attribution.expected import Expected, LeftOut, fit_expected, left_out, student_spread
 from openledger.attribution.index import METHOD, IndexEntry
 from openledger.attribution.likeness import Repeat
 from openledger.core.errors import InvalidInput
@@ -121,8 +121,7 @@ class Measurement:
 
     def use(self) -> ContributorScores:
         """Influence on the answers, weighted, under the ceiling that the held-out rows set."""
-        number, ceiling = len(self.weights_nano), self.ceiling
-        weights_nano = capped(self.weights_nano, (self.served_gains or self.gains)[:number], ceiling)
+        number, ceiling, weights_nano = len(self.weights_nano), self.ceiling, self.counted_nano
         scores = self._of(slice(0, number), weights_nano)
         counted = f"{sum(weights_nano) / max(1, sum(self.weights_nano)):.6g}"
         return replace(
@@ -130,6 +129,11 @@ class Measurement:
             quality={**scores.quality, "ceiling": f"{ceiling:.6g}" if ceiling else "none", "fees_counted": counted},
             ceilings=(ceiling_pair(self.owed, self.fees_nano or self.weights_nano),),
         )
+
+    @property
+    def counted_nano(self) -> list[int]:
+        """What each answer weighs under the ceiling."""
+        return capped(self.weights_nano, (self.served_gains or self.gains)[: len(self.weights_nano)], self.ceiling)
 
     @property
     def ceiling(self) -> float:
@@ -149,6 +153,21 @@ class Measurement:
     def answer(self, number: int) -> ContributorScores:
         """Influence on one answer alone, as if it had cost one OPEN: shown, and paid to nobody."""
         return self._of(slice(number, number + 1), [NANO_PER_OPEN])
+
+    def use_rows(self) -> "BankRows | None":
+        """What `use` divides among rows; None where there is no bank."""
+        return self._rows_of(slice(0, len(self.weights_nano)), self.counted_nano)
+
+    def improvement_rows(self) -> "BankRows | None":
+        """What `improvement` divides among rows; None where there is no bank or no held-out row."""
+        number = len(self.gains) - len(self.weights_nano)
+        return self._rows_of(slice(len(self.weights_nano), None), [NANO_PER_OPEN] * number) if number else None
+
+    def _rows_of(self, part: slice, weights_nano: Sequence[int]) -> "BankRows | None":
+        if self.bank is None:
+            return None
+        own = (self.entries, self.scores[:, part], weights_nano, self.gains[part])
+        return bank_rows(*own, self.bank.of(part), least_error_scale=self.least_error_scale)
 
     def _of(self, part: slice, weights_nano: Sequence[int]) -> ContributorScores:
         own = (self.adapter, self.period, self.entries, self.scores[:, part], weights_nano, self.gains[part])
@@ -281,16 +300,8 @@ def bank_scores(
     """By the bank, with the index as prior. `least_error_scale` is what an audit found the bank's errors to be too
     small by. Raises InvalidInput where sizes don't fit or a number is not finite."""
     fees, gain = _checked(entries, scores, weights_nano, gains)
-    rows_RQ, prior_GQ, group_R = _grouped(entries, scores, bank.design)
-    members_MG, outcomes_M1 = bank.design.members_MG, (bank.outcomes_MQ @ fees)[:, None]
-    total_prior = (prior_GQ @ fees)[:, None]
-    total, _ = fit_expected(members_MG, outcomes_M1, total_prior, ratios=bank.ratios)
-    checks = [
-        left_out(members_MG, outcomes, prior, ratios=bank.ratios)
-        for outcomes, prior in ((bank.outcomes_MQ, prior_GQ), (outcomes_M1, total_prior))
-    ]
-    scale = max(1.0, least_error_scale, *(check.error_scale for check in checks if check))
-    scale *= _student_spread(len(members_MG))
+    rows_RQ, _, group_R = _grouped(entries, scores, bank.design)
+    total, scale, check = _fitted(entries, scores, fees, bank, least_error_scale)
     influence_R = _divided(rows_RQ @ fees, group_R, total)
     decoys = [number for number, entry in enumerate(entries) if not entry.trained]
     noise = total.prior_scale * _root_mean_square(scores[decoys] @ fees if decoys else rows_RQ @ fees)
@@ -316,11 +327,11 @@ def bank_scores(
         errors_nano={name: round(found * e * _NANO) for name, e in zip(names, error_C.tolist(), strict=True)},
         gain_nano=round(gain * _NANO),
         quality={
-            "coalitions": str(len(members_MG)),
+            "coalitions": str(len(bank.design.members_MG)),
             "players": bank.design.players,
             "groups": str(len(bank.design.groups)),
             "index_scale": f"{total.prior_scale:.6g}",
-            **({"left_out_agreement": f"{checks[0].agreement:.3f}"} if checks[0] else {}),
+            **({"left_out_agreement": f"{check.agreement:.3f}"} if check else {}),
             "error_scale": f"{scale:.3f}",
             "inside_error": f"{inside:.6g}",
             "noise": f"{float(total.noise_Q[0]):.6g}",
@@ -331,6 +342,58 @@ def bank_scores(
         unpaid_nano=positive(repeated_nano),
         repeated_nano=repeated_nano,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BankRows:
+    """What `bank_scores` divides: each trained row's influence and block, in the order of the index's trained entries,
+    and the stated error of each block. In OPEN x nats."""
+
+    influence_R: npt.NDArray[np.float64]
+    group_R: npt.NDArray[np.int64]
+    error_G: npt.NDArray[np.float64]
+
+
+def bank_rows(
+    entries: Sequence[IndexEntry],
+    scores: Scores,
+    weights_nano: Sequence[int],
+    gains: Sequence[float],
+    bank: Outcomes,
+    *,
+    least_error_scale: float = 1.0,
+) -> BankRows:
+    """Raises as `bank_scores`."""
+    fees, gain = _checked(entries, scores, weights_nano, gains)
+    rows_RQ, _, group_R = _grouped(entries, scores, bank.design)
+    total, scale, _ = _fitted(entries, scores, fees, bank, least_error_scale)
+    found = float(gain > 0)
+    return BankRows(
+        influence_R=found * _divided(rows_RQ @ fees, group_R, total),
+        group_R=group_R,
+        error_G=found * scale * total.error_GQ[:, 0],
+    )
+
+
+def _fitted(
+    entries: Sequence[IndexEntry],
+    scores: Scores,
+    fees: npt.NDArray[np.float64],
+    bank: Outcomes,
+    least_error_scale: float,
+) -> tuple[Expected, float, LeftOut | None]:
+    """The period's sum, fitted as one answer; by how much its errors are too small; and how well the bank predicts
+    single answers under members that it was not fitted to."""
+    _, prior_GQ, _ = _grouped(entries, scores, bank.design)
+    members_MG, outcomes_M1 = bank.design.members_MG, (bank.outcomes_MQ @ fees)[:, None]
+    total_prior = (prior_GQ @ fees)[:, None]
+    total, _ = fit_expected(members_MG, outcomes_M1, total_prior, ratios=bank.ratios)
+    checks = [
+        left_out(members_MG, outcomes, prior, ratios=bank.ratios)
+        for outcomes, prior in ((bank.outcomes_MQ, prior_GQ), (outcomes_M1, total_prior))
+    ]
+    scale = max(1.0, least_error_scale, *(check.error_scale for check in checks if check))
+    return total, scale * student_spread(len(members_MG)), checks[0]
 
 
 def _billionths(repeated: Mapping[str, float]) -> dict[str, int]:
@@ -380,17 +443,6 @@ def _inside(parts_CG: npt.NDArray[np.float64], sizes_G: npt.NDArray[np.int64], t
     whole = 4 * float(total.noise_Q[0]) ** 2 * total.ratios["own"] / len(sizes_G)
     inside_CG = np.maximum(parts_CG * sizes_G * noise**2, whole * parts_CG * (1 - parts_CG))
     return math.sqrt(float(np.where(parts_CG < 1, inside_CG, 0.0).max()))
-
-
-def _student_spread(num_members: int) -> float:
-    if num_members < 4:
-        raise InvalidInput(
-            f"a bank of {num_members} members says nothing about its errors",
-            code="small_bank",
-            param="coalitions",
-            fix="train at least 4 coalitions, or attribute by the index alone",
-        )
-    return math.sqrt((num_members - 1) / (num_members - 3))
 
 
 def _root_mean_square(values: npt.NDArray[np.float64]) -> float:

@@ -25,6 +25,7 @@ from openledger.core.errors import InvalidInput
 FLOOR_COALITIONS = 8
 MOST_COALITIONS = 64
 REPLAY_TRAININGS = 4.0
+FURTHER_TARGET_TRAININGS = 1.5  # it shares the run forwards and the first half of each double backward
 _EPOCHS_PER_VIEW = 1.5
 # measured by `python -m benchmarks.attribution report`; own includes what the index says where it is the prior
 TYPICAL_RATIOS = {"own": 4.5, "trust": 0.0, "level": 2.5, "pairs": 0.75}
@@ -86,6 +87,29 @@ def plan_instruments(
         says=f"expected influence of {players} by a bank of {len(found.members_MG)} coalitions; accuracy is the"
         " expected correlation of estimated with true influence over the blocks of one answer",
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplayPlan:
+    """Whether a period's fees buy the settlement's replay. `budget_trainings` and `cost_trainings` count trainings of
+    the whole adapter."""
+
+    buys: bool
+    budget_trainings: float
+    cost_trainings: float
+
+    @property
+    def says(self) -> str:
+        word = "bought" if self.buys else "not bought"
+        return f"{word}: fees buy {self.budget_trainings:.3g} of {self.cost_trainings:.3g} trainings"
+
+
+def plan_replay(fees_nano: int, share_ppm: int, training_cost_nano: int, num_targets: int = 1) -> ReplayPlan:
+    """A settlement's replay of `num_targets` sums: the answers sold, and the held-out rows. Raises as
+    `budget_from_fees`."""
+    budget = budget_from_fees(fees_nano, share_ppm, training_cost_nano)
+    cost = REPLAY_TRAININGS + max(0, num_targets - 1) * FURTHER_TARGET_TRAININGS
+    return ReplayPlan(buys=cost <= budget, budget_trainings=budget, cost_trainings=cost)
 
 
 def budget_from_fees(fees_nano: int, share_ppm: int, training_cost_nano: int) -> float:

@@ -91,6 +91,7 @@ def replay(
     keep_bytes: int = KEEP_BYTES,
     pass_rows: int = PASS_ROWS,
     identity: str = "",
+    within: float | None = None,
     on_step: OnStep | None = None,
 ) -> Replay:
     """Every row's influence on each of `targets` in the run that starts where `module` stands, and stands again after.
@@ -98,10 +99,12 @@ def replay(
     `order` is the run's constant of row order; `rows` and `row_weights` (one for each of `rows`) are those of a
     `Member` that wasn't trained on everything. `initial` are the weights at which the record says the run began,
     `final` those it ended with. `identity` names what else decides the numbers (the base model), so that `checkpoints`
-    of another replay are refused. `on_step(done, total)` is called after each step, forward and back.
+    of another replay are refused. Where the run repeated ends more than `within` from `final`, nothing more is
+    computed. `on_step(done, total)` is called after each step, forward and back.
 
-    Raises InvalidInput for what can't be replayed or asked, Conflict (`other_replay`) for another replay's checkpoints,
-    Corrupt where the loss or an adjoint is not finite (naming step and row) or a checkpoint is damaged.
+    Raises InvalidInput for what can't be replayed or asked, Conflict (`other_replay`) for another replay's checkpoints
+    or (`run_deviates`) another end, Corrupt where the loss or an adjoint is not finite (naming step and row) or a
+    checkpoint is damaged.
     """
     check_replayable(module, recipe)
     run = _Run(module, examples, recipe, order, rows, row_weights, task, pass_rows)
@@ -114,7 +117,9 @@ def replay(
         tape.claim(_identity(run, targets, identity, pass_rows))
         adjoint = tape.adjoint()
         if adjoint is None:
-            adjoint = run.start_adjoint(_run_forward(run, tape, progress), targets)
+            state = _run_forward(run, tape, progress)
+            run.check_end(state, final, within)
+            adjoint = run.start_adjoint(state, targets)
             tape.save_adjoint(adjoint)
         _run_backward(run, tape, adjoint, progress)
     return Replay(
@@ -137,6 +142,7 @@ def replay_run(
     checkpoints: Path | None = None,
     keep_bytes: int = KEEP_BYTES,
     device: str = "cpu",
+    within: float | None = None,
     on_step: OnStep | None = None,
 ) -> Replay:
     """`replay` of a language model's recorded run, or of `member` of its bank. Everything it takes can be pickled, so a
@@ -162,6 +168,7 @@ def replay_run(
         checkpoints=checkpoints,
         keep_bytes=keep_bytes,
         identity=base.digest,
+        within=within,
         on_step=on_step,
     )
 
@@ -397,6 +404,17 @@ class _Run:
                     param="module",
                     fix="hand in the module as training began with it (training.lora.reset_lora), not the trained one",
                 )
+
+    def check_end(self, state: _State, final: Mapping[str, torch.Tensor] | None, within: float | None) -> None:
+        """Raises Conflict (`run_deviates`) where the run repeated ends elsewhere than its record says."""
+        if final is None or within is None or (found := self.deviation(flat(state.parameters), final)) <= within:
+            return
+        raise Conflict(
+            f"the run repeated ends {found:.2g} from the adapter that its record names, and {within:.2g} is allowed",
+            code="run_deviates",
+            param="final",
+            fix="replay on the kind of machine, and with the versions, that run.json names under environment",
+        )
 
     def check_repeatable(self) -> None:
         """Raises InvalidInput where the first batch's losses come out otherwise a second time."""

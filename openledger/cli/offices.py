@@ -3,6 +3,7 @@
 import json
 import sys
 from argparse import Namespace
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from openledger.cli.remote import connect
 from openledger.core.errors import InvalidInput
 from openledger.core.files import write_durably
 from openledger.core.money import parse_open
+
+_OF_A_ROW = ("expected", "error", "this run")
 
 
 def show_stake(options: Namespace) -> None:
@@ -217,3 +220,26 @@ def _dated(entry: dict[str, Any], name: str) -> dict[str, Any]:
 
 def _moment(time_ms: int) -> str:
     return datetime.fromtimestamp(time_ms // 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def row_scores(options: Namespace) -> None:
+    with connect(options) as client:
+        found = client.row_scores(
+            options.adapter, options.period, contributor=options.contributor or "", limit=options.limit
+        )
+    lines = [
+        {
+            "row": row["row_id"],
+            "contributor": row["contributor_id"],
+            **{f"{part} {name}": _nano(row, part, name) for part in ("use", "improvement") for name in _OF_A_ROW},
+        }
+        for row in found["rows"]
+    ]
+    more = ", the first of more" if found["has_more"] else ""
+    title = f"Rows of {options.adapter} in {options.period}, in nano-OPEN x nats{more}"
+    output.print_rows(title, lines, as_json=options.json, whole=found)
+
+
+def _nano(row: Mapping[str, Any], part: str, name: str) -> int | None:
+    value = row.get(part, {}).get(f"{name.replace(' ', '_')}_nano")
+    return value if isinstance(value, int) else None

@@ -283,6 +283,11 @@ class OpenLedger(Offices, Communities):
     def attribution(self, answer_id: str) -> dict[str, Any]:
         return self._object(f"/v1/answers/{_segment(answer_id)}/attribution")
 
+    def row_scores(self, adapter: str, period: str, *, contributor: str = "", limit: int = 100) -> dict[str, Any]:
+        """What each row did to the answers that `adapter` sold in `period`, most first."""
+        pool = f"adapter={_segment(adapter)}&period={_segment(period)}"
+        return self._object(f"/v1/row_scores?{pool}&contributor={_segment(contributor)}&limit={limit}")
+
     def checkpoint(self) -> str:
         """The signed note, byte for byte."""
         return self._transport.get_bytes("/v1/ledger/checkpoint").decode("utf-8", "replace")

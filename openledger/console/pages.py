@@ -82,6 +82,17 @@ def disputes(report: Json, adapter: str, period: str, found: Iterable[Json]) -> 
     }
 
 
+def rows(report: Json, found: Json) -> Json:
+    return {
+        **_frame(report),
+        "pool": {"adapter": found.get("adapter"), "period": found.get("period")},
+        "adapters": _dicts(found.get("adapters")),
+        "rows": _dicts(found.get("rows")),
+        "has_more": bool(found.get("has_more")),
+        "names": _names(report),
+    }
+
+
 def appeals(report: Json, datanet: Json, found: Iterable[Json]) -> Json:
     return {
         **_frame(report),

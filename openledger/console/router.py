@@ -36,6 +36,7 @@ def create_console(service: Service) -> APIRouter:
     router.add_api_route("/datanets/{name}/appeals", console.appeals)
     router.add_api_route("/datanets/{name}/leaderboard", console.leaderboard)
     router.add_api_route("/disputes/{adapter}/{period}", console.disputes)
+    router.add_api_route("/rows/{adapter}/{period}", console.rows)
     router.add_api_route("/answers/{answer_id}", console.answer)
     router.add_api_route("/ledger", console.ledger)
     router.add_api_route("/{path:path}", console.nothing)
@@ -61,6 +62,9 @@ class Console:
 
     async def disputes(self, request: Request, adapter: str, period: str) -> Response:
         return await _answer(request, "disputes.html", self._disputes(adapter, period))
+
+    async def rows(self, request: Request, adapter: str, period: str, contributor: str = "") -> Response:
+        return await _answer(request, "rows.html", self._rows(adapter, period, contributor))
 
     async def answer(self, request: Request, answer_id: str) -> Response:
         return await _answer(request, "answer.html", self._sold_answer(answer_id))
@@ -89,6 +93,10 @@ class Console:
     async def _disputes(self, adapter: str, period: str) -> dict[str, Any]:
         pool = check_name(adapter, "adapter"), check_name(period, "period")
         return pages.disputes(await self._service.report(), *pool, await self._service.disputes(*pool))
+
+    async def _rows(self, adapter: str, period: str, contributor: str) -> dict[str, Any]:
+        pool = check_name(adapter, "adapter"), check_name(period, "period")
+        return pages.rows(await self._service.report(), await self._service.row_scores(*pool, contributor=contributor))
 
     async def _sold_answer(self, answer_id: str) -> dict[str, Any]:
         check_name(answer_id, "answer_id")

@@ -3,7 +3,7 @@
 
 import os
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -107,9 +107,13 @@ class OpenLoRA:
         return vectors
 
     async def score(
-        self, prompt_ids: Sequence[int], completion_ids: Sequence[int], adapter_digests: Sequence[str]
+        self,
+        prompt_ids: Sequence[int],
+        completion_ids: Sequence[int],
+        adapter_digests: Sequence[str],
+        places: Mapping[str, str] | None = None,
     ) -> npt.NDArray[np.float32]:
-        return await self._server.score(prompt_ids, completion_ids, adapter_digests)
+        return await self._server.score(prompt_ids, completion_ids, adapter_digests, places)
 
     async def load(self, digest: str, place: str) -> None:
         await self._server.load(digest, place)

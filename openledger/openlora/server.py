@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -142,10 +142,17 @@ class AdapterServer:
             self._steps.cancel(request_id, self._in_flight[request_id])
 
     async def score(
-        self, prompt_ids: Sequence[int], completion_ids: Sequence[int], adapter_digests: Sequence[str]
+        self,
+        prompt_ids: Sequence[int],
+        completion_ids: Sequence[int],
+        adapter_digests: Sequence[str],
+        places: Mapping[str, str] | None = None,
     ) -> npt.NDArray[np.float32]:
         """As `core.scoring.Scorer`, a few adapters at a time between the steps of those who wait for an answer.
+        `places` says where adapters are that the registry doesn't know: a bank's members, which nobody is served.
         Raises NotFound, InvalidInput, or what is wrong with an adapter."""
+        for digest, place in (places or {}).items():
+            self._loader.remember(digest, place)
         size = min(
             max(1, self.options.max_resident // 2),
             self._engine.num_scored_at_once(len(prompt_ids) + len(completion_ids)),

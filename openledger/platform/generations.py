@@ -32,6 +32,7 @@ from openledger.core.errors import InvalidInput, NotFound
 from openledger.core.money import NANO_PER_OPEN
 from openledger.core.scoring import gains
 from openledger.core.values import Answer, ContributorScores, Pool
+from openledger.platform.scoring import bank_outcomes, gains_stated
 from openledger.training.examples import Example
 from openledger.training.record import checkpoint_paths, load_held_out
 from openledger.training.trainer import middle_folder
@@ -80,11 +81,13 @@ class Ancestry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """`own` is the measurement of the served adapter's own rows; None for a merge, which has none."""
+    """`own` is the measurement of the served adapter's own rows; None for a merge, which has none. `held_out` are the
+    rows that improvement was measured on, as answers."""
 
     scores: ContributorScores
     improvement: ContributorScores | None
     own: Measurement | None
+    held_out: tuple[Answer, ...]
 
 
 def find_ancestry(registry: AdapterRegistry, digest: str) -> Ancestry:
@@ -127,14 +130,14 @@ def measure(
     asked = _Asked(pool=pool, answers=tuple(answers), held_out=held_out, gains=gained[ancestry.served.digest])
     rows = {
         digest: _measure_rows(
-            asked, adapter, ancestry.card(digest), _added(ancestry, digest, gained), host, indexes, withdrawn
+            asked, adapter, ancestry.card(digest), _added(ancestry, digest, gained), host, score, indexes, withdrawn
         )
         for digest, adapter in ancestry.adapters.items()
         if not is_merge(ancestry.card(digest))
     }
     if ancestry.lineage is None or not ancestry.is_derived:
         only = rows[ancestry.served.digest]
-        return Measured(scores=only.use(), improvement=only.improvement(), own=only.measured)
+        return Measured(scores=only.use(), improvement=only.improvement(), own=only.measured, held_out=held_out)
     own = rows.get(ancestry.served.digest)
     merges = {digest: _path_gains(ancestry, digest, host, asked) for digest in ancestry.adapters if digest not in rows}
     combine = partial(_combined, ancestry.lineage, tuple(ancestry.adapters), gained, merges, asked)
@@ -144,6 +147,7 @@ def measure(
         if asked.held_out
         else None,
         own=None if own is None else own.measured,
+        held_out=held_out,
     )
 
 
@@ -322,6 +326,7 @@ def _measure_rows(
     card: AdapterCard | None,
     added: tuple[float, ...],
     host: Any,
+    score: Any,
     indexes: Path,
     withdrawn: Collection[str],
 ) -> _Rows:
@@ -330,10 +335,10 @@ def _measure_rows(
     index = index_folder(indexes, adapter.digest)
     views = built_views(adapter.folder, index) if is_finished(index) else index_views(adapter.folder)
     entries, scores = ray.get(host.score.remote(views, adapter.digest, str(index), asked.all))
-    outcomes = None
+    outcomes, scored = None, dict[str, str]()
     if bank is not None:
-        told_MQ = ray.get(host.bank_outcomes.remote(adapter.folder, bank, asked.all))
-        outcomes = fit_outcomes(bank.design, told_MQ, entries, scores)
+        told = bank_outcomes(score, host, adapter, bank, asked.all)
+        outcomes, scored = fit_outcomes(bank.design, told.outcomes_MQ, entries, scores), dict(told.stated)
     repeats = load_repeats(index)
     measured = Measurement(
         adapter=asked.pool.adapter,
@@ -356,6 +361,8 @@ def _measure_rows(
         "constant": "unknown" if card is None else card.initial_from,
         "index_views": " ".join(Path(view).stem for view in views),
         "likeness": likeness_stated(repeats),
+        **gains_stated(score, adapter.base_digest),
+        **scored,
     }
     return _Rows(measured=measured, stated={**stated, **audited})
 

@@ -29,6 +29,7 @@ from openledger.core.values import (
     Verdict,
     Withdrawal,
 )
+from openledger.datanets.registry import DEFAULT_DISPLAY
 from openledger.economy.pricing import fee_id
 from openledger.ledger.proofs import encode_proof
 from openledger.ledger.receipts import encode_receipt
@@ -45,7 +46,8 @@ from openledger.platform.intake import Intake
 from openledger.platform.known_keys import KnownKeys
 from openledger.platform.owners import Owners
 from openledger.platform.removals import AffectedAdapter, affected_adapters, record_removal
-from openledger.platform.report import audit_entry, datanet_entry, displayed
+from openledger.platform.replaying import read_rows
+from openledger.platform.report import audit_entry, datanet_entry, displayed, row_lines
 from openledger.platform.service import AdapterReceipt, AnswerEvent, Embedded, ModelEntry, NewAdapter, Receipt
 from openledger.platform.workdir import Workdir
 
@@ -410,6 +412,31 @@ class LiveService(Community, Owners):
                 fix="the report keeps the answers of the quickstart's last settled period, and no others",
             )
         return dict(found[0])
+
+    async def row_scores(self, adapter: str, period: str, *, contributor: str = "", limit: int = 100) -> dict[str, Any]:
+        found = await asyncio.to_thread(read_rows, self._workdir.rows, adapter, period)
+        displays = await answered(self._datanets.displays.remote())
+        if "none" in {displays.get(name, DEFAULT_DISPLAY) for name in self._datanets_of(found, adapter)}:
+            raise Forbidden(
+                f"the Datanet of {adapter} shows nobody its rows",
+                code="rows_not_displayed",
+                param="adapter",
+                fix="its owner sets what is displayed; the contributor's own rows are known to him by their ids",
+            )
+        rows, has_more = row_lines(found, contributor, limit)
+        kept = [{name: told.get(name) for name in ("adapter_digest", "deviation", "corrected")} for told in found]
+        return {"adapter": adapter, "period": period, "adapters": kept, "rows": rows, "has_more": has_more}
+
+    def _datanets_of(self, documents: Sequence[Mapping[str, Any]], adapter: str) -> set[str]:
+        """Whose rows they are; an adapter that is registered no more is called after its Datanet."""
+        names = set()
+        for told in documents:
+            try:
+                terms = self._registry.find_digest(told["adapter_digest"]).terms
+            except NotFound:
+                terms = None
+            names.add(adapter if terms is None else terms.datanet)
+        return names
 
 
 def _not_bought(account: str, answer_id: str) -> NotFound:

@@ -6,7 +6,7 @@ values on. What an answer needs while a person waits is in `live`.
 
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,7 @@ from openledger.platform.generations import index_views as index_views
 from openledger.platform.hosts import HostOf
 from openledger.platform.point_of_sale import check_offer, log_offer, purpose_of
 from openledger.platform.point_of_sale import check_plan as check_plan
+from openledger.platform.replaying import Replays, forget_checkpoints, replayed
 from openledger.training.examples import fitting_rows
 from openledger.training.members import Member
 from openledger.training.recipe import Recipe
@@ -67,6 +68,8 @@ class AdapterAttribution:
     improvement: ContributorScores | None
     measured: Measurement | None
     answers: tuple[Answer, ...]
+    digest: str
+    held_out: tuple[Answer, ...] = ()
     lineage: tuple[dict[str, Any], ...] = ()
 
 
@@ -84,11 +87,13 @@ class PeriodAttribution:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SettledPool:
-    """What came of one pool that waited: its settlement, or why it couldn't be paid."""
+    """What came of one pool that waited: its settlement, with what it states of how its scores of use were measured, or
+    why it couldn't be paid."""
 
     adapter: str
     period: str
     settlement: Settlement | None = None
+    quality: Mapping[str, str] = field(default_factory=dict)
     error: OpenLedgerError | None = None
 
 
@@ -428,6 +433,8 @@ def _attribute_part(
         improvement=found.improvement,
         measured=found.own,
         answers=tuple(answers),
+        digest=digest,
+        held_out=found.held_out,
         lineage=tuple(ancestry.lines()),
     )
 
@@ -472,16 +479,28 @@ def settle(economy: Any, attribution: PeriodAttribution) -> Settlement:
 
 
 def settle_pool(
-    economy: Any, adapter: str, period: str, hosts: HostOf, score: Any, registry: AdapterRegistry, indexes: Path
+    economy: Any,
+    adapter: str,
+    period: str,
+    hosts: HostOf,
+    score: Any,
+    registry: AdapterRegistry,
+    indexes: Path,
+    replays: Replays | None = None,
 ) -> tuple[PeriodAttribution, Settlement]:
     """Attribute one pool and pay it, withdrawn and removed rows too: the adapter that answered was trained on them.
-    Raises as `attribute` and `settle`."""
+    With `replays` the settlement's replay is made before, where its fees buy it. Raises as `attribute` and `settle`."""
     found = attribute(ray.get(economy.pool.remote(adapter, period)), hosts, score, registry, indexes)
-    return found, settle(economy, found)
+    if replays is None:
+        return found, settle(economy, found)
+    found = replayed(found, hosts, registry, replays)
+    settlement = settle(economy, found)
+    forget_checkpoints(replays, found)
+    return found, settlement
 
 
 def settle_waiting(
-    economy: Any, hosts: HostOf, score: Any, registry: AdapterRegistry, indexes: Path
+    economy: Any, hosts: HostOf, score: Any, registry: AdapterRegistry, indexes: Path, replays: Replays | None = None
 ) -> Iterator[SettledPool]:
     """Attribute and pay every pool of a closed period that waits, one after another. One that can't be paid comes with
     its error, and keeps no other waiting; one that nobody paid into is passed over."""
@@ -493,13 +512,13 @@ def settle_waiting(
             found = ray.get(economy.pool.remote(adapter, period))
             if not found.total_nano:
                 continue
-            _, settlement = settle_pool(economy, adapter, period, hosts, score, registry, indexes)
+            scored, settlement = settle_pool(economy, adapter, period, hosts, score, registry, indexes, replays)
         except OpenLedgerError as error:
             yield SettledPool(adapter=adapter, period=period, error=error)
         except Exception as error:  # noqa: BLE001 - whatever is wrong with one pool, the others' people are due
             yield SettledPool(adapter=adapter, period=period, error=_unexpected(error))
         else:
-            yield SettledPool(adapter=adapter, period=period, settlement=settlement)
+            yield SettledPool(adapter=adapter, period=period, settlement=settlement, quality=scored.scores.quality)
 
 
 def _by_base(pools: Sequence[tuple[str, str]], registry: AdapterRegistry) -> list[tuple[str, str]]:

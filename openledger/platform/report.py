@@ -159,6 +159,26 @@ def answer_shares(scores: ContributorScores, z_milli: int, names: dict[str, str]
     ]
 
 
+def row_lines(
+    documents: Sequence[Mapping[str, Any]], contributor: str = "", limit: int = 100
+) -> tuple[list[dict[str, Any]], bool]:
+    """The rows that moved a settled pool's answers most, most first, and whether there are more: of all contributors
+    or one. Amounts are in nano-OPEN x nats; where there is no bank, those of this run count."""
+    rows = [
+        {**row, "adapter_digest": told.get("adapter_digest", "")}
+        for told in documents
+        for row in told["rows"]
+        if contributor in ("", row["contributor_id"])
+    ]
+    rows.sort(key=lambda row: (-abs(_most_said(row)), row["row_id"]))
+    return rows[:limit], len(rows) > limit
+
+
+def _most_said(row: Mapping[str, Any]) -> int:
+    use = row.get("use", {})
+    return int(use.get("expected_nano", use.get("this_run_nano", 0)))
+
+
 def displayed(answer: dict[str, Any], displays: Mapping[str, Display]) -> dict[str, Any]:
     """`answer` with as much of its sources as each one's Datanet lets a customer see, and how many are hidden.
 

@@ -2,13 +2,12 @@
 
 import importlib
 import logging
-from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
 from openledger.adapters.registry import AdapterRegistry
-from openledger.core.errors import NotFound, Unavailable
+from openledger.core.errors import Unavailable
+from openledger.platform.scoring import EngineScorer
 from openledger.platform.workdir import Workdir
 
 APPLICATION = "openledger"
@@ -59,9 +58,9 @@ def engine_handle() -> Any:
     return serve.get_deployment_handle(ENGINE, app_name=APPLICATION)
 
 
-def engine_score(registry: AdapterRegistry | None = None) -> Any:
-    """The running engines as a `core.Scorer`'s method: by `registry` it is known which base's engine an adapter was
-    served by; without one the first base's scores all. Raises Unavailable (`not_serving`, `base_not_served`)."""
+def engine_score(registry: AdapterRegistry | None = None) -> EngineScorer:
+    """The running engines as a scorer: by `registry` it is known which base's engine an adapter was served by; without
+    one the first base's scores all. Raises Unavailable (`not_serving`)."""
     from ray import serve
 
     if APPLICATION not in serve.status().applications:
@@ -70,20 +69,7 @@ def engine_score(registry: AdapterRegistry | None = None) -> Any:
             code="not_serving",
             fix="deploy it first: serve deploy serve_apps/openledger.yaml",
         )
-    engines = _engines_by_base() if registry is not None else {"": engine_handle()}
-
-    def score(prompt_ids: Sequence[int], completion_ids: Sequence[int], adapter_digests: Sequence[str]) -> Any:
-        base_digest = "" if registry is None else _base_of(registry, adapter_digests)
-        if base_digest not in engines:
-            raise Unavailable(
-                f"no engine of the base model {base_digest[:12]} is serving on this cluster",
-                code="base_not_served",
-                param="base_models",
-                fix="add the base to base_models and deploy again",
-            )
-        return engines[base_digest].score.remote(prompt_ids, completion_ids, adapter_digests).result()
-
-    return score
+    return EngineScorer(_engines_by_base() if registry is not None else {"": engine_handle()}, registry)
 
 
 def _engines_by_base() -> dict[str, Any]:
@@ -94,12 +80,3 @@ def _engines_by_base() -> dict[str, Any]:
     handles = [serve.get_deployment_handle(name, app_name=APPLICATION) for name in names]
     by_base = {handle.describe.remote().result()["base_digest"]: handle for handle in handles}
     return {"": engine_handle(), **by_base}
-
-
-def _base_of(registry: AdapterRegistry, adapter_digests: Sequence[str]) -> str:
-    """The base of the first of the adapters of which it is known."""
-    for digest in filter(None, adapter_digests):
-        with suppress(NotFound):
-            if base_digest := registry.find_digest(digest).base_digest:
-                return base_digest
-    return ""

@@ -6,6 +6,7 @@ datanets/          shards, receipts, versions               indexes/    attribut
 ledger/            ledger.db, answers.db                    proofs/     exported proofs
 report.json        the last run's report                    running     lock of the process that serves
 incoming/          adapters to be added over HTTP           cache/      adapters fetched from elsewhere
+rows/              row scores of settled periods
 """
 
 from dataclasses import dataclass
@@ -59,6 +60,10 @@ class Workdir:
     @property
     def indexes(self) -> Path:
         return self.folder("indexes")
+
+    @property
+    def rows(self) -> Path:
+        return self.folder("rows")
 
     @property
     def proofs(self) -> Path:

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, load_peft_weights, set_peft_model_state_dict
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 
 from openledger.adapters.base_model import BaseModel
 from openledger.adapters.card import adapter_digest
@@ -82,6 +83,17 @@ def save_lora(out: Path, like: Path, matrices: Mapping[str, torch.Tensor]) -> No
     stored = {name.replace(".default.", "."): tensor.contiguous() for name, tensor in matrices.items()}
     write_durably(out / "adapter_config.json", (like / "adapter_config.json").read_bytes())
     write_durably(out / "adapter_model.safetensors", save(stored, metadata={"format": "pt"}))
+
+
+def holds_lora(folder: Path, like: Path, matrices: Mapping[str, torch.Tensor]) -> bool:
+    """Whether `folder` is what `save_lora` writes of these matrices."""
+    try:
+        stored = load_file(folder / "adapter_model.safetensors")
+        same = (folder / "adapter_config.json").read_bytes() == (like / "adapter_config.json").read_bytes()
+    except (OSError, SafetensorError):
+        return False
+    wanted = {name.replace(".default.", "."): tensor for name, tensor in matrices.items()}
+    return same and stored.keys() == wanted.keys() and all(torch.equal(stored[name], wanted[name]) for name in wanted)
 
 
 def with_smaller_b(matrices: Mapping[str, torch.Tensor], factor: float) -> dict[str, torch.Tensor]:

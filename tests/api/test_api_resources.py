@@ -182,6 +182,17 @@ def test_attribution_is_the_answers_entry(client: TestClient, service: MemorySer
     assert client.get("/v1/answers/ans_2/attribution").json() == service.told["answers"][1]
 
 
+def test_row_scores_are_of_one_pool_and_may_be_one_contributors(client: TestClient, service: MemoryService):
+    asked = "/v1/row_scores?adapter=os-docs&period=p1"
+    told = client.get(asked).json()
+    assert (told["adapter"], told["period"], told["rows"]) == ("os-docs", "p1", service.told["row_scores"]["rows"])
+    own = client.get(f"{asked}&contributor=ctr_os&limit=1").json()
+    assert ([row["row_id"] for row in own["rows"]], own["has_more"]) == (["row_1"], False)
+    assert client.get(asked, headers={"Authorization": ""}).status_code == 401
+    assert client.get(f"{asked}&limit=0").status_code == 400
+    assert client.get("/v1/row_scores?adapter=../x&period=p1").json()["error"]["code"] == "invalid_name"
+
+
 def test_the_list_of_routes_names_every_resource(client: TestClient):
     paths = client.get("/v1/openapi.json").json()["paths"]
     assert {"/v1/chat/completions", "/v1/models", "/v1/balance", "/v1/datanets", "/v1/report"} <= set(paths)

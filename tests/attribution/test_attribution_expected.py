@@ -47,9 +47,7 @@ def test_predictive_intervals_hold_new_trainings_as_often_as_they_say():
         _, outcomes, prior = world(seed)
         _, predictor = fit_expected(*bank(outcomes), prior)
         unseen = np.random.default_rng(9).random((100, GROUPS)) < 0.5
-        width = 1.645 * predictor.errors(unseen)
-        mean = predictor.predict(unseen)
-        found.append(coverage(mean - width, mean + width, outcomes(unseen)))
+        found.append(coverage(*predictor.interval(unseen, 0.9), outcomes(unseen)))
     assert 0.85 <= np.mean(found) <= 0.95
 
 
@@ -147,3 +145,48 @@ def test_a_bank_of_few_members_says_nothing_about_itself():
     _, outcomes, _ = world()
     members, values = bank(outcomes, 10)
     assert left_out(members[:6], values[:6], ratios=fit_expected(members, values)[0].ratios) is None
+
+
+def test_a_fit_whose_search_strays_to_huge_ratios_comes_back():
+    """What pairs add leaves next to no noise: the line search once tried ratios that no kernel can be factored with."""
+    members = design({f"c{group}": 1 for group in range(8)}, 16, "constant").members_MG
+    signs = np.where(members, 1.0, -1.0)
+    for seed in range(3):
+        random = np.random.default_rng(seed)
+        own, pairs = random.normal(size=(8, 10)), random.normal(size=(8, 8, 10))
+        outcomes = 0.3 * signs @ own + np.einsum("mg,ghq,mh->mq", signs, pairs, signs)
+        expected, _ = fit_expected(members, outcomes)
+        assert np.isfinite(expected.mean_GQ).all()
+        assert (expected.error_GQ > 0).all()
+
+
+@pytest.mark.parametrize(("number", "spread"), [(10, 9 / 7), (32, 31 / 29)])
+def test_intervals_are_as_wide_as_few_members_make_the_noise_uncertain(number, spread):
+    _, outcomes, _ = world()
+    expected, predictor = fit_expected(*bank(outcomes, number))
+    low, high = expected.interval(0.9)
+    assert np.allclose((high - low) / 2, 1.6448536 * np.sqrt(spread) * expected.error_GQ)
+    unseen = np.eye(GROUPS, dtype=bool)
+    low, high = predictor.interval(unseen, 0.9)
+    assert np.allclose((high - low) / 2, 1.6448536 * np.sqrt(spread) * predictor.errors(unseen))
+
+
+def test_three_members_tell_no_interval():
+    _, outcomes, _ = world()
+    members, values = bank(outcomes, 10)
+    expected, _ = fit_expected(members[:3], values[:3])
+    with pytest.raises(InvalidInput) as caught:
+        expected.interval()
+    assert caught.value.code == "small_bank"
+
+
+def test_intervals_of_eight_coalitions_hold_the_truth_nearly_as_often_as_they_say():
+    found = []
+    for seed in range(6):
+        random = np.random.default_rng(seed)
+        members = design({f"c{group}": 1 for group in range(6)}, 8, "constant").members_MG
+        own = random.normal(size=(6, 40))
+        outcomes = np.where(members, 1.0, -1.0) @ own + 0.5 * random.normal(size=(len(members), 40))
+        expected, _ = fit_expected(members, outcomes, interactions=False)
+        found.append(coverage(*expected.interval(0.9), 2 * own))
+    assert 0.88 <= np.mean(found) <= 0.95

@@ -4,7 +4,7 @@ import pytest
 
 from openledger.attribution.audit import plan_audit
 from openledger.attribution.bank import plan_bank
-from openledger.attribution.planner import budget_from_fees, plan_instruments
+from openledger.attribution.planner import budget_from_fees, plan_instruments, plan_replay
 from openledger.attribution.subject import Subject
 from openledger.core.errors import InvalidInput
 from openledger.training.examples import Example
@@ -84,3 +84,20 @@ def test_a_share_of_the_fees_is_a_budget_and_never_more_than_they_are():
         budget_from_fees(10**9, 1_000_001, 10**7)
     with pytest.raises(InvalidInput):
         plan_instruments(TWELVE, 6, -1)
+
+
+def test_fees_buy_a_settlements_replay_or_are_said_to_fall_short():
+    cost_nano = 10**9
+    enough = plan_replay(41 * cost_nano, 100_000, cost_nano)
+    assert (enough.buys, enough.says) == (True, "bought: fees buy 4.1 of 4 trainings")
+    both = plan_replay(41 * cost_nano, 100_000, cost_nano, num_targets=2)
+    assert not both.buys
+    assert both.cost_trainings > enough.cost_trainings
+    assert both.says.startswith("not bought: fees buy 4.1 of ")
+
+
+@pytest.mark.parametrize(("share_ppm", "cost_nano"), [(10**6 + 1, 1), (-1, 1), (1, 0)])
+def test_more_than_all_fees_and_trainings_for_nothing_are_refused(share_ppm, cost_nano):
+    with pytest.raises(InvalidInput) as caught:
+        plan_replay(10**9, share_ppm, cost_nano)
+    assert caught.value.code == "invalid_budget"

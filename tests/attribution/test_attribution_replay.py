@@ -155,6 +155,21 @@ def test_deviation_is_zero_for_the_run_itself_and_the_largest_difference_for_ano
     assert replay_points(final=final).deviation == 0.25
 
 
+def test_a_run_that_ends_elsewhere_is_told_before_the_way_back(tmp_path):
+    module, steps = make_mlp(), []
+    train(module, POINTS, RECIPE, ORDER, task=TASK)
+    final = {name: parameter.detach().clone() for name, parameter in trainable_parameters(module).items()}
+    final["0.weight"][2, 1] += 0.25
+    for _ in range(2):  # also where the way there lies on disk
+        with pytest.raises(Conflict, match=r"ends 0.25 from .* 0.2 is allowed") as caught:
+            replay_points(
+                final=final, within=0.2, checkpoints=tmp_path, on_step=lambda done, total: steps.append(done / total)
+            )
+        assert caught.value.code == "run_deviates"
+        assert max(steps) == 0.5
+    assert replay_points(final=final, within=0.25).deviation == 0.25
+
+
 class Stopped(Exception):
     pass
 

@@ -98,6 +98,13 @@ def test_a_payout_is_explained_exported_and_withdrawn(town: Town, capsys: pytest
     assert town.economy.claims(1) == [(ADDRESS, 3 * OPEN)]
 
 
+def test_what_each_row_did_is_a_table(town: Town, capsys: pytest.CaptureFixture[str]):
+    shown = run(capsys, "payout", "rows", "os-docs", "p1")
+    assert [text for text in ("row_1", "ctr_os_io", "1052", "use expected") if text not in shown] == []
+    told = json.loads(run(capsys, "payout", "rows", "os-docs", "p1", "--contributor", "ctr_os", "--json"))
+    assert [row["use"]["expected_nano"] for row in told["rows"]] == [52]
+
+
 def test_in_a_currency_amounts_are_read_and_written_in_it(tmp_path: Path, monkeypatch, capsys):
     town = Town(tmp_path, ManualClock(), unit=Unit(name="EUR"))
     town.economy.grant("user:alice", 5_000_000, "SEPA-1")

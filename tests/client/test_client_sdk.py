@@ -158,6 +158,7 @@ class TestCalls:
     def test_report_audit_and_attribution(self, client: OpenLedger, service: MemoryService):
         assert client.report() == service.told
         assert client.audit()["entries"] == 321
+        assert client.row_scores("os-docs", "p1", contributor="ctr_os")["rows"][0]["row_id"] == "row_1"
         assert client.attribution("ans_1")["fee_nano"] == 1000
 
     def test_checkpoint_proof_and_receipt_keep_their_bytes(self, client: OpenLedger):

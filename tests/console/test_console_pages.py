@@ -14,7 +14,7 @@ from openledger.core.errors import NotFound
 
 PATHS = [
     "/console", "/console/datanets/os-docs", "/console/datanets/os-docs/appeals", "/console/disputes/os-docs/p1",
-    "/console/answers/ans_1", "/console/ledger", "/console/datanets/os-docs/leaderboard",
+    "/console/rows/os-docs/p1", "/console/answers/ans_1", "/console/ledger", "/console/datanets/os-docs/leaderboard",
 ]  # fmt: skip
 HOSTILE = """<script>alert(1)</script><img src=x onerror=alert(2)>"'>{{ 7*7 }}"""
 
@@ -99,7 +99,8 @@ class TestEveryPage:
         del service.told[section]
         response = TestClient(create_full_app(service), raise_server_exceptions=False).get(path)
         assert response.status_code in (200, 404)
-        assert (response.status_code == 404) == (section in ("datanets", "answers") and f"/{section}/" in path)
+        needed = {"datanets": "/datanets/", "answers": "/answers/", "row_scores": "/rows/"}
+        assert (response.status_code == 404) == (section in needed and needed[section] in path)
 
 
 class TestSources:
@@ -187,6 +188,29 @@ class TestJsonTwin:
     def test_of_an_error_is_the_envelope(self, client: TestClient):
         response = client.get("/console/datanets/no-such?format=json")
         assert (response.status_code, response.json()["error"]["code"]) == (404, "unknown_datanet")
+
+
+class TestRows:
+    def test_show_what_each_did_with_its_error(self, client: TestClient):
+        page = client.get("/console/rows/os-docs/p1").text
+        for text in ("row_1", "exactly as its record says", "1,052", "-8"):
+            assert text in page
+        assert "no bank" not in page
+
+    def test_of_one_contributor_are_his_alone(self, client: TestClient):
+        told = client.get("/console/rows/os-docs/p1?contributor=ctr_os_io&format=json").json()
+        assert [row["row_id"] for row in told["rows"]] == ["row_2"]
+
+    def test_that_are_not_kept_are_a_page_with_the_code(self, client: TestClient, service: MemoryService):
+        del service.told["row_scores"]
+        response = client.get("/console/rows/os-docs/p1")
+        assert (response.status_code, "no_row_scores" in response.text) == (404, True)
+
+    def test_are_linked_from_the_datanet_whose_settlement_names_them(self, client: TestClient, service: MemoryService):
+        link = 'href="/console/rows/os-docs/p1"'
+        assert link not in client.get("/console/datanets/os-docs").text
+        service.told["datanets"][0]["attribution"]["quality"]["row_scores"] = "ab" * 32
+        assert link in client.get("/console/datanets/os-docs").text
 
 
 class TestOverview:

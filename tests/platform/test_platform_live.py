@@ -15,7 +15,16 @@ from tiny_model import make_tiny_base
 from openledger.adapters.base_model import load_tokenizer
 from openledger.adapters.registry import AdapterRegistry
 from openledger.core.clock import ManualClock, SystemClock
-from openledger.core.errors import Conflict, Forbidden, InsufficientFunds, InvalidInput, NotFound, TooLarge, Unavailable
+from openledger.core.errors import (
+    Conflict,
+    Corrupt,
+    Forbidden,
+    InsufficientFunds,
+    InvalidInput,
+    NotFound,
+    TooLarge,
+    Unavailable,
+)
 from openledger.core.signing import SigningKey
 from openledger.core.values import AdapterTerms, ContributorScores, RowDraft, SamplingParameters, TokenEvent
 from openledger.datanets.contribution import sign_contribution
@@ -27,6 +36,7 @@ from openledger.ledger.receipts import check_receipt, encode_receipt
 from openledger.openlora.text import TextStream, decoder
 from openledger.platform.answering import _Fate, _merged
 from openledger.platform.live import LiveService
+from openledger.platform.replaying import rows_path
 from openledger.platform.workdir import Workdir
 
 DIGEST, ACCOUNT, FUNDS = "ab" * 32, "user:alice", 10**9
@@ -672,6 +682,48 @@ async def test_an_answers_sources_are_told_as_the_datanets_policy_is_now(service
     assert [one.get("completion") for one in found["sources"]] == told
     assert (await service.report())["answers"] == [found]
     assert (await service.datanet("greek"))["display"] == policy
+
+
+def keep_row_scores(tmp_path, adapter, *documents):
+    for number, rows in enumerate(documents):
+        told = {"format": "openledger.row-scores/1", "adapter_digest": f"{number}" * 64, "deviation": 0.0, "rows": rows}
+        path = rows_path(tmp_path / "work" / "rows", adapter, "p0001", f"{number}" * 64)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(told))
+    return path
+
+
+def row_score(row_id, contributor, nano, kind="expected_nano"):
+    return {"row_id": row_id, "contributor_id": contributor, "use": {kind: nano}}
+
+
+async def test_rows_that_moved_a_pool_most_come_first_of_all_adapters_that_were_sold(service, tmp_path):
+    first = [row_score("r1", "a", 5), row_score("r2", "b", -9)]
+    keep_row_scores(tmp_path, "greek", first, [row_score("r3", "a", 7, "this_run_nano")])
+    told = await service.row_scores("greek", "p0001", limit=2)
+    assert ([row["row_id"] for row in told["rows"]], told["has_more"]) == (["r2", "r3"], True)
+    assert [one["adapter_digest"] for one in told["adapters"]] == ["0" * 64, "1" * 64]
+    own = await service.row_scores("greek", "p0001", contributor="a")
+    assert ([row["row_id"] for row in own["rows"]], own["has_more"]) == (["r3", "r1"], False)
+
+
+async def test_rows_of_a_datanet_that_displays_none_are_refused(service, datanets, tmp_path):
+    contributed(datanets)
+    keep_row_scores(tmp_path, "greek", [row_score("r1", "a", 5)])
+    datanets.set_display("greek", "none")
+    with pytest.raises(Forbidden) as caught:
+        await service.row_scores("greek", "p0001")
+    assert caught.value.code == "rows_not_displayed"
+
+
+async def test_row_scores_that_are_not_kept_or_damaged_are_told(service, tmp_path):
+    with pytest.raises(NotFound) as caught:
+        await service.row_scores("greek", "p0001")
+    assert caught.value.code == "no_row_scores"
+    keep_row_scores(tmp_path, "greek", []).write_text("{}")
+    with pytest.raises(Corrupt) as caught:
+        await service.row_scores("greek", "p0001")
+    assert caught.value.code == "corrupt_row_scores"
 
 
 async def test_an_unknown_datanet_is_not_found(service):

@@ -150,7 +150,7 @@ def measured(monkeypatch):
         adapter="greek", period="p0001", method="m/1", scores_nano={"a": 5}, errors_nano={"a": 1}, gain_nano=9,
         quality={"lds": "0.5"},
     )  # fmt: skip
-    part = pipeline.AdapterAttribution(scores=scores, improvement=None, measured=None, answers=())
+    part = pipeline.AdapterAttribution(scores=scores, improvement=None, measured=None, answers=(), digest="d")
     monkeypatch.setattr(pipeline, "_attribute_part", lambda *_: part)
     return scores
 

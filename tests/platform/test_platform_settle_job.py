@@ -3,8 +3,11 @@ and a second scorer comes to the same shares."""
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +20,8 @@ from trained_world import OWNER, PRICES, RECIPE
 from openledger.adapters.base_model import BaseModel, load_model, load_tokenizer
 from openledger.adapters.registry import AdapterRegistry
 from openledger.attribution.actor import IndexHost
+from openledger.attribution.bank import Bank, BankPlan, plan_bank, run_bank
+from openledger.attribution.bank_folder import finish_bank
 from openledger.attribution.index import GradientIndex
 from openledger.attribution.likeness import load_repeats
 from openledger.attribution.parts import mean_improvement, summed
@@ -36,7 +41,7 @@ from openledger.platform.workdir import Workdir
 from openledger.training.examples import encode_row
 from openledger.training.loop import train
 from openledger.training.lora import attach_lora
-from openledger.training.record import load_held_out, save_checkpoint, save_held_out
+from openledger.training.record import load_held_out, load_run, save_checkpoint, save_held_out
 from openledger.training.trainer import TrainingJob, write_adapter
 
 pytestmark = pytest.mark.cluster
@@ -52,6 +57,7 @@ class Sold:
     job: TrainingJob
     terms: AdapterTerms
     index: Path
+    bank: tuple[Bank, BankPlan]
 
     @property
     def digest(self) -> str:
@@ -126,7 +132,12 @@ def _put_on_sale(workdir: Workdir, registry: AdapterRegistry, base: BaseModel, n
     views = pipeline.index_views(job.output)
     IndexHost(base).build(views, card.digest, job.rows, decoys, str(index), job.output)
     terms = pipeline.put_on_sale(registry, "greek", folder, card, OWNER, PRICES)
-    return Sold(base, job, terms, index)
+    record = load_run(folder)
+    plan = plan_bank(record, examples, num_coalitions=8, num_twins=0)
+    bank = run_bank(folder / "bank", record, base, examples)
+    bank.train(plan.members)
+    finish_bank(bank, plan, record.adapter_digest)
+    return Sold(base, job, terms, index, (bank, plan))
 
 
 def _sell(economy: Any, sold: Sold, name: str) -> None:
@@ -153,9 +164,25 @@ def _recomputed(sold: Sold, pool: Pool) -> Measurement:
     engine.load(sold.digest, Path(sold.job.output))
     index = GradientIndex.open(sold.index, sold.digest, base_digest=sold.base.digest)
     return recompute(
-        "greek", pool.period, answers, load_held_out(Path(sold.job.output)), module, index, engine,
+        "greek", pool.period, answers, load_held_out(Path(sold.job.output)), module, index, engine, sold.bank,
         views=views, repeats=load_repeats(sold.index) or (),
     )  # fmt: skip
+
+
+def _kill_engine(sold: Sold, killed: list[int]) -> None:
+    """The first base's replica, once the settlement has brought the bank's members to where an engine finds them."""
+    from ray import serve
+
+    handle = serve.get_deployment_handle(ENGINE, app_name=APPLICATION)
+    pid = handle.describe.remote().result()["pid"]
+    written = Path(sold.job.output) / "bank" / "served"
+    deadline_s = time.monotonic() + 400
+    while time.monotonic() < deadline_s:
+        if len(list(written.glob("*/adapter_model.safetensors"))) == 8:
+            os.kill(pid, signal.SIGKILL)
+            killed.append(pid)
+            return
+        time.sleep(0.01)
 
 
 def test_a_name_of_two_bases_is_paid_once_as_a_second_scorer_finds_it(house: House) -> None:
@@ -163,9 +190,15 @@ def test_a_name_of_two_bases_is_paid_once_as_a_second_scorer_finds_it(house: Hou
 
     (waiting,) = ray.get(house.economy.pools.remote())
     pool = ray.get(house.economy.pool.remote(*waiting))
+    killed: list[int] = []
+    killer = threading.Thread(target=_kill_engine, args=(house.sold[0], killed))
+    killer.start()
     settled = house.settle(*(sold.base for sold in house.sold))
-    assert settled.returncode == 0, settled.stderr
+    killer.join()
+    assert (settled.returncode, len(killed)) == (0, 1), settled.stderr
     (told,) = map(json.loads, settled.stdout.splitlines())
+    for place in (0, 1):
+        assert told["quality"][f"{place}.scored_by"] == told["quality"][f"{place}.gains_by"] == "openlora float32"
     assert (told["adapter"], told["period"]) == waiting
     assert sum(told["payouts_nano"].values()) == told["pool_nano"] == pool.total_nano
     assert max(told["parts"]["use"]["payouts_nano"].values()) > 0

@@ -1,0 +1,200 @@
+"""The settlement's replay: what the rows of an adapter did to the period's answers, beside what its contributors are
+paid.
+
+One exact derivative of the fee-weighted sum of the answers, and a second one of the held-out rows, by going backwards
+through the adapter's own run (`attribution.replay`), in the index actor. It is made where the period's fees buy it
+(`attribution.planner.plan_replay`), before the pool is paid, so that the settlement names the digest of the row scores.
+Nobody's pay depends on it: where it isn't bought or can't be made, the settlement says so and the pool is paid.
+
+    FOLDER/NAME/PERIOD-ADAPTER.json            the row scores (`attribution.row_scores`)
+    FOLDER/.unfinished/PERIOD-ADAPTER-.../     the replay's checkpoints, until the pool is settled
+
+Shapes: R rows of the run, T targets.
+"""
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import ray
+
+from openledger.adapters.card import AdapterCard, load_card
+from openledger.adapters.registry import AdapterRegistry
+from openledger.attribution.period import BankRows, Measurement
+from openledger.attribution.planner import plan_replay
+from openledger.attribution.replay import Replay
+from openledger.attribution.row_scores import RowScores, brought_to_bank, document, read_document
+from openledger.core.errors import NotFound, OpenLedgerError
+from openledger.core.files import write_durably
+from openledger.core.hashing import digest_bytes, digest_json
+from openledger.core.ids import check_name
+from openledger.core.money import NANO_PER_OPEN
+from openledger.core.values import Answer, Row
+from openledger.platform.hosts import HostOf
+from openledger.training.record import load_run
+
+if TYPE_CHECKING:  # it settles with what is here
+    from openledger.platform.pipeline import AdapterAttribution, PeriodAttribution
+
+Target = tuple[tuple[Answer, float], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replays:
+    """What settlements replay with: `share_ppm` of an adapter's fees of the period, where one training of it costs
+    `training_cost_nano`. `rows_of` gives the rows of an adapter's Datanet version that are still there."""
+
+    share_ppm: int
+    training_cost_nano: int
+    folder: Path
+    rows_of: Callable[[AdapterCard], Sequence[Row]]
+
+
+def replayed(
+    found: "PeriodAttribution", hosts: HostOf, registry: AdapterRegistry, replays: Replays
+) -> "PeriodAttribution":
+    """`found` with what is stated of each adapter's replay, whose row scores lie in the folder then."""
+    stated = [_stated(found, part, hosts, registry, replays) for part in found.parts]
+    whole = len(stated) == 1
+    told = {name if whole else f"{n}.{name}": text for n, part in enumerate(stated) for name, text in part.items()}
+    return replace(found, scores=replace(found.scores, quality={**found.scores.quality, **told}))
+
+
+def forget_checkpoints(replays: Replays, found: "PeriodAttribution") -> None:
+    """Once the pool is settled, they are of no more use."""
+    for part in found.parts:
+        for folder in _unfinished(replays.folder).glob(f"{_name(part, found)}-*"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def rows_path(folder: Path, name: str, period: str, adapter_digest: str) -> Path:
+    """Where the row scores of an adapter's answers in a period are kept."""
+    return folder / check_name(name, "adapter") / f"{check_name(period, 'period')}-{adapter_digest[:24]}.json"
+
+
+def read_rows(folder: Path, name: str, period: str) -> list[dict[str, Any]]:
+    """What is kept of a settled pool's rows: a document for each adapter that was sold as `name`. Raises NotFound
+    (`no_row_scores`), Corrupt (`corrupt_row_scores`)."""
+    pattern = rows_path(folder, name, period, "*")
+    found = [read_document(path) for path in sorted(pattern.parent.glob(pattern.name))]
+    if not found:
+        raise NotFound(
+            f"no rows' scores of {name} in {period} are kept",
+            code="no_row_scores",
+            param="period",
+            fix="they are made where the operator settles with jobs/settle.py --replay-share and the fees buy a replay;"
+            " the settlement's quality says what became of it",
+        )
+    return found
+
+
+def targets_of(part: "AdapterAttribution", measured: Measurement) -> dict[str, Target]:
+    """The sums that are replayed, by their part of the pool. Weights have six digits: an engine's last bits in an
+    answer's gain must not make another replay of a settlement that is taken up again."""
+    weights = [float(f"{nano / NANO_PER_OPEN:.6g}") for nano in measured.counted_nano]
+    use = tuple((answer, weight) for answer, weight in zip(part.answers, weights, strict=True) if weight)
+    held_out = tuple((row, 1.0) for row in part.held_out)
+    return {name: target for name, target in (("use", use), ("improvement", held_out)) if target}
+
+
+def _stated(
+    found: "PeriodAttribution", part: "AdapterAttribution", hosts: HostOf, registry: AdapterRegistry, replays: Replays
+) -> dict[str, str]:
+    measured = part.measured
+    if measured is None:
+        return {"replay": "none: a merge has no rows of its own"}
+    targets = targets_of(part, measured)
+    fees_nano = sum(answer.fee_nano for answer in part.answers)
+    plan = plan_replay(fees_nano, replays.share_ppm, replays.training_cost_nano, len(targets))
+    if not targets or not plan.buys:
+        return {"replay": plan.says}
+    try:
+        return _replay(found, part, measured, targets, hosts, registry, replays)
+    except (OpenLedgerError, ray.exceptions.RayError) as error:
+        return {"replay": f"failed: {_reason(error)}"}
+
+
+def _replay(
+    found: "PeriodAttribution",
+    part: "AdapterAttribution",
+    measured: Measurement,
+    targets: Mapping[str, Target],
+    hosts: HostOf,
+    registry: AdapterRegistry,
+    replays: Replays,
+) -> dict[str, str]:
+    """Replay, keep the rows' scores, and say what the settlement states of them."""
+    name, period = found.scores.adapter, found.scores.period
+    served = registry.find_digest(part.digest)
+    card = load_card(Path(served.folder))
+    rows = _rows_of_run(Path(served.folder), replays.rows_of(card))
+    folder = _begin(replays.folder, f"{_name(part, found)}-", list(targets.values()))
+    asked = hosts(card.base_digest).replay.remote(served.folder, rows, list(targets.values()), str(folder))
+    told: Replay = ray.get(asked)
+    whose = {entry.row_id: entry.contributor_id for entry in measured.entries}
+    named = [(row.row_id, whose.get(row.row_id, row.contributor_id)) for row in rows]
+    banks = {"use": measured.use_rows(), "improvement": measured.improvement_rows()}
+    parts = {
+        each: _scores(told.scores_RT[:, number].astype(np.float64), banks[each], measured, named)
+        for number, each in enumerate(targets)
+    }
+    stated = {"deviation": told.deviation, "steps": told.num_steps, "corrected": banks["use"] is not None}
+    text = document(name, period, part.digest, named, parts, stated)
+    write_durably(rows_path(replays.folder, name, period, part.digest), text)
+    exact = "exact" if told.deviation == 0 else f"off by up to {told.deviation:.2g} in a weight"
+    return {"replay": exact, "row_scores": digest_bytes(text)}
+
+
+def _rows_of_run(adapter: Path, there: Sequence[Row]) -> list[Row]:
+    """The run's rows in its record's order. Raises NotFound (`rows_gone`)."""
+    wanted, known = load_run(adapter).row_ids, {row.row_id: row for row in there}
+    if gone := [row_id for row_id in wanted if row_id not in known]:
+        raise NotFound(
+            f"{len(gone)} rows of the run are gone, {gone[0]} among them",
+            code="rows_gone",
+            param="rows",
+            fix="train a clean adapter on what is left: jobs/train.py",
+        )
+    return [known[row_id] for row_id in wanted]
+
+
+def _scores(
+    this_run_R: npt.NDArray[np.float64],
+    bank: BankRows | None,
+    measured: Measurement,
+    named: Sequence[tuple[str, str]],
+) -> RowScores:
+    if bank is None:
+        return RowScores(this_run_R=this_run_R)
+    trained = [entry.row_id for entry in measured.entries if entry.trained]
+    places = {row_id: place for place, row_id in enumerate(trained)}
+    order_R = [places[row_id] for row_id, _ in named]
+    ordered = BankRows(influence_R=bank.influence_R[order_R], group_R=bank.group_R[order_R], error_G=bank.error_G)
+    return brought_to_bank(this_run_R, ordered, [contributor for _, contributor in named])
+
+
+def _begin(folder: Path, name: str, targets: Sequence[Target]) -> Path:
+    """The folder of this replay's checkpoints; what is left of another one of the same pool is removed."""
+    sums = [[[answer.answer_id, repr(weight)] for answer, weight in target] for target in targets]
+    own = _unfinished(folder) / f"{name}{digest_json(sums)[:16]}"
+    for other in own.parent.glob(f"{name}*"):
+        if other != own:
+            shutil.rmtree(other, ignore_errors=True)
+    return own
+
+
+def _unfinished(folder: Path) -> Path:
+    return folder / ".unfinished"
+
+
+def _name(part: "AdapterAttribution", found: "PeriodAttribution") -> str:
+    return rows_path(Path(), found.scores.adapter, found.scores.period, part.digest).stem
+
+
+def _reason(error: Exception) -> str:
+    cause = getattr(error, "cause", error)
+    return f"{cause.code}: {cause.message}" if isinstance(cause, OpenLedgerError) else type(error).__name__

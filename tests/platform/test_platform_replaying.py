@@ -1,0 +1,194 @@
+"""The settlement's replay: made where fees buy it, brought to what is paid, taken up again where it was stopped."""
+
+import json
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+from tiny_model import make_tiny_base
+from trained_world import Remote, World, rows_of
+
+from openledger.adapters.base_model import load_tokenizer
+from openledger.attribution.actor import IndexHost
+from openledger.attribution.replay import replay_run
+from openledger.core.hashing import digest_bytes
+from openledger.core.money import NANO_PER_OPEN
+from openledger.ledger import encode_proof, verify_proof
+from openledger.platform import pipeline
+from openledger.platform.replaying import Replays, replayed, rows_path, targets_of
+from openledger.training.examples import encode_answer, encode_row
+from openledger.training.record import load_run
+
+pytestmark = pytest.mark.usefixtures("here")
+PEOPLE = ("ctr_0", "ctr_1")
+REMOTE_GET = ray.get  # `here` answers at once
+
+
+@pytest.fixture(scope="module")
+def trained(here, tmp_path_factory):
+    """An adapter with a bank, and one without."""
+    world = World(make_tiny_base(tmp_path_factory.mktemp("base")), tmp_path_factory.mktemp("world"))
+    world.bank(world.train("one", rows_of(*PEOPLE))[0])
+    world.train("bare", rows_of("ctr_2", "ctr_3"))
+    return world
+
+
+def buying(world, people=PEOPLE, cost_nano=1):
+    """All of the fees, where a training costs next to nothing."""
+    return Replays(
+        share_ppm=10**6, training_cost_nano=cost_nano, folder=world.folder / "rows", rows_of=lambda _: rows_of(*people)
+    )
+
+
+def settled(world, market, name, replays, people=PEOPLE):
+    adapter = world.registry.get(name)
+    pool = market.sell(adapter.terms, rows_of(*people)[::3])
+    measuring = lambda _: world.host, world.score, world.registry, world.indexes
+    found, settlement = pipeline.settle_pool(Remote(market.economy), name, pool.period, *measuring, replays)
+    path = rows_path(replays.folder, name, pool.period, adapter.digest)
+    return found, settlement, json.loads(path.read_text()) if path.exists() else None
+
+
+def by_contributor(rows, part, kind):
+    sums = {}
+    for row in rows:
+        sums[row["contributor_id"]] = sums.get(row["contributor_id"], 0) + row[part][kind]
+    return sums
+
+
+def test_rows_sum_to_what_their_contributors_are_paid_by(world, market):
+    found, settlement, told = settled(world, market, "one", buying(world))
+    assert found.scores.quality["replay"] == "exact"
+    assert (told["deviation"], told["corrected"]) == (0, True)
+    record = load_run(Path(world.registry.get("one").folder))
+    assert [row["row_id"] for row in told["rows"]] == list(record.row_ids)
+    for part, scores in (("use", found.scores), ("improvement", found.improvement)):
+        sums = by_contributor(told["rows"], part, "expected_nano")
+        for name, nano in scores.scores_nano.items():
+            assert sums[name] == pytest.approx(nano, abs=len(record.row_ids))
+        assert all(row[part]["error_nano"] > 0 for row in told["rows"])
+        assert len({row[part]["this_run_nano"] for row in told["rows"]}) > len(record.row_ids) // 2
+    assert settlement.pool_nano == sum(settlement.payouts_nano.values())
+
+
+def test_the_settlement_names_the_digest_of_the_row_scores_that_are_kept(world, market):
+    found, settlement, _ = settled(world, market, "one", buying(world))
+    path = rows_path(world.folder / "rows", "one", settlement.period, world.registry.get("one").digest)
+    assert found.scores.quality["row_scores"] == digest_bytes(path.read_bytes())
+    proof = encode_proof(market.ledger.proof(next(iter(settlement.transfer_ids.values()))))
+    stated = verify_proof(proof, market.ledger.verification_key()).statement["parts"]["use"]["quality"]
+    assert (stated["replay"], stated["row_scores"]) == ("exact", digest_bytes(path.read_bytes()))
+    assert list((world.folder / "rows" / ".unfinished").iterdir()) == []
+    market.ledger.audit()
+
+
+def test_what_is_told_of_this_run_is_its_replay_of_the_weighted_sum(world, market):
+    found, _, told = settled(world, market, "one", buying(world))
+    (part,) = found.parts
+    targets = targets_of(part, part.measured)
+    assert [weight for _, weight in targets["use"]] == [
+        pytest.approx(nano / NANO_PER_OPEN, rel=1e-5) for nano in part.measured.counted_nano
+    ]
+    tokenizer, known = load_tokenizer(world.base), {row.row_id: row for row in rows_of(*PEOPLE)}
+    record = load_run(Path(world.registry.get("one").folder))
+    examples = [encode_row(tokenizer, known[row_id]) for row_id in record.row_ids]
+    sums = [[(encode_answer(answer), weight) for answer, weight in target] for target in targets.values()]
+    alone_RT = replay_run(world.base, record, examples, sums).scores_RT
+    for number, name in enumerate(targets):
+        nano = [row[name]["this_run_nano"] for row in told["rows"]]
+        assert np.allclose(nano, alone_RT[:, number] * 1e9, atol=1)
+
+
+def test_fees_that_buy_none_are_said_and_the_pool_is_paid(world, market):
+    found, settlement, told = settled(world, market, "one", buying(world, cost_nano=NANO_PER_OPEN))
+    assert found.scores.quality["replay"].startswith("not bought: fees buy ")
+    assert found.scores.quality["replay"].endswith("e-06 of 5.5 trainings")
+    assert (told, settlement.replayed) == (None, False)
+
+
+def test_nothing_is_said_where_nothing_was_asked_for(world, market):
+    pool = market.sell(world.registry.get("one").terms, rows_of(*PEOPLE)[::6])
+    assert "replay" not in world.attribute(pool).scores.quality
+
+
+def test_rows_that_are_gone_are_said_and_the_pool_is_paid(world, market):
+    replays = replace(buying(world), rows_of=lambda _: rows_of(*PEOPLE)[3:])
+    found, settlement, told = settled(world, market, "one", replays)
+    assert found.scores.quality["replay"].startswith("failed: rows_gone: ")
+    assert told is None
+    assert sum(settlement.payouts_nano.values()) == settlement.pool_nano > 0
+
+
+def test_a_run_that_ends_elsewhere_is_said_with_how_far_off_it_is(world, market):
+    record = Path(world.registry.get("one").folder) / "run.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), "order": "of another run"}))
+    found, _, told = settled(world, market, "one", buying(world))
+    assert found.scores.quality["replay"].startswith("failed: run_deviates: the run repeated ends 0.")
+    assert told is None
+
+
+def test_without_a_bank_this_run_alone_is_told(world, market):
+    people = ("ctr_2", "ctr_3")
+    found, _, told = settled(world, market, "bare", buying(world, people), people)
+    assert (found.scores.quality["replay"], told["corrected"]) == ("exact", False)
+    assert {tuple(row["use"]) for row in told["rows"]} == {("this_run_nano",)}
+
+
+def test_a_settlement_that_died_before_it_paid_replays_nothing_again(world, market):
+    replays = buying(world)
+    pool = market.sell(world.registry.get("one").terms, rows_of(*PEOPLE)[::3])
+    found = world.attribute(pool)
+    first = replayed(found, lambda _: world.host, world.registry, replays)
+    (kept,) = (replays.folder / ".unfinished").iterdir()
+    before = {path.name: path.stat().st_mtime_ns for path in kept.iterdir()}
+    again = replayed(world.attribute(pool), lambda _: world.host, world.registry, replays)
+    assert {path.name: path.stat().st_mtime_ns for path in kept.iterdir()} == before
+    assert again.scores == first.scores
+    changed = replace(pool, answers=pool.answers[1:])  # a verdict came between
+    replayed(world.attribute(changed), lambda _: world.host, world.registry, replays)
+    (other,) = (replays.folder / ".unfinished").iterdir()
+    assert other != kept
+
+
+@pytest.mark.cluster
+def test_an_actor_killed_on_its_way_back_goes_on_to_the_same_row_scores(cluster, world, market, monkeypatch):
+    replays, marks = buying(world), world.folder / "marks"
+    marks.mkdir()
+
+    class Dying(IndexHost):
+        """Is killed in its first replay, on the way back. In here, as workers can't import a test."""
+
+        def replay(self, *arguments):
+            from openledger.attribution import actor
+
+            begun = len(list(marks.iterdir()))
+            (marks / str(begun)).touch()
+            replay_run, steps = actor.replay_run, []
+
+            def step(done, total):
+                steps.append(done)
+                if not begun and 4 * done > 3 * total:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+            actor.replay_run = lambda *given, **named: replay_run(*given, **named, on_step=step)
+            try:
+                return super().replay(*arguments)
+            finally:
+                (marks / f"first-{steps[0]}").touch()
+
+    pool = market.sell(world.registry.get("one").terms, rows_of(*PEOPLE)[::3])
+    found = world.attribute(pool)
+    here = replayed(found, lambda _: world.host, world.registry, replace(replays, folder=world.folder / "here"))
+    monkeypatch.setattr(ray, "get", REMOTE_GET)
+    host = ray.remote(Dying).options(num_cpus=0, max_restarts=2, max_task_retries=2).remote(world.base)
+    there = replayed(found, lambda _: host, world.registry, replays)
+    ray.kill(host)
+    assert there.scores.quality["replay"] == "exact"
+    assert there.scores == here.scores
+    (first,) = (int(mark.name.removeprefix("first-")) for mark in marks.glob("first-*"))
+    assert {mark.name for mark in marks.iterdir()} == {"0", "1", f"first-{first}"}
+    assert first > 20  # of 40: nothing of the way there again
