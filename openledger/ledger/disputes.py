@@ -94,7 +94,8 @@ class Scores:
     there are no `ceilings`, and statements don't name them.
 
     `unpaid_nano` is None where nothing is said of rows that repeat others, and empty where none were found. `repeats`
-    are the rows that it is of: (row, the earlier row, likeness in thousandths), for everybody to look at."""
+    are the rows that it is of: (row, the earlier row, its contributor, likeness in thousandths), for everybody to look
+    at; disputes of settlements by `shares/3` may leave the contributor out."""
 
     method: str
     scores_nano: Mapping[str, int]
