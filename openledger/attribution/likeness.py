@@ -4,17 +4,21 @@
     likeness of i and j = cos(a_i, a_j)
 
     likeness/2   row i repeats row j: j is the likest of anybody's earlier rows, and the likeness is above theta_c of
-                 i's contributor; n_c are all rows, theta_c is LEAST_MILLI to MOST_MILLI
+                 i's contributor; n_c are all rows, the least is LEAST_MILLI
     likeness/1   the same of the contributor's own earlier rows alone; n_c are his rows, the least is OWN_LEAST_MILLI
 
-    theta_c      the lesser of two medians of theta_cpq over the pairs (p, q) of other contributors: each pair counted
-                 once, and counted by its pairs of rows
-    theta_cpq    the likeness that no more than 2 alpha / n_c of the pairs of a row of p's and one of q's exceed
+    theta_cpq    the likeness that no more than 2 alpha / n_c of the pairs of a row of p's and one of q's exceed, for
+                 each pair (p, q) of other contributors
+    theta_c      a median of theta_cpq, from the least to MOST_MILLI: by likeness/2 each pair counts the square of the
+                 rows of whoever has fewer; by likeness/1 it is the lesser of two, where each counts once, and its pairs
+                 of rows
 
 So a contributor whose rows are no more alike to earlier ones than strangers' are to each other loses about a part alpha
-of them, however many rows there are: the more, the nearer is each one's likest by chance. Nobody's own rows raise his
-theta, nor does one name more: the medians stand until more than half of the pairs are raised, of contributors and of
-rows. Where there are fewer than FEWEST others theta is the least.
+of them, however many rows there are: the more, the nearer is each one's likest by chance. Nobody's own rows move his
+theta, nor does one name more, of however many rows. By likeness/2 whoever wants others' theta lower or higher needs two
+fifths of the others' rows, in names of their size; many names of a row each weigh next to nothing, nor does a single
+large one. By likeness/1 it is as hard to raise, and easy to lower: a few names that are alike to nobody do. Where there
+are fewer than FEWEST others theta is the least.
 
 "Earlier" is by the order of credit (`datanets.versions`), which the run's record has. What has none, as runs of before
 or of rows that belong to no Datanet, is judged by likeness/1: there "earlier" is by row id, since of one's own
@@ -160,7 +164,7 @@ def _of_own(contributors: Sequence[str], sketches_RK: npt.NDArray[Any], stranger
     for number, name in enumerate(contributors):
         by_contributor[name].append(number)
     for name, numbers in by_contributor.items():
-        theta_milli = strangers.threshold_milli(name, len(numbers), OWN_LEAST_MILLI)
+        theta_milli = strangers.own_theta_milli(name, len(numbers))
         for place, (earlier, milli) in enumerate(_likest_earlier(sketches_RK[numbers])):
             if milli > theta_milli:
                 yield numbers[place], numbers[earlier], milli
@@ -171,8 +175,7 @@ def _of_anybody(
 ) -> Iterator[Found]:
     """By likeness/2."""
     order = np.argsort(np.asarray(places), kind="stable").tolist()
-    number = len(contributors)
-    theta_milli = {name: strangers.threshold_milli(name, number, LEAST_MILLI) for name in set(contributors)}
+    theta_milli = {name: strangers.theta_milli(name, len(contributors)) for name in set(contributors)}
     for row, (earlier, milli) in zip(order, _likest_earlier(sketches_RK[order]), strict=True):
         if milli > theta_milli[contributors[row]]:
             yield row, order[earlier], milli
@@ -313,20 +316,40 @@ class _Strangers:
     number_P: Integers
     likenesses: Float
 
-    def threshold_milli(self, name: str, num_rows: int, least_milli: int) -> int:
-        """theta_c of the contributor, in thousandths, `num_rows` being n_c."""
+    def own_theta_milli(self, name: str, num_rows: int) -> int:
+        """theta_c of the contributor by likeness/1, in thousandths, `num_rows` being n_c."""
+        sizes = self._others(name)
+        theta_P, fewer_P, more_P = self._above(name, num_rows)
+        once = _median(theta_P, np.ones_like(fewer_P), len(sizes) * (len(sizes) - 1) // 2)
+        by_rows = _median(theta_P, fewer_P * more_P, int(sizes.sum() ** 2 - (sizes**2).sum()) // 2)
+        return _bounded(min(once, by_rows), OWN_LEAST_MILLI, sizes)
+
+    def theta_milli(self, name: str, num_rows: int) -> int:
+        """The same by likeness/2."""
+        sizes = self._others(name)
+        theta_P, fewer_P, _ = self._above(name, num_rows)
+        number_larger = np.arange(len(sizes))  # so many pairs have this one as the smaller
+        return _bounded(_median(theta_P, fewer_P**2, int((sizes**2 * number_larger).sum())), LEAST_MILLI, sizes)
+
+    def _others(self, name: str) -> Integers:
+        """How many rows each has, the most first."""
+        return np.sort(self.sizes_C[[other != name for other in self.names]])[::-1]
+
+    def _above(self, name: str, num_rows: int) -> tuple[Float, Integers, Integers]:
+        """theta_cpq of the pairs of others of which it is above OWN_LEAST_MILLI, and the rows of either's, the fewer
+        first."""
+        one_P, other_P = self.sizes_C[self.one_P], self.sizes_C[self.other_P]
+        allowed_P = 2 * ALPHA_PPM * one_P * other_P // (10**6 * num_rows)
         others_C = np.array([other != name for other in self.names])
-        sizes = self.sizes_C[others_C]
-        if len(sizes) < FEWEST:
-            return least_milli
-        rows_P = self.sizes_C[self.one_P] * self.sizes_C[self.other_P]
-        allowed_P = 2 * ALPHA_PPM * rows_P // (10**6 * num_rows)
-        raised_P = others_C[self.one_P] & others_C[self.other_P] & (allowed_P < self.number_P)
-        theta, weight = self.likenesses[(self.start_P + allowed_P)[raised_P]], rows_P[raised_P]
-        num_pairs = len(sizes) * (len(sizes) - 1) // 2
-        num_row_pairs = int(sizes.sum() ** 2 - (sizes**2).sum()) // 2
-        median = min(_median(theta, np.ones_like(weight), num_pairs), _median(theta, weight, num_row_pairs))
-        return min(MOST_MILLI, max(least_milli, round(1000 * median)))
+        above_P = others_C[self.one_P] & others_C[self.other_P] & (allowed_P < self.number_P)
+        theta_P = self.likenesses[(self.start_P + allowed_P)[above_P]]
+        return theta_P, np.minimum(one_P, other_P)[above_P], np.maximum(one_P, other_P)[above_P]
+
+
+def _bounded(median: float, least_milli: int, sizes: Integers) -> int:
+    if len(sizes) < FEWEST:
+        return least_milli
+    return min(MOST_MILLI, max(least_milli, round(1000 * median)))
 
 
 def _median(values: Float, weights: Integers, total: int) -> float:

@@ -142,6 +142,26 @@ class TestRepeatsOfAnybody:
         assert len(repeats) <= 24  # a fiftieth of 400 is 8
         assert len(found_of_anybody("ab" * 200, rows)) > 100  # without strangers the least alone decides
 
+    def test_names_that_are_alike_to_nobody_lower_nobodys_theta(self):
+        """By likeness/1 they do: who has rows of his own pays for it."""
+        rows = np.zeros((412, 20))
+        rows[:400, :8], rows[400:, 8:] = random_vectors(400, 8), np.eye(12)
+        names = ["abcd"[number % 4] for number in range(400)]
+        strangers = [f"s{number}" for number in range(12)]
+        repeats = found_of_anybody([*names, *strangers], vectors(*rows))
+        assert repeats.keys() <= found_of_anybody(names, vectors(*rows[:400])).keys()  # more rows, a higher theta
+        assert len(found([*names, *strangers], vectors(*rows))) > len(found(names, vectors(*rows[:400])))
+
+    @pytest.mark.parametrize(("size", "copies"), [(400, 400), (800, 400)])
+    def test_one_name_of_however_many_copies_raises_nobodys_theta(self, size, copies):
+        """30 contributors of 10 rows in many directions, two of which say the same; one more name has copies of all."""
+        own, more = random_vectors(300, 64), random_vectors(size, 64, seed=1)
+        own[299] = own[0] + 0.3 * own[1]
+        own[299] /= np.linalg.norm(own[299])
+        more[: min(copies, 300)] = own[: min(copies, 300)]
+        names = [f"h{number % 30}" for number in range(300)] + ["b"] * size
+        assert found_of_anybody(names, np.concatenate([own, more]))[299][0] == 0
+
     def test_one_row_under_many_names_is_paid_once(self):
         one = np.random.default_rng(0).normal(size=400)
         rows = vectors(*[one + 0.01 * noise for noise in np.random.default_rng(1).normal(size=(40, 400))])
