@@ -154,7 +154,7 @@ def observe(
 
 
 def repeats_of(kit: Any, folder: Path, rows: Sequence[Any], initial: str, credit: Mapping[str, int]) -> Repeats:
-    rule = [likeness.RULE, "by the fewer rows", likeness.OWN_LEAST_MILLI, likeness.LEAST_MILLI, likeness.MOST_MILLI]
+    rule = [likeness.RULE, "by the fewer rows", likeness.LEAST_MILLI, likeness.MOST_MILLI]
     key = digest_json(
         [kit.identity, [repr(row) for row in rows], initial, sorted(credit, key=credit.__getitem__), rule]
     )

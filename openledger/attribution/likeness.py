@@ -4,12 +4,12 @@
     likeness of i and j = cos(a_i, a_j)
 
     likeness/2   row i repeats row j: j is the likest of anybody's earlier rows, and the likeness is above theta_c of
-                 i's contributor; n_c are all rows, the least is LEAST_MILLI
-    likeness/1   the same of the contributor's own earlier rows alone; n_c are his rows, the least is OWN_LEAST_MILLI
+                 i's contributor; n_c are all rows
+    likeness/1   the same of the contributor's own earlier rows alone; n_c are his rows
 
     theta_cpq    the likeness that no more than 2 alpha / n_c of the pairs of a row of p's and one of q's exceed, for
                  each pair (p, q) of other contributors
-    theta_c      a median of theta_cpq, from the least to MOST_MILLI: by likeness/2 each pair counts the square of the
+    theta_c      a median of theta_cpq, from LEAST_MILLI to MOST_MILLI: by likeness/2 each pair counts the square of the
                  rows of whoever has fewer; by likeness/1 it is the lesser of two, where each counts once, and its pairs
                  of rows
 
@@ -65,8 +65,7 @@ OWN_RULE = "likeness/1"
 RULE = "likeness/2"
 FORMAT_1 = "openledger.repeats/1"  # one list, by likeness/1
 FORMAT = "openledger.repeats/2"
-OWN_LEAST_MILLI = 800
-LEAST_MILLI = 830
+LEAST_MILLI = 800
 MOST_MILLI = 950
 FEWEST = 3
 ALPHA_PPM = 20_000
@@ -306,7 +305,7 @@ def _whitened(own: Eigenbasis, gradient_BSL: torch.Tensor) -> torch.Tensor:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Strangers:
     """Of rows that are evenly spaced: whose they are, and how many each contributor has. Of pairs of contributors with
-    rows that are more alike than OWN_LEAST_MILLI: who they are, and where in `likenesses` theirs are, falling."""
+    rows that are more alike than LEAST_MILLI: who they are, and where in `likenesses` theirs are, falling."""
 
     names: Sequence[str]
     sizes_C: Integers
@@ -322,21 +321,21 @@ class _Strangers:
         theta_P, fewer_P, more_P = self._above(name, num_rows)
         once = _median(theta_P, np.ones_like(fewer_P), len(sizes) * (len(sizes) - 1) // 2)
         by_rows = _median(theta_P, fewer_P * more_P, int(sizes.sum() ** 2 - (sizes**2).sum()) // 2)
-        return _bounded(min(once, by_rows), OWN_LEAST_MILLI, sizes)
+        return _bounded(min(once, by_rows), sizes)
 
     def theta_milli(self, name: str, num_rows: int) -> int:
         """The same by likeness/2."""
         sizes = self._others(name)
         theta_P, fewer_P, _ = self._above(name, num_rows)
         number_larger = np.arange(len(sizes))  # so many pairs have this one as the smaller
-        return _bounded(_median(theta_P, fewer_P**2, int((sizes**2 * number_larger).sum())), LEAST_MILLI, sizes)
+        return _bounded(_median(theta_P, fewer_P**2, int((sizes**2 * number_larger).sum())), sizes)
 
     def _others(self, name: str) -> Integers:
         """How many rows each has, the most first."""
         return np.sort(self.sizes_C[[other != name for other in self.names]])[::-1]
 
     def _above(self, name: str, num_rows: int) -> tuple[Float, Integers, Integers]:
-        """theta_cpq of the pairs of others of which it is above OWN_LEAST_MILLI, and the rows of either's, the fewer
+        """theta_cpq of the pairs of others of which it is above LEAST_MILLI, and the rows of either's, the fewer
         first."""
         one_P, other_P = self.sizes_C[self.one_P], self.sizes_C[self.other_P]
         allowed_P = 2 * ALPHA_PPM * one_P * other_P // (10**6 * num_rows)
@@ -346,10 +345,10 @@ class _Strangers:
         return theta_P, np.minimum(one_P, other_P)[above_P], np.maximum(one_P, other_P)[above_P]
 
 
-def _bounded(median: float, least_milli: int, sizes: Integers) -> int:
+def _bounded(median: float, sizes: Integers) -> int:
     if len(sizes) < FEWEST:
-        return least_milli
-    return min(MOST_MILLI, max(least_milli, round(1000 * median)))
+        return LEAST_MILLI
+    return min(MOST_MILLI, max(LEAST_MILLI, round(1000 * median)))
 
 
 def _median(values: Float, weights: Integers, total: int) -> float:
@@ -368,7 +367,7 @@ def _strangers(contributors: Sequence[str], sketches_RK: npt.NDArray[Any]) -> _S
     codes, found = [np.zeros(0, np.int64)], [np.zeros(0, np.float32)]
     for rows, others, products in _products(sketches_RK[chosen]):
         one, other = name_S[rows][:, None], name_S[others][None, :]
-        pairs = (one != other) & (products > OWN_LEAST_MILLI / 1000)
+        pairs = (one != other) & (products > LEAST_MILLI / 1000)
         if rows == others:
             pairs &= np.tri(len(products), k=-1, dtype=bool)
         codes.append((np.minimum(one, other) * len(names) + np.maximum(one, other))[pairs])

@@ -16,7 +16,6 @@ from openledger.attribution.index import gradient_vectors
 from openledger.attribution.likeness import (
     LEAST_MILLI,
     MOST_MILLI,
-    OWN_LEAST_MILLI,
     OWN_RULE,
     RULE,
     Repeat,
@@ -70,7 +69,7 @@ class TestRepeatsOfOnesOwn:
         assert found("ab", vectors([1, 0], [1, 0])) == {}
 
     def test_are_above_the_least_likeness(self):
-        height = OWN_LEAST_MILLI / 1000
+        height = LEAST_MILLI / 1000
         at, above = (vectors([1, 0], [c, (1 - c * c) ** 0.5]) for c in (height - 0.002, height + 0.002))
         assert (len(found("aa", at)), len(found("aa", above))) == (0, 1)
 
@@ -105,7 +104,7 @@ class TestRepeatsOfOnesOwn:
         rows = vectors(*[one + 0.01 * noise for noise in np.random.default_rng(1).normal(size=(40, 400))])
         assert {repeat.likeness_milli for repeat in found("abcdefgh" * 5, rows).values()} == {1000}
         near = vectors(*[one + 0.3 * noise for noise in np.random.default_rng(1).normal(size=(40, 400))])
-        assert OWN_LEAST_MILLI < 1000 * float(near[0].astype(float) @ near[8].astype(float)) < MOST_MILLI
+        assert LEAST_MILLI < 1000 * float(near[0].astype(float) @ near[8].astype(float)) < MOST_MILLI
         assert len(found("a" * 40, near)) == 39
         assert len(found("abcdefgh" * 5, near)) <= 4
 

@@ -12,7 +12,7 @@ from trained_world import Remote, World, rows_of
 from openledger.adapters.base_model import load_model, load_tokenizer
 from openledger.attribution.index import GradientIndex
 from openledger.attribution.index_folder import read_index
-from openledger.attribution.likeness import OWN_LEAST_MILLI, find_repeats, load_repeats
+from openledger.attribution.likeness import LEAST_MILLI, find_repeats, load_repeats
 from openledger.attribution.recompute import agreement, recompute
 from openledger.attribution.views import load_views
 from openledger.core.shares import RULE_2, shares_ppb
@@ -74,7 +74,7 @@ def test_the_statement_names_the_repeated_rows_and_what_is_unpaid(trained, marke
     assert any(row.endswith(("-0", "-1")) for row in repeats)
     for row, (earlier, milli) in repeats.items():
         assert owner[row] == owner[earlier]
-        assert milli > OWN_LEAST_MILLI
+        assert milli > LEAST_MILLI
     assert {contributor for _, _, contributor, _ in statement["repeated_rows"]} <= set(owner.values())
     use = statement["parts"]["use"]
     assert statement["rule"] == "shares/4"
