@@ -747,7 +747,7 @@ def _check_scores(claim: Statement, scores: Mapping[str, Scores]) -> None:
                 "the settlement leaves rows unpaid that repeat others; these scores say nothing of such rows",
                 code="invalid_scores",
                 param="unpaid_nano",
-                fix="state what such rows moved, {} where there are none: recompute(..., repeats=find_repeats(...))",
+                fix="state what such rows moved, {} where there are none: recompute(..., repeats=...) does",
             )
         if part.ceilings and name != "use":
             raise InvalidInput("held-out rows have no ceiling", code="invalid_scores", param="ceilings")
