@@ -3,22 +3,29 @@
     a_i = Lambda^-1/2 Q^T g_i              g_i: gradient of row i's loss where the run begins, in EK-FAC's basis there
     likeness of i and j = cos(a_i, a_j)
 
-    likeness/2   row i repeats row j: j is the likest of anybody's earlier rows, and the likeness is above theta_c of
-                 i's contributor; n_c are all rows
-    likeness/1   the same of the contributor's own earlier rows alone; n_c are his rows
+    likeness/1   row i repeats row j: j is the likest of its contributor's own earlier rows, and the likeness is above
+                 theta_c; n_c are the contributor's rows
+    likeness/2   row i repeats row j: j is the likest of anybody's earlier rows, and the likeness is above theta
 
     theta_cpq    the likeness that no more than 2 alpha / n_c of the pairs of a row of p's and one of q's exceed, for
                  each pair (p, q) of other contributors
-    theta_c      a median of theta_cpq, from LEAST_MILLI to MOST_MILLI: by likeness/2 each pair counts the square of the
-                 rows of whoever has fewer; by likeness/1 it is the lesser of two, where each counts once, and its pairs
-                 of rows
+    theta_c      the lesser of two medians of theta_cpq, each pair counted once, and by its pairs of rows
+    theta_g      the likeness to the likest earlier row of a stranger's that no more than alpha of the rows of group g
+                 exceed, or one row of them where alpha of them is less
+    theta        the median of theta_g, each group counted by its rows; both thetas from LEAST_MILLI to MOST_MILLI
 
-So a contributor whose rows are no more alike to earlier ones than strangers' are to each other loses about a part alpha
-of them, however many rows there are: the more, the nearer is each one's likest by chance. Nobody's own rows move his
-theta, nor does one name more, of however many rows. By likeness/2 whoever wants others' theta lower or higher needs two
-fifths of the others' rows, in names of their size; many names of a row each weigh next to nothing, nor does a single
-large one. By likeness/1 it is as hard to raise, and easy to lower: a few names that are alike to nobody do. Where there
-are fewer than FEWEST others theta is the least.
+The more rows, the nearer is each one's likest by chance. Theta follows: half of the rows belong to groups of which
+alpha are named, whatever the number of rows and of contributors. A group is a contributor of GROUP rows or more; who
+has fewer stands with others whom a hash puts beside him. Of fewer than SMALL rows theta is the least: chance is rare.
+
+What later rows are like moves no theta_g of earlier ones. To move theta one needs weight: half of all rows to have it
+wherever one wants, and less than that moves it no further than from one honest group's to another's. But names are
+free: who divides many repeats over names of fewer than GROUP rows puts some in most groups, theta rises until the
+median group has no more of them than alpha, and those below it are paid. So rows that are more alike than MOST_MILLI
+are never paid, however they are divided, and others up to the point where honest rows would be taken for them.
+
+By likeness/1 nobody's own rows move his theta, nor does one name more, of however many rows; with fewer than FEWEST
+others theta_c is the least.
 
 "Earlier" is by the order of credit (`datanets.versions`), which the run's record has. What has none, as runs of before
 or of rows that belong to no Datanet, is judged by likeness/1: there "earlier" is by row id, since of one's own
@@ -34,12 +41,12 @@ Gradients are compared by a count sketch of SKETCH numbers (Charikar et al., 200
 likeness takes 8 kB a row, and pairs of rows are compared in blocks, the strangers' between STRANGERS rows at most.
 At LoRA's start B is zero, and so are A's gradients: they, and what EK-FAC would make of them, aren't computed.
 
-Shapes: R rows, S of them that are compared with strangers', C contributors of these, P pairs of contributors, B rows of
-a batch, K the sketch.
+Shapes: R rows, S of them that are compared with strangers' by likeness/1, C contributors of these, P pairs of
+contributors, B rows of a batch, K the sketch.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -68,6 +75,8 @@ FORMAT = "openledger.repeats/2"
 LEAST_MILLI = 800
 MOST_MILLI = 950
 FEWEST = 3
+GROUP = 25
+SMALL = 100
 ALPHA_PPM = 20_000
 SKETCH = 4096
 STRANGERS = 2048
@@ -137,9 +146,8 @@ def repeats_among(
     credit_root: str = "",
 ) -> Repeats:
     """As the module says, of sketches of length one (or zero, which are alike to nothing), in the order of row ids."""
-    strangers = _strangers(contributors, sketches_RK)
 
-    def named(found: Iterator[Found]) -> tuple[Repeat, ...]:
+    def named(found: Iterable[Found]) -> tuple[Repeat, ...]:
         return tuple(
             Repeat(
                 row_id=row_ids[row],
@@ -151,33 +159,65 @@ def repeats_among(
         )
 
     return Repeats(
-        own=named(_of_own(contributors, sketches_RK, strangers)),
-        anybodys=None if places is None else named(_of_anybody(contributors, sketches_RK, strangers, places)),
+        own=named(_of_own(contributors, sketches_RK)),
+        anybodys=None if places is None else named(_of_anybody(contributors, sketches_RK, places)),
         credit_root=credit_root,
     )
 
 
-def _of_own(contributors: Sequence[str], sketches_RK: npt.NDArray[Any], strangers: "_Strangers") -> Iterator[Found]:
+def _of_own(contributors: Sequence[str], sketches_RK: npt.NDArray[Any]) -> Iterator[Found]:
     """By likeness/1."""
+    strangers = _strangers(contributors, sketches_RK)
     by_contributor: defaultdict[str, list[int]] = defaultdict(list)
     for number, name in enumerate(contributors):
         by_contributor[name].append(number)
     for name, numbers in by_contributor.items():
-        theta_milli = strangers.own_theta_milli(name, len(numbers))
+        theta_milli = strangers.theta_milli(name, len(numbers))
         for place, (earlier, milli) in enumerate(_likest_earlier(sketches_RK[numbers])):
             if milli > theta_milli:
                 yield numbers[place], numbers[earlier], milli
 
 
-def _of_anybody(
-    contributors: Sequence[str], sketches_RK: npt.NDArray[Any], strangers: "_Strangers", places: Sequence[int]
-) -> Iterator[Found]:
+def _of_anybody(contributors: Sequence[str], sketches_RK: npt.NDArray[Any], places: Sequence[int]) -> Iterator[Found]:
     """By likeness/2."""
     order = np.argsort(np.asarray(places), kind="stable").tolist()
-    theta_milli = {name: strangers.theta_milli(name, len(contributors)) for name in set(contributors)}
-    for row, (earlier, milli) in zip(order, _likest_earlier(sketches_RK[order]), strict=True):
-        if milli > theta_milli[contributors[row]]:
-            yield row, order[earlier], milli
+    whose, sorted_RK = [contributors[row] for row in order], sketches_RK[order]
+    theta = theta_milli(whose, [milli for _, milli in _likest_earlier(sorted_RK, whose)])
+    for row, (earlier, milli) in enumerate(_likest_earlier(sorted_RK)):
+        if milli > theta:
+            yield order[row], order[earlier], milli
+
+
+def theta_milli(contributors: Sequence[str], strangers_milli: Sequence[int]) -> int:
+    """Theta of likeness/2, of rows' contributors and how alike each row is to the likest earlier one of a stranger's,
+    in thousandths."""
+    by_name: defaultdict[str, list[int]] = defaultdict(list)
+    for name, milli in zip(contributors, strangers_milli, strict=True):
+        by_name[name].append(milli)
+    if len(contributors) < SMALL:
+        return LEAST_MILLI
+    each = sorted((_theta_of(group), len(group)) for group in _groups(by_name))
+    weights = np.cumsum([weight for _, weight in each])
+    median = each[int(np.searchsorted(2 * weights, len(contributors)))][0]
+    return min(MOST_MILLI, max(LEAST_MILLI, median))
+
+
+def _groups(by_name: Mapping[str, list[int]]) -> list[list[int]]:
+    groups, small = [some for some in by_name.values() if len(some) >= GROUP], list[int]()
+    for name in sorted(by_name, key=digest_json):
+        if len(by_name[name]) < GROUP:
+            small = small + by_name[name]
+            if len(small) >= GROUP:
+                groups.append(small)
+                small = []
+    if groups:
+        groups[-1] = groups[-1] + small  # too few for a group of their own
+    return groups
+
+
+def _theta_of(group: Sequence[int]) -> int:
+    falling, num_allowed = sorted(group, reverse=True), max(1, ALPHA_PPM * len(group) // 10**6)
+    return falling[num_allowed] if num_allowed < len(group) else 0
 
 
 def _place(credit: Mapping[str, int], row_id: str) -> int:
@@ -315,20 +355,13 @@ class _Strangers:
     number_P: Integers
     likenesses: Float
 
-    def own_theta_milli(self, name: str, num_rows: int) -> int:
-        """theta_c of the contributor by likeness/1, in thousandths, `num_rows` being n_c."""
+    def theta_milli(self, name: str, num_rows: int) -> int:
+        """theta_c of the contributor, in thousandths, `num_rows` being n_c."""
         sizes = self._others(name)
         theta_P, fewer_P, more_P = self._above(name, num_rows)
         once = _median(theta_P, np.ones_like(fewer_P), len(sizes) * (len(sizes) - 1) // 2)
         by_rows = _median(theta_P, fewer_P * more_P, int(sizes.sum() ** 2 - (sizes**2).sum()) // 2)
         return _bounded(min(once, by_rows), sizes)
-
-    def theta_milli(self, name: str, num_rows: int) -> int:
-        """The same by likeness/2."""
-        sizes = self._others(name)
-        theta_P, fewer_P, _ = self._above(name, num_rows)
-        number_larger = np.arange(len(sizes))  # so many pairs have this one as the smaller
-        return _bounded(_median(theta_P, fewer_P**2, int((sizes**2 * number_larger).sum())), sizes)
 
     def _others(self, name: str) -> Integers:
         """How many rows each has, the most first."""
@@ -386,10 +419,13 @@ def _strangers(contributors: Sequence[str], sketches_RK: npt.NDArray[Any]) -> _S
     )
 
 
-def _likest_earlier(sketches_RK: npt.NDArray[Any]) -> list[tuple[int, int]]:
-    """For each row the number of the likest row before it, and their likeness in thousandths; (0, 0) for the first."""
+def _likest_earlier(sketches_RK: npt.NDArray[Any], but: Sequence[str] = ()) -> list[tuple[int, int]]:
+    """For each row the number of the likest row before it, and their likeness in thousandths; (0, 0) for the first. Not
+    those that have the same name in `but`."""
     number_R, likeness_R = np.zeros(len(sketches_RK), int), np.zeros(len(sketches_RK), np.float32)
+    name_R = np.unique(but, return_inverse=True)[1] if but else np.arange(len(sketches_RK))
     for rows, others, products in _products(sketches_RK):
+        products = np.where(name_R[rows][:, None] == name_R[others], -1.0, products)
         if rows == others:
             products = np.where(np.tri(len(products), k=-1, dtype=bool), products, -1.0)
         best_R = products.argmax(axis=1)

@@ -135,21 +135,31 @@ class TestRepeatsOfAnybody:
         """All rows are one row's neighbours, so theta rises with their number and not with the contributor's own."""
         rows = random_vectors(400, 8)
         rows[399] = rows[0]
-        names = ["abcd"[number % 4] for number in range(400)]
-        repeats = found_of_anybody(names, rows)
+        repeats = found_of_anybody(["abcd"[number % 4] for number in range(400)], rows)
         assert repeats[399] == (0, 1000)
         assert len(repeats) <= 24  # a fiftieth of 400 is 8
-        assert len(found_of_anybody("ab" * 200, rows)) > 100  # without strangers the least alone decides
+        assert len(found_of_anybody(["a"] * 400, rows)) > 100  # without strangers the least alone decides
 
-    def test_names_that_are_alike_to_nobody_lower_nobodys_theta(self):
+    @pytest.mark.parametrize("number", [2, 3, 8, 50, 200, 2000])
+    def test_honest_rows_that_are_alike_by_chance_are_paid_whatever_the_number_of_contributors(self, number):
+        """On a low sphere half of 2,000 rows or more have an earlier one above the least."""
+        rows, random = random_vectors(2000, 10), np.random.default_rng(1)
+        assert len(found_of_anybody(["a"] * 2000, rows)) > 1000
+        names = [f"h{whose}" for whose in random.integers(0, number, 2000)]
+        assert len(found_of_anybody(names, rows)) < 0.07 * 2000
+
+    @pytest.mark.parametrize(("names", "size"), [(8, 1), (100, 1), (60, 10), (30, 20), (6, 100)])
+    def test_names_that_are_alike_to_nobody_lower_nobodys_theta(self, names, size):
         """By likeness/1 they do: who has rows of his own pays for it."""
-        rows = np.zeros((412, 20))
-        rows[:400, :8], rows[400:, 8:] = random_vectors(400, 8), np.eye(12)
-        names = ["abcd"[number % 4] for number in range(400)]
-        strangers = [f"s{number}" for number in range(12)]
-        repeats = found_of_anybody([*names, *strangers], vectors(*rows))
-        assert repeats.keys() <= found_of_anybody(names, vectors(*rows[:400])).keys()  # more rows, a higher theta
-        assert len(found([*names, *strangers], vectors(*rows))) > len(found(names, vectors(*rows[:400])))
+        random, added = np.random.default_rng(1), names * size
+        rows = np.zeros((1800 + added, 410))
+        rows[:1800, :10], rows[1800:, 10:] = random_vectors(1800, 10), random_vectors(added, 400, seed=2)
+        honest = [f"h{whose}" for whose in random.integers(0, 8, 1800)]
+        others = [f"s{number % names}" for number in range(added)]
+        alone = len(found_of_anybody(honest, vectors(*rows[:1800])))
+        assert len(found_of_anybody([*honest, *others], vectors(*rows))) <= alone + 0.01 * 1800
+        if size == 1:
+            assert len(found([*honest, *others], vectors(*rows))) > 4 * len(found(honest, vectors(*rows[:1800])))
 
     @pytest.mark.parametrize(("size", "copies"), [(400, 400), (800, 400)])
     def test_one_name_of_however_many_copies_raises_nobodys_theta(self, size, copies):
