@@ -61,7 +61,7 @@ def read_credit(folder: Path, version: DatanetVersion) -> list[str]:
     if not version.credit_root:
         return []
     path, credit = _path(folder, version), manifest.get("credit")
-    if not isinstance(credit, list) or sorted(map(str, credit)) != sorted(map(str, range(len(row_ids)))):
+    if not _is_order(credit, len(row_ids)):
         raise _corrupt(path, "has not one place in the order of credit for each row")
     order = [row_id for _, row_id in sorted(zip(credit, row_ids, strict=True))]
     if credit_root(order) != version.credit_root:
@@ -80,6 +80,13 @@ def _read(folder: Path, version: DatanetVersion) -> tuple[list[str], dict[str, A
     if not known or row_ids != sorted(row_ids) or row_root(row_ids) != version.row_root:
         raise _corrupt(path, "does not lead to the version's row root")
     return row_ids, manifest
+
+
+def _is_order(credit: Any, num_rows: int) -> bool:
+    """Whether it is each of the places 0 to `num_rows` - 1 once."""
+    if not isinstance(credit, list) or any(type(place) is not int for place in credit):
+        return False
+    return sorted(credit) == list(range(num_rows))
 
 
 def _path(folder: Path, version: DatanetVersion) -> Path:

@@ -145,6 +145,9 @@ CHANGES: dict[str, Callable[[list[int]], Any]] = {
     "twice": lambda credit: [credit[1], *credit[1:]],
     "gone": lambda credit: None,
     "words": lambda credit: [*credit[:-1], "first"],
+    "numbers in quotes": lambda credit: [*map(str, credit[:2]), *credit[2:]],
+    "fractions": lambda credit: [float(place) for place in credit],
+    "truths": lambda credit: [place == 1 if place < 2 else place for place in credit],
 }
 
 
