@@ -6,9 +6,9 @@ Images of the digits task with their true labels, drawn at random among contribu
 1/2, 1/3, ...; nobody copies. Counted are rows that `attribution.likeness` names: by likeness/1, of their contributor's
 own, and by likeness/2, of anybody's, in an order of contribution drawn at random.
 
-`names`: as many accounts more as said, each with one image of noise, before all others: theta is the lesser of two
-medians over pairs of other contributors, so accounts that are alike to nobody might lower it for those who are. A row
-of theirs teaches nothing; what they want is that others go unpaid. Prints a table.
+`names`: as many accounts more as said, each with as many images of noise, before all others: theta is a median over
+contributors, so accounts that are alike to nobody might lower it for those who are. A row of theirs teaches nothing;
+what they want is that others go unpaid. Prints a table.
 """
 
 import argparse
@@ -37,6 +37,7 @@ class World:
     num_contributors: int
     even: bool = True
     names: int = 0
+    rows_each: int = 1
 
     def rows(self, seed: int) -> list[Digit]:
         """In the order of contribution."""
@@ -45,19 +46,23 @@ class World:
         data, draw = load_digits(), generator(f"repeats-{seed}", "rows")
         parts = np.ones(self.num_contributors) if self.even else 1 / np.arange(1, self.num_contributors + 1)
         whose = draw.choice(self.num_contributors, self.num_rows, p=parts / parts.sum())
-        noise = [Digit(f"n{n:04}", f"n{n:04}", row.pixels, row.label) for n, row in enumerate(self.noise(seed))]
+        noise = [
+            Digit(f"n{n:04}", f"n{n % self.names:04}", row.pixels, row.label) for n, row in enumerate(self.noise(seed))
+        ]
         return noise + [
             Digit(f"r{at:04}", f"c{who:02}", tuple((data.data[at] / 16).tolist()), int(data.target[at]))
             for at, who in zip(draw.permutation(len(data.target))[: self.num_rows].tolist(), whose, strict=True)
         ]
 
     def noise(self, seed: int) -> Sequence[Digit]:
-        return noise_images("n", self.names, seed) if self.names else ()
+        return noise_images("n", self.names * self.rows_each, seed) if self.names else ()
 
 
 WORLDS = (
     *(World(number, by, by == 8) for number in (240, 480, 1797) for by in (8, 12)),
+    *(World(1797, by) for by in (2, 50, 200)),
     *(World(1797, 8, names=names) for names in (8, 30, 100)),
+    *(World(1797, 8, names=names, rows_each=each) for names, each in ((60, 10), (20, 30))),
 )
 
 
@@ -87,7 +92,8 @@ def main() -> int:
     )
     for world in WORLDS:
         told = [_kept(folder, world, seed) for seed in range(SEEDS)]
-        cells = [str(world.num_rows), str(world.num_contributors), "even" if world.even else "uneven", str(world.names)]
+        cells = [str(world.num_rows), str(world.num_contributors), "even" if world.even else "uneven"]
+        cells += [f"{world.names} of {world.rows_each}" if world.names else "0"]
         for rule in ("likeness/1", "likeness/2"):
             cells += [", ".join(f"{one[rule][0]:.0f}" for one in told)]
             cells += [f"{100 * max(one[rule][1] for one in told):.1f} %"]
@@ -96,7 +102,8 @@ def main() -> int:
 
 
 def _kept(folder: Path, world: World, seed: int) -> dict[str, list[float]]:
-    path = folder / f"{world.num_rows}-{world.num_contributors}-{world.even}-{world.names}-{seed}.json"
+    sizes = "even" if world.even else "uneven"
+    path = folder / f"{world.num_rows}-{world.num_contributors}-{sizes}-{world.names}-{world.rows_each}-{seed}.json"
     if not path.exists():
         write_json_durably(path, counted(world, seed))
     found: dict[str, list[float]] = json.loads(path.read_text())
