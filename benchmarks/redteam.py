@@ -120,6 +120,7 @@ class World:
     def observe(
         self, rows: Sequence[Any], num_coalitions: int, constants: Constants | None = None, num_bought: int = 0
     ) -> Observed:
+        """`rows` in the order of contribution."""
         found = observe(
             self.kit,
             self.folder,
@@ -128,6 +129,7 @@ class World:
             self.held_out,
             constants or self.constants,
             num_coalitions,
+            {row.row_id: place for place, row in enumerate(rows)},
             self.bought,
         )
         return first_sold(found, len(self.sold) + num_bought)
@@ -580,6 +582,14 @@ def hidden_copy(world: DigitsWorld) -> Record:
     return world.record([*world.rows, *attacks.jittered(rows, 1)], OUTSIDER, rival=RIVAL)
 
 
+@on(DIGITS, "early copy that no cluster finds: a rival's rows, with a little noise, before he sends them")
+def early_hidden_copy(world: DigitsWorld) -> Record:
+    """Griefing as much as theft: the rival's rows are those that repeat. Who seals his rows first turns it into a copy
+    that comes later, the attack above."""
+    rows = [replace(row, row_id=f"x/{row.row_id}", contributor_id=OUTSIDER) for row in world.own(RIVAL)]
+    return world.record([*attacks.jittered(rows, 1), *world.rows], OUTSIDER, rival=RIVAL)
+
+
 @on(DIGITS, "duplicate own rows 4 times, file for file")
 def duplicate_files(world: DigitsWorld) -> Record:
     return world.record([*world.but(), *attacks.repeated(world.own(), 4)], INSIDER)
@@ -818,13 +828,13 @@ def _record_file(folder: Path, world: World, name: str) -> Path:
 
 def table(title: str, results: Mapping[str, Any]) -> str:
     heads = [
-        *("attack", "seeds", "rows sent / trained on", "undefended, absolute", "undefended, clipped", "shares/2"),
+        *("attack", "seeds", "rows sent / trained on", "undefended, absolute", "undefended, clipped", "shares/3"),
         *("defended", "change", "others", "rival, undefended", "rival, defended"),
     ]
     lines = [f"\n{title}\n", f"| {' | '.join(heads)} |", "|" + " --- |" * len(heads)]
     for name, figures in results["attacks"].items():
         cells = [str(figures["seeds"]), f"{figures['sent']} / {figures['trained']}" if figures["sent"] else ""]
-        cells += [_cell(figures["roi"].get(payer)) for payer in ("absolute", "clipped", "shares/2", "shipped")]
+        cells += [_cell(figures["roi"].get(payer)) for payer in ("absolute", "clipped", "shares/3", "shipped")]
         cells += [_cell(figures[part].get("shipped"), percent=True) for part in ("change", "others")]
         cells += [_cell(figures["rival"].get(payer), percent=True) for payer in ("absolute", "shipped")]
         lines.append(f"| {name} | {' | '.join(cells)} |")

@@ -127,19 +127,24 @@ def defended_payments(observed: Observed, fees: Array, idle: int = 0) -> dict[st
     """The shipped rule, and others on the same scores. `fees` in OPEN for each answer sold, 0 for those marked wrong.
     `idle` more answers at 1 OPEN were sold that owe nothing to anybody."""
     scores, unbounded = (period_scores(observed, fees, idle, ceiling=some) for some in (True, False))
+    own = period_scores(observed, fees, idle, of_others=False)
     return {
         "shipped": shipped_pay(scores),
         "z = 0": shipped_pay(scores, 0),
         "pooled": pooled_pay(scores),
         "no ceiling": shipped_pay(unbounded),
+        "shares/3": shipped_pay(own),
         "shares/2": every_row_pay(scores),
         "shares/1": first_pay(unbounded),
         "use only": _pay(scores.use),
     }
 
 
-def period_scores(observed: Observed, fees: Array, idle: int = 0, *, ceiling: bool = True) -> Scores:
-    everything = measured(observed, fees, slice(None))
+def period_scores(
+    observed: Observed, fees: Array, idle: int = 0, *, ceiling: bool = True, of_others: bool = True
+) -> Scores:
+    """`of_others`: whether rows that repeat others' are unpaid, or the contributor's own alone, as by shares/3."""
+    everything = measured(observed, fees, slice(None), of_others=of_others)
     improvement = everything.improvement()
     assert improvement is not None
     if not ceiling:
@@ -205,7 +210,7 @@ def naive_pay(observed: Observed, kind: str, fees: Array | None = None) -> Pay:
     return _normalized(dict(pay))
 
 
-def measured(observed: Observed, fees: Array, columns: slice) -> Measurement:
+def measured(observed: Observed, fees: Array, columns: slice, *, of_others: bool = True) -> Measurement:
     entries = tuple(
         IndexEntry(row_id=row_id, contributor_id=name, trained=True)
         for row_id, name in zip(observed.row_ids, observed.who, strict=True)
@@ -221,7 +226,7 @@ def measured(observed: Observed, fees: Array, columns: slice) -> Measurement:
         gains=tuple(observed.gains_Q[columns].tolist()),
         bank=fit_outcomes(design, observed.outcomes_MQ[:, columns], entries, scores),
         fees_nano=(NANO_PER_OPEN,) * observed.num_sold,
-        repeats=observed.repeats,
+        repeats=observed.repeats.listed(of_others=of_others)[1] if observed.repeats else (),
     )
 
 

@@ -1,15 +1,15 @@
 """What happens in a red team's world: rows are taken or not, trained on, and answers sold, by the house's own modules.
 
-A world's rows come in the order of contribution. What `observe` measures of them (a run, an index, a bank of
-coalitions) is kept under FOLDER by the digest of all that decides it, so that worlds which train on the same rows are
-trained once, and a killed benchmark goes on.
+A world's rows come in the order of training; `credit` has their places in the order of contribution. What `observe`
+measures of them (a run, an index, a bank of coalitions) is kept under FOLDER by the digest of all that decides it, so
+that worlds which train on the same rows are trained once, and a killed benchmark goes on.
 Shapes: M coalitions, G groups, R rows, Q questions (the answers sold, then the held-out ones).
 """
 
 import io
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,7 +25,7 @@ from openledger.attribution import likeness
 from openledger.attribution.bank import Bank, plan_bank
 from openledger.attribution.bank_folder import BANK_FORMAT
 from openledger.attribution.index import build_index
-from openledger.attribution.likeness import Repeat
+from openledger.attribution.likeness import Repeat, Repeats
 from openledger.attribution.records import encode_record
 from openledger.core.files import write_durably, write_json_durably
 from openledger.core.hashing import digest_json
@@ -133,7 +133,7 @@ class Observed:
     outcomes_MQ: Array
     gains_Q: Array
     index_RQ: Array
-    repeats: tuple[Repeat, ...] = ()
+    repeats: Repeats | None = None
 
 
 def observe(
@@ -144,21 +144,28 @@ def observe(
     held_out: Sequence[Any],
     constants: Constants,
     num_coalitions: int,
+    credit: Mapping[str, int],
     extra: Sequence[Any] = (),
 ) -> Observed:
-    """Train on `rows` (all), sell answers to `sold`, and measure; `extra` are sold answers taken as they are."""
+    """Train on `rows` (all), sell answers to `sold`, and measure; `extra` are sold answers taken as they are. `credit`
+    is each row's place in the order of contribution."""
     found = _trained(kit, folder, rows, sold, held_out, constants, num_coalitions, extra)
-    return replace(found, repeats=_repeats(kit, folder, rows, constants.initial)) if num_coalitions else found
+    return replace(found, repeats=repeats_of(kit, folder, rows, constants.initial, credit)) if num_coalitions else found
 
 
-def _repeats(kit: Any, folder: Path, rows: Sequence[Any], initial: str) -> tuple[Repeat, ...]:
-    rule = [likeness.RULE, likeness.LEAST_MILLI, likeness.MOST_MILLI]
-    key = digest_json([kit.identity, [repr(row) for row in rows], initial, rule])[:24]
-    path = folder / "repeats" / f"{kit.name}-{key}.json"
+def repeats_of(kit: Any, folder: Path, rows: Sequence[Any], initial: str, credit: Mapping[str, int]) -> Repeats:
+    rule = [likeness.RULE, "by the fewer rows", likeness.LEAST_MILLI, likeness.MOST_MILLI]
+    key = digest_json(
+        [kit.identity, [repr(row) for row in rows], initial, sorted(credit, key=credit.__getitem__), rule]
+    )
+    path = folder / "repeats" / f"{kit.name}-{key[:24]}.json"
     if not path.exists():
-        found = likeness.find_repeats(kit.module(kit.start(initial)), kit.encode(rows), kit.task)
-        write_json_durably(path, {"repeats": [asdict(repeat) for repeat in found]})
-    return tuple(Repeat(**values) for values in json.loads(path.read_text())["repeats"])
+        module = kit.module(kit.start(initial))
+        found = likeness.find_repeats(module, kit.encode(rows), kit.task, credit=credit)
+        write_json_durably(path, asdict(found))
+    kept = json.loads(path.read_text())
+    own, anybodys = (tuple(Repeat(**values) for values in kept[name]) for name in ("own", "anybodys"))
+    return Repeats(own=own, anybodys=anybodys)
 
 
 def _trained(

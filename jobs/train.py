@@ -113,7 +113,7 @@ def train(workdir: Workdir, arguments: argparse.Namespace) -> dict[str, object]:
         nonces = pipeline.draw_nonces(book, workdir.nonces, version, base, recipe)
         job, decoys = pipeline.plan_training(
             base, version, rows, recipe, workdir.adapters,
-            nonces=nonces, copies=copies, alike=alike, parent=parent,
+            nonces=nonces, copies=copies, alike=alike, credit=pipeline.find_credit(datanets, version), parent=parent,
         )  # fmt: skip
         if not arguments.version:  # first: what can't be offered must not cost a training
             pipeline.check_plan(economy, registry, job, owner)

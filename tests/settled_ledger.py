@@ -3,7 +3,7 @@
 from typing import Any
 
 from openledger.core.money import split
-from openledger.core.shares import RULE, RULE_1, shares_ppb
+from openledger.core.shares import RULE, RULE_1, leaves_unpaid, shares_ppb
 from openledger.core.values import UNATTRIBUTED
 from openledger.ledger import Account, Ledger, Transfer
 from openledger.ledger.statements import SETTLEMENT, SETTLEMENT_1, USAGE, answers_root, evidence_of, parts_by_account
@@ -161,7 +161,7 @@ def two_part_statement(ledger: Ledger, *, measured: bool = True, rule: str = RUL
     }
     shares, payouts = whole[measured]
     repeats: dict[str, Any] = {}
-    if rule == RULE:
+    if leaves_unpaid(rule):
         repeats = {"repeated_rows": []}
         use["unpaid_nano"], improvement["unpaid_nano"] = {}, {}
     kept = ("adapter", "period", "lineage", "pool_nano", "answers_root", "num_answers", "z_milli", "parameters")

@@ -16,6 +16,7 @@ from openledger.attribution.bank_folder import finish_bank
 from openledger.core.clock import ManualClock
 from openledger.core.signing import SigningKey
 from openledger.core.values import Answer, DatanetVersion
+from openledger.datanets.versions import credit_root
 from openledger.economy import Economy
 from openledger.ledger import Ledger
 from openledger.openlora.torch_engine import EngineOptions, TorchEngine
@@ -67,16 +68,19 @@ class World:
         purpose = purpose_of(version.row_root, self.base.digest, recipe.to_dict())
         return draw_round(self._economy, self.ledger, version.datanet, version.number, purpose, NONCES)
 
-    def train(self, name, rows, parent=None, recipe=RECIPE):
-        """What pipeline.train and build_indexes do, in this process."""
+    def train(self, name, rows, parent=None, recipe=RECIPE, credit=()):
+        """What pipeline.train and build_indexes do, in this process. `credit` are the rows' ids in the order of credit,
+        where the version knows that."""
         number = len(rows)
         version = DatanetVersion(
-            datanet=name, number=2, row_root=name[0] * 64, num_rows=number, gate_version="g/1", published_ms=1
-        )
+            datanet=name, number=2, row_root=name[0] * 64, num_rows=number, gate_version="g/1", published_ms=1,
+            credit_root=credit_root(credit) if credit else "",
+        )  # fmt: skip
         found = pipeline.find_parent(self.registry, parent, self.base, recipe) if parent else None
         job, decoys = pipeline.plan_training(
-            self.base, version, rows, recipe, self.adapters, nonces=self.draw(version, recipe), parent=found
-        )
+            self.base, version, rows, recipe, self.adapters, nonces=self.draw(version, recipe), parent=found,
+            credit=credit,
+        )  # fmt: skip
         pipeline.check_plan(self.economy, self.registry, job, OWNER)
         if job.parent:
             trainer.keep_start(Path(job.output), job.parent)
@@ -108,14 +112,14 @@ class World:
 class Market:
     """A ledger and an economy, and a customer who buys what a row says."""
 
-    def __init__(self, folder, base):
-        self.folder, self.tokenizer = folder, load_tokenizer(base)
+    def __init__(self, folder, base, parameters=None):
+        self.folder, self.tokenizer, self.parameters = folder, load_tokenizer(base), parameters
         self.open()
         self.economy.grant("user:alice", 10**9, "start")
 
     def open(self):
         self.ledger = Ledger(self.folder / "ledger.db", ManualClock(), SigningKey(b"k" * 32), "openledger/test")
-        self.economy = Economy(self.ledger, self.folder, ManualClock())
+        self.economy = Economy(self.ledger, self.folder, ManualClock(), self.parameters)
 
     def close(self):
         self.economy.close()

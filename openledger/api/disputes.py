@@ -57,7 +57,7 @@ class ScoresBody(_Body):
     gain_nano: Whole
     ceilings: list[tuple[Whole, Whole]] = Field(default_factory=list)
     unpaid_nano: dict[str, Whole] | None = None
-    repeats: list[tuple[str, str, Whole]] = Field(default_factory=list)
+    repeats: list[tuple[str, str, str, Whole] | tuple[str, str, Whole]] = Field(default_factory=list)
 
 
 class RecomputationBody(_Body):

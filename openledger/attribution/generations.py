@@ -83,7 +83,7 @@ def combined(lineage: Lineage, digest: str, measured: Mapping[str, GenerationSco
     )
 
 
-def repeats_of(scores: Sequence[ContributorScores]) -> tuple[tuple[str, str, int], ...]:
+def repeats_of(scores: Sequence[ContributorScores]) -> tuple[tuple[str, str, str, int], ...]:
     """The rows that any of them leaves unpaid, each once: a row may be trained on in several adapters."""
     return tuple({repeat[0]: repeat for own in scores for repeat in own.repeats}.values())
 

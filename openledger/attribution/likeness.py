@@ -1,33 +1,52 @@
-"""Which rows repeat an earlier row of their own contributor's, seen by what they would teach: such rows aren't paid.
+"""Which rows repeat an earlier row, seen by what they would teach: such rows aren't paid.
 
     a_i = Lambda^-1/2 Q^T g_i              g_i: gradient of row i's loss where the run begins, in EK-FAC's basis there
     likeness of i and j = cos(a_i, a_j)
 
-    row i repeats row j    j is the likest of its contributor's earlier rows, and the likeness is above theta_c
-    theta_c                the lesser of two medians of theta_cpq over the pairs (p, q) of other contributors: each pair
-                           counted once, and counted by its pairs of rows; LEAST_MILLI to MOST_MILLI
-    theta_cpq              the likeness that no more than 2 alpha / n_c of the pairs of a row of p's and one of q's
-                           exceed; n_c: the contributor's rows
+    likeness/1   row i repeats row j: j is the likest of its contributor's own earlier rows, and the likeness is above
+                 theta_c; n_c are the contributor's rows
+    likeness/2   row i repeats row j: j is the likest of anybody's earlier rows, and the likeness is above theta
 
-So a contributor whose rows are no more alike than strangers' loses about a part alpha of them, however many he brings:
-the more rows, the nearer is each one's likest by chance. Nobody's own rows raise his theta, nor does one name more: the
-medians stand until more than half of the pairs are raised, of contributors and of rows. Where there are fewer than
-FEWEST others theta is the least. "Earlier" is by row id: of rows that repeat each other one is paid, and which one
-makes no difference to him.
+    theta_cpq    the likeness that no more than 2 alpha / n_c of the pairs of a row of p's and one of q's exceed, for
+                 each pair (p, q) of other contributors
+    theta_c      the lesser of two medians of theta_cpq, each pair counted once, and by its pairs of rows
+    theta_g      the likeness to the likest earlier row of a stranger's that no more than alpha of the rows of group g
+                 exceed, or one row of them where alpha of them is less
+    theta        the median of theta_g, each group counted by its rows; both thetas from LEAST_MILLI to MOST_MILLI
 
-Words find copies of text (`datanets.clusters`); this finds what has no words, or other ones. It sees nothing across
-contributors: whose row was first an index doesn't know.
+The more rows, the nearer is each one's likest by chance. Theta follows: half of the rows belong to groups of which
+alpha are named, whatever the number of rows and of contributors. A group is a contributor of GROUP rows or more; who
+has fewer stands with others whom a hash puts beside him. Of fewer than SMALL rows theta is the least: chance is rare.
+
+What later rows are like moves no theta_g of earlier ones. To move theta one needs weight: half of all rows to have it
+wherever one wants, and less than that moves it no further than from one honest group's to another's. But names are
+free: who divides many repeats over names of fewer than GROUP rows puts some in most groups, theta rises until the
+median group has no more of them than alpha, and those below it are paid. So rows that are more alike than MOST_MILLI
+are never paid, however they are divided, and others up to the point where honest rows would be taken for them.
+
+By likeness/1 nobody's own rows move his theta, nor does one name more, of however many rows; with fewer than FEWEST
+others theta_c is the least.
+
+"Earlier" is by the order of credit (`datanets.versions`), which the run's record has. What has none, as runs of before
+or of rows that belong to no Datanet, is judged by likeness/1: there "earlier" is by row id, since of one's own
+rows that repeat each other one is paid, and which one makes no difference to him. Both lists are kept: which one a
+period goes by, its rule of shares says.
+
+The list is of the rows that were trained on and were there when it was made. A row that is withdrawn later stays in it
+as long as the adapter does; of an adapter that wasn't trained on it, the earliest of the rows alike is paid.
+
+Words find copies of text (`datanets.clusters`); this finds what has no words, or other ones.
 
 Gradients are compared by a count sketch of SKETCH numbers (Charikar et al., 2002), whose cosines err by about 0.015: so
 likeness takes 8 kB a row, and pairs of rows are compared in blocks, the strangers' between STRANGERS rows at most.
 At LoRA's start B is zero, and so are A's gradients: they, and what EK-FAC would make of them, aren't computed.
 
-Shapes: R rows, S of them that are compared with strangers', C contributors of these, P pairs of contributors, B rows of
-a batch, K the sketch.
+Shapes: R rows, S of them that are compared with strangers' by likeness/1, C contributors of these, P pairs of
+contributors, B rows of a batch, K the sketch.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -41,7 +60,7 @@ from openledger.adapters.base_model import BaseModel, load_model
 from openledger.attribution.ekfac import Eigenbasis, fit
 from openledger.attribution.gradients import Site, row_gradients, sites
 from openledger.attribution.index import batches
-from openledger.core.errors import Corrupt
+from openledger.core.errors import Corrupt, InvalidInput
 from openledger.core.files import read_document, write_json_durably
 from openledger.core.hashing import digest_json
 from openledger.training.lora import attach_lora
@@ -49,11 +68,15 @@ from openledger.training.recipe import generator
 from openledger.training.record import load_run, run_start
 from openledger.training.task import LANGUAGE, Task, Trainable, trainable_parameters
 
-RULE = "likeness/1"
-FORMAT = "openledger.repeats/1"
+OWN_RULE = "likeness/1"
+RULE = "likeness/2"
+FORMAT_1 = "openledger.repeats/1"  # one list, by likeness/1
+FORMAT = "openledger.repeats/2"
 LEAST_MILLI = 800
 MOST_MILLI = 950
 FEWEST = 3
+GROUP = 25
+SMALL = 100
 ALPHA_PPM = 20_000
 SKETCH = 4096
 STRANGERS = 2048
@@ -62,45 +85,150 @@ _BLOCK = 1024
 Sketches = npt.NDArray[np.float16]
 Float = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
+Found = tuple[int, int, int]  # a row's number, the earlier one's, their likeness in thousandths
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repeat:
-    """A row that repeats `earlier`, one of the same contributor's; `likeness_milli` is their cosine in thousandths."""
+    """A row that repeats `earlier`, one of `contributor_id`'s; `likeness_milli` is their cosine in thousandths. The
+    contributor is empty in lists of before, which have none but the row's own."""
 
     row_id: str
     earlier: str
     likeness_milli: int
+    contributor_id: str = ""
 
 
-def find_repeats(module: Any, examples: Sequence[Trainable], task: Task = LANGUAGE) -> tuple[Repeat, ...]:
-    """The repeats among `examples` by row id; `module` stands where the run begins. Raises as `ekfac.fit`."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repeats:
+    """The repeats among one run's rows: `own` by likeness/1; `anybodys` by likeness/2, None where nobody knows the
+    order of credit, of which `credit_root` is the root."""
+
+    own: tuple[Repeat, ...]
+    anybodys: tuple[Repeat, ...] | None = None
+    credit_root: str = ""
+
+    def listed(self, *, of_others: bool) -> tuple[str, tuple[Repeat, ...]]:
+        """The list that counts, with its rule: likeness/2 if rows that repeat others' are to count, and are known."""
+        if of_others and self.anybodys is not None:
+            return RULE, self.anybodys
+        return OWN_RULE, self.own
+
+
+def find_repeats(
+    module: Any,
+    examples: Sequence[Trainable],
+    task: Task = LANGUAGE,
+    *,
+    credit: Mapping[str, int] | None = None,
+    credit_root: str = "",
+) -> Repeats:
+    """The repeats among `examples`; `module` stands where the run begins, `credit` is each row's place in the order of
+    credit (`RunRecord.places`). Raises as `ekfac.fit`, and InvalidInput (`unknown_credit`) for a row without a place.
+    """
     ordered = sorted(examples, key=lambda example: example.row_id)
+    places = None if credit is None else [_place(credit, example.row_id) for example in ordered]
     return repeats_among(
         [example.row_id for example in ordered],
         [example.contributor_id for example in ordered],
         sketches(module, ordered, task),
+        places,
+        credit_root=credit_root,
     )
 
 
 def repeats_among(
-    row_ids: Sequence[str], contributors: Sequence[str], sketches_RK: npt.NDArray[Any]
-) -> tuple[Repeat, ...]:
-    """As the module says, of sketches of length one (or zero, which are alike to nothing), in the order of the rows."""
+    row_ids: Sequence[str],
+    contributors: Sequence[str],
+    sketches_RK: npt.NDArray[Any],
+    places: Sequence[int] | None = None,
+    *,
+    credit_root: str = "",
+) -> Repeats:
+    """As the module says, of sketches of length one (or zero, which are alike to nothing), in the order of row ids."""
+
+    def named(found: Iterable[Found]) -> tuple[Repeat, ...]:
+        return tuple(
+            Repeat(
+                row_id=row_ids[row],
+                earlier=row_ids[earlier],
+                likeness_milli=milli,
+                contributor_id=contributors[earlier],
+            )
+            for row, earlier, milli in sorted(found)
+        )
+
+    return Repeats(
+        own=named(_of_own(contributors, sketches_RK)),
+        anybodys=None if places is None else named(_of_anybody(contributors, sketches_RK, places)),
+        credit_root=credit_root,
+    )
+
+
+def _of_own(contributors: Sequence[str], sketches_RK: npt.NDArray[Any]) -> Iterator[Found]:
+    """By likeness/1."""
+    strangers = _strangers(contributors, sketches_RK)
     by_contributor: defaultdict[str, list[int]] = defaultdict(list)
     for number, name in enumerate(contributors):
         by_contributor[name].append(number)
-    strangers = _strangers(contributors, sketches_RK)
-    found = []
     for name, numbers in by_contributor.items():
-        least_milli = strangers.threshold_milli(name, len(numbers))
-        for place, (earlier, likeness) in enumerate(_likest_earlier(sketches_RK[numbers])):
-            if (milli := min(1000, round(1000 * likeness))) > least_milli:
-                found.append((numbers[place], numbers[earlier], milli))
-    return tuple(
-        Repeat(row_id=row_ids[row], earlier=row_ids[earlier], likeness_milli=milli)
-        for row, earlier, milli in sorted(found)
-    )
+        theta_milli = strangers.theta_milli(name, len(numbers))
+        for place, (earlier, milli) in enumerate(_likest_earlier(sketches_RK[numbers])):
+            if milli > theta_milli:
+                yield numbers[place], numbers[earlier], milli
+
+
+def _of_anybody(contributors: Sequence[str], sketches_RK: npt.NDArray[Any], places: Sequence[int]) -> Iterator[Found]:
+    """By likeness/2."""
+    order = np.argsort(np.asarray(places), kind="stable").tolist()
+    whose, sorted_RK = [contributors[row] for row in order], sketches_RK[order]
+    theta = theta_milli(whose, [milli for _, milli in _likest_earlier(sorted_RK, whose)])
+    for row, (earlier, milli) in enumerate(_likest_earlier(sorted_RK)):
+        if milli > theta:
+            yield order[row], order[earlier], milli
+
+
+def theta_milli(contributors: Sequence[str], strangers_milli: Sequence[int]) -> int:
+    """Theta of likeness/2, of rows' contributors and how alike each row is to the likest earlier one of a stranger's,
+    in thousandths."""
+    by_name: defaultdict[str, list[int]] = defaultdict(list)
+    for name, milli in zip(contributors, strangers_milli, strict=True):
+        by_name[name].append(milli)
+    if len(contributors) < SMALL:
+        return LEAST_MILLI
+    each = sorted((_theta_of(group), len(group)) for group in _groups(by_name))
+    weights = np.cumsum([weight for _, weight in each])
+    median = each[int(np.searchsorted(2 * weights, len(contributors)))][0]
+    return min(MOST_MILLI, max(LEAST_MILLI, median))
+
+
+def _groups(by_name: Mapping[str, list[int]]) -> list[list[int]]:
+    groups, small = [some for some in by_name.values() if len(some) >= GROUP], list[int]()
+    for name in sorted(by_name, key=digest_json):
+        if len(by_name[name]) < GROUP:
+            small = small + by_name[name]
+            if len(small) >= GROUP:
+                groups.append(small)
+                small = []
+    if groups:
+        groups[-1] = groups[-1] + small  # too few for a group of their own
+    return groups
+
+
+def _theta_of(group: Sequence[int]) -> int:
+    falling, num_allowed = sorted(group, reverse=True), max(1, ALPHA_PPM * len(group) // 10**6)
+    return falling[num_allowed] if num_allowed < len(group) else 0
+
+
+def _place(credit: Mapping[str, int], row_id: str) -> int:
+    if row_id not in credit:
+        raise InvalidInput(
+            f"nobody knows the place of {row_id} in the order of credit",
+            code="unknown_credit",
+            param="credit",
+            fix="give the places of all rows, as the run's record has them, or none",
+        )
+    return credit[row_id]
 
 
 def sketches(module: Any, examples: Sequence[Trainable], task: Task = LANGUAGE) -> Sketches:
@@ -139,52 +267,64 @@ def _without_idle(module: Any) -> Iterator[None]:
             own.requires_grad_(True)
 
 
-def build_repeats(base: BaseModel, adapter: Path, trained: Sequence[Trainable], folder: Path) -> tuple[Repeat, ...]:
+def build_repeats(base: BaseModel, adapter: Path, trained: Sequence[Trainable], folder: Path) -> Repeats:
     """Those of a recorded adapter's rows, written to the folder of its index, or found there. Raises NotFound where the
     run has no record, and as `find_repeats`."""
     if (known := load_repeats(folder)) is not None:
         return known
     record = load_run(adapter)
     module = attach_lora(load_model(base), record.recipe, record.initial, run_start(adapter, record)).eval()
-    found = find_repeats(module, trained)
+    found = find_repeats(module, trained, credit=record.places, credit_root=record.credit_root)
     save_repeats(folder, found)
     return found
 
 
-def save_repeats(folder: Path, found: Sequence[Repeat]) -> None:
-    rows = [list(astuple(repeat)) for repeat in found]
-    write_json_durably(_path(folder), {"format": FORMAT, "rule": RULE, "rows": rows, "digest": digest_json(rows)})
+def save_repeats(folder: Path, found: Repeats) -> None:
+    lists = {
+        rule: [list(astuple(repeat)) for repeat in rows]
+        for rule, rows in ((OWN_RULE, found.own), (RULE, found.anybodys))
+        if rows is not None
+    }
+    told = {"lists": lists, "credit_root": found.credit_root}
+    write_json_durably(_path(folder), {"format": FORMAT, **told, "digest": digest_json(told)})
 
 
-def load_repeats(folder: Path) -> tuple[Repeat, ...] | None:
+def load_repeats(folder: Path) -> Repeats | None:
     """What `build_repeats` wrote; None where it never did, as in indexes built before. Raises Corrupt
     (`corrupt_repeats`)."""
     if not _path(folder).exists():
         return None
 
-    def parse(values: dict[str, Any]) -> tuple[Repeat, ...]:
-        if digest_json(values["rows"]) != values["digest"] or values["rule"] != RULE:
-            raise ValueError("it was changed")
-        return tuple(
-            Repeat(row_id=row_id, earlier=earlier, likeness_milli=milli) for row_id, earlier, milli in values["rows"]
-        )
-
-    return read_document(
-        _path(folder),
-        FORMAT,
-        parse,
-        lambda reason: Corrupt(
+    def refused(reason: str) -> Corrupt:
+        return Corrupt(
             f"the list of repeated rows at {_path(folder)} can't be read: {reason}",
             code="corrupt_repeats",
             param=str(folder),
             fix="remove the file and build the index again: it is made from the adapter and its rows",
-        ),
-    )
+        )
+
+    return read_document(_path(folder), (FORMAT, FORMAT_1), _parsed, refused)
 
 
-def likeness_stated(repeats: Sequence[Repeat] | None) -> str:
-    """What scores say of it: the rule and how many rows it found, or that it was not measured."""
-    return "unmeasured" if repeats is None else f"{RULE} {len(repeats)}"
+def _parsed(values: dict[str, Any]) -> Repeats:
+    told = {name: value for name, value in values.items() if name != "digest"}
+    if told.keys() == {"rule", "rows"} and told["rule"] == OWN_RULE:  # as FORMAT_1 has it
+        told = {"lists": {OWN_RULE: told["rows"]}}
+        if digest_json(values["rows"]) != values["digest"]:
+            raise ValueError("it was changed")
+    elif told.keys() != {"lists", "credit_root"} or digest_json(told) != values["digest"]:
+        raise ValueError("it was changed")
+    lists = {rule: tuple(_repeat(*row) for row in rows) for rule, rows in told["lists"].items()}
+    return Repeats(own=lists[OWN_RULE], anybodys=lists.get(RULE), credit_root=told.get("credit_root", ""))
+
+
+def _repeat(row_id: str, earlier: str, likeness_milli: int, contributor_id: str = "") -> Repeat:
+    return Repeat(row_id=row_id, earlier=earlier, likeness_milli=likeness_milli, contributor_id=contributor_id)
+
+
+def likeness_stated(rule: str, rows: Sequence[Repeat]) -> str:
+    """What scores say of it: the rule, and how many rows it found."""
+    return f"{rule} {len(rows)}"
 
 
 def _path(folder: Path) -> Path:
@@ -193,7 +333,7 @@ def _path(folder: Path) -> Path:
 
 def _hash(site: Site) -> tuple[torch.Tensor, torch.Tensor]:
     """For each of the site's numbers its place in the sketch, and its sign there."""
-    random = generator(RULE, f"{site.name} {site.outputs} {site.inputs}")
+    random = generator(OWN_RULE, f"{site.name} {site.outputs} {site.inputs}")
     place_P = torch.from_numpy(random.integers(0, SKETCH, site.size))
     return place_P, torch.from_numpy(2 * random.integers(0, 2, site.size) - 1).float()
 
@@ -205,7 +345,7 @@ def _whitened(own: Eigenbasis, gradient_BSL: torch.Tensor) -> torch.Tensor:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Strangers:
     """Of rows that are evenly spaced: whose they are, and how many each contributor has. Of pairs of contributors with
-    rows that are more alike than the least: who they are, and where in `likenesses` theirs are, falling."""
+    rows that are more alike than LEAST_MILLI: who they are, and where in `likenesses` theirs are, falling."""
 
     names: Sequence[str]
     sizes_C: Integers
@@ -215,20 +355,33 @@ class _Strangers:
     number_P: Integers
     likenesses: Float
 
-    def threshold_milli(self, name: str, num_rows: int) -> int:
-        """theta of the contributor with `num_rows`, in thousandths."""
+    def theta_milli(self, name: str, num_rows: int) -> int:
+        """theta_c of the contributor, in thousandths, `num_rows` being n_c."""
+        sizes = self._others(name)
+        theta_P, fewer_P, more_P = self._above(name, num_rows)
+        once = _median(theta_P, np.ones_like(fewer_P), len(sizes) * (len(sizes) - 1) // 2)
+        by_rows = _median(theta_P, fewer_P * more_P, int(sizes.sum() ** 2 - (sizes**2).sum()) // 2)
+        return _bounded(min(once, by_rows), sizes)
+
+    def _others(self, name: str) -> Integers:
+        """How many rows each has, the most first."""
+        return np.sort(self.sizes_C[[other != name for other in self.names]])[::-1]
+
+    def _above(self, name: str, num_rows: int) -> tuple[Float, Integers, Integers]:
+        """theta_cpq of the pairs of others of which it is above LEAST_MILLI, and the rows of either's, the fewer
+        first."""
+        one_P, other_P = self.sizes_C[self.one_P], self.sizes_C[self.other_P]
+        allowed_P = 2 * ALPHA_PPM * one_P * other_P // (10**6 * num_rows)
         others_C = np.array([other != name for other in self.names])
-        sizes = self.sizes_C[others_C]
-        if len(sizes) < FEWEST:
-            return LEAST_MILLI
-        rows_P = self.sizes_C[self.one_P] * self.sizes_C[self.other_P]
-        allowed_P = 2 * ALPHA_PPM * rows_P // (10**6 * num_rows)
-        raised_P = others_C[self.one_P] & others_C[self.other_P] & (allowed_P < self.number_P)
-        theta, weight = self.likenesses[(self.start_P + allowed_P)[raised_P]], rows_P[raised_P]
-        num_pairs = len(sizes) * (len(sizes) - 1) // 2
-        num_row_pairs = int(sizes.sum() ** 2 - (sizes**2).sum()) // 2
-        median = min(_median(theta, np.ones_like(weight), num_pairs), _median(theta, weight, num_row_pairs))
-        return min(MOST_MILLI, max(LEAST_MILLI, round(1000 * median)))
+        above_P = others_C[self.one_P] & others_C[self.other_P] & (allowed_P < self.number_P)
+        theta_P = self.likenesses[(self.start_P + allowed_P)[above_P]]
+        return theta_P, np.minimum(one_P, other_P)[above_P], np.maximum(one_P, other_P)[above_P]
+
+
+def _bounded(median: float, sizes: Integers) -> int:
+    if len(sizes) < FEWEST:
+        return LEAST_MILLI
+    return min(MOST_MILLI, max(LEAST_MILLI, round(1000 * median)))
 
 
 def _median(values: Float, weights: Integers, total: int) -> float:
@@ -266,10 +419,13 @@ def _strangers(contributors: Sequence[str], sketches_RK: npt.NDArray[Any]) -> _S
     )
 
 
-def _likest_earlier(sketches_RK: npt.NDArray[Any]) -> list[tuple[int, float]]:
-    """For each row the number of the likest row before it, and their likeness; (0, 0.0) for the first."""
+def _likest_earlier(sketches_RK: npt.NDArray[Any], but: Sequence[str] = ()) -> list[tuple[int, int]]:
+    """For each row the number of the likest row before it, and their likeness in thousandths; (0, 0) for the first. Not
+    those that have the same name in `but`."""
     number_R, likeness_R = np.zeros(len(sketches_RK), int), np.zeros(len(sketches_RK), np.float32)
+    name_R = np.unique(but, return_inverse=True)[1] if but else np.arange(len(sketches_RK))
     for rows, others, products in _products(sketches_RK):
+        products = np.where(name_R[rows][:, None] == name_R[others], -1.0, products)
         if rows == others:
             products = np.where(np.tri(len(products), k=-1, dtype=bool), products, -1.0)
         best_R = products.argmax(axis=1)
@@ -277,7 +433,8 @@ def _likest_earlier(sketches_RK: npt.NDArray[Any]) -> list[tuple[int, float]]:
         better_R = most_R > likeness_R[rows]
         likeness_R[rows] = np.where(better_R, most_R, likeness_R[rows])
         number_R[rows] = np.where(better_R, best_R + others.start, number_R[rows])
-    return list(zip(number_R.tolist(), likeness_R.tolist(), strict=True))
+    milli = [min(1000, round(1000 * likeness)) for likeness in likeness_R.tolist()]
+    return list(zip(number_R.tolist(), milli, strict=True))
 
 
 def _products(sketches_RK: npt.NDArray[Any]) -> Iterator[tuple[slice, slice, Float]]:

@@ -44,7 +44,7 @@ all fees, those of answers marked wrong included, times the held-out answers' me
 itself is above what honest answers reach under the ceiling. Where there are no held-out answers, or they gained nothing
 on the mean, there is nothing to measure by: fees count whole, and the divisor is G or the sum of positive influences.
 
-**Repeats.** What a contributor's rows moved that repeat earlier ones of his (`likeness.py`), summed over the period, is
+**Repeats.** What a contributor's rows moved that repeat earlier ones (`likeness.py`), summed over the period, is
 stated beside his score, and the rule of shares leaves it unpaid: U_c, clipped at 0 once, as scores are. So such rows
 still count where they moved answers to the worse.
 
@@ -183,7 +183,16 @@ class Measurement:
                 withdrawn=self.withdrawn,
                 repeats=unpaid,
             )
-        return replace(found, repeats=tuple((each.row_id, each.earlier, each.likeness_milli) for each in self.repeats))
+        return replace(found, repeats=self._named())
+
+    def _named(self) -> tuple[tuple[str, str, str, int], ...]:
+        """The repeats as scores name them; a row that the index lacks moved nothing, and isn't."""
+        whose = {entry.row_id: entry.contributor_id for entry in self.entries if entry.trained}
+        return tuple(
+            (each.row_id, each.earlier, each.contributor_id or whose[each.row_id], each.likeness_milli)
+            for each in self.repeats
+            if each.row_id in whose
+        )
 
 
 def ceiling_of(held_out_gains: Sequence[float]) -> float:

@@ -25,15 +25,18 @@ def write_json_durably(path: Path, value: Any) -> None:
 
 
 def read_document(
-    path: Path, form: str, parse: Callable[[dict[str, Any]], Parsed], refused: Callable[[str], Exception]
+    path: Path,
+    form: str | tuple[str, ...],
+    parse: Callable[[dict[str, Any]], Parsed],
+    refused: Callable[[str], Exception],
 ) -> Parsed:
-    """What `parse` makes of the JSON object at `path`, which must be of format `form` and is handed on without it.
+    """What `parse` makes of the JSON object at `path`, which must be of a format in `form` and is handed on without it.
 
     Raises `refused(reason)` where the file can't be read, is of another format, or `parse` finds it lacking."""
     try:
         values = json.loads(path.read_text())
         found = values.pop("format")
-        if found != form:
+        if found not in ((form,) if isinstance(form, str) else form):
             raise ValueError(f"unknown format {found!r}")
         return parse(values)
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, ArithmeticError) as error:

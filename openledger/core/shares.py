@@ -3,8 +3,9 @@
 I_c is contributor c's influence summed over the period, SE_c its standard error, G the adapter's gain over the base
 in the same unit, and z is governed. A settlement names the rule that it was made by, and is checked by that one.
 
-    shares/3    w_c = max(0, I_c - U_c - z SE_c^2 / E)      E = sqrt(sum over j that are paid of SE_j^2)
+    shares/4    w_c = max(0, I_c - U_c - z SE_c^2 / E)      E = sqrt(sum over j that are paid of SE_j^2)
                 D   = max(G, sum over j of max(0, I_j), sum over adapters of max(0, g) F)
+    shares/3    the same with U_c of fewer rows
     shares/2    the same with U_c = 0
     shares/1    w_c = max(0, I_c - z SE_c)            D = max(G, sum over j of max(0, I_j))
 
@@ -13,8 +14,9 @@ in the same unit, and z is governed. A settlement names the rule that it was mad
 What the w_c leave of D is `unattributed`: weak evidence pays nobody, and nothing is blown up to 100 %. Sums are
 clipped once for each contributor, after the period's sum, so that rows may be negative.
 
-U_c is what of I_c comes from rows that repeat earlier ones of the contributor's own (`attribution.likeness`), 0 where
-these moved nothing or to the worse. Nobody is paid for it, and nobody else gets it: D is of the whole I_c.
+U_c is what of I_c comes from rows that repeat earlier ones (`attribution.likeness`), 0 where these moved nothing or to
+the worse: earlier ones of anybody's by shares/4, of the contributor's own alone by shares/3. Nobody is paid for it, and
+nobody else gets it, the earlier row's contributor neither: D is of the whole I_c.
 
 E is the standard error of the sum of the influences that are paid, as if the errors were independent, and z E is what
 is left out of that sum. Each contributor bears of it what he brought into it: SE_c^2 / E is Euler's division of E
@@ -46,8 +48,9 @@ from openledger.core.values import UNATTRIBUTED
 
 RULE_1 = "shares/1"
 RULE_2 = "shares/2"
-RULE = "shares/3"
-RULES = (RULE_1, RULE_2, RULE)
+RULE_3 = "shares/3"
+RULE = "shares/4"
+RULES = (RULE_1, RULE_2, RULE_3, RULE)
 WHOLE_PPB = 10**9
 WHOLE_PPM = 10**6
 _NANO = 10**9
@@ -108,6 +111,11 @@ def terms_of(rule: str, ceilings: Sequence[Sequence[int]], unpaid_nano: Mapping[
     return {name: terms[name] for name in known.get(rule, tuple(terms))}
 
 
+def leaves_unpaid(rule: str) -> bool:
+    """Whether rows that repeat others may go unpaid by `rule`."""
+    return rule in (RULE_3, RULE)
+
+
 def ceiling_nano(ceilings: Sequence[Sequence[int]]) -> int:
     """What answers can owe to the data at most, in nano-OPEN x nats: D is at least that."""
     return sum(max(0, gain_nano) * fees_nano for gain_nano, fees_nano in ceilings) // _NANO
@@ -137,7 +145,7 @@ def check_ceilings(ceilings: Sequence[Sequence[int]]) -> None:
 def check_unpaid(unpaid_nano: Mapping[str, int], scores_nano: Mapping[str, int], rule: str = RULE) -> None:
     """Raises InvalidInput (`invalid_scores`) for anything but positive whole numbers of contributors with a score, or
     by a rule that pays for every row (`unknown_rule`)."""
-    if rule != RULE and unpaid_nano:
+    if not leaves_unpaid(rule) and unpaid_nano:
         raise InvalidInput(f"{rule} pays for every row: it leaves nothing unpaid", code="unknown_rule", param="rule")
     if not set(unpaid_nano) <= set(scores_nano) or any(type(v) is not int or v <= 0 for v in unpaid_nano.values()):
         raise InvalidInput(

@@ -111,7 +111,8 @@ class Tombstone:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatanetVersion:
-    """An immutable published version. `row_root` is the RFC 9162 root (hex) over the sorted row ids."""
+    """An immutable published version. `row_root` is the RFC 9162 root (hex) over the sorted row ids, `credit_root` that
+    over the row ids in the order of credit, first credited first; empty in versions of before."""
 
     datanet: str
     number: int
@@ -119,6 +120,7 @@ class DatanetVersion:
     num_rows: int
     gate_version: str
     published_ms: int
+    credit_root: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,6 +200,7 @@ class Pool:
     `unreadable_nano` of the total came from `num_unreadable` answers whose content isn't kept (any more): nothing can
     be measured on them, and what they paid into the part `use` is nobody's. `marked` are the ids of the answers that
     were marked wrong, those that can't be read included, and `refunds` of the transfers that took answers out of it.
+    `shares_rule` is what it is settled by (`core.shares`), empty where nobody said so: then it is the newest.
     """
 
     adapter: str
@@ -209,6 +212,7 @@ class Pool:
     unreadable_nano: int = 0
     marked: tuple[str, ...] = ()
     refunds: tuple[str, ...] = ()
+    shares_rule: str = ""
 
     @property
     def left_out(self) -> tuple[str, ...]:
@@ -231,7 +235,7 @@ class ContributorScores:
     gain on its held-out answers, in billionths of a nat, and the fees of its answers in nano-OPEN. None for the
     improvement part.
 
-    `repeats` are rows that aren't paid: each with the earlier one of the same contributor's that it repeats, and how
+    `repeats` are rows that aren't paid: each with the earlier one that it repeats, the contributor of that one, and how
     alike they are, in thousandths. `unpaid_nano` is what of a contributor's score is theirs, where that is anything
     (`core.shares`). `repeated_nano` is the same before it is clipped: of parts of a period it is added up, and the sum
     is clipped once. It is no part of a settlement.
@@ -246,7 +250,7 @@ class ContributorScores:
     quality: dict[str, str] = field(default_factory=dict)
     ceilings: tuple[tuple[int, int], ...] = ()
     unpaid_nano: dict[str, int] = field(default_factory=dict)
-    repeats: tuple[tuple[str, str, int], ...] = ()
+    repeats: tuple[tuple[str, str, str, int], ...] = ()
     repeated_nano: dict[str, int] = field(default_factory=dict)
 
 

@@ -84,7 +84,7 @@ from openledger.datanets.terms import (
     check_licence,
     check_permitted,
 )
-from openledger.datanets.versions import read_row_ids, row_root, write_manifest
+from openledger.datanets.versions import credit_root, read_credit, read_row_ids, row_root, write_manifest
 
 _MAX_SUMMARY_CHARS = 1_000
 _MAX_NAME_CHARS = 128
@@ -677,7 +677,8 @@ class Datanets:
         return self._registry.tombstones.of_rows(read_row_ids(self._folder / "versions", self.version(name, number)))
 
     def publish(self, name: str) -> DatanetVersion:
-        """Freeze the accepted rows as the next version. Without a change, the current version again.
+        """Freeze the accepted rows as the next version, with the order in which they were credited. Without a change,
+        the current version again.
 
         Raises InvalidInput (`empty_datanet`) when no row is accepted.
         """
@@ -686,20 +687,25 @@ class Datanets:
         accepted = self._registry.row_ids(name, ("accept",))
         if not accepted:
             raise InvalidInput(f"the Datanet {name!r} has no accepted row", code="empty_datanet", param="name")
-        published, root = self._registry.versions(name), row_root(accepted)
-        if published and published[-1].row_root == root:
+        published, roots = self._registry.versions(name), (row_root(accepted), credit_root(accepted))
+        if published and (published[-1].row_root, published[-1].credit_root) == roots:
             return published[-1]
         version = DatanetVersion(
             datanet=name,
             number=len(published) + 1,
-            row_root=root,
+            row_root=roots[0],
             num_rows=len(accepted),
             gate_version=GATE_VERSION,
             published_ms=self._clock.now_ms(),
+            credit_root=roots[1],
         )
         write_manifest(self._folder / "versions", version, accepted, self._registry.datanet(name).row_schema)
         self._registry.add_version(version)
         return version
+
+    def credit(self, name: str, number: int) -> list[str]:
+        """Ids of the version's rows, removed ones too, in the order of credit (`versions`); empty for one of before."""
+        return read_credit(self._folder / "versions", self.version(name, number))
 
     def version(self, name: str, number: int) -> DatanetVersion:
         for version in self.versions(name):

@@ -95,6 +95,7 @@ END;
 CREATE TABLE IF NOT EXISTS versions (
     datanet TEXT NOT NULL REFERENCES datanets (name), number INTEGER NOT NULL, row_root TEXT NOT NULL,
     num_rows INTEGER NOT NULL, gate_version TEXT NOT NULL, published_ms INTEGER NOT NULL,
+    credit_root TEXT NOT NULL DEFAULT '',
     PRIMARY KEY (datanet, number)
 ) STRICT, WITHOUT ROWID;
 """
@@ -414,22 +415,28 @@ class Registry:
     def add_version(self, version: DatanetVersion) -> None:
         with self._writing():
             self._connection.execute(
-                "INSERT INTO versions VALUES (?, ?, ?, ?, ?, ?)",
+                "INSERT INTO versions VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (version.datanet, version.number, version.row_root, version.num_rows, version.gate_version,
-                 version.published_ms),
+                 version.published_ms, version.credit_root),
             )  # fmt: skip
 
     def versions(self, datanet: str) -> list[DatanetVersion]:
         rows = self._connection.execute(
-            "SELECT number, row_root, num_rows, gate_version, published_ms FROM versions WHERE datanet = ?"
-            " ORDER BY number",
+            "SELECT number, row_root, num_rows, gate_version, published_ms, credit_root FROM versions"
+            " WHERE datanet = ? ORDER BY number",
             (datanet,),
         )
         return [
             DatanetVersion(
-                datanet=datanet, number=number, row_root=root, num_rows=num_rows, gate_version=gate, published_ms=time
+                datanet=datanet,
+                number=number,
+                row_root=root,
+                num_rows=num_rows,
+                gate_version=gate,
+                published_ms=time,
+                credit_root=credit,
             )
-            for number, root, num_rows, gate, time in rows
+            for number, root, num_rows, gate, time, credit in rows
         ]
 
     def statistics(self, datanet: str) -> list[ContributorStatistics]:
@@ -519,6 +526,9 @@ class Registry:
                 "ALTER TABLE datanets ADD COLUMN display TEXT NOT NULL DEFAULT 'reference'"
                 " CHECK (display IN ('none', 'reference', 'text'))"
             )
+        columns = {name for _, name, *_ in self._connection.execute("PRAGMA table_info(versions)")}
+        if "credit_root" not in columns:
+            self._connection.execute("ALTER TABLE versions ADD COLUMN credit_root TEXT NOT NULL DEFAULT ''")
         columns = {name for _, name, *_ in self._connection.execute("PRAGMA table_info(decisions)")}
         if "told" not in columns:
             self._connection.execute("ALTER TABLE decisions ADD COLUMN told INTEGER NOT NULL DEFAULT 0")

@@ -1,4 +1,14 @@
-"""Published versions: an immutable manifest for each, from which anyone can recompute the row root."""
+"""Published versions: an immutable manifest for each, from which anyone can recompute the row root and the order of
+credit: whose row was first.
+
+**The order of credit.** Rows stand where their contribution stands, and in it as they were sent. A contribution stands
+where it came among all contributions to all Datanets, a sealed one where its seal came (`seals`), which is in the log
+before anybody has seen a row. Nothing that a contributor chooses changes it: not the rows' ids, nor his key, nor the
+Datanet, nor that a row was withdrawn and sent again, which is another row then. A place never changes, so of two
+versions that have the same two rows both name the same one first.
+
+    row_root      over the row ids, sorted                 credit_root   over the row ids, first credited first
+"""
 
 import json
 from collections.abc import Sequence
@@ -13,34 +23,70 @@ from openledger.core.values import DatanetVersion
 from openledger.datanets.folders import make_folder
 from openledger.datanets.row_schema import PLAIN, RowSchema
 
-FORMAT = "openledger/datanet-version/1"
+FORMAT_1 = "openledger/datanet-version/1"  # without the order of credit
+FORMAT = "openledger/datanet-version/2"
 
 
 def row_root(row_ids: Sequence[str]) -> str:
     """The RFC 9162 root (hex) whose leaves are the row ids in sorted order, as UTF-8."""
-    return merkle.root([merkle.leaf_hash(row_id.encode()) for row_id in sorted(row_ids)]).hex()
+    return credit_root(sorted(row_ids))
+
+
+def credit_root(row_ids: Sequence[str]) -> str:
+    """The same with the leaves in the order of `row_ids`."""
+    return merkle.root([merkle.leaf_hash(row_id.encode()) for row_id in row_ids]).hex()
 
 
 def write_manifest(
     folder: Path, version: DatanetVersion, row_ids: Sequence[str], row_schema: RowSchema = PLAIN
 ) -> None:
-    """Durable. A manifest that no registered version names is a publication that was cut off; it is written over."""
-    value = {"format": FORMAT, **asdict(version), "row_schema": row_schema.to_json(), "row_ids": sorted(row_ids)}
+    """`row_ids` first credited first. Durable. A manifest that no registered version names is a publication that was
+    cut off; it is written over."""
+    places = {row_id: place for place, row_id in enumerate(row_ids)}
+    ordered = sorted(row_ids)
+    told = {"row_schema": row_schema.to_json(), "row_ids": ordered, "credit": [places[row_id] for row_id in ordered]}
     make_folder(folder / version.datanet)
-    write_json_durably(_path(folder, version), value)
+    write_json_durably(_path(folder, version), {"format": FORMAT, **asdict(version), **told})
 
 
 def read_row_ids(folder: Path, version: DatanetVersion) -> list[str]:
     """The version's row ids, sorted. Raises Corrupt (`corrupt_manifest`) unless they lead to its row root."""
+    return _read(folder, version)[0]
+
+
+def read_credit(folder: Path, version: DatanetVersion) -> list[str]:
+    """The version's row ids, first credited first; empty for one of before. Raises Corrupt (`corrupt_manifest`) unless
+    they lead to its row root and its root of credit."""
+    row_ids, manifest = _read(folder, version)
+    if not version.credit_root:
+        return []
+    path, credit = _path(folder, version), manifest.get("credit")
+    if not _is_order(credit, len(row_ids)):
+        raise _corrupt(path, "has not one place in the order of credit for each row")
+    order = [row_id for _, row_id in sorted(zip(credit, row_ids, strict=True))]
+    if credit_root(order) != version.credit_root:
+        raise _corrupt(path, "does not lead to the version's root of credit")
+    return order
+
+
+def _read(folder: Path, version: DatanetVersion) -> tuple[list[str], dict[str, Any]]:
     path = _path(folder, version)
     try:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         row_ids = [str(row_id) for row_id in manifest["row_ids"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _corrupt(path, f"can't be read: {error}") from error
-    if manifest.get("format") != FORMAT or row_ids != sorted(row_ids) or row_root(row_ids) != version.row_root:
+    known = manifest.get("format") in (FORMAT_1, FORMAT)
+    if not known or row_ids != sorted(row_ids) or row_root(row_ids) != version.row_root:
         raise _corrupt(path, "does not lead to the version's row root")
-    return row_ids
+    return row_ids, manifest
+
+
+def _is_order(credit: Any, num_rows: int) -> bool:
+    """Whether it is each of the places 0 to `num_rows` - 1 once."""
+    if not isinstance(credit, list) or any(type(place) is not int for place in credit):
+        return False
+    return sorted(credit) == list(range(num_rows))
 
 
 def _path(folder: Path, version: DatanetVersion) -> Path:

@@ -348,6 +348,7 @@ class Economy(Offices):
             answers=() if settled else verdicts.counted(self._answers.in_pool(adapter, period), marked),
             marked=marked,
             refunds=self._refunded(adapter, period),
+            shares_rule=self.parameters(period).shares_rule,
         )
 
     def settle(

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from openledger.core.money import format_money, format_open, shown_unit
-from openledger.core.shares import ceiling_nano
+from openledger.core.shares import RULE_3, ceiling_nano
 from openledger.ledger import appeals, contributor_keys, deposits, disputes, offers, seals, signers
 from openledger.ledger.statements import PARTS, SETTLEMENT_1, SETTLEMENTS, USAGE, format_of
 from openledger.ledger.transfers import Batch, Transfer
@@ -81,9 +81,8 @@ def _division_lines(account: str, settlement: Mapping[str, Any]) -> list[str]:
     if settlement["not_counted"]:
         lines.insert(0, f"{len(settlement['not_counted'])} of these answers were marked wrong and count nothing in use")
     if settlement.get("repeated_rows"):
-        lines.insert(
-            0, f"{len(settlement['repeated_rows'])} rows repeat earlier ones of their contributor's and aren't paid"
-        )
+        whose = " of their contributor's" if settlement["rule"] == RULE_3 else ""
+        lines.insert(0, f"{len(settlement['repeated_rows'])} rows repeat earlier ones{whose} and aren't paid")
     return [*lines, *(f"{name}: in all {_result(name, settlement)}" for name in paid)]
 
 

@@ -47,7 +47,8 @@ class Parameters:
 
     A hold is released `hold_timeout_ms` after it was placed, unless its answer was stored by then; a stored answer may
     be posted for another `posting_grace_ms`, so that an outage costs nobody. `shares_rule` names the rule of shares
-    (`core.shares`), `z_milli` is its z.
+    (`core.shares`), `z_milli` is its z. Ledgers that began before version 7 pay by `shares/3` until a vote; a vote can
+    go back to it, or to a rule before.
 
     `use_ppm` and `improvement_ppm` divide the contributors' pool: by influence on the answers sold, and by influence on
     the loss of the held-out set. `verbatim_ppm` and `citation_ppm` are what the channels of that name weigh in the
@@ -76,7 +77,7 @@ class Parameters:
     proposes with it; 0 sets no limit, as in ledgers that began before version 6.
     """
 
-    version: int = 6
+    version: int = 7
     contributors_ppm: int = 500_000
     owner_ppm: int = 200_000
     stakers_ppm: int = 200_000

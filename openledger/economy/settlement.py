@@ -13,7 +13,7 @@ from typing import Any
 from openledger.core.errors import InvalidInput
 from openledger.core.ids import check_name, derived_id
 from openledger.core.money import shown_unit, split
-from openledger.core.shares import RULE, WHOLE_PPB, WHOLE_PPM, shares_ppb, terms_of
+from openledger.core.shares import RULE, WHOLE_PPB, WHOLE_PPM, leaves_unpaid, shares_ppb, terms_of
 from openledger.core.values import UNATTRIBUTED, ContributorScores, PoolPart, Settlement
 from openledger.economy.parameters import Parameters
 from openledger.ledger import accounts as names
@@ -30,6 +30,7 @@ from openledger.ledger.statements import (
     parts_by_account,
     pool_payouts,
     pool_shares,
+    repeated_rows,
     unreadable_part,
 )
 from openledger.ledger.transfers import Batch, Transfer
@@ -60,7 +61,7 @@ def check_scores(scores: ContributorScores) -> None:
         ceilings=scores.ceilings,
         unpaid_nano=scores.unpaid_nano,
     )
-    check_repeats(scores.repeats, scores.unpaid_nano)
+    check_repeats(scores.repeats, scores.unpaid_nano, RULE)
 
 
 def check_improvement(improvement: ContributorScores | None, scores: ContributorScores) -> None:
@@ -94,7 +95,7 @@ def settlement_statement(
     evidence = evidence_of(usages)
     pool_nano = sum(item[1] for item in evidence)
     parts = _parts(pool_nano, unreadable_nano, scores, improvement, parameters)
-    payouts = pool_payouts(parts)
+    payouts, rule = pool_payouts(parts), parameters.shares_rule
     return {
         "format": SETTLEMENT,
         "adapter": scores.adapter,
@@ -105,8 +106,8 @@ def settlement_statement(
         "answers_root": answers_root(evidence),
         "num_answers": len(evidence),
         "not_counted": sorted(verdict["commitment"] for verdict in verdicts),
-        "rule": parameters.shares_rule,
-        **({"repeated_rows": [list(row) for row in scores.repeats]} if parameters.shares_rule == RULE else {}),
+        "rule": rule,
+        **({"repeated_rows": repeated_rows(scores.repeats, rule)} if leaves_unpaid(rule) else {}),
         "z_milli": parameters.z_milli,
         "channels_ppm": parameters.channels,
         "parameters": parameters.version,

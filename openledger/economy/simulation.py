@@ -72,7 +72,7 @@ def _scores(settlement: Statement, name: str) -> ContributorScores | None:
         quality=dict(part["quality"]),
         ceilings=tuple((gain_nano, fees_nano) for gain_nano, fees_nano in part.get("ceilings", ())),
         unpaid_nano=dict(part.get("unpaid_nano", {})),
-        repeats=tuple((row, earlier, milli) for row, earlier, milli in settlement.get("repeated_rows", ())),
+        repeats=tuple(tuple(row) for row in settlement.get("repeated_rows", ())),
     )
 
 

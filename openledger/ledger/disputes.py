@@ -94,7 +94,8 @@ class Scores:
     there are no `ceilings`, and statements don't name them.
 
     `unpaid_nano` is None where nothing is said of rows that repeat others, and empty where none were found. `repeats`
-    are the rows that it is of: (row, the earlier row, likeness in thousandths), for everybody to look at."""
+    are the rows that it is of: (row, the earlier row, its contributor, likeness in thousandths), for everybody to look
+    at; disputes of settlements by `shares/3` may leave the contributor out."""
 
     method: str
     scores_nano: Mapping[str, int]
@@ -746,7 +747,7 @@ def _check_scores(claim: Statement, scores: Mapping[str, Scores]) -> None:
                 "the settlement leaves rows unpaid that repeat others; these scores say nothing of such rows",
                 code="invalid_scores",
                 param="unpaid_nano",
-                fix="state what such rows moved, {} where there are none: recompute(..., repeats=find_repeats(...))",
+                fix="state what such rows moved, {} where there are none: recompute(..., repeats=...) does",
             )
         if part.ceilings and name != "use":
             raise InvalidInput("held-out rows have no ceiling", code="invalid_scores", param="ceilings")

@@ -14,11 +14,12 @@ What answers paid into `use` whose content isn't there is nobody's: `unreadable_
 `unattributed` beside what the shares leave. Shares are of the rest. Which answers can be read the log doesn't say, so
 the statement's `unreadable_nano` is checked against the pool, and what follows from it is recomputed.
 
-A settlement names its rule, and is checked by it: `shares/1` has no ceilings, and only `shares/3` leaves rows unpaid
-(`repeated_rows`: row, the earlier row that it repeats, likeness in thousandths; `unpaid_nano` of each part: what of the
-scores is theirs). `ceilings` of `use` are (mean gain on
-held-out answers, fees) of each adapter that served; the fees are those of the answers that could be read, marked ones
-included, and so are known to the log where all could (`check_ceiling_fees`). The gains are the operator's word.
+A settlement names its rule, and is checked by it: `shares/1` has no ceilings, and only since `shares/3` some rows are
+unpaid (`repeated_rows`: row, the earlier row that it repeats, that one's contributor, likeness in thousandths;
+`unpaid_nano` of each part: what of the scores is theirs). By `shares/3` the contributor is the row's own, and isn't
+named. `ceilings` of `use` are (mean gain on held-out answers, fees) of each adapter that served; the fees are those of
+the answers that could be read, marked ones included, and so are known to the log where all could
+(`check_ceiling_fees`). The gains are the operator's word.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -28,7 +29,17 @@ from openledger.core import merkle
 from openledger.core.errors import Corrupt, InvalidInput
 from openledger.core.hashing import canonical_json
 from openledger.core.money import split
-from openledger.core.shares import RULE, RULE_1, RULES, WHOLE_PPB, WHOLE_PPM, combined_ppb, shares_ppb, terms_of
+from openledger.core.shares import (
+    RULE_1,
+    RULE_3,
+    RULES,
+    WHOLE_PPB,
+    WHOLE_PPM,
+    combined_ppb,
+    leaves_unpaid,
+    shares_ppb,
+    terms_of,
+)
 from openledger.core.values import UNATTRIBUTED
 from openledger.ledger.accounts import HOLDS, Account, pool_account
 from openledger.ledger.transfers import Transfer
@@ -140,20 +151,29 @@ def check_settlement(settlement: Statement, evidence: Evidence) -> None:
     _guarded(lambda: _check_settlement(settlement, evidence))
 
 
-def check_repeats(rows: Sequence[Sequence[Any]], unpaid_nano: Statement) -> None:
-    """Raises InvalidInput for anything but [row, earlier row, thousandths], each row once, or where something is unpaid
-    and no row is why."""
-    ids = [row[0] for row in rows if len(row) == 3]
+def repeated_rows(repeats: Sequence[Sequence[Any]], rule: str) -> list[list[Any]]:
+    """The rows of scores' `repeats` as a settlement by `rule` names them."""
+    return [[row, earlier, milli] if rule == RULE_3 else [row, earlier, *more, milli]
+            for row, earlier, *more, milli in repeats]  # fmt: skip
+
+
+def check_repeats(rows: Sequence[Sequence[Any]], unpaid_nano: Statement, rule: str = "") -> None:
+    """Raises InvalidInput for anything but [row, earlier row, its contributor, thousandths], without the contributor by
+    `shares/3` and either way by no rule, each row once, or where something is unpaid and no row is why."""
+    lengths = {"": (3, 4), RULE_3: (3,)}.get(rule, (4,))
+    ids = [row[0] for row in rows if len(row) in lengths]
     if len(set(ids)) != len(rows) or not all(_is_repeat(*row) for row in rows) or (unpaid_nano and not rows):
         raise InvalidInput(
-            "rows that aren't paid are named once each, with an earlier row and how alike they are, in thousandths",
+            "rows that aren't paid are named once each, with an earlier row, whose that is, and how alike they are, in"
+            " thousandths",
             code="invalid_scores",
             param="repeats",
         )
 
 
-def _is_repeat(row: Any, earlier: Any, likeness_milli: Any) -> bool:
-    named = isinstance(row, str) and isinstance(earlier, str) and row != earlier
+def _is_repeat(row: Any, earlier: Any, *told: Any) -> bool:
+    *contributor, likeness_milli = told
+    named = all(isinstance(name, str) and name for name in (row, earlier, *contributor)) and row != earlier
     return named and type(likeness_milli) is int and 0 < likeness_milli <= 1000
 
 
@@ -228,8 +248,8 @@ def _check_settlement(settlement: Statement, evidence: Evidence) -> None:
 
 def _check_unpaid(settlement: Statement) -> None:
     unpaid = {name: nano for part in settlement["parts"].values() for name, nano in part.get("unpaid_nano", {}).items()}
-    if settlement["rule"] == RULE:
-        check_repeats(settlement["repeated_rows"], unpaid)
+    if leaves_unpaid(settlement["rule"]):
+        check_repeats(settlement["repeated_rows"], unpaid, settlement["rule"])
     elif "repeated_rows" in settlement:
         raise _wrong("malformed_statement", f"by {settlement['rule']} every row is paid")
 

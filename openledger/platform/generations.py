@@ -25,12 +25,13 @@ from openledger.attribution.bank_folder import find_bank
 from openledger.attribution.generations import GenerationScores, combined
 from openledger.attribution.index_folder import is_finished, read_index
 from openledger.attribution.instruments import first_half
-from openledger.attribution.likeness import likeness_stated, load_repeats
+from openledger.attribution.likeness import Repeat, likeness_stated, load_repeats
 from openledger.attribution.merges import Merge
 from openledger.attribution.period import Measurement, capped, ceiling_of, fit_outcomes
 from openledger.core.errors import InvalidInput, NotFound
 from openledger.core.money import NANO_PER_OPEN
 from openledger.core.scoring import gains
+from openledger.core.shares import RULE_3
 from openledger.core.values import Answer, ContributorScores, Pool
 from openledger.platform.scoring import bank_outcomes, gains_stated
 from openledger.training.examples import Example
@@ -339,7 +340,7 @@ def _measure_rows(
     if bank is not None:
         told = bank_outcomes(score, host, adapter, bank, asked.all)
         outcomes, scored = fit_outcomes(bank.design, told.outcomes_MQ, entries, scores), dict(told.stated)
-    repeats = load_repeats(index)
+    repeats, likeness = _repeats(index, asked.pool.shares_rule)
     measured = Measurement(
         adapter=asked.pool.adapter,
         period=asked.pool.period,
@@ -355,16 +356,26 @@ def _measure_rows(
         num_gone=0
         if card is None
         else len({*card.rows_trained} - {entry.row_id for entry in entries if entry.trained}),
-        repeats=repeats or (),
+        repeats=repeats,
     )
     stated = {
         "constant": "unknown" if card is None else card.initial_from,
         "index_views": " ".join(Path(view).stem for view in views),
-        "likeness": likeness_stated(repeats),
+        **likeness,
         **gains_stated(score, adapter.base_digest),
         **scored,
     }
     return _Rows(measured=measured, stated={**stated, **audited})
+
+
+def _repeats(index: Path, shares_rule: str) -> tuple[tuple[Repeat, ...], dict[str, str]]:
+    """The rows of the adapter that `shares_rule` leaves unpaid, and what is stated of them: how they were found, and by
+    which order of credit."""
+    found = load_repeats(index)
+    if found is None:
+        return (), {"likeness": "unmeasured"}
+    rule, repeats = found.listed(of_others=shares_rule != RULE_3)
+    return repeats, {"likeness": likeness_stated(rule, repeats), "credit": found.credit_root or "unknown"}
 
 
 def _path_gains(ancestry: Ancestry, digest: str, host: Any, asked: _Asked) -> _PathGains:

@@ -54,6 +54,7 @@ from openledger.platform.replaying import Replays, forget_checkpoints, replayed
 from openledger.training.examples import fitting_rows
 from openledger.training.members import Member
 from openledger.training.recipe import Recipe
+from openledger.training.record import credit_of
 from openledger.training.start import Parent, check_parent
 from openledger.training.trainer import TrainingJob, train_adapters
 
@@ -134,6 +135,11 @@ def find_alike(datanets: Any, version: DatanetVersion) -> dict[str, str]:
     return ray.get(datanets.alike.remote(version.datanet, version.number))
 
 
+def find_credit(datanets: Any, version: DatanetVersion) -> list[str]:
+    """Ids of `version`'s rows, first credited first; empty for a version of before, of which nobody knows that."""
+    return ray.get(datanets.credit.remote(version.datanet, version.number))
+
+
 def commit_nonces(
     book: NonceBook, folder: Path, datanet: str, version: int, owner: str, witnesses: Sequence[str]
 ) -> None:
@@ -178,12 +184,14 @@ def plan_training(
     nonces: tuple[str, ...] = (),
     copies: Collection[str] = (),
     alike: Mapping[str, str] | None = None,
+    credit: Sequence[str] = (),
     parent: Ancestry | None = None,
 ) -> tuple[TrainingJob, list[Row]]:
     """The job that trains `version`'s adapter, and its decoys. The folder's name says what the adapter is made of.
 
     With `nonces` (of `draw_nonces`) they decide which rows are drawn too. Rows in `copies` (ids; `find_copies`) are
-    neither trained on nor measured with; no row is held out whose like (`alike`; `find_alike`) is trained on. With
+    neither trained on nor measured with; no row is held out whose like (`alike`; `find_alike`) is trained on. The run's
+    record says whose rows were first, where `credit` (`find_credit`) does. With
     `parent` (of `find_parent`) the adapter goes on from that one, and is measured on no row that its ancestors know.
     Raises as `check_parent`.
     """
@@ -197,7 +205,8 @@ def plan_training(
     fitting = fitting_rows(rows, base, recipe.max_row_tokens)
     lot = job.constant if nonces else version.row_root
     chosen = choose_rows(fitting, recipe.max_rows, lot, copies=copies, seen=seen, alike=alike)
-    job = replace(job, rows=chosen.trained, held_out=chosen.held_out)
+    places = credit_of([row.row_id for row in chosen.trained], credit)
+    job = replace(job, rows=chosen.trained, held_out=chosen.held_out, credit=places)
     return job.at(adapters), list(chosen.decoys)
 
 

@@ -240,6 +240,7 @@ def train_adapters(run: Demonstration, stage: Stage) -> None:
         job, decoys = pipeline.plan_training(
             run.base, version, rows, run.settings.recipe, run.workdir.adapters,
             nonces=run.nonces[number], copies=run.copies[number], alike=run.alike[number],
+            credit=pipeline.find_credit(run.datanets, version),
         )  # fmt: skip
         pipeline.check_plan(run.economy, run.registry, job, f"user:{job.name}-owner")
         run.jobs.append(job)

@@ -7,7 +7,8 @@
     RUN/held_out.json                                     rows that the run is measured on, where some were held out
     RUN/bank/                                             counterfactual runs (attribution/bank.py)
 
-`run.json` is written last: a folder that has it is complete.
+`run.json` is written last: a folder that has it is complete. It says whose rows were first, too: what an index of the
+run makes of that anybody can check against the version's manifest (`check_credit`).
 """
 
 import platform
@@ -39,7 +40,11 @@ HELD_OUT_FORMAT = "openledger.held_out/1"
 class RunRecord:
     """`initial` and `order` are the public constants of LoRA's A and of the order of rows; where the run went on from
     another adapter, `initial` names it (`recipe.from_adapter`). `examples_digest` covers the rows' ids, contributors
-    and tokens in their order."""
+    and tokens in their order.
+
+    `credit` is each row's place in the order of credit of its Datanet's version, `credit_root` the version's root over
+    that order (`datanets.versions`). Empty in runs of before, and of rows that belong to no Datanet: whose row was
+    first is known of none of these."""
 
     adapter_digest: str
     base_digest: str
@@ -50,6 +55,13 @@ class RunRecord:
     examples_digest: str
     environment: dict[str, Any]
     curve: tuple[float, ...] = ()
+    credit: tuple[int, ...] = ()
+    credit_root: str = ""
+
+    @property
+    def places(self) -> dict[str, int] | None:
+        """`credit` by row id; None where it isn't known."""
+        return dict(zip(self.row_ids, self.credit, strict=True)) if self.credit else None
 
 
 def run_environment(threads: int, world_size: int = 1, *, device: torch.device) -> dict[str, Any]:
@@ -145,8 +157,10 @@ def load_run(folder: Path) -> RunRecord:
         )
 
     def parse(values: dict[str, Any]) -> tuple[RunRecord, str]:
-        lists = {name: tuple(values[name]) for name in ("row_ids", "curve")}
+        lists = {name: tuple(values.get(name, ())) for name in ("row_ids", "curve", "credit")}
         record = RunRecord(**{**values, **lists, "recipe": recipe_from(values["recipe"])})
+        if record.credit and not len({*record.credit}) == len(record.credit) == len(record.row_ids):
+            raise ValueError("it has not one place in the order of credit for each row")
         return record, adapter_digest(folder)
 
     record, digest = read_document(
@@ -174,6 +188,34 @@ def check_run(record: RunRecord, base: BaseModel, examples: Sequence[Example]) -
             code="other_rows",
             param="rows",
             fix="give the rows of the run: jobs/rows.py writes those of an adapter of a working folder",
+        )
+
+
+def credit_of(row_ids: Sequence[str], order: Sequence[str]) -> tuple[int, ...]:
+    """Each row's place in `order`, all of a version's row ids in the order of credit; empty where that isn't known.
+    Raises InvalidInput (`unknown_credit`) for a row that isn't in it."""
+    if not order:
+        return ()
+    places = {row_id: place for place, row_id in enumerate(order)}
+    if missing := [row_id for row_id in row_ids if row_id not in places]:
+        raise InvalidInput(
+            f"{missing[0]} stands nowhere in the version's order of credit",
+            code="unknown_credit",
+            param="credit",
+            fix="give the order of the version that the rows are of",
+        )
+    return tuple(places[row_id] for row_id in row_ids)
+
+
+def check_credit(record: RunRecord, order: Sequence[str], credit_root: str) -> None:
+    """Whether the run goes by the order of credit that its Datanet's version states: a second scorer's check, with
+    `order` as `datanets.versions.read_credit` gives it. Raises InvalidInput (`other_credit`)."""
+    if (record.credit_root, record.credit) != (credit_root, credit_of(record.row_ids, order)):
+        raise InvalidInput(
+            "the run's record has its rows in another order of credit than their Datanet's version",
+            code="other_credit",
+            param="credit",
+            fix="trust the version's manifest: find the repeated rows by its order, and compare",
         )
 
 

@@ -38,7 +38,8 @@ class TrainingJob:
 
     `nonces` are those of the version's owner and witnesses, where its round of nonces was drawn for this base and
     recipe; without them the constant comes from the row root, and the card says so. With a `parent` the adapter goes on
-    from that one's matrices, and the constant decides the order of rows alone.
+    from that one's matrices, and the constant decides the order of rows alone. `credit` is each row's place in the
+    version's order of credit; it goes into the record and decides nothing of the training.
     """
 
     name: str
@@ -50,6 +51,7 @@ class TrainingJob:
     nonces: tuple[str, ...] = ()
     held_out: tuple[Row, ...] = ()
     parent: Parent | None = None
+    credit: tuple[int, ...] = ()
 
     @property
     def constant(self) -> str:
@@ -237,6 +239,8 @@ def write_adapter(
         examples_digest=examples_digest(examples),
         environment=environment,
         curve=tuple(round(loss, 6) for loss in curve),
+        credit=job.credit,
+        credit_root=job.version.credit_root if job.credit else "",
     )
     card = AdapterCard(
         name=job.name,

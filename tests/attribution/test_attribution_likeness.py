@@ -1,4 +1,4 @@
-"""Rows that repeat earlier ones of their contributor's: found by their gradients at the start, or left alone."""
+"""Rows that repeat earlier ones, of their contributor's or anybody's: found by their gradients at the start."""
 
 import json
 from collections import Counter
@@ -16,19 +16,24 @@ from openledger.attribution.index import gradient_vectors
 from openledger.attribution.likeness import (
     LEAST_MILLI,
     MOST_MILLI,
+    OWN_RULE,
+    RULE,
     Repeat,
+    Repeats,
     build_repeats,
     find_repeats,
     likeness_stated,
     load_repeats,
     repeats_among,
+    save_repeats,
     sketches,
 )
-from openledger.core.errors import Corrupt, NotFound
+from openledger.core.errors import Corrupt, InvalidInput, NotFound
+from openledger.core.hashing import digest_json
 from openledger.training.examples import Example
 from openledger.training.lora import attach_lora
 from openledger.training.recipe import Recipe
-from openledger.training.record import train_run
+from openledger.training.record import save_run, train_run
 
 
 def vectors(*rows):
@@ -42,13 +47,21 @@ def random_vectors(number, size=400, seed=0):
 
 def found(names, sketches_RK):
     rows = [f"r{number:04}" for number in range(len(names))]
-    return {repeat.row_id: repeat for repeat in repeats_among(rows, list(names), sketches_RK)}
+    return {repeat.row_id: repeat for repeat in repeats_among(rows, list(names), sketches_RK).own}
 
 
-class TestRepeats:
+def found_of_anybody(names, sketches_RK, places=None):
+    """Row numbers to the earlier rows' that they repeat, and how alike they are."""
+    rows = [str(number) for number in range(len(names))]
+    repeats = repeats_among(rows, list(names), sketches_RK, places or list(range(len(names)))).anybodys
+    assert all(repeat.contributor_id == names[int(repeat.earlier)] for repeat in repeats)
+    return {int(repeat.row_id): (int(repeat.earlier), repeat.likeness_milli) for repeat in repeats}
+
+
+class TestRepeatsOfOnesOwn:
     def test_name_the_likest_earlier_row_and_how_alike_they_are(self):
         repeats = found("aaa", vectors([1, 0, 0], [0.9, (1 - 0.9**2) ** 0.5, 0], [1, 0.1, 0]))
-        assert repeats["r0001"] == Repeat(row_id="r0001", earlier="r0000", likeness_milli=900)
+        assert repeats["r0001"] == Repeat(row_id="r0001", earlier="r0000", likeness_milli=900, contributor_id="a")
         assert (repeats["r0002"].earlier, repeats["r0002"].likeness_milli) == ("r0000", 995)
         assert "r0000" not in repeats
 
@@ -96,6 +109,93 @@ class TestRepeats:
         assert len(found("abcdefgh" * 5, near)) <= 4
 
 
+class TestRepeatsOfAnybody:
+    def test_name_the_likest_earlier_row_of_anybodys_and_whose_it_is(self):
+        rows = vectors([1, 0, 0], [0.9, (1 - 0.9**2) ** 0.5, 0], [1, 0.1, 0])
+        assert found_of_anybody("aba", rows) == {1: (0, 900), 2: (0, 995)}
+
+    def test_come_in_the_order_of_credit_whatever_the_rows_ids(self):
+        rows = vectors([1, 0, 0], [0, 1, 0], [1, 0.05, 0])
+        assert found_of_anybody("abc", rows, [0, 1, 2]).keys() == {2}
+        assert found_of_anybody("abc", rows, [7, 1, 3]).keys() == {0}
+
+    def test_are_above_the_least_likeness(self):
+        height = LEAST_MILLI / 1000
+        at, above = (vectors([1, 0], [c, (1 - c * c) ** 0.5]) for c in (height - 0.002, height + 0.002))
+        assert (len(found_of_anybody("ab", at)), len(found_of_anybody("ab", above))) == (0, 1)
+
+    def test_are_the_same_whatever_the_blocks(self, monkeypatch):
+        rows, names = random_vectors(50, 6), ["ab"[number % 2] for number in range(50)]
+        places = np.random.default_rng(1).permutation(50).tolist()
+        whole = found_of_anybody(names, rows, places)
+        monkeypatch.setattr(likeness, "_BLOCK", 7)
+        assert found_of_anybody(names, rows, places) == whole != {}
+
+    def test_where_strangers_are_as_alike_only_those_that_are_more_so(self):
+        """All rows are one row's neighbours, so theta rises with their number and not with the contributor's own."""
+        rows = random_vectors(400, 8)
+        rows[399] = rows[0]
+        repeats = found_of_anybody(["abcd"[number % 4] for number in range(400)], rows)
+        assert repeats[399] == (0, 1000)
+        assert len(repeats) <= 24  # a fiftieth of 400 is 8
+        assert len(found_of_anybody(["a"] * 400, rows)) > 100  # without strangers the least alone decides
+
+    @pytest.mark.parametrize("number", [2, 3, 8, 50, 200, 2000])
+    def test_honest_rows_that_are_alike_by_chance_are_paid_whatever_the_number_of_contributors(self, number):
+        """On a low sphere half of 2,000 rows or more have an earlier one above the least."""
+        rows, random = random_vectors(2000, 10), np.random.default_rng(1)
+        assert len(found_of_anybody(["a"] * 2000, rows)) > 1000
+        names = [f"h{whose}" for whose in random.integers(0, number, 2000)]
+        assert len(found_of_anybody(names, rows)) < 0.07 * 2000
+
+    @pytest.mark.parametrize(("names", "size"), [(8, 1), (100, 1), (60, 10), (30, 20), (6, 100)])
+    def test_names_that_are_alike_to_nobody_lower_nobodys_theta(self, names, size):
+        """By likeness/1 they do: who has rows of his own pays for it."""
+        random, added = np.random.default_rng(1), names * size
+        rows = np.zeros((1800 + added, 410))
+        rows[:1800, :10], rows[1800:, 10:] = random_vectors(1800, 10), random_vectors(added, 400, seed=2)
+        honest = [f"h{whose}" for whose in random.integers(0, 8, 1800)]
+        others = [f"s{number % names}" for number in range(added)]
+        alone = len(found_of_anybody(honest, vectors(*rows[:1800])))
+        assert len(found_of_anybody([*honest, *others], vectors(*rows))) <= alone + 0.01 * 1800
+        if size == 1:
+            assert len(found([*honest, *others], vectors(*rows))) > 4 * len(found(honest, vectors(*rows[:1800])))
+
+    @pytest.mark.parametrize(("size", "copies"), [(400, 400), (800, 400)])
+    def test_one_name_of_however_many_copies_raises_nobodys_theta(self, size, copies):
+        """30 contributors of 10 rows in many directions, two of which say the same; one more name has copies of all."""
+        own, more = random_vectors(300, 64), random_vectors(size, 64, seed=1)
+        own[299] = own[0] + 0.3 * own[1]
+        own[299] /= np.linalg.norm(own[299])
+        more[: min(copies, 300)] = own[: min(copies, 300)]
+        names = [f"h{number % 30}" for number in range(300)] + ["b"] * size
+        assert found_of_anybody(names, np.concatenate([own, more]))[299][0] == 0
+
+    def test_one_row_under_many_names_is_paid_once(self):
+        one = np.random.default_rng(0).normal(size=400)
+        rows = vectors(*[one + 0.01 * noise for noise in np.random.default_rng(1).normal(size=(40, 400))])
+        assert found_of_anybody("abcdefgh" * 5, rows).keys() == set(range(1, 40))
+
+    def test_without_the_earliest_row_alike_the_next_one_is_paid(self):
+        """Whoever withdraws one of his names' rows moves the pay to another of them, and gains none."""
+        one = np.random.default_rng(0).normal(size=400)
+        rows = vectors(*[one + 0.01 * noise for noise in np.random.default_rng(1).normal(size=(4, 400))])
+        assert found_of_anybody("abcd", rows).keys() == {1, 2, 3}
+        assert found_of_anybody("bcd", rows[1:]).keys() == {1, 2}
+
+    def test_are_not_known_without_an_order_of_credit(self):
+        told = repeats_among(["r0", "r1"], ["a", "b"], vectors([1, 0], [1, 0]))
+        assert told == Repeats(own=(), anybodys=None)
+        assert told.listed(of_others=True) == (OWN_RULE, ())
+
+    def test_count_where_the_rule_of_shares_is_of_others_rows_too(self):
+        told = repeats_among(["r0", "r1", "r2"], ["a", "b", "b"], vectors([1, 0], [1, 0], [1, 0]), [0, 1, 2])
+        rule, rows = told.listed(of_others=True)
+        assert (rule, [(each.row_id, each.earlier) for each in rows]) == (RULE, [("r1", "r0"), ("r2", "r0")])
+        rule, rows = told.listed(of_others=False)
+        assert (rule, [(each.row_id, each.earlier) for each in rows]) == (OWN_RULE, [("r2", "r1")])
+
+
 class TestNamesOfOneAttacker:
     """100 rows that teach the same among 900 that don't, of 30 contributors."""
 
@@ -107,6 +207,7 @@ class TestNamesOfOneAttacker:
         names = [f"h{number % 30}" for number in range(honest)] + list(attackers) + [attackers[-1]] * copies
         rows, order = vectors(*own, *alike, *own[:copies]), random.permutation(len(names))
         names = [names[place] for place in order]
+        self.of_anybody = Counter(names[row] for row in found_of_anybody(names, rows[order]))
         return Counter(names[int(row[1:])] for row in found(names, rows[order]))
 
     def test_one_name(self):
@@ -117,6 +218,11 @@ class TestNamesOfOneAttacker:
         names = [name for name, number in zip("abc", parts, strict=False) for _ in range(number)]
         assert self.unpaid(*names) == {name: number - 1 for name, number in zip("abc", parts, strict=False)}
 
+    @pytest.mark.parametrize("number", [2, 20, 100])
+    def test_of_anybodys_rows_one_is_paid_under_however_many_names(self, number):
+        self.unpaid(*[f"s{row % number}" for row in range(100)])
+        assert self.of_anybody.total() == 99
+
     def test_as_many_names_as_honest_ones_that_have_a_row_each(self):
         names = [f"s{number}" for number in range(90)]
         assert self.unpaid(*["a"] * 60, *names) == {"a": 59}
@@ -124,6 +230,7 @@ class TestNamesOfOneAttacker:
     def test_one_name_with_as_many_rows_as_all_the_others_that_copies_some_of_each(self):
         """Pairs of rows would be outvoted by these, pairs of contributors aren't."""
         assert self.unpaid(*["a"] * 60, *["b"] * 400, copies=300) == {"a": 59, "b": 399}
+        assert self.of_anybody.total() == 59 + 400 + 300  # of each copy and its original the later one
 
 
 @pytest.fixture(scope="module")
@@ -146,9 +253,30 @@ def test_a_row_again_with_a_token_changed_is_found_by_loras_first_gradients(worl
     base, rows = world
     module = attach_lora(load_model(base), Recipe(rank=2), "constant").eval()
     assert all(not p.any() for name, p in module.named_parameters() if ".lora_B." in name)
-    (repeat,) = find_repeats(module, rows)
-    assert (repeat.row_id, repeat.earlier) == ("r8", "r0")
+    (repeat,) = find_repeats(module, rows).own
+    assert (repeat.row_id, repeat.earlier, repeat.contributor_id) == ("r8", "r0", "c0")
     assert repeat.likeness_milli > LEAST_MILLI
+
+
+def test_somebody_elses_row_with_a_token_changed_repeats_whichever_came_first(world):
+    base, rows = world
+    stolen = [*rows[:-1], replace(rows[-1], contributor_id="c1")]
+    module = attach_lora(load_model(base), Recipe(rank=2), "constant").eval()
+    credit = {row.row_id: place for place, row in enumerate(stolen)}
+    (copy,) = find_repeats(module, stolen, credit=credit).anybodys
+    (original,) = find_repeats(module, stolen, credit={**credit, "r8": -1}).anybodys
+    assert (copy.row_id, copy.earlier, copy.contributor_id) == ("r8", "r0", "c0")
+    assert (original.row_id, original.earlier, original.contributor_id) == ("r0", "r8", "c1")
+    assert copy.likeness_milli == original.likeness_milli
+    assert find_repeats(module, stolen).own == ()
+
+
+def test_a_row_without_a_place_in_the_order_of_credit_is_refused(world):
+    base, rows = world
+    module = attach_lora(load_model(base), Recipe(rank=2), "constant").eval()
+    with pytest.raises(InvalidInput) as caught:
+        find_repeats(module, rows, credit={"r0": 0})
+    assert (caught.value.code, caught.value.param) == ("unknown_credit", "credit")
 
 
 def test_sketches_keep_cosines(world):
@@ -197,24 +325,51 @@ def test_the_list_is_written_once_and_read_again(world, tmp_path):
     assert load_repeats(tmp_path / "index") is None
     written = build_repeats(base, tmp_path / "run", rows, tmp_path / "index")
     assert load_repeats(tmp_path / "index") == written
-    assert [repeat.row_id for repeat in written] == ["r8"]
+    assert [repeat.row_id for repeat in written.own] == ["r8"]
+    assert written.anybodys is None
     assert build_repeats(base, tmp_path / "gone", rows, tmp_path / "index") == written
     with pytest.raises(NotFound):
         build_repeats(base, tmp_path / "gone", rows, tmp_path / "other")
 
 
-def test_a_list_that_was_changed_is_refused(world, tmp_path):
+def test_a_run_that_knows_the_order_of_credit_has_both_lists(world, tmp_path):
     base, rows = world
-    train_run(base, rows, Recipe(rank=2, num_epochs=1), tmp_path / "run")
-    build_repeats(base, tmp_path / "run", rows, tmp_path)
+    record = train_run(base, rows, Recipe(rank=2, num_epochs=1), tmp_path / "run")
+    places = tuple(range(len(rows), 0, -1))  # the last came first
+    save_run(tmp_path / "run", replace(record, credit=places, credit_root="ab"))
+    written = build_repeats(base, tmp_path / "run", rows, tmp_path / "index")
+    assert load_repeats(tmp_path / "index") == written
+    assert [(each.row_id, each.earlier) for each in written.own] == [("r8", "r0")]
+    assert [(each.row_id, each.earlier) for each in written.anybodys] == [("r0", "r8")]
+    assert written.credit_root == "ab"
+
+
+CHANGES = [{"lists": {OWN_RULE: []}}, {"credit_root": "cd"}, {"rule": OWN_RULE}, {"digest": "00"}]
+
+
+@pytest.mark.parametrize("changed", CHANGES)
+def test_a_list_that_was_changed_is_refused(tmp_path, changed):
+    repeat = Repeat(row_id="b", earlier="a", likeness_milli=900, contributor_id="x")
+    save_repeats(tmp_path, Repeats(own=(repeat,), anybodys=(repeat,), credit_root="ab"))
     values = json.loads((tmp_path / "repeats.json").read_text())
-    (tmp_path / "repeats.json").write_text(json.dumps({**values, "rows": []}))
+    (tmp_path / "repeats.json").write_text(json.dumps({**values, **changed}))
     with pytest.raises(Corrupt) as caught:
         load_repeats(tmp_path)
     assert caught.value.code == "corrupt_repeats"
 
 
-def test_scores_say_whether_likeness_was_measured():
+def test_a_list_of_before_names_no_contributor_and_no_rows_of_others(tmp_path):
+    rows = [["b", "a", 900]]
+    told = {"format": "openledger.repeats/1", "rule": "likeness/1", "rows": rows, "digest": digest_json(rows)}
+    (tmp_path / "repeats.json").write_text(json.dumps(told))
+    assert load_repeats(tmp_path) == Repeats(own=(Repeat(row_id="b", earlier="a", likeness_milli=900),))
+    (tmp_path / "repeats.json").write_text(json.dumps({**told, "rows": []}))
+    with pytest.raises(Corrupt) as caught:
+        load_repeats(tmp_path)
+    assert caught.value.code == "corrupt_repeats"
+
+
+def test_scores_say_by_which_rule_rows_were_found_and_how_many():
     repeat = Repeat(row_id="b", earlier="a", likeness_milli=900)
-    assert likeness_stated(None) == "unmeasured"
-    assert likeness_stated([repeat, replace(repeat, row_id="c")]) == "likeness/1 2"
+    assert likeness_stated(RULE, [repeat, replace(repeat, row_id="c")]) == "likeness/2 2"
+    assert likeness_stated(OWN_RULE, []) == "likeness/1 0"

@@ -247,11 +247,21 @@ def test_what_rows_that_the_index_lacks_brought_is_nobodys():
     assert part.errors_nano == {name: -(-value * 2 // 3) for name, value in use.errors_nano.items()}
     assert part.quality["gone_rows"] == "1"
     own = whole.entries[0]
-    repeats = (Repeat(row_id=own.row_id, earlier="other", likeness_milli=900),)
+    repeats = (Repeat(row_id=own.row_id, earlier="other", likeness_milli=900, contributor_id="x"),)
     stated, half = (replace(whole, repeats=repeats, num_gone=gone).use() for gone in (0, 1))
-    assert stated.repeats == ((own.row_id, "other", 900),)
+    assert stated.repeats == ((own.row_id, "other", "x", 900),)
     assert half.unpaid_nano == {own.contributor_id: -(-stated.unpaid_nano[own.contributor_id] * 2 // 3)}
     assert "gone_rows" not in use.quality
+
+
+def test_a_repeat_names_whose_the_earlier_row_is_and_none_is_named_that_the_index_lacks():
+    """Lists of before have rows of one contributor alone, and don't say whose."""
+    whole = measured_with([])
+    own = whole.entries[0]
+    of_before = Repeat(row_id=own.row_id, earlier="other", likeness_milli=900)
+    gone = Repeat(row_id="gone", earlier=own.row_id, likeness_milli=900, contributor_id=own.contributor_id)
+    stated = replace(whole, repeats=(of_before, gone)).use()
+    assert stated.repeats == ((own.row_id, "other", own.contributor_id, 900),)
 
 
 @pytest.mark.parametrize("held_out", [[], [-1.0, 0.5], [0.0]])

@@ -764,7 +764,7 @@ def test_scores_without_the_settlements_ceilings_decide_nothing(town):
     town.ledger.audit()
 
 
-REPEATS = (("row2", "row1", 912),)
+REPEATS = (("row2", "row1", "ctr_a", 912),)
 UNPAID = {"unpaid_nano": {"ctr_b": 20}, "repeats": REPEATS}
 
 
@@ -812,7 +812,16 @@ def test_scores_that_say_nothing_of_repeated_rows_decide_nothing(unpaid):
     assert (caught.value.code, caught.value.param) == ("invalid_scores", "unpaid_nano")
 
 
-@pytest.mark.parametrize("repeats", [(), (("row1", "row1", 912),), (("row2", "row1", 1001),), (("row2", "row1"),)])
+@pytest.mark.parametrize(
+    "repeats",
+    [
+        (),
+        (("row1", "row1", "ctr_a", 912),),
+        (("row2", "row1", 1001),),
+        (("row2", "row1"),),
+        (("row2", "row1", 1, 912),),
+    ],
+)
 def test_scores_that_leave_something_unpaid_name_the_rows(unpaid, repeats):
     stated = replace(economy_disputes._scores_of(scores()), unpaid_nano={"ctr_a": 1}, repeats=repeats)
     with pytest.raises(InvalidInput) as caught:
@@ -822,7 +831,7 @@ def test_scores_that_leave_something_unpaid_name_the_rows(unpaid, repeats):
 
 def test_the_repeated_rows_that_a_scorer_found_are_signed(unpaid):
     found = signed(scores(**UNPAID), scores())
-    use = replace(found.scores["use"], repeats=(("row3", "row1", 912),))
+    use = replace(found.scores["use"], repeats=(("row3", "row1", "ctr_a", 912),))
     with pytest.raises(InvalidInput) as caught:
         unpaid.economy.resolve_dispute("ctr_b", replace(found, scores={**found.scores, "use": use}))
     assert caught.value.code == "invalid_signature"

@@ -150,7 +150,7 @@ def test_a_payout_of_both_parts_is_proven_and_explained(town):
     assert proof.transfer.amount_nano == 54
     assert proof.statement["channels_ppm"] == {"verbatim": 0, "citation": 0}
     assert town.economy.explain(name)[4:] == [
-        "rule shares/3, z = 500/1000, parameters version 6",
+        "rule shares/4, z = 500/1000, parameters version 7",
         "use, influence on the answers sold: 700000 parts per million of the pool, 0.000000108 OPEN",
         "scores by test/1; gain 100 nano-OPEN x nats",
         "ctr_b: score 27 with error 30 nano-OPEN x nats, share 180000000 parts per billion -> 0.00000002 OPEN",
@@ -163,25 +163,34 @@ def test_a_payout_of_both_parts_is_proven_and_explained(town):
     ]
 
 
-def test_repeated_rows_are_named_unpaid_and_explained(town):
+REPEATS = (("row2", "row1", "ctr_a", 912),)
+
+
+def test_repeated_rows_are_named_with_whose_they_repeat_unpaid_and_explained(town):
     town.sell("k1")
-    repeats = (("row2", "row1", 912),)
-    stated = replace(scores(), unpaid_nano={"ctr_b": 12}, repeats=repeats, quality={"constant": "row_root"})
+    stated = replace(scores(), unpaid_nano={"ctr_b": 12}, repeats=REPEATS, quality={"constant": "row_root"})
     settlement = town.economy.settle(stated, {}, improvement())
     name = settlement.transfer_ids["contributor:ctr_b"]
     statement = verify_proof(encode_proof(town.ledger.proof(name)), town.ledger.verification_key()).statement
-    assert statement["repeated_rows"] == [["row2", "row1", 912]]
+    assert statement["repeated_rows"] == [["row2", "row1", "ctr_a", 912]]
     assert statement["parts"]["use"]["unpaid_nano"] == {"ctr_b": 12}
     assert settlement.parts["use"].shares_ppb["ctr_b"] == 60_000_000  # 180 without; the 12 of 100 are nobody's
     lines = town.economy.explain(name)
-    assert "1 rows repeat earlier ones of their contributor's and aren't paid" in lines
+    assert "1 rows repeat earlier ones and aren't paid" in lines
     assert "no witness gave a nonce for the run's constant: whoever trained it could try out several" in lines
     assert any(line.startswith("ctr_b: score 27 (12 of it by rows that repeat earlier ones: unpaid)") for line in lines)
     town.ledger.audit()
 
 
 @pytest.mark.parametrize(
-    ("unpaid_nano", "repeats"), [({"ctr_b": 12}, ()), ({"ctr_b": 12}, (("row1", "row1", 912),)), ({"ctr_x": 1}, ())]
+    ("unpaid_nano", "repeats"),
+    [
+        ({"ctr_b": 12}, ()),
+        ({"ctr_b": 12}, (("row1", "row1", "ctr_a", 912),)),
+        ({"ctr_b": 12}, (("row2", "row1", 912),)),
+        ({"ctr_b": 12}, (("row2", "row1", "", 912),)),
+        ({"ctr_x": 1}, ()),
+    ],
 )
 def test_what_is_unpaid_without_a_reason_is_refused(town, unpaid_nano, repeats):
     town.sell("k1")
@@ -189,9 +198,24 @@ def test_what_is_unpaid_without_a_reason_is_refused(town, unpaid_nano, repeats):
         town.economy.settle(replace(scores(), unpaid_nano=unpaid_nano, repeats=repeats), {})
 
 
-def test_under_the_rule_before_every_row_is_paid(town):
+def test_under_the_third_rule_the_rows_are_named_as_that_one_names_them(tmp_path, clock):
+    town = Town(tmp_path, clock, Parameters(shares_rule="shares/3"))
+    town.economy.grant("user:alice", 1_000_000, "start")
     town.sell("k1")
-    stated = replace(scores(), unpaid_nano={"ctr_b": 12}, repeats=(("row2", "row1", 912),))
+    assert town.economy.pool("py", "p0001").shares_rule == "shares/3"
+    settlement = town.economy.settle(replace(scores(), unpaid_nano={"ctr_b": 12}, repeats=REPEATS), {})
+    name = settlement.transfer_ids["contributor:ctr_b"]
+    statement = verify_proof(encode_proof(town.ledger.proof(name)), town.ledger.verification_key()).statement
+    assert (statement["rule"], statement["repeated_rows"]) == ("shares/3", [["row2", "row1", 912]])
+    assert settlement.parts["use"].shares_ppb["ctr_b"] == 60_000_000
+    assert "1 rows repeat earlier ones of their contributor's and aren't paid" in town.economy.explain(name)
+    town.ledger.audit()
+    town.close()
+
+
+def test_by_the_second_rule_every_row_is_paid(town):
+    town.sell("k1")
+    stated = replace(scores(), unpaid_nano={"ctr_b": 12}, repeats=REPEATS)
     sold = town.ledger.usages(pool_account(stated.adapter, stated.period))
     statement = settlement_statement(stated, sold, {}, Parameters(shares_rule="shares/2"))
     assert statement["parts"]["use"]["shares_ppb"]["ctr_b"] == 180_000_000

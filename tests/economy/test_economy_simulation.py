@@ -39,7 +39,7 @@ def test_a_settlement_of_one_part_is_divided_as_one(town):
     assert [was for was, _ in told["payouts_nano"].values()] == [
         old["payouts_nano"][name] for name in sorted(old["payouts_nano"])
     ]
-    assert told["payouts_nano"]["ctr_a"] == [74, 81]  # shares/1 then, shares/3 now
+    assert told["payouts_nano"]["ctr_a"] == [74, 81]  # shares/1 then, shares/4 now
 
 
 def test_what_stakers_would_get_is_the_treasurys_where_nobody_staked(town):

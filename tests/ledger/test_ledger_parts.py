@@ -6,7 +6,7 @@ import pytest
 from settled_ledger import POOL, build, build_pool, payout_transfers, settlement_statement, two_part_statement
 
 from openledger.core.errors import Corrupt
-from openledger.core.shares import RULE_2, shares_ppb
+from openledger.core.shares import RULE_2, RULE_3, shares_ppb
 from openledger.core.signing import SigningKey
 from openledger.core.values import UNATTRIBUTED
 from openledger.ledger import Ledger, encode_proof, verify_proof
@@ -70,12 +70,13 @@ def test_every_payout_of_two_parts_verifies_and_the_audit_is_clean(with_pool, me
     assert with_pool.audit().num_settlements == 1
 
 
-def test_settlements_by_the_rule_before_still_verify(with_pool):
-    settle(with_pool, two_part_statement(with_pool, rule=RULE_2))
+@pytest.mark.parametrize("rule", [RULE_2, RULE_3])
+def test_settlements_by_the_rules_before_still_verify(with_pool, rule):
+    settle(with_pool, two_part_statement(with_pool, rule=rule))
     assert with_pool.audit().num_settlements == 1
 
 
-def repeating(statement, unpaid_nano=None, rows=(("row2", "row1", 812),)):
+def repeating(statement, unpaid_nano=None, rows=(("row2", "row1", "ctr_a", 812),)):
     """`statement` with 10 of ctr_b's 20 in use left unpaid: 82 and not 182 millionths are paid for, of 29 nano-OPEN."""
     use = statement["parts"]["use"]
     use["unpaid_nano"] = unpaid_nano or {"ctr_b": 10}
@@ -89,8 +90,13 @@ def repeating(statement, unpaid_nano=None, rows=(("row2", "row1", 812),)):
     return statement
 
 
-def test_what_repeated_rows_would_have_had_is_nobodys(with_pool):
-    settle(with_pool, repeating(two_part_statement(with_pool)))
+OWN = (("row2", "row1", 812),)
+
+
+@pytest.mark.parametrize("more", [{}, {"rule": RULE_3}])
+def test_what_repeated_rows_would_have_had_is_nobodys(with_pool, more):
+    """By either rule that leaves rows unpaid; the one before names them without the earlier one's contributor."""
+    settle(with_pool, repeating(two_part_statement(with_pool, **more), **({"rows": OWN} if more else {})))
     assert with_pool.audit().num_settlements == 1
 
 
@@ -101,9 +107,11 @@ def test_what_repeated_rows_would_have_had_is_nobodys(with_pool):
         ({"unpaid_nano": {"ctr_b": -10}}, "malformed_statement"),
         ({"unpaid_nano": {"ctr_x": 10}}, "malformed_statement"),
         ({"rows": ()}, "malformed_statement"),
-        ({"rows": (("row2", "row2", 812),)}, "malformed_statement"),
-        ({"rows": (("row2", "row1", 1001),)}, "malformed_statement"),
-        ({"rows": (("row2", "row1", 812), ("row2", "row0", 900))}, "malformed_statement"),
+        ({"rows": OWN}, "malformed_statement"),
+        ({"rows": (("row2", "row2", "ctr_a", 812),)}, "malformed_statement"),
+        ({"rows": (("row2", "row1", "", 812),)}, "malformed_statement"),
+        ({"rows": (("row2", "row1", "ctr_a", 1001),)}, "malformed_statement"),
+        ({"rows": (("row2", "row1", "ctr_a", 812), ("row2", "row0", "ctr_c", 900))}, "malformed_statement"),
     ],
 )
 def test_repeated_rows_are_named_and_what_they_lose_is_recomputed(with_pool, evidence, given, code):
@@ -111,7 +119,12 @@ def test_repeated_rows_are_named_and_what_they_lose_is_recomputed(with_pool, evi
     assert verdict_of(lambda: check_settlement(statement, evidence)) == code
 
 
-def test_by_the_rule_before_no_row_is_unpaid(with_pool, evidence):
+def test_by_the_third_rule_the_rows_name_no_contributor(with_pool, evidence):
+    statement = repeating(two_part_statement(with_pool, rule=RULE_3))
+    assert verdict_of(lambda: check_settlement(statement, evidence)) == "malformed_statement"
+
+
+def test_by_the_second_rule_no_row_is_unpaid(with_pool, evidence):
     statement = {**two_part_statement(with_pool, rule=RULE_2), "repeated_rows": []}
     assert verdict_of(lambda: check_settlement(statement, evidence)) == "malformed_statement"
 
@@ -122,7 +135,7 @@ def test_a_proof_tells_both_parts_and_what_the_account_got_of_each(with_pool):
     lines = verify_proof(with_pool.proof(paid.transfer_id), with_pool.verification_key()).lines
     assert lines[-3] == (
         "use: 0.000000029 OPEN, 700000 parts per million of the pool; scores of 2 contributors (test/1) give its"
-        " shares by shares/3, and user:c 0.000000005 OPEN of it"
+        " shares by shares/4, and user:c 0.000000005 OPEN of it"
     )
     assert "improvement: 0.000000012 OPEN" in lines[-2]
     assert lines[-2].endswith("user:c 0.000000009 OPEN of it")

@@ -143,7 +143,7 @@ def test_the_first_wrong_thing_is_named(payout, forge, code):
         ({"payouts_nano": {"ctr_a": 1, "ctr_b": 1, "unattributed": 36}}, "wrong_payouts"),
         ({"num_answers": 3}, "wrong_answers_root"),
         ({"rule": "shares/2"}, "unknown_rule"),
-        ({"rule": "shares/4"}, "unknown_rule"),
+        ({"rule": "shares/5"}, "unknown_rule"),
         ({"adapter": "other"}, "wrong_amount"),
         ({"accounts": {"ctr_a": "user:b", "ctr_b": "user:c", "unattributed": "user:c"}}, "wrong_amount"),
         ({"scores_nano": "text"}, "malformed_statement"),

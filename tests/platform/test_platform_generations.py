@@ -115,7 +115,7 @@ def test_a_second_scorer_comes_to_the_scores_and_ceilings_of_a_derived_adapter(w
         held_out = [encode_answer(answer) for answer in _held_out(pool, ancestry)]
         own = recompute(
             "child", pool.period, pool.answers, held_out, module, GradientIndex.open(folder, digest), world,
-            views=views, answered_by=ancestry.served.digest, began_from=began_from, repeats=load_repeats(folder),
+            views=views, answered_by=ancestry.served.digest, began_from=began_from, repeats=load_repeats(folder).own,
         ).use()  # fmt: skip
         parents = {began_from: gain_nano} if began_from else {}
         gain_nano += own.gain_nano

@@ -236,6 +236,19 @@ class TestTraining:
         with pytest.raises(Forbidden):
             pipeline.publish(Remote(datanets), "greek", "user:bob")
 
+    def test_knows_whose_rows_were_first_from_the_version(self, datanets, base, tmp_path):
+        for name, answer in (("zoe", "Close all idle connections"), ("bob", "Parse the date of a mail")):
+            draft = RowDraft(prompt=f"What does {name} do?", completion=f"{answer}, and say how many there were.")
+            pipeline.contribute(Remote(datanets), SigningKey(name.encode().ljust(32, b".")), "greek", [draft])
+        version, rows = pipeline.publish(Remote(datanets), "greek", OWNER)
+        order = pipeline.find_credit(Remote(datanets), version)
+        asked = {row.row_id: row.prompt.split()[2] for row in rows}
+        assert [asked[row_id] for row_id in order] == ["archive.members", "zoe", "bob"]
+        known, _ = pipeline.plan_training(base, version, rows, Recipe(max_rows=2), tmp_path, credit=order)
+        assert [order[place] for place in known.credit] == [row.row_id for row in known.rows]
+        unknown, _ = pipeline.plan_training(base, version, rows, Recipe(max_rows=2), tmp_path)
+        assert (unknown.credit, unknown.key) == ((), known.key)  # it decides nothing of the training
+
     @pytest.mark.parametrize(
         ("licence", "code"), [("withdrawn", "licence_withdrawn"), ("CC-BY-NC-4.0", "licence_forbids")]
     )

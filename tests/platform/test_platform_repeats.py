@@ -1,4 +1,5 @@
-"""A contributor who sends his own rows again: named in the settlement, unpaid, and recomputed by a second scorer."""
+"""A contributor who sends his own rows again, in a run that knows no order of credit: named in the settlement, unpaid,
+and recomputed by a second scorer."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -69,15 +70,17 @@ def test_the_statement_names_the_repeated_rows_and_what_is_unpaid(trained, marke
     _, found, settlement = settled
     statement = statement_of(market, settlement)
     owner = {row.row_id: row.contributor_id for row in with_repetitions()}
-    repeats = {row: (earlier, milli) for row, earlier, milli in statement["repeated_rows"]}
+    repeats = {row: (earlier, milli) for row, earlier, _, milli in statement["repeated_rows"]}
     assert any(row.endswith(("-0", "-1")) for row in repeats)
     for row, (earlier, milli) in repeats.items():
         assert owner[row] == owner[earlier]
         assert milli > LEAST_MILLI
+    assert {contributor for _, _, contributor, _ in statement["repeated_rows"]} <= set(owner.values())
     use = statement["parts"]["use"]
-    assert statement["rule"] == "shares/3"
+    assert statement["rule"] == "shares/4"
     assert 0 < use["unpaid_nano"][GREEDY] == found.scores.unpaid_nano[GREEDY]
-    assert use["quality"]["likeness"] == f"likeness/1 {len(repeats)}"
+    assert use["quality"]["likeness"] == f"likeness/1 {len(repeats)}"  # nobody knows whose row was first
+    assert use["quality"]["credit"] == "unknown"
     assert market.ledger.audit().num_settlements == 1
     assert settlement.parts["use"].shares_ppb[GREEDY] < paid_for_all(found.scores)[GREEDY]
 
@@ -94,7 +97,7 @@ def test_an_explanation_says_what_is_unpaid(market, settled):
     _, _, settlement = settled
     paid = next((account for account in settlement.transfer_ids if account == f"contributor:{GREEDY}"), "unattributed")
     lines = market.economy.explain(settlement.transfer_ids[paid])
-    assert any("rows repeat earlier ones of their contributor's and aren't paid" in line for line in lines)
+    assert any("rows repeat earlier ones and aren't paid" in line for line in lines)
     if paid != "unattributed":
         assert any("of it by rows that repeat earlier ones: unpaid" in line for line in lines)
 
@@ -112,7 +115,7 @@ def test_a_second_scorer_finds_the_same_rows_and_comes_to_the_same_shares(traine
     held_out = [encode_answer(answer) for answer in _held_out(pool, find_ancestry(trained.registry, digest))]
     second = recompute(
         "greek", pool.period, pool.answers, held_out, module, GradientIndex.open(index, digest), trained,
-        views=views, repeats=again,
+        views=views, repeats=again.own,
     ).use()  # fmt: skip
     assert second.unpaid_nano == pytest.approx(found.scores.unpaid_nano, rel=1e-3)
     assert agreement(found.scores, second, 1000).agrees
@@ -141,19 +144,20 @@ def test_an_index_without_the_list_pays_every_row_and_says_so(world, market):
 def test_without_a_contributor_one_of_the_rows_alike_is_paid_though_the_earliest_is_gone(trained, world):
     """Somebody else withdraws, after one of the rows that others repeat was removed from the Datanet."""
     old = world.registry.get("greek").digest
-    known = load_repeats(pipeline.index_folder(world.indexes, old))
+    known = load_repeats(pipeline.index_folder(world.indexes, old)).own
     first = known[0].earlier
     rows = [row for row in with_repetitions() if row.row_id != first]
     world.bank(replace(trained.job, output=world.registry.get("greek").folder), without=["ctr_1a"])
     plan = withdrawal.plan_withdrawal(world.registry, "greek", "ctr_1a")
     parts = plan, world.registry, world.base, rows, world.host, world.adapters, world.indexes
     card = withdrawal.withdraw(*parts, economy=world.economy)
-    found = load_repeats(pipeline.index_folder(world.indexes, card.digest))
+    repeats = load_repeats(pipeline.index_folder(world.indexes, card.digest))
+    found = repeats.own
     assert {each.row_id for each in found} <= set(card.rows_trained)
     record, tokenizer = load_run(Path(trained.job.output)), load_tokenizer(world.base)
     start = attach_lora(load_model(world.base), record.recipe, record.initial).eval()
     left = [encode_row(tokenizer, row) for row in rows if row.row_id in card.rows_trained]
-    assert found == find_repeats(start, left)
+    assert repeats == find_repeats(start, left)
     assert any(each.earlier == first for each in known)
     assert all(first not in (each.row_id, each.earlier) for each in found)
     assert len(found) < len(known)

@@ -165,7 +165,7 @@ def _recomputed(sold: Sold, pool: Pool) -> Measurement:
     index = GradientIndex.open(sold.index, sold.digest, base_digest=sold.base.digest)
     return recompute(
         "greek", pool.period, answers, load_held_out(Path(sold.job.output)), module, index, engine, sold.bank,
-        views=views, repeats=load_repeats(sold.index) or (),
+        views=views, repeats=load_repeats(sold.index).own,
     )  # fmt: skip
 
 

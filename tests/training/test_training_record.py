@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -20,6 +21,7 @@ from openledger.training.record import (
     load_run,
     load_weights,
     run_environment,
+    save_run,
     save_weights,
     train_run,
 )
@@ -104,8 +106,6 @@ def test_a_plain_adapter_has_no_record_and_the_error_says_what_works(tmp_path):
 
 
 def test_a_record_beside_other_weights_or_of_rubbish_is_refused(world, tmp_path):
-    import shutil
-
     folder = tmp_path / "run"
     shutil.copytree(world[2], folder)
     values = json.loads((folder / "run.json").read_text())
@@ -115,6 +115,38 @@ def test_a_record_beside_other_weights_or_of_rubbish_is_refused(world, tmp_path)
     (folder / "run.json").write_text("{")
     with pytest.raises(Corrupt, match="can't be read"):
         load_run(folder)
+
+
+@pytest.fixture
+def kept(world, tmp_path):
+    shutil.copytree(world[2], tmp_path / "run")
+    return tmp_path / "run", world[3]
+
+
+def test_a_record_keeps_each_rows_place_in_the_order_of_credit(kept):
+    folder, record = kept
+    places = tuple(range(40, 40 - len(record.row_ids), -1))
+    save_run(folder, replace(record, credit=places, credit_root="ab"))
+    assert load_run(folder).places == dict(zip(record.row_ids, places, strict=True))
+
+
+def test_a_record_of_before_knows_no_order_of_credit(kept):
+    folder, record = kept
+    values = json.loads((folder / "run.json").read_text())
+    del values["credit"], values["credit_root"]
+    (folder / "run.json").write_text(json.dumps(values))
+    assert load_run(folder) == record
+    assert record.places is None
+
+
+@pytest.mark.parametrize("places", [[0, 1], [0] * 16])
+def test_a_record_without_a_place_for_each_row_is_refused(kept, places):
+    folder, _ = kept
+    values = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**values, "credit": places}))
+    with pytest.raises(Corrupt, match="not one place") as caught:
+        load_run(folder)
+    assert caught.value.code == "corrupt_run"
 
 
 def test_damaged_weights_are_named(tmp_path):

@@ -1,0 +1,114 @@
+"""How many honest rows go unpaid for being alike to earlier ones, as Datanets grow, and whether strangers raise that.
+
+    python -m benchmarks.repeats FOLDER          resumable; two seeds, some minutes of one core; needs scikit-learn
+
+Images of the digits task with their true labels, drawn at random among contributors of equal sizes, or of sizes as 1,
+1/2, 1/3, ...; nobody copies. Counted are rows that `attribution.likeness` names: by likeness/1, of their contributor's
+own, and by likeness/2, of anybody's, in an order of contribution drawn at random.
+
+`names`: as many accounts more as said, each with as many images of noise, before all others: theta is a median over
+contributors, so accounts that are alike to nobody might lower it for those who are. A row of theirs teaches nothing;
+what they want is that others go unpaid. Prints a table.
+"""
+
+import argparse
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks import digits_task
+from benchmarks.digits_task import Digit
+from benchmarks.redteam_attacks import noise_images
+from openledger.attribution.likeness import Repeat, find_repeats
+from openledger.core.files import write_json_durably
+from openledger.training.recipe import generator
+
+SEEDS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    num_rows: int
+    num_contributors: int
+    even: bool = True
+    names: int = 0
+    rows_each: int = 1
+
+    def rows(self, seed: int) -> list[Digit]:
+        """In the order of contribution."""
+        from sklearn.datasets import load_digits
+
+        data, draw = load_digits(), generator(f"repeats-{seed}", "rows")
+        parts = np.ones(self.num_contributors) if self.even else 1 / np.arange(1, self.num_contributors + 1)
+        whose = draw.choice(self.num_contributors, self.num_rows, p=parts / parts.sum())
+        noise = [
+            Digit(f"n{n:04}", f"n{n % self.names:04}", row.pixels, row.label) for n, row in enumerate(self.noise(seed))
+        ]
+        return noise + [
+            Digit(f"r{at:04}", f"c{who:02}", tuple((data.data[at] / 16).tolist()), int(data.target[at]))
+            for at, who in zip(draw.permutation(len(data.target))[: self.num_rows].tolist(), whose, strict=True)
+        ]
+
+    def noise(self, seed: int) -> Sequence[Digit]:
+        return noise_images("n", self.names * self.rows_each, seed) if self.names else ()
+
+
+WORLDS = (
+    *(World(number, by, by == 8) for number in (240, 480, 1797) for by in (8, 12)),
+    *(World(1797, by) for by in (2, 50, 200)),
+    *(World(1797, 8, names=names) for names in (8, 30, 100)),
+    *(World(1797, 8, names=names, rows_each=each) for names, each in ((60, 10), (20, 30))),
+)
+
+
+def counted(world: World, seed: int) -> dict[str, list[float]]:
+    """For each rule, how many honest rows go unpaid, and the part of his rows of whoever loses most."""
+    rows = world.rows(seed)
+    module = digits_task.make_module(f"repeats-{seed}")
+    found = find_repeats(module, rows, digits_task.TASK, credit={row.row_id: n for n, row in enumerate(rows)})
+    whose = {row.row_id: row.contributor_id for row in rows}
+    sizes = Counter(whose.values())
+
+    def lost(repeats: Sequence[Repeat]) -> list[float]:
+        names = Counter(whose[each.row_id] for each in repeats if whose[each.row_id].startswith("c"))
+        return [names.total(), max((number / sizes[name] for name, number in names.items()), default=0.0)]
+
+    assert found.anybodys is not None
+    return {"likeness/1": lost(found.own), "likeness/2": lost(found.anybodys)}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    folder = parser.parse_args().folder
+    torch.set_num_threads(1)
+    print(
+        "| rows | by | sizes | names | likeness/1 | worst off | likeness/2 | worst off |\n|" + " --- |" * 8, flush=True
+    )
+    for world in WORLDS:
+        told = [_kept(folder, world, seed) for seed in range(SEEDS)]
+        cells = [str(world.num_rows), str(world.num_contributors), "even" if world.even else "uneven"]
+        cells += [f"{world.names} of {world.rows_each}" if world.names else "0"]
+        for rule in ("likeness/1", "likeness/2"):
+            cells += [", ".join(f"{one[rule][0]:.0f}" for one in told)]
+            cells += [f"{100 * max(one[rule][1] for one in told):.1f} %"]
+        print(f"| {' | '.join(cells)} |", flush=True)
+    return 0
+
+
+def _kept(folder: Path, world: World, seed: int) -> dict[str, list[float]]:
+    sizes = "even" if world.even else "uneven"
+    path = folder / f"{world.num_rows}-{world.num_contributors}-{sizes}-{world.names}-{world.rows_each}-{seed}.json"
+    if not path.exists():
+        write_json_durably(path, counted(world, seed))
+    found: dict[str, list[float]] = json.loads(path.read_text())
+    return found
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,163 @@
+"""The order of credit that a published version states: whose row was first, whatever anybody chooses."""
+
+import json
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datanet_samples import key_of, open_datanets, sample_drafts, signed
+
+from openledger.core import merkle
+from openledger.core.errors import Corrupt
+from openledger.core.values import Contribution, ContributionReceipt
+from openledger.datanets.datanets import Datanets
+from openledger.datanets.removal import sign_withdrawal
+from openledger.datanets.seals import seal_of
+
+
+def ids(receipt: ContributionReceipt) -> list[str]:
+    assert {verdict.outcome for verdict in receipt.verdicts} == {"accept"}
+    return [verdict.row_id for verdict in receipt.verdicts]
+
+
+def send(datanets: Datanets, name: str, subject: str, number: int = 2, **more: str) -> list[str]:
+    return ids(datanets.contribute(signed(name, sample_drafts(number, subject), **more)))
+
+
+def seal(datanets: Datanets, contribution: Contribution, *, in_log: bool = True) -> None:
+    datanets.seal(seal_of(key_of("ada"), contribution))
+    for waiting in datanets.unlogged_seals() if in_log else ():
+        datanets.mark_seal_logged(waiting.contributor_id, waiting.digest, opened=waiting.signed is not None)
+
+
+def order(datanets: Datanets, number: int = 0) -> list[str]:
+    """Of that version, or of a new one."""
+    return datanets.credit("docs", number or datanets.publish("docs").number)
+
+
+def manifest_of(folder: Path, number: int = 1) -> Path:
+    return folder / "versions" / "docs" / f"{number}.json"
+
+
+class TestTheOrderOfCredit:
+    def test_is_that_of_the_contributions_and_in_each_of_its_rows_whatever_their_ids(self, datanets: Datanets) -> None:
+        sent = [send(datanets, name, f"{name}-{turn}", 5) for turn in range(3) for name in ("eve", "ada", "bob")]
+        found = order(datanets)
+        assert found == [row_id for one in sent for row_id in one]
+        assert found != sorted(found)
+
+    def test_is_led_to_by_the_manifest_and_its_root(self, datanets: Datanets, tmp_path: Path) -> None:
+        send(datanets, "ada", "one", 9)
+        found, version = order(datanets), datanets.versions("docs")[-1]
+        leaves = [merkle.leaf_hash(row_id.encode()) for row_id in found]
+        assert merkle.root(leaves).hex() == version.credit_root != version.row_root
+        told = json.loads(manifest_of(tmp_path).read_text())
+        assert [told["credit"][told["row_ids"].index(row_id)] for row_id in found] == list(range(9))
+        assert told["credit_root"] == version.credit_root
+
+    def test_puts_sealed_rows_where_their_seal_came(self, datanets: Datanets) -> None:
+        """Whoever has seen them sends them later, however early before their author."""
+        before, own = send(datanets, "eve", "before"), signed("ada", sample_drafts(2, "own"))
+        seal(datanets, own)
+        rival = send(datanets, "bob", "rival")
+        assert order(datanets) == [*before, *rival]
+        sealed = ids(datanets.contribute(own))
+        assert order(datanets) == [*before, *sealed, *rival]
+
+    def test_counts_a_seal_from_when_it_is_in_the_log(self, datanets: Datanets) -> None:
+        own = signed("ada", sample_drafts(2, "own"))
+        seal(datanets, own, in_log=False)
+        rival = send(datanets, "bob", "rival")
+        assert order(datanets) == rival
+        own_ids = ids(datanets.contribute(own))
+        assert order(datanets) == [*rival, *own_ids]
+
+    def test_does_not_hear_of_what_was_sent_to_another_datanet_before(self, datanets: Datanets) -> None:
+        """Each row has its own place: that of the contribution that brought it here."""
+        datanets.create("other", "More of what functions do", "acct_owner")
+        send(datanets, "bob", "elsewhere", datanet="other")
+        first = send(datanets, "ada", "here")
+        later = send(datanets, "bob", "elsewhere-too", nonce="2")
+        assert order(datanets) == [*first, *later]
+
+    def test_forgets_the_place_of_who_withdraws_and_sends_again(self, datanets: Datanets) -> None:
+        first, second = send(datanets, "ada", "own"), send(datanets, "bob", "other")
+        datanets.withdraw(sign_withdrawal(key_of("ada"), "docs", first, "1"))
+        again = send(datanets, "ada", "own", nonce="2")
+        assert order(datanets) == [*second, *again]
+        assert set(again).isdisjoint(first)
+
+    def test_stays_what_it_was_in_versions_whose_rows_are_withdrawn(self, datanets: Datanets) -> None:
+        first, second = send(datanets, "ada", "own"), send(datanets, "bob", "other")
+        assert order(datanets) == [*first, *second]
+        datanets.withdraw(sign_withdrawal(key_of("ada"), "docs", first, "1"))
+        assert order(datanets, 1) == [*first, *second]
+        assert order(datanets) == second
+
+    def test_of_two_rows_is_the_same_in_all_versions_that_have_both(self, datanets: Datanets) -> None:
+        own = signed("ada", sample_drafts(2, "own"))
+        versions, known = [], set[str]()
+        seal(datanets, own)
+        for number in range(4):
+            known.update(send(datanets, "bob", f"bob-{number}"), send(datanets, "eve", f"eve-{number}"))
+            if number == 2:
+                known.update(ids(datanets.contribute(own)))
+            versions.append(order(datanets))
+        for before, after in pairwise(versions):
+            assert [row_id for row_id in after if row_id in set(before)] == before
+        assert versions[-1][:2] == ids(datanets.contribute(own))
+        assert set(versions[-1]) == known
+
+
+class TestAVersionOfBefore:
+    @pytest.fixture
+    def older(self, datanets: Datanets, tmp_path: Path) -> Datanets:
+        """As it was published before versions had an order."""
+        send(datanets, "ada", "own")
+        datanets.publish("docs")
+        told = json.loads(manifest_of(tmp_path).read_text())
+        del told["credit"], told["credit_root"]
+        manifest_of(tmp_path).write_text(json.dumps({**told, "format": "openledger/datanet-version/1"}))
+        with datanets._registry._writing():
+            datanets._registry._connection.execute("ALTER TABLE versions DROP COLUMN credit_root")
+        datanets.close()
+        return open_datanets(tmp_path)
+
+    def test_has_no_order_and_is_read_as_it_was(self, older: Datanets) -> None:
+        version = older.version("docs", 1)
+        assert (version.credit_root, older.credit("docs", 1)) == ("", [])
+        assert len(older.rows("docs", 1)) == version.num_rows
+        older.close()
+
+    def test_is_followed_by_one_of_the_same_rows_that_has(self, older: Datanets) -> None:
+        old, new = older.version("docs", 1), older.publish("docs")
+        assert (new.number, new.row_root, new.num_rows) == (2, old.row_root, old.num_rows)
+        assert len(older.credit("docs", 2)) == new.num_rows
+        assert older.publish("docs") == new
+        older.close()
+
+
+CHANGES: dict[str, Callable[[list[int]], Any]] = {
+    "swapped": lambda credit: [credit[1], credit[0], *credit[2:]],
+    "shortened": lambda credit: credit[:-1],
+    "twice": lambda credit: [credit[1], *credit[1:]],
+    "gone": lambda credit: None,
+    "words": lambda credit: [*credit[:-1], "first"],
+    "numbers in quotes": lambda credit: [*map(str, credit[:2]), *credit[2:]],
+    "fractions": lambda credit: [float(place) for place in credit],
+    "truths": lambda credit: [place == 1 if place < 2 else place for place in credit],
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_an_order_that_was_changed_is_corrupt(datanets: Datanets, tmp_path: Path, change: Callable[..., Any]) -> None:
+    send(datanets, "ada", "own", 4)
+    datanets.publish("docs")
+    told = json.loads(manifest_of(tmp_path).read_text())
+    manifest_of(tmp_path).write_text(json.dumps({**told, "credit": change(told["credit"])}))
+    with pytest.raises(Corrupt) as caught:
+        datanets.credit("docs", 1)
+    assert caught.value.code == "corrupt_manifest"
+    assert len(datanets.rows("docs", 1)) == 4  # whose they are and what they say is another matter

@@ -1,0 +1,172 @@
+"""Somebody sends another's rows again: named in the settlement with whose they repeat, unpaid, and recomputed by a
+second scorer who takes from the version's manifest, and from nobody's word, whose row was first."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tiny_model import make_tiny_base, tiny_rows
+from trained_world import Market, Remote, World, rows_of
+
+from openledger.adapters.base_model import load_model, load_tokenizer
+from openledger.attribution.likeness import find_repeats, load_repeats
+from openledger.core.errors import InvalidInput
+from openledger.core.values import UNATTRIBUTED
+from openledger.datanets.versions import credit_root
+from openledger.economy import Parameters
+from openledger.ledger import encode_proof, verify_proof
+from openledger.platform import pipeline, withdrawal
+from openledger.training.examples import encode_row
+from openledger.training.lora import attach_lora
+from openledger.training.record import check_credit, credit_of, load_run, save_run
+
+pytestmark = pytest.mark.usefixtures("here")
+AUTHOR, COPIERS = "ctr_0a", ("ctr_8", "ctr_9")
+
+
+def with_copies():
+    """The rows of four contributors; two others send those of one of them, as if no cluster had found them. The copies'
+    ids come before the originals'."""
+    rows = rows_of("ctr_0", "ctr_1")
+    own = [row for row in rows if row.contributor_id == AUTHOR]
+    copies = [
+        replace(row, row_id=f"a{row.row_id}-{copier}", contributor_id=copier) for copier in COPIERS for row in own
+    ]
+    return [*rows, *copies]
+
+
+ORDER = [row.row_id for row in with_copies()]
+
+
+@pytest.fixture(scope="module")
+def trained(here, tmp_path_factory):
+    world = World(make_tiny_base(tmp_path_factory.mktemp("base")), tmp_path_factory.mktemp("world"))
+    world.job, _ = world.train("greek", with_copies(), credit=ORDER)
+    return world
+
+
+@pytest.fixture
+def settled(trained, market):
+    pool = market.sell(trained.registry.get("greek").terms, tiny_rows()[::4])
+    found = trained.attribute(pool)
+    return found, pipeline.settle(Remote(market.economy), found)
+
+
+def statement_of(market, settlement):
+    transfer = next(iter(settlement.transfer_ids.values()))
+    return verify_proof(encode_proof(market.ledger.proof(transfer)), market.ledger.verification_key()).statement
+
+
+def encoded(world):
+    tokenizer = load_tokenizer(world.base)
+    return [encode_row(tokenizer, row) for row in world.job.rows]
+
+
+def start_of(world, record):
+    return attach_lora(load_model(world.base), record.recipe, record.initial).eval()
+
+
+def index_of(world):
+    return pipeline.index_folder(world.indexes, world.registry.get("greek").digest)
+
+
+def test_the_statement_names_each_copy_with_the_earlier_row_and_whose_that_is(market, settled):
+    found, settlement = settled
+    statement = statement_of(market, settlement)
+    owner = {row.row_id: row.contributor_id for row in with_copies()}
+    place = {row_id: number for number, row_id in enumerate(ORDER)}
+    named = statement["repeated_rows"]
+    assert {owner[row] for row, *_ in named} >= set(COPIERS)
+    assert AUTHOR in {contributor for _, _, contributor, _ in named}
+    for row, earlier, contributor, _ in named:
+        assert owner[earlier] == contributor
+        assert place[earlier] < place[row]
+    use = statement["parts"]["use"]
+    assert statement["rule"] == "shares/4"
+    assert (use["quality"]["likeness"], use["quality"]["credit"]) == (f"likeness/2 {len(named)}", credit_root(ORDER))
+    assert set(use["unpaid_nano"]) & set(COPIERS)
+    assert found.scores.unpaid_nano == use["unpaid_nano"]
+    assert market.ledger.audit().num_settlements == 1
+
+
+def test_what_a_copy_would_have_had_goes_to_nobody_its_original_neither(trained, market, settled, tmp_path):
+    """Against the rule before, which a vote can go back to: copies under other names are paid there."""
+    found, settlement = settled
+    assert "repeat earlier ones and aren't paid" in " ".join(
+        market.economy.explain(next(iter(settlement.transfer_ids.values())))
+    )
+    (tmp_path / "third").mkdir()
+    third = Market(tmp_path / "third", trained.base, Parameters(shares_rule="shares/3"))
+    pool = third.sell(trained.registry.get("greek").terms, tiny_rows()[::4])
+    by_third = trained.attribute(pool)
+    before = pipeline.settle(Remote(third.economy), by_third)
+    assert by_third.scores.quality["likeness"].startswith("likeness/1 ")
+    assert by_third.scores.scores_nano == found.scores.scores_nano
+    assert all(len(row) == 3 for row in statement_of(third, before)["repeated_rows"])
+    now, then = (one.parts["use"].shares_ppb for one in (settlement, before))
+    lost = [name for name in COPIERS if now[name] < then[name]]
+    assert lost
+    assert now[UNATTRIBUTED] > then[UNATTRIBUTED]
+    assert now[AUTHOR] <= then[AUTHOR] + 1
+    third.close()
+
+
+def test_a_second_scorer_takes_the_order_from_the_manifest(trained):
+    record = load_run(Path(trained.job.output))
+    check_credit(record, ORDER, credit_root(ORDER))
+    places = dict(zip(record.row_ids, credit_of(record.row_ids, ORDER), strict=True))
+    again = find_repeats(start_of(trained, record), encoded(trained), credit=places, credit_root=credit_root(ORDER))
+    assert again == load_repeats(index_of(trained))
+
+
+def test_a_record_whose_owner_put_his_rows_first_is_found(trained, world):
+    """By its own order the author would repeat his copiers; by the manifest's he doesn't."""
+    folder = Path(world.registry.get("greek").folder)
+    record = load_run(folder)
+    forged = [*(row for row in ORDER if row.startswith("a")), *(row for row in ORDER if not row.startswith("a"))]
+    save_run(folder, replace(record, credit=credit_of(record.row_ids, forged)))
+    with pytest.raises(InvalidInput) as caught:
+        check_credit(load_run(folder), ORDER, credit_root(ORDER))
+    assert (caught.value.code, caught.value.param) == ("other_credit", "credit")
+    with pytest.raises(InvalidInput):
+        check_credit(record, forged, credit_root(forged))
+    owner = {row.row_id: row.contributor_id for row in with_copies()}
+    found = find_repeats(start_of(trained, record), encoded(trained), credit=load_run(folder).places)
+    assert AUTHOR in {owner[each.row_id] for each in found.anybodys}
+
+
+def test_a_row_that_is_withdrawn_after_training_stays_in_the_list_of_the_adapter(trained, market):
+    """Its copies are as unpaid as before: to take one's name out of the way gains nothing."""
+    pool = market.sell(trained.registry.get("greek").terms, tiny_rows()[::4])
+    whole = trained.attribute(pool)
+    gone = {earlier for _, earlier, contributor, _ in whole.scores.repeats if contributor == AUTHOR}
+    assert gone
+    less = pipeline.attribute(
+        pool, lambda _: trained.host, trained.score, trained.registry, trained.indexes, withdrawn=gone
+    )
+    assert less.scores.repeats == whole.scores.repeats
+    assert all(
+        less.scores.unpaid_nano[name] == nano for name, nano in whole.scores.unpaid_nano.items() if name in COPIERS
+    )
+
+
+def test_of_an_adapter_without_the_author_the_earliest_copy_is_paid(trained, world):
+    """He withdraws; an independent author later isn't unpaid for ever by a row that is gone."""
+    world.bank(replace(trained.job, output=world.registry.get("greek").folder), without=[AUTHOR])
+    plan = withdrawal.plan_withdrawal(world.registry, "greek", AUTHOR)
+    parts = plan, world.registry, world.base, with_copies(), world.host, world.adapters, world.indexes
+    card = withdrawal.withdraw(*parts, economy=world.economy)
+    known = load_repeats(index_of(trained)).anybodys
+    found = load_repeats(pipeline.index_folder(world.indexes, card.digest)).anybodys
+    owner = {row.row_id: row.contributor_id for row in with_copies()}
+    assert AUTHOR not in {each.contributor_id for each in found}
+    assert COPIERS[0] in {owner[each.row_id] for each in known}
+    assert {(owner[each.row_id], each.contributor_id) for each in found} & {(COPIERS[1], COPIERS[0])}
+    assert len(found) < len(known)
+
+
+def test_rows_that_no_version_gives_a_place_are_refused(trained):
+    with pytest.raises(InvalidInput) as caught:
+        credit_of(["r1", "r2"], ["r1"])
+    assert (caught.value.code, caught.value.param) == ("unknown_credit", "credit")
+    assert credit_of(["r1"], []) == ()
