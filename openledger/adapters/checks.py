@@ -30,6 +30,7 @@ WEIGHTS_FILE, CONFIG_FILE, CARD_FILE = "adapter_model.safetensors", "adapter_con
 _TENSOR_NAME = re.compile(r"base_model\.model\.(?P<module>[A-Za-z0-9_.]+)\.lora_(?P<side>[AB])\.weight")
 _PATTERN_KEY = re.compile(r"[A-Za-z0-9_.]+")
 _MAX_JSON_BYTES = 1 << 20
+_SCANNED_AT_ONCE = 1 << 20  # values: the scan's own arrays stay at 5 MiB beside a file of any size
 _EXPONENTS = {torch.float32: 0x7F800000, torch.float16: 0x7C00, torch.bfloat16: 0x7F80}  # all ones: not finite
 # Settings that leave the product B A x as it is: notes of training, and how the factors began.
 _HARMLESS = {
@@ -92,6 +93,7 @@ def read_adapter(folder: Path, base: BaseShapes, limits: AdapterLimits | None = 
         _check_rank(module, a_RI.shape[0], config)
     _check_finite(data, pairs)
     digest = identity_of(config, digest_bytes(data))
+    del data  # the tensors are copies: from here on the file's bytes would only be held twice
     card = _check_card(folder, digest, base)
     description = AdapterDescription(
         folder=str(folder),
@@ -294,7 +296,8 @@ def _all_finite(data: bytes, dtype: torch.dtype) -> bool:
     exponent, begin = _EXPONENTS[dtype], 8 + int.from_bytes(data[:8], "little")
     unsigned: type[np.uint32 | np.uint16] = np.uint32 if dtype.itemsize == 4 else np.uint16
     values: npt.NDArray[np.unsignedinteger[Any]] = np.frombuffer(data, unsigned, offset=begin)
-    return not bool(np.any(np.bitwise_and(values, unsigned(exponent)) == exponent))
+    parts = (values[first : first + _SCANNED_AT_ONCE] for first in range(0, len(values), _SCANNED_AT_ONCE))
+    return not any(np.any(np.bitwise_and(part, unsigned(exponent)) == exponent) for part in parts)
 
 
 def _check_rank(module: str, rank: int, config: dict[str, Any]) -> None:

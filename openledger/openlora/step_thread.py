@@ -2,8 +2,10 @@
 
 Owns the rule that only this thread touches the engine (but for `load`, `merge` and `merged`), and the order: all
 urgent calls, steps as long as anybody waits for an answer, and background calls (scoring) in what time is left. A
-background call that runs when somebody comes gives way between two layers of the model. Where people never leave a gap,
-the background gets `background_share` of the time, so that it isn't starved. Knows neither asyncio nor Ray.
+background call that runs when somebody comes gives way between two parts of a layer of the model. Where people never
+leave a gap, the background gets the share f of the time (`background_share`), so that it isn't starved: each second of
+people's earns it f / (1 - f) seconds, lent when they come to `_SLICE_S` and charged by the clock. Knows neither asyncio
+nor Ray.
 """
 
 import queue
@@ -20,7 +22,7 @@ from openledger.openlora.engine import Engine
 Result = TypeVar("Result")
 Call = tuple[Callable[[], Any], "Future[Any]"]
 Deliver = Callable[[TokenEvent], None]
-_SLICE_S = 0.005  # of background work at a time while people wait: about one layer's
+_SLICE_S = 0.005  # lent to the background at a time while people wait; it may overdraw by one part of its work
 
 
 class StepThread:
@@ -28,9 +30,18 @@ class StepThread:
     error event, and every later call raises Unavailable. `told` is called when all of a step's events are handed out:
     whoever listens on another thread is woken once for them, not once for each."""
 
-    def __init__(self, engine: Engine, background_share: float = 0.03, told: Callable[[], None] = lambda: None):
-        self._engine, self._share, self._told = engine, background_share, told
-        self._credit_s = 0.0
+    def __init__(
+        self,
+        engine: Engine,
+        background_share: float = 0.03,
+        told: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.perf_counter,
+    ):
+        self._engine, self._told, self._clock = engine, told, clock
+        self._earned = background_share / (1 - background_share)
+        self._credit_s = 0.0  # what the background may use while people wait; below 0 where it used more
+        self._lent_at_s: float | None = None  # the credit is charged up to here; None while people have the thread
+        self._in_background = False
         engine.give_way_to(self._serve_people)
         self._urgent: queue.SimpleQueue[Call] = queue.SimpleQueue()
         self._background: queue.SimpleQueue[Call] = queue.SimpleQueue()
@@ -90,7 +101,9 @@ class StepThread:
         if self._stopping:
             return
         if (call := _take(self._background)) is not None:
+            self._in_background = True
             _answer(call)
+            self._in_background = False
         elif not self._engine.has_work():
             self._wake.wait()
 
@@ -104,18 +117,40 @@ class StepThread:
             raise
 
     def _steps_for_people(self) -> None:
+        if self._is_lent():
+            return
         while not self._stopping:
             while (call := _take(self._urgent)) is not None:
                 _answer(call)
             if not self._engine.has_work():
                 return
-            begin = time.perf_counter()
+            begin_s = self._clock()
             if events := self._engine.step():
                 self._hand_out(events)
-            self._credit_s += self._share * (time.perf_counter() - begin)
-            if self._credit_s > _SLICE_S:
-                self._credit_s = 0.0
+            self._credit_s += self._earned * (self._clock() - begin_s)
+            if self._lend():
                 return
+
+    def _lend(self) -> bool:
+        if self._credit_s < _SLICE_S:
+            return False
+        if not self._background_waits():
+            self._credit_s = _SLICE_S  # time that nobody wanted isn't saved up
+            return False
+        self._lent_at_s = self._clock()
+        return True
+
+    def _is_lent(self) -> bool:
+        """Charges what was used of a loan. What the background does while nobody waits is none, and isn't charged."""
+        if self._lent_at_s is None:
+            return False
+        now_s = self._clock()
+        self._credit_s -= now_s - self._lent_at_s
+        self._lent_at_s = now_s if self._credit_s > 0 and self._background_waits() else None
+        return self._lent_at_s is not None
+
+    def _background_waits(self) -> bool:
+        return self._in_background or not self._background.empty()
 
     def _hand_out(self, events: Sequence[TokenEvent]) -> None:
         for event in events:

@@ -1,5 +1,6 @@
 import json
 import os
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,8 +9,9 @@ import torch
 from adapter_folders import BASE, card_of, tensors, write_adapter
 from safetensors.torch import save_file
 
+from openledger.adapters import checks
 from openledger.adapters.card import save_card
-from openledger.adapters.checks import AdapterLimits, check_adapter, read_adapter
+from openledger.adapters.checks import AdapterLimits, BaseShapes, check_adapter, read_adapter
 from openledger.core.errors import OpenLedgerError
 
 WEIGHTS = "adapter_model.safetensors"
@@ -53,6 +55,57 @@ class TestAccepted:
     @pytest.mark.parametrize("init", [True, False, "gaussian", "eva", "orthogonal"])
     def test_starts_that_leave_the_base_alone(self, tmp_path: Path, init: object) -> None:
         assert check_adapter(write_adapter(tmp_path / "a", init_lora_weights=init), BASE)
+
+
+class TestMemory:
+    def test_a_load_holds_the_file_and_its_tensors_and_little_else(self, tmp_path: Path) -> None:
+        base = BaseShapes(digest="base", modules={"q_proj": (1 << 18, 1 << 16)})
+        weights = {"lora_A": torch.ones(32, 1 << 18), "lora_B": torch.ones(1 << 16, 32)}
+        named = {f"base_model.model.q_proj.{side}.weight": factor for side, factor in weights.items()}
+        folder = write_adapter(tmp_path / "a", named, r=32)
+        size = (folder / WEIGHTS).stat().st_size
+        tracemalloc.start()
+        try:
+            read_adapter(folder, base)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert size == pytest.approx(40 << 20, rel=0.01)
+        assert 2 * size <= peak < 2.2 * size
+
+    def test_the_bytes_of_the_file_are_let_go_before_half_precision_is_widened(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        base = BaseShapes(digest="base", modules={"q_proj": (1 << 16, 8)})
+        weights = {"lora_A": torch.ones(32, 1 << 16), "lora_B": torch.ones(8, 32)}
+        named = {f"base_model.model.q_proj.{side}.weight": factor.half() for side, factor in weights.items()}
+        folder = write_adapter(tmp_path / "a", named, r=32)
+        held: list[int] = []
+        scale = checks._scale
+        monkeypatch.setattr(
+            checks, "_scale", lambda *asked: held.append(tracemalloc.get_traced_memory()[0]) or scale(*asked)
+        )
+        tracemalloc.start()
+        try:
+            read_adapter(folder, base)
+        finally:
+            tracemalloc.stop()
+        assert held[0] < 1.2 * (folder / WEIGHTS).stat().st_size
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    @pytest.mark.parametrize("place", [0, 5, 6, -1])
+    def test_each_part_of_a_file_is_looked_at(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, place: int
+    ) -> None:
+        """One value that isn't finite, at the seams of parts of six values and at the end."""
+        monkeypatch.setattr(checks, "_SCANNED_AT_ONCE", 6)
+        names = list(tensors())
+        for name in names:
+            weights = {each: factor.to(dtype) for each, factor in tensors().items()}
+            weights[name].view(-1)[place] = float("inf")
+            with pytest.raises(OpenLedgerError) as caught:
+                check_adapter(write_adapter(tmp_path / name, weights), BASE)
+            assert caught.value.code == "non_finite_adapter"
 
 
 def _remove(name: str) -> Callable[[Path], None]:

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 
 import numpy as np
 import pytest
@@ -27,6 +28,33 @@ class Reader:
         if event.is_last:
             self.ended_at = time.monotonic()
             self.ended.set()
+
+
+class Busy:
+    """An engine whose people's steps take 4 ms each of a clock that only moves when told. `wait` says whether there
+    are any people; `background_s` is what `part` took."""
+
+    def __init__(self, engine: TorchEngine, patch: pytest.MonkeyPatch, background_share: float) -> None:
+        self.engine, self.now_s, self.background_s, self.wait = engine, 0.0, 0.0, True
+        patch.setattr(engine, "has_work", lambda: self.wait)
+        patch.setattr(engine, "step", self._step)
+        self.thread = StepThread(engine, background_share, clock=lambda: self.now_s)
+
+    def part(self, part_s: float) -> None:
+        self.now_s += part_s
+        self.background_s += part_s
+        self.engine._give_way()
+
+    def share_of(self, background_s: float, part_s: float) -> float:
+        """Of the time that passes until the background has done so much."""
+        begin_s, self.background_s = self.now_s, 0.0
+        while self.background_s < background_s:
+            self.part(part_s)
+        return self.background_s / (self.now_s - begin_s)
+
+    def _step(self) -> list[TokenEvent]:
+        self.now_s += 0.004
+        return []
 
 
 @pytest.fixture
@@ -77,6 +105,56 @@ class TestPriority:
         ask_again()
         assert scoring.result(60).shape == (1, 9)
         thread.stop()
+
+    @pytest.mark.parametrize("part_s", [0.0002, 0.002, 0.02])
+    def test_the_share_is_met_however_long_the_parts_between_giving_way_are(
+        self, engine: TorchEngine, monkeypatch: pytest.MonkeyPatch, part_s: float
+    ) -> None:
+        busy = Busy(engine, monkeypatch, background_share=0.03)
+        share = busy.thread.call(lambda: busy.share_of(1.0, part_s), background=True).result(60)
+        busy.thread.stop()
+        assert share == pytest.approx(0.03, rel=0.03)
+
+    def test_many_short_calls_share_as_one_long_one(self, engine: TorchEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+        busy = Busy(engine, monkeypatch, background_share=0.03)
+
+        def part() -> float:
+            busy.now_s += 0.001
+            return busy.now_s
+
+        def ask() -> list["Future[float]"]:
+            return [busy.thread.call(part, background=True) for _ in range(500)]
+
+        first_s, *_, last_s = [call.result(60) for call in busy.thread.call(ask).result(60)]
+        busy.thread.stop()
+        assert 0.5 / (last_s - first_s) == pytest.approx(0.03, rel=0.03)
+
+    def test_time_used_while_nobody_waits_is_no_debt(
+        self, engine: TorchEngine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        busy = Busy(engine, monkeypatch, background_share=0.03)
+
+        def score() -> tuple[float, float]:
+            busy.wait = False
+            alone = busy.share_of(100.0, 0.002)
+            busy.wait = True
+            return alone, busy.share_of(1.0, 0.002)
+
+        alone, beside = busy.thread.call(score, background=True).result(60)
+        busy.thread.stop()
+        assert alone > 0.9999
+        assert beside == pytest.approx(0.03, rel=0.03)
+
+    def test_time_that_nobody_wanted_is_not_saved_up(
+        self, engine: TorchEngine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A minute of people's time without scoring: what scores then is lent 5 ms, as after a sixth of a second."""
+        busy = Busy(engine, monkeypatch, background_share=0.03)
+        while busy.now_s < 60:
+            time.sleep(0.001)
+        share = busy.thread.call(lambda: busy.share_of(0.1, 0.001), background=True).result(60)
+        busy.thread.stop()
+        assert share == pytest.approx(0.03, rel=0.1)
 
     def test_an_adapter_that_is_scored_under_stays(
         self, served: Served, engine: TorchEngine, thread: StepThread
