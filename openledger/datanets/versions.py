@@ -14,7 +14,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from openledger.core import merkle
 from openledger.core.errors import Corrupt
@@ -82,7 +82,7 @@ def _read(folder: Path, version: DatanetVersion) -> tuple[list[str], dict[str, A
     return row_ids, manifest
 
 
-def _is_order(credit: Any, num_rows: int) -> bool:
+def _is_order(credit: Any, num_rows: int) -> TypeGuard[list[int]]:
     """Whether it is each of the places 0 to `num_rows` - 1 once."""
     if not isinstance(credit, list) or any(type(place) is not int for place in credit):
         return False

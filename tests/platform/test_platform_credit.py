@@ -3,6 +3,7 @@ second scorer who takes from the version's manifest, and from nobody's word, who
 
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from tiny_model import make_tiny_base, tiny_rows
@@ -130,6 +131,13 @@ def test_a_record_whose_owner_put_his_rows_first_is_found(trained, world):
     assert (caught.value.code, caught.value.param) == ("other_credit", "credit")
     with pytest.raises(InvalidInput):
         check_credit(record, forged, credit_root(forged))
+    index = pipeline.index_folder(world.indexes, world.registry.get("greek").digest)
+    (index / "repeats.json").unlink()
+    job = replace(trained.job, output=str(folder))
+    nobody = Mock(side_effect=AssertionError)
+    with pytest.raises(InvalidInput) as caught:
+        pipeline.build_indexes(nobody, [job], [()], world.indexes)
+    assert caught.value.code == "other_credit"
     owner = {row.row_id: row.contributor_id for row in with_copies()}
     found = find_repeats(start_of(trained, record), encoded(trained), credit=load_run(folder).places)
     assert AUTHOR in {owner[each.row_id] for each in found.anybodys}
@@ -155,7 +163,12 @@ def test_of_an_adapter_without_the_author_the_earliest_copy_is_paid(trained, wor
     world.bank(replace(trained.job, output=world.registry.get("greek").folder), without=[AUTHOR])
     plan = withdrawal.plan_withdrawal(world.registry, "greek", AUTHOR)
     parts = plan, world.registry, world.base, with_copies(), world.host, world.adapters, world.indexes
-    card = withdrawal.withdraw(*parts, economy=world.economy)
+    with pytest.raises(InvalidInput) as caught:  # served it is, but nothing is settled by that record's order
+        withdrawal.withdraw(*parts, economy=world.economy, credit=ORDER[::-1])
+    assert caught.value.code == "other_credit"
+    assert world.registry.get("greek").digest != plan.adapter.digest
+    plan = withdrawal.plan_withdrawal(world.registry, "greek", AUTHOR)
+    card = withdrawal.withdraw(plan, *parts[1:], economy=world.economy, credit=ORDER)
     known = load_repeats(index_of(trained)).anybodys
     found = load_repeats(pipeline.index_folder(world.indexes, card.digest)).anybodys
     owner = {row.row_id: row.contributor_id for row in with_copies()}
