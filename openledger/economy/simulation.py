@@ -5,9 +5,9 @@ is taken as the same part of the pool. Scores, gain and ceilings weigh answers b
 they are taken as they stand where another minimum changes fees. A settlement of one part stays one.
 
 Which rows repeat others, and what these moved, a settlement says by its own rule of shares alone, and nobody can tell
-by another without the rows. So where another rule is asked for that leaves repeated rows unpaid, those that the settlement
-names are taken, none where its rule pays for every row, and `unpaid_as_settled` says so: what such a change would do to
-repeated rows isn't in the figures.
+by another without the rows. So where another rule is asked for that leaves repeated rows unpaid, those that the
+settlement names are taken, none where its rule pays for every row, and `unpaid_as_settled` says so: what such a change
+would do to repeated rows isn't in the figures.
 """
 
 from collections.abc import Mapping, Sequence

@@ -11,6 +11,7 @@ from trained_world import Market, Remote, World, rows_of
 
 from openledger.adapters.base_model import load_model, load_tokenizer
 from openledger.attribution.likeness import find_repeats, load_repeats
+from openledger.attribution.recompute import with_gone
 from openledger.core.errors import InvalidInput
 from openledger.core.values import UNATTRIBUTED
 from openledger.datanets.versions import credit_root
@@ -156,6 +157,24 @@ def test_a_row_that_is_withdrawn_after_training_stays_in_the_list_of_the_adapter
     assert all(
         less.scores.unpaid_nano[name] == nano for name, nano in whole.scores.unpaid_nano.items() if name in COPIERS
     )
+
+
+def test_a_dispute_after_the_author_withdrew_pays_his_copiers_no_more_than_the_settlement(trained, market, settled):
+    """What is left shows no copy of the first of them; the settlement does."""
+    _, settlement = settled
+    statement = statement_of(market, settlement)
+    gone = {row.row_id for row in with_copies() if row.contributor_id == AUTHOR}
+    record, left = load_run(Path(trained.job.output)), [row for row in encoded(trained) if row.row_id not in gone]
+    _, again = find_repeats(start_of(trained, record), left, credit=record.places).listed(of_others=True)
+    unpaid = {row for row, _, contributor, _ in statement["repeated_rows"] if contributor == AUTHOR}
+    assert unpaid - {each.row_id for each in again}  # by what is left alone they would be paid
+    completed = with_gone(again, statement["repeated_rows"], gone)
+    assert unpaid <= {each.row_id for each in completed}
+    assert completed[: len(again)] == again
+    assert {(each.row_id, each.earlier, each.contributor_id, each.likeness_milli) for each in completed} & {
+        tuple(row) for row in statement["repeated_rows"] if row[1] in gone
+    }
+    assert with_gone(again, statement["repeated_rows"], ()) == again
 
 
 def test_of_an_adapter_without_the_author_the_earliest_copy_is_paid(trained, world):
