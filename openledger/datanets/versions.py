@@ -4,8 +4,10 @@ credit: whose row was first.
 **The order of credit.** Rows stand where their contribution stands, and in it as they were sent. A contribution stands
 where it came among all contributions to all Datanets, a sealed one where its seal came (`seals`), which is in the log
 before anybody has seen a row. Nothing that a contributor chooses changes it: not the rows' ids, nor his key, nor the
-Datanet, nor that a row was withdrawn and sent again, which is another row then. A place never changes, so of two
-versions that have the same two rows both name the same one first.
+Datanet, nor that a row was withdrawn and sent again, which is another row then. A row that an appeal or a review lets
+in afterwards stands where its contribution came, too: it is one that was signed then, and can come in before rows that
+are in versions already. A place never changes, so of two versions that have the same two rows both name the same one
+first.
 
     row_root      over the row ids, sorted                 credit_root   over the row ids, first credited first
 """

@@ -10,11 +10,17 @@ import pytest
 from datanet_samples import key_of, open_datanets, sample_drafts, signed
 
 from openledger.core import merkle
-from openledger.core.errors import Corrupt
-from openledger.core.values import Contribution, ContributionReceipt
+from openledger.core.appealing import sign_appeal
+from openledger.core.errors import Corrupt, InvalidInput
+from openledger.core.values import Contribution, ContributionReceipt, RowDraft
+from openledger.datanets.appeals import appeal_of
 from openledger.datanets.datanets import Datanets
 from openledger.datanets.removal import sign_withdrawal
 from openledger.datanets.seals import seal_of
+
+
+NOISE = RowDraft(prompt="What does pack.crc do?", completion="Xqzv wvkx zzqj kqvx jxqz wqkz vxjq.", source="s")
+PRIVATE = RowDraft(prompt="What does it cost?", completion="Ask jane.doe@mail.org for the price of a licence.")
 
 
 def ids(receipt: ContributionReceipt) -> list[str]:
@@ -95,6 +101,33 @@ class TestTheOrderOfCredit:
         datanets.withdraw(sign_withdrawal(key_of("ada"), "docs", first, "1"))
         assert order(datanets, 1) == [*first, *second]
         assert order(datanets) == second
+
+    @pytest.mark.parametrize("how", ["appeal", "review"])
+    def test_has_a_row_that_is_let_in_late_where_its_contribution_came(self, datanets: Datanets, how: str) -> None:
+        own = signed("ada", [*sample_drafts(1, "own"), PRIVATE if how == "review" else NOISE])
+        kept, late = (verdict.row_id for verdict in datanets.contribute(own).verdicts)
+        rival = send(datanets, "bob", "rival")
+        assert order(datanets) == [kept, *rival]
+        if how == "review":
+            datanets.review("docs", late, "acct_owner", accept=True)
+        else:
+            datanets.hold_appeal(appeal_of(key_of("ada"), own, 1, "it is a checksum"))
+            datanets.close_appeal(late, "overturned")
+        assert order(datanets) == [kept, late, *rival]
+        assert order(datanets, 1) == [kept, *rival]
+
+    def test_lets_no_row_in_late_that_its_contribution_did_not_have(self, datanets: Datanets) -> None:
+        """So nobody gets the place of before for what he has seen of others since."""
+        own = signed("ada", [*sample_drafts(1, "own"), NOISE])
+        datanets.contribute(own)
+        seen = sample_drafts(1, "rival")[0]
+        other = appeal_of(key_of("ada"), own, 1, "it is a checksum")
+        resigned = sign_appeal(
+            key_of("ada"), other.datanet, other.contribution_id, other.row_id, 1, seen, other.path, other.reason
+        )
+        with pytest.raises(InvalidInput) as caught:
+            datanets.hold_appeal(resigned)
+        assert caught.value.code == "wrong_row"
 
     def test_of_two_rows_is_the_same_in_all_versions_that_have_both(self, datanets: Datanets) -> None:
         own = signed("ada", sample_drafts(2, "own"))
