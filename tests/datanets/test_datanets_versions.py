@@ -18,7 +18,6 @@ from openledger.datanets.datanets import Datanets
 from openledger.datanets.removal import sign_withdrawal
 from openledger.datanets.seals import seal_of
 
-
 NOISE = RowDraft(prompt="What does pack.crc do?", completion="Xqzv wvkx zzqj kqvx jxqz wqkz vxjq.", source="s")
 PRIVATE = RowDraft(prompt="What does it cost?", completion="Ask jane.doe@mail.org for the price of a licence.")
 
