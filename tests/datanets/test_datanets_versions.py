@@ -16,7 +16,8 @@ from openledger.core.values import Contribution, ContributionReceipt, RowDraft
 from openledger.datanets.appeals import appeal_of
 from openledger.datanets.datanets import Datanets
 from openledger.datanets.removal import sign_withdrawal
-from openledger.datanets.seals import seal_of
+from openledger.datanets.seals import digest_of, seal_of
+from openledger.datanets.versions import LoggedOpening, check_sealed
 
 NOISE = RowDraft(prompt="What does pack.crc do?", completion="Xqzv wvkx zzqj kqvx jxqz wqkz vxjq.", source="s")
 PRIVATE = RowDraft(prompt="What does it cost?", completion="Ask jane.doe@mail.org for the price of a licence.")
@@ -141,6 +142,59 @@ class TestTheOrderOfCredit:
             assert [row_id for row_id in after if row_id in set(before)] == before
         assert versions[-1][:2] == ids(datanets.contribute(own))
         assert set(versions[-1]) == known
+
+
+class TestTheLogsSeals:
+    @pytest.fixture
+    def sealed(self, datanets: Datanets) -> tuple[Datanets, list[LoggedOpening]]:
+        """Two contributors' sealed rows, the later seal's rows sent first, between rows without a seal; and what the
+        log has of both seals."""
+        ada, bob = signed("ada", sample_drafts(3, "own")), signed("bob", sample_drafts(2, "his"))
+        send(datanets, "eve", "before")
+        for name, own in (("ada", ada), ("bob", bob)):
+            datanets.seal(seal_of(key_of(name), own))
+            datanets.mark_seal_logged(own.contributor_id, digest_of(own), opened=False)
+        send(datanets, "eve", "between", nonce="2")
+        datanets.contribute(bob)
+        datanets.contribute(ada)
+        opened = {one.contributor_id: one for one in datanets.unlogged_seals()}
+        log = [(place, opened[one.contributor_id].expires_ms + place, opened[one.contributor_id].signed or {})
+               for place, one in ((7, ada), (9, bob))]  # fmt: skip
+        datanets.publish("docs")
+        return datanets, log
+
+    def test_are_those_of_the_order_that_a_version_states(self, sealed: tuple[Datanets, list[LoggedOpening]]) -> None:
+        datanets, log = sealed
+        found, rows = order(datanets, 1), datanets.rows("docs", 1)
+        named = [contributor for row_id in found for contributor in (row.contributor_id for row in rows
+                 if row.row_id == row_id)]  # fmt: skip
+        assert named == [
+            key_of(name).contributor_id for name in ("eve",) * 2 + ("ada",) * 3 + ("bob",) * 2 + ("eve",) * 2
+        ]
+        check_sealed(found, rows, log)
+        check_sealed(found, [row for row in rows if row.ordinal != 1], log)  # some were withdrawn
+
+    @pytest.mark.parametrize(
+        ("change", "problem"),
+        [
+            (lambda order: [*order[:2], *order[5:7], *order[2:5], *order[7:]], "sealed after"),
+            (lambda order: [*order[:2], order[4], *order[2:4], *order[5:]], "signed after"),
+            (lambda order: order[::-1], "after"),
+        ],
+    )
+    def test_show_an_order_with_sealed_rows_in_other_places(
+        self, sealed: tuple[Datanets, list[LoggedOpening]], change: Callable[..., Any], problem: str
+    ) -> None:
+        datanets, log = sealed
+        with pytest.raises(InvalidInput, match=problem) as caught:
+            check_sealed(change(order(datanets, 1)), datanets.rows("docs", 1), log)
+        assert (caught.value.code, caught.value.param) == ("other_credit", "credit")
+
+    def test_that_came_at_once_may_stand_either_way(self, sealed: tuple[Datanets, list[LoggedOpening]]) -> None:
+        datanets, ((_, first_ms, ada), (_, then_ms, bob)) = sealed
+        check_sealed(order(datanets, 1), datanets.rows("docs", 1), [(9, first_ms, ada), (7, then_ms, bob)])
+        with pytest.raises(InvalidInput):
+            check_sealed(order(datanets, 1), datanets.rows("docs", 1), [(9, then_ms, ada), (7, first_ms, bob)])
 
 
 class TestAVersionOfBefore:
