@@ -46,10 +46,11 @@ def withdraw(workdir: Workdir, arguments: argparse.Namespace) -> dict[str, objec
         return {**told, "trainings": 0 if plan.ready else 1}
     base = find_base_model(arguments.base_model or None)
     with connected(workdir):
-        _, rows = pipeline.published(datanets_actor(workdir), plan.card.datanet, plan.card.datanet_version)
+        datanets = datanets_actor(workdir)
+        version, rows = pipeline.published(datanets, plan.card.datanet, plan.card.datanet_version)
         card = withdrawal.withdraw(
             plan, registry, base, rows, start_index_host(base), workdir.adapters, workdir.indexes,
-            economy=economy_actor(workdir), num_gpus=arguments.gpus,
+            economy=economy_actor(workdir), credit=pipeline.find_credit(datanets, version), num_gpus=arguments.gpus,
             tell=lambda line: print(line, file=sys.stderr, flush=True),
         )  # fmt: skip
     return {**told, "digest": card.digest}

@@ -7,7 +7,7 @@ Two scorers agree where no share differs by more than a stated part of the pool.
 gives the same scores; another kind of processor or BLAS changes their last bits, which is what a tolerance is for.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,7 +68,8 @@ def recompute(
     the base; `least_error_scale` is what the adapter's audit says, as in the first scorer's `quality`; so is `num_gone`
     (`gone_rows`), the rows of the adapter's card that its index lacks. `repeats` are those that `likeness.find_repeats`
     finds among the rows where the run began, or that `likeness.load_repeats` reads beside the index: the list of either
-    that the pool's rule of shares goes by (`Repeats.listed`).
+    that the pool's rule of shares goes by (`Repeats.listed`). Where rows were taken back since, what is found among the
+    others is to be completed by `with_gone`.
 
     Of a derived adapter each generation is recomputed on the answers that `answered_by` (a digest) gave, against what
     it gained over the adapter that it `began_from`, and under the ceiling of the one that answered;
@@ -106,6 +107,26 @@ def recompute(
         num_gone=num_gone,
         repeats=tuple(repeats),
     )
+
+
+def with_gone(found: Sequence[Repeat], stated: Sequence[Sequence[Any]], gone: Collection[str]) -> tuple[Repeat, ...]:
+    """`found` among the rows that are left of a run, and those of a settlement's `repeated_rows` (`stated`) that nobody
+    can compare any more: of a pair whose row or whose earlier row is `gone`, which is the rows with a tombstone.
+
+    They are taken as they stand there. Else a copy would be paid by a dispute, once its original is withdrawn: the
+    list is of what was trained on, and for as long as that adapter is served. A pair of two rows that are there counts
+    only where it is found.
+    """
+    taken = {row_id: (row_id, *told) for row_id, *told in stated if {row_id, told[0]} & set(gone)}
+    own = {repeat.row_id: repeat for repeat in found}
+    unseen = [taken[row_id] for row_id in sorted(taken.keys() - own.keys())]
+    return (*found, *(_stated(*row) for row in unseen))
+
+
+def _stated(row_id: str, earlier: str, *told: Any) -> Repeat:
+    """Of a settlement by shares/3 the contributor isn't told: it is the row's own."""
+    *contributor, likeness_milli = told
+    return Repeat(row_id=row_id, earlier=earlier, likeness_milli=likeness_milli, contributor_id="".join(contributor))
 
 
 def agreement(

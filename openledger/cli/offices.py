@@ -110,6 +110,13 @@ def simulate(options: Namespace) -> None:
             for name, (was, would) in {**pool["parts_nano"], **pool["payouts_nano"]}.items()
         ]
         output.print_rows(f"{pool['adapter']} in {found['period']}: parts of the fees, then payouts", rows)
+        if pool.get("unpaid_as_settled"):
+            was, would = pool["shares_rule"]
+            output.print_text(
+                f"{pool['adapter']} was settled by {was}. Which rows repeat others by {would} nobody knows without the"
+                " rows: those that the settlement names are taken, and what else the change would leave unpaid isn't"
+                " in these figures.\n"
+            )
 
 
 def explain(options: Namespace) -> None:

@@ -5,8 +5,9 @@ nor storage. The signature (Ed25519) stands over the root of an RFC 9162 tree wh
 covers all rows, and a single row can be proved to belong to a signed contribution.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from json.encoder import encode_basestring as _quoted
+from typing import Any
 
 from openledger.core import merkle
 from openledger.core.errors import InvalidInput, TooLarge
@@ -14,7 +15,7 @@ from openledger.core.hashing import canonical_json, digest_bytes
 from openledger.core.ids import check_name, derived_id
 from openledger.core.signed import contribution_bytes
 from openledger.core.signing import SigningKey, check_public_key, verify
-from openledger.core.values import Contribution, RowDraft
+from openledger.core.values import Contribution, Row, RowDraft
 
 MAX_ROWS = 10_000
 MAX_ROW_BYTES = 16 * 1024
@@ -88,14 +89,24 @@ def signed_bytes(contribution: Contribution) -> bytes:
 def row_ids(contribution: Contribution) -> list[str]:
     """One id for each draft. The salt (contributor and nonce) keeps ids apart when two people send the same rows, and
     keeps a tombstone from telling what it stood for."""
-    salt = canonical_json([contribution.contributor_id, contribution.nonce])
-    digests = [  # of the canonical JSON of [salt, draft]
-        digest_bytes(b"[%b,%b]" % (salt, draft_bytes(draft, ordinal)))
-        for ordinal, draft in enumerate(contribution.drafts)
-    ]
-    return [
-        derived_id("row", contribution.content_root, str(ordinal), digest) for ordinal, digest in enumerate(digests)
-    ]
+    one = contribution
+    salt = canonical_json([one.contributor_id, one.nonce])
+    return [_row_id(salt, one.content_root, ordinal, draft) for ordinal, draft in enumerate(one.drafts)]
+
+
+def is_row_of(row: Row, signed: Mapping[str, Any]) -> bool:
+    """Whether `row` is of the contribution whose signature covers `signed` (`core.signed.contribution_fields`): its id
+    follows from that and from what it says."""
+    if (row.datanet, row.contributor_id) != (signed["datanet"], signed["contributor_id"]):
+        return False
+    salt = canonical_json([row.contributor_id, signed["nonce"]])
+    draft = RowDraft(prompt=row.prompt, completion=row.completion, source=row.source, extra=row.extra)
+    return row.row_id == _row_id(salt, signed["content_root"], row.ordinal, draft)
+
+
+def _row_id(salt: bytes, root: str, ordinal: int, draft: RowDraft) -> str:
+    digest = digest_bytes(b"[%b,%b]" % (salt, draft_bytes(draft, ordinal)))  # of the canonical JSON of [salt, draft]
+    return derived_id("row", root, str(ordinal), digest)
 
 
 def content_root(drafts: Sequence[RowDraft]) -> str:

@@ -4,27 +4,32 @@ credit: whose row was first.
 **The order of credit.** Rows stand where their contribution stands, and in it as they were sent. A contribution stands
 where it came among all contributions to all Datanets, a sealed one where its seal came (`seals`), which is in the log
 before anybody has seen a row. Nothing that a contributor chooses changes it: not the rows' ids, nor his key, nor the
-Datanet, nor that a row was withdrawn and sent again, which is another row then. A place never changes, so of two
-versions that have the same two rows both name the same one first.
+Datanet, nor that a row was withdrawn and sent again, which is another row then. A row that an appeal or a review lets
+in afterwards stands where its contribution came, too: it is one that was signed then, and can come in before rows that
+are in versions already. A place never changes, so of two versions that have the same two rows both name the same one
+first.
 
     row_root      over the row ids, sorted                 credit_root   over the row ids, first credited first
 """
 
 import json
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from openledger.core import merkle
-from openledger.core.errors import Corrupt
+from openledger.core.errors import Corrupt, InvalidInput
 from openledger.core.files import write_json_durably
-from openledger.core.values import DatanetVersion
+from openledger.core.values import DatanetVersion, Row
+from openledger.datanets.contribution import is_row_of
 from openledger.datanets.folders import make_folder
 from openledger.datanets.row_schema import PLAIN, RowSchema
 
 FORMAT_1 = "openledger/datanet-version/1"  # without the order of credit
 FORMAT = "openledger/datanet-version/2"
+LoggedOpening = tuple[int, int, Mapping[str, Any]]  # see `ledger.seals.Seals.openings`
 
 
 def row_root(row_ids: Sequence[str]) -> str:
@@ -67,6 +72,41 @@ def read_credit(folder: Path, version: DatanetVersion) -> list[str]:
     if credit_root(order) != version.credit_root:
         raise _corrupt(path, "does not lead to the version's root of credit")
     return order
+
+
+def check_sealed(order: Sequence[str], rows: Iterable[Row], openings: Sequence[LoggedOpening]) -> None:
+    """Whether a version's `order` of credit has its sealed rows as the log has their seals: earlier seals first, and
+    rows under one seal as they were signed. `rows` are those that are there; whose seal is whose follows from what they
+    say (`contribution.is_row_of`), from no word of the registry's. Raises InvalidInput (`other_credit`).
+
+    Two seals that came at once can stand in the log the other way round (`seals`): one counts as earlier that is
+    earlier both in the log and by its expiry. Of rows without a seal the log says nothing, nor does this."""
+    of_contributor: defaultdict[str, list[LoggedOpening]] = defaultdict(list)
+    for opening in openings:
+        of_contributor[opening[2]["contributor_id"]].append(opening)
+    sealed = {row.row_id: (row, each) for row in rows for each in of_contributor[row.contributor_id]
+              if is_row_of(row, each[2])}  # fmt: skip
+    latest: list[LoggedOpening] = []  # of those so far, all that no other is later than in both
+    last_ordinal: dict[int, int] = {}
+    for row_id in order:
+        if row_id not in sealed:
+            continue
+        row, (place, expires_ms, _) = sealed[row_id]
+        if any(place < other[0] and expires_ms < other[1] for other in latest):
+            raise _other_credit(f"{row_id} stands behind rows that were sealed after it")
+        if row.ordinal < last_ordinal.get(place, -1):
+            raise _other_credit(f"{row_id} stands behind rows that were signed after it")
+        last_ordinal[place] = row.ordinal
+        latest = [other for other in latest if other[0] > place or other[1] > expires_ms] + [sealed[row_id][1]]
+
+
+def _other_credit(problem: str) -> InvalidInput:
+    return InvalidInput(
+        f"the version's order of credit is not the log's: {problem}",
+        code="other_credit",
+        param="credit",
+        fix="don't settle by it: show manifest and log to whoever publishes the Datanet",
+    )
 
 
 def _read(folder: Path, version: DatanetVersion) -> tuple[list[str], dict[str, Any]]:

@@ -3,6 +3,11 @@
 Nothing is written. Tokens and prices are as they were, and nobody is assumed to act otherwise; what could not be read
 is taken as the same part of the pool. Scores, gain and ceilings weigh answers by the fees that were paid, all alike: so
 they are taken as they stand where another minimum changes fees. A settlement of one part stays one.
+
+Which rows repeat others, and what these moved, a settlement says by its own rule of shares alone, and nobody can tell
+by another without the rows. So where another rule is asked for that leaves repeated rows unpaid, those that the
+settlement names are taken, none where its rule pays for every row, and `unpaid_as_settled` says so: what such a change
+would do to repeated rows isn't in the figures.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from openledger.core.money import split
-from openledger.core.shares import WHOLE_PPM
+from openledger.core.shares import WHOLE_PPM, leaves_unpaid
 from openledger.core.values import ContributorScores
 from openledger.economy.parameters import Parameters
 from openledger.economy.settlement import settlement_statement
@@ -29,6 +34,8 @@ def simulate_pool(
     was_paid, would_pay = settlement["payouts_nano"], would["payouts_nano"]
     return {
         "adapter": settlement["adapter"],
+        "shares_rule": [settlement["rule"], parameters.shares_rule],
+        "unpaid_as_settled": _unpaid_as_settled(settlement["rule"], parameters.shares_rule),
         "fees_nano": [_sum(usages, "fee_nano"), _sum(again, "fee_nano")],
         "pool_nano": [settlement["pool_nano"], would["pool_nano"]],
         "parts_nano": _roles(usages, again),
@@ -36,6 +43,10 @@ def simulate_pool(
             name: [was_paid.get(name, 0), would_pay.get(name, 0)] for name in sorted({*was_paid, *would_pay})
         },
     }
+
+
+def _unpaid_as_settled(was: str, would_be: str) -> bool:
+    return leaves_unpaid(would_be) and would_be != was
 
 
 def _charged(usage: Statement, parameters: Parameters) -> dict[str, Any]:

@@ -62,6 +62,14 @@ class Seals:
         if batch.transfers != tuple(transfers_of(statement)):
             raise _corrupt("the transfers aren't those of the seal's statement", "seal_differs")
 
+    def openings(self) -> list[tuple[int, int, Statement]]:
+        """Of each seal whose rows came: its place in the log, when it expired, and what the contribution's signature
+        covers; in the order of the log. What `datanets.versions.check_sealed` takes."""
+        return sorted(
+            (self.places[own], self.sealed[own]["expires_ms"], opening["signed"])
+            for own, opening in self.opened.items()
+        )
+
     def _advance(self, statement: Statement, time_ms: int, seq: int) -> None:
         own = statement["contributor_id"], statement["digest"]
         if format_of(statement) == SEAL:

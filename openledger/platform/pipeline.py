@@ -54,7 +54,7 @@ from openledger.platform.replaying import Replays, forget_checkpoints, replayed
 from openledger.training.examples import fitting_rows
 from openledger.training.members import Member
 from openledger.training.recipe import Recipe
-from openledger.training.record import credit_of
+from openledger.training.record import check_places, credit_of, load_run
 from openledger.training.start import Parent, check_parent
 from openledger.training.trainer import TrainingJob, train_adapters
 
@@ -255,12 +255,16 @@ def build_indexes(
     most_views: int | None = None,
 ) -> list[int]:
     """Build what isn't built yet, at `most_views` points of each run (`index_views`); the number of rows in each index.
-    `build` is an `IndexHost`'s `build.remote`, or an `index_task`."""
+    `build` is an `IndexHost`'s `build.remote`, or an `index_task`.
+
+    An index's list of repeated rows goes by the run's record: none is built, and InvalidInput (`other_credit`) raised,
+    where that has its rows in another order of credit than the job, which has it from the version's manifest."""
     counts: list[Any] = []
     for job, own_decoys in zip(jobs, decoys, strict=True):
         card = load_card(Path(job.output))
         folder = index_folder(indexes, card.digest)
         if (count := _built_rows(folder, card)) is None:
+            check_places(load_run(Path(job.output)), job.credit, job.credit_root)
             views = index_views(job.output, most_views)
             count = build(views, card.digest, job.rows, list(own_decoys), str(folder), job.output)
         counts.append(count)

@@ -25,12 +25,20 @@ from openledger.attribution.trainer import train_without
 from openledger.core.errors import Conflict, InvalidInput, NotFound
 from openledger.core.hashing import digest_json
 from openledger.core.values import Row
+from openledger.datanets.versions import credit_root
 from openledger.platform.generations import Ancestry, find_ancestry, index_folder, index_views
 from openledger.platform.pipeline import put_on_sale, sale_terms
 from openledger.platform.point_of_sale import log_withdrawal
 from openledger.training.lora import save_lora, with_smaller_b
 from openledger.training.members import Weights
-from openledger.training.record import load_held_out, load_weights, save_checkpoint, save_held_out
+from openledger.training.record import (
+    check_credit,
+    load_held_out,
+    load_run,
+    load_weights,
+    save_checkpoint,
+    save_held_out,
+)
 from openledger.training.trainer import middle_folder
 
 _MIDDLE = 0.5  # of B, for the index where no epochs were kept
@@ -96,15 +104,18 @@ def withdraw(
     indexes: Path,
     *,
     economy: Any,
+    credit: Sequence[str] = (),
     num_gpus: float = 0,
     tell: Callable[[str], None] = lambda _: None,
 ) -> AdapterCard:
     """Serve the adapter that never saw the contributor's rows under the old one's name, then build its index. `rows`
     are those of its Datanet version that are still there; the contributor's own are needed only where the adapter
-    without them isn't ready. May be repeated; stopped on its way, it goes on.
+    without them isn't ready. `credit` is the order of credit of that version (`pipeline.find_credit`). May be
+    repeated; stopped on its way, it goes on.
 
     Raises NotFound (`rows_gone`) where a row is needed that is gone, Corrupt (`corrupt_index`) where the old adapter's
-    index or its list of repeated rows (`corrupt_repeats`) is, and as `train_without`.
+    index or its list of repeated rows (`corrupt_repeats`) is, and as `train_without`. InvalidInput (`other_credit`)
+    where the old run's record has another order: nobody's rows stay on sale for that, but no index is built by it.
     """
     card = plan.card
     if not plan.done:
@@ -116,18 +127,20 @@ def withdraw(
     tell("building its index")
     folders = index_views(registry.get(plan.name).folder), card.digest
     trained, decoys = _indexed_rows(card, rows, indexes)
-    folder, run = index_folder(indexes, card.digest), _measured_run(registry, card, indexes)
+    folder, run = index_folder(indexes, card.digest), _measured_run(registry, card, indexes, credit)
     ray.get(host.build.remote(*folders, trained, decoys, str(folder), run))
     return card
 
 
-def _measured_run(registry: AdapterRegistry, card: AdapterCard, indexes: Path) -> str:
+def _measured_run(registry: AdapterRegistry, card: AdapterCard, indexes: Path, credit: Sequence[str]) -> str:
     """The old adapter's run, where its index has a list of repeated rows; else empty. It began where this one's did,
     and the rows that are left are compared anew there: of rows alike one is paid, also where an earlier one is gone."""
     old = card.recipe["without_of"]
     if load_repeats(index_folder(indexes, old)) is None:
         return ""
-    return registry.find_digest(old).folder
+    run = registry.find_digest(old).folder
+    check_credit(load_run(Path(run)), credit, credit_root(credit) if credit else "")
+    return run
 
 
 def _offer(plan: Withdrawal, registry: AdapterRegistry, folder: Path, card: AdapterCard, economy: Any) -> None:

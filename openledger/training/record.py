@@ -159,8 +159,7 @@ def load_run(folder: Path) -> RunRecord:
     def parse(values: dict[str, Any]) -> tuple[RunRecord, str]:
         lists = {name: tuple(values.get(name, ())) for name in ("row_ids", "curve", "credit")}
         record = RunRecord(**{**values, **lists, "recipe": recipe_from(values["recipe"])})
-        if record.credit and not len({*record.credit}) == len(record.credit) == len(record.row_ids):
-            raise ValueError("it has not one place in the order of credit for each row")
+        _check_form(record)
         return record, adapter_digest(folder)
 
     record, digest = read_document(
@@ -169,6 +168,16 @@ def load_run(folder: Path) -> RunRecord:
     if digest != record.adapter_digest:
         raise _corrupt(folder, "the adapter is not the one that run.json names")
     return record
+
+
+def _check_form(record: RunRecord) -> None:
+    """What a record alone shows of its order of credit; whether it is the version's, `check_credit` says."""
+    if any(type(place) is not int or place < 0 for place in record.credit):
+        raise ValueError("a place in the order of credit is a whole number, from 0")
+    if record.credit and not len({*record.credit}) == len(record.credit) == len(record.row_ids):
+        raise ValueError("it has not one place in the order of credit for each row")
+    if bool(record.credit) != bool(record.credit_root):
+        raise ValueError("an order of credit and the root over it come together")
 
 
 def run_start(folder: Path, record: RunRecord) -> Path | None:
@@ -208,9 +217,15 @@ def credit_of(row_ids: Sequence[str], order: Sequence[str]) -> tuple[int, ...]:
 
 
 def check_credit(record: RunRecord, order: Sequence[str], credit_root: str) -> None:
-    """Whether the run goes by the order of credit that its Datanet's version states: a second scorer's check, with
-    `order` as `datanets.versions.read_credit` gives it. Raises InvalidInput (`other_credit`)."""
-    if (record.credit_root, record.credit) != (credit_root, credit_of(record.row_ids, order)):
+    """Whether the run goes by the order of credit that its Datanet's version states, with `order` as
+    `datanets.versions.read_credit` gives it: checked before an index is built, and by a second scorer. Raises
+    InvalidInput (`other_credit`)."""
+    check_places(record, credit_of(record.row_ids, order), credit_root)
+
+
+def check_places(record: RunRecord, credit: Sequence[int], credit_root: str) -> None:
+    """The same with the rows' places in that order, as `credit_of` gives them."""
+    if (record.credit_root, record.credit) != (credit_root, tuple(credit)):
         raise InvalidInput(
             "the run's record has its rows in another order of credit than their Datanet's version",
             code="other_credit",

@@ -54,6 +54,11 @@ class TrainingJob:
     credit: tuple[int, ...] = ()
 
     @property
+    def credit_root(self) -> str:
+        """The version's, where the job has its rows' places."""
+        return self.version.credit_root if self.credit else ""
+
+    @property
     def constant(self) -> str:
         version = self.version
         if self.nonces:
@@ -240,7 +245,7 @@ def write_adapter(
         environment=environment,
         curve=tuple(round(loss, 6) for loss in curve),
         credit=job.credit,
-        credit_root=job.version.credit_root if job.credit else "",
+        credit_root=job.credit_root,
     )
     card = AdapterCard(
         name=job.name,

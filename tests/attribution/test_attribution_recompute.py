@@ -11,7 +11,8 @@ from openledger.adapters.base_model import load_model, load_tokenizer
 from openledger.attribution.bank import plan_bank, run_bank
 from openledger.attribution.index import GradientIndex, build_index
 from openledger.attribution.index_folder import View
-from openledger.attribution.recompute import agreement, recompute
+from openledger.attribution.likeness import Repeat
+from openledger.attribution.recompute import agreement, recompute, with_gone
 from openledger.core.errors import InvalidInput
 from openledger.core.values import Answer, ContributorScores
 from openledger.training.examples import Example, encode_row
@@ -160,3 +161,24 @@ def test_an_index_of_several_views_is_recomputed_where_it_was_built(record, tmp_
     with pytest.raises(InvalidInput) as caught:
         recompute("greek", "p0001", answers, [], module, index, scorer, views=views[:1])
     assert caught.value.code == "wrong_index"
+
+
+def repeat(row_id, earlier, likeness_milli, contributor_id=""):
+    return Repeat(row_id=row_id, earlier=earlier, likeness_milli=likeness_milli, contributor_id=contributor_id)
+
+
+def test_pairs_with_a_row_that_is_gone_are_taken_as_they_were_settled_and_no_others():
+    found = (repeat("r5", "r3", 900, "ctr_1"),)
+    stated = [
+        ["r2", "r1", "ctr_0", 950],  # the earlier row is gone
+        ["r1", "r0", "ctr_2", 870],  # the row itself
+        ["r4", "r3", "ctr_1", 990],  # both are there, and aren't found alike
+        ["r5", "r1", "ctr_0", 940],  # alike to another that is there
+    ]
+    taken = repeat("r1", "r0", 870, "ctr_2"), repeat("r2", "r1", 950, "ctr_0")
+    assert with_gone(found, stated, {"r1", "r9"}) == (*found, *taken)
+    assert with_gone(found, stated, set()) == found
+
+
+def test_a_settlement_by_the_third_rule_names_no_contributor():
+    assert with_gone((), [["r2", "r1", 950]], {"r1"}) == (repeat("r2", "r1", 950),)

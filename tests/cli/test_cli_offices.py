@@ -86,6 +86,10 @@ def test_parameters_and_a_simulation_are_tables(town: Town, capsys: pytest.Captu
     assert [text for text in ("version 7", "owner_ppm", "0 to 1000000") if text not in shown] == []
     shown = run(capsys, "govern", "simulate", "contributors_ppm=600000", "stakers_ppm=100000")
     assert [text for text in ("ctr_a", "0.000000056 OPEN", "0.000000068 OPEN") if text not in shown] == []
+    assert "isn't in these figures" not in shown
+    shown = run(capsys, "govern", "simulate", "shares_rule=shares/3")
+    assert "py was settled by shares/4." in shown
+    assert "isn't in these figures" in shown
 
 
 def test_a_payout_is_explained_exported_and_withdrawn(town: Town, capsys: pytest.CaptureFixture[str]):

@@ -10,11 +10,17 @@ import pytest
 from datanet_samples import key_of, open_datanets, sample_drafts, signed
 
 from openledger.core import merkle
-from openledger.core.errors import Corrupt
-from openledger.core.values import Contribution, ContributionReceipt
+from openledger.core.appealing import sign_appeal
+from openledger.core.errors import Corrupt, InvalidInput
+from openledger.core.values import Contribution, ContributionReceipt, RowDraft
+from openledger.datanets.appeals import appeal_of
 from openledger.datanets.datanets import Datanets
 from openledger.datanets.removal import sign_withdrawal
-from openledger.datanets.seals import seal_of
+from openledger.datanets.seals import digest_of, seal_of
+from openledger.datanets.versions import LoggedOpening, check_sealed
+
+NOISE = RowDraft(prompt="What does pack.crc do?", completion="Xqzv wvkx zzqj kqvx jxqz wqkz vxjq.", source="s")
+PRIVATE = RowDraft(prompt="What does it cost?", completion="Ask jane.doe@mail.org for the price of a licence.")
 
 
 def ids(receipt: ContributionReceipt) -> list[str]:
@@ -96,6 +102,33 @@ class TestTheOrderOfCredit:
         assert order(datanets, 1) == [*first, *second]
         assert order(datanets) == second
 
+    @pytest.mark.parametrize("how", ["appeal", "review"])
+    def test_has_a_row_that_is_let_in_late_where_its_contribution_came(self, datanets: Datanets, how: str) -> None:
+        own = signed("ada", [*sample_drafts(1, "own"), PRIVATE if how == "review" else NOISE])
+        kept, late = (verdict.row_id for verdict in datanets.contribute(own).verdicts)
+        rival = send(datanets, "bob", "rival")
+        assert order(datanets) == [kept, *rival]
+        if how == "review":
+            datanets.review("docs", late, "acct_owner", accept=True)
+        else:
+            datanets.hold_appeal(appeal_of(key_of("ada"), own, 1, "it is a checksum"))
+            datanets.close_appeal(late, "overturned")
+        assert order(datanets) == [kept, late, *rival]
+        assert order(datanets, 1) == [kept, *rival]
+
+    def test_lets_no_row_in_late_that_its_contribution_did_not_have(self, datanets: Datanets) -> None:
+        """So nobody gets the place of before for what he has seen of others since."""
+        own = signed("ada", [*sample_drafts(1, "own"), NOISE])
+        datanets.contribute(own)
+        seen = sample_drafts(1, "rival")[0]
+        other = appeal_of(key_of("ada"), own, 1, "it is a checksum")
+        resigned = sign_appeal(
+            key_of("ada"), other.datanet, other.contribution_id, other.row_id, 1, seen, other.path, other.reason
+        )
+        with pytest.raises(InvalidInput) as caught:
+            datanets.hold_appeal(resigned)
+        assert caught.value.code == "wrong_row"
+
     def test_of_two_rows_is_the_same_in_all_versions_that_have_both(self, datanets: Datanets) -> None:
         own = signed("ada", sample_drafts(2, "own"))
         versions, known = [], set[str]()
@@ -109,6 +142,59 @@ class TestTheOrderOfCredit:
             assert [row_id for row_id in after if row_id in set(before)] == before
         assert versions[-1][:2] == ids(datanets.contribute(own))
         assert set(versions[-1]) == known
+
+
+class TestTheLogsSeals:
+    @pytest.fixture
+    def sealed(self, datanets: Datanets) -> tuple[Datanets, list[LoggedOpening]]:
+        """Two contributors' sealed rows, the later seal's rows sent first, between rows without a seal; and what the
+        log has of both seals."""
+        ada, bob = signed("ada", sample_drafts(3, "own")), signed("bob", sample_drafts(2, "his"))
+        send(datanets, "eve", "before")
+        for name, own in (("ada", ada), ("bob", bob)):
+            datanets.seal(seal_of(key_of(name), own))
+            datanets.mark_seal_logged(own.contributor_id, digest_of(own), opened=False)
+        send(datanets, "eve", "between", nonce="2")
+        datanets.contribute(bob)
+        datanets.contribute(ada)
+        opened = {one.contributor_id: one for one in datanets.unlogged_seals()}
+        log = [(place, opened[one.contributor_id].expires_ms + place, opened[one.contributor_id].signed or {})
+               for place, one in ((7, ada), (9, bob))]  # fmt: skip
+        datanets.publish("docs")
+        return datanets, log
+
+    def test_are_those_of_the_order_that_a_version_states(self, sealed: tuple[Datanets, list[LoggedOpening]]) -> None:
+        datanets, log = sealed
+        found, rows = order(datanets, 1), datanets.rows("docs", 1)
+        named = [contributor for row_id in found for contributor in (row.contributor_id for row in rows
+                 if row.row_id == row_id)]  # fmt: skip
+        assert named == [
+            key_of(name).contributor_id for name in ("eve",) * 2 + ("ada",) * 3 + ("bob",) * 2 + ("eve",) * 2
+        ]
+        check_sealed(found, rows, log)
+        check_sealed(found, [row for row in rows if row.ordinal != 1], log)  # some were withdrawn
+
+    @pytest.mark.parametrize(
+        ("change", "problem"),
+        [
+            (lambda order: [*order[:2], *order[5:7], *order[2:5], *order[7:]], "sealed after"),
+            (lambda order: [*order[:2], order[4], *order[2:4], *order[5:]], "signed after"),
+            (lambda order: order[::-1], "after"),
+        ],
+    )
+    def test_show_an_order_with_sealed_rows_in_other_places(
+        self, sealed: tuple[Datanets, list[LoggedOpening]], change: Callable[..., Any], problem: str
+    ) -> None:
+        datanets, log = sealed
+        with pytest.raises(InvalidInput, match=problem) as caught:
+            check_sealed(change(order(datanets, 1)), datanets.rows("docs", 1), log)
+        assert (caught.value.code, caught.value.param) == ("other_credit", "credit")
+
+    def test_that_came_at_once_may_stand_either_way(self, sealed: tuple[Datanets, list[LoggedOpening]]) -> None:
+        datanets, ((_, first_ms, ada), (_, then_ms, bob)) = sealed
+        check_sealed(order(datanets, 1), datanets.rows("docs", 1), [(9, first_ms, ada), (7, then_ms, bob)])
+        with pytest.raises(InvalidInput):
+            check_sealed(order(datanets, 1), datanets.rows("docs", 1), [(9, then_ms, ada), (7, first_ms, bob)])
 
 
 class TestAVersionOfBefore:

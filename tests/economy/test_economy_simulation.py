@@ -1,6 +1,7 @@
 """What other parameters would have paid: the settled shares stay where a change doesn't touch them."""
 
-from economy_values import improvement, scores
+import pytest
+from economy_values import Town, improvement, scores
 from test_economy_parts import in_the_old_format
 
 from openledger.economy import Parameters
@@ -40,6 +41,35 @@ def test_a_settlement_of_one_part_is_divided_as_one(town):
         old["payouts_nano"][name] for name in sorted(old["payouts_nano"])
     ]
     assert told["payouts_nano"]["ctr_a"] == [74, 81]  # shares/1 then, shares/4 now
+
+
+REPEATS = (("row_2", "row_1", "ctr_a", 930), ("row_3", "row_1", "ctr_a", 910))
+
+
+@pytest.mark.parametrize(
+    ("settled_by", "asked", "as_settled"),
+    [
+        ("shares/3", "shares/4", True),
+        ("shares/4", "shares/3", True),
+        ("shares/2", "shares/4", True),
+        ("shares/4", "shares/4", False),
+        ("shares/4", "shares/2", False),
+    ],
+)
+def test_what_a_rule_would_find_repeated_is_not_known_and_the_simulation_says_so(
+    tmp_path, clock, settled_by, asked, as_settled
+):
+    town = Town(tmp_path, clock, Parameters(shares_rule=settled_by))
+    town.economy.grant("user:alice", 10**9, "start")
+    town.sell("k1")
+    unpaid = {} if settled_by == "shares/2" else {"unpaid_nano": {"ctr_b": 12}, "repeats": REPEATS}
+    town.economy.settle(scores(**unpaid), {}, improvement())
+    (told,) = town.economy.simulate({"shares_rule": asked})["pools"]
+    assert (told["shares_rule"], told["unpaid_as_settled"]) == ([settled_by, asked], as_settled)
+    was, would = told["payouts_nano"]["ctr_b"]
+    assert (would > was) == (asked == "shares/2")  # every row is paid by that one, which is known
+    assert (would == was) == (asked != "shares/2")
+    town.close()
 
 
 def test_what_stakers_would_get_is_the_treasurys_where_nobody_staked(town):

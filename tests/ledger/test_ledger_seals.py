@@ -10,7 +10,8 @@ from openledger.core.sealing import seal_digest
 from openledger.core.signing import SigningKey, contributor_id
 from openledger.economy.seals import log_opening, log_seal
 from openledger.ledger import Transfer, encode_proof, verify_proof
-from openledger.ledger.seals import opening_statement, seal_statement, transfers_of
+from openledger.ledger.payouts import batches_in
+from openledger.ledger.seals import Seals, opening_statement, seal_statement, transfers_of
 
 ADA, EVE = SigningKey(b"a" * 32), SigningKey(b"e" * 32)
 WHO = contributor_id(ADA.public_key)
@@ -47,6 +48,25 @@ def test_a_seal_and_its_opening_are_clean_and_move_no_money(ledger):
     assert ledger.audit().lines[-1] == "1 seals: each opening is by the rows that were sealed"
     assert all(balance.posted_nano == balance.available_nano for balance in ledger.balances())
     assert ledger.balance("holds:seals").posted_nano == 0
+
+
+def test_what_was_opened_is_told_in_the_order_of_the_log_with_what_was_signed(ledger, tmp_path):
+    other = {**SIGNED, "nonce": "1"}
+    signature = ADA.sign(canonical_json(other))
+    log_seal(ledger, "py", WHO, seal_digest(other, signature), EXPIRES_MS - 5)
+    log_seal(ledger, "py", WHO, DIGEST, EXPIRES_MS)
+    log_seal(ledger, "py", WHO, "ab" * 32, EXPIRES_MS)  # its rows never came
+    log_opening(ledger, "py", WHO, DIGEST, **OPENING)
+    log_opening(
+        ledger, "py", WHO, seal_digest(other, signature), **{**OPENING, "signed": other, "signature": signature}
+    )
+    ledger.export(tmp_path / "log.jsonl")
+    seals = Seals()
+    for batch in batches_in(tmp_path / "log.jsonl"):
+        seals.take(batch)
+    (first, *first_told), (second, *second_told) = seals.openings()
+    assert first < second
+    assert (first_told, second_told) == ([EXPIRES_MS - 5, other], [EXPIRES_MS, SIGNED])
 
 
 def test_the_same_again_changes_nothing(ledger):

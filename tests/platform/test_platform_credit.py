@@ -3,6 +3,7 @@ second scorer who takes from the version's manifest, and from nobody's word, who
 
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from tiny_model import make_tiny_base, tiny_rows
@@ -10,6 +11,7 @@ from trained_world import Market, Remote, World, rows_of
 
 from openledger.adapters.base_model import load_model, load_tokenizer
 from openledger.attribution.likeness import find_repeats, load_repeats
+from openledger.attribution.recompute import with_gone
 from openledger.core.errors import InvalidInput
 from openledger.core.values import UNATTRIBUTED
 from openledger.datanets.versions import credit_root
@@ -130,6 +132,13 @@ def test_a_record_whose_owner_put_his_rows_first_is_found(trained, world):
     assert (caught.value.code, caught.value.param) == ("other_credit", "credit")
     with pytest.raises(InvalidInput):
         check_credit(record, forged, credit_root(forged))
+    index = pipeline.index_folder(world.indexes, world.registry.get("greek").digest)
+    (index / "repeats.json").unlink()
+    job = replace(trained.job, output=str(folder))
+    nobody = Mock(side_effect=AssertionError)
+    with pytest.raises(InvalidInput) as caught:
+        pipeline.build_indexes(nobody, [job], [()], world.indexes)
+    assert caught.value.code == "other_credit"
     owner = {row.row_id: row.contributor_id for row in with_copies()}
     found = find_repeats(start_of(trained, record), encoded(trained), credit=load_run(folder).places)
     assert AUTHOR in {owner[each.row_id] for each in found.anybodys}
@@ -150,12 +159,35 @@ def test_a_row_that_is_withdrawn_after_training_stays_in_the_list_of_the_adapter
     )
 
 
+def test_a_dispute_after_the_author_withdrew_pays_his_copiers_no_more_than_the_settlement(trained, market, settled):
+    """What is left shows no copy of the first of them; the settlement does."""
+    _, settlement = settled
+    statement = statement_of(market, settlement)
+    gone = {row.row_id for row in with_copies() if row.contributor_id == AUTHOR}
+    record, left = load_run(Path(trained.job.output)), [row for row in encoded(trained) if row.row_id not in gone]
+    _, again = find_repeats(start_of(trained, record), left, credit=record.places).listed(of_others=True)
+    unpaid = {row for row, _, contributor, _ in statement["repeated_rows"] if contributor == AUTHOR}
+    assert unpaid - {each.row_id for each in again}  # by what is left alone they would be paid
+    completed = with_gone(again, statement["repeated_rows"], gone)
+    assert unpaid <= {each.row_id for each in completed}
+    assert completed[: len(again)] == again
+    assert {(each.row_id, each.earlier, each.contributor_id, each.likeness_milli) for each in completed} & {
+        tuple(row) for row in statement["repeated_rows"] if row[1] in gone
+    }
+    assert with_gone(again, statement["repeated_rows"], ()) == again
+
+
 def test_of_an_adapter_without_the_author_the_earliest_copy_is_paid(trained, world):
     """He withdraws; an independent author later isn't unpaid for ever by a row that is gone."""
     world.bank(replace(trained.job, output=world.registry.get("greek").folder), without=[AUTHOR])
     plan = withdrawal.plan_withdrawal(world.registry, "greek", AUTHOR)
     parts = plan, world.registry, world.base, with_copies(), world.host, world.adapters, world.indexes
-    card = withdrawal.withdraw(*parts, economy=world.economy)
+    with pytest.raises(InvalidInput) as caught:  # served it is, but nothing is settled by that record's order
+        withdrawal.withdraw(*parts, economy=world.economy, credit=ORDER[::-1])
+    assert caught.value.code == "other_credit"
+    assert world.registry.get("greek").digest != plan.adapter.digest
+    plan = withdrawal.plan_withdrawal(world.registry, "greek", AUTHOR)
+    card = withdrawal.withdraw(plan, *parts[1:], economy=world.economy, credit=ORDER)
     known = load_repeats(index_of(trained)).anybodys
     found = load_repeats(pipeline.index_folder(world.indexes, card.digest)).anybodys
     owner = {row.row_id: row.contributor_id for row in with_copies()}

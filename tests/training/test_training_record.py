@@ -139,6 +139,26 @@ def test_a_record_of_before_knows_no_order_of_credit(kept):
     assert record.places is None
 
 
+@pytest.mark.parametrize(
+    ("told", "why"),
+    [
+        ({"credit_root": "ab"}, "come together"),
+        ({"credit": [*range(16)]}, "come together"),
+        ({"credit": [*range(15), True], "credit_root": "ab"}, "whole number"),
+        ({"credit": [*range(15), -1], "credit_root": "ab"}, "whole number"),
+        ({"credit": [*range(15), "15"], "credit_root": "ab"}, "whole number"),
+    ],
+)
+def test_a_record_whose_order_can_be_no_versions_is_refused(kept, told, why):
+    folder, record = kept
+    values = json.loads((folder / "run.json").read_text())
+    assert len(record.row_ids) == 16
+    (folder / "run.json").write_text(json.dumps({**values, **told}))
+    with pytest.raises(Corrupt, match=why) as caught:
+        load_run(folder)
+    assert caught.value.code == "corrupt_run"
+
+
 @pytest.mark.parametrize("places", [[0, 1], [0] * 16])
 def test_a_record_without_a_place_for_each_row_is_refused(kept, places):
     folder, _ = kept
