@@ -189,6 +189,9 @@ class MemoryService:
                 return dict(datanet)
         raise NotFound(f"there is no Datanet {name!r}", code="unknown_datanet", param="datanet")
 
+    async def terms(self, name: str) -> dict[str, Any]:
+        return {"max_rows_a_day": 0, "max_rows_an_hour": 0}
+
     async def contribute(self, contribution: Contribution) -> ContributionReceipt:
         await self.datanet(contribution.datanet)
         self.contributed.append(contribution)

@@ -8,13 +8,14 @@ whatever else comes in. A body that doesn't arrive in time, or too slowly, is en
 
 Bodies that are on their way have a number of places, fewer than the door has. Where all are taken, whoever has waited
 longest for its next STEP_BYTES makes way for the newcomer, unless it came just now. So senders that only dribble keep
-nobody out, whatever addresses they come from: proxies hide those.
+nobody out, whatever addresses they come from: proxies hide those. What came whole with the request's head, as one
+without a body did, needs no place. Where the bytes are all taken, the slowest of the others that have some makes way.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -35,12 +36,15 @@ RETRY_AFTER_S = 5
 
 @dataclass(slots=True, eq=False)
 class _Arriving:
-    """A body on its way, which has waited since `since_s` for its next STEP_BYTES. `refusal` is told when `timeout`
-    ends it."""
+    """A body on its way, which has waited since `since_s` to be `awaited_bytes` long, and has `taken` of what large
+    ones share. `refusal` is told when `timeout` ends it."""
 
     since_s: float
     timeout: asyncio.Timeout
     refusal: InvalidInput
+    body: bytearray = field(default_factory=bytearray)
+    awaited_bytes: int = STEP_BYTES
+    taken: int = 0
 
 
 class BodyLimit:
@@ -76,45 +80,75 @@ class BodyLimit:
         that its sender has gone."""
         if self._announced(scope) > self._max_bytes:
             raise _Refused(_too_large(self._max_bytes))
-        taken, body = 0, bytearray()
-        message: Message = {"more_body": True}
+        arriving = self._newcomer()
         try:
-            async with _in_time(self._body_s, _late(self._body_s)), self._on_its_way() as arriving:
-                step = STEP_BYTES
-                while message.get("more_body"):
-                    message = await receive()
-                    body += message.get("body", b"")
-                    taken = self._taken(len(body), taken)
-                    if len(body) >= step:
-                        step = len(body) + STEP_BYTES
-                        arriving.since_s = asyncio.get_running_loop().time()
-                        arriving.timeout.reschedule(arriving.since_s + self._stalled_s)
+            async with _in_time(self._body_s, _late(self._body_s)):
+                message = await self._last(arriving, receive)
             if message["type"] == "http.request":
-                message = {"type": "http.request", "body": bytes(body), "more_body": False}
-            body.clear()
+                message = {"type": "http.request", "body": bytes(arriving.body), "more_body": False}
+            arriving.body.clear()
             yield message
         finally:
-            self._left += taken
+            self._left += arriving.taken
 
-    @asynccontextmanager
-    async def _on_its_way(self) -> AsyncIterator[_Arriving]:
-        """A place among those that arrive, until the body is here."""
-        now_s = asyncio.get_running_loop().time()
-        if len(self._arriving) >= self._max_arriving and not self._end_slowest(now_s):
+    async def _last(self, arriving: _Arriving, receive: Receive) -> Message:
+        """The last message of a body. All have come by then."""
+        first = asyncio.ensure_future(receive())
+        try:
+            await asyncio.sleep(0)  # one turn of the loop: what came with the head is here
+            if _is_whole(first):
+                return self._grown(arriving, await first)
+            return await self._last_of_many(arriving, first, receive)
+        finally:
+            first.cancel()
+
+    async def _last_of_many(self, arriving: _Arriving, first: asyncio.Future[Message], receive: Receive) -> Message:
+        """As `_last`, with a place among those that arrive."""
+        if len(self._arriving) >= self._max_arriving and not self._end_slowest(self._arriving):
             raise _Refused(_crowded())
-        arriving = _Arriving(now_s, asyncio.timeout(self._stalled_s), _stalled(self._stalled_s))
         self._arriving.add(arriving)
         try:
             async with arriving.timeout:
-                yield arriving
+                message = self._grown(arriving, await first)
+                while message.get("more_body"):
+                    message = self._grown(arriving, await receive())
+                return message
         except TimeoutError as error:
             raise _Refused(arriving.refusal, status=408) from error
         finally:
             self._arriving.discard(arriving)
 
-    def _end_slowest(self, now_s: float) -> bool:
+    def _newcomer(self) -> _Arriving:
+        now_s = asyncio.get_running_loop().time()
+        return _Arriving(now_s, asyncio.timeout(self._stalled_s), _stalled(self._stalled_s))
+
+    def _grown(self, arriving: _Arriving, message: Message) -> Message:
+        """The body longer by a message, which gives it time for its next step: not where it had to make way."""
+        arriving.body += message.get("body", b"")
+        self._take(arriving)
+        if len(arriving.body) >= arriving.awaited_bytes and arriving in self._arriving:
+            arriving.awaited_bytes = len(arriving.body) + STEP_BYTES
+            arriving.since_s = asyncio.get_running_loop().time()
+            arriving.timeout.reschedule(arriving.since_s + self._stalled_s)
+        return message
+
+    def _take(self, arriving: _Arriving) -> None:
+        """What a body needs of the bytes that are left. Where it is more, the slowest of the others that have some
+        makes way for who comes next."""
+        size = len(arriving.body)
+        if size > self._max_bytes:
+            raise _Refused(_too_large(self._max_bytes))
+        more = size - arriving.taken if size > SMALL_BYTES else 0
+        if more > self._left:
+            self._end_slowest([one for one in self._arriving if one.taken and one is not arriving])
+            raise _Refused(_full())
+        self._left -= more
+        arriving.taken += more
+
+    def _end_slowest(self, among: Collection[_Arriving]) -> bool:
         """End the body that has waited longest for its next bytes. Not if that was a moment: all of them come fast."""
-        slowest = min(self._arriving, key=lambda one: one.since_s, default=None)
+        now_s = asyncio.get_running_loop().time()
+        slowest = min(among, key=lambda one: one.since_s, default=None)
         if slowest is None or now_s - slowest.since_s < YOUNG_S:
             return False
         self._arriving.discard(slowest)
@@ -123,21 +157,13 @@ class BodyLimit:
             slowest.timeout.reschedule(now_s)
         return True
 
-    def _taken(self, size: int, before: int) -> int:
-        """How much of what is left a body of `size` has, which had `before`. Where it isn't enough, the slowest of all
-        makes way for who comes next."""
-        if size > self._max_bytes:
-            raise _Refused(_too_large(self._max_bytes))
-        more = size - before if size > SMALL_BYTES else 0
-        if more > self._left:
-            self._end_slowest(asyncio.get_running_loop().time())
-            raise _Refused(_full())
-        self._left -= more
-        return before + more
-
     def _announced(self, scope: Scope) -> int:
         length = Headers(scope=scope).get("content-length", "0")
         return int(length) if length.isascii() and length.isdigit() else 0
+
+
+def _is_whole(first: asyncio.Future[Message]) -> bool:
+    return first.done() and first.exception() is None and not first.result().get("more_body")
 
 
 class _Refused(Exception):

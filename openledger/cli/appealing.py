@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from openledger.cli import output
-from openledger.cli.contributing import row_schema
+from openledger.cli.contributing import row_schema, signed_parts
 from openledger.cli.keys import load_key
 from openledger.cli.remote import connect
 from openledger.core.errors import InvalidInput
@@ -62,13 +62,12 @@ def trust(options: Namespace) -> None:
 
 def open_appeal(options: Namespace) -> None:
     from openledger.datanets.appeals import appeal_of
-    from openledger.datanets.contribution import sign_batches
     from openledger.datanets.reading import read_drafts
     from openledger.datanets.records import Refused
 
     key = load_key(options.key)
     rows = (row for row in read_drafts(Path(options.rows), row_schema(options)) if not isinstance(row, Refused))
-    contribution, ordinal = _holding(sign_batches(key, options.datanet, rows, options.nonce), options.row)
+    contribution, ordinal = _holding(signed_parts(key, options, rows), options.row)
     appeal = appeal_of(key, contribution, ordinal, options.reason)
     if options.dry_run:
         told = {"contribution_id": appeal.contribution_id, "row_id": appeal.row_id, "prompt": appeal.draft.prompt}

@@ -3,16 +3,16 @@
 import json
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from openledger.cli import output
-from openledger.cli.keys import load_key, name_first_recovery
+from openledger.cli.keys import is_first_recovery, load_key, name_first_recovery
 from openledger.cli.remote import connect
-from openledger.core.errors import InvalidInput, NotFound, Unavailable
+from openledger.core.errors import InvalidInput, NotFound, TooLarge, Unavailable
 from openledger.core.values import Contribution, RowDraft, Verdict
 
 if TYPE_CHECKING:
@@ -46,10 +46,10 @@ class _Told:
 
 def contribute(options: Namespace) -> None:
     key, told, schema = load_key(options.key), _Told(), row_schema(options)
+    recovery = _Recovery(key, options)
     contributions = _signed(key, options, told, schema)
     if options.seal:
-        _seal(key, contributions, told, options)
-        _name_recovery(key, options)
+        _seal(key, contributions, told, recovery, options)
         return
     if options.dry_run:
         _judge(contributions, _local_gate(schema), told, options)
@@ -58,9 +58,24 @@ def contribute(options: Namespace) -> None:
             if options.preview:
                 _judge(contributions, lambda one: ("", client.preview(one)), told, options)
             else:
-                _judge(contributions, lambda one: _stored(client, one, key, told), told, options)
+                _judge(contributions, lambda one: _stored(client, one, key, told, options), told, options, recovery)
     _print(told, options)
-    _name_recovery(key, options)
+
+
+class _Recovery:
+    """The key of --recovery: looked at before a row is sent, and named once something of the contributor's is there.
+    Then he waits for no stranger's changes of keys, and is cut off with few rows, or none, that it doesn't guard."""
+
+    def __init__(self, key: "SigningKey", options: Namespace):
+        self._key, self._options = key, options
+        with _told_to_repeat():
+            self._is_due = bool(options.recovery) and is_first_recovery(options, key, options.recovery)
+
+    def name(self) -> None:
+        if self._is_due:
+            named = name_first_recovery(self._options, self._key, self._options.recovery)
+            output.print_note(f"the key in {named['written']} alone changes your keys from now on: keep it elsewhere")
+            self._is_due = False
 
 
 def row_schema(options: Namespace) -> "RowSchema":
@@ -84,11 +99,20 @@ def read_json(name: str, param: str) -> Any:
         raise InvalidInput(f"{name} can't be read as JSON: {reason}", code="unreadable_file", param=param) from error
 
 
-def _seal(key: "SigningKey", contributions: Iterator[Contribution], told: _Told, options: Namespace) -> None:
+def _seal(
+    key: "SigningKey",
+    contributions: Iterator[Contribution],
+    told: _Told,
+    recovery: _Recovery,
+    options: Namespace,
+) -> None:
     """Keep the places of what would be sent; each contribution has a seal of its own."""
     from openledger.datanets.seals import seal_of
 
-    seals = [seal_of(key, contribution) for contribution in contributions]
+    num_rows, seals = 0, list["Seal"]()
+    for contribution in contributions:
+        num_rows = max(num_rows, len(contribution.drafts))
+        seals.append(seal_of(key, contribution))
     if not seals:
         raise _nothing_to_send(told, options)
     if options.dry_run:
@@ -97,12 +121,14 @@ def _seal(key: "SigningKey", contributions: Iterator[Contribution], told: _Told,
             output.print_pairs({**summary, "sent": False}, as_json=options.json)
         return
     with connect(options) as client:
+        _check_part(client, options, num_rows)
         for seal in seals:
             receipt = client.seal(seal)
             found = {name: getattr(receipt, name) for name in ("datanet", "contributor_id", "digest", "state")}
             times = {name: getattr(receipt, f"{name}_ms") for name in ("sealed", "expires")}
             shown = {name: output.format_time(time_ms) for name, time_ms in times.items()}
             output.print_pairs({**found, **shown}, as_json=options.json)
+            recovery.name()
     output.print_note("the place is yours; send the same rows with the same key and nonce before it expires")
 
 
@@ -123,7 +149,6 @@ def _tell_place(client: "OpenLedger", seal: "Seal", told: _Told) -> None:
 
 
 def _signed(key: "SigningKey", options: Namespace, told: _Told, schema: "RowSchema") -> Iterator[Contribution]:
-    from openledger.datanets.contribution import sign_batches
     from openledger.datanets.reading import read_drafts
     from openledger.datanets.records import Refused
 
@@ -136,10 +161,23 @@ def _signed(key: "SigningKey", options: Namespace, told: _Told, schema: "RowSche
             if len(told.refused) < _MAX_TOLD:
                 told.refused.append(item)
 
-    return sign_batches(key, options.datanet, rows(), options.nonce)
+    return signed_parts(key, options, rows())
 
 
-def _judge(contributions: Iterator[Contribution], judge: Judge, told: _Told, options: Namespace) -> None:
+def signed_parts(key: "SigningKey", options: Namespace, rows: Iterable[RowDraft]) -> Iterator[Contribution]:
+    """By --nonce and --part-rows: the same rows make the same contributions by the same options alone."""
+    from openledger.datanets.contribution import BATCH_ROWS, sign_batches
+
+    return sign_batches(key, options.datanet, rows, options.nonce, options.part_rows or BATCH_ROWS)
+
+
+def _judge(
+    contributions: Iterator[Contribution],
+    judge: Judge,
+    told: _Told,
+    options: Namespace,
+    recovery: _Recovery | None = None,
+) -> None:
     with _receipts(options.receipts) as receipts:
         for contribution in contributions:
             with _told_to_repeat():
@@ -149,6 +187,9 @@ def _judge(contributions: Iterator[Contribution], judge: Judge, told: _Told, opt
             told.not_accepted += _not_accepted(contribution, verdicts)[: _MAX_TOLD - len(told.not_accepted)]
             told.samples += _samples(contribution, verdicts)[: _SAMPLES - len(told.samples)]
             receipts.write(contribution, verdicts)
+            if recovery is not None:
+                with _told_to_repeat():
+                    recovery.name()
             output.print_progress(f"{told.num_rows:,} rows, {told.num_refused:,} refused")
     output.print_progress("")
 
@@ -185,12 +226,32 @@ def _short(text: str) -> str:
     return text if len(text) <= _SAMPLE_CHARACTERS else f"{text[: _SAMPLE_CHARACTERS - 1]}…"
 
 
-def _stored(client: Any, contribution: Contribution, key: "SigningKey", told: _Told) -> tuple[str, Sequence[Verdict]]:
+def _stored(
+    client: "OpenLedger", contribution: Contribution, key: "SigningKey", told: _Told, options: Namespace
+) -> tuple[str, Sequence[Verdict]]:
     from openledger.datanets.seals import seal_of
 
-    (receipt,) = client.contribute_all([contribution])
+    try:
+        (receipt,) = client.contribute_all([contribution])
+    except TooLarge as error:
+        if error.code == "quota_exceeded":
+            _check_part(client, options, len(contribution.drafts))
+        raise
     _tell_place(client, seal_of(key, contribution), told)
     return receipt.contribution_id, receipt.verdicts
+
+
+def _check_part(client: "OpenLedger", options: Namespace, num_rows: int) -> None:
+    """Raises TooLarge where the Datanet takes fewer rows at a time than a part has: waiting is no help then."""
+    terms = client.terms(options.datanet)
+    room = min(filter(None, map(terms.get, ("max_rows_an_hour", "max_rows_a_day"))), default=num_rows)
+    if num_rows > room:
+        raise TooLarge(
+            f"{options.datanet!r} takes {room} rows at a time from one contributor, and a part has {num_rows}",
+            code="quota_exceeded",
+            param="part_rows",
+            fix=f"give --part-rows {room} in this and every later command on these rows: another one signs them anew",
+        )
 
 
 def _local_gate(schema: "RowSchema") -> Judge:
@@ -228,13 +289,6 @@ class _receipts:  # noqa: N801 - reads as a function
         if self._stream is not None:
             for draft, verdict in zip(contribution.drafts, verdicts, strict=True):
                 self._stream.write(json.dumps({**asdict(verdict), "source": draft.source}) + "\n")
-
-
-def _name_recovery(key: "SigningKey", options: Namespace) -> None:
-    """Of --recovery, once something of the contributor's is there: then he waits for no stranger's changes of keys."""
-    if options.recovery:
-        named = name_first_recovery(options, key, options.recovery)
-        output.print_note(f"the key in {named['written']} alone changes your keys from now on: keep it elsewhere")
 
 
 def _print(told: _Told, options: Namespace) -> None:

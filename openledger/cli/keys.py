@@ -4,6 +4,7 @@ A file of a key that replaced another names its contributor behind the seed. It 
 who is cut off runs the same command again.
 """
 
+import os
 from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,6 +57,23 @@ def name_first_recovery(options: Namespace, key: "SigningKey", path: str) -> dic
     """For a contributor who has sent something and has none; the same again tells the same."""
     wanted = Namespace(**{**vars(options), "out": path, "dry_run": False})
     return _changed(wanted, key, key, role="recovery_key")
+
+
+def is_first_recovery(options: Namespace, key: "SigningKey", name: str) -> bool:
+    """Whether `name_first_recovery` has anything to do; asked before a row is sent, for what would be refused then.
+    Raises Conflict, Forbidden and InvalidInput."""
+    path = Path(name)
+    _check_recovery_file(path, key)
+    with _connected(options) as client:
+        before = _keys(client.contributor_keys(key.contributor_id), key)
+    if not before.recovery_key:
+        _check_may(before, key)
+        return True
+    if _is_done(path, before.recovery_key):
+        output.print_note(f"the key in {path} is your recovery key already")
+    else:
+        output.print_note(f"you have named a recovery key before, and it isn't in {path}: nothing is written there")
+    return False
 
 
 def rotate(options: Namespace) -> None:
@@ -119,6 +137,26 @@ def _changed(options: Namespace, own: "SigningKey", by: "SigningKey", *, role: s
 def _is_done(path: Path, present: str) -> bool:
     """Whether the file's key has its role by now: an earlier run of the same command was answered, unheard."""
     return path.is_file() and load_key(str(path)).public_key == present
+
+
+def _check_recovery_file(path: Path, key: "SigningKey") -> None:
+    """That a recovery key can be written there, or that one is there."""
+    folder = path.parent
+    if path.is_dir() or not (path.exists() or (folder.is_dir() and os.access(folder, os.W_OK))):
+        raise InvalidInput(
+            f"{path} can't be written as a key file",
+            code="unwritable",
+            param="recovery",
+            fix="name a file in a folder that is there",
+        )
+    if not path.exists():
+        return
+    found = load_key(str(path))
+    if found.public_key == key.public_key or found.contributor_id != key.contributor_id:
+        whose = "the key that signs" if found.public_key == key.public_key else "a key that isn't yours to recover with"
+        raise Conflict(
+            f"{path} holds {whose}", code="key_exists", param="recovery", fix="name another file with --recovery"
+        )
 
 
 def _check_may(before: "Keys", by: "SigningKey") -> None:

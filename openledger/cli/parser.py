@@ -75,6 +75,7 @@ examples:
 """
 
 
+_PART_ROWS_HELP = "at most so many go together (1,000); keep to one number: another one signs the rows anew"
 _KEYS_HELP = """Your contributor id, your rows and your earnings stay yours: only the key that speaks for you changes.
 Without a recovery key, who has your key can replace it. Name one before you contribute, and keep its file elsewhere.
 The new key is written before anything is sent; after a broken connection run the same command again.
@@ -163,13 +164,14 @@ def _add_data(commands: Any) -> None:
     contribute.add_argument("rows", metavar="PATH", help="a file, or a folder of files; see below")
     contribute.add_argument("--key", required=True, metavar="KEYFILE", help="made by 'openledger keys new'")
     contribute.add_argument("--nonce", default="0", help="another one sends the same rows as a new contribution")
+    contribute.add_argument("--part-rows", type=positive, metavar="N", help=_PART_ROWS_HELP)
     contribute.add_argument("--seal", action="store_true", help="send no row yet: keep their place, for 7 days")
     add_schema(contribute)
     contribute.add_argument("--receipts", metavar="FILE", help="write each row's id and verdict there, one a line")
     trial = contribute.add_mutually_exclusive_group()
     trial.add_argument("--dry-run", action="store_true", help="judge the rows by the gate here; send nothing")
     trial.add_argument("--preview", action="store_true", help="ask the server for the verdicts; store nothing")
-    trial.add_argument("--recovery", metavar="KEYFILE", help="then make a recovery key there, and name it")
+    trial.add_argument("--recovery", metavar="KEYFILE", help="make a recovery key there, named with the first rows")
 
 
 def _add_removals(commands: Any) -> None:
@@ -234,6 +236,7 @@ def _add_appeals(commands: Any) -> None:
     claim.add_argument("--reason", required=True, metavar="TEXT", help="stands in the log for everybody")
     claim.add_argument("--key", required=True, metavar="KEYFILE", help="that it was contributed with")
     claim.add_argument("--nonce", default="0", help="that it was contributed with")
+    claim.add_argument("--part-rows", type=positive, metavar="N", help="that it was contributed with")
     add_schema(claim)
     claim.add_argument("--dry-run", action="store_true", help="find and sign the row; send nothing")
     add_idempotency(claim)

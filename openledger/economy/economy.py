@@ -540,8 +540,8 @@ class Economy(Offices):
         return erased
 
     def payouts(self, account: str) -> list[Payout]:
-        """What settlements, disputes, stakes and emissions paid to `account`, newest first. Raises NotFound."""
-        self._ledger.balance(account)
+        """What settlements, disputes, stakes and emissions paid to `account`, newest first; nothing for one that is
+        yet to be opened, as a contributor's is by his first payout."""
         return [
             Payout(
                 transfer_id=entry.transfer.transfer_id,
@@ -557,8 +557,7 @@ class Economy(Offices):
         ]
 
     def payouts_csv(self, account: str) -> str:
-        """`payouts` as CSV, a line each, amounts in the smallest part of the unit, which `unit` names. Raises
-        NotFound."""
+        """`payouts` as CSV, a line each, amounts in the smallest part of the unit, which `unit` names."""
         columns = ("transfer_id", "account", "reference", "amount_nano", "time_ms", "code", "funding")
         rows = [tuple(getattr(paid, name) for name in columns) for paid in self.payouts(account)]
         return as_csv((*columns, "unit"), [(*row, self.unit().smallest) for row in rows])

@@ -10,7 +10,7 @@ from collections.abc import Collection
 from dataclasses import asdict
 from typing import Any
 
-from openledger.core.errors import Conflict, InvalidInput, NotFound
+from openledger.core.errors import Conflict, InvalidInput
 from openledger.core.rating import feedback_source, rater
 from openledger.core.values import Contribution, ContributionReceipt, RowDraft
 from openledger.datanets.feedback import RATING, Feedback
@@ -156,20 +156,14 @@ class Community(Claims):
         }
 
     async def _with_earnings(self, one: Activity, adapters: Collection[str]) -> dict[str, Any]:
-        paid = [each for each in await self._payouts_of(one) if each.reference.rpartition(":")[0] in adapters]
+        found: list[Payout] = await answered(self._economy.payouts.remote(f"contributor:{one.contributor_id}"))
+        paid = [each for each in found if each.reference.rpartition(":")[0] in adapters]
         first_ms = min((each.time_ms for each in paid), default=None)
         return {
             **asdict(one),
             "earned_nano": sum(each.amount_nano for each in paid),
             "first_payout_ms": None if first_ms is None else max(0, first_ms - one.first_ms),
         }
-
-    async def _payouts_of(self, one: Activity) -> list[Payout]:
-        try:
-            found: list[Payout] = await answered(self._economy.payouts.remote(f"contributor:{one.contributor_id}"))
-        except NotFound:
-            return []
-        return found
 
     async def _datanet_of(self, account: str, answer_id: str) -> str:
         """Of the adapter that gave the answer, which `account` paid for."""

@@ -388,15 +388,9 @@ class LiveService(Community, Owners):
 
     async def payouts(self, account: str | None = None) -> list[dict[str, Any]]:
         accounts = [account] if account else [f"contributor:{contributor}" for contributor in await self._paid()]
-        found = await asyncio.gather(*(self._payouts_to(name) for name in accounts))
+        found = await asyncio.gather(*(answered(self._economy.payouts.remote(name)) for name in accounts))
         entries = [_payout_entry(payout) for payouts in found for payout in payouts]
         return sorted(entries, key=lambda entry: -entry["time_ms"])
-
-    async def _payouts_to(self, account: str) -> list[Any]:
-        try:
-            return list(await answered(self._economy.payouts.remote(account)))
-        except NotFound:  # an account opens with its first payout
-            return []
 
     async def _paid(self) -> list[str]:
         people = [c for entry in (await self._told()).values() for c in entry.get("contributors", [])]

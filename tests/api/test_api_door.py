@@ -11,6 +11,7 @@ from memory_service import API_KEY, MemoryService
 
 from openledger.api import create_app
 from openledger.api.door import Door, open_door
+from openledger.api.limits import BodyLimit
 from openledger.core.errors import Unavailable
 from openledger.platform.desk import Desk
 
@@ -150,6 +151,25 @@ async def test_more_requests_at_once_than_it_holds_are_told_to_come_again(
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "gateway_full")
         assert int(refused.headers["Retry-After"]) > 0
         assert (await client.get(url(door, "/"))).text == "whole"
+
+
+async def test_questions_without_a_body_are_answered_while_all_places_of_bodies_are_taken(door: Door) -> None:
+    app = BodyLimit(create_app(MemoryService()), max_arriving=1)
+    head = f"POST /v1/datanets HTTP/1.1\r\nHost: house\r\nAuthorization: Bearer {API_KEY}\r\n"
+    async with open_door(app, door):
+        _, writing = await asyncio.open_connection(door.host, door.port)
+        writing.write(f"{head}Content-Length: 100\r\n\r\n".encode())
+        while not app._arriving:
+            await asyncio.sleep(0.01)
+        async with httpx.AsyncClient(timeout=30) as client:
+            found = await client.get(url(door, "/healthz"))
+        assert found.status_code == 200
+        whole_reading, whole_writing = await asyncio.open_connection(door.host, door.port)
+        whole_writing.write(f"{head}Content-Length: 2\r\nConnection: close\r\n\r\n{{}}".encode())
+        assert b" 400 " in await whole_reading.readline()
+        assert len(app._arriving) == 1
+        for one in (writing, whole_writing):
+            one.close()
 
 
 async def test_one_that_is_cut_off_ends_before_the_door_is_closed(door: Door) -> None:

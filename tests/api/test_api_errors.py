@@ -361,8 +361,11 @@ class TestPlacesOfThoseThatArrive:
         return clock
 
     @pytest.fixture
-    async def sending(self, behind: Behind):
-        limit = BodyLimit(behind, max_bytes=150_000, max_bytes_together=200_000, max_arriving=2)
+    def limit(self, behind: Behind) -> BodyLimit:
+        return BodyLimit(behind, max_bytes=150_000, max_bytes_together=200_000, max_arriving=2)
+
+    @pytest.fixture
+    async def sending(self, limit: BodyLimit):
         async with httpx.AsyncClient(transport=httpx.ASGITransport(limit), base_url="http://house") as client:
             yield client
 
@@ -415,6 +418,92 @@ class TestPlacesOfThoseThatArrive:
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "large_requests_full")
         assert (await halting).status_code == 408
         assert (await sending.post("/", content=b"x" * 150_000)).status_code == 200
+
+    async def test_bytes_are_given_by_who_has_them_and_not_by_who_waits_longest(
+        self, limit: BodyLimit, sending: httpx.AsyncClient, clock: Clock
+    ):
+        limit._max_arriving = 3
+        decoy, holder = Held(), Held(140_000)
+        idle = await decoy.begin(sending)
+        clock.now_s = 2
+        holding = await holder.begin(sending)
+        clock.now_s = 5
+        assert (await grown(sending, 150_000)).status_code == 503
+        holder.end.set()
+        assert (await holding).status_code == 408
+        decoy.end.set()
+        assert (await idle).status_code == 200
+        assert (await grown(sending, 150_000)).status_code == 200
+
+    async def test_who_is_refused_for_want_of_bytes_is_not_his_own_victim(
+        self, sending: httpx.AsyncClient, clock: Clock
+    ):
+        own, other = Held(70_000), Held(120_000)
+        growing = await own.begin(sending)
+        clock.now_s = 2
+        holding = await other.begin(sending)
+        clock.now_s = 5
+        own.more.set()
+        own.end.set()
+        assert (await growing).status_code == 503
+        other.end.set()
+        assert (await holding).status_code == 408
+
+    async def test_who_had_to_make_way_is_not_saved_by_bytes_that_come_behind(
+        self, limit: BodyLimit, sending: httpx.AsyncClient, clock: Clock
+    ):
+        """In the same turn of the loop, before the end that is set for him."""
+        came, answers = asyncio.Queue[Message](), list[Message]()
+
+        async def send(message: Message) -> None:
+            answers.append(message)
+
+        came.put_nowait({"type": "http.request", "body": b"x", "more_body": True})
+        slowest = asyncio.ensure_future(limit({"type": "http", "headers": []}, came.get, send))
+        for _ in range(20):  # turns of the loop, until it has its place
+            await asyncio.sleep(0)
+        clock.now_s = 2
+        other = Held()
+        held = await other.begin(sending)
+        clock.now_s = 5
+        assert limit._end_slowest(limit._arriving)
+        came.put_nowait({"type": "http.request", "body": b"x" * STEP_BYTES, "more_body": True})
+        for _ in range(20):  # turns of the loop, until it is ended
+            await asyncio.sleep(0)
+        came.put_nowait({"type": "http.request", "body": b"", "more_body": False})
+        await slowest
+        assert answers[0]["status"] == 408
+        other.end.set()
+        assert (await held).status_code == 200
+
+    async def test_what_came_whole_needs_no_place(self, behind: Behind, limit: BodyLimit, sending: httpx.AsyncClient):
+        """Nor does a request without a body: its first message is its last."""
+        held = [Held(), Held()]
+        begun = [await one.begin(sending) for one in held]
+        answers = list[Message]()
+
+        async def at_once() -> Message:
+            return {"type": "http.request", "body": b"x" * 7, "more_body": False}
+
+        async def send(message: Message) -> None:
+            answers.append(message)
+
+        await limit({"type": "http", "headers": []}, at_once, send)
+        assert (answers[0]["status"], answers[1]["body"]) == (200, b"7")
+        for one in held:
+            one.end.set()
+        assert [(await one).status_code for one in begun] == [200, 200]
+
+
+async def grown(client: httpx.AsyncClient, size: int) -> httpx.Response:
+    """The answer to a body that comes in pieces: it is on its way when the bytes are found to be taken."""
+
+    async def pieces():
+        yield b"x"
+        await asyncio.sleep(0)
+        yield b"x" * (size - 1)
+
+    return await client.post("/", content=pieces())
 
 
 class Held:

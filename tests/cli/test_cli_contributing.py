@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from house import House
 from memory_service import MemoryService
 from served_app import served
 
@@ -11,7 +12,9 @@ from openledger.api import create_app
 from openledger.cli.main import main
 from openledger.core.signed import contribution_id
 from openledger.core.values import ContributionReceipt, Verdict
+from openledger.datanets.quotas import HOUR_MS
 from openledger.datanets.seals import digest_of
+from openledger.datanets.terms import Terms
 
 contribution = pytest.importorskip("openledger.datanets.contribution")
 
@@ -178,3 +181,42 @@ def test_a_seal_is_asked_for_once_where_there_is_none(files: list[str], monkeypa
     with served(create_app(service)) as url:
         assert main([*files, "--url", url]) == 0
     assert (len(service.contributed), len(asked)) == (3, 1)
+
+
+class TestWhereFewRowsAreTakenAtATime:
+    """Two an hour; Ada has three."""
+
+    @pytest.fixture
+    def sending(self, house: House, files: list[str]) -> list[str]:
+        house.rows.set_terms("docs", Terms(max_rows_an_hour=2), by="user:owner")
+        return ["contribute", "docs", *files[2:], "--url", house.url]  # type: ignore[attr-defined]
+
+    @pytest.mark.parametrize("more", [[], ["--seal"]])
+    def test_too_large_a_part_is_told_with_the_option_that_helps(
+        self, sending: list[str], more: list[str], house: House, capsys: pytest.CaptureFixture[str]
+    ):
+        assert main([*sending, *more]) != 0
+        told = capsys.readouterr().err
+        assert ("quota_exceeded" in told, "--part-rows 2" in told) == (True, True)
+        assert house.logged_seals() == []
+
+    def test_smaller_parts_are_taken_one_after_another(
+        self, sending: list[str], house: House, capsys: pytest.CaptureFixture[str]
+    ):
+        for _ in range(2):
+            assert main([*sending, "--part-rows", "2"]) != 0
+            assert "rate_exceeded" in capsys.readouterr().err
+        house.clock.advance(HOUR_MS)
+        assert main([*sending, "--part-rows", "2", "--json"]) == 0
+        told = json.loads(capsys.readouterr().out)
+        assert (told["rows"], len(told["contributions"])) == (3, 2)
+
+
+def test_an_appeal_finds_a_row_in_parts_of_the_same_size(files: list[str], capsys: pytest.CaptureFixture[str]):
+    service = MemoryService()
+    with served(create_app(service)) as url:
+        assert main([*files, "--part-rows", "2", "--url", url]) == 0
+        capsys.readouterr()
+        appeal = ["appeals", "open", *files[1:], "--row", "2", "--reason", "it is no copy", "--dry-run", "--json"]
+        assert main([*appeal, "--part-rows", "2", "--url", url]) == 0
+    assert json.loads(capsys.readouterr().out)["contribution_id"] == contribution_id(service.contributed[1])

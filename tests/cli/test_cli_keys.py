@@ -8,7 +8,9 @@ import pytest
 from house import ADA_ID, House
 
 from openledger.cli.main import main
+from openledger.core.errors import Unavailable
 from openledger.core.signing import SigningKey
+from openledger.core.values import Contribution
 
 
 @pytest.fixture
@@ -120,11 +122,47 @@ class TestWithTheFirstRows:
             assert contribute("--recovery", "recovery.key")[0] == 0
         assert run("show", "--key", "my.key")[1]["num_changes"] == 1
 
-    def test_verdicts_are_told_where_it_cannot_be_named(self, run: Any, contribute: Any):
+    def test_where_one_is_named_already_the_rows_go_on_and_a_note_tells_it(self, run: Any, contribute: Any):
         named(run)
         code, out, err = contribute("--recovery", "second.key")
-        assert (code != 0, "accept" in out, "recovery_key_needed" in err) == (True, True, True)
+        assert (code, "accept" in out, "it isn't in second.key" in err) == (0, True, True)
         assert not Path("second.key").exists()
+        assert run("show", "--key", "my.key")[1]["num_changes"] == 1
+
+    def test_it_is_named_with_the_first_of_many_rows(
+        self, run: Any, contribute: Any, house: House, monkeypatch: pytest.MonkeyPatch
+    ):
+        line = {"prompt": "What does heap.push do?", "completion": "Put an item onto the heap, in log time."}
+        Path("rows.jsonl").write_text("".join(f"{json.dumps(line)}\n" for _ in range(1_001)))
+        sent, stored = list[Contribution](), house.contribute
+
+        async def cut_off(contribution: Contribution) -> Any:
+            sent.append(contribution)
+            if len(sent) > 1:
+                raise Unavailable("it went away", code="actor_unavailable")
+            return await stored(contribution)
+
+        monkeypatch.setattr(house, "contribute", cut_off)
+        code, _, err = contribute("--recovery", "recovery.key")
+        assert (code, len(sent) > 1, "run the same command again" in err) == (10, True, True)
+        assert run("show", "--key", "my.key")[1]["recovery_key"] == key("recovery.key").public_key
+
+    @pytest.mark.parametrize(
+        ("name", "code"), [("my.key", "key_exists"), ("strange.key", "key_exists"), ("none/recovery.key", "unwritable")]
+    )
+    def test_a_file_that_will_not_do_is_told_before_a_row_is_sent(
+        self, contribute: Any, house: House, name: str, code: str
+    ):
+        Path("strange.key").write_text((b"s" * 32).hex())
+        status, _, err = contribute("--recovery", name)
+        assert (status != 0, code in err, "--out" in err) == (True, True, False)
+        assert house.rows.contributors() == []
+
+    def test_a_replaced_key_is_told_before_a_row_is_sent(self, run: Any, contribute: Any):
+        assert run("rotate", "--key", "my.key", "--out", "new.key")[0] == 0
+        code, out, err = contribute("--recovery", "recovery.key")
+        assert (code != 0, out, "keys show" in err) == (True, "", True)
+        assert not Path("recovery.key").exists()
 
     def test_a_seal_is_something_of_his_too(self, run: Any, contribute: Any, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr("openledger.datanets.holders.MAX_OF_STRANGERS_A_DAY", 0)

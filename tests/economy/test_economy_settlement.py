@@ -138,6 +138,13 @@ def test_two_contributors_of_one_account_get_one_transfer(town):
     assert len(town.economy.payouts("user:x")) == 1
 
 
+def test_an_account_that_was_never_paid_has_no_payouts(town):
+    """A contributor's opens with the first one."""
+    assert town.economy.payouts("contributor:ctr_new") == []
+    (head,) = town.economy.payouts_csv("contributor:ctr_new").splitlines()
+    assert head.startswith("transfer_id,account,")
+
+
 def test_a_payout_is_proven_and_explained(town):
     for number in range(3):
         town.sell(f"k{number}")
