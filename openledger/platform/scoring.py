@@ -5,12 +5,13 @@ members of an adapter's bank are asked there too, by digest and folder: no name 
 customer can ask for it. Scoring goes in packed prefills that give way to whoever waits for an answer.
 
 A bank's members differ by little, so what says them apart must compute as their training did: in float32, with the
-base's weights as they are. Where the engine serves in less, where none serves, where it is lost on the way, or where a
-sample of what it says is more than `TOLERANCE_NATS` from what the bank's own code says, that code (`training.packed`,
-in the index actor) says all of it: never a part, for two scorers' rounding must not stand in one regression. Which of
-them it was, and why, stands in the settlement (`scored_by`, `scored_because`).
+base's weights as they are. Each call says so, for every replica chooses its own precision: one that has less refuses.
+Where the engine serves in less, where none serves, where it is lost on the way, or where a sample of what it says is
+more than `TOLERANCE_NATS` from what the bank's own code says, that code (`training.packed`, in the index actor) says
+all of it: never a part, for two scorers' rounding must not stand in one regression. Which of them it was, and why,
+stands in the settlement (`scored_by`, `scored_because`).
 
-Shapes: M members of a bank, Q answers.
+Shapes: M members of a bank, K of them in a sample, Q answers.
 """
 
 import time
@@ -30,6 +31,7 @@ from openledger.adapters.registry import AdapterRegistry, RegisteredAdapter
 from openledger.attribution.bank_folder import KeptBank, member_adapters
 from openledger.core.errors import NotFound, OpenLedgerError, TooManyRequests, Unavailable
 from openledger.core.values import Answer
+from openledger.openlora.engine import precision_of
 
 Array = npt.NDArray[np.float64]
 
@@ -68,17 +70,19 @@ class EngineScorer:
         return self._asked(partial(engine.score.remote, prompt_ids, completion_ids, adapter_digests))
 
     def precision(self, base_digest: str) -> str:
-        """What the base's engine computes with: "openlora float32", or with all that is less than that."""
-        told = self._description(base_digest)
-        kinds = (told["dtype"], told.get("adapter_dtype", told["dtype"]), told.get("weights", "exact"))
-        named = dict.fromkeys(kind for kind in kinds if kind != "exact")
-        return " ".join(["vllm" if told.get("engine") == "vllm" else "openlora", *named])
+        """What a replica of the base's engine computes with (`precision_of`). Another may have chosen otherwise."""
+        return precision_of(self._description(base_digest))
+
+    def num_members_at_once(self, base_digest: str) -> int:
+        """As many as half of the engine's slots hold."""
+        return max(1, int(self._description(base_digest)["max_resident"]) // 2)
 
     def score_members(self, base_digest: str, members: Sequence[tuple[str, Path]], answers: Sequence[Answer]) -> Array:
-        """Mean log-likelihood per token of each answer under each of `members` (digest and folder), [M, Q]. As many at
-        a time as half of the engine's slots hold, each brought there once. Raises as `__call__`."""
-        engine, half = self._engine(base_digest), max(1, int(self._description(base_digest)["max_resident"]) // 2)
-        chunks = [members[begin : begin + half] for begin in range(0, len(members), half)]
+        """Mean log-likelihood per token of each answer under each of `members` (digest and folder), [M, Q], in float32.
+        `num_members_at_once`, each brought into a slot once. Raises as `__call__`, and Conflict (`other_precision`)
+        where any replica that is asked computes in less."""
+        engine, size = self._engine(base_digest), self.num_members_at_once(base_digest)
+        chunks = [members[begin : begin + size] for begin in range(0, len(members), size)]
         return np.concatenate([self._score_some(engine, chunk, answers) for chunk in chunks])
 
     def _score_some(self, engine: Any, members: Sequence[tuple[str, Path]], answers: Sequence[Answer]) -> Array:
@@ -86,7 +90,7 @@ class EngineScorer:
         places = {digest: str(folder) for digest, folder in members}
 
         def ask(answer: Answer) -> Array:
-            call = partial(engine.score.remote, answer.prompt_ids, answer.completion_ids, digests, places)
+            call = partial(engine.score.remote, answer.prompt_ids, answer.completion_ids, digests, places, _EXACT)
             return self._asked(call).mean(axis=1, dtype=np.float64)
 
         with ThreadPoolExecutor(_IN_FLIGHT, "settlement-scores") as threads:
@@ -150,7 +154,7 @@ def bank_outcomes(
         told_MQ = score.score_members(adapter.base_digest, members, answers)
     except Exception as error:  # noqa: BLE001 - whatever ended it, the bank's own code says the same
         return packed(_reason(error))
-    difference = _difference(told_MQ, host, adapter, bank, answers)
+    difference = _difference(told_MQ, host, adapter, bank, answers, score.num_members_at_once(adapter.base_digest))
     if not difference <= TOLERANCE_NATS:  # also where it is no number
         return packed(f"the engine differs by {difference:.2g} nats a token")
     return BankOutcomes(outcomes_MQ=told_MQ, stated=_stated(precision, scorer_difference=f"{difference:.1e}"))
@@ -162,15 +166,16 @@ def gains_stated(score: Any, base_digest: str) -> dict[str, str]:
 
 
 def _difference(
-    told_MQ: Array, host: Any, adapter: RegisteredAdapter, bank: KeptBank, answers: Sequence[Answer]
+    told_MQ: Array, host: Any, adapter: RegisteredAdapter, bank: KeptBank, answers: Sequence[Answer], at_once: int
 ) -> float:
-    """How far apart the two scorers are at most, in a sample: one member's outcomes on a few answers over the pool."""
+    """How far apart the two scorers are at most, in a sample: of each `at_once` members that were asked together the
+    first one's outcomes on a few answers over the pool."""
     step = max(1, len(answers) // _SAMPLED_ANSWERS)
-    member = replace(bank, coalitions=bank.coalitions[:1])
-    own_1Q = ray.get(host.bank_outcomes.remote(adapter.folder, member, answers[::step][:_SAMPLED_ANSWERS]))
+    firsts = replace(bank, coalitions=bank.coalitions[::at_once])
+    own_KQ = ray.get(host.bank_outcomes.remote(adapter.folder, firsts, answers[::step][:_SAMPLED_ANSWERS]))
     if told_MQ.shape != (len(bank.coalitions), len(answers)) or not np.isfinite(told_MQ).all():
         return float("nan")
-    return float(np.abs(told_MQ[:1, ::step][:, :_SAMPLED_ANSWERS] - own_1Q).max())
+    return float(np.abs(told_MQ[::at_once, ::step][:, :_SAMPLED_ANSWERS] - own_KQ).max())
 
 
 def _stated(scored_by: str, **others: str) -> dict[str, str]:

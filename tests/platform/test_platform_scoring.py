@@ -156,6 +156,44 @@ def test_rounded_adapters_or_weights_say_no_bank_either(world, pool, serve, opti
     )
 
 
+class Unlike:
+    """Two replicas behind one handle: `first` describes itself, and `other` takes the calls from number `after` on."""
+
+    def __init__(self, first, other, after):
+        self.describe, self.calls, self._first, self._other, self._after = first.describe, 0, first, other, after
+
+    @property
+    def score(self):
+        return SimpleNamespace(remote=self._score)
+
+    def _score(self, *arguments):
+        self.calls += 1
+        return (self._first if self.calls < self._after else self._other)._score(*arguments)
+
+
+@pytest.mark.parametrize("after", [2, 10])
+def test_a_bank_is_scored_in_one_precision_though_another_replica_computes_in_less(world, pool, serve, after):
+    (_, exact), (_, rough), adapter = serve(), serve(dtype="bfloat16"), world.registry.get("one")
+    bank = find_bank(Path(adapter.folder), adapter.digest)
+    score = EngineScorer({"": Unlike(exact, rough, after)}, pause_s=0)
+    found = scoring.bank_outcomes(score, world.host, adapter, bank, pool.answers)
+    assert found.stated == {
+        "scored_by": "packed float32",
+        "scored_because": "other_precision: this replica computes in openlora bfloat16, not in openlora float32",
+    }
+    assert np.array_equal(found.outcomes_MQ, world.host.bank_outcomes.remote(adapter.folder, bank, pool.answers))
+
+
+def test_a_member_of_every_part_of_the_bank_that_is_asked_at_once_is_checked(world, pool, serve):
+    score, replica = serve()  # two members at a time
+    last = 2 * len(pool.answers)
+    replica.spoil = lambda number, told: told + 0.01 * (number > last)
+    adapter = world.registry.get("one")
+    bank = find_bank(Path(adapter.folder), adapter.digest)
+    found = scoring.bank_outcomes(score, world.host, adapter, bank, pool.answers)
+    assert found.stated["scored_because"] == "the engine differs by 0.01 nats a token"
+
+
 def lost_at(*numbers):
     def spoil(number, told):
         if number in numbers:
