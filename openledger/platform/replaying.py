@@ -23,7 +23,7 @@ import numpy.typing as npt
 import ray
 
 from openledger.adapters.card import AdapterCard, load_card
-from openledger.adapters.registry import AdapterRegistry
+from openledger.adapters.registry import AdapterRegistry, RegisteredAdapter
 from openledger.attribution.period import BankRows, Measurement
 from openledger.attribution.planner import plan_replay
 from openledger.attribution.replay import Replay
@@ -82,14 +82,32 @@ def read_rows(folder: Path, name: str, period: str) -> list[dict[str, Any]]:
     pattern = rows_path(folder, name, period, "*")
     found = [read_document(path) for path in sorted(pattern.parent.glob(pattern.name))]
     if not found:
-        raise NotFound(
-            f"no rows' scores of {name} in {period} are kept",
-            code="no_row_scores",
-            param="period",
-            fix="they are made where the operator settles with jobs/settle.py --replay-share and the fees buy a replay;"
-            " the settlement's quality says what became of it",
-        )
+        raise no_row_scores(name, period)
     return found
+
+
+def no_row_scores(name: str, period: str) -> NotFound:
+    """The same where there are none, and where whoever asks may not know of the adapter."""
+    return NotFound(
+        f"no rows' scores of {name} in {period} are kept",
+        code="no_row_scores",
+        param="period",
+        fix="they are made where the operator settles with jobs/settle.py --replay-share and the fees buy a replay;"
+        " the settlement's quality says what became of it",
+    )
+
+
+def may_be_told(document: Mapping[str, Any], account: str) -> bool:
+    """Whether `account` (empty: nobody's) could ask the adapter when it was settled. It may be registered no more by
+    now, or another under its name."""
+    shared_with = document.get("shared_with")
+    return shared_with is not None and (not shared_with or account in shared_with)
+
+
+def _shared_with(adapter: RegisteredAdapter) -> list[str]:
+    """The accounts that may ask it; empty: everybody."""
+    owner = [] if adapter.terms is None else [adapter.terms.owner_account]
+    return sorted({*adapter.shared_with, *owner}) if adapter.shared_with else []
 
 
 def targets_of(part: "AdapterAttribution", measured: Measurement) -> dict[str, Target]:
@@ -142,7 +160,12 @@ def _replay(
         each: _scores(told.scores_RT[:, number].astype(np.float64), banks[each], measured, named)
         for number, each in enumerate(targets)
     }
-    stated = {"deviation": told.deviation, "steps": told.num_steps, "corrected": banks["use"] is not None}
+    stated: dict[str, Any] = {
+        "deviation": told.deviation,
+        "steps": told.num_steps,
+        "corrected": banks["use"] is not None,
+    }
+    stated |= {"datanet": card.datanet, "shared_with": _shared_with(served)}
     text = document(name, period, part.digest, named, parts, stated)
     write_durably(rows_path(replays.folder, name, period, part.digest), text)
     exact = "exact" if told.deviation == 0 else f"off by up to {told.deviation:.2g} in a weight"

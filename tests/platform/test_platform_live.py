@@ -7,6 +7,7 @@ import json
 import threading
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from ray.exceptions import ActorDiedError
@@ -680,9 +681,10 @@ async def test_an_answers_sources_are_told_as_the_datanets_policy_is_now(service
     assert (await service.datanet("greek"))["display"] == policy
 
 
-def keep_row_scores(tmp_path, adapter, *documents):
+def keep_row_scores(tmp_path, adapter, *documents, **stated):
     for number, rows in enumerate(documents):
         told = {"format": "openledger.row-scores/1", "adapter_digest": f"{number}" * 64, "deviation": 0.0, "rows": rows}
+        told |= {"datanet": "greek", "shared_with": [], **stated}
         path = rows_path(tmp_path / "work" / "rows", adapter, "p0001", f"{number}" * 64)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(told))
@@ -705,11 +707,44 @@ async def test_rows_that_moved_a_pool_most_come_first_of_all_adapters_that_were_
 
 async def test_rows_of_a_datanet_that_displays_none_are_refused(service, datanets, tmp_path):
     contributed(datanets)
-    keep_row_scores(tmp_path, "greek", [row_score("r1", "a", 5)])
-    datanets.set_display("greek", "none")
+    for name in ("greek", "sold-as-this"):  # the second is registered no more, and no Datanet has its name
+        keep_row_scores(tmp_path, name, [row_score("r1", "a", 5)])
+        datanets.set_display("greek", "reference")
+        assert (await service.row_scores(name, "p0001"))["rows"]
+        datanets.set_display("greek", "none")
+        with pytest.raises(Forbidden) as caught:
+            await service.row_scores(name, "p0001")
+        assert caught.value.code == "rows_not_displayed"
+
+
+@pytest.mark.parametrize("datanet", ["", "gone"])
+async def test_rows_of_a_datanet_that_is_not_known_are_refused(service, tmp_path, datanet):
+    keep_row_scores(tmp_path, "greek", [row_score("r1", "a", 5)], datanet=datanet)
     with pytest.raises(Forbidden) as caught:
         await service.row_scores("greek", "p0001")
     assert caught.value.code == "rows_not_displayed"
+
+
+@pytest.mark.parametrize("shared_with", [["user:owner", "user:bob"], None])
+async def test_rows_of_an_adapter_that_was_shared_with_some_are_told_nobody_else(service, tmp_path, shared_with):
+    keep_row_scores(tmp_path, "gone", [row_score("r1", "a", 5)], shared_with=shared_with)
+    for account in ("", ACCOUNT, *([] if shared_with else ["user:bob"])):
+        with pytest.raises(NotFound) as caught:
+            await service.row_scores("gone", "p0001", account=account)
+        assert caught.value.code == "no_row_scores"
+    if shared_with:
+        assert (await service.row_scores("gone", "p0001", account="user:bob"))["rows"]
+
+
+async def test_rows_of_an_adapter_that_an_account_may_not_ask_by_now_are_not_told(service, tmp_path):
+    keep_row_scores(tmp_path, "greek", [row_score("r1", "a", 5)])
+    known = service._registry.get("greek")
+    service._registry.register("greek", Path(known.folder), DIGEST, known.terms, shared_with=("user:bob",))
+    with pytest.raises(NotFound) as caught:
+        await service.row_scores("greek", "p0001", account=ACCOUNT)
+    assert caught.value.code == "no_row_scores"
+    for account in ("user:bob", "user:owner"):
+        assert (await service.row_scores("greek", "p0001", account=account))["rows"]
 
 
 async def test_row_scores_that_are_not_kept_or_damaged_are_told(service, tmp_path):

@@ -64,6 +64,7 @@ def test_rows_sum_to_what_their_contributors_are_paid_by(world, market):
     found, settlement, told = settled(world, market, "one", buying(world))
     assert found.scores.quality["replay"] == "exact"
     assert (told["deviation"], told["corrected"]) == (0, True)
+    assert (told["datanet"], told["shared_with"]) == ("one", [])
     record = load_run(Path(world.registry.get("one").folder))
     assert [row["row_id"] for row in told["rows"]] == list(record.row_ids)
     for part, scores in (("use", found.scores), ("improvement", found.improvement)):
@@ -101,6 +102,12 @@ def test_what_is_told_of_this_run_is_its_replay_of_the_weighted_sum(world, marke
     for number, name in enumerate(targets):
         nano = [row[name]["this_run_nano"] for row in told["rows"]]
         assert np.allclose(nano, alone_RT[:, number] * 1e9, atol=1)
+
+
+def test_the_rows_say_who_could_ask_the_adapter_when_it_was_settled(world, market):
+    adapter = world.registry.get("one")
+    world.registry.register("one", Path(adapter.folder), adapter.digest, adapter.terms, shared_with=("user:bob",))
+    assert settled(world, market, "one", buying(world))[2]["shared_with"] == ["user:bob", "user:owner"]
 
 
 def test_fees_that_buy_none_are_said_and_the_pool_is_paid(world, market):
