@@ -46,12 +46,14 @@ Target = tuple[tuple[Answer, float], ...]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replays:
     """What settlements replay with: `share_ppm` of an adapter's fees of the period, where one training of it costs
-    `training_cost_nano`. `rows_of` gives the rows of an adapter's Datanet version that are still there."""
+    `training_cost_nano`. `rows_of` gives the rows of an adapter's Datanet version that are still there. `host_lost` is
+    called where a replay ended the index actor that it ran in, so that the next pool is measured in another."""
 
     share_ppm: int
     training_cost_nano: int
     folder: Path
     rows_of: Callable[[AdapterCard], Sequence[Row]]
+    host_lost: Callable[[], None] = lambda: None
 
 
 def replayed(
@@ -133,6 +135,8 @@ def _stated(
     try:
         return _replay(found, part, measured, targets, hosts, registry, replays)
     except (OpenLedgerError, ray.exceptions.RayError) as error:
+        if isinstance(error, ray.exceptions.RayError) and not isinstance(error, ray.exceptions.RayTaskError):
+            replays.host_lost()
         return {"replay": f"failed: {_reason(error)}"}
 
 

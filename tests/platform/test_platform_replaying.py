@@ -19,6 +19,7 @@ from openledger.core.hashing import digest_bytes
 from openledger.core.money import NANO_PER_OPEN
 from openledger.ledger import encode_proof, verify_proof
 from openledger.platform import pipeline
+from openledger.platform.hosts import IndexHosts
 from openledger.platform.replaying import Replays, replayed, rows_path, targets_of
 from openledger.training.examples import encode_answer, encode_row
 from openledger.training.record import load_run
@@ -159,6 +160,37 @@ def test_a_settlement_that_died_before_it_paid_replays_nothing_again(world, mark
     replayed(world.attribute(changed), lambda _: world.host, world.registry, replays)
     (other,) = (replays.folder / ".unfinished").iterdir()
     assert other != kept
+
+
+class Dying:
+    """An index actor that a replay ends."""
+
+    def __init__(self, host):
+        self._host = host
+
+    def __getattr__(self, name):
+        return getattr(self._host, name)
+
+    @property
+    def replay(self):
+        raise ray.exceptions.ActorDiedError
+
+
+def test_a_replay_that_ends_its_actor_leaves_the_next_pool_another(world, market, monkeypatch):
+    ended, starts = [], [Dying(world.host), world.host]
+    monkeypatch.setattr(ray, "kill", ended.append)
+    first, hosts = starts[0], IndexHosts([world.base], lambda base, _: starts.pop(0))
+    market.sell(world.registry.get("one").terms, rows_of(*PEOPLE)[::3])
+    market.economy.open_period()
+    market.sell(world.registry.get("one").terms, rows_of(*PEOPLE)[1::3])
+    market.economy.open_period()
+    replays = replace(buying(world), host_lost=hosts.end)
+    measuring = hosts.of, world.score, world.registry, world.indexes
+    one, two = pipeline.settle_waiting(Remote(market.economy), *measuring, replays)
+    assert (one.error, one.quality["replay"]) == (None, "failed: ActorDiedError")
+    assert two.error is None
+    assert two.quality["replay"] == "exact"
+    assert (ended, starts) == ([first], [])
 
 
 @pytest.mark.cluster
