@@ -12,6 +12,7 @@ Nobody's pay depends on it: where it isn't bought or can't be made, the settleme
 Shapes: R rows of the run, T targets.
 """
 
+import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -40,6 +41,7 @@ from openledger.training.record import load_run
 if TYPE_CHECKING:  # it settles with what is here
     from openledger.platform.pipeline import AdapterAttribution, PeriodAttribution
 
+_logger = logging.getLogger(__name__)
 Target = tuple[tuple[Answer, float], ...]
 
 
@@ -134,7 +136,8 @@ def _stated(
         return {"replay": plan.says}
     try:
         return _replay(found, part, measured, targets, hosts, registry, replays)
-    except (OpenLedgerError, ray.exceptions.RayError) as error:
+    except Exception as error:  # whatever it was (a full disk, a damaged folder): the pool is to be paid
+        _logger.exception("the replay of %s in %s failed", found.scores.adapter, found.scores.period)
         if isinstance(error, ray.exceptions.RayError) and not isinstance(error, ray.exceptions.RayTaskError):
             replays.host_lost()
         return {"replay": f"failed: {_reason(error)}"}
@@ -223,5 +226,6 @@ def _name(part: "AdapterAttribution", found: "PeriodAttribution") -> str:
 
 
 def _reason(error: Exception) -> str:
-    cause = getattr(error, "cause", error)
-    return f"{cause.code}: {cause.message}" if isinstance(cause, OpenLedgerError) else type(error).__name__
+    """An error's code and words, where they are ours; its type, where they may say anything."""
+    cause = getattr(error, "cause", None) or error
+    return f"{cause.code}: {cause.message}" if isinstance(cause, OpenLedgerError) else type(cause).__name__

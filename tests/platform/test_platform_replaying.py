@@ -18,7 +18,7 @@ from openledger.attribution.replay import replay_run
 from openledger.core.hashing import digest_bytes
 from openledger.core.money import NANO_PER_OPEN
 from openledger.ledger import encode_proof, verify_proof
-from openledger.platform import pipeline
+from openledger.platform import pipeline, replaying
 from openledger.platform.hosts import IndexHosts
 from openledger.platform.replaying import Replays, replayed, rows_path, targets_of
 from openledger.training.examples import encode_answer, encode_row
@@ -129,6 +129,30 @@ def test_rows_that_are_gone_are_said_and_the_pool_is_paid(world, market):
     assert found.scores.quality["replay"].startswith("failed: rows_gone: ")
     assert told is None
     assert sum(settlement.payouts_nano.values()) == settlement.pool_nano > 0
+
+
+def refusing(error):
+    def refuse(*_):
+        raise error
+
+    return refuse
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyError("tokens")])
+def test_whatever_ends_a_replay_is_said_by_its_type_and_the_pool_is_paid(world, market, monkeypatch, caplog, error):
+    monkeypatch.setattr(replaying, "write_durably", refusing(error))
+    found, settlement, told = settled(world, market, "one", buying(world))
+    assert (found.scores.quality["replay"], told) == (f"failed: {type(error).__name__}", None)
+    assert "row_scores" not in found.scores.quality
+    assert sum(settlement.payouts_nano.values()) == settlement.pool_nano > 0
+    (logged,) = [record for record in caplog.records if record.name == replaying.__name__]
+    assert logged.exc_info[1] is error
+
+
+def test_what_ended_a_replay_in_its_actor_is_said_by_its_own_type(world, market):
+    error = ray.exceptions.RayTaskError("replay", "", OSError(28, "No space left on device"))
+    replays = replace(buying(world), rows_of=refusing(error), host_lost=refusing(AssertionError("it lives")))
+    assert settled(world, market, "one", replays)[0].scores.quality["replay"] == "failed: OSError"
 
 
 def test_a_run_that_ends_elsewhere_is_said_with_how_far_off_it_is(world, market):
