@@ -409,7 +409,8 @@ class LiveService(Community, Owners):
     async def row_scores(
         self, adapter: str, period: str, *, account: str = "", contributor: str = "", limit: int = 100
     ) -> dict[str, Any]:
-        found = await asyncio.to_thread(read_rows, self._workdir.rows, adapter, period)
+        quality = await self._ask("settlement_quality", adapter, period)
+        found = await asyncio.to_thread(read_rows, self._workdir.rows, adapter, period, quality)
         if not self._may_ask(account, adapter) or not all(may_be_told(told, account) for told in found):
             raise no_row_scores(adapter, period)
         displays = await answered(self._datanets.displays.remote())
@@ -421,7 +422,8 @@ class LiveService(Community, Owners):
                 fix="its owner sets what is displayed; the contributor's own rows are known to him by their ids",
             )
         rows, has_more = row_lines(found, contributor, limit)
-        kept = [{name: told.get(name) for name in ("adapter_digest", "deviation", "corrected")} for told in found]
+        stated = "row_scores", "adapter_digest", "deviation", "corrected"
+        kept = [{name: told.get(name) for name in stated} for told in found]
         return {"adapter": adapter, "period": period, "adapters": kept, "rows": rows, "has_more": has_more}
 
     def _may_ask(self, account: str, adapter: str) -> bool:

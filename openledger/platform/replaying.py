@@ -6,8 +6,11 @@ through the adapter's own run (`attribution.replay`), in the index actor. It is 
 (`attribution.planner.plan_replay`), before the pool is paid, so that the settlement names the digest of the row scores.
 Nobody's pay depends on it: where it isn't bought or can't be made, the settlement says so and the pool is paid.
 
-    FOLDER/NAME/PERIOD-ADAPTER.json            the row scores (`attribution.row_scores`)
-    FOLDER/.unfinished/PERIOD-ADAPTER-.../     the replay's checkpoints, until the pool is settled
+    FOLDER/NAME/PERIOD-DIGEST.json                  row scores (`attribution.row_scores`), by their own digest
+    FOLDER/.unfinished/NAME-PERIOD-ADAPTER-.../     the replay's checkpoints, until the pool is settled
+
+A document is called by its content, so that no later replay overwrites what a settlement named. Only what one names is
+told to anybody.
 
 Shapes: R rows of the run, T targets.
 """
@@ -75,19 +78,22 @@ def forget_checkpoints(replays: Replays, found: "PeriodAttribution") -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def rows_path(folder: Path, name: str, period: str, adapter_digest: str) -> Path:
-    """Where the row scores of an adapter's answers in a period are kept."""
-    return folder / check_name(name, "adapter") / f"{check_name(period, 'period')}-{adapter_digest[:24]}.json"
+def rows_path(folder: Path, name: str, period: str, digest: str) -> Path:
+    """Where the row scores of `digest` are kept, of an adapter's answers in a period."""
+    file = f"{check_name(period, 'period')}-{check_name(digest, 'digest')[:24]}.json"
+    return folder / check_name(name, "adapter") / file
 
 
-def read_rows(folder: Path, name: str, period: str) -> list[dict[str, Any]]:
-    """What is kept of a settled pool's rows: a document for each adapter that was sold as `name`. Raises NotFound
-    (`no_row_scores`), Corrupt (`corrupt_row_scores`)."""
-    pattern = rows_path(folder, name, period, "*")
-    found = [read_document(path) for path in sorted(pattern.parent.glob(pattern.name))]
-    if not found:
+def read_rows(folder: Path, name: str, period: str, quality: Mapping[str, str]) -> list[dict[str, Any]]:
+    """What is kept of a settled pool's rows: a document for each adapter that was sold as `name`, each with its digest
+    as `row_scores`. `quality` is what the settlement states, which names them. Raises NotFound (`no_row_scores`),
+    Corrupt (`corrupt_row_scores`)."""
+    digests = [digest for stated, digest in sorted(quality.items()) if stated.rpartition(".")[2] == "row_scores"]
+    if not digests:
         raise no_row_scores(name, period)
-    return found
+    return [
+        {**read_document(rows_path(folder, name, period, digest), digest), "row_scores": digest} for digest in digests
+    ]
 
 
 def no_row_scores(name: str, period: str) -> NotFound:
@@ -174,7 +180,7 @@ def _replay(
     }
     stated |= {"datanet": card.datanet, "shared_with": _shared_with(served)}
     text = document(name, period, part.digest, named, parts, stated)
-    write_durably(rows_path(replays.folder, name, period, part.digest), text)
+    write_durably(rows_path(replays.folder, name, period, digest_bytes(text)), text)
     exact = "exact" if told.deviation == 0 else f"off by up to {told.deviation:.2g} in a weight"
     return {"replay": exact, "row_scores": digest_bytes(text)}
 
@@ -222,7 +228,8 @@ def _unfinished(folder: Path) -> Path:
 
 
 def _name(part: "AdapterAttribution", found: "PeriodAttribution") -> str:
-    return rows_path(Path(), found.scores.adapter, found.scores.period, part.digest).stem
+    name, period = check_name(found.scores.adapter, "adapter"), check_name(found.scores.period, "period")
+    return f"{name}-{period}-{part.digest[:24]}"
 
 
 def _reason(error: Exception) -> str:

@@ -522,7 +522,8 @@ class Service(Protocol):
         self, adapter: str, period: str, *, account: str = "", contributor: str = "", limit: int = 100
     ) -> dict[str, Any]:
         """What the settlement's replay said of the rows of a pool: `rows` (`report.row_lines`), `has_more`, and of each
-        adapter that was sold under the name its `adapter_digest`, `deviation` and whether rows are `corrected`. Raises
+        adapter that was sold under the name its `adapter_digest`, `deviation`, whether rows are `corrected`, and the
+        digest of its document, which the settlement names (`row_scores`). Raises
         NotFound (`no_row_scores`; also where `account` may not ask the adapter, empty: nobody's), Forbidden
         (`rows_not_displayed`) where the Datanet shows nobody its rows, or isn't known."""
         ...

@@ -20,7 +20,7 @@ from openledger.core.money import NANO_PER_OPEN
 from openledger.ledger import encode_proof, verify_proof
 from openledger.platform import pipeline, replaying
 from openledger.platform.hosts import IndexHosts
-from openledger.platform.replaying import Replays, replayed, rows_path, targets_of
+from openledger.platform.replaying import Replays, read_rows, replayed, rows_path, targets_of
 from openledger.training.examples import encode_answer, encode_row
 from openledger.training.record import load_run
 
@@ -50,8 +50,9 @@ def settled(world, market, name, replays, people=PEOPLE):
     pool = market.sell(adapter.terms, rows_of(*people)[::3])
     measuring = lambda _: world.host, world.score, world.registry, world.indexes
     found, settlement = pipeline.settle_pool(Remote(market.economy), name, pool.period, *measuring, replays)
-    path = rows_path(replays.folder, name, pool.period, adapter.digest)
-    return found, settlement, json.loads(path.read_text()) if path.exists() else None
+    digest = found.scores.quality.get("row_scores")
+    told = read_rows(replays.folder, name, pool.period, found.scores.quality)[0] if digest else None
+    return found, settlement, told
 
 
 def by_contributor(rows, part, kind):
@@ -79,7 +80,7 @@ def test_rows_sum_to_what_their_contributors_are_paid_by(world, market):
 
 def test_the_settlement_names_the_digest_of_the_row_scores_that_are_kept(world, market):
     found, settlement, _ = settled(world, market, "one", buying(world))
-    path = rows_path(world.folder / "rows", "one", settlement.period, world.registry.get("one").digest)
+    path = rows_path(world.folder / "rows", "one", settlement.period, found.scores.quality["row_scores"])
     assert found.scores.quality["row_scores"] == digest_bytes(path.read_bytes())
     proof = encode_proof(market.ledger.proof(next(iter(settlement.transfer_ids.values()))))
     stated = verify_proof(proof, market.ledger.verification_key()).statement["parts"]["use"]["quality"]
