@@ -8,6 +8,7 @@ Nobody's pay depends on it: where it isn't bought or can't be made, the settleme
 
     FOLDER/NAME/PERIOD-DIGEST.json                  row scores (`attribution.row_scores`), by their own digest
     FOLDER/.unfinished/NAME-PERIOD-ADAPTER-.../     the replay's checkpoints, until the pool is settled
+    FOLDER/.locks/NAME-PERIOD                       held by the job that settles the pool
 
 A document is called by its content, so that no later replay overwrites what a settlement named. Only what one names is
 told to anybody.
@@ -15,9 +16,11 @@ told to anybody.
 Shapes: R rows of the run, T targets.
 """
 
+import fcntl
 import logging
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,6 +72,18 @@ def replayed(
     whole = len(stated) == 1
     told = {name if whole else f"{n}.{name}": text for n, part in enumerate(stated) for name, text in part.items()}
     return replace(found, scores=replace(found.scores, quality={**found.scores.quality, **told}))
+
+
+@contextmanager
+def one_at_a_time(replays: Replays, adapter: str, period: str) -> Iterator[None]:
+    """One job replays, settles and forgets a pool's checkpoints, and another one waits until it has: or each would
+    remove what the other goes on from."""
+    name = f"{check_name(adapter, 'adapter')}-{check_name(period, 'period')}"
+    folder = replays.folder / ".locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / name).open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
 
 
 def forget_checkpoints(replays: Replays, found: "PeriodAttribution") -> None:

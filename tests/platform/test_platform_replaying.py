@@ -1,5 +1,6 @@
 """The settlement's replay: made where fees buy it, brought to what is paid, taken up again where it was stopped."""
 
+import fcntl
 import json
 import os
 import signal
@@ -20,7 +21,7 @@ from openledger.core.money import NANO_PER_OPEN
 from openledger.ledger import encode_proof, verify_proof
 from openledger.platform import pipeline, replaying
 from openledger.platform.hosts import IndexHosts
-from openledger.platform.replaying import Replays, read_rows, replayed, rows_path, targets_of
+from openledger.platform.replaying import Replays, forget_checkpoints, read_rows, replayed, rows_path, targets_of
 from openledger.training.examples import encode_answer, encode_row
 from openledger.training.record import load_run
 
@@ -185,6 +186,59 @@ def test_a_settlement_that_died_before_it_paid_replays_nothing_again(world, mark
     replayed(world.attribute(changed), lambda _: world.host, world.registry, replays)
     (other,) = (replays.folder / ".unfinished").iterdir()
     assert other != kept
+
+
+class Seen:
+    """An index actor whose replays are seen by `see`."""
+
+    def __init__(self, host, see):
+        self._host, self._see = host, see
+
+    def __getattr__(self, name):
+        return getattr(self._host, name)
+
+    @property
+    def replay(self):
+        self._see()
+        return self._host.replay
+
+
+def test_one_job_at_a_time_replays_settles_and_forgets_a_pool(world, market, monkeypatch):
+    replays, adapter, seen = buying(world), world.registry.get("one"), []
+
+    def is_held():
+        with next((replays.folder / ".locks").iterdir()).open() as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+
+    def forget(*given):
+        seen.append(("forgets", is_held()))
+        replaying.forget_checkpoints(*given)
+
+    monkeypatch.setattr(pipeline, "forget_checkpoints", forget)
+    host = Seen(world.host, lambda: seen.append(("replays", is_held())))
+    pool = market.sell(adapter.terms, rows_of(*PEOPLE)[::3])
+    measuring = lambda _: host, world.score, world.registry, world.indexes
+    first, paid = pipeline.settle_pool(Remote(market.economy), "one", pool.period, *measuring, replays)
+    assert (seen, is_held()) == ([("replays", True), ("forgets", True)], False)
+    again, told = pipeline.settle_pool(Remote(market.economy), "one", pool.period, *measuring, replays)
+    assert [what for what, _ in seen] == ["replays", "forgets", "forgets"]
+    assert (again.scores.quality, told.replayed) == (first.scores.quality, True)
+    assert told.payouts_nano == paid.payouts_nano
+
+
+def test_one_adapter_under_two_names_has_checkpoints_for_each(world, market):
+    replays, pool = buying(world), market.sell(world.registry.get("one").terms, rows_of(*PEOPLE)[::3])
+    for name, some in (("one", pool), ("uno", replace(pool, answers=pool.answers[1:]))):
+        found = world.attribute(some)
+        found = replace(found, scores=replace(found.scores, adapter=name))
+        replayed(found, lambda _: world.host, world.registry, replays)
+    assert sorted(path.name[:9] for path in (replays.folder / ".unfinished").iterdir()) == ["one-p0001", "uno-p0001"]
+    forget_checkpoints(replays, found)
+    assert [path.name[:9] for path in (replays.folder / ".unfinished").iterdir()] == ["one-p0001"]
 
 
 class Dying:
