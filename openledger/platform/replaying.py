@@ -17,6 +17,7 @@ Shapes: R rows of the run, T targets.
 """
 
 import fcntl
+import json
 import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,7 +37,7 @@ from openledger.attribution.planner import plan_replay
 from openledger.attribution.replay import Replay
 from openledger.attribution.row_scores import RowScores, brought_to_bank, document, read_document
 from openledger.core.errors import NotFound, OpenLedgerError
-from openledger.core.files import write_durably
+from openledger.core.files import write_durably, write_json_durably
 from openledger.core.hashing import digest_bytes, digest_json
 from openledger.core.ids import check_name
 from openledger.core.money import NANO_PER_OPEN
@@ -136,9 +137,8 @@ def _shared_with(adapter: RegisteredAdapter) -> list[str]:
 
 
 def targets_of(part: "AdapterAttribution", measured: Measurement) -> dict[str, Target]:
-    """The sums that are replayed, by their part of the pool. Weights have six digits: an engine's last bits in an
-    answer's gain must not make another replay of a settlement that is taken up again."""
-    weights = [float(f"{nano / NANO_PER_OPEN:.6g}") for nano in measured.counted_nano]
+    """The sums that are replayed, by their part of the pool."""
+    weights = [nano / NANO_PER_OPEN for nano in measured.counted_nano]
     use = tuple((answer, weight) for answer, weight in zip(part.answers, weights, strict=True) if weight)
     held_out = tuple((row, 1.0) for row in part.held_out)
     return {name: target for name, target in (("use", use), ("improvement", held_out)) if target}
@@ -178,7 +178,8 @@ def _replay(
     served = registry.find_digest(part.digest)
     card = load_card(Path(served.folder))
     rows = _rows_of_run(Path(served.folder), replays.rows_of(card))
-    folder = _begin(replays.folder, f"{_name(part, found)}-", list(targets.values()))
+    folder = _begin(replays.folder, f"{_name(part, found)}-", part, found.left_out)
+    targets = _first_targets(folder, part, targets)
     asked = hosts(card.base_digest).replay.remote(served.folder, rows, list(targets.values()), str(folder))
     told: Replay = ray.get(asked)
     whose = {entry.row_id: entry.contributor_id for entry in measured.entries}
@@ -228,14 +229,28 @@ def _scores(
     return brought_to_bank(this_run_R, ordered, [contributor for _, contributor in named])
 
 
-def _begin(folder: Path, name: str, targets: Sequence[Target]) -> Path:
-    """The folder of this replay's checkpoints; what is left of another one of the same pool is removed."""
-    sums = [[[answer.answer_id, repr(weight)] for answer, weight in target] for target in targets]
-    own = _unfinished(folder) / f"{name}{digest_json(sums)[:16]}"
+def _begin(folder: Path, name: str, part: "AdapterAttribution", left_out: Sequence[str] | None) -> Path:
+    """The folder of this replay's checkpoints, called by the answers; what is left of another one of the same pool is
+    removed."""
+    answers = [[answer.answer_id for answer in answers] for answers in (part.answers, part.held_out)]
+    own = _unfinished(folder) / f"{name}{digest_json([*answers, sorted(left_out or ())])[:16]}"
     for other in own.parent.glob(f"{name}*"):
         if other != own:
             shutil.rmtree(other, ignore_errors=True)
     return own
+
+
+def _first_targets(folder: Path, part: "AdapterAttribution", targets: Mapping[str, Target]) -> dict[str, Target]:
+    """`targets`, or those that the replay in `folder` was begun with: an engine's last bits in an answer's gain are
+    others when it is measured again, and must not make another replay of it."""
+    path = folder / "targets.json"
+    if not path.exists():
+        weights = {name: [[answer.answer_id, weight] for answer, weight in each] for name, each in targets.items()}
+        write_json_durably(path, weights)
+    answers = {"use": part.answers, "improvement": part.held_out}
+    known = {name: {answer.answer_id: answer for answer in each} for name, each in answers.items()}
+    kept = json.loads(path.read_text())
+    return {name: tuple((known[name][answer_id], weight) for answer_id, weight in kept[name]) for name in kept}
 
 
 def _unfinished(folder: Path) -> Path:

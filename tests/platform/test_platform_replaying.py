@@ -182,6 +182,13 @@ def test_a_settlement_that_died_before_it_paid_replays_nothing_again(world, mark
     again = replayed(world.attribute(pool), lambda _: world.host, world.registry, replays)
     assert {path.name: path.stat().st_mtime_ns for path in kept.iterdir()} == before
     assert again.scores == first.scores
+    weighed = found.parts[0].measured
+    other_bits = replace(weighed, weights_nano=[nano + nano // 10**5 + 1 for nano in weighed.weights_nano])
+    other_bits = replace(found.parts[0], measured=other_bits)
+    assert targets_of(other_bits, other_bits.measured) != targets_of(found.parts[0], weighed)
+    same = replayed(replace(found, parts=(other_bits,)), lambda _: world.host, world.registry, replays)
+    assert {path.name: path.stat().st_mtime_ns for path in kept.iterdir()} == before
+    assert same.scores.quality["replay"] == "exact"
     changed = replace(pool, answers=pool.answers[1:])  # a verdict came between
     replayed(world.attribute(changed), lambda _: world.host, world.registry, replays)
     (other,) = (replays.folder / ".unfinished").iterdir()
