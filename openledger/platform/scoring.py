@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import ray
+from ray.serve.exceptions import RayServeException
 
 from openledger.adapters.registry import AdapterRegistry, RegisteredAdapter
 from openledger.attribution.bank_folder import KeptBank, member_adapters
@@ -42,6 +43,8 @@ _TRIES = 3
 _PAUSE_S = 1.0
 _CALL_S = 900.0  # scoring has 3 % of an engine's time where people never leave a gap
 _IN_FLIGHT = 4
+_LOST = (ray.exceptions.RayError, RayServeException, OSError)
+_TOO_SLOW = "scorer_too_slow"
 _SAMPLED_ANSWERS = 4
 
 
@@ -67,15 +70,15 @@ class EngineScorer:
         """See `core.scoring.Scorer`. Raises Unavailable (`base_not_served`, `scorer_lost`), and what the engine says is
         wrong with the adapter or the answer."""
         engine = self._engine(self._base_of(adapter_digests))
-        return self._asked(partial(engine.score.remote, prompt_ids, completion_ids, adapter_digests))
+        return _scores(self._asked(partial(engine.score.remote, prompt_ids, completion_ids, adapter_digests)))
 
     def precision(self, base_digest: str) -> str:
         """What a replica of the base's engine computes with (`precision_of`). Another may have chosen otherwise."""
         return precision_of(self._description(base_digest))
 
     def num_members_at_once(self, base_digest: str) -> int:
-        """As many as half of the engine's slots hold."""
-        return max(1, int(self._description(base_digest)["max_resident"]) // 2)
+        """As many as half of the engine's slots hold, and no more than those that no pinned adapter keeps."""
+        return max(1, min(int(self._description(base_digest)["max_resident"]) // 2, self._free_slots(base_digest)))
 
     def score_members(self, base_digest: str, members: Sequence[tuple[str, Path]], answers: Sequence[Answer]) -> Array:
         """Mean log-likelihood per token of each answer under each of `members` (digest and folder), [M, Q], in float32.
@@ -83,28 +86,37 @@ class EngineScorer:
         where any replica that is asked computes in less."""
         engine, size = self._engine(base_digest), self.num_members_at_once(base_digest)
         chunks = [members[begin : begin + size] for begin in range(0, len(members), size)]
-        return np.concatenate([self._score_some(engine, chunk, answers) for chunk in chunks])
+        in_flight = (
+            _IN_FLIGHT if self._free_slots(base_digest) >= 2 * size else 1
+        )  # or they wait for each other's slots
+        return np.concatenate([self._score_some(engine, chunk, answers, in_flight) for chunk in chunks])
 
-    def _score_some(self, engine: Any, members: Sequence[tuple[str, Path]], answers: Sequence[Answer]) -> Array:
+    def _free_slots(self, base_digest: str) -> int:
+        told = self._description(base_digest)
+        return int(told["max_resident"]) - len(told.get("pinned", ()))
+
+    def _score_some(
+        self, engine: Any, members: Sequence[tuple[str, Path]], answers: Sequence[Answer], in_flight: int
+    ) -> Array:
         digests = tuple(digest for digest, _ in members)
         places = {digest: str(folder) for digest, folder in members}
 
         def ask(answer: Answer) -> Array:
             call = partial(engine.score.remote, answer.prompt_ids, answer.completion_ids, digests, places, _EXACT)
-            return self._asked(call).mean(axis=1, dtype=np.float64)
+            return _scores(self._asked(call)).mean(axis=1, dtype=np.float64)
 
-        with ThreadPoolExecutor(_IN_FLIGHT, "settlement-scores") as threads:
+        with ThreadPoolExecutor(in_flight, "settlement-scores") as threads:
             return np.stack(list(threads.map(ask, answers)), axis=1)
 
-    def _asked(self, call: Callable[[], Any]) -> npt.NDArray[np.float32]:
+    def _asked(self, call: Callable[[], Any]) -> Any:
         """What a call gives. One that was lost with its replica is made again: Serve starts another. One that took too
         long isn't: the next would take as long."""
         for tries_left in reversed(range(_TRIES)):
             try:
-                return np.asarray(call().result(timeout_s=_CALL_S), dtype=np.float32)
+                return _result(call())
             except Exception as error:
                 found = _told(error)
-                may_pass = isinstance(found, Unavailable | TooManyRequests) and not isinstance(error, TimeoutError)
+                may_pass = isinstance(found, Unavailable | TooManyRequests) and found.code != _TOO_SLOW
                 if not tries_left or not may_pass:
                     raise found from error
             time.sleep(self._pause_s)
@@ -112,7 +124,7 @@ class EngineScorer:
 
     def _description(self, base_digest: str) -> Mapping[str, Any]:
         if base_digest not in self._told:
-            self._told[base_digest] = self._engine(base_digest).describe.remote().result(timeout_s=_CALL_S)
+            self._told[base_digest] = self._asked(self._engine(base_digest).describe.remote)
         return self._told[base_digest]
 
     def _engine(self, base_digest: str) -> Any:
@@ -161,8 +173,13 @@ def bank_outcomes(
 
 
 def gains_stated(score: Any, base_digest: str) -> dict[str, str]:
-    """What told the gains over the base, where that was an engine."""
-    return {"gains_by": score.precision(base_digest)} if isinstance(score, EngineScorer) else {}
+    """What told the gains over the base, where that was an engine; "unknown" where none says so any more."""
+    if not isinstance(score, EngineScorer):
+        return {}
+    try:
+        return {"gains_by": score.precision(base_digest)}
+    except OpenLedgerError:
+        return {"gains_by": "unknown"}
 
 
 def _difference(
@@ -182,11 +199,29 @@ def _stated(scored_by: str, **others: str) -> dict[str, str]:
     return {"scored_by": scored_by, **{name: text for name, text in others.items() if text}}
 
 
-def _told(error: Exception) -> OpenLedgerError:
-    """What the replica raised, as itself; else that it was lost, or didn't answer in time."""
-    cause = getattr(error, "cause", error)
-    if isinstance(cause, OpenLedgerError):
+def _scores(told: Any) -> npt.NDArray[np.float32]:
+    return np.asarray(told, dtype=np.float32)
+
+
+def _result(response: Any) -> Any:
+    try:
+        return response.result(timeout_s=_CALL_S)
+    except TimeoutError as error:
+        response.cancel()  # or it goes on to take the engine's time
+        raise Unavailable(
+            f"the engine had not answered after {_CALL_S:g} s",
+            code=_TOO_SLOW,
+            fix="see how many of its slots are pinned and how busy it is, then settle again: nothing was paid",
+        ) from error
+
+
+def _told(error: Exception) -> Exception:
+    """What the replica raised, as itself; else that it was lost."""
+    cause = getattr(error, "cause", None) or error
+    if isinstance(cause, OpenLedgerError) or not isinstance(error, _LOST):
         return cause
+    if isinstance(error, ray.exceptions.RayTaskError):
+        return cause  # it lives, and something is wrong with what it was asked
     return Unavailable(
         f"the engine was lost while it scored an answer: {type(error).__name__}",
         code="scorer_lost",
