@@ -90,6 +90,7 @@ def settle(workdir: Workdir, base_models: Sequence[str], budget: tuple[int, int]
                 training_cost_nano=budget[1],
                 folder=workdir.rows,
                 rows_of=lambda card: pipeline.published(datanets, card.datanet, card.datanet_version)[1],
+                host_lost=hosts.end,
             )
         ray.get(economy.open_period.remote())
         try:

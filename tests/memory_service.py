@@ -296,7 +296,10 @@ class MemoryService:
                 return dict(answer)
         raise NotFound(f"there is no answer {answer_id!r}", code="unknown_answer", param="answer_id")
 
-    async def row_scores(self, adapter: str, period: str, *, contributor: str = "", limit: int = 100) -> dict[str, Any]:
+    async def row_scores(
+        self, adapter: str, period: str, *, account: str = "", contributor: str = "", limit: int = 100
+    ) -> dict[str, Any]:
+        self.rows_asked_by = account
         if not self.told.get("row_scores"):
             raise NotFound("no rows' scores are kept", code="no_row_scores", param="period")
         told = self.told["row_scores"]

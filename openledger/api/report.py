@@ -33,4 +33,4 @@ async def get_row_scores(
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> Response:
     pool = check_name(adapter, "adapter"), check_name(period, "period")
-    return json_response(await service.row_scores(*pool, contributor=contributor, limit=limit))
+    return json_response(await service.row_scores(*pool, account=account, contributor=contributor, limit=limit))

@@ -57,6 +57,7 @@ REPLAY_FORMAT = "openledger.replay/1"
 KEEP_BYTES = 2 << 30
 # Rows of one double backward. Fewer than a batch, grouped by length: less padding, and what it touches fits the cache.
 PASS_ROWS = 8
+PASS_TOKENS = 2048  # with the padding, of one pass: its memory, which rows alone don't bound; a longer row is alone
 
 Target = Sequence[tuple[Any, float]]  # queries with their weights
 OnStep = Callable[[int, int], None]
@@ -362,9 +363,9 @@ class _Run:
             )
         self._stand_at(state.parameters)
         hessian_TP = torch.zeros_like(gradient_TP)
-        batch = sorted(self.batches[step], key=lambda row: self.examples[row].num_tokens)
-        for start in range(0, len(batch), self._pass_rows):
-            part = batch[start : start + self._pass_rows]
+        batch = self.batches[step]
+        for places in self._passes([self.examples[row].num_tokens for row in batch]):
+            part = [batch[place] for place in places]
             product_TP, scores_TB = self._double_backward(part, len(batch), gradient_TP)
             if not bool(product_TP.isfinite().all() and scores_TB.isfinite().all()):
                 raise self._not_finite(step, part, len(batch), gradient_TP)
@@ -372,6 +373,17 @@ class _Run:
             adjoint.scores_RT[part] += scores_TB.T.double().cpu()
         direct_3TP[0] += hessian_TP
         adjoint.state_3TP, adjoint.step = direct_3TP, step
+
+    def _passes(self, lengths: Sequence[int]) -> Iterator[list[int]]:
+        """The places of `lengths`, the shortest first, in parts that one pass may take."""
+        part: list[int] = []
+        for place in sorted(range(len(lengths)), key=lengths.__getitem__):
+            if len(part) == self._pass_rows or (part and (len(part) + 1) * lengths[place] > PASS_TOKENS):
+                yield part
+                part = []
+            part.append(place)
+        if part:
+            yield part
 
     def pieces(self, vector_P: torch.Tensor) -> Tensors:
         """A vector over all parameters as tensors of their shapes. Copies: kernels may compute other last bits on
@@ -463,10 +475,9 @@ class _Run:
         return torch.stack(products), torch.stack(scores)
 
     def _target_gradient(self, target: Target) -> tuple[float, torch.Tensor]:
-        ordered = sorted(target, key=lambda pair: pair[0].num_tokens)
         value, gradient_P = 0.0, torch.zeros(self.num_parameters, dtype=self.like.dtype, device=self.like.device)
-        for start in range(0, len(ordered), self._pass_rows):
-            part = ordered[start : start + self._pass_rows]
+        for places in self._passes([query.num_tokens for query, _ in target]):
+            part = [target[place] for place in places]
             weight_B = torch.tensor([weight for _, weight in part], dtype=torch.float64, device=self.like.device)
             weighted_B = self.task.losses(self.module, [query for query, _ in part]) * -weight_B
             gradient_P += flat(torch.autograd.grad(weighted_B.sum(), list(self.parameters.values())))
@@ -653,7 +664,7 @@ def _identity(run: _Run, targets: Sequence[Target], also: str, pass_rows: int) -
             [repr(float(run.weights[row])) for row in run.rows],
             [[[_name(query), repr(float(weight))] for query, weight in target] for target in targets],
             digest_bytes(flat(list(run.parameters.values())).cpu().numpy().tobytes()),
-            pass_rows,
+            [pass_rows, PASS_TOKENS],
         ]
     )
 

@@ -30,6 +30,7 @@ import numpy.typing as npt
 from openledger.attribution.estimate import corrected_rows, group_sums
 from openledger.attribution.period import BankRows
 from openledger.core.errors import Corrupt
+from openledger.core.hashing import digest_bytes
 
 ROWS_FORMAT = "openledger.row-scores/1"
 _NANO = 10**9
@@ -86,10 +87,13 @@ def document(
     return json.dumps({"format": ROWS_FORMAT, **told}, indent=1, sort_keys=True).encode()
 
 
-def read_document(path: Path) -> dict[str, Any]:
-    """Raises Corrupt (`corrupt_row_scores`)."""
+def read_document(path: Path, digest: str) -> dict[str, Any]:
+    """The document of this digest. Raises Corrupt (`corrupt_row_scores`) where there is another, or none."""
     try:
-        found = json.loads(path.read_bytes())
+        data = path.read_bytes()
+        if digest_bytes(data) != digest:
+            raise ValueError("it isn't what the settlement names")
+        found = json.loads(data)
         if found["format"] != ROWS_FORMAT or not all(row["row_id"] and row["contributor_id"] for row in found["rows"]):
             raise ValueError("it is of another format")
     except (OSError, ValueError, KeyError, TypeError) as error:

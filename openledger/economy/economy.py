@@ -608,6 +608,12 @@ class Economy(Offices):
         pool = pool_account(adapter, period)
         return simulate_pool(settlement, self._ledger.usages(pool), self._ledger.verdicts(pool), parameters)
 
+    def settlement_quality(self, adapter: str, period: str) -> dict[str, str]:
+        """What a pool's settlement states of how its use was measured; empty where it isn't settled."""
+        entry = self._ledger.find(payout_id(adapter, period))
+        statement = {} if entry is None else self._ledger.batch(entry.seq).statement or {}
+        return dict(statement.get("parts", {}).get("use", {}).get("quality", {}))
+
     def close(self) -> None:
         self._db.close()
 

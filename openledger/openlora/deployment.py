@@ -112,8 +112,9 @@ class OpenLoRA:
         completion_ids: Sequence[int],
         adapter_digests: Sequence[str],
         places: Mapping[str, str] | None = None,
+        precision: str = "",
     ) -> npt.NDArray[np.float32]:
-        return await self._server.score(prompt_ids, completion_ids, adapter_digests, places)
+        return await self._server.score(prompt_ids, completion_ids, adapter_digests, places, precision)
 
     async def load(self, digest: str, place: str) -> None:
         await self._server.load(digest, place)

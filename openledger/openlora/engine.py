@@ -1,6 +1,6 @@
 """What an engine promises, so that the deployment can hold any of them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -128,6 +128,13 @@ def check_dtype(name: str, dtype: str, known: Sequence[str]) -> None:
     """Raises InvalidInput (`unknown_dtype`)."""
     if dtype not in known:
         raise InvalidInput(f"{name} is one of {', '.join(known)}, not {dtype!r}", code="unknown_dtype", param=name)
+
+
+def precision_of(described: Mapping[str, Any]) -> str:
+    """What an engine computes with, of its `describe`: "openlora float32", or with all that is less than that."""
+    kinds = (described["dtype"], described.get("adapter_dtype", described["dtype"]), described.get("weights", "exact"))
+    named = dict.fromkeys(kind for kind in kinds if kind != "exact")
+    return " ".join(["vllm" if described.get("engine") == "vllm" else "openlora", *named])
 
 
 def refusal(request_id: str, error: OpenLedgerError) -> TokenEvent:

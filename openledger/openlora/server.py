@@ -24,7 +24,7 @@ from openledger.adapters.registry import AdapterRegistry
 from openledger.core.errors import Conflict, OpenLedgerError, TooManyRequests, Unavailable
 from openledger.core.values import EmbeddingRequest, GenerationRequest, SamplingParameters, TokenEvent
 from openledger.openlora.admission import COST_OF_GENERATED, AdmissionLimits, FairQueue, Waiting
-from openledger.openlora.engine import Engine, Vectors
+from openledger.openlora.engine import Engine, Vectors, precision_of
 from openledger.openlora.ensembles import Places, check_ensemble, places_of
 from openledger.openlora.loading import AdapterLoader
 from openledger.openlora.merging import Fullness, MergeOptions
@@ -103,6 +103,7 @@ class AdapterServer:
         self._ended_s: deque[float] = deque()  # when those of the last seconds ended
         self._merging: asyncio.Task[None] | None = None
         self._closing = False
+        self._precision = ""  # told by the engine once somebody asks
 
     async def start(self, base_folder: Path | None = None) -> None:
         """Warm up: a token of the base model, and the pinned adapters; and measure what a step of the base in
@@ -147,10 +148,14 @@ class AdapterServer:
         completion_ids: Sequence[int],
         adapter_digests: Sequence[str],
         places: Mapping[str, str] | None = None,
+        precision: str = "",
     ) -> npt.NDArray[np.float32]:
         """As `core.scoring.Scorer`, a few adapters at a time between the steps of those who wait for an answer.
         `places` says where adapters are that the registry doesn't know: a bank's members, which nobody is served.
-        Raises NotFound, InvalidInput, or what is wrong with an adapter."""
+        With `precision` (of `precision_of`) only an engine that computes so tells: each replica chooses its own.
+        Raises NotFound, InvalidInput, Conflict (`other_precision`), or what is wrong with an adapter."""
+        if precision:
+            await self._check_precision(precision)
         for digest, place in (places or {}).items():
             self._loader.remember(digest, place)
         size = min(
@@ -164,6 +169,17 @@ class AdapterServer:
                 parts.append(await self._score_between_steps(prompt_ids, completion_ids, digests))
             self._pump()
         return np.concatenate(parts)
+
+    async def _check_precision(self, asked: str) -> None:
+        if not self._precision:
+            self._precision = precision_of(await self.describe())
+        if self._precision != asked:
+            raise Conflict(
+                f"this replica computes in {self._precision}, not in {asked}",
+                code="other_precision",
+                param="precision",
+                fix="deploy with the dtype float32, so that no replica chooses its own",
+            )
 
     async def embed(self, request: EmbeddingRequest, source: str = "") -> Vectors:
         """A vector for each input, as `Engine.embed`: as many at a time as a step has tokens, one time between two

@@ -43,6 +43,7 @@ class IndexHosts:
         return self._host[1]
 
     def end(self) -> None:
+        """The next one that is asked for is started anew; also where this one died by itself."""
         if self._host is not None:
             ray.kill(self._host[1])
             self._host = None

@@ -29,7 +29,6 @@ from openledger.core.values import (
     Verdict,
     Withdrawal,
 )
-from openledger.datanets.registry import DEFAULT_DISPLAY
 from openledger.economy.pricing import fee_id
 from openledger.ledger.proofs import encode_proof
 from openledger.ledger.receipts import encode_receipt
@@ -46,7 +45,7 @@ from openledger.platform.intake import Intake
 from openledger.platform.known_keys import KnownKeys
 from openledger.platform.owners import Owners
 from openledger.platform.removals import AffectedAdapter, affected_adapters, record_removal
-from openledger.platform.replaying import read_rows
+from openledger.platform.replaying import may_be_told, no_row_scores, read_rows
 from openledger.platform.report import audit_entry, datanet_entry, displayed, row_lines
 from openledger.platform.service import AdapterReceipt, AnswerEvent, Embedded, ModelEntry, NewAdapter, Receipt
 from openledger.platform.workdir import Workdir
@@ -407,10 +406,15 @@ class LiveService(Community, Owners):
             )
         return dict(found[0])
 
-    async def row_scores(self, adapter: str, period: str, *, contributor: str = "", limit: int = 100) -> dict[str, Any]:
-        found = await asyncio.to_thread(read_rows, self._workdir.rows, adapter, period)
+    async def row_scores(
+        self, adapter: str, period: str, *, account: str = "", contributor: str = "", limit: int = 100
+    ) -> dict[str, Any]:
+        quality = await self._ask("settlement_quality", adapter, period)
+        found = await asyncio.to_thread(read_rows, self._workdir.rows, adapter, period, quality)
+        if not self._may_ask(account, adapter) or not all(may_be_told(told, account) for told in found):
+            raise no_row_scores(adapter, period)
         displays = await answered(self._datanets.displays.remote())
-        if "none" in {displays.get(name, DEFAULT_DISPLAY) for name in self._datanets_of(found, adapter)}:
+        if any(displays.get(told.get("datanet", ""), "none") == "none" for told in found):
             raise Forbidden(
                 f"the Datanet of {adapter} shows nobody its rows",
                 code="rows_not_displayed",
@@ -418,19 +422,16 @@ class LiveService(Community, Owners):
                 fix="its owner sets what is displayed; the contributor's own rows are known to him by their ids",
             )
         rows, has_more = row_lines(found, contributor, limit)
-        kept = [{name: told.get(name) for name in ("adapter_digest", "deviation", "corrected")} for told in found]
+        stated = "row_scores", "adapter_digest", "deviation", "corrected"
+        kept = [{name: told.get(name) for name in stated} for told in found]
         return {"adapter": adapter, "period": period, "adapters": kept, "rows": rows, "has_more": has_more}
 
-    def _datanets_of(self, documents: Sequence[Mapping[str, Any]], adapter: str) -> set[str]:
-        """Whose rows they are; an adapter that is registered no more is called after its Datanet."""
-        names = set()
-        for told in documents:
-            try:
-                terms = self._registry.find_digest(told["adapter_digest"]).terms
-            except NotFound:
-                terms = None
-            names.add(adapter if terms is None else terms.datanet)
-        return names
+    def _may_ask(self, account: str, adapter: str) -> bool:
+        """Also what is registered no more: there its documents say who may know of it."""
+        try:
+            return self._registry.get(adapter).may_be_asked_by(account)
+        except NotFound:
+            return True
 
 
 def _not_bought(account: str, answer_id: str) -> NotFound:

@@ -50,7 +50,7 @@ from openledger.platform.generations import index_views as index_views
 from openledger.platform.hosts import HostOf
 from openledger.platform.point_of_sale import check_offer, log_offer, purpose_of
 from openledger.platform.point_of_sale import check_plan as check_plan
-from openledger.platform.replaying import Replays, forget_checkpoints, replayed
+from openledger.platform.replaying import Replays, forget_checkpoints, one_at_a_time, replayed
 from openledger.training.examples import fitting_rows
 from openledger.training.members import Member
 from openledger.training.recipe import Recipe
@@ -503,12 +503,17 @@ def settle_pool(
 ) -> tuple[PeriodAttribution, Settlement]:
     """Attribute one pool and pay it, withdrawn and removed rows too: the adapter that answered was trained on them.
     With `replays` the settlement's replay is made before, where its fees buy it. Raises as `attribute` and `settle`."""
-    found = attribute(ray.get(economy.pool.remote(adapter, period)), hosts, score, registry, indexes)
     if replays is None:
+        found = attribute(ray.get(economy.pool.remote(adapter, period)), hosts, score, registry, indexes)
         return found, settle(economy, found)
-    found = replayed(found, hosts, registry, replays)
-    settlement = settle(economy, found)
-    forget_checkpoints(replays, found)
+    with one_at_a_time(replays, adapter, period):
+        found = attribute(ray.get(economy.pool.remote(adapter, period)), hosts, score, registry, indexes)
+        if stated := ray.get(economy.settlement_quality.remote(adapter, period)):  # by whom this one waited for
+            found = replace(found, scores=replace(found.scores, quality=stated))
+        else:
+            found = replayed(found, hosts, registry, replays)
+        settlement = settle(economy, found)
+        forget_checkpoints(replays, found)
     return found, settlement
 
 

@@ -6,14 +6,22 @@ through the adapter's own run (`attribution.replay`), in the index actor. It is 
 (`attribution.planner.plan_replay`), before the pool is paid, so that the settlement names the digest of the row scores.
 Nobody's pay depends on it: where it isn't bought or can't be made, the settlement says so and the pool is paid.
 
-    FOLDER/NAME/PERIOD-ADAPTER.json            the row scores (`attribution.row_scores`)
-    FOLDER/.unfinished/PERIOD-ADAPTER-.../     the replay's checkpoints, until the pool is settled
+    FOLDER/NAME/PERIOD-DIGEST.json                  row scores (`attribution.row_scores`), by their own digest
+    FOLDER/.unfinished/NAME-PERIOD-ADAPTER-.../     the replay's checkpoints, until the pool is settled
+    FOLDER/.locks/NAME-PERIOD                       held by the job that settles the pool
+
+A document is called by its content, so that no later replay overwrites what a settlement named. Only what one names is
+told to anybody.
 
 Shapes: R rows of the run, T targets.
 """
 
+import fcntl
+import json
+import logging
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,13 +31,13 @@ import numpy.typing as npt
 import ray
 
 from openledger.adapters.card import AdapterCard, load_card
-from openledger.adapters.registry import AdapterRegistry
+from openledger.adapters.registry import AdapterRegistry, RegisteredAdapter
 from openledger.attribution.period import BankRows, Measurement
 from openledger.attribution.planner import plan_replay
 from openledger.attribution.replay import Replay
 from openledger.attribution.row_scores import RowScores, brought_to_bank, document, read_document
 from openledger.core.errors import NotFound, OpenLedgerError
-from openledger.core.files import write_durably
+from openledger.core.files import write_durably, write_json_durably
 from openledger.core.hashing import digest_bytes, digest_json
 from openledger.core.ids import check_name
 from openledger.core.money import NANO_PER_OPEN
@@ -40,18 +48,21 @@ from openledger.training.record import load_run
 if TYPE_CHECKING:  # it settles with what is here
     from openledger.platform.pipeline import AdapterAttribution, PeriodAttribution
 
+_logger = logging.getLogger(__name__)
 Target = tuple[tuple[Answer, float], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replays:
     """What settlements replay with: `share_ppm` of an adapter's fees of the period, where one training of it costs
-    `training_cost_nano`. `rows_of` gives the rows of an adapter's Datanet version that are still there."""
+    `training_cost_nano`. `rows_of` gives the rows of an adapter's Datanet version that are still there. `host_lost` is
+    called where a replay ended the index actor that it ran in, so that the next pool is measured in another."""
 
     share_ppm: int
     training_cost_nano: int
     folder: Path
     rows_of: Callable[[AdapterCard], Sequence[Row]]
+    host_lost: Callable[[], None] = lambda: None
 
 
 def replayed(
@@ -64,6 +75,18 @@ def replayed(
     return replace(found, scores=replace(found.scores, quality={**found.scores.quality, **told}))
 
 
+@contextmanager
+def one_at_a_time(replays: Replays, adapter: str, period: str) -> Iterator[None]:
+    """One job replays, settles and forgets a pool's checkpoints, and another one waits until it has: or each would
+    remove what the other goes on from."""
+    name = f"{check_name(adapter, 'adapter')}-{check_name(period, 'period')}"
+    folder = replays.folder / ".locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / name).open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
 def forget_checkpoints(replays: Replays, found: "PeriodAttribution") -> None:
     """Once the pool is settled, they are of no more use."""
     for part in found.parts:
@@ -71,31 +94,51 @@ def forget_checkpoints(replays: Replays, found: "PeriodAttribution") -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def rows_path(folder: Path, name: str, period: str, adapter_digest: str) -> Path:
-    """Where the row scores of an adapter's answers in a period are kept."""
-    return folder / check_name(name, "adapter") / f"{check_name(period, 'period')}-{adapter_digest[:24]}.json"
+def rows_path(folder: Path, name: str, period: str, digest: str) -> Path:
+    """Where the row scores of `digest` are kept, of an adapter's answers in a period."""
+    file = f"{check_name(period, 'period')}-{check_name(digest, 'digest')[:24]}.json"
+    return folder / check_name(name, "adapter") / file
 
 
-def read_rows(folder: Path, name: str, period: str) -> list[dict[str, Any]]:
-    """What is kept of a settled pool's rows: a document for each adapter that was sold as `name`. Raises NotFound
-    (`no_row_scores`), Corrupt (`corrupt_row_scores`)."""
-    pattern = rows_path(folder, name, period, "*")
-    found = [read_document(path) for path in sorted(pattern.parent.glob(pattern.name))]
-    if not found:
-        raise NotFound(
-            f"no rows' scores of {name} in {period} are kept",
-            code="no_row_scores",
-            param="period",
-            fix="they are made where the operator settles with jobs/settle.py --replay-share and the fees buy a replay;"
-            " the settlement's quality says what became of it",
-        )
-    return found
+def read_rows(folder: Path, name: str, period: str, quality: Mapping[str, str]) -> list[dict[str, Any]]:
+    """What is kept of a settled pool's rows: a document for each adapter that was sold as `name`, each with its digest
+    as `row_scores`. `quality` is what the settlement states, which names them. Raises NotFound (`no_row_scores`),
+    Corrupt (`corrupt_row_scores`)."""
+    digests = [digest for stated, digest in sorted(quality.items()) if stated.rpartition(".")[2] == "row_scores"]
+    if not digests:
+        raise no_row_scores(name, period)
+    return [
+        {**read_document(rows_path(folder, name, period, digest), digest), "row_scores": digest} for digest in digests
+    ]
+
+
+def no_row_scores(name: str, period: str) -> NotFound:
+    """The same where there are none, and where whoever asks may not know of the adapter."""
+    return NotFound(
+        f"no rows' scores of {name} in {period} are kept",
+        code="no_row_scores",
+        param="period",
+        fix="they are made where the operator settles with jobs/settle.py --replay-share and the fees buy a replay;"
+        " the settlement's quality says what became of it",
+    )
+
+
+def may_be_told(document: Mapping[str, Any], account: str) -> bool:
+    """Whether `account` (empty: nobody's) could ask the adapter when it was settled. It may be registered no more by
+    now, or another under its name."""
+    shared_with = document.get("shared_with")
+    return shared_with is not None and (not shared_with or account in shared_with)
+
+
+def _shared_with(adapter: RegisteredAdapter) -> list[str]:
+    """The accounts that may ask it; empty: everybody."""
+    owner = [] if adapter.terms is None else [adapter.terms.owner_account]
+    return sorted({*adapter.shared_with, *owner}) if adapter.shared_with else []
 
 
 def targets_of(part: "AdapterAttribution", measured: Measurement) -> dict[str, Target]:
-    """The sums that are replayed, by their part of the pool. Weights have six digits: an engine's last bits in an
-    answer's gain must not make another replay of a settlement that is taken up again."""
-    weights = [float(f"{nano / NANO_PER_OPEN:.6g}") for nano in measured.counted_nano]
+    """The sums that are replayed, by their part of the pool."""
+    weights = [nano / NANO_PER_OPEN for nano in measured.counted_nano]
     use = tuple((answer, weight) for answer, weight in zip(part.answers, weights, strict=True) if weight)
     held_out = tuple((row, 1.0) for row in part.held_out)
     return {name: target for name, target in (("use", use), ("improvement", held_out)) if target}
@@ -114,7 +157,10 @@ def _stated(
         return {"replay": plan.says}
     try:
         return _replay(found, part, measured, targets, hosts, registry, replays)
-    except (OpenLedgerError, ray.exceptions.RayError) as error:
+    except Exception as error:  # whatever it was (a full disk, a damaged folder): the pool is to be paid
+        _logger.exception("the replay of %s in %s failed", found.scores.adapter, found.scores.period)
+        if isinstance(error, ray.exceptions.RayError) and not isinstance(error, ray.exceptions.RayTaskError):
+            replays.host_lost()
         return {"replay": f"failed: {_reason(error)}"}
 
 
@@ -132,7 +178,8 @@ def _replay(
     served = registry.find_digest(part.digest)
     card = load_card(Path(served.folder))
     rows = _rows_of_run(Path(served.folder), replays.rows_of(card))
-    folder = _begin(replays.folder, f"{_name(part, found)}-", list(targets.values()))
+    folder = _begin(replays.folder, f"{_name(part, found)}-", part, found.left_out)
+    targets = _first_targets(folder, part, targets)
     asked = hosts(card.base_digest).replay.remote(served.folder, rows, list(targets.values()), str(folder))
     told: Replay = ray.get(asked)
     whose = {entry.row_id: entry.contributor_id for entry in measured.entries}
@@ -142,9 +189,14 @@ def _replay(
         each: _scores(told.scores_RT[:, number].astype(np.float64), banks[each], measured, named)
         for number, each in enumerate(targets)
     }
-    stated = {"deviation": told.deviation, "steps": told.num_steps, "corrected": banks["use"] is not None}
+    stated: dict[str, Any] = {
+        "deviation": told.deviation,
+        "steps": told.num_steps,
+        "corrected": banks["use"] is not None,
+    }
+    stated |= {"datanet": card.datanet, "shared_with": _shared_with(served)}
     text = document(name, period, part.digest, named, parts, stated)
-    write_durably(rows_path(replays.folder, name, period, part.digest), text)
+    write_durably(rows_path(replays.folder, name, period, digest_bytes(text)), text)
     exact = "exact" if told.deviation == 0 else f"off by up to {told.deviation:.2g} in a weight"
     return {"replay": exact, "row_scores": digest_bytes(text)}
 
@@ -177,14 +229,28 @@ def _scores(
     return brought_to_bank(this_run_R, ordered, [contributor for _, contributor in named])
 
 
-def _begin(folder: Path, name: str, targets: Sequence[Target]) -> Path:
-    """The folder of this replay's checkpoints; what is left of another one of the same pool is removed."""
-    sums = [[[answer.answer_id, repr(weight)] for answer, weight in target] for target in targets]
-    own = _unfinished(folder) / f"{name}{digest_json(sums)[:16]}"
+def _begin(folder: Path, name: str, part: "AdapterAttribution", left_out: Sequence[str] | None) -> Path:
+    """The folder of this replay's checkpoints, called by the answers; what is left of another one of the same pool is
+    removed."""
+    answers = [[answer.answer_id for answer in answers] for answers in (part.answers, part.held_out)]
+    own = _unfinished(folder) / f"{name}{digest_json([*answers, sorted(left_out or ())])[:16]}"
     for other in own.parent.glob(f"{name}*"):
         if other != own:
             shutil.rmtree(other, ignore_errors=True)
     return own
+
+
+def _first_targets(folder: Path, part: "AdapterAttribution", targets: Mapping[str, Target]) -> dict[str, Target]:
+    """`targets`, or those that the replay in `folder` was begun with: an engine's last bits in an answer's gain are
+    others when it is measured again, and must not make another replay of it."""
+    path = folder / "targets.json"
+    if not path.exists():
+        weights = {name: [[answer.answer_id, weight] for answer, weight in each] for name, each in targets.items()}
+        write_json_durably(path, weights)
+    answers = {"use": part.answers, "improvement": part.held_out}
+    known = {name: {answer.answer_id: answer for answer in each} for name, each in answers.items()}
+    kept = json.loads(path.read_text())
+    return {name: tuple((known[name][answer_id], weight) for answer_id, weight in kept[name]) for name in kept}
 
 
 def _unfinished(folder: Path) -> Path:
@@ -192,9 +258,11 @@ def _unfinished(folder: Path) -> Path:
 
 
 def _name(part: "AdapterAttribution", found: "PeriodAttribution") -> str:
-    return rows_path(Path(), found.scores.adapter, found.scores.period, part.digest).stem
+    name, period = check_name(found.scores.adapter, "adapter"), check_name(found.scores.period, "period")
+    return f"{name}-{period}-{part.digest[:24]}"
 
 
 def _reason(error: Exception) -> str:
-    cause = getattr(error, "cause", error)
-    return f"{cause.code}: {cause.message}" if isinstance(cause, OpenLedgerError) else type(error).__name__
+    """An error's code and words, where they are ours; its type, where they may say anything."""
+    cause = getattr(error, "cause", None) or error
+    return f"{cause.code}: {cause.message}" if isinstance(cause, OpenLedgerError) else type(cause).__name__

@@ -5,12 +5,13 @@ members of an adapter's bank are asked there too, by digest and folder: no name 
 customer can ask for it. Scoring goes in packed prefills that give way to whoever waits for an answer.
 
 A bank's members differ by little, so what says them apart must compute as their training did: in float32, with the
-base's weights as they are. Where the engine serves in less, where none serves, where it is lost on the way, or where a
-sample of what it says is more than `TOLERANCE_NATS` from what the bank's own code says, that code (`training.packed`,
-in the index actor) says all of it: never a part, for two scorers' rounding must not stand in one regression. Which of
-them it was, and why, stands in the settlement (`scored_by`, `scored_because`).
+base's weights as they are. Each call says so, for every replica chooses its own precision: one that has less refuses.
+Where the engine serves in less, where none serves, where it is lost on the way, or where a sample of what it says is
+more than `TOLERANCE_NATS` from what the bank's own code says, that code (`training.packed`, in the index actor) says
+all of it: never a part, for two scorers' rounding must not stand in one regression. Which of them it was, and why,
+stands in the settlement (`scored_by`, `scored_because`).
 
-Shapes: M members of a bank, Q answers.
+Shapes: M members of a bank, K of them in a sample, Q answers.
 """
 
 import time
@@ -25,11 +26,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import ray
+from ray.serve.exceptions import RayServeException
 
 from openledger.adapters.registry import AdapterRegistry, RegisteredAdapter
 from openledger.attribution.bank_folder import KeptBank, member_adapters
 from openledger.core.errors import NotFound, OpenLedgerError, TooManyRequests, Unavailable
 from openledger.core.values import Answer
+from openledger.openlora.engine import precision_of
 
 Array = npt.NDArray[np.float64]
 
@@ -40,6 +43,8 @@ _TRIES = 3
 _PAUSE_S = 1.0
 _CALL_S = 900.0  # scoring has 3 % of an engine's time where people never leave a gap
 _IN_FLIGHT = 4
+_LOST = (ray.exceptions.RayError, RayServeException, OSError)
+_TOO_SLOW = "scorer_too_slow"
 _SAMPLED_ANSWERS = 4
 
 
@@ -65,42 +70,53 @@ class EngineScorer:
         """See `core.scoring.Scorer`. Raises Unavailable (`base_not_served`, `scorer_lost`), and what the engine says is
         wrong with the adapter or the answer."""
         engine = self._engine(self._base_of(adapter_digests))
-        return self._asked(partial(engine.score.remote, prompt_ids, completion_ids, adapter_digests))
+        return _scores(self._asked(partial(engine.score.remote, prompt_ids, completion_ids, adapter_digests)))
 
     def precision(self, base_digest: str) -> str:
-        """What the base's engine computes with: "openlora float32", or with all that is less than that."""
-        told = self._description(base_digest)
-        kinds = (told["dtype"], told.get("adapter_dtype", told["dtype"]), told.get("weights", "exact"))
-        named = dict.fromkeys(kind for kind in kinds if kind != "exact")
-        return " ".join(["vllm" if told.get("engine") == "vllm" else "openlora", *named])
+        """What a replica of the base's engine computes with (`precision_of`). Another may have chosen otherwise."""
+        return precision_of(self._description(base_digest))
+
+    def num_members_at_once(self, base_digest: str) -> int:
+        """As many as half of the engine's slots hold, and no more than those that no pinned adapter keeps."""
+        return max(1, min(int(self._description(base_digest)["max_resident"]) // 2, self._free_slots(base_digest)))
 
     def score_members(self, base_digest: str, members: Sequence[tuple[str, Path]], answers: Sequence[Answer]) -> Array:
-        """Mean log-likelihood per token of each answer under each of `members` (digest and folder), [M, Q]. As many at
-        a time as half of the engine's slots hold, each brought there once. Raises as `__call__`."""
-        engine, half = self._engine(base_digest), max(1, int(self._description(base_digest)["max_resident"]) // 2)
-        chunks = [members[begin : begin + half] for begin in range(0, len(members), half)]
-        return np.concatenate([self._score_some(engine, chunk, answers) for chunk in chunks])
+        """Mean log-likelihood per token of each answer under each of `members` (digest and folder), [M, Q], in float32.
+        `num_members_at_once`, each brought into a slot once. Raises as `__call__`, and Conflict (`other_precision`)
+        where any replica that is asked computes in less."""
+        engine, size = self._engine(base_digest), self.num_members_at_once(base_digest)
+        chunks = [members[begin : begin + size] for begin in range(0, len(members), size)]
+        in_flight = (
+            _IN_FLIGHT if self._free_slots(base_digest) >= 2 * size else 1
+        )  # or they wait for each other's slots
+        return np.concatenate([self._score_some(engine, chunk, answers, in_flight) for chunk in chunks])
 
-    def _score_some(self, engine: Any, members: Sequence[tuple[str, Path]], answers: Sequence[Answer]) -> Array:
+    def _free_slots(self, base_digest: str) -> int:
+        told = self._description(base_digest)
+        return int(told["max_resident"]) - len(told.get("pinned", ()))
+
+    def _score_some(
+        self, engine: Any, members: Sequence[tuple[str, Path]], answers: Sequence[Answer], in_flight: int
+    ) -> Array:
         digests = tuple(digest for digest, _ in members)
         places = {digest: str(folder) for digest, folder in members}
 
         def ask(answer: Answer) -> Array:
-            call = partial(engine.score.remote, answer.prompt_ids, answer.completion_ids, digests, places)
-            return self._asked(call).mean(axis=1, dtype=np.float64)
+            call = partial(engine.score.remote, answer.prompt_ids, answer.completion_ids, digests, places, _EXACT)
+            return _scores(self._asked(call)).mean(axis=1, dtype=np.float64)
 
-        with ThreadPoolExecutor(_IN_FLIGHT, "settlement-scores") as threads:
+        with ThreadPoolExecutor(in_flight, "settlement-scores") as threads:
             return np.stack(list(threads.map(ask, answers)), axis=1)
 
-    def _asked(self, call: Callable[[], Any]) -> npt.NDArray[np.float32]:
+    def _asked(self, call: Callable[[], Any]) -> Any:
         """What a call gives. One that was lost with its replica is made again: Serve starts another. One that took too
         long isn't: the next would take as long."""
         for tries_left in reversed(range(_TRIES)):
             try:
-                return np.asarray(call().result(timeout_s=_CALL_S), dtype=np.float32)
+                return _result(call())
             except Exception as error:
                 found = _told(error)
-                may_pass = isinstance(found, Unavailable | TooManyRequests) and not isinstance(error, TimeoutError)
+                may_pass = isinstance(found, Unavailable | TooManyRequests) and found.code != _TOO_SLOW
                 if not tries_left or not may_pass:
                     raise found from error
             time.sleep(self._pause_s)
@@ -108,7 +124,7 @@ class EngineScorer:
 
     def _description(self, base_digest: str) -> Mapping[str, Any]:
         if base_digest not in self._told:
-            self._told[base_digest] = self._engine(base_digest).describe.remote().result(timeout_s=_CALL_S)
+            self._told[base_digest] = self._asked(self._engine(base_digest).describe.remote)
         return self._told[base_digest]
 
     def _engine(self, base_digest: str) -> Any:
@@ -150,38 +166,62 @@ def bank_outcomes(
         told_MQ = score.score_members(adapter.base_digest, members, answers)
     except Exception as error:  # noqa: BLE001 - whatever ended it, the bank's own code says the same
         return packed(_reason(error))
-    difference = _difference(told_MQ, host, adapter, bank, answers)
+    difference = _difference(told_MQ, host, adapter, bank, answers, score.num_members_at_once(adapter.base_digest))
     if not difference <= TOLERANCE_NATS:  # also where it is no number
         return packed(f"the engine differs by {difference:.2g} nats a token")
     return BankOutcomes(outcomes_MQ=told_MQ, stated=_stated(precision, scorer_difference=f"{difference:.1e}"))
 
 
 def gains_stated(score: Any, base_digest: str) -> dict[str, str]:
-    """What told the gains over the base, where that was an engine."""
-    return {"gains_by": score.precision(base_digest)} if isinstance(score, EngineScorer) else {}
+    """What told the gains over the base, where that was an engine; "unknown" where none says so any more."""
+    if not isinstance(score, EngineScorer):
+        return {}
+    try:
+        return {"gains_by": score.precision(base_digest)}
+    except OpenLedgerError:
+        return {"gains_by": "unknown"}
 
 
 def _difference(
-    told_MQ: Array, host: Any, adapter: RegisteredAdapter, bank: KeptBank, answers: Sequence[Answer]
+    told_MQ: Array, host: Any, adapter: RegisteredAdapter, bank: KeptBank, answers: Sequence[Answer], at_once: int
 ) -> float:
-    """How far apart the two scorers are at most, in a sample: one member's outcomes on a few answers over the pool."""
+    """How far apart the two scorers are at most, in a sample: of each `at_once` members that were asked together the
+    first one's outcomes on a few answers over the pool."""
     step = max(1, len(answers) // _SAMPLED_ANSWERS)
-    member = replace(bank, coalitions=bank.coalitions[:1])
-    own_1Q = ray.get(host.bank_outcomes.remote(adapter.folder, member, answers[::step][:_SAMPLED_ANSWERS]))
+    firsts = replace(bank, coalitions=bank.coalitions[::at_once])
+    own_KQ = ray.get(host.bank_outcomes.remote(adapter.folder, firsts, answers[::step][:_SAMPLED_ANSWERS]))
     if told_MQ.shape != (len(bank.coalitions), len(answers)) or not np.isfinite(told_MQ).all():
         return float("nan")
-    return float(np.abs(told_MQ[:1, ::step][:, :_SAMPLED_ANSWERS] - own_1Q).max())
+    return float(np.abs(told_MQ[::at_once, ::step][:, :_SAMPLED_ANSWERS] - own_KQ).max())
 
 
 def _stated(scored_by: str, **others: str) -> dict[str, str]:
     return {"scored_by": scored_by, **{name: text for name, text in others.items() if text}}
 
 
-def _told(error: Exception) -> OpenLedgerError:
-    """What the replica raised, as itself; else that it was lost, or didn't answer in time."""
-    cause = getattr(error, "cause", error)
-    if isinstance(cause, OpenLedgerError):
+def _scores(told: Any) -> npt.NDArray[np.float32]:
+    return np.asarray(told, dtype=np.float32)
+
+
+def _result(response: Any) -> Any:
+    try:
+        return response.result(timeout_s=_CALL_S)
+    except TimeoutError as error:
+        response.cancel()  # or it goes on to take the engine's time
+        raise Unavailable(
+            f"the engine had not answered after {_CALL_S:g} s",
+            code=_TOO_SLOW,
+            fix="see how many of its slots are pinned and how busy it is, then settle again: nothing was paid",
+        ) from error
+
+
+def _told(error: Exception) -> Exception:
+    """What the replica raised, as itself; else that it was lost."""
+    cause = getattr(error, "cause", None) or error
+    if isinstance(cause, OpenLedgerError) or not isinstance(error, _LOST):
         return cause
+    if isinstance(error, ray.exceptions.RayTaskError):
+        return cause  # it lives, and something is wrong with what it was asked
     return Unavailable(
         f"the engine was lost while it scored an answer: {type(error).__name__}",
         code="scorer_lost",

@@ -518,8 +518,12 @@ class Service(Protocol):
         """The report's entry for one answer, with its sources. Raises NotFound (`unknown_answer`)."""
         ...
 
-    async def row_scores(self, adapter: str, period: str, *, contributor: str = "", limit: int = 100) -> dict[str, Any]:
+    async def row_scores(
+        self, adapter: str, period: str, *, account: str = "", contributor: str = "", limit: int = 100
+    ) -> dict[str, Any]:
         """What the settlement's replay said of the rows of a pool: `rows` (`report.row_lines`), `has_more`, and of each
-        adapter that was sold under the name its `adapter_digest`, `deviation` and whether rows are `corrected`. Raises
-        NotFound (`no_row_scores`), Forbidden (`rows_not_displayed`) where the Datanet shows nobody its rows."""
+        adapter that was sold under the name its `adapter_digest`, `deviation`, whether rows are `corrected`, and the
+        digest of its document, which the settlement names (`row_scores`). Raises
+        NotFound (`no_row_scores`; also where `account` may not ask the adapter, empty: nobody's), Forbidden
+        (`rows_not_displayed`) where the Datanet shows nobody its rows, or isn't known."""
         ...

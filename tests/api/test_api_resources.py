@@ -186,6 +186,7 @@ def test_row_scores_are_of_one_pool_and_may_be_one_contributors(client: TestClie
     asked = "/v1/row_scores?adapter=os-docs&period=p1"
     told = client.get(asked).json()
     assert (told["adapter"], told["period"], told["rows"]) == ("os-docs", "p1", service.told["row_scores"]["rows"])
+    assert service.rows_asked_by == "user:alice"
     own = client.get(f"{asked}&contributor=ctr_os&limit=1").json()
     assert ([row["row_id"] for row in own["rows"]], own["has_more"]) == (["row_1"], False)
     assert client.get(asked, headers={"Authorization": ""}).status_code == 401

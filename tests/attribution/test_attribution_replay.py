@@ -139,6 +139,24 @@ def test_rows_of_a_double_backward_may_be_grouped_in_any_way(found):
     assert replay_points(pass_rows=3).scores_RT == pytest.approx(found.scores_RT, rel=1e-6)
 
 
+def test_one_pass_takes_no_more_tokens_however_long_rows_and_answers_are(found):
+    taken = []
+
+    class Counting(PointTask):
+        def losses(self, module, examples):
+            if len({id(example) for example in examples} & long) == len(examples):
+                taken.append(len(examples))
+            return super().losses(module, examples)
+
+    lengths = 900, 3000, 700, 600, 5
+    target = [(replace(query, num_tokens=tokens), 1.0) for query, tokens in zip(QUERIES, lengths, strict=True)]
+    long = {id(query) for query, _ in target}
+    said = replay_points(targets=[target], task=Counting())
+    assert taken == [2, 2, 1]  # 5 and 600 tokens; 700 and 900; 3000
+    plain = replay_points(targets=[[(replace(query, num_tokens=1), weight) for query, weight in target]])
+    assert said.scores_RT == pytest.approx(plain.scores_RT, rel=1e-6)
+
+
 def test_the_module_stands_where_it_stood(found):
     module, before = make_mlp(), make_mlp()
     replay_points(module)

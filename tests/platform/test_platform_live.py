@@ -7,6 +7,7 @@ import json
 import threading
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from ray.exceptions import ActorDiedError
@@ -25,6 +26,7 @@ from openledger.core.errors import (
     TooLarge,
     Unavailable,
 )
+from openledger.core.hashing import digest_bytes
 from openledger.core.signing import SigningKey
 from openledger.core.values import AdapterTerms, ContributorScores, RowDraft, SamplingParameters, TokenEvent
 from openledger.datanets.contribution import sign_contribution
@@ -684,12 +686,18 @@ async def test_an_answers_sources_are_told_as_the_datanets_policy_is_now(service
     assert (await service.datanet("greek"))["display"] == policy
 
 
-def keep_row_scores(tmp_path, adapter, *documents):
+def keep_row_scores(service, monkeypatch, adapter, *documents, **stated):
+    """As a settlement of p0001 that names them; the last one's path."""
+    quality = {}
     for number, rows in enumerate(documents):
         told = {"format": "openledger.row-scores/1", "adapter_digest": f"{number}" * 64, "deviation": 0.0, "rows": rows}
-        path = rows_path(tmp_path / "work" / "rows", adapter, "p0001", f"{number}" * 64)
+        text = json.dumps({**told, "datanet": "greek", "shared_with": [], **stated}).encode()
+        path = rows_path(
+            service._workdir.rows, adapter, "p0001", quality.setdefault(f"{number}.row_scores", digest_bytes(text))
+        )
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(told))
+        path.write_bytes(text)
+    monkeypatch.setattr(service._economy._target, "settlement_quality", lambda *_: quality)
     return path
 
 
@@ -697,9 +705,9 @@ def row_score(row_id, contributor, nano, kind="expected_nano"):
     return {"row_id": row_id, "contributor_id": contributor, "use": {kind: nano}}
 
 
-async def test_rows_that_moved_a_pool_most_come_first_of_all_adapters_that_were_sold(service, tmp_path):
+async def test_rows_that_moved_a_pool_most_come_first_of_all_adapters_that_were_sold(service, monkeypatch):
     first = [row_score("r1", "a", 5), row_score("r2", "b", -9)]
-    keep_row_scores(tmp_path, "greek", first, [row_score("r3", "a", 7, "this_run_nano")])
+    keep_row_scores(service, monkeypatch, "greek", first, [row_score("r3", "a", 7, "this_run_nano")])
     told = await service.row_scores("greek", "p0001", limit=2)
     assert ([row["row_id"] for row in told["rows"]], told["has_more"]) == (["r2", "r3"], True)
     assert [one["adapter_digest"] for one in told["adapters"]] == ["0" * 64, "1" * 64]
@@ -707,20 +715,72 @@ async def test_rows_that_moved_a_pool_most_come_first_of_all_adapters_that_were_
     assert ([row["row_id"] for row in own["rows"]], own["has_more"]) == (["r3", "r1"], False)
 
 
-async def test_rows_of_a_datanet_that_displays_none_are_refused(service, datanets, tmp_path):
+async def test_rows_of_a_datanet_that_displays_none_are_refused(service, datanets, monkeypatch):
     contributed(datanets)
-    keep_row_scores(tmp_path, "greek", [row_score("r1", "a", 5)])
-    datanets.set_display("greek", "none")
+    for name in ("greek", "sold-as-this"):  # the second is registered no more, and no Datanet has its name
+        keep_row_scores(service, monkeypatch, name, [row_score("r1", "a", 5)])
+        datanets.set_display("greek", "reference")
+        assert (await service.row_scores(name, "p0001"))["rows"]
+        datanets.set_display("greek", "none")
+        with pytest.raises(Forbidden) as caught:
+            await service.row_scores(name, "p0001")
+        assert caught.value.code == "rows_not_displayed"
+
+
+@pytest.mark.parametrize("datanet", ["", "gone"])
+async def test_rows_of_a_datanet_that_is_not_known_are_refused(service, monkeypatch, datanet):
+    keep_row_scores(service, monkeypatch, "greek", [row_score("r1", "a", 5)], datanet=datanet)
     with pytest.raises(Forbidden) as caught:
         await service.row_scores("greek", "p0001")
     assert caught.value.code == "rows_not_displayed"
 
 
-async def test_row_scores_that_are_not_kept_or_damaged_are_told(service, tmp_path):
+@pytest.mark.parametrize("shared_with", [["user:owner", "user:bob"], None])
+async def test_rows_of_an_adapter_that_was_shared_with_some_are_told_nobody_else(service, monkeypatch, shared_with):
+    keep_row_scores(service, monkeypatch, "gone", [row_score("r1", "a", 5)], shared_with=shared_with)
+    for account in ("", ACCOUNT, *([] if shared_with else ["user:bob"])):
+        with pytest.raises(NotFound) as caught:
+            await service.row_scores("gone", "p0001", account=account)
+        assert caught.value.code == "no_row_scores"
+    if shared_with:
+        assert (await service.row_scores("gone", "p0001", account="user:bob"))["rows"]
+
+
+async def test_rows_of_an_adapter_that_an_account_may_not_ask_by_now_are_not_told(service, monkeypatch):
+    keep_row_scores(service, monkeypatch, "greek", [row_score("r1", "a", 5)])
+    known = service._registry.get("greek")
+    service._registry.register("greek", Path(known.folder), DIGEST, known.terms, shared_with=("user:bob",))
+    with pytest.raises(NotFound) as caught:
+        await service.row_scores("greek", "p0001", account=ACCOUNT)
+    assert caught.value.code == "no_row_scores"
+    for account in ("user:bob", "user:owner"):
+        assert (await service.row_scores("greek", "p0001", account=account))["rows"]
+
+
+async def test_only_the_row_scores_that_a_settlement_names_are_told(service, economy, monkeypatch):
+    """An earlier job's, which didn't get to pay, lie beside them."""
+    settlement_quality = economy.settlement_quality
+    keep_row_scores(service, monkeypatch, "greek", [row_score("stale", "a", 5)])
+    named = keep_row_scores(service, monkeypatch, "greek", [row_score("r1", "a", 5)])
+    monkeypatch.setattr(economy, "settlement_quality", settlement_quality)
+    with pytest.raises(NotFound):
+        await service.row_scores("greek", "p0001")
+    await said(chat(service))
+    digest, measured = digest_bytes(named.read_bytes()), {"scores_nano": {}, "errors_nano": {}, "gain_nano": 0}
+    quality = {"replay": "exact", "row_scores": digest}
+    economy.settle(ContributorScores(adapter="greek", period="p0001", method="test/1", quality=quality, **measured), {})
+    told = await service.row_scores("greek", "p0001")
+    assert ([row["row_id"] for row in told["rows"]], told["adapters"][0]["row_scores"]) == (["r1"], digest)
+    named.write_bytes(named.read_bytes() + b" ")
+    with pytest.raises(Corrupt):
+        await service.row_scores("greek", "p0001")
+
+
+async def test_row_scores_that_are_not_kept_or_damaged_are_told(service, monkeypatch):
     with pytest.raises(NotFound) as caught:
         await service.row_scores("greek", "p0001")
     assert caught.value.code == "no_row_scores"
-    keep_row_scores(tmp_path, "greek", []).write_text("{}")
+    keep_row_scores(service, monkeypatch, "greek", []).write_text("{}")
     with pytest.raises(Corrupt) as caught:
         await service.row_scores("greek", "p0001")
     assert caught.value.code == "corrupt_row_scores"

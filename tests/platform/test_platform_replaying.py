@@ -1,5 +1,6 @@
 """The settlement's replay: made where fees buy it, brought to what is paid, taken up again where it was stopped."""
 
+import fcntl
 import json
 import os
 import signal
@@ -18,8 +19,9 @@ from openledger.attribution.replay import replay_run
 from openledger.core.hashing import digest_bytes
 from openledger.core.money import NANO_PER_OPEN
 from openledger.ledger import encode_proof, verify_proof
-from openledger.platform import pipeline
-from openledger.platform.replaying import Replays, replayed, rows_path, targets_of
+from openledger.platform import pipeline, replaying
+from openledger.platform.hosts import IndexHosts
+from openledger.platform.replaying import Replays, forget_checkpoints, read_rows, replayed, rows_path, targets_of
 from openledger.training.examples import encode_answer, encode_row
 from openledger.training.record import load_run
 
@@ -49,8 +51,9 @@ def settled(world, market, name, replays, people=PEOPLE):
     pool = market.sell(adapter.terms, rows_of(*people)[::3])
     measuring = lambda _: world.host, world.score, world.registry, world.indexes
     found, settlement = pipeline.settle_pool(Remote(market.economy), name, pool.period, *measuring, replays)
-    path = rows_path(replays.folder, name, pool.period, adapter.digest)
-    return found, settlement, json.loads(path.read_text()) if path.exists() else None
+    digest = found.scores.quality.get("row_scores")
+    told = read_rows(replays.folder, name, pool.period, found.scores.quality)[0] if digest else None
+    return found, settlement, told
 
 
 def by_contributor(rows, part, kind):
@@ -64,6 +67,7 @@ def test_rows_sum_to_what_their_contributors_are_paid_by(world, market):
     found, settlement, told = settled(world, market, "one", buying(world))
     assert found.scores.quality["replay"] == "exact"
     assert (told["deviation"], told["corrected"]) == (0, True)
+    assert (told["datanet"], told["shared_with"]) == ("one", [])
     record = load_run(Path(world.registry.get("one").folder))
     assert [row["row_id"] for row in told["rows"]] == list(record.row_ids)
     for part, scores in (("use", found.scores), ("improvement", found.improvement)):
@@ -77,7 +81,7 @@ def test_rows_sum_to_what_their_contributors_are_paid_by(world, market):
 
 def test_the_settlement_names_the_digest_of_the_row_scores_that_are_kept(world, market):
     found, settlement, _ = settled(world, market, "one", buying(world))
-    path = rows_path(world.folder / "rows", "one", settlement.period, world.registry.get("one").digest)
+    path = rows_path(world.folder / "rows", "one", settlement.period, found.scores.quality["row_scores"])
     assert found.scores.quality["row_scores"] == digest_bytes(path.read_bytes())
     proof = encode_proof(market.ledger.proof(next(iter(settlement.transfer_ids.values()))))
     stated = verify_proof(proof, market.ledger.verification_key()).statement["parts"]["use"]["quality"]
@@ -103,6 +107,12 @@ def test_what_is_told_of_this_run_is_its_replay_of_the_weighted_sum(world, marke
         assert np.allclose(nano, alone_RT[:, number] * 1e9, atol=1)
 
 
+def test_the_rows_say_who_could_ask_the_adapter_when_it_was_settled(world, market):
+    adapter = world.registry.get("one")
+    world.registry.register("one", Path(adapter.folder), adapter.digest, adapter.terms, shared_with=("user:bob",))
+    assert settled(world, market, "one", buying(world))[2]["shared_with"] == ["user:bob", "user:owner"]
+
+
 def test_fees_that_buy_none_are_said_and_the_pool_is_paid(world, market):
     found, settlement, told = settled(world, market, "one", buying(world, cost_nano=NANO_PER_OPEN))
     assert found.scores.quality["replay"].startswith("not bought: fees buy ")
@@ -121,6 +131,30 @@ def test_rows_that_are_gone_are_said_and_the_pool_is_paid(world, market):
     assert found.scores.quality["replay"].startswith("failed: rows_gone: ")
     assert told is None
     assert sum(settlement.payouts_nano.values()) == settlement.pool_nano > 0
+
+
+def refusing(error):
+    def refuse(*_):
+        raise error
+
+    return refuse
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyError("tokens")])
+def test_whatever_ends_a_replay_is_said_by_its_type_and_the_pool_is_paid(world, market, monkeypatch, caplog, error):
+    monkeypatch.setattr(replaying, "write_durably", refusing(error))
+    found, settlement, told = settled(world, market, "one", buying(world))
+    assert (found.scores.quality["replay"], told) == (f"failed: {type(error).__name__}", None)
+    assert "row_scores" not in found.scores.quality
+    assert sum(settlement.payouts_nano.values()) == settlement.pool_nano > 0
+    (logged,) = [record for record in caplog.records if record.name == replaying.__name__]
+    assert logged.exc_info[1] is error
+
+
+def test_what_ended_a_replay_in_its_actor_is_said_by_its_own_type(world, market):
+    error = ray.exceptions.RayTaskError("replay", "", OSError(28, "No space left on device"))
+    replays = replace(buying(world), rows_of=refusing(error), host_lost=refusing(AssertionError("it lives")))
+    assert settled(world, market, "one", replays)[0].scores.quality["replay"] == "failed: OSError"
 
 
 def test_a_run_that_ends_elsewhere_is_said_with_how_far_off_it_is(world, market):
@@ -148,10 +182,101 @@ def test_a_settlement_that_died_before_it_paid_replays_nothing_again(world, mark
     again = replayed(world.attribute(pool), lambda _: world.host, world.registry, replays)
     assert {path.name: path.stat().st_mtime_ns for path in kept.iterdir()} == before
     assert again.scores == first.scores
+    weighed = found.parts[0].measured
+    other_bits = replace(weighed, weights_nano=[nano + nano // 10**5 + 1 for nano in weighed.weights_nano])
+    other_bits = replace(found.parts[0], measured=other_bits)
+    assert targets_of(other_bits, other_bits.measured) != targets_of(found.parts[0], weighed)
+    same = replayed(replace(found, parts=(other_bits,)), lambda _: world.host, world.registry, replays)
+    assert {path.name: path.stat().st_mtime_ns for path in kept.iterdir()} == before
+    assert same.scores.quality["replay"] == "exact"
     changed = replace(pool, answers=pool.answers[1:])  # a verdict came between
     replayed(world.attribute(changed), lambda _: world.host, world.registry, replays)
     (other,) = (replays.folder / ".unfinished").iterdir()
     assert other != kept
+
+
+class Seen:
+    """An index actor whose replays are seen by `see`."""
+
+    def __init__(self, host, see):
+        self._host, self._see = host, see
+
+    def __getattr__(self, name):
+        return getattr(self._host, name)
+
+    @property
+    def replay(self):
+        self._see()
+        return self._host.replay
+
+
+def test_one_job_at_a_time_replays_settles_and_forgets_a_pool(world, market, monkeypatch):
+    replays, adapter, seen = buying(world), world.registry.get("one"), []
+
+    def is_held():
+        with next((replays.folder / ".locks").iterdir()).open() as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+
+    def forget(*given):
+        seen.append(("forgets", is_held()))
+        replaying.forget_checkpoints(*given)
+
+    monkeypatch.setattr(pipeline, "forget_checkpoints", forget)
+    host = Seen(world.host, lambda: seen.append(("replays", is_held())))
+    pool = market.sell(adapter.terms, rows_of(*PEOPLE)[::3])
+    measuring = lambda _: host, world.score, world.registry, world.indexes
+    first, paid = pipeline.settle_pool(Remote(market.economy), "one", pool.period, *measuring, replays)
+    assert (seen, is_held()) == ([("replays", True), ("forgets", True)], False)
+    again, told = pipeline.settle_pool(Remote(market.economy), "one", pool.period, *measuring, replays)
+    assert [what for what, _ in seen] == ["replays", "forgets", "forgets"]
+    assert (again.scores.quality, told.replayed) == (first.scores.quality, True)
+    assert told.payouts_nano == paid.payouts_nano
+
+
+def test_one_adapter_under_two_names_has_checkpoints_for_each(world, market):
+    replays, pool = buying(world), market.sell(world.registry.get("one").terms, rows_of(*PEOPLE)[::3])
+    for name, some in (("one", pool), ("uno", replace(pool, answers=pool.answers[1:]))):
+        found = world.attribute(some)
+        found = replace(found, scores=replace(found.scores, adapter=name))
+        replayed(found, lambda _: world.host, world.registry, replays)
+    assert sorted(path.name[:9] for path in (replays.folder / ".unfinished").iterdir()) == ["one-p0001", "uno-p0001"]
+    forget_checkpoints(replays, found)
+    assert [path.name[:9] for path in (replays.folder / ".unfinished").iterdir()] == ["one-p0001"]
+
+
+class Dying:
+    """An index actor that a replay ends."""
+
+    def __init__(self, host):
+        self._host = host
+
+    def __getattr__(self, name):
+        return getattr(self._host, name)
+
+    @property
+    def replay(self):
+        raise ray.exceptions.ActorDiedError
+
+
+def test_a_replay_that_ends_its_actor_leaves_the_next_pool_another(world, market, monkeypatch):
+    ended, starts = [], [Dying(world.host), world.host]
+    monkeypatch.setattr(ray, "kill", ended.append)
+    first, hosts = starts[0], IndexHosts([world.base], lambda base, _: starts.pop(0))
+    market.sell(world.registry.get("one").terms, rows_of(*PEOPLE)[::3])
+    market.economy.open_period()
+    market.sell(world.registry.get("one").terms, rows_of(*PEOPLE)[1::3])
+    market.economy.open_period()
+    replays = replace(buying(world), host_lost=hosts.end)
+    measuring = hosts.of, world.score, world.registry, world.indexes
+    one, two = pipeline.settle_waiting(Remote(market.economy), *measuring, replays)
+    assert (one.error, one.quality["replay"]) == (None, "failed: ActorDiedError")
+    assert two.error is None
+    assert two.quality["replay"] == "exact"
+    assert (ended, starts) == ([first], [])
 
 
 @pytest.mark.cluster

@@ -8,6 +8,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import ray
+from ray.serve.exceptions import DeploymentUnavailableError
 from tiny_model import make_tiny_base, tiny_rows
 from trained_world import World, rows_of
 
@@ -154,6 +156,95 @@ def test_rounded_adapters_or_weights_say_no_bank_either(world, pool, serve, opti
         "packed float32",
         f"served by openlora float32 {next(iter(options.values()))}",
     )
+
+
+class Unlike:
+    """Two replicas behind one handle: `first` describes itself, and `other` takes the calls from number `after` on."""
+
+    def __init__(self, first, other, after):
+        self.describe, self.calls, self._first, self._other, self._after = first.describe, 0, first, other, after
+
+    @property
+    def score(self):
+        return SimpleNamespace(remote=self._score)
+
+    def _score(self, *arguments):
+        self.calls += 1
+        return (self._first if self.calls < self._after else self._other)._score(*arguments)
+
+
+@pytest.mark.parametrize("after", [2, 10])
+def test_a_bank_is_scored_in_one_precision_though_another_replica_computes_in_less(world, pool, serve, after):
+    (_, exact), (_, rough), adapter = serve(), serve(dtype="bfloat16"), world.registry.get("one")
+    bank = find_bank(Path(adapter.folder), adapter.digest)
+    score = EngineScorer({"": Unlike(exact, rough, after)}, pause_s=0)
+    found = scoring.bank_outcomes(score, world.host, adapter, bank, pool.answers)
+    assert found.stated == {
+        "scored_by": "packed float32",
+        "scored_because": "other_precision: this replica computes in openlora bfloat16, not in openlora float32",
+    }
+    assert np.array_equal(found.outcomes_MQ, world.host.bank_outcomes.remote(adapter.folder, bank, pool.answers))
+
+
+def test_a_member_of_every_part_of_the_bank_that_is_asked_at_once_is_checked(world, pool, serve):
+    score, replica = serve()  # two members at a time
+    last = 2 * len(pool.answers)
+    replica.spoil = lambda number, told: told + 0.01 * (number > last)
+    adapter = world.registry.get("one")
+    bank = find_bank(Path(adapter.folder), adapter.digest)
+    found = scoring.bank_outcomes(score, world.host, adapter, bank, pool.answers)
+    assert found.stated["scored_because"] == "the engine differs by 0.01 nats a token"
+
+
+def test_members_come_into_the_slots_that_are_not_pinned(world, pool, serve):
+    score, replica = serve()
+    adapter = world.registry.get("one")
+    bank = find_bank(Path(adapter.folder), adapter.digest)
+    for digest, folder in member_adapters(Path(adapter.folder), bank)[:3]:
+        replica._run(replica.server.pin(digest, str(folder))).result()
+    assert score.num_members_at_once("") == 1  # of four slots
+    found = scoring.bank_outcomes(score, world.host, adapter, bank, pool.answers[:2])
+    assert found.stated["scored_by"] == "openlora float32"
+
+
+class Failing:
+    """A replica's handle, every one of whose calls fails."""
+
+    def __init__(self, error):
+        self.calls, self.cancelled = 0, 0
+        self.score = self.describe = SimpleNamespace(remote=lambda *_: self._called())
+        self._error = error
+
+    def _called(self):
+        self.calls += 1
+        return self
+
+    def result(self, timeout_s=None):
+        raise self._error
+
+    def cancel(self):
+        self.cancelled += 1
+
+
+def test_a_call_that_takes_too_long_is_cancelled_and_said_to_be_too_slow():
+    replica = Failing(TimeoutError())
+    with pytest.raises(Unavailable) as caught:
+        EngineScorer({"": replica}, pause_s=0)((1,), (2,), ("",))
+    assert (caught.value.code, replica.calls, replica.cancelled) == ("scorer_too_slow", 1, 1)
+
+
+@pytest.mark.parametrize("error", [ray.exceptions.ActorDiedError(), DeploymentUnavailableError("OpenLoRA")])
+def test_an_engine_that_does_not_describe_itself_is_asked_again_and_then_unknown(error):
+    replica = Failing(error)
+    assert scoring.gains_stated(EngineScorer({"": replica}, pause_s=0), "") == {"gains_by": "unknown"}
+    assert replica.calls == 3
+
+
+def test_what_is_wrong_with_a_call_is_no_lost_engine():
+    replica = Failing(ray.exceptions.RayTaskError("score", "", TypeError("an unknown argument")))
+    with pytest.raises(TypeError, match="an unknown argument"):
+        EngineScorer({"": replica}, pause_s=0)((1,), (2,), ("",))
+    assert replica.calls == 1
 
 
 def lost_at(*numbers):
