@@ -1,7 +1,7 @@
 """Somebody sends another's rows again: named in the settlement with whose they repeat, unpaid, and recomputed by a
 second scorer who takes from the version's manifest, and from nobody's word, whose row was first."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -10,6 +10,7 @@ from tiny_model import make_tiny_base, tiny_rows
 from trained_world import Market, Remote, World, rows_of
 
 from openledger.adapters.base_model import load_model, load_tokenizer
+from openledger.adapters.card import load_card
 from openledger.attribution.likeness import find_repeats, load_repeats
 from openledger.attribution.recompute import with_gone
 from openledger.core.errors import InvalidInput
@@ -17,7 +18,10 @@ from openledger.core.values import UNATTRIBUTED
 from openledger.datanets.versions import credit_root
 from openledger.economy import Parameters
 from openledger.ledger import encode_proof, verify_proof
+from openledger.ledger.offers import OFFER
+from openledger.ledger.payouts import batches_in
 from openledger.platform import pipeline, withdrawal
+from openledger.platform.point_of_sale import purpose_of
 from openledger.training.examples import encode_row
 from openledger.training.lora import attach_lora
 from openledger.training.record import check_credit, credit_of, load_run, save_run
@@ -119,6 +123,20 @@ def test_a_second_scorer_takes_the_order_from_the_manifest(trained):
     places = dict(zip(record.row_ids, credit_of(record.row_ids, ORDER), strict=True))
     again = find_repeats(start_of(trained, record), encoded(trained), credit=places, credit_root=credit_root(ORDER))
     assert again == load_repeats(index_of(trained))
+
+
+def test_the_log_has_the_order_with_the_offer_before_anything_is_settled(trained):
+    """Whoever knows the recipe shows that another order wasn't what was offered."""
+    card = load_card(Path(trained.job.output))
+    offered = [batch.statement for batch in batches_in(trained.folder / "books" / "ledger.db")
+               if (batch.statement or {}).get("format") == OFFER]  # fmt: skip
+    (purpose,) = [run["purpose"] for one in offered for run in one["trainings"]]
+    told = card.row_root, card.base_digest, card.recipe
+    assert purpose == asdict(purpose_of(*told, credit_root(ORDER)))
+    assert purpose != asdict(purpose_of(*told, credit_root(ORDER[::-1])))
+    assert purpose != asdict(purpose_of(*told))
+    assert card.credit_root == load_run(Path(trained.job.output)).credit_root == credit_root(ORDER)
+    assert trained.ledger.audit().num_offers
 
 
 def test_a_record_whose_owner_put_his_rows_first_is_found(trained, world):
