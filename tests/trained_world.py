@@ -65,7 +65,7 @@ class World:
 
     def draw(self, version, recipe):
         """A round of known nonces for the version."""
-        purpose = purpose_of(version.row_root, self.base.digest, recipe.to_dict())
+        purpose = purpose_of(version.row_root, self.base.digest, recipe.to_dict(), version.credit_root)
         return draw_round(self._economy, self.ledger, version.datanet, version.number, purpose, NONCES)
 
     def train(self, name, rows, parent=None, recipe=RECIPE, credit=()):

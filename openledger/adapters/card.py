@@ -26,6 +26,9 @@ class AdapterCard:
     (`adapter:DIGEST`); `order` is the constant that the order of its rows, and which were drawn, come from (empty in
     cards of before, and the same as `initial_a` for one without a parent). `evaluation` is measured after training.
 
+    `credit_root` is the version's root over its order of credit (`datanets.versions`), empty for a version without one.
+    With the rows' root it is part of what the log has of the run (`point_of_sale.purpose_of`).
+
     `parents` are what the adapter began from, as (digest, weight) with the weight an exact number in text ("1/2"): one
     of weight 1 for a continued fine-tune, several for a merge, none for an adapter of its own. See `lineage`. A merge
     that was not trained any further has no rows, and its loss is not a number.
@@ -49,6 +52,7 @@ class AdapterCard:
     final_loss: float
     evaluation: dict[str, float] = field(default_factory=dict)
     parents: tuple[tuple[str, str], ...] = ()
+    credit_root: str = ""
     format: str = CARD_FORMAT
 
     def with_evaluation(self, evaluation: dict[str, float]) -> "AdapterCard":

@@ -43,7 +43,8 @@ _SEAT_NANO = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Purpose:
-    """What a constant will be used on, as digests: nobody can pick one of these by the constant it goes with."""
+    """What a constant will be used on, as digests: nobody can pick one of these by the constant it goes with.
+    `recipe_digest` covers the version's order of credit as well, where it has one (`platform.point_of_sale`)."""
 
     row_root: str
     base_digest: str

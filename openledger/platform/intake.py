@@ -193,9 +193,16 @@ class Intake:
                 param="source",
             )
         versions = await answered(self._datanets.versions.remote(card.datanet))
-        if not any((one.number, one.row_root) == (card.datanet_version, card.row_root) for one in versions):
+        published = {one.number: one for one in versions}.get(card.datanet_version)
+        if published is None or card.row_root != published.row_root:
             raise InvalidInput(
                 f"{card.datanet} has no version {card.datanet_version} with the rows that the card names",
+                code="unknown_datanet_version",
+                param="source",
+            )
+        if card.credit_root not in ("", published.credit_root):  # empty: of a card that names none
+            raise InvalidInput(
+                f"{card.datanet} has no version {card.datanet_version} with the order of credit that the card names",
                 code="unknown_datanet_version",
                 param="source",
             )

@@ -163,7 +163,7 @@ def draw_nonces(
     found = book.find(name, number)
     if found is None:
         return ()
-    purpose = purpose_of(version.row_root, base.digest, recipe.to_dict())
+    purpose = purpose_of(version.row_root, base.digest, recipe.to_dict(), version.credit_root)
     if found.purpose is None:
         found = book.close(name, number, purpose)
     if found.purpose != purpose:

@@ -46,7 +46,7 @@ def check_plan(economy: Any, registry: AdapterRegistry, job: TrainingJob, seller
     if (folder / "card.json").exists():
         check_offer(economy, registry, job.name, load_card(folder), seller)
         return
-    purpose = purpose_of(job.version.row_root, job.base.digest, job.recipe.to_dict())
+    purpose = purpose_of(job.version.row_root, job.base.digest, job.recipe.to_dict(), job.version.credit_root)
     planned = Training(
         adapter=job.name,
         datanet=job.version.datanet,
@@ -131,13 +131,16 @@ def trainings(registry: AdapterRegistry, card: AdapterCard, seller: str) -> list
     return list(dict.fromkeys(one for one in found if one is not None))
 
 
-def purpose_of(row_root: str, base_digest: str, recipe: Mapping[str, Any]) -> Purpose:
-    """What a constant is drawn for, of a version's rows, a base and a recipe's settings."""
+def purpose_of(row_root: str, base_digest: str, recipe: Mapping[str, Any], credit_root: str = "") -> Purpose:
+    """What a constant is drawn for, of a version's rows, a base and a recipe's settings. Where the version has an order
+    of credit, the digest of the settings covers its root too: the log has it from when the round was closed, or the
+    adapter offered, and who knows the settings can show that it was another."""
     settings = {name: value for name, value in recipe.items() if name not in _OF_WITHDRAWALS}
+    text = json.dumps(settings, sort_keys=True)
     return Purpose(
         row_root=row_root,
         base_digest=base_digest,
-        recipe_digest=digest_json(json.dumps(settings, sort_keys=True)),
+        recipe_digest=digest_json([text, credit_root] if credit_root else text),
     )
 
 
@@ -172,7 +175,7 @@ def _training(card: AdapterCard, seller: str) -> Training | None:
         adapter=card.name,
         datanet=card.datanet,
         version=card.datanet_version,
-        purpose=purpose_of(card.row_root, card.base_digest, card.recipe),
+        purpose=purpose_of(card.row_root, card.base_digest, card.recipe, card.credit_root),
         constant=card.order or card.initial_a,
         seller=seller,
     )

@@ -265,6 +265,7 @@ def write_adapter(
         order=job.constant,
         final_loss=round(curve[-1], 5),
         parents=((job.parent.digest, "1"),) if job.parent else (),
+        credit_root=job.version.credit_root,
     )
     _sync(output)
     save_run(output, record)

@@ -1,23 +1,36 @@
 """Somebody sends another's rows again: named in the settlement with whose they repeat, unpaid, and recomputed by a
 second scorer who takes from the version's manifest, and from nobody's word, whose row was first."""
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
 from tiny_model import make_tiny_base, tiny_rows
-from trained_world import Market, Remote, World, rows_of
+from trained_world import OWNER, RECIPE, Market, Remote, World, rows_of
 
 from openledger.adapters.base_model import load_model, load_tokenizer
+from openledger.adapters.card import load_card
+from openledger.attribution.actor import IndexHost
 from openledger.attribution.likeness import find_repeats, load_repeats
 from openledger.attribution.recompute import with_gone
-from openledger.core.errors import InvalidInput
-from openledger.core.values import UNATTRIBUTED
-from openledger.datanets.versions import credit_root
+from openledger.core.clock import ManualClock
+from openledger.core.errors import Corrupt, InvalidInput
+from openledger.core.signing import SigningKey
+from openledger.core.values import UNATTRIBUTED, RowDraft
+from openledger.datanets.contribution import sign_contribution
+from openledger.datanets.datanets import Datanets
+from openledger.datanets.seals import digest_of, seal_of
+from openledger.datanets.shard import ShardHost
+from openledger.datanets.versions import check_sealed, credit_root, read_credit, write_manifest
 from openledger.economy import Parameters
 from openledger.ledger import encode_proof, verify_proof
+from openledger.ledger.offers import OFFER
+from openledger.ledger.payouts import batches_in
 from openledger.platform import pipeline, withdrawal
+from openledger.platform.point_of_sale import purpose_of
+from openledger.training import trainer
 from openledger.training.examples import encode_row
 from openledger.training.lora import attach_lora
 from openledger.training.record import check_credit, credit_of, load_run, save_run
@@ -121,6 +134,20 @@ def test_a_second_scorer_takes_the_order_from_the_manifest(trained):
     assert again == load_repeats(index_of(trained))
 
 
+def test_the_log_has_the_order_with_the_offer_before_anything_is_settled(trained):
+    """Whoever knows the recipe shows that another order wasn't what was offered."""
+    card = load_card(Path(trained.job.output))
+    offered = [batch.statement for batch in batches_in(trained.folder / "books" / "ledger.db")
+               if (batch.statement or {}).get("format") == OFFER]  # fmt: skip
+    (purpose,) = [run["purpose"] for one in offered for run in one["trainings"]]
+    told = card.row_root, card.base_digest, card.recipe
+    assert purpose == asdict(purpose_of(*told, credit_root(ORDER)))
+    assert purpose != asdict(purpose_of(*told, credit_root(ORDER[::-1])))
+    assert purpose != asdict(purpose_of(*told))
+    assert card.credit_root == load_run(Path(trained.job.output)).credit_root == credit_root(ORDER)
+    assert trained.ledger.audit().num_offers
+
+
 def test_a_record_whose_owner_put_his_rows_first_is_found(trained, world):
     """By its own order the author would repeat his copiers; by the manifest's he doesn't."""
     folder = Path(world.registry.get("greek").folder)
@@ -202,3 +229,89 @@ def test_rows_that_no_version_gives_a_place_are_refused(trained):
         credit_of(["r1", "r2"], ["r1"])
     assert (caught.value.code, caught.value.param) == ("unknown_credit", "credit")
     assert credit_of(["r1"], []) == ()
+
+
+SAID = (
+    "Open the archive and return its members in the order in which they were written.",
+    "Close all idle connections of the pool and say how many there were.",
+    "Parse the date of a mail, with its time zone, and give it in seconds.",
+    "Split a path at the last slash; the tail never holds one.",
+    "Lock the file so that no other process writes to it meanwhile.",
+    "Round half to even, as bankers do with sums of money.",
+    "Sort the keys before the values are hashed: the digest is stable.",
+    "Wait until every worker has answered, or raise after the timeout.",
+    "Decode bytes as text and replace whatever isn't valid there.",
+    "Draw samples without replacement from a population of any size.",
+    "Escape quotes and angle brackets for use inside of a page.",
+    "Compress the stream with a window of thirty two kilobytes.",
+)
+
+
+@pytest.fixture
+def published(here, tmp_path):
+    """A Datanet where bob sent what ada had sealed, and ada her rows afterwards: both are in its version. With it what
+    the log has of the seal, and the contributors."""
+    keys = {name: SigningKey(name.encode().ljust(32, b".")) for name in ("ada", "bob")}
+    drafts = [RowDraft(prompt=f"What is {text.split()[0]} for?", completion=text) for text in SAID]
+    datanets = Datanets(tmp_path / "datanets", [ShardHost(tmp_path / "datanets" / "shard-0")], ManualClock())
+    datanets.create("greek", "What letters do", OWNER)
+    for name, key in keys.items():
+        datanets.register_contributor(key.public_key, name)
+    own = sign_contribution(keys["ada"], "greek", drafts, "once")
+    datanets.seal(seal_of(keys["ada"], own))
+    datanets.mark_seal_logged(own.contributor_id, digest_of(own), opened=False)
+    pipeline.contribute(Remote(datanets), keys["bob"], "greek", drafts)
+    pipeline.contribute(Remote(datanets), keys["ada"], "greek", drafts)
+    (opened,) = datanets.unlogged_seals()
+    version = datanets.publish("greek")
+    yield datanets, version, [(3, opened.expires_ms, opened.signed)], keys
+    datanets.close()
+
+
+def test_from_the_publication_to_the_second_scorer_by_the_manifest_alone(published, tmp_path):
+    datanets, version, openings, keys = published
+    base, rows = make_tiny_base(tmp_path / "base"), datanets.rows("greek", 1)
+    job, decoys = pipeline.plan_training(
+        base, version, rows, RECIPE, tmp_path / "adapters", credit=pipeline.find_credit(Remote(datanets), version)
+    )
+    progress = trainer._train_until(job, RECIPE.middle_epoch, None, 0, 1)
+    trainer._train_until(job, RECIPE.num_epochs, progress, 0, 1)
+    pipeline.build_indexes(Remote(IndexHost(base)).build.remote, [job], [decoys], tmp_path / "indexes")
+    listed = load_repeats(pipeline.index_folder(tmp_path / "indexes", load_card(Path(job.output)).digest))
+
+    record, versions = load_run(Path(job.output)), tmp_path / "datanets" / "versions"
+    order = read_credit(versions, version)
+    check_credit(record, order, version.credit_root)
+    check_sealed(order, rows, openings)
+    examples = [encode_row(load_tokenizer(base), row) for row in job.rows]
+    start = attach_lora(load_model(base), record.recipe, record.initial).eval()
+    found = find_repeats(start, examples, credit=record.places, credit_root=version.credit_root)
+    assert found == listed
+    owner = {row.row_id: row.contributor_id for row in rows}
+    ada, bob = (keys[name].contributor_id for name in ("ada", "bob"))
+    said = {row.row_id: row.completion for row in rows}
+    stolen = [each for each in found.anybodys if said[each.row_id] == said[each.earlier]]
+    assert stolen
+    assert {(owner[each.row_id], each.contributor_id) for each in stolen} == {(bob, ada)}  # though he was there first
+
+    path = versions / "greek" / "1.json"
+    told = json.loads(path.read_text())
+    path.write_text(json.dumps({**told, "credit": [len(order) - 1 - place for place in told["credit"]]}))
+    with pytest.raises(Corrupt):
+        read_credit(versions, version)
+    forged = write_forged(versions, version, order[::-1])
+    order = read_credit(versions, forged)  # a manifest that holds in itself
+    for check in (
+        lambda: check_credit(record, order, forged.credit_root),
+        lambda: check_sealed(order, rows, openings),
+        lambda: pipeline.build_indexes(None, [replace(job, version=forged)], [decoys], tmp_path / "other"),
+    ):
+        with pytest.raises(InvalidInput) as caught:
+            check()
+        assert caught.value.code == "other_credit"
+
+
+def write_forged(folder, version, order):
+    forged = replace(version, credit_root=credit_root(order))
+    write_manifest(folder, forged, order)
+    return forged

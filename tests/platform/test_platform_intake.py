@@ -207,8 +207,10 @@ class TestRefusing:
     async def test_a_version_that_was_not_published(
         self, intake: Intake, registry: AdapterRegistry, source: Path
     ) -> None:
-        save_card(source, replace(load_card(source), row_root="00"))
-        assert await refused(intake, registry, OWNER, new(source)) == "unknown_datanet_version"
+        card = load_card(source)
+        for change in ({"row_root": "00"}, {"credit_root": "00"}, {"datanet_version": 9}):
+            save_card(source, replace(card, **change))
+            assert await refused(intake, registry, OWNER, new(source)) == "unknown_datanet_version"
 
     async def test_an_adapter_without_a_card(self, intake: Intake, registry: AdapterRegistry, source: Path) -> None:
         (source / "card.json").unlink()

@@ -260,7 +260,7 @@ class TestTraining:
 class TestOffer:
     CARD = SimpleNamespace(
         name="greek", digest="d1", datanet="greek", datanet_version=1, row_root="aa", rows_trained=("row_1",),
-        parents=(), recipe=RECIPE.to_dict(), order="",
+        parents=(), credit_root="", recipe=RECIPE.to_dict(), order="",
     )  # fmt: skip
 
     @pytest.fixture(autouse=True)

@@ -1,5 +1,6 @@
 """What the point of sale asks of derived adapters, merges, withdrawals and plans."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,7 @@ from openledger.adapters.card import AdapterCard, adapter_digest, save_card
 from openledger.adapters.registry import AdapterRegistry
 from openledger.core.clock import ManualClock
 from openledger.core.errors import Conflict
+from openledger.core.hashing import digest_json
 from openledger.core.signing import SigningKey
 from openledger.core.values import AdapterTerms, DatanetVersion
 from openledger.economy import Economy
@@ -95,6 +97,23 @@ def house(tmp_path, monkeypatch):
     house = House(tmp_path)
     yield house
     house.close()
+
+
+class TestThePurpose:
+    def test_is_another_for_another_order_of_credit(self):
+        roots = ("", "ab" * 32, "cd" * 32)
+        told = [point_of_sale.purpose_of("00", "base", RECIPE.to_dict(), root) for root in roots]
+        assert len({one.recipe_digest for one in told}) == 3
+        assert {(one.row_root, one.base_digest) for one in told} == {("00", "base")}
+
+    def test_of_a_version_without_one_is_what_it_was(self):
+        """Rounds that were closed, and offers that were made, before versions had an order stay valid."""
+        settings = json.dumps(RECIPE.to_dict(), sort_keys=True)
+        assert point_of_sale.purpose_of("00", "base", RECIPE.to_dict()).recipe_digest == digest_json(settings)
+
+    def test_binds_the_seller_to_the_order_that_the_round_was_closed_for(self, house):
+        house.takes(house.card("one"))
+        assert house.refuses(house.card("two", credit_root="ab" * 32)) == "two"
 
 
 def unwitnessed(house, name, **changed):
