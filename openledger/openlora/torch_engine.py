@@ -19,7 +19,7 @@ import torch
 
 from openledger.adapters.base_model import BaseModel, load_tokenizer
 from openledger.adapters.checks import AdapterLimits, read_adapter
-from openledger.core.errors import Conflict, Corrupt, InvalidInput, NotFound, OpenLedgerError, TooLarge
+from openledger.core.errors import Conflict, Corrupt, InvalidInput, NotFound, OpenLedgerError, TooLarge, Unavailable
 from openledger.core.values import GenerationRequest, TokenEvent, TokenLogprob
 from openledger.openlora.devices import find_device, find_kernels, triton_products
 from openledger.openlora.engine import Vectors, check_dtype, not_finite, refusal
@@ -110,7 +110,15 @@ class TorchEngine:
                 code="adapter_digest_mismatch",
                 param=str(folder),
             )
-        self._lora.install(digest, weights)
+        try:
+            self._lora.install(digest, weights)
+        except torch.OutOfMemoryError as error:
+            raise Unavailable(
+                f"the GPU has no memory left for adapter {digest}",
+                code="no_memory_for_adapter",
+                param="digest",
+                fix="fewer slots, or a smaller kv_bytes or max_batch",
+            ) from error
 
     def unload(self, digest: str) -> None:
         if self._scheduler.uses(digest) or self._in_pass[digest]:

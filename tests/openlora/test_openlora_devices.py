@@ -4,10 +4,11 @@ import pytest
 import torch
 from openlora_models import Served, prompt_of
 
-from openledger.core.errors import InvalidInput
+from openledger.core.errors import InvalidInput, Unavailable
 from openledger.openlora.deployment import ReplicaOptions, ScalingOptions, build_openlora
 from openledger.openlora.devices import find_device, find_kernels
 from openledger.openlora.kv import KeyValueBlocks
+from openledger.openlora.lora_torch import TorchProducts
 from openledger.openlora.packing import Piece, pack
 from openledger.openlora.torch_engine import EngineOptions, TorchEngine
 
@@ -44,6 +45,25 @@ class TestDevice:
 
     def test_the_engine_says_where_it_computes(self, served: Served) -> None:
         assert TorchEngine(served.base, EngineOptions(device="cpu")).describe()["device"] == "cpu"
+
+    def test_an_adapter_that_finds_no_memory_is_refused_by_name(
+        self, served: Served, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """And is loaded once there is some."""
+        engine = TorchEngine(served.base, EngineOptions(kernels="torch", device="cpu"))
+        digest, folder = served.digests["one"], served.folders["one"]
+
+        def full(*_: object) -> None:
+            raise torch.OutOfMemoryError
+
+        with monkeypatch.context() as patched:
+            patched.setattr(TorchProducts, "_kept", full)
+            with pytest.raises(Unavailable) as caught:
+                engine.load(digest, folder)
+        assert (caught.value.code, caught.value.param) == ("no_memory_for_adapter", "digest")
+        assert engine.resident() == ()
+        engine.load(digest, folder)
+        assert engine.resident() == (digest,)
 
 
 class TestKernels:

@@ -250,6 +250,31 @@ class TestProducts:
             )
             torch.testing.assert_close(y, x @ a_RI.t() @ b_OR.t() * scale, rtol=1e-4, atol=1e-4)
 
+    def test_an_adapter_that_finds_no_memory_takes_no_slot(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Neither where its factors find none, nor where a larger table doesn't."""
+        products, weights = self._products(FLOAT), _weights({"x": 2})
+
+        def full(*_: Any) -> None:
+            raise torch.OutOfMemoryError
+
+        with monkeypatch.context() as patched:
+            patched.setattr(products, "_packed", full)
+            with pytest.raises(torch.OutOfMemoryError):
+                products.install("a", weights)
+        for number in range(64):
+            products.install(str(number), weights)
+        assert len(products.table) == 64
+        with monkeypatch.context() as patched:
+            patched.setattr(torch, "zeros_like", full)
+            with pytest.raises(torch.OutOfMemoryError):
+                products.install("64", weights)
+        assert len(products.table) == 64
+        assert "64" not in products.resident()
+        products.remove("63")
+        products.install("64", weights)
+        assert len(products.table) == 64
+        assert sorted(each.slot for each in products._adapters.values()) == list(range(64))
+
 
 class TestEngine:
     """All that a processor's engine is tested for by `test_openlora_against_peft` holds here too: it runs on the GPU
