@@ -349,7 +349,9 @@ class TorchEngine:
             self._in_pass -= Counter(digests)
 
     def _give_way(self) -> None:
+        """A GPU is behind: people who come while it computes what was queued would wait for all of it."""
         if self._people is not None:
+            self._model.wait()
             begin_s = time.perf_counter()
             with self._lora.set_aside():
                 self._people()

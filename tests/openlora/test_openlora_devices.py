@@ -98,6 +98,25 @@ def _engine_of(application: object) -> EngineOptions:
     return application._bound_deployment.init_args[2].engine  # type: ignore[attr-defined, no-any-return]
 
 
+class TestGivingWay:
+    """A GPU's calls return before it has computed."""
+
+    @pytest.mark.parametrize("what", ["score", "embed"])
+    def test_waits_for_what_was_queued_before_people_are_asked(
+        self, served: Served, monkeypatch: pytest.MonkeyPatch, what: str
+    ) -> None:
+        engine, told = TorchEngine(served.base, EngineOptions(device="cpu", step_tokens=16)), list[str]()
+        engine.load(served.digests["one"], served.folders["one"])
+        monkeypatch.setattr(engine._model, "wait", lambda: told.append("waits"))
+        engine.give_way_to(lambda: told.append("people"))
+        if what == "score":
+            engine.score(prompt_of(9), prompt_of(9), [served.digests["one"]])
+        else:
+            engine.embed([prompt_of(30)], served.digests["one"])
+        assert len(told) > 2
+        assert told == ["waits", "people"] * (len(told) // 2)
+
+
 class TestPacking:
     def test_longer_pieces_are_short_where_a_device_takes_them_so(self) -> None:
         kv = KeyValueBlocks(8)
