@@ -4,12 +4,14 @@ One step = plan (scheduler), pack, aim the adapters, one forward pass, choose to
 the requests' errors; the parts know nothing of each other.
 """
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import wait
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ from openledger.openlora.kv import KeyValueBlocks, num_blocks_of, root_key
 from openledger.openlora.lora import LoraLayers, NativeProducts, Products
 from openledger.openlora.lora_torch import TorchProducts
 from openledger.openlora.merging import check_memory
-from openledger.openlora.native import BLOCK, Kernels
+from openledger.openlora.native import BLOCK, Kernels, Paged
 from openledger.openlora.packed_model import Merged, PackedModel
 from openledger.openlora.packing import PackedStep, Piece, pack
 from openledger.openlora.sampling import check_sampling, choose_tokens, logprob_of
@@ -39,6 +41,7 @@ from openledger.openlora.text import decoder
 DTYPES = ("auto", "float32", "bfloat16")
 WEIGHTS = ("exact", "int8", "auto")
 _GRAMMAR_WAIT_S = 0.01
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,10 +80,8 @@ class TorchEngine:
         torch.set_num_threads(self.options.num_threads)
         _check_options(self.options)
         device = find_device(self.options.device, self.options.kernels)
-        self._kernels = find_kernels(device, self.options.kernels)
-        self._model = PackedModel(
-            base, self._kernels, self.options.dtype, self.options.weights, self.options.num_threads, device
-        )
+        self._model = self._packed_model(base, find_kernels(device, self.options.kernels), device)
+        self._kernels = self._model.kernels
         self._lora = LoraLayers(self._model.model, self._products())
         self._merged: Merged | None = None
         tokenizer = load_tokenizer(base)
@@ -356,6 +357,27 @@ class TorchEngine:
             with self._lora.set_aside():
                 self._people()
             self._given_s += time.perf_counter() - begin_s
+
+    def _packed_model(self, base: BaseModel, kernels: Paged | None, device: torch.device) -> PackedModel:
+        """By torch alone where a GPU's kernels don't run or give something else, unless they were asked for by name."""
+        options = self.options
+        load = partial(
+            PackedModel,
+            base,
+            dtype=options.dtype,
+            weights=options.weights,
+            num_threads=options.num_threads,
+            device=device,
+        )
+        try:
+            return load(kernels)
+        except InvalidInput as error:
+            if options.kernels != "auto" or kernels is None or isinstance(kernels, Kernels):
+                raise
+            reason = str(error)
+        model = load(None)
+        _log.warning("torch computes attention and adapters, more slowly than kernels: %s", reason)
+        return model
 
     def _products(self) -> Products:
         if self._kernels is None:

@@ -2,9 +2,19 @@
 
 import pytest
 import torch
-from openlora_models import Served, prompt_of
+from openlora_models import (
+    Served,
+    assert_same_greedy,
+    generate_alone,
+    peft_model,
+    prompt_of,
+    request,
+    run,
+    tokens_of,
+)
 
 from openledger.core.errors import InvalidInput, Unavailable
+from openledger.openlora import torch_engine
 from openledger.openlora.deployment import ReplicaOptions, ScalingOptions, build_openlora
 from openledger.openlora.devices import find_device, find_kernels
 from openledger.openlora.kv import KeyValueBlocks
@@ -80,6 +90,59 @@ class TestKernels:
 
     def test_torch_alone_computes_on_a_gpu_where_asked(self) -> None:
         assert find_kernels(torch.device("cuda", 0), "torch") is None
+
+
+class _Broken(Exception):
+    pass
+
+
+class _BrokenKernels:
+    """Such as need more shared memory than a GPU has: known at the first call."""
+
+    failures = (_Broken,)
+
+    def __repr__(self) -> str:
+        return "broken"
+
+    def store(self, *_: object) -> None:
+        raise _Broken("out of resource")
+
+    attend = store
+
+
+class TestKernelsThatDoNotRun:
+    @pytest.fixture(autouse=True)
+    def found(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch_engine, "find_kernels", lambda *_: _BrokenKernels())
+
+    def test_torch_computes_in_their_place_and_says_so(self, served: Served, caplog: pytest.LogCaptureFixture) -> None:
+        engine = TorchEngine(served.base, EngineOptions(max_batch=2, device="cpu"))
+        told = engine.describe()
+        assert (told["lora_path"], told["attention_path"]) == ("torch, packed baddbmm", "torch, piece by piece")
+        assert [record.getMessage() for record in caplog.records if record.name == torch_engine.__name__] == [
+            "torch computes attention and adapters, more slowly than kernels: "
+            "the kernels broken don't run on this device: out of resource"
+        ]
+        engine.load(served.digests["one"], served.folders["one"])
+        events = run(engine, request("r", prompt_of(9), served.digests["one"]))["r"]
+        assert_same_greedy(tokens_of(events), generate_alone(peft_model(served, "one"), prompt_of(9), 12))
+
+    def test_are_refused_by_name_where_they_were_asked_for(self, served: Served) -> None:
+        with pytest.raises(InvalidInput) as caught:
+            TorchEngine(served.base, EngineOptions(kernels="triton", device="cpu"))
+        assert (caught.value.code, caught.value.param) == ("kernels_failed", "kernels")
+        assert "out of resource" in str(caught.value)
+        assert caught.value.fix == "kernels: torch"
+
+
+class TestWithoutTriton:
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+    def test_torch_computes_the_same_on_a_gpu(self, served: Served) -> None:
+        engine = TorchEngine(served.base, EngineOptions(max_batch=8, kernels="torch", device="cuda"))
+        engine.load(served.digests["one"], served.folders["one"])
+        events = run(engine, request("r", prompt_of(9), served.digests["one"]))["r"]
+        assert engine.describe()["lora_path"] == "torch, packed baddbmm"
+        assert_same_greedy(tokens_of(events), generate_alone(peft_model(served, "one"), prompt_of(9), 12))
 
 
 class TestReplica:

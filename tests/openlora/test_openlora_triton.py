@@ -236,11 +236,13 @@ class TestProducts:
         weights = {name: _weights({"x": 2}) for name in names}
         for name in names[:64]:
             products.install(name, weights[name])
-        products.plan([Run(0, 1, "3")])
+        old = products.plan([Run(0, 1, "3")])
+        assert old.table is products.table
         products.remove("5")
         for name in names[64:]:
             products.install(name, weights[name])
         assert len(products.table) == 128
+        assert products.plan([Run(0, 1, "3")]).table is products.table
         assert sorted(products.resident()) == sorted({*names} - {"5"})
         for name in ("3", "64", "69"):
             x, y = _random(1, 40), torch.zeros(1, 56, device=DEVICE)
@@ -249,6 +251,22 @@ class TestProducts:
                 each.to(DEVICE) if torch.is_tensor(each) else each for each in weights[name].factors["x"]
             )
             torch.testing.assert_close(y, x @ a_RI.t() @ b_OR.t() * scale, rtol=1e-4, atol=1e-4)
+
+    def test_an_adapter_that_comes_back_to_another_slot_is_planned_anew(self) -> None:
+        """The same runs as before, while another adapter has what was its slot."""
+        torch.manual_seed(0)
+        products, runs, weights = self._products(FLOAT), [Run(0, 1, "a")], _weights({"x": 2})
+        products.install("a", weights)
+        x, before, after = _random(1, 40), torch.zeros(1, 56, device=DEVICE), torch.zeros(1, 56, device=DEVICE)
+        products.plan(runs).add("x", x, before)
+        slot = products._adapters["a"].slot
+        products.remove("a")
+        products.install("b", _weights({"x": 2}))
+        assert products._adapters["b"].slot == slot
+        products.install("a", weights)
+        products.plan(runs).add("x", x, after)
+        assert before.any()
+        assert torch.equal(after, before)
 
     def test_an_adapter_that_finds_no_memory_takes_no_slot(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Neither where its factors find none, nor where a larger table doesn't."""
@@ -290,6 +308,19 @@ class TestEngine:
         told = self._engine(served).describe()
         assert told["lora_path"].startswith("kernels: triton")
         assert told["decode_path"] == ("kernel by kernel" if INTERPRETED else "one graph")
+
+    def test_a_graph_that_does_not_compile_is_given_up(self, served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+        from triton.runtime.errors import OutOfResources
+
+        from openledger.openlora.triton_kernels import TritonKernels
+
+        def fail(*_: Any) -> None:
+            raise OutOfResources(1 << 20, 1 << 17, "shared memory")
+
+        monkeypatch.setattr(TritonKernels, "silu_gate", fail)
+        told = self._engine(served).describe()
+        assert told["lora_path"].startswith("kernels: triton")
+        assert told["decode_path"] == "module by module"
 
     def test_an_answer_under_an_adapter_beside_others_is_pefts(self, served: Served) -> None:
         engine, names = self._engine(served), ("one", None, "two")
@@ -336,13 +367,3 @@ class TestEngine:
         by_graphs, by_modules = (run(engine, *asked) for engine in engines)
         for each in asked:
             assert tokens_of(by_graphs[each.request_id]) == tokens_of(by_modules[each.request_id])
-
-
-class TestWithoutTriton:
-    @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
-    def test_torch_computes_the_same_on_a_gpu(self, served: Served) -> None:
-        engine = TorchEngine(served.base, EngineOptions(max_batch=8, kernels="torch", device="cuda"))
-        engine.load(served.digests["one"], served.folders["one"])
-        events = run(engine, request("r", prompt_of(9), served.digests["one"]))["r"]
-        assert engine.describe()["lora_path"] == "torch, packed baddbmm"
-        assert_same_greedy(tokens_of(events), generate_alone(peft_model(served, "one"), prompt_of(9), 12))
