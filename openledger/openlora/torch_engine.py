@@ -80,6 +80,7 @@ class TorchEngine:
         torch.set_num_threads(self.options.num_threads)
         _check_options(self.options)
         device = find_device(self.options.device, self.options.kernels)
+        _check_weights(self.options.weights, device)
         self._model = self._packed_model(base, find_kernels(device, self.options.kernels), device)
         self._kernels = self._model.kernels
         self._lora = LoraLayers(self._model.model, self._products())
@@ -523,6 +524,14 @@ def _check_options(options: EngineOptions) -> None:
         raise InvalidInput(
             f"weights is one of {', '.join(WEIGHTS)}, not {options.weights!r}", code="no_int8", param="weights"
         )
+
+
+def _check_weights(weights: str, device: torch.device) -> None:
+    if weights == "int8" and device.type != "cpu":
+        raise InvalidInput(
+            "int8 weights are computed on a CPU only", code="no_int8", param="weights",
+            fix="weights: exact, or device: cpu",
+        )  # fmt: skip
 
 
 def _name_of(dtype: torch.dtype) -> str:

@@ -48,6 +48,13 @@ class TestDevice:
             TorchEngine(served.base, EngineOptions(device="cuda"))
         assert (caught.value.code, caught.value.param) == ("no_device", "device")
 
+    def test_int8_is_refused_on_a_gpu(self, served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+        _with_gpus(monkeypatch, True)
+        with pytest.raises(InvalidInput) as caught:
+            TorchEngine(served.base, EngineOptions(weights="int8", kernels="torch"))
+        assert (caught.value.code, caught.value.param) == ("no_int8", "weights")
+        assert "CPU only" in str(caught.value)
+
     def test_an_unknown_name_is_refused(self) -> None:
         with pytest.raises(InvalidInput) as caught:
             find_device("tpu")
@@ -146,11 +153,21 @@ class TestWithoutTriton:
 
 
 class TestReplica:
-    @pytest.mark.parametrize(("num_gpus", "device"), [(0, "cpu"), (1, "auto")])
-    def test_computes_on_a_gpu_only_where_it_asked_for_one(self, num_gpus: int, device: str) -> None:
+    @pytest.mark.parametrize(("num_gpus", "device"), [(0, "cpu"), (1, "cuda"), (0.5, "cuda")])
+    def test_computes_on_a_gpu_just_where_it_asked_for_one(self, num_gpus: float, device: str) -> None:
         """Ray leaves a node's GPUs in sight of those that asked for none."""
         application = build_openlora(None, "unused", scaling=ScalingOptions(num_gpus=num_gpus))
         assert _engine_of(application).device == device
+
+    def test_that_asked_for_a_gpu_and_finds_none_is_refused(
+        self, served: Served, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It would hold a GPU and compute on the CPU."""
+        _with_gpus(monkeypatch, False)
+        with pytest.raises(InvalidInput) as caught:
+            TorchEngine(served.base, _engine_of(build_openlora(None, "unused", scaling=ScalingOptions(num_gpus=1))))
+        assert caught.value.code == "no_device"
+        assert "gpus_per_replica" in (caught.value.fix or "")
 
     def test_keeps_a_device_that_was_named(self) -> None:
         replica = ReplicaOptions(engine=EngineOptions(device="cuda"))
