@@ -3,9 +3,11 @@
 TRITON_INTERPRET=1 runs them without a GPU; they need the package `triton`, which torch for CUDA brings along.
 """
 
+import importlib
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ from openlora_models import (
     run,
     tokens_of,
 )  # fmt: skip
+from transformers import AutoModelForCausalLM
 
 from openledger.adapters.checks import AdapterDescription, AdapterWeights
 from openledger.core.errors import InvalidInput
@@ -35,6 +38,7 @@ pytestmark = [
         not (INTERPRETED or torch.cuda.is_available()), reason="there is no GPU, and TRITON_INTERPRET isn't 1"
     ),
 ]
+graph_step_module = partial(importlib.import_module, "openledger.openlora.graph_step")  # imports Triton
 DEVICE = "cpu" if INTERPRETED else "cuda"
 FLOAT, HALF = torch.float32, torch.bfloat16
 DTYPES = [FLOAT] if INTERPRETED else [FLOAT, HALF]
@@ -367,3 +371,81 @@ class TestEngine:
         by_graphs, by_modules = (run(engine, *asked) for engine in engines)
         for each in asked:
             assert tokens_of(by_graphs[each.request_id]) == tokens_of(by_modules[each.request_id])
+
+
+class _Recorded:
+    """In the place of a CUDA graph, without a GPU: computes once more."""
+
+    def __init__(self, compute: Callable[[], object]):
+        self.replay = compute
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="where there is a GPU graphs are captured")
+class TestWhichStepsHaveAGraph:
+    @pytest.fixture
+    def graphs(self, served: Served, monkeypatch: pytest.MonkeyPatch) -> Any:
+        from openledger.openlora.graph_step import GraphStep
+
+        monkeypatch.setattr(GraphStep, "_record", lambda _, compute: _Recorded(compute))
+        base = AutoModelForCausalLM.from_pretrained(served.base.path)
+        weighings = {number: Weighing(scale=1.0) for number in range(base.config.num_hidden_layers)}
+        graphs = GraphStep(base, _kernels(), weighings, capture=False)
+        graphs._capture = True
+        return graphs
+
+    def _ask(self, graphs: Any, *key: Any) -> torch.Tensor:
+        return graphs._run(key, lambda: torch.full((key[0], len(graphs._head.weight)), float(key[1])))
+
+    def test_the_second_of_a_size_and_graphs_of_one_size_share_their_logits(self, graphs: Any) -> None:
+        for blocks in (16, 32):
+            first = self._ask(graphs, 4, blocks, 0, False)
+            assert graphs.num_graphs == (blocks == 32)
+            second = self._ask(graphs, 4, blocks, 0, False)
+            assert torch.equal(first, second)
+        assert graphs.num_graphs == 2
+        assert second.data_ptr() == self._ask(graphs, 4, 16, 0, False).data_ptr()
+        assert second.unique().tolist() == [16.0]  # good until the next call
+        assert second.dtype is torch.float32
+
+    def test_the_one_not_used_for_longest_goes(self, graphs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(graph_step_module(), "MAX_GRAPHS", 2)
+        for blocks in (16, 16, 32, 32, 16, 64, 64):
+            self._ask(graphs, 4, blocks, 0, False)
+        assert [blocks for _, blocks, _, _ in graphs._graphs] == [16, 64]
+
+    def test_one_that_finds_no_memory_is_not_tried_again(self, graphs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        tried = []
+
+        def full(graphs: Any, compute: Callable[[], object]) -> None:
+            tried.append(compute)
+            graphs._pool = "lost"
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+        monkeypatch.setattr(type(graphs), "_record", full)
+        told = [self._ask(graphs, 4, 16, 0, False) for _ in range(4)]
+        assert all(torch.equal(each, told[0]) for each in told)
+        assert len(tried) == 1
+        assert graphs.num_graphs == 0
+        assert graphs._pool is None
+        monkeypatch.setattr(type(graphs), "_record", lambda _, compute: _Recorded(compute))
+        for _ in range(2):
+            self._ask(graphs, 8, 16, 0, False)
+        assert graphs.num_graphs == 1
+
+    def test_answers_of_replayed_steps_are_pefts_and_small_ranks_share_a_graph(
+        self, served: Served, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from openledger.openlora.graph_step import GraphStep
+
+        monkeypatch.setattr(GraphStep, "_record", lambda _, compute: _Recorded(compute))
+        engine = TorchEngine(served.base, EngineOptions(max_batch=2, kernels="triton"))
+        graphs: Any = engine._model._graphs
+        graphs._capture = True
+        ranks = set()
+        for name in ("one", "two"):
+            engine.load(served.digests[name], served.folders[name])
+            ranks.add(engine._lora._products.max_rank)  # type: ignore[attr-defined]
+            events = run(engine, request("r", prompt_of(9), served.digests[name], max_tokens=4))
+            assert_same_greedy(tokens_of(events["r"]), generate_alone(peft_model(served, name), prompt_of(9), 4))
+        assert ranks == {4, 8}
+        assert [key[:3] for key in graphs._graphs] == [(16, 16, 16), (1, 16, 16)]  # a prompt's and a token's
