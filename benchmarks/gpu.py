@@ -18,7 +18,7 @@ of which prints a table and joins it to --out (JSON), so that parts run apart st
               the results are apart (benchmarks/gpu_attribution.py)
 
 `small` is the Llama of benchmarks/openlora_world.py; `1b` and `8b` have the shapes of Llama 3.2 1B and 3.1 8B, with
-random weights, and adapters of rank 16 on all linear layers. Why vLLM is no peer here:
+random weights, and adapters of rank 16 on all linear layers. vLLM is no peer here: see
 docs/decisions/0015-engine-on-a-gpu.md.
 """
 

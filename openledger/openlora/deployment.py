@@ -280,9 +280,10 @@ def build_openlora(
     """The application for `serve.run` or to bind into another deployment. `base_path` None is the embedded base; each
     base model is a deployment of its own `name`. Raises InvalidInput (`merging_alone`)."""
     replica, scaling = replica or ReplicaOptions(), scaling or ScalingOptions()
-    if isinstance(replica.engine, EngineOptions) and replica.engine.device == "auto" and not scaling.num_gpus:
-        # Ray doesn't hide a node's GPUs from those who asked for none
-        replica = replace(replica, engine=replace(replica.engine, device="cpu"))
+    if isinstance(replica.engine, EngineOptions) and replica.engine.device == "auto":
+        # Ray doesn't hide a node's GPUs from those who asked for none; a GPU that nobody computes on is refused there
+        device = "cuda" if scaling.num_gpus else "cpu"
+        replica = replace(replica, engine=replace(replica.engine, device=device))
     if replica.serving.merge.after_s and max(scaling.num_replicas, scaling.max_replicas) < 2:
         raise InvalidInput(
             "a replica that merges an adapter leaves the others to other replicas, and there is only one",

@@ -25,7 +25,7 @@ def find_device(wanted: str, kernels: str = "auto") -> torch.device:
             "there is no GPU that torch can use here",
             code="no_device",
             param="device",
-            fix="device: cpu, or a torch built for CUDA on a machine with a GPU",
+            fix="device: cpu (of replicas: no gpus_per_replica), or a torch built for CUDA on a machine with a GPU",
         )
     for_either = kernels in ("auto", "torch", "triton")
     on_gpu = wanted == "cuda" or (wanted == "auto" and for_either and torch.cuda.is_available())

@@ -4,7 +4,8 @@ Launched one by one, a step's operations keep the GPU waiting for Python. So a s
 up to a power of two and computed by one graph of its size: products of the base by torch (cuBLAS), of adapters,
 attention and what lies between by our kernels. What changes from step to step (tokens, positions, blocks, adapters'
 slots) is written to memory that the graph reads, in one copy. The first step of a size is computed as it is, which also
-compiles the kernels; the second is captured.
+compiles the kernels; the second is captured. There are at most `MAX_GRAPHS`; where one finds no memory its steps go on
+as they are.
 
 The weights of products that share their input are laid side by side; the model's own modules look into the same memory.
 Owns the reading of such a model; `PackedModel` decides by its probe whether the result may be used.
@@ -12,6 +13,7 @@ Owns the reading of such a model; `PackedModel` decides by its probe whether the
 Shapes: B rows of the filled step, H hidden size, d of a head, V vocabulary.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +31,7 @@ from openledger.openlora.packing import PackedStep
 from openledger.openlora.triton_kernels import TILE_FIELDS, Tiles, TritonKernels
 
 MAX_ROWS = 256
+MAX_GRAPHS = 64  # the one that wasn't used for longest goes
 _GROUPS = (
     ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
     ("self_attn.o_proj",),
@@ -38,7 +41,10 @@ _GROUPS = (
 _NUM_SITES = sum(map(len, _GROUPS))
 _FEWEST_BLOCKS = 16
 _FEW_TILES = 8  # where there are so many times fewer tiles than rows, a graph of its own launches no empty ones
+_LEAST_RANK = 16  # smaller ones have the same kernels
 _IN_PLACE = 4  # int64 of a row: token, position, slot, kept row
+_Key = tuple[int, int, int, bool]  # rows, blocks of a row, largest rank, whether there are few tiles
+_log = logging.getLogger(__name__)
 
 
 class GraphStep:
@@ -73,14 +79,16 @@ class GraphStep:
             for site in group
         )
         self._inputs: dict[tuple[int, int], _Inputs] = {}
-        self._graphs: dict[tuple[int, int, int, bool], _Graph | None] = {}
+        self._graphs: dict[_Key, _Graph] = {}
+        self._computed, self._refused = set[_Key](), set[_Key]()
+        self._logits: dict[int, torch.Tensor] = {}
         self._aimed: tuple[KeyValueBlocks | None, torch.Tensor | None] = (None, None)
         self._pool: Any = None
         self._side: Any = torch.cuda.Stream() if capture else None
 
     @property
     def num_graphs(self) -> int:
-        return sum(graph is not None for graph in self._graphs.values())
+        return len(self._graphs)
 
     def takes(self, step: PackedStep, plan: Plan | None) -> bool:
         """Whether all of the step's pieces are short, few enough, and under one adapter each."""
@@ -102,34 +110,61 @@ class GraphStep:
             self._inputs[size] = _Inputs.make(*size, self._embeddings.device)
         inputs, kv = self._inputs[size], step.kv
         inputs.fill(step, plan)
-        max_rank = 0 if plan is None else _filled(plan.max_rank)
+        max_rank = 0 if plan is None else max(_LEAST_RANK, _filled(plan.max_rank))
         few = plan is not None and len(plan.waves[0][0]) <= size[0] // _FEW_TILES
         tiles = None if plan is None else inputs.tiles(plan, max_rank, size[0] // _FEW_TILES if few else size[0])
         return self._run((*size, max_rank, few), lambda: self._compute(inputs, tiles, kv))[: len(step.kept_rows)]
 
-    def _run(self, key: tuple[int, int, int, bool], compute: Callable[[], torch.Tensor]) -> torch.Tensor:
-        graph = self._graphs.get(key)
-        if graph is None and key in self._graphs and self._capture:
-            graph = self._graphs[key] = self._captured(compute)
+    def _run(self, key: _Key, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
+        graph = self._graphs.pop(key, None)
+        if graph is None and self._capture and key in self._computed and key not in self._refused:
+            graph = self._captured(key, compute)
         if graph is None:
-            self._graphs[key] = None
-            return compute()
+            self._computed.add(key)
+            return compute().float()
+        self._graphs[key] = graph  # those used last are last
         graph.graph.replay()
         return graph.logits
 
-    def _captured(self, compute: Callable[[], torch.Tensor]) -> "_Graph":
+    def _captured(self, key: _Key, compute: Callable[[], torch.Tensor]) -> "_Graph | None":
+        """None where it can't be, as there is no memory for it: such steps are computed as they are from then on."""
+        while len(self._graphs) >= MAX_GRAPHS:
+            del self._graphs[next(iter(self._graphs))]
+        try:
+            logits = self._logits_of(key[0])
+            return _Graph(graph=self._record(lambda: logits.copy_(compute())), logits=logits)
+        except RuntimeError as error:
+            self._refused.add(key)
+            _log.warning("steps of %d rows are computed without a graph: %s", key[0], error)
+        if not self._graphs:
+            self._pool = None  # torch takes none again that has lost its last graph
+        torch.cuda.empty_cache()
+        return None
+
+    def _logits_of(self, size: int) -> torch.Tensor:
+        """All graphs of a size leave their logits in one place."""
+        if size not in self._logits:
+            weight = self._head.weight
+            self._logits[size] = torch.empty(size, len(weight), dtype=torch.float32, device=weight.device)
+        return self._logits[size]
+
+    def _record(self, compute: Callable[[], object]) -> Any:
         """Other threads may load adapters meanwhile."""
-        graph = torch.cuda.CUDAGraph()
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
         self._pool = self._pool or torch.cuda.graph_pool_handle()
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-            logits = compute()
-        return _Graph(graph=graph, logits=logits)
+        try:
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+                compute()
+        finally:
+            torch.cuda.set_stream(stream)  # a capture that fails leaves its own
+        return graph
 
     def _aim(self, kv: KeyValueBlocks, table: torch.Tensor | None) -> None:
         """Graphs hold addresses: with another storage, or another table of adapters, they are of no use."""
         known_kv, known_table = self._aimed
         if kv is not known_kv or (table is not None and known_table is not None and table is not known_table):
             self._graphs.clear()
+            self._computed.clear()
             self._pool = None  # it went with the last of them
         self._aimed = kv, known_table if table is None else table
 
@@ -152,7 +187,7 @@ class GraphStep:
             gated_BI = kernels.silu_gate(self._product(layer.products[2], h_BH, tiles, number, 2))
             delta_BH = self._product(layer.products[3], gated_BI, tiles, number, 3)
         h_BH = kernels.add_norm(x_BH, delta_BH, self._norm, self._eps)
-        return functional.linear(h_BH[inputs.kept], self._head.weight, self._head.bias).float()
+        return functional.linear(h_BH[inputs.kept], self._head.weight, self._head.bias)
 
     def _product(
         self, product: "_Product", x_BI: torch.Tensor, tiles: Tiles | None, layer: int, group: int

@@ -57,12 +57,13 @@ class TritonProducts:
         return max((each.max_rank for each in list(self._adapters.values())), default=1)
 
     def install(self, digest: str, weights: AdapterWeights) -> None:
+        """Takes a slot only once the factors have memory on the device."""
         with self._installing:
+            buffer, entries = self._packed(weights)
             if not self._empty:
                 self._grow()
             slot = self._empty.pop()
-            buffer, entries = self._packed(weights)
-            self.table[slot] = entries.to(self._device)
+            self.table[slot] = entries
             self._adapters[digest] = _Adapter(
                 slot=slot,
                 buffer=buffer,
@@ -106,7 +107,7 @@ class TritonProducts:
         )
 
     def _packed(self, weights: AdapterWeights) -> tuple[torch.Tensor, torch.Tensor]:
-        """The factors side by side on the device, and where each begins: int64 `[M, TABLE_FIELDS]`."""
+        """The factors side by side, and where each begins: int64 `[M, TABLE_FIELDS]`. Both on the device."""
         parts, entries, begin = [], torch.zeros(self.table.shape[1:], dtype=torch.int64), 0
         for module, (a_RI, b_OR, scale) in weights.factors.items():
             entries[self.numbers[module], 2] = a_RI.shape[0]
@@ -117,12 +118,13 @@ class TritonProducts:
                 begin += len(parts[-1])
         buffer = torch.cat(parts).to(self._device)
         entries[:, :2] += buffer.data_ptr() * (entries[:, 2:] > 0)
-        return buffer, entries
+        return buffer, entries.to(self._device)
 
     def _grow(self) -> None:
         """Twice the slots. Graphs that were captured with the old table are captured anew."""
-        self._empty = list(range(2 * len(self.table) - 1, len(self.table) - 1, -1))
+        before = len(self.table)
         self.table = torch.cat([self.table, torch.zeros_like(self.table)])
+        self._empty = list(range(2 * before - 1, before - 1, -1))
 
 
 @dataclass(slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 
@@ -117,7 +117,10 @@ class Weighing:
 
 
 class Paged(Protocol):
-    """Attention over blocks of keys and values, by whichever kernels; see `Kernels` for what each does."""
+    """Attention over blocks of keys and values, by whichever kernels; see `Kernels` for what each does. `failures` are
+    what a call raises where they don't run on this device."""
+
+    failures: ClassVar[tuple[type[Exception], ...]]
 
     def store(
         self, key_TGd: torch.Tensor, value_TGd: torch.Tensor, keys: torch.Tensor, values: torch.Tensor,
@@ -132,6 +135,8 @@ class Paged(Protocol):
 
 class Kernels:
     """One instruction set of one library. `isa` is its name, `origin` says where the library came from."""
+
+    failures: ClassVar[tuple[type[Exception], ...]] = ()
 
     def __init__(self, library: ctypes.CDLL, number: int, isa: str, origin: str):
         self.isa, self.origin, self._number = isa, origin, number

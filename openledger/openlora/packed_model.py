@@ -55,7 +55,7 @@ class PackedModel:
     `exact`, rounded to `int8`, or `auto`: rounded where that makes a step of one row faster. `shapes` are the modules
     that adapters may target, `bytes_per_token` what the keys and values of a token take. `num_threads` is what torch
     computes with, which the call of the kernels doesn't. On a GPU `device` says so. Raises InvalidInput
-    (`unsupported_model`, `no_int8`)."""
+    (`unsupported_model`, `no_int8`, `kernels_failed`)."""
 
     def __init__(
         self,
@@ -274,8 +274,19 @@ class PackedModel:
     def _probe_logits(self, step: PackedStep) -> torch.Tensor:
         try:
             return self.logits(step)
+        except self._failures as error:
+            raise InvalidInput(
+                f"the kernels {self.kernels} don't run on this device: {error}",
+                code="kernels_failed",
+                param="kernels",
+                fix="kernels: torch",
+            ) from error
         except (TypeError, ValueError, RuntimeError, AttributeError, KeyError) as error:
             raise self._unsupported(f"it doesn't run on packed batches: {error}") from error
+
+    @property
+    def _failures(self) -> tuple[type[Exception], ...]:
+        return () if self.kernels is None else self.kernels.failures
 
     def _round(self) -> None:
         """Weights alone: the tables of rotary positions stay as they are."""

@@ -4,12 +4,14 @@ One step = plan (scheduler), pack, aim the adapters, one forward pass, choose to
 the requests' errors; the parts know nothing of each other.
 """
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import wait
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ import torch
 
 from openledger.adapters.base_model import BaseModel, load_tokenizer
 from openledger.adapters.checks import AdapterLimits, read_adapter
-from openledger.core.errors import Conflict, Corrupt, InvalidInput, NotFound, OpenLedgerError, TooLarge
+from openledger.core.errors import Conflict, Corrupt, InvalidInput, NotFound, OpenLedgerError, TooLarge, Unavailable
 from openledger.core.values import GenerationRequest, TokenEvent, TokenLogprob
 from openledger.openlora.devices import find_device, find_kernels, triton_products
 from openledger.openlora.engine import Vectors, check_dtype, not_finite, refusal
@@ -29,7 +31,7 @@ from openledger.openlora.kv import KeyValueBlocks, num_blocks_of, root_key
 from openledger.openlora.lora import LoraLayers, NativeProducts, Products
 from openledger.openlora.lora_torch import TorchProducts
 from openledger.openlora.merging import check_memory
-from openledger.openlora.native import BLOCK, Kernels
+from openledger.openlora.native import BLOCK, Kernels, Paged
 from openledger.openlora.packed_model import Merged, PackedModel
 from openledger.openlora.packing import PackedStep, Piece, pack
 from openledger.openlora.sampling import check_sampling, choose_tokens, logprob_of
@@ -40,6 +42,7 @@ DTYPES = ("auto", "float32", "bfloat16")
 WEIGHTS = ("exact", "int8", "auto")
 _GRAMMAR_WAIT_S = 0.01
 _SOFTMAX_ROWS = 64  # of a score at a time: they stay in the caches, and nobody waits for all of them
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,10 +81,9 @@ class TorchEngine:
         torch.set_num_threads(self.options.num_threads)
         _check_options(self.options)
         device = find_device(self.options.device, self.options.kernels)
-        self._kernels = find_kernels(device, self.options.kernels)
-        self._model = PackedModel(
-            base, self._kernels, self.options.dtype, self.options.weights, self.options.num_threads, device
-        )
+        _check_weights(self.options.weights, device)
+        self._model = self._packed_model(base, find_kernels(device, self.options.kernels), device)
+        self._kernels = self._model.kernels
         self._lora = LoraLayers(self._model.model, self._products())
         self._merged: Merged | None = None
         tokenizer = load_tokenizer(base)
@@ -111,7 +113,15 @@ class TorchEngine:
                 code="adapter_digest_mismatch",
                 param=str(folder),
             )
-        self._lora.install(digest, weights)
+        try:
+            self._lora.install(digest, weights)
+        except torch.OutOfMemoryError as error:
+            raise Unavailable(
+                f"the GPU has no memory left for adapter {digest}",
+                code="no_memory_for_adapter",
+                param="digest",
+                fix="fewer slots, or a smaller kv_bytes or max_batch",
+            ) from error
 
     def unload(self, digest: str) -> None:
         if self._scheduler.uses(digest) or self._in_pass[digest]:
@@ -346,11 +356,34 @@ class TorchEngine:
             self._in_pass -= Counter(digests)
 
     def _give_way(self) -> None:
+        """A GPU is behind: people who come while it computes what was queued would wait for all of it."""
         if self._people is not None:
+            self._model.wait()
             begin_s = time.perf_counter()
             with self._lora.set_aside():
                 self._people()
             self._given_s += time.perf_counter() - begin_s
+
+    def _packed_model(self, base: BaseModel, kernels: Paged | None, device: torch.device) -> PackedModel:
+        """By torch alone where a GPU's kernels don't run or give something else, unless they were asked for by name."""
+        options = self.options
+        load = partial(
+            PackedModel,
+            base,
+            dtype=options.dtype,
+            weights=options.weights,
+            num_threads=options.num_threads,
+            device=device,
+        )
+        try:
+            return load(kernels)
+        except InvalidInput as error:
+            if options.kernels != "auto" or kernels is None or isinstance(kernels, Kernels):
+                raise
+            reason = str(error)
+        model = load(None)
+        _log.warning("torch computes attention and adapters, more slowly than kernels: %s", reason)
+        return model
 
     def _products(self) -> Products:
         if self._kernels is None:
@@ -496,6 +529,14 @@ def _check_options(options: EngineOptions) -> None:
         raise InvalidInput(
             f"weights is one of {', '.join(WEIGHTS)}, not {options.weights!r}", code="no_int8", param="weights"
         )
+
+
+def _check_weights(weights: str, device: torch.device) -> None:
+    if weights == "int8" and device.type != "cpu":
+        raise InvalidInput(
+            "int8 weights are computed on a CPU only", code="no_int8", param="weights",
+            fix="weights: exact, or device: cpu",
+        )  # fmt: skip
 
 
 def _name_of(dtype: torch.dtype) -> str:

@@ -15,11 +15,13 @@ S splits, J modules that share their input, N tiles.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from subprocess import SubprocessError
+from typing import Any, ClassVar
 
 import torch
 import triton
 import triton.language as tl
+from triton.errors import TritonError
 
 from openledger.openlora.native import BLOCK, Rows, Weighing
 
@@ -47,7 +49,9 @@ class Tiles:
 
 
 class TritonKernels:
-    """All calls are queued on the current stream and return at once."""
+    """All calls are queued on the current stream and return at once; the first of a kind compiles, which may fail."""
+
+    failures: ClassVar[tuple[type[Exception], ...]] = (TritonError, SubprocessError)
 
     def __init__(self) -> None:
         self.interpreted = bool(triton.knobs.runtime.interpret)

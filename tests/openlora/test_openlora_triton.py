@@ -3,9 +3,11 @@
 TRITON_INTERPRET=1 runs them without a GPU; they need the package `triton`, which torch for CUDA brings along.
 """
 
+import importlib
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ from openlora_models import (
     run,
     tokens_of,
 )  # fmt: skip
+from transformers import AutoModelForCausalLM
 
 from openledger.adapters.checks import AdapterDescription, AdapterWeights
 from openledger.core.errors import InvalidInput
@@ -35,6 +38,7 @@ pytestmark = [
         not (INTERPRETED or torch.cuda.is_available()), reason="there is no GPU, and TRITON_INTERPRET isn't 1"
     ),
 ]
+graph_step_module = partial(importlib.import_module, "openledger.openlora.graph_step")  # imports Triton
 DEVICE = "cpu" if INTERPRETED else "cuda"
 FLOAT, HALF = torch.float32, torch.bfloat16
 DTYPES = [FLOAT] if INTERPRETED else [FLOAT, HALF]
@@ -236,11 +240,13 @@ class TestProducts:
         weights = {name: _weights({"x": 2}) for name in names}
         for name in names[:64]:
             products.install(name, weights[name])
-        products.plan([Run(0, 1, "3")])
+        old = products.plan([Run(0, 1, "3")])
+        assert old.table is products.table
         products.remove("5")
         for name in names[64:]:
             products.install(name, weights[name])
         assert len(products.table) == 128
+        assert products.plan([Run(0, 1, "3")]).table is products.table
         assert sorted(products.resident()) == sorted({*names} - {"5"})
         for name in ("3", "64", "69"):
             x, y = _random(1, 40), torch.zeros(1, 56, device=DEVICE)
@@ -249,6 +255,47 @@ class TestProducts:
                 each.to(DEVICE) if torch.is_tensor(each) else each for each in weights[name].factors["x"]
             )
             torch.testing.assert_close(y, x @ a_RI.t() @ b_OR.t() * scale, rtol=1e-4, atol=1e-4)
+
+    def test_an_adapter_that_comes_back_to_another_slot_is_planned_anew(self) -> None:
+        """The same runs as before, while another adapter has what was its slot."""
+        torch.manual_seed(0)
+        products, runs, weights = self._products(FLOAT), [Run(0, 1, "a")], _weights({"x": 2})
+        products.install("a", weights)
+        x, before, after = _random(1, 40), torch.zeros(1, 56, device=DEVICE), torch.zeros(1, 56, device=DEVICE)
+        products.plan(runs).add("x", x, before)
+        slot = products._adapters["a"].slot
+        products.remove("a")
+        products.install("b", _weights({"x": 2}))
+        assert products._adapters["b"].slot == slot
+        products.install("a", weights)
+        products.plan(runs).add("x", x, after)
+        assert before.any()
+        assert torch.equal(after, before)
+
+    def test_an_adapter_that_finds_no_memory_takes_no_slot(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Neither where its factors find none, nor where a larger table doesn't."""
+        products, weights = self._products(FLOAT), _weights({"x": 2})
+
+        def full(*_: Any) -> None:
+            raise torch.OutOfMemoryError
+
+        with monkeypatch.context() as patched:
+            patched.setattr(products, "_packed", full)
+            with pytest.raises(torch.OutOfMemoryError):
+                products.install("a", weights)
+        for number in range(64):
+            products.install(str(number), weights)
+        assert len(products.table) == 64
+        with monkeypatch.context() as patched:
+            patched.setattr(torch, "zeros_like", full)
+            with pytest.raises(torch.OutOfMemoryError):
+                products.install("64", weights)
+        assert len(products.table) == 64
+        assert "64" not in products.resident()
+        products.remove("63")
+        products.install("64", weights)
+        assert len(products.table) == 64
+        assert sorted(each.slot for each in products._adapters.values()) == list(range(64))
 
 
 class TestEngine:
@@ -265,6 +312,19 @@ class TestEngine:
         told = self._engine(served).describe()
         assert told["lora_path"].startswith("kernels: triton")
         assert told["decode_path"] == ("kernel by kernel" if INTERPRETED else "one graph")
+
+    def test_a_graph_that_does_not_compile_is_given_up(self, served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+        from triton.runtime.errors import OutOfResources
+
+        from openledger.openlora.triton_kernels import TritonKernels
+
+        def fail(*_: Any) -> None:
+            raise OutOfResources(1 << 20, 1 << 17, "shared memory")
+
+        monkeypatch.setattr(TritonKernels, "silu_gate", fail)
+        told = self._engine(served).describe()
+        assert told["lora_path"].startswith("kernels: triton")
+        assert told["decode_path"] == "module by module"
 
     def test_an_answer_under_an_adapter_beside_others_is_pefts(self, served: Served) -> None:
         engine, names = self._engine(served), ("one", None, "two")
@@ -313,11 +373,79 @@ class TestEngine:
             assert tokens_of(by_graphs[each.request_id]) == tokens_of(by_modules[each.request_id])
 
 
-class TestWithoutTriton:
-    @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
-    def test_torch_computes_the_same_on_a_gpu(self, served: Served) -> None:
-        engine = TorchEngine(served.base, EngineOptions(max_batch=8, kernels="torch", device="cuda"))
-        engine.load(served.digests["one"], served.folders["one"])
-        events = run(engine, request("r", prompt_of(9), served.digests["one"]))["r"]
-        assert engine.describe()["lora_path"] == "torch, packed baddbmm"
-        assert_same_greedy(tokens_of(events), generate_alone(peft_model(served, "one"), prompt_of(9), 12))
+class _Recorded:
+    """In the place of a CUDA graph, without a GPU: computes once more."""
+
+    def __init__(self, compute: Callable[[], object]):
+        self.replay = compute
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="where there is a GPU graphs are captured")
+class TestWhichStepsHaveAGraph:
+    @pytest.fixture
+    def graphs(self, served: Served, monkeypatch: pytest.MonkeyPatch) -> Any:
+        from openledger.openlora.graph_step import GraphStep
+
+        monkeypatch.setattr(GraphStep, "_record", lambda _, compute: _Recorded(compute))
+        base = AutoModelForCausalLM.from_pretrained(served.base.path)
+        weighings = {number: Weighing(scale=1.0) for number in range(base.config.num_hidden_layers)}
+        graphs = GraphStep(base, _kernels(), weighings, capture=False)
+        graphs._capture = True
+        return graphs
+
+    def _ask(self, graphs: Any, *key: Any) -> torch.Tensor:
+        return graphs._run(key, lambda: torch.full((key[0], len(graphs._head.weight)), float(key[1])))
+
+    def test_the_second_of_a_size_and_graphs_of_one_size_share_their_logits(self, graphs: Any) -> None:
+        for blocks in (16, 32):
+            first = self._ask(graphs, 4, blocks, 0, False)
+            assert graphs.num_graphs == (blocks == 32)
+            second = self._ask(graphs, 4, blocks, 0, False)
+            assert torch.equal(first, second)
+        assert graphs.num_graphs == 2
+        assert second.data_ptr() == self._ask(graphs, 4, 16, 0, False).data_ptr()
+        assert second.unique().tolist() == [16.0]  # good until the next call
+        assert second.dtype is torch.float32
+
+    def test_the_one_not_used_for_longest_goes(self, graphs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(graph_step_module(), "MAX_GRAPHS", 2)
+        for blocks in (16, 16, 32, 32, 16, 64, 64):
+            self._ask(graphs, 4, blocks, 0, False)
+        assert [blocks for _, blocks, _, _ in graphs._graphs] == [16, 64]
+
+    def test_one_that_finds_no_memory_is_not_tried_again(self, graphs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        tried = []
+
+        def full(graphs: Any, compute: Callable[[], object]) -> None:
+            tried.append(compute)
+            graphs._pool = "lost"
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+        monkeypatch.setattr(type(graphs), "_record", full)
+        told = [self._ask(graphs, 4, 16, 0, False) for _ in range(4)]
+        assert all(torch.equal(each, told[0]) for each in told)
+        assert len(tried) == 1
+        assert graphs.num_graphs == 0
+        assert graphs._pool is None
+        monkeypatch.setattr(type(graphs), "_record", lambda _, compute: _Recorded(compute))
+        for _ in range(2):
+            self._ask(graphs, 8, 16, 0, False)
+        assert graphs.num_graphs == 1
+
+    def test_answers_of_replayed_steps_are_pefts_and_small_ranks_share_a_graph(
+        self, served: Served, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from openledger.openlora.graph_step import GraphStep
+
+        monkeypatch.setattr(GraphStep, "_record", lambda _, compute: _Recorded(compute))
+        engine = TorchEngine(served.base, EngineOptions(max_batch=2, kernels="triton"))
+        graphs: Any = engine._model._graphs
+        graphs._capture = True
+        ranks = set()
+        for name in ("one", "two"):
+            engine.load(served.digests[name], served.folders[name])
+            ranks.add(engine._lora._products.max_rank)  # type: ignore[attr-defined]
+            events = run(engine, request("r", prompt_of(9), served.digests[name], max_tokens=4))
+            assert_same_greedy(tokens_of(events["r"]), generate_alone(peft_model(served, name), prompt_of(9), 4))
+        assert ranks == {4, 8}
+        assert [key[:3] for key in graphs._graphs] == [(16, 16, 16), (1, 16, 16)]  # a prompt's and a token's
