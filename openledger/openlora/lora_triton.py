@@ -58,10 +58,10 @@ class TritonProducts:
 
     def install(self, digest: str, weights: AdapterWeights) -> None:
         with self._installing:
+            buffer, entries = self._packed(weights)  # where the device has no memory for it, no slot is taken
             if not self._empty:
                 self._grow()
             slot = self._empty.pop()
-            buffer, entries = self._packed(weights)
             self.table[slot] = entries.to(self._device)
             self._adapters[digest] = _Adapter(
                 slot=slot,
