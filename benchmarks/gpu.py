@@ -18,8 +18,8 @@ of which prints a table and joins it to --out (JSON), so that parts run apart st
               the results are apart (benchmarks/gpu_attribution.py)
 
 `small` is the Llama of benchmarks/openlora_world.py; `1b` and `8b` have the shapes of Llama 3.2 1B and 3.1 8B, with
-random weights, and adapters of rank 16 on all linear layers. vLLM is no peer here: see
-docs/decisions/0015-engine-on-a-gpu.md.
+random weights, and adapters of rank 16 on all linear layers. vLLM is no peer here: it could not be installed where the
+published figures were taken (docs/decisions/0015-engine-on-a-gpu.md).
 """
 
 import argparse
@@ -30,6 +30,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -473,13 +474,13 @@ def _read_bytes(engine: TorchEngine, setting: Setting, mix: str, count: int) -> 
 
 
 def _prompt(length: int, number: int) -> tuple[int, ...]:
-    size = len(load_tokenizer_from(EMBEDDED)) if not _SIZES else _SIZES[0]
-    _SIZES[:] = [size]
     generator = torch.Generator().manual_seed(SEED + 1000 * length + number)
-    return tuple(torch.randint(5, size, (length,), generator=generator).tolist())
+    return tuple(torch.randint(5, _num_tokens(), (length,), generator=generator).tolist())
 
 
-_SIZES: list[int] = []
+@cache
+def _num_tokens() -> int:
+    return len(load_tokenizer_from(EMBEDDED))
 
 
 def _digest(made: World, mix: str, number: int) -> str:

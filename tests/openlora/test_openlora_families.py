@@ -59,5 +59,5 @@ class TestSilentDifference:
         assert "called attention 2 times" in self._refusal(make_base(tmp_path))
 
     def test_later_positions_are_hidden(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(attention, "_mask", lambda start, end, window: torch.ones(end - start, end).bool())
+        monkeypatch.setattr(attention, "_mask", lambda start, end, *_: torch.ones(end - start, end).bool())
         assert "differ" in self._refusal(make_base(tmp_path))
