@@ -182,8 +182,13 @@ def _of_anybody(contributors: Sequence[str], sketches_RK: npt.NDArray[Any], plac
     """By likeness/2."""
     order = np.argsort(np.asarray(places), kind="stable").tolist()
     whose, sorted_RK = [contributors[row] for row in order], sketches_RK[order]
-    theta = theta_milli(whose, [milli for _, milli in _likest_earlier(sorted_RK, whose)])
-    for row, (earlier, milli) in enumerate(_likest_earlier(sorted_RK)):
+    name_R = np.unique(whose, return_inverse=True)[1]
+    anybodys, strangers = _Likest.of(len(order)), _Likest.of(len(order))
+    for rows, others, products in _earlier_products(sorted_RK):
+        anybodys.see(rows, others, products)
+        strangers.see(rows, others, np.where(name_R[rows][:, None] == name_R[others], -1.0, products))
+    theta = theta_milli(whose, [milli for _, milli in strangers.found()])
+    for row, (earlier, milli) in enumerate(anybodys.found()):
         if milli > theta:
             yield order[row], order[earlier], milli
 
@@ -191,11 +196,11 @@ def _of_anybody(contributors: Sequence[str], sketches_RK: npt.NDArray[Any], plac
 def theta_milli(contributors: Sequence[str], strangers_milli: Sequence[int]) -> int:
     """Theta of likeness/2, of rows' contributors and how alike each row is to the likest earlier one of a stranger's,
     in thousandths."""
+    if len(contributors) < SMALL:
+        return LEAST_MILLI
     by_name: defaultdict[str, list[int]] = defaultdict(list)
     for name, milli in zip(contributors, strangers_milli, strict=True):
         by_name[name].append(milli)
-    if len(contributors) < SMALL:
-        return LEAST_MILLI
     each = sorted((_theta_of(group), len(group)) for group in _groups(by_name))
     weights = np.cumsum([weight for _, weight in each])
     median = each[int(np.searchsorted(2 * weights, len(contributors)))][0]
@@ -419,22 +424,45 @@ def _strangers(contributors: Sequence[str], sketches_RK: npt.NDArray[Any]) -> _S
     )
 
 
-def _likest_earlier(sketches_RK: npt.NDArray[Any], but: Sequence[str] = ()) -> list[tuple[int, int]]:
-    """For each row the number of the likest row before it, and their likeness in thousandths; (0, 0) for the first. Not
-    those that have the same name in `but`."""
-    number_R, likeness_R = np.zeros(len(sketches_RK), int), np.zeros(len(sketches_RK), np.float32)
-    name_R = np.unique(but, return_inverse=True)[1] if but else np.arange(len(sketches_RK))
-    for rows, others, products in _products(sketches_RK):
-        products = np.where(name_R[rows][:, None] == name_R[others], -1.0, products)
-        if rows == others:
-            products = np.where(np.tri(len(products), k=-1, dtype=bool), products, -1.0)
+def _likest_earlier(sketches_RK: npt.NDArray[Any]) -> list[tuple[int, int]]:
+    """As `_Likest.found`, of all earlier rows."""
+    likest = _Likest.of(len(sketches_RK))
+    for rows, others, products in _earlier_products(sketches_RK):
+        likest.see(rows, others, products)
+    return likest.found()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Likest:
+    """For each row the likest earlier one of those that were seen: its number, and their likeness."""
+
+    number_R: Integers
+    likeness_R: Float
+
+    @classmethod
+    def of(cls, num_rows: int) -> "_Likest":
+        return cls(number_R=np.zeros(num_rows, np.int64), likeness_R=np.zeros(num_rows, np.float32))
+
+    def see(self, rows: slice, others: slice, products: Float) -> None:
+        """Of `others` those count whose product is above 0."""
         best_R = products.argmax(axis=1)
         most_R = products[np.arange(len(products)), best_R]
-        better_R = most_R > likeness_R[rows]
-        likeness_R[rows] = np.where(better_R, most_R, likeness_R[rows])
-        number_R[rows] = np.where(better_R, best_R + others.start, number_R[rows])
-    milli = [min(1000, round(1000 * likeness)) for likeness in likeness_R.tolist()]
-    return list(zip(number_R.tolist(), milli, strict=True))
+        better_R = most_R > self.likeness_R[rows]
+        self.likeness_R[rows] = np.where(better_R, most_R, self.likeness_R[rows])
+        self.number_R[rows] = np.where(better_R, best_R + others.start, self.number_R[rows])
+
+    def found(self) -> list[tuple[int, int]]:
+        """Likenesses in thousandths; (0, 0) where there is none."""
+        milli = [min(1000, round(1000 * likeness)) for likeness in self.likeness_R.tolist()]
+        return list(zip(self.number_R.tolist(), milli, strict=True))
+
+
+def _earlier_products(sketches_RK: npt.NDArray[Any]) -> Iterator[tuple[slice, slice, Float]]:
+    """As `_products`; -1 where the other row isn't earlier."""
+    for rows, others, products in _products(sketches_RK):
+        if rows == others:
+            products = np.where(np.tri(len(products), k=-1, dtype=bool), products, -1.0)
+        yield rows, others, products
 
 
 def _products(sketches_RK: npt.NDArray[Any]) -> Iterator[tuple[slice, slice, Float]]:

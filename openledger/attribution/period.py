@@ -309,8 +309,8 @@ def bank_scores(
     """By the bank, with the index as prior. `least_error_scale` is what an audit found the bank's errors to be too
     small by. Raises InvalidInput where sizes don't fit or a number is not finite."""
     fees, gain = _checked(entries, scores, weights_nano, gains)
-    rows_RQ, _, group_R = _grouped(entries, scores, bank.design)
-    total, scale, check = _fitted(entries, scores, fees, bank, least_error_scale)
+    rows_RQ, prior_GQ, group_R = _grouped(entries, scores, bank.design)
+    total, scale, check = _fitted(prior_GQ, fees, bank, least_error_scale)
     influence_R = _divided(rows_RQ @ fees, group_R, total)
     decoys = [number for number, entry in enumerate(entries) if not entry.trained]
     noise = total.prior_scale * _root_mean_square(scores[decoys] @ fees if decoys else rows_RQ @ fees)
@@ -374,8 +374,8 @@ def bank_rows(
 ) -> BankRows:
     """Raises as `bank_scores`."""
     fees, gain = _checked(entries, scores, weights_nano, gains)
-    rows_RQ, _, group_R = _grouped(entries, scores, bank.design)
-    total, scale, _ = _fitted(entries, scores, fees, bank, least_error_scale)
+    rows_RQ, prior_GQ, group_R = _grouped(entries, scores, bank.design)
+    total, scale, _ = _fitted(prior_GQ, fees, bank, least_error_scale)
     found = float(gain > 0)
     return BankRows(
         influence_R=found * _divided(rows_RQ @ fees, group_R, total),
@@ -385,15 +385,10 @@ def bank_rows(
 
 
 def _fitted(
-    entries: Sequence[IndexEntry],
-    scores: Scores,
-    fees: npt.NDArray[np.float64],
-    bank: Outcomes,
-    least_error_scale: float,
+    prior_GQ: npt.NDArray[np.float64], fees: npt.NDArray[np.float64], bank: Outcomes, least_error_scale: float
 ) -> tuple[Expected, float, LeftOut | None]:
     """The period's sum, fitted as one answer; by how much its errors are too small; and how well the bank predicts
     single answers under members that it was not fitted to."""
-    _, prior_GQ, _ = _grouped(entries, scores, bank.design)
     members_MG, outcomes_M1 = bank.design.members_MG, (bank.outcomes_MQ @ fees)[:, None]
     total_prior = (prior_GQ @ fees)[:, None]
     total, _ = fit_expected(members_MG, outcomes_M1, total_prior, ratios=bank.ratios)

@@ -1,4 +1,4 @@
-"""Waiting for actors: their values, and their errors as ours."""
+"""Waiting for actors: their values, and their errors as ours, or in words."""
 
 from typing import Any
 
@@ -17,3 +17,9 @@ async def answered(reference: Any) -> Any:
         raise
     except ray.exceptions.RayActorError as error:
         raise Unavailable(f"a part of the platform is restarting: {error}", code="actor_unavailable") from error
+
+
+def reason_of(error: Exception) -> str:
+    """An error's code and words, where they are ours; its type, where they may say anything."""
+    cause = getattr(error, "cause", None) or error
+    return f"{cause.code}: {cause.message}" if isinstance(cause, OpenLedgerError) else type(cause).__name__

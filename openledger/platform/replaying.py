@@ -36,14 +36,15 @@ from openledger.attribution.period import BankRows, Measurement
 from openledger.attribution.planner import plan_replay
 from openledger.attribution.replay import Replay
 from openledger.attribution.row_scores import RowScores, brought_to_bank, document, read_document
-from openledger.core.errors import NotFound, OpenLedgerError
+from openledger.core.errors import NotFound
 from openledger.core.files import write_durably, write_json_durably
 from openledger.core.hashing import digest_bytes, digest_json
 from openledger.core.ids import check_name
 from openledger.core.money import NANO_PER_OPEN
 from openledger.core.values import Answer, Row
+from openledger.platform.calls import reason_of
 from openledger.platform.hosts import HostOf
-from openledger.training.record import load_run
+from openledger.training.record import load_run, rows_in_order
 
 if TYPE_CHECKING:  # it settles with what is here
     from openledger.platform.pipeline import AdapterAttribution, PeriodAttribution
@@ -161,7 +162,7 @@ def _stated(
         _logger.exception("the replay of %s in %s failed", found.scores.adapter, found.scores.period)
         if isinstance(error, ray.exceptions.RayError) and not isinstance(error, ray.exceptions.RayTaskError):
             replays.host_lost()
-        return {"replay": f"failed: {_reason(error)}"}
+        return {"replay": f"failed: {reason_of(error)}"}
 
 
 def _replay(
@@ -177,7 +178,8 @@ def _replay(
     name, period = found.scores.adapter, found.scores.period
     served = registry.find_digest(part.digest)
     card = load_card(Path(served.folder))
-    rows = _rows_of_run(Path(served.folder), replays.rows_of(card))
+    row_ids = load_run(Path(served.folder)).row_ids
+    rows = rows_in_order(row_ids, replays.rows_of(card), "the run")
     folder = _begin(replays.folder, f"{_name(part, found)}-", part, found.left_out)
     targets = _first_targets(folder, part, targets)
     asked = hosts(card.base_digest).replay.remote(served.folder, rows, list(targets.values()), str(folder))
@@ -199,19 +201,6 @@ def _replay(
     write_durably(rows_path(replays.folder, name, period, digest_bytes(text)), text)
     exact = "exact" if told.deviation == 0 else f"off by up to {told.deviation:.2g} in a weight"
     return {"replay": exact, "row_scores": digest_bytes(text)}
-
-
-def _rows_of_run(adapter: Path, there: Sequence[Row]) -> list[Row]:
-    """The run's rows in its record's order. Raises NotFound (`rows_gone`)."""
-    wanted, known = load_run(adapter).row_ids, {row.row_id: row for row in there}
-    if gone := [row_id for row_id in wanted if row_id not in known]:
-        raise NotFound(
-            f"{len(gone)} rows of the run are gone, {gone[0]} among them",
-            code="rows_gone",
-            param="rows",
-            fix="train a clean adapter on what is left: jobs/train.py",
-        )
-    return [known[row_id] for row_id in wanted]
 
 
 def _scores(
@@ -260,9 +249,3 @@ def _unfinished(folder: Path) -> Path:
 def _name(part: "AdapterAttribution", found: "PeriodAttribution") -> str:
     name, period = check_name(found.scores.adapter, "adapter"), check_name(found.scores.period, "period")
     return f"{name}-{period}-{part.digest[:24]}"
-
-
-def _reason(error: Exception) -> str:
-    """An error's code and words, where they are ours; its type, where they may say anything."""
-    cause = getattr(error, "cause", None) or error
-    return f"{cause.code}: {cause.message}" if isinstance(cause, OpenLedgerError) else type(cause).__name__

@@ -33,6 +33,7 @@ from openledger.attribution.bank_folder import KeptBank, member_adapters
 from openledger.core.errors import NotFound, OpenLedgerError, TooManyRequests, Unavailable
 from openledger.core.values import Answer
 from openledger.openlora.engine import precision_of
+from openledger.platform.calls import reason_of
 
 Array = npt.NDArray[np.float64]
 
@@ -86,9 +87,8 @@ class EngineScorer:
         where any replica that is asked computes in less."""
         engine, size = self._engine(base_digest), self.num_members_at_once(base_digest)
         chunks = [members[begin : begin + size] for begin in range(0, len(members), size)]
-        in_flight = (
-            _IN_FLIGHT if self._free_slots(base_digest) >= 2 * size else 1
-        )  # or they wait for each other's slots
+        # with fewer free slots calls would wait for each other's
+        in_flight = _IN_FLIGHT if self._free_slots(base_digest) >= 2 * size else 1
         return np.concatenate([self._score_some(engine, chunk, answers, in_flight) for chunk in chunks])
 
     def _free_slots(self, base_digest: str) -> int:
@@ -165,7 +165,7 @@ def bank_outcomes(
         members = member_adapters(Path(adapter.folder), bank)
         told_MQ = score.score_members(adapter.base_digest, members, answers)
     except Exception as error:  # noqa: BLE001 - whatever ended it, the bank's own code says the same
-        return packed(_reason(error))
+        return packed(reason_of(error))
     difference = _difference(told_MQ, host, adapter, bank, answers, score.num_members_at_once(adapter.base_digest))
     if not difference <= TOLERANCE_NATS:  # also where it is no number
         return packed(f"the engine differs by {difference:.2g} nats a token")
@@ -227,7 +227,3 @@ def _told(error: Exception) -> Exception:
         code="scorer_lost",
         fix="see that the serving application is healthy, then settle again: nothing was paid",
     )
-
-
-def _reason(error: Exception) -> str:
-    return f"{error.code}: {error.message}" if isinstance(error, OpenLedgerError) else type(error).__name__

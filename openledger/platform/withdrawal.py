@@ -36,6 +36,7 @@ from openledger.training.record import (
     load_held_out,
     load_run,
     load_weights,
+    rows_in_order,
     save_checkpoint,
     save_held_out,
 )
@@ -174,19 +175,8 @@ def _matrices(
     if kept is not None and plan.contributor in kept.withouts:
         return load_weights(kept.withouts[plan.contributor]), {}
     tell(f"training {plan.name} without {plan.contributor}")
-    return train_without(folder, base, _trained_rows(plan.card, rows), plan.contributor, num_gpus=num_gpus)
-
-
-def _trained_rows(card: AdapterCard, rows: Sequence[Row]) -> list[Row]:
-    by_id = {row.row_id: row for row in rows}
-    if gone := [row_id for row_id in card.rows_trained if row_id not in by_id]:
-        raise NotFound(
-            f"{len(gone)} rows of {card.name} are gone, {gone[0]} among them",
-            code="rows_gone",
-            param="rows",
-            fix="train a clean adapter on what is left: jobs/train.py",
-        )
-    return [by_id[row_id] for row_id in card.rows_trained]
+    trained = rows_in_order(plan.card.rows_trained, rows, plan.card.name)
+    return train_without(folder, base, trained, plan.contributor, num_gpus=num_gpus)
 
 
 def _write(plan: Withdrawal, final: Weights, epochs: Mapping[int, Weights], adapters: Path, indexes: Path) -> Path:

@@ -25,6 +25,7 @@ from openledger.adapters.card import adapter_digest
 from openledger.core.errors import Corrupt, InvalidInput, NotFound
 from openledger.core.files import read_document, write_durably, write_json_durably
 from openledger.core.hashing import digest_json
+from openledger.core.values import Row
 from openledger.training.examples import Example
 from openledger.training.loop import Progress, train
 from openledger.training.lora import attach_lora, save_adapter
@@ -198,6 +199,20 @@ def check_run(record: RunRecord, base: BaseModel, examples: Sequence[Example]) -
             param="rows",
             fix="give the rows of the run: jobs/rows.py writes those of an adapter of a working folder",
         )
+
+
+def rows_in_order(row_ids: Sequence[str], rows: Sequence[Row], whose: str) -> list[Row]:
+    """Those of `rows` that a run was trained on, in the order of `row_ids`; `whose` they are an error says. Raises
+    NotFound (`rows_gone`)."""
+    by_id = {row.row_id: row for row in rows}
+    if gone := [row_id for row_id in row_ids if row_id not in by_id]:
+        raise NotFound(
+            f"{len(gone)} rows of {whose} are gone, {gone[0]} among them",
+            code="rows_gone",
+            param="rows",
+            fix="train a clean adapter on what is left: jobs/train.py",
+        )
+    return [by_id[row_id] for row_id in row_ids]
 
 
 def credit_of(row_ids: Sequence[str], order: Sequence[str]) -> tuple[int, ...]:
