@@ -33,7 +33,7 @@ from openledger.training.members import Member
 from openledger.training.recipe import generator
 
 Array = npt.NDArray[np.float64]
-HALVES, ROW_HALVES = 40, 40
+HALVES = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +57,8 @@ def main() -> int:
     return 0
 
 
-def exact_values(folder: Path) -> dict[str, dict[str, Figures]]:
-    """Eight contributors: the bank's estimate before clipping against all 256 coalitions."""
+def exact_truth(folder: Path) -> tuple[list[task.Digit], list[task.Digit], dict[str, Array]]:
+    """Eight contributors' rows, the questions, and exact Banzhaf and Shapley values, [C, Q]: all 256 coalitions."""
     examples, queries = task.make_examples(8)
     names = sorted({example.contributor_id for example in examples})
     runs = task.make_runs(examples)
@@ -70,7 +70,13 @@ def exact_values(folder: Path) -> dict[str, dict[str, Figures]]:
     start = dict(task.make_module(CONSTANTS.initial).named_parameters())
     empty = runs.score([{name: p.detach() for name, p in start.items()}], queries)[0]
     value = {frozenset(): empty, **{frozenset(c): row for c, row in zip(coalitions, outcomes, strict=True)}}
-    exact = {"Banzhaf": banzhaf(value, names), "Shapley": shapley(value, names)}
+    return examples, queries, {"Banzhaf": banzhaf(value, names), "Shapley": shapley(value, names)}
+
+
+def exact_values(folder: Path) -> dict[str, dict[str, Figures]]:
+    """Eight contributors: the bank's estimate before clipping against all 256 coalitions."""
+    examples, queries, exact = exact_truth(folder)
+    runs = task.make_runs(examples)
     found: dict[str, dict[str, Figures]] = {"payouts, exact values": {}, "intervals": {}}
     for number in (16, 32, 64):
         plan = plan_bank(CONSTANTS, examples, num_coalitions=number, num_twins=0, players="contributors")
@@ -96,20 +102,32 @@ def exact_values(folder: Path) -> dict[str, dict[str, Figures]]:
     return found
 
 
-def contributors_expected(folder: Path) -> dict[str, Figures]:
-    """Twelve contributors: LDS over 40 unseen halves, two orders each."""
+def unseen_halves(folder: Path) -> tuple[list[task.Digit], list[task.Digit], Array, npt.NDArray[np.bool_]]:
+    """Twelve contributors' rows, the questions, what these are worth after 40 halves in two orders each, [2 * N, Q],
+    and who is in which half, [N, C]."""
     examples, queries = task.make_examples(12)
     names = sorted({example.contributor_id for example in examples})
-    runs = task.make_runs(examples)
     halves = [
         {names[n] for n in generator(f"{task.SEED}-{k}", "half").permutation(len(names))[: len(names) // 2]}
         for k in range(HALVES)
     ]
-    truth = Bank(folder / "halves", digest_json([task.SEED, 12]), runs)
+    truth = Bank(folder / "halves", digest_json([task.SEED, 12]), task.make_runs(examples))
     members = [_member(f"halves-{k}-{o}", examples, half) for k, half in enumerate(halves) for o in (0, 1)]
     truth.train(members)
-    outcomes = truth.score(members, queries)
-    true = Halves(outcomes[0::2], outcomes[1::2], np.array([[name in half for name in names] for half in halves]))
+    return (
+        examples,
+        queries,
+        truth.score(members, queries),
+        np.array([[name in half for name in names] for half in halves]),
+    )
+
+
+def contributors_expected(folder: Path) -> dict[str, Figures]:
+    """Twelve contributors: LDS over 40 unseen halves, two orders each."""
+    examples, queries, outcomes, members = unseen_halves(folder)
+    names = sorted({example.contributor_id for example in examples})
+    runs = task.make_runs(examples)
+    true = Halves(outcomes[0::2], outcomes[1::2], members)
     found = {"noise ceiling": true.ceilings()}
     bank = Bank(folder / "bank12", digest_json([task.SEED, 12]), runs)
     index_RQ = index_scores(bank, examples, queries)

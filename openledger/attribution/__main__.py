@@ -104,7 +104,9 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from openledger.attribution.audit import audit, plan_audit, save_audit
+    from openledger.attribution.bank import DEFAULT_TWINS
     from openledger.attribution.bank_folder import find_bank, finish_bank
+    from openledger.attribution.coalitions import DEFAULT_COALITIONS
     from openledger.attribution.instruments import subject_plan
     from openledger.attribution.records import read_examples
 
@@ -113,7 +115,13 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     subject, queries = _inputs(options)
     decoys = read_examples(options.decoys, subject.base) if options.decoys else []
     planted = _read_planted(options.planted) if options.planted else None
-    bank_plan = subject_plan(subject, options.coalitions, options.twins)
+    kept = find_bank(subject.folder, subject.digest)
+    coalitions, twins = (len(kept.coalitions), len(kept.twins)) if kept else (DEFAULT_COALITIONS, DEFAULT_TWINS)
+    bank_plan = subject_plan(
+        subject,
+        coalitions if options.coalitions is None else options.coalitions,
+        twins if options.twins is None else options.twins,
+    )
     audit_plan = plan_audit(
         subject, bank_plan, options.audits, second_initial=options.second_initial, check_replay=options.check_replay
     )
@@ -123,7 +131,6 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     if missing and options.no_train:
         subject.bank().weights(missing)
     found = audit(subject, bank_plan, audit_plan, queries, decoys=decoys, planted=planted, report=_report)
-    kept = find_bank(subject.folder, subject.digest)
     if kept is None:
         finish_bank(subject.bank(), bank_plan, subject.digest)
     elif kept.digest != found["instrument"]["bank"]:

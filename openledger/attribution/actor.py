@@ -115,8 +115,8 @@ class IndexHost:
 
 
 class IndexShardHost:
-    """Some shards of an index, mapped into memory from any storage. Queries that come while others are answered are
-    answered next, by one product."""
+    """Some shards of an index, mapped into memory from a folder that its node sees. Queries that come while others are
+    answered are answered next, by one product."""
 
     def __init__(
         self,

@@ -8,8 +8,10 @@ row's weight changed at random, in pairs on either side, by 1 % (is the replay t
 does it reach?).
 
 The report is kept in the adapter's folder as audit.json, with the instrument that it is about: bank and views of the
-index. A settlement that pays by this bank quotes the bank's figures, and enlarges its errors where the audit found them
-too small. One that pays by another bank, or by the index alone, quotes what was found of the index, and of which views.
+index; its figures also stand on the adapter's card. A settlement that pays by this bank quotes the bank's figures, and
+enlarges its errors where the audit found them too small, if it looked at 400 pairs of training and answer or more:
+fewer decide neither. One that pays by another bank, or by the index alone, quotes what was found of the index, and of
+which views. One of an adapter that nobody audited says so.
 
 Shapes: N audit runs, C contributors, R rows, Q queries.
 """
@@ -23,6 +25,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from openledger.adapters.card import load_card, save_card
 from openledger.attribution.bank import Bank, BankPlan
 from openledger.attribution.bank_folder import KeptBank, kept_bank
 from openledger.attribution.estimate import contributor_sums, group_sums
@@ -58,6 +61,7 @@ Array = npt.NDArray[np.float64]
 LEVEL = 0.9
 COPY, MISLABELLED = "copy", "mislabelled"
 PERTURBATIONS, PERTURBED_PERCENT = 2, (1, 10)
+LEAST_PAIRS = 400  # of a new training and an answer, before a coverage says anything
 AUDIT_FORMAT = "openledger.audit/1"
 QUOTED = {
     "audit_ceiling_contributors": ("contributors", "ceiling", "per_answer"),
@@ -69,6 +73,8 @@ OF_BANK = {
     "audit_lds_sum": ("contributors", "bank", "sum"),
     "audit_lds_rows": ("rows", "estimate", "per_answer"),
     "audit_leave_one_out": ("leave_one_out", "bank"),
+}
+OF_COVERAGE = {
     "audit_coverage_90": ("coverage", "found"),
     "audit_error_scale": ("coverage", "error_scale"),
 }
@@ -169,7 +175,6 @@ def audit(
     rows = EstimateAttributor(subject=subject, plan=plan, report=report).attribute(queries).scores
     who, names = [example.contributor_id for example in subject.examples], subject.contributors
     index_sums = contributor_sums(index, who, names)
-    full = bank.score(plan.twins, queries).mean(axis=0) if plan.twins else None
     found: dict[str, Any] = {
         "instrument": _instrument(subject, plan),
         "halves": {"contributors": len(audit_plan.coalition_members_NC), "rows": len(audit_plan.row_members_NR)},
@@ -183,13 +188,12 @@ def audit(
         ),
         "coverage": _coverage(bank.score(plan.coalitions, queries), plan, index, subject, audit_plan, queries),
     }
-    if full is not None:
-        lost = full - bank.score(audit_plan.without, queries)
-        found["leave_one_out"] = {
-            "bank": _mean(spearman(contributors.scores, lost)),
-            "index": _mean(spearman(index_sums, lost)),
-            "bank_sum": _mean(spearman(contributors.scores.sum(1, keepdims=True), lost.sum(1, keepdims=True))),
-        }
+    lost = _whole(subject, bank, plan, queries) - bank.score(audit_plan.without, queries)
+    found["leave_one_out"] = {
+        "bank": _mean(spearman(contributors.scores, lost)),
+        "index": _mean(spearman(index_sums, lost)),
+        "bank_sum": _mean(spearman(contributors.scores.sum(1, keepdims=True), lost.sum(1, keepdims=True))),
+    }
     if audit_plan.second_initial:
         first = bank.score(audit_plan.coalitions[0::2], queries)
         second = bank.score(audit_plan.second_initial, queries)
@@ -204,7 +208,10 @@ def audit(
 
 
 def save_audit(folder: Path, adapter_digest: str, found: dict[str, Any]) -> None:
+    """Beside the adapter, and its figures on the adapter's card where it has one."""
     write_json_durably(folder / "audit.json", {"format": AUDIT_FORMAT, "adapter_digest": adapter_digest, **found})
+    if (folder / "card.json").exists():
+        save_card(folder, load_card(folder).with_evaluation(_figures(found, QUOTED | OF_BANK | OF_COVERAGE | OF_INDEX)))
 
 
 def load_audit(folder: Path, adapter_digest: str) -> dict[str, Any]:
@@ -232,12 +239,15 @@ def _unusable(path: Path, reason: str) -> Corrupt:
 
 
 def audited_quality(found: dict[str, Any], bank: KeptBank | None) -> dict[str, str]:
-    """What an attribution by `bank` quotes of an audit, as text; empty without an audit. Figures of the bank only where
-    it is the audited one, figures of the index otherwise, or where the index alone attributes."""
+    """What an attribution by `bank` quotes of an audit, as text; `audit: none` without one. Figures of the bank only
+    where it is the audited one, figures of the index otherwise, or where the index alone attributes."""
+    if not found:
+        return {"audit": "none"}
     audited = found.get("instrument", {})
     of_bank = bank is not None and audited.get("bank") == bank.digest
-    values = {name: _at(found, path) for name, path in (QUOTED | (OF_BANK if of_bank else OF_INDEX)).items()}
-    quality = {name: f"{value:.3f}" for name, value in values.items() if value is not None}
+    enough = (_at(found, ("coverage", "pairs")) or 0) >= LEAST_PAIRS
+    own = OF_INDEX if not of_bank else OF_BANK | OF_COVERAGE if enough else OF_BANK
+    quality = {name: f"{value:.3f}" for name, value in _figures(found, QUOTED | own).items()}
     views = {"audit_views": " ".join(audited["views"])} if "views" in audited else {}
     return {**quality, **views}
 
@@ -251,11 +261,23 @@ def _instrument(subject: Subject, plan: BankPlan) -> dict[str, Any]:
     }
 
 
+def _figures(found: dict[str, Any], paths: dict[str, tuple[str, ...]]) -> dict[str, float]:
+    values = {name: _at(found, path) for name, path in paths.items()}
+    return {name: value for name, value in values.items() if value is not None}
+
+
 def _at(found: dict[str, Any], path: Sequence[str]) -> float | None:
     value: Any = found
     for name in path:
         value = value.get(name) if isinstance(value, dict) else None
     return None if value is None else float(value)
+
+
+def _whole(subject: Subject, bank: Bank, plan: BankPlan, queries: Sequence[Example]) -> Array:
+    """[Q]: what the queries are worth after training on all rows; by the bank's twins, or by the run itself."""
+    if plan.twins:
+        return bank.score(plan.twins, queries).mean(axis=0)
+    return bank.score_weights([subject.checkpoints()[subject.needed_record().recipe.num_epochs]], queries)[0]
 
 
 def _against_halves(

@@ -156,7 +156,11 @@ class Bank:
 
     def score(self, members: Sequence[Member], queries: Sequence[Any]) -> npt.NDArray[np.float64]:
         """Mean log-likelihood per token of each query under each member, [M, Q], in nats."""
-        return self._runs.score(self.weights(members), queries)
+        return self.score_weights(self.weights(members), queries)
+
+    def score_weights(self, weights: Sequence[Weights], queries: Sequence[Any]) -> npt.NDArray[np.float64]:
+        """As `score`, of adapters that are no members: the run itself."""
+        return self._runs.score(weights, queries)
 
     def _chunks(self, members: Sequence[Member]) -> list[Sequence[Member]]:
         """What is trained side by side; members that keep their epochs are of one length, and stay together."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 ABOUT = "How much each row and contributor made the answers likelier, and how well that was measured."
+_DEFAULT = "of the bank (default {}; evaluate: as many as the adapter's bank has, where it has one)"
 METHODS = ("index", "bank", "estimate", "replay")
 _SCORE_EXAMPLES = """examples:
   a plain PEFT directory, by the index alone:
@@ -38,6 +39,7 @@ def add_commands(commands: Any) -> None:
     score.add_argument("--dry-run", action="store_true", help="say what would be trained and do nothing")
     evaluate = _add(commands, "evaluate", "measure the instruments against trainings they haven't seen", _EVALUATE)
     add_inputs(evaluate)
+    evaluate.set_defaults(coalitions=None, twins=None)
     evaluate.add_argument("--audits", type=int, default=8, metavar="N", help="halves, of contributors and of rows")
     evaluate.add_argument("--second-initial", action="store_true", help="also from another initial A")
     evaluate.add_argument("--check-replay", action="store_true", help="also the replay, by changing all row weights")
@@ -62,8 +64,8 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--recipe", type=Path, metavar="FILE", help="YAML settings; trains the adapter if not there")
     parser.add_argument("--rows", type=Path, required=True, metavar="FILE", help="what it was trained on, JSON lines")
     parser.add_argument("--queries", type=Path, required=True, metavar="FILE", help="answers, as JSON lines")
-    parser.add_argument("--coalitions", type=int, default=32, metavar="N", help="of the bank (default 32)")
-    parser.add_argument("--twins", type=int, default=3, metavar="N", help="of the bank (default 3)")
+    parser.add_argument("--coalitions", type=int, default=32, metavar="N", help=_DEFAULT.format(32))
+    parser.add_argument("--twins", type=int, default=3, metavar="N", help=_DEFAULT.format(3))
     parser.add_argument("--no-train", action="store_true", help="use what is trained; fail where something is missing")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--pack", type=int, default=1, metavar="N", help="adapters trained side by side, for a GPU")

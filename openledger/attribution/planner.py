@@ -6,7 +6,9 @@ audit of a bank that leaves too few halves over isn't bought. Instruments are bo
 large as the money reaches), replay, audit.
 
 The expected accuracy is the correlation of estimated with true influence over the blocks of one answer, by the
-model of `expected.py` with the ratios measured on our language task (docs/attribution/results.md):
+model of `expected.py` with the ratios measured on our language task with contributors for blocks. A bank has half as
+many blocks as coalitions, so a larger one tells more of them apart about as well (docs/attribution/results.md has what
+that makes of contributors: LDS 0.69, 0.80 and 0.82 of 0.98 with 16, 32 and 64 coalitions):
 
     accuracy^2 = 1 - mean posterior variance / mean prior variance
 """
@@ -27,7 +29,7 @@ MOST_COALITIONS = 64
 REPLAY_TRAININGS = 4.0
 FURTHER_TARGET_TRAININGS = 1.5  # it shares the run forwards and the first half of each double backward
 _EPOCHS_PER_VIEW = 1.5
-# measured by `python -m benchmarks.attribution report`; own includes what the index says where it is the prior
+# measured by `python -m benchmarks.attribution FOLDER`; own includes what the index says where it is the prior
 TYPICAL_RATIOS = {"own": 4.5, "trust": 0.0, "level": 2.5, "pairs": 0.75}
 
 
@@ -60,7 +62,7 @@ def plan_instruments(
     if bank is None:
         return _index_alone(row_counts, num_epochs, budget_trainings)
     found, twins = bank
-    views = 3 + twins
+    views = _num_views(twins, num_epochs)
     cost = _bank_cost(found, twins) + _views_cost(views, num_epochs)
     instruments = ["index", "bank"]
     if cost + REPLAY_TRAININGS <= budget_trainings:
@@ -85,7 +87,8 @@ def plan_instruments(
         budget_trainings=budget_trainings,
         accuracy=round(accuracy, 3),
         says=f"expected influence of {players} by a bank of {len(found.members_MG)} coalitions; accuracy is the"
-        " expected correlation of estimated with true influence over the blocks of one answer",
+        " expected correlation of estimated with true influence over the blocks of one answer; a larger bank has more"
+        " and smaller ones",
     )
 
 
@@ -130,7 +133,7 @@ def _largest_bank(
         return None
     for number in range(MOST_COALITIONS, FLOOR_COALITIONS - 1, -2):
         found, twins = design(rows_of_counts(row_counts), number, constant), max(1, number // 16)
-        if _bank_cost(found, twins) + _views_cost(3 + twins, num_epochs) <= budget:
+        if _bank_cost(found, twins) + _views_cost(_num_views(twins, num_epochs), num_epochs) <= budget:
             return found, twins
     return None
 
@@ -148,13 +151,19 @@ def _bank_cost(found: Design, twins: int) -> float:
     return float((found.members_MG @ sizes).sum() / sizes.sum()) + twins
 
 
+def _num_views(twins: int, num_epochs: int) -> int:
+    """The epochs of the first half of the run and of each twin (`instruments.index_views`)."""
+    return max(1, num_epochs // 2) * (1 + twins)
+
+
 def _views_cost(views: int, num_epochs: int) -> float:
     return views * _EPOCHS_PER_VIEW / num_epochs
 
 
 def _index_alone(row_counts: Mapping[str, int], num_epochs: int, budget: float) -> Plan:
     why = "there is one contributor" if len(row_counts) < 2 else f"a bank of {FLOOR_COALITIONS} coalitions costs more"
-    views = 3 if _views_cost(3, num_epochs) <= budget else 1
+    views = _num_views(0, num_epochs)
+    views = views if _views_cost(views, num_epochs) <= budget else 1
     return Plan(
         instruments=("index",),
         num_views=views,

@@ -72,6 +72,7 @@ def run_environment(threads: int, world_size: int = 1, *, device: torch.device) 
         "torch": torch.__version__,
         "python": platform.python_version(),
         "machine": platform.machine(),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
         "device": device.type,
         "accelerator": torch.cuda.get_device_name(device) if on_gpu else "",
         "blas": "mkl" if torch.backends.mkl.is_available() else "other",

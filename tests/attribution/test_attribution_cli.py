@@ -152,14 +152,18 @@ def test_an_audit_of_a_bank_that_leaves_no_halves_over_says_what_to_change(files
 def test_an_audit_stays_with_its_adapter_and_is_quoted(audited):
     digest = json.loads((audited / "run" / "run.json").read_text())["adapter_digest"]
     found = load_audit(audited / "run", digest)
-    quoted = audited_quality(found, find_bank(audited / "run", digest))
+    kept = find_bank(audited / "run", digest)
+    few = audited_quality(found, kept)
+    assert not {"audit_error_scale", "audit_coverage_90"} & set(few)  # of 32 pairs
+    quoted = audited_quality({**found, "coverage": {**found["coverage"], "pairs": 400.0}}, kept)
+    assert quoted.keys() - few.keys() == {"audit_error_scale", "audit_coverage_90"}
     assert float(quoted["audit_error_scale"]) == pytest.approx(found["coverage"]["error_scale"], abs=1e-3)
     assert float(quoted["audit_lds_contributors"]) == pytest.approx(
         found["contributors"]["bank"]["per_answer"], abs=1e-3
     )
     with pytest.raises(Corrupt):
         load_audit(audited / "run", "0" * 64)
-    assert (load_audit(audited, digest), audited_quality({}, None)) == ({}, {})
+    assert (load_audit(audited, digest), audited_quality({}, None)) == ({}, {"audit": "none"})
 
 
 def test_an_audit_finishes_the_bank_and_names_it(audited):
@@ -199,6 +203,20 @@ def test_an_audit_of_another_bank_leaves_the_one_that_settlements_use(audited, c
     assert run(audited, "evaluate", *smaller, adapter="again") == 0
     assert "another bank, which stays" in capsys.readouterr().err
     assert (other / "bank" / "bank.json").read_bytes() == before
+
+
+def test_an_audit_without_sizes_is_of_the_bank_that_is_there(audited, capsys):
+    assert run(audited, "evaluate", "--audits", "4", "--dry-run", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["would_train"] == []
+
+
+def test_an_audit_of_a_bank_without_twins_compares_removals_with_the_run_itself(audited):
+    found = ["--coalitions", "8", "--twins", "0", "--audits", "4", "--out", audited / "no_twins.json"]
+    shutil.copytree(audited / "run", audited / "no-twins")
+    assert run(audited, "evaluate", *found, adapter="no-twins") == 0
+    report = json.loads((audited / "no_twins.json").read_text())
+    assert report["instrument"]["twins"] == 0
+    assert report["leave_one_out"]["bank"] > 0
 
 
 def test_plan_reads_contributors_alone(files, capsys):

@@ -2,6 +2,7 @@
 
 import pytest
 
+from openledger.attribution import instruments
 from openledger.attribution.audit import plan_audit
 from openledger.attribution.bank import plan_bank
 from openledger.attribution.planner import budget_from_fees, plan_instruments, plan_replay
@@ -20,13 +21,25 @@ def test_no_plan_costs_more_than_its_budget_but_the_one_view_that_any_attributio
     assert plan.cost_trainings <= max(budget, 0.25)
 
 
-def test_more_money_buys_a_larger_bank_and_a_better_estimate():
-    plans = [plan_instruments(TWELVE, 6, budget) for budget in (8, 16, 30, 70)]
-    coalitions, accuracies = [plan.num_coalitions for plan in plans], [plan.accuracy for plan in plans]
+def test_more_money_buys_a_larger_bank_whose_smaller_blocks_are_told_apart_as_well():
+    plans = [plan_instruments(TWELVE, 6, budget) for budget in (8, 16, 30, 72)]
+    coalitions, blocks = [plan.num_coalitions for plan in plans], [plan.num_groups for plan in plans]
     assert coalitions == sorted(coalitions)
     assert coalitions[0] < coalitions[-1] == 64
-    assert accuracies == sorted(accuracies)
+    assert blocks == sorted(blocks)
+    assert plans[0].accuracy < 0.75
+    assert all(0.83 < plan.accuracy < 0.86 for plan in plans[1:])
     assert plans[-1].instruments == ("index", "bank", "replay", "audit")
+
+
+@pytest.mark.parametrize(("epochs", "first_half"), [(1, 1), (2, 1), (5, 2), (6, 3), (10, 5)])
+def test_a_plan_counts_the_views_that_an_index_has(epochs, first_half):
+    assert len(instruments.first_half(dict.fromkeys(range(1, epochs + 1)))) == first_half
+    rich = plan_instruments(TWELVE, epochs, 200)
+    assert (rich.num_twins, rich.num_views) == (4, first_half * 5)
+    alone = plan_instruments({"a": 10}, epochs, 100)
+    assert alone.num_views == first_half
+    assert alone.cost_trainings == pytest.approx(first_half * 1.5 / epochs, abs=0.01)
 
 
 def audit_of(counts, num_coalitions, folder, order):

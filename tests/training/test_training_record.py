@@ -69,8 +69,9 @@ def test_a_run_on_the_cpu_of_a_machine_with_a_gpu_says_cpu(world, tmp_path, monk
 
 def test_a_record_says_what_decides_a_runs_last_bits(world):
     _, _, _, record = world
-    asked = {"torch", "python", "machine", "device", "accelerator", "blas", "threads", "world_size"}
+    asked = {"torch", "python", "machine", "cpu", "device", "accelerator", "blas", "threads", "world_size"}
     assert set(record.environment) == asked
+    assert record.environment["cpu"] == torch.backends.cpu.get_cpu_capability()
     assert (record.environment["threads"], record.environment["world_size"]) == (RECIPE.threads, 1)
 
 
