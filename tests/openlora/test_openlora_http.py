@@ -9,7 +9,7 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -381,6 +381,35 @@ class TestAdapters:
         assert "secret" not in [model.id for model in other.models.list()]
         assert "secret" in [model.id for model in stack.client().models.list()]
         stack.registry.remove("secret")
+
+    @pytest.mark.parametrize("asks", ["chat", "vector", "ensemble", "one model"])
+    def test_no_other_way_leads_to_a_private_one(self, served: Served, stack: Stack, asks: str) -> None:
+        """Who asks for it by any of them is told what he is told of a name that nobody has."""
+        stack.registry.register(
+            "hidden", None, served.digests["one"], _terms("hidden", served.digests["one"]),
+            source=str(served.folders["one"]), shared_with=(ALICE,),
+        )  # fmt: skip
+        other = stack.client("user:other")
+        before = stack.spent_nano("user:other")
+        ways: dict[str, Callable[[str], Any]] = {
+            "chat": lambda name: other.chat.completions.create(
+                model=name, messages=[{"role": "user", "content": "alpha?"}], max_tokens=2
+            ),
+            "vector": lambda name: other.embeddings.create(model=name, input="alpha"),
+            "ensemble": lambda name: other.completions.create(
+                model="base", prompt="alpha", max_tokens=2,
+                extra_body={"adapters": [{"model": "two", "weight": 1.0}, {"model": name, "weight": 1.0}]},
+            ),
+            "one model": lambda name: other.models.retrieve(name),
+        }  # fmt: skip
+        told = []
+        for name in ("hidden", "nobody"):
+            with pytest.raises(openai.NotFoundError) as caught:
+                ways[asks](name)
+            told.append(_renamed(caught.value.body, name, "it"))
+        stack.registry.remove("hidden")
+        assert told[0] == told[1]
+        assert stack.spent_nano("user:other") == before
 
     @pytest.mark.parametrize("fault", ["corrupt", "missing", "pickled", "linked"])
     def test_a_bad_one_is_refused_alone_and_costs_nothing(
