@@ -184,6 +184,8 @@ def bytes_of(folder: Path, rounds: int) -> Row:
             before = (await server.describe())["adapter_bytes"]
             for digest, each in zip(made.digests[:16], made.folders, strict=False):
                 await server.load(digest, str(each))
+                await server.unload(digest)  # the second time it comes to memory
+                await server.load(digest, str(each))
             return (await server.describe())["adapter_bytes"] - before, server._loader._tiers.describe()["host_bytes"]
 
     in_slots, in_host = asyncio.run(run())

@@ -12,7 +12,7 @@ import math
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,8 @@ _TENSOR_NAME = re.compile(r"base_model\.model\.(?P<module>[A-Za-z0-9_.]+)\.lora_
 _PATTERN_KEY = re.compile(r"[A-Za-z0-9_.]+")
 _MAX_JSON_BYTES = 1 << 20
 _SCANNED_AT_ONCE = 1 << 20  # values: the scan's own arrays stay at 5 MiB beside a file of any size
-_EXPONENTS = {torch.float32: 0x7F800000, torch.float16: 0x7C00, torch.bfloat16: 0x7F80}  # all ones: not finite
+_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_EXPONENTS = {"F32": 0x7F800000, "F16": 0x7C00, "BF16": 0x7F80}  # all ones: not finite
 # Settings that leave the product B A x as it is: notes of training, and how the factors began.
 _HARMLESS = {
     "auto_mapping", "base_model_name_or_path", "corda_config", "ensure_weight_tying", "eva_config", "exclude_modules",
@@ -67,12 +68,57 @@ class AdapterDescription:
     card: AdapterCard | None
 
 
+@dataclass(frozen=True, slots=True)
+class StoredFactor:
+    """A matrix as its file has it: `data` are its values, row by row, `dtype` by its name there (F32, F16, BF16)."""
+
+    data: bytearray
+    dtype: str
+    shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, matrix: torch.Tensor) -> "StoredFactor":
+        name = next(name for name, dtype in _DTYPES.items() if dtype is matrix.dtype)
+        return cls(bytearray(matrix.contiguous().view(torch.uint8).numpy()), name, tuple(matrix.shape))
+
+    def tensor(self) -> torch.Tensor:
+        """Over the same memory."""
+        return torch.frombuffer(self.data, dtype=_DTYPES[self.dtype]).reshape(self.shape)
+
+
+Stored = Mapping[str, tuple[StoredFactor, StoredFactor, float]]
+
+
+class StoredFactors(Mapping[str, tuple[torch.Tensor, torch.Tensor, float]]):
+    """`stored` as tensors in fp32, made anew each time that one is asked for. Who copies the bytes into a layout of his
+    own needs none: torch takes longer to make them than all checks of a small adapter."""
+
+    def __init__(self, stored: Stored):
+        self.stored = stored
+
+    def __getitem__(self, module: str) -> tuple[torch.Tensor, torch.Tensor, float]:
+        a_RI, b_OR, scale = self.stored[module]
+        return a_RI.tensor().float(), b_OR.tensor().float(), scale
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.stored)
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterWeights:
     """The tensors of a checked adapter by module: A `[r, in]`, B `[out, r]` (fp32) and the factor of their product."""
 
     description: AdapterDescription
     factors: Mapping[str, tuple[torch.Tensor, torch.Tensor, float]]
+
+    def stored(self) -> Stored:
+        """The factors as bytes."""
+        if isinstance(self.factors, StoredFactors):
+            return self.factors.stored
+        return {m: (StoredFactor.of(a), StoredFactor.of(b), scale) for m, (a, b, scale) in self.factors.items()}
 
 
 def check_adapter(folder: Path, base: BaseShapes, limits: AdapterLimits | None = None) -> AdapterDescription:
@@ -87,25 +133,23 @@ def read_adapter(folder: Path, base: BaseShapes, limits: AdapterLimits | None = 
     config = _read_config(folder)
     _check_settings(folder, config)
     data = (folder / WEIGHTS_FILE).read_bytes()
-    pairs = _pair_tensors(folder, _read_tensors(folder, data))
+    pairs = _pair_factors(folder, _read_factors(folder, data))
     for module, (a_RI, b_OR) in pairs.items():
         _check_pair(module, a_RI, b_OR, base, limits)
         _check_rank(module, a_RI.shape[0], config)
     _check_finite(data, pairs)
     digest = identity_of(config, digest_bytes(data))
-    del data  # the tensors are copies: from here on the file's bytes would only be held twice
+    del data  # the factors are copies: from here on the file's bytes would only be held twice
     card = _check_card(folder, digest, base)
     description = AdapterDescription(
         folder=str(folder),
         digest=digest,
         ranks={module: a_RI.shape[0] for module, (a_RI, _) in pairs.items()},
-        num_parameters=sum(a.numel() + b.numel() for a, b in pairs.values()),
+        num_parameters=sum(math.prod(factor.shape) for pair in pairs.values() for factor in pair),
         card=card,
     )
-    factors = {
-        module: (a.float(), b.float(), _scale(module, a.shape[0], config)) for module, (a, b) in sorted(pairs.items())
-    }
-    return AdapterWeights(description=description, factors=factors)
+    stored = {module: (a, b, _scale(module, a.shape[0], config)) for module, (a, b) in sorted(pairs.items())}
+    return AdapterWeights(description=description, factors=StoredFactors(stored))
 
 
 def shapes_of(model: Any, digest: str) -> BaseShapes:
@@ -219,9 +263,8 @@ def _check_numbers(config: dict[str, Any]) -> None:
             )
 
 
-def _read_tensors(folder: Path, data: bytes) -> dict[str, torch.Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load
+def _read_factors(folder: Path, data: bytes) -> dict[str, StoredFactor]:
+    from safetensors import SafetensorError, deserialize
 
     if int.from_bytes(data[:8], "little") > _MAX_JSON_BYTES:
         raise Corrupt(
@@ -230,19 +273,20 @@ def _read_tensors(folder: Path, data: bytes) -> dict[str, torch.Tensor]:
             param=WEIGHTS_FILE,
         )
     try:
-        return load(data)
+        found = deserialize(data)
     except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise Corrupt(
             f"{folder / WEIGHTS_FILE} can't be read: {error}", code="corrupt_adapter", param=WEIGHTS_FILE
         ) from error
+    return {name: StoredFactor(each["data"], each["dtype"], tuple(each["shape"])) for name, each in found}
 
 
-def _pair_tensors(folder: Path, tensors: dict[str, torch.Tensor]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    sides: dict[str, dict[str, torch.Tensor]] = {}
-    for name, tensor in tensors.items():
+def _pair_factors(folder: Path, factors: dict[str, StoredFactor]) -> dict[str, tuple[StoredFactor, StoredFactor]]:
+    sides: dict[str, dict[str, StoredFactor]] = {}
+    for name, factor in factors.items():
         if not (match := _TENSOR_NAME.fullmatch(name)):
             raise InvalidInput(f"{name} is no tensor of a plain LoRA layer", code="unknown_adapter_tensor", param=name)
-        sides.setdefault(match["module"], {})[match["side"]] = tensor
+        sides.setdefault(match["module"], {})[match["side"]] = factor
     if not sides:
         raise Corrupt(f"{folder / WEIGHTS_FILE} holds no tensors", code="corrupt_adapter", param=WEIGHTS_FILE)
     for module, pair in sides.items():
@@ -251,7 +295,7 @@ def _pair_tensors(folder: Path, tensors: dict[str, torch.Tensor]) -> dict[str, t
     return {module: (pair["A"], pair["B"]) for module, pair in sides.items()}
 
 
-def _check_pair(module: str, a_RI: torch.Tensor, b_OR: torch.Tensor, base: BaseShapes, limits: AdapterLimits) -> None:
+def _check_pair(module: str, a_RI: StoredFactor, b_OR: StoredFactor, base: BaseShapes, limits: AdapterLimits) -> None:
     if module not in base.modules:
         raise InvalidInput(
             f"the base has no module {module!r} that can carry LoRA",
@@ -260,41 +304,35 @@ def _check_pair(module: str, a_RI: torch.Tensor, b_OR: torch.Tensor, base: BaseS
             fix="train on linear layers of this base, not on embeddings or the output head",
         )
     features_in, features_out = base.modules[module]
-    if (
-        a_RI.dim() != 2
-        or b_OR.dim() != 2
-        or b_OR.shape != (features_out, a_RI.shape[0])
-        or a_RI.shape[1] != features_in
-    ):
+    rank = a_RI.shape[0] if a_RI.shape else 0
+    if a_RI.shape != (rank, features_in) or b_OR.shape != (features_out, rank):
         raise InvalidInput(
-            f"{module}: lora_A {tuple(a_RI.shape)} and lora_B {tuple(b_OR.shape)} don't fit "
+            f"{module}: lora_A {a_RI.shape} and lora_B {b_OR.shape} don't fit "
             f"a base layer of {features_in} in, {features_out} out",
             code="wrong_adapter_shape",
             param=module,
         )
-    if not 0 < a_RI.shape[0] <= limits.max_rank:
-        raise TooLarge(
-            f"{module} has rank {a_RI.shape[0]}, the limit is {limits.max_rank}", code="adapter_rank", param=module
-        )
+    if not 0 < rank <= limits.max_rank:
+        raise TooLarge(f"{module} has rank {rank}, the limit is {limits.max_rank}", code="adapter_rank", param=module)
     if a_RI.dtype not in _EXPONENTS or b_OR.dtype not in _EXPONENTS:
         raise InvalidInput(f"{module} holds {a_RI.dtype}, {b_OR.dtype}", code="adapter_dtype", param=module)
 
 
-def _check_finite(data: bytes, pairs: Mapping[str, tuple[torch.Tensor, torch.Tensor]]) -> None:
+def _check_finite(data: bytes, pairs: Mapping[str, tuple[StoredFactor, StoredFactor]]) -> None:
     """All values of the file at once where they are of one dtype: looking at each factor by itself would take longer
     than all other checks of a small adapter."""
     dtypes = {factor.dtype for pair in pairs.values() for factor in pair}
     if len(dtypes) == 1 and _all_finite(data, dtypes.pop()):
         return
     for module, pair in pairs.items():
-        if not all(torch.isfinite(factor).all() for factor in pair):
+        if not all(torch.isfinite(factor.tensor()).all() for factor in pair):
             raise Corrupt(f"{module} holds values that are not finite", code="non_finite_adapter", param=module)
 
 
-def _all_finite(data: bytes, dtype: torch.dtype) -> bool:
+def _all_finite(data: bytes, dtype: str) -> bool:
     """Of a safetensors file: eight bytes of length, a header that long, values."""
     exponent, begin = _EXPONENTS[dtype], 8 + int.from_bytes(data[:8], "little")
-    unsigned: type[np.uint32 | np.uint16] = np.uint32 if dtype.itemsize == 4 else np.uint16
+    unsigned: type[np.uint32 | np.uint16] = np.uint32 if dtype == "F32" else np.uint16
     values: npt.NDArray[np.unsignedinteger[Any]] = np.frombuffer(data, unsigned, offset=begin)
     parts = (values[first : first + _SCANNED_AT_ONCE] for first in range(0, len(values), _SCANNED_AT_ONCE))
     return not any(np.any(np.bitwise_and(part, unsigned(exponent)) == exponent) for part in parts)

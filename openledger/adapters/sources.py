@@ -62,6 +62,7 @@ def fetch(source: str, folder: Path, rules: SourceRules, digest: str = "") -> st
     uri = check_source(source, rules)
     system, path = _open_storage(uri)
     try:
+        system.invalidate_cache()  # drivers remember for good what wasn't there, and what a folder held
         found = {Path(str(entry["name"])).name: entry for entry in system.ls(path, detail=True)}
         _check_listing(source, found)
         for name, limit in _limits(rules.limits).items():

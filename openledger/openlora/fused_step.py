@@ -23,7 +23,7 @@ from openledger.openlora.kv import KeyValueBlocks
 from openledger.openlora.native import Kernels, Layer, Linear, Step, Weighing
 from openledger.openlora.packing import PackedStep
 
-MAX_ROWS = 128  # more gain little
+MAX_ROWS = 192  # more gain little
 _MAX_BYTES = 1 << 20  # of the rows that enter a layer: what falls out of the second cache is read again and again
 _FLOAT, _HALF, _INT8 = 0, 1, 2
 _WIDE = 6  # rows of weights that the kernels make floats of at a time, at most

@@ -650,23 +650,32 @@ static bool runs(const char *isa) {
 #endif
   return !strcmp(isa, "baseline");
 }
-// A factor `from` in fp32, element (r, e) at r * row + e * column, times `scale`, in the layout that the products read:
-// [size / C][rank][C] in chunks of 64 bytes, the last filled up with zeros. Of bfloat16, lane i of a chunk holds the
-// elements i and i + 16.
-struct Factor { int64_t from, row, column, rank, size, to, is_bf16; double scale; };
+// A factor `from` of fp32 (kind 0), bfloat16 (1) or fp16 (2), element (r, e) at r * row + e * column, times `scale`, in the
+// layout that the products read: [size / C][rank][C] in chunks of 64 bytes, the last filled up with zeros. Of bfloat16,
+// lane i of a chunk holds the elements i and i + 16.
+struct Factor { int64_t from, kind, row, column, rank, size, to, is_bf16; double scale; };
 
 static uint16_t rounded(float value) {
   uint32_t u; memcpy(&u, &value, 4);
   return (uint16_t)((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
 }
-static void pack(const Factor &f) {
-  const float *from = (const float *)f.from, scale = (float)f.scale;
+static float from_bits(uint32_t u) { float value; memcpy(&value, &u, 4); return value; }
+template <int KIND> static float element(int64_t from, int64_t at) {
+  if (KIND == 0) return ((const float *)from)[at];
+  const uint32_t half = ((const uint16_t *)from)[at];
+  if (KIND == 1) return from_bits(half << 16);
+  const uint32_t sign = (half & 0x8000u) << 16, exponent = half >> 10 & 31u, fraction = half & 0x3ffu;
+  if (!exponent) return (sign ? -1.0f : 1.0f) * (float)fraction * 0x1p-24f;
+  return from_bits(sign | (exponent == 31 ? 255u : exponent + 112u) << 23 | fraction << 13);
+}
+template <int KIND> static void pack(const Factor &f) {
+  const float scale = (float)f.scale;
   float *to = (float *)f.to;
   uint16_t *half_to = (uint16_t *)f.to;
   const int64_t chunk = f.is_bf16 ? 32 : 16;
   for (int64_t begin = 0; begin < f.size; begin += chunk) for (int64_t r = 0; r < f.rank; ++r) for (int64_t i = 0; i < chunk; ++i) {
     const int64_t e = begin + (f.is_bf16 ? i % 2 * 16 + i / 2 : i);
-    const float value = e < f.size ? from[r * f.row + e * f.column] * scale : 0.0f;
+    const float value = e < f.size ? element<KIND>(f.from, r * f.row + e * f.column) * scale : 0.0f;
     if (f.is_bf16) *half_to++ = rounded(value); else *to++ = value;
   }
 }
@@ -674,7 +683,7 @@ static void pack(const Factor &f) {
 static const int COUNT = sizeof(entries) / sizeof(entries[0]);
 
 #define API extern "C" __attribute__((visibility("default")))
-API int openlora_abi(void) { return 4; }
+API int openlora_abi(void) { return 5; }
 // The name of entry `isa`, empty where this processor can't run it, null past the last; the later the better.
 API const char *openlora_isa(int isa) {
   if (isa < 0 || isa >= COUNT) return nullptr;
@@ -684,6 +693,8 @@ API void openlora_lora(int isa, LORA_ARGUMENTS) { entries[isa].lora(x, x_stride,
 API int openlora_attend(int isa, const Attention *a) { return entries[isa].attend(a); }
 API void openlora_store(int isa, const Store *s) { entries[isa].store(s); }
 API int openlora_step(int isa, const Step *s) { return entries[isa].step(s); }
-API void openlora_pack(const Factor *factors, int64_t n) { for (int64_t i = 0; i < n; ++i) pack(factors[i]); }
+API void openlora_pack(const Factor *f, int64_t n) {
+  for (; n > 0; ++f, --n) f->kind == 0 ? pack<0>(*f) : f->kind == 1 ? pack<1>(*f) : pack<2>(*f);
+}
 
 #endif

@@ -92,6 +92,9 @@ class AdapterLoader:
         source = self._find_source(digest)
         return Path(source) if self._tiers is None else self._tiers.find(digest, source)
 
+    def _is_here(self, digest: str) -> bool:
+        return self._tiers is None or self._tiers.has(digest, self._find_source(digest))
+
     def _find_source(self, digest: str) -> str:
         return self._sources.get(digest) or self._registry.find_digest(digest).place
 
@@ -106,7 +109,7 @@ class AdapterLoader:
         return task
 
     async def _locate_ahead(self, digest: str) -> None:
-        if await self._beside(self._find, digest) is None:
+        if not await self._beside(self._is_here, digest):
             await self._fetch_within_limits(digest)
 
     async def _fetch_within_limits(self, digest: str) -> None:

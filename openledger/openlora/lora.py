@@ -25,9 +25,9 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from openledger.adapters.checks import AdapterWeights
+from openledger.adapters.checks import AdapterWeights, Stored
 from openledger.core.errors import invariant
-from openledger.openlora.native import SEGMENT_FIELDS, Kernels, packed_size
+from openledger.openlora.native import SEGMENT_FIELDS, Kernels, Packing, packed_size
 from openledger.openlora.packing import PackedStep
 
 Weights = Mapping[str, torch.Tensor]  # of linear layers, as the base keeps them, by module
@@ -246,9 +246,10 @@ class NativeProducts:
 
     def install(self, digest: str, weights: AdapterWeights) -> None:
         with self._installing:
-            for module in weights.factors:
+            stored = weights.stored()
+            for module in stored:
                 self._numbers.setdefault(module, len(self._numbers))
-            self._adapters[digest] = self._packed(weights)
+            self._adapters[digest] = self._packed(stored)
 
     def remove(self, digest: str) -> None:
         self._adapters.pop(digest, None)
@@ -273,20 +274,20 @@ class NativeProducts:
     def alone(self, digest: str, num_rows: int) -> "_NativePlan":
         return self._new_plan((Run(0, num_rows, digest),))
 
-    def _packed(self, weights: AdapterWeights) -> tuple[torch.Tensor, npt.NDArray[np.int64]]:
-        shapes = [(a_RI.shape, b_OR.shape) for a_RI, b_OR, _ in weights.factors.values()]
-        sizes = [packed_size(a[0], a[1], self._dtype) + packed_size(a[0], b[0], self._dtype) for a, b in shapes]
-        buffer = torch.empty(sum(sizes), dtype=self._dtype)
+    def _packed(self, stored: Stored) -> tuple[torch.Tensor, npt.NDArray[np.int64]]:
+        dtype, packing, entries, place = self._dtype, list[Packing](), [], 0
         table = np.zeros((len(self._numbers), 4), np.int64)
-        place, packing = buffer.data_ptr(), []
-        for module, (a_RI, b_OR, scale) in weights.factors.items():
-            pointers = []
-            for factor_RN, times in ((a_RI, 1.0), (b_OR.t(), scale)):
-                packing.append((factor_RN, times, place))
-                pointers.append(place)
-                place += packed_size(len(factor_RN), factor_RN.shape[1], self._dtype) * self._dtype.itemsize
-            table[self._numbers[module]] = (*pointers, a_RI.shape[0], self._dtype is torch.bfloat16)
-        self._kernels.pack(packing, self._dtype)
+        for module, (a_RI, b_OR, scale) in stored.items():
+            (rank, size_in), size_out = a_RI.shape, b_OR.shape[0]
+            place_B = place + packed_size(rank, size_in, dtype) * dtype.itemsize
+            packing += (a_RI, False, 1.0, place), (b_OR, True, scale, place_B)
+            entries.append((self._numbers[module], place, place_B, rank))
+            place = place_B + packed_size(rank, size_out, dtype) * dtype.itemsize
+        buffer = torch.empty(place // dtype.itemsize, dtype=dtype)
+        begin = buffer.data_ptr()
+        for number, place_A, place_B, rank in entries:
+            table[number] = begin + place_A, begin + place_B, rank, dtype is torch.bfloat16
+        self._kernels.pack([(factor, is_B, times, begin + at) for factor, is_B, times, at in packing], dtype)
         return buffer, table
 
     def _new_plan(self, runs: Sequence[Run]) -> "_NativePlan":

@@ -16,12 +16,17 @@ from typing import ClassVar, Protocol
 
 import torch
 
+from openledger.adapters.checks import StoredFactor
 from openledger.core.errors import InvalidInput
 from openledger.openlora import build_kernels
 
-ABI = 4
+ABI = 5
 BLOCK = 16  # positions of a block of keys and values
+_KINDS = {"F32": 0, "BF16": 1, "F16": 2}  # of what `Factor` is read from
 SEGMENT_FIELDS = 7  # begin, end, pointer to A, pointer to B, rank, whether they are bfloat16, weight as a double
+
+
+Packing = tuple[StoredFactor, bool, float, int]  # a factor, whether it is B `[N, R]` or A `[R, N]`, times, and where to
 
 
 class _Attention(ctypes.Structure):
@@ -51,7 +56,7 @@ class Factor(ctypes.Structure):
     """As `Factor` in kernels.cpp."""
 
     _fields_ = [
-        *((name, ctypes.c_int64) for name in ("from", "row", "column", "rank", "size", "to", "is_bf16")),
+        *((name, ctypes.c_int64) for name in ("from", "kind", "row", "column", "rank", "size", "to", "is_bf16")),
         ("scale", ctypes.c_double),
     ]  # fmt: skip
 
@@ -199,15 +204,17 @@ class Kernels:
         if failed:
             raise MemoryError("no memory for the scores of one attention")
 
-    def pack(self, factors: Sequence[tuple[torch.Tensor, float, int]], dtype: torch.dtype) -> None:
-        """Write fp32 factors `[R, N]`, each times a number, to addresses, in the kernels' layout: [N / C][R][C] in
-        chunks of 64 bytes, `packed_size` elements of `dtype`. One call for all of an adapter's."""
+    def pack(self, factors: Sequence["Packing"], dtype: torch.dtype) -> None:
+        """Write factors in the kernels' layout: [N / C][R][C] in chunks of 64 bytes, `packed_size` elements of
+        `dtype`. One call for all of an adapter's."""
         is_bf16 = dtype is torch.bfloat16
-        told = [
-            Factor(matrix_RN.data_ptr(), *matrix_RN.stride(), *matrix_RN.shape, address, is_bf16, scale)
-            for matrix_RN, scale, address in factors
-        ]
-        self._pack((Factor * len(told))(*told), len(told))
+        told = (Factor * len(factors))()
+        for number, (factor, is_B, times, address) in enumerate(factors):
+            rows, columns = factor.shape
+            place = ctypes.addressof(ctypes.c_char.from_buffer(factor.data))
+            strides_and_sizes = (1, columns, columns, rows) if is_B else (columns, 1, rows, columns)
+            told[number] = Factor(place, _KINDS[factor.dtype], *strides_and_sizes, address, is_bf16, times)
+        self._pack(told, len(factors))
 
     def step(self, step: Step) -> None:
         """A whole decode step of a Llama-like model: logits fp32 of the kept rows into `step.logits`."""

@@ -217,7 +217,8 @@ class Residency:
 
     async def _do_leave(self, digest: str, load: "asyncio.Task[None]") -> None:
         try:
-            await asyncio.wait([load])
+            if not load.done():
+                await asyncio.wait([load])
             if not _failed(load):
                 await self._unload(digest)
         finally:

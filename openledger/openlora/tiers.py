@@ -7,12 +7,14 @@ threads, never on the step thread and never on an event loop.
 
 What leaves first is what has lain longest for its size: the value of a place in memory is uses per byte and second, and
 the time since the last use is what processes that share a folder can see of that (GreedyDual-Size without a counter,
-Cao and Irani, 1997).
+Cao and Irani, 1997). What comes to memory is what is asked for a second time (2Q, Johnson and Shasha, 1994): of a long
+tail most are asked once, the copy costs half of a load, and takes the place of what is asked again.
 """
 
 import fcntl
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,6 +32,7 @@ _NEW = ".new-"
 _HELD = ".held"
 _SPARE = 16  # a full tier lets go of a sixteenth at once
 _STALE_S = 3600.0
+_REMEMBERED = 65536  # digests that were asked for once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +62,10 @@ class FolderTier:
         except FileNotFoundError:
             return None
         return path
+
+    def has(self, digest: str) -> bool:
+        """Whether an adapter is here, which is no use of it."""
+        return (self._folder / check_name(digest, "digest")).exists()
 
     def add(self, digest: str, fill: Callable[[Path], object]) -> Path:
         """The adapter's folder; where it isn't here, `fill` writes it into a folder it is given. One of those who ask
@@ -171,14 +178,20 @@ class AdapterTiers:
         self._disk = FolderTier(Path(options.disk_folder), options.disk_bytes)
         hosted = bool(options.host_folder) and options.host_bytes > 0
         self._host = FolderTier(Path(options.host_folder), options.host_bytes) if hosted else None
+        self._asked: dict[str, None] = {}  # in the order of the first time
+        self._asking = threading.Lock()
 
     def find(self, digest: str, source: str) -> Path | None:
         """The nearest tier's folder; None where nothing on this node has the adapter. A local directory is on a disk
-        already, and is copied to memory only."""
+        already, and is copied to memory only, as all are the second time."""
         if self._host is not None and (found := self._host.find(digest)) is not None:
             return found
         below = Path(source) if source.startswith("/") else self._disk.find(digest)
-        return None if below is None else self._in_memory(digest, below)
+        return below if below is None or not self._was_asked(digest) else self._in_memory(digest, below)
+
+    def has(self, digest: str, source: str) -> bool:
+        """Whether `find` would find the adapter. That is no question for it."""
+        return source.startswith("/") or self._disk.has(digest) or (self._host is not None and self._host.has(digest))
 
     def fetch(self, digest: str, source: str) -> Path:
         """Bring the adapter to this node's disk. Raises what `sources.fetch` raises, Unavailable
@@ -194,6 +207,16 @@ class AdapterTiers:
     def describe(self) -> dict[str, int]:
         host_bytes = 0 if self._host is None else self._host.num_bytes()
         return {"disk_bytes": self._disk.num_bytes(), "host_bytes": host_bytes}
+
+    def _was_asked(self, digest: str) -> bool:
+        """Before; from now on it was."""
+        with self._asking:
+            if digest in self._asked:
+                return True
+            self._asked[digest] = None
+            if len(self._asked) > _REMEMBERED:
+                del self._asked[next(iter(self._asked))]
+            return False
 
     def _in_memory(self, digest: str, below: Path) -> Path:
         """An adapter that can't be copied, for its size or for what is wrong with it, is read where it is."""

@@ -56,6 +56,12 @@ class TestFairness:
         fill(queue, "single", 60)
         assert Counter(one.tenant for one in served(queue, 30)) == {"double": 20, "single": 10}
 
+    def test_weights_of_adapters_divide_their_tenants_service(self) -> None:
+        queue = FairQueue(AdmissionLimits(adapter_weights={"double": 2.0}))
+        fill(queue, "one", 60, adapter="double")
+        fill(queue, "one", 60, adapter="single")
+        assert Counter(one.adapter for one in served(queue, 30)) == {"double": 20, "single": 10}
+
     def test_who_was_away_saved_nothing_up(self) -> None:
         queue = FairQueue(AdmissionLimits())
         fill(queue, "steady", 250)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from openlora_models import Served
 
+from openledger.adapters.checks import StoredFactor
 from openledger.core.errors import InvalidInput
 from openledger.openlora import build_kernels, native
 from openledger.openlora.attention import attend_piece
@@ -25,7 +26,7 @@ def kernels(request: pytest.FixtureRequest) -> Kernels:
 
 def _packed(matrix_RN: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     out = torch.empty(packed_size(*matrix_RN.shape, dtype), dtype=dtype)
-    native.load().pack([(matrix_RN, 1.0, out.data_ptr())], dtype)
+    native.load().pack([(StoredFactor.of(matrix_RN), False, 1.0, out.data_ptr())], dtype)
     return out
 
 
@@ -45,8 +46,16 @@ class TestPack:
         each = packed_size(rank, size, dtype)
         out = torch.full((2 * each,), 7.0, dtype=dtype)
         places = out.data_ptr(), out.data_ptr() + each * dtype.itemsize
-        native.load().pack([(a_RN, 1.0, places[0]), (b_NR.t(), scale, places[1])], dtype)
+        packing = [(StoredFactor.of(a_RN), False, 1.0, places[0]), (StoredFactor.of(b_NR), True, scale, places[1])]
+        native.load().pack(packing, dtype)
         assert torch.equal(out, torch.cat([_laid_out(a_RN, dtype), _laid_out(b_NR.t() * scale, dtype)]))
+
+    @pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16])
+    def test_every_number_of_half_precision_is_read_as_torch_reads_it(self, stored: torch.dtype) -> None:
+        """Zeros of both signs and numbers below the smallest normal one among them."""
+        every = torch.arange(-(1 << 15), 1 << 15, dtype=torch.int32).to(torch.int16).view(stored)
+        matrix_RN = every[torch.isfinite(every)].view(8, -1)
+        assert torch.equal(_packed(matrix_RN, FLOAT), _laid_out(matrix_RN.float(), FLOAT))
 
 
 def _laid_out(matrix_RN: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

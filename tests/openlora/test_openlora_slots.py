@@ -15,6 +15,7 @@ from openlora_models import Served, prompt_of, request
 
 from openledger.adapters.registry import AdapterRegistry
 from openledger.adapters.sources import SourceRules
+from openledger.core.errors import Unavailable
 from openledger.core.values import GenerationRequest, TokenEvent
 from openledger.openlora.admission import AdmissionLimits
 from openledger.openlora.server import AdapterServer, ServingOptions
@@ -183,6 +184,47 @@ class TestWaiting:
             assert await idle(server)
 
 
+class TestPressure:
+    async def test_is_what_waits_beside_what_runs(self, served: Served, serving: Serving) -> None:
+        """What autoscaling and routing go by, while one answer runs and two wait."""
+        async with serving(max_batch=1) as server:
+            server._max_running = 1  # else one more would wait in the engine
+            go_on, step = threading.Event(), server._engine.step
+            server._engine.step = lambda: (go_on.wait(60), step())[1]
+            asked = [asyncio.create_task(ask(server, served, "one", number)) for number in range(3)]
+            async with asyncio.timeout(20):
+                while not server._num_running:
+                    await asyncio.sleep(0.01)
+            stats = server.load_stats()
+            assert stats == {"queued_tokens": 10, "queued": 2, "running": 1, "busy": 1, "merged": 0}
+            go_on.set()
+            assert all(code(events) is None for events in await asyncio.gather(*asked))
+            assert await idle(server)
+
+    async def test_of_keys_and_values_is_the_part_in_use(self, served: Served, serving: Serving) -> None:
+        """Looked at when two steps of a long answer have been made, and after its end."""
+        async with serving(max_batch=1) as server:
+            await server.start()
+            permits, step = [2], server._engine.step
+
+            def permitted() -> list[TokenEvent]:
+                if not permits[0]:
+                    return time.sleep(0.001) or []
+                permits[0] -= 1
+                return step()
+
+            server._engine.step = permitted
+            each = request("long", prompt_of(5), max_tokens=60, ignore_end=True)
+            answer = asyncio.create_task(collect(server, each, ""))
+            async with asyncio.timeout(20):
+                while permits[0]:
+                    await asyncio.sleep(0.01)
+            assert 0 < (await server.pressure())["kv"] <= 1
+            permits[0] = 1000
+            assert code(await answer) is None
+            assert (await server.pressure())["kv"] == 0
+
+
 class TestPins:
     async def test_a_pinned_one_stays_whoever_comes(self, served: Served, serving: Serving) -> None:
         async with serving() as server:
@@ -217,6 +259,43 @@ class TestSpare:
             assert served.digests["three"] in server.resident()
 
 
+class TestLoading:
+    async def test_that_takes_long_holds_up_its_own_request_and_no_other(
+        self, served: Served, serving: Serving
+    ) -> None:
+        """What is held up is the engine's own `load`, which a step must not wait for."""
+        async with serving() as server:
+            load, go_on = server._loader._load_engine, threading.Event()
+            server._loader._load_engine = lambda digest, folder: (
+                digest == served.digests["two"] and go_on.wait(60),
+                load(digest, folder),
+            )
+            slow = asyncio.create_task(ask(server, served, "two"))
+            await asyncio.sleep(0.02)
+            others = await asyncio.gather(*(ask(server, served, "one", number) for number in range(3)))
+            assert [code(events) for events in others] == [None] * 3
+            assert not slow.done()
+            go_on.set()
+            assert code(await slow) is None
+
+    async def test_what_waits_for_a_slot_is_fetched_meanwhile(
+        self, served: Served, serving: Serving, tmp_path: Path
+    ) -> None:
+        """One slot, in use until `two` lies in this node's memory: it comes there while it waits."""
+        put_in_memory(served, "two", "/ahead/two")
+        async with serving(max_resident=1, admission=AdmissionLimits(patience_s=60)) as server:
+            await server.load(served.digests["one"], str(served.folders["one"]))
+            async with server._residency.use((served.digests["one"],)):
+                waits = asyncio.create_task(ask(server, served, "two", source="memory://ahead/two"))
+                async with asyncio.timeout(20):
+                    while not (tmp_path / "disk" / served.digests["two"]).exists():
+                        await asyncio.sleep(0.01)
+                assert not waits.done()
+                assert server.resident() == (served.digests["one"],)
+            server._pump()
+            assert code(await waits) is None
+
+
 class TestStorage:
     async def test_that_hangs_holds_up_its_own_request_and_no_other(
         self, served: Served, serving: Serving, hanging: threading.Event
@@ -238,6 +317,40 @@ class TestStorage:
             events = await ask(server, served, "a" * 64, source="memory://hang/a")
             assert code(events) == "adapter_storage_unavailable"
             assert not hanging.is_set()
+            assert await idle(server)
+
+    async def test_that_fails_in_the_middle_leaves_nothing_and_is_asked_again(
+        self, served: Served, serving: Serving, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The first part of the weights comes, and then the connection breaks."""
+        put_in_memory(served, "one", "/breaks/a")
+        memory = type(fsspec.filesystem("memory"))
+        opened = memory.open
+
+        class Broken:
+            def __init__(self, stream: Any):
+                self._stream, self._read = stream, False
+
+            def __enter__(self) -> "Broken":
+                return self
+
+            def __exit__(self, *_: object) -> None:
+                self._stream.close()
+
+            def read(self, _: int) -> bytes:
+                if self._read:
+                    raise ConnectionResetError("connection reset by peer")
+                self._read = True
+                return self._stream.read(100)
+
+        monkeypatch.setattr(memory, "open", lambda *arguments, **named: Broken(opened(*arguments, **named)))
+        async with serving() as server:
+            broken = asyncio.gather(*(ask(server, served, "one", n, source="memory://breaks/a") for n in range(3)))
+            assert code(await ask(server, served, "two")) is None
+            assert {code(events) for events in await broken} == {"adapter_storage_unavailable"}
+            assert not [path for path in (tmp_path / "disk").iterdir() if path.is_dir()]
+            monkeypatch.setattr(memory, "open", opened)
+            assert code(await ask(server, served, "one", source="memory://breaks/a")) is None
             assert await idle(server)
 
     async def test_that_gives_another_content_is_refused(self, served: Served, serving: Serving) -> None:
@@ -262,8 +375,9 @@ class TestStorage:
         digest = served.digests["two"]
         put_in_memory(served, "two", "/again/two")
         async with serving() as server:
-            assert code(await ask(server, served, "two", source="memory://again/two")) is None
-            await server.unload(digest)
+            for _ in range(2):  # the second time it comes to memory
+                assert code(await ask(server, served, "two", source="memory://again/two")) is None
+                await server.unload(digest)
             for tier in ("disk", "host"):
                 weights = tmp_path / tier / digest / "adapter_model.safetensors"
                 weights.write_bytes(weights.read_bytes()[:100])
@@ -290,6 +404,30 @@ class TestLife:
         assert 1 <= (await server.describe())["max_distinct"] <= 2
         assert (await server.describe())["pinned"] == [served.digests["one"]]
         server.close()
+
+    async def test_starting_computes_tokens_of_the_base_before_anybody_comes(
+        self, served: Served, serving: Serving, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async with serving() as server:
+            told: list[TokenEvent] = []
+            step = server._engine.step
+            monkeypatch.setattr(server._engine, "step", lambda: (told.extend(events := step()), events)[1])
+            await server.start()
+            assert [len(event.token_ids) for event in told] == [1, 1]
+            assert await idle(server)
+
+    async def test_an_engine_that_does_not_answer_does_not_start(
+        self, served: Served, serving: Serving, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def broken() -> list[TokenEvent]:
+            raise RuntimeError("no kernel")
+
+        async with serving() as server:
+            monkeypatch.setattr(server._engine, "step", broken)
+            with pytest.raises(Unavailable) as caught:
+                await server.start()
+            assert caught.value.code == "engine_stopped"
+            assert "no kernel" in str(caught.value)
 
     async def test_draining_ends_what_runs_and_takes_nothing_new(self, served: Served, serving: Serving) -> None:
         async with serving() as server:

@@ -144,11 +144,13 @@ def tiers(served: Served, tmp_path: Path) -> AdapterTiers:
 
 
 class TestTiers:
-    def test_a_local_directory_is_copied_to_memory_only(
+    def test_a_local_directory_is_copied_to_memory_only_and_the_second_time(
         self, served: Served, tiers: AdapterTiers, tmp_path: Path
     ) -> None:
-        digest = served.digests["one"]
-        found = tiers.find(digest, str(served.folders["one"]))
+        digest, source = served.digests["one"], str(served.folders["one"])
+        assert tiers.find(digest, source) == served.folders["one"]
+        assert tiers.describe() == {"disk_bytes": 0, "host_bytes": 0}
+        found = tiers.find(digest, source)
         assert found == tmp_path / "host" / digest
         assert adapter_digest(found) == digest
         assert tiers.describe()["disk_bytes"] == 0
@@ -159,7 +161,25 @@ class TestTiers:
         digest, source = served.digests["two"], f"file://{served.folders['two']}"
         assert tiers.find(digest, source) is None
         assert tiers.fetch(digest, source) == tmp_path / "disk" / digest
+        assert tiers.find(digest, source) == tmp_path / "disk" / digest
         assert tiers.find(digest, source) == tmp_path / "host" / digest
+
+    def test_a_look_whether_it_is_here_is_no_question_for_it(
+        self, served: Served, tiers: AdapterTiers, tmp_path: Path
+    ) -> None:
+        digest, source = served.digests["two"], f"file://{served.folders['two']}"
+        assert not tiers.has(digest, source)
+        tiers.fetch(digest, source)
+        assert [tiers.has(digest, source) for _ in range(3)] == [True] * 3
+        assert tiers.find(digest, source) == tmp_path / "disk" / digest
+
+    def test_what_was_asked_once_is_forgotten_after_many_others(
+        self, served: Served, tiers: AdapterTiers, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("openledger.openlora.tiers._REMEMBERED", 2)
+        folder = served.folders["one"]
+        asked = [tiers.find(digest, str(folder)) for digest in ("a", "b", "b", "c", "d", "a")]
+        assert [found == folder for found in asked] == [True, True, False, True, True, True]
 
     def test_of_another_content_nothing_stays(self, served: Served, tiers: AdapterTiers) -> None:
         with pytest.raises(Corrupt):
@@ -169,7 +189,8 @@ class TestTiers:
     def test_what_memory_can_not_take_is_read_from_below(self, served: Served, tmp_path: Path) -> None:
         options = TierOptions(disk_folder=str(tmp_path / "disk"), host_folder=str(tmp_path / "host"), host_bytes=10)
         tiers = AdapterTiers(options, SourceRules())
-        assert tiers.find(served.digests["one"], str(served.folders["one"])) == served.folders["one"]
+        found = [tiers.find(served.digests["one"], str(served.folders["one"])) for _ in range(3)]
+        assert found == [served.folders["one"]] * 3
 
     def test_a_link_among_the_files_is_not_followed_into_memory(
         self, served: Served, tiers: AdapterTiers, tmp_path: Path
@@ -178,19 +199,20 @@ class TestTiers:
         folder.mkdir()
         for path in served.folders["one"].iterdir():
             (folder / path.name).symlink_to(path)
-        assert tiers.find(served.digests["one"], str(folder)) == folder
+        assert [tiers.find(served.digests["one"], str(folder)) for _ in range(2)] == [folder] * 2
         assert tiers.describe()["host_bytes"] == 0
 
     def test_forgotten_is_gone_from_all(self, served: Served, tiers: AdapterTiers) -> None:
         digest, source = served.digests["two"], f"file://{served.folders['two']}"
         tiers.fetch(digest, source)
-        tiers.find(digest, source)
+        for _ in range(2):
+            tiers.find(digest, source)
         tiers.forget(digest)
         assert tiers.find(digest, source) is None
 
     def test_bytes_in_memory_are_those_of_the_files(self, served: Served, tiers: AdapterTiers) -> None:
-        found = tiers.find(served.digests["one"], str(served.folders["one"]))
-        assert found is not None
+        for _ in range(2):
+            tiers.find(served.digests["one"], str(served.folders["one"]))
         names = ("adapter_config.json", "adapter_model.safetensors")
         expected = sum((served.folders["one"] / name).stat().st_size for name in names)
         assert tiers.describe()["host_bytes"] == expected

@@ -37,6 +37,12 @@ def test_options_are_checked_before_vllm_is_looked_for(
     assert (caught.value.code, caught.value.param) == (code, param)
 
 
+def test_embeddings_are_refused_by_name_whether_vllm_is_there_or_not() -> None:
+    with pytest.raises(InvalidInput) as caught:
+        VllmEngine.embed(object.__new__(VllmEngine), [[5, 6]], "")
+    assert (caught.value.code, caught.value.param) == ("embeddings_unsupported", "model")
+
+
 def test_the_default_engine_needs_nothing_of_it(served: Served) -> None:
     engine = make_engine(served.base, ReplicaOptions(engine=EngineOptions(max_batch=2)))
     assert engine.options.max_batch == 2
