@@ -290,12 +290,17 @@ class Answering:
             async with aclosing(asking.events()) as events:
                 async for event in events:
                     generated += event.token_ids
-                    if event.finish_reason is not None:
-                        failed = False  # it is whole: should the ledger not answer now, it is owed all the same
-                        receipt = await self._complete(one, sales, generated, event.usage)
-                    told = self._told(one, event, receipt)
-                    yield self._echoed(told, one, event) if first else told
-                    first = False
+                    said = self._told(one, event)
+                    said, first = self._echoed(said, one, event) if first else said, False
+                    if event.finish_reason is None:
+                        yield said
+                        continue
+                    failed = False  # it is whole: should the ledger not answer now, it is owed all the same
+                    if not one.whole:
+                        yield said  # nobody waits for his last words until they are paid
+                        said = AnswerEvent(index=one.index, text="", token_count=0)
+                    receipt = await self._complete(one, sales, generated, event.usage)
+                    yield replace(said, finish_reason=event.finish_reason, receipt=receipt)
             if receipt is None:
                 raise _broke_off()
         except (GeneratorExit, asyncio.CancelledError):
@@ -307,13 +312,11 @@ class Answering:
                 self._closing[one.seat] = asyncio.create_task(closing)
                 await asyncio.shield(self._closing[one.seat])
 
-    def _told(self, one: Asked, event: TokenEvent, receipt: Receipt | None) -> AnswerEvent:
+    def _told(self, one: Asked, event: TokenEvent) -> AnswerEvent:
         return AnswerEvent(
             index=one.index,
             text=event.text,
             token_count=len(event.token_ids),
-            finish_reason=event.finish_reason,
-            receipt=receipt,
             scores=tuple(_score(one, entry) for entry in event.logprobs),
         )
 

@@ -233,6 +233,33 @@ async def test_the_signed_receipt_comes_with_the_payment_in_one_call(service, mo
     assert (await said(chat(service)))[1].signed["format"] == "openledger.receipt/1"
 
 
+async def test_the_last_words_of_a_stream_do_not_wait_for_their_payment(service, actor):
+    events = chat(service, max_tokens=2)
+    first = await anext(events)
+    actor.gate.clear()
+    async with asyncio.timeout(10):
+        last_words = await anext(events)
+    assert (first.token_count, last_words.token_count, last_words.finish_reason) == (1, 1, None)
+    actor.gate.set()
+    (end,) = [event async for event in events]
+    assert (end.text, end.finish_reason, end.receipt.completion_tokens) == ("", "length", 2)
+
+
+async def test_who_reads_nothing_before_the_end_gets_last_words_and_receipt_in_one(service):
+    asked = {"model": "greek", "prompts": ["alpha"], "sampling": SamplingParameters(max_tokens=1)}
+    (end,) = [event async for event in service.complete(account=ACCOUNT, idempotency_key="k1", whole=True, **asked)]
+    assert (end.token_count, end.finish_reason, end.receipt.completion_tokens) == (1, "length", 1)
+
+
+async def test_a_client_that_leaves_after_the_last_words_has_paid_for_all_of_them(service, economy):
+    events = chat(service, max_tokens=2)
+    await anext(events), await anext(events)
+    await events.aclose()
+    (stored,) = economy._answers.waiting() or [economy._answers.find(economy._answers.last_posted())]
+    assert (stored.state, stored.usage["num_completion_tokens"]) == ("posted", 2)
+    assert spent(economy) == stored.usage["fee_nano"]
+
+
 async def test_told_again_while_the_ledger_does_not_answer_the_receipt_comes_later(service, economy):
     await said(chat(service))
     service._ledger.away = {"receipt"}
