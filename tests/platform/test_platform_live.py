@@ -297,16 +297,16 @@ async def test_what_of_an_ensemble_was_not_paid_when_it_was_cut_off_is_paid_by_t
 ):
     terms = replace(service._registry.get("greek").terms, adapter="latin", adapter_digest="cd" * 32)
     service._registry.register("latin", None, terms.adapter_digest, terms, source="/here")
-    complete_all, weights = economy.complete_all, (("greek", 1.0), ("latin", 3.0))
+    complete_each, weights = economy.complete_each, (("greek", 1.0), ("latin", 3.0))
 
-    def only_greek(parts):
-        complete_all([part for part in parts if part.adapter == "greek"])
+    def only_greek(requests):
+        complete_each([[part for part in parts if part.adapter == "greek"] for parts in requests])
         raise Unavailable("no answer", code="actor_unavailable")
 
-    monkeypatch.setattr(economy, "complete_all", only_greek)
+    monkeypatch.setattr(economy, "complete_each", only_greek)
     with pytest.raises(Unavailable):
         await said(chat(service, model=base.name, adapters=weights))
-    monkeypatch.setattr(economy, "complete_all", complete_all)
+    monkeypatch.setattr(economy, "complete_each", complete_each)
     text, receipt = await said(chat(service, model=base.name, adapters=weights))
     assert (text, engine.calls) == ("It joins alpha with beta.", 1)
     assert spent(economy) == receipt.fee_nano == sum(each.fee_nano for each in receipt.adapters)
@@ -331,7 +331,7 @@ async def test_a_gateway_that_ends_while_it_sells_an_ensembles_answer_leaves_no_
 
         return call
 
-    for name in ("complete", "complete_all", "cancel"):
+    for name in ("complete", "complete_each", "cancel"):
         monkeypatch.setattr(economy, name, its_last(getattr(economy, name)))
     with suppress(Unavailable):
         await said(chat(service, model=base.name, adapters=(("greek", 1.0), ("latin", 3.0))))
@@ -496,7 +496,7 @@ async def test_a_key_stays_taken_until_its_hold_is_closed_also_for_a_reader_canc
 
 @pytest.mark.parametrize("done", [True, False], ids=["after completing", "before completing"])
 async def test_an_answer_whose_receipt_was_lost_is_told_on_a_retry(service, economy, engine, actor, done):
-    actor.away, actor.done = {"complete_all"}, done
+    actor.away, actor.done = {"complete_each"}, done
     with pytest.raises(Unavailable, match="no answer"):
         await said(chat(service))
     text, receipt = await said(chat(service))
