@@ -11,8 +11,9 @@ FOLDER keeps models and adapters, which are made from one seed. Parts:
     disk       time to the first token of an adapter on disk and of one in a slot, 8 others in flight
     bytes      what an adapter takes in slots and in the shared memory tier, against its file
     gateway    tokens a second at 32 in flight over HTTP, gateway and Ray Serve, streamed and not, against the bare
-               engine in a process of its own; CPU for each token by process; the time between two tokens of a stream,
-               at 1 and 8 in flight
+               engine in a process of its own: a burst of 64 requests, which begin and end together, and 256, over
+               which they drift apart; CPU for each token by process; the time between two tokens of a stream, and
+               from its last token to its end, at 1 and 8 in flight
     each       4 adapters on one engine, against an engine of its own for each: memory, tokens a second, CPU
 
 What is compared runs in turn, round after round; a cell is the median over the rounds, a ratio the median of the
@@ -32,7 +33,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from statistics import median, quantiles
@@ -62,6 +63,7 @@ IN_FLIGHT, PROMPT, NEW = 32, 48, 24
 MANY, SLOTS, ALPHA = 2000, 64, 0.3
 Row = dict[str, str]
 _EACH = 4
+_LONGER = 8  # times as many requests as are in flight
 _PROCESSES = {
     "openledger:OpenLoRA": "engine",
     "openledger:Gateway": "gateway",
@@ -209,6 +211,7 @@ def gateway(folder: Path, rounds: int) -> Row:
                 {
                     "streamed": _over_http(url, IN_FLIGHT, 2 * IN_FLIGHT),
                     "whole": _over_http(url, IN_FLIGHT, 2 * IN_FLIGHT, stream=False),
+                    "streamed for longer": _over_http(url, IN_FLIGHT, _LONGER * IN_FLIGHT),
                     "bare": bare(IN_FLIGHT, 2 * IN_FLIGHT, False),
                 }
             )
@@ -221,19 +224,22 @@ def gateway(folder: Path, rounds: int) -> Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """`gaps_s` between two tokens of an answer; `cpu_us` for each token, by process."""
+    """`gaps_s` between two tokens of an answer, `ends_s` from its last token to its end; `cpu_us` for each token, by
+    process."""
 
     tokens_per_s: float
     gaps_s: list[float]
+    ends_s: list[float] = field(default_factory=list)
     cpu_us: dict[str, float]
 
 
 def _rate_rows(rates: Sequence[dict[str, Measured]]) -> Row:
     row = {}
-    for name in ("streamed", "whole", "bare"):
+    ours = [name for name in rates[0] if name != "bare"]
+    for name in (*ours, "bare"):
         row[f"{name}, {IN_FLIGHT} in flight"] = f"{median(each[name].tokens_per_s for each in rates):.0f} tokens/s"
         row[f"{name}, CPU for each token"] = _cpu([each[name].cpu_us for each in rates])
-    for name in ("streamed", "whole"):
+    for name in ours:
         row[f"{name}, of the bare engine's tokens/s"] = _ratio(
             [each[name].tokens_per_s / each["bare"].tokens_per_s for each in rates]
         )
@@ -260,6 +266,8 @@ def _gap_rows(gaps: dict[int, list[tuple[Measured, Measured]]]) -> Row:
                 f"HTTP {median(ours for ours, _ in pairs):.1f} ms, bare {median(bare for _, bare in pairs):.1f} ms; "
                 f"added {median(added):.1f} ms ({min(added):.1f} to {max(added):.1f})"
             )
+        ends_ms = [1e3 * end_s for ours, _ in told for end_s in ours.ends_s]
+        row[f"from the last token to the paid end, {number} in flight"] = f"median {median(ends_ms):.1f} ms"
     return row
 
 
@@ -417,30 +425,30 @@ def deployed(folder: Path, made: world.World) -> Iterator[str]:
 def _over_http(url: str, in_flight: int, num_requests: int, *, stream: bool = True, scored: bool = False) -> Measured:
     """Log-probabilities are asked for where single tokens are to be told apart in what is streamed."""
     before = _cpu_by_process()
-    rate, gaps = asyncio.run(_http_loop(url, in_flight, num_requests, stream, scored))
+    rate, gaps, ends = asyncio.run(_http_loop(url, in_flight, num_requests, stream, scored))
     spent = {name: told_s - before.get(name, 0.0) for name, told_s in _cpu_by_process().items()}
     cpu_us = {name: 1e6 * spent_s / (num_requests * NEW) for name, spent_s in spent.items()}
-    return Measured(tokens_per_s=rate, gaps_s=gaps, cpu_us=cpu_us)
+    return Measured(tokens_per_s=rate, gaps_s=gaps, ends_s=ends, cpu_us=cpu_us)
 
 
 async def _http_loop(
     url: str, in_flight: int, num_requests: int, stream: bool, scored: bool
-) -> tuple[float, list[float]]:
-    waiting, gaps, tokens = list(range(num_requests)), [], 0
+) -> tuple[float, list[float], list[float]]:
+    waiting, gaps, ends, tokens = list(range(num_requests)), list[float](), list[float](), 0
     headers = {"Authorization": f"Bearer {os.environ['BENCH_KEY']}"}
 
     async def worker(client: httpx.AsyncClient) -> None:
         nonlocal tokens
         while waiting:
             body = _body(waiting.pop(), stream, scored)
-            told = await (_streamed(client, url, body, gaps) if stream else _whole(client, url, body))
+            told = await (_streamed(client, url, body, gaps, ends) if stream else _whole(client, url, body))
             tokens += told  # not in one line with the above, which would read the sum before the wait
 
     limits = httpx.Limits(max_connections=64)
     async with httpx.AsyncClient(timeout=600, limits=limits, headers=headers) as client:
         begin = time.perf_counter()
         await asyncio.gather(*(worker(client) for _ in range(in_flight)))
-        return tokens / (time.perf_counter() - begin), gaps
+        return tokens / (time.perf_counter() - begin), gaps, ends
 
 
 def _body(number: int, stream: bool, scored: bool) -> dict[str, Any]:
@@ -461,8 +469,11 @@ async def _whole(client: httpx.AsyncClient, url: str, body: dict[str, Any]) -> i
     return int(response.json()["usage"]["completion_tokens"])
 
 
-async def _streamed(client: httpx.AsyncClient, url: str, body: dict[str, Any], gaps: list[float]) -> int:
-    """The tokens of the answer. `gaps` gets the times between its events, over the tokens in them."""
+async def _streamed(
+    client: httpx.AsyncClient, url: str, body: dict[str, Any], gaps: list[float], ends: list[float]
+) -> int:
+    """The tokens of the answer. `gaps` gets the times between its events, over the tokens in them; `ends` the time
+    from the last token to what says that it was."""
     last_s, told = None, 0
     async with client.stream("POST", f"{url}/v1/completions", json=body) as response:
         assert response.status_code == 200, await response.aread()
@@ -478,6 +489,8 @@ async def _streamed(client: httpx.AsyncClient, url: str, body: dict[str, Any], g
                 if last_s is not None:
                     gaps.extend([(now_s - last_s) / number_told] * number_told)
                 last_s = now_s
+            elif event["choices"][0]["finish_reason"] and last_s is not None:
+                ends.append(time.perf_counter() - last_s)
     return int(told)
 
 

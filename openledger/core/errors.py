@@ -17,7 +17,10 @@ Owns every error this package raises on purpose. Knows nothing of HTTP or the co
     └── Interrupted (RuntimeError)         503   exit 130 stopped by the user
 """
 
-from typing import ClassVar
+from collections.abc import Callable
+from typing import ClassVar, TypeVar
+
+Result = TypeVar("Result")
 
 
 class OpenLedgerError(Exception):
@@ -141,6 +144,14 @@ def idempotency_conflict(what: str = "request") -> Conflict:
 
 class InvariantBroken(AssertionError):
     """A bug of ours, never the caller's fault. Raised also under `python -O`."""
+
+
+def outcome(function: Callable[..., Result], *arguments: object) -> "Result | OpenLedgerError":
+    """What a call gives, or the error of ours that it ends in: for each of many that one call stands for."""
+    try:
+        return function(*arguments)
+    except OpenLedgerError as error:
+        return error
 
 
 def invariant(condition: bool, message: str) -> None:

@@ -8,6 +8,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from openledger.economy.economy import Economy
+from openledger.economy.port import Commit, Committed
 from openledger.ledger.accounts import Account, Balance
 from openledger.ledger.transfers import Batch, Entry, Transfer
 
@@ -28,11 +29,8 @@ class RemoteLedger:
     def commit(self, transfers: Sequence[Transfer], statement: dict[str, Any] | None = None) -> list[str]:
         return self._get("commit", transfers, statement)
 
-    def commit_with_receipt(
-        self, transfers: Sequence[Transfer], statement: dict[str, Any] | None = None
-    ) -> tuple[list[str], dict[str, Any] | None]:
-        results, receipt = self._get("commit_with_receipt", transfers, statement)
-        return results, receipt
+    def commit_each(self, commits: Sequence[Commit]) -> list[Committed]:
+        return self._get("commit_each", commits)
 
     def balance(self, account_id: str) -> Balance:
         return self._get("balance", account_id)

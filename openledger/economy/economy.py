@@ -17,7 +17,9 @@ from openledger.core.database import open_database
 from openledger.core.errors import (
     Conflict,
     NotFound,
+    OpenLedgerError,
     Unavailable,
+    outcome,
 )
 from openledger.core.ids import check_name, derived_id, first_id
 from openledger.core.money import OPEN, Unit, format_money, format_open
@@ -51,7 +53,7 @@ from openledger.economy.refunds import RefundBook
 from openledger.economy.requests import SCHEMA as REQUESTS_SCHEMA
 from openledger.economy.requests import RequestStore
 from openledger.economy.restored import Reconciliation
-from openledger.economy.sales import SaleBook, check_key
+from openledger.economy.sales import Order, SaleBook, check_key
 from openledger.economy.settlement import (
     as_replay,
     check_ceilings,
@@ -216,20 +218,16 @@ class Economy(Offices):
             account, terms, num_prompt_tokens, max_tokens, idempotency_key, request_digest, key_digest
         )
 
-    def authorize_again(
-        self,
-        account: str,
-        terms: AdapterTerms,
-        num_prompt_tokens: int,
-        max_tokens: int,
-        idempotency_key: str,
-        request_digest: str = "",
-        key_digest: str = "",
-    ) -> tuple[Authorization, tuple[Answer, FeeReceipt] | None]:
-        """As `authorize`, with what was sold under the key before (see `completed`), in one call of the actor."""
-        hold = self.authorize(
-            account, terms, num_prompt_tokens, max_tokens, idempotency_key, request_digest, key_digest
-        )
+    def authorize_each(
+        self, orders: Sequence[Order]
+    ) -> list[tuple[Authorization, tuple[Answer, FeeReceipt] | None] | OpenLedgerError]:
+        """See `SaleBook.authorize_each`; each with what was sold under its key before (see `completed`)."""
+        return [
+            hold if isinstance(hold, OpenLedgerError) else outcome(self._with_sold, hold)
+            for hold in self._sales.authorize_each(orders)
+        ]
+
+    def _with_sold(self, hold: Authorization) -> tuple[Authorization, tuple[Answer, FeeReceipt] | None]:
         return hold, self.completed(hold.answer_id)
 
     def begin_offers(self, on_sale: Sequence[AdapterTerms]) -> None:
@@ -243,6 +241,10 @@ class Economy(Offices):
     def complete_all(self, parts: Sequence[Answer]) -> list[FeeReceipt]:
         """See `SaleBook.complete_all`."""
         return self._sales.complete_all(parts)
+
+    def complete_each(self, requests: Sequence[Sequence[Answer]]) -> list[list[FeeReceipt] | OpenLedgerError]:
+        """See `SaleBook.complete_each`."""
+        return self._sales.complete_each(requests)
 
     def completed(self, answer_id: str) -> tuple[Answer, FeeReceipt] | None:
         """See `SaleBook.completed`."""

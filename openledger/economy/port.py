@@ -4,9 +4,12 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import takewhile
 from typing import Any, Protocol, cast
 
+from openledger.core.errors import OpenLedgerError, outcome
 from openledger.ledger.accounts import Account, Balance
 from openledger.ledger.transfers import Batch, Entry, Transfer
 
+Commit = tuple[Sequence[Transfer], dict[str, Any] | None]  # with what it states
+Committed = tuple[list[str], dict[str, Any] | None]  # results, and the receipt of what was stated
 _FEW = 64
 
 
@@ -15,9 +18,7 @@ class LedgerPort(Protocol):
 
     def commit(self, transfers: Sequence[Transfer], statement: dict[str, Any] | None = None) -> list[str]: ...
 
-    def commit_with_receipt(
-        self, transfers: Sequence[Transfer], statement: dict[str, Any] | None = None
-    ) -> tuple[list[str], dict[str, Any] | None]: ...
+    def commit_each(self, commits: Sequence[Commit]) -> Sequence[Committed | OpenLedgerError]: ...
 
     def balance(self, account_id: str) -> Balance: ...
 
@@ -69,13 +70,14 @@ class _Watched:
         self._watcher.arrived(transfers)
         return results
 
-    def commit_with_receipt(
-        self, transfers: Sequence[Transfer], statement: dict[str, Any] | None = None
-    ) -> tuple[list[str], dict[str, Any] | None]:
-        self._watcher.check(transfers)
-        results = self._ledger.commit_with_receipt(transfers, statement)
-        self._watcher.arrived(transfers)
-        return results
+    def commit_each(self, commits: Sequence[Commit]) -> list[Committed | OpenLedgerError]:
+        """What the watcher keeps from the ledger has his error as its outcome; the others go there together."""
+        checked = [outcome(self._watcher.check, transfers) for transfers, _ in commits]
+        let_in = [commit for commit, error in zip(commits, checked, strict=True) if error is None]
+        told = iter(self._ledger.commit_each(let_in) if let_in else ())
+        for transfers, _ in let_in:
+            self._watcher.arrived(transfers)
+        return [next(told) if error is None else error for error in checked]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._ledger, name)

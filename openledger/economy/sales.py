@@ -5,15 +5,23 @@
 Every step is durable before it answers and may be repeated: ids derive from the answer.
 """
 
-from collections.abc import Sequence
-from dataclasses import asdict, replace
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, TypeVar
 
 import apsw
 
 from openledger.core.clock import Clock
 from openledger.core.database import writing
-from openledger.core.errors import Conflict, InsufficientFunds, InvalidInput, NotFound, idempotency_conflict
+from openledger.core.errors import (
+    Conflict,
+    InsufficientFunds,
+    InvalidInput,
+    NotFound,
+    OpenLedgerError,
+    idempotency_conflict,
+    outcome,
+)
 from openledger.core.hashing import digest_json
 from openledger.core.ids import new_id
 from openledger.core.money import format_money, format_open
@@ -25,7 +33,7 @@ from openledger.economy.caps import CapStore
 from openledger.economy.holds import HoldRecord, HoldStore
 from openledger.economy.offers import OfferBook
 from openledger.economy.periods import PeriodStore
-from openledger.economy.port import LedgerPort
+from openledger.economy.port import Committed, LedgerPort
 from openledger.economy.pricing import (
     Metered,
     hold_id,
@@ -40,9 +48,25 @@ from openledger.economy.staking import StakeBook
 from openledger.economy.tenants import TenantStore
 from openledger.economy.terms import check_terms
 from openledger.ledger.statements import parts_by_account
+from openledger.ledger.transfers import Transfer
 
+Result = TypeVar("Result")
 _GONE = frozenset({"pending_transfer_expired", "pending_transfer_already_voided", "pending_transfer_not_found"})
 _MAX_KEY_CHARACTERS = 255
+Posted = tuple[bool, dict[str, Any] | None]  # whether an answer is paid for, and the receipt where it is now
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What is to be held for; see `SaleBook.authorize`."""
+
+    account: str
+    terms: AdapterTerms
+    num_prompt_tokens: int
+    max_tokens: int
+    idempotency_key: str
+    request_digest: str = ""
+    key_digest: str = ""
 
 
 class SaleBook:
@@ -86,7 +110,7 @@ class SaleBook:
         request_digest: str = "",
         key_digest: str = "",
     ) -> Authorization:
-        """Hold the most that an answer can cost, before it is generated.
+        """Hold the most that an answer can cost, before it is generated. See `authorize_each`.
 
         The same key with the same request (`request_digest` covers its content) gives the same authorization, unless
         its hold was released, for then nothing was sold under it: a new one takes its place. `key_digest` is the
@@ -94,14 +118,23 @@ class SaleBook:
         (`spending_cap_reached` where the cap is), Conflict where the key stands for another request or the adapter
         isn't offered (`adapter_not_offered`), NotFound for the account.
         """
-        check_key(idempotency_key)
-        max_fee_nano = price(check_terms(terms), num_prompt_tokens, max_tokens, self._register.parameters())
+        order = Order(
+            account=account,
+            terms=terms,
+            num_prompt_tokens=num_prompt_tokens,
+            max_tokens=max_tokens,
+            idempotency_key=idempotency_key,
+            request_digest=request_digest,
+            key_digest=key_digest,
+        )
+        return _raised(self.authorize_each([order])[0])
+
+    def authorize_each(self, orders: Sequence[Order]) -> list[Authorization | OpenLedgerError]:
+        """As `authorize` for each by itself, with two syncs of the disk for all: their records, then their holds."""
         self.release_expired()
-        request = [asdict(terms), num_prompt_tokens, max_tokens, request_digest]
-        hold = self._hold_for(account, terms, max_fee_nano, idempotency_key, digest_json(request))
-        if hold.state == "open":
-            self._place(hold, key_digest)
-        return hold.authorization
+        with writing(self._db):  # durable before the ledger is asked
+            held = [outcome(self._held, order) for order in orders]
+        return self._placed(held)
 
     def complete(self, answer: Answer) -> FeeReceipt:
         """Take the metered fee, release the rest of the hold, and pay the fee's parts; may be repeated.
@@ -115,12 +148,15 @@ class SaleBook:
     def complete_all(self, parts: Sequence[Answer]) -> list[FeeReceipt]:
         """As `complete`, for the sales that one request's answer is made of: all are stored, or none, before any is
         paid for. Whatever ends it then, `post_waiting` takes the rest."""
-        stored = self._store(parts)
-        posted = [self._post(each) for each in stored]
-        for each, (paid, _) in zip(stored, posted, strict=True):
-            if not paid:
-                raise _released(each.answer_id)
-        return [replace(_receipt(each), signed=signed) for each, (_, signed) in zip(stored, posted, strict=True)]
+        return _raised(self.complete_each([parts])[0])
+
+    def complete_each(self, requests: Sequence[Sequence[Answer]]) -> list[list[FeeReceipt] | OpenLedgerError]:
+        """As `complete_all` for each by itself, with three syncs of the disk for all: the answers, what pays for them,
+        and that they are paid for."""
+        stored = self._store_each(requests)
+        due = [each for parts in stored if not isinstance(parts, OpenLedgerError) for each in parts]
+        posted = {each.answer_id: told for each, told in zip(due, self._post_each(due), strict=True)}
+        return [parts if isinstance(parts, OpenLedgerError) else outcome(_paid, parts, posted) for parts in stored]
 
     def completed(self, answer_id: str) -> tuple[Answer, FeeReceipt] | None:
         """What was sold under `answer_id` and what it cost, for a retry to be told again; None before it is complete.
@@ -174,24 +210,27 @@ class SaleBook:
 
     def post(self, stored: StoredAnswer) -> bool:
         """Whether the answer is paid for, now or before; False where its hold had gone."""
-        return self._post(stored)[0]
+        return _raised(self._post_each([stored])[0])[0]
 
-    def _post(self, stored: StoredAnswer) -> tuple[bool, dict[str, Any] | None]:
-        """As `post`, with the ledger's receipt where it is paid for now."""
-        if stored.state != "stored":
-            return stored.state != "unpaid", None
-        transfers = usage_transfers(stored.usage)
-        results, receipt = self._ledger.commit_with_receipt(transfers, stored.usage)
+    def _post_each(self, stored: Sequence[StoredAnswer]) -> list[Posted | OpenLedgerError]:
+        waiting = {each.answer_id: each for each in stored if each.state == "stored"}
+        commits = [(usage_transfers(each.usage), each.usage) for each in waiting.values()]
+        told = dict(zip(waiting, self._ledger.commit_each(commits) if commits else (), strict=True))
+        with writing(self._db):  # one sync of the disk for all
+            posted = {name: outcome(self._note_posted, waiting[name], each) for name, each in told.items()}
+        return [posted.get(each.answer_id, (each.state != "unpaid", None)) for each in stored]
+
+    def _note_posted(self, stored: StoredAnswer, told: Committed | OpenLedgerError) -> Posted:
+        results, receipt = _raised(told)
         paid = results[0] not in _GONE
         if paid:
-            self._accounts.check(results, transfers)
+            self._accounts.check(results, usage_transfers(stored.usage))
         elif (hold := self._holds.find(stored.answer_id)) is not None:
             self._release(hold)
-        with writing(self._db):  # one sync of the disk for all three
-            self._answers.mark(stored.answer_id, "posted" if paid else "unpaid")
-            if paid:
-                self._holds.mark(stored.answer_id, "posted")
-                self._caps.spend(stored.answer_id, stored.usage["fee_nano"])
+        self._answers.mark(stored.answer_id, "posted" if paid else "unpaid")
+        if paid:
+            self._holds.mark(stored.answer_id, "posted")
+            self._caps.spend(stored.answer_id, stored.usage["fee_nano"])
         return paid, receipt
 
     def post_waiting(self) -> None:
@@ -199,6 +238,21 @@ class SaleBook:
             parts = parts_by_account(stored.usage["parts_nano"], stored.usage["accounts"])
             self._accounts.open(stored.usage["account"], *parts)
             self.post(stored)
+
+    def _held(self, order: Order) -> HoldRecord:
+        """The hold's record, and its part of the key's daily cap."""
+        check_key(order.idempotency_key)
+        terms, prompt, completion = check_terms(order.terms), order.num_prompt_tokens, order.max_tokens
+        max_fee_nano = price(terms, prompt, completion, self._register.parameters())
+        request = digest_json([asdict(terms), prompt, completion, order.request_digest])
+        hold = self._hold_for(order.account, terms, max_fee_nano, order.idempotency_key, request)
+        if hold.state == "open" and order.key_digest:
+            try:
+                self._caps.reserve(order.key_digest, hold.answer_id, hold.max_fee_nano, self._clock.now_ms())
+            except InsufficientFunds:
+                self._forget(hold)
+                raise
+        return hold
 
     def _hold_for(
         self, account: str, terms: AdapterTerms, max_fee_nano: int, idempotency_key: str, body_digest: str
@@ -236,31 +290,58 @@ class SaleBook:
         stored = self._answers.find(hold.answer_id)
         return hold.state == "released" if stored is None else not self.post(stored)
 
-    def _place(self, hold: HoldRecord, key_digest: str) -> None:
+    def _placed(self, held: Sequence[HoldRecord | OpenLedgerError]) -> list[Authorization | OpenLedgerError]:
+        """What is held at the ledger. What it refuses leaves no record, so that its key can be used again."""
+        due = [hold for hold in held if isinstance(hold, HoldRecord) and hold.state == "open"]
+        transfers = [self._transfer_of(hold) for hold in due]
+        told = self._ledger.commit_each([([each], None) for each in transfers]) if due else ()
+        refused: dict[str, OpenLedgerError] = {}
+        for hold, transfer, each in zip(due, transfers, told, strict=True):
+            if (error := outcome(self._check_placed, each, transfer)) is not None:
+                refused[hold.answer_id] = error
+            if isinstance(error, InsufficientFunds | NotFound | InvalidInput):
+                self._forget(hold)
+        return [
+            one if isinstance(one, OpenLedgerError) else refused.get(one.answer_id) or one.authorization for one in held
+        ]
+
+    def _transfer_of(self, hold: HoldRecord) -> Transfer:
         parameters = self._register.parameters(hold.period)
         timeout_ms = parameters.hold_timeout_ms + parameters.posting_grace_ms
-        transfer = hold_transfer(hold.answer_id, hold.account, hold.max_fee_nano, timeout_ms)
-        try:
-            if key_digest:
-                self._caps.reserve(key_digest, hold.answer_id, hold.max_fee_nano, self._clock.now_ms())
-            self._accounts.check(self._ledger.commit([transfer]), [transfer])
-        except (InsufficientFunds, NotFound, InvalidInput):
-            self._holds.forget(hold.answer_id)
-            self._caps.spend(hold.answer_id, 0)
-            raise
+        return hold_transfer(hold.answer_id, hold.account, hold.max_fee_nano, timeout_ms)
 
-    def _store(self, parts: Sequence[Answer]) -> list[StoredAnswer]:
-        """What is stored already is found to be the same; all others are added together."""
-        known, new = list[StoredAnswer | None](), list[Sold]()
+    def _check_placed(self, told: Committed | OpenLedgerError, transfer: Transfer) -> None:
+        self._accounts.check(_raised(told)[0], [transfer])
+
+    def _forget(self, hold: HoldRecord) -> None:
+        self._holds.forget(hold.answer_id)
+        self._caps.spend(hold.answer_id, 0)
+
+    def _store_each(self, requests: Sequence[Sequence[Answer]]) -> list[list[StoredAnswer] | OpenLedgerError]:
+        """What is stored already, or twice among `requests`, is found to be the same; all others are added together."""
+        new: dict[str, Sold] = {}
+        found = [outcome(self._stored, parts, new) for parts in requests]
+        added = dict(zip(new, self._answers.add(list(new.values())), strict=True))
+        return [
+            parts if isinstance(parts, OpenLedgerError) else [stored or added[name] for name, stored in parts]
+            for parts in found
+        ]
+
+    def _stored(self, parts: Sequence[Answer], new: dict[str, Sold]) -> list[tuple[str, StoredAnswer | None]]:
+        """Those of one request with their ids; None for what is to be added, which then is in `new`."""
+        known, fresh = list[tuple[str, StoredAnswer | None]](), dict[str, Sold]()
         for answer in parts:
-            hold, stored = self._find_hold(answer.answer_id), self._answers.find(answer.answer_id)
-            known.append(stored)
-            if stored is None:
-                new.append(self._metered(answer, hold))
-            else:
+            name = answer.answer_id
+            hold, stored, twin = self._find_hold(name), self._answers.find(name), new.get(name) or fresh.get(name)
+            known.append((name, stored))
+            if stored is not None:
                 self._check_same(answer, stored)
-        added = iter(self._answers.add(new))
-        return [next(added) if stored is None else stored for stored in known]
+            elif twin is None:
+                fresh[name] = self._metered(answer, hold)
+            elif answers.commitment(answer, twin.salt) != twin.usage["commitment"]:
+                raise _completed_otherwise(name)
+        new.update(fresh)
+        return known
 
     def _metered(self, answer: Answer, hold: HoldRecord) -> Sold:
         if hold.state != "open":
@@ -296,9 +377,7 @@ class SaleBook:
             return
         salt = self._answers.open(stored).salt
         if answers.commitment(answer, salt) != stored.usage["commitment"]:
-            raise Conflict(
-                f"{answer.answer_id} was completed with other tokens", code="answer_completed", param="answer_id"
-            )
+            raise _completed_otherwise(answer.answer_id)
 
     def _release(self, hold: HoldRecord) -> None:
         transfer = void_transfer(hold.answer_id, hold.account, hold.max_fee_nano)
@@ -342,6 +421,25 @@ def _released(answer_id: str) -> Conflict:
         param="answer_id",
         fix="authorize again; the same idempotency key will do",
     )
+
+
+def _completed_otherwise(answer_id: str) -> Conflict:
+    return Conflict(f"{answer_id} was completed with other tokens", code="answer_completed", param="answer_id")
+
+
+def _raised(told: Result | OpenLedgerError) -> Result:
+    if isinstance(told, OpenLedgerError):
+        raise told
+    return told
+
+
+def _paid(parts: Sequence[StoredAnswer], posted: Mapping[str, Posted | OpenLedgerError]) -> list[FeeReceipt]:
+    """Raises what kept one of them from being paid for; Conflict (`hold_released`) where its hold had gone."""
+    told = [(each, *_raised(posted[each.answer_id])) for each in parts]
+    for each, paid, _ in told:
+        if not paid:
+            raise _released(each.answer_id)
+    return [replace(_receipt(each), signed=signed) for each, _, signed in told]
 
 
 def _receipt(stored: StoredAnswer) -> FeeReceipt:

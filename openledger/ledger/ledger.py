@@ -81,6 +81,7 @@ class Ledger:
         self._journal = Journal(open_store(storage, patience_s=patience_s))
         self._size, self._time_ms = 0, 0
         self._sheet: Sheet | None = None
+        self._stated: dict[str, Batch] = {}  # what the last transaction appended, by each batch's first transfer
         self._bind_key()
 
     def verification_key(self) -> str:
@@ -109,13 +110,16 @@ class Ledger:
         """
         return self.serve([Request(transfers=tuple(transfers), statement=statement, whole=True)])[0]
 
-    def commit_with_receipt(
-        self, transfers: Sequence[Transfer], statement: dict[str, Any] | None = None
-    ) -> tuple[list[str], dict[str, Any] | None]:
-        """As `commit`, and the receipt of the first transfer where it stands in the log."""
-        results = self.commit(transfers, statement)
-        stands = results[0] in (CREATED, EXISTS)
-        return results, self.receipt(transfers[0].transfer_id) if stands else None
+    def commit_each(
+        self, commits: Sequence[tuple[Sequence[Transfer], dict[str, Any] | None]]
+    ) -> list[tuple[list[str], dict[str, Any] | None]]:
+        """As `commit` for each by itself, all of them durable by one sync; beside its results, where it states
+        something, the receipt of its first transfer if that stands in the log."""
+        requests = [
+            Request(transfers=tuple(transfers), statement=statement, whole=True) for transfers, statement in commits
+        ]
+        told = zip(requests, self.serve(requests), strict=True)
+        return [(results, self._promise(request, results)) for request, results in told]
 
     def submit(self, transfers: Sequence[Transfer], linked: Sequence[bool] = ()) -> list[str]:
         """One result for each transfer, each created or refused by itself.
@@ -263,6 +267,13 @@ class Ledger:
     def close(self) -> None:
         self._journal.close()
 
+    def _promise(self, request: Request, results: Sequence[str]) -> dict[str, Any] | None:
+        if request.statement is None or results[0] not in (CREATED, EXISTS):
+            return None
+        first = request.transfers[0].transfer_id
+        batch = self._stated.get(first)
+        return self.receipt(first) if batch is None else receipt_of(batch, 0, self._name, self._key)
+
     def _bind_key(self) -> None:
         with self._journal.writing():
             bound = self._journal.meta("verification_key")
@@ -282,13 +293,14 @@ class Ledger:
         """One transaction of any number of batches, and one signed head. What is kept in memory goes when it fails."""
         try:
             with self._journal.writing():
+                self._stated = {}
                 before, self._time_ms, _ = self._journal.head()
                 self._size = before
                 yield
                 if self._size != before:
                     self._put_head(self._size, self._time_ms, log.root(self._size, self._journal.node))
         except BaseException:
-            self._sheet = None
+            self._sheet, self._stated = None, {}
             raise
 
     def _now_ms(self) -> int:
@@ -343,6 +355,8 @@ class Ledger:
         self, transfers: tuple[Transfer, ...], statement: dict[str, Any] | None, changes: Book, time_ms: int
     ) -> None:
         batch = Batch(seq=self._size, time_ms=time_ms, transfers=transfers, statement=statement)
+        if transfers and statement is not None:
+            self._stated[transfers[0].transfer_id] = batch
         texts = [transfer_bytes(transfer) for transfer in transfers]
         self._journal.add_batch(batch, texts)
         sums = self._journal.put_changes(changes, batch.seq)

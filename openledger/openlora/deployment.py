@@ -36,6 +36,7 @@ from openledger.openlora.wire import Line
 
 NAME = "OpenLoRA"
 _STATS_PERIOD_S = 2.0
+_QUIET = {"log_level": "WARNING", "enable_access_log": False}  # Serve would write a line for each call
 _SECONDS = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0]
 
 
@@ -299,6 +300,7 @@ def build_openlora(
         health_check_period_s=5,
         graceful_shutdown_timeout_s=scaling.drain_s,
         request_router_config=_router(scaling.routing),
+        logging_config=_QUIET,
         **_replicas(scaling),
     )
     return deployment.bind(base_path, registry_folder, replica)

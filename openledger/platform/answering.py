@@ -31,12 +31,14 @@ from openledger.core.values import (
     TokenLogprob,
     Usage,
 )
+from openledger.economy.sales import Order
 from openledger.openlora.ensembles import Places
 from openledger.openlora.text import TextStream
 from openledger.platform.asking import Asking, Tail
 from openledger.platform.bases import ServedBase
 from openledger.platform.calls import answered
 from openledger.platform.service import AdapterReceipt, AnswerEvent, Embedded, Receipt, TokenScore
+from openledger.platform.till import Till
 
 Seat = tuple[str, str]  # account and idempotency key
 Sold = tuple[Answer, FeeReceipt]
@@ -142,7 +144,7 @@ class Answering:
     answered once at a time."""
 
     def __init__(self, economy: Any, clock: Clock | None = None):
-        self._economy = economy
+        self._economy, self._till = economy, Till(economy)
         self._clock = clock or SystemClock()
         self._in_flight: set[Seat] = set()
         self._closing: dict[Seat, asyncio.Task[None]] = {}  # holds being closed; they keep their seats
@@ -222,13 +224,17 @@ class Answering:
         return placed
 
     async def _authorize(self, one: Asked, number: int) -> tuple[Authorization, Sold | None]:
-        num_tokens, max_tokens, terms = len(one.prompt_ids), one.sampling.max_tokens, one.parts[number].terms
-        hold, sold = await answered(
-            self._economy.authorize_again.remote(
-                one.account, terms, num_tokens, max_tokens, one.key_of(number), one.body_digest, one.key_digest
+        return await self._till.hold(
+            Order(
+                account=one.account,
+                terms=one.parts[number].terms,
+                num_prompt_tokens=len(one.prompt_ids),
+                max_tokens=one.sampling.max_tokens,
+                idempotency_key=one.key_of(number),
+                request_digest=one.body_digest,
+                key_digest=one.key_digest,
             )
         )
-        return hold, sold
 
     async def _void_placed(self, placing: Sequence["asyncio.Task[tuple[Authorization, Sold | None]]"]) -> None:
         placed = await asyncio.gather(*placing, return_exceptions=True)
@@ -290,12 +296,17 @@ class Answering:
             async with aclosing(asking.events()) as events:
                 async for event in events:
                     generated += event.token_ids
-                    if event.finish_reason is not None:
-                        failed = False  # it is whole: should the ledger not answer now, it is owed all the same
-                        receipt = await self._complete(one, sales, generated, event.usage)
-                    told = self._told(one, event, receipt)
-                    yield self._echoed(told, one, event) if first else told
-                    first = False
+                    said = self._told(one, event)
+                    said, first = self._echoed(said, one, event) if first else said, False
+                    if event.finish_reason is None:
+                        yield said
+                        continue
+                    failed = False  # it is whole: should the ledger not answer now, it is owed all the same
+                    if not one.whole:
+                        yield said  # nobody waits for his last words until they are paid
+                        said = AnswerEvent(index=one.index, text="", token_count=0)
+                    receipt = await self._complete(one, sales, generated, event.usage)
+                    yield replace(said, finish_reason=event.finish_reason, receipt=receipt)
             if receipt is None:
                 raise _broke_off()
         except (GeneratorExit, asyncio.CancelledError):
@@ -307,13 +318,11 @@ class Answering:
                 self._closing[one.seat] = asyncio.create_task(closing)
                 await asyncio.shield(self._closing[one.seat])
 
-    def _told(self, one: Asked, event: TokenEvent, receipt: Receipt | None) -> AnswerEvent:
+    def _told(self, one: Asked, event: TokenEvent) -> AnswerEvent:
         return AnswerEvent(
             index=one.index,
             text=event.text,
             token_count=len(event.token_ids),
-            finish_reason=event.finish_reason,
-            receipt=receipt,
             scores=tuple(_score(one, entry) for entry in event.logprobs),
         )
 
@@ -338,7 +347,7 @@ class Answering:
     ) -> list[Sold]:
         """In one call: were this process to end between two, an adapter would have answered and not been paid."""
         parts = [_part_sold(one, sale, generated, usage) for sale in sales]
-        return list(zip(parts, await answered(self._economy.complete_all.remote(parts)), strict=True))
+        return list(zip(parts, await self._till.pay(parts), strict=True))
 
     async def _close(
         self, one: Asked, sales: Sequence[Sale], asking: Asking | None, generated: Sequence[int] | None

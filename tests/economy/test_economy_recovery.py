@@ -29,8 +29,8 @@ def cut_power(monkeypatch, owner, name, *, after):
 STEPS = [
     (AnswerStore, "add", False),
     (AnswerStore, "add", True),
-    (Ledger, "commit", False),
-    (Ledger, "commit", True),
+    (Ledger, "commit_each", False),
+    (Ledger, "commit_each", True),
     (AnswerStore, "mark", True),
     (HoldStore, "mark", False),
     (HoldStore, "mark", True),
@@ -81,7 +81,7 @@ def test_of_an_answers_parts_all_are_paid_for_or_none_wherever_completing_stoppe
 
 @pytest.mark.parametrize("after", [False, True])
 def test_an_authorization_that_was_cut_off_is_the_same_on_retry(town, monkeypatch, after):
-    cut_power(monkeypatch, Ledger, "commit", after=after)
+    cut_power(monkeypatch, Ledger, "commit_each", after=after)
     with pytest.raises(PowerCut):
         town.authorize("k1")
     monkeypatch.undo()
@@ -91,7 +91,7 @@ def test_an_authorization_that_was_cut_off_is_the_same_on_retry(town, monkeypatc
 
 
 def test_an_authorization_that_was_cut_off_expires(town, monkeypatch, clock):
-    cut_power(monkeypatch, Ledger, "commit", after=False)
+    cut_power(monkeypatch, Ledger, "commit_each", after=False)
     with pytest.raises(PowerCut):
         town.authorize("k1")
     monkeypatch.undo()
@@ -104,7 +104,7 @@ def test_an_authorization_that_was_cut_off_expires(town, monkeypatch, clock):
 
 def test_a_stored_answer_is_paid_after_an_outage_longer_than_its_hold(town, monkeypatch, clock):
     authorized = town.authorize("k1")
-    cut_power(monkeypatch, Ledger, "commit", after=False)
+    cut_power(monkeypatch, Ledger, "commit_each", after=False)
     with pytest.raises(PowerCut):
         town.economy.complete(answer(authorized))
     monkeypatch.undo()
@@ -115,7 +115,7 @@ def test_a_stored_answer_is_paid_after_an_outage_longer_than_its_hold(town, monk
 
 def test_after_the_grace_the_hold_is_released_and_the_answer_stays_unpaid(town, monkeypatch, clock):
     authorized = town.authorize("k1")
-    cut_power(monkeypatch, Ledger, "commit", after=False)
+    cut_power(monkeypatch, Ledger, "commit_each", after=False)
     with pytest.raises(PowerCut):
         town.economy.complete(answer(authorized))
     monkeypatch.undo()
@@ -134,7 +134,7 @@ def test_a_ledger_that_is_away_leaves_the_answer_stored_and_a_settlement_waits_f
     def away(*_):
         raise Unavailable("away")
 
-    monkeypatch.setattr(town.ledger, "commit", away)
+    monkeypatch.setattr(town.ledger, "commit_each", away)
     with pytest.raises(Unavailable):
         town.economy.complete(answer(authorized))
     with pytest.raises(Unavailable):
@@ -189,7 +189,8 @@ def test_a_pool_that_only_the_log_settled_leaves_the_queue(town, monkeypatch, ow
 
 @pytest.mark.parametrize(("owner", "name", "after"), [*((HoldStore, "free_key", a) for a in (False, True)),
                                                       *((HoldStore, "add", a) for a in (False, True)),
-                                                      *((Ledger, "commit", a) for a in (False, True))])  # fmt: skip
+                                                      (Ledger, "commit_each", False),
+                                                      (Ledger, "commit_each", True)])  # fmt: skip
 def test_a_freed_key_holds_once_wherever_authorizing_stopped(town, monkeypatch, owner, name, after):
     first = town.authorize("k1")
     town.economy.cancel(first.answer_id)
@@ -220,7 +221,7 @@ def stored_only(town, monkeypatch):
     def away(*_):
         raise Unavailable("away")
 
-    monkeypatch.setattr(town.ledger, "commit", away)
+    monkeypatch.setattr(town.ledger, "commit_each", away)
     with pytest.raises(Unavailable):
         town.economy.complete(answer(authorized))
     monkeypatch.undo()
@@ -241,16 +242,14 @@ def test_the_key_of_an_answer_that_can_no_longer_be_paid_can_be_used_again(town,
 
 def test_what_the_ledger_missed_is_posted_once_it_is_back_and_not_lost_with_its_hold(town, clock, monkeypatch):
     held = [town.authorize(key) for key in ("k1", "k2")]
-    commit, calls = town.ledger.commit_with_receipt, []
+    commit_each = town.ledger.commit_each
 
-    def goes_away(*arguments):
-        calls.append(arguments)
-        if len(calls) > 1:
-            raise Unavailable("the ledger is away", code="ledger_unavailable")
-        return commit(*arguments)
+    def goes_away(commits):
+        commit_each(commits[:1])
+        raise Unavailable("the ledger is away", code="ledger_unavailable")
 
     with monkeypatch.context() as away:
-        away.setattr(town.ledger, "commit_with_receipt", goes_away)
+        away.setattr(town.ledger, "commit_each", goes_away)
         with pytest.raises(Unavailable):
             town.economy.complete_all([answer(one) for one in held])
     town.economy.run_due()

@@ -143,7 +143,7 @@ def test_an_answer_that_waits_to_be_paid_for_is_paid_for_before_it_is_marked(tow
     def away(*_):
         raise Unavailable("away")
 
-    monkeypatch.setattr(town.ledger, "commit", away)
+    monkeypatch.setattr(town.ledger, "commit_each", away)
     with pytest.raises(Unavailable):
         town.economy.complete(answer(authorized))
     monkeypatch.undo()

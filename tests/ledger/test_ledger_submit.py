@@ -319,3 +319,18 @@ def test_records_come_back_as_they_were():
     assert unpack(pack(batch), names) == batch
     with pytest.raises(Corrupt):
         unpack(pack(batch), {})
+
+
+def test_commits_made_together_are_each_by_itself_and_what_is_stated_has_its_receipt(ledger):
+    size = ledger.batch(0).seq + 1
+    told = ledger.commit_each(
+        [
+            ([move("t1", 7)], {"why": "first"}),
+            ([move("t2", 8, "user:a", "user:b")], {"why": "too much"}),
+            ([move("t3", 7, "user:a", "user:b")], None),
+        ]
+    )
+    assert told == [(["created"], ledger.receipt("t1")), (["exceeds_credits"], None), (["created"], None)]
+    assert [ledger.find(name).seq for name in ("t1", "t3")] == [size, size + 1]
+    assert ledger.commit_each([([move("t1", 7)], {"why": "first"})]) == [(["exists"], ledger.receipt("t1"))]
+    ledger.audit()

@@ -233,6 +233,33 @@ async def test_the_signed_receipt_comes_with_the_payment_in_one_call(service, mo
     assert (await said(chat(service)))[1].signed["format"] == "openledger.receipt/1"
 
 
+async def test_the_last_words_of_a_stream_do_not_wait_for_their_payment(service, actor):
+    events = chat(service, max_tokens=2)
+    first = await anext(events)
+    actor.gate.clear()
+    async with asyncio.timeout(10):
+        last_words = await anext(events)
+    assert (first.token_count, last_words.token_count, last_words.finish_reason) == (1, 1, None)
+    actor.gate.set()
+    (end,) = [event async for event in events]
+    assert (end.text, end.finish_reason, end.receipt.completion_tokens) == ("", "length", 2)
+
+
+async def test_who_reads_nothing_before_the_end_gets_last_words_and_receipt_in_one(service):
+    asked = {"model": "greek", "prompts": ["alpha"], "sampling": SamplingParameters(max_tokens=1)}
+    (end,) = [event async for event in service.complete(account=ACCOUNT, idempotency_key="k1", whole=True, **asked)]
+    assert (end.token_count, end.finish_reason, end.receipt.completion_tokens) == (1, "length", 1)
+
+
+async def test_a_client_that_leaves_after_the_last_words_has_paid_for_all_of_them(service, economy):
+    events = chat(service, max_tokens=2)
+    await anext(events), await anext(events)
+    await events.aclose()
+    (stored,) = economy._answers.waiting() or [economy._answers.find(economy._answers.last_posted())]
+    assert (stored.state, stored.usage["num_completion_tokens"]) == ("posted", 2)
+    assert spent(economy) == stored.usage["fee_nano"]
+
+
 async def test_told_again_while_the_ledger_does_not_answer_the_receipt_comes_later(service, economy):
     await said(chat(service))
     service._ledger.away = {"receipt"}
@@ -270,16 +297,16 @@ async def test_what_of_an_ensemble_was_not_paid_when_it_was_cut_off_is_paid_by_t
 ):
     terms = replace(service._registry.get("greek").terms, adapter="latin", adapter_digest="cd" * 32)
     service._registry.register("latin", None, terms.adapter_digest, terms, source="/here")
-    complete_all, weights = economy.complete_all, (("greek", 1.0), ("latin", 3.0))
+    complete_each, weights = economy.complete_each, (("greek", 1.0), ("latin", 3.0))
 
-    def only_greek(parts):
-        complete_all([part for part in parts if part.adapter == "greek"])
+    def only_greek(requests):
+        complete_each([[part for part in parts if part.adapter == "greek"] for parts in requests])
         raise Unavailable("no answer", code="actor_unavailable")
 
-    monkeypatch.setattr(economy, "complete_all", only_greek)
+    monkeypatch.setattr(economy, "complete_each", only_greek)
     with pytest.raises(Unavailable):
         await said(chat(service, model=base.name, adapters=weights))
-    monkeypatch.setattr(economy, "complete_all", complete_all)
+    monkeypatch.setattr(economy, "complete_each", complete_each)
     text, receipt = await said(chat(service, model=base.name, adapters=weights))
     assert (text, engine.calls) == ("It joins alpha with beta.", 1)
     assert spent(economy) == receipt.fee_nano == sum(each.fee_nano for each in receipt.adapters)
@@ -304,7 +331,7 @@ async def test_a_gateway_that_ends_while_it_sells_an_ensembles_answer_leaves_no_
 
         return call
 
-    for name in ("complete", "complete_all", "cancel"):
+    for name in ("complete", "complete_each", "cancel"):
         monkeypatch.setattr(economy, name, its_last(getattr(economy, name)))
     with suppress(Unavailable):
         await said(chat(service, model=base.name, adapters=(("greek", 1.0), ("latin", 3.0))))
@@ -469,7 +496,7 @@ async def test_a_key_stays_taken_until_its_hold_is_closed_also_for_a_reader_canc
 
 @pytest.mark.parametrize("done", [True, False], ids=["after completing", "before completing"])
 async def test_an_answer_whose_receipt_was_lost_is_told_on_a_retry(service, economy, engine, actor, done):
-    actor.away, actor.done = {"complete_all"}, done
+    actor.away, actor.done = {"complete_each"}, done
     with pytest.raises(Unavailable, match="no answer"):
         await said(chat(service))
     text, receipt = await said(chat(service))
