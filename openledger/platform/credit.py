@@ -9,10 +9,11 @@ takes the order over, and any stranger (docs/concepts/attribution.md).
 from collections.abc import Iterable
 from typing import Any
 
+from openledger.core.sealing import FORMAT as SEAL
 from openledger.core.values import DatanetVersion, Row
 from openledger.datanets.versions import LoggedOpening, check_sealed
 from openledger.economy.port import LedgerPort, newest_first
-from openledger.ledger.seals import SEAL, SEALS_ACCOUNT
+from openledger.ledger.seals import SEALS_ACCOUNT
 from openledger.ledger.statements import format_of
 from openledger.platform.pipeline import find_credit
 
