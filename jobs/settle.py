@@ -51,7 +51,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def _budget(arguments: argparse.Namespace) -> tuple[int, int] | None:
     """The fees' parts per million, and what a training costs in nano-OPEN; None where nothing is to be replayed."""
-    from openledger.attribution.planner import plan_replay
+    from openledger.attribution.planner import budget_from_fees
 
     if not arguments.replay_share:
         return None
@@ -60,7 +60,7 @@ def _budget(arguments: argparse.Namespace) -> tuple[int, int] | None:
             "--replay-share needs --training-cost, in OPEN", code="invalid_budget", param="training_cost"
         )
     share_ppm, cost_nano = round(arguments.replay_share * 10**6), parse_open(arguments.training_cost)
-    plan_replay(0, share_ppm, cost_nano)  # raises for what can't be
+    budget_from_fees(0, share_ppm, cost_nano)  # raises for what can't be
     return share_ppm, cost_nano
 
 
@@ -74,7 +74,7 @@ def settle(workdir: Workdir, base_models: Sequence[str], budget: tuple[int, int]
     from openledger.platform.actors import datanets_actor, economy_actor
     from openledger.platform.cluster import connected
     from openledger.platform.hosts import IndexHosts
-    from openledger.platform.replaying import Replays
+    from openledger.platform.replaying import Replays, forget_orphans
     from openledger.platform.serving import engine_score
 
     with connected(workdir):
@@ -93,6 +93,7 @@ def settle(workdir: Workdir, base_models: Sequence[str], budget: tuple[int, int]
                 host_lost=hosts.end,
             )
         ray.get(economy.open_period.remote())
+        forget_orphans(workdir.rows, ray.get(economy.pools.remote()))
         try:
             return report(pipeline.settle_waiting(economy, hosts.of, score, registry, workdir.indexes, replays))
         finally:

@@ -82,6 +82,7 @@ def train(workdir: Workdir, arguments: argparse.Namespace) -> dict[str, object]:
     from openledger.platform import pipeline
     from openledger.platform.actors import datanets_actor, economy_actor, ledger_actor
     from openledger.platform.cluster import connected
+    from openledger.platform.credit import checked_credit
     from openledger.platform.prices import prices_in
     from openledger.platform.progress import told_epochs
     from openledger.platform.quickstart import QuickstartSettings
@@ -94,8 +95,8 @@ def train(workdir: Workdir, arguments: argparse.Namespace) -> dict[str, object]:
          f"at most {recipe.max_rows} rows, LoRA rank {recipe.rank}; base {base.name}")  # fmt: skip
     owner = arguments.owner or f"user:{arguments.datanet}-owner"
     with connected(workdir):
-        datanets, book = datanets_actor(workdir), NonceBook(RemoteLedger(ledger_actor(workdir)))
-        economy = economy_actor(workdir)
+        datanets, ledger, economy = datanets_actor(workdir), RemoteLedger(ledger_actor(workdir)), economy_actor(workdir)
+        book = NonceBook(ledger)
         if arguments.commit_nonces:
             number = arguments.version or pipeline.next_version(datanets, arguments.datanet)
             witnesses = arguments.commit_nonces
@@ -110,10 +111,11 @@ def train(workdir: Workdir, arguments: argparse.Namespace) -> dict[str, object]:
             version, rows = pipeline.publish(datanets, arguments.datanet, owner)
         tell(f"{version.datanet} version {version.number}: {len(rows)} rows")
         copies, alike = pipeline.find_copies(datanets, version), pipeline.find_alike(datanets, version)
+        credit = checked_credit(datanets, version, rows, ledger)
         nonces = pipeline.draw_nonces(book, workdir.nonces, version, base, recipe)
         job, decoys = pipeline.plan_training(
             base, version, rows, recipe, workdir.adapters,
-            nonces=nonces, copies=copies, alike=alike, credit=pipeline.find_credit(datanets, version), parent=parent,
+            nonces=nonces, copies=copies, alike=alike, credit=credit, parent=parent,
         )  # fmt: skip
         if not arguments.version:  # first: what can't be offered must not cost a training
             pipeline.check_plan(economy, registry, job, owner)

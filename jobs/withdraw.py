@@ -35,9 +35,11 @@ def withdraw(workdir: Workdir, arguments: argparse.Namespace) -> dict[str, objec
     from openledger.adapters.base_model import find_base_model
     from openledger.adapters.registry import AdapterRegistry
     from openledger.attribution.actor import start_index_host
+    from openledger.economy.actor import RemoteLedger
     from openledger.platform import pipeline, withdrawal
-    from openledger.platform.actors import datanets_actor, economy_actor
+    from openledger.platform.actors import datanets_actor, economy_actor, ledger_actor
     from openledger.platform.cluster import connected
+    from openledger.platform.credit import checked_credit
 
     registry = AdapterRegistry(workdir.adapters)
     plan = withdrawal.plan_withdrawal(registry, arguments.adapter, arguments.contributor)
@@ -48,9 +50,10 @@ def withdraw(workdir: Workdir, arguments: argparse.Namespace) -> dict[str, objec
     with connected(workdir):
         datanets = datanets_actor(workdir)
         version, rows = pipeline.published(datanets, plan.card.datanet, plan.card.datanet_version)
+        credit = checked_credit(datanets, version, rows, RemoteLedger(ledger_actor(workdir)))
         card = withdrawal.withdraw(
             plan, registry, base, rows, start_index_host(base), workdir.adapters, workdir.indexes,
-            economy=economy_actor(workdir), credit=pipeline.find_credit(datanets, version), num_gpus=arguments.gpus,
+            economy=economy_actor(workdir), credit=credit, num_gpus=arguments.gpus,
             tell=lambda line: print(line, file=sys.stderr, flush=True),
         )  # fmt: skip
     return {**told, "digest": card.digest}

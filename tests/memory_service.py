@@ -297,14 +297,18 @@ class MemoryService:
         raise NotFound(f"there is no answer {answer_id!r}", code="unknown_answer", param="answer_id")
 
     async def row_scores(
-        self, adapter: str, period: str, *, account: str = "", contributor: str = "", limit: int = 100
+        self, adapter: str, period: str, *, account: str = "", contributor: str = "", limit: int = 100, after: str = ""
     ) -> dict[str, Any]:
         self.rows_asked_by = account
         if not self.told.get("row_scores"):
             raise NotFound("no rows' scores are kept", code="no_row_scores", param="period")
         told = self.told["row_scores"]
         rows = [row for row in told["rows"] if contributor in ("", row["contributor_id"])]
-        return {**told, "adapter": adapter, "period": period, "rows": rows[:limit], "has_more": len(rows) > limit}
+        places = [row["row_id"] for row in rows]
+        left = rows[places.index(after) + 1 :] if after else rows
+        page = {"rows": left[:limit], "has_more": len(left) > limit}
+        page["next"] = left[limit - 1]["row_id"] if page["has_more"] else ""
+        return {**told, "adapter": adapter, "period": period, **page}
 
 
 class SlowToStart(MemoryService):

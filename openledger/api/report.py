@@ -31,6 +31,9 @@ async def get_row_scores(
     account: AccountOf,
     contributor: str = "",
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    after: Annotated[str, Query(max_length=256)] = "",
 ) -> Response:
+    """Those that moved most first; `after` is the `next` of the page before."""
     pool = check_name(adapter, "adapter"), check_name(period, "period")
-    return json_response(await service.row_scores(*pool, account=account, contributor=contributor, limit=limit))
+    found = await service.row_scores(*pool, account=account, contributor=contributor, limit=limit, after=after)
+    return json_response(found)

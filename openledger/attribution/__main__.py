@@ -151,6 +151,13 @@ def plan(options: argparse.Namespace) -> dict[str, Any]:
     if options.fees is not None:
         if options.training_cost is None:
             raise InvalidInput("--fees needs --training-cost, in OPEN", code="invalid_budget", param="training_cost")
+        if options.answers is None:
+            raise InvalidInput(
+                "--fees needs --answers, how many of them were sold",
+                code="invalid_budget",
+                param="answers",
+                fix="a replay goes through each answer once, and must not cost more than they brought",
+            )
         nano = 10**9
         budget = budget_from_fees(
             round(options.fees * nano), round(options.share * 10**6), round(options.training_cost * nano)
@@ -161,7 +168,8 @@ def plan(options: argparse.Namespace) -> dict[str, Any]:
         budget = options.hours * 3600 / options.training_seconds
     else:
         budget = options.budget
-    return plan_instruments(counts, recipe.num_epochs if recipe else 6, budget).to_dict()
+    epochs = recipe.num_epochs if recipe else 6
+    return plan_instruments(counts, epochs, budget, num_answers=options.answers or 0).to_dict()
 
 
 def _inputs(options: argparse.Namespace) -> "tuple[Subject, Sequence[Example]]":

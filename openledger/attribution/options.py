@@ -24,7 +24,7 @@ _EVALUATE = """examples:
 """
 _PLAN_EXAMPLES = """examples:
   openledger attribution plan --rows rows.jsonl --budget 20
-  openledger attribution plan --rows rows.jsonl --fees 120 --share 0.1 --training-cost 0.5
+  openledger attribution plan --rows rows.jsonl --fees 120 --answers 4000 --share 0.1 --training-cost 0.5
 """
 
 
@@ -53,9 +53,12 @@ def add_commands(commands: Any) -> None:
     plan.add_argument("--budget", type=float, default=20.0, metavar="N", help="in trainings (default 20)")
     plan.add_argument("--hours", type=float, metavar="H", help="budget in hours, with --training-seconds")
     plan.add_argument("--training-seconds", type=float, metavar="S", help="what one training takes")
-    plan.add_argument("--fees", type=float, metavar="OPEN", help="the adapter's fees, with --training-cost")
+    plan.add_argument(
+        "--fees", type=float, metavar="OPEN", help="the adapter's fees, with --training-cost and --answers"
+    )
     plan.add_argument("--share", type=float, default=0.1, metavar="X", help="of the fees to spend (default 0.1)")
     plan.add_argument("--training-cost", type=float, metavar="OPEN", help="one training's cost")
+    plan.add_argument("--answers", type=int, metavar="N", help="sold in the period: each costs a replay a pass")
 
 
 def add_inputs(parser: argparse.ArgumentParser) -> None:

@@ -57,7 +57,7 @@ sum and paid nothing: what was theirs is nobody's.
 import math
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -103,6 +103,8 @@ class Measurement:
     generation of a derived adapter `gains` are what it added to its parent, and `served_gains` those of the adapter
     that was served, by which the ceiling is reckoned; empty where it is the same. `num_gone` are the
     adapter's trained rows that the index lacks. `repeats` are rows that the rule of shares doesn't pay for.
+
+    The bank is fitted to each part of the pool once, whether contributors' scores or rows are asked for.
     """
 
     adapter: str
@@ -118,11 +120,12 @@ class Measurement:
     served_gains: tuple[float, ...] = ()
     num_gone: int = 0
     repeats: tuple[Repeat, ...] = ()
+    _fits: "dict[str, BankFit]" = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def use(self) -> ContributorScores:
         """Influence on the answers, weighted, under the ceiling that the held-out rows set."""
-        number, ceiling, weights_nano = len(self.weights_nano), self.ceiling, self.counted_nano
-        scores = self._of(slice(0, number), weights_nano)
+        ceiling, weights_nano = self.ceiling, self.counted_nano
+        scores = self._of(self._sold, weights_nano, self._fit("use", self._sold, weights_nano))
         counted = f"{sum(weights_nano) / max(1, sum(self.weights_nano)):.6g}"
         return replace(
             scores,
@@ -147,42 +150,61 @@ class Measurement:
 
     def improvement(self) -> ContributorScores | None:
         """Influence on the held-out rows; None where there are none."""
-        number = len(self.gains) - len(self.weights_nano)
-        return self._of(slice(len(self.weights_nano), None), [NANO_PER_OPEN] * number) if number else None
+        weights_nano = self._held_out_nano
+        if not weights_nano:
+            return None
+        return self._of(self._held_out, weights_nano, self._fit("improvement", self._held_out, weights_nano))
 
     def answer(self, number: int) -> ContributorScores:
         """Influence on one answer alone, as if it had cost one OPEN: shown, and paid to nobody."""
-        return self._of(slice(number, number + 1), [NANO_PER_OPEN])
+        part = slice(number, number + 1)
+        return self._of(part, [NANO_PER_OPEN], self._fit_part(part, [NANO_PER_OPEN]))
 
     def use_rows(self) -> "BankRows | None":
         """What `use` divides among rows; None where there is no bank."""
-        return self._rows_of(slice(0, len(self.weights_nano)), self.counted_nano)
+        found = self._fit("use", self._sold, self.counted_nano)
+        return None if found is None else found.rows
 
     def improvement_rows(self) -> "BankRows | None":
         """What `improvement` divides among rows; None where there is no bank or no held-out row."""
-        number = len(self.gains) - len(self.weights_nano)
-        return self._rows_of(slice(len(self.weights_nano), None), [NANO_PER_OPEN] * number) if number else None
+        weights_nano = self._held_out_nano
+        found = self._fit("improvement", self._held_out, weights_nano) if weights_nano else None
+        return None if found is None else found.rows
 
-    def _rows_of(self, part: slice, weights_nano: Sequence[int]) -> "BankRows | None":
+    @property
+    def _sold(self) -> slice:
+        return slice(0, len(self.weights_nano))
+
+    @property
+    def _held_out(self) -> slice:
+        return slice(len(self.weights_nano), None)
+
+    @property
+    def _held_out_nano(self) -> list[int]:
+        return [NANO_PER_OPEN] * (len(self.gains) - len(self.weights_nano))
+
+    def _fit(self, name: str, part: slice, weights_nano: Sequence[int]) -> "BankFit | None":
+        """`_fit_part`, made once and kept by `name`."""
+        if name not in self._fits and (found := self._fit_part(part, weights_nano)) is not None:
+            self._fits[name] = found
+        return self._fits.get(name)
+
+    def _fit_part(self, part: slice, weights_nano: Sequence[int]) -> "BankFit | None":
+        """None where the index stands alone."""
         if self.bank is None:
             return None
         own = (self.entries, self.scores[:, part], weights_nano, self.gains[part])
-        return bank_rows(*own, self.bank.of(part), least_error_scale=self.least_error_scale)
+        return fit_bank(*own, self.bank.of(part), least_error_scale=self.least_error_scale)
 
-    def _of(self, part: slice, weights_nano: Sequence[int]) -> ContributorScores:
-        own = (self.adapter, self.period, self.entries, self.scores[:, part], weights_nano, self.gains[part])
+    def _of(self, part: slice, weights_nano: Sequence[int], fit: "BankFit | None") -> ContributorScores:
         unpaid = {repeat.row_id for repeat in self.repeats}
-        if self.bank is None:
-            alone = contributor_scores(*own, withdrawn=self.withdrawn, repeats=unpaid)
-            found = _beside_gone(alone, self.entries, self.num_gone)
+        pool = (self.adapter, self.period, self.entries)
+        if fit is not None:
+            found = fitted_scores(*pool, fit, withdrawn=self.withdrawn, repeats=unpaid)
         else:
-            found = bank_scores(
-                *own,
-                self.bank.of(part),
-                least_error_scale=self.least_error_scale,
-                withdrawn=self.withdrawn,
-                repeats=unpaid,
-            )
+            own = (self.scores[:, part], weights_nano, self.gains[part])
+            alone = contributor_scores(*pool, *own, withdrawn=self.withdrawn, repeats=unpaid)
+            found = _beside_gone(alone, self.entries, self.num_gone)
         return replace(found, repeats=self._named())
 
     def _named(self) -> tuple[tuple[str, str, str, int], ...]:
@@ -308,42 +330,94 @@ def bank_scores(
 ) -> ContributorScores:
     """By the bank, with the index as prior. `least_error_scale` is what an audit found the bank's errors to be too
     small by. Raises InvalidInput where sizes don't fit or a number is not finite."""
+    fit = fit_bank(entries, scores, weights_nano, gains, bank, least_error_scale=least_error_scale)
+    return fitted_scores(adapter, period, entries, fit, withdrawn=withdrawn, repeats=repeats)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BankFit:
+    """A bank fitted to one weighted sum of answers: the sum's posterior, how well the bank `check`s out, and what
+    follows for rows. `noise` is a decoy row's, and `gain` the sum's, in OPEN x nats."""
+
+    bank: Outcomes
+    total: Expected
+    scale: float
+    check: LeftOut | None
+    rows: "BankRows"
+    noise: float
+    gain: float
+
+
+def fit_bank(
+    entries: Sequence[IndexEntry],
+    scores: Scores,
+    weights_nano: Sequence[int],
+    gains: Sequence[float],
+    bank: Outcomes,
+    *,
+    least_error_scale: float = 1.0,
+) -> BankFit:
+    """Raises as `bank_scores`."""
     fees, gain = _checked(entries, scores, weights_nano, gains)
     rows_RQ, prior_GQ, group_R = _grouped(entries, scores, bank.design)
     total, scale, check = _fitted(prior_GQ, fees, bank, least_error_scale)
-    influence_R = _divided(rows_RQ @ fees, group_R, total)
     decoys = [number for number, entry in enumerate(entries) if not entry.trained]
-    noise = total.prior_scale * _root_mean_square(scores[decoys] @ fees if decoys else rows_RQ @ fees)
+    rows = BankRows(
+        influence_R=(gain > 0) * _divided(rows_RQ @ fees, group_R, total),
+        group_R=group_R,
+        error_G=(gain > 0) * scale * total.error_GQ[:, 0],
+    )
+    return BankFit(
+        bank=bank,
+        total=total,
+        scale=scale,
+        check=check,
+        rows=rows,
+        noise=total.prior_scale * _root_mean_square(scores[decoys] @ fees if decoys else rows_RQ @ fees),
+        gain=gain,
+    )
+
+
+def fitted_scores(
+    adapter: str,
+    period: str,
+    entries: Sequence[IndexEntry],
+    fit: BankFit,
+    *,
+    withdrawn: Collection[str] = (),
+    repeats: Collection[str] = (),
+) -> ContributorScores:
+    """`bank_scores` of a bank that is fitted."""
+    bank, rows = fit.bank, fit.rows
     trained = [entry for entry in entries if entry.trained]
     paid_R = np.array([entry.row_id not in withdrawn for entry in trained])
     who = [entry.contributor_id for entry in trained]
     names = sorted(set(who))
     repeats_R = np.array([entry.row_id in repeats for entry in trained])
     influence_C, repeated_C = (
-        contributor_sums((influence_R * chosen_R)[:, None], who, names)[:, 0]
+        contributor_sums((rows.influence_R * chosen_R)[:, None], who, names)[:, 0]
         for chosen_R in (paid_R, paid_R & repeats_R)
     )
     parts_CG = bank.design.parts([(entry.row_id, entry.contributor_id) for entry in trained], names)
-    error_C = scale * np.sqrt(parts_CG @ total.error_GQ[:, 0] ** 2)
-    inside = _inside(parts_CG, np.bincount(group_R, minlength=parts_CG.shape[1]), total, noise)
-    found = gain > 0
-    repeated_nano = _billionths(dict(zip(names, (found * repeated_C).tolist(), strict=True)))
+    error_C = (fit.gain > 0) * fit.scale * np.sqrt(parts_CG @ fit.total.error_GQ[:, 0] ** 2)
+    inside = _inside(parts_CG, np.bincount(rows.group_R, minlength=parts_CG.shape[1]), fit.total, fit.noise)
+    repeated_nano = _billionths(dict(zip(names, repeated_C.tolist(), strict=True)))
     return ContributorScores(
         adapter=adapter,
         period=period,
         method=BANK_METHOD,
-        scores_nano={name: round(found * i * _NANO) for name, i in zip(names, influence_C.tolist(), strict=True)},
-        errors_nano={name: round(found * e * _NANO) for name, e in zip(names, error_C.tolist(), strict=True)},
-        gain_nano=round(gain * _NANO),
+        scores_nano={name: round(i * _NANO) for name, i in zip(names, influence_C.tolist(), strict=True)},
+        errors_nano={name: round(e * _NANO) for name, e in zip(names, error_C.tolist(), strict=True)},
+        gain_nano=round(fit.gain * _NANO),
         quality={
             "coalitions": str(len(bank.design.members_MG)),
             "players": bank.design.players,
             "groups": str(len(bank.design.groups)),
-            "index_scale": f"{total.prior_scale:.6g}",
-            **({"left_out_agreement": f"{check.agreement:.3f}"} if check else {}),
-            "error_scale": f"{scale:.3f}",
+            "index_scale": f"{fit.total.prior_scale:.6g}",
+            **({"left_out_agreement": f"{fit.check.agreement:.3f}"} if fit.check else {}),
+            "error_scale": f"{fit.scale:.3f}",
             "inside_error": f"{inside:.6g}",
-            "noise": f"{float(total.noise_Q[0]):.6g}",
+            "noise": f"{float(fit.total.noise_Q[0]):.6g}",
             "quantity": "expected",
             "ratios": " ".join(f"{name}={value:.3g}" for name, value in sorted(bank.ratios.items())),
             "trained_rows": str(len(trained)),
@@ -361,27 +435,6 @@ class BankRows:
     influence_R: npt.NDArray[np.float64]
     group_R: npt.NDArray[np.int64]
     error_G: npt.NDArray[np.float64]
-
-
-def bank_rows(
-    entries: Sequence[IndexEntry],
-    scores: Scores,
-    weights_nano: Sequence[int],
-    gains: Sequence[float],
-    bank: Outcomes,
-    *,
-    least_error_scale: float = 1.0,
-) -> BankRows:
-    """Raises as `bank_scores`."""
-    fees, gain = _checked(entries, scores, weights_nano, gains)
-    rows_RQ, prior_GQ, group_R = _grouped(entries, scores, bank.design)
-    total, scale, _ = _fitted(prior_GQ, fees, bank, least_error_scale)
-    found = float(gain > 0)
-    return BankRows(
-        influence_R=found * _divided(rows_RQ @ fees, group_R, total),
-        group_R=group_R,
-        error_G=found * scale * total.error_GQ[:, 0],
-    )
 
 
 def _fitted(

@@ -16,7 +16,8 @@ fee-weighted sum costs what one answer costs. Several targets share everything b
 States: the run is cut into about sqrt(N) segments and the state at each one's beginning is kept, with the gradients of
 its steps where they fit (`keep_bytes`). From these the optimizer alone makes every state again; without them each
 segment is computed a second time. With a folder `checkpoints` all of it lies there and a replay that was killed goes
-on, to the same numbers.
+on, to the same numbers. Each file there carries a digest of its tensors: one that is damaged is named in the log, and
+made again from the ones before it.
 
 The arithmetic of the forward run is that of `training.loop.train`, bit for bit; the double backward may group rows as
 it likes. What can't be replayed is refused (`check_replayable`): half precision, attention without second derivatives,
@@ -26,6 +27,7 @@ Shapes: R rows of the run, T targets, B rows of a batch, P trainable parameters 
 """
 
 import json
+import logging
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -53,12 +55,14 @@ from openledger.training.recipe import Recipe, epoch_batches, learning_rate_at
 from openledger.training.record import RunRecord, check_run
 from openledger.training.task import LANGUAGE, Task, Trainable, trainable_parameters
 
-REPLAY_FORMAT = "openledger.replay/1"
+REPLAY_FORMAT = "openledger.replay/2"  # the first had no digests
 KEEP_BYTES = 2 << 30
 # Rows of one double backward. Fewer than a batch, grouped by length: less padding, and what it touches fits the cache.
 PASS_ROWS = 8
 PASS_TOKENS = 2048  # with the padding, of one pass: its memory, which rows alone don't bound; a longer row is alone
 
+_DIGEST = "digest_32"
+_logger = logging.getLogger(__name__)
 Target = Sequence[tuple[Any, float]]  # queries with their weights
 OnStep = Callable[[int, int], None]
 
@@ -104,8 +108,7 @@ def replay(
     computed. `on_step(done, total)` is called after each step, forward and back.
 
     Raises InvalidInput for what can't be replayed or asked, Conflict (`other_replay`) for another replay's checkpoints
-    or (`run_deviates`) another end, Corrupt where the loss or an adjoint is not finite (naming step and row) or a
-    checkpoint is damaged.
+    or (`run_deviates`) another end, Corrupt where the loss or an adjoint is not finite (naming step and row).
     """
     check_replayable(module, recipe)
     run = _Run(module, examples, recipe, order, rows, row_weights, task, pass_rows)
@@ -264,6 +267,7 @@ class _Run:
     ):
         self.module, self.examples, self.recipe, self.order, self.task = module, examples, recipe, order, task
         self.parameters = trainable_parameters(module)
+        self._initial = [parameter.data for parameter in self.parameters.values()]  # to stand elsewhere replaces them
         self.rows = list(range(len(examples)) if rows is None else rows)
         self.weights = dict(zip(self.rows, [1.0] * len(self.rows) if row_weights is None else row_weights, strict=True))
         lengths = [example.num_tokens for example in examples]
@@ -288,15 +292,14 @@ class _Run:
     @contextmanager
     def standing(self) -> Iterator[None]:
         """Mathematical attention inside; at the end the module has its weights again."""
-        before = [parameter.data for parameter in self.parameters.values()]
         try:
             with sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
                 yield
         finally:
-            self._stand_at(before)
+            self._stand_at(self._initial)
 
     def start(self) -> _State:
-        own = [parameter.detach().clone() for parameter in self.parameters.values()]
+        own = [tensor.clone() for tensor in self._initial]
         return _State(own, [torch.zeros_like(p) for p in own], [torch.zeros_like(p) for p in own])
 
     def walk(self, segment: _Segment) -> Iterator[tuple[_State, Tensors, _State]]:
@@ -516,7 +519,8 @@ class _Run:
 
 class _Tape:
     """What a replay remembers of the run: a segment's record is put there after its last step. In memory, or in
-    `folder` as replay.json, segment-N.safetensors and adjoint.safetensors, each written whole or not at all."""
+    `folder` as replay.json, segment-N.safetensors and adjoint.safetensors, each written whole or not at all. What is
+    damaged there is named in the log, and counts as not there."""
 
     def __init__(self, folder: Path | None, run: _Run, keep_bytes: int):
         self._folder, self._memory = folder, dict[int, _Segment]()
@@ -531,13 +535,12 @@ class _Tape:
         if self._folder is None:
             return
         path = self._folder / "replay.json"
-        if not path.exists():
+        found = _claimed(path)
+        if found is None:
+            for left in self._folder.glob("*.safetensors"):  # nobody knows of which replay
+                left.unlink()
             write_json_durably(path, {"format": REPLAY_FORMAT, "identity": identity})
-        try:
-            found = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise _damaged(path, error) from error
-        if found != {"format": REPLAY_FORMAT, "identity": identity}:
+        elif found != identity:
             raise Conflict(
                 f"{self._folder} holds the checkpoints of another replay",
                 code="other_replay",
@@ -564,10 +567,12 @@ class _Tape:
             tensors["gradients_SP"] = segment.gradients_SP
         _write(self._path(number), tensors)
 
-    def get(self, number: int) -> _Segment:
+    def get(self, number: int) -> _Segment | None:
         if self._folder is None:
             return self._memory[number]
         tensors, span = _read(self._path(number), "state_3P"), self.span(number)
+        if tensors is None:
+            return None
         return _Segment(span.start, span.stop, tensors["state_3P"], tensors.get("gradients_SP"))
 
     def drop(self, number: int) -> None:
@@ -587,6 +592,8 @@ class _Tape:
         if self._folder is None or not (self._folder / "adjoint.safetensors").exists():
             return None
         found = _read(self._folder / "adjoint.safetensors", "step", "state_3TP", "scores_RT", "values_T", "final_P")
+        if found is None:
+            return None
         state_3TP = found["state_3TP"].to(self._device)
         return _Adjoint(int(found["step"]), state_3TP, found["scores_RT"], found["values_T"], found["final_P"])
 
@@ -610,25 +617,43 @@ class _Progress:
 def _run_forward(run: _Run, tape: _Tape, progress: _Progress) -> _State:
     """The run again, its segments on the tape; its final state."""
     done = tape.num_done()
-    state = run.end(tape.get(done - 1)) if done else run.start()
+    state = run.end(_kept(run, tape, done - 1)) if done else run.start()
     for number in range(done, tape.num_segments):
-        span, gradients_SP = tape.span(number), list[torch.Tensor]()
-        start_3P = torch.stack([flat(state.parameters), flat(state.first), flat(state.second)])
-        walk = run.walk(_Segment(span.start, span.stop, start_3P, None))
-        for step, (_, gradients, after) in zip(span, walk, strict=True):
-            state = after
-            if tape.keeps_gradients:
-                gradients_SP.append(flat(gradients))
-            progress.forward(step)
-        kept = torch.stack(gradients_SP) if gradients_SP else None
-        tape.put(number, _Segment(span.start, span.stop, start_3P, kept))
+        _, state = _recorded(run, tape, number, state, progress)
     return state
+
+
+def _recorded(
+    run: _Run, tape: _Tape, number: int, state: _State, progress: _Progress | None = None
+) -> tuple[_Segment, _State]:
+    """A segment that begins at `state`, put on the tape, and the state after it."""
+    span, gradients_SP = tape.span(number), list[torch.Tensor]()
+    start_3P = torch.stack([flat(state.parameters), flat(state.first), flat(state.second)])
+    walk = run.walk(_Segment(span.start, span.stop, start_3P, None))
+    for step, (_, gradients, after) in zip(span, walk, strict=True):
+        state = after
+        if tape.keeps_gradients:
+            gradients_SP.append(flat(gradients))
+        if progress is not None:
+            progress.forward(step)
+    segment = _Segment(span.start, span.stop, start_3P, torch.stack(gradients_SP) if gradients_SP else None)
+    tape.put(number, segment)
+    return segment, state
+
+
+def _kept(run: _Run, tape: _Tape, number: int) -> _Segment:
+    """A segment that was put on the tape; where it is damaged, made again from the one before it."""
+    segment = tape.get(number)
+    if segment is None:
+        state = run.end(_kept(run, tape, number - 1)) if number else run.start()
+        segment, _ = _recorded(run, tape, number, state)
+    return segment
 
 
 def _run_backward(run: _Run, tape: _Tape, adjoint: _Adjoint, progress: _Progress) -> None:
     while adjoint.step > 0:
         number = (adjoint.step - 1) // tape.size
-        steps = [(before, gradients) for before, gradients, _ in run.walk(tape.get(number))]
+        steps = [(before, gradients) for before, gradients, _ in run.walk(_kept(run, tape, number))]
         for step in reversed(tape.span(number)):
             run.step_back(step, *steps.pop(), adjoint)
             progress.backward(step)
@@ -681,26 +706,46 @@ def _stored(weights: Mapping[str, torch.Tensor], name: str) -> torch.Tensor:
 
 
 def _write(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    write_durably(path, save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
+    own = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_durably(path, save({**own, _DIGEST: _digest(own)}))
 
 
-def _read(path: Path, *names: str) -> dict[str, torch.Tensor]:
+def _read(path: Path, *names: str) -> dict[str, torch.Tensor] | None:
+    """What `_write` wrote, with `names` among it; None, named in the log, where it isn't there whole."""
     try:
         found = dict(load(path.read_bytes()))
-    except (OSError, SafetensorError) as error:
-        raise _damaged(path, error) from error
-    if not set(names) <= set(found):
-        raise _damaged(path, f"it lacks {', '.join(sorted(set(names) - set(found)))}")
+        if found.pop(_DIGEST, torch.empty(0)).tolist() != _digest(found).tolist():
+            raise ValueError("its content has changed")
+        if not set(names) <= set(found):
+            raise ValueError(f"it lacks {', '.join(sorted(set(names) - set(found)))}")
+    except (OSError, SafetensorError, ValueError) as error:
+        _name_damaged(path, error)
+        return None
     return found
 
 
-def _damaged(path: Path, reason: object) -> Corrupt:
-    return Corrupt(
-        f"the replay's checkpoint {path} can't be used: {reason}",
-        code="corrupt_checkpoint",
-        param=str(path),
-        fix="remove its folder: the replay begins anew",
-    )
+def _digest(tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Of all names and contents, [32]. The format itself has none of the contents."""
+    parts = [[name, digest_bytes(tensor.numpy().tobytes())] for name, tensor in sorted(tensors.items())]
+    return torch.tensor(list(bytes.fromhex(digest_json(parts))), dtype=torch.uint8)
+
+
+def _claimed(path: Path) -> str | None:
+    """The identity of the replay whose checkpoints lie beside `path`; None where there is none, or nobody knows."""
+    if not path.exists():
+        return None
+    try:
+        found = json.loads(path.read_text())
+        if found["format"] != REPLAY_FORMAT:
+            raise ValueError(f"its format is {found['format']}")
+        return str(found["identity"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        _name_damaged(path, error)
+        return None
+
+
+def _name_damaged(path: Path, reason: Exception) -> None:
+    _logger.warning("the replay's checkpoint %s can't be used, and is made again: %s", path, reason)
 
 
 def _refusal(param: str, reason: str, fix: str) -> InvalidInput:

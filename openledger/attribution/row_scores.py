@@ -1,7 +1,7 @@
 """Row scores of a settled period: what the settlement's replay says of each row, brought to what is paid.
 
     r_i    this run: the exact derivative of the period's weighted sum in the weight of row i (`replay`)
-    x_i    expected: what the bank's estimate of a block gives the row (`period.bank_rows`)
+    x_i    expected: what the bank's estimate of a block gives the row (`period.BankRows`)
     e_i  = r_i + (sum over the cell of x - sum over the cell of r) u_i / sum over the cell of u
     u_i  = half of (r_i - x_i)^2 + half of its mean over all rows
 
@@ -15,11 +15,14 @@ half of it is the mean's. The error of e_i follows as that of the correction:
 
 Without a bank there is nothing to correct to: r_i alone is told. Nobody is paid by a row's score.
 
+They are kept in a document that is read page by page (`row_pages`). Documents of the first format have all rows in one
+JSON object, named by the digest of the whole file, and are read whole.
+
 Shapes: R trained rows, G blocks, C cells.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,10 +32,11 @@ import numpy.typing as npt
 
 from openledger.attribution.estimate import corrected_rows, group_sums
 from openledger.attribution.period import BankRows
-from openledger.core.errors import Corrupt
+from openledger.attribution.row_pages import MOST_ROOT, Json, Key, RowPages, corrupt, order_key, paged
 from openledger.core.hashing import digest_bytes
 
-ROWS_FORMAT = "openledger.row-scores/1"
+ROWS_FORMAT_1 = "openledger.row-scores/1"
+ROWS_FORMAT = "openledger.row-scores/2"
 _NANO = 10**9
 Array = npt.NDArray[np.float64]
 
@@ -73,8 +77,8 @@ def document(
     rows: Sequence[tuple[str, str]],
     parts: Mapping[str, RowScores],
     stated: Mapping[str, Any],
-) -> bytes:
-    """What is kept of a period's row scores, in billionths. `rows` are (row id, contributor)."""
+) -> tuple[bytes, str]:
+    """What is kept of a period's row scores, in billionths, and its digest. `rows` are (row id, contributor)."""
     lines = [
         {
             "row_id": row_id,
@@ -83,27 +87,45 @@ def document(
         }
         for number, (row_id, contributor) in enumerate(rows)
     ]
-    told = {"adapter": adapter, "period": period, "adapter_digest": adapter_digest, **stated, "rows": lines}
-    return json.dumps({"format": ROWS_FORMAT, **told}, indent=1, sort_keys=True).encode()
+    told = {"adapter": adapter, "period": period, "adapter_digest": adapter_digest, **stated}
+    return paged({"format": ROWS_FORMAT, **told}, lines)
 
 
-def read_document(path: Path, digest: str) -> dict[str, Any]:
-    """The document of this digest. Raises Corrupt (`corrupt_row_scores`) where there is another, or none."""
+def open_document(path: Path, digest: str) -> "RowPages | WholeRows":
+    """The document of this digest, of either format; of the second only the root is read. Raises Corrupt
+    (`corrupt_row_scores`) where there is another, or none."""
     try:
-        data = path.read_bytes()
-        if digest_bytes(data) != digest:
+        with path.open("rb") as stream:
+            root = stream.readline(MOST_ROOT + 1)
+            if root.endswith(b"\n") and digest_bytes(root[:-1]) == digest:
+                return _checked(RowPages(path, root[:-1]), ROWS_FORMAT)
+            whole = root + stream.read()
+        if digest_bytes(whole) != digest:
             raise ValueError("it isn't what the settlement names")
-        found = json.loads(data)
-        if found["format"] != ROWS_FORMAT or not all(row["row_id"] and row["contributor_id"] for row in found["rows"]):
-            raise ValueError("it is of another format")
+        return _checked(WholeRows(whole), ROWS_FORMAT_1)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise Corrupt(
-            f"the rows' scores in {path} can't be read: {error}",
-            code="corrupt_row_scores",
-            param=str(path),
-            fix="restore the file from a backup: the settlement names its digest",
-        ) from error
-    return dict(found)
+        raise corrupt(path, error) from error
+
+
+class WholeRows:
+    """A document of the first format, in memory."""
+
+    def __init__(self, data: bytes):
+        self.stated: Json = json.loads(data)
+        self._rows = sorted(self.stated.pop("rows"), key=order_key)
+        if not all(row["contributor_id"] for row in self._rows):
+            raise ValueError("a row is nobody's")
+
+    def rows(self, contributor: str = "", begin: Key | None = None) -> Iterator[Json]:
+        """See `RowPages.rows`."""
+        own = (row for row in self._rows if contributor in ("", row["contributor_id"]))
+        return (row for row in own if order_key(row) >= (begin or []))
+
+
+def _checked(document: RowPages | WholeRows, form: str) -> RowPages | WholeRows:
+    if document.stated["format"] != form:
+        raise ValueError("it is of another format")
+    return document
 
 
 def _numbers(scores: RowScores, number: int) -> dict[str, int]:

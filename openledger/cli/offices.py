@@ -231,9 +231,8 @@ def _moment(time_ms: int) -> str:
 
 def row_scores(options: Namespace) -> None:
     with connect(options) as client:
-        found = client.row_scores(
-            options.adapter, options.period, contributor=options.contributor or "", limit=options.limit
-        )
+        asked = {"contributor": options.contributor or "", "limit": options.limit, "after": options.after or ""}
+        found = client.row_scores(options.adapter, options.period, **asked)
     lines = [
         {
             "row": row["row_id"],
@@ -242,9 +241,10 @@ def row_scores(options: Namespace) -> None:
         }
         for row in found["rows"]
     ]
-    more = ", the first of more" if found["has_more"] else ""
-    title = f"Rows of {options.adapter} in {options.period}, in nano-OPEN x nats{more}"
+    title = f"Rows of {options.adapter} in {options.period}, in nano-OPEN x nats"
     output.print_rows(title, lines, as_json=options.json, whole=found)
+    if found["has_more"] and not options.json:
+        output.print_note(f"more: --after {found['next']}")
 
 
 def _nano(row: Mapping[str, Any], part: str, name: str) -> int | None:

@@ -309,6 +309,7 @@ def _add_payout(commands: Any) -> None:
     rows.add_argument("period", metavar="PERIOD")
     rows.add_argument("--contributor", metavar="ID", help="only this contributor's rows")
     rows.add_argument("--limit", type=int, default=100, metavar="N", help="most first (default 100, at most 1000)")
+    rows.add_argument("--after", metavar="PLACE", help="the next page, behind the place that the last one named")
     export = remote_command(actions, "csv", offices.payouts_csv, "every payout of your account as CSV")
     export.add_argument("-o", "--out", metavar="FILE", help="standard output without it")
     _of_contributor(export)

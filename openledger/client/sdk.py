@@ -283,10 +283,14 @@ class OpenLedger(Offices, Communities):
     def attribution(self, answer_id: str) -> dict[str, Any]:
         return self._object(f"/v1/answers/{_segment(answer_id)}/attribution")
 
-    def row_scores(self, adapter: str, period: str, *, contributor: str = "", limit: int = 100) -> dict[str, Any]:
-        """What each row did to the answers that `adapter` sold in `period`, most first."""
+    def row_scores(
+        self, adapter: str, period: str, *, contributor: str = "", limit: int = 100, after: str = ""
+    ) -> dict[str, Any]:
+        """What each row did to the answers that `adapter` sold in `period`, most first; `after` is the `next` of the
+        page before."""
         pool = f"adapter={_segment(adapter)}&period={_segment(period)}"
-        return self._object(f"/v1/row_scores?{pool}&contributor={_segment(contributor)}&limit={limit}")
+        page = f"limit={limit}&after={_segment(after)}"
+        return self._object(f"/v1/row_scores?{pool}&contributor={_segment(contributor)}&{page}")
 
     def checkpoint(self) -> str:
         """The signed note, byte for byte."""

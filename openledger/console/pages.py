@@ -88,7 +88,7 @@ def rows(report: Json, found: Json) -> Json:
         "pool": {"adapter": found.get("adapter"), "period": found.get("period")},
         "adapters": _dicts(found.get("adapters")),
         "rows": _dicts(found.get("rows")),
-        "has_more": bool(found.get("has_more")),
+        "next": str(found.get("next") or ""),
         "names": _names(report),
     }
 

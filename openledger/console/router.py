@@ -63,8 +63,10 @@ class Console:
     async def disputes(self, request: Request, adapter: str, period: str) -> Response:
         return await _answer(request, "disputes.html", self._disputes(adapter, period))
 
-    async def rows(self, request: Request, adapter: str, period: str, contributor: str = "") -> Response:
-        return await _answer(request, "rows.html", self._rows(adapter, period, contributor))
+    async def rows(
+        self, request: Request, adapter: str, period: str, contributor: str = "", after: str = ""
+    ) -> Response:
+        return await _answer(request, "rows.html", self._rows(adapter, period, contributor, after))
 
     async def answer(self, request: Request, answer_id: str) -> Response:
         return await _answer(request, "answer.html", self._sold_answer(answer_id))
@@ -94,9 +96,10 @@ class Console:
         pool = check_name(adapter, "adapter"), check_name(period, "period")
         return pages.disputes(await self._service.report(), *pool, await self._service.disputes(*pool))
 
-    async def _rows(self, adapter: str, period: str, contributor: str) -> dict[str, Any]:
+    async def _rows(self, adapter: str, period: str, contributor: str, after: str) -> dict[str, Any]:
         pool = check_name(adapter, "adapter"), check_name(period, "period")
-        return pages.rows(await self._service.report(), await self._service.row_scores(*pool, contributor=contributor))
+        found = await self._service.row_scores(*pool, contributor=contributor, after=after)
+        return {**pages.rows(await self._service.report(), found), "contributor": contributor}
 
     async def _sold_answer(self, answer_id: str) -> dict[str, Any]:
         check_name(answer_id, "answer_id")

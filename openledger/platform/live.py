@@ -45,7 +45,7 @@ from openledger.platform.intake import Intake
 from openledger.platform.known_keys import KnownKeys
 from openledger.platform.owners import Owners
 from openledger.platform.removals import AffectedAdapter, affected_adapters, record_removal
-from openledger.platform.replaying import may_be_told, no_row_scores, read_rows
+from openledger.platform.replaying import may_be_told, no_row_scores, open_rows
 from openledger.platform.report import audit_entry, datanet_entry, displayed, row_lines
 from openledger.platform.service import AdapterReceipt, AnswerEvent, Embedded, ModelEntry, NewAdapter, Receipt
 from openledger.platform.workdir import Workdir
@@ -407,24 +407,28 @@ class LiveService(Community, Owners):
         return dict(found[0])
 
     async def row_scores(
-        self, adapter: str, period: str, *, account: str = "", contributor: str = "", limit: int = 100
+        self, adapter: str, period: str, *, account: str = "", contributor: str = "", limit: int = 100, after: str = ""
     ) -> dict[str, Any]:
         quality = await self._ask("settlement_quality", adapter, period)
-        found = await asyncio.to_thread(read_rows, self._workdir.rows, adapter, period, quality)
-        if not self._may_ask(account, adapter) or not all(may_be_told(told, account) for told in found):
+        found = await asyncio.to_thread(open_rows, self._workdir.rows, adapter, period, quality)
+        stated = {digest: document.stated for digest, document in found.items()}
+        if not self._may_ask(account, adapter) or not all(may_be_told(told, account) for told in stated.values()):
             raise no_row_scores(adapter, period)
         displays = await answered(self._datanets.displays.remote())
-        if any(displays.get(told.get("datanet", ""), "none") == "none" for told in found):
+        if any(displays.get(told.get("datanet", ""), "none") == "none" for told in stated.values()):
             raise Forbidden(
                 f"the Datanet of {adapter} shows nobody its rows",
                 code="rows_not_displayed",
                 param="adapter",
                 fix="its owner sets what is displayed; the contributor's own rows are known to him by their ids",
             )
-        rows, has_more = row_lines(found, contributor, limit)
-        stated = "row_scores", "adapter_digest", "deviation", "corrected"
-        kept = [{name: told.get(name) for name in stated} for told in found]
-        return {"adapter": adapter, "period": period, "adapters": kept, "rows": rows, "has_more": has_more}
+        rows, ends = await asyncio.to_thread(row_lines, list(found.values()), contributor, limit, after)
+        kept = [
+            {"row_scores": digest, **{name: told.get(name) for name in ("adapter_digest", "deviation", "corrected")}}
+            for digest, told in stated.items()
+        ]
+        page = {"rows": rows, "has_more": bool(ends), "next": ends}
+        return {"adapter": adapter, "period": period, "adapters": kept, **page}
 
     def _may_ask(self, account: str, adapter: str) -> bool:
         """Also what is registered no more: there its documents say who may know of it."""

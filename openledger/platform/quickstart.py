@@ -47,6 +47,7 @@ from openledger.economy.nonces import DEPOSIT_NANO, NonceBook
 from openledger.factory.evaluation import measure
 from openledger.platform import actors, pipeline, report
 from openledger.platform.cluster import Cluster, check_port, connected, free_port
+from openledger.platform.credit import checked_credit
 from openledger.platform.demonstration import (
     DATANETS,
     Contributor,
@@ -240,7 +241,7 @@ def train_adapters(run: Demonstration, stage: Stage) -> None:
         job, decoys = pipeline.plan_training(
             run.base, version, rows, run.settings.recipe, run.workdir.adapters,
             nonces=run.nonces[number], copies=run.copies[number], alike=run.alike[number],
-            credit=pipeline.find_credit(run.datanets, version),
+            credit=checked_credit(run.datanets, version, rows, RemoteLedger(run.ledger)),
         )  # fmt: skip
         pipeline.check_plan(run.economy, run.registry, job, f"user:{job.name}-owner")
         run.jobs.append(job)

@@ -7,22 +7,25 @@ through the adapter's own run (`attribution.replay`), in the index actor. It is 
 Nobody's pay depends on it: where it isn't bought or can't be made, the settlement says so and the pool is paid.
 
     FOLDER/NAME/PERIOD-DIGEST.json                  row scores (`attribution.row_scores`), by their own digest
-    FOLDER/.unfinished/NAME-PERIOD-ADAPTER-.../     the replay's checkpoints, until the pool is settled
+    FOLDER/.unfinished/NAME-PERIOD-ADAPTER-ANSWERS/ the replay's checkpoints, until the pool is settled
     FOLDER/.locks/NAME-PERIOD                       held by the job that settles the pool
 
 A document is called by its content, so that no later replay overwrites what a settlement named. Only what one names is
 told to anybody.
 
+Checkpoints of a job that was killed are gone on from, as long as their pool waits. Once it was paid otherwise, nobody
+will ask for them: the next run removes them. Whether a job lives its lock says, which ends with its process.
+
 Shapes: R rows of the run, T targets.
 """
 
 import fcntl
-import json
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,12 +36,13 @@ import ray
 from openledger.adapters.card import AdapterCard, load_card
 from openledger.adapters.registry import AdapterRegistry, RegisteredAdapter
 from openledger.attribution.period import BankRows, Measurement
-from openledger.attribution.planner import plan_replay
+from openledger.attribution.planner import ReplayPlan, plan_replay, replay_trainings
 from openledger.attribution.replay import Replay
-from openledger.attribution.row_scores import RowScores, brought_to_bank, document, read_document
+from openledger.attribution.row_pages import RowPages
+from openledger.attribution.row_scores import RowScores, WholeRows, brought_to_bank, document, open_document
 from openledger.core.errors import NotFound
-from openledger.core.files import write_durably, write_json_durably
-from openledger.core.hashing import digest_bytes, digest_json
+from openledger.core.files import read_document, write_durably, write_json_durably
+from openledger.core.hashing import digest_json
 from openledger.core.ids import check_name
 from openledger.core.money import NANO_PER_OPEN
 from openledger.core.values import Answer, Row
@@ -49,6 +53,7 @@ from openledger.training.record import load_run, rows_in_order
 if TYPE_CHECKING:  # it settles with what is here
     from openledger.platform.pipeline import AdapterAttribution, PeriodAttribution
 
+_TARGETS = "openledger.replay-targets/1"
 _logger = logging.getLogger(__name__)
 Target = tuple[tuple[Answer, float], ...]
 
@@ -80,12 +85,36 @@ def replayed(
 def one_at_a_time(replays: Replays, adapter: str, period: str) -> Iterator[None]:
     """One job replays, settles and forgets a pool's checkpoints, and another one waits until it has: or each would
     remove what the other goes on from."""
-    name = f"{check_name(adapter, 'adapter')}-{check_name(period, 'period')}"
-    folder = replays.folder / ".locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / name).open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+    with _lock(replays.folder, _pool_name(adapter, period)):
         yield
+
+
+def forget_orphans(folder: Path, waiting: Collection[tuple[str, str]]) -> list[str]:
+    """Remove the checkpoints of pools that don't wait (any more), and of which no job is at work; their names. Pools in
+    `waiting` are called by adapter and period."""
+    pools, forgotten = {_pool_name(*pool) for pool in waiting}, []
+    for own in sorted(_unfinished(folder).glob("*-*-*")):
+        pool = own.name.rsplit("-", 2)[0]
+        if pool in pools:
+            continue
+        with suppress(BlockingIOError), _lock(folder, pool, wait=False):
+            shutil.rmtree(own, ignore_errors=True)
+            forgotten.append(own.name)
+    return forgotten
+
+
+@contextmanager
+def _lock(folder: Path, pool: str, *, wait: bool = True) -> Iterator[None]:
+    """Raises BlockingIOError where another job has it, and isn't to be waited for."""
+    path = folder / ".locks" / pool
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+
+
+def _pool_name(adapter: str, period: str) -> str:
+    return f"{check_name(adapter, 'adapter')}-{check_name(period, 'period')}"
 
 
 def forget_checkpoints(replays: Replays, found: "PeriodAttribution") -> None:
@@ -101,16 +130,14 @@ def rows_path(folder: Path, name: str, period: str, digest: str) -> Path:
     return folder / check_name(name, "adapter") / file
 
 
-def read_rows(folder: Path, name: str, period: str, quality: Mapping[str, str]) -> list[dict[str, Any]]:
-    """What is kept of a settled pool's rows: a document for each adapter that was sold as `name`, each with its digest
-    as `row_scores`. `quality` is what the settlement states, which names them. Raises NotFound (`no_row_scores`),
-    Corrupt (`corrupt_row_scores`)."""
+def open_rows(folder: Path, name: str, period: str, quality: Mapping[str, str]) -> dict[str, RowPages | WholeRows]:
+    """What is kept of a settled pool's rows: a document for each adapter that was sold as `name`, by its digest.
+    `quality` is what the settlement states, which names them. Raises NotFound (`no_row_scores`), Corrupt
+    (`corrupt_row_scores`)."""
     digests = [digest for stated, digest in sorted(quality.items()) if stated.rpartition(".")[2] == "row_scores"]
     if not digests:
         raise no_row_scores(name, period)
-    return [
-        {**read_document(rows_path(folder, name, period, digest), digest), "row_scores": digest} for digest in digests
-    ]
+    return {digest: open_document(rows_path(folder, name, period, digest), digest) for digest in digests}
 
 
 def no_row_scores(name: str, period: str) -> NotFound:
@@ -152,17 +179,36 @@ def _stated(
     if measured is None:
         return {"replay": "none: a merge has no rows of its own"}
     targets = targets_of(part, measured)
-    fees_nano = sum(answer.fee_nano for answer in part.answers)
-    plan = plan_replay(fees_nano, replays.share_ppm, replays.training_cost_nano, len(targets))
-    if not targets or not plan.buys:
-        return {"replay": plan.says}
+    if not targets:
+        return {"replay": "none: no answer counts, and no row is held out"}
     try:
+        plan = _plan(part, targets, registry, replays)
+        if not plan.buys:
+            return {"replay": plan.says}
         return _replay(found, part, measured, targets, hosts, registry, replays)
     except Exception as error:  # whatever it was (a full disk, a damaged folder): the pool is to be paid
         _logger.exception("the replay of %s in %s failed", found.scores.adapter, found.scores.period)
         if isinstance(error, ray.exceptions.RayError) and not isinstance(error, ray.exceptions.RayTaskError):
             replays.host_lost()
         return {"replay": f"failed: {reason_of(error)}"}
+
+
+def _plan(
+    part: "AdapterAttribution", targets: Mapping[str, Target], registry: AdapterRegistry, replays: Replays
+) -> ReplayPlan:
+    """Training's rows are taken to be as long as the held-out ones of the same version; without these, as the answers.
+    How long they are says only their text, which isn't read before it is known that a replay is bought."""
+    run = load_run(Path(registry.find_digest(part.digest).folder))
+    queried = sum(_num_tokens(query) for target in targets.values() for query, _ in target)
+    alike = [_num_tokens(row) for row in part.held_out or part.answers]
+    trained = len(run.row_ids) * run.recipe.num_epochs * sum(alike) / len(alike)
+    fees_nano = sum(answer.fee_nano for answer in part.answers)
+    cost = replay_trainings(queried, trained, len(targets))
+    return plan_replay(fees_nano, replays.share_ppm, replays.training_cost_nano, cost)
+
+
+def _num_tokens(answer: Answer) -> int:
+    return len(answer.prompt_ids) + len(answer.completion_ids)
 
 
 def _replay(
@@ -197,10 +243,10 @@ def _replay(
         "corrected": banks["use"] is not None,
     }
     stated |= {"datanet": card.datanet, "shared_with": _shared_with(served)}
-    text = document(name, period, part.digest, named, parts, stated)
-    write_durably(rows_path(replays.folder, name, period, digest_bytes(text)), text)
+    text, digest = document(name, period, part.digest, named, parts, stated)
+    write_durably(rows_path(replays.folder, name, period, digest), text)
     exact = "exact" if told.deviation == 0 else f"off by up to {told.deviation:.2g} in a weight"
-    return {"replay": exact, "row_scores": digest_bytes(text)}
+    return {"replay": exact, "row_scores": digest}
 
 
 def _scores(
@@ -232,14 +278,30 @@ def _begin(folder: Path, name: str, part: "AdapterAttribution", left_out: Sequen
 def _first_targets(folder: Path, part: "AdapterAttribution", targets: Mapping[str, Target]) -> dict[str, Target]:
     """`targets`, or those that the replay in `folder` was begun with: an engine's last bits in an answer's gain are
     others when it is measured again, and must not make another replay of it."""
-    path = folder / "targets.json"
-    if not path.exists():
-        weights = {name: [[answer.answer_id, weight] for answer, weight in each] for name, each in targets.items()}
-        write_json_durably(path, weights)
-    answers = {"use": part.answers, "improvement": part.held_out}
+    path, answers = folder / "targets.json", {"use": part.answers, "improvement": part.held_out}
+    if path.exists():
+        try:
+            return read_document(path, _TARGETS, partial(_targets_in, answers), _Damaged)
+        except _Damaged as error:
+            _logger.warning("%s can't be used, and its replay begins anew: %s", path, error)
+            shutil.rmtree(folder)
+    weights = {name: [[answer.answer_id, repr(weight)] for answer, weight in each] for name, each in targets.items()}
+    write_json_durably(path, {"format": _TARGETS, "targets": weights, "digest": digest_json(weights)})
+    return dict(targets)
+
+
+class _Damaged(Exception):
+    pass
+
+
+def _targets_in(answers: Mapping[str, Sequence[Answer]], values: Mapping[str, Any]) -> dict[str, Target]:
+    if digest_json(values["targets"]) != values["digest"]:
+        raise ValueError("its content has changed")
     known = {name: {answer.answer_id: answer for answer in each} for name, each in answers.items()}
-    kept = json.loads(path.read_text())
-    return {name: tuple((known[name][answer_id], weight) for answer_id, weight in kept[name]) for name in kept}
+    kept = values["targets"]
+    return {
+        name: tuple((known[name][own], float(weight)) for own, weight in kept[name]) for name in known if name in kept
+    }
 
 
 def _unfinished(folder: Path) -> Path:
@@ -247,5 +309,4 @@ def _unfinished(folder: Path) -> Path:
 
 
 def _name(part: "AdapterAttribution", found: "PeriodAttribution") -> str:
-    name, period = check_name(found.scores.adapter, "adapter"), check_name(found.scores.period, "period")
-    return f"{name}-{period}-{part.digest[:24]}"
+    return f"{_pool_name(found.scores.adapter, found.scores.period)}-{part.digest[:24]}"

@@ -3,11 +3,17 @@
 Written to report.json after every stage, read by the console and the API, printed at the end of the quickstart.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import heapq
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from operator import itemgetter
 from typing import Any
 
 from openledger.adapters.card import AdapterCard
 from openledger.attribution.index import IndexEntry
+from openledger.attribution.row_pages import RowPages, order_key
+from openledger.attribution.row_scores import WholeRows
+from openledger.core.errors import InvalidInput
 from openledger.core.money import NANO_PER_OPEN
 from openledger.core.shares import WHOLE_PPB, WHOLE_PPM, ceiling_nano, shares_ppb
 from openledger.core.values import UNATTRIBUTED, ContributorScores, DatanetVersion, Row, Settlement
@@ -160,23 +166,48 @@ def answer_shares(scores: ContributorScores, z_milli: int, names: dict[str, str]
 
 
 def row_lines(
-    documents: Sequence[Mapping[str, Any]], contributor: str = "", limit: int = 100
-) -> tuple[list[dict[str, Any]], bool]:
-    """The rows that moved a settled pool's answers most, most first, and whether there are more: of all contributors
-    or one. Amounts are in nano-OPEN x nats; where there is no bank, those of this run count."""
-    rows = [
-        {**row, "adapter_digest": told.get("adapter_digest", "")}
-        for told in documents
-        for row in told["rows"]
-        if contributor in ("", row["contributor_id"])
-    ]
-    rows.sort(key=lambda row: (-abs(_most_said(row)), row["row_id"]))
-    return rows[:limit], len(rows) > limit
+    documents: Sequence[RowPages | WholeRows], contributor: str = "", limit: int = 100, after: str = ""
+) -> tuple[list[dict[str, Any]], str]:
+    """The rows that moved a settled pool's answers most, most first: of all contributors or one, behind the page that
+    ended `after`. With them where this page ends, empty for the last one. Amounts are in nano-OPEN x nats; where there
+    is no bank, those of this run count. Raises InvalidInput (`invalid_after`), and as `RowPages.rows`."""
+    last = _place(after) if after else None
+    begin = None if last is None else last[:2]
+    each = [_numbered(one, number, contributor, begin) for number, one in enumerate(documents)]
+    merged = heapq.merge(*each, key=itemgetter(0))
+    left = (found for found in merged if last is None or found[0] > last)
+    page = list(islice(left, limit + 1))
+    return [row for _, row in page[:limit]], _end(page[limit - 1][0]) if len(page) > limit else ""
 
 
-def _most_said(row: Mapping[str, Any]) -> int:
-    use = row.get("use", {})
-    return int(use.get("expected_nano", use.get("this_run_nano", 0)))
+def _numbered(
+    document: RowPages | WholeRows, number: int, contributor: str, begin: list[Any] | None
+) -> Iterator[tuple[list[Any], dict[str, Any]]]:
+    """Rows with their places among those of all documents."""
+    digest = document.stated.get("adapter_digest", "")
+    for row in document.rows(contributor, begin):
+        yield [*order_key(row), number], {**row, "adapter_digest": digest}
+
+
+def _end(place: list[Any]) -> str:
+    moved, row_id, number = place
+    return f"{moved}.{number}.{row_id}"
+
+
+def _place(after: str) -> list[Any]:
+    moved, _, rest = after.partition(".")
+    number, _, row_id = rest.partition(".")
+    try:
+        if not row_id:
+            raise ValueError("it names no row")
+        return [int(moved), row_id, int(number)]
+    except ValueError as error:
+        raise InvalidInput(
+            f"no page of rows ends at {after!r}",
+            code="invalid_after",
+            param="after",
+            fix="give what stands under `next` of the page before",
+        ) from error
 
 
 def displayed(answer: dict[str, Any], displays: Mapping[str, Display]) -> dict[str, Any]:

@@ -519,9 +519,10 @@ class Service(Protocol):
         ...
 
     async def row_scores(
-        self, adapter: str, period: str, *, account: str = "", contributor: str = "", limit: int = 100
+        self, adapter: str, period: str, *, account: str = "", contributor: str = "", limit: int = 100, after: str = ""
     ) -> dict[str, Any]:
-        """What the settlement's replay said of the rows of a pool: `rows` (`report.row_lines`), `has_more`, and of each
+        """What the settlement's replay said of the rows of a pool: `rows` (`report.row_lines`) behind the page whose
+        `next` is `after`, `has_more`, the `next` that this page ends with (empty: it is the last), and of each
         adapter that was sold under the name its `adapter_digest`, `deviation`, whether rows are `corrected`, and the
         digest of its document, which the settlement names (`row_scores`). Raises
         NotFound (`no_row_scores`; also where `account` may not ask the adapter, empty: nobody's), Forbidden

@@ -189,6 +189,10 @@ def test_row_scores_are_of_one_pool_and_may_be_one_contributors(client: TestClie
     assert service.rows_asked_by == "user:alice"
     own = client.get(f"{asked}&contributor=ctr_os&limit=1").json()
     assert ([row["row_id"] for row in own["rows"]], own["has_more"]) == (["row_1"], False)
+    first = client.get(f"{asked}&limit=1").json()
+    rest = client.get(f"{asked}&limit=1&after={first['next']}").json()
+    assert [row["row_id"] for row in (*first["rows"], *rest["rows"])] == ["row_1", "row_2"]
+    assert (first["has_more"], rest["has_more"], rest["next"]) == (True, False, "")
     assert client.get(asked, headers={"Authorization": ""}).status_code == 401
     assert client.get(f"{asked}&limit=0").status_code == 400
     assert client.get("/v1/row_scores?adapter=../x&period=p1").json()["error"]["code"] == "invalid_name"

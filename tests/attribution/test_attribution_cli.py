@@ -224,6 +224,14 @@ def test_plan_reads_contributors_alone(files, capsys):
     assert json.loads(capsys.readouterr().out)["num_groups"] == 8
     assert main(["plan", "--rows", str(files / "rows.jsonl"), "--fees", "10"]) != 0
     assert "--training-cost" in capsys.readouterr().err
+    fees = ["--fees", "15", "--share", "1", "--training-cost", "0.25"]
+    assert main(["plan", "--rows", str(files / "rows.jsonl"), *fees]) != 0
+    assert "--answers" in capsys.readouterr().err
+    assert main(["plan", "--rows", str(files / "rows.jsonl"), *fees, "--answers", "100000", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert "replay" not in plan["instruments"]  # the same fees buy one of fewer answers
+    assert main(["plan", "--rows", str(files / "rows.jsonl"), *fees, "--answers", "1", "--json"]) == 0
+    assert "replay" in json.loads(capsys.readouterr().out)["instruments"]
 
 
 def test_a_dry_run_before_there_is_an_adapter_reads_the_recipe_and_counts(files, capsys):

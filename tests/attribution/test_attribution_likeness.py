@@ -11,7 +11,8 @@ import torch
 from tiny_model import make_tiny_base
 
 from openledger.adapters.base_model import load_model
-from openledger.attribution import likeness
+from openledger.attribution import likest
+from openledger.attribution import sketches as sketches_module
 from openledger.attribution.index import gradient_vectors
 from openledger.attribution.likeness import (
     LEAST_MILLI,
@@ -26,8 +27,8 @@ from openledger.attribution.likeness import (
     load_repeats,
     repeats_among,
     save_repeats,
-    sketches,
 )
+from openledger.attribution.sketches import SKETCH, sketches
 from openledger.core.errors import Corrupt, InvalidInput, NotFound
 from openledger.core.hashing import digest_json
 from openledger.training.examples import Example
@@ -58,6 +59,36 @@ def found_of_anybody(names, sketches_RK, places=None):
     return {int(repeat.row_id): (int(repeat.earlier), repeat.likeness_milli) for repeat in repeats}
 
 
+def published_rows(number):
+    """Rows of a few kinds, whose cosines are exact: signs of 64 numbers."""
+    random = np.random.default_rng(5)
+    kinds = random.integers(0, 2, (12, 64)) * 2 - 1
+    rows = kinds[random.integers(0, 12, number)]
+    for row in rows:
+        row[random.choice(64, random.integers(0, 9), replace=False)] *= -1
+    weights = np.array([8, 8, 6, 6, 4, 4, 3, 3, 2, 2, 1, 1, 1, 1]) / 50
+    names = [f"c{place}" for place in random.choice(14, number, p=weights)]
+    return names, (rows / 8).astype(np.float16), random.permutation(number).tolist()
+
+
+@pytest.mark.parametrize(
+    ("number", "own", "anybodys"),
+    [
+        (60, (7, 812, "626daa2e4cefcfb2"), (29, 812, "78e313b736f535ca")),
+        (400, (22, 969, "50fafb367d7b65c2"), (76, 969, "aedafe6c750099eb")),
+        (1500, (203, 969, "bb2d32b55564e4fa"), (352, 969, "b150032eb94be325")),
+    ],
+)
+def test_the_published_rules_find_what_they_found_when_they_were_published(number, own, anybodys):
+    """By either rule: how many rows, the least likeness of them, and the digest of the list. Settlements of before are
+    recomputed by these; whoever changes them makes another rule."""
+    names, sketches_RK, places = published_rows(number)
+    repeats = repeats_among([f"r{row:04}" for row in range(number)], names, sketches_RK, places)
+    for told, wanted in ((repeats.own, own), (repeats.anybodys, anybodys)):
+        rows = [[each.row_id, each.earlier, each.likeness_milli, each.contributor_id] for each in told]
+        assert (len(rows), min(row[2] for row in rows), digest_json(rows)[:16]) == wanted
+
+
 class TestRepeatsOfOnesOwn:
     def test_name_the_likest_earlier_row_and_how_alike_they_are(self):
         repeats = found("aaa", vectors([1, 0, 0], [0.9, (1 - 0.9**2) ** 0.5, 0], [1, 0.1, 0]))
@@ -80,7 +111,7 @@ class TestRepeatsOfOnesOwn:
         rows = random_vectors(50, 6)
         names = ["ab"[number % 2] for number in range(50)]
         whole = found(names, rows)
-        monkeypatch.setattr(likeness, "_BLOCK", 7)
+        monkeypatch.setattr(likest, "_BLOCK", 7)
         assert found(names, rows) == whole != {}
 
     def test_where_strangers_are_as_alike_only_those_that_are_more_so(self):
@@ -128,7 +159,7 @@ class TestRepeatsOfAnybody:
         rows, names = random_vectors(50, 6), ["ab"[number % 2] for number in range(50)]
         places = np.random.default_rng(1).permutation(50).tolist()
         whole = found_of_anybody(names, rows, places)
-        monkeypatch.setattr(likeness, "_BLOCK", 7)
+        monkeypatch.setattr(likest, "_BLOCK", 7)
         assert found_of_anybody(names, rows, places) == whole != {}
 
     def test_where_strangers_are_as_alike_only_those_that_are_more_so(self):
@@ -284,7 +315,7 @@ def test_sketches_keep_cosines(world):
     module = attach_lora(load_model(base), Recipe(rank=2), "constant").eval()
     rows = [*rows, replace(rows[0], row_id="r9")]
     found_RK = sketches(module, rows).astype(np.float64)
-    assert found_RK.shape == (len(rows), likeness.SKETCH)
+    assert found_RK.shape == (len(rows), SKETCH)
     assert np.linalg.norm(found_RK, axis=1) == pytest.approx(1, abs=1e-2)
     gradients = gradient_vectors(module, rows)
     cosines = gradients @ gradients.T / np.outer(*[np.linalg.norm(gradients, axis=1)] * 2)
@@ -302,11 +333,11 @@ def test_matrices_without_a_gradient_at_the_start_are_left_out_and_the_sketches_
     base, rows = world
     module = attach_lora(load_model(base), Recipe(rank=2), "constant").eval()
     everything = trained_names(module)
-    with likeness._without_idle(module):
+    with sketches_module._without_idle(module):
         assert trained_names(module) == {name for name in everything if ".lora_B." in name}
     found_RK = sketches(module, rows)
     assert trained_names(module) == everything
-    monkeypatch.setattr(likeness, "_without_idle", lambda module: nullcontext())
+    monkeypatch.setattr(sketches_module, "_without_idle", lambda module: nullcontext())
     assert np.array_equal(sketches(module, rows), found_RK)
 
 
@@ -315,7 +346,7 @@ def test_of_a_run_that_went_on_from_an_adapter_no_matrix_is_left_out(world):
     for name, own in module.named_parameters():
         own.data += 0.01 if ".lora_B." in name else 0
     everything = trained_names(module)
-    with likeness._without_idle(module):
+    with sketches_module._without_idle(module):
         assert trained_names(module) == everything
 
 

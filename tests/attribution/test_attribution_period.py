@@ -8,7 +8,7 @@ import pytest
 from openledger.attribution import coalitions
 from openledger.attribution.index import IndexEntry
 from openledger.attribution.likeness import Repeat
-from openledger.attribution.period import Measurement, bank_scores, contributor_scores, fit_outcomes
+from openledger.attribution.period import Measurement, bank_scores, contributor_scores, fit_bank, fit_outcomes
 from openledger.core.errors import InvalidInput
 from openledger.core.shares import shares_ppb
 from openledger.core.values import UNATTRIBUTED
@@ -213,6 +213,33 @@ def test_a_measurement_tells_answers_held_out_rows_and_one_answer_apart(with_ban
     assert measured.improvement().gain_nano == 11 * 10**9
     assert [measured.answer(number).gain_nano for number in range(4)] == [10**9, 2 * 10**9, 3 * 10**9, 4 * 10**9]
     assert replace(measured, scores=scores[:, :4], gains=(1.0, 2.0, 3.0, 4.0), bank=None).improvement() is None
+
+
+def test_a_bank_is_fitted_once_to_each_part_for_contributors_and_for_rows(monkeypatch):
+    people = [who for who in "abcd" for _ in range(4)]
+    rows, random = entries(*people, decoys=1), np.random.default_rng(1)
+    found = coalitions.design([(e.row_id, e.contributor_id) for e in rows if e.trained], 8, "constant", 4)
+    scores = random.normal(size=(len(rows), 5)).astype(np.float32)
+    outcomes = found.members_MG @ random.normal(size=(len(found.groups), 5))
+    measured = Measurement(
+        adapter="adapter", period="p0001", entries=tuple(rows), scores=scores, weights_nano=(10**9,) * 3,
+        gains=(1.0,) * 5, bank=fit_outcomes(found, outcomes, rows, scores),
+    )  # fmt: skip
+    fitted = []
+
+    def counted(*given, **named):
+        fitted.append(given)
+        return fit_bank(*given, **named)
+
+    monkeypatch.setattr("openledger.attribution.period.fit_bank", counted)
+    use, improvement = (measured.use(), measured.use_rows()), (measured.improvement(), measured.improvement_rows())
+    for scored, rows_of in (use, improvement):
+        for name, nano in scored.scores_nano.items():
+            own = [entry.contributor_id == name for entry in rows if entry.trained]
+            assert rows_of.influence_R[own].sum() * 1e9 == pytest.approx(nano, abs=1)
+    assert len(fitted) == 2
+    assert (measured.use(), len(fitted)) == (measured.use(), 2)
+    assert measured.answer(0) != measured.answer(1)
 
 
 def measured_with(held_out, gains=(1.0, 4.0, -1.0), weights=(10**9, 10**9, 10**9)):

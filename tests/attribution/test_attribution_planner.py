@@ -5,7 +5,7 @@ import pytest
 from openledger.attribution import instruments
 from openledger.attribution.audit import plan_audit
 from openledger.attribution.bank import plan_bank
-from openledger.attribution.planner import budget_from_fees, plan_instruments, plan_replay
+from openledger.attribution.planner import budget_from_fees, plan_instruments, plan_replay, replay_trainings
 from openledger.attribution.subject import Subject
 from openledger.core.errors import InvalidInput
 from openledger.training.examples import Example
@@ -101,16 +101,36 @@ def test_a_share_of_the_fees_is_a_budget_and_never_more_than_they_are():
 
 def test_fees_buy_a_settlements_replay_or_are_said_to_fall_short():
     cost_nano = 10**9
-    enough = plan_replay(41 * cost_nano, 100_000, cost_nano)
-    assert (enough.buys, enough.says) == (True, "bought: fees buy 4.1 of 4 trainings")
-    both = plan_replay(41 * cost_nano, 100_000, cost_nano, num_targets=2)
+    enough = plan_replay(41 * cost_nano, 100_000, cost_nano, replay_trainings(96, 2880))
+    assert (enough.buys, enough.says) == (True, "bought: fees buy 4.1 of 4.03 trainings")
+    both = plan_replay(41 * cost_nano, 100_000, cost_nano, replay_trainings(96, 2880, num_targets=2))
     assert not both.buys
     assert both.cost_trainings > enough.cost_trainings
     assert both.says.startswith("not bought: fees buy 4.1 of ")
 
 
+def test_a_replay_costs_a_pass_for_each_answer_and_a_training_is_so_many():
+    epochs, rows = 6, sum(TWELVE.values())
+    assert replay_trainings(0, rows * epochs) == 4
+    assert replay_trainings(10 * rows * epochs, rows * epochs) == 14
+    assert not plan_replay(10**9, 10**6, 10**8, replay_trainings(10 * rows * epochs, rows * epochs)).buys
+
+
+def test_answers_that_no_budget_replays_are_counted_before_anything_runs():
+    none = plan_instruments(TWELVE, 6, 60)
+    assert (none.replay_trainings, none.says.endswith("and none are counted")) == (4, True)
+    some = plan_instruments(TWELVE, 6, 60, num_answers=2880)  # as many passes as a training's
+    assert (some.replay_trainings, "none are counted" in some.says) == (5, False)
+    assert some.cost_trainings == pytest.approx(none.cost_trainings + 1, abs=0.01)
+    many = plan_instruments(TWELVE, 6, 60, num_answers=100 * 2880)
+    assert (many.replay_trainings, "replay" in many.instruments) == (0, False)
+    assert many.cost_trainings <= 60
+    with pytest.raises(InvalidInput):
+        plan_instruments(TWELVE, 6, 40, num_answers=-1)
+
+
 @pytest.mark.parametrize(("share_ppm", "cost_nano"), [(10**6 + 1, 1), (-1, 1), (1, 0)])
 def test_more_than_all_fees_and_trainings_for_nothing_are_refused(share_ppm, cost_nano):
     with pytest.raises(InvalidInput) as caught:
-        plan_replay(10**9, share_ppm, cost_nano)
+        plan_replay(10**9, share_ppm, cost_nano, 4.0)
     assert caught.value.code == "invalid_budget"

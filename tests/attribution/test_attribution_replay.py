@@ -239,13 +239,42 @@ def test_checkpoints_of_another_replay_are_refused(tmp_path):
     assert caught.value.code == "other_replay"
 
 
-def test_a_damaged_checkpoint_is_refused(tmp_path):
-    replay_points(checkpoints=tmp_path)
-    path = tmp_path / "adjoint.safetensors"
+def changed(path):
+    """One bit of the last number."""
+    data = bytearray(path.read_bytes())
+    data[-2] ^= 4
+    path.write_bytes(data)
+
+
+def cut(path):
     path.write_bytes(path.read_bytes()[:-8])
-    with pytest.raises(Corrupt) as caught:
-        replay_points(checkpoints=tmp_path)
-    assert caught.value.code == "corrupt_checkpoint"
+
+
+@pytest.mark.parametrize("damage", [changed, cut])
+@pytest.mark.parametrize("name", ["segment-0.safetensors", "segment-1.safetensors", "adjoint.safetensors"])
+@pytest.mark.parametrize("keep_bytes", [0, 1 << 20])
+def test_a_damaged_checkpoint_is_named_and_made_again(found, tmp_path, caplog, name, damage, keep_bytes):
+    def stop(done, total):
+        if done == 17:  # the last segment is behind it
+            raise Stopped
+
+    options = {"checkpoints": tmp_path, "keep_bytes": keep_bytes}
+    with pytest.raises(Stopped):
+        replay_points(**options, on_step=stop)
+    damage(tmp_path / name)
+    again = replay_points(**options)
+    assert np.array_equal(again.scores_RT, found.scores_RT)
+    assert np.array_equal(again.values_T, found.values_T)
+    (told,) = {record.getMessage().partition(":")[0] for record in caplog.records}
+    assert told == f"the replay's checkpoint {tmp_path / name} can't be used, and is made again"
+
+
+@pytest.mark.parametrize("left", ["", "[]", '{"format": "openledger.replay/1", "identity": "of another format"}'])
+def test_checkpoints_of_nobody_knows_which_replay_are_made_again(found, tmp_path, caplog, left):
+    replay_points(checkpoints=tmp_path, targets=[TARGET[:2]])
+    (tmp_path / "replay.json").write_text(left)
+    assert np.array_equal(replay_points(checkpoints=tmp_path).scores_RT, found.scores_RT)
+    assert str(tmp_path / "replay.json") in caplog.text
 
 
 def flash(module):

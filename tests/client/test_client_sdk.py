@@ -159,6 +159,8 @@ class TestCalls:
         assert client.report() == service.told
         assert client.audit()["entries"] == 321
         assert client.row_scores("os-docs", "p1", contributor="ctr_os")["rows"][0]["row_id"] == "row_1"
+        (last,) = client.row_scores("os-docs", "p1", limit=1, after="row_1")["rows"]
+        assert last["row_id"] == "row_2"
         assert client.attribution("ans_1")["fee_nano"] == 1000
 
     def test_checkpoint_proof_and_receipt_keep_their_bytes(self, client: OpenLedger):

@@ -201,6 +201,15 @@ class TestRows:
         told = client.get("/console/rows/os-docs/p1?contributor=ctr_os_io&format=json").json()
         assert [row["row_id"] for row in told["rows"]] == ["row_2"]
 
+    def test_that_are_more_than_a_page_are_a_link_away(self, client: TestClient, service: MemoryService):
+        assert "after=" not in client.get("/console/rows/os-docs/p1").text
+        more = [{**service.told["row_scores"]["rows"][0], "row_id": f"row_{n}"} for n in range(101)]
+        service.told["row_scores"]["rows"] = more
+        own = "/console/rows/os-docs/p1?contributor=ctr_os"
+        assert 'href="?contributor=ctr_os&amp;after=row_99"' in client.get(own).text
+        last = client.get(f"{own}&after=row_99&format=json").json()
+        assert ([row["row_id"] for row in last["rows"]], last["next"]) == (["row_100"], "")
+
     def test_that_are_not_kept_are_a_page_with_the_code(self, client: TestClient, service: MemoryService):
         del service.told["row_scores"]
         response = client.get("/console/rows/os-docs/p1")

@@ -135,6 +135,19 @@ class TestAnOverturnedVerdict:
         with pytest.raises(NotFound):
             datanets.appealed_row(own.row_id)
 
+    def test_changes_no_version_that_is_out_and_comes_first_in_the_next(self, datanets, contribution) -> None:
+        own, later = appeal(contribution), datanets.contribute(signed("bob", sample_drafts(2, "later")))
+        before = datanets.publish("docs")
+        order = datanets.credit("docs", 1)
+        datanets.hold_appeal(own)
+        datanets.close_appeal(own.row_id, "overturned")
+        after = datanets.publish("docs")
+        now = datanets.credit("docs", 2)
+        assert (datanets.version("docs", 1), datanets.credit("docs", 1)) == (before, order)
+        assert [row_id for row_id in now if row_id != own.row_id] == order
+        assert now.index(own.row_id) < min(now.index(verdict.row_id) for verdict in later.verdicts)
+        assert after.credit_root != before.credit_root
+
     def test_of_a_row_in_review_accepts_what_is_stored(self, datanets, contribution) -> None:
         own, before = appeal(contribution, REVIEWED), datanets.stored_count("docs")
         datanets.hold_appeal(own)

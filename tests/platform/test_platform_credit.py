@@ -1,12 +1,14 @@
 """Somebody sends another's rows again: named in the settlement with whose they repeat, unpaid, and recomputed by a
 second scorer who takes from the version's manifest, and from nobody's word, whose row was first."""
 
+import asyncio
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
+from house import ADA, BOB, House
 from tiny_model import make_tiny_base, tiny_rows
 from trained_world import OWNER, RECIPE, Market, Remote, World, rows_of
 
@@ -28,7 +30,9 @@ from openledger.economy import Parameters
 from openledger.ledger import encode_proof, verify_proof
 from openledger.ledger.offers import OFFER
 from openledger.ledger.payouts import batches_in
+from openledger.ledger.seals import Seals
 from openledger.platform import pipeline, withdrawal
+from openledger.platform.credit import checked_credit, openings_in
 from openledger.platform.point_of_sale import purpose_of
 from openledger.training import trainer
 from openledger.training.examples import encode_row
@@ -224,6 +228,35 @@ def test_of_an_adapter_without_the_author_the_earliest_copy_is_paid(trained, wor
     assert len(found) < len(known)
 
 
+def test_a_row_accepted_late_takes_nothing_of_what_an_adapter_without_it_pays_its_copy(trained, market, tmp_path):
+    """The gate rejected the author's rows and took his copiers'; an appeal lets his in when an adapter without them is
+    sold. That one goes on paying by its own list; in the next his rows stand where they came."""
+    accepted = [row for row in with_copies() if row.contributor_id != AUTHOR]
+    world = World(trained.base, tmp_path / "before")
+    world.train("greek", accepted, credit=[row.row_id for row in accepted])
+    owner = {row.row_id: row.contributor_id for row in with_copies()}
+
+    def settled_by(sold, first):
+        """What a period pays by the adapter that sold in it, and whose rows it finds to repeat those of whom."""
+        pool = market.sell(sold.registry.get("greek").terms, tiny_rows()[first::4])
+        settlement = pipeline.settle(Remote(market.economy), sold.attribute(pool))
+        market.economy.open_period()
+        named = statement_of(market, settlement)["repeated_rows"]
+        return settlement, {(owner[row], contributor) for row, _, contributor, _ in named}
+
+    closed, found = settled_by(world, 0)
+    assert COPIERS[0] not in {row for row, _ in found}  # nobody's rows were before his
+    assert (COPIERS[1], COPIERS[0]) in found
+    assert closed.parts["use"].shares_ppb[COPIERS[0]] > 0
+    later, found_later = settled_by(world, 1)  # the author's rows are accepted by now
+    assert found_later == found
+    assert later.parts["use"].shares_ppb[COPIERS[0]] > 0
+    assert (COPIERS[0], AUTHOR) in settled_by(trained, 2)[1]
+    again = pipeline.settle(Remote(market.economy), world.attribute(market.economy.pool("greek", closed.period)))
+    assert (again.replayed, again.payouts_nano) == (True, closed.payouts_nano)
+    market.ledger.audit()
+
+
 def test_rows_that_no_version_gives_a_place_are_refused(trained):
     with pytest.raises(InvalidInput) as caught:
         credit_of(["r1", "r2"], ["r1"])
@@ -309,6 +342,60 @@ def test_from_the_publication_to_the_second_scorer_by_the_manifest_alone(publish
         with pytest.raises(InvalidInput) as caught:
             check()
         assert caught.value.code == "other_credit"
+
+
+@pytest.fixture
+def sealed_twice(here, tmp_path):
+    """Ada sealed before Bob, and he sent his rows first."""
+    house = House(tmp_path)
+    drafts = [RowDraft(prompt=f"What is {text.split()[0]} for?", completion=text) for text in SAID]
+    own, his = sign_contribution(ADA, "docs", drafts[:3], "1"), sign_contribution(BOB, "docs", drafts[3:], "1")
+    for key, one in ((ADA, own), (BOB, his)):
+        asyncio.run(house.seal(seal_of(key, one)))
+        house.clock.advance(5)
+    for one in (his, own):
+        asyncio.run(house.contribute(one))
+    yield house
+    house.end()
+
+
+def credit_of_latest(house):
+    version = house.rows.publish("docs")
+    rows = house.rows.rows("docs", version.number)
+    return checked_credit(Remote(house.rows), version, rows, house.ledger), rows
+
+
+def test_the_order_that_is_trained_by_has_sealed_rows_where_the_log_has_their_seals(sealed_twice, tmp_path):
+    order, rows = credit_of_latest(sealed_twice)
+    whose = {row.row_id: row.contributor_id for row in rows}
+    assert [whose[row_id] for row_id in order] == [ADA.contributor_id] * 3 + [BOB.contributor_id] * (len(order) - 3)
+    openings = openings_in(sealed_twice.ledger, "docs")
+    whole = Seals()
+    for batch in batches_in(tmp_path / "ledger.db"):
+        whole.take(batch)
+    assert openings == whole.openings()
+    assert len(openings) == 2
+    assert openings_in(sealed_twice.ledger, "other") == []
+
+
+def test_a_registry_whose_seals_were_changed_is_trained_by_no_more(sealed_twice):
+    credit_of_latest(sealed_twice)
+    registry = sealed_twice.rows._registry
+    with registry._writing():
+        registry._connection.execute("UPDATE seals SET number = 30 - number")
+    more = "Mount the volume read only and list what its root folder has."
+    sealed_twice.rows.contribute(sign_contribution(BOB, "docs", [RowDraft(prompt="What for?", completion=more)], "2"))
+    with pytest.raises(InvalidInput) as caught:
+        credit_of_latest(sealed_twice)
+    assert (caught.value.code, caught.value.param) == ("other_credit", "credit")
+
+
+def test_a_log_without_seals_leaves_the_order_as_it_is(here, tmp_path):
+    house = House(tmp_path)
+    drafts = [RowDraft(prompt="What is it for?", completion=SAID[0])]
+    asyncio.run(house.contribute(sign_contribution(ADA, "docs", drafts, "1")))
+    assert len(credit_of_latest(house)[0]) == 1
+    house.end()
 
 
 def write_forged(folder, version, order):

@@ -742,6 +742,27 @@ async def test_rows_that_moved_a_pool_most_come_first_of_all_adapters_that_were_
     assert ([row["row_id"] for row in own["rows"]], own["has_more"]) == (["r3", "r1"], False)
 
 
+async def test_pages_of_rows_follow_each_other_though_adapters_have_the_same_rows(service, monkeypatch):
+    """As those of an adapter that was trained again within the period; rows that moved nothing stand side by side."""
+    same = [row_score(f"r.{number}", "a", 0) for number in range(3)]
+    keep_row_scores(service, monkeypatch, "greek", [row_score("r9", "b", -9), *same], same)
+    seen, after = [], ""
+    for _ in range(7):
+        told = await service.row_scores("greek", "p0001", limit=1, after=after)
+        seen += [(row["row_id"], row["adapter_digest"][0]) for row in told["rows"]]
+        assert told["has_more"] == bool(told["next"])
+        after = told["next"]
+    assert (after, seen[0], seen[1:]) == ("", ("r9", "0"), [(f"r.{n}", digest) for n in range(3) for digest in "01"])
+    own = await service.row_scores("greek", "p0001", contributor="a", limit=5)
+    assert (await service.row_scores("greek", "p0001", contributor="a", after=own["next"]))["rows"] == [
+        {**same[2], "adapter_digest": "1" * 64}
+    ]
+    for wrong in ("x", "1.2", "1.x.r1"):
+        with pytest.raises(InvalidInput) as caught:
+            await service.row_scores("greek", "p0001", after=wrong)
+        assert (caught.value.code, caught.value.param) == ("invalid_after", "after")
+
+
 async def test_rows_of_a_datanet_that_displays_none_are_refused(service, datanets, monkeypatch):
     contributed(datanets)
     for name in ("greek", "sold-as-this"):  # the second is registered no more, and no Datanet has its name

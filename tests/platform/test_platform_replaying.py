@@ -3,7 +3,10 @@
 import fcntl
 import json
 import os
+import re
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +24,16 @@ from openledger.core.money import NANO_PER_OPEN
 from openledger.ledger import encode_proof, verify_proof
 from openledger.platform import pipeline, replaying
 from openledger.platform.hosts import IndexHosts
-from openledger.platform.replaying import Replays, forget_checkpoints, read_rows, replayed, rows_path, targets_of
+from openledger.platform.replaying import (
+    Replays,
+    forget_checkpoints,
+    forget_orphans,
+    one_at_a_time,
+    open_rows,
+    replayed,
+    rows_path,
+    targets_of,
+)
 from openledger.training.examples import encode_answer, encode_row
 from openledger.training.record import load_run
 
@@ -52,8 +64,10 @@ def settled(world, market, name, replays, people=PEOPLE):
     measuring = lambda _: world.host, world.score, world.registry, world.indexes
     found, settlement = pipeline.settle_pool(Remote(market.economy), name, pool.period, *measuring, replays)
     digest = found.scores.quality.get("row_scores")
-    told = read_rows(replays.folder, name, pool.period, found.scores.quality)[0] if digest else None
-    return found, settlement, told
+    if not digest:
+        return found, settlement, None
+    kept = open_rows(replays.folder, name, pool.period, found.scores.quality)[digest]
+    return found, settlement, {**kept.stated, "rows": list(kept.rows())}
 
 
 def by_contributor(rows, part, kind):
@@ -69,7 +83,8 @@ def test_rows_sum_to_what_their_contributors_are_paid_by(world, market):
     assert (told["deviation"], told["corrected"]) == (0, True)
     assert (told["datanet"], told["shared_with"]) == ("one", [])
     record = load_run(Path(world.registry.get("one").folder))
-    assert [row["row_id"] for row in told["rows"]] == list(record.row_ids)
+    assert sorted(row["row_id"] for row in told["rows"]) == sorted(record.row_ids)
+    assert told["num_rows"] == len(record.row_ids)
     for part, scores in (("use", found.scores), ("improvement", found.improvement)):
         sums = by_contributor(told["rows"], part, "expected_nano")
         for name, nano in scores.scores_nano.items():
@@ -82,10 +97,11 @@ def test_rows_sum_to_what_their_contributors_are_paid_by(world, market):
 def test_the_settlement_names_the_digest_of_the_row_scores_that_are_kept(world, market):
     found, settlement, _ = settled(world, market, "one", buying(world))
     path = rows_path(world.folder / "rows", "one", settlement.period, found.scores.quality["row_scores"])
-    assert found.scores.quality["row_scores"] == digest_bytes(path.read_bytes())
+    digest = digest_bytes(path.read_bytes().partition(b"\n")[0])  # of what the digests of all rows' pages stand in
+    assert found.scores.quality["row_scores"] == digest
     proof = encode_proof(market.ledger.proof(next(iter(settlement.transfer_ids.values()))))
     stated = verify_proof(proof, market.ledger.verification_key()).statement["parts"]["use"]["quality"]
-    assert (stated["replay"], stated["row_scores"]) == ("exact", digest_bytes(path.read_bytes()))
+    assert (stated["replay"], stated["row_scores"]) == ("exact", digest)
     assert list((world.folder / "rows" / ".unfinished").iterdir()) == []
     market.ledger.audit()
 
@@ -102,8 +118,9 @@ def test_what_is_told_of_this_run_is_its_replay_of_the_weighted_sum(world, marke
     examples = [encode_row(tokenizer, known[row_id]) for row_id in record.row_ids]
     sums = [[(encode_answer(answer), weight) for answer, weight in target] for target in targets.values()]
     alone_RT = replay_run(world.base, record, examples, sums).scores_RT
+    rows = {row["row_id"]: row for row in told["rows"]}
     for number, name in enumerate(targets):
-        nano = [row[name]["this_run_nano"] for row in told["rows"]]
+        nano = [rows[row_id][name]["this_run_nano"] for row_id in record.row_ids]
         assert np.allclose(nano, alone_RT[:, number] * 1e9, atol=1)
 
 
@@ -116,8 +133,24 @@ def test_the_rows_say_who_could_ask_the_adapter_when_it_was_settled(world, marke
 def test_fees_that_buy_none_are_said_and_the_pool_is_paid(world, market):
     found, settlement, told = settled(world, market, "one", buying(world, cost_nano=NANO_PER_OPEN))
     assert found.scores.quality["replay"].startswith("not bought: fees buy ")
-    assert found.scores.quality["replay"].endswith("e-06 of 5.5 trainings")
+    (part,) = found.parts
+    record = load_run(Path(world.registry.get("one").folder))
+    lengths = [
+        [len(each.prompt_ids) + len(each.completion_ids) for each in some] for some in (part.answers, part.held_out)
+    ]
+    passes = sum(map(sum, lengths)) / np.mean(lengths[1]) / (record.recipe.num_epochs * len(record.row_ids))
+    assert passes > 0.1
+    assert found.scores.quality["replay"].endswith(f"e-06 of {5.5 + passes:.3g} trainings")
     assert (told, settlement.replayed) == (None, False)
+
+
+def test_fees_that_buy_the_way_back_and_not_the_answers_gradients_buy_no_replay(world, market):
+    pool = market.sell(world.registry.get("one").terms, rows_of(*PEOPLE)[::3])
+    replays = buying(world, cost_nano=int(sum(answer.fee_nano for answer in pool.answers) / 5.51))
+    found = replayed(world.attribute(pool), lambda _: world.host, world.registry, replays)
+    bought, cost = map(float, re.findall(r"5\.\d+", found.scores.quality["replay"]))
+    assert 5.5 < bought < cost
+    assert found.scores.quality["replay"].startswith("not bought: ")
 
 
 def test_nothing_is_said_where_nothing_was_asked_for(world, market):
@@ -246,6 +279,70 @@ def test_one_adapter_under_two_names_has_checkpoints_for_each(world, market):
     assert sorted(path.name[:9] for path in (replays.folder / ".unfinished").iterdir()) == ["one-p0001", "uno-p0001"]
     forget_checkpoints(replays, found)
     assert [path.name[:9] for path in (replays.folder / ".unfinished").iterdir()] == ["one-p0001"]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: "",
+        lambda text: text[:-9],
+        lambda text: '{"use": [["ans_1", 1.0]]}',  # as they were kept before
+        lambda text: text.replace("e-07", "e-06"),
+        lambda text: text.replace('"ans_', '"bns_'),
+    ],
+)
+def test_what_was_to_be_replayed_and_is_damaged_is_named_and_begins_anew(world, market, caplog, damage):
+    replays, pool = buying(world), market.sell(world.registry.get("one").terms, rows_of(*PEOPLE)[::3])
+    found = world.attribute(pool)
+    first = replayed(found, lambda _: world.host, world.registry, replays)
+    (kept,) = (replays.folder / ".unfinished").iterdir()
+    path = kept / "targets.json"
+    whole = path.read_text()
+    path.write_text(damage(whole))
+    assert path.read_text() != whole
+    again = replayed(found, lambda _: world.host, world.registry, replays)
+    assert again.scores == first.scores
+    assert path.read_text() == whole
+    assert f"{path} can't be used, and its replay begins anew" in caplog.text
+
+
+def in_work(folder, adapter, period):
+    """In a process of its own: a settlement that has begun its replay, until it is killed."""
+    replays = Replays(share_ppm=10**6, training_cost_nano=1, folder=Path(folder), rows_of=lambda _: [])
+    with one_at_a_time(replays, adapter, period):
+        kept = checkpoints_of(folder, adapter, period)
+        kept.mkdir(parents=True)
+        (kept / "segment-0.safetensors").write_bytes(b"half of it")
+        print("begun", flush=True)
+        signal.pause()
+
+
+def checkpoints_of(folder, adapter, period):
+    return Path(folder) / ".unfinished" / f"{adapter}-{period}-{'a' * 24}-{'b' * 16}"
+
+
+def test_checkpoints_of_a_killed_job_go_once_nobody_will_ask_for_them(tmp_path):
+    pool, adapter = ("a-1", "p0001"), "a-1"
+    code = f"import test_platform_replaying as t; t.in_work({str(tmp_path)!r}, *{pool})"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    job = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=Path(__file__).parent, env=environment, stdout=subprocess.PIPE, text=True
+    )
+    assert job.stdout.readline() == "begun\n"
+    kept, other = checkpoints_of(tmp_path, *pool), checkpoints_of(tmp_path, adapter, "p0002")
+    other.mkdir()
+    assert forget_orphans(tmp_path, []) == [other.name]  # it lives, whatever waits
+    job.kill()
+    job.communicate()
+    assert forget_orphans(tmp_path, [pool]) == []  # the next run goes on from there
+    assert kept.exists()
+    assert forget_orphans(tmp_path, [(adapter, "p0002")]) == [kept.name]
+    assert list((tmp_path / ".unfinished").iterdir()) == []
+
+
+def test_where_nothing_was_ever_replayed_there_are_no_orphans(tmp_path):
+    assert forget_orphans(tmp_path / "rows", []) == []
+    assert not (tmp_path / "rows").exists()
 
 
 class Dying:

@@ -14,14 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sold_adapters import ALICE, Sold, put_on_sale, sell
 from tiny_model import make_tiny_base, tiny_rows
-from trained_world import OWNER, PRICES, RECIPE
 
-from openledger.adapters.base_model import BaseModel, load_model, load_tokenizer
+from openledger.adapters.base_model import BaseModel
 from openledger.adapters.registry import AdapterRegistry
-from openledger.attribution.actor import IndexHost
-from openledger.attribution.bank import Bank, BankPlan, plan_bank, run_bank
-from openledger.attribution.bank_folder import finish_bank
 from openledger.attribution.index import GradientIndex
 from openledger.attribution.likeness import load_repeats
 from openledger.attribution.parts import mean_improvement, summed
@@ -30,38 +27,17 @@ from openledger.attribution.recompute import recompute
 from openledger.attribution.views import load_views
 from openledger.core.errors import InvalidInput
 from openledger.core.shares import shares_ppb
-from openledger.core.values import AdapterTerms, Answer, DatanetVersion, Pool
+from openledger.core.values import DatanetVersion, Pool
 from openledger.openlora.deployment import ScalingOptions, build_openlora
 from openledger.openlora.torch_engine import TorchEngine
-from openledger.platform import pipeline
 from openledger.platform.actors import economy_actor, ledger_actor
 from openledger.platform.generations import built_views
 from openledger.platform.serving import APPLICATION, ENGINE
 from openledger.platform.workdir import Workdir
-from openledger.training.examples import encode_row
-from openledger.training.loop import train
-from openledger.training.lora import attach_lora
-from openledger.training.record import load_held_out, load_run, save_checkpoint, save_held_out
-from openledger.training.trainer import TrainingJob, write_adapter
+from openledger.training.record import load_held_out
 
 pytestmark = pytest.mark.cluster
 ROOT = Path(__file__).parents[2]
-ALICE = "user:alice"
-
-
-@dataclass(frozen=True)
-class Sold:
-    """An adapter with its index, that was sold as "greek"."""
-
-    base: BaseModel
-    job: TrainingJob
-    terms: AdapterTerms
-    index: Path
-    bank: tuple[Bank, BankPlan]
-
-    @property
-    def digest(self) -> str:
-        return self.terms.adapter_digest
 
 
 @dataclass(frozen=True)
@@ -98,8 +74,8 @@ def house(cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ho
     ray.get(economy.grant.remote(ALICE, 10**12, "start"))
     sold = []
     for number, base in enumerate(bases, 1):
-        sold.append(_put_on_sale(workdir, registry, base, number))
-        _sell(economy, sold[-1], f"sale-{number}")
+        sold.append(put_on_sale(workdir, registry, base, _version(number), tiny_rows("greek")))
+        sell(economy, sold[-1], f"sale-{number}", sold[-1].job.rows[::9])
     ray.get(economy.open_period.remote())
     scaling = ScalingOptions(num_cpus=0.5, drain_s=2)
     engines = [
@@ -115,45 +91,10 @@ def house(cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ho
         ray.kill(actor)
 
 
-def _put_on_sale(workdir: Workdir, registry: AdapterRegistry, base: BaseModel, number: int) -> Sold:
-    """What training leaves behind, made in this process, as "greek": the one before is replaced."""
-    version = DatanetVersion(
+def _version(number: int) -> DatanetVersion:
+    return DatanetVersion(
         datanet="greek", number=number, row_root="ab" * 32, num_rows=48, gate_version="g/1", published_ms=1
     )
-    job, decoys = pipeline.plan_training(base, version, tiny_rows("greek"), RECIPE, workdir.adapters)
-    module, tokenizer = attach_lora(load_model(base), RECIPE, job.constant), load_tokenizer(base)
-    examples, folder = [encode_row(tokenizer, row) for row in job.rows], Path(job.output)
-    done = train(
-        module, examples, RECIPE, job.constant, on_epoch=lambda now: save_checkpoint(folder, now.epoch, now.lora)
-    )
-    save_held_out(folder, [encode_row(tokenizer, row) for row in job.held_out])
-    card = write_adapter(module, job, examples, done.curve, 1)
-    index = pipeline.index_folder(workdir.indexes, card.digest)
-    views = pipeline.index_views(job.output)
-    IndexHost(base).build(views, card.digest, job.rows, decoys, str(index), job.output)
-    terms = pipeline.put_on_sale(registry, "greek", folder, card, OWNER, PRICES)
-    record = load_run(folder)
-    plan = plan_bank(record, examples, num_coalitions=8, num_twins=0)
-    bank = run_bank(folder / "bank", record, base, examples)
-    bank.train(plan.members)
-    finish_bank(bank, plan, record.adapter_digest)
-    return Sold(base, job, terms, index, (bank, plan))
-
-
-def _sell(economy: Any, sold: Sold, name: str) -> None:
-    import ray
-
-    tokenizer = load_tokenizer(sold.base)
-    for row in sold.job.rows[::9]:
-        example = encode_row(tokenizer, row)
-        prompt, completion = example.ids[: example.num_prompt], example.ids[example.num_prompt :]
-        key = f"{name}-{row.row_id}"
-        held = ray.get(economy.authorize.remote(ALICE, sold.terms, len(prompt), len(completion), key))
-        answer = Answer(
-            answer_id=held.answer_id, adapter="greek", adapter_digest=sold.digest, period=held.period,
-            prompt_ids=prompt, completion_ids=completion,
-        )  # fmt: skip
-        ray.get(economy.complete.remote(answer))
 
 
 def _recomputed(sold: Sold, pool: Pool) -> Measurement:
