@@ -665,6 +665,10 @@ class Datanets:
         """Everything that was taken back from the Datanet, oldest first."""
         return self._registry.tombstones.of_datanet(self._registry.datanet(name).name)
 
+    def removed_among(self, row_ids: Sequence[str]) -> set[str]:
+        """Those of any Datanet's rows that were taken back."""
+        return self._registry.tombstones.among(row_ids)
+
     def unlogged_removals(self) -> list[Removal]:
         """Removals that the log lacks; whoever has put one there says so by `mark_removal_logged`."""
         return self._registry.tombstones.unlogged()
