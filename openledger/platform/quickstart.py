@@ -362,8 +362,9 @@ def ask(run: Demonstration, stage: Stage) -> None:
     api_key = _customer_key(run)
     questions: list[tuple[str, Row | RowDraft]] = []
     for datanet, job, card in zip(run.chosen, run.jobs, run.cards, strict=True):
-        asked = _drawn_rows(job.rows, run.settings.held_in_questions)
-        questions += [(card.name, one) for one in (*asked, *new_questions(datanet, run.settings.new_questions))]
+        asked: list[Row | RowDraft] = [*_drawn_rows(job.rows, run.settings.held_in_questions)]
+        asked += new_questions(datanet, run.settings.new_questions)
+        questions += [(card.name, one) for one in asked]
     stage.tell(f"{len(questions)} questions")
     with OpenLedger(f"{run.url}", api_key) as client, ThreadPoolExecutor(_CONCURRENCY) as pool:
         digests = {card.name: card.digest[:12] for card in run.cards}
