@@ -286,17 +286,18 @@ class LiveService(Community, Owners):
 
     async def _datanet_entry(self, name: str, told: dict[str, Any]) -> dict[str, Any]:
         """What the Datanets know now, and beside it what the report tells of adapter, shares and earnings."""
-        found, versions, statistics, move = await asyncio.gather(
+        found, versions, statistics, move, damages = await asyncio.gather(
             answered(self._datanets.datanet.remote(name)),
             answered(self._datanets.versions.remote(name)),
             answered(self._datanets.statistics.remote(name)),
             answered(self._datanets.move_state.remote()),
+            answered(self._datanets.damages.remote()),
         )
         entry = datanet_entry(name, found.summary, versions[-1] if versions else _unpublished(name), statistics, {})
         people = {person["contributor_id"]: person for person in told.get("contributors", [])}
         contributors = [{**people.get(one["contributor_id"], {}), **_now(one)} for one in entry["contributors"]]
         known = {"display": found.display, "owner": found.owner, "row_schema": found.row_schema.to_json()}
-        known |= {"move": move}
+        known |= {"move": move, "damage": damages[name].code if name in damages else ""}
         return {**told, **entry, **known, "contributors": contributors}
 
     async def _told(self) -> dict[str, dict[str, Any]]:
