@@ -536,6 +536,13 @@ class Datanets:
         }
         return [(item, known.get(item) or rows[item]) for item in items]
 
+    def texts(self, name: str, row_ids: Sequence[str]) -> dict[str, RowDraft]:
+        """What those of `row_ids` say that stand in the Datanet."""
+        gone = self._forgotten.union(self.removed_among(row_ids))
+        here = [row_id for row_id in self._registry.contributed_by(name, row_ids) if row_id not in gone]
+        self._finish_pending(name)
+        return {row.row_id: _draft(row) for row in self._layout.take(name, here)}
+
     def review(self, name: str, item: str, reviewer: str, *, accept: bool) -> None:
         """What `reviewer` says of an item of his queue. Once it is decided, an accepted row is in the next version, and
         another is forgotten. The same again changes nothing, and nobody learns which items were known.
