@@ -7,6 +7,7 @@
     python benchmarks/datanets.py contributors                eight at once through the actor, as it was and as it is
     python benchmarks/datanets.py newcomer                    100 rows, while eight large contributions wait
     python benchmarks/datanets.py duplicates
+    python benchmarks/datanets.py honest                      documentation strings of every installed package
     python benchmarks/datanets.py writers
     python benchmarks/datanets.py raydata --rows 200000
     python benchmarks/datanets.py curve --grown 100000 --keep work/curve --plot docs/images/datanet_cost.svg
@@ -30,9 +31,11 @@ import statistics
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from importlib.metadata import packages_distributions
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
@@ -47,6 +50,7 @@ from rich.console import Console
 from rich.table import Table
 
 from openledger.core.clock import SystemClock
+from openledger.core.errors import NotFound
 from openledger.core.files import sync_folder
 from openledger.core.signed import contribution_id
 from openledger.core.signing import SigningKey
@@ -54,6 +58,7 @@ from openledger.core.values import Contribution, Row, RowDraft
 from openledger.datanets.contribution import sign_contribution
 from openledger.datanets.datanets import Datanets
 from openledger.datanets.dedupe import DuplicateIndex
+from openledger.datanets.docstrings import package_rows
 from openledger.datanets.gate import Rules, judge
 from openledger.datanets.ingest import Ingest, prepare_here
 from openledger.datanets.preparing import Prepared, prepare
@@ -350,7 +355,8 @@ def writers(arguments: argparse.Namespace) -> None:
     that it leaves out, in turns (`pip install -r benchmarks/datanets_requirements.txt`, needed for nothing else). Then
     every append to the shard is sent again, as after an answer that was lost: by what it holds, none is doubled."""
     found = Table(title=f"{NUM_WRITERS} writers, {WRITER_TURNS} turns of {3 * NUM_WRITERS} commits, medians")
-    for column in ("", "commits/s, wall", "commits/s, CPU", "rows sent", "rows stored", "after all is sent again"):
+    heads = "commits/s, wall", "commits/s, CPU", "wall / Delta", "CPU / Delta", "rows sent", "rows stored", "sent again"
+    for column in ("", *heads):
         found.add_column(column, justify="right" if column else "left")
     kinds: list[type[Any]] = [Ours] + ([Delta] if importlib.util.find_spec("deltalake") else [])
     for size in (1_000, 100):
@@ -367,14 +373,21 @@ def writers(arguments: argparse.Namespace) -> None:
                         speeds[store].append((1e3 * len(part) / spent.wall_ms, 1e3 * len(part) / spent.cpu_ms))
             num_sent = size * len(sent)
             for store in stores:
+                ratios = _beside(speeds[store], speeds[stores[-1]]) if len(stores) > 1 else ("-", "-")
                 wall, cpu = (statistics.median(column) for column in zip(*speeds[store], strict=True))
                 stored, again = store.count(), "-"
                 if isinstance(store, Ours):
                     _in_threads(store.commit, [store.ready(number, rows) for number, rows in sent])
                     again = f"{store.count():,}"
                 what = f"{type(store).__name__}, {size:,} rows a commit"
-                found.add_row(what, f"{wall:,.1f}", f"{cpu:,.1f}", f"{num_sent:,}", f"{stored:,}", again)
+                found.add_row(what, f"{wall:,.1f}", f"{cpu:,.1f}", *ratios, f"{num_sent:,}", f"{stored:,}", again)
     Console(width=150).print(found)
+
+
+def _beside(own: Sequence[tuple[float, float]], other: Sequence[tuple[float, float]]) -> Iterator[str]:
+    """Wall and CPU speed as medians of the ratios turn by turn."""
+    for column in range(2):
+        yield f"{statistics.median(a[column] / b[column] for a, b in zip(own, other, strict=True)):.2f}"
 
 
 def _in_threads(call: Callable[[Any], None], items: Sequence[Any]) -> None:
@@ -529,17 +542,95 @@ def duplicates(arguments: argparse.Namespace) -> None:
     kinds["10 % edited, another question"] = lambda row: replace(
         _edited(row, 10, vocabulary, dice), prompt=" ".join(dice.choices(vocabulary, k=12))
     )
-    table = Table("kind", "named as a copy of its original", "called a copy of another", title="near duplicates")
+    table = Table("kind", "named as a copy of its original", "called a copy of another", "precision", title=_TITLE)
+    total = _Named()
     for kind, edit in kinds.items():
-        chosen = dice.sample(range(len(rows)), 1_000)
-        found = [judge([edit(rows[at])], ["copy"], index.overlay())[0].duplicate_of for at in chosen]
-        right = sum(name == str(at) for name, at in zip(found, chosen, strict=True))
-        wrong = sum(name not in (None, str(at)) for name, at in zip(found, chosen, strict=True))
-        table.add_row(kind, f"{right / 10:.1f} %", f"{wrong / 10:.1f} %")
+        total += _told(table, kind, _copied(rows, edit, index, dice))
+    templated = _templated(2_000, vocabulary, dice)
+    judged = judge(templated, [f"t{number}" for number in range(len(templated))], index)
+    total += _told(table, "10 % edited, one of 2,000 rows of one formula", _copied(
+        templated, kinds["10 % of the answer's words edited"], index, dice, "t"))  # fmt: skip
     honest = [RowDraft(prompt=row.prompt, completion=row.completion) for row in next(batches(5_000, 5_000, "others"))]
-    wrong = sum(v.duplicate_of is not None for v in judge(honest, [f"h{n}" for n in range(5_000)], index.overlay()))
-    table.add_row("honest rows of the same words", "-", f"{wrong / 50:.2f} %")
+    others = judge(honest, [f"h{n}" for n in range(5_000)], index.overlay())
+    for kind, found in ("5,000 other rows of the same words", others), ("the 2,000 rows of one formula", judged):
+        total += _told(table, kind, _Named(wrong=sum(v.duplicate_of is not None for v in found), of=len(found)))
+    table.add_row("all", "", "", total.precision)
     Console(width=150).print(table)
+
+
+_TITLE = "near duplicates"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Named:
+    """Of `of` rows judged, how many were named as a copy of their original, and how many of another row."""
+
+    right: int = 0
+    wrong: int = 0
+    of: int = 0
+
+    def __add__(self, other: "_Named") -> "_Named":
+        return _Named(right=self.right + other.right, wrong=self.wrong + other.wrong, of=self.of + other.of)
+
+    @property
+    def precision(self) -> str:
+        """Of the rows that were called a copy, those that are one, and of the row that was named."""
+        return f"{100 * self.right / (self.right + self.wrong):.2f} %" if self.right else "-"
+
+
+def _told(table: Table, kind: str, named: _Named) -> _Named:
+    right, wrong = (f"{100 * count / named.of:.2f} %" for count in (named.right, named.wrong))
+    table.add_row(kind, right if named.right else "-", wrong, named.precision)
+    return named
+
+
+def _copied(
+    rows: Sequence[RowDraft], edit: Callable[[RowDraft], RowDraft], index: DuplicateIndex, dice: random.Random,
+    prefix: str = "",
+) -> _Named:  # fmt: skip
+    """1,000 of `rows`, which stand in `index`, edited and judged, each alone."""
+    chosen = dice.sample(range(len(rows)), 1_000)
+    found = [judge([edit(rows[at])], ["copy"], index.overlay())[0].duplicate_of for at in chosen]
+    right = sum(name == f"{prefix}{at}" for name, at in zip(found, chosen, strict=True))
+    return _Named(right=right, wrong=sum(name is not None for name in found) - right, of=len(found))
+
+
+def _templated(num_rows: int, vocabulary: Sequence[str], dice: random.Random) -> list[RowDraft]:
+    """What a table becomes: one question and one answer, of which names and values alone are another in each row."""
+    rows = []
+    for _ in range(num_rows):
+        name, unit, place, other = ("".join(dice.choices(vocabulary, k=2)) for _ in range(4))
+        answer = (
+            f"The setting {name} says how many {unit} the {place} keeps before it asks the {other} for more. It is"
+            f" {dice.randrange(1, 10_000)} unless a file says otherwise, and at most {dice.randrange(10_000, 10**6)}."
+        )
+        rows.append(RowDraft(prompt=f"What does the setting {name} of the {place} do?", completion=answer))
+    return rows
+
+
+def honest(arguments: argparse.Namespace) -> None:
+    """Documentation strings of every package that is installed here, in the order of their names, each judged after all
+    before it; and 300 rows of random letters, digits and signs, which are to be rejected."""
+    index, reasons, num_rows = DuplicateIndex(), Counter[str](), 0
+    for package in sorted(name for name in packages_distributions() if name.isidentifier()):
+        with contextlib.suppress(NotFound, OSError, ValueError, ImportError):
+            rows = [RowDraft(prompt=one.prompt, completion=one.completion) for one in package_rows(package)]
+            found = judge(rows, [f"row_{num_rows + n}" for n in range(len(rows))], index)
+            num_rows += len(rows)
+            reasons.update(reason for verdict in found for reason in verdict.reasons[:1])
+    table = Table("verdict", "rows", "part", title=f"{num_rows:,} documentation strings of installed packages")
+    for reason, count in reasons.most_common():
+        table.add_row(reason, f"{count:,}", f"{100 * count / num_rows:.3f} %")
+    dice = random.Random(SEED)
+    noise = [" ".join("".join(dice.choices(_NOISE, k=7)) for _ in range(10)) for _ in range(300)]
+    verdicts = judge([RowDraft(prompt=f"What is {n}?", completion=one) for n, one in enumerate(noise)],
+                     [f"noise_{n}" for n in range(300)], DuplicateIndex())  # fmt: skip
+    num_rejected = sum(verdict.outcome == "reject" for verdict in verdicts)
+    table.add_row("of 300 rows of random signs, rejected", f"{num_rejected}", f"{num_rejected / 3:.1f} %")
+    Console(width=150).print(table)
+
+
+_NOISE = "abcdefghijklmnopqrstuvwxyz0123456789#$%&*+=?@"
 
 
 def _edited(row: RowDraft, percent: int, vocabulary: Sequence[str], dice: random.Random) -> RowDraft:
@@ -720,6 +811,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], None]] = {
     "newcomer": newcomer,
     "raydata": raydata,
     "duplicates": duplicates,
+    "honest": honest,
 }
 
 if __name__ == "__main__":

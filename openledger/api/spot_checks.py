@@ -1,6 +1,7 @@
 """/v1/datanets/{name}/spot-checks: accepted rows that were drawn to be looked at again, for owner and reviewers.
 
-The row itself is in the Datanet's next version; its owner removes it from there, where it is to go.
+Each comes with its text, as rows in review do. A row that is to go its owner removes from the Datanet. The first payout
+of its contributor is held while checks of his rows are due (`economy.first_payouts`).
 """
 
 from typing import Annotated

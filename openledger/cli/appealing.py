@@ -39,7 +39,7 @@ def show(options: Namespace) -> None:
 def show_spot_checks(options: Namespace) -> None:
     with connect(options) as client:
         found = client.spot_checks(options.datanet)
-    output.print_found(f"To review in {options.datanet}", found, _DRAWN, as_json=options.json)
+    output.print_found(f"To review in {options.datanet}", found, (*_DRAWN, *_TEXTS), as_json=options.json)
 
 
 def spot_check(options: Namespace) -> None:

@@ -207,7 +207,8 @@ class OpenLedger(Offices, Communities):
         return self._post(path, body, idempotency_key)
 
     def spot_checks(self, datanet: str) -> list[dict[str, Any]]:
-        """Accepted rows that were drawn to be looked at again; by the API key of the Datanet's owner or a reviewer."""
+        """The oldest 100 accepted rows that were drawn to be looked at again, with their text; by the API key of the
+        Datanet's owner or a reviewer."""
         return self._list(_spot_checks(datanet))
 
     def spot_check(self, datanet: str, row_id: str, finding: str) -> dict[str, Any]:

@@ -16,13 +16,17 @@ Whatever needs the rows of all that was judged takes 2 and 3 of it first.
 Rows that were sealed before are judged and credited as of their seal (`seals`); step 1 opens it.
 
 Rows are taken back in three steps of the same kind: tombstones in the registry, the shards forget, the registry knows.
+
+Where a shard's files are damaged, that Datanet alone is closed: it takes no rows and gives none, and what was begun of
+it waits for the next opening. New rows of others are judged against what can be read of it. Which of them repeat rows
+that can't be read is found before training (`copies`), which waits for them.
 """
 
 import contextlib
 import json
 import threading
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -96,10 +100,11 @@ _STORED: tuple[Outcome, ...] = ("accept", "review")
 
 class Datanets:
     """Opening finishes what a crash cut off, checks that every credited row is stored, and builds the duplicate index.
+    A Datanet with missing rows or damaged files raises Corrupt naming the shard when it is asked for; `damages` tells.
 
     `num_shards` of `shards` hold the rows, all of them without it. With more than before, or fewer, the rows that live
     elsewhere now are moved: before this returns, or by `move_rows` while reads and writes go on (`moves_later`).
-    Raises Corrupt naming the shard for missing rows or damaged files, Conflict for fewer shards than rows lie in.
+    Raises Corrupt for a damaged registry, Conflict for fewer shards than rows lie in.
     """
 
     def __init__(
@@ -123,13 +128,19 @@ class Datanets:
         names = self._registry.names()
         pending = self._registry.pending_ids(names)
         self._unfinished = {one: threading.Lock() for one in pending}  # each held by the thread that stores it
-        self._finish_pending(*names)
+        self._damages: dict[str, Corrupt] = {}
+        for name in names:
+            with self._noting(name):
+                self._finish_pending(name)
         for removal in self._registry.tombstones.pending():
-            self._forget(removal)
+            with self._noting(removal.datanet):
+                self._forget(removal)
         self._forget_rejected()
-        self._layout.begin_move(len(shards) if num_shards is None else num_shards)
-        while not moves_later and self.move_rows():
-            pass
+        if not self._damages:  # or an append may be half done
+            self._layout.begin_move(len(shards) if num_shards is None else num_shards)
+        with contextlib.suppress(Corrupt):  # it is the layout's `problem`
+            while not moves_later and self.move_rows():
+                pass
         self._build_index()
 
     def close(self) -> None:
@@ -142,6 +153,11 @@ class Datanets:
     def move_state(self) -> dict[str, bool | str]:
         """Whether rows move between shards, and the code of the `problem` that stopped the last step."""
         return {"is_moving": self._layout.is_moving, "problem": self._layout.problem}
+
+    def damages(self) -> dict[str, Corrupt]:
+        """Datanets whose rows can't all be read, each with what it raises when it is asked for, until it is restored
+        and opened again."""
+        return dict(self._damages)
 
     def create(self, name: str, summary: str, owner: str, row_schema: RowSchema = PLAIN) -> Datanet:
         """Idempotent. Raises Conflict when `name` exists with other content."""
@@ -520,6 +536,13 @@ class Datanets:
         }
         return [(item, known.get(item) or rows[item]) for item in items]
 
+    def texts(self, name: str, row_ids: Sequence[str]) -> dict[str, RowDraft]:
+        """What those of `row_ids` say that stand in the Datanet."""
+        gone = self._forgotten.union(self.removed_among(row_ids))
+        here = [row_id for row_id in self._registry.contributed_by(name, row_ids) if row_id not in gone]
+        self._finish_pending(name)
+        return {row.row_id: _draft(row) for row in self._layout.take(name, here)}
+
     def review(self, name: str, item: str, reviewer: str, *, accept: bool) -> None:
         """What `reviewer` says of an item of his queue. Once it is decided, an accepted row is in the next version, and
         another is forgotten. The same again changes nothing, and nobody learns which items were known.
@@ -665,6 +688,10 @@ class Datanets:
         """Everything that was taken back from the Datanet, oldest first."""
         return self._registry.tombstones.of_datanet(self._registry.datanet(name).name)
 
+    def removed_among(self, row_ids: Sequence[str]) -> set[str]:
+        """Those of any Datanet's rows that were taken back."""
+        return self._registry.tombstones.among(row_ids)
+
     def unlogged_removals(self) -> list[Removal]:
         """Removals that the log lacks; whoever has put one there says so by `mark_removal_logged`."""
         return self._registry.tombstones.unlogged()
@@ -683,6 +710,7 @@ class Datanets:
         Raises InvalidInput (`empty_datanet`) when no row is accepted.
         """
         self._registry.datanet(name)
+        self._check_sound(name)
         self._finish_pending(name)
         accepted = self._registry.row_ids(name, ("accept",))
         if not accepted:
@@ -737,6 +765,8 @@ class Datanets:
         place in any: row id to the earlier row's id. No adapter is trained on them (`clusters`, and `seals` for those
         that sealed rows displaced)."""
         ids = set(read_row_ids(self._folder / "versions", self.version(name, number)))
+        for other in self._registry.names():
+            self._check_sound(other)
         self._finish_pending(*self._registry.names())
         rows = {row.row_id: row for other in self._registry.names() for row in self._accepted(other)}
         displaced = self._registry.seals.displaced().items()
@@ -775,6 +805,7 @@ class Datanets:
         return one
 
     def _check_party(self, one: Announced) -> None:
+        self._check_sound(one.datanet)
         self.check_key(one.contributor_id, one.public_key)
         self._check_permitted(one.datanet, one.contributor_id, "contribute")
 
@@ -795,6 +826,18 @@ class Datanets:
     def _has_signed(self, contributor: str) -> bool:
         """Whether anything came in under this name."""
         return self._registry.knows_contributor(contributor) or self._registry.seals.has_any(contributor)
+
+    def _check_sound(self, name: str) -> None:
+        if name in self._damages:
+            raise self._damages[name].with_traceback(None)
+
+    @contextlib.contextmanager
+    def _noting(self, name: str) -> Iterator[None]:
+        """What is damaged of one Datanet keeps no other from going on."""
+        try:
+            yield
+        except Corrupt as error:
+            self._damages.setdefault(name, error)
 
     def _check_owner(self, name: str, by: str) -> None:
         if by != self._registry.datanet(name).owner:
@@ -905,15 +948,17 @@ class Datanets:
     def _forget_rejected(self) -> None:
         """Rows that reviewers didn't accept leave storage and the index of duplicates."""
         waiting = self._registry.reviews.unforgotten()
-        if not waiting:
-            return
-        row_ids = [row_id for _, row_id in waiting]
-        self._forgotten.update(row_ids)
+        self._forgotten.update(row_id for _, row_id in waiting)
+        gone = []
         for datanet, row_id in waiting:
-            self._layout.remove(datanet, [row_id])
-        self._index.discard(set(row_ids))
-        self._forget_words()
-        self._registry.reviews.mark_forgotten(row_ids)
+            if datanet not in self._damages:
+                with self._noting(datanet):
+                    self._layout.remove(datanet, [row_id])
+                    gone.append(row_id)
+        if gone:
+            self._index.discard(set(gone))
+            self._forget_words()
+            self._registry.reviews.mark_forgotten(gone)
 
     def _said_before(self, rows: Mapping[str, Row], *, by_strangers: bool) -> dict[str, str]:
         """Which of `rows` say what an earlier one says; `by_strangers` as if no two were one contributor's."""
@@ -927,6 +972,7 @@ class Datanets:
 
     def _standing_ids(self, name: str, number: int) -> list[str]:
         """Of the version's rows that weren't removed since."""
+        self._check_sound(name)
         gone = self._registry.tombstones.row_ids()
         return [i for i in read_row_ids(self._folder / "versions", self.version(name, number)) if i not in gone]
 
@@ -950,13 +996,14 @@ class Datanets:
             ) from error
 
     def _forget_words(self) -> None:
-        """Leave no word in the table that no row has any more. Weights of all other words stay what they were."""
+        """Leave no word in the table that no row has any more, of those that can be read. Weights of all other words
+        stay what they were."""
         path = self._folder / _WORD_WEIGHTS
         if not path.exists():
             return
         kept, seen = self._word_weights(()), set[str]()
         for name in self._registry.names():
-            for row in self._layout.scan(name):
+            for row in self._layout.scan_sound(name):
                 seen |= kept.counts.keys() & (row_words(row.prompt) | row_words(row.completion))
         if seen != kept.counts.keys():
             _write_weights(path, WordWeights(kept.num_rows, {word: kept.counts[word] for word in seen}))
@@ -968,24 +1015,37 @@ class Datanets:
                 self._store(pending)
 
     def _build_index(self) -> None:
-        """Ten thousand rows at a time, in the order of credit."""
-        datanet_of: dict[str, str] = {}
-        for name in self._registry.names():
-            found = self._layout.row_ids(name)
-            if late := sorted(found & self._forgotten):  # of a process that was cut off
-                self._layout.remove(name, late)
-            self._check_complete(name, found)
-            datanet_of.update(dict.fromkeys(found, name))
+        """Ten thousand rows at a time, in the order of credit; of a damaged Datanet those that can be read."""
+        where = {
+            row_id: (name, shard) for name in self._registry.names() for row_id, shard in self._found(name).items()
+        }
         order = iter(self._registry.credited())
         while part := list(islice(order, _INDEXED_AT_ONCE)):
-            wanted: dict[str, list[str]] = defaultdict(list)
+            wanted: dict[tuple[str, int], list[str]] = defaultdict(list)
             for row_id, _ in part:
-                wanted[datanet_of[row_id]].append(row_id)
-            rows = {row.row_id: row for name, ids in wanted.items() for row in self._layout.take(name, ids)}
-            features = features_of((rows[row_id].prompt, rows[row_id].completion) for row_id, _ in part)
-            self._index.extend([(row_id, one, place) for (row_id, place), one in zip(part, features, strict=True)])
+                if row_id in where:
+                    wanted[where[row_id]].append(row_id)
+            rows: dict[str, Row] = {}
+            for (name, shard), ids in wanted.items():
+                with self._noting(name):
+                    rows.update((row.row_id, row) for row in self._layout.take_from(shard, name, ids))
+            read = [(row_id, place) for row_id, place in part if row_id in rows]
+            features = features_of((rows[row_id].prompt, rows[row_id].completion) for row_id, _ in read)
+            self._index.extend([(row_id, one, place) for (row_id, place), one in zip(read, features, strict=True)])
 
-    def _check_complete(self, name: str, found: set[str]) -> None:
+    def _found(self, name: str) -> dict[str, int]:
+        """The Datanet's rows that can be read, each with a shard that has it; what is damaged is noted."""
+        found, damages = self._layout.sound(name)
+        with self._noting(name):
+            if damages:
+                raise damages[0]
+            self._check_complete(name, found)
+        with self._noting(name):
+            if late := sorted(found.keys() & self._forgotten):  # of a process that was cut off
+                self._layout.remove(name, late)
+        return found
+
+    def _check_complete(self, name: str, found: Collection[str]) -> None:
         credited = self._registry.row_ids(name, _STORED)
         missing = [row_id for row_id in credited if row_id not in found]
         if missing:
@@ -994,7 +1054,7 @@ class Datanets:
                 f"the Datanet {name!r} misses {len(missing)} stored rows in shard {shards}",
                 code="rows_missing",
                 param=name,
-                fix="restore the shard's folder from a backup",
+                fix="restore the shard's folder from a backup, then start again",
             )
 
 

@@ -107,7 +107,7 @@ class Journal:
                 f"file {self._path}: a record at byte {self._size} isn't the one that was written",
                 code="corrupt_shard_journal",
                 param=str(self._path),
-                fix="restore the shard's folder from a backup; the other shards are not affected",
+                fix="restore the shard's folder from a backup, then start again; other Datanets go on meanwhile",
             )
 
 

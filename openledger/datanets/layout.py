@@ -10,12 +10,13 @@ the number that they move to. It may be cut off anywhere; what has arrived is no
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import islice
 from typing import Protocol
 
 import pyarrow as pa
 
-from openledger.core.errors import Conflict
+from openledger.core.errors import Conflict, Corrupt
 from openledger.core.hashing import digest_json
 from openledger.core.values import Row
 from openledger.datanets.bulk import Part
@@ -113,11 +114,26 @@ class Layout:
     def count(self, name: str) -> int:
         return len(self.row_ids(name)) if self.is_moving else sum(shard.count(name) for shard in self._shards)
 
-    def scan(self, name: str) -> Iterator[Row]:
-        """Every row; one that is moving perhaps twice."""
+    def sound(self, name: str) -> tuple[dict[str, int], list[Corrupt]]:
+        """The rows of shards that can be read, each with a shard that has it, and what the others raise."""
+        found, damages = dict[str, int](), list[Corrupt]()
+        for number, shard in enumerate(self._shards):
+            try:
+                found.update(dict.fromkeys(shard.row_ids(name), number))
+            except Corrupt as error:
+                damages.append(error)
+        return found, damages
+
+    def take_from(self, number: int, name: str, row_ids: Sequence[str]) -> list[Row]:
+        """Rows of one shard."""
+        return self._shards[number].rows(name, row_ids)
+
+    def scan_sound(self, name: str) -> Iterator[Row]:
+        """Every row of the shards that can be read; one that is moving perhaps twice."""
         for shard in self._shards:
-            for batch in shard.scan(name):
-                yield from rows_of(batch)
+            with suppress(Corrupt):
+                for batch in shard.scan(name):
+                    yield from rows_of(batch)
 
     def shard_numbers(self, row_ids: Sequence[str]) -> list[int]:
         return sorted({shard_of(row_id, self._after) for row_id in row_ids})

@@ -104,7 +104,7 @@ class ObjectFiles:
             f"shard {self.uri}: {problem}",
             code="corrupt_shard_file",
             param=f"{self.uri}/{path}",
-            fix="restore the shard's objects from a backup; the other shards are not affected",
+            fix="restore the shard's objects from a backup, then start again; other Datanets go on meanwhile",
         )
 
 

@@ -41,5 +41,5 @@ def _corrupt(path: Path, problem: str) -> Corrupt:
         f"shard {path.parent}, segment {path.name}: {problem}",
         code="corrupt_segment",
         param=str(path),
-        fix="restore this file from a backup; the other shards are not affected",
+        fix="restore this file from a backup, then start again; other Datanets go on meanwhile",
     )

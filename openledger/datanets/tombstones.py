@@ -85,6 +85,11 @@ class Tombstones:
     def row_ids(self) -> set[str]:
         return {str(row_id) for (row_id,) in self._connection.execute(REMOVED)}
 
+    def among(self, row_ids: Iterable[str]) -> set[str]:
+        """Those that were removed."""
+        query = f"{REMOVED} WHERE row_id IN (SELECT value FROM json_each(?))"
+        return {str(row_id) for (row_id,) in self._connection.execute(query, (json.dumps(list(row_ids)),))}
+
     def of_rows(self, row_ids: Sequence[str]) -> list[Tombstone]:
         """Of those that were removed, in the order of `row_ids`."""
         query = "SELECT row_id, salt, digest FROM removed_rows WHERE row_id = ?"

@@ -15,7 +15,7 @@ from openledger.core.appealing import Appeal, Decision
 from openledger.core.errors import Conflict, Forbidden, InsufficientFunds, InvalidInput, NotFound, TooManyRequests
 from openledger.core.rekeying import KeyChange
 from openledger.core.sealing import Seal, SealReceipt
-from openledger.core.values import ContributionReceipt
+from openledger.core.values import ContributionReceipt, RowDraft
 from openledger.datanets.holders import HeldChange
 from openledger.datanets.seals import UnloggedSeal
 from openledger.ledger.appeals import LoggedAppeal, appeal_transfer_id
@@ -37,6 +37,8 @@ _CLAIMED = (
     "adapter", "period", "contributor", "account", "reason", "claimed_nano", "paid_nano", "contested_nano", "pool_nano",
     "deposit_nano", "opened_ms",
 )  # fmt: skip
+_CHECKS_AT_ONCE = 100  # of which each comes with its text
+_TEXT = ("prompt", "completion", "source", "extra")
 _CLOSED = ("scorer", "public_key", "recomputed_nano", "num_answers", "answers_nano", "closed_ms")
 
 
@@ -176,7 +178,11 @@ class Claims:
 
     async def spot_checks(self, account: str, datanet: str) -> list[dict[str, Any]]:
         await self._check_reader(account, datanet)
-        return list(await answered(self._economy.spot_checks.remote(datanet)))
+        due = list(await answered(self._economy.spot_checks.remote(datanet)))[:_CHECKS_AT_ONCE]
+        texts: dict[str, RowDraft] = await answered(
+            self._datanets.texts.remote(datanet, [one["row_id"] for one in due])
+        )
+        return [{**one, **_text(texts.get(one["row_id"]))} for one in due]
 
     async def spot_check(self, account: str, datanet: str, row_id: str, finding: str) -> dict[str, Any]:
         await self._check_reader(account, datanet)
@@ -323,6 +329,11 @@ class Claims:
         signers: list[Signer] = await answered(self._economy.signers_of.remote(account))
         if not any((signer.role, signer.datanet) == ("reviewer", datanet) for signer in signers):
             await self._check_owner(account, datanet)
+
+
+def _text(draft: RowDraft | None) -> dict[str, str | None]:
+    """Nulls where the row was taken back meanwhile."""
+    return dict.fromkeys(_TEXT) if draft is None else {name: getattr(draft, name) for name in _TEXT}
 
 
 def keys_entry(changes: Sequence[KeyChange]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from openledger.adapters.registry import AdapterRegistry, RegisteredAdapter
 from openledger.adapters.sources import SourceRules
 from openledger.core.clock import SystemClock
 from openledger.core.errors import Conflict, Forbidden, NotFound, OpenLedgerError
+from openledger.core.files import write_json_durably
 from openledger.core.ids import new_id
 from openledger.core.signed import contribution_id
 from openledger.core.values import (
@@ -46,7 +47,7 @@ from openledger.platform.known_keys import KnownKeys
 from openledger.platform.owners import Owners
 from openledger.platform.removals import AffectedAdapter, affected_adapters, record_removal
 from openledger.platform.replaying import may_be_told, no_row_scores, open_rows
-from openledger.platform.report import audit_entry, datanet_entry, displayed, row_lines
+from openledger.platform.report import audit_entry, datanet_entry, displayed, row_lines, told_rows, without_rows
 from openledger.platform.service import AdapterReceipt, AnswerEvent, Embedded, ModelEntry, NewAdapter, Receipt
 from openledger.platform.workdir import Workdir
 
@@ -285,17 +286,18 @@ class LiveService(Community, Owners):
 
     async def _datanet_entry(self, name: str, told: dict[str, Any]) -> dict[str, Any]:
         """What the Datanets know now, and beside it what the report tells of adapter, shares and earnings."""
-        found, versions, statistics, move = await asyncio.gather(
+        found, versions, statistics, move, damages = await asyncio.gather(
             answered(self._datanets.datanet.remote(name)),
             answered(self._datanets.versions.remote(name)),
             answered(self._datanets.statistics.remote(name)),
             answered(self._datanets.move_state.remote()),
+            answered(self._datanets.damages.remote()),
         )
         entry = datanet_entry(name, found.summary, versions[-1] if versions else _unpublished(name), statistics, {})
         people = {person["contributor_id"]: person for person in told.get("contributors", [])}
         contributors = [{**people.get(one["contributor_id"], {}), **_now(one)} for one in entry["contributors"]]
         known = {"display": found.display, "owner": found.owner, "row_schema": found.row_schema.to_json()}
-        known |= {"move": move}
+        known |= {"move": move, "damage": damages[name].code if name in damages else ""}
         return {**told, **entry, **known, "contributors": contributors}
 
     async def _told(self) -> dict[str, dict[str, Any]]:
@@ -330,8 +332,10 @@ class LiveService(Community, Owners):
         return await self._recorded(await answered(self._datanets.remove.remote(name, row_ids, account, reason)))
 
     async def _recorded(self, removal: Removal) -> dict[str, Any]:
-        """A removal is answered once the log has it, and with it all that were cut off here before."""
+        """A removal is answered once the report has forgotten it and the log has it, and with it all that were cut off
+        here before."""
         statement = removal_statement(removal)
+        await self._forget_in_report()
         transfer_id = await self._log_removal(removal)
         await self._log_removals()
         adapters = affected_adapters(self._registry, self._workdir.indexes, removal.row_ids)
@@ -345,6 +349,8 @@ class LiveService(Community, Owners):
     async def _log_removals(self) -> None:
         """Put removals that the log lacks there, in their order; may be repeated, also by two at a time."""
         waiting: list[Removal] = await answered(self._datanets.unlogged_removals.remote())
+        if waiting:
+            await self._forget_in_report()
         for removal in waiting:
             try:
                 await self._log_removal(removal)
@@ -364,8 +370,20 @@ class LiveService(Community, Owners):
         told["unit"] = (await answered(self._economy.unit.remote())).name
         if told.get("answers"):
             displays = await answered(self._datanets.displays.remote())
-            told["answers"] = [displayed(answer, displays) for answer in told["answers"]]
+            told["answers"] = [displayed(answer, displays) for answer in await self._answers_now(told["answers"])]
         return told
+
+    async def _answers_now(self, answers: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Without what they tell of rows that were taken back."""
+        gone: set[str] = await answered(self._datanets.removed_among.remote(told_rows(answers)))
+        return [without_rows(answer, gone) for answer in answers]
+
+    async def _forget_in_report(self) -> None:
+        """The report's file keeps no text of a row that was taken back."""
+        path = self._workdir.report
+        told = json.loads(path.read_text()) if path.exists() else {}
+        if told.get("answers") and told["answers"] != (kept := await self._answers_now(told["answers"])):
+            await asyncio.to_thread(write_json_durably, path, {**told, "answers": kept})
 
     async def checkpoint(self) -> str:
         return str(await answered(self._ledger.checkpoint.remote()))

@@ -343,10 +343,16 @@ async def _evaluated(
 
 
 def held_in_drafts(rows: Sequence[Row], limit: int) -> list[RowDraft]:
-    """Rows that were trained on, as questions, drawn by a hash of what they ask: customers don't know contributors, and
-    whoever stands behind several names must not be asked about more often for it."""
-    drawn = sorted(rows, key=lambda row: digest_json(["openledger.question/1", row.prompt]))[:limit]
-    return [RowDraft(prompt=row.prompt, completion=row.completion, source=row.source) for row in drawn]
+    """Rows that were trained on, as questions."""
+    return [
+        RowDraft(prompt=row.prompt, completion=row.completion, source=row.source) for row in _drawn_rows(rows, limit)
+    ]
+
+
+def _drawn_rows(rows: Sequence[Row], limit: int) -> list[Row]:
+    """By a hash of what they ask: customers don't know contributors, and whoever stands behind several names must not
+    be asked about more often for it."""
+    return sorted(rows, key=lambda row: digest_json(["openledger.question/1", row.prompt]))[:limit]
 
 
 def ask(run: Demonstration, stage: Stage) -> None:
@@ -355,19 +361,15 @@ def ask(run: Demonstration, stage: Stage) -> None:
     grant_nano = shown_unit().as_many(_CUSTOMER_GRANT)
     ray.get(run.economy.grant.remote(CUSTOMER, grant_nano, f"quickstart-grant-{period}"))
     api_key = _customer_key(run)
-    questions = [
-        (card.name, draft, kind)
-        for datanet, job, card in zip(run.chosen, run.jobs, run.cards, strict=True)
-        for kind, drafts in (
-            ("held_in", held_in_drafts(job.rows, run.settings.held_in_questions)),
-            ("new", new_questions(datanet, run.settings.new_questions)),
-        )
-        for draft in drafts
-    ]
+    questions: list[tuple[str, Row | RowDraft]] = []
+    for datanet, job, card in zip(run.chosen, run.jobs, run.cards, strict=True):
+        asked: list[Row | RowDraft] = [*_drawn_rows(job.rows, run.settings.held_in_questions)]
+        asked += new_questions(datanet, run.settings.new_questions)
+        questions += [(card.name, one) for one in asked]
     stage.tell(f"{len(questions)} questions")
     with OpenLedger(f"{run.url}", api_key) as client, ThreadPoolExecutor(_CONCURRENCY) as pool:
         digests = {card.name: card.digest[:12] for card in run.cards}
-        keys = [f"quickstart-{period}-{digests[model]}-{number}" for number, (model, _, _) in enumerate(questions)]
+        keys = [f"quickstart-{period}-{digests[model]}-{number}" for number, (model, _) in enumerate(questions)]
         answers = pool.map(lambda key, question: _ask_one(client, key, question), keys, questions)
         run.report["answers"] = list(answers)
     run.report["period"] = period
@@ -383,8 +385,10 @@ def _customer_key(run: Demonstration) -> str:
     return path.read_text()
 
 
-def _ask_one(client: OpenLedger, key: str, question: tuple[str, RowDraft, str]) -> dict[str, Any]:
-    model, draft, kind = question
+def _ask_one(client: OpenLedger, key: str, question: tuple[str, Row | RowDraft]) -> dict[str, Any]:
+    """A row's answer names it: should it be taken back, the report forgets what was asked."""
+    model, draft = question
+    of_row = {"kind": "held_in", "asked_row": draft.row_id} if isinstance(draft, Row) else {"kind": "new"}
     answer = client.chat(
         model,
         [{"role": "user", "content": draft.prompt}],
@@ -394,7 +398,7 @@ def _ask_one(client: OpenLedger, key: str, question: tuple[str, RowDraft, str]) 
     return {
         "answer_id": answer.receipt.answer_id,
         "adapter": model,
-        "kind": kind,
+        **of_row,
         "question": draft.prompt,
         "expected": draft.completion,
         "answer": answer.text,
@@ -522,7 +526,10 @@ def _mean_quality(cards: Sequence[AdapterCard]) -> dict[str, float]:
 
 
 def _write_report(run: Demonstration) -> None:
+    """Without rows that were taken back while it ran."""
     run.report["stages"] = run.log.records
     if "answers" in run.report:
+        gone = ray.get(run.datanets.removed_among.remote(report.told_rows(run.report["answers"])))
+        run.report["answers"] = [report.without_rows(answer, gone) for answer in run.report["answers"]]
         run.report["totals"] = report.totals(run.report)
     write_json_durably(run.workdir.report, run.report)

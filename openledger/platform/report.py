@@ -4,7 +4,7 @@ Written to report.json after every stage, read by the console and the API, print
 """
 
 import heapq
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import islice
 from operator import itemgetter
 from typing import Any
@@ -230,6 +230,25 @@ def displayed(answer: dict[str, Any], displays: Mapping[str, Display]) -> dict[s
         "num_hidden_sources": hidden,
         "contributors": answer.get("contributors", []) if told else [],
     }
+
+
+def told_rows(answers: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Ids of the rows of which the answers tell: their sources, and the rows whose question was asked."""
+    asked = {str(answer["asked_row"]) for answer in answers if answer.get("asked_row")}
+    return sorted(asked | {str(source["row_id"]) for answer in answers for source in answer.get("sources", [])})
+
+
+def without_rows(answer: Mapping[str, Any], gone: Collection[str]) -> dict[str, Any]:
+    """`answer` without what it tells of rows that were taken back: they are no sources of it, and where its question
+    was one's, question, answer and what was expected are empty."""
+    found = answer.get("sources", [])
+    kept = [source for source in found if source["row_id"] not in gone]
+    told = {**answer, "sources": kept}
+    if len(kept) < len(found):
+        told["num_removed_sources"] = answer.get("num_removed_sources", 0) + len(found) - len(kept)
+    if answer.get("asked_row") in gone:
+        told |= dict.fromkeys(("question", "expected", "answer"), "")
+    return told
 
 
 def gaming_entries(datanets: Sequence[dict[str, Any]], people: dict[str, Contributor]) -> list[dict[str, Any]]:

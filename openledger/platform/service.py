@@ -398,8 +398,9 @@ class Service(Protocol):
         ...
 
     async def spot_checks(self, account: str, datanet: str) -> list[dict[str, Any]]:
-        """Accepted rows that wait to be reviewed, for the Datanet's owner and reviewers: `row_id`, `contributor`,
-        `contribution_id`, `drawn_ms`. Raises Forbidden (`not_the_owner`)."""
+        """Accepted rows that wait to be reviewed, the oldest 100, for the Datanet's owner and reviewers: `row_id`,
+        `contributor`, `contribution_id`, `drawn_ms`, and `prompt`, `completion`, `source` and `extra`, None where the
+        row was taken back meanwhile. Raises Forbidden (`not_the_owner`)."""
         ...
 
     async def spot_check(self, account: str, datanet: str, row_id: str, finding: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from economy_values import scores
-from house import ADA, ADA_ID, AUDITOR, BOB, DEPOSIT, NOISE, OWNER, POOL, House
+from house import ADA, ADA_ID, AUDITOR, BOB, DEPOSIT, NOISE, OWNER, POOL, ROWS, House
 from served_app import served
 from starlette.testclient import TestClient
 
@@ -228,6 +228,17 @@ class TestSpotChecks:
         assert client.post(f"{self.PATH}/row_1", json=body, headers=bob).json()["finding"] == "spam"
         assert [one["row_id"] for one in client.get(self.PATH, headers=bob).json()["data"]] == ["row_2"]
         assert house.economy.reputation(ADA_ID, "docs")["ppm"] == 95_000
+
+    def test_come_with_what_the_rows_say_while_they_stand(self, client: TestClient, house: House):
+        sent = house.judged()
+        receipt = house.rows.contribute(sent)
+        own = [verdict.row_id for verdict in receipt.verdicts if verdict.outcome == "accept"]
+        house.economy.draw_spot_checks(ADA_ID, "docs", receipt.contribution_id, own)
+        house.rows.remove("docs", own[:1], "user:owner", "personal_data")
+        listed = {one["row_id"]: one for one in client.get(self.PATH, headers=OWNER_KEY).json()["data"]}
+        assert [listed[row_id]["completion"] for row_id in own] == [None, *(row.completion for row in ROWS[1:])]
+        assert [listed[row_id]["prompt"] for row_id in own[1:]] == [row.prompt for row in ROWS[1:]]
+        assert listed["row_1"]["completion"] is None
 
     def test_are_nobody_elses(self, client: TestClient):
         assert code(client.get(self.PATH, headers=ALICE_KEY)) == (403, "not_the_owner")

@@ -5,7 +5,8 @@
 FOLDER holds the registry, on the node that stays; URI is where the rows lie, outside of every node. Contributions FIRST
 to LAST (not included) are sent, and a node is killed at each; what earlier processes sent is looked for too. The
 cluster is this process's own, with its own short folder, and ends with it: after many dead nodes Ray takes no new one.
-FOLDER/told-FIRST.json says, after each kill, which nodes had the shards that died.
+FOLDER/told-FIRST.json says, after each kill, which nodes had the shards that died, how many contributions were
+answered, and how many calls weren't when a node died.
 """
 
 import contextlib
@@ -53,7 +54,7 @@ def main(folder: Path, uri: str, first: int, last: int) -> None:
 def lose_nodes(cluster, folder: Path, uri: str, numbers: range) -> None:
     import ray
     from datanet_samples import key_of
-    from test_datanets_faults import check_after, contribution
+    from test_datanets_faults import check_after, contribution, moment, num_unanswered
 
     from openledger.core.errors import OpenLedgerError
     from openledger.datanets.actor import start_datanets
@@ -61,13 +62,14 @@ def lose_nodes(cluster, folder: Path, uri: str, numbers: range) -> None:
     datanets = start_datanets(folder, num_shards=2, namespace=NAMESPACE, storage=uri)
     ray.get(datanets.create.remote("docs", "What functions do", "acct_owner"))
     ray.get(datanets.register_contributor.remote(key_of("ada").public_key, "ada"))
-    dice, answered, versions, lost = random.Random(f"5-{numbers.start}"), {}, [], []
+    dice, answered, versions, lost, num_cut_off = random.Random(f"5-{numbers.start}"), {}, [], [], 0
     here = ray.get_runtime_context().get_node_id()
     for number in numbers:
         shard = ray.get_actor(f"openledger-shard-{number % 2}", namespace=NAMESPACE)
         node = node_off_the_head(cluster, shard)
         asked = [datanets.contribute.remote(contribution(number)), datanets.publish.remote("docs")]
-        time.sleep(dice.uniform(0.0, 0.15))
+        time.sleep(moment(number, dice))
+        num_cut_off += num_unanswered(asked)
         lost.append(node.node_id)
         killer = threading.Thread(target=cluster.remove_node, args=(node,), kwargs={"allow_graceful": False})
         killer.start()
@@ -77,7 +79,7 @@ def lose_nodes(cluster, folder: Path, uri: str, numbers: range) -> None:
         with contextlib.suppress(OpenLedgerError, ray.exceptions.RayError):
             versions.append(ray.get(asked[1], timeout=120))
         killer.join()
-        told = {"head": here, "lost": lost, "num_answered": len(answered), "num_versions": len(versions)}
+        told = {"head": here, "lost": lost, "num_answered": len(answered), "num_cut_off": num_cut_off}
         (folder / f"told-{numbers.start}.json").write_text(json.dumps(told))
     check_after(datanets, numbers.stop, answered, versions)
 

@@ -12,7 +12,7 @@ import pytest
 from datanet_samples import key_of, open_datanets, sample_drafts, signed
 from ray import exceptions
 
-from openledger.core.errors import InvalidInput, Unavailable
+from openledger.core.errors import Corrupt, InvalidInput, Unavailable
 from openledger.datanets import actor, ingest
 from openledger.datanets.actor import DatanetsActor, start_datanets
 from openledger.datanets.ingest import PREPARED_ROWS
@@ -65,8 +65,12 @@ def test_contributions_survive_the_death_of_every_actor(cluster: Any, tmp_path: 
 
     segment = next(tmp_path.glob("shard-1/docs/rows.lance/data/*.lance"))
     segment.write_bytes(segment.read_bytes()[:-1])
-    with pytest.raises(Unavailable, match=segment.name):
-        start_datanets(tmp_path, num_shards=3, namespace=NAMESPACE)
+    damaged = start_datanets(tmp_path, num_shards=3, namespace=NAMESPACE)
+    with pytest.raises(Corrupt, match=segment.name):
+        ray.get(damaged.publish.remote("docs"))
+    ray.get(damaged.create.remote("mails", "What mails say", "acct_owner"))
+    sent = signed("ada", sample_drafts(3, "mail"), datanet="mails")
+    assert {verdict.outcome for verdict in ray.get(damaged.contribute.remote(sent)).verdicts} == {"accept"}
     _kill_all()
 
 

@@ -302,8 +302,11 @@ class TestFailures:
         datanets.contribute(signed("ada", sample_drafts(12)))
         datanets.close()
         shutil.rmtree(tmp_path / "shard-1" / "docs")
+        opened = open_datanets(tmp_path)
+        assert [(name, error.code) for name, error in opened.damages().items()] == [("docs", "rows_missing")]
         with pytest.raises(Corrupt, match="stored rows in shard 1"):
-            open_datanets(tmp_path)
+            opened.publish("docs")
+        opened.close()
 
     def test_fewer_shards_than_the_rows_lie_in_are_refused(self, tmp_path: Path, datanets: Datanets) -> None:
         datanets.close()

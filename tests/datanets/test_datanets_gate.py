@@ -4,6 +4,7 @@ import pickle
 import random
 import string
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 
@@ -12,7 +13,7 @@ from datanet_samples import ANSWERS, Copier, module_drafts, sample_drafts
 
 from openledger.core.hashing import canonical_json
 from openledger.core.values import RowDraft, Verdict
-from openledger.datanets.dedupe import DuplicateIndex
+from openledger.datanets.dedupe import MAX_CANDIDATES, DuplicateIndex
 from openledger.datanets.gate import Rules, has_personal_data, is_repetitive, judge, text_reasons
 from openledger.datanets.row_schema import Column, RowSchema
 
@@ -298,11 +299,81 @@ class TestRealRows:
             named += verdict.duplicate_of == row_id
         assert named >= 0.9 * len(sample)
 
+    def test_of_500_originals_with_a_tenth_of_their_words_edited_95_in_100_are_named(self) -> None:
+        """Recall, of real rows; precision besides: no edit is named as a copy of another row."""
+        _, accepted, index = _honest()
+        dice, found = random.Random(9), []
+        vocabulary = [word for _, draft in accepted[:500] for word in draft.completion.split()]
+        for row_id, draft in dice.sample(accepted, 500):
+            (verdict,) = judge([tenth_edited(draft, vocabulary, dice)], ["copy"], index.overlay())
+            found.append((verdict.duplicate_of, row_id))
+        assert sum(named == row_id for named, row_id in found) >= 0.95 * len(found)
+        assert sum(named not in (None, row_id) for named, row_id in found) <= 0.01 * len(found)
+
     def test_unrelated_rows_are_not_called_copies(self) -> None:
         """The control: against the same index, rows about other things pass."""
         index = _honest()[2]
         found = judge(sample_drafts(200), [str(number) for number in range(200)], index.overlay())
         assert sum(verdict.outcome == "accept" for verdict in found) >= 198
+
+
+class TestMadeRows:
+    """The issue's bars on rows with known truth: words that rows share in Zipf's proportions, as a language's."""
+
+    def test_95_in_100_edited_copies_are_named_and_at_most_one_honest_row_in_a_thousand(self) -> None:
+        dice = random.Random(10)
+        vocabulary = ["".join(dice.choices("bcdfgklmnprstaeiou", k=dice.randint(2, 9))) for _ in range(5_000)]
+        originals, honest = made_rows(500, vocabulary, dice), made_rows(2_000, vocabulary, dice)
+        index = DuplicateIndex()
+        assert {one.outcome for one in judge(originals, [f"row_{n}" for n in range(500)], index)} == {"accept"}
+        edited = [tenth_edited(draft, vocabulary, dice) for draft in originals]
+        found = [judge([one], ["copy"], index.overlay())[0].duplicate_of for one in edited]
+        assert sum(named == f"row_{n}" for n, named in enumerate(found)) >= 0.95 * len(found)
+        accused = judge(honest, [f"honest_{n}" for n in range(2_000)], index)
+        assert sum(one.duplicate_of is not None for one in accused) <= 0.001 * len(honest)
+
+    def test_rows_of_one_formula_are_not_called_copies(self) -> None:
+        found = judge(formula_rows(500, random.Random(11)), [f"row_{n}" for n in range(500)], DuplicateIndex())
+        assert sum(one.outcome != "accept" for one in found) <= 0.001 * len(found)
+
+    def test_edited_copies_of_rows_of_one_formula_are_named_where_no_more_rows_are_alike_than_are_compared(
+        self,
+    ) -> None:
+        dice, index = random.Random(11), DuplicateIndex()
+        rows = formula_rows(MAX_CANDIDATES, dice)
+        judge(rows, [f"row_{n}" for n in range(len(rows))], index)
+        edited = [tenth_edited(draft, made_words(50, dice), dice) for draft in rows]
+        named = [judge([one], ["copy"], index.overlay())[0].duplicate_of for one in edited]
+        assert sum(one == f"row_{n}" for n, one in enumerate(named)) >= 0.95 * len(rows)
+
+
+def formula_rows(number: int, dice: random.Random) -> list[RowDraft]:
+    """As a table becomes: names and values alone are another in each row."""
+    return [
+        RowDraft(
+            prompt=f"What does the setting {name} do?",
+            completion=f"The setting {name} says how many parts the {place} keeps before it asks for more. It is"
+            f" {dice.randrange(10_000)} unless a file says otherwise, and at most {dice.randrange(10**6)}.",
+        )
+        for name, place in zip(made_words(number, dice), made_words(number, dice), strict=True)
+    ]
+
+
+def tenth_edited(draft: RowDraft, vocabulary: Sequence[str], dice: random.Random) -> RowDraft:
+    words = draft.completion.split()
+    for place in dice.sample(range(len(words)), max(1, len(words) // 10)):
+        words[place] = dice.choice(vocabulary)
+    return RowDraft(prompt=draft.prompt, completion=" ".join(words))
+
+
+def made_words(number: int, dice: random.Random) -> list[str]:
+    return ["".join(dice.choice("bdfgklmnprst") + dice.choice("aeiou") for _ in range(4)) for _ in range(number)]
+
+
+def made_rows(number: int, vocabulary: Sequence[str], dice: random.Random) -> list[RowDraft]:
+    weights = [1 / (place + 1) for place in range(len(vocabulary))]
+    every = [dice.choices(vocabulary, weights, k=75) for _ in range(number)]
+    return [RowDraft(prompt=" ".join(words[:12]), completion=" ".join(words[12:])) for words in every]
 
 
 @cache

@@ -667,6 +667,55 @@ async def test_a_removal_that_the_log_refuses_keeps_no_other_from_it(service, da
     assert economy._ledger.find(other.removal_id) is not None
 
 
+def reported(service, *row_ids, **told):
+    """A report of one answer, whose sources the rows are, as a run writes it."""
+    sources = [
+        {"row_id": row_id, "contributor_id": "c", "datanet": "greek", "score": 0.5, "completion": f"It is {row_id}."}
+        for row_id in row_ids
+    ]
+    answer = {"answer_id": "ans_1", "adapter": "greek", "sources": sources, **told}
+    service._workdir.report.write_text(json.dumps({"answers": [answer]}))
+
+
+async def test_after_a_removal_no_file_of_the_working_folder_has_the_rows_text(service, datanets, economy, tmp_path):
+    service._ledger = Remote(economy._ledger)
+    row_id, other = contributed_row(datanets), contributed_row(datanets, "bob")
+    (row,) = datanets._layout.take("greek", [row_id])
+    said = {"question": row.prompt, "expected": row.completion, "answer": row.completion}
+    reported(service, row_id, other, asked_row=row_id, **said)
+    assert holding(tmp_path, row.completion)
+    await service.remove_rows("user:owner", "greek", [row_id], "court_order")
+    assert holding(tmp_path, row.completion) == holding(tmp_path, f"It is {row_id}.") == []
+    (kept,) = json.loads(service._workdir.report.read_text())["answers"]
+    assert ([source["row_id"] for source in kept["sources"]], kept["num_removed_sources"]) == ([other], 1)
+    assert (kept["question"], kept["expected"], kept["answer"]) == ("", "", "")
+
+
+def holding(folder, text):
+    return [path for path in folder.rglob("*") if path.is_file() and text.encode() in path.read_bytes()]
+
+
+async def test_a_report_that_was_written_after_a_removal_tells_nothing_of_its_rows(service, datanets):
+    row_id, other = contributed_row(datanets), contributed_row(datanets, "bob")
+    datanets.set_display("greek", "text")
+    datanets.remove("greek", [row_id], "user:owner", "court_order")
+    reported(service, row_id, other)
+    (answer,) = (await service.report())["answers"]
+    assert [source["completion"] for source in answer["sources"]] == [f"It is {other}."]
+    assert await service.attribution("ans_1") == answer
+
+
+async def test_a_removal_that_was_cut_off_before_the_report_is_forgotten_there_with_what_the_log_lacks(
+    service, datanets, economy
+):
+    service._ledger = Remote(economy._ledger)
+    row_id = contributed_row(datanets)
+    reported(service, row_id)
+    datanets.remove("greek", [row_id], "user:owner", "court_order")
+    await service._log_removals()
+    assert f"It is {row_id}." not in service._workdir.report.read_text()
+
+
 async def test_a_contribution_whose_answer_is_lost_is_judged_all_the_same(service, economy):
     key = SigningKey(b"b" * 32)
     sent = sign_contribution(key, "greek", [RowDraft(prompt="What does beta do?", completion="It ends.")], "1")

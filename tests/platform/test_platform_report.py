@@ -10,7 +10,16 @@ from openledger.attribution.index import IndexEntry
 from openledger.core.values import ContributorScores, PoolPart, Row, Settlement
 from openledger.platform.demonstration import Contributor
 from openledger.platform.printing import print_report
-from openledger.platform.report import add_settlement, answer_shares, displayed, gaming_entries, sources, totals
+from openledger.platform.report import (
+    add_settlement,
+    answer_shares,
+    displayed,
+    gaming_entries,
+    sources,
+    told_rows,
+    totals,
+    without_rows,
+)
 
 
 def person(name, kind="honest", of=""):
@@ -130,6 +139,18 @@ def test_a_source_that_names_no_datanet_is_of_the_adapters(policy, texts):
     for source in answer["sources"]:
         del source["datanet"]
     assert sum("completion" in s for s in displayed(answer, {"docs": policy})["sources"]) == texts
+
+
+def test_a_row_that_was_taken_back_is_no_source_and_its_question_is_gone():
+    answer = shown_answer(asked_row="r2", question="What does parse do?", expected="It parses.", answer="It parses.")
+    assert told_rows([answer]) == ["r1", "r2"]
+    first = without_rows(answer, {"r1"})
+    assert ([s["row_id"] for s in first["sources"]], first["num_removed_sources"]) == (["r2"], 1)
+    assert (first["question"], first["answer"]) == ("What does parse do?", "It parses.")
+    both = without_rows(first, {"r1", "r2"})
+    assert (both["sources"], both["num_removed_sources"]) == ([], 2)
+    assert [both[name] for name in ("question", "expected", "answer")] == [""] * 3
+    assert without_rows(answer, {"r9"}) == answer
 
 
 def test_totals_leave_out_what_was_not_attributed():

@@ -1,0 +1,155 @@
+"""A damaged file closes its Datanet, names shard and file, and keeps no other Datanet from going on."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datanet_samples import key_of, open_datanets, sample_drafts, signed
+
+from openledger.core.errors import Corrupt
+from openledger.core.values import ContributionReceipt
+from openledger.datanets.datanets import Datanets
+from openledger.datanets.gate import GATE_VERSION
+from openledger.datanets.placement import shard_of
+from openledger.datanets.removal import sign_withdrawal
+
+NUM_ROWS = 30
+
+
+class Damaged:
+    """`docs` and `mails` with rows of ada's, and a byte of one of docs' three shards changed."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        before = open_datanets(folder)
+        before.create("mails", "What mails say", "acct_owner")
+        self.drafts = sample_drafts(NUM_ROWS)
+        self.docs = before.contribute(signed("ada", self.drafts))
+        self.mails = before.contribute(signed("ada", sample_drafts(6, "mail"), datanet="mails"))
+        before.publish("docs")
+        before.close()
+        self.file = folder / "shard-1" / "docs" / "recent.journal"  # where small contributions stand first
+        self.backup = self.file.read_bytes()
+        self.file.write_bytes(changed(self.backup))
+        self.datanets = open_datanets(folder)
+
+    def restore(self) -> Datanets:
+        self.datanets.close()
+        self.file.write_bytes(self.backup)
+        self.datanets = open_datanets(self.folder)
+        return self.datanets
+
+    def ordinals(self, *, sound: bool) -> list[int]:
+        return [one.ordinal for one in self.docs.verdicts if (shard_of(one.row_id, 3) != 1) == sound]
+
+
+def changed(content: bytes) -> bytes:
+    """One byte of it, in its midst."""
+    place = len(content) // 2
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+
+
+@pytest.fixture
+def damaged(tmp_path: Path) -> Iterator[Damaged]:
+    world = Damaged(tmp_path)
+    yield world
+    world.datanets.close()
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda datanets, _: datanets.publish("docs"),
+        lambda datanets, _: datanets.rows("docs", 1),
+        lambda datanets, _: datanets.contribute(signed("bob", sample_drafts(3, "new"))),
+        lambda datanets, _: datanets.preview(signed("bob", sample_drafts(3, "new"))),
+        lambda datanets, _: datanets.contribute(signed("ada", sample_drafts(NUM_ROWS))),
+        lambda datanets, folder: datanets.export("docs", 1, folder / "out"),
+        lambda datanets, _: datanets.bulk_parts("docs", 1, "acct_owner"),
+        lambda datanets, _: datanets.copies("docs", 1),
+    ],
+    ids=["publish", "rows", "contribute", "preview", "again", "export", "bulk", "copies"],
+)
+def test_whoever_asks_for_a_damaged_datanet_is_told_shard_and_file(damaged: Damaged, ask: Callable[..., Any]) -> None:
+    with pytest.raises(Corrupt) as caught:
+        ask(damaged.datanets, damaged.folder)
+    assert "shard-1" in caught.value.message
+    assert damaged.file.name in f"{caught.value.message} {caught.value.param}"
+    assert caught.value.fix is not None
+    assert list(damaged.datanets.damages()) == ["docs"]
+
+
+def test_another_datanet_takes_rows_publishes_and_is_read(damaged: Damaged) -> None:
+    datanets = damaged.datanets
+    sent = signed("bob", sample_drafts(4, "letter"), datanet="mails")
+    assert {verdict.outcome for verdict in datanets.contribute(sent).verdicts} == {"accept"}
+    version = datanets.publish("mails")
+    assert (version.num_rows, len(datanets.rows("mails", 1)), version.gate_version) == (10, 10, GATE_VERSION)
+    assert [one.accepted for one in datanets.statistics("docs")] == [NUM_ROWS]
+
+
+def test_copies_of_the_rows_that_can_be_read_are_found(damaged: Damaged) -> None:
+    sound, lost = damaged.ordinals(sound=True), damaged.ordinals(sound=False)
+    assert sound
+    assert lost
+    sent = signed("eve", damaged.drafts, datanet="mails")
+    outcomes = [verdict.outcome for verdict in damaged.datanets.contribute(sent).verdicts]
+    assert [outcomes[ordinal] for ordinal in sound] == ["reject"] * len(sound)
+
+
+def test_training_of_another_datanet_waits_for_the_rows_that_can_not_be_read(damaged: Damaged) -> None:
+    """A copy of theirs may have come meanwhile: once they are restored it is found, and isn't paid."""
+    lost = [damaged.drafts[ordinal] for ordinal in damaged.ordinals(sound=False)]
+    copied: ContributionReceipt = damaged.datanets.contribute(signed("eve", lost, datanet="mails"))
+    assert {verdict.outcome for verdict in copied.verdicts} == {"accept"}
+    damaged.datanets.publish("mails")
+    with pytest.raises(Corrupt):
+        damaged.datanets.copies("mails", 1)
+    restored = damaged.restore()
+    assert set(restored.copies("mails", 1)) == {verdict.row_id for verdict in copied.verdicts}
+
+
+def test_rows_of_another_datanet_can_be_taken_back(damaged: Damaged) -> None:
+    row_ids = [verdict.row_id for verdict in damaged.mails.verdicts]
+    damaged.datanets.withdraw(sign_withdrawal(key_of("ada"), "mails", row_ids[:2], "1"))
+    assert damaged.datanets.publish("mails").num_rows == 4
+
+
+def test_a_withdrawal_that_a_damaged_shard_cut_off_is_ended_once_it_is_restored(damaged: Damaged) -> None:
+    row_id = damaged.docs.verdicts[damaged.ordinals(sound=False)[0]].row_id
+    wish = sign_withdrawal(key_of("ada"), "docs", [row_id], "1")
+    with pytest.raises(Corrupt):
+        damaged.datanets.withdraw(wish)
+    restored = damaged.restore()
+    restored.withdraw(wish)
+    assert row_id not in {row.row_id for row in restored.rows("docs", 1)}
+    assert len(restored.rows("docs", 1)) == NUM_ROWS - 1
+
+
+def test_a_restored_datanet_is_open_again_with_all_of_its_rows(damaged: Damaged) -> None:
+    restored = damaged.restore()
+    assert restored.damages() == {}
+    assert len(restored.rows("docs", 1)) == NUM_ROWS
+    assert restored.contribute(signed("ada", damaged.drafts)) == damaged.docs
+
+
+def test_a_contribution_that_was_cut_off_waits_for_its_shard_and_is_stored_then(tmp_path: Path) -> None:
+    """As a crash between the verdicts and the shards leaves it."""
+    before = open_datanets(tmp_path)
+    before.contribute(signed("ada", sample_drafts(NUM_ROWS)))
+    cut_off = signed("bob", sample_drafts(NUM_ROWS, "later"))
+    before.begin(cut_off)
+    before.close()
+    file = tmp_path / "shard-1" / "docs" / "recent.journal"
+    shutil.copy(file, tmp_path / "backup")
+    file.write_bytes(changed(file.read_bytes()))
+    damaged = open_datanets(tmp_path, num_shards=4)
+    assert list(damaged.damages()) == ["docs"]
+    damaged.close()
+    shutil.copy(tmp_path / "backup", file)
+    restored = open_datanets(tmp_path, num_shards=4)
+    assert {verdict.outcome for verdict in restored.contribute(cut_off).verdicts} == {"accept"}
+    assert restored.publish("docs").num_rows == len(restored.rows("docs", 1)) == 2 * NUM_ROWS
+    restored.close()
