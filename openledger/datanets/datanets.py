@@ -84,7 +84,15 @@ from openledger.datanets.terms import (
     check_licence,
     check_permitted,
 )
-from openledger.datanets.versions import credit_root, read_credit, read_row_ids, row_root, write_manifest
+from openledger.datanets.versions import (
+    Stated,
+    credit_root,
+    read_credit,
+    read_row_ids,
+    read_stated,
+    row_root,
+    write_manifest,
+)
 
 _MAX_SUMMARY_CHARS = 1_000
 _MAX_NAME_CHARS = 128
@@ -677,8 +685,8 @@ class Datanets:
         return self._registry.tombstones.of_rows(read_row_ids(self._folder / "versions", self.version(name, number)))
 
     def publish(self, name: str) -> DatanetVersion:
-        """Freeze the accepted rows as the next version, with the order in which they were credited. Without a change,
-        the current version again.
+        """Freeze the accepted rows as the next version, with the order in which they were credited, the terms and the
+        statistics. Where no row has changed, the current version again, as it was published.
 
         Raises InvalidInput (`empty_datanet`) when no row is accepted.
         """
@@ -699,7 +707,8 @@ class Datanets:
             published_ms=self._clock.now_ms(),
             credit_root=roots[1],
         )
-        write_manifest(self._folder / "versions", version, accepted, self._registry.datanet(name).row_schema)
+        stated = Stated(terms=self.terms(name), statistics=tuple(self.statistics(name)))
+        write_manifest(self._folder / "versions", version, accepted, self._registry.datanet(name).row_schema, stated)
         self._registry.add_version(version)
         return version
 
@@ -729,8 +738,13 @@ class Datanets:
 
     def export(self, name: str, number: int, folder: Path) -> None:
         """Write a version as Parquet with Croissant metadata and a dataset card into `folder` (see `export`)."""
-        version, rows = self.version(name, number), self.rows(name, number)
-        write_export(folder, self.datanet(name), self.terms(name), version, rows, self.statistics(name))
+        version, rows, stated = self.version(name, number), self.rows(name, number), self.stated(name, number)
+        write_export(folder, self.datanet(name), stated.terms, version, rows, stated.statistics)
+
+    def stated(self, name: str, number: int) -> Stated:
+        """The terms and statistics that the version was published with; of one of before, those of now."""
+        found = read_stated(self._folder / "versions", self.version(name, number))
+        return found or Stated(terms=self.terms(name), statistics=tuple(self.statistics(name)))
 
     def copies(self, name: str, number: int) -> dict[str, str]:
         """The version's rows that say what an earlier accepted row says, in this Datanet or in another contributor's

@@ -98,7 +98,8 @@ def write_export(
     rows: Sequence[Row],
     statistics: Sequence[ContributorStatistics],
 ) -> None:
-    """Replace the files in `folder`. The same version without removals gives the same bytes."""
+    """Replace the files in `folder`. `terms` and `statistics` are those that the version was published with: as long as
+    none of its rows is removed it gives the same bytes."""
     stream = io.BytesIO()
     table = datanet.row_schema.table(sorted(rows, key=lambda row: row.row_id))
     pq.write_table(table, stream, compression="zstd")
@@ -167,7 +168,7 @@ def card(
     ]
     lines += [datanet.summary, "", *([terms.description, ""] if terms.description else [])]
     lines += [
-        f"Version {version.number}, {num_rows} rows, judged by {version.gate_version}.",
+        f"Version {version.number}, {num_rows} rows{_removed(version, num_rows)}, judged by {version.gate_version}.",
         f"Row root (RFC 9162, over the sorted row ids): `{version.row_root}`.",
         "",
         "| contributor | accepted | rejected | removed |",
@@ -175,6 +176,11 @@ def card(
     ]
     lines += [f"| {_cell(one.name)} | {one.accepted} | {one.rejected} | {one.removed} |" for one in statistics]
     return "\n".join(lines) + "\n"
+
+
+def _removed(version: DatanetVersion, num_rows: int) -> str:
+    gone = version.num_rows - num_rows
+    return f" ({gone} of {version.num_rows} were removed since it was published)" if gone else ""
 
 
 def _file_object(data: bytes) -> dict[str, Any]:

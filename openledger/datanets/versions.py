@@ -10,12 +10,15 @@ are in versions already. A place never changes, so of two versions that have the
 first.
 
     row_root      over the row ids, sorted                 credit_root   over the row ids, first credited first
+
+The manifest also states on what terms the version was published, its licence among them, and whose rows it had then:
+later changes of either are of later versions.
 """
 
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -25,11 +28,22 @@ from openledger.core.files import write_json_durably
 from openledger.core.values import DatanetVersion, Row
 from openledger.datanets.contribution import is_row_of
 from openledger.datanets.folders import make_folder
+from openledger.datanets.registry import ContributorStatistics
 from openledger.datanets.row_schema import PLAIN, RowSchema
+from openledger.datanets.terms import Terms, changed_terms
 
 FORMAT_1 = "openledger/datanet-version/1"  # without the order of credit
-FORMAT = "openledger/datanet-version/2"
+FORMAT_2 = "openledger/datanet-version/2"  # without terms and statistics
+FORMAT = "openledger/datanet-version/3"
 LoggedOpening = tuple[int, int, Mapping[str, Any]]  # see `ledger.seals.Seals.openings`
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stated:
+    """What a version was published with beside its rows."""
+
+    terms: Terms = field(default_factory=Terms)
+    statistics: tuple[ContributorStatistics, ...] = ()
 
 
 def row_root(row_ids: Sequence[str]) -> str:
@@ -43,13 +57,18 @@ def credit_root(row_ids: Sequence[str]) -> str:
 
 
 def write_manifest(
-    folder: Path, version: DatanetVersion, row_ids: Sequence[str], row_schema: RowSchema = PLAIN
+    folder: Path,
+    version: DatanetVersion,
+    row_ids: Sequence[str],
+    row_schema: RowSchema = PLAIN,
+    stated: Stated = Stated(),
 ) -> None:
     """`row_ids` first credited first. Durable. A manifest that no registered version names is a publication that was
     cut off; it is written over."""
     places = {row_id: place for place, row_id in enumerate(row_ids)}
     ordered = sorted(row_ids)
     told = {"row_schema": row_schema.to_json(), "row_ids": ordered, "credit": [places[row_id] for row_id in ordered]}
+    told |= asdict(stated)
     make_folder(folder / version.datanet)
     write_json_durably(_path(folder, version), {"format": FORMAT, **asdict(version), **told})
 
@@ -72,6 +91,19 @@ def read_credit(folder: Path, version: DatanetVersion) -> list[str]:
     if credit_root(order) != version.credit_root:
         raise _corrupt(path, "does not lead to the version's root of credit")
     return order
+
+
+def read_stated(folder: Path, version: DatanetVersion) -> Stated | None:
+    """What the version was published with; None for one of before, which doesn't say. Raises Corrupt
+    (`corrupt_manifest`)."""
+    _, manifest = _read(folder, version)
+    if manifest["format"] != FORMAT:
+        return None
+    try:
+        statistics = tuple(ContributorStatistics(**one) for one in manifest["statistics"])
+        return Stated(terms=changed_terms(None, manifest["terms"]), statistics=statistics)
+    except (KeyError, TypeError, AttributeError, InvalidInput) as error:
+        raise _corrupt(_path(folder, version), f"does not say its terms and statistics: {error}") from error
 
 
 def check_sealed(order: Sequence[str], rows: Iterable[Row], openings: Sequence[LoggedOpening]) -> None:
@@ -116,7 +148,7 @@ def _read(folder: Path, version: DatanetVersion) -> tuple[list[str], dict[str, A
         row_ids = [str(row_id) for row_id in manifest["row_ids"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _corrupt(path, f"can't be read: {error}") from error
-    known = manifest.get("format") in (FORMAT_1, FORMAT)
+    known = manifest.get("format") in (FORMAT_1, FORMAT_2, FORMAT)
     if not known or row_ids != sorted(row_ids) or row_root(row_ids) != version.row_root:
         raise _corrupt(path, "does not lead to the version's row root")
     return row_ids, manifest

@@ -59,6 +59,30 @@ def test_the_same_version_gives_the_same_bytes(datanets: Datanets, tmp_path: Pat
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
+def test_a_version_keeps_the_terms_and_statistics_that_it_was_published_with(
+    datanets: Datanets, tmp_path: Path
+) -> None:
+    datanets.export("docs", 1, tmp_path / "before")
+    datanets.set_terms("docs", Terms(licence="MIT", description="Another.", tags=("other",)), by="acct_owner")
+    datanets.contribute(signed("bob", sample_drafts(3, "other")))
+    datanets.publish("docs")
+    for number in (1, 2):
+        datanets.export("docs", number, tmp_path / str(number))
+    for name in ("rows.parquet", "croissant.json", "README.md"):
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "before" / name).read_bytes()
+    told = json.loads((tmp_path / "2" / "croissant.json").read_text())
+    assert (told["license"], told["description"]) == ("https://spdx.org/licenses/MIT", "Another.")
+    assert [one["name"] for one in told["creator"]] == ["ada", "bob"]
+
+
+def test_the_card_tells_how_many_rows_were_removed_since(datanets: Datanets, tmp_path: Path) -> None:
+    row_ids = [row.row_id for row in datanets.rows("docs", 1)]
+    datanets.withdraw(sign_withdrawal(key_of("ada"), "docs", row_ids[:2], "1"))
+    datanets.export("docs", 1, tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "Version 1, 4 rows (2 of 6 were removed since it was published)" in card
+
+
 def test_croissant_names_the_file_every_column_and_the_licence(datanets: Datanets, tmp_path: Path) -> None:
     datanets.export("docs", 1, tmp_path / "out")
     told = json.loads((tmp_path / "out" / "croissant.json").read_text())

@@ -42,7 +42,8 @@ def test_commands_are_found_wherever_documents_show_them(monkeypatch: pytest.Mon
     """Negative control."""
     text = (
         "say `openledger tea`\n\n```sh\nopenledger models    # all\n```\n\n"
-        "```\nopenledger seals\n```\n\n    X=1 ray job submit -- \\\n        python jobs/train.py --datanet a   told\n\nend\n"
+        "```\nopenledger seals\n```\n\n"
+        "    X=1 ray job submit -- \\\n        python jobs/train.py --datanet a   told\n\nend\n"
     )
     found = list(documented(text))
     assert found == [["openledger", "models"], ["openledger", "seals"], ["python", "jobs/train.py", "--datanet", "a"]]
