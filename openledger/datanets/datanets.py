@@ -21,7 +21,7 @@ Rows are taken back in three steps of the same kind: tombstones in the registry,
 import contextlib
 import json
 import threading
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -59,6 +59,7 @@ from openledger.datanets.gate import GATE_VERSION, NO_DETECTORS, Detectors, Rule
 from openledger.datanets.holders import HeldChange
 from openledger.datanets.layout import Layout, ShardPort
 from openledger.datanets.leaderboard import Leaderboard, LeaderboardPage
+from openledger.datanets.licences import check_kept, keeps, not_kept, row_keeps
 from openledger.datanets.panels import PanelSeat
 from openledger.datanets.preparing import Announced, Prepared, announced
 from openledger.datanets.quotas import DAY_MS, HOUR_MS, check_day, check_hour
@@ -73,7 +74,7 @@ from openledger.datanets.registry import (
 from openledger.datanets.removal import check_withdrawal, removed, tombstone, withdrawn
 from openledger.datanets.reservations import Reservations
 from openledger.datanets.reviews import ReviewerRecord, ReviewOutcome
-from openledger.datanets.row_schema import PLAIN, RowSchema
+from openledger.datanets.row_schema import PLAIN, RowSchema, own_licence
 from openledger.datanets.seals import Opening, Place, UnloggedSeal, digest_of
 from openledger.datanets.terms import (
     Action,
@@ -82,6 +83,7 @@ from openledger.datanets.terms import (
     changed_terms,
     check_action,
     check_licence,
+    check_not_withdrawn,
     check_permitted,
 )
 from openledger.datanets.versions import (
@@ -210,8 +212,11 @@ class Datanets:
         return {name: self._registry.datanet(name).display for name in self._registry.names()}
 
     def set_terms(self, name: str, terms: Terms, by: str) -> Terms:
-        """What `name` is open on, from now on; rows that stand already stay. Raises Forbidden (`not_the_owner`)."""
+        """What `name` is open on, from now on; rows that stand already stay, and so does what their licence asks.
+
+        Raises Forbidden (`not_the_owner`), Conflict (`licence_not_kept`)."""
         self._check_owner(name, by)
+        self._check_licences_kept(name, terms.licence, by)
         self._registry.terms.set_terms(name, terms)
         return terms
 
@@ -364,8 +369,8 @@ class Datanets:
         registered is, by the id that his key gives: the signature shows that the key is his.
 
         Raises InvalidInput (`invalid_signature` and others), TooLarge (`quota_exceeded` and others), NotFound for an
-        unknown Datanet, Forbidden (`not_permitted`) for a contributor whom its terms leave out, and Unavailable when
-        storage is; then nothing was acknowledged, and sending the same again is safe.
+        unknown Datanet, Forbidden (`not_permitted`, `licence_withdrawn`) where its terms leave him out, and Unavailable
+        when storage is; then nothing was acknowledged, and sending the same again is safe.
 
         `prepared` is what another process has found of the contribution (`preparing`), by `rules` of its Datanet.
         """
@@ -427,7 +432,8 @@ class Datanets:
         """What the Datanet asks of rows, by which contributions are prepared."""
         terms = self.terms(name)
         languages = terms.spoken if terms.only_languages else ()
-        return Rules(schema=self._registry.datanet(name).row_schema, languages=languages)
+        schema = self._registry.datanet(name).row_schema
+        return Rules(schema=schema, languages=languages, licence=terms.licence)
 
     @property
     def detectors(self) -> Detectors:
@@ -468,6 +474,7 @@ class Datanets:
         Unavailable where a rejected row can't be forgotten now.
         """
         self._registry.holders.check(appeal.public_key)
+        self._check_licence_kept(appeal)
         self._forget_rejected()  # or what a review left to be forgotten would be what the appeal brings back
         return self._registry.appeals.hold(appeal, self._clock.now_ms())
 
@@ -790,6 +797,7 @@ class Datanets:
 
     def _check_party(self, one: Announced) -> None:
         self.check_key(one.contributor_id, one.public_key)
+        check_not_withdrawn(self.terms(one.datanet))
         self._check_permitted(one.datanet, one.contributor_id, "contribute")
 
     def _register(self, identifier: str, public_key: str, name: str) -> Contributor:
@@ -813,6 +821,26 @@ class Datanets:
     def _check_owner(self, name: str, by: str) -> None:
         if by != self._registry.datanet(name).owner:
             raise Forbidden(f"{by} doesn't own the Datanet {name!r}", code="not_the_owner", param="by")
+
+    def _check_licences_kept(self, name: str, licence: str, owner: str) -> None:
+        """By a Datanet's new `licence`: that of others' rows, and what rows, the owner's too, name themselves. They fit
+        the present one, so one that asks more has nothing to check."""
+        present = self._registry.terms.terms(name).licence
+        if keeps(present, licence):
+            return
+        check_kept(self._registry.terms.licences.given(name, present, owner), licence)
+        named = Counter(own for row in self._layout.scan(name) if (own := own_licence(row)))
+        for own, number in named.items():
+            if row_keeps(own, licence) is False:
+                raise not_kept(number, own, licence)
+
+    def _check_licence_kept(self, appeal: Appeal) -> None:
+        """An overturned row comes in under the licence of now: its own has to be kept by it. Of a contribution that
+        there isn't `AppealStore.hold` tells."""
+        if self._registry.first_receipt(appeal.contribution_id) is not None:
+            present = self.terms(appeal.datanet).licence
+            given = self._registry.terms.licences.of_contribution(appeal.contribution_id, present)
+            check_kept({given: 1}, present)
 
     def _check_permitted(self, name: str, party: str, action: Action) -> None:
         if party != self._registry.datanet(name).owner:

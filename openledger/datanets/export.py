@@ -20,9 +20,10 @@ from openledger.core.files import write_durably, write_json_durably
 from openledger.core.hashing import digest_bytes
 from openledger.core.values import DatanetVersion, Row
 from openledger.datanets.folders import make_folder
+from openledger.datanets.licences import HUB_NAMES, WITHDRAWN
 from openledger.datanets.registry import ContributorStatistics, Datanet
-from openledger.datanets.row_schema import MESSAGES, RowSchema
-from openledger.datanets.terms import WITHDRAWN, Terms
+from openledger.datanets.row_schema import LICENCE, MESSAGES, RowSchema
+from openledger.datanets.terms import Terms
 
 ROWS_FILE = "rows.parquet"
 CONFORMS_TO = "http://mlcommons.org/croissant/1.1"
@@ -33,7 +34,6 @@ _TYPES = {
     "double": "sc:Float",
     "bool": "sc:Boolean",
 }
-_HUB_LICENCES = {"ODC-By-1.0": "odc-by", "ODbL-1.0": "odbl", "PDDL-1.0": "pddl"}  # the others in lower case
 _UNKNOWN_TO_THE_HUB = ("PSF-2.0", "LicenseRef-openledger-training", WITHDRAWN)
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 _ABOUT = {
@@ -45,6 +45,7 @@ _ABOUT = {
     "source": "where the contributor took it from",
     "prompt": "what is asked",
     "completion": "what is answered",
+    LICENCE: "the licence that the row itself names, where it names one",
 }
 _CONTEXT: dict[str, Any] = {
     "@language": "en",
@@ -245,7 +246,7 @@ def _hub_licence(licence: str) -> dict[str, str]:
     """As the Hub knows it; what it doesn't know is `other`, with a name."""
     if licence in _UNKNOWN_TO_THE_HUB:
         return {"license": "other", "license_name": licence.lower()}
-    return {"license": _HUB_LICENCES.get(licence, licence.lower())}
+    return {"license": HUB_NAMES.get(licence, licence.lower())}
 
 
 def _cell(text: str) -> str:
