@@ -21,9 +21,10 @@ Rows are taken back in three steps of the same kind: tombstones in the registry,
 import contextlib
 import json
 import threading
+from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ from openledger.datanets.bulk import Part
 from openledger.datanets.clusters import ClusterRow, EvidenceClusters, WordWeights, row_words
 from openledger.datanets.contribution import check_signature, draft_bytes, row_ids
 from openledger.datanets.dedupe import DuplicateIndex, features_of
-from openledger.datanets.export import write_export
+from openledger.datanets.export import write_export, write_leaves
 from openledger.datanets.feedback import Feedback
 from openledger.datanets.gate import GATE_VERSION, NO_DETECTORS, Detectors, Rules, decide, judge
 from openledger.datanets.holders import HeldChange
@@ -87,9 +88,12 @@ from openledger.datanets.terms import (
     check_permitted,
 )
 from openledger.datanets.versions import (
+    Manifest,
+    ManifestRow,
     Stated,
     credit_root,
     read_credit,
+    read_manifest,
     read_row_ids,
     read_stated,
     row_root,
@@ -100,6 +104,7 @@ _MAX_SUMMARY_CHARS = 1_000
 _MAX_NAME_CHARS = 128
 _MAX_OWNED = 100  # names are everybody's
 _INDEXED_AT_ONCE = 10_000
+_MANIFESTS_KEPT = 2  # in memory, for who reads one page by page
 _WORD_WEIGHTS = "word_weights.json"
 _STORED: tuple[Outcome, ...] = ("accept", "review")
 
@@ -129,6 +134,7 @@ class Datanets:
         self._layout = Layout(shards, self._registry)
         self._index = DuplicateIndex()
         self._reservations = Reservations()
+        self._manifests = dict[DatanetVersion, Manifest]()
         self._forgotten = self._registry.tombstones.row_ids()  # by the shards, or about to be
         names = self._registry.names()
         pending = self._registry.pending_ids(names)
@@ -262,16 +268,22 @@ class Datanets:
     def permissions(self, name: str) -> list[Permission]:
         return self._registry.terms.permissions(self._registry.datanet(name).name)
 
-    def bulk_parts(self, name: str, number: int, party: str) -> list[Part]:
-        """Where the rows of `rows` stand in storage, for readers beside this process (`bulk`), for `party` to train on.
-        Raises as `check_training`."""
-        self.check_training(name, party)
+    def bulk_parts(self, name: str, number: int, party: str, *, is_export: bool = False) -> list[Part]:
+        """Where the rows of `rows` stand in storage, for readers beside this process (`bulk`), for `party` to train on,
+        or to hand on as they are. Raises as `check_training` or `check_export`."""
+        (self.check_export if is_export else self.check_training)(name, party)
         return self._layout.parts(name, self._standing_ids(name, number))
 
     def check_training(self, name: str, party: str) -> None:
         """Raises Forbidden where the terms or the licence don't let `party` train on the rows (`not_permitted`,
         `licence_withdrawn`, `licence_forbids`)."""
         check_licence(self.terms(name))
+        self._check_permitted(name, party, "train")
+
+    def check_export(self, name: str, party: str) -> None:
+        """Raises Forbidden where the terms don't let `party` have the rows (`not_permitted`, `licence_withdrawn`). What
+        may be made of them is for the licence to say, which goes along."""
+        check_not_withdrawn(self.terms(name))
         self._check_permitted(name, party, "train")
 
     def register_contributor(self, public_key: str, name: str) -> Contributor:
@@ -747,11 +759,41 @@ class Datanets:
         """Write a version as Parquet with Croissant metadata and a dataset card into `folder` (see `export`)."""
         version, rows, stated = self.version(name, number), self.rows(name, number), self.stated(name, number)
         write_export(folder, self.datanet(name), stated.terms, version, rows, stated.statistics)
+        leaves = self.manifest_rows(name, number, "", version.num_rows)
+        write_leaves(folder, self.manifest(name, number), leaves)
 
     def stated(self, name: str, number: int) -> Stated:
         """The terms and statistics that the version was published with; of one of before, those of now."""
         found = read_stated(self._folder / "versions", self.version(name, number))
         return found or Stated(terms=self.terms(name), statistics=tuple(self.statistics(name)))
+
+    def manifest(self, name: str, number: int) -> dict[str, Any]:
+        """What a version says of itself, but for its rows: roots, gate, terms, statistics, row schema."""
+        version, stated = self.version(name, number), self._manifest(name, number).stated
+        if stated is None:  # one of before
+            stated = self.stated(name, number)
+        return {**asdict(version), "row_schema": self.datanet(name).row_schema.to_json(), **asdict(stated)}
+
+    def manifest_rows(self, name: str, number: int, after: str, limit: int) -> list[ManifestRow]:
+        """The version's next `limit` rows behind the id `after`, removed ones too, by id: from all of them anyone
+        recomputes its roots."""
+        told = self._manifest(name, number)
+        part = slice(start := bisect_right(told.row_ids, after), start + limit)
+        row_ids, places = told.row_ids[part], told.places[part] or (None,) * limit
+        gone = {one.row_id: one.digest for one in self._registry.tombstones.of_rows(row_ids)}
+        return [
+            ManifestRow(row_id=row_id, place=place, tombstone=gone.get(row_id))
+            for row_id, place in zip(row_ids, places, strict=False)
+        ]
+
+    def _manifest(self, name: str, number: int) -> Manifest:
+        version = self.version(name, number)
+        if (known := self._manifests.pop(version, None)) is None:
+            known = read_manifest(self._folder / "versions", version)
+        self._manifests[version] = known
+        while len(self._manifests) > _MANIFESTS_KEPT:
+            del self._manifests[next(iter(self._manifests))]
+        return known
 
     def copies(self, name: str, number: int) -> dict[str, str]:
         """The version's rows that say what an earlier accepted row says, in this Datanet or in another contributor's

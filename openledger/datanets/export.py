@@ -3,13 +3,16 @@
     rows.parquet       the version's rows, but for those removed since
     croissant.json     what it is, as Dataset Search and `mlcroissant` read it
     README.md          a dataset card, as the Hugging Face Hub shows it
+    manifest.json      what the version says of itself, and the leaves of its roots: every row's id, its place in the
+                       order of credit, and of removed rows the tombstone
 
 The folder is a Hugging Face dataset repository as it stands. Text of owners is quoted where it is shown.
 """
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,8 +27,10 @@ from openledger.datanets.licences import HUB_NAMES, WITHDRAWN
 from openledger.datanets.registry import ContributorStatistics, Datanet
 from openledger.datanets.row_schema import LICENCE, MESSAGES, RowSchema
 from openledger.datanets.terms import Terms
+from openledger.datanets.versions import ManifestRow
 
-ROWS_FILE = "rows.parquet"
+ROWS_FILE, CROISSANT_FILE, CARD_FILE, MANIFEST_FILE = "rows.parquet", "croissant.json", "README.md", "manifest.json"
+FILES = (ROWS_FILE, CROISSANT_FILE, CARD_FILE, MANIFEST_FILE)
 CONFORMS_TO = "http://mlcommons.org/croissant/1.1"
 _TYPES = {
     "string": "sc:Text",
@@ -107,8 +112,12 @@ def write_export(
     data = stream.getvalue()
     make_folder(folder)
     write_durably(folder / ROWS_FILE, data)
-    write_json_durably(folder / "croissant.json", croissant(datanet, terms, version, data, statistics))
-    write_durably(folder / "README.md", card(datanet, terms, version, len(rows), statistics).encode())
+    write_json_durably(folder / CROISSANT_FILE, croissant(datanet, terms, version, data, statistics))
+    write_durably(folder / CARD_FILE, card(datanet, terms, version, len(rows), statistics).encode())
+
+
+def write_leaves(folder: Path, manifest: Mapping[str, Any], leaves: Sequence[ManifestRow]) -> None:
+    write_json_durably(folder / MANIFEST_FILE, {**manifest, "rows": [asdict(leaf) for leaf in leaves]})
 
 
 def croissant(
