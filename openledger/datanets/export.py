@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from openledger.core.files import write_durably, write_json_durably
 from openledger.core.hashing import digest_bytes
 from openledger.core.values import DatanetVersion, Row
+from openledger.datanets.cards import CARD, CROISSANT, MANIFEST
 from openledger.datanets.folders import make_folder
 from openledger.datanets.licences import HUB_NAMES, WITHDRAWN
 from openledger.datanets.registry import ContributorStatistics, Datanet
@@ -29,8 +30,8 @@ from openledger.datanets.row_schema import LICENCE, MESSAGES, RowSchema
 from openledger.datanets.terms import Terms
 from openledger.datanets.versions import ManifestRow
 
-ROWS_FILE, CROISSANT_FILE, CARD_FILE, MANIFEST_FILE = "rows.parquet", "croissant.json", "README.md", "manifest.json"
-FILES = (ROWS_FILE, CROISSANT_FILE, CARD_FILE, MANIFEST_FILE)
+ROWS_FILE = "rows.parquet"
+FILES = (ROWS_FILE, CROISSANT, CARD, MANIFEST)
 CONFORMS_TO = "http://mlcommons.org/croissant/1.1"
 _TYPES = {
     "string": "sc:Text",
@@ -112,12 +113,12 @@ def write_export(
     data = stream.getvalue()
     make_folder(folder)
     write_durably(folder / ROWS_FILE, data)
-    write_json_durably(folder / CROISSANT_FILE, croissant(datanet, terms, version, data, statistics))
-    write_durably(folder / CARD_FILE, card(datanet, terms, version, len(rows), statistics).encode())
+    write_json_durably(folder / CROISSANT, croissant(datanet, terms, version, data, statistics))
+    write_durably(folder / CARD, card(datanet, terms, version, len(rows), statistics).encode())
 
 
 def write_leaves(folder: Path, manifest: Mapping[str, Any], leaves: Sequence[ManifestRow]) -> None:
-    write_json_durably(folder / MANIFEST_FILE, {**manifest, "rows": [asdict(leaf) for leaf in leaves]})
+    write_json_durably(folder / MANIFEST, {**manifest, "rows": [asdict(leaf) for leaf in leaves]})
 
 
 def croissant(

@@ -20,7 +20,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
 import pyarrow as pa
@@ -152,6 +152,12 @@ class RowSchema:
         if not self._declares_licence() and (licence := _named_licence(record)):
             kept[LICENCE] = licence
         return canonical_json(kept).decode() if kept else ""
+
+    def licensed(self, draft: RowDraft, licence: str) -> RowDraft:
+        """`draft` under `licence`, unless it names one itself or the schema has its own column for it."""
+        if not licence or self._declares_licence() or own_licence(draft):
+            return draft
+        return replace(draft, extra=canonical_json({**read_extra(draft.extra), LICENCE: licence}).decode())
 
     def _declares_licence(self) -> bool:
         return any(column.name in _LICENCES for column in self.columns)

@@ -17,9 +17,9 @@ from openledger.core.values import RowDraft
 from openledger.datanets.datanets import Datanets
 from openledger.datanets.export import CONFORMS_TO
 from openledger.datanets.licences import WITHDRAWN
-from openledger.datanets.reading import read_drafts
+from openledger.datanets.reading import only_rows, read_drafts
 from openledger.datanets.removal import sign_withdrawal
-from openledger.datanets.row_schema import PLAIN, Column, RowSchema, said
+from openledger.datanets.row_schema import PLAIN, Column, RowSchema, own_licence, said
 from openledger.datanets.rows import rows_of
 from openledger.datanets.terms import Terms
 
@@ -105,8 +105,11 @@ def test_hostile_text_does_not_leave_its_place_in_the_card(datanets: Datanets, t
 
 def test_an_export_can_be_contributed_again(datanets: Datanets, tmp_path: Path) -> None:
     datanets.export("docs", 1, tmp_path / "out")
-    found = list(read_drafts(tmp_path / "out" / "rows.parquet"))
-    assert [draft.prompt for draft in found] == [row.prompt for row in datanets.rows("docs", 1)]
+    found = list(read_drafts(tmp_path / "out"))
+    assert [draft.prompt for draft in only_rows(found)] == [row.prompt for row in datanets.rows("docs", 1)]
+    assert {own_licence(draft) for draft in only_rows(found)} == {"cc-by-4.0"}
+    receipt = datanets.contribute(signed("bob", list(only_rows(found))))
+    assert {verdict.reasons for verdict in receipt.verdicts} == {("exact_duplicate",)}
 
 
 class TestCroissantsOwnValidator:
