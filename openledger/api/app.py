@@ -31,6 +31,7 @@ from openledger.api import (
     stakes,
     terms,
     verdicts,
+    versions,
     vouches,
     withdrawals,
 )
@@ -57,7 +58,7 @@ def create_app(service: Service, clock: Clock | None = None, door: Door | None =
     app.state.clock = clock or SystemClock()
     answering = (health, chat, completions, embeddings, models, accounts, datanets, ledger, report, verdicts, receipts)
     community = (terms, reviews, spot_checks, vouches, feedback, seals, appeals, disputes, retention, contributors)
-    for resource in (*answering, *community):
+    for resource in (*answering, *community, versions):
         app.include_router(resource.router)
     for office in (stakes, proposals, withdrawals):
         app.include_router(office.router)

@@ -4,7 +4,7 @@ worth. Knows no command's work."""
 import argparse
 from typing import Any
 
-from openledger.cli import owning, reviewing
+from openledger.cli import owning, publications, reviewing
 from openledger.cli.commands import group, positive, remote_command
 
 _CREATE_HELP = """A row schema says of what kind rows are (instruction, chat or text) and which typed columns they have:
@@ -21,6 +21,13 @@ examples:
   openledger datanet terms bees
   openledger datanet terms bees --contribute approval --max-rows-a-day 5000
   openledger datanet terms bees --language en --language de --only-languages yes --dry-run
+"""
+_VERSION_HELP = """The ids of its rows are asked for, and both roots computed from them. Another result is an error.
+
+examples:
+  openledger datanet versions bees
+  openledger datanet version bees 3 --since 2
+  openledger datanet version bees 3 -o manifest.json
 """
 _PERMISSION_HELP = """examples:
   openledger permissions request bees --key my.key           to contribute, signed by the contributor's key
@@ -56,8 +63,18 @@ def add_datanet_commands(commands: Any) -> None:
     create = _explained(remote_command(actions, "create", owning.create, "a Datanet of your account's"), _CREATE_HELP)
     terms = _explained(remote_command(actions, "terms", owning.terms, "show or set a Datanet's terms"), _TERMS_HELP)
     board = remote_command(actions, "leaderboard", owning.leaderboard, "who contributes, how fast, and what it earned")
-    for parser in (show, create, terms, board):
+    listed = remote_command(actions, "versions", publications.versions, "what was published")
+    version = _explained(
+        remote_command(actions, "version", publications.version, "one version, its roots recomputed here"),
+        _VERSION_HELP,
+    )
+    for parser in (show, create, terms, board, listed, version):
         parser.add_argument("datanet", metavar="DATANET")
+    version.add_argument("number", metavar="N", type=positive)
+    version.add_argument(
+        "--since", type=positive, metavar="N", help="which rows came and went since this older version"
+    )
+    version.add_argument("-o", "--out", metavar="FILE", help="write it with all of its rows' ids, as JSON")
     board.add_argument("--limit", type=positive, default=100, metavar="N", help="contributors shown, at most 100")
     board.add_argument("--after", default="", metavar="CONTRIBUTOR_ID", help="begin behind this one")
     create.add_argument("--summary", required=True, metavar="TEXT", help="one line")

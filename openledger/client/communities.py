@@ -1,6 +1,6 @@
 """The calls of a Datanet's people beside contributing: terms, permissions, reviews, feedback, the leaderboard."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -12,6 +12,8 @@ from openledger.core.rating import sign_rating
 from openledger.core.rekeying import KeyChange, change_json
 from openledger.core.signing import SigningKey
 from openledger.core.values import Contribution, ContributionReceipt, RowDraft
+
+_PAGE_ROWS = 10_000
 
 
 class Communities:
@@ -41,6 +43,27 @@ class Communities:
     def set_display(self, datanet: str, display: str) -> dict[str, Any]:
         """What a customer may see of rows: `none`, `reference` or `text`."""
         return self._told(f"{_path(datanet)}/display", {"display": display})
+
+    def versions(self, datanet: str) -> list[dict[str, Any]]:
+        """The published versions with their roots, oldest first."""
+        return read_as(values.read_list, self._transport.get_json(f"{_path(datanet)}/versions"))
+
+    def version(self, datanet: str, number: int) -> dict[str, Any]:
+        """One of them, with the `terms`, `statistics` and `row_schema` that it was published with."""
+        return read_as(values.read_object, self._transport.get_json(f"{_path(datanet)}/versions/{number}"))
+
+    def version_rows(self, datanet: str, number: int) -> Iterator[dict[str, Any]]:
+        """All of its rows, by id: `row_id`, `place` in the order of credit, and of a removed one the `tombstone`. The
+        RFC 9162 root over the ids is its `row_root`, that over them by place its `credit_root`."""
+        after = ""
+        while True:
+            path = f"{_path(datanet)}/versions/{number}/rows?after={segment(after)}&limit={_PAGE_ROWS}"
+            told = read_as(values.read_object, self._transport.get_json(path))
+            rows = read_as(values.read_list, told)
+            yield from rows
+            if not told.get("has_more") or not rows:
+                return
+            after = rows[-1]["row_id"]
 
     def permissions(self, datanet: str) -> list[dict[str, Any]]:
         """All of them for the owner, its own for another account."""

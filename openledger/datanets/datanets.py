@@ -25,9 +25,10 @@ that can't be read is found before training (`copies`), which waits for them.
 import contextlib
 import json
 import threading
-from collections import defaultdict
+from bisect import bisect_right
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -57,12 +58,13 @@ from openledger.datanets.bulk import Part
 from openledger.datanets.clusters import ClusterRow, EvidenceClusters, WordWeights, row_words
 from openledger.datanets.contribution import check_signature, draft_bytes, row_ids
 from openledger.datanets.dedupe import DuplicateIndex, features_of
-from openledger.datanets.export import write_export
+from openledger.datanets.export import write_export, write_leaves
 from openledger.datanets.feedback import Feedback
 from openledger.datanets.gate import GATE_VERSION, NO_DETECTORS, Detectors, Rules, decide, judge
 from openledger.datanets.holders import HeldChange
 from openledger.datanets.layout import Layout, ShardPort
 from openledger.datanets.leaderboard import Leaderboard, LeaderboardPage
+from openledger.datanets.licences import check_kept, keeps, not_kept, row_keeps
 from openledger.datanets.panels import PanelSeat
 from openledger.datanets.preparing import Announced, Prepared, announced
 from openledger.datanets.quotas import DAY_MS, HOUR_MS, check_day, check_hour
@@ -77,7 +79,7 @@ from openledger.datanets.registry import (
 from openledger.datanets.removal import check_withdrawal, removed, tombstone, withdrawn
 from openledger.datanets.reservations import Reservations
 from openledger.datanets.reviews import ReviewerRecord, ReviewOutcome
-from openledger.datanets.row_schema import PLAIN, RowSchema
+from openledger.datanets.row_schema import PLAIN, RowSchema, own_licence
 from openledger.datanets.seals import Opening, Place, UnloggedSeal, digest_of
 from openledger.datanets.terms import (
     Action,
@@ -86,14 +88,27 @@ from openledger.datanets.terms import (
     changed_terms,
     check_action,
     check_licence,
+    check_not_withdrawn,
     check_permitted,
 )
-from openledger.datanets.versions import credit_root, read_credit, read_row_ids, row_root, write_manifest
+from openledger.datanets.versions import (
+    Manifest,
+    ManifestRow,
+    Stated,
+    credit_root,
+    read_credit,
+    read_manifest,
+    read_row_ids,
+    read_stated,
+    row_root,
+    write_manifest,
+)
 
 _MAX_SUMMARY_CHARS = 1_000
 _MAX_NAME_CHARS = 128
 _MAX_OWNED = 100  # names are everybody's
 _INDEXED_AT_ONCE = 10_000
+_MANIFESTS_KEPT = 2  # in memory, for who reads one page by page
 _WORD_WEIGHTS = "word_weights.json"
 _STORED: tuple[Outcome, ...] = ("accept", "review")
 
@@ -124,6 +139,7 @@ class Datanets:
         self._layout = Layout(shards, self._registry)
         self._index = DuplicateIndex()
         self._reservations = Reservations()
+        self._manifests = dict[DatanetVersion, Manifest]()
         self._forgotten = self._registry.tombstones.row_ids()  # by the shards, or about to be
         names = self._registry.names()
         pending = self._registry.pending_ids(names)
@@ -218,8 +234,11 @@ class Datanets:
         return {name: self._registry.datanet(name).display for name in self._registry.names()}
 
     def set_terms(self, name: str, terms: Terms, by: str) -> Terms:
-        """What `name` is open on, from now on; rows that stand already stay. Raises Forbidden (`not_the_owner`)."""
+        """What `name` is open on, from now on; rows that stand already stay, and so does what their licence asks.
+
+        Raises Forbidden (`not_the_owner`), Conflict (`licence_not_kept`)."""
         self._check_owner(name, by)
+        self._check_licences_kept(name, terms.licence, by)
         self._registry.terms.set_terms(name, terms)
         return terms
 
@@ -265,16 +284,22 @@ class Datanets:
     def permissions(self, name: str) -> list[Permission]:
         return self._registry.terms.permissions(self._registry.datanet(name).name)
 
-    def bulk_parts(self, name: str, number: int, party: str) -> list[Part]:
-        """Where the rows of `rows` stand in storage, for readers beside this process (`bulk`), for `party` to train on.
-        Raises as `check_training`."""
-        self.check_training(name, party)
+    def bulk_parts(self, name: str, number: int, party: str, *, is_export: bool = False) -> list[Part]:
+        """Where the rows of `rows` stand in storage, for readers beside this process (`bulk`), for `party` to train on,
+        or to hand on as they are. Raises as `check_training` or `check_export`."""
+        (self.check_export if is_export else self.check_training)(name, party)
         return self._layout.parts(name, self._standing_ids(name, number))
 
     def check_training(self, name: str, party: str) -> None:
         """Raises Forbidden where the terms or the licence don't let `party` train on the rows (`not_permitted`,
         `licence_withdrawn`, `licence_forbids`)."""
         check_licence(self.terms(name))
+        self._check_permitted(name, party, "train")
+
+    def check_export(self, name: str, party: str) -> None:
+        """Raises Forbidden where the terms don't let `party` have the rows (`not_permitted`, `licence_withdrawn`). What
+        may be made of them is for the licence to say, which goes along."""
+        check_not_withdrawn(self.terms(name))
         self._check_permitted(name, party, "train")
 
     def register_contributor(self, public_key: str, name: str) -> Contributor:
@@ -372,8 +397,8 @@ class Datanets:
         registered is, by the id that his key gives: the signature shows that the key is his.
 
         Raises InvalidInput (`invalid_signature` and others), TooLarge (`quota_exceeded` and others), NotFound for an
-        unknown Datanet, Forbidden (`not_permitted`) for a contributor whom its terms leave out, and Unavailable when
-        storage is; then nothing was acknowledged, and sending the same again is safe.
+        unknown Datanet, Forbidden (`not_permitted`, `licence_withdrawn`) where its terms leave him out, and Unavailable
+        when storage is; then nothing was acknowledged, and sending the same again is safe.
 
         `prepared` is what another process has found of the contribution (`preparing`), by `rules` of its Datanet.
         """
@@ -435,7 +460,8 @@ class Datanets:
         """What the Datanet asks of rows, by which contributions are prepared."""
         terms = self.terms(name)
         languages = terms.spoken if terms.only_languages else ()
-        return Rules(schema=self._registry.datanet(name).row_schema, languages=languages)
+        schema = self._registry.datanet(name).row_schema
+        return Rules(schema=schema, languages=languages, licence=terms.licence)
 
     @property
     def detectors(self) -> Detectors:
@@ -476,6 +502,7 @@ class Datanets:
         Unavailable where a rejected row can't be forgotten now.
         """
         self._registry.holders.check(appeal.public_key)
+        self._check_licence_kept(appeal)
         self._forget_rejected()  # or what a review left to be forgotten would be what the appeal brings back
         return self._registry.appeals.hold(appeal, self._clock.now_ms())
 
@@ -704,8 +731,8 @@ class Datanets:
         return self._registry.tombstones.of_rows(read_row_ids(self._folder / "versions", self.version(name, number)))
 
     def publish(self, name: str) -> DatanetVersion:
-        """Freeze the accepted rows as the next version, with the order in which they were credited. Without a change,
-        the current version again.
+        """Freeze the accepted rows as the next version, with the order in which they were credited, the terms and the
+        statistics. Where no row has changed, the current version again, as it was published.
 
         Raises InvalidInput (`empty_datanet`) when no row is accepted.
         """
@@ -727,7 +754,8 @@ class Datanets:
             published_ms=self._clock.now_ms(),
             credit_root=roots[1],
         )
-        write_manifest(self._folder / "versions", version, accepted, self._registry.datanet(name).row_schema)
+        stated = Stated(terms=self.terms(name), statistics=tuple(self.statistics(name)))
+        write_manifest(self._folder / "versions", version, accepted, self._registry.datanet(name).row_schema, stated)
         self._registry.add_version(version)
         return version
 
@@ -757,8 +785,43 @@ class Datanets:
 
     def export(self, name: str, number: int, folder: Path) -> None:
         """Write a version as Parquet with Croissant metadata and a dataset card into `folder` (see `export`)."""
-        version, rows = self.version(name, number), self.rows(name, number)
-        write_export(folder, self.datanet(name), self.terms(name), version, rows, self.statistics(name))
+        version, rows, stated = self.version(name, number), self.rows(name, number), self.stated(name, number)
+        write_export(folder, self.datanet(name), stated.terms, version, rows, stated.statistics)
+        leaves = self.manifest_rows(name, number, "", version.num_rows)
+        write_leaves(folder, self.manifest(name, number), leaves)
+
+    def stated(self, name: str, number: int) -> Stated:
+        """The terms and statistics that the version was published with; of one of before, those of now."""
+        found = read_stated(self._folder / "versions", self.version(name, number))
+        return found or Stated(terms=self.terms(name), statistics=tuple(self.statistics(name)))
+
+    def manifest(self, name: str, number: int) -> dict[str, Any]:
+        """What a version says of itself, but for its rows: roots, gate, terms, statistics, row schema."""
+        version, stated = self.version(name, number), self._manifest(name, number).stated
+        if stated is None:  # one of before
+            stated = self.stated(name, number)
+        return {**asdict(version), "row_schema": self.datanet(name).row_schema.to_json(), **asdict(stated)}
+
+    def manifest_rows(self, name: str, number: int, after: str, limit: int) -> list[ManifestRow]:
+        """The version's next `limit` rows behind the id `after`, removed ones too, by id: from all of them anyone
+        recomputes its roots."""
+        told = self._manifest(name, number)
+        part = slice(start := bisect_right(told.row_ids, after), start + limit)
+        row_ids, places = told.row_ids[part], told.places[part] or (None,) * limit
+        gone = {one.row_id: one.digest for one in self._registry.tombstones.of_rows(row_ids)}
+        return [
+            ManifestRow(row_id=row_id, place=place, tombstone=gone.get(row_id))
+            for row_id, place in zip(row_ids, places, strict=False)
+        ]
+
+    def _manifest(self, name: str, number: int) -> Manifest:
+        version = self.version(name, number)
+        if (known := self._manifests.pop(version, None)) is None:
+            known = read_manifest(self._folder / "versions", version)
+        self._manifests[version] = known
+        while len(self._manifests) > _MANIFESTS_KEPT:
+            del self._manifests[next(iter(self._manifests))]
+        return known
 
     def copies(self, name: str, number: int) -> dict[str, str]:
         """The version's rows that say what an earlier accepted row says, in this Datanet or in another contributor's
@@ -807,6 +870,7 @@ class Datanets:
     def _check_party(self, one: Announced) -> None:
         self._check_sound(one.datanet)
         self.check_key(one.contributor_id, one.public_key)
+        check_not_withdrawn(self.terms(one.datanet))
         self._check_permitted(one.datanet, one.contributor_id, "contribute")
 
     def _register(self, identifier: str, public_key: str, name: str) -> Contributor:
@@ -842,6 +906,26 @@ class Datanets:
     def _check_owner(self, name: str, by: str) -> None:
         if by != self._registry.datanet(name).owner:
             raise Forbidden(f"{by} doesn't own the Datanet {name!r}", code="not_the_owner", param="by")
+
+    def _check_licences_kept(self, name: str, licence: str, owner: str) -> None:
+        """By a Datanet's new `licence`: that of others' rows, and what rows, the owner's too, name themselves. They fit
+        the present one, so one that asks more has nothing to check."""
+        present = self._registry.terms.terms(name).licence
+        if keeps(present, licence):
+            return
+        check_kept(self._registry.terms.licences.given(name, present, owner), licence)
+        named = Counter(own for row in self._layout.scan(name) if (own := own_licence(row)))
+        for own, number in named.items():
+            if row_keeps(own, licence) is False:
+                raise not_kept(number, own, licence)
+
+    def _check_licence_kept(self, appeal: Appeal) -> None:
+        """An overturned row comes in under the licence of now: its own has to be kept by it. Of a contribution that
+        there isn't `AppealStore.hold` tells."""
+        if self._registry.first_receipt(appeal.contribution_id) is not None:
+            present = self.terms(appeal.datanet).licence
+            given = self._registry.terms.licences.of_contribution(appeal.contribution_id, present)
+            check_kept({given: 1}, present)
 
     def _check_permitted(self, name: str, party: str, action: Action) -> None:
         if party != self._registry.datanet(name).owner:

@@ -1,7 +1,8 @@
 """Documents (Markdown, plain text, PDF, DOCX) as rows: one for each paragraph, asked by the heading above it.
 
 The same file always gives the same rows. A paragraph longer than 1,000 characters is divided where sentences end; its
-`source` is the file's name with the place in it: a line of Markdown or text, a page, or a paragraph's number.
+`source` is the file's name with the place in it: a line of Markdown or text, a page and the paragraph on it, or a
+paragraph's number.
 """
 
 import re
@@ -133,10 +134,9 @@ def _paragraph(lines: list[str], headings: tuple[str, ...], first: int) -> Itera
 
 def _pdf(path: Path) -> Iterator[Paragraph]:
     for number, text in enumerate(_pdf_pages(path), start=1):
-        for block in re.split(r"\n\s*\n", text):
-            joined = " ".join(block.split())
-            if joined:
-                yield Paragraph((), joined, f"page={number}")
+        blocks = filter(None, (" ".join(block.split()) for block in re.split(r"\n\s*\n", text)))
+        for place, block in enumerate(blocks, start=1):
+            yield Paragraph((), block, f"page={number}&paragraph={place}")
 
 
 def _pdf_pages(path: Path) -> list[str]:

@@ -3,13 +3,16 @@
     rows.parquet       the version's rows, but for those removed since
     croissant.json     what it is, as Dataset Search and `mlcroissant` read it
     README.md          a dataset card, as the Hugging Face Hub shows it
+    manifest.json      what the version says of itself, and the leaves of its roots: every row's id, its place in the
+                       order of credit, and of removed rows the tombstone
 
 The folder is a Hugging Face dataset repository as it stands. Text of owners is quoted where it is shown.
 """
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,12 +22,16 @@ import pyarrow.parquet as pq
 from openledger.core.files import write_durably, write_json_durably
 from openledger.core.hashing import digest_bytes
 from openledger.core.values import DatanetVersion, Row
+from openledger.datanets.cards import CARD, CROISSANT, MANIFEST
 from openledger.datanets.folders import make_folder
+from openledger.datanets.licences import HUB_NAMES, WITHDRAWN
 from openledger.datanets.registry import ContributorStatistics, Datanet
-from openledger.datanets.row_schema import MESSAGES, RowSchema
-from openledger.datanets.terms import WITHDRAWN, Terms
+from openledger.datanets.row_schema import LICENCE, MESSAGES, RowSchema
+from openledger.datanets.terms import Terms
+from openledger.datanets.versions import ManifestRow
 
 ROWS_FILE = "rows.parquet"
+FILES = (ROWS_FILE, CROISSANT, CARD, MANIFEST)
 CONFORMS_TO = "http://mlcommons.org/croissant/1.1"
 _TYPES = {
     "string": "sc:Text",
@@ -33,7 +40,6 @@ _TYPES = {
     "double": "sc:Float",
     "bool": "sc:Boolean",
 }
-_HUB_LICENCES = {"ODC-By-1.0": "odc-by", "ODbL-1.0": "odbl", "PDDL-1.0": "pddl"}  # the others in lower case
 _UNKNOWN_TO_THE_HUB = ("PSF-2.0", "LicenseRef-openledger-training", WITHDRAWN)
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 _ABOUT = {
@@ -45,6 +51,7 @@ _ABOUT = {
     "source": "where the contributor took it from",
     "prompt": "what is asked",
     "completion": "what is answered",
+    LICENCE: "the licence that the row itself names, where it names one",
 }
 _CONTEXT: dict[str, Any] = {
     "@language": "en",
@@ -98,15 +105,20 @@ def write_export(
     rows: Sequence[Row],
     statistics: Sequence[ContributorStatistics],
 ) -> None:
-    """Replace the files in `folder`. The same version without removals gives the same bytes."""
+    """Replace the files in `folder`. `terms` and `statistics` are those that the version was published with: as long as
+    none of its rows is removed it gives the same bytes."""
     stream = io.BytesIO()
     table = datanet.row_schema.table(sorted(rows, key=lambda row: row.row_id))
     pq.write_table(table, stream, compression="zstd")
     data = stream.getvalue()
     make_folder(folder)
     write_durably(folder / ROWS_FILE, data)
-    write_json_durably(folder / "croissant.json", croissant(datanet, terms, version, data, statistics))
-    write_durably(folder / "README.md", card(datanet, terms, version, len(rows), statistics).encode())
+    write_json_durably(folder / CROISSANT, croissant(datanet, terms, version, data, statistics))
+    write_durably(folder / CARD, card(datanet, terms, version, len(rows), statistics).encode())
+
+
+def write_leaves(folder: Path, manifest: Mapping[str, Any], leaves: Sequence[ManifestRow]) -> None:
+    write_json_durably(folder / MANIFEST, {**manifest, "rows": [asdict(leaf) for leaf in leaves]})
 
 
 def croissant(
@@ -167,7 +179,7 @@ def card(
     ]
     lines += [datanet.summary, "", *([terms.description, ""] if terms.description else [])]
     lines += [
-        f"Version {version.number}, {num_rows} rows, judged by {version.gate_version}.",
+        f"Version {version.number}, {num_rows} rows{_removed(version, num_rows)}, judged by {version.gate_version}.",
         f"Row root (RFC 9162, over the sorted row ids): `{version.row_root}`.",
         "",
         "| contributor | accepted | rejected | removed |",
@@ -175,6 +187,11 @@ def card(
     ]
     lines += [f"| {_cell(one.name)} | {one.accepted} | {one.rejected} | {one.removed} |" for one in statistics]
     return "\n".join(lines) + "\n"
+
+
+def _removed(version: DatanetVersion, num_rows: int) -> str:
+    gone = version.num_rows - num_rows
+    return f" ({gone} of {version.num_rows} were removed since it was published)" if gone else ""
 
 
 def _file_object(data: bytes) -> dict[str, Any]:
@@ -239,7 +256,7 @@ def _hub_licence(licence: str) -> dict[str, str]:
     """As the Hub knows it; what it doesn't know is `other`, with a name."""
     if licence in _UNKNOWN_TO_THE_HUB:
         return {"license": "other", "license_name": licence.lower()}
-    return {"license": _HUB_LICENCES.get(licence, licence.lower())}
+    return {"license": HUB_NAMES.get(licence, licence.lower())}
 
 
 def _cell(text: str) -> str:

@@ -21,6 +21,8 @@ GATE_VERSION.
     reviewed          reject   reviewers looked at a row in review and didn't take it (`reviews`)
     personal_data     review   an e-mail address, a telephone number, a payment card's number, a bank account (IBAN), a
                                social security number
+    wrong_licence     reject   the row's own licence asks what the Datanet's doesn't keep (see `licences`)
+    unknown_licence   review   the row names a licence that isn't known here
     any other         review   what a detector of the installation has found
     wrong_language    reject   the completion is in none of the languages that the Datanet takes, where it takes few
 
@@ -44,15 +46,16 @@ import numpy as np
 from openledger.core.values import RowDraft, Verdict
 from openledger.datanets.dedupe import DuplicateIndex, Features, Text, features_of_texts, text_of
 from openledger.datanets.language import MIN_WORDS_FOR_LANGUAGE, is_in
-from openledger.datanets.row_schema import PLAIN, RowSchema, read_extra
+from openledger.datanets.licences import row_keeps
+from openledger.datanets.row_schema import PLAIN, RowSchema, own_licence, read_extra
 
 Detectors = Mapping[str, Callable[[RowDraft], bool]]  # by the reason that is given
 NO_DETECTORS: Detectors = MappingProxyType({})
-GATE_VERSION = "gate/3"
+GATE_VERSION = "gate/4"
 REASONS = frozenset({
     "wrong_schema", "missing_column", "wrong_type", "unknown_column", "empty", "too_short", "too_long", "invalid_text",
     "noise", "repetition", "placeholder", "exact_duplicate", "near_duplicate", "reviewed", "personal_data",
-    "wrong_language",
+    "wrong_language", "wrong_licence", "unknown_licence",
 })  # fmt: skip
 
 MIN_WORDS = 3
@@ -103,10 +106,11 @@ _CARD = re.compile(r"(?<![\w.])\d(?:[ -]?\d){12,18}(?![ -]?\d|\w)")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
     """What one Datanet asks of its rows beside what the gate asks of all: its schema, and (unless empty) the languages,
-    ISO 639-1, outside which it takes none."""
+    ISO 639-1, outside which it takes none, and the licence that rows are given under."""
 
     schema: RowSchema = PLAIN
     languages: tuple[str, ...] = ()
+    licence: str = ""
 
 
 NO_RULES = Rules()
@@ -206,6 +210,7 @@ def _examined(
         return Examined(reasons, (), features)
     said = (draft.prompt, draft.completion, *columns)
     doubts: tuple[str, ...] = ("personal_data",) if has_personal_data("\n".join(said)) else ()
+    doubts += ("unknown_licence",) if _keeps_licence(draft, rules) is None else ()
     doubts += tuple(sorted(reason for reason, detects in detectors.items() if detects(draft)))
     return Examined((), doubts, features)
 
@@ -226,7 +231,15 @@ def _verdict(ordinal: int, row_id: str, row: Examined, index: DuplicateIndex) ->
 
 
 def _own_reasons(draft: RowDraft, rules: Rules) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(problem.code for problem in rules.schema.problems(draft)))
+    if problems := rules.schema.problems(draft):
+        return tuple(dict.fromkeys(problem.code for problem in problems))
+    return ("wrong_licence",) if _keeps_licence(draft, rules) is False else ()
+
+
+def _keeps_licence(draft: RowDraft, rules: Rules) -> bool | None:
+    """None where the row names a licence that isn't known."""
+    own = own_licence(draft) if rules.licence else ""
+    return row_keeps(own, rules.licence) if own else True
 
 
 def _column_texts(draft: RowDraft, schema: RowSchema) -> list[str]:

@@ -7,9 +7,10 @@
     .md .markdown         a row a paragraph, asked by heading  (documents)
     .txt .pdf .docx       likewise                             (documents)
 
-A folder is read file by file in the order of their names, so a Hugging Face dataset directory is a folder like any
-other. What one row or file lacks stops no other: it is told as `Refused`, and reading goes on. A reader holds one row,
-one line or one document in memory, never a whole stream.
+A folder is read file by file in the order of their names, so a Hugging Face dataset directory, a repository of the Hub
+and an export of ours are folders like any other, less the files that say what they are. Where such a folder's card
+names a licence, its rows have that, unless a row names its own. What one row or file lacks stops no other: it is told
+as `Refused`, and reading goes on. A reader holds one row, one line or one document in memory, never a whole stream.
 """
 
 import os
@@ -19,6 +20,7 @@ from pathlib import Path
 from openledger.core.errors import InvalidInput, NotFound, OpenLedgerError, TooLarge
 from openledger.core.values import RowDraft
 from openledger.datanets import documents, records
+from openledger.datanets.cards import CARD, CROISSANT, MANIFEST, read_card
 from openledger.datanets.contribution import draft_bytes
 from openledger.datanets.records import Refused
 from openledger.datanets.row_schema import PLAIN, RowSchema
@@ -39,8 +41,10 @@ _DOCUMENTS = {
     ".docx": documents.read_docx,
 }
 FORMATS = tuple(sorted(_RECORDS | _DOCUMENTS))
-_DATASET_FILES = frozenset({"dataset_info.json", "dataset_dict.json", "state.json", "README.md", "dataset_infos.json"})
-_DATASET_MARKS = ("dataset_info.json", "dataset_dict.json", "dataset_infos.json")
+_DATASET_MARKS = ("dataset_info.json", "dataset_dict.json", "dataset_infos.json", CROISSANT)
+_DATASET_FILES = frozenset({
+    *_DATASET_MARKS, "state.json", MANIFEST, CARD, "LICENSE", "LICENSE.md", "LICENSE.txt", "CITATION.cff",
+})  # fmt: skip
 
 
 def read_drafts(path: Path, schema: RowSchema = PLAIN) -> Iterator[RowDraft | Refused]:
@@ -66,13 +70,19 @@ def only_rows(items: Iterable[RowDraft | Refused]) -> Iterator[RowDraft]:
 
 def _read_folder(folder: Path, schema: RowSchema) -> Iterator[RowDraft | Refused]:
     root = folder.resolve()
-    is_dataset = any((folder / mark).exists() for mark in _DATASET_MARKS)
+    card = read_card(folder)
+    is_dataset = card is not None or any((folder / mark).exists() for mark in _DATASET_MARKS)
     for path in _files(folder):
         name = path.relative_to(folder).as_posix()
         if not path.resolve().is_relative_to(root):
             yield Refused(name, "", "leaves_folder", "a link that leads out of the folder")
         elif not (is_dataset and path.name in _DATASET_FILES):
-            yield from _read_file(path, name, schema)
+            found = _read_file(path, name, schema)
+            yield from (_licensed(item, card.licence, schema) for item in found) if card else found
+
+
+def _licensed(item: RowDraft | Refused, licence: str, schema: RowSchema) -> RowDraft | Refused:
+    return item if isinstance(item, Refused) else schema.licensed(item, licence)
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -118,5 +128,9 @@ def _fitting(item: RowDraft | Refused, name: str, schema: RowSchema) -> RowDraft
 
 
 def _place(item: RowDraft, name: str) -> str:
-    place = item.source.rpartition("#")[2].replace("=", " ") if item.source.startswith(name) else item.source
+    place = (
+        item.source.rpartition("#")[2].replace("=", " ").replace("&", ", ")
+        if item.source.startswith(name)
+        else item.source
+    )
     return place.encode("utf-8", "replace").decode()

@@ -8,7 +8,7 @@ A record says its row in one of three ways, whatever else it has:
     plain text                   `text`: asked by `title`, or by the file's name
 
 `source` is kept; where there is none it is the file's name and the record's place. Of what else a record has, the
-columns of the Datanet's row schema are kept, and in a Datanet of chats who said what.
+columns of the Datanet's row schema are kept, in a Datanet of chats who said what, and `licence` or `license`.
 """
 
 import csv

@@ -33,6 +33,7 @@ from openledger.datanets.folders import make_folder
 from openledger.datanets.holders import SCHEMA as HOLDERS_SCHEMA
 from openledger.datanets.holders import HolderStore
 from openledger.datanets.leaderboard import Leaderboard, LeaderboardCache
+from openledger.datanets.licences import SCHEMA as LICENCES_SCHEMA
 from openledger.datanets.panels import SCHEMA as PANELS_SCHEMA
 from openledger.datanets.panels import PanelStore
 from openledger.datanets.reviews import SCHEMA as REVIEWS_SCHEMA
@@ -101,7 +102,7 @@ CREATE TABLE IF NOT EXISTS versions (
 """
 _SCHEMAS = (
     _SCHEMA, SEALS_SCHEMA, APPEALS_SCHEMA, REMOVALS_SCHEMA, TERMS_SCHEMA, REVIEWS_SCHEMA, FEEDBACK_SCHEMA,
-    HOLDERS_SCHEMA, PANELS_SCHEMA,
+    HOLDERS_SCHEMA, PANELS_SCHEMA, LICENCES_SCHEMA,
 )  # fmt: skip
 _VERDICTS = "SELECT row_id, ordinal, outcome, reasons, duplicate_of FROM verdicts WHERE sequence = ? ORDER BY ordinal"
 _FIRST_VERDICTS = (

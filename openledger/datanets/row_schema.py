@@ -9,6 +9,9 @@ it, so that shards store rows of every Datanet in one shape (`rows.SCHEMA`).
                    said before. More than one question stands turn by turn in `extra` as `messages`
     text           a text and the line it is asked by, its title
 
+A row of any schema may name its own licence, in `extra` as `licence`: the gate holds it against the Datanet's. A schema
+may declare that column itself, also as `license`.
+
 A column is a string, an int64, a bool or a float64. A float is written as a decimal string in `extra`: canonical JSON
 has no floats, as two machines may print one in two ways.
 """
@@ -17,7 +20,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
 import pyarrow as pa
@@ -25,12 +28,16 @@ import pyarrow as pa
 from openledger.core.errors import InvalidInput
 from openledger.core.hashing import canonical_json
 from openledger.core.values import Row, RowDraft
+from openledger.datanets.licences import BOTH
 from openledger.datanets.rows import SCHEMA
 
 Kind = Literal["instruction", "chat", "text"]
 ColumnType = Literal["string", "int64", "float64", "bool"]
 Message = dict[str, str]
 MESSAGES = "messages"
+LICENCE = "licence"
+_LICENCES = (LICENCE, "license")
+MAX_LICENCE_CHARS = 128
 ROLES = ("system", "user", "assistant")
 MAX_COLUMNS = 32
 MAX_TITLE_CHARS = 500
@@ -105,6 +112,8 @@ class RowSchema:
         if self.kind == "chat":
             fields.append(pa.field(MESSAGES, _TURNS, nullable=False))
         fields += [pa.field(one.name, _ARROW[one.type], nullable=not one.required) for one in self.columns]
+        if not self._declares_licence():
+            fields.append(pa.field(LICENCE, pa.string()))
         return pa.schema(fields, metadata={"openledger.kind": self.kind})
 
     def table(self, rows: Sequence[Row]) -> pa.Table:
@@ -119,6 +128,8 @@ class RowSchema:
         except ValueError:
             return [Problem("wrong_schema", "extra is no canonical JSON object")]
         found = self._kind_problems(draft, extra.pop(MESSAGES, None))
+        if not self._declares_licence():
+            found += _licence_problems(extra.pop(LICENCE, None))
         known = {column.name: column for column in self.columns}
         found += [Problem("unknown_column", f"the schema has no column {name}") for name in extra if name not in known]
         for name, column in known.items():
@@ -138,7 +149,18 @@ class RowSchema:
             value = record.get(column.name)
             if value is not None and not (as_text and value == "" and column.type != "string"):
                 kept[column.name] = _written(column.type, value, as_text)
+        if not self._declares_licence() and (licence := _named_licence(record)):
+            kept[LICENCE] = licence
         return canonical_json(kept).decode() if kept else ""
+
+    def licensed(self, draft: RowDraft, licence: str) -> RowDraft:
+        """`draft` under `licence`, unless it names one itself or the schema has its own column for it."""
+        if not licence or self._declares_licence() or own_licence(draft):
+            return draft
+        return replace(draft, extra=canonical_json({**read_extra(draft.extra), LICENCE: licence}).decode())
+
+    def _declares_licence(self) -> bool:
+        return any(column.name in _LICENCES for column in self.columns)
 
     def _kind_problems(self, draft: RowDraft, messages: Any) -> list[Problem]:
         if self.kind == "text" and ("\n" in draft.prompt or len(draft.prompt) > MAX_TITLE_CHARS):
@@ -161,6 +183,8 @@ class RowSchema:
         for column in self.columns:
             value = extra.get(column.name)
             record[column.name] = float(value) if column.type == "float64" and value is not None else value
+        if not self._declares_licence():
+            record[LICENCE] = extra.get(LICENCE)
         return record
 
 
@@ -178,6 +202,12 @@ def read_extra(extra: str) -> dict[str, Any]:
     except RecursionError as error:
         raise ValueError("too deep") from error
     raise ValueError("not canonical")
+
+
+def own_licence(draft: RowDraft | Row) -> str:
+    """The licence that the row itself names; empty where it names none. `draft` is one of its schema."""
+    extra = read_extra(draft.extra) if "licen" in draft.extra else {}
+    return next((value for name in _LICENCES if isinstance(value := extra.get(name), str)), "").strip()
 
 
 def turns_before(row: Row | RowDraft) -> list[Message]:
@@ -209,6 +239,18 @@ def _is_message(value: Any) -> bool:
 
 def _is_one_question(messages: Sequence[Message]) -> bool:
     return len(messages) == 2 and messages[0]["role"] == "user"
+
+
+def _licence_problems(value: Any) -> list[Problem]:
+    if value is None or (isinstance(value, str) and value.isprintable() and 1 <= len(value) <= MAX_LICENCE_CHARS):
+        return []
+    return [Problem("wrong_type", f"a licence is named in at most {MAX_LICENCE_CHARS} printable characters")]
+
+
+def _named_licence(record: Mapping[str, Any]) -> str:
+    """What a record names as its licence, or several that all hold; empty for nothing."""
+    value = next((record[name] for name in _LICENCES if record.get(name)), "")
+    return BOTH.join(map(str, value)) if isinstance(value, list | tuple) else str(value).strip()
 
 
 def _is_of(type_: ColumnType, value: Any) -> bool:

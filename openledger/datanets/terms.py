@@ -18,6 +18,7 @@ import apsw
 
 from openledger.core.errors import Corrupt, Forbidden, InvalidInput, TooLarge
 from openledger.datanets.language import KNOWN_LANGUAGES
+from openledger.datanets.licences import LICENCES, WITHDRAWN, FormerLicences, may_train
 
 Action = Literal["contribute", "train"]
 State = Literal["requested", "approved", "revoked"]
@@ -35,27 +36,6 @@ CREATE TABLE IF NOT EXISTS permissions (
     PRIMARY KEY (datanet, action, party)
 ) STRICT, WITHOUT ROWID;
 """
-# SPDX ids that are known here, and whether they let a model be trained on the data and sold
-LICENCES = {
-    "CC0-1.0": True,
-    "CC-BY-4.0": True,
-    "CC-BY-SA-4.0": True,
-    "CC-BY-NC-4.0": False,
-    "CC-BY-NC-SA-4.0": False,
-    "CC-BY-ND-4.0": False,
-    "CC-BY-NC-ND-4.0": False,
-    "CDLA-Permissive-2.0": True,
-    "CDLA-Sharing-1.0": True,
-    "ODC-By-1.0": True,
-    "ODbL-1.0": True,
-    "PDDL-1.0": True,
-    "Apache-2.0": True,
-    "BSD-3-Clause": True,
-    "MIT": True,
-    "PSF-2.0": True,
-    "LicenseRef-openledger-training": True,  # use in training alone, against the shares that the ledger pays
-}
-WITHDRAWN = "withdrawn"
 _MAX_DESCRIPTION_CHARS = 20_000
 _MAX_TAGS = 16
 MAX_REVIEWS = 9
@@ -131,6 +111,7 @@ class TermsBook:
     def __init__(self, connection: apsw.Connection, writing: Callable[[], AbstractContextManager[None]]):
         self._connection = connection
         self._writing = writing
+        self.licences = FormerLicences(connection)
 
     def terms(self, datanet: str) -> Terms:
         """The defaults where none were set."""
@@ -150,7 +131,10 @@ class TermsBook:
         return self._connection.execute("SELECT 1 FROM terms WHERE datanet = ?", (datanet,)).fetchone() is not None
 
     def set_terms(self, datanet: str, terms: Terms) -> None:
+        former = self.terms(datanet).licence
         with self._writing():
+            if terms.licence != former:
+                self.licences.end(datanet, former)
             value = json.dumps(asdict(terms))
             self._connection.execute("INSERT OR REPLACE INTO terms VALUES (?, ?)", (datanet, value))
 
@@ -211,14 +195,24 @@ def check_permitted(terms: Terms, permission: Permission | None, action: Action,
 
 def check_licence(terms: Terms) -> None:
     """Raises Forbidden (`licence_forbids`, `licence_withdrawn`) where nobody may train and sell on these terms."""
-    if terms.licence == WITHDRAWN:
-        raise Forbidden("the licence was withdrawn", code="licence_withdrawn", param="licence")
-    if not LICENCES[terms.licence]:
+    check_not_withdrawn(terms)
+    if not may_train(terms.licence):
         raise Forbidden(
             f"{terms.licence} doesn't let an adapter be trained on the rows and sold",
             code="licence_forbids",
             param="licence",
             fix="agree on another licence with the contributors",
+        )
+
+
+def check_not_withdrawn(terms: Terms) -> None:
+    """Raises Forbidden (`licence_withdrawn`) where rows are neither taken nor trained on any more."""
+    if terms.licence == WITHDRAWN:
+        raise Forbidden(
+            "the Datanet's licence was withdrawn",
+            code="licence_withdrawn",
+            param="licence",
+            fix="ask its owner: 'openledger datanet terms DATANET --licence ID' gives it one again",
         )
 
 

@@ -10,12 +10,15 @@ are in versions already. A place never changes, so of two versions that have the
 first.
 
     row_root      over the row ids, sorted                 credit_root   over the row ids, first credited first
+
+The manifest also states on what terms the version was published, its licence among them, and whose rows it had then:
+later changes of either are of later versions.
 """
 
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -25,11 +28,22 @@ from openledger.core.files import write_json_durably
 from openledger.core.values import DatanetVersion, Row
 from openledger.datanets.contribution import is_row_of
 from openledger.datanets.folders import make_folder
+from openledger.datanets.registry import ContributorStatistics
 from openledger.datanets.row_schema import PLAIN, RowSchema
+from openledger.datanets.terms import Terms, changed_terms
 
 FORMAT_1 = "openledger/datanet-version/1"  # without the order of credit
-FORMAT = "openledger/datanet-version/2"
+FORMAT_2 = "openledger/datanet-version/2"  # without terms and statistics
+FORMAT = "openledger/datanet-version/3"
 LoggedOpening = tuple[int, int, Mapping[str, Any]]  # see `ledger.seals.Seals.openings`
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stated:
+    """What a version was published with beside its rows."""
+
+    terms: Terms = field(default_factory=Terms)
+    statistics: tuple[ContributorStatistics, ...] = ()
 
 
 def row_root(row_ids: Sequence[str]) -> str:
@@ -43,15 +57,47 @@ def credit_root(row_ids: Sequence[str]) -> str:
 
 
 def write_manifest(
-    folder: Path, version: DatanetVersion, row_ids: Sequence[str], row_schema: RowSchema = PLAIN
+    folder: Path,
+    version: DatanetVersion,
+    row_ids: Sequence[str],
+    row_schema: RowSchema = PLAIN,
+    stated: Stated = Stated(),
 ) -> None:
     """`row_ids` first credited first. Durable. A manifest that no registered version names is a publication that was
     cut off; it is written over."""
     places = {row_id: place for place, row_id in enumerate(row_ids)}
     ordered = sorted(row_ids)
     told = {"row_schema": row_schema.to_json(), "row_ids": ordered, "credit": [places[row_id] for row_id in ordered]}
+    told |= asdict(stated)
     make_folder(folder / version.datanet)
     write_json_durably(_path(folder, version), {"format": FORMAT, **asdict(version), **told})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """`places` are the rows' in the order of credit, in the order of `row_ids`, which are sorted; empty in versions of
+    before. `stated` is None in those too."""
+
+    row_ids: tuple[str, ...]
+    places: tuple[int, ...]
+    stated: Stated | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManifestRow:
+    """One leaf of both roots. `place` is None in versions of before, `tombstone` the salted hash of a removed row."""
+
+    row_id: str
+    place: int | None
+    tombstone: str | None
+
+
+def read_manifest(folder: Path, version: DatanetVersion) -> Manifest:
+    """Raises Corrupt (`corrupt_manifest`) unless it leads to the version's roots."""
+    row_ids, told = _read(folder, version)
+    path = _path(folder, version)
+    places = _places(path, version, row_ids, told)
+    return Manifest(row_ids=tuple(row_ids), places=tuple(places), stated=_stated(path, told))
 
 
 def read_row_ids(folder: Path, version: DatanetVersion) -> list[str]:
@@ -62,16 +108,15 @@ def read_row_ids(folder: Path, version: DatanetVersion) -> list[str]:
 def read_credit(folder: Path, version: DatanetVersion) -> list[str]:
     """The version's row ids, first credited first; empty for one of before. Raises Corrupt (`corrupt_manifest`) unless
     they lead to its row root and its root of credit."""
-    row_ids, manifest = _read(folder, version)
-    if not version.credit_root:
-        return []
-    path, credit = _path(folder, version), manifest.get("credit")
-    if not _is_order(credit, len(row_ids)):
-        raise _corrupt(path, "has not one place in the order of credit for each row")
-    order = [row_id for _, row_id in sorted(zip(credit, row_ids, strict=True))]
-    if credit_root(order) != version.credit_root:
-        raise _corrupt(path, "does not lead to the version's root of credit")
-    return order
+    row_ids, told = _read(folder, version)
+    places = _places(_path(folder, version), version, row_ids, told)
+    return [row_id for _, row_id in sorted(zip(places, row_ids, strict=True))] if places else []
+
+
+def read_stated(folder: Path, version: DatanetVersion) -> Stated | None:
+    """What the version was published with; None for one of before, which doesn't say. Raises Corrupt
+    (`corrupt_manifest`)."""
+    return _stated(_path(folder, version), _read(folder, version)[1])
 
 
 def check_sealed(order: Sequence[str], rows: Iterable[Row], openings: Sequence[LoggedOpening]) -> None:
@@ -116,10 +161,31 @@ def _read(folder: Path, version: DatanetVersion) -> tuple[list[str], dict[str, A
         row_ids = [str(row_id) for row_id in manifest["row_ids"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _corrupt(path, f"can't be read: {error}") from error
-    known = manifest.get("format") in (FORMAT_1, FORMAT)
+    known = manifest.get("format") in (FORMAT_1, FORMAT_2, FORMAT)
     if not known or row_ids != sorted(row_ids) or row_root(row_ids) != version.row_root:
         raise _corrupt(path, "does not lead to the version's row root")
     return row_ids, manifest
+
+
+def _places(path: Path, version: DatanetVersion, row_ids: Sequence[str], told: Mapping[str, Any]) -> list[int]:
+    if not version.credit_root:
+        return []
+    credit = told.get("credit")
+    if not _is_order(credit, len(row_ids)):
+        raise _corrupt(path, "has not one place in the order of credit for each row")
+    if credit_root([row_id for _, row_id in sorted(zip(credit, row_ids, strict=True))]) != version.credit_root:
+        raise _corrupt(path, "does not lead to the version's root of credit")
+    return credit
+
+
+def _stated(path: Path, told: Mapping[str, Any]) -> Stated | None:
+    if told["format"] != FORMAT:
+        return None
+    try:
+        statistics = tuple(ContributorStatistics(**one) for one in told["statistics"])
+        return Stated(terms=changed_terms(None, told["terms"]), statistics=statistics)
+    except (KeyError, TypeError, AttributeError, InvalidInput) as error:
+        raise _corrupt(path, f"does not say its terms and statistics: {error}") from error
 
 
 def _is_order(credit: Any, num_rows: int) -> TypeGuard[list[int]]:

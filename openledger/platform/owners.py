@@ -40,6 +40,16 @@ class Owners(Claims):
         """One call: two changes at a time would undo each other if they were read and written in two."""
         return asdict(await answered(self._datanets.change_terms.remote(name, changes, account)))
 
+    async def versions(self, name: str) -> list[dict[str, Any]]:
+        return [asdict(one) for one in await answered(self._datanets.versions.remote(name))]
+
+    async def manifest(self, name: str, number: int) -> dict[str, Any]:
+        return dict(await answered(self._datanets.manifest.remote(name, number)))
+
+    async def manifest_rows(self, name: str, number: int, after: str, limit: int) -> list[dict[str, Any]]:
+        found = await answered(self._datanets.manifest_rows.remote(name, number, after, limit))
+        return [asdict(one) for one in found]
+
     async def permissions(self, account: str, name: str) -> list[dict[str, Any]]:
         found: list[Permission] = await answered(self._datanets.permissions.remote(name))
         is_owner = (await answered(self._datanets.datanet.remote(name))).owner == account

@@ -267,6 +267,19 @@ class Service(Protocol):
         """`name` and `display`. Raises Forbidden (`not_the_owner`)."""
         ...
 
+    async def versions(self, name: str) -> list[dict[str, Any]]:
+        """The published ones, oldest first: see `core.values.DatanetVersion`. Raises NotFound (`unknown_datanet`)."""
+        ...
+
+    async def manifest(self, name: str, number: int) -> dict[str, Any]:
+        """One of `versions`, with its `row_schema`, `terms` and `statistics` as it was published. Raises NotFound
+        (`unknown_datanet`, `unknown_version`), Corrupt."""
+        ...
+
+    async def manifest_rows(self, name: str, number: int, after: str, limit: int) -> list[dict[str, Any]]:
+        """The version's rows behind the id `after`, by id (`datanets.versions.ManifestRow`). Raises as `manifest`."""
+        ...
+
     async def permissions(self, account: str, name: str) -> list[dict[str, Any]]:
         """For the owner all of them, for others their own: `party`, `action`, `state`, `expires_ms`."""
         ...

@@ -16,11 +16,12 @@ from openledger.core.hashing import digest_file
 from openledger.core.values import RowDraft
 from openledger.datanets.datanets import Datanets
 from openledger.datanets.export import CONFORMS_TO
-from openledger.datanets.reading import read_drafts
+from openledger.datanets.licences import WITHDRAWN
+from openledger.datanets.reading import only_rows, read_drafts
 from openledger.datanets.removal import sign_withdrawal
-from openledger.datanets.row_schema import PLAIN, Column, RowSchema, said
+from openledger.datanets.row_schema import PLAIN, Column, RowSchema, own_licence, said
 from openledger.datanets.rows import rows_of
-from openledger.datanets.terms import WITHDRAWN, Terms
+from openledger.datanets.terms import Terms
 
 TYPED = RowSchema(
     columns=(
@@ -49,7 +50,8 @@ def test_the_rows_are_those_of_the_version_without_removed_ones(datanets: Datane
     datanets.withdraw(sign_withdrawal(key_of("ada"), "docs", [rows[0].row_id], "1"))
     datanets.export("docs", 1, tmp_path / "out")
     table = pq.read_table(tmp_path / "out" / "rows.parquet")
-    assert list(rows_of(table)) == rows[1:]
+    assert table["licence"].null_count == 5
+    assert list(rows_of(table.drop_columns("licence"))) == rows[1:]
 
 
 def test_the_same_version_gives_the_same_bytes(datanets: Datanets, tmp_path: Path) -> None:
@@ -57,6 +59,30 @@ def test_the_same_version_gives_the_same_bytes(datanets: Datanets, tmp_path: Pat
         datanets.export("docs", 1, tmp_path / name)
     for name in ("rows.parquet", "croissant.json", "README.md"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_a_version_keeps_the_terms_and_statistics_that_it_was_published_with(
+    datanets: Datanets, tmp_path: Path
+) -> None:
+    datanets.export("docs", 1, tmp_path / "before")
+    datanets.set_terms("docs", Terms(licence="MIT", description="Another.", tags=("other",)), by="acct_owner")
+    datanets.contribute(signed("bob", sample_drafts(3, "other")))
+    datanets.publish("docs")
+    for number in (1, 2):
+        datanets.export("docs", number, tmp_path / str(number))
+    for name in ("rows.parquet", "croissant.json", "README.md"):
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "before" / name).read_bytes()
+    told = json.loads((tmp_path / "2" / "croissant.json").read_text())
+    assert (told["license"], told["description"]) == ("https://spdx.org/licenses/MIT", "Another.")
+    assert [one["name"] for one in told["creator"]] == ["ada", "bob"]
+
+
+def test_the_card_tells_how_many_rows_were_removed_since(datanets: Datanets, tmp_path: Path) -> None:
+    row_ids = [row.row_id for row in datanets.rows("docs", 1)]
+    datanets.withdraw(sign_withdrawal(key_of("ada"), "docs", row_ids[:2], "1"))
+    datanets.export("docs", 1, tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "Version 1, 4 rows (2 of 6 were removed since it was published)" in card
 
 
 def test_croissant_names_the_file_every_column_and_the_licence(datanets: Datanets, tmp_path: Path) -> None:
@@ -79,8 +105,11 @@ def test_hostile_text_does_not_leave_its_place_in_the_card(datanets: Datanets, t
 
 def test_an_export_can_be_contributed_again(datanets: Datanets, tmp_path: Path) -> None:
     datanets.export("docs", 1, tmp_path / "out")
-    found = list(read_drafts(tmp_path / "out" / "rows.parquet"))
-    assert [draft.prompt for draft in found] == [row.prompt for row in datanets.rows("docs", 1)]
+    found = list(read_drafts(tmp_path / "out"))
+    assert [draft.prompt for draft in only_rows(found)] == [row.prompt for row in datanets.rows("docs", 1)]
+    assert {own_licence(draft) for draft in only_rows(found)} == {"cc-by-4.0"}
+    receipt = datanets.contribute(signed("bob", list(only_rows(found))))
+    assert {verdict.reasons for verdict in receipt.verdicts} == {("exact_duplicate",)}
 
 
 class TestCroissantsOwnValidator:
@@ -147,8 +176,11 @@ def export_of(folder: Path, schema: RowSchema, licence: str) -> Path:
     """A version of four rows, written to a folder."""
     datanets = open_datanets(folder / "datanets")
     datanets.create("made", "A made Datanet", "acct_owner", schema)
+    if licence != WITHDRAWN:
+        datanets.set_terms("made", Terms(licence=licence), by="acct_owner")
     datanets.contribute(signed("ada", [row_of(schema, number) for number in range(4)], datanet="made"))
-    datanets.set_terms("made", Terms(licence=licence), by="acct_owner")
+    if licence == WITHDRAWN:
+        datanets.set_terms("made", Terms(licence=WITHDRAWN), by="acct_owner")
     datanets.publish("made")
     datanets.export("made", 1, folder / "out")
     datanets.close()

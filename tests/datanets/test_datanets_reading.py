@@ -7,6 +7,7 @@ import random
 import tracemalloc
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from openledger.core.values import RowDraft
 from openledger.datanets.contribution import MAX_ROW_BYTES
 from openledger.datanets.reading import only_rows, read_drafts
 from openledger.datanets.records import Refused
+from openledger.datanets.row_schema import own_licence
 
 GOOD = {"prompt": "What is a?", "completion": "It is b.", "source": "me"}
 ROW = RowDraft(**GOOD)
@@ -235,8 +237,19 @@ class TestDocuments:
         rows, refused = read(tmp_path / "bees.pdf")
         assert refused == []
         assert [(row.prompt, row.completion, row.source) for row in rows] == [
-            ("bees", "Bees fly by day.", "bees.pdf#page=1"), ("bees", "They rest at night.", "bees.pdf#page=2"),
-        ]  # fmt: skip
+            ("bees", "Bees fly by day.", "bees.pdf#page=1&paragraph=1"),
+            ("bees", "They rest at night.", "bees.pdf#page=2&paragraph=1"),
+        ]
+
+    def test_paragraphs_of_one_page_have_places_of_their_own(self, tmp_path: Path) -> None:
+        gap = ") Tj 0 -14 Td ( ) Tj 0 -14 Td ("
+        write_pdf(tmp_path / "bees.pdf", [gap.join(["Bees fly by day.", "They rest at night.", "Who feeds them?"])])
+        rows, _ = read(tmp_path / "bees.pdf")
+        assert [(row.completion, row.source) for row in rows] == [
+            ("Bees fly by day.", "bees.pdf#page=1&paragraph=1"),
+            ("They rest at night.", "bees.pdf#page=1&paragraph=2"),
+            ("Who feeds them?", "bees.pdf#page=1&paragraph=3"),
+        ]
 
     def test_an_encrypted_pdf_is_refused(self, tmp_path: Path) -> None:
         write_pdf(tmp_path / "plain.pdf", ["Bees fly by day."])
@@ -290,6 +303,45 @@ class TestFolders:
         with pa.ipc.new_stream(str(tmp_path / "train" / "data-00000-of-00001.arrow"), table.schema) as stream:
             stream.write_table(table)
         assert read(tmp_path) == ([ROW, ROW], [])
+
+    def test_a_repository_of_the_hub_has_its_rows_read_and_its_card_not(self, tmp_path: Path) -> None:
+        write(
+            tmp_path / "README.md", "---\nlicense: cc-by-nc-4.0\npretty_name: Bees\n---\n\n# Bees\n\nA card is no data."
+        )
+        write(tmp_path / "LICENSE", "You may read this.")
+        write(tmp_path / ".gitattributes", "*.parquet filter=lfs")
+        (tmp_path / "data").mkdir()
+        pq.write_table(
+            pa.Table.from_pylist([{**GOOD, "license": own} for own in (None, "mit")]), tmp_path / "data" / "a.parquet"
+        )
+        rows, refused = read(tmp_path)
+        assert (refused, [own_licence(row) for row in rows]) == ([], ["cc-by-nc-4.0", "mit"])
+        assert [replace(row, extra="") for row in rows] == [ROW, ROW]
+
+    def test_a_readme_with_front_matter_of_notes_is_read_as_notes(self, tmp_path: Path) -> None:
+        write(tmp_path / "README.md", "---\ntags: [bees]\n---\n\n# Bees\n\nThey fly by day and rest at night.")
+        rows, _ = read(tmp_path)
+        assert rows[-1].completion == "They fly by day and rest at night."
+
+    @pytest.mark.parametrize(
+        ("front", "licence"),
+        [
+            ("license: other\nlicense_name: licenseref-mine", "licenseref-mine"),
+            ("license: [mit, apache-2.0]", "mit AND apache-2.0"),
+            ("license: unknown", ""),
+            ("pretty_name: Bees", ""),
+            ("license: null", ""),
+        ],
+    )
+    def test_a_cards_licence_is_its_rows(self, tmp_path: Path, front: str, licence: str) -> None:
+        write(tmp_path / "README.md", f"---\n{front}\n---\n# Bees")
+        write(tmp_path / "a.jsonl", lines(GOOD))
+        ((row,), refused) = read(tmp_path)
+        assert (own_licence(row), refused) == (licence, [])
+
+    def test_a_card_that_is_no_yaml_is_a_readme(self, tmp_path: Path) -> None:
+        write(tmp_path / "README.md", "---\nlicense: [\n---\n\nThey fly by day and rest at night.")
+        assert [row.completion for row in read(tmp_path)[0]][-1] == "They fly by day and rest at night."
 
     def test_a_missing_path_is_not_found(self, tmp_path: Path) -> None:
         with pytest.raises(NotFound, match=r"rows\.jsonl"):

@@ -202,9 +202,10 @@ class TestKeeping:
         assert sorted(table["year"].to_pylist()) == [0, 1, 2]
         assert sorted(table["score"].to_pylist(), key=str) == [0.5, 0.5, None]
         fields = json.loads((tmp_path / "out" / "croissant.json").read_text())["recordSet"][0]["field"]
-        assert [(one["name"], one["dataType"]) for one in fields[-2:]] == [
+        assert [(one["name"], one["dataType"]) for one in fields[-3:]] == [
             ("year", "sc:Integer"),
             ("score", "sc:Float"),
+            ("licence", "sc:Text"),
         ]
         manifest = json.loads((tmp_path / "datanets" / "versions" / "years" / "1.json").read_text())
         assert RowSchema.from_json(manifest["row_schema"]) == DATED

@@ -182,6 +182,7 @@ class TestAdmission:
 class TestTraining:
     @pytest.fixture
     def published(self, datanets: Datanets) -> Datanets:
+        datanets.set_terms("docs", Terms(licence="CC-BY-4.0"), by=OWNER)
         datanets.contribute(signed("ada", sample_drafts(4)))
         datanets.publish("docs")
         return datanets
@@ -193,7 +194,7 @@ class TestTraining:
     def test_another_is_its_owners_and_of_who_was_approved_until_it_expires(
         self, published: Datanets, access: str
     ) -> None:
-        published.set_terms("docs", Terms(train=access), by=OWNER)
+        published.set_terms("docs", Terms(licence="CC-BY-4.0", train=access), by=OWNER)
         assert len(training_rows(published, "docs", 1, OWNER)) == 4
         with pytest.raises(Forbidden) as caught:
             training_rows(published, "docs", 1, "user:lab")

@@ -17,7 +17,8 @@ from openledger.datanets.appeals import appeal_of
 from openledger.datanets.datanets import Datanets
 from openledger.datanets.removal import sign_withdrawal
 from openledger.datanets.seals import digest_of, seal_of
-from openledger.datanets.versions import LoggedOpening, check_sealed
+from openledger.datanets.terms import Terms
+from openledger.datanets.versions import LoggedOpening, Stated, check_sealed
 
 NOISE = RowDraft(prompt="What does pack.crc do?", completion="Xqzv wvkx zzqj kqvx jxqz wqkz vxjq.", source="s")
 PRIVATE = RowDraft(prompt="What does it cost?", completion="Ask jane.doe@mail.org for the price of a licence.")
@@ -223,6 +224,49 @@ class TestAVersionOfBefore:
         assert len(older.credit("docs", 2)) == new.num_rows
         assert older.publish("docs") == new
         older.close()
+
+
+class TestWhatAVersionStates:
+    TERMS = Terms(licence="CC-BY-4.0", tags=("bees",), languages=("en", "de"))
+
+    def published(self, datanets: Datanets) -> Stated:
+        datanets.set_terms("docs", self.TERMS, by="acct_owner")
+        send(datanets, "ada", "own", 3)
+        datanets.publish("docs")
+        return datanets.stated("docs", 1)
+
+    def test_is_its_terms_and_whose_rows_it_had(self, datanets: Datanets, tmp_path: Path) -> None:
+        found = self.published(datanets)
+        datanets.set_terms("docs", Terms(licence="MIT"), by="acct_owner")
+        send(datanets, "bob", "more")
+        assert datanets.publish("docs").number == 2
+        assert datanets.stated("docs", 1) == found
+        assert (found.terms, [(one.name, one.accepted) for one in found.statistics]) == (self.TERMS, [("ada", 3)])
+        assert json.loads(manifest_of(tmp_path).read_text())["terms"]["licence"] == "CC-BY-4.0"
+        assert datanets.stated("docs", 2).terms.licence == "MIT"
+
+    def test_a_change_of_terms_alone_makes_no_version(self, datanets: Datanets) -> None:
+        self.published(datanets)
+        datanets.set_terms("docs", Terms(licence="MIT"), by="acct_owner")
+        assert datanets.publish("docs").number == 1
+        assert datanets.stated("docs", 1).terms == self.TERMS
+
+    def test_of_a_version_of_before_is_what_holds_now(self, datanets: Datanets, tmp_path: Path) -> None:
+        self.published(datanets)
+        told = json.loads(manifest_of(tmp_path).read_text())
+        older = {name: value for name, value in told.items() if name not in ("terms", "statistics")}
+        manifest_of(tmp_path).write_text(json.dumps({**older, "format": "openledger/datanet-version/2"}))
+        datanets.set_terms("docs", Terms(licence="MIT"), by="acct_owner")
+        assert datanets.stated("docs", 1).terms.licence == "MIT"
+
+    @pytest.mark.parametrize("terms", [None, "MIT", {"licence": "none of ours"}, {"colour": "red"}])
+    def test_terms_that_were_changed_are_corrupt(self, datanets: Datanets, tmp_path: Path, terms: object) -> None:
+        self.published(datanets)
+        told = json.loads(manifest_of(tmp_path).read_text())
+        manifest_of(tmp_path).write_text(json.dumps({**told, "terms": terms}))
+        with pytest.raises(Corrupt) as caught:
+            datanets.stated("docs", 1)
+        assert caught.value.code == "corrupt_manifest"
 
 
 CHANGES: dict[str, Callable[[list[int]], Any]] = {

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from documented_commands import ROOT, documented
 from economy_values import Town
 
 from jobs.operate import act, parse_arguments, planned
@@ -69,6 +70,19 @@ def test_an_account_is_funded_once_for_each_grant_and_gets_one_key(town: Town, t
     assert operate(town, *words) == told
     assert path.read_text() == key
     assert operate(town, "account", "user:dora", "--fund", "5", "--grant", "second")["available_open"] == "30"
+
+
+def test_the_grants_of_the_guide_give_each_party_its_deposit(bare: tuple[Town, ManualClock]):
+    town = bare[0]
+    guide = documented((ROOT / "docs" / "guides" / "contribute.md").read_text().replace("DATANET", "bees"))
+    grants = [words[words.index("account") :] for words in guide if "jobs/operate.py" in words]
+    told = [operate(town, *words) for words in grants]
+    assert [(one["account"], one["available_open"]) for one in told] == [
+        ("user:bees-owner", "1"),
+        ("user:operator", "1"),
+    ]
+    with pytest.raises(Conflict, match="used before for something else"):
+        operate(town, *grants[0][:1], "user:else", *grants[0][2:])
 
 
 def test_in_a_currency_payments_come_in_and_go_out(tmp_path: Path):

@@ -206,6 +206,7 @@ class TestTraining:
         monkeypatch.setattr(pipeline, "version_rows", read_here)
         datanets = Datanets(tmp_path / "datanets", [ShardHost(tmp_path / "datanets" / "shard-0")], ManualClock())
         datanets.create("greek", "What letters do", OWNER)
+        datanets.set_terms("greek", Terms(licence="CC-BY-4.0"), OWNER)
         text = "Open the archive and return its members in the order in which they were written."
         pipeline.contribute(
             Remote(datanets), SigningKey(b"ada".ljust(32, b".")), "greek",
