@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 Outcome = Literal["accept", "reject", "review"]
 UNATTRIBUTED = "unattributed"
+PRIVATE_ROW = "private"  # in the place of a row's id; no row has it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +52,11 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What the gate said of one row. `reasons` are codes (`near_duplicate`, `too_short`, ...), empty for accept."""
+    """What the gate said of one row. `reasons` are codes (`near_duplicate`, `too_short`, ...), empty for accept.
+
+    `duplicate_of` is the row that it repeats; PRIVATE_ROW where that one stands in a Datanet that isn't public, and
+    whoever is told has no permission on it.
+    """
 
     row_id: str
     ordinal: int

@@ -273,6 +273,15 @@ class Registry:
         found = {row_id: self._connection.execute(query, (row_id, datanet)).fetchone() for row_id in row_ids}
         return {row_id: row[0] for row_id, row in found.items() if row is not None}
 
+    def origin(self, row_id: str) -> tuple[str, str] | None:
+        """The Datanet in which a row stands, or would if it hadn't been refused, and its contributor."""
+        row = self._connection.execute(
+            "SELECT datanet, contributor_id FROM verdicts JOIN contributions USING (sequence) WHERE row_id = ?"
+            " ORDER BY outcome = 'reject', sequence LIMIT 1",
+            (row_id,),
+        ).fetchone()
+        return None if row is None else (str(row[0]), str(row[1]))
+
     def knows_contributor(self, contributor_id: str) -> bool:
         return self._find_contributor(contributor_id) is not None
 
