@@ -7,7 +7,9 @@ found by, and is made anew where one of them is another by then. The signature i
 is worked at, and again by whoever stores: what it stands over is not taken from another process.
 """
 
-from collections.abc import Callable, Sequence
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,14 +70,28 @@ def announced(contribution: Contribution) -> Announced:
 def prepare(contribution: Contribution, detectors: Detectors = NO_DETECTORS, rules: Rules = NO_RULES) -> Prepared:
     """Raises InvalidInput (`invalid_signature` and others) and TooLarge as `check_signature`."""
     check_signature(contribution)
-    return Prepared(
-        contribution_id=contribution_id(contribution),
-        gate_version=GATE_VERSION,
-        rules=rules,
-        detectors=tuple(sorted(detectors)),
-        row_ids=tuple(row_ids(contribution)),
-        examined=tuple(examine(contribution.drafts, detectors, rules)),
-    )
+    with _no_collections():
+        return Prepared(
+            contribution_id=contribution_id(contribution),
+            gate_version=GATE_VERSION,
+            rules=rules,
+            detectors=tuple(sorted(detectors)),
+            row_ids=tuple(row_ids(contribution)),
+            examined=tuple(examine(contribution.drafts, detectors, rules)),
+        )
+
+
+@contextmanager
+def _no_collections() -> Iterator[None]:
+    """What a contribution is taken apart into are a hundred thousand objects and more, and no cycle: to look for some
+    every few hundred objects costs an eighth of the time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _arrived(

@@ -2,9 +2,10 @@
 whoever prepares or stores them, and whatever becomes of it."""
 
 import asyncio
+import gc
 import pickle
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -219,6 +220,28 @@ class TestIngest:
         assert prepared is worker.prepared[0]
         assert datanets.preview(small(1), prepared) == datanets.preview(small(1))
         assert datanets.stored_count("docs") == 0
+
+
+class TestPreparing:
+    """No cycle is looked for meanwhile, and whoever prepares has it as it was."""
+
+    @pytest.fixture(autouse=True)
+    def as_it_was(self) -> Iterator[None]:
+        yield
+        gc.enable()
+
+    @pytest.mark.parametrize("was_enabled", [True, False])
+    def test_leaves_the_collector_as_it_was(self, was_enabled: bool) -> None:
+        asked = list[bool]()
+        detectors = {"looks": lambda draft: asked.append(gc.isenabled()) is not None}
+        (gc.enable if was_enabled else gc.disable)()
+        prepare(small(1), detectors)
+        assert (asked, gc.isenabled()) == ([False] * 3, was_enabled)
+
+    def test_leaves_it_so_where_a_detector_fails(self) -> None:
+        with pytest.raises(ZeroDivisionError):
+            prepare(small(1), {"fails": lambda draft: 1 // 0 == 1})
+        assert gc.isenabled()
 
 
 class TestStoring:
