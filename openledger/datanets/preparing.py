@@ -7,9 +7,7 @@ found by, and is made anew where one of them is another by then. The signature i
 is worked at, and again by whoever stores: what it stands over is not taken from another process.
 """
 
-import gc
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +15,16 @@ from openledger.core.signed import contribution_id
 from openledger.core.values import Contribution
 from openledger.datanets.contribution import check_signature, row_ids
 from openledger.datanets.dedupe import PackedFeatures, packed, unpacked
-from openledger.datanets.gate import GATE_VERSION, NO_DETECTORS, NO_RULES, Detectors, Examined, Rules, examine
+from openledger.datanets.gate import (
+    GATE_VERSION,
+    NO_DETECTORS,
+    NO_RULES,
+    Detectors,
+    Examined,
+    Rules,
+    examine,
+    rare_collections,
+)
 from openledger.datanets.seals import digest_of
 
 
@@ -70,7 +77,7 @@ def announced(contribution: Contribution) -> Announced:
 def prepare(contribution: Contribution, detectors: Detectors = NO_DETECTORS, rules: Rules = NO_RULES) -> Prepared:
     """Raises InvalidInput (`invalid_signature` and others) and TooLarge as `check_signature`."""
     check_signature(contribution)
-    with _no_collections():
+    with rare_collections():
         return Prepared(
             contribution_id=contribution_id(contribution),
             gate_version=GATE_VERSION,
@@ -79,19 +86,6 @@ def prepare(contribution: Contribution, detectors: Detectors = NO_DETECTORS, rul
             row_ids=tuple(row_ids(contribution)),
             examined=tuple(examine(contribution.drafts, detectors, rules)),
         )
-
-
-@contextmanager
-def _no_collections() -> Iterator[None]:
-    """What a contribution is taken apart into are a hundred thousand objects and more, and no cycle: to look for some
-    every few hundred objects costs an eighth of the time."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def _arrived(

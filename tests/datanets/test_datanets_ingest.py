@@ -18,7 +18,8 @@ from openledger.core.values import Contribution, ContributionReceipt, RowDraft
 from openledger.datanets import datanets as datanets_module
 from openledger.datanets import ingest
 from openledger.datanets.datanets import Datanets
-from openledger.datanets.gate import Rules
+from openledger.datanets.dedupe import DuplicateIndex
+from openledger.datanets.gate import Rules, judge
 from openledger.datanets.ingest import Ingest, prepare_here
 from openledger.datanets.preparing import Prepared, prepare
 from openledger.datanets.row_schema import Column, RowSchema
@@ -222,26 +223,27 @@ class TestIngest:
         assert datanets.stored_count("docs") == 0
 
 
-class TestPreparing:
-    """No cycle is looked for meanwhile, and whoever prepares has it as it was."""
+class TestCollections:
+    """Of cycles are rarer while rows are taken apart, and as often as before afterwards."""
 
     @pytest.fixture(autouse=True)
-    def as_it_was(self) -> Iterator[None]:
+    def often(self) -> Iterator[None]:
+        before = gc.get_threshold()
+        gc.set_threshold(123, 7, 5)
         yield
-        gc.enable()
+        gc.set_threshold(*before)
 
-    @pytest.mark.parametrize("was_enabled", [True, False])
-    def test_leaves_the_collector_as_it_was(self, was_enabled: bool) -> None:
-        asked = list[bool]()
-        detectors = {"looks": lambda draft: asked.append(gc.isenabled()) is not None}
-        (gc.enable if was_enabled else gc.disable)()
-        prepare(small(1), detectors)
-        assert (asked, gc.isenabled()) == ([False] * 3, was_enabled)
+    @pytest.mark.parametrize("take_apart", [prepare, lambda one, by: judge(one.drafts, "abc", DuplicateIndex(), by)])
+    def test_are_rarer_meanwhile_alone(self, take_apart: Any) -> None:
+        seen = list[Any]()
+        take_apart(small(1), {"looks": lambda draft: seen.append((gc.isenabled(), gc.get_threshold())) is not None})
+        assert seen == [(True, (50_000, 7, 5))] * 3
+        assert gc.get_threshold() == (123, 7, 5)
 
-    def test_leaves_it_so_where_a_detector_fails(self) -> None:
+    def test_are_as_before_also_where_a_detector_fails(self) -> None:
         with pytest.raises(ZeroDivisionError):
             prepare(small(1), {"fails": lambda draft: 1 // 0 == 1})
-        assert gc.isenabled()
+        assert gc.get_threshold() == (123, 7, 5)
 
 
 class TestStoring:
