@@ -72,6 +72,10 @@ NUM_WRITERS = 8
 WRITER_TURNS = 5
 RAY_TURNS = 5
 NEWCOMERS = 20
+_ROLES = {
+    "ray::DatanetsActor": "actor", "ray::OneAtATime": "actor", "ray::ShardHost": "shards",
+    "ray::WithoutJournal": "shards", "ray::IDLE": "workers", "ray::prepare_here": "workers",
+}  # fmt: skip
 WORDS_IN_ROW = 160
 _POINT_ROWS = 5_000
 
@@ -184,10 +188,10 @@ def processes(arguments: argparse.Namespace) -> None:
         for turn in range(arguments.turns + 1):
             part = list(contributions(f"processes-{turn}", per_turn, num_people=NUM_WRITERS))
             for number, (kind, each) in enumerate(spent.items()):
-                before = _family_cpu_s()
+                before = _family_cpu_s().total()
                 one = cost(lambda d=datanets[kind], n=number, p=part: asyncio.run(_sent(d, pool, n, p)))
                 if turn:
-                    each.append((one, 1e3 * (_family_cpu_s() - before)))
+                    each.append((one, 1e3 * (_family_cpu_s().total() - before)))
         for one in datanets.values():
             one.close()
     for kind, each in spent.items():
@@ -215,27 +219,34 @@ async def _sent(datanets: Datanets, pool: ProcessPoolExecutor, num_workers: int,
 
 def contributors(arguments: argparse.Namespace) -> None:
     """Eight contributors at once through the actor, over two shard actors, in turns: as it was (one contribution at a
-    time), and as it is, without and with workers beside it. CPU is that of this process and all of Ray's below it; the
-    first turn, in which workers start, is left out."""
+    time), and as it is, without and with workers beside it. CPU is that of this process and all of Ray's below it, and
+    what each of them has of it: here, the actor, the shards, the workers, and Ray itself. The first turn, in which
+    workers start, is left out."""
     os.environ.update(RAY_worker_niceness="0")
     import ray
 
     table = Table(title=f"{NUM_WRITERS} contributors at once through the actor, {arguments.turns} turns, medians")
-    for column in ("", "commits/s, wall", "rows/s, wall", "CPU us per row", "wall / as it was", "CPU / as it was"):
+    parts = ("here", "actor", "shards", "workers", "Ray")
+    figures = ("commits/s, wall", "rows/s, wall", "CPU us per row", *parts, "wall / as it was", "CPU / as it was")
+    for column in ("", *figures):
         table.add_column(column, justify="right" if column else "left")
     with tempfile.TemporaryDirectory(prefix="bench-") as name, tempfile.TemporaryDirectory(prefix="ol") as short:
         ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR", _temp_dir=short)
         for size in (100, 1_000):
             actors = _actors(Path(name) / str(size), size)
             spent: dict[str, list[Cost]] = {kind: [] for kind in actors}
+            shared: dict[str, list[Counter[str]]] = {kind: [] for kind in actors}
             num_sent = max(NUM_WRITERS, arguments.ingested // arguments.turns // size)
             for turn in range(arguments.turns + 1):
                 part = list(contributions(f"turn-{turn}", num_sent * size, size, NUM_WRITERS))
                 for kind, actor in actors.items():
                     before = _family_cpu_s()
                     one = cost(lambda a=actor, p=part: _in_threads(lambda c: ray.get(a.contribute.remote(c)), p))
+                    used = _family_cpu_s()
+                    used.subtract(before)
                     if turn:  # in the first, workers start
-                        spent[kind].append(Cost(one.wall_ms, one.cpu_ms + 1e3 * (_family_cpu_s() - before)))
+                        spent[kind].append(Cost(one.wall_ms, one.cpu_ms + 1e3 * used.total()))
+                        shared[kind].append(used + Counter(here=one.cpu_ms / 1e3))
             was = spent["one at a time"]
             for kind, each in spent.items():
                 wall, cpu = (statistics.median(getattr(one, unit) for one in each) for unit in ("wall_ms", "cpu_ms"))
@@ -244,8 +255,9 @@ def contributors(arguments: argparse.Namespace) -> None:
                     for unit in ("wall_ms", "cpu_ms")
                 ]
                 speeds = f"{1e3 * num_sent / wall:,.1f}", f"{1e3 * num_sent * size / wall:,.0f}"
-                per_row = f"{1e3 * cpu / num_sent / size:,.0f}"
-                table.add_row(f"{size:,} rows each, {kind}", *speeds, per_row, *(f"{ratio:.2f}" for ratio in ratios))
+                per_row = [1e3 * cpu, *(1e6 * statistics.median(one[part] for one in shared[kind]) for part in parts)]
+                cells = (f"{us / num_sent / size:,.0f}" for us in per_row)
+                table.add_row(f"{size:,} each, {kind}", *speeds, *cells, *(f"{ratio:.2f}" for ratio in ratios))
             for actor in actors.values():
                 ray.kill(actor)
         ray.shutdown()
@@ -446,11 +458,14 @@ def _scanned(dataset: Any, num_rows: int) -> None:
     assert sum(len(batch) for batch in dataset.iter_batches(batch_format="pyarrow", batch_size=None)) == num_rows
 
 
-def _family_cpu_s() -> float:
-    used = 0.0
+def _family_cpu_s() -> Counter[str]:
+    """Of the processes below this one, by what they do."""
+    used = Counter[str]()
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
-            used += sum(process.cpu_times()[:2])
+            title = " ".join(process.cmdline()[:1])
+            role = next((role for start, role in _ROLES.items() if title.startswith(start)), "Ray")
+            used[role] += sum(process.cpu_times()[:2])
     return used
 
 

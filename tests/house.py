@@ -10,10 +10,11 @@ from memory_service import MemoryService
 from openledger.core.clock import ManualClock
 from openledger.core.errors import Unauthenticated, Unavailable
 from openledger.core.signing import SigningKey, contributor_id
-from openledger.core.values import Contribution, ContributionReceipt, RowDraft
+from openledger.core.values import Contribution, ContributionReceipt, RowDraft, Verdict
 from openledger.datanets.contribution import sign_contribution
 from openledger.datanets.datanets import Datanets
 from openledger.datanets.shard import ShardHost
+from openledger.datanets.terms import Terms
 from openledger.economy import Economy, Parameters
 from openledger.ledger import Ledger
 from openledger.ledger.signers import Signer, sign_signer
@@ -86,6 +87,14 @@ class House(Community, Owners, MemoryService):
         await self._log_seals()
         return receipt
 
+    async def contribution(self, name: str, identifier: str, reader: str = "") -> ContributionReceipt:
+        receipt: ContributionReceipt = await self._datanets.receipt.remote(name, identifier, reader)
+        return receipt
+
+    async def preview(self, contribution: Contribution) -> tuple[Verdict, ...]:
+        verdicts: tuple[Verdict, ...] = await self._datanets.preview.remote(contribution)
+        return verdicts
+
     def judged(self, *, funded: bool = True) -> Contribution:
         """Ada's contribution, whose row 3 the gate took for noise; her account has an appeal's deposit."""
         contribution = sign_contribution(ADA, "docs", (*ROWS, NOISE), "0")
@@ -93,6 +102,12 @@ class House(Community, Owners, MemoryService):
         if funded:
             self.economy.grant(f"contributor:{ADA_ID}", DEPOSIT, "deposit")
         return contribution
+
+    def kept_private(self) -> str:
+        """Bob's, the first of ROWS, in a Datanet on which nobody but `user:vault` may train; the row's id."""
+        self.rows.create("vault", "What is Bob's", "user:vault")
+        self.rows.set_terms("vault", Terms(train="private"), "user:vault")
+        return self.rows.contribute(sign_contribution(BOB, "vault", ROWS[:1], "0")).verdicts[0].row_id
 
     def name_reviewer(self, key: SigningKey = OWNER, account: str = "user:owner") -> None:
         signer = Signer(role="reviewer", account=account, public_key=key.public_key, datanet="docs")

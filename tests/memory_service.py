@@ -242,7 +242,7 @@ class MemoryService:
             for number in range(len(contribution.drafts))
         )
 
-    async def contribution(self, name: str, identifier: str) -> ContributionReceipt:
+    async def contribution(self, name: str, identifier: str, reader: str = "") -> ContributionReceipt:
         if identifier not in self.receipts:
             raise NotFound(f"{name!r} has no contribution {identifier}", code="unknown_contribution")
         return self.receipts[identifier]

@@ -48,3 +48,16 @@ async def holder_of(request: Request, service: ServiceOf, clock: ClockOf) -> str
 
 
 HolderOf = Annotated[str, Depends(holder_of)]
+
+
+async def reader_of(request: Request, service: ServiceOf, clock: ClockOf) -> str:
+    """As `holder_of`, for what anybody may read and some more of: empty where no key is sent, or an unknown one."""
+    if "Authorization" not in request.headers:
+        return ""
+    try:
+        return await holder_of(request, service, clock)
+    except Unauthenticated:
+        return ""
+
+
+ReaderOf = Annotated[str, Depends(reader_of)]

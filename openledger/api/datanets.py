@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
-from openledger.api.access import AccountOf, ServiceOf
+from openledger.api.access import AccountOf, ReaderOf, ServiceOf
 from openledger.api.responses import json_response, listing
 from openledger.core.ids import check_name
 from openledger.core.values import Contribution, ContributionReceipt, RowDraft, Withdrawal
@@ -106,9 +106,11 @@ async def contribute(name: str, body: ContributionBody, service: ServiceOf) -> R
 
 
 @router.get("/v1/datanets/{name}/contributions/{contribution_id}")
-async def get_contribution(name: str, contribution_id: str, service: ServiceOf) -> Response:
-    """Whether a contribution is stored, and what the gate said: who was cut off asks before sending it again."""
-    return json_response(contribution_object(await service.contribution(check_name(name, "name"), contribution_id)))
+async def get_contribution(name: str, contribution_id: str, service: ServiceOf, reader: ReaderOf) -> Response:
+    """Whether a contribution is stored, and what the gate said: who was cut off asks before sending it again. No key
+    needed; `duplicate_of` names a row of a Datanet that isn't public to those alone who have a permission on it."""
+    found = await service.contribution(check_name(name, "name"), contribution_id, reader)
+    return json_response(contribution_object(found))
 
 
 @router.post("/v1/datanets/{name}/previews")

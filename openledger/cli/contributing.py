@@ -13,7 +13,7 @@ from openledger.cli import output
 from openledger.cli.keys import is_first_recovery, load_key, name_first_recovery
 from openledger.cli.remote import connect
 from openledger.core.errors import InvalidInput, NotFound, TooLarge, Unavailable
-from openledger.core.values import Contribution, RowDraft, Verdict
+from openledger.core.values import PRIVATE_ROW, Contribution, RowDraft, Verdict
 
 if TYPE_CHECKING:
     from openledger.client import OpenLedger
@@ -317,13 +317,18 @@ def _print(told: _Told, options: Namespace) -> None:
     if told.not_accepted and not options.json:
         shown, left = len(told.not_accepted), told.num_rows - told.counts["accept", ""]
         more = f", the first {shown} of {left}; --receipts FILE has all" if left > shown else ""
-        output.print_rows(f"Rows that were not accepted{more}", told.not_accepted)
+        output.print_rows(f"Rows that were not accepted{more}", list(map(_with_original, told.not_accepted)))
     if not (whole["sent"] or options.receipts or options.json):
         output.print_note("--receipts FILE writes the verdict on every row, one a line")
     if told.num_refused and not options.json:
         output.print_note(f"{told.num_refused} rows or files were refused; the others were read")
         for one in told.refused:
             output.print_note(f"  {one.file}{', ' if one.place else ''}{one.place}: {one.reason} ({one.code})")
+
+
+def _with_original(row: dict[str, Any]) -> dict[str, Any]:
+    is_private = row["duplicate_of"] == PRIVATE_ROW
+    return {**row, "duplicate_of": "an earlier row of a Datanet that isn't public"} if is_private else row
 
 
 def _nothing_to_send(told: _Told, options: Namespace) -> InvalidInput:

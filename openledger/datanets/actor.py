@@ -30,6 +30,7 @@ from openledger.datanets.detectors import installed_detectors
 from openledger.datanets.gate import Rules
 from openledger.datanets.ingest import STORED_AT_ONCE, Ingest, prepare_here
 from openledger.datanets.preparing import Prepared
+from openledger.datanets.rows import packed
 from openledger.datanets.shard import ShardHost
 from openledger.datanets.storage import check_forgets, shard_places
 
@@ -88,7 +89,7 @@ class ShardHandle:
         self._actor = actor
 
     def append(self, datanet: str, rows: Sequence[Row], key: str) -> None:
-        _result(self._actor.append.remote(datanet, list(rows), key))
+        _result(self._actor.append.remote(datanet, packed(rows), key))
 
     def remove(self, datanet: str, row_ids: Sequence[str]) -> int:
         return int(_result(self._actor.remove.remote(datanet, list(row_ids))))

@@ -85,7 +85,7 @@ class AppealStore:
         self._holder = holder
 
     def hold(self, appeal: Appeal, now_ms: int) -> Judged:
-        """See `Datanets.hold_appeal`."""
+        """See `Datanets.hold_appeal`; what the gate said is told whole."""
         check_appeal_signature({name: getattr(appeal, name) for name in Appeal.__dataclass_fields__}, self._holder)
         sequence, judged = self._judged(appeal)
         if self._connection.execute(f"SELECT 1 WHERE ? IN ({REMOVED})", (appeal.row_id,)).fetchone():
@@ -116,6 +116,18 @@ class AppealStore:
         draft = RowDraft(**json.loads(row[-1])) if row[-1] else None
         names = [name for name in HeldRow.__dataclass_fields__ if name != "draft"]
         return HeldRow(**dict(zip(names, row, strict=False)), draft=draft)
+
+    def check_decider(self, row_id: str, account: str, public_key: str) -> None:
+        """See `Datanets.check_decider`."""
+        row = self._connection.execute("SELECT duplicate_of FROM appeals WHERE row_id = ?", (row_id,)).fetchone()
+        rival = self._contributor_of(row[0]) if row else ""
+        if rival and (self._holder(public_key) == rival or account == f"contributor:{rival}"):
+            raise Forbidden(
+                f"{account} contributed the row that this one is said to repeat",
+                code="not_a_second_party",
+                param="account",
+                fix="let another reviewer decide",
+            )
 
     def drop(self, row_id: str) -> None:
         with self._writing():

@@ -6,7 +6,7 @@ covers all rows, and a single row can be proved to belong to a signed contributi
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from json.encoder import encode_basestring as _quoted
+from json.encoder import encode_basestring
 from typing import Any
 
 from openledger.core import merkle
@@ -22,6 +22,7 @@ MAX_ROW_BYTES = 16 * 1024
 BATCH_ROWS = 1_000
 BATCH_BYTES = 4 * 1024 * 1024  # escaped in JSON, it stays below what the API takes
 _MAX_NONCE_CHARS = 128
+_ESCAPED = bytes([*range(ord(" ")), *b'"\\'])  # of a JSON string's characters
 
 
 def sign_contribution(key: SigningKey, datanet: str, drafts: Sequence[RowDraft], nonce: str) -> Contribution:
@@ -148,7 +149,7 @@ def draft_json(draft: RowDraft) -> dict[str, str]:
 def draft_bytes(draft: RowDraft, ordinal: int) -> bytes:
     """What is signed of one draft. Raises InvalidInput (`invalid_text`), TooLarge (`row_too_large`)."""
     try:
-        data = _draft_text(draft).encode()
+        data = _draft_json(draft)
     except UnicodeEncodeError as error:
         raise InvalidInput(
             f"row {ordinal} is not valid Unicode text: {error}",
@@ -166,11 +167,23 @@ def draft_bytes(draft: RowDraft, ordinal: int) -> bytes:
     return data
 
 
-def _draft_text(draft: RowDraft) -> str:
+def drafts_json(drafts: Sequence[RowDraft]) -> str:
+    """What is signed of each, as one JSON array."""
+    return (b"[%b]" % b",".join(draft_bytes(draft, n) for n, draft in enumerate(drafts))).decode()
+
+
+def _draft_json(draft: RowDraft) -> bytes:
     """The canonical JSON of `draft_json`, written out: contributions are made of little else."""
-    extra = f'"extra":{_quoted(draft.extra)},' if draft.extra else ""
+    extra = b'"extra":%b,' % _quoted(draft.extra) if draft.extra else b""
     said = _quoted(draft.completion), extra, _quoted(draft.prompt), _quoted(draft.source)
-    return '{"completion":%s,%s"prompt":%s,"source":%s}' % said  # noqa: UP031 - braces
+    return b'{"completion":%b,%b"prompt":%b,"source":%b}' % said
+
+
+def _quoted(text: str) -> bytes:
+    data = text.encode()
+    if len(data.translate(None, _ESCAPED)) == len(data):  # the same by a shorter way
+        return b'"%b"' % data
+    return encode_basestring(text).encode()
 
 
 def _check_nonce(nonce: str) -> None:

@@ -58,6 +58,7 @@ from openledger.datanets.bulk import Part
 from openledger.datanets.clusters import ClusterRow, EvidenceClusters, WordWeights, row_words
 from openledger.datanets.contribution import check_signature, draft_bytes, row_ids
 from openledger.datanets.dedupe import DuplicateIndex, features_of
+from openledger.datanets.disclosure import ANYBODY, Disclosure
 from openledger.datanets.export import write_export, write_leaves
 from openledger.datanets.feedback import Feedback
 from openledger.datanets.gate import GATE_VERSION, NO_DETECTORS, Detectors, Rules, decide, judge
@@ -136,6 +137,7 @@ class Datanets:
         self._detectors = detectors
         self._clock = clock
         self._registry = Registry(folder / "registry.sqlite")
+        self._disclosure = Disclosure(self._registry)
         self._layout = Layout(shards, self._registry)
         self._index = DuplicateIndex()
         self._reservations = Reservations()
@@ -404,14 +406,15 @@ class Datanets:
         """
         begun = self.begin(contribution, prepared)
         if isinstance(begun, ContributionReceipt):
-            return begun
+            return self.told(begun)
         self._store(begun)
-        return begun.receipt
+        return self.told(begun.receipt)
 
     def begin(
         self, contribution: Contribution, prepared: Prepared | None = None
     ) -> PendingContribution | ContributionReceipt:
-        """The first step of `contribute`: the verdicts are fixed. Of one that was stored before, its first receipt."""
+        """The first step of `contribute`: the verdicts are fixed. Of one that was stored before, its first receipt.
+        Either is as the gate found it, and leaves the installation as `told` has it."""
         one = self._checked(contribution)
         identifier = one.contribution_id
         if (known := self._registry.first_receipt(identifier)) is not None:
@@ -467,24 +470,31 @@ class Datanets:
     def detectors(self) -> Detectors:
         return self._detectors
 
-    def receipt(self, name: str, identifier: str) -> ContributionReceipt:
-        """What became of a contribution by now, after reviews and appeals. Raises NotFound (`unknown_contribution`)
-        for one that isn't stored (yet)."""
+    def told(self, receipt: ContributionReceipt, party: str | None = None) -> ContributionReceipt:
+        """A receipt as `party` may read it, its contributor unless it is given: see `disclosure`."""
+        reader = receipt.contributor_id if party is None else party
+        return replace(receipt, verdicts=self._disclosure.told(receipt.verdicts, reader, self._clock.now_ms()))
+
+    def receipt(self, name: str, identifier: str, party: str = ANYBODY) -> ContributionReceipt:
+        """What became of a contribution by now, after reviews and appeals, as `party` may read it. Raises NotFound
+        (`unknown_contribution`) for one that isn't stored (yet)."""
         found = self._registry.receipt(identifier)
         if found is None or found.datanet != name or self._registry.is_pending(identifier):
             raise NotFound(
                 f"{name!r} has no contribution {identifier}", code="unknown_contribution", param="contribution_id"
             )
-        return found
+        return self.told(found, party)
 
     def judged(self, identifier: str) -> ContributionReceipt | None:
         """What `contribute` answers, or will once storage is back: the verdicts are fixed before the rows are stored.
         None for a contribution that wasn't judged."""
-        return self._registry.first_receipt(identifier)
+        found = self._registry.first_receipt(identifier)
+        return None if found is None else self.told(found)
 
     def standing(self, identifier: str) -> ContributionReceipt | None:
         """`judged`, with the verdicts as reviews and appeals have left them."""
-        return self._registry.receipt(identifier)
+        found = self._registry.receipt(identifier)
+        return None if found is None else self.told(found)
 
     def preview(self, contribution: Contribution, prepared: Prepared | None = None) -> tuple[Verdict, ...]:
         """The verdicts that `contribute` would give now; stores nothing."""
@@ -492,10 +502,12 @@ class Datanets:
         self._check_new_key(one)
         known = self._registry.first_receipt(one.contribution_id)
         sealed = self._registry.seals.place(one.contributor_id, one.digest, self._clock.now_ms())
-        return known.verdicts if known else self._judge(contribution, sealed, prepared)[0]
+        verdicts = known.verdicts if known else self._judge(contribution, sealed, prepared)[0]
+        return self._disclosure.told(verdicts, one.contributor_id, self._clock.now_ms())
 
     def hold_appeal(self, appeal: Appeal) -> Judged:
-        """Keep the row of an appeal until it is closed, and tell what the gate had said; the same again keeps it once.
+        """Keep the row of an appeal until it is closed, and tell what the gate had said as the log may have it (see
+        `disclosure`); the same again keeps it once.
 
         Raises InvalidInput (`invalid_signature`; `wrong_row` for another row than was judged), NotFound
         (`unknown_contribution`), Forbidden (`not_the_contributor`), Conflict (`row_accepted`, `row_removed`),
@@ -504,7 +516,13 @@ class Datanets:
         self._registry.holders.check(appeal.public_key)
         self._check_licence_kept(appeal)
         self._forget_rejected()  # or what a review left to be forgotten would be what the appeal brings back
-        return self._registry.appeals.hold(appeal, self._clock.now_ms())
+        now_ms = self._clock.now_ms()
+        return self._disclosure.told_openly(self._registry.appeals.hold(appeal, now_ms), now_ms)
+
+    def check_decider(self, row_id: str, account: str, public_key: str) -> None:
+        """Raises Forbidden (`not_a_second_party`) for whoever contributed the row that an appealed one is said to
+        repeat: the log can't tell where it doesn't name him."""
+        self._registry.appeals.check_decider(row_id, account, public_key)
 
     def drop_appeal(self, row_id: str) -> None:
         """Forget an appeal that came to nothing."""

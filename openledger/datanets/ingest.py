@@ -49,10 +49,10 @@ class Ingest:
         """As `Datanets.contribute`, with others at the same time."""
         begun = await self._begun(contribution)
         if isinstance(begun, ContributionReceipt):
-            return begun
+            return self._datanets.told(begun)
         await asyncio.get_running_loop().run_in_executor(self._storing, self._datanets.store, begun)
         await self._finish(begun)
-        return begun.receipt
+        return self._datanets.told(begun.receipt)
 
     async def prepared_dry_run(self, contribution: Contribution) -> Prepared | None:
         """What a worker found; None where it isn't worth one, or was judged before. Raises what `Datanets.admit` does

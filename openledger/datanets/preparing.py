@@ -15,7 +15,16 @@ from openledger.core.signed import contribution_id
 from openledger.core.values import Contribution
 from openledger.datanets.contribution import check_signature, row_ids
 from openledger.datanets.dedupe import PackedFeatures, packed, unpacked
-from openledger.datanets.gate import GATE_VERSION, NO_DETECTORS, NO_RULES, Detectors, Examined, Rules, examine
+from openledger.datanets.gate import (
+    GATE_VERSION,
+    NO_DETECTORS,
+    NO_RULES,
+    Detectors,
+    Examined,
+    Rules,
+    examine,
+    rare_collections,
+)
 from openledger.datanets.seals import digest_of
 
 
@@ -68,14 +77,15 @@ def announced(contribution: Contribution) -> Announced:
 def prepare(contribution: Contribution, detectors: Detectors = NO_DETECTORS, rules: Rules = NO_RULES) -> Prepared:
     """Raises InvalidInput (`invalid_signature` and others) and TooLarge as `check_signature`."""
     check_signature(contribution)
-    return Prepared(
-        contribution_id=contribution_id(contribution),
-        gate_version=GATE_VERSION,
-        rules=rules,
-        detectors=tuple(sorted(detectors)),
-        row_ids=tuple(row_ids(contribution)),
-        examined=tuple(examine(contribution.drafts, detectors, rules)),
-    )
+    with rare_collections():
+        return Prepared(
+            contribution_id=contribution_id(contribution),
+            gate_version=GATE_VERSION,
+            rules=rules,
+            detectors=tuple(sorted(detectors)),
+            row_ids=tuple(row_ids(contribution)),
+            examined=tuple(examine(contribution.drafts, detectors, rules)),
+        )
 
 
 def _arrived(

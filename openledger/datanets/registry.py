@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -26,7 +27,7 @@ from openledger.core.signed import contribution_id
 from openledger.core.values import Contribution, ContributionReceipt, DatanetVersion, Outcome, RowDraft, Verdict
 from openledger.datanets.appeals import SCHEMA as APPEALS_SCHEMA
 from openledger.datanets.appeals import AppealStore
-from openledger.datanets.contribution import draft_json
+from openledger.datanets.contribution import drafts_json
 from openledger.datanets.feedback import SCHEMA as FEEDBACK_SCHEMA
 from openledger.datanets.feedback import FeedbackStore
 from openledger.datanets.folders import make_folder
@@ -274,6 +275,15 @@ class Registry:
         found = {row_id: self._connection.execute(query, (row_id, datanet)).fetchone() for row_id in row_ids}
         return {row_id: row[0] for row_id, row in found.items() if row is not None}
 
+    def origin(self, row_id: str) -> tuple[str, str] | None:
+        """The Datanet in which a row stands, or would if it hadn't been refused, and its contributor."""
+        row = self._connection.execute(
+            "SELECT datanet, contributor_id FROM verdicts JOIN contributions USING (sequence) WHERE row_id = ?"
+            " ORDER BY outcome = 'reject', sequence LIMIT 1",
+            (row_id,),
+        ).fetchone()
+        return None if row is None else (str(row[0]), str(row[1]))
+
     def knows_contributor(self, contributor_id: str) -> bool:
         return self._find_contributor(contributor_id) is not None
 
@@ -302,7 +312,7 @@ class Registry:
     ) -> PendingContribution:
         """Fix the verdicts durably, with the seal that the contribution opens. From here on it will be stored, by this
         process or the next."""
-        drafts = json.dumps([draft_json(draft) for draft in contribution.drafts], ensure_ascii=False)
+        drafts = drafts_json(contribution.drafts)
         identifier = contribution_id(contribution)
         with self._writing():
             self._connection.execute(
@@ -314,7 +324,7 @@ class Registry:
             sequence = self._connection.last_insert_rowid()
             self._connection.executemany(
                 "INSERT INTO verdicts VALUES (?, ?, ?, ?, ?, ?)",
-                [(sequence, v.ordinal, v.row_id, v.outcome, json.dumps(v.reasons), v.duplicate_of) for v in verdicts],
+                [(sequence, v.ordinal, v.row_id, v.outcome, _as_json(v.reasons), v.duplicate_of) for v in verdicts],
             )
             if opening is not None:
                 self.seals.open(opening, sequence, received_ms)
@@ -565,3 +575,8 @@ class Registry:
             param=str(self._path),
             fix="free space or restore access, then send the same again",
         )
+
+
+@lru_cache(maxsize=1_000)
+def _as_json(reasons: tuple[str, ...]) -> str:
+    return json.dumps(reasons)

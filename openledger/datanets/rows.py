@@ -33,7 +33,18 @@ def upgraded(rows: pa.Table | pa.RecordBatch) -> pa.Table | pa.RecordBatch:
     return rows.add_column(place, SCHEMA.field("extra"), empty)
 
 
-def table_of(rows: Sequence[Row]) -> pa.Table:
+def packed(rows: Sequence[Row]) -> bytes:
+    """Rows on their way to another process, which `table_of` takes as they come: an Arrow IPC stream."""
+    table, sink = table_of(rows), pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, SCHEMA) as stream:
+        stream.write_table(table)
+    return bytes(sink.getvalue())
+
+
+def table_of(rows: Sequence[Row] | bytes) -> pa.Table:
+    """Of rows, or of what `packed` made of them."""
+    if isinstance(rows, bytes):
+        return pa.ipc.open_stream(rows).read_all()
     return pa.table({name: [getattr(row, name) for row in rows] for name in _NAMES}, schema=SCHEMA)
 
 

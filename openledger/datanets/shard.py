@@ -84,9 +84,9 @@ class Shard:
         with self._still():
             return [row_id for row_id in row_ids if row_id in self._places]
 
-    def append(self, rows: Sequence[Row], key: str) -> None:
-        """Store `rows` durably under `key`; the same again changes nothing. Raises Conflict when `key` holds other rows
-        or a row id is taken, Unavailable when the storage refuses."""
+    def append(self, rows: Sequence[Row] | bytes, key: str) -> None:
+        """Store `rows` (or what `rows.packed` made of them) durably under `key`; the same again changes nothing. Raises
+        Conflict when `key` holds other rows or a row id is taken, Unavailable when the storage refuses."""
         append = _Append(key, table_of(rows))
         with self._arriving:
             self._waiting.append(append)
@@ -547,7 +547,7 @@ class ShardHost:
         self._shards: dict[str, Shard] = {}
         self._opening = threading.Lock()
 
-    def append(self, datanet: str, rows: Sequence[Row], key: str) -> None:
+    def append(self, datanet: str, rows: Sequence[Row] | bytes, key: str) -> None:
         self._shard(datanet).append(rows, key)
 
     def remove(self, datanet: str, row_ids: Sequence[str]) -> int:

@@ -172,6 +172,7 @@ class Claims:
         return {"row_id": row_id, **asdict(await answered(self._datanets.appealed_row.remote(row_id)))}
 
     async def decide(self, decision: Decision) -> dict[str, Any]:
+        await answered(self._datanets.check_decider.remote(decision.row_id, decision.account, decision.public_key))
         decided: LoggedAppeal = await answered(self._economy.decide_appeal.remote(decision))
         await self._close_appeal(decision.row_id, decided)
         return appeal_entry(decided)

@@ -318,8 +318,8 @@ class LiveService(Community, Owners):
     async def preview(self, contribution: Contribution) -> tuple[Verdict, ...]:
         return await self._contributing.preview(contribution)
 
-    async def contribution(self, name: str, contribution_id: str) -> ContributionReceipt:
-        receipt: ContributionReceipt = await answered(self._datanets.receipt.remote(name, contribution_id))
+    async def contribution(self, name: str, contribution_id: str, reader: str = "") -> ContributionReceipt:
+        receipt: ContributionReceipt = await answered(self._datanets.receipt.remote(name, contribution_id, reader))
         return receipt
 
     def adapters_of(self, datanet: str) -> list[str]:

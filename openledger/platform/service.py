@@ -485,8 +485,9 @@ class Service(Protocol):
         """The verdicts that `contribute` would give now; nothing is stored. Raises as it does."""
         ...
 
-    async def contribution(self, name: str, contribution_id: str) -> ContributionReceipt:
-        """The receipt of a stored contribution. Raises NotFound (`unknown_contribution`)."""
+    async def contribution(self, name: str, contribution_id: str, reader: str = "") -> ContributionReceipt:
+        """The receipt of a stored contribution, as the account `reader` may read it (empty: anybody; see
+        `datanets.disclosure`). Raises NotFound (`unknown_contribution`)."""
         ...
 
     async def withdraw(self, withdrawal: Withdrawal) -> dict[str, Any]:

@@ -21,7 +21,9 @@ from openledger.datanets.contribution import (
     MAX_ROWS,
     check_public_key,
     check_signature,
+    draft_bytes,
     draft_json,
+    drafts_json,
     row_ids,
     sign_batches,
     sign_contribution,
@@ -36,6 +38,17 @@ class TestSignature:
     @given(drafts)
     def test_what_a_key_signs_is_accepted(self, rows: list[RowDraft]) -> None:
         check_signature(signed("ada", rows))
+
+    @given(drafts, texts)
+    def test_what_is_signed_of_a_row_is_its_canonical_json(self, rows, extra) -> None:
+        for row in (*rows, replace(rows[0], extra=extra)):
+            assert draft_bytes(row, 0) == canonical_json(draft_json(row))
+        assert json.loads(drafts_json(rows)) == [draft_json(row) for row in rows]
+
+    @pytest.mark.parametrize("sign", [chr(code) for code in (*range(32), ord('"'), ord("\\"), 0x7F, 0x85, 0x2028)])
+    def test_every_sign_that_json_escapes_is_escaped(self, sign: str) -> None:
+        row = RowDraft(prompt=f"a{sign}b", completion=sign, source=f"{sign}é")
+        assert draft_bytes(row, 0) == canonical_json(draft_json(row))
 
     def test_signed_bytes_are_the_documented_canonical_json(self) -> None:
         contribution = signed("ada", sample_drafts(2), nonce="n1")

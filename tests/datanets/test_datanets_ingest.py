@@ -2,9 +2,10 @@
 whoever prepares or stores them, and whatever becomes of it."""
 
 import asyncio
+import gc
 import pickle
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from openledger.core.values import Contribution, ContributionReceipt, RowDraft
 from openledger.datanets import datanets as datanets_module
 from openledger.datanets import ingest
 from openledger.datanets.datanets import Datanets
-from openledger.datanets.gate import Rules
+from openledger.datanets.dedupe import DuplicateIndex
+from openledger.datanets.gate import Rules, judge
 from openledger.datanets.ingest import Ingest, prepare_here
 from openledger.datanets.preparing import Prepared, prepare
 from openledger.datanets.row_schema import Column, RowSchema
@@ -219,6 +221,29 @@ class TestIngest:
         assert prepared is worker.prepared[0]
         assert datanets.preview(small(1), prepared) == datanets.preview(small(1))
         assert datanets.stored_count("docs") == 0
+
+
+class TestCollections:
+    """Of cycles are rarer while rows are taken apart, and as often as before afterwards."""
+
+    @pytest.fixture(autouse=True)
+    def often(self) -> Iterator[None]:
+        before = gc.get_threshold()
+        gc.set_threshold(123, 7, 5)
+        yield
+        gc.set_threshold(*before)
+
+    @pytest.mark.parametrize("take_apart", [prepare, lambda one, by: judge(one.drafts, "abc", DuplicateIndex(), by)])
+    def test_are_rarer_meanwhile_alone(self, take_apart: Any) -> None:
+        seen = list[Any]()
+        take_apart(small(1), {"looks": lambda draft: seen.append((gc.isenabled(), gc.get_threshold())) is not None})
+        assert seen == [(True, (50_000, 7, 5))] * 3
+        assert gc.get_threshold() == (123, 7, 5)
+
+    def test_are_as_before_also_where_a_detector_fails(self) -> None:
+        with pytest.raises(ZeroDivisionError):
+            prepare(small(1), {"fails": lambda draft: 1 // 0 == 1})
+        assert gc.get_threshold() == (123, 7, 5)
 
 
 class TestStoring:

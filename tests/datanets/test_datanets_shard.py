@@ -16,7 +16,7 @@ from openledger.core.hashing import digest_bytes
 from openledger.core.values import Row
 from openledger.datanets.filelist import read_list
 from openledger.datanets.placement import shard_of
-from openledger.datanets.rows import SCHEMA, rows_of, table_of
+from openledger.datanets.rows import SCHEMA, packed, rows_of, table_of
 from openledger.datanets.shard import Shard, ShardHost
 
 
@@ -287,6 +287,28 @@ class TestRemove:
                 shard.remove([rows[0].row_id])
         assert shard.rows([rows[0].row_id]) == rows[:1]
         assert Shard(tmp_path / "s").count == 3
+
+
+class TestPackedRows:
+    """As they come from another process."""
+
+    def test_are_the_rows_that_were_sent(self) -> None:
+        rows = [*sample_rows(3), replace(sample_rows(1)[0], row_id="row_x", extra='{"a":"ä"}', source="")]
+        table = table_of(packed(rows))
+        assert table.equals(table_of(rows))
+        assert (table.schema.equals(SCHEMA, check_metadata=True), list(rows_of(table))) == (True, rows)
+        assert table_of(packed([])).num_rows == 0
+
+    def test_are_stored_once_whichever_way_they_come(self, tmp_path: Path) -> None:
+        rows = sample_rows(5)
+        shard = Shard(tmp_path / "docs")
+        for sent in (packed(rows), rows, packed(rows)):
+            shard.append(sent, "key")
+        assert shard.rows([row.row_id for row in rows]) == rows
+        assert Shard(tmp_path / "docs").count == shard.count == 5
+        with pytest.raises(Conflict) as caught:
+            shard.append(packed(sample_rows(5, "else")), "key")
+        assert caught.value.code == "key_reused"
 
 
 class TestShardHost:

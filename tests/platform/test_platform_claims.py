@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import json
 
 import pytest
 from economy_values import scores
@@ -10,8 +11,8 @@ from house import ADA, ADA_ID, AUDITOR, BOB, DEPOSIT, NOISE, OWNER, POOL, ROWS, 
 from openledger.core.appealing import sign_decision
 from openledger.core.errors import Conflict, Forbidden, InsufficientFunds, NotFound, Unavailable
 from openledger.core.signed import contribution_id
-from openledger.core.signing import SigningKey
-from openledger.core.values import RowDraft
+from openledger.core.signing import SigningKey, contributor_id
+from openledger.core.values import PRIVATE_ROW, RowDraft
 from openledger.datanets.appeals import appeal_of
 from openledger.datanets.contribution import sign_contribution
 from openledger.datanets.seals import SEAL_MS, seal_of
@@ -171,6 +172,26 @@ class TestAnAppeal:
         assert house.rows.standing(identifier).verdicts[1].outcome == "accept"
         house.ledger.audit()
         house.end()
+
+    def test_names_no_row_of_a_private_datanet_in_the_log_and_is_not_decided_by_who_has_it(self, house):
+        original = house.kept_private()
+        copy = house.judged()
+        house.name_reviewer()
+        house.name_reviewer(BOB, "user:bob")
+        own = appeal_of(ADA, copy, 0, "I wrote it")
+        told = [run(house.appeal(own)), run(house.find_appeal("docs", own.row_id)), *run(house.appeals("docs"))]
+        assert [(one["reasons"], one["duplicate_of"]) for one in told] == [(["exact_duplicate"], PRIVATE_ROW)] * 3
+        logged = json.dumps(house.ledger.batch(house.ledger.find(told[0]["transfer_id"]).seq).statement)
+        assert (PRIVATE_ROW in logged, original in logged, contributor_id(BOB.public_key) in logged) == (
+            True, False, False,
+        )  # fmt: skip
+        theirs = sign_decision(BOB, "docs", own.row_id, "user:bob", overturned=False)
+        with pytest.raises(Forbidden) as caught:
+            run(house.decide(theirs))
+        assert caught.value.code == "not_a_second_party"
+        assert run(house.find_appeal("docs", own.row_id))["state"] == "open"
+        assert run(house.decide(self.decision(own)))["state"] == "overturned"
+        house.ledger.audit()
 
     def test_that_nobody_decides_lapses_and_its_row_is_deleted_by_the_next_call(self, house, appeal):
         run(house.appeal(appeal))
