@@ -107,6 +107,10 @@ def test_what_each_row_did_is_a_table(town: Town, capsys: pytest.CaptureFixture[
     assert [text for text in ("row_1", "ctr_os_io", "1052", "use expected") if text not in shown] == []
     told = json.loads(run(capsys, "payout", "rows", "os-docs", "p1", "--contributor", "ctr_os", "--json"))
     assert [row["use"]["expected_nano"] for row in told["rows"]] == [52]
+    assert main(["payout", "rows", "os-docs", "p1", "--limit", "1"]) == 0
+    first = capsys.readouterr()
+    assert ("row_2" in first.out, first.err.strip()) == (False, "more: --after row_1")
+    assert "row_2" in run(capsys, "payout", "rows", "os-docs", "p1", "--limit", "1", "--after", "row_1")
 
 
 def test_in_a_currency_amounts_are_read_and_written_in_it(tmp_path: Path, monkeypatch, capsys):

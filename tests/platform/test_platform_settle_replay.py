@@ -135,8 +135,9 @@ def test_a_settlement_killed_in_its_replay_pays_once_and_its_rows_sum_to_what_is
     assert sum(told["payouts_nano"].values()) == told["pool_nano"] == pool.total_nano
     assert list((house.workdir.rows / ".unfinished").iterdir()) == []
 
-    paid = {name: nano for name, nano in told["payouts_nano"].items() if name.startswith("ctr_") and nano}
-    entries = ray.get(house.ledger.transfers.remote(f"contributor:{next(iter(paid))}"))
+    paid = [name for name, nano in told["payouts_nano"].items() if name.startswith("ctr_") and nano]
+    assert paid
+    entries = ray.get(house.ledger.transfers.remote(f"contributor:{paid[0]}"))
     proof = encode_proof(ray.get(house.ledger.proof.remote(entries[0].transfer.transfer_id)))
     statement = verify_proof(proof, ray.get(house.ledger.verification_key.remote())).statement
     quality = statement["parts"]["use"]["quality"]
