@@ -11,7 +11,7 @@ What the log did is read there: economy.db notes whose hold it is, and may be pu
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import apsw
@@ -41,26 +41,17 @@ class FirstPayoutBook:
         self._checks = checks
         self._db = connection
 
-    def hold(self, settlement: Mapping[str, Any], payouts: tuple[Transfer, ...], timeout_ms: int) -> None:
+    def hold(self, settlement: Mapping[str, Any], payouts: Sequence[Transfer], timeout_ms: int) -> None:
         """Hold what a settlement paid to accounts that no settlement paid before, where a check of theirs is open. May
         be repeated."""
         whose: dict[str, list[str]] = {}
         for contributor, account in settlement["accounts"].items():
             whose.setdefault(account, []).append(contributor)
         for payout in payouts:
-            account = payout.credit
-            known = self._ledger.find(hold_id(account))
-            is_due = timeout_ms and self._checks.num_open(whose[account]) and self._is_first(payout)
-            if known is None and not is_due:
-                continue
-            if known is not None and known.transfer.reference != payout.transfer_id:
-                continue
-            with writing(self._db):
-                self._db.execute(
-                    "INSERT OR IGNORE INTO first_payouts VALUES (?, ?, ?, ?, ?, 0)",
-                    (account, json.dumps(sorted(whose[account])), payout.transfer_id, payout.amount_nano, timeout_ms),
-                )
-            self._place(account, payout.transfer_id, payout.amount_nano, timeout_ms)
+            contributors = whose[payout.credit]
+            if self._is_held(payout) or (timeout_ms and self._checks.num_open(contributors) and self._is_first(payout)):
+                self._note(payout, contributors, timeout_ms)
+                self._place(payout.credit, payout.transfer_id, payout.amount_nano, timeout_ms)
 
     def release_due(self) -> int:
         """Release what nothing holds any more; how many. May be repeated."""
@@ -77,9 +68,18 @@ class FirstPayoutBook:
             if self._is_open(name):
                 self._mark(name, is_released=False)
 
+    def _is_held(self, payout: Transfer) -> bool:
+        held = self._ledger.find(hold_id(payout.credit))
+        return held is not None and held.transfer.reference == payout.transfer_id
+
     def _is_first(self, payout: Transfer) -> bool:
         paid = (entry.transfer for entry in newest_first(self._ledger, payout.credit))
         return not any(one.code == payout.code and one.reference != payout.reference for one in paid)
+
+    def _note(self, payout: Transfer, contributors: list[str], timeout_ms: int) -> None:
+        values = payout.credit, json.dumps(sorted(contributors)), payout.transfer_id, payout.amount_nano, timeout_ms
+        with writing(self._db):
+            self._db.execute("INSERT OR IGNORE INTO first_payouts VALUES (?, ?, ?, ?, ?, 0)", values)
 
     def _place(self, account: str, payout_id: str, amount_nano: int, timeout_ms: int) -> None:
         """As much of the payout as is there: what was owed for spam is gone already."""

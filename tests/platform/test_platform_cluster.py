@@ -4,15 +4,17 @@ import os
 import socket
 import stat
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 from tiny_model import tiny_rows
 
 from openledger.core.errors import Conflict, InvalidInput, Unavailable
+from openledger.core.values import RowDraft
 from openledger.platform.cluster import check_port, free_port, only_one
 from openledger.platform.environment import prepare_environment
-from openledger.platform.quickstart import QuickstartSettings, describe_plan, held_in_drafts
+from openledger.platform.quickstart import QuickstartSettings, _ask_one, describe_plan, held_in_drafts
 from openledger.platform.workdir import Workdir
 
 
@@ -86,3 +88,14 @@ def test_held_in_questions_do_not_depend_on_who_contributed():
     renamed = [replace(row, contributor_id=f"another_{number}") for number, row in enumerate(rows)]
     assert held_in_drafts(rows, 6) == held_in_drafts(renamed[::-1], 6)
     assert len(set(held_in_drafts(rows, 6))) == 6
+
+
+def test_an_answer_to_a_rows_own_question_names_the_row_and_another_names_none():
+    """So that the report can forget it with the row."""
+    receipt = SimpleNamespace(answer_id="ans_1", fee_nano=5, parts={})
+    client = SimpleNamespace(chat=lambda *_, **__: SimpleNamespace(text="It parses.", receipt=receipt))
+    row = tiny_rows()[0]
+    asked = _ask_one(client, "k", ("py", row))
+    assert (asked["kind"], asked["asked_row"], asked["question"]) == ("held_in", row.row_id, row.prompt)
+    new = _ask_one(client, "k", ("py", RowDraft(prompt="What is new?", completion="This.")))
+    assert (new["kind"], "asked_row" in new) == ("new", False)

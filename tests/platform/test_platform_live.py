@@ -740,6 +740,15 @@ async def test_datanets_are_told_without_a_report(service, datanets):
     assert [person["name"] for person in greek["contributors"]] == ["ada"]
 
 
+async def test_a_datanet_with_a_damaged_file_says_so_and_names_no_folder(service, datanets):
+    datanets._damages["greek"] = Corrupt("shard /work/shard-1, file x: gone", code="corrupt_shard_file")
+    datanets.create("sound", "Nothing yet", "user:owner")
+    assert [(one["name"], one["damage"]) for one in await service.datanets()] == [
+        ("greek", "corrupt_shard_file"),
+        ("sound", ""),
+    ]
+
+
 async def test_what_the_report_tells_stands_beside_what_the_datanets_know(service, datanets, tmp_path):
     person = {"contributor_id": contributed(datanets), "kind": "honest", "accepted": 9, "earned_nano": 5}
     told = {"name": "greek", "rows_in": 9, "adapter": {"name": "greek"}, "pool_nano": 7, "contributors": [person]}
