@@ -20,6 +20,7 @@ Rows are taken back in three steps of the same kind: tombstones in the registry,
 
 import contextlib
 import json
+import secrets
 import threading
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -52,11 +53,13 @@ from openledger.datanets.appeals import HeldRow
 from openledger.datanets.bulk import Part
 from openledger.datanets.clusters import ClusterRow, EvidenceClusters, WordWeights, row_words
 from openledger.datanets.contribution import check_signature, draft_bytes, row_ids
-from openledger.datanets.dedupe import DuplicateIndex, features_of
+from openledger.datanets.dedupe import DuplicateIndex, Features, Index, Overlay, features_of
+from openledger.datanets.divided import DividedIndex
 from openledger.datanets.export import write_export
 from openledger.datanets.feedback import Feedback
-from openledger.datanets.gate import GATE_VERSION, NO_DETECTORS, Detectors, Rules, decide, judge
+from openledger.datanets.gate import GATE_VERSION, NO_DETECTORS, Detectors, Rules, decide, examine
 from openledger.datanets.holders import HeldChange
+from openledger.datanets.keyed import KEY_BYTES, FeatureKey
 from openledger.datanets.layout import Layout, ShardPort
 from openledger.datanets.leaderboard import Leaderboard, LeaderboardPage
 from openledger.datanets.panels import PanelSeat
@@ -65,6 +68,7 @@ from openledger.datanets.quotas import DAY_MS, HOUR_MS, check_day, check_hour
 from openledger.datanets.registry import (
     Contributor,
     ContributorStatistics,
+    CreditedRow,
     Datanet,
     Display,
     PendingContribution,
@@ -91,6 +95,7 @@ _MAX_NAME_CHARS = 128
 _MAX_OWNED = 100  # names are everybody's
 _INDEXED_AT_ONCE = 10_000
 _WORD_WEIGHTS = "word_weights.json"
+_BY_SHARD, _FEATURE_KEY = "duplicates_by_shard", "feature_key"  # among the registry's properties
 _STORED: tuple[Outcome, ...] = ("accept", "review")
 
 
@@ -116,8 +121,9 @@ class Datanets:
         self._detectors = detectors
         self._clock = clock
         self._registry = Registry(folder / "registry.sqlite")
+        self._shards = tuple(shards)
         self._layout = Layout(shards, self._registry)
-        self._index = DuplicateIndex()
+        self._index: Index = DuplicateIndex()  # of nothing, while what was cut off is finished
         self._reservations = Reservations()
         self._forgotten = self._registry.tombstones.row_ids()  # by the shards, or about to be
         names = self._registry.names()
@@ -130,10 +136,25 @@ class Datanets:
         self._layout.begin_move(len(shards) if num_shards is None else num_shards)
         while not moves_later and self.move_rows():
             pass
-        self._build_index()
+        self._check_rows()
+        self._index = self._built_index(by_shard=self._registry.find_property(_BY_SHARD) == "1")
 
     def close(self) -> None:
+        if isinstance(self._index, DividedIndex):
+            self._index.close()
         self._registry.close()
+
+    def divide_duplicates(self, *, by_shard: bool) -> None:
+        """From now on, also after a restart, have the duplicate index with the shards (`divided`), or in this process.
+        It is made anew where that is another place than before. Raises Unavailable where a shard is away; then it
+        stays where it was."""
+        before = self._index
+        if by_shard == isinstance(before, DividedIndex):
+            return
+        self._index = self._built_index(by_shard=by_shard)
+        self._registry.set_property(_BY_SHARD, str(int(by_shard)))
+        if isinstance(before, DividedIndex):
+            before.dissolve()
 
     def move_rows(self) -> bool:
         """Move some of the rows whose shard has changed. Whether more may be left; nothing else has to wait for it."""
@@ -822,12 +843,16 @@ class Datanets:
 
     def _judge(
         self, contribution: Contribution, sealed: Place | None, prepared: Prepared | None = None
-    ) -> tuple[tuple[Verdict, ...], DuplicateIndex]:
-        overlay = self._index.overlay(sealed or self._registry.next_place())
+    ) -> tuple[tuple[Verdict, ...], Overlay]:
         rules = self.rules(contribution.datanet)
         if prepared is not None and prepared.fits(contribution, self._detectors, rules):
-            return tuple(decide(prepared.row_ids, prepared.examined, overlay)), overlay
-        return tuple(judge(contribution.drafts, row_ids(contribution), overlay, self._detectors, rules)), overlay
+            ids, examined = prepared.row_ids, prepared.examined
+        else:
+            ids = tuple(row_ids(contribution))
+            examined = tuple(examine(contribution.drafts, self._detectors, rules))
+        coming = [one.features for one in examined if not one.reasons]
+        overlay = self._index.overlay(sealed or self._registry.next_place(), coming)
+        return tuple(decide(ids, examined, overlay)), overlay
 
     def _begin(self, contribution: Contribution, prepared: Prepared | None) -> PendingContribution:
         now_ms, own = self._clock.now_ms(), (contribution.contributor_id, digest_of(contribution))
@@ -864,7 +889,7 @@ class Datanets:
         self._registry.appeals.accept(held.row_id, repeating)
         if held.outcome == "reject":
             self._index.discard({held.row_id})
-            self._index.add(held.row_id, features, place)
+            self._index.add(held.row_id, features, place, held.ordinal)
 
     def _contributors_of(self, removal: Removal) -> dict[str, str]:
         """Raises NotFound for a row that the Datanet never stored."""
@@ -967,23 +992,36 @@ class Datanets:
             if (pending := self._registry.find_pending(identifier)) is not None:
                 self._store(pending)
 
-    def _build_index(self) -> None:
-        """Ten thousand rows at a time, in the order of credit."""
-        datanet_of: dict[str, str] = {}
+    def _check_rows(self) -> None:
         for name in self._registry.names():
             found = self._layout.row_ids(name)
             if late := sorted(found & self._forgotten):  # of a process that was cut off
                 self._layout.remove(name, late)
             self._check_complete(name, found)
-            datanet_of.update(dict.fromkeys(found, name))
-        order = iter(self._registry.credited())
+
+    def _built_index(self, *, by_shard: bool) -> Index:
+        """Ten thousand rows at a time, in the order of credit."""
+        if by_shard:
+            key = FeatureKey(bytes.fromhex(self._registry.fix_property(_FEATURE_KEY, secrets.token_hex(KEY_BYTES))))
+            num_owners = self._layout.num_shards
+            return DividedIndex(self._shards, num_owners, key, self._credited_rows, self._features_of)
+        index = DuplicateIndex()
+        order = iter(self._credited_rows())
         while part := list(islice(order, _INDEXED_AT_ONCE)):
-            wanted: dict[str, list[str]] = defaultdict(list)
-            for row_id, _ in part:
-                wanted[datanet_of[row_id]].append(row_id)
-            rows = {row.row_id: row for name, ids in wanted.items() for row in self._layout.take(name, ids)}
-            features = features_of((rows[row_id].prompt, rows[row_id].completion) for row_id, _ in part)
-            self._index.extend([(row_id, one, place) for (row_id, place), one in zip(part, features, strict=True)])
+            both = zip(part, self._features_of(part), strict=True)
+            index.extend([(row.row_id, features, row.order) for row, features in both])
+        return index
+
+    def _credited_rows(self) -> list[CreditedRow]:
+        self._finish_pending(*self._registry.names())
+        return self._registry.credited()
+
+    def _features_of(self, part: Sequence[CreditedRow]) -> list[Features]:
+        wanted: dict[str, list[str]] = defaultdict(list)
+        for one in part:
+            wanted[one.datanet].append(one.row_id)
+        rows = {row.row_id: row for name, ids in wanted.items() for row in self._layout.take(name, ids)}
+        return features_of((rows[one.row_id].prompt, rows[one.row_id].completion) for one in part)
 
     def _check_complete(self, name: str, found: set[str]) -> None:
         credited = self._registry.row_ids(name, _STORED)

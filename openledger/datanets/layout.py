@@ -19,6 +19,7 @@ from openledger.core.errors import Conflict
 from openledger.core.hashing import digest_json
 from openledger.core.values import Row
 from openledger.datanets.bulk import Part
+from openledger.datanets.owner import OwnerPort
 from openledger.datanets.placement import shard_of
 from openledger.datanets.rows import rows_of
 
@@ -26,9 +27,9 @@ MOVED_AT_ONCE = 1_000
 _FROM, _TO = "num_shards", "num_shards_next"
 
 
-class ShardPort(Protocol):
-    """One shard's part of every Datanet. `append` and `remove` are durable when they return, and no-ops for a key they
-    have seen and for rows that are gone."""
+class ShardPort(OwnerPort, Protocol):
+    """One shard's part of every Datanet, and of the duplicate index. `append` and `remove` are durable when they
+    return, and no-ops for a key they have seen and for rows that are gone."""
 
     def append(self, datanet: str, rows: Sequence[Row], key: str) -> None: ...
     def remove(self, datanet: str, row_ids: Sequence[str]) -> int: ...
@@ -73,6 +74,11 @@ class Layout:
                 pass
             self._properties.set_property(_TO, str(num_shards))
             self._after, self._steps = num_shards, self._moves()
+
+    @property
+    def num_shards(self) -> int:
+        """In which new rows live."""
+        return self._after
 
     @property
     def is_moving(self) -> bool:
