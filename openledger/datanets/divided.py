@@ -18,13 +18,13 @@ import secrets
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, groupby
 from typing import TypeVar
 
 from openledger.core.errors import Unavailable
-from openledger.datanets.dedupe import Duplicate, Features, Matches, Near, Order, kept, names_subject
-from openledger.datanets.keyed import FeatureKey, batch_of, keyed_index
+from openledger.datanets.dedupe import Duplicate, DuplicateIndex, Features, Matches, Near, Order, kept, names_subject
+from openledger.datanets.keyed import FeatureKey, batch_of
 from openledger.datanets.owner import Found, OwnerPort
 from openledger.datanets.placement import shard_of
 from openledger.datanets.registry import CreditedRow
@@ -97,6 +97,10 @@ class DividedIndex:
 
     def keyed(self, features: Sequence[Features]) -> list[Features]:
         return self._key.keyed(features)
+
+    def words(self, some: Iterable[str]) -> tuple[str, ...]:
+        """Under the key."""
+        return self._key.words(some)
 
     def found(self, keyed: Sequence[Features], place: tuple[int, int]) -> list[Found]:
         """What each shard has in `place` or before for some rows of one table."""
@@ -202,9 +206,10 @@ class DividedOverlay:
         self.rows: list[_Row] = []  # that were added
         self.place = place
         self._index = index
-        self._own = keyed_index().overlay(place)
+        self._own = DuplicateIndex().overlay(place)  # in plain: they don't leave this process
         self._known: dict[int, _Known] = {}
-        self._counts: dict[str, int] = {}
+        self._counts: dict[str, int] = {}  # of keyed words, in questions of rows that stand
+        self._added = Counter[str]()  # and in those of rows that were added
         self._look_up(coming)
 
     def find(self, features: Features) -> Duplicate | None:
@@ -212,19 +217,19 @@ class DividedOverlay:
         if id(features) not in self._known:
             self._look_up([features])
         known = self._known[id(features)]
-        layers = [known.stand, [self._own.matches(known.keyed, self.place)]]
-        for layer in layers:
+        own = self._own.matches(features, self.place)
+        for layer in (known.stand, [own]):
             if exact := [row for one in layer for row in one.exact]:
                 return Duplicate(kind="exact_duplicate", row_id=min(exact)[1])
-        for layer in layers:
-            for near in kept(layer):
-                if near.is_certain or names_subject(near.question, near.missing, self._question_counts):
-                    return Duplicate(kind="near_duplicate", row_id=near.row_id)
+        for near in chain(kept(known.stand), map(self._under_key, kept([own]))):
+            if near.is_certain or names_subject(near.question, near.missing, self._question_counts):
+                return Duplicate(kind="near_duplicate", row_id=near.row_id)
         return None
 
     def add(self, row_id: str, features: Features, *, ordinal: int) -> None:
         keyed = self._known[id(features)].keyed
-        self._own.add(row_id, keyed, self.place, ordinal)
+        self._own.add(row_id, features, self.place, ordinal)
+        self._added.update(keyed.question)
         self.rows.append((row_id, keyed, (self.place, ordinal)))
 
     def _look_up(self, coming: Sequence[Features]) -> None:
@@ -235,14 +240,20 @@ class DividedOverlay:
         for plain, under_key, of_shards in zip(coming, keyed, found, strict=True):
             self._known[id(plain)] = _Known(plain, under_key, [one for one in of_shards if one])
 
+    def _under_key(self, near: Near) -> Near:
+        return replace(
+            near,
+            question=frozenset(self._index.words(near.question)),
+            missing=frozenset(self._index.words(near.missing)),
+        )
+
     def _question_counts(self, words: frozenset[str]) -> Mapping[str, int]:
-        """Of rows that stand and of those that were added. Who stands is asked once about all that may be needed."""
+        """Of keyed words. Shards are asked once about all that may be needed."""
         if not words <= self._counts.keys():
             near = (one for known in self._known.values() for one in kept(known.stand))
             asked = _conditional_words(near).union(words, *(known.keyed.question for known in self._known.values()))
             self._counts = dict(self._index.question_counts(asked))
-        own = self._own.question_counts(words)
-        return {word: self._counts[word] + own[word] for word in words}
+        return {word: self._counts[word] + self._added[word] for word in words}
 
 
 @dataclass(frozen=True, slots=True)

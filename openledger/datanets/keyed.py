@@ -16,9 +16,9 @@ rows share words, how many, and how often each occurs; and whoever knows a row a
 
 import hashlib
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate, pairwise, repeat
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -59,27 +59,30 @@ class FeatureKey:
         self.name = _derived(secret, b"name").hex()
 
     def keyed(self, features: Sequence[Features]) -> list[Features]:
-        """With one table for all of them."""
-        numbers = _Numbers(self._word_key)
+        """Of some that have one table."""
+        table = self.words(features[0].answer.table) if features else ()
         digests, bands = self._digests(features), self._bands(features)
-        found = []
-        for one in features:
-            question, answer = (
-                Words(numbers.table, array("I", map(numbers.__getitem__, some))) for some in (one.question, one.answer)
+        return [
+            Features(
+                answer_key=None if one.answer_key is None else next(digests),
+                pair_key=next(digests),
+                question=Words(table, one.question.numbers),
+                answer=Words(table, one.answer.numbers),
+                num_words=one.num_words,
+                answer_sketch=next(bands),
+                row_sketch=next(bands),
+                within=_within(one),
             )
-            found.append(
-                Features(
-                    answer_key=None if one.answer_key is None else next(digests),
-                    pair_key=next(digests),
-                    question=question,
-                    answer=answer,
-                    num_words=one.num_words,
-                    answer_sketch=next(bands),
-                    row_sketch=next(bands),
-                    within=_within(one),
-                )
-            )
-        return found
+            for one in features
+        ]
+
+    def words(self, some: Iterable[str]) -> tuple[str, ...]:
+        return tuple(map(self._word, some))
+
+    def _word(self, word: str) -> str:
+        said = word.encode("utf-8", "surrogatepass")
+        token = hashlib.blake2b(said, digest_size=_WORD_BYTES, key=self._word_key).hexdigest()
+        return f"{token}." if "." in word else token
 
     def _digests(self, features: Sequence[Features]) -> Iterator[bytes]:
         """Of each row that of its answer, if it has one, then that of both."""
@@ -150,8 +153,8 @@ class Bands:
 
     def insert(self, key: int, bands: "array[int]") -> None:
         self._bands[key] = bands
-        for rows, band in zip(self._rows, bands, strict=True):
-            known = rows.setdefault(band, key)
+        known_rows = map(dict.setdefault, self._rows, bands, repeat(key))
+        for rows, band, known in zip(self._rows, bands, known_rows, strict=True):
             if isinstance(known, list):
                 known.append(key)
             elif known != key:
@@ -159,8 +162,7 @@ class Bands:
 
     def query(self, bands: "array[int]") -> set[int]:
         found = set[int]()
-        for rows, band in zip(self._rows, bands, strict=True):
-            known = rows.get(band)
+        for known in map(dict.get, self._rows, bands):
             if known is not None:
                 found.update(known if isinstance(known, list) else (known,))
         return found
@@ -172,21 +174,6 @@ class Bands:
                 known.remove(key)
             else:
                 del rows[band]
-
-
-class _Numbers(dict[str, int]):
-    """A word that is asked for gets the next number, and a place in `table` under its key."""
-
-    def __init__(self, key: bytes):
-        self._key = key
-        self.table: list[str] = []
-
-    def __missing__(self, word: str) -> int:
-        self[word] = number = len(self.table)
-        said = word.encode("utf-8", "surrogatepass")
-        token = hashlib.blake2b(said, digest_size=_WORD_BYTES, key=self._key).hexdigest()
-        self.table.append(f"{token}." if "." in word else token)
-        return number
 
 
 def _within(features: Features) -> "array[int]":
