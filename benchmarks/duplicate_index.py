@@ -7,9 +7,9 @@ Rows are those of `benchmarks/datanets.py`: invented words in Zipf's proportions
 (words and sketches) depend on a row alone and are made before the clock starts: what is measured is what each row is
 judged by, look-up and insertion, in contributions of 1,000 rows.
 
-With `--owners` each contribution is judged both ways, by turns which comes first, and the verdicts are compared. CPU of
-the process that judges is that of all its threads, Ray's among them; CPU of the shard actors is theirs from the first
-contribution on, memory what a process has gained since then.
+With `--owners` each contribution is judged both ways, by turns which comes first, and the verdicts are compared; then
+as many rows again by the divided index alone, which shows what the process that judges keeps of a row. Its CPU is that
+of all its threads, Ray's among them; the first contribution is left out. Memory is resident, less what is shared.
 """
 
 import argparse
@@ -112,35 +112,36 @@ def divided(arguments: argparse.Namespace) -> None:
 def _both_ways(ray: Any, num_rows: int, number: int, folder: Path) -> list[str]:
     hosts = [ray.remote(Host).options(num_cpus=0, max_concurrency=8).remote(folder / str(at)) for at in range(number)]
     processes = [psutil.Process(pid) for pid in ray.get([host.pid.remote() for host in hosts])]
-    key = FeatureKey(bytes(KEY_BYTES))
-    one = DuplicateIndex()
+    one, key = DuplicateIndex(), FeatureKey(bytes(KEY_BYTES))
     several = DividedIndex([ShardHandle(host) for host in hosts], number, key, list, lambda rows: [])
-    spent, gained, first, began_s = defaultdict[str, float](float), defaultdict[str, int](int), True, 0.0
-    for at, batch in enumerate(islice(batches(num_rows, PART, "index"), num_rows // PART)):
+    spent, gained = defaultdict[str, float](float), 0
+    for at, batch in enumerate(islice(batches(2 * num_rows, PART, "index"), 2 * num_rows // PART)):
+        if at == 1:
+            began_s, began = sum(map(_cpu_s, processes)), [_own_bytes(process) for process in processes]
+        if at == num_rows // PART:
+            shards_s, half = sum(map(_cpu_s, processes)) - began_s, _own_bytes(psutil.Process())
         features = features_of((row.prompt, row.completion) for row in batch)
-        ids, place = [row.row_id for row in batch], (at + 1, 0)
-        found = {}
+        ids, place, found = [row.row_id for row in batch], (at + 1, 0), dict[str, list[str]]()
         for name, index in sorted({"one": one, "several": several}.items(), reverse=bool(at % 2)):
-            before, held = time.process_time(), _resident_bytes()
+            if name == "one" and at >= num_rows // PART:  # what the judging process gains without an index of its own
+                continue
+            before, held = time.process_time(), _own_bytes(psutil.Process())
             found[name] = _judged(index, ids, features, place)
-            if not first:
+            if 0 < at < num_rows // PART:
                 spent[name] += time.process_time() - before
-                gained[name] += _resident_bytes() - held
-        assert found["one"] == found["several"]
-        if first:
-            first, began_s = False, sum(map(_cpu_s, processes))
-            resident = [process.memory_info().rss for process in processes]
-    num_counted = (num_rows // PART - 1) * PART
-    shards_s = sum(map(_cpu_s, processes)) - began_s
-    held = max(now.memory_info().rss - then for now, then in zip(processes, resident, strict=True))
+                gained += (_own_bytes(psutil.Process()) - held) * (name == "one")
+        assert found.get("one", found["several"]) == found["several"]
+    num_counted = num_rows - PART
+    judging = (_own_bytes(psutil.Process()) - half) / num_rows
+    held = max(_own_bytes(now) - then for now, then in zip(processes, began, strict=True)) / (2 * num_rows - PART)
     sent = len(pickle.dumps(batch_of(key.keyed(features)))) / PART
     several.close()
     for host in hosts:
         ray.kill(host)
     together_s = spent["several"] + shards_s
     us = [f"{1e6 * some / num_counted:.0f}" for some in (spent["one"], spent["several"], shards_s, together_s)]
-    sizes = [f"{some / num_counted:,.0f}" for some in (gained["one"], gained["several"], held)]
-    return [*us, f"{together_s / spent['one']:.2f}", *sizes, f"{sent:,.0f}"]
+    sizes = [f"{some:,.0f}" for some in (gained / num_counted, judging, held, sent)]
+    return [*us, f"{together_s / spent['one']:.2f}", *sizes]
 
 
 def _judged(index: Index, ids: Sequence[str], features: Sequence[Features], place: tuple[int, int]) -> list[str]:
@@ -153,6 +154,12 @@ def _judged(index: Index, ids: Sequence[str], features: Sequence[Features], plac
             overlay.add(row_id, one, ordinal=ordinal)
     index.absorb(overlay)
     return found
+
+
+def _own_bytes(process: psutil.Process) -> int:
+    """Resident, without Ray's object store and other files that several processes have."""
+    told = process.memory_info()
+    return int(told.rss - told.shared)
 
 
 def _cpu_s(process: psutil.Process) -> float:

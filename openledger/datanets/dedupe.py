@@ -159,16 +159,15 @@ class _Entry:
     """A row as it is kept: in the index four bytes for each distinct word, whose spelling its vocabulary has."""
 
     row_id: str
-    place: tuple[int, int]
-    ordinal: int
+    order: Order
     question: Any  # an array of numbers; in an overlay Words
     answer: Any
     num_words: int
     within: "array[int] | None"
 
     @property
-    def order(self) -> Order:
-        return self.place, self.ordinal
+    def place(self) -> tuple[int, int]:
+        return self.order[0]
 
 
 class Overlay(Protocol):
@@ -325,7 +324,8 @@ class DuplicateIndex:
         exact = {key for key in self._of_text(features) if self._entry(key).place > place}
         candidates = self._candidates(features, lambda entry: entry.place > place)
         known = self._vocabulary.numbers(features.answer) if candidates else frozenset()
-        near = {key for key in candidates if self._repeats(self._entry(key), features, known, self, is_earlier=False)}
+        compared = ((key, self._compared(self._entry(key), features, known, is_earlier=False)) for key in candidates)
+        near = {key for key, both in compared if _repeats(both, self)}
         return [self._entry(key).row_id for key in sorted(exact | near, key=self._order)]
 
     def matches(self, features: Features, place: tuple[int, int]) -> Matches:
@@ -362,15 +362,15 @@ class DuplicateIndex:
             self._entries.append(
                 _Entry(
                     row_id=row_id,
-                    place=order[0],
-                    ordinal=order[1],
+                    order=order,
                     question=question,
                     answer=answer,
                     num_words=features.num_words,
                     within=features.within,
                 )
             )
-            self._is_in_order &= self._last_order <= order
+            if order < self._last_order:
+                self._is_in_order = False
             self._last_order = order
             if self._below is not None:
                 self._features.append(features)
@@ -423,10 +423,11 @@ class DuplicateIndex:
         return self._entry(min(visible, key=self._order)) if visible else None
 
     def _near(self, features: Features, top: "DuplicateIndex") -> _Entry | None:
-        candidates = self._candidates(features, lambda entry: entry.place <= top._place)
+        last = top._place
+        candidates = self._candidates(features, lambda entry: entry.order[0] <= last)
         known = self._vocabulary.numbers(features.answer) if candidates else frozenset()
         for key in candidates:
-            if self._repeats(self._entry(key), features, known, top, is_earlier=True):
+            if _repeats(self._compared(self._entry(key), features, known, is_earlier=True), top):
                 return self._entry(key)
         return None
 
@@ -450,23 +451,11 @@ class DuplicateIndex:
                 break
         return Candidates([self._entry(key).order for key in candidates], near)
 
-    def _repeats(
-        self, entry: _Entry, features: Features, known: Any, top: "DuplicateIndex", *, is_earlier: bool
-    ) -> bool:
-        """Whether one of the two is the other edited; `is_earlier` of the entry. `known` numbers the answer's words."""
-        both = self._compared(entry, features, known, is_earlier=is_earlier)
-        if both is None:
-            return False
-        is_edited = _is_edited(*both)
-        if is_edited is None:
-            return names_subject(both[0].question, both[0].question - both[1].question, top.question_counts)
-        return is_edited
-
     def _compared(
         self, entry: _Entry, features: Features, known: Any, *, is_earlier: bool
     ) -> tuple[_Said, _Said] | None:
-        """The earlier and the later of the two. None for most candidates, which share too few words: they are not
-        spelled out."""
+        """The earlier and the later of the two; `is_earlier` of the entry, `known` numbers the answer's words. None for
+        most candidates, which share too few words: they are not spelled out."""
         num_shared = len(known.intersection(entry.answer))
         size_entry, size_sent = len(entry.answer), len(features.answer)
         if (
@@ -490,6 +479,8 @@ class DuplicateIndex:
 
     def _candidates(self, features: Features, is_wanted: Callable[[_Entry], bool]) -> list[int]:
         both, one = self._like(features, is_wanted)
+        if not (both and one):
+            return both or one
         return self._sorted([*both, *one][:MAX_CANDIDATES])
 
     def _like(self, features: Features, is_wanted: Callable[[_Entry], bool]) -> tuple[list[int], list[int]]:
@@ -497,11 +488,12 @@ class DuplicateIndex:
         the first."""
         by_answer = set(self._answer_bands.query(features.answer_sketch))
         by_row = set(self._row_bands.query(features.row_sketch))
-        both, one = (
-            [key for key in self._sorted(some) if is_wanted(self._entry(key))][:MAX_CANDIDATES]
-            for some in (by_answer & by_row, by_answer ^ by_row)
-        )
-        return both, one
+        return self._wanted(by_answer & by_row, is_wanted), self._wanted(by_answer ^ by_row, is_wanted)
+
+    def _wanted(self, keys: Collection[int], is_wanted: Callable[[_Entry], bool]) -> list[int]:
+        if not keys:
+            return []
+        return [key for key in self._sorted(keys) if is_wanted(self._entry(key))][:MAX_CANDIDATES]
 
     def _sorted(self, keys: Iterable[int]) -> list[int]:
         return sorted(keys) if self._is_in_order else sorted(keys, key=self._order)
@@ -604,6 +596,16 @@ def kept(found: Iterable[Matches]) -> list[Near]:
         near += [row for one in some for row in one.near if row.order <= orders[-1]] if orders else []
         left -= len(orders)
     return sorted(near, key=lambda row: row.order)
+
+
+def _repeats(both: tuple[_Said, _Said] | None, index: DuplicateIndex) -> bool:
+    """Whether the later of the two is the earlier one edited, where the rows of `index` stand."""
+    if both is None:
+        return False
+    is_edited = _is_edited(*both)
+    if is_edited is None:
+        return names_subject(both[0].question, both[0].question - both[1].question, index.question_counts)
+    return is_edited
 
 
 def names_subject(

@@ -23,6 +23,7 @@ from itertools import accumulate, pairwise, repeat
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
+from openledger.core.errors import invariant
 from openledger.datanets.dedupe import (
     LONG_ANSWER_WORDS,
     NUM_BANDS,
@@ -60,7 +61,9 @@ class FeatureKey:
 
     def keyed(self, features: Sequence[Features]) -> list[Features]:
         """Of some that have one table."""
-        table = self.words(features[0].answer.table) if features else ()
+        own = features[0].answer.table if features else ()
+        invariant(all(one.answer.table is own for one in features), "features that are keyed together share a table")
+        table = self.words(own)
         digests, bands = self._digests(features), self._bands(features)
         return [
             Features(
