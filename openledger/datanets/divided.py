@@ -18,6 +18,7 @@ import secrets
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain, groupby
 from typing import TypeVar
@@ -80,9 +81,15 @@ class DividedIndex:
             self._await(*row)
 
     def discard(self, row_ids: Collection[str]) -> None:
-        """Forget rows that shards have or are about to have; a shard that is away forgets them when it is opened."""
-        for number, rows in self._awaiting.items():
-            self._awaiting[number] = [row for row in rows if row[0] not in row_ids]
+        """Forget rows that shards have or are about to have. One that is away has lost them, or forgets them with the
+        rows themselves."""
+        placed: dict[int, list[str]] = defaultdict(list)
+        for row_id in row_ids:
+            placed[shard_of(row_id, self._num_owners)].append(row_id)
+        for number, ids in placed.items():
+            self._awaiting[number] = [row for row in self._awaiting[number] if row[0] not in row_ids]
+            with suppress(Unavailable):
+                self._owners[number].forget_duplicates(ids)
 
     def displaced_by(self, overlay: "DividedOverlay") -> dict[str, str]:
         """As `DuplicateIndex.displaced_by`."""

@@ -288,18 +288,20 @@ class TestAShard:
         shared = {word for draft in sample_drafts(5) for word in f"{draft.prompt} {draft.completion}".lower().split()}
         assert not any(has(_token(datanets, word)) for word in ("quuxonymous", "xylophone") if word not in shared)
 
-    def test_forgets_it_also_where_its_storage_refuses(
-        self, datanets: Datanets, shards: Shards, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize("drafts", [[PRIVATE], [PRIVATE, *sample_drafts(8)]])
+    def test_forgets_it_also_where_storage_refuses(
+        self, datanets: Datanets, shards: Shards, monkeypatch: pytest.MonkeyPatch, drafts: list[RowDraft]
     ) -> None:
-        receipt = datanets.contribute(signed("ada", [PRIVATE]))
+        receipt = datanets.contribute(signed("ada", drafts))
         enter_all(datanets)
-        ids = [receipt.verdicts[0].row_id]
+        ids = [verdict.row_id for verdict in receipt.verdicts]
         with monkeypatch.context() as broken:
             broken.setattr(Shard, "remove", _refuse)
             with pytest.raises(Unavailable):
                 datanets.withdraw(sign_withdrawal(key_of("ada"), "docs", ids, "1"))
         assert set().union(*map(held, shards.hosts)) == set()
-        assert datanets.contribute(signed("bob", [PRIVATE])).verdicts[0].outcome == "accept"
+        again = datanets.contribute(signed("bob", drafts))
+        assert {verdict.outcome for verdict in again.verdicts} == {"accept"}
 
     def test_knows_no_word_of_what_it_is_sent(self, datanets: Datanets, shards: Shards) -> None:
         sent = list[bytes]()
