@@ -1,27 +1,19 @@
-"""What the one owner of the duplicate index can hold: CPU and memory per row as the index grows, and how long it takes
-to build it again.
+"""What the duplicate index costs, in one process and divided over the shards: CPU and memory of a row, per process.
 
-    python benchmarks/duplicate_index.py --rows 150000
-    python benchmarks/duplicate_index.py --rows 20000 --owners 1 2 4      what dividing it over Ray actors would cost
+    python benchmarks/duplicate_index.py --rows 150000                    in one process, as it grows
+    python benchmarks/duplicate_index.py --rows 20000 --owners 1 2 4      and divided over so many shard actors
 
 Rows are those of `benchmarks/datanets.py`: invented words in Zipf's proportions, about 1 KB each, seed 1. The features
-(words and sketches) depend on a row alone and are made before the clock starts: what is measured is what cannot be
-handed to another process, because each row is judged after all before it. CPU is this process's own.
+(words and sketches) depend on a row alone and are made before the clock starts: what is measured is what each row is
+judged by, look-up and insertion, in contributions of 1,000 rows.
 
-Dividing it was tried in two ways, each here for its cost alone; the verdicts that they'd give are another matter
-(docs/decisions/0014-duplicate-index-owner.md):
-
-- *rows*: each owner has the whole index of its rows. A contribution's features go to all owners, each looks all rows up
-  and takes its own: one round.
-- *bands*: each owner has the bands that fall to it, of all rows, and no word. Band keys go to the owners, the ids of
-  candidates come back, and words of candidates would be asked for in a second round, which is not in the figures.
-
-CPU is then that of all processes, memory that of one owner over what it had before the first row.
+With `--owners` each contribution is judged both ways, by turns which comes first, and the verdicts are compared; then
+as many rows again by the divided index alone, which shows what the process that judges keeps of a row. Its CPU is that
+of all its threads, Ray's among them; the first contribution is left out. Memory is resident, less what is shared.
 """
 
 import argparse
 import gc
-import hashlib
 import os
 import pickle
 import tempfile
@@ -29,6 +21,7 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -36,17 +29,20 @@ from datanets import batches
 from rich.console import Console
 from rich.table import Table
 
-from openledger.datanets.dedupe import DuplicateIndex, Features, PackedFeatures, features_of, packed, unpacked
+from openledger.datanets.actor import ShardHandle
+from openledger.datanets.dedupe import DuplicateIndex, Features, Index, features_of
+from openledger.datanets.divided import DividedIndex
+from openledger.datanets.keyed import KEY_BYTES, FeatureKey, batch_of
+from openledger.datanets.shard import ShardHost
 
 PART = 1_000
-NUM_BANDS = 32
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--marks", type=int, default=6, help="lines of the table")
-    parser.add_argument("--owners", type=int, nargs="+", help="divide it over so many actors, by turns")
+    parser.add_argument("--owners", type=int, nargs="+", help="divided over so many shard actors")
     arguments = parser.parse_args()
     if arguments.owners:
         divided(arguments)
@@ -88,131 +84,91 @@ def alone(arguments: argparse.Namespace) -> None:
     Console(width=150).print(table)
 
 
-class RowOwner:
-    """The whole index of some of the rows."""
+class Host(ShardHost):
+    """A shard's actor that tells its process."""
 
-    def __init__(self) -> None:
-        self._index = DuplicateIndex()
-        self._first_bytes = 0
-
-    def take(self, features: PackedFeatures, ids: Sequence[str], own: Sequence[int]) -> list[str]:
-        """Originals of all rows; those of `own` are added."""
-        every = unpacked(features)
-        found = [duplicate.row_id for one in every if (duplicate := self._index.find(one))]
-        for number in own:
-            self._index.add(ids[number], every[number])
-        self._first_bytes = self._first_bytes or _resident_bytes()
-        return found
-
-    def told(self) -> tuple[float, int]:
-        return _used_s(), _resident_bytes() - self._first_bytes
-
-
-class BandOwner:
-    """Some of the bands of all rows."""
-
-    def __init__(self) -> None:
-        self._bands: dict[bytes, Any] = {}
-        self._first_bytes = 0
-
-    def take(self, keys: bytes, numbers: bytes) -> list[tuple[int, int]]:
-        """Pairs of a row's number and a candidate's; then the rows are added. A key has 8 bytes, a number 4."""
-        found = list[tuple[int, int]]()
-        for at in range(len(keys) // 8):
-            key, number = keys[8 * at : 8 * at + 8], int.from_bytes(numbers[4 * at : 4 * at + 4], "little")
-            known = self._bands.setdefault(key, number)
-            if known == number:
-                continue
-            if isinstance(known, int):
-                self._bands[key] = known = [known]
-            found += [(number, other) for other in known[:100]]
-            known.append(number)
-        self._first_bytes = self._first_bytes or _resident_bytes()
-        return found
-
-    def told(self) -> tuple[float, int]:
-        return _used_s(), _resident_bytes() - self._first_bytes
+    def pid(self) -> int:
+        return os.getpid()
 
 
 def divided(arguments: argparse.Namespace) -> None:
     os.environ.update(RAY_worker_niceness="0")
     import ray
 
-    table = Table(
-        title=f"the duplicate index of {arguments.rows:,} rows over Ray actors, contributions of {PART:,} rows"
-    )
+    table = Table(title=f"{arguments.rows:,} rows in contributions of {PART:,}; microseconds of CPU and bytes a row")
     for column in (
-        "divided by",
-        "owners",
-        "CPU us a row",
-        "wall us a row",
-        "bytes a row and owner",
-        "sent bytes a row",
-    ):
-        table.add_column(column, justify="right" if column != "divided by" else "left")
+        "shards", "one process", "judging", "all shards", "together", "ratio", "bytes, one process", "bytes, judging",
+        "bytes, each shard", "sent to each",
+    ):  # fmt: skip
+        table.add_column(column, justify="right")
     with tempfile.TemporaryDirectory(prefix="ol") as short:
         ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR", _temp_dir=short)
         for number in arguments.owners:
-            for name, owner, send in (("rows", RowOwner, _send_rows), ("bands", BandOwner, _send_bands)):
-                owners = [ray.remote(owner).options(num_cpus=0).remote() for _ in range(number)]
-                before_s = sum(cpu for cpu, _ in ray.get([one.told.remote() for one in owners]))
-                used_s = wall_s = 0.0
-                num_sent = 0
-                for batch in islice(batches(arguments.rows, PART, "index"), arguments.rows // PART):
-                    features = features_of((row.prompt, row.completion) for row in batch)
-                    began, wall = time.process_time(), time.perf_counter()
-                    num_sent += send(ray, owners, features, [row.row_id for row in batch])
-                    used_s, wall_s = used_s + time.process_time() - began, wall_s + time.perf_counter() - wall
-                told = ray.get([one.told.remote() for one in owners])
-                cpu_us = 1e6 * (used_s + sum(cpu for cpu, _ in told) - before_s) / arguments.rows
-                held = max(held for _, held in told) / (arguments.rows - PART)
-                table.add_row(
-                    name, str(number), f"{cpu_us:.0f}", f"{1e6 * wall_s / arguments.rows:.0f}", f"{held:,.0f}",
-                    f"{num_sent / arguments.rows:,.0f}",
-                )  # fmt: skip
-                for one in owners:
-                    ray.kill(one)
+            table.add_row(str(number), *_both_ways(ray, arguments.rows, number, Path(short)))
         ray.shutdown()
     Console(width=150).print(table)
 
 
-def _send_rows(ray: Any, owners: Sequence[Any], features: Sequence[Features], ids: Sequence[str]) -> int:
-    sent = packed(features)
-    held = ray.put(sent)
-    own = [[at for at in range(len(ids)) if at % len(owners) == number] for number in range(len(owners))]
-    ray.get([one.take.remote(held, list(ids), mine) for one, mine in zip(owners, own, strict=True)])
-    return len(pickle.dumps(sent)) * len(owners)
+def _both_ways(ray: Any, num_rows: int, number: int, folder: Path) -> list[str]:
+    hosts = [ray.remote(Host).options(num_cpus=0, max_concurrency=8).remote(folder / str(at)) for at in range(number)]
+    processes = [psutil.Process(pid) for pid in ray.get([host.pid.remote() for host in hosts])]
+    one, key = DuplicateIndex(), FeatureKey(bytes(KEY_BYTES))
+    several = DividedIndex([ShardHandle(host) for host in hosts], number, key, list, lambda rows: [])
+    spent, gained = defaultdict[str, float](float), 0
+    for at, batch in enumerate(islice(batches(2 * num_rows, PART, "index"), 2 * num_rows // PART)):
+        if at == 1:
+            began_s, began = sum(map(_cpu_s, processes)), [_own_bytes(process) for process in processes]
+        if at == num_rows // PART:
+            shards_s, half = sum(map(_cpu_s, processes)) - began_s, _own_bytes(psutil.Process())
+        features = features_of((row.prompt, row.completion) for row in batch)
+        ids, place, found = [row.row_id for row in batch], (at + 1, 0), dict[str, list[str]]()
+        for name, index in sorted({"one": one, "several": several}.items(), reverse=bool(at % 2)):
+            if name == "one" and at >= num_rows // PART:  # what the judging process gains without an index of its own
+                continue
+            before, held = time.process_time(), _own_bytes(psutil.Process())
+            found[name] = _judged(index, ids, features, place)
+            if 0 < at < num_rows // PART:
+                spent[name] += time.process_time() - before
+                gained += (_own_bytes(psutil.Process()) - held) * (name == "one")
+        assert found.get("one", found["several"]) == found["several"]
+    num_counted = num_rows - PART
+    judging = (_own_bytes(psutil.Process()) - half) / num_rows
+    held = max(_own_bytes(now) - then for now, then in zip(processes, began, strict=True)) / (2 * num_rows - PART)
+    sent = len(pickle.dumps(batch_of(key.keyed(features)))) / PART
+    several.close()
+    for host in hosts:
+        ray.kill(host)
+    together_s = spent["several"] + shards_s
+    us = [f"{1e6 * some / num_counted:.0f}" for some in (spent["one"], spent["several"], shards_s, together_s)]
+    sizes = [f"{some:,.0f}" for some in (gained / num_counted, judging, held, sent)]
+    return [*us, f"{together_s / spent['one']:.2f}", *sizes]
 
 
-def _send_bands(ray: Any, owners: Sequence[Any], features: Sequence[Features], ids: Sequence[str]) -> int:
-    keys, numbers = defaultdict[int, bytearray](bytearray), defaultdict[int, bytearray](bytearray)
-    for row_id, one in zip(ids, features, strict=True):
-        number = int(row_id[4:12], 16).to_bytes(4, "little")
-        for table, sketch in enumerate((one.answer_sketch, one.row_sketch)):
-            for band, key in enumerate(_band_keys(sketch)):
-                at = (table * NUM_BANDS + band) % len(owners)
-                keys[at] += key
-                numbers[at] += number
-    ray.get([one.take.remote(bytes(keys[at]), bytes(numbers[at])) for at, one in enumerate(owners)])
-    return sum(map(len, keys.values())) + sum(map(len, numbers.values()))
+def _judged(index: Index, ids: Sequence[str], features: Sequence[Features], place: tuple[int, int]) -> list[str]:
+    overlay = index.overlay(place, features)
+    found = []
+    for ordinal, (row_id, one) in enumerate(zip(ids, features, strict=True)):
+        if duplicate := overlay.find(one):
+            found.append(duplicate.row_id)
+        else:
+            overlay.add(row_id, one, ordinal=ordinal)
+    index.absorb(overlay)
+    return found
 
 
-def _band_keys(sketch: Any) -> list[bytes]:
-    """A band is as many of the sketch's numbers as there are bands' worth of; its place is in its key."""
-    numbers = sketch.digest()
-    size = len(numbers) // NUM_BANDS
-    return [
-        hashlib.blake2b(repr((band, numbers[band * size : (band + 1) * size])).encode(), digest_size=8).digest()
-        for band in range(NUM_BANDS)
-    ]
+def _own_bytes(process: psutil.Process) -> int:
+    """Resident, without Ray's object store and other files that several processes have."""
+    told = process.memory_info()
+    return int(told.rss - told.shared)
+
+
+def _cpu_s(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
 
 
 def _resident_bytes() -> int:
     return int(psutil.Process().memory_info().rss)
-
-
-def _used_s() -> float:
-    return time.process_time()
 
 
 if __name__ == "__main__":

@@ -55,6 +55,7 @@ class GatewayArguments(Arguments):
     `max_rank`; vLLM's slots take memory for that rank. With `max_replicas` over `replicas` their number follows the
     load. With `merge_after_s` over 0 a replica that one adapter has filled for so long merges it, which takes two
     replicas. `gate_workers` processes prepare large contributions beside the Datanets; with 0 these do it themselves.
+    With `duplicates_by_shard` each shard has the duplicate index of its own rows, under a key.
     `host_memory_mb` keeps adapters in memory that a node's replicas share, for nodes with several. Adapters may be
     added from the folder `incoming` and, by `adapter_schemes`, from elsewhere. With an `http_port` the gateway also
     listens by itself, at `http_host`; streams cost less than through Serve's proxy. It then stays on the Ray node
@@ -76,6 +77,7 @@ class GatewayArguments(Arguments):
     merge_after_s: float = 0
     gpus_per_replica: float = 0
     gate_workers: NonNegativeInt = GATE_WORKERS
+    duplicates_by_shard: bool = False
     host_memory_mb: int = 0
     adapter_schemes: tuple[str, ...] = ()
     http_host: str = "127.0.0.1"
@@ -132,7 +134,7 @@ def start_gateway(arguments: GatewayArguments, names: Mapping[str, str | None]) 
     service = LiveService(
         workdir,
         engines,
-        datanets_actor(workdir, arguments.gate_workers),
+        datanets_actor(workdir, arguments.gate_workers, arguments.duplicates_by_shard),
         ledger_actor(workdir),
         economy,
         _sources(arguments),

@@ -12,7 +12,7 @@ elsewhere when their node is lost. Every call may be repeated, so Ray may retry.
 import logging
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,12 @@ from openledger.core.errors import OpenLedgerError, Unavailable
 from openledger.core.values import Contribution, ContributionReceipt, Row, Verdict
 from openledger.datanets.bulk import Part
 from openledger.datanets.datanets import Datanets
+from openledger.datanets.dedupe import Order
 from openledger.datanets.detectors import installed_detectors
 from openledger.datanets.gate import Rules
 from openledger.datanets.ingest import STORED_AT_ONCE, Ingest, prepare_here
+from openledger.datanets.keyed import KeyedBatch
+from openledger.datanets.owner import Found
 from openledger.datanets.preparing import Prepared
 from openledger.datanets.rows import packed
 from openledger.datanets.shard import ShardHost
@@ -52,13 +55,19 @@ _log = logging.getLogger(__name__)
 
 
 def start_datanets(
-    folder: Path, num_shards: int, namespace: str = NAMESPACE, storage: str = "", gate_workers: int | None = None
+    folder: Path,
+    num_shards: int,
+    namespace: str = NAMESPACE,
+    storage: str = "",
+    gate_workers: int | None = None,
+    duplicates_by_shard: bool | None = None,
 ) -> Any:
     """The handle of the Datanets actor over `num_shards` shard actors, found by name or started: on this node, or with
     an object store's URI as `storage` on any. Rows that lie in more shards, or in fewer, are moved while it answers.
 
     `gate_workers` processes prepare large contributions beside it, from now on; none with 0. Without it they stay as
-    many as they are, or are `GATE_WORKERS`.
+    many as they are, or are `GATE_WORKERS`. `duplicates_by_shard` divides the duplicate index over the shards, or
+    takes it back into one process with False; without it, it stays where it is.
 
     Needs an initialised Ray. Raises Unavailable, with the reason, where the folder can't be opened, Conflict
     (`storage_changed`) where the rows lie elsewhere, and as `check_forgets`.
@@ -79,6 +88,8 @@ def start_datanets(
         DatanetsActor, DATANETS_ACTOR, namespace, folder.absolute(), shards, num_shards, at_once=CALLS_AT_ONCE
     )
     _result(datanets.names.remote() if gate_workers is None else datanets.use_gate_workers.remote(gate_workers))
+    if duplicates_by_shard is not None:
+        _result(datanets.divide_duplicates.remote(by_shard=duplicates_by_shard))
     return datanets
 
 
@@ -116,6 +127,31 @@ class ShardHandle:
 
     def count(self, datanet: str) -> int:
         return int(_result(self._actor.count.remote(datanet)))
+
+    def open_duplicates(self, key_name: str, session: str) -> dict[str, Order]:
+        found: dict[str, Order] = _result(self._actor.open_duplicates.remote(key_name, session))
+        return found
+
+    def enter_duplicates(
+        self, session: str, row_ids: Sequence[str], orders: Sequence[Order], features: KeyedBatch
+    ) -> bool | None:
+        entered: bool | None = _result(self._actor.enter_duplicates.remote(session, row_ids, orders, features))
+        return entered
+
+    def find_duplicates(self, session: str, features: KeyedBatch, place: tuple[int, int]) -> Found | None:
+        found: Found | None = _result(self._actor.find_duplicates.remote(session, features, place))
+        return found
+
+    def find_repetitions(self, session: str, features: KeyedBatch, place: tuple[int, int]) -> Found | None:
+        found: Found | None = _result(self._actor.find_repetitions.remote(session, features, place))
+        return found
+
+    def count_questions(self, session: str, words: Sequence[str]) -> list[int] | None:
+        found: list[int] | None = _result(self._actor.count_questions.remote(session, words))
+        return found
+
+    def forget_duplicates(self, row_ids: Collection[str]) -> None:
+        _result(self._actor.forget_duplicates.remote(list(row_ids)))
 
 
 class DatanetsActor(Datanets):

@@ -24,10 +24,11 @@ that can't be read is found before training (`copies`), which waits for them.
 
 import contextlib
 import json
+import secrets
 import threading
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
@@ -57,12 +58,14 @@ from openledger.datanets.appeals import HeldRow
 from openledger.datanets.bulk import Part
 from openledger.datanets.clusters import ClusterRow, EvidenceClusters, WordWeights, row_words
 from openledger.datanets.contribution import check_signature, draft_bytes, row_ids
-from openledger.datanets.dedupe import DuplicateIndex, features_of
+from openledger.datanets.dedupe import DuplicateIndex, Features, Index, Overlay, features_of
 from openledger.datanets.disclosure import ANYBODY, Disclosure
+from openledger.datanets.divided import DividedIndex
 from openledger.datanets.export import write_export, write_leaves
 from openledger.datanets.feedback import Feedback
-from openledger.datanets.gate import GATE_VERSION, NO_DETECTORS, Detectors, Rules, decide, judge
+from openledger.datanets.gate import GATE_VERSION, NO_DETECTORS, Detectors, Rules, decide, examine, rare_collections
 from openledger.datanets.holders import HeldChange
+from openledger.datanets.keyed import KEY_BYTES, FeatureKey
 from openledger.datanets.layout import Layout, ShardPort
 from openledger.datanets.leaderboard import Leaderboard, LeaderboardPage
 from openledger.datanets.licences import check_kept, keeps, not_kept, row_keeps
@@ -72,6 +75,7 @@ from openledger.datanets.quotas import DAY_MS, HOUR_MS, check_day, check_hour
 from openledger.datanets.registry import (
     Contributor,
     ContributorStatistics,
+    CreditedRow,
     Datanet,
     Display,
     PendingContribution,
@@ -111,6 +115,7 @@ _MAX_OWNED = 100  # names are everybody's
 _INDEXED_AT_ONCE = 10_000
 _MANIFESTS_KEPT = 2  # in memory, for who reads one page by page
 _WORD_WEIGHTS = "word_weights.json"
+_BY_SHARD, _FEATURE_KEY = "duplicates_by_shard", "feature_key"  # among the registry's properties
 _STORED: tuple[Outcome, ...] = ("accept", "review")
 
 
@@ -138,8 +143,9 @@ class Datanets:
         self._clock = clock
         self._registry = Registry(folder / "registry.sqlite")
         self._disclosure = Disclosure(self._registry)
+        self._shards = tuple(shards)
         self._layout = Layout(shards, self._registry)
-        self._index = DuplicateIndex()
+        self._index: Index = DuplicateIndex()  # of nothing, while what was cut off is finished
         self._reservations = Reservations()
         self._manifests = dict[DatanetVersion, Manifest]()
         self._forgotten = self._registry.tombstones.row_ids()  # by the shards, or about to be
@@ -159,10 +165,26 @@ class Datanets:
         with contextlib.suppress(Corrupt):  # it is the layout's `problem`
             while not moves_later and self.move_rows():
                 pass
-        self._build_index()
+        for name in names:
+            self._check_rows(name)
+        self._index = self._built_index(by_shard=self._registry.find_property(_BY_SHARD) == "1")
 
     def close(self) -> None:
+        if isinstance(self._index, DividedIndex):
+            self._index.close()
         self._registry.close()
+
+    def divide_duplicates(self, *, by_shard: bool) -> None:
+        """From now on, also after a restart, have the duplicate index with the shards (`divided`), or in this process.
+        It is made anew where that is another place than before. Raises Unavailable where a shard is away; then it
+        stays where it was."""
+        before = self._index
+        if by_shard == isinstance(before, DividedIndex):
+            return
+        self._index = self._built_index(by_shard=by_shard)
+        self._registry.set_property(_BY_SHARD, str(int(by_shard)))
+        if isinstance(before, DividedIndex):
+            before.dissolve()
 
     def move_rows(self) -> bool:
         """Move some of the rows whose shard has changed. Whether more may be left; nothing else has to wait for it."""
@@ -919,6 +941,11 @@ class Datanets:
         try:
             yield
         except Corrupt as error:
+            self._note(name, [error])
+
+    def _note(self, name: str, damages: Sequence[Corrupt]) -> None:
+        """The first that is known of is told."""
+        for error in damages[:1]:
             self._damages.setdefault(name, error)
 
     def _check_owner(self, name: str, by: str) -> None:
@@ -932,7 +959,10 @@ class Datanets:
         if keeps(present, licence):
             return
         check_kept(self._registry.terms.licences.given(name, present, owner), licence)
-        named = Counter(own for row in self._layout.scan(name) if (own := own_licence(row)))
+        self._check_sound(name)
+        self._finish_pending(name)
+        stored = self._layout.take(name, self._registry.row_ids(name, _STORED))
+        named = Counter(own for row in stored if (own := own_licence(row)))
         for own, number in named.items():
             if row_keeps(own, licence) is False:
                 raise not_kept(number, own, licence)
@@ -967,12 +997,17 @@ class Datanets:
 
     def _judge(
         self, contribution: Contribution, sealed: Place | None, prepared: Prepared | None = None
-    ) -> tuple[tuple[Verdict, ...], DuplicateIndex]:
-        overlay = self._index.overlay(sealed or self._registry.next_place())
+    ) -> tuple[tuple[Verdict, ...], Overlay]:
         rules = self.rules(contribution.datanet)
-        if prepared is not None and prepared.fits(contribution, self._detectors, rules):
-            return tuple(decide(prepared.row_ids, prepared.examined, overlay)), overlay
-        return tuple(judge(contribution.drafts, row_ids(contribution), overlay, self._detectors, rules)), overlay
+        with rare_collections():
+            if prepared is not None and prepared.fits(contribution, self._detectors, rules):
+                ids, examined = prepared.row_ids, prepared.examined
+            else:
+                ids = tuple(row_ids(contribution))
+                examined = tuple(examine(contribution.drafts, self._detectors, rules))
+            coming = [one.features for one in examined if not one.reasons]
+            overlay = self._index.overlay(sealed or self._registry.next_place(), coming)
+            return tuple(decide(ids, examined, overlay)), overlay
 
     def _begin(self, contribution: Contribution, prepared: Prepared | None) -> PendingContribution:
         now_ms, own = self._clock.now_ms(), (contribution.contributor_id, digest_of(contribution))
@@ -1009,7 +1044,7 @@ class Datanets:
         self._registry.appeals.accept(held.row_id, repeating)
         if held.outcome == "reject":
             self._index.discard({held.row_id})
-            self._index.add(held.row_id, features, place)
+            self._index.add(held.row_id, features, place, held.ordinal)
 
     def _contributors_of(self, removal: Removal) -> dict[str, str]:
         """Raises NotFound for a row that the Datanet never stored."""
@@ -1116,38 +1151,50 @@ class Datanets:
             if (pending := self._registry.find_pending(identifier)) is not None:
                 self._store(pending)
 
-    def _build_index(self) -> None:
+    def _built_index(self, *, by_shard: bool) -> Index:
         """Ten thousand rows at a time, in the order of credit; of a damaged Datanet those that can be read."""
-        where = {
-            row_id: (name, shard) for name in self._registry.names() for row_id, shard in self._found(name).items()
-        }
-        order = iter(self._registry.credited())
+        if by_shard:
+            key = FeatureKey(bytes.fromhex(self._registry.fix_property(_FEATURE_KEY, secrets.token_hex(KEY_BYTES))))
+            num_owners = self._layout.num_shards
+            return DividedIndex(self._shards, num_owners, key, self._credited_rows, self._features_of)
+        index = DuplicateIndex()
+        order = iter(self._credited_rows())
         while part := list(islice(order, _INDEXED_AT_ONCE)):
-            wanted: dict[tuple[str, int], list[str]] = defaultdict(list)
-            for row_id, _ in part:
-                if row_id in where:
-                    wanted[where[row_id]].append(row_id)
-            rows: dict[str, Row] = {}
-            for (name, shard), ids in wanted.items():
-                with self._noting(name):
-                    rows.update((row.row_id, row) for row in self._layout.take_from(shard, name, ids))
-            read = [(row_id, place) for row_id, place in part if row_id in rows]
-            features = features_of((rows[row_id].prompt, rows[row_id].completion) for row_id, _ in read)
-            self._index.extend([(row_id, one, place) for (row_id, place), one in zip(read, features, strict=True)])
+            index.extend([(row.row_id, features, row.order) for row, features in self._features_of(part)])
+        return index
 
-    def _found(self, name: str) -> dict[str, int]:
-        """The Datanet's rows that can be read, each with a shard that has it; what is damaged is noted."""
+    def _credited_rows(self) -> list[CreditedRow]:
+        for name in self._registry.names():
+            with self._noting(name):
+                self._finish_pending(name)
+        return self._registry.credited()
+
+    def _features_of(self, part: Sequence[CreditedRow]) -> list[tuple[CreditedRow, Features]]:
+        """Of those rows that can be read; what is damaged is noted."""
+        wanted: dict[str, list[str]] = defaultdict(list)
+        for one in part:
+            wanted[one.datanet].append(one.row_id)
+        rows: dict[str, Row] = {}
+        for name, ids in wanted.items():
+            found, damages = self._layout.take_sound(name, ids)
+            rows.update((row.row_id, row) for row in found)
+            self._note(name, damages)
+        read = [one for one in part if one.row_id in rows]
+        features = features_of((rows[one.row_id].prompt, rows[one.row_id].completion) for one in read)
+        return list(zip(read, features, strict=True))
+
+    def _check_rows(self, name: str) -> None:
+        """Note what is damaged of a Datanet, and have no shard keep what was taken back."""
         found, damages = self._layout.sound(name)
+        self._note(name, damages)
+        if not damages:
+            with self._noting(name):
+                self._check_complete(name, found)
         with self._noting(name):
-            if damages:
-                raise damages[0]
-            self._check_complete(name, found)
-        with self._noting(name):
-            if late := sorted(found.keys() & self._forgotten):  # of a process that was cut off
+            if late := sorted(found & self._forgotten):  # of a process that was cut off
                 self._layout.remove(name, late)
-        return found
 
-    def _check_complete(self, name: str, found: Collection[str]) -> None:
+    def _check_complete(self, name: str, found: set[str]) -> None:
         credited = self._registry.row_ids(name, _STORED)
         missing = [row_id for row_id in credited if row_id not in found]
         if missing:

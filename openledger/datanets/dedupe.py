@@ -24,10 +24,10 @@ import re
 import unicodedata
 from array import array
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain, groupby, pairwise
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import rensa
@@ -42,13 +42,15 @@ OTHER_QUESTION_WORDS, OTHER_QUESTION_SIMILARITY = 10, 0.95
 LONG_ANSWER_WORDS, LONG_ANSWER_SIMILARITY = 40, 0.7
 MAX_CANDIDATES = 100  # rows like this one: ten thousand times one formula must not stop the gate
 
-_PERMUTATIONS, _BANDS, _SEED = 128, 32, 1
+NUM_BANDS = 32
+_PERMUTATIONS, _SEED = 128, 1
 _CANDIDATE_SIMILARITY = 0.4  # a hint to rensa; the bands decide: half of the pairs at 0.38 are found, 99.6 % at 0.63
 _IDEOGRAPH = "[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af]"
 _WORD = re.compile(rf"{_IDEOGRAPH}|\w+")
 _BLANK_BETWEEN_WORDS = bytes(sign if sign < 128 and re.match(r"\w", chr(sign)) else ord(" ") for sign in range(256))
 _DOTTED_NAME = re.compile(r"\w+(?:\.\w+)+")
 LAST = (2**63, 0)  # a place behind every other
+Order = tuple[tuple[int, int], int]  # of a row among all: its place, and its number within its contribution
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,15 +85,20 @@ class Words:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Features:
-    """What the index compares: digests of the normalised text, word sets, and sketches of 128 permutations."""
+    """What the index compares: digests of the normalised text, word sets, and sketches of 128 permutations.
+
+    Under a key (`keyed`) words aren't spelled out, and `within` tells which stand within which: pairs of a word's place
+    in `answer` and one's in `question`.
+    """
 
     pair_key: bytes
     answer_key: bytes | None
     question: Words
     answer: Words
     num_words: int
-    answer_sketch: rensa.RMinHash
-    row_sketch: rensa.RMinHash
+    answer_sketch: Any  # rensa.RMinHash; under a key its bands
+    row_sketch: Any
+    within: "array[int] | None" = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +114,44 @@ class PackedFeatures:
 
 @dataclass(frozen=True, slots=True)
 class _Said:
-    """The words of a row that is compared."""
+    """The words of a row that is compared. `within` has the pairs of an answer's word and a question's in which it
+    stands; None where the words themselves tell."""
 
     question: frozenset[str]
     answer: frozenset[str]
     num_words: int
+    within: frozenset[tuple[str, str]] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Near:
+    """A row of the index of which the one asked about is an edited copy, or the other way round: for certain, or if the
+    later question names the subject of the earlier one, `question`, and so none of its words that are `missing` there.
+    """
+
+    order: Order
+    row_id: str
+    is_certain: bool
+    question: frozenset[str]
+    missing: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Rows with a like sketch, in their order, and those of them that are near."""
+
+    orders: list[Order]
+    near: list[Near]
+
+
+@dataclass(frozen=True, slots=True)
+class Matches:
+    """What a part of all rows has for one row, as far as the part alone can tell. Candidates by both sketches come
+    before those by one."""
+
+    exact: list[tuple[Order, str]]
+    by_both: Candidates
+    by_one: Candidates
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,10 +159,34 @@ class _Entry:
     """A row as it is kept: in the index four bytes for each distinct word, whose spelling its vocabulary has."""
 
     row_id: str
-    place: tuple[int, int]
+    order: Order
     question: Any  # an array of numbers; in an overlay Words
     answer: Any
     num_words: int
+    within: "array[int] | None"
+
+    @property
+    def place(self) -> tuple[int, int]:
+        return self.order[0]
+
+
+class Overlay(Protocol):
+    """Rows that are judged, over those that stand (`Index.overlay`)."""
+
+    def find(self, features: Features) -> Duplicate | None: ...
+    def add(self, row_id: str, features: Features, *, ordinal: int) -> None: ...
+
+
+class Index(Protocol):
+    """What stands, in one process (`DuplicateIndex`) or in several (`divided.DividedIndex`); each takes its own
+    overlays back."""
+
+    def overlay(self, place: tuple[int, int], coming: Sequence[Features] = ()) -> Overlay: ...
+    def add(self, row_id: str, features: Features, place: tuple[int, int], ordinal: int) -> None: ...
+    def absorb(self, overlay: Any) -> None: ...
+    def discard(self, row_ids: Collection[str]) -> None: ...
+    def displaced_by(self, overlay: Any) -> dict[str, str]: ...
+    def repeated_by(self, features: Features, place: tuple[int, int]) -> list[str]: ...
 
 
 class _Vocabulary:
@@ -144,8 +208,8 @@ class _Vocabulary:
         """Of those words that are known."""
         return {number for number in map(self._numbers.get, some) if number is not None}
 
-    def words(self, numbers: Iterable[int]) -> frozenset[str]:
-        return frozenset(map(self._words.__getitem__, numbers))
+    def words(self, numbers: Iterable[int]) -> list[str]:
+        return list(map(self._words.__getitem__, numbers))
 
     def question_count(self, word: str) -> int:
         number = self._numbers.get(word)
@@ -189,7 +253,8 @@ class _Unnumbered:
     def numbers(self, some: Iterable[str]) -> frozenset[str]:
         return frozenset(some)
 
-    words = numbers
+    def words(self, some: Iterable[str]) -> list[str]:
+        return list(some)
 
     def question_count(self, word: str) -> int:
         return self._num_questions[word]
@@ -210,28 +275,38 @@ class _Numbers(dict[str, int]):
 class DuplicateIndex:
     """Rows in the order in which they were credited; the earliest match is the original.
 
+    `bands` makes a table of sketches: of rensa's, unless they stand under a key (`keyed.Bands`).
+
     An overlay sees the rows of the index below it that stand in its place or before, and takes new ones in its place
     without changing the index: rows are judged against an overlay, and enter the index below (`absorb`) once their
     verdicts are durable.
     """
 
-    def __init__(self, below: "DuplicateIndex | None" = None, place: tuple[int, int] = LAST):
+    def __init__(
+        self,
+        below: "DuplicateIndex | None" = None,
+        place: tuple[int, int] = LAST,
+        bands: Callable[[], Any] | None = None,
+    ):
         self._below = below
         self._place = place
+        self._make_bands = bands or _plain_bands
         self._entries: list[_Entry | None] = []  # None: a row that was discarded
         self._vocabulary: Any = _Vocabulary() if below is None else _Unnumbered()
         self._features: list[Features] = []  # kept in overlays alone, to be absorbed
         self._pairs: dict[bytes, int] = {}
         self._answers: dict[bytes, int] = {}
         self._again: dict[bytes, list[int]] = {}  # more rows of one digest: only where a seal let a later place in
-        self._answer_bands = rensa.RMinHashLSH(_CANDIDATE_SIMILARITY, _PERMUTATIONS, _BANDS)
-        self._row_bands = rensa.RMinHashLSH(_CANDIDATE_SIMILARITY, _PERMUTATIONS, _BANDS)
+        self._answer_bands, self._row_bands = self._make_bands(), self._make_bands()
+        self._last_order: Order = ((-1, 0), 0)
+        self._is_in_order = True  # rows came as they stand: a row's key tells its order
 
     def __len__(self) -> int:
         return len(self._entries) + (0 if self._below is None else len(self._below))
 
-    def overlay(self, place: tuple[int, int] = LAST) -> "DuplicateIndex":
-        return DuplicateIndex(below=self, place=place)
+    def overlay(self, place: tuple[int, int] = LAST, coming: Sequence[Features] = ()) -> "DuplicateIndex":
+        """`coming` are the rows that will be looked for in it; here nothing has to be known of them before."""
+        return DuplicateIndex(self, place, self._make_bands)
 
     def find(self, features: Features) -> Duplicate | None:
         """The earliest row that `features` repeats, an exact repetition before an edited one."""
@@ -249,21 +324,54 @@ class DuplicateIndex:
         exact = {key for key in self._of_text(features) if self._entry(key).place > place}
         candidates = self._candidates(features, lambda entry: entry.place > place)
         known = self._vocabulary.numbers(features.answer) if candidates else frozenset()
-        near = {key for key in candidates if self._repeats(self._entry(key), features, known, self, is_earlier=False)}
+        compared = ((key, self._compared(self._entry(key), features, known, is_earlier=False)) for key in candidates)
+        near = {key for key, both in compared if _repeats(both, self)}
         return [self._entry(key).row_id for key in sorted(exact | near, key=self._order)]
 
-    def add(self, row_id: str, features: Features, place: tuple[int, int] | None = None) -> None:
-        """`place` is the index's own unless it is given."""
-        self.extend([(row_id, features, self._place if place is None else place)])
+    def matches(self, features: Features, place: tuple[int, int]) -> Matches:
+        """What of these rows, in `place` or before, that of `features` repeats: what `find` makes its answer of, if
+        there are no other rows. Near ones are told to the first certain one."""
+        exact = [(entry.order, entry.row_id)] if (entry := self._exact(features, place)) else []
+        both, one = ([], []) if exact else self._like(features, lambda entry: entry.place <= place)
+        return Matches(
+            exact, self._near_of(both, features, is_earlier=True), self._near_of(one, features, is_earlier=True)
+        )
 
-    def extend(self, rows: Sequence[tuple[str, Features, tuple[int, int]]]) -> None:
-        """Add rows (id, features, place): many of one table cost less together."""
+    def matches_behind(self, features: Features, place: tuple[int, int]) -> Matches:
+        """What of these rows, behind `place`, repeats that of `features`: all of it."""
+        exact = [self._entry(key) for key in self._of_text(features) if self._entry(key).place > place]
+        both, one = self._like(features, lambda entry: entry.place > place)
+        return Matches(
+            [(entry.order, entry.row_id) for entry in exact],
+            self._near_of(both, features, is_earlier=False),
+            self._near_of(one, features, is_earlier=False),
+        )
+
+    def add(
+        self, row_id: str, features: Features, place: tuple[int, int] | None = None, ordinal: int | None = None
+    ) -> None:
+        """`place` is the index's own unless it is given, `ordinal` behind all that were added."""
+        order = (self._place if place is None else place, len(self._entries) if ordinal is None else ordinal)
+        self.extend([(row_id, features, order)])
+
+    def extend(self, rows: Sequence[tuple[str, Features, Order]]) -> None:
+        """Add rows: many of one table cost less together."""
         both = self._vocabulary.add((one.question, one.answer) for _, one, _ in rows)
-        for (row_id, features, place), (question, answer) in zip(rows, both, strict=True):
+        for (row_id, features, order), (question, answer) in zip(rows, both, strict=True):
             key = len(self._entries)
             self._entries.append(
-                _Entry(row_id=row_id, place=place, question=question, answer=answer, num_words=features.num_words)
+                _Entry(
+                    row_id=row_id,
+                    order=order,
+                    question=question,
+                    answer=answer,
+                    num_words=features.num_words,
+                    within=features.within,
+                )
             )
+            if order < self._last_order:
+                self._is_in_order = False
+            self._last_order = order
             if self._below is not None:
                 self._features.append(features)
             for found, digest in self._digests(features):
@@ -275,7 +383,7 @@ class DuplicateIndex:
     def absorb(self, overlay: "DuplicateIndex") -> None:
         """Take over the rows that were added to `overlay`, in their order."""
         added = zip(overlay._entries, overlay._features, strict=True)
-        self.extend([(entry.row_id, features, entry.place) for entry, features in added if entry is not None])
+        self.extend([(entry.row_id, features, entry.order) for entry, features in added if entry is not None])
 
     def displaced_by(self, overlay: "DuplicateIndex") -> dict[str, str]:
         """Rows of this index in later places than the overlay's that repeat one of its rows: id to that row's id."""
@@ -315,28 +423,50 @@ class DuplicateIndex:
         return self._entry(min(visible, key=self._order)) if visible else None
 
     def _near(self, features: Features, top: "DuplicateIndex") -> _Entry | None:
-        candidates = self._candidates(features, lambda entry: entry.place <= top._place)
+        last = top._place
+        candidates = self._candidates(features, lambda entry: entry.order[0] <= last)
         known = self._vocabulary.numbers(features.answer) if candidates else frozenset()
         for key in candidates:
-            if self._repeats(self._entry(key), features, known, top, is_earlier=True):
+            if _repeats(self._compared(self._entry(key), features, known, is_earlier=True), top):
                 return self._entry(key)
         return None
 
-    def _repeats(
-        self, entry: _Entry, features: Features, known: Any, top: "DuplicateIndex", *, is_earlier: bool
-    ) -> bool:
-        """Whether one of the two is the other edited; `is_earlier` of the entry. `known` numbers the answer's
-        words: most candidates share too few of them, and are not spelled out."""
+    def _near_of(self, candidates: Sequence[int], features: Features, *, is_earlier: bool) -> Candidates:
+        known = self._vocabulary.numbers(features.answer) if candidates else frozenset()
+        near: list[Near] = []
+        for key in candidates:
+            both = self._compared(self._entry(key), features, known, is_earlier=is_earlier)
+            if both is None or (is_edited := _is_edited(*both)) is False:
+                continue
+            near.append(
+                Near(
+                    order=self._entry(key).order,
+                    row_id=self._entry(key).row_id,
+                    is_certain=is_edited is True,
+                    question=both[0].question,
+                    missing=both[0].question - both[1].question,
+                )
+            )
+            if is_edited and is_earlier:
+                break
+        return Candidates([self._entry(key).order for key in candidates], near)
+
+    def _compared(
+        self, entry: _Entry, features: Features, known: Any, *, is_earlier: bool
+    ) -> tuple[_Said, _Said] | None:
+        """The earlier and the later of the two; `is_earlier` of the entry, `known` numbers the answer's words. None for
+        most candidates, which share too few words: they are not spelled out."""
         num_shared = len(known.intersection(entry.answer))
         size_entry, size_sent = len(entry.answer), len(features.answer)
         if (
             num_shared < SAME_QUESTION_SIMILARITY * (size_entry + size_sent - num_shared)
             and num_shared < SAME_QUESTION_CONTAINMENT * (size_entry if is_earlier else size_sent)
         ):  # fmt: skip
-            return False
-        stored = _Said(self._vocabulary.words(entry.question), self._vocabulary.words(entry.answer), entry.num_words)
-        sent = _Said(frozenset(features.question), frozenset(features.answer), features.num_words)
-        return _is_edited(stored, sent, top) if is_earlier else _is_edited(sent, stored, top)
+            return None
+        question, answer = (self._vocabulary.words(some) for some in (entry.question, entry.answer))
+        stored = _said(question, answer, entry)
+        sent = _said(list(features.question), list(features.answer), features)
+        return (stored, sent) if is_earlier else (sent, stored)
 
     def _of_text(self, features: Features) -> list[int]:
         """Rows with this question and answer, or with this answer."""
@@ -348,19 +478,33 @@ class DuplicateIndex:
         return [pair, (self._answers, features.answer_key)] if features.answer_key else [pair]
 
     def _candidates(self, features: Features, is_wanted: Callable[[_Entry], bool]) -> list[int]:
-        by_answer, by_row = self._answer_bands.query(features.answer_sketch), self._row_bands.query(features.row_sketch)
-        both = set(by_answer) & set(by_row)
-        others = sorted((set(by_answer) | set(by_row)) - both)
-        wanted = [key for key in [*sorted(both), *others] if is_wanted(self._entry(key))]
-        return sorted(wanted[:MAX_CANDIDATES], key=self._order)
+        both, one = self._like(features, is_wanted)
+        if not (both and one):
+            return both or one
+        return self._sorted([*both, *one][:MAX_CANDIDATES])
+
+    def _like(self, features: Features, is_wanted: Callable[[_Entry], bool]) -> tuple[list[int], list[int]]:
+        """Rows with a like sketch of answer and row, and of one of them, in their order; of more than `MAX_CANDIDATES`
+        the first."""
+        by_answer = set(self._answer_bands.query(features.answer_sketch))
+        by_row = set(self._row_bands.query(features.row_sketch))
+        return self._wanted(by_answer & by_row, is_wanted), self._wanted(by_answer ^ by_row, is_wanted)
+
+    def _wanted(self, keys: Collection[int], is_wanted: Callable[[_Entry], bool]) -> list[int]:
+        if not keys:
+            return []
+        return [key for key in self._sorted(keys) if is_wanted(self._entry(key))][:MAX_CANDIDATES]
+
+    def _sorted(self, keys: Iterable[int]) -> list[int]:
+        return sorted(keys) if self._is_in_order else sorted(keys, key=self._order)
 
     def _entry(self, key: int) -> _Entry:
         entry = self._entries[key]
         assert entry is not None, "a discarded row stands in no table"
         return entry
 
-    def _order(self, key: int) -> tuple[tuple[int, int], int]:
-        return self._entry(key).place, key
+    def _order(self, key: int) -> tuple[Order, int]:
+        return self._entry(key).order, key
 
 
 def features_of(rows: Iterable[tuple[str, str]]) -> list[Features]:
@@ -444,7 +588,49 @@ def _words(normal: str) -> list[str]:
     return _WORD.findall(normal)
 
 
-def _is_edited(earlier: _Said, later: _Said, index: DuplicateIndex) -> bool:
+def kept(found: Iterable[Matches]) -> list[Near]:
+    """The near rows of several parts that would be looked at if the parts were one, in their order."""
+    parts, near, left = list(found), list[Near](), MAX_CANDIDATES
+    for some in ([one.by_both for one in parts], [one.by_one for one in parts]):
+        orders = sorted(chain.from_iterable(one.orders for one in some))[:left]
+        near += [row for one in some for row in one.near if row.order <= orders[-1]] if orders else []
+        left -= len(orders)
+    return sorted(near, key=lambda row: row.order)
+
+
+def _repeats(both: tuple[_Said, _Said] | None, index: DuplicateIndex) -> bool:
+    """Whether the later of the two is the earlier one edited, where the rows of `index` stand."""
+    if both is None:
+        return False
+    is_edited = _is_edited(*both)
+    if is_edited is None:
+        return names_subject(both[0].question, both[0].question - both[1].question, index.question_counts)
+    return is_edited
+
+
+def names_subject(
+    question: frozenset[str], missing: frozenset[str], counts_of: Callable[[frozenset[str]], Mapping[str, int]]
+) -> bool:
+    """Whether a later question without the `missing` words of an earlier one names its subject: those of its words that
+    fewest questions have; of these the dotted names alone, if there are any."""
+    counts = counts_of(question)
+    fewest = min(counts.values())
+    rarest = {word for word, count in counts.items() if count == fewest}
+    return not missing & ({word for word in rarest if "." in word} or rarest)
+
+
+def _said(question: Sequence[str], answer: Sequence[str], of: "_Entry | Features") -> _Said:
+    pairs = of.within
+    within = (
+        None
+        if pairs is None
+        else frozenset((answer[a], question[q]) for a, q in zip(pairs[::2], pairs[1::2], strict=True))
+    )
+    return _Said(frozenset(question), frozenset(answer), of.num_words, within)
+
+
+def _is_edited(earlier: _Said, later: _Said) -> bool | None:
+    """None: it is if the later question names the earlier one's subject."""
     num_shared = len(earlier.answer & later.answer)
     similarity = num_shared / max(1, len(earlier.answer) + len(later.answer) - num_shared)
     num_words = min(earlier.num_words, later.num_words)
@@ -453,34 +639,25 @@ def _is_edited(earlier: _Said, later: _Said, index: DuplicateIndex) -> bool:
     if num_words >= OTHER_QUESTION_WORDS and similarity >= OTHER_QUESTION_SIMILARITY and not _follows(earlier, later):
         return True
     containment = num_shared / max(1, len(earlier.answer))
-    alike = similarity >= SAME_QUESTION_SIMILARITY or containment >= SAME_QUESTION_CONTAINMENT
-    return alike and _same_question(earlier.question, later.question, index)
+    if similarity < SAME_QUESTION_SIMILARITY and containment < SAME_QUESTION_CONTAINMENT:
+        return False
+    if not earlier.question or not later.question:
+        return earlier.question == later.question
+    return None if earlier.question - later.question else True
 
 
 def _follows(earlier: _Said, later: _Said) -> bool:
     """Whether the answers differ as the questions do: every word that only one answer has stands within a word that
     only its question has."""
-    return _stand_within(earlier.answer - later.answer, earlier.question - later.question) and _stand_within(
-        later.answer - earlier.answer, later.question - earlier.question
-    )
+    return _stand_within(
+        earlier.answer - later.answer, earlier.question - later.question, earlier.within
+    ) and _stand_within(later.answer - earlier.answer, later.question - earlier.question, later.within)
 
 
-def _stand_within(some: frozenset[str], others: frozenset[str]) -> bool:
-    return all(any(word in other for other in others) for word in some)
-
-
-def _same_question(earlier: frozenset[str], later: frozenset[str], index: DuplicateIndex) -> bool:
-    """Whether `later` names the subject of `earlier`: those of its words that fewest questions have; of these the
-    dotted names alone, if there are any."""
-    if not earlier or not later:
-        return earlier == later
-    missing = earlier - later
-    if not missing:
-        return True
-    counts = index.question_counts(earlier)
-    fewest = min(counts.values())
-    rarest = {word for word, count in counts.items() if count == fewest}
-    return not missing & ({word for word in rarest if "." in word} or rarest)
+def _stand_within(some: frozenset[str], others: frozenset[str], pairs: frozenset[tuple[str, str]] | None) -> bool:
+    if pairs is None:
+        return all(any(word in other for other in others) for word in some)
+    return all(word in others or any((word, other) in pairs for other in others) for word in some)
 
 
 def _dotted_names(normal: str) -> list[str]:
@@ -504,6 +681,10 @@ def _row_tokens(question: Sequence[str], answer_tokens: Sequence[str]) -> list[s
 def _sketches(token_sets: list[list[str]]) -> list[rensa.RMinHash]:
     sketches: list[rensa.RMinHash] = rensa.RMinHash.from_token_sets(token_sets, _PERMUTATIONS, _SEED)
     return sketches
+
+
+def _plain_bands() -> rensa.RMinHashLSH:
+    return rensa.RMinHashLSH(_CANDIDATE_SIMILARITY, _PERMUTATIONS, NUM_BANDS)
 
 
 def _digest(text: str) -> bytes:

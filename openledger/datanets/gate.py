@@ -46,7 +46,7 @@ from types import MappingProxyType
 import numpy as np
 
 from openledger.core.values import RowDraft, Verdict
-from openledger.datanets.dedupe import DuplicateIndex, Features, Text, features_of_texts, text_of
+from openledger.datanets.dedupe import Features, Overlay, Text, features_of_texts, text_of
 from openledger.datanets.language import MIN_WORDS_FOR_LANGUAGE, is_in
 from openledger.datanets.licences import row_keeps
 from openledger.datanets.row_schema import PLAIN, RowSchema, own_licence, read_extra
@@ -132,7 +132,7 @@ class Examined:
 def judge(
     drafts: Sequence[RowDraft],
     row_ids: Sequence[str],
-    index: DuplicateIndex,
+    index: Overlay,
     detectors: Detectors = NO_DETECTORS,
     rules: Rules = NO_RULES,
 ) -> list[Verdict]:
@@ -154,7 +154,7 @@ def examine(drafts: Sequence[RowDraft], detectors: Detectors = NO_DETECTORS, rul
     ]
 
 
-def decide(row_ids: Sequence[str], examined: Sequence[Examined], index: DuplicateIndex) -> list[Verdict]:
+def decide(row_ids: Sequence[str], examined: Sequence[Examined], index: Overlay) -> list[Verdict]:
     """The part of `judge` that needs the rows that stand already."""
     return [
         _verdict(ordinal, row_id, one, index)
@@ -231,7 +231,7 @@ def _examined(
     return Examined((), doubts, features)
 
 
-def _verdict(ordinal: int, row_id: str, row: Examined, index: DuplicateIndex) -> Verdict:
+def _verdict(ordinal: int, row_id: str, row: Examined, index: Overlay) -> Verdict:
     if row.reasons:
         return Verdict(row_id=row_id, ordinal=ordinal, outcome="reject", reasons=row.reasons)
     if duplicate := index.find(row.features):
@@ -242,7 +242,7 @@ def _verdict(ordinal: int, row_id: str, row: Examined, index: DuplicateIndex) ->
             reasons=(duplicate.kind,),
             duplicate_of=duplicate.row_id,
         )
-    index.add(row_id, row.features)
+    index.add(row_id, row.features, ordinal=ordinal)
     return Verdict(row_id=row_id, ordinal=ordinal, outcome="review" if row.doubts else "accept", reasons=row.doubts)
 
 

@@ -20,6 +20,7 @@ from openledger.core.errors import Conflict, Corrupt
 from openledger.core.hashing import digest_json
 from openledger.core.values import Row
 from openledger.datanets.bulk import Part
+from openledger.datanets.owner import OwnerPort
 from openledger.datanets.placement import shard_of
 from openledger.datanets.rows import rows_of
 
@@ -27,9 +28,9 @@ MOVED_AT_ONCE = 1_000
 _FROM, _TO = "num_shards", "num_shards_next"
 
 
-class ShardPort(Protocol):
-    """One shard's part of every Datanet. `append` and `remove` are durable when they return, and no-ops for a key they
-    have seen and for rows that are gone."""
+class ShardPort(OwnerPort, Protocol):
+    """One shard's part of every Datanet, and of the duplicate index. `append` and `remove` are durable when they
+    return, and no-ops for a key they have seen and for rows that are gone."""
 
     def append(self, datanet: str, rows: Sequence[Row], key: str) -> None: ...
     def remove(self, datanet: str, row_ids: Sequence[str]) -> int: ...
@@ -56,6 +57,7 @@ class Layout:
         self._before = int(properties.fix_property(_FROM, str(len(self._shards))))
         self._after = int(properties.fix_property(_TO, str(self._before)))
         self._steps = self._moves()
+        self._damaged = dict[tuple[int, str], Corrupt]()  # shard and Datanet
         self.problem = ""  # why the last step of a move failed: a code, as messages name folders
         most = max(self._before, self._after)
         if most > len(self._shards):
@@ -74,6 +76,11 @@ class Layout:
                 pass
             self._properties.set_property(_TO, str(num_shards))
             self._after, self._steps = num_shards, self._moves()
+
+    @property
+    def num_shards(self) -> int:
+        """In which new rows live."""
+        return self._after
 
     @property
     def is_moving(self) -> bool:
@@ -114,19 +121,27 @@ class Layout:
     def count(self, name: str) -> int:
         return len(self.row_ids(name)) if self.is_moving else sum(shard.count(name) for shard in self._shards)
 
-    def sound(self, name: str) -> tuple[dict[str, int], list[Corrupt]]:
-        """The rows of shards that can be read, each with a shard that has it, and what the others raise."""
-        found, damages = dict[str, int](), list[Corrupt]()
-        for number, shard in enumerate(self._shards):
+    def sound(self, name: str) -> tuple[set[str], list[Corrupt]]:
+        """The rows of shards that can be read, and what the others raise."""
+        found, damages = set[str](), list[Corrupt]()
+        for shard in self._shards:
             try:
-                found.update(dict.fromkeys(shard.row_ids(name), number))
+                found.update(shard.row_ids(name))
             except Corrupt as error:
                 damages.append(error)
         return found, damages
 
-    def take_from(self, number: int, name: str, row_ids: Sequence[str]) -> list[Row]:
-        """Rows of one shard."""
-        return self._shards[number].rows(name, row_ids)
+    def take_sound(self, name: str, row_ids: Sequence[str]) -> tuple[list[Row], list[Corrupt]]:
+        """Those rows that stand in shards that can be read, in no order, and what the others raise."""
+        rows, damages = dict[str, Row](), list[Corrupt]()
+        for num_shards in dict.fromkeys((self._after, self._before)):
+            missing = [row_id for row_id in row_ids if row_id not in rows]
+            for number, ids in sorted(_placed(missing, num_shards).items()):
+                try:
+                    rows.update((row.row_id, row) for row in self._held_rows(number, name, ids))
+                except Corrupt as error:
+                    damages.append(error)
+        return list(rows.values()), damages
 
     def scan_sound(self, name: str) -> Iterator[Row]:
         """Every row of the shards that can be read; one that is moving perhaps twice."""
@@ -173,6 +188,16 @@ class Layout:
             self._shards[new].append(name, rows, f"moved/{digest_json(missing)}")
             num_sent += len(rows)
         return num_sent
+
+    def _held_rows(self, number: int, name: str, row_ids: Sequence[str]) -> list[Row]:
+        """Of one shard. It is read through to find damage, so one that has some is not tried again."""
+        if (known := self._damaged.get((number, name))) is not None:
+            raise known.with_traceback(None)
+        try:
+            return self._shards[number].rows(name, self._shards[number].held(name, row_ids))
+        except Corrupt as error:
+            self._damaged[number, name] = error
+            raise
 
     def _where(self, name: str, row_ids: Sequence[str]) -> Mapping[int, list[str]]:
         placed = _placed(row_ids, self._after)

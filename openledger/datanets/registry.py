@@ -153,6 +153,15 @@ class ContributorStatistics:
     reasons: dict[str, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class CreditedRow:
+    """A stored row: its place, then its number within its contribution."""
+
+    row_id: str
+    datanet: str
+    order: tuple[Place, int]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PendingContribution:
     """Judged, perhaps not yet stored."""
@@ -404,14 +413,17 @@ class Registry:
 
     def credit_order(self) -> list[str]:
         """Ids of all stored rows of all Datanets, first credited first."""
-        return [row_id for row_id, _ in self.credited()]
+        return [one.row_id for one in self.credited()]
 
-    def credited(self) -> list[tuple[str, Place]]:
-        """`credit_order` with each row's place."""
-        columns = "row_id, coalesce(seals.place_after, sequence), coalesce(seals.number, 0) "
+    def credited(self) -> list[CreditedRow]:
+        """The rows of `credit_order` with their places."""
+        place = "coalesce(seals.place_after, sequence), coalesce(seals.number, 0)"
         where = f"WHERE outcome != 'reject' AND row_id NOT IN ({REMOVED})"
-        query = f"SELECT {columns}" + _CREDITED.format(where=where)
-        return [(row_id, (after, number)) for row_id, after, number in self._connection.execute(query)]
+        query = f"SELECT row_id, contributions.datanet, {place}, ordinal " + _CREDITED.format(where=where)
+        return [
+            CreditedRow(row_id, datanet, ((after, number), ordinal))
+            for row_id, datanet, after, number, ordinal in self._connection.execute(query)
+        ]
 
     def next_place(self) -> Place:
         """Where rows stand that come now, without a seal."""

@@ -28,8 +28,11 @@ from openledger.core.ids import check_name
 from openledger.core.values import Row
 from openledger.datanets import segments
 from openledger.datanets.bulk import PART_ROWS, Part
+from openledger.datanets.dedupe import Order
 from openledger.datanets.disk import DiskFiles
+from openledger.datanets.keyed import KeyedBatch
 from openledger.datanets.objects import ObjectFiles, is_conflict, is_refusal
+from openledger.datanets.owner import DuplicateOwner, Found
 from openledger.datanets.rows import FORMAT, SCHEMA, rows_of, table_of, upgraded
 
 MAX_BYTES_TOGETHER = 64 * 1024 * 1024  # of the appends that one change stores
@@ -539,18 +542,20 @@ class _Append:
 
 class ShardHost:
     """One shard number's part of every Datanet, a `Shard` for each, in a folder below `place` or at a URI below it;
-    opened when first asked for."""
+    opened when first asked for. Beside them its part of the duplicate index, where that is divided."""
 
     def __init__(self, place: Path | str, options: Mapping[str, str] | None = None):
         self._place = place
         self._options = options
         self._shards: dict[str, Shard] = {}
         self._opening = threading.Lock()
+        self._duplicates = DuplicateOwner()
 
     def append(self, datanet: str, rows: Sequence[Row] | bytes, key: str) -> None:
         self._shard(datanet).append(rows, key)
 
     def remove(self, datanet: str, row_ids: Sequence[str]) -> int:
+        self._duplicates.forget(row_ids)
         return self._shard(datanet).remove(row_ids)
 
     def rows(self, datanet: str, row_ids: Sequence[str]) -> list[Row]:
@@ -570,6 +575,26 @@ class ShardHost:
 
     def count(self, datanet: str) -> int:
         return self._shard(datanet).count
+
+    def open_duplicates(self, key_name: str, session: str) -> dict[str, Order]:
+        return self._duplicates.open(key_name, session)
+
+    def enter_duplicates(
+        self, session: str, row_ids: Sequence[str], orders: Sequence[Order], features: KeyedBatch
+    ) -> bool | None:
+        return self._duplicates.enter(session, row_ids, orders, features)
+
+    def find_duplicates(self, session: str, features: KeyedBatch, place: tuple[int, int]) -> Found | None:
+        return self._duplicates.find(session, features, place)
+
+    def find_repetitions(self, session: str, features: KeyedBatch, place: tuple[int, int]) -> Found | None:
+        return self._duplicates.find_behind(session, features, place)
+
+    def count_questions(self, session: str, words: Sequence[str]) -> list[int] | None:
+        return self._duplicates.question_counts(session, words)
+
+    def forget_duplicates(self, row_ids: Collection[str]) -> None:
+        self._duplicates.forget(row_ids)
 
     def _shard(self, datanet: str) -> Shard:
         with self._opening:

@@ -22,9 +22,15 @@ NUM_SHARDS = 2
 LEDGER_NAME = "openledger/local"
 
 
-def datanets_actor(workdir: Workdir, gate_workers: int | None = None) -> Any:
-    """Rows lie in the working folder, or where OPENLEDGER_STORAGE says. `gate_workers` as `start_datanets` has it."""
-    return start_datanets(workdir.datanets, NUM_SHARDS, storage=storage_uri(os.environ), gate_workers=gate_workers)
+def datanets_actor(workdir: Workdir, gate_workers: int | None = None, duplicates_by_shard: bool | None = None) -> Any:
+    """Rows lie in the working folder, or where OPENLEDGER_STORAGE says. The rest is as `start_datanets` has it."""
+    return start_datanets(
+        workdir.datanets,
+        NUM_SHARDS,
+        storage=storage_uri(os.environ),
+        gate_workers=gate_workers,
+        duplicates_by_shard=duplicates_by_shard,
+    )
 
 
 def ledger_actor(workdir: Workdir) -> Any:

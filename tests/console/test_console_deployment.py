@@ -104,3 +104,23 @@ def test_the_gateway_chooses_the_unit_before_its_economy_begins(monkeypatch: pyt
     with pytest.raises(InterruptedError):
         start_gateway(GatewayArguments(workdir="/nowhere", unit="EUR"), {"OpenLoRA": None})
     assert chosen == ["EUR"]
+
+
+@pytest.mark.parametrize("asked", [{"gate_workers": 3}, {"duplicates_by_shard": True}])
+def test_the_gateway_starts_the_datanets_as_its_arguments_say(
+    monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any]
+) -> None:
+    started: list[tuple[Any, ...]] = []
+
+    def datanets(workdir: Any, *settings: Any) -> Any:
+        started.append(settings)
+        raise InterruptedError
+
+    before = ("find_base_model", "serve", "ray", "economy_actor", "base_prices", "AdapterRegistry", "begin_offers")
+    for name in (*before, "offer_base", "log_on_sale"):
+        monkeypatch.setattr(deployment, name, MagicMock())
+    monkeypatch.setattr(deployment, "datanets_actor", datanets)
+    arguments = GatewayArguments(workdir="/nowhere", **asked)
+    with pytest.raises(InterruptedError):
+        start_gateway(arguments, {"OpenLoRA": None})
+    assert started == [(arguments.gate_workers, arguments.duplicates_by_shard)]

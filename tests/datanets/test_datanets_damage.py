@@ -1,4 +1,5 @@
-"""A damaged file closes its Datanet, names shard and file, and keeps no other Datanet from going on."""
+"""A damaged file closes its Datanet, names shard and file, and keeps no other Datanet from going on, wherever the
+duplicate index is."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 from datanet_samples import key_of, open_datanets, sample_drafts, signed
 
+from openledger.core.clock import ManualClock
 from openledger.core.errors import Corrupt
 from openledger.core.values import ContributionReceipt
 from openledger.datanets.datanets import Datanets
@@ -21,9 +23,10 @@ NUM_ROWS = 30
 class Damaged:
     """`docs` and `mails` with rows of ada's, and a byte of one of docs' three shards changed."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, *, by_shard: bool):
         self.folder = folder
         before = open_datanets(folder)
+        before.divide_duplicates(by_shard=by_shard)
         before.create("mails", "What mails say", "acct_owner")
         self.drafts = sample_drafts(NUM_ROWS)
         self.docs = before.contribute(signed("ada", self.drafts))
@@ -51,9 +54,16 @@ def changed(content: bytes) -> bytes:
     return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
 
 
+@pytest.fixture(params=[False, True], ids=["one index", "by shard"])
+def damaged(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Damaged]:
+    world = Damaged(tmp_path, by_shard=request.param)
+    yield world
+    world.datanets.close()
+
+
 @pytest.fixture
-def damaged(tmp_path: Path) -> Iterator[Damaged]:
-    world = Damaged(tmp_path)
+def divided(tmp_path: Path) -> Iterator[Damaged]:
+    world = Damaged(tmp_path, by_shard=True)
     yield world
     world.datanets.close()
 
@@ -97,6 +107,32 @@ def test_copies_of_the_rows_that_can_be_read_are_found(damaged: Damaged) -> None
     sent = signed("eve", damaged.drafts, datanet="mails")
     outcomes = [verdict.outcome for verdict in damaged.datanets.contribute(sent).verdicts]
     assert [outcomes[ordinal] for ordinal in sound] == ["reject"] * len(sound)
+    assert [outcomes[ordinal] for ordinal in lost] == ["accept"] * len(lost)
+
+
+@pytest.mark.parametrize("by_shard", [False, True])
+def test_they_are_found_wherever_the_index_is_taken_meanwhile(damaged: Damaged, *, by_shard: bool) -> None:
+    damaged.datanets.divide_duplicates(by_shard=by_shard)
+    sent = signed("eve", [*damaged.drafts, *sample_drafts(6, "mail")], datanet="mails")
+    outcomes = [verdict.outcome for verdict in damaged.datanets.contribute(sent).verdicts]
+    found = [ordinal for ordinal, outcome in enumerate(outcomes) if outcome == "reject"]
+    assert found == [*damaged.ordinals(sound=True), *range(NUM_ROWS, NUM_ROWS + 6)]
+
+
+def test_a_licence_waits_for_the_rows_that_would_have_to_be_asked_for_their_own(tmp_path: Path) -> None:
+    owner = key_of("ada").contributor_id
+    before = open_datanets(tmp_path)
+    before.create("notes", "What notes say", owner)
+    licence = before.terms("notes").licence
+    before.contribute(signed("ada", sample_drafts(NUM_ROWS), datanet="notes"))
+    before.close()
+    file = tmp_path / "shard-1" / "notes" / "recent.journal"
+    file.write_bytes(changed(file.read_bytes()))
+    damaged = open_datanets(tmp_path)
+    with pytest.raises(Corrupt):
+        damaged.change_terms("notes", {"licence": "CC0-1.0"}, owner)
+    assert damaged.terms("notes").licence == licence
+    damaged.close()
 
 
 def test_training_of_another_datanet_waits_for_the_rows_that_can_not_be_read(damaged: Damaged) -> None:
@@ -153,3 +189,63 @@ def test_a_contribution_that_was_cut_off_waits_for_its_shard_and_is_stored_then(
     assert {verdict.outcome for verdict in restored.contribute(cut_off).verdicts} == {"accept"}
     assert restored.publish("docs").num_rows == len(restored.rows("docs", 1)) == 2 * NUM_ROWS
     restored.close()
+
+
+class TestADividedIndex:
+    def test_has_with_the_damaged_shard_what_else_that_one_holds(self, divided: Damaged) -> None:
+        docs = [one.row_id for one in divided.docs.verdicts]
+        mails = [one.row_id for one in divided.mails.verdicts]
+        expected = [
+            {row_id for row_id in (*docs, *mails) if shard_of(row_id, 3) == 0},
+            {row_id for row_id in mails if shard_of(row_id, 3) == 1},
+            {row_id for row_id in (*docs, *mails) if shard_of(row_id, 3) == 2},
+        ]
+        assert all(expected)
+        assert [set(one._duplicates._orders) for one in hosts(divided.datanets)] == expected
+
+    def test_knows_rows_of_a_file_that_is_damaged_later_for_as_long_as_the_shard_goes_on(
+        self, divided: Damaged
+    ) -> None:
+        datanets = divided.restore()
+        kept = hosts(datanets)
+        datanets.close()
+        divided.file.write_bytes(changed(divided.backup))
+        for host in kept:
+            host._shards.clear()  # as if they had not been asked for yet
+        divided.datanets = Datanets(divided.folder, kept, ManualClock())
+        assert list(divided.datanets.damages()) == ["docs"]
+        sent = signed("eve", divided.drafts, datanet="mails")
+        assert {one.outcome for one in divided.datanets.contribute(sent).verdicts} == {"reject"}
+
+    def test_is_given_again_to_a_shard_that_comes_back_with_a_damaged_file(self, divided: Damaged) -> None:
+        datanets = divided.restore()
+        divided.file.write_bytes(changed(divided.backup))
+        assert datanets.damages() == {}
+        start_anew(datanets, 1)
+        sent = signed("eve", [*divided.drafts, *sample_drafts(6, "mail")], datanet="mails")
+        outcomes = [verdict.outcome for verdict in datanets.contribute(sent).verdicts]
+        found = [ordinal for ordinal, outcome in enumerate(outcomes) if outcome == "reject"]
+        assert found == [*divided.ordinals(sound=True), *range(NUM_ROWS, NUM_ROWS + 6)]
+        assert list(datanets.damages()) == ["docs"]
+        assert datanets.publish("mails").num_rows == 6 + len(divided.ordinals(sound=False))
+
+    def test_keeps_rows_that_were_judged_and_that_a_damaged_shard_did_not_take(self, divided: Damaged) -> None:
+        datanets = divided.restore()
+        divided.file.write_bytes(changed(divided.backup))
+        start_anew(datanets, 1)
+        later = sample_drafts(NUM_ROWS, "later")
+        datanets._index.absorb(judged := datanets._judge(signed("bob", later), None)[1])
+        assert any(shard_of(row_id, 3) == 1 for row_id, _, _ in judged.rows)  # type: ignore[attr-defined]
+        start_anew(datanets, 1)
+        copied = datanets.preview(signed("eve", later, datanet="mails"))
+        assert {verdict.reasons for verdict in copied} == {("exact_duplicate",)}
+
+
+def hosts(datanets: Datanets) -> tuple[Any, ...]:
+    return datanets._shards
+
+
+def start_anew(datanets: Datanets, number: int) -> None:
+    """A shard, as its actor is: what it has in memory is lost."""
+    host = hosts(datanets)[number]
+    host.__init__(host._place)

@@ -1,7 +1,8 @@
-"""A verdict names the row that a copy repeats to those alone who may know it, wherever the verdict is told."""
+"""A verdict names the row that a copy repeats to those alone who may know it, wherever the verdict is told and the
+duplicate index is."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,14 @@ ROWS = sample_drafts(4)
 EDITED = [replace(one, completion=one.completion.replace(".", " indeed.")) for one in ROWS]
 COPY = signed("eve", [*ROWS[:2], *EDITED[2:]])
 REASONS = [("exact_duplicate",)] * 2 + [("near_duplicate",)] * 2
+
+
+@pytest.fixture(params=[False, True], ids=["one index", "by shard"])
+def datanets(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Datanets]:
+    opened = open_datanets(tmp_path)
+    opened.divide_duplicates(by_shard=request.param)
+    yield opened
+    opened.close()
 
 
 @pytest.fixture

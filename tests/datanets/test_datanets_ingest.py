@@ -105,7 +105,7 @@ class TestIngest:
         assert {"empty", "noise", "invalid_text", "personal_data", "exact_duplicate", "near_duplicate"} <= reasons
 
     def test_what_a_worker_found_is_what_is_used(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(datanets_module, "judge", None)
+        monkeypatch.setattr(datanets_module, "examine", None)
         found = outcomes(open_datanets(tmp_path), mixed(), Elsewhere())
         assert all(isinstance(one, ContributionReceipt) for one in found)
 
