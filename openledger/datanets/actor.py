@@ -22,7 +22,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from openledger.core.clock import SystemClock
-from openledger.core.errors import OpenLedgerError, Unavailable
+from openledger.core.errors import Corrupt, OpenLedgerError, Unavailable
 from openledger.core.values import Contribution, ContributionReceipt, Row, Verdict
 from openledger.datanets.bulk import Part
 from openledger.datanets.datanets import Datanets
@@ -163,8 +163,6 @@ class DatanetsActor(Datanets):
         os.environ.setdefault("RAY_WARN_BLOCKING_GET_INSIDE_ASYNC", "0")  # that nothing else goes on is what is wanted
         super().__init__(folder, handles, SystemClock(), installed_detectors(), num_shards, moves_later=True)
         self._ingest = Ingest(self, _prepared_by_ray, int(self._registry.find_property(_WORKERS) or GATE_WORKERS))
-        for name, damage in self._damages.items():
-            _log.error("the Datanet %s is closed: %s", name, damage)
         self._call_for_next_step()
 
     async def contribute(  # type: ignore[override]  # Ray's callers wait for either
@@ -192,6 +190,12 @@ class DatanetsActor(Datanets):
         if more:
             self._call_for_next_step()
         return more
+
+    def _note(self, name: str, damages: Sequence[Corrupt]) -> None:
+        is_new = name not in self._damages
+        super()._note(name, damages)
+        if is_new and damages:
+            _log.error("the Datanet %s is closed: %s", name, damages[0])
 
     def _call_for_next_step(self, delay_s: float = 0) -> None:
         actor = ray.get_runtime_context().current_actor

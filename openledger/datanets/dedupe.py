@@ -208,8 +208,8 @@ class _Vocabulary:
         """Of those words that are known."""
         return {number for number in map(self._numbers.get, some) if number is not None}
 
-    def words(self, numbers: Iterable[int]) -> list[str]:
-        return list(map(self._words.__getitem__, numbers))
+    def words(self, numbers: Iterable[int]) -> Iterator[str]:
+        return map(self._words.__getitem__, numbers)
 
     def question_count(self, word: str) -> int:
         number = self._numbers.get(word)
@@ -253,8 +253,8 @@ class _Unnumbered:
     def numbers(self, some: Iterable[str]) -> frozenset[str]:
         return frozenset(some)
 
-    def words(self, some: Iterable[str]) -> list[str]:
-        return list(some)
+    def words(self, some: Iterable[str]) -> Iterable[str]:
+        return some
 
     def question_count(self, word: str) -> int:
         return self._num_questions[word]
@@ -465,7 +465,7 @@ class DuplicateIndex:
             return None
         question, answer = (self._vocabulary.words(some) for some in (entry.question, entry.answer))
         stored = _said(question, answer, entry)
-        sent = _said(list(features.question), list(features.answer), features)
+        sent = _said(features.question, features.answer, features)
         return (stored, sent) if is_earlier else (sent, stored)
 
     def _of_text(self, features: Features) -> list[int]:
@@ -619,14 +619,12 @@ def names_subject(
     return not missing & ({word for word in rarest if "." in word} or rarest)
 
 
-def _said(question: Sequence[str], answer: Sequence[str], of: "_Entry | Features") -> _Said:
-    pairs = of.within
-    within = (
-        None
-        if pairs is None
-        else frozenset((answer[a], question[q]) for a, q in zip(pairs[::2], pairs[1::2], strict=True))
-    )
-    return _Said(frozenset(question), frozenset(answer), of.num_words, within)
+def _said(question: Iterable[str], answer: Iterable[str], of: "_Entry | Features") -> _Said:
+    if (pairs := of.within) is None:
+        return _Said(frozenset(question), frozenset(answer), of.num_words, None)
+    asked, told = list(question), list(answer)
+    within = frozenset((told[a], asked[q]) for a, q in zip(pairs[::2], pairs[1::2], strict=True))
+    return _Said(frozenset(asked), frozenset(told), of.num_words, within)
 
 
 def _is_edited(earlier: _Said, later: _Said) -> bool | None:

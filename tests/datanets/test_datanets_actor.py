@@ -71,7 +71,40 @@ def test_contributions_survive_the_death_of_every_actor(cluster: Any, tmp_path: 
     ray.get(damaged.create.remote("mails", "What mails say", "acct_owner"))
     sent = signed("ada", sample_drafts(3, "mail"), datanet="mails")
     assert {verdict.outcome for verdict in ray.get(damaged.contribute.remote(sent)).verdicts} == {"accept"}
+    copied = signed("eve", [*sample_drafts(20), *sample_drafts(3, "mail")], datanet="mails")
+    expected = ["accept" if shard_of(one.row_id, 3) == 1 else "reject" for one in receipt.verdicts] + ["reject"] * 3
+    for by_shard in (None, True):
+        start_datanets(tmp_path, num_shards=3, namespace=NAMESPACE, duplicates_by_shard=by_shard)
+        assert [one.outcome for one in ray.get(damaged.preview.remote(copied))] == expected
+    ray.kill(ray.get_actor("openledger-shard-1", namespace=NAMESPACE), no_restart=False)
+    assert [one.outcome for one in ray.get(damaged.preview.remote(copied))] == expected
     _kill_all()
+
+
+def test_damage_is_logged_when_it_is_found_also_by_a_shard_that_starts_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = open_datanets(tmp_path, 2)
+    before.contribute(signed("ada", sample_drafts(20)))
+    before.divide_duplicates(by_shard=True)
+    before.close()
+    monkeypatch.setattr(actor, "ShardHandle", lambda shard: shard)
+    monkeypatch.setattr(DatanetsActor, "_call_for_next_step", lambda _: None)
+    hosts = [ShardHost(tmp_path / f"shard-{number}") for number in range(2)]
+    datanets = DatanetsActor(tmp_path, hosts, 2)
+    journal = tmp_path / "shard-1" / "docs" / "recent.journal"
+    journal.write_bytes(journal.read_bytes()[:-1] + b"?")
+    assert caplog.messages == []
+    vars(hosts[1]).update(vars(ShardHost(tmp_path / "shard-1")))  # as an actor that is started anew
+    for _ in range(2):
+        datanets.divide_duplicates(by_shard=False)
+        datanets.divide_duplicates(by_shard=True)
+    datanets.close()
+    again = DatanetsActor(tmp_path, hosts, 2)
+    again.close()
+    told = [message for message in caplog.messages if message.startswith("the Datanet docs is closed")]
+    assert len(told) == 2
+    assert all(journal.name in message for message in told)
 
 
 def test_a_move_that_storage_stopped_is_told_and_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

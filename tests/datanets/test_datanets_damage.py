@@ -16,6 +16,7 @@ from openledger.datanets.datanets import Datanets
 from openledger.datanets.gate import GATE_VERSION
 from openledger.datanets.placement import shard_of
 from openledger.datanets.removal import sign_withdrawal
+from openledger.datanets.shard import ShardHost
 
 NUM_ROWS = 30
 
@@ -248,4 +249,4 @@ def hosts(datanets: Datanets) -> tuple[Any, ...]:
 def start_anew(datanets: Datanets, number: int) -> None:
     """A shard, as its actor is: what it has in memory is lost."""
     host = hosts(datanets)[number]
-    host.__init__(host._place)
+    vars(host).update(vars(ShardHost(host._place)))
