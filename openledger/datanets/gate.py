@@ -48,6 +48,7 @@ from openledger.datanets.dedupe import DuplicateIndex, Features, Text, features_
 from openledger.datanets.language import MIN_WORDS_FOR_LANGUAGE, is_in
 from openledger.datanets.licences import row_keeps
 from openledger.datanets.row_schema import PLAIN, RowSchema, own_licence, read_extra
+from openledger.datanets.terms import Terms
 
 Detectors = Mapping[str, Callable[[RowDraft], bool]]  # by the reason that is given
 NO_DETECTORS: Detectors = MappingProxyType({})
@@ -111,6 +112,10 @@ class Rules:
     schema: RowSchema = PLAIN
     languages: tuple[str, ...] = ()
     licence: str = ""
+
+    @classmethod
+    def of(cls, schema: RowSchema, terms: Terms) -> "Rules":
+        return cls(schema=schema, languages=terms.spoken if terms.only_languages else (), licence=terms.licence)
 
 
 NO_RULES = Rules()
