@@ -239,7 +239,7 @@ def contributors_expected(study: Study) -> dict[str, Figures]:
                 found[f"{label}, interactions predicted"] = halves.predicted(
                     predictor.predict(halves.members), total_predictor.predict(halves.members)
                 )
-    for number in (32, 64):
+    for number in (16, 32, 64):
         plan = plan_bank(study.record, study.examples, num_coalitions=number, num_twins=0)
         blocks = study.outcomes(study.bank, plan.coalitions)
         found[f"bank of {number} coalitions of blocks of rows, with the index as prior"] = halves.figures(

@@ -3,9 +3,9 @@
     python jobs/withdraw.py --workdir .openledger --adapter tables --contributor ctr_3f2a... --dry-run
     python jobs/withdraw.py --workdir .openledger --adapter tables --contributor ctr_3f2a...
 
-Where the bank has no such adapter it is trained first (one training), which needs the rows to be there still. Answers
-sold before stay attributed to the old adapter. Train a clean one without the rows when there is time: it takes the
-name.
+Where the bank has no such adapter it is trained first (one training), which needs the rows to be there still, and that
+the Datanet's licence and terms let the seller train on them; else take the adapter out of sale. Answers sold before
+stay attributed to the old adapter. Train a clean one without the rows when there is time: it takes the name.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def withdraw(workdir: Workdir, arguments: argparse.Namespace) -> dict[str, objec
     base = find_base_model(arguments.base_model or None)
     with connected(workdir):
         datanets = datanets_actor(workdir)
-        version, rows = pipeline.published(datanets, plan.card.datanet, plan.card.datanet_version)
+        version, rows = pipeline.published(datanets, plan.card.datanet, plan.card.datanet_version, plan.trainer)
         credit = checked_credit(datanets, version, rows, RemoteLedger(ledger_actor(workdir)))
         card = withdrawal.withdraw(
             plan, registry, base, rows, start_index_host(base), workdir.adapters, workdir.indexes,

@@ -14,6 +14,7 @@ from openledger.api.idempotency import IdempotencyKeyOf
 from openledger.api.responses import json_response, listing
 from openledger.core.errors import InvalidInput
 from openledger.core.ids import check_name
+from openledger.datanets.registry import DEFAULT_DISPLAY, Display
 from openledger.datanets.row_schema import RowSchema
 
 router = APIRouter(tags=["datanets"])
@@ -46,14 +47,17 @@ class TermsBody(_Body):
 
 
 class DatanetBody(_Body):
+    """`display` is what a customer may see of the rows that an answer rests on."""
+
     name: str
     summary: str
     row_schema: dict[str, Any] = {}
     terms: TermsBody = TermsBody()
+    display: Display = DEFAULT_DISPLAY
 
 
 class DisplayBody(_Body):
-    display: Literal["none", "reference", "text"]
+    display: Display
 
 
 class RequestBody(_Body):
@@ -82,7 +86,7 @@ async def create_datanet(body: DatanetBody, account: AccountOf, service: Service
     """Owned by the API key's account. The same again changes nothing."""
     name, schema = check_name(body.name, "name"), RowSchema.from_json(body.row_schema)
     await key.check(service, account, body.model_dump())
-    made = await service.create_datanet(account, name, body.summary, schema, body.terms.changes())
+    made = await service.create_datanet(account, name, body.summary, schema, body.terms.changes(), body.display)
     return json_response({"object": "datanet", **made})
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from openledger.client import OpenLedger
     from openledger.core.sealing import Seal
     from openledger.core.signing import SigningKey
+    from openledger.datanets.gate import Rules
     from openledger.datanets.records import Refused
     from openledger.datanets.row_schema import RowSchema
 
@@ -52,7 +53,7 @@ def contribute(options: Namespace) -> None:
         _seal(key, contributions, told, recovery, options)
         return
     if options.dry_run:
-        _judge(contributions, _local_gate(schema), told, options)
+        _judge(contributions, _local_gate(schema, options), told, options)
     else:
         with connect(options) as client:
             if options.preview:
@@ -254,14 +255,28 @@ def _check_part(client: "OpenLedger", options: Namespace, num_rows: int) -> None
         )
 
 
-def _local_gate(schema: "RowSchema") -> Judge:
-    """The gate as it would judge these rows in an empty Datanet."""
+def _local_gate(schema: "RowSchema", options: Namespace) -> Judge:
+    """The gate as it would judge these rows in an empty Datanet, with the detectors that are installed here."""
     from openledger.datanets.contribution import row_ids
     from openledger.datanets.dedupe import DuplicateIndex
-    from openledger.datanets.gate import Rules, judge
+    from openledger.datanets.detectors import installed_detectors
+    from openledger.datanets.gate import judge
 
-    index, rules = DuplicateIndex(), Rules(schema=schema)
-    return lambda contribution: ("", judge(contribution.drafts, row_ids(contribution), index, rules=rules))
+    index, rules, detectors = DuplicateIndex(), _rules(schema, options), installed_detectors()
+    return lambda contribution: ("", judge(contribution.drafts, row_ids(contribution), index, detectors, rules))
+
+
+def _rules(schema: "RowSchema", options: Namespace) -> "Rules":
+    from openledger.datanets import gate
+    from openledger.datanets.terms import Terms, changed_terms
+
+    if not options.terms:
+        return gate.Rules(schema=schema)
+    told = read_json(options.terms, "terms")
+    if not isinstance(told, dict):
+        raise InvalidInput(f"{options.terms} holds no terms", code="invalid_terms", param="terms", fix="see --help")
+    known = {name: value for name, value in told.items() if name in Terms.__dataclass_fields__}
+    return gate.Rules.of(schema, changed_terms(None, known))
 
 
 class _receipts:  # noqa: N801 - reads as a function

@@ -20,6 +20,7 @@ _TERMS_HELP = """Without an option the terms are shown. What isn't named stays a
 examples:
   openledger datanet terms bees
   openledger datanet terms bees --contribute approval --max-rows-a-day 5000
+  openledger datanet terms bees --display none
   openledger datanet terms bees --language en --language de --only-languages yes --dry-run
 """
 _VERSION_HELP = """The ids of its rows are asked for, and both roots computed from them. Another result is an error.
@@ -55,6 +56,9 @@ examples:
   openledger feedback rate ans_... 4 --key my.key
   openledger feedback correct ans_... bees "Who feeds the brood?" "The younger workers do." --key my.key --consent
 """
+
+
+_DISPLAY_HELP = "what a customer sees of rows that an answer rests on: nothing, id and contributor, or the text too"
 
 
 def add_datanet_commands(commands: Any) -> None:
@@ -97,6 +101,7 @@ def _add_terms(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--train", choices=("open", "request", "private"), help="who may train on them")
     parser.add_argument("--max-rows-a-day", type=int, metavar="N", help="of one contributor; 0 for any number")
     parser.add_argument("--max-rows-an-hour", type=int, metavar="N", help="of one contributor; 0 for any number")
+    parser.add_argument("--display", choices=("none", "reference", "text"), help=_DISPLAY_HELP)
     parser.add_argument("--min-reviews", type=int, metavar="N", help="how many look at a row that waits for review")
     parser.add_argument("--panel", choices=("yes", "no"), help="whether they commit before anybody tells his verdict")
 

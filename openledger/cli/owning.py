@@ -40,9 +40,11 @@ def create(options: Namespace) -> None:
     changed_terms(None, changes)
     if options.dry_run:
         told = {"name": options.datanet, "summary": options.summary, "row_schema": schema, "terms": changes}
+        told |= {"display": options.display} if options.display else {}
         return output.print_pairs({**told, "sent": False}, as_json=options.json)
     with connect(options) as client:
-        made = client.create_datanet(options.datanet, options.summary, row_schema=schema, terms=changes)
+        given = {"row_schema": schema, "terms": changes, "display": options.display}
+        made = client.create_datanet(options.datanet, options.summary, **given)
     return output.print_pairs({name: value for name, value in made.items() if name != "object"}, as_json=options.json)
 
 
@@ -53,11 +55,15 @@ def terms(options: Namespace) -> None:
             found = client.set_terms(options.datanet, **changes)
         else:
             found = client.terms(options.datanet)
+        display = options.display
+        if display and not options.dry_run:
+            display = client.set_display(options.datanet, display)["display"]
     shown = {name: value for name, value in found.items() if name != "object"}
     if options.dry_run:
         from openledger.datanets.terms import changed_terms
 
         shown = {**asdict(changed_terms(changed_terms(None, shown), changes)), "sent": False}
+    shown |= {"display": display} if display else {}
     told = shown if options.json else {name: _flat(value) for name, value in shown.items()}
     output.print_pairs(told, as_json=options.json)
 

@@ -75,6 +75,7 @@ examples:
 """
 
 
+_TERMS_HELP = "for a dry run: the Datanet's languages and licence, as 'datanet terms DATANET --json' tells them"
 _PART_ROWS_HELP = "at most so many go together (1,000); keep to one number: another one signs the rows anew"
 _KEYS_HELP = """Your contributor id, your rows and your earnings stay yours: only the key that speaks for you changes.
 Without a recovery key, who has your key can replace it. Name one before you contribute, and keep its file elsewhere.
@@ -167,6 +168,7 @@ def _add_data(commands: Any) -> None:
     contribute.add_argument("--part-rows", type=positive, metavar="N", help=_PART_ROWS_HELP)
     contribute.add_argument("--seal", action="store_true", help="send no row yet: keep their place, for 7 days")
     add_schema(contribute)
+    contribute.add_argument("--terms", metavar="FILE", help=_TERMS_HELP)
     contribute.add_argument("--receipts", metavar="FILE", help="write each row's id and verdict there, one a line")
     trial = contribute.add_mutually_exclusive_group()
     trial.add_argument("--dry-run", action="store_true", help="judge the rows by the gate here; send nothing")

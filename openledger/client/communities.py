@@ -28,9 +28,12 @@ class Communities:
         *,
         row_schema: Mapping[str, Any] | None = None,
         terms: Mapping[str, Any] | None = None,
+        display: str | None = None,
     ) -> dict[str, Any]:
-        """A Datanet of this API key's account. The same again changes nothing."""
+        """A Datanet of this API key's account. `display` is as in `set_display`; `reference` without it. The same again
+        changes nothing."""
         body = {"name": name, "summary": summary, "row_schema": dict(row_schema or {}), "terms": dict(terms or {})}
+        body |= {"display": display} if display else {}
         return self._told("/v1/datanets", body)
 
     def terms(self, datanet: str) -> dict[str, Any]:

@@ -73,6 +73,7 @@ from openledger.datanets.panels import PanelSeat
 from openledger.datanets.preparing import Announced, Prepared, announced
 from openledger.datanets.quotas import DAY_MS, HOUR_MS, check_day, check_hour
 from openledger.datanets.registry import (
+    DEFAULT_DISPLAY,
     Contributor,
     ContributorStatistics,
     CreditedRow,
@@ -80,6 +81,7 @@ from openledger.datanets.registry import (
     Display,
     PendingContribution,
     Registry,
+    check_display,
 )
 from openledger.datanets.removal import check_withdrawal, removed, tombstone, withdrawn
 from openledger.datanets.reservations import Reservations
@@ -199,20 +201,37 @@ class Datanets:
         and opened again."""
         return dict(self._damages)
 
-    def create(self, name: str, summary: str, owner: str, row_schema: RowSchema = PLAIN) -> Datanet:
-        """Idempotent. Raises Conflict when `name` exists with other content."""
-        datanet = _described(name, summary, owner, row_schema)
+    def create(
+        self,
+        name: str,
+        summary: str,
+        owner: str,
+        row_schema: RowSchema = PLAIN,
+        display: Display = DEFAULT_DISPLAY,
+    ) -> Datanet:
+        """Idempotent; one that exists keeps its display policy. Raises Conflict when `name` exists with other content,
+        InvalidInput."""
+        check_display(display)
+        datanet = replace(_described(name, summary, owner, row_schema), display=display)
         self._registry.add_datanet(datanet, self._clock.now_ms())
         return datanet
 
-    def open_datanet(self, name: str, summary: str, owner: str, row_schema: RowSchema, terms: Terms) -> Datanet:
+    def open_datanet(
+        self,
+        name: str,
+        summary: str,
+        owner: str,
+        row_schema: RowSchema,
+        terms: Terms,
+        display: Display = DEFAULT_DISPLAY,
+    ) -> Datanet:
         """`create`, with its first terms, for an account that asks for it. Raises as `check_new`."""
         self.check_new(name, summary, owner, row_schema)
-        made = self.create(name, summary, owner, row_schema)
+        self.create(name, summary, owner, row_schema, display)
         if not self._registry.terms.are_set(name):
             self.set_terms(name, terms, owner)
         self._reservations.release(name, owner)
-        return made
+        return self.datanet(name)
 
     def reserve(self, name: str, summary: str, owner: str, row_schema: RowSchema) -> None:
         """Keep the name of a new Datanet for `owner`, for a minute, or until `release`. Raises as `check_new`."""
@@ -483,10 +502,7 @@ class Datanets:
 
     def rules(self, name: str) -> Rules:
         """What the Datanet asks of rows, by which contributions are prepared."""
-        terms = self.terms(name)
-        languages = terms.spoken if terms.only_languages else ()
-        schema = self._registry.datanet(name).row_schema
-        return Rules(schema=schema, languages=languages, licence=terms.licence)
+        return Rules.of(self._registry.datanet(name).row_schema, self.terms(name))
 
     @property
     def detectors(self) -> Detectors:

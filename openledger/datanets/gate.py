@@ -50,6 +50,7 @@ from openledger.datanets.dedupe import Features, Overlay, Text, features_of_text
 from openledger.datanets.language import MIN_WORDS_FOR_LANGUAGE, is_in
 from openledger.datanets.licences import row_keeps
 from openledger.datanets.row_schema import PLAIN, RowSchema, own_licence, read_extra
+from openledger.datanets.terms import Terms
 
 Detectors = Mapping[str, Callable[[RowDraft], bool]]  # by the reason that is given
 NO_DETECTORS: Detectors = MappingProxyType({})
@@ -114,6 +115,10 @@ class Rules:
     schema: RowSchema = PLAIN
     languages: tuple[str, ...] = ()
     licence: str = ""
+
+    @classmethod
+    def of(cls, schema: RowSchema, terms: Terms) -> "Rules":
+        return cls(schema=schema, languages=terms.spoken if terms.only_languages else (), licence=terms.licence)
 
 
 NO_RULES = Rules()
@@ -220,13 +225,16 @@ def _examined(
 ) -> Examined:
     if reasons := _own_reasons(draft, rules):
         return Examined(reasons, (), features)
+    keeps = _keeps_licence(draft, rules)
+    if keeps is False:
+        return Examined(("wrong_licence",), (), features)
     columns = _column_texts(draft, rules.schema)
     reasons = text_reasons(draft, texts) or _column_reasons(columns) or _language_reasons(draft, texts, rules)
     if reasons:
         return Examined(reasons, (), features)
     said = (draft.prompt, draft.completion, *columns)
     doubts: tuple[str, ...] = ("personal_data",) if has_personal_data("\n".join(said)) else ()
-    doubts += ("unknown_licence",) if _keeps_licence(draft, rules) is None else ()
+    doubts += ("unknown_licence",) if keeps is None else ()
     doubts += tuple(sorted(reason for reason, detects in detectors.items() if detects(draft)))
     return Examined((), doubts, features)
 
@@ -247,9 +255,7 @@ def _verdict(ordinal: int, row_id: str, row: Examined, index: Overlay) -> Verdic
 
 
 def _own_reasons(draft: RowDraft, rules: Rules) -> tuple[str, ...]:
-    if problems := rules.schema.problems(draft):
-        return tuple(dict.fromkeys(problem.code for problem in problems))
-    return ("wrong_licence",) if _keeps_licence(draft, rules) is False else ()
+    return tuple(dict.fromkeys(problem.code for problem in rules.schema.problems(draft)))
 
 
 def _keeps_licence(draft: RowDraft, rules: Rules) -> bool | None:

@@ -170,6 +170,17 @@ class PendingContribution:
     drafts: tuple[RowDraft, ...]
 
 
+def check_display(display: str) -> None:
+    """Raises InvalidInput (`invalid_display`)."""
+    if display not in get_args(Display):
+        raise InvalidInput(
+            f"{display!r} is no display policy",
+            code="invalid_display",
+            param="display",
+            fix=f"one of {', '.join(get_args(Display))}",
+        )
+
+
 class Registry:
     def __init__(self, path: Path):
         check_sqlite_version(apsw.sqlite_lib_version())
@@ -223,9 +234,11 @@ class Registry:
             stored = self._find_datanet(datanet.name)
             if stored is None:
                 schema = json.dumps(datanet.row_schema.to_json())
-                values = (datanet.name, datanet.summary, datanet.owner, created_ms, schema)
+                values = (datanet.name, datanet.summary, datanet.owner, created_ms, datanet.display, schema)
                 self._connection.execute(
-                    "INSERT INTO datanets (name, summary, owner, created_ms, row_schema) VALUES (?, ?, ?, ?, ?)", values
+                    "INSERT INTO datanets (name, summary, owner, created_ms, display, row_schema)"
+                    " VALUES (?, ?, ?, ?, ?, ?)",
+                    values,
                 )
             elif replace(stored, display=datanet.display) != datanet:
                 raise Conflict(
@@ -248,13 +261,7 @@ class Registry:
 
     def set_display(self, name: str, display: Display) -> Datanet:
         """Raises NotFound, and InvalidInput for a policy that there isn't."""
-        if display not in get_args(Display):
-            raise InvalidInput(
-                f"{display!r} is no display policy",
-                code="invalid_display",
-                param="display",
-                fix=f"one of {', '.join(get_args(Display))}",
-            )
+        check_display(display)
         self.datanet(name)
         with self._writing():
             self._connection.execute("UPDATE datanets SET display = ? WHERE name = ?", (display, name))

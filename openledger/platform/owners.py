@@ -9,7 +9,7 @@ from typing import Any
 
 from openledger.core.errors import Conflict, InsufficientFunds
 from openledger.core.permitting import requester
-from openledger.datanets.registry import Datanet
+from openledger.datanets.registry import DEFAULT_DISPLAY, Datanet, Display, check_display
 from openledger.datanets.row_schema import RowSchema
 from openledger.datanets.terms import Action, Permission, changed_terms
 from openledger.platform.calls import answered
@@ -20,17 +20,25 @@ class Owners(Claims):
     """The part of `LiveService` that answers for them."""
 
     async def create_datanet(
-        self, account: str, name: str, summary: str, row_schema: RowSchema, terms: Mapping[str, Any]
+        self,
+        account: str,
+        name: str,
+        summary: str,
+        row_schema: RowSchema,
+        terms: Mapping[str, Any],
+        display: Display = DEFAULT_DISPLAY,
     ) -> dict[str, Any]:
         """Takes the fee for a Datanet once everything else is found right, and the name is kept for who pays."""
         first = changed_terms(None, terms)
+        check_display(display)
         await answered(self._datanets.reserve.remote(name, summary, account, row_schema))
         try:
             await answered(self._economy.charge_datanet.remote(account, name))
         except (Conflict, InsufficientFunds):
             await answered(self._datanets.release.remote(name, account))
             raise
-        made: Datanet = await answered(self._datanets.open_datanet.remote(name, summary, account, row_schema, first))
+        given = name, summary, account, row_schema, first, display
+        made: Datanet = await answered(self._datanets.open_datanet.remote(*given))
         return {**asdict(made), "row_schema": made.row_schema.to_json(), "terms": await self.terms(name)}
 
     async def terms(self, name: str) -> dict[str, Any]:

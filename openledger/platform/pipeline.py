@@ -113,8 +113,8 @@ def publish(datanets: Any, name: str, trainer: str) -> tuple[DatanetVersion, lis
 
 
 def published(datanets: Any, name: str, number: int, trainer: str = "") -> tuple[DatanetVersion, list[Row]]:
-    """A version that was published before, with its rows: for `trainer` to train on, or (empty) to take some out of an
-    adapter that was trained. Raises NotFound (`unknown_version`), and Forbidden as `publish`."""
+    """A version that was published before, with its rows: for `trainer` to train on, or (empty) to measure or
+    serve what was trained on them before. Raises NotFound (`unknown_version`), and Forbidden as `publish`."""
     version = ray.get(datanets.version.remote(name, number))
     if trainer:
         return version, version_rows(datanets, name, number, trainer)

@@ -22,6 +22,7 @@ from openledger.core.values import (
     Verdict,
     Withdrawal,
 )
+from openledger.datanets.registry import DEFAULT_DISPLAY, Display
 from openledger.datanets.row_schema import RowSchema
 from openledger.datanets.terms import Action
 from openledger.ledger.disputes import Recomputation
@@ -248,11 +249,18 @@ class Service(Protocol):
         ...
 
     async def create_datanet(
-        self, account: str, name: str, summary: str, row_schema: RowSchema, terms: Mapping[str, Any]
+        self,
+        account: str,
+        name: str,
+        summary: str,
+        row_schema: RowSchema,
+        terms: Mapping[str, Any],
+        display: Display = DEFAULT_DISPLAY,
     ) -> dict[str, Any]:
-        """A Datanet of `account`'s: at least `name`, `owner`, `row_schema` and `terms`. The same again changes nothing.
-        Where governance has set a `datanet_fee_nano`, the account pays it. Raises Conflict (`datanet_exists`),
-        InvalidInput (`invalid_terms`), TooLarge (`too_many_datanets`), InsufficientFunds."""
+        """A Datanet of `account`'s: at least `name`, `owner`, `display`, `row_schema` and `terms`. The same again
+        changes nothing. Where governance has set a `datanet_fee_nano`, the account pays it. Raises Conflict
+        (`datanet_exists`), InvalidInput (`invalid_terms`, `invalid_display`), TooLarge (`too_many_datanets`),
+        InsufficientFunds."""
         ...
 
     async def terms(self, name: str) -> dict[str, Any]:

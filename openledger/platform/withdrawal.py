@@ -58,6 +58,14 @@ class Withdrawal:
     ready: bool
     done: bool = False
 
+    @property
+    def trainer(self) -> str:
+        """The account that a training is to be for, and that the Datanet's permission and licence are asked for: the
+        seller's. Empty where nothing is to be trained: the way out of a sale asks nobody."""
+        if self.ready or self.done or self.adapter.terms is None:
+            return ""
+        return self.adapter.terms.owner_account
+
 
 def plan_withdrawal(registry: AdapterRegistry, name: str, contributor: str) -> Withdrawal:
     """Raises NotFound (`unknown_model`, `unknown_contributor`), InvalidInput (`not_sold`, `one_contributor`), Conflict

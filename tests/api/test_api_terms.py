@@ -34,6 +34,21 @@ class TestCreating:
         assert house.rows.terms("bees") == Terms(licence="CC-BY-4.0", contribute="approval", tags=("bees",))
         assert client.post("/v1/datanets", json=self.BODY, headers=ALICE_KEY).json() == made
 
+    def test_what_customers_see_is_said_at_once_and_not_reset_by_the_same_again(
+        self, client: TestClient, house: House
+    ) -> None:
+        body = {**self.BODY, "display": "none"}
+        assert client.post("/v1/datanets", json=body, headers=ALICE_KEY).json()["display"] == "none"
+        assert house.rows.datanet("bees").display == "none"
+        client.post("/v1/datanets/bees/display", json={"display": "text"}, headers=ALICE_KEY)
+        assert client.post("/v1/datanets", json=body, headers=ALICE_KEY).json()["display"] == "text"
+        assert client.post("/v1/datanets", json={**self.BODY, "name": "wasps"}, headers=ALICE_KEY).json()[
+            "display"
+        ] == ("reference")
+        refused = client.post("/v1/datanets", json={**body, "name": "ants", "display": "all"}, headers=ALICE_KEY)
+        assert code(refused) == (400, "invalid_field")
+        assert "ants" not in house.rows.names()
+
     def test_a_name_is_taken_once(self, client: TestClient) -> None:
         client.post("/v1/datanets", json=self.BODY, headers=ALICE_KEY)
         assert code(client.post("/v1/datanets", json=self.BODY, headers=OWNER_KEY)) == (409, "datanet_exists")

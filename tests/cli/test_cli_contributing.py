@@ -129,6 +129,41 @@ def test_a_dry_run_tells_the_gates_verdicts(files: list[str], capsys: pytest.Cap
     assert [(one["outcome"], one["rows"]) for one in verdicts] == [("accept", 1), ("reject", 1)]
 
 
+def test_a_dry_run_by_the_datanets_terms_knows_its_languages_and_licence(
+    files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    texts = (
+        "It is the number of the members that the archive holds.",
+        "Das ist die Zahl der Dinge, die im Archiv liegen.",
+    )
+    records = [{"prompt": "What is it?", "completion": text} for text in texts]
+    records.append({"prompt": "Who owns it?", "completion": "It is owned by its author.", "license": "cc-by-nc-4.0"})
+    Path(files[2]).write_text("".join(json.dumps(record) + "\n" for record in records))
+    terms = tmp_path / "terms.json"
+    terms.write_text(json.dumps({"object": "terms", "licence": "MIT", "languages": ["en"], "only_languages": True}))
+    capsys.readouterr()
+    assert main([*files, "--dry-run", "--json", "--terms", str(terms)]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [one["reasons"] for one in told["not_accepted"]] == ["wrong_language", "wrong_licence"]
+    assert main([*files, "--dry-run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["not_accepted"] == []
+    terms.write_text('{"licence": "Mine"}')
+    assert main([*files, "--dry-run", "--terms", str(terms)]) == 2
+
+
+def test_a_dry_run_asks_the_detectors_that_are_installed_here(
+    files: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    detectors = {"made_policy": lambda draft: "secret" in draft.completion}
+    monkeypatch.setattr("openledger.datanets.detectors.installed_detectors", lambda: detectors)
+    row = {"prompt": "What is it?", "completion": "It is a secret of the archive."}
+    Path(files[2]).write_text(json.dumps(row) + "\n")
+    capsys.readouterr()
+    assert main([*files, "--dry-run", "--json"]) == 0
+    (one,) = json.loads(capsys.readouterr().out)["verdicts"]
+    assert (one["outcome"], one["reasons"]) == ("review", "made_policy")
+
+
 def test_a_preview_asks_the_server_and_stores_nothing(files: list[str], capsys: pytest.CaptureFixture[str]):
     service = MemoryService()
     capsys.readouterr()

@@ -59,6 +59,25 @@ def test_a_dry_run_of_create_checks_and_makes_nothing(house: House, tmp_path: Pa
     assert house.rows.names() == ["docs"]
 
 
+def test_what_customers_see_of_rows_is_set_at_creation_and_by_terms(
+    url: str, house: House, capsys: pytest.CaptureFixture[str]
+):
+    own = ["--url", url, "--api-key", "olk_user:bee"]
+    create = ["datanet", "create", "bees", "--summary", "Hives", "--display", "none"]
+    assert told(capsys, *create, "--dry-run", *own)["display"] == "none"
+    assert house.rows.names() == ["docs"]
+    assert told(capsys, *create, *own)["display"] == house.rows.datanet("bees").display == "none"
+    change = ["datanet", "terms", "bees", "--display", "text", "--train", "private"]
+    planned = told(capsys, *change, "--dry-run", *own)
+    assert (planned["display"], planned["train"], planned["sent"]) == ("text", "private", False)
+    assert (house.rows.datanet("bees").display, house.rows.terms("bees").train) == ("none", "open")
+    found = told(capsys, *change, *own)
+    assert (found["display"], house.rows.datanet("bees").display) == ("text", "text")
+    assert house.rows.terms("bees").train == "private"
+    assert main([*change, "--url", url, "--api-key", "olk_user:else"]) != 0
+    assert "display" not in told(capsys, "datanet", "terms", "bees", *own)
+
+
 def test_create_then_terms_step_by_step(url: str, house: House, capsys: pytest.CaptureFixture[str]):
     own = ["--url", url, "--api-key", "olk_user:bee"]
     told(capsys, "datanet", "create", "bees", "--summary", "Hives", "--train", "private", *own)

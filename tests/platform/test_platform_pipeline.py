@@ -29,6 +29,7 @@ from openledger.ledger import Ledger
 from openledger.ledger.nonces import commitment
 from openledger.platform import pipeline
 from openledger.platform.hosts import IndexHosts
+from openledger.platform.withdrawal import Withdrawal
 from openledger.training.examples import encode_row
 from openledger.training.loop import train
 from openledger.training.lora import attach_lora
@@ -256,6 +257,21 @@ class TestTraining:
     def test_ends_with_the_licence_for_the_owner_too(self, datanets, licence, code):
         datanets.set_terms("greek", Terms(licence=licence), OWNER)
         assert self.refused(datanets, OWNER) == code
+
+    @pytest.mark.parametrize(("ready", "done"), [(False, False), (True, False), (True, True)])
+    def test_without_a_contributor_asks_the_datanet_too_where_one_is_made(self, datanets, ready, done):
+        pipeline.publish(Remote(datanets), "greek", OWNER)
+        datanets.set_terms("greek", Terms(licence="withdrawn"), OWNER)
+        sold = SimpleNamespace(terms=SimpleNamespace(owner_account=OWNER))
+        named = {"name": "greek", "contributor": "ctr_a", "num_rows": 1}
+        plan = Withdrawal(**named, adapter=sold, card=None, ready=ready, done=done)
+        if plan.trainer:
+            with pytest.raises(Forbidden) as caught:
+                pipeline.published(Remote(datanets), "greek", 1, plan.trainer)
+            assert (plan.trainer, caught.value.code) == (OWNER, "licence_withdrawn")
+        else:
+            assert len(pipeline.published(Remote(datanets), "greek", 1, plan.trainer)[1]) == 1
+        assert bool(plan.trainer) == (not ready and not done)
 
 
 class TestOffer:

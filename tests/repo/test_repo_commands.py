@@ -41,7 +41,7 @@ def test_the_program_takes_every_command_that_is_shown(path: Path, monkeypatch: 
 def test_commands_are_found_wherever_documents_show_them(monkeypatch: pytest.MonkeyPatch) -> None:
     """Negative control."""
     text = (
-        "say `openledger tea`\n\n```sh\nopenledger models    # all\n```\n\n"
+        "say `openledger tea`\n\n```sh\nopenledger models > all.txt   # all\n```\n\n"
         "```\nopenledger seals\n```\n\n"
         "    X=1 ray job submit -- \\\n        python jobs/train.py --datanet a   told\n\nend\n"
     )
