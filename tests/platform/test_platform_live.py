@@ -430,10 +430,11 @@ class TestAnEngineThatIsSlowerThanTheHold:
         assert (caught.value.code, economy.balance(ACCOUNT).available_nano) == ("answer_late", FUNDS)
 
 
-async def test_who_leaves_after_the_last_words_has_their_usage_kept(service, economy, actor):
+@pytest.mark.parametrize("away", [set(), {"complete_each"}], ids=["paid at once", "paid at the second try"])
+async def test_who_leaves_after_the_last_words_has_their_usage_kept(service, economy, actor, away):
     events = chat(service, max_tokens=2)
     await anext(events), await anext(events)
-    actor.away = {"complete_each"}  # the payment that has begun is told of by nobody, and made again
+    actor.away = away
     await events.aclose()
     answer, _ = economy.completed(economy._answers.last_posted())
     assert (answer.cached_tokens, answer.engine_us) == (7, 2500)
