@@ -45,15 +45,6 @@ class StoredAnswer:
         return str(self.usage["answer_id"])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sold:
-    """An answer to store: `usage` is its statement, whose commitment was made with `salt`."""
-
-    answer: Answer
-    salt: str
-    usage: dict[str, Any]
-
-
 def new_salt() -> str:
     return secrets.token_hex(32)
 
@@ -82,13 +73,15 @@ class AnswerStore:
         self._db = connection
         self._tenants = tenants
 
-    def add(self, sold: Sequence[Sold]) -> list[StoredAnswer]:
-        """Store answers, all of them or none; their content is encrypted, or left out where its tenant keeps none.
-        Durable when this returns."""
-        added = [StoredAnswer(usage=one.usage, sealed=self._seal(one), state="stored") for one in sold]
+    def sealed(self, answer: Answer, salt: str, usage: dict[str, Any]) -> StoredAnswer:
+        """What `add` stores of an answer: `usage` is its statement, whose commitment was made with `salt`. The content
+        is encrypted, or left out where its tenant keeps none. Raises Corrupt where the tenant's key doesn't open."""
+        return StoredAnswer(usage=usage, sealed=self._seal(answer, salt, str(usage["account"])), state="stored")
+
+    def add(self, answers: Sequence[StoredAnswer]) -> None:
+        """Store answers, all of them or none. Durable when this returns."""
         with writing(self._db):
-            self._db.executemany("INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?, 'stored')", map(_row, added))
-        return added
+            self._db.executemany("INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?, 'stored')", map(_row, answers))
 
     def find(self, answer_id: str) -> StoredAnswer | None:
         return next(iter(self._select("answer_id = ?", (answer_id,))), None)
@@ -242,12 +235,11 @@ class AnswerStore:
     def _remember(self, answer_id: str) -> None:
         self._db.execute("INSERT OR REPLACE INTO last_posted VALUES (0, ?)", (answer_id,))
 
-    def _seal(self, sold: Sold) -> bytes:
-        answer, account = sold.answer, str(sold.usage["account"])
+    def _seal(self, answer: Answer, salt: str, account: str) -> bytes:
         if not self._tenants.keeps(account):
             return b""
         content = {
-            "salt": sold.salt,
+            "salt": salt,
             "prompt_ids": list(answer.prompt_ids),
             "completion_ids": list(answer.completion_ids),
             "cached_tokens": answer.cached_tokens,

@@ -28,7 +28,7 @@ from openledger.core.money import format_money, format_open
 from openledger.core.values import AdapterTerms, Answer, Authorization, FeeReceipt
 from openledger.economy import answers
 from openledger.economy.accounts import AccountBook
-from openledger.economy.answers import AnswerStore, Sold, StoredAnswer
+from openledger.economy.answers import AnswerStore, StoredAnswer
 from openledger.economy.caps import CapStore
 from openledger.economy.holds import HoldRecord, HoldStore
 from openledger.economy.offers import OfferBook
@@ -53,6 +53,7 @@ from openledger.ledger.transfers import Transfer
 Result = TypeVar("Result")
 _GONE = frozenset({"pending_transfer_expired", "pending_transfer_already_voided", "pending_transfer_not_found"})
 _MAX_KEY_CHARACTERS = 255
+New = tuple[str, StoredAnswer]  # its salt, and what is to be stored
 Posted = tuple[bool, dict[str, Any] | None]  # whether an answer is paid for, and the receipt where it is now
 
 
@@ -319,17 +320,17 @@ class SaleBook:
 
     def _store_each(self, requests: Sequence[Sequence[Answer]]) -> list[list[StoredAnswer] | OpenLedgerError]:
         """What is stored already, or twice among `requests`, is found to be the same; all others are added together."""
-        new: dict[str, Sold] = {}
+        new: dict[str, New] = {}
         found = [outcome(self._stored, parts, new) for parts in requests]
-        added = dict(zip(new, self._answers.add(list(new.values())), strict=True))
+        self._answers.add([added for _, added in new.values()])
         return [
-            parts if isinstance(parts, OpenLedgerError) else [stored or added[name] for name, stored in parts]
+            parts if isinstance(parts, OpenLedgerError) else [stored or new[name][1] for name, stored in parts]
             for parts in found
         ]
 
-    def _stored(self, parts: Sequence[Answer], new: dict[str, Sold]) -> list[tuple[str, StoredAnswer | None]]:
+    def _stored(self, parts: Sequence[Answer], new: dict[str, New]) -> list[tuple[str, StoredAnswer | None]]:
         """Those of one request with their ids; None for what is to be added, which then is in `new`."""
-        known, fresh = list[tuple[str, StoredAnswer | None]](), dict[str, Sold]()
+        known, fresh = list[tuple[str, StoredAnswer | None]](), dict[str, New]()
         for answer in parts:
             name = answer.answer_id
             hold, stored, twin = self._find_hold(name), self._answers.find(name), new.get(name) or fresh.get(name)
@@ -338,12 +339,12 @@ class SaleBook:
                 self._check_same(answer, stored)
             elif twin is None:
                 fresh[name] = self._metered(answer, hold)
-            elif answers.commitment(answer, twin.salt) != twin.usage["commitment"]:
+            elif answers.commitment(answer, twin[0]) != twin[1].usage["commitment"]:
                 raise _completed_otherwise(name)
         new.update(fresh)
         return known
 
-    def _metered(self, answer: Answer, hold: HoldRecord) -> Sold:
+    def _metered(self, answer: Answer, hold: HoldRecord) -> New:
         if hold.state != "open":
             raise _released(hold.answer_id)
         terms, salt = hold.terms, answers.new_salt()
@@ -369,7 +370,7 @@ class SaleBook:
                 param="completion_ids",
             )
         self._accounts.open(*parts_by_account(usage["parts_nano"], usage["accounts"]))
-        return Sold(answer=answer, salt=salt, usage=usage)
+        return salt, self._answers.sealed(answer, salt, usage)
 
     def _check_same(self, answer: Answer, stored: StoredAnswer) -> None:
         """Where the content isn't kept only the id can be compared."""

@@ -4,16 +4,20 @@ Owns the way of one request's answers between economy and engine, and that no ho
 ends, its hold is posted for what was generated, or voided where the engine failed. Knows adapters and prompts as
 values; how they were found and encoded is `live`'s.
 
+Payment depends on no reader. It is under way before the last words are told, and at the latest `_TO_PAY_S` before the
+hold expires: an answer that isn't whole then, or whose reader stands still, ends there.
+
 An answer by several weighted adapters at once is sold once for each of them, by its weight (`ensembles`), so that each
 (adapter, period) pool, its owner and its stakers get what is theirs by the same rules as for any answer.
 """
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, TypeVar
 
 from openledger.core.clock import Clock, SystemClock
 from openledger.core.errors import Conflict, Unavailable
@@ -42,7 +46,8 @@ from openledger.platform.till import Till
 
 Seat = tuple[str, str]  # account and idempotency key
 Sold = tuple[Answer, FeeReceipt]
-_TO_PAY_S = 10.0  # between the last moment for vectors and the end of the hold that pays them
+Result = TypeVar("Result")
+_TO_PAY_S = 10.0  # between the last moment for tokens or vectors and the end of the hold that pays them
 _log = logging.getLogger(__name__)
 
 
@@ -122,6 +127,21 @@ class _Fate:
     failed: bool = False
 
 
+@dataclass(slots=True)
+class _Bill:
+    """What one answer has generated, and what the engine told of it. `is_told`: its reader has not come back for more.
+    `paying`: its payment, once it has begun."""
+
+    generated: list[int] = field(default_factory=list)
+    usage: Usage | None = None
+    is_told: bool = False
+    paying: asyncio.Task[Receipt | None] | None = None
+
+
+class _HoldEnds(Exception):
+    """There is just time left to pay."""
+
+
 def one_by_one(asked: Asked, prompts: Sequence[tuple[Sequence[int], str | None]]) -> list[Asked]:
     """The answers that `asked.sampling.num_answers` and several prompts stand for, the i-th of a prompt with its seed
     raised by i. The first keeps the key."""
@@ -147,7 +167,8 @@ class Answering:
         self._economy, self._till = economy, Till(economy)
         self._clock = clock or SystemClock()
         self._in_flight: set[Seat] = set()
-        self._closing: dict[Seat, asyncio.Task[None]] = {}  # holds being closed; they keep their seats
+        self._closing: dict[Seat, asyncio.Task[Any]] = {}  # holds being posted or voided; they keep their seats
+        self._left: set[Seat] = set()  # those of them whose readers have gone
 
     async def answers(self, asked: Sequence[Asked]) -> AsyncGenerator[AnswerEvent]:
         """The events of all, each with its `index`, as they come."""
@@ -160,41 +181,43 @@ class Answering:
                 async for event in events:
                     yield event
         finally:
-            self._in_flight -= {one.seat for one in asked} - self._closing.keys()
+            self._free([one.seat for one in asked])
 
     async def embed(self, one: Asked, request: EmbeddingRequest) -> Embedded:
         """`one` has all inputs as its prompt and no tokens to generate. The hold is voided where no vector came; once
         paid, the vectors are computed again for a retry, as they aren't kept. Raises Unavailable (`embedding_late`)
-        before the hold expires: nothing more is computed that couldn't be paid."""
+        before the hold expires: nothing more is computed that couldn't be paid. A payment that has begun is made."""
         self._take([one.seat])
         try:
             (sales,) = await self._place([one])
-            ((hold, sold),) = [(sale.hold, sale.sold) for sale in sales]
+            (sold,) = [sale.sold for sale in sales]
             try:
-                async with asyncio.timeout(None if sold is not None else self._left_s(hold)):
+                async with asyncio.timeout(None if sold is not None else self._left_s(sales)):
                     embedded = await one.base.calls.embed(request, one.parts[0].place)
             except BaseException as error:
                 if sold is None:
-                    self._closing[one.seat] = asyncio.create_task(self._close(one, sales, None, None))
-                    await asyncio.shield(self._closing[one.seat])
+                    await asyncio.shield(self._begun(one.seat, self._close(one, sales, None, _Bill(), failed=True)))
                 if isinstance(error, TimeoutError):
                     raise _late() from error
                 raise
             usage = Usage(
                 prompt_tokens=request.num_tokens, cached_tokens=0, completion_tokens=0, engine_ms=embedded.engine_ms
             )
-            receipt = _receipt(one, [sold]) if sold is not None else await self._complete(one, sales, (), usage)
+            if sold is not None:
+                receipt = _receipt(one, [sold])
+            else:
+                receipt = await asyncio.shield(self._begun(one.seat, self._complete(one, sales, (), usage)))
             return Embedded(vectors_KH=embedded.vectors_KH, receipt=receipt)
         finally:
-            self._in_flight -= {one.seat} - self._closing.keys()
+            self._free([one.seat])
 
     async def close(self) -> None:
         """Until all holds are closed whose answers have ended."""
         while self._closing:
             await asyncio.wait(set(self._closing.values()))
 
-    def _left_s(self, hold: Authorization) -> float:
-        return (hold.expires_ms - self._clock.now_ms()) / 1000 - _TO_PAY_S
+    def _left_s(self, sales: Sequence[Sale]) -> float:
+        return (min(sale.hold.expires_ms for sale in sales) - self._clock.now_ms()) / 1000 - _TO_PAY_S
 
     def _take(self, seats: Sequence[Seat]) -> None:
         """Raises Conflict while another request sits there: only the one that began generating may close its hold."""
@@ -206,6 +229,27 @@ class Answering:
                 fix="wait for its answer, or send a new key",
             )
         self._in_flight.update(seats)
+
+    def _free(self, seats: Sequence[Seat]) -> None:
+        """Each now, or once its hold is closed."""
+        self._left |= self._closing.keys() & seats
+        self._in_flight -= set(seats) - self._closing.keys()
+
+    def _begun(self, seat: Seat, work: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
+        """`work` on a seat's hold, which goes to its end whoever leaves; until then the seat isn't free."""
+        task = self._closing[seat] = asyncio.create_task(work)
+        task.add_done_callback(partial(self._ended, seat))
+        return task
+
+    def _ended(self, seat: Seat, task: asyncio.Task[Any]) -> None:
+        if not task.cancelled():
+            task.exception()  # whoever still waits hears of it
+        if self._closing.get(seat) is not task:
+            return
+        del self._closing[seat]
+        if seat in self._left:
+            self._left.remove(seat)
+            self._in_flight.discard(seat)
 
     async def _place(self, asked: Sequence[Asked]) -> list[list[Sale]]:
         """Holds for all, or for none: one for each part of each; beside it what was sold under its key before."""
@@ -269,7 +313,8 @@ class Answering:
         was not paid when it was cut off is paid now."""
         answer = next(sale.sold[0] for sale in sales if sale.sold is not None)
         left = [sale for sale in sales if sale.sold is None]
-        sold = iter(await self._sell(one, left, answer.completion_ids, None) if left else [])
+        selling = self._sell(one, left, answer.completion_ids, None)
+        sold = iter(await asyncio.shield(self._begun(one.seat, selling)))
         paid = [sale.sold or next(sold) for sale in sales]
         text = TextStream(one.base.decode, one.sampling.stop)
         told = "".join([*map(text.push, answer.completion_ids), text.finish()])
@@ -288,35 +333,52 @@ class Answering:
     ) -> AsyncGenerator[AnswerEvent]:
         """Generate under the holds of `sales`. However this ends, each is posted for what was generated and not for a
         failed generation, else voided; and what ended it is what the reader hears of."""
-        generated: list[int] = []
-        receipt: Receipt | None = None
+        bill, receipt = _Bill(), None
         failed, first = True, True
         asking = one.base.calls.asking(request, one.place, one.whole)
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + self._left_s(sales)
+        watching = loop.call_at(until_s, self._end_unread, one, sales, asking, bill)
         try:
             async with aclosing(asking.events()) as events:
-                async for event in events:
-                    generated += event.token_ids
+                while (event := await _next(events, until_s)) is not None:
+                    bill.generated += event.token_ids
                     said = self._told(one, event)
                     said, first = self._echoed(said, one, event) if first else said, False
                     if event.finish_reason is None:
+                        bill.is_told = True
                         yield said
+                        bill.is_told = False
+                        if bill.paying is not None:
+                            raise _HoldEnds
                         continue
-                    failed = False  # it is whole: should the ledger not answer now, it is owed all the same
-                    if not one.whole:
+                    failed, bill.usage = False, event.usage  # whole: owed, also should the ledger not answer now
+                    bill.paying = self._begun(one.seat, self._complete(one, sales, bill.generated, bill.usage))
+                    if not one.whole and self._left_s(sales) > 0:
                         yield said  # nobody waits for his last words until they are paid
                         said = AnswerEvent(index=one.index, text="", token_count=0)
-                    receipt = await self._complete(one, sales, generated, event.usage)
+                    receipt = await asyncio.shield(bill.paying)
                     yield replace(said, finish_reason=event.finish_reason, receipt=receipt)
             if receipt is None:
                 raise _broke_off()
+        except _HoldEnds:
+            failed = one.whole  # then nobody was told anything
+            fate.failed = fate.failed or failed
+            raise _answer_late() from None
         except (GeneratorExit, asyncio.CancelledError):
             failed = fate.failed  # else the client went away: what was generated is paid for
             raise
         finally:
+            watching.cancel()
             if receipt is None:
-                closing = self._close(one, sales, asking, None if failed else generated)
-                self._closing[one.seat] = asyncio.create_task(closing)
-                await asyncio.shield(self._closing[one.seat])
+                closing = self._close(one, sales, asking, bill, failed)
+                await asyncio.shield(self._begun(one.seat, closing))
+
+    def _end_unread(self, one: Asked, sales: Sequence[Sale], asking: Asking, bill: _Bill) -> None:
+        """Have an answer paid whose hold ends while its reader stands still. One that waits for the engine ends
+        itself."""
+        if bill.is_told and bill.paying is None:
+            bill.paying = self._begun(one.seat, self._settle(one, sales, asking, bill, failed=False))
 
     def _told(self, one: Asked, event: TokenEvent) -> AnswerEvent:
         return AnswerEvent(
@@ -338,7 +400,7 @@ class Answering:
         return replace(told, prompt_text=one.echo, prompt_scores=scores)
 
     async def _complete(
-        self, one: Asked, sales: Sequence[Sale], generated: Sequence[int], usage: Usage | None = None
+        self, one: Asked, sales: Sequence[Sale], generated: Sequence[int], usage: Usage | None
     ) -> Receipt:
         return _receipt(one, await self._sell(one, sales, generated, usage))
 
@@ -346,26 +408,49 @@ class Answering:
         self, one: Asked, sales: Sequence[Sale], generated: Sequence[int], usage: Usage | None
     ) -> list[Sold]:
         """In one call: were this process to end between two, an adapter would have answered and not been paid."""
+        if not sales:
+            return []
         parts = [_part_sold(one, sale, generated, usage) for sale in sales]
         return list(zip(parts, await self._till.pay(parts), strict=True))
 
-    async def _close(
-        self, one: Asked, sales: Sequence[Sale], asking: Asking | None, generated: Sequence[int] | None
-    ) -> None:
-        """Leave the engine, post the holds for what was generated or void them (None: it failed), and free the seat;
-        also where the waiting reader is cancelled a second time."""
+    async def _close(self, one: Asked, sales: Sequence[Sale], asking: Asking | None, bill: _Bill, failed: bool) -> None:
+        """See to it that an answer is settled, also where the waiting reader is cancelled a second time. A payment that
+        had begun is waited for, and tried again where it failed."""
         try:
-            tail = Tail() if asking is None else await asking.leave()
-            owed = None if generated is None else [*generated, *tail.token_ids]
-            if owed:
-                await self._sell(one, sales, owed, tail.usage)
-            else:
-                await self._void_all([sale.hold for sale in sales])
+            if bill.paying is None or not await _is_done(bill.paying):
+                await self._settle(one, sales, asking, bill, failed)
         except Exception:  # noqa: BLE001 - why the answer ended is being raised; a hold that stays expires
             _log.exception("what %s was charged for could not be told", sales[0].hold.answer_id)
-        finally:
-            del self._closing[one.seat]
-            self._in_flight.discard(one.seat)
+
+    async def _settle(
+        self, one: Asked, sales: Sequence[Sale], asking: Asking | None, bill: _Bill, failed: bool
+    ) -> Receipt | None:
+        """Leave the engine, and post the holds for what was generated, or void them where it failed."""
+        tail = Tail() if asking is None else await asking.leave()
+        bill.generated += tail.token_ids
+        bill.usage = bill.usage or tail.usage
+        if bill.generated and not failed:
+            return await self._complete(one, sales, bill.generated, bill.usage)
+        await self._void_all([sale.hold for sale in sales])
+        return None
+
+
+async def _next(events: AsyncGenerator[TokenEvent], until_s: float) -> TokenEvent | None:
+    """The next event, None after the last. Raises _HoldEnds where there is none by `until_s` on the loop's clock."""
+    limit = asyncio.timeout_at(until_s)
+    try:
+        async with limit:
+            return await anext(events, None)
+    except TimeoutError:
+        if limit.expired():
+            raise _HoldEnds from None
+        raise
+
+
+async def _is_done(paying: asyncio.Task[Receipt | None]) -> bool:
+    """Whether it was paid, once that has ended."""
+    await asyncio.wait({paying})
+    return not paying.cancelled() and paying.exception() is None
 
 
 def _part_sold(one: Asked, sale: Sale, generated: Sequence[int], usage: Usage | None) -> Answer:
@@ -391,7 +476,7 @@ async def _merged(streams: Sequence[AsyncGenerator[AnswerEvent]], fate: _Fate) -
         while open_streams:
             item = await queue.get()
             if isinstance(item, BaseException):
-                fate.failed = True
+                fate.failed = fate.failed or getattr(item, "code", "") != "answer_late"
                 raise item
             if item is None:
                 open_streams -= 1
@@ -424,6 +509,14 @@ def _score(one: Asked, entry: TokenLogprob) -> TokenScore:
 
 def _broke_off() -> Unavailable:
     return Unavailable("the engine broke off", code="engine_broke_off", fix="ask again with the same key")
+
+
+def _answer_late() -> Unavailable:
+    return Unavailable(
+        "the answer wasn't whole, or not read to its end, while its hold lasted; no more is paid than was generated",
+        code="answer_late",
+        fix="ask again with the same key: what was paid for is told again at no charge",
+    )
 
 
 def _late() -> Unavailable:

@@ -3,7 +3,7 @@
 import pytest
 from economy_values import TERMS, answer
 
-from openledger.core.errors import Conflict, InsufficientFunds, InvalidInput, NotFound
+from openledger.core.errors import Conflict, Corrupt, InsufficientFunds, InvalidInput, NotFound
 from openledger.core.values import Authorization
 from openledger.economy.sales import Order
 from openledger.ledger import Ledger
@@ -95,6 +95,22 @@ def test_a_request_of_which_one_part_can_not_be_stored_leaves_none_and_the_other
     error, (paid,) = town.economy.complete_each([broken, [answer(held[2])]])
     assert (error.code, paid.fee_nano) == ("exceeds_authorization", 310)
     assert town.economy.completed(held[0].answer_id) is None
+
+
+def test_a_tenant_whose_key_is_damaged_fails_alone(town):
+    for name in ("user:bob", "user:carol"):
+        town.economy.grant(name, 10_000, name)
+    held = [town.authorize("k1", name) for name in ("user:alice", "user:bob", "user:carol")]
+    sold = town.authorize("k0", "user:bob")
+    town.economy.complete(answer(sold))
+    town.economy._db.execute("UPDATE tenants SET wrapped_key = x'00' WHERE account = 'user:bob'")
+    first, error, third = town.economy.complete_each([[answer(one)] for one in held])
+    assert ([receipt.answer_id for receipt in (*first, *third)], type(error)) == (
+        [held[0].answer_id, held[2].answer_id],
+        Corrupt,
+    )
+    assert town.economy.balance("user:bob").debits_pending_nano == 700
+    town.ledger.audit()
 
 
 @pytest.mark.parametrize(("token", "code"), [(2, None), (3, "answer_completed")], ids=["the same", "other tokens"])

@@ -7,7 +7,9 @@ import json
 import threading
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from ray.exceptions import ActorDiedError
@@ -28,15 +30,19 @@ from openledger.core.errors import (
 )
 from openledger.core.hashing import digest_bytes
 from openledger.core.signing import SigningKey
-from openledger.core.values import AdapterTerms, ContributorScores, RowDraft, SamplingParameters, TokenEvent
+from openledger.core.values import AdapterTerms, ContributorScores, RowDraft, SamplingParameters, TokenEvent, Usage
 from openledger.datanets.contribution import sign_contribution
 from openledger.datanets.datanets import Datanets
 from openledger.datanets.shard import ShardHost
 from openledger.economy import Economy
 from openledger.ledger import Ledger
 from openledger.ledger.receipts import check_receipt, encode_receipt
+from openledger.openlora.engine import Vectors
+from openledger.openlora.inbox import EventInbox
+from openledger.openlora.outbox import EventOutbox
 from openledger.openlora.text import TextStream, decoder
 from openledger.platform.answering import _Fate, _merged
+from openledger.platform.asking import EngineCalls
 from openledger.platform.live import LiveService
 from openledger.platform.replaying import rows_path
 from openledger.platform.workdir import Workdir
@@ -113,9 +119,27 @@ class Engine:
             elif number + 1 == request.sampling.max_tokens:
                 reason = "length"
             text += stream.finish() if reason else ""
-            yield TokenEvent(request_id="", token_ids=(token,), text=text, finish_reason=reason)
+            usage = Usage(prompt_tokens=1, cached_tokens=7, completion_tokens=1, engine_ms=2.5) if reason else None
+            yield TokenEvent(request_id="", token_ids=(token,), text=text, finish_reason=reason, usage=usage)
             if reason:
                 return
+
+
+class LineEngine:
+    """Says a token over a line, as a replica does; nineteen more once it may."""
+
+    def __init__(self):
+        self.may_go_on, self._outbox = asyncio.Event(), EventOutbox(lambda _: None, 0.0)
+        self.send = SimpleNamespace(remote=lambda *asked: asyncio.ensure_future(self._send(*asked)))
+
+    async def _send(self, request, place, line):
+        await self._outbox.send(self._events(), request.request_id, line)
+
+    async def _events(self):
+        for number in range(20):
+            reason = "length" if number == 19 else None
+            yield TokenEvent(request_id="", token_ids=(5,), text="a", finish_reason=reason)
+            await self.may_go_on.wait()
 
 
 @pytest.fixture(scope="module")
@@ -258,6 +282,162 @@ async def test_a_client_that_leaves_after_the_last_words_has_paid_for_all_of_the
     (stored,) = economy._answers.waiting() or [economy._answers.find(economy._answers.last_posted())]
     assert (stored.state, stored.usage["num_completion_tokens"]) == ("posted", 2)
     assert spent(economy) == stored.usage["fee_nano"]
+
+
+class TestAReaderWhoStandsStill:
+    """What he was told is paid for, whether he reads on or not."""
+
+    @staticmethod
+    def expire(service, economy, monkeypatch):
+        """Let all holds' time be up; their economy releases them."""
+        later = ManualClock(SystemClock().now_ms() + 15 * 60_000 + 1_000)
+        monkeypatch.setattr(economy._sales, "_clock", later)
+        monkeypatch.setattr(service._answering, "_clock", later)
+        economy._sales.release_expired()
+
+    @staticmethod
+    def timers(monkeypatch):
+        """What is done just before a hold ends, to be done by hand."""
+        loop, noted = asyncio.get_running_loop(), []
+        call_at = loop.call_at
+
+        def note(when_s, callback, *arguments, **more):
+            if getattr(callback, "__name__", "") == "_end_unread":
+                noted.append(partial(callback, *arguments))
+            return call_at(when_s, callback, *arguments, **more)
+
+        monkeypatch.setattr(loop, "call_at", note)
+        return noted
+
+    @staticmethod
+    def paid_tokens(economy):
+        """Of the last answer that was paid for."""
+        stored = economy._answers.find(economy._answers.last_posted())
+        return 0 if stored is None else stored.usage["num_completion_tokens"]
+
+    async def test_after_the_last_words_has_paid_for_them(self, service, economy, monkeypatch):
+        events = chat(service, max_tokens=2)
+        await anext(events), await anext(events)
+        async with asyncio.timeout(10):
+            while not self.paid_tokens(economy):
+                await asyncio.sleep(0.01)
+        self.expire(service, economy, monkeypatch)
+        (end,) = [event async for event in events]
+        assert (end.receipt.completion_tokens, spent(economy)) == (2, end.receipt.fee_nano)
+
+    async def test_beyond_his_holds_time_is_not_told_what_can_not_be_paid(self, service, economy, monkeypatch):
+        events = chat(service, max_tokens=2)
+        await anext(events)
+        self.expire(service, economy, monkeypatch)
+        with pytest.raises(Conflict) as caught:
+            await anext(events)
+        assert (caught.value.code, spent(economy)) == ("hold_released", 0)
+
+    async def test_is_told_his_last_words_when_they_are_paid_where_the_hold_ends_soon(
+        self, service, actor, monkeypatch
+    ):
+        events = chat(service, max_tokens=2)
+        await anext(events)
+        soon = ManualClock(SystemClock().now_ms() + 15 * 60_000 - 5_000)
+        monkeypatch.setattr(service._answering, "_clock", soon)
+        actor.gate.clear()
+        reading = asyncio.ensure_future(anext(events))
+        done, _ = await asyncio.wait({reading}, timeout=0.1)
+        actor.gate.set()
+        end = await reading
+        assert (done, end.token_count, end.finish_reason, end.receipt.completion_tokens) == (set(), 1, "length", 2)
+
+    async def test_while_the_engine_ends_pays_all_before_the_hold_ends(self, service, economy, monkeypatch):
+        """What is unread is one event by then."""
+        timers, engine, inbox = self.timers(monkeypatch), LineEngine(), EventInbox("127.0.0.1")
+        next(iter(service._bases)).calls = EngineCalls(engine, inbox)
+        events = chat(service, max_tokens=20)
+        assert (await anext(events)).token_count == 1
+        engine.may_go_on.set()
+        (end_unread,) = timers
+        end_unread()
+        async with asyncio.timeout(10):
+            while not self.paid_tokens(economy):
+                await asyncio.sleep(0.01)
+        self.expire(service, economy, monkeypatch)
+        with pytest.raises(Unavailable) as caught:
+            await anext(events)
+        assert (caught.value.code, self.paid_tokens(economy)) == ("answer_late", 20)
+        before = spent(economy)
+        _, receipt = await said(chat(service, max_tokens=20))
+        assert (receipt.completion_tokens, receipt.fee_nano, spent(economy)) == (20, before, before)
+        inbox.close()
+
+    async def test_keeps_his_key_until_he_has_gone(self, service, economy, monkeypatch):
+        timers = self.timers(monkeypatch)
+        events = chat(service)
+        await anext(events)
+        timers[0]()
+        await service.close()
+        with pytest.raises(Conflict) as caught:
+            await said(chat(service))
+        assert (caught.value.code, self.paid_tokens(economy)) == ("request_in_flight", 1)
+        await events.aclose()
+        assert (await said(chat(service)))[1].completion_tokens == 1
+
+    async def test_is_charged_at_the_end_of_his_reading_where_it_could_not_be_done_before(
+        self, service, economy, actor, monkeypatch
+    ):
+        timers = self.timers(monkeypatch)
+        events = chat(service)
+        await anext(events)
+        actor.away = {"complete_each"}
+        timers[0]()
+        await service.close()
+        assert self.paid_tokens(economy) == 0
+        with pytest.raises(Unavailable):
+            await anext(events)
+        assert self.paid_tokens(economy) == 1
+
+
+class TestAnEngineThatIsSlowerThanTheHold:
+    @pytest.fixture
+    def soon(self, service, engine, monkeypatch):
+        clock = ManualClock(SystemClock().now_ms() + 15 * 60_000 - 10_500)
+        monkeypatch.setattr(service._answering, "_clock", clock)
+        engine.wait_after = 2
+
+    @pytest.mark.parametrize("number", [1, 2])
+    async def test_has_what_was_told_paid_in_time(self, service, economy, soon, number):
+        told = []
+
+        async def read():
+            async for event in chat(service, num_answers=number):
+                told.append(event.token_count)
+
+        async with asyncio.timeout(20):
+            with pytest.raises(Unavailable) as caught:
+                await read()
+        stored = [json.loads(row[0]) for row in economy._db.execute("SELECT statement FROM answers")]
+        assert caught.value.code == "answer_late"
+        assert sum(told) == sum(usage["num_completion_tokens"] for usage in stored)
+        assert spent(economy) == sum(usage["fee_nano"] for usage in stored)
+
+    @pytest.mark.parametrize("number", [1, 2])
+    async def test_costs_nothing_where_nobody_was_told_anything(self, service, economy, soon, number):
+        chosen = SamplingParameters(max_tokens=40, num_answers=number)
+        asked = service.complete(
+            account=ACCOUNT, model="greek", prompts=["alpha"], sampling=chosen, idempotency_key="k1", whole=True
+        )
+        async with asyncio.timeout(20):
+            with pytest.raises(Unavailable) as caught:
+                await said(asked)
+        assert (caught.value.code, economy.balance(ACCOUNT).available_nano) == ("answer_late", FUNDS)
+
+
+@pytest.mark.parametrize("away", [set(), {"complete_each"}], ids=["paid at once", "paid at the second try"])
+async def test_who_leaves_after_the_last_words_has_their_usage_kept(service, economy, actor, away):
+    events = chat(service, max_tokens=2)
+    await anext(events), await anext(events)
+    actor.away = away
+    await events.aclose()
+    answer, _ = economy.completed(economy._answers.last_posted())
+    assert (answer.cached_tokens, answer.engine_us) == (7, 2500)
 
 
 async def test_told_again_while_the_ledger_does_not_answer_the_receipt_comes_later(service, economy):
@@ -969,6 +1149,39 @@ class TestEmbeddings:
                 await service.embed(account=ACCOUNT, model="greek", inputs=["alpha"], idempotency_key="e")
         assert (caught.value.code, embedding.cancelled) == ("embedding_late", True)
         assert economy.balance(ACCOUNT).available_nano == FUNDS
+
+    async def test_who_leaves_while_his_payment_waits_for_another_has_paid(self, service, economy, engine, actor):
+        vectors, payments = [], service._answering._till._payments
+
+        async def embed(request, place):
+            vectors.append(asyncio.Event())
+            await vectors[-1].wait()
+            return Vectors(vectors_KH=[[1.0]], engine_ms=1.0)
+
+        engine.embed = SimpleNamespace(remote=lambda *arguments: asyncio.ensure_future(embed(*arguments)))
+        reading = [
+            asyncio.create_task(service.embed(account=ACCOUNT, model="greek", inputs=["alpha"], idempotency_key=key))
+            for key in ("e1", "e2")
+        ]
+        async with asyncio.timeout(10):
+            while len(vectors) < 2:
+                await asyncio.sleep(0.01)
+            actor.gate.clear()
+            vectors[0].set()
+            while payments._asking is None:
+                await asyncio.sleep(0.01)
+            vectors[1].set()
+            while not payments._waiting:
+                await asyncio.sleep(0.01)
+        await asyncio.gather(*(hang_up(one) for one in reading))
+        with pytest.raises(Conflict) as caught:
+            await service.embed(account=ACCOUNT, model="greek", inputs=["alpha"], idempotency_key="e2")
+        assert caught.value.code == "request_in_flight"
+        actor.gate.set()
+        await service.close()
+        fees_nano = [json.loads(row[0])["fee_nano"] for row in economy._db.execute("SELECT statement FROM answers")]
+        assert (len(fees_nano), spent(economy)) == (2, sum(fees_nano))
+        assert economy.balance(ACCOUNT).posted_nano == economy.balance(ACCOUNT).available_nano
 
     @pytest.mark.parametrize("inputs", [[[5] * 64] * 1025, ["a " * 33_000] * 2], ids=["ids", "text"])
     async def test_more_tokens_than_a_request_may_have_are_refused(
