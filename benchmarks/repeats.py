@@ -73,6 +73,10 @@ WORLDS = (
         for number, by in ((240, 8), (240, 24), (1797, 8), (1797, 200))
         for names, each in ((8, 10), (16, 20))
     ),
+    *(
+        World(1000, 2, names=names, rows_each=each, repeating=True)
+        for names, each in ((1, 24), (1, 25), (3, 8), (24, 1))
+    ),
 )
 
 
