@@ -9,8 +9,8 @@
     python -m benchmarks.redteam FOLDER --list
 
 The return on investment of an attack is what the attacker is paid, less the fees he paid, over what the mean honest
-contributor of the same world is paid. No deposit or stake is asked for so far, so none is lost. Honest contributors
-and attackers bring the same number of rows, unless stated.
+contributor of the same world is paid. A contribution's deposit (`contribution_deposit_nano`) is 0 by default, so none
+is lost; no stake is asked for. Honest contributors and attackers bring the same number of rows, unless stated.
 
 - Outsiders (copiers, noise) join eight honest contributors: ROI = sum over seeds of his pay / sum of the honest mean.
 - Insiders are one of the eight, another one in each seed, and do something to their own rows. His own worth is taken
@@ -75,6 +75,7 @@ from openledger.adapters.base_model import find_base_model
 from openledger.attribution.spans import build_span_index
 from openledger.core.files import write_json_durably
 from openledger.core.hashing import digest_json
+from openledger.core.shares import RULE
 from openledger.core.values import UNATTRIBUTED
 from openledger.datanets.clusters import ClusterRow, WordWeights, cluster_rows
 from openledger.datanets.versions import row_root
@@ -109,10 +110,10 @@ class World:
         self._paid: dict[str, dict[str, Pay]] = {}
 
     def own(self, name: str = INSIDER) -> list[Any]:
-        return [row for row in self.rows if row.contributor_id == name]
+        return [row for row in self.rows if _person(row) == name]
 
     def but(self, name: str = INSIDER) -> list[Any]:
-        return [row for row in self.rows if row.contributor_id != name]
+        return [row for row in self.rows if _person(row) != name]
 
     def defended_rows(self, rows: Sequence[Any]) -> list[Any]:
         raise NotImplementedError
@@ -172,8 +173,8 @@ class World:
             reference={p: total_pay(pay, attacker) for p, pay in self.payments(reference).items()} if reference else {},
             rival={payer: total_pay(pay, rival) for payer, pay in attacked.items()} if rival else {},
             rival_alone={payer: total_pay(pay, rival) for payer, pay in before.items()} if rival else {},
-            sent=sum(row.contributor_id.partition(".")[0] == attacker for row in rows),
-            trained=sum(row.contributor_id.partition(".")[0] == attacker for row in trained),
+            sent=sum(_person(row) == attacker for row in rows),
+            trained=sum(_person(row) == attacker for row in trained),
         )
 
 
@@ -226,6 +227,12 @@ class DigitsWorld(World):
         self.rows = sorted(own, key=lambda row: row.contributor_id)
         self.pool = [row for row in rows if row.contributor_id not in names]
         self.sold, self.held_out = questions[:60], questions[60:]
+
+    def of_few_rows(self) -> "DigitsWorld":
+        """The same rows by three times as many contributors of ten rows; what three of them are paid is summed."""
+        found = copy.copy(self)
+        found.rows, found._paid = attacks.in_pieces(self.rows, FEW_ROWS), {}
+        return found
 
     def defended_rows(self, rows: Sequence[Digit]) -> list[Digit]:
         return list({(row.pixels, row.label): row for row in reversed(rows)}.values())[::-1]
@@ -617,6 +624,33 @@ def duplicate_two_names(world: DigitsWorld) -> Record:
     return world.record([*world.but(), *attacks.repeated(world.own(), 4, renamed)], INSIDER)
 
 
+def _many_names(names: int, each: int, *, few: bool = False, noise: bool = False) -> Attack:
+    """Accounts of few repetitions each, which raise theta by `likeness/2`; where honest contributors have few rows too
+    (`few`) they share their groups there. `noise`: as many noise images under the same names, to look less alike."""
+
+    def run(world: DigitsWorld) -> Record:
+        among = world.of_few_rows() if few else world
+        sent = attacks.many_repeated(world.own(), INSIDER, names, each)
+        if noise:
+            sent += attacks.sybils(attacks.noise_images(INSIDER, names * each, world.seed), INSIDER, names)
+        return among.record([*among.rows, *sent], INSIDER)
+
+    return run
+
+
+for _names, _each in ((8, 10), (16, 20)):
+    DIGITS[f"repetitions of own rows under {_names} names of {_each} rows, no cluster finds them"] = _many_names(
+        _names, _each
+    )
+for _names, _each in ((8, 10), (16, 20), (30, 3)):
+    DIGITS[f"the same among 24 contributors of 10 rows: {_names} names of {_each}"] = _many_names(
+        _names, _each, few=True
+    )
+DIGITS["the same among 24 contributors of 10 rows: 16 names of 10, and as many noise images"] = _many_names(
+    16, 10, few=True, noise=True
+)
+
+
 def _outlier(epsilon: float) -> Attack:
     def run(world: DigitsWorld) -> Record:
         module = world.kit.module(full_weights(world.kit, _attackers_last(world.rows), world.constants))
@@ -828,13 +862,15 @@ def _record_file(folder: Path, world: World, name: str) -> Path:
 
 def table(title: str, results: Mapping[str, Any]) -> str:
     heads = [
-        *("attack", "seeds", "rows sent / trained on", "undefended, absolute", "undefended, clipped", "shares/3"),
-        *("defended", "change", "others", "rival, undefended", "rival, defended"),
+        *("attack", "seeds", "rows sent / trained on", "undefended, absolute", "undefended, clipped"),
+        *("shares/2", "shares/3", RULE, "change", "others", "rival, undefended", f"rival, {RULE}"),
     ]
     lines = [f"\n{title}\n", f"| {' | '.join(heads)} |", "|" + " --- |" * len(heads)]
     for name, figures in results["attacks"].items():
         cells = [str(figures["seeds"]), f"{figures['sent']} / {figures['trained']}" if figures["sent"] else ""]
-        cells += [_cell(figures["roi"].get(payer)) for payer in ("absolute", "clipped", "shares/3", "shipped")]
+        cells += [
+            _cell(figures["roi"].get(payer)) for payer in ("absolute", "clipped", "shares/2", "shares/3", "shipped")
+        ]
         cells += [_cell(figures[part].get("shipped"), percent=True) for part in ("change", "others")]
         cells += [_cell(figures["rival"].get(payer), percent=True) for payer in ("absolute", "shipped")]
         lines.append(f"| {name} | {' | '.join(cells)} |")
@@ -880,6 +916,11 @@ def _gain(observed: Observed) -> float:
 
 def _sales(original: float, clone: float) -> float:
     return ratio(clone, clone + original)
+
+
+def _person(row: Any) -> str:
+    """Whose row it is, under whatever name he sent it."""
+    return str(row.contributor_id).partition(".")[0]
 
 
 def _attackers_last(rows: Sequence[Any]) -> list[Any]:

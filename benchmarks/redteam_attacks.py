@@ -62,6 +62,15 @@ def merged_names(rows: Sequence[Any], names: Sequence[str]) -> list[Any]:
     return [_renamed(row, names[0] if row.contributor_id in names else row.contributor_id) for row in rows]
 
 
+def in_pieces(rows: Sequence[Any], size: int) -> list[Any]:
+    """Everybody's rows over as many names as he has times `size` of them, in the order in which they stand."""
+    places, found = Counter[str](), []
+    for row in rows:
+        found.append(_renamed(row, f"{row.contributor_id}.piece-{places[row.contributor_id] // size}"))
+        places[row.contributor_id] += 1
+    return found
+
+
 def repeated(
     rows: Sequence[Any], n: int, change: Callable[[Sequence[Any], int], Sequence[Any]] | None = None
 ) -> list[Any]:
@@ -168,6 +177,14 @@ def jittered(rows: Sequence[Digit], number: int, size: float = 0.05) -> list[Dig
         replace(row, pixels=tuple(np.clip(np.array(row.pixels) + draw.normal(0, size, 64), 0, 1).tolist()))
         for row in rows
     ]
+
+
+def many_repeated(rows: Sequence[Digit], name: str, names: int, each: int) -> list[Digit]:
+    """Repetitions of the rows in turn, each with a little noise of its own, `each` of them under every one of `names`
+    accounts of one person."""
+    rounds = -(-names * each // len(rows))
+    again = repeated(rows, 1 + rounds, jittered)[len(rows) :][: names * each]
+    return sybils(again, name, names)
 
 
 def outliers(rows: Sequence[Digit], module: Any, epsilon: float) -> list[Digit]:

@@ -107,7 +107,7 @@ def jackknife(values: Sequence[Any], estimate: Callable[[Sequence[Any]], float])
 
 
 def mean_pay(pay: Mapping[str, float], names: Sequence[str]) -> float:
-    return sum(pay.get(name, 0.0) for name in names) / len(names)
+    return sum(total_pay(pay, name) for name in names) / len(names)
 
 
 def total_pay(pay: Mapping[str, float], name: str) -> float:

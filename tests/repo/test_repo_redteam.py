@@ -1,6 +1,7 @@
 """The red team's attacks do what they say, and its arithmetic is right: a broken attack's table would comfort."""
 
 import random
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -147,6 +148,27 @@ def _alignment(module: Any, rows: list[Digit], targets: list[Digit]) -> float:
     return float(sum((a * b).sum() for a, b in zip(own, wanted, strict=True)))
 
 
+def test_repetitions_under_many_names_are_as_many_as_said_and_none_is_the_same_file() -> None:
+    rows = digits(6)
+    found = attacks.many_repeated(rows, "c7", names=4, each=5)
+    assert Counter(row.contributor_id for row in found) == dict.fromkeys(("c7.0", "c7.1", "c7.2", "c7.3"), 5)
+    assert len({row.row_id for row in [*rows, *found]}) == len({row.pixels for row in [*rows, *found]}) == 26
+    for row in found:
+        original = next(own for own in rows if own.row_id == row.row_id.partition("#")[0])
+        assert row.label == original.label
+        assert np.abs(np.array(row.pixels) - np.array(original.pixels)).max() < 0.3
+
+
+def test_contributors_of_few_rows_have_the_same_rows_between_them() -> None:
+    rows = [*text_rows("a", 5), *text_rows("b", 4)]
+    found = attacks.in_pieces(rows, 2)
+    assert [row.row_id for row in found] == [row.row_id for row in rows]
+    assert [row.contributor_id for row in found] == [
+        *("a.piece-0", "a.piece-0", "a.piece-1", "a.piece-1", "a.piece-2"),
+        *("b.piece-0", "b.piece-0", "b.piece-1", "b.piece-1"),
+    ]
+
+
 # pay
 
 
@@ -272,4 +294,6 @@ def test_the_jackknife_of_a_mean_is_its_standard_error() -> None:
 
 
 def test_pay_of_all_of_a_persons_names_is_summed() -> None:
-    assert pay.total_pay({"c7": 1.0, "c7.bad": 2.0, "c70": 4.0}, "c7") == 3.0
+    told = {"c7": 1.0, "c7.bad": 2.0, "c70": 4.0}
+    assert pay.total_pay(told, "c7") == 3.0
+    assert pay.mean_pay(told, ["c7", "c70"]) == 3.5
