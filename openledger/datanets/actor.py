@@ -163,8 +163,6 @@ class DatanetsActor(Datanets):
         os.environ.setdefault("RAY_WARN_BLOCKING_GET_INSIDE_ASYNC", "0")  # that nothing else goes on is what is wanted
         super().__init__(folder, handles, SystemClock(), installed_detectors(), num_shards, moves_later=True)
         self._ingest = Ingest(self, _prepared_by_ray, int(self._registry.find_property(_WORKERS) or GATE_WORKERS))
-        for name, damage in self._damages.items():
-            _log.error("the Datanet %s is closed: %s", name, damage)
         self._call_for_next_step()
 
     async def contribute(  # type: ignore[override]  # Ray's callers wait for either
