@@ -563,11 +563,13 @@ class Datanets:
 
     def close_appeal(self, row_id: str, state: AppealState) -> None:
         """Do what the log says of an appeal: an `overturned` row is accepted, in its contribution's place; whatever it
-        says, the appeal's own copy of the row is deleted. May be repeated."""
+        says, the appeal's own copy of the row is deleted. May be repeated. Raises Corrupt where the row's Datanet is
+        damaged and would have to take it: then it stays held."""
         held = self._registry.appeals.find(row_id)
         if held is None or held.draft is None:
             return
         if state == "overturned":
+            self._check_sound(held.datanet)
             self._accept(held, held.draft)
         else:
             self._registry.appeals.close(row_id, state)
@@ -1224,12 +1226,13 @@ class Datanets:
         credited = self._registry.row_ids(name, _STORED)
         missing = [row_id for row_id in credited if row_id not in found]
         if missing:
-            shards = ", ".join(map(str, self._layout.shard_numbers(missing)))
+            folders = ", ".join(f"shard-{number}/{name}" for number in self._layout.shard_numbers(missing))
             raise Corrupt(
-                f"the Datanet {name!r} misses {len(missing)} stored rows in shard {shards}",
+                f"the Datanet {name!r} misses {len(missing)} stored rows in {folders}",
                 code="rows_missing",
                 param=name,
-                fix="restore the shard's folder from a backup, then start again",
+                fix="restore what it names from a backup, this Datanet's folder alone, then start again: beside it"
+                " others write on",
             )
 
 
