@@ -1,7 +1,7 @@
 """/v1/datanets/{name}/spot-checks: accepted rows that were drawn to be looked at again, for owner and reviewers.
 
-Each comes with its text, as rows in review do. A row that is to go its owner removes from the Datanet. The first payout
-of its contributor is held while checks of his rows are due (`economy.first_payouts`).
+Each comes with its text, as rows in review do. A row that is to go its owner removes from the Datanet. No
+payout waits for them; docs/concepts/economy.md says why.
 """
 
 from typing import Annotated

@@ -3,6 +3,7 @@ among them, each of which names its format."""
 
 import json
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -54,7 +55,7 @@ def sync_folder(folder: Path) -> None:
 
 def _write(path: Path, data: bytes | bytearray, *, mode: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_native_id()}.new")
     temporary.unlink(missing_ok=True)  # a crash may have left one, of another mode
     with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as stream:
         stream.write(data)

@@ -19,16 +19,18 @@ Rows are taken back in three steps of the same kind: tombstones in the registry,
 
 Where a shard's files are damaged, that Datanet alone is closed: it takes no rows and gives none, and what was begun of
 it waits for the next opening. New rows of others are judged against what can be read of it. Which of them repeat rows
-that can't be read is found before training (`copies`), which waits for them.
+that can't be read is found before training (`copies`), which waits for them. No row moves to another shard meanwhile,
+and no word is dropped from the table of words.
 """
 
 import contextlib
 import json
+import logging
 import secrets
 import threading
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
@@ -118,7 +120,9 @@ _INDEXED_AT_ONCE = 10_000
 _MANIFESTS_KEPT = 2  # in memory, for who reads one page by page
 _WORD_WEIGHTS = "word_weights.json"
 _BY_SHARD, _FEATURE_KEY = "duplicates_by_shard", "feature_key"  # among the registry's properties
+_WORDS_DUE = "words_to_forget"  # too: "1" while words of rows that were taken back may be left in the table
 _STORED: tuple[Outcome, ...] = ("accept", "review")
+_log = logging.getLogger(__name__)
 
 
 class Datanets:
@@ -155,6 +159,7 @@ class Datanets:
         pending = self._registry.pending_ids(names)
         self._unfinished = {one: threading.Lock() for one in pending}  # each held by the thread that stores it
         self._damages: dict[str, Corrupt] = {}
+        self._are_rows_checked = False
         for name in names:
             with self._noting(name):
                 self._finish_pending(name)
@@ -162,14 +167,17 @@ class Datanets:
             with self._noting(removal.datanet):
                 self._forget(removal)
         self._forget_rejected()
-        if not self._damages:  # or an append may be half done
+        for name in names:
+            self._check_rows(name)
+        self._are_rows_checked = True
+        if not self._damages:  # or an append may be half done, and rows that are put back later would not be moved
             self._layout.begin_move(len(shards) if num_shards is None else num_shards)
         with contextlib.suppress(Corrupt):  # it is the layout's `problem`
             while not moves_later and self.move_rows():
                 pass
-        for name in names:
-            self._check_rows(name)
         self._index = self._built_index(by_shard=self._registry.find_property(_BY_SHARD) == "1")
+        if self._registry.find_property(_WORDS_DUE) == "1":
+            self._forget_words()
 
     def close(self) -> None:
         if isinstance(self._index, DividedIndex):
@@ -189,12 +197,15 @@ class Datanets:
             before.dissolve()
 
     def move_rows(self) -> bool:
-        """Move some of the rows whose shard has changed. Whether more may be left; nothing else has to wait for it."""
-        return self._layout.move_some()
+        """Move some of the rows whose shard has changed. Whether more may be left; nothing else has to wait for it.
+        While a Datanet is damaged none is moved."""
+        return not self._damages and self._layout.move_some()
 
     def move_state(self) -> dict[str, bool | str]:
-        """Whether rows move between shards, and the code of the `problem` that stopped the last step."""
-        return {"is_moving": self._layout.is_moving, "problem": self._layout.problem}
+        """Whether rows move between shards, and the code of the `problem` that stopped the last step, or that stops
+        all."""
+        stopped = [damage.code for damage in self._damages.values()] if self._layout.is_moving else []
+        return {"is_moving": self._layout.is_moving, "problem": self._layout.problem or next(iter(stopped), "")}
 
     def damages(self) -> dict[str, Corrupt]:
         """Datanets whose rows can't all be read, each with what it raises when it is asked for, until it is restored
@@ -568,11 +579,13 @@ class Datanets:
 
     def close_appeal(self, row_id: str, state: AppealState) -> None:
         """Do what the log says of an appeal: an `overturned` row is accepted, in its contribution's place; whatever it
-        says, the appeal's own copy of the row is deleted. May be repeated."""
+        says, the appeal's own copy of the row is deleted. May be repeated. Raises Corrupt where the row's Datanet is
+        damaged and would have to take it: then it stays held."""
         held = self._registry.appeals.find(row_id)
         if held is None or held.draft is None:
             return
         if state == "overturned":
+            self._check_sound(held.datanet)
             self._accept(held, held.draft)
         else:
             self._registry.appeals.close(row_id, state)
@@ -961,8 +974,9 @@ class Datanets:
 
     def _note(self, name: str, damages: Sequence[Corrupt]) -> None:
         """The first that is known of is told."""
-        for error in damages[:1]:
-            self._damages.setdefault(name, error)
+        if damages and name not in self._damages:
+            self._damages[name] = damages[0]
+            _log.error("the Datanet %s is closed: %s", name, damages[0])
 
     def _check_owner(self, name: str, by: str) -> None:
         if by != self._registry.datanet(name).owner:
@@ -1149,17 +1163,31 @@ class Datanets:
             ) from error
 
     def _forget_words(self) -> None:
-        """Leave no word in the table that no row has any more, of those that can be read. Weights of all other words
-        stay what they were."""
+        """Leave no word in the table that no row has any more. Weights of all other words stay what they were: where
+        not every row can be read, this is left to an opening that can read them all."""
         path = self._folder / _WORD_WEIGHTS
         if not path.exists():
             return
         kept, seen = self._word_weights(()), set[str]()
-        for name in self._registry.names():
-            for row in self._layout.scan_sound(name):
-                seen |= kept.counts.keys() & (row_words(row.prompt) | row_words(row.completion))
-        if seen != kept.counts.keys():
+        is_readable = self._are_rows_checked and not self._damages
+        for name in self._registry.names() if is_readable else ():
+            with self._noting(name):
+                seen |= self._words_of(name, kept.counts.keys())
+        is_due = not is_readable or bool(self._damages)
+        if not is_due and seen != kept.counts.keys():
             _write_weights(path, WordWeights(kept.num_rows, {word: kept.counts[word] for word in seen}))
+        if is_due != (self._registry.find_property(_WORDS_DUE) == "1"):
+            self._registry.set_property(_WORDS_DUE, str(int(is_due)))
+
+    def _words_of(self, name: str, known: Set[str]) -> set[str]:
+        """Those of the `known` words that the Datanet's rows have. Raises Corrupt unless all of them can be read."""
+        self._finish_pending(name)
+        seen, found = set[str](), set[str]()
+        for row in self._layout.scan(name):
+            found.add(row.row_id)
+            seen |= known & (row_words(row.prompt) | row_words(row.completion))
+        self._check_complete(name, found)
+        return seen
 
     def _finish_pending(self, *names: str) -> None:
         """What was judged of these Datanets stands in the shards, also what other threads are storing."""
@@ -1200,26 +1228,27 @@ class Datanets:
         return list(zip(read, features, strict=True))
 
     def _check_rows(self, name: str) -> None:
-        """Note what is damaged of a Datanet, and have no shard keep what was taken back."""
-        found, damages = self._layout.sound(name)
+        """Note what is damaged of a Datanet, and have no shard keep what was taken back, as of a process that was cut
+        off, or what nobody looks for there."""
+        standing, damages = self._layout.sound(name)
         self._note(name, damages)
         if not damages:
             with self._noting(name):
-                self._check_complete(name, found)
+                self._check_complete(name, {row_id for row_ids in standing.values() for row_id in row_ids})
         with self._noting(name):
-            if late := sorted(found & self._forgotten):  # of a process that was cut off
-                self._layout.remove(name, late)
+            self._layout.settle(name, standing, self._forgotten)
 
     def _check_complete(self, name: str, found: set[str]) -> None:
         credited = self._registry.row_ids(name, _STORED)
         missing = [row_id for row_id in credited if row_id not in found]
         if missing:
-            shards = ", ".join(map(str, self._layout.shard_numbers(missing)))
+            folders = ", ".join(f"shard-{number}/{name}" for number in self._layout.shard_numbers(missing))
             raise Corrupt(
-                f"the Datanet {name!r} misses {len(missing)} stored rows in shard {shards}",
+                f"the Datanet {name!r} misses {len(missing)} stored rows in {folders}",
                 code="rows_missing",
                 param=name,
-                fix="restore the shard's folder from a backup, then start again",
+                fix="restore what it names from a backup, this Datanet's folder alone, then start again: beside it"
+                " others write on",
             )
 
 

@@ -79,7 +79,7 @@ class DiskFiles:
             f"shard {self.name}, file {path}: {problem}",
             code="corrupt_shard_file",
             param=str(self._folder / path),
-            fix="restore the shard's folder from a backup, then start again; other Datanets go on meanwhile",
+            fix="restore this Datanet's folder alone from a backup, then start again: beside it others write on",
         )
 
     def _remove_unlisted(self) -> None:

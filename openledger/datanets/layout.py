@@ -5,12 +5,14 @@ elsewhere now are first appended there, a thousand at a time, and removed from w
 have arrived. Until then a row may stand in both: it is looked for in its new shard, then in its old one. New rows go to
 their new shard at once. A move is known by two properties, kept durably: the number of shards that all rows lie in, and
 the number that they move to. It may be cut off anywhere; what has arrived is not sent again.
+
+Whoever owns it begins no move, and takes no step of one, while rows are missing: those of a folder that is put back
+later would stand where nobody looks for them. `settle` sends such rows on.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from itertools import islice
 from typing import Protocol
 
@@ -107,8 +109,7 @@ class Layout:
         return [part for number, wanted in where for part in self._shards[number].parts(name, wanted)]
 
     def holds(self, name: str, row_id: str) -> bool:
-        shards = {shard_of(row_id, num_shards) for num_shards in (self._before, self._after)}
-        return any(self._shards[number].held(name, [row_id]) for number in shards)
+        return any(self._shards[number].held(name, [row_id]) for number in self._homes(row_id))
 
     def remove(self, name: str, row_ids: Sequence[str]) -> None:
         for num_shards in {self._before, self._after}:
@@ -121,15 +122,25 @@ class Layout:
     def count(self, name: str) -> int:
         return len(self.row_ids(name)) if self.is_moving else sum(shard.count(name) for shard in self._shards)
 
-    def sound(self, name: str) -> tuple[set[str], list[Corrupt]]:
-        """The rows of shards that can be read, and what the others raise."""
-        found, damages = set[str](), list[Corrupt]()
-        for shard in self._shards:
+    def sound(self, name: str) -> tuple[dict[int, list[str]], list[Corrupt]]:
+        """The rows of each shard that can be read, and what the others raise."""
+        standing, damages = dict[int, list[str]](), list[Corrupt]()
+        for number, shard in enumerate(self._shards):
             try:
-                found.update(shard.row_ids(name))
+                standing[number] = shard.row_ids(name)
             except Corrupt as error:
                 damages.append(error)
-        return found, damages
+        return standing, damages
+
+    def settle(self, name: str, standing: Mapping[int, Sequence[str]], gone: Collection[str]) -> None:
+        """Of the rows that stand in each shard, remove those that are `gone`, and send on those that nobody looks for
+        there: the shard's folder was put back as it was before a move. May be repeated."""
+        for number, row_ids in sorted(standing.items()):
+            if late := [row_id for row_id in row_ids if row_id in gone]:
+                self._shards[number].remove(name, late)
+            if astray := [i for i in row_ids if i not in gone and number not in self._homes(i)]:
+                for _ in self._leave(name, number, astray):
+                    pass
 
     def take_sound(self, name: str, row_ids: Sequence[str]) -> tuple[list[Row], list[Corrupt]]:
         """Those rows that stand in shards that can be read, in no order, and what the others raise."""
@@ -143,15 +154,15 @@ class Layout:
                     damages.append(error)
         return list(rows.values()), damages
 
-    def scan_sound(self, name: str) -> Iterator[Row]:
-        """Every row of the shards that can be read; one that is moving perhaps twice."""
+    def scan(self, name: str) -> Iterator[Row]:
+        """Every row; one that is moving perhaps twice."""
         for shard in self._shards:
-            with suppress(Corrupt):
-                for batch in shard.scan(name):
-                    yield from rows_of(batch)
+            for batch in shard.scan(name):
+                yield from rows_of(batch)
 
     def shard_numbers(self, row_ids: Sequence[str]) -> list[int]:
-        return sorted({shard_of(row_id, self._after) for row_id in row_ids})
+        """Of the shards that have these rows, or are about to."""
+        return sorted({number for row_id in row_ids for number in self._homes(row_id)})
 
     def move_some(self) -> bool:
         """Move up to a thousand rows durably. Whether there may be more to move. Raises as the shards do; then the same
@@ -171,12 +182,19 @@ class Layout:
         for name in self._properties.names():
             for old in range(self._before):
                 leaving = [i for i in self._shards[old].row_ids(name) if shard_of(i, self._after) != old]
-                ids = iter(leaving)
-                while part := list(islice(ids, MOVED_AT_ONCE)):
-                    yield self._send(name, old, part)
-                self._shards[old].remove(name, leaving)
+                yield from self._leave(name, old, leaving)
         self._properties.set_property(_FROM, str(self._after))
         self._before = self._after
+
+    def _leave(self, name: str, old: int, leaving: Sequence[str]) -> Iterator[int]:
+        """How many rows each step has sent; they are removed when all have arrived."""
+        ids = iter(leaving)
+        while part := list(islice(ids, MOVED_AT_ONCE)):
+            yield self._send(name, old, part)
+        self._shards[old].remove(name, leaving)
+
+    def _homes(self, row_id: str) -> set[int]:
+        return {shard_of(row_id, num_shards) for num_shards in (self._before, self._after)}
 
     def _send(self, name: str, old: int, row_ids: Sequence[str]) -> int:
         num_sent = 0

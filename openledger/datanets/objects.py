@@ -104,7 +104,7 @@ class ObjectFiles:
             f"shard {self.uri}: {problem}",
             code="corrupt_shard_file",
             param=f"{self.uri}/{path}",
-            fix="restore the shard's objects from a backup, then start again; other Datanets go on meanwhile",
+            fix="restore this Datanet's objects alone from a backup, then start again: beside them others write on",
         )
 
 

@@ -289,7 +289,6 @@ class Economy(Offices):
         self._refunds.recover()
         self.pools()
         self._emit_last()
-        self._first_payouts.recover()
         self.release_expired()
         self.expire_disputes()
         self.erase_expired()
@@ -657,17 +656,15 @@ class Economy(Offices):
         return tuple(sorted(entry.transfer.transfer_id for entry in self._refunds.of_pool(adapter, period)))
 
     def _add_to(self, adapter: str, period: str) -> None:
-        """What follows a settlement: the emission beside it, what its payees owe for spam, first payouts that wait for
-        spot checks, and what it says of their reputations. May be repeated."""
+        """What follows a settlement: the emission beside it, what its payees owe for spam, and what it says of their
+        reputations. May be repeated."""
         entry = self._ledger.find(payout_id(adapter, period))
         if entry is None:
             return
-        batch = self._ledger.batch(entry.seq)
-        statement = batch.statement or {}
+        statement = self._ledger.batch(entry.seq).statement or {}
         self._vesting.emit(statement)
         for account in sorted(set(statement["accounts"].values())):
             self._deposits.withhold(account)
-        self._first_payouts.hold(statement, batch.transfers, self.parameters().first_payout_hold_ms)
         self._reputations.record_settlement(statement, self.parameters(period))
 
     def _emit_last(self) -> None:

@@ -14,10 +14,9 @@ from openledger.core.clock import Clock, SystemClock
 from openledger.core.errors import Forbidden
 from openledger.core.ids import check_name
 from openledger.core.money import Unit
-from openledger.economy import deposits, first_payouts, quotas, reputation, spot_checks, staking, vouching, withdrawals
+from openledger.economy import deposits, quotas, reputation, spot_checks, staking, vouching, withdrawals
 from openledger.economy.bounties import BountyBook
 from openledger.economy.deposits import DepositBook, DepositState
-from openledger.economy.first_payouts import FirstPayoutBook
 from openledger.economy.governing import GovernanceBook
 from openledger.economy.offers import OfferBook
 from openledger.economy.parameters import Parameters
@@ -47,7 +46,6 @@ SCHEMA = (
     + reputation.SCHEMA
     + quotas.SCHEMA
     + spot_checks.SCHEMA
-    + first_payouts.SCHEMA
     + vouching.SCHEMA
 )
 
@@ -68,7 +66,6 @@ class Offices:
         self._reputations = ReputationBook(connection)
         self._quotas = QuotaBook(connection)
         self._spot_checks = SpotCheckBook(connection)
-        self._first_payouts = FirstPayoutBook(ledger, self._register, self._spot_checks, connection)
         self._vouches = VouchBook(connection)
         self._witnesses = WitnessBook(ledger)
         self._offers = OfferBook(ledger, self._register, self._witnesses)
@@ -97,19 +94,16 @@ class Offices:
         }
 
     def run_due(self) -> int:
-        """Do what time has brought: releases, stake that comes back, votes that passed, slashes that stand, first
-        payouts that are held no more; how much.
+        """Do what time has brought: releases, stake that comes back, votes that passed, slashes that stand; how much.
 
         Each of them once, however often this is called, and whoever calls it.
         """
-        num_released = self._first_payouts.release_due()
         now_ms = self._register.now_ms()
         if self._idle_until[0] == self._register.state.number and now_ms < self._idle_until[1]:
-            return num_released
+            return 0
         self._register.refresh()
         done = (
-            num_released
-            + self._vesting.release_due(now_ms)
+            self._vesting.release_due(now_ms)
             + len(self._governance.execute_due(now_ms))
             + self._stakes.end_slashes(now_ms)
             + self._stakes.return_due(now_ms)
@@ -179,7 +173,6 @@ class Offices:
 
     def withdraw(self, account: str, amount_nano: int, address: str, key: str) -> Statement:
         """See `WithdrawalBook.withdraw`; the minimum is `payout_minimum_nano`."""
-        self._first_payouts.release_due()
         minimum_nano = self._register.parameters().payout_minimum_nano
         return self._withdrawals.withdraw(account, amount_nano, address, minimum_nano, key)
 
@@ -296,7 +289,6 @@ class Offices:
         if finding != GOOD:
             self.record_outcomes(found["contributor"], datanet, {finding: 1}, f"spot_check:{row_id}")
         self._spot_checks.close(row_id, finding)
-        self._first_payouts.release_due()
         return self._spot_checks.find(datanet, row_id)
 
     def _next_due_ms(self, now_ms: int) -> int:

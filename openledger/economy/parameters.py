@@ -70,9 +70,6 @@ class Parameters:
     none to full it brings quotas from `quota_low_rows` to `quota_high_rows` a day, and reviews from `review_high_ppm`
     of the rows to `review_low_ppm`.
 
-    What the first settlement that pays an account pays it is held while spot checks of its rows are due, for
-    `first_payout_hold_ms` at most; 0 holds nothing, as in ledgers that began before there was this.
-
     An adapter is offered for sale where `witnesses_required` others than its owner gave nonces for the constant of its
     training (`economy.witnesses`); 0 asks for none. Ledgers that began before version 5 ask for none until a vote.
 
@@ -133,7 +130,6 @@ class Parameters:
     quota_high_rows: int = 20_000
     review_low_ppm: int = 20_000
     review_high_ppm: int = 500_000
-    first_payout_hold_ms: int = 3 * _DAY_MS
     witnesses_required: int = 1
     open_proposals: int = 1
 

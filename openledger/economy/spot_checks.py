@@ -5,7 +5,6 @@ each contribution, by a die that nobody foresees: whoever could compute it would
 row's text; whoever reviews reads it in the Datanet. A row that was found bad stays until the owner removes it.
 """
 
-import json
 import random
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -24,7 +23,6 @@ CREATE TABLE IF NOT EXISTS spot_checks(
   drawn_ms INTEGER NOT NULL, finding TEXT NOT NULL DEFAULT ''
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS spot_checks_due ON spot_checks(datanet, drawn_ms) WHERE finding = '';
-CREATE INDEX IF NOT EXISTS spot_checks_open ON spot_checks(contributor, drawn_ms) WHERE finding = '';
 CREATE TABLE IF NOT EXISTS spot_check_draws(contribution_id TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
 """
 _COLUMNS = ("row_id", "datanet", "contributor", "contribution_id", "drawn_ms", "finding")
@@ -59,12 +57,6 @@ class SpotCheckBook:
             f"SELECT {', '.join(_COLUMNS)} FROM spot_checks WHERE datanet = ? AND finding = '' ORDER BY 5, 1 LIMIT ?"
         )
         return [dict(zip(_COLUMNS, row, strict=True)) for row in self._db.execute(query, (datanet, _MOST_DUE))]
-
-    def num_open(self, contributors: Sequence[str], until_ms: int | None = None) -> int:
-        """How many rows of theirs, drawn until then, nobody has looked at."""
-        query = """SELECT count(*) FROM spot_checks WHERE finding = '' AND drawn_ms <= coalesce(?, drawn_ms)
-                   AND contributor IN (SELECT value FROM json_each(?))"""
-        return int(str(self._db.execute(query, (until_ms, json.dumps(list(contributors)))).get))
 
     def find(self, datanet: str, row_id: str) -> dict[str, Any]:
         """Raises NotFound (`spot_check_not_found`)."""

@@ -264,8 +264,7 @@ class WithdrawalBook:
             raise InsufficientFunds(
                 f"{account} has {format_money(missing_nano)} less than that",
                 param="amount_nano",
-                fix="withdraw what is available; what a period earned is there once it is settled, a first payout once"
-                " the spot checks of its rows are closed, or first_payout_hold_ms later",
+                fix="withdraw what is available; what a period earned is there once it is settled",
             )
 
     def _known(self, transfer_id: str, given: dict[str, Any]) -> Statement | None:

@@ -87,11 +87,10 @@ BOUNDS: dict[str, tuple[int, int]] = {
     "quota_high_rows": (1, 10**6),
     "review_low_ppm": _PPM,
     "review_high_ppm": _PPM,
-    "first_payout_hold_ms": (0, 30 * DAY_MS),
     "witnesses_required": (0, 63),
     "open_proposals": (0, 1000),
 }
-ADDED = {"witnesses_required": 0, "open_proposals": 0, "first_payout_hold_ms": 0}
+ADDED = {"witnesses_required": 0, "open_proposals": 0}
 CHOICES = {"shares_rule": RULES}
 ACCOUNTS = ("compute_account", "reviewers_account", "licensor_account")
 FEE_ROLES = ("contributors", "owner", "stakers", "treasury", "compute", "reviewers", "licensor")

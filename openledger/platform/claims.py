@@ -12,7 +12,15 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from openledger.core.appealing import Appeal, Decision
-from openledger.core.errors import Conflict, Forbidden, InsufficientFunds, InvalidInput, NotFound, TooManyRequests
+from openledger.core.errors import (
+    Conflict,
+    Corrupt,
+    Forbidden,
+    InsufficientFunds,
+    InvalidInput,
+    NotFound,
+    TooManyRequests,
+)
 from openledger.core.rekeying import KeyChange
 from openledger.core.sealing import Seal, SealReceipt
 from openledger.core.values import ContributionReceipt, RowDraft
@@ -287,14 +295,18 @@ class Claims:
         return opened
 
     async def _close_appeals(self) -> None:
-        """Do what the log says of rows that are kept for an appeal; may be repeated."""
+        """Do what the log says of rows that are kept for an appeal; may be repeated. One whose Datanet can't take it
+        waits, and keeps no other from being closed."""
         held: dict[str, int] = await answered(self._datanets.held_appeals.remote())
         for row_id, age_ms in held.items():
             told: LoggedAppeal | None = await answered(self._economy.appeal.remote(row_id))
             if told is None and age_ms > _STALE_MS:
                 await answered(self._datanets.drop_appeal.remote(row_id))
             elif told is not None and told.state != "open":
-                await self._close_appeal(row_id, told)
+                try:
+                    await self._close_appeal(row_id, told)
+                except Corrupt:
+                    _logger.exception("the appeal about the row %s waits for its Datanet", row_id)
 
     async def _close_appeal(self, row_id: str, appeal: LoggedAppeal) -> None:
         """In this order: as long as the row is kept, what is left undone here is done by the next call."""

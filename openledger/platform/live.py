@@ -48,6 +48,7 @@ from openledger.platform.owners import Owners
 from openledger.platform.removals import AffectedAdapter, affected_adapters, record_removal
 from openledger.platform.replaying import may_be_told, no_row_scores, open_rows
 from openledger.platform.report import audit_entry, datanet_entry, displayed, row_lines, told_rows, without_rows
+from openledger.platform.report_file import changing_meanwhile
 from openledger.platform.service import AdapterReceipt, AnswerEvent, Embedded, ModelEntry, NewAdapter, Receipt
 from openledger.platform.workdir import Workdir
 
@@ -78,7 +79,8 @@ class LiveService(Community, Owners):
         super().__init__(datanets, economy)
         self._ledger = ledger
         self._contributing = Contributing(datanets)
-        catch_up = self._log_removals, self._after_panels, self._settle_keys
+        self._changing_report = asyncio.Lock()  # or each that waits would take a thread
+        catch_up = self._log_removals, self._forget_in_report, self._after_panels, self._settle_keys
         self.desk = Desk(self._ask, catch_up, self._check_stakeable, self._restore_keys)
         self._answering = Answering(economy)
         self._keys = KnownKeys(economy)
@@ -381,9 +383,10 @@ class LiveService(Community, Owners):
     async def _forget_in_report(self) -> None:
         """The report's file keeps no text of a row that was taken back."""
         path = self._workdir.report
-        told = json.loads(path.read_text()) if path.exists() else {}
-        if told.get("answers") and told["answers"] != (kept := await self._answers_now(told["answers"])):
-            await asyncio.to_thread(write_json_durably, path, {**told, "answers": kept})
+        async with self._changing_report, changing_meanwhile(path):
+            told = json.loads(path.read_text()) if path.exists() else {}
+            if told.get("answers") and told["answers"] != (kept := await self._answers_now(told["answers"])):
+                await asyncio.to_thread(write_json_durably, path, {**told, "answers": kept})
 
     async def checkpoint(self) -> str:
         return str(await answered(self._ledger.checkpoint.remote()))

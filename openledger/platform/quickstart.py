@@ -56,6 +56,7 @@ from openledger.platform.demonstration import (
     new_questions,
 )
 from openledger.platform.prices import prices_in
+from openledger.platform.report_file import changing
 from openledger.platform.serving import engine_score, start_serving
 from openledger.platform.stages import Stage, StageLog
 from openledger.platform.workdir import Workdir
@@ -528,8 +529,9 @@ def _mean_quality(cards: Sequence[AdapterCard]) -> dict[str, float]:
 def _write_report(run: Demonstration) -> None:
     """Without rows that were taken back while it ran."""
     run.report["stages"] = run.log.records
-    if "answers" in run.report:
-        gone = ray.get(run.datanets.removed_among.remote(report.told_rows(run.report["answers"])))
-        run.report["answers"] = [report.without_rows(answer, gone) for answer in run.report["answers"]]
-        run.report["totals"] = report.totals(run.report)
-    write_json_durably(run.workdir.report, run.report)
+    with changing(run.workdir.report):
+        if "answers" in run.report:
+            gone = ray.get(run.datanets.removed_among.remote(report.told_rows(run.report["answers"])))
+            run.report["answers"] = [report.without_rows(answer, gone) for answer in run.report["answers"]]
+            run.report["totals"] = report.totals(run.report)
+        write_json_durably(run.workdir.report, run.report)

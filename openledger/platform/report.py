@@ -240,13 +240,15 @@ def told_rows(answers: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def without_rows(answer: Mapping[str, Any], gone: Collection[str]) -> dict[str, Any]:
     """`answer` without what it tells of rows that were taken back: they are no sources of it, and where its question
-    was one's, question, answer and what was expected are empty."""
+    was one's, question, answer and what was expected are empty. So they are where the question is some row's and the
+    report is too old to say which."""
     found = answer.get("sources", [])
     kept = [source for source in found if source["row_id"] not in gone]
     told = {**answer, "sources": kept}
     if len(kept) < len(found):
         told["num_removed_sources"] = answer.get("num_removed_sources", 0) + len(found) - len(kept)
-    if answer.get("asked_row") in gone:
+    asked = answer.get("asked_row")
+    if asked in gone or (asked is None and answer.get("kind") == "held_in"):
         told |= dict.fromkeys(("question", "expected", "answer"), "")
     return told
 

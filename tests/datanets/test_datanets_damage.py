@@ -1,6 +1,8 @@
 """A damaged file closes its Datanet, names shard and file, and keeps no other Datanet from going on, wherever the
 duplicate index is."""
 
+import contextlib
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,10 +13,13 @@ from datanet_samples import key_of, open_datanets, sample_drafts, signed
 
 from openledger.core.clock import ManualClock
 from openledger.core.errors import Corrupt
-from openledger.core.values import ContributionReceipt
+from openledger.core.values import ContributionReceipt, RowDraft
+from openledger.datanets import layout
 from openledger.datanets.datanets import Datanets
 from openledger.datanets.gate import GATE_VERSION
+from openledger.datanets.layout import Layout
 from openledger.datanets.placement import shard_of
+from openledger.datanets.registry import Registry
 from openledger.datanets.removal import sign_withdrawal
 from openledger.datanets.shard import ShardHost
 
@@ -190,6 +195,186 @@ def test_a_contribution_that_was_cut_off_waits_for_its_shard_and_is_stored_then(
     assert {verdict.outcome for verdict in restored.contribute(cut_off).verdicts} == {"accept"}
     assert restored.publish("docs").num_rows == len(restored.rows("docs", 1)) == 2 * NUM_ROWS
     restored.close()
+
+
+@pytest.mark.parametrize("harm", ["changed", "gone"])
+def test_a_removal_drops_no_word_of_rows_that_can_not_be_read(tmp_path: Path, harm: str) -> None:
+    """Words of another's row that is taken back go once all rows can be read again, and no other ever does."""
+    before = open_datanets(tmp_path)
+    before.create("mails", "What mails say", "acct_owner")
+    before.contribute(signed("ada", [*sample_drafts(NUM_ROWS), *twice("docsonly")]))
+    mails = before.contribute(signed("bob", twice("mailsonly"), datanet="mails"))
+    before.publish("docs")
+    before.copies("docs", 1)
+    before.close()
+    table, folder = tmp_path / "word_weights.json", tmp_path / "shard-1" / "docs"
+    kept = table.read_bytes()
+    assert {"docsonly", "mailsonly"} <= words_in(table)
+    damaged = harmed(tmp_path, folder, harm)
+    damaged.withdraw(sign_withdrawal(key_of("bob"), "mails", [one.row_id for one in mails.verdicts], "1"))
+    damaged.close()
+    assert table.read_bytes() == kept
+    open_datanets(tmp_path).close()
+    assert table.read_bytes() == kept, "nor by an opening that can't read them either"
+    put_back(tmp_path, folder)
+    open_datanets(tmp_path).close()
+    assert words_in(table) == set(json.loads(kept)["counts"]) - {"mailsonly"}
+
+
+def test_a_removal_that_was_cut_off_drops_no_word_when_it_is_ended_by_a_damaged_opening(tmp_path: Path) -> None:
+    before = open_datanets(tmp_path)
+    before.create("mails", "What mails say", "acct_owner")
+    before.contribute(signed("ada", [*sample_drafts(NUM_ROWS), *twice("docsonly")]))
+    mails = before.contribute(signed("bob", twice("mailsonly"), datanet="mails"))
+    before.publish("docs")
+    before.copies("docs", 1)
+    wish = sign_withdrawal(key_of("bob"), "mails", [one.row_id for one in mails.verdicts], "1")
+    before._forget = kill  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        before.withdraw(wish)
+    before.close()
+    folder = tmp_path / "shard-1" / "docs"
+    harmed(tmp_path, folder, "gone").close()
+    assert {"docsonly", "mailsonly"} <= words_in(tmp_path / "word_weights.json")
+    put_back(tmp_path, folder)
+    open_datanets(tmp_path).close()
+    assert words_in(tmp_path / "word_weights.json") & {"docsonly", "mailsonly"} == {"docsonly"}
+
+
+def test_damage_that_a_removal_meets_is_told(tmp_path: Path) -> None:
+    before = open_datanets(tmp_path)
+    before.create("mails", "What mails say", "acct_owner")
+    before.contribute(signed("ada", sample_drafts(NUM_ROWS)))
+    mails = before.contribute(signed("bob", twice("mailsonly"), datanet="mails"))
+    before.publish("docs")
+    before.copies("docs", 1)
+    kept = (tmp_path / "word_weights.json").read_bytes()
+    shutil.rmtree(tmp_path / "shard-1" / "docs")
+    start_anew(before, 1)
+    before.withdraw(sign_withdrawal(key_of("bob"), "mails", [mails.verdicts[0].row_id], "1"))
+    assert {name: damage.code for name, damage in before.damages().items()} == {"docs": "rows_missing"}
+    assert (tmp_path / "word_weights.json").read_bytes() == kept
+    before.close()
+
+
+class TestAMove:
+    """To one shard more, or to one that nobody looks in any more."""
+
+    def test_does_not_begin_while_rows_are_missing_and_brings_all_once_they_are_back(self, tmp_path: Path) -> None:
+        ids = published(tmp_path)
+        folder = tmp_path / "shard-1" / "docs"
+        damaged = harmed(tmp_path, folder, "gone", num_shards=4)
+        assert [damage.code for damage in damaged.damages().values()] == ["rows_missing"]
+        assert damaged.move_state() == {"is_moving": False, "problem": ""}
+        damaged.close()
+        put_back(tmp_path, folder)
+        check_whole(tmp_path, ids, num_shards=4)
+
+    def test_takes_no_step_while_rows_are_missing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(layout, "MOVED_AT_ONCE", 3)
+        ids = published(tmp_path)
+        moving = opened_to_move(tmp_path, 4)
+        assert moving.move_rows()
+        moving.close()
+        folder = tmp_path / "shard-1" / "docs"
+        damaged = harmed(tmp_path, folder, "gone", num_shards=4)
+        assert not damaged.move_rows()
+        assert damaged.move_state() == {"is_moving": True, "problem": "rows_missing"}
+        damaged.close()
+        put_back(tmp_path, folder)
+        check_whole(tmp_path, ids, num_shards=4)
+
+    def test_that_ended_without_rows_is_made_up_when_they_are_back(self, tmp_path: Path) -> None:
+        """As one did before it looked for them."""
+        ids = published(tmp_path)
+        folder = tmp_path / "shard-1" / "docs"
+        shutil.move(folder, tmp_path / "backup")
+        with contextlib.closing(Registry(tmp_path / "registry.sqlite")) as registry:
+            shards = [ShardHost(tmp_path / f"shard-{number}") for number in range(4)]
+            without = Layout(shards, registry)
+            without.begin_move(4)
+            while without.move_some():
+                pass
+        shutil.rmtree(folder, ignore_errors=True)
+        put_back(tmp_path, folder)
+        check_whole(tmp_path, ids, num_shards=4)
+
+    def test_leaves_no_text_that_is_taken_back_in_a_folder_from_before_it(self, tmp_path: Path) -> None:
+        """A backup of a shard as it was before the move is put back: its rows stand twice, and are gone at once."""
+        ids = published(tmp_path)
+        folder = tmp_path / "shard-1" / "docs"
+        shutil.copytree(folder, tmp_path / "backup")
+        moved = open_datanets(tmp_path, 4)
+        told = {row.row_id: row.completion for row in moved.rows("docs", 1)}
+        moved.close()
+        (gone, *_) = (i for i in ids if shard_of(i, 3) == 1 != shard_of(i, 4))
+        shutil.rmtree(folder)
+        put_back(tmp_path, folder)
+        assert len(holding(tmp_path, told[gone])) == 2
+        again = open_datanets(tmp_path, 4)
+        again.withdraw(sign_withdrawal(key_of("ada"), "docs", [gone], "1"))
+        assert len(again.rows("docs", 1)) == NUM_ROWS - 1
+        again.close()
+        assert holding(tmp_path, told[gone]) == []
+
+
+def published(folder: Path) -> set[str]:
+    """Rows of ada's in `docs`, in three shards."""
+    before = open_datanets(folder)
+    receipt = before.contribute(signed("ada", sample_drafts(NUM_ROWS)))
+    before.publish("docs")
+    before.close()
+    return {verdict.row_id for verdict in receipt.verdicts}
+
+
+def opened_to_move(folder: Path, num_shards: int) -> Datanets:
+    shards = [ShardHost(folder / f"shard-{number}") for number in range(num_shards)]
+    return Datanets(folder, shards, ManualClock(), moves_later=True)
+
+
+def check_whole(folder: Path, ids: set[str], num_shards: int) -> None:
+    datanets = open_datanets(folder, num_shards)
+    assert datanets.damages() == {}
+    assert {row.row_id for row in datanets.rows("docs", 1)} == ids
+    for number, host in enumerate(hosts(datanets)):
+        assert set(host.row_ids("docs")) == {row_id for row_id in ids if shard_of(row_id, num_shards) == number}
+    datanets.close()
+
+
+def harmed(tmp_path: Path, folder: Path, harm: str, num_shards: int = 3) -> Datanets:
+    """Opened with one Datanet's part of a shard changed, or gone; `put_back` has it from a backup."""
+    shutil.copytree(folder, tmp_path / "backup")
+    if harm == "gone":
+        shutil.rmtree(folder)
+    else:
+        file = folder / "recent.journal"
+        file.write_bytes(changed(file.read_bytes()))
+    return open_datanets(tmp_path, num_shards)
+
+
+def put_back(tmp_path: Path, folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.move(tmp_path / "backup", folder)
+
+
+def twice(word: str) -> list[RowDraft]:
+    """Two rows with a word that is in no other: the table keeps what more than one row has."""
+    return [
+        RowDraft(prompt=draft.prompt, completion=f"{draft.completion} {word}", source=draft.source)
+        for draft in sample_drafts(2, word)
+    ]
+
+
+def words_in(table: Path) -> set[str]:
+    return set(json.loads(table.read_text())["counts"])
+
+
+def kill(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def holding(folder: Path, text: str) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file() and text.encode() in path.read_bytes()]
 
 
 class TestADividedIndex:

@@ -305,8 +305,9 @@ class TestFailures:
         shutil.rmtree(tmp_path / "shard-1" / "docs")
         opened = open_datanets(tmp_path)
         assert [(name, error.code) for name, error in opened.damages().items()] == [("docs", "rows_missing")]
-        with pytest.raises(Corrupt, match="stored rows in shard 1"):
+        with pytest.raises(Corrupt, match="stored rows in shard-1/docs") as caught:
             opened.publish("docs")
+        assert "this Datanet's folder alone" in str(caught.value.fix)
         opened.close()
 
     def test_fewer_shards_than_the_rows_lie_in_are_refused(self, tmp_path: Path, datanets: Datanets) -> None:

@@ -167,6 +167,7 @@ class TestShard:
         with pytest.raises(Corrupt) as caught:
             shard.rows([rows[1].row_id])
         assert caught.value.code == "corrupt_shard_file"
+        assert "this Datanet's objects alone" in str(caught.value.fix)
 
     def test_all_rows_can_be_removed_and_others_come(self, uri: str) -> None:
         shard, rows = Shard(uri), sample_rows(2)

@@ -159,6 +159,7 @@ class TestShard:
             with pytest.raises(Corrupt) as caught:
                 Shard(folder)
             assert caught.value.code == "corrupt_shard_file"
+            assert "this Datanet's folder alone" in str(caught.value.fix)
             assert path.name in caught.value.message
             assert str(folder) in caught.value.message
         path.write_bytes(whole)

@@ -1,6 +1,7 @@
 """What must not be readable: API keys, and the text of answers."""
 
 import os
+import threading
 
 import pytest
 from economy_values import answer, scores
@@ -101,7 +102,7 @@ def fields(value):
 
 def test_a_temporary_file_that_a_crash_left_open_to_all_does_not_open_the_secret(tmp_path):
     path = tmp_path / "answers.key"
-    left = path.with_name(f".{path.name}.{os.getpid()}.new")
+    left = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_native_id()}.new")
     left.write_bytes(b"left")
     left.chmod(0o644)
     PayloadCipher(path)

@@ -9,7 +9,7 @@ from economy_values import scores
 from house import ADA, ADA_ID, AUDITOR, BOB, DEPOSIT, NOISE, OWNER, POOL, ROWS, House
 
 from openledger.core.appealing import sign_decision
-from openledger.core.errors import Conflict, Forbidden, InsufficientFunds, NotFound, Unavailable
+from openledger.core.errors import Conflict, Corrupt, Forbidden, InsufficientFunds, NotFound, Unavailable
 from openledger.core.signed import contribution_id
 from openledger.core.signing import SigningKey, contributor_id
 from openledger.core.values import PRIVATE_ROW, RowDraft
@@ -27,6 +27,11 @@ from openledger.platform.desk import is_spam
 BABBLE = RowDraft(prompt="What does pack.xor do?", completion="Zzkq wqxv jjxz vkqw qzxj xwkq.", source="pack")
 REVIEWER = Signer(role="reviewer", account="user:owner", public_key=OWNER.public_key, datanet="docs")
 SIGNED = sign_signer(OWNER, "reviewer", "user:owner", "docs")["signature"]
+
+
+def reviewer_of(datanet):
+    signer = Signer(role="reviewer", account="user:owner", public_key=OWNER.public_key, datanet=datanet)
+    return signer, sign_signer(OWNER, "reviewer", "user:owner", datanet)["signature"]
 
 
 @pytest.fixture
@@ -192,6 +197,31 @@ class TestAnAppeal:
         assert run(house.find_appeal("docs", own.row_id))["state"] == "open"
         assert run(house.decide(self.decision(own)))["state"] == "overturned"
         house.ledger.audit()
+
+    def test_of_a_damaged_datanet_waits_and_keeps_no_other_from_being_closed(self, house, appeal):
+        house.rows.create("mails", "What mails say", "user:owner")
+        other = sign_contribution(ADA, "mails", (*ROWS, BABBLE), "0")
+        house.rows.contribute(other)
+        house.economy.grant(f"contributor:{ADA_ID}", DEPOSIT, "another deposit")
+        run(house.add_reviewer("user:owner", "mails", *reviewer_of("mails")))
+        second = appeal_of(ADA, other, 3, "it is babble")
+        for one in (appeal, second):
+            run(house.appeal(one))
+        house.economy.decide_appeal(self.decision(appeal))
+        house.economy.decide_appeal(
+            sign_decision(OWNER, "mails", second.row_id, "user:owner", overturned=True, note="seen")
+        )
+        damage = Corrupt("rows are missing", code="rows_missing")
+        house.rows._damages["docs"] = damage
+        num_stored = house.rows.stored_count("docs")
+        assert [one["state"] for one in run(house.appeals("mails"))] == ["overturned"]
+        assert run(house.find_appeal("docs", appeal.row_id))["state"] == "overturned"
+        assert list(house.rows.held_appeals()) == [appeal.row_id]
+        assert house.rows.stored_count("docs") == num_stored
+        del house.rows._damages["docs"]
+        run(house.appeals("docs"))
+        assert (self.outcome(house), house.rows.held_appeals()) == ("accept", {})
+        assert house.rows.stored_count("docs") == num_stored + 1
 
     def test_that_nobody_decides_lapses_and_its_row_is_deleted_by_the_next_call(self, house, appeal):
         run(house.appeal(appeal))

@@ -1,5 +1,7 @@
 """Ports, the working folder's lock, and the plan that changes nothing."""
 
+import fcntl
+import json
 import os
 import socket
 import stat
@@ -12,9 +14,11 @@ from tiny_model import tiny_rows
 
 from openledger.core.errors import Conflict, InvalidInput, Unavailable
 from openledger.core.values import RowDraft
+from openledger.platform import quickstart
 from openledger.platform.cluster import check_port, free_port, only_one
 from openledger.platform.environment import prepare_environment
 from openledger.platform.quickstart import QuickstartSettings, _ask_one, describe_plan, held_in_drafts
+from openledger.platform.report_file import changing
 from openledger.platform.workdir import Workdir
 
 
@@ -99,3 +103,27 @@ def test_an_answer_to_a_rows_own_question_names_the_row_and_another_names_none()
     assert (asked["kind"], asked["asked_row"], asked["question"]) == ("held_in", row.row_id, row.prompt)
     new = _ask_one(client, "k", ("py", RowDraft(prompt="What is new?", completion="This.")))
     assert (new["kind"], "asked_row" in new) == ("new", False)
+
+
+def test_the_quickstart_asks_for_removals_and_writes_its_report_under_one_lock(tmp_path, monkeypatch):
+    held = []
+
+    def asked(row_ids):
+        with (tmp_path / ".report.json.lock").open("w") as stream, pytest.raises(BlockingIOError):
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        held.append((tmp_path / "report.json").exists())
+        return set(row_ids)
+
+    monkeypatch.setattr(quickstart.ray, "get", lambda found: found)
+    answer = {"answer_id": "ans_1", "fee_nano": 5, "asked_row": "r1", "question": "What?", "sources": []}
+    run = SimpleNamespace(
+        report={"answers": [answer]},
+        log=SimpleNamespace(records=[]),
+        datanets=SimpleNamespace(removed_among=SimpleNamespace(remote=asked)),
+        workdir=SimpleNamespace(report=tmp_path / "report.json"),
+    )
+    quickstart._write_report(run)
+    assert held == [False]
+    assert json.loads((tmp_path / "report.json").read_text())["answers"][0]["question"] == ""
+    with changing(tmp_path / "report.json"):
+        pass

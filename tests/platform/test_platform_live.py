@@ -45,6 +45,7 @@ from openledger.platform.answering import _Fate, _merged
 from openledger.platform.asking import EngineCalls
 from openledger.platform.live import LiveService
 from openledger.platform.replaying import rows_path
+from openledger.platform.report_file import changing
 from openledger.platform.workdir import Workdir
 
 DIGEST, ACCOUNT, FUNDS = "ab" * 32, "user:alice", 10**9
@@ -893,6 +894,29 @@ async def test_a_removal_that_was_cut_off_before_the_report_is_forgotten_there_w
     reported(service, row_id)
     datanets.remove("greek", [row_id], "user:owner", "court_order")
     await service._log_removals()
+    assert f"It is {row_id}." not in service._workdir.report.read_text()
+
+
+async def test_an_old_reports_questions_of_rows_are_neither_told_nor_kept(service):
+    said = {"question": "What does parse do?", "expected": "It parses it all.", "answer": "It parses it all."}
+    reported(service, kind="held_in", **said)
+    (told,) = (await service.report())["answers"]
+    assert [told[name] for name in said] == [""] * 3
+    assert service._forget_in_report in service.desk._catch_up
+    await service._forget_in_report()
+    assert "It parses it all." not in service._workdir.report.read_text()
+
+
+async def test_a_report_that_another_writes_meanwhile_is_read_once_he_is_done(service, datanets):
+    """As the quickstart does, which asked for removals before this one."""
+    row_id = contributed_row(datanets)
+    datanets.remove("greek", [row_id], "user:owner", "court_order")
+    with changing(service._workdir.report):
+        reported(service)
+        forgetting = [asyncio.create_task(service._forget_in_report()) for _ in range(3)]
+        await asyncio.wait(forgetting, timeout=0.3)
+        reported(service, row_id)
+    await asyncio.gather(*forgetting)
     assert f"It is {row_id}." not in service._workdir.report.read_text()
 
 

@@ -153,6 +153,16 @@ def test_a_row_that_was_taken_back_is_no_source_and_its_question_is_gone():
     assert without_rows(answer, {"r9"}) == answer
 
 
+def test_a_rows_question_is_not_told_where_the_report_does_not_say_whose_it_is():
+    """As of a report from before it did: the row may have been taken back."""
+    said = {"question": "What does parse do?", "expected": "It parses.", "answer": "It parses."}
+    old, new = (shown_answer(kind=kind, **said) for kind in ("held_in", "new"))
+    assert [without_rows(old, set())[name] for name in said] == [""] * 3
+    assert [without_rows(new, set())[name] for name in said] == list(said.values())
+    known = shown_answer(kind="held_in", asked_row="r2", **said)
+    assert without_rows(known, set()) == known
+
+
 def test_totals_leave_out_what_was_not_attributed():
     report = {
         "datanets": [
