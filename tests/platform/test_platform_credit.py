@@ -214,11 +214,11 @@ def test_of_an_adapter_without_the_author_the_earliest_copy_is_paid(trained, wor
     plan = withdrawal.plan_withdrawal(world.registry, "greek", AUTHOR)
     parts = plan, world.registry, world.base, with_copies(), world.host, world.adapters, world.indexes
     with pytest.raises(InvalidInput) as caught:  # served it is, but nothing is settled by that record's order
-        withdrawal.withdraw(*parts, economy=world.economy, credit=ORDER[::-1])
+        withdrawal.withdraw(*parts, economy=world.economy, credit=lambda: ORDER[::-1])
     assert caught.value.code == "other_credit"
     assert world.registry.get("greek").digest != plan.adapter.digest
     plan = withdrawal.plan_withdrawal(world.registry, "greek", AUTHOR)
-    card = withdrawal.withdraw(plan, *parts[1:], economy=world.economy, credit=ORDER)
+    card = withdrawal.withdraw(plan, *parts[1:], economy=world.economy, credit=lambda: ORDER)
     known = load_repeats(index_of(trained)).anybodys
     found = load_repeats(pipeline.index_folder(world.indexes, card.digest)).anybodys
     owner = {row.row_id: row.contributor_id for row in with_copies()}
