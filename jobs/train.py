@@ -82,7 +82,7 @@ def train(workdir: Workdir, arguments: argparse.Namespace) -> dict[str, object]:
     from openledger.platform import pipeline
     from openledger.platform.actors import datanets_actor, economy_actor, ledger_actor
     from openledger.platform.cluster import connected
-    from openledger.platform.credit import checked_credit
+    from openledger.platform.credit import credit_to_train
     from openledger.platform.prices import prices_in
     from openledger.platform.progress import told_epochs
     from openledger.platform.quickstart import QuickstartSettings
@@ -111,11 +111,11 @@ def train(workdir: Workdir, arguments: argparse.Namespace) -> dict[str, object]:
             version, rows = pipeline.publish(datanets, arguments.datanet, owner)
         tell(f"{version.datanet} version {version.number}: {len(rows)} rows")
         copies, alike = pipeline.find_copies(datanets, version), pipeline.find_alike(datanets, version)
-        credit = checked_credit(datanets, version, rows, ledger)
+        credit = credit_to_train(datanets, version, rows, ledger, tell)
         nonces = pipeline.draw_nonces(book, workdir.nonces, version, base, recipe)
         job, decoys = pipeline.plan_training(
             base, version, rows, recipe, workdir.adapters,
-            nonces=nonces, copies=copies, alike=alike, credit=credit, parent=parent,
+            nonces=nonces, copies={**copies, **credit.left_out}, alike=alike, credit=credit.order, parent=parent,
         )  # fmt: skip
         if not arguments.version:  # first: what can't be offered must not cost a training
             pipeline.check_plan(economy, registry, job, owner)

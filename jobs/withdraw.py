@@ -50,10 +50,11 @@ def withdraw(workdir: Workdir, arguments: argparse.Namespace) -> dict[str, objec
     with connected(workdir):
         datanets = datanets_actor(workdir)
         version, rows = pipeline.published(datanets, plan.card.datanet, plan.card.datanet_version, plan.trainer)
-        credit = checked_credit(datanets, version, rows, RemoteLedger(ledger_actor(workdir)))
+        ledger, trained = RemoteLedger(ledger_actor(workdir)), set(plan.card.rows_trained)
         card = withdrawal.withdraw(
             plan, registry, base, rows, start_index_host(base), workdir.adapters, workdir.indexes,
-            economy=economy_actor(workdir), credit=credit, num_gpus=arguments.gpus,
+            economy=economy_actor(workdir), num_gpus=arguments.gpus,
+            credit=lambda: checked_credit(datanets, version, [row for row in rows if row.row_id in trained], ledger),
             tell=lambda line: print(line, file=sys.stderr, flush=True),
         )  # fmt: skip
     return {**told, "digest": card.digest}

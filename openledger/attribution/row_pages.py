@@ -15,9 +15,8 @@ the bytes of it are those of a few nodes, whatever the number of rows.
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from openledger.core.errors import Corrupt, invariant
 from openledger.core.hashing import digest_bytes
@@ -58,8 +57,8 @@ class RowPages:
 
     def rows(self, contributor: str = "", begin: Key | None = None) -> Iterator[Json]:
         """The rows from the key `begin` (`order_key`) on: of all contributors, or one. Raises Corrupt
-        (`corrupt_row_scores`) at the first node that isn't what the digest stands for."""
-        with self._path.open("rb", buffering=0) as stream:
+        (`corrupt_row_scores`) at the first node that isn't what the digest stands for, or can't be read."""
+        with self._open() as stream:
             if not contributor:
                 yield from self._from(stream, self.stated["most"], order_key, begin or [])
                 return
@@ -68,7 +67,13 @@ class RowPages:
                     return
                 yield row
 
-    def _from(self, stream: FileIO, tree: Json, key: Callable[[Json], Key], begin: Key) -> Iterator[Json]:
+    def _open(self) -> BinaryIO:
+        try:
+            return self._path.open("rb")
+        except OSError as error:
+            raise corrupt(self._path, error) from error
+
+    def _from(self, stream: BinaryIO, tree: Json, key: Callable[[Json], Key], begin: Key) -> Iterator[Json]:
         """A tree's rows with this key or a later one."""
 
         def below(reference: Reference, height: int) -> Iterator[Json]:
@@ -83,10 +88,13 @@ class RowPages:
         if tree["top"] is not None:
             yield from below(tree["top"], tree["height"])
 
-    def _node(self, stream: FileIO, reference: Reference) -> list[Any]:
+    def _node(self, stream: BinaryIO, reference: Reference) -> list[Any]:
         _, offset, length, digest = reference
-        stream.seek(self._begin + offset)
-        data = stream.read(length)
+        try:
+            stream.seek(self._begin + offset)
+            data = stream.read(length)
+        except OSError as error:
+            raise corrupt(self._path, error) from error
         if digest_bytes(data) != digest:
             raise corrupt(self._path, f"what stands at byte {self._begin + offset} isn't what the settlement names")
         found: list[Any] = json.loads(data)

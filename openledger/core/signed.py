@@ -3,6 +3,7 @@
 Canonical JSON of everything but the rows themselves, for which a root stands.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from openledger.core.hashing import canonical_json
@@ -33,14 +34,13 @@ def contribution_bytes(datanet: str, contributor_id: str, content_root: str, num
 
 def contribution_id(contribution: Contribution) -> str:
     """Derived from what is signed, so that a contribution sent twice is one."""
-    signed = contribution_bytes(
-        contribution.datanet,
-        contribution.contributor_id,
-        contribution.content_root,
-        len(contribution.drafts),
-        contribution.nonce,
-    )
-    return derived_id("ctb", signed.decode())
+    one = contribution
+    return signed_id(contribution_fields(one.datanet, one.contributor_id, one.content_root, len(one.drafts), one.nonce))
+
+
+def signed_id(signed: Mapping[str, Any]) -> str:
+    """The id of the contribution whose signature covers `signed` (`contribution_fields`)."""
+    return derived_id("ctb", canonical_json(dict(signed)).decode())
 
 
 def withdrawal_bytes(datanet: str, contributor_id: str, rows_root: str, num_rows: int, nonce: str) -> bytes:

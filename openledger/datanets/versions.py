@@ -17,7 +17,7 @@ later changes of either are of later versions.
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -25,6 +25,7 @@ from typing import Any, TypeGuard
 from openledger.core import merkle
 from openledger.core.errors import Corrupt, InvalidInput
 from openledger.core.files import write_json_durably
+from openledger.core.signed import signed_id
 from openledger.core.values import DatanetVersion, Row
 from openledger.datanets.contribution import is_row_of
 from openledger.datanets.folders import make_folder
@@ -119,6 +120,15 @@ def read_stated(folder: Path, version: DatanetVersion) -> Stated | None:
     return _stated(_path(folder, version), _read(folder, version)[1])
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Misplaced:
+    """A sealed row that stands elsewhere in an order of credit than its seal in the log."""
+
+    row: Row
+    problem: str
+    opening: LoggedOpening
+
+
 def check_sealed(order: Sequence[str], rows: Iterable[Row], openings: Sequence[LoggedOpening]) -> None:
     """Whether a version's `order` of credit has its sealed rows as the log has their seals: earlier seals first, and
     rows under one seal as they were signed. `rows` are those that are there; whose seal is whose follows from what they
@@ -126,32 +136,70 @@ def check_sealed(order: Sequence[str], rows: Iterable[Row], openings: Sequence[L
 
     Two seals that came at once can stand in the log the other way round (`seals`): one counts as earlier that is
     earlier both in the log and by its expiry. Of rows without a seal the log says nothing, nor does this."""
-    of_contributor: defaultdict[str, list[LoggedOpening]] = defaultdict(list)
-    for opening in openings:
-        of_contributor[opening[2]["contributor_id"]].append(opening)
-    sealed = {row.row_id: (row, each) for row in rows for each in of_contributor[row.contributor_id]
-              if is_row_of(row, each[2])}  # fmt: skip
+    rows = list(rows)
+    sealed = sealed_rows(rows, openings)
+    sealed |= _hidden(rows, openings, sealed)
+    for found in misplaced(order, rows, sealed):
+        raise other_credit(found)
+
+
+def sealed_rows(rows: Iterable[Row], openings: Sequence[LoggedOpening]) -> dict[str, LoggedOpening]:
+    """The opening of each sealed row, by its id: of the contribution that the row names, which is the registry's word,
+    where its id follows from that. One hash for each row; `check_sealed` takes nobody's word, and looks for more."""
+    of_contribution = {signed_id(opening[2]): opening for opening in openings}
+    return {
+        row.row_id: opening
+        for row in rows
+        if (opening := of_contribution.get(row.contribution_id)) is not None and is_row_of(row, opening[2])
+    }
+
+
+def misplaced(order: Sequence[str], rows: Iterable[Row], sealed: Mapping[str, LoggedOpening]) -> Iterator[Misplaced]:
+    """Sealed rows that stand behind what was sealed, or signed, after them; in this order."""
+    there = {row.row_id: row for row in rows if row.row_id in sealed}
     latest: list[LoggedOpening] = []  # of those so far, all that no other is later than in both
     last_ordinal: dict[int, int] = {}
     for row_id in order:
-        if row_id not in sealed:
+        if row_id not in there:
             continue
-        row, (place, expires_ms, _) = sealed[row_id]
+        row, opening = there[row_id], sealed[row_id]
+        place, expires_ms, _ = opening
         if any(place < other[0] and expires_ms < other[1] for other in latest):
-            raise _other_credit(f"{row_id} stands behind rows that were sealed after it")
-        if row.ordinal < last_ordinal.get(place, -1):
-            raise _other_credit(f"{row_id} stands behind rows that were signed after it")
-        last_ordinal[place] = row.ordinal
-        latest = [other for other in latest if other[0] > place or other[1] > expires_ms] + [sealed[row_id][1]]
+            yield Misplaced(row=row, problem="stands behind rows that were sealed after it", opening=opening)
+        elif row.ordinal < last_ordinal.get(place, -1):
+            yield Misplaced(row=row, problem="stands behind rows that were signed after it", opening=opening)
+        else:
+            last_ordinal[place] = row.ordinal
+            latest = [other for other in latest if other[0] > place or other[1] > expires_ms] + [opening]
 
 
-def _other_credit(problem: str) -> InvalidInput:
+def other_credit(found: Misplaced) -> InvalidInput:
+    row = found.row
     return InvalidInput(
-        f"the version's order of credit is not the log's: {problem}",
+        f"the version's order of credit is not the log's: {row.row_id} of {row.contribution_id} {found.problem}",
         code="other_credit",
         param="credit",
-        fix="don't settle by it: show manifest and log to whoever publishes the Datanet",
+        fix="don't settle by it: show manifest and log to whoever publishes the Datanet, who restores registry and"
+        " ledger of one time, or removes that contribution's rows",
     )
+
+
+def _hidden(
+    rows: Sequence[Row], openings: Sequence[LoggedOpening], known: Mapping[str, LoggedOpening]
+) -> dict[str, LoggedOpening]:
+    """Rows that name another contribution than the sealed one that they are of: a hash for each with each opening of
+    its contributor that has no row of this ordinal yet."""
+    taken = {(known[row.row_id][0], row.ordinal) for row in rows if row.row_id in known}
+    of_contributor = defaultdict[str, list[LoggedOpening]](list)
+    for opening in openings:
+        of_contributor[opening[2]["contributor_id"]].append(opening)
+    return {
+        row.row_id: opening
+        for row in rows
+        if row.row_id not in known
+        for opening in of_contributor[row.contributor_id]
+        if (opening[0], row.ordinal) not in taken and is_row_of(row, opening[2])
+    }
 
 
 def _read(folder: Path, version: DatanetVersion) -> tuple[list[str], dict[str, Any]]:

@@ -44,6 +44,9 @@ class RemoteLedger:
     def batch(self, seq: int) -> Batch:
         return self._get("batch", seq)
 
+    def batches(self, seqs: Sequence[int]) -> list[Batch]:
+        return self._get("batches", seqs)
+
     def usages(self, pool: str) -> list[dict[str, Any]]:
         return self._get("usages", pool)
 

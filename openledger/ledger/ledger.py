@@ -188,6 +188,10 @@ class Ledger:
             raise NotFound(f"there is no batch {seq}", code="batch_not_found", param="seq")
         return self._journal.batch(seq)
 
+    def batches(self, seqs: Sequence[int]) -> list[Batch]:
+        """As `batch`, of several."""
+        return [self.batch(seq) for seq in seqs]
+
     def usages(self, pool: str) -> list[dict[str, Any]]:
         """The statements of the answers that paid into `pool` and were not refunded out of it, in the order of the
         log."""

@@ -47,7 +47,7 @@ from openledger.economy.nonces import DEPOSIT_NANO, NonceBook
 from openledger.factory.evaluation import measure
 from openledger.platform import actors, pipeline, report
 from openledger.platform.cluster import Cluster, check_port, connected, free_port
-from openledger.platform.credit import checked_credit
+from openledger.platform.credit import credit_to_train
 from openledger.platform.demonstration import (
     DATANETS,
     Contributor,
@@ -239,10 +239,11 @@ def _hand_in(run: Demonstration, person: Contributor) -> None:
 
 def train_adapters(run: Demonstration, stage: Stage) -> None:
     for number, (version, rows) in enumerate(run.versions):
+        credit = credit_to_train(run.datanets, version, rows, RemoteLedger(run.ledger), stage.tell)
         job, decoys = pipeline.plan_training(
             run.base, version, rows, run.settings.recipe, run.workdir.adapters,
-            nonces=run.nonces[number], copies=run.copies[number], alike=run.alike[number],
-            credit=checked_credit(run.datanets, version, rows, RemoteLedger(run.ledger)),
+            nonces=run.nonces[number], copies={**run.copies[number], **credit.left_out}, alike=run.alike[number],
+            credit=credit.order,
         )  # fmt: skip
         pipeline.check_plan(run.economy, run.registry, job, f"user:{job.name}-owner")
         run.jobs.append(job)

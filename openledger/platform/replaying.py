@@ -23,7 +23,7 @@ import fcntl
 import logging
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -84,22 +84,29 @@ def replayed(
 @contextmanager
 def one_at_a_time(replays: Replays, adapter: str, period: str) -> Iterator[None]:
     """One job replays, settles and forgets a pool's checkpoints, and another one waits until it has: or each would
-    remove what the other goes on from."""
-    with _lock(replays.folder, _pool_name(adapter, period)):
+    remove what the other goes on from. Where the folder has no place for a lock the pool is paid all the same."""
+    with ExitStack() as held:
+        try:
+            held.enter_context(_lock(replays.folder, _pool_name(adapter, period)))
+        except OSError:
+            _logger.exception("the pool of %s in %s can't be locked", adapter, period)
         yield
 
 
 def forget_orphans(folder: Path, waiting: Collection[tuple[str, str]]) -> list[str]:
     """Remove the checkpoints of pools that don't wait (any more), and of which no job is at work; their names. Pools in
-    `waiting` are called by adapter and period."""
+    `waiting` are called by adapter and period. What can't be removed is logged and stays."""
     pools, forgotten = {_pool_name(*pool) for pool in waiting}, []
-    for own in sorted(_unfinished(folder).glob("*-*-*")):
-        pool = own.name.rsplit("-", 2)[0]
-        if pool in pools:
-            continue
-        with suppress(BlockingIOError), _lock(folder, pool, wait=False):
-            shutil.rmtree(own, ignore_errors=True)
-            forgotten.append(own.name)
+    try:
+        for own in sorted(_unfinished(folder).glob("*-*-*")):
+            pool = own.name.rsplit("-", 2)[0]
+            if pool in pools:
+                continue
+            with suppress(BlockingIOError), _lock(folder, pool, wait=False):
+                shutil.rmtree(own, ignore_errors=True)
+                forgotten.append(own.name)
+    except OSError:  # a full disk, another user's folder: pools are to be paid
+        _logger.exception("checkpoints that nobody needs stay in %s", folder)
     return forgotten
 
 

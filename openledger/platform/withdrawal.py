@@ -113,18 +113,19 @@ def withdraw(
     indexes: Path,
     *,
     economy: Any,
-    credit: Sequence[str] = (),
+    credit: Callable[[], Sequence[str]] = tuple,
     num_gpus: float = 0,
     tell: Callable[[str], None] = lambda _: None,
 ) -> AdapterCard:
     """Serve the adapter that never saw the contributor's rows under the old one's name, then build its index. `rows`
     are those of its Datanet version that are still there; the contributor's own are needed only where the adapter
-    without them isn't ready. `credit` is the order of credit of that version (`pipeline.find_credit`). May be
-    repeated; stopped on its way, it goes on.
+    without them isn't ready. `credit` gives the order of credit of that version (`platform.credit`), and is asked only
+    once the adapter without them is served. May be repeated; stopped on its way, it goes on.
 
     Raises NotFound (`rows_gone`) where a row is needed that is gone, Corrupt (`corrupt_index`) where the old adapter's
     index or its list of repeated rows (`corrupt_repeats`) is, and as `train_without`. InvalidInput (`other_credit`)
-    where the old run's record has another order: nobody's rows stay on sale for that, but no index is built by it.
+    where the old run's record has another order, and what `credit` raises: nobody's rows stay on sale for that, but no
+    index is built by it.
     """
     card = plan.card
     if not plan.done:
@@ -141,14 +142,17 @@ def withdraw(
     return card
 
 
-def _measured_run(registry: AdapterRegistry, card: AdapterCard, indexes: Path, credit: Sequence[str]) -> str:
+def _measured_run(
+    registry: AdapterRegistry, card: AdapterCard, indexes: Path, credit: Callable[[], Sequence[str]]
+) -> str:
     """The old adapter's run, where its index has a list of repeated rows; else empty. It began where this one's did,
     and the rows that are left are compared anew there: of rows alike one is paid, also where an earlier one is gone."""
     old = card.recipe["without_of"]
     if load_repeats(index_folder(indexes, old)) is None:
         return ""
     run = registry.find_digest(old).folder
-    check_credit(load_run(Path(run)), credit, credit_root(credit) if credit else "")
+    order = credit()
+    check_credit(load_run(Path(run)), order, credit_root(order) if order else "")
     return run
 
 

@@ -2,7 +2,7 @@
 
 import json
 import tracemalloc
-from io import FileIO
+from io import BufferedReader, FileIO
 from itertools import islice
 from pathlib import Path
 
@@ -171,6 +171,44 @@ def test_a_document_cut_short_or_another_ones_is_refused(tmp_path):
         list(open_document(path, digest).rows("ctr_2"))
     with pytest.raises(Corrupt):
         open_document(tmp_path / "gone", digest)
+
+
+class Slow(FileIO):
+    """A disk, or a network's file system, that reads no more than a few bytes at a time, or fails."""
+
+    error: OSError | None = None
+
+    def readinto(self, buffer):
+        if Slow.error is not None:
+            raise Slow.error
+        return super().readinto(memoryview(buffer)[:100])
+
+    def read(self, size=-1):
+        if Slow.error is not None:
+            raise Slow.error
+        return super().read(min(size, 100) if size >= 0 else -1)
+
+
+def open_slowly(path, mode="r", buffering=-1, **_):
+    return Slow(path) if buffering == 0 else BufferedReader(Slow(path))
+
+
+def test_a_short_read_is_no_tampering_and_a_failed_one_says_which_file(tmp_path, monkeypatch):
+    path, digest = kept(tmp_path, 300)
+    whole = told_by(path, digest)
+    assert len(whole[0]) == 600
+    monkeypatch.setattr(Path, "open", open_slowly)
+    assert told_by(path, digest) == whole
+    found = open_document(path, digest)
+    monkeypatch.setattr(Slow, "error", OSError(5, "Input/output error"))
+    with pytest.raises(Corrupt, match="Input/output error") as caught:
+        list(found.rows())
+    assert (caught.value.code, caught.value.param) == ("corrupt_row_scores", str(path))
+    monkeypatch.undo()
+    path.unlink()
+    with pytest.raises(Corrupt, match="No such file") as caught:
+        list(found.rows("ctr_1"))
+    assert caught.value.code == "corrupt_row_scores"
 
 
 @pytest.mark.parametrize("indent", [None, 1])

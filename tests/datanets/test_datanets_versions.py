@@ -1,7 +1,8 @@
 """The order of credit that a published version states: whose row was first, whatever anybody chooses."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,16 @@ from datanet_samples import key_of, open_datanets, sample_drafts, signed
 from openledger.core import merkle
 from openledger.core.appealing import sign_appeal
 from openledger.core.errors import Corrupt, InvalidInput
-from openledger.core.values import Contribution, ContributionReceipt, RowDraft
+from openledger.core.signed import contribution_fields, contribution_id
+from openledger.core.values import Contribution, ContributionReceipt, Row, RowDraft
+from openledger.datanets import versions
 from openledger.datanets.appeals import appeal_of
+from openledger.datanets.contribution import is_row_of, row_ids
 from openledger.datanets.datanets import Datanets
 from openledger.datanets.removal import sign_withdrawal
 from openledger.datanets.seals import digest_of, seal_of
 from openledger.datanets.terms import Terms
-from openledger.datanets.versions import LoggedOpening, Stated, check_sealed
+from openledger.datanets.versions import LoggedOpening, Stated, check_sealed, sealed_rows
 
 NOISE = RowDraft(prompt="What does pack.crc do?", completion="Xqzv wvkx zzqj kqvx jxqz wqkz vxjq.", source="s")
 PRIVATE = RowDraft(prompt="What does it cost?", completion="Ask jane.doe@mail.org for the price of a licence.")
@@ -196,6 +200,59 @@ class TestTheLogsSeals:
         check_sealed(order(datanets, 1), datanets.rows("docs", 1), [(9, first_ms, ada), (7, then_ms, bob)])
         with pytest.raises(InvalidInput):
             check_sealed(order(datanets, 1), datanets.rows("docs", 1), [(9, then_ms, ada), (7, first_ms, bob)])
+
+
+class TestManySealedContributions:
+    """Of one contributor, a row each."""
+
+    @pytest.fixture
+    def many(self) -> tuple[list[Row], list[LoggedOpening]]:
+        rows, openings = list[Row](), list[LoggedOpening]()
+        for number in range(40):
+            one = signed("ada", sample_drafts(1, f"own-{number}"), f"n-{number}")
+            fields = contribution_fields(one.datanet, one.contributor_id, one.content_root, 1, one.nonce)
+            openings.append((number, 1000 + number, fields))
+            (row_id,), (draft,) = row_ids(one), one.drafts
+            rows.append(
+                Row(
+                    row_id=row_id,
+                    datanet=one.datanet,
+                    contributor_id=one.contributor_id,
+                    contribution_id=contribution_id(one),
+                    ordinal=0,
+                    source=draft.source,
+                    prompt=draft.prompt,
+                    completion=draft.completion,
+                )
+            )
+        return rows, openings
+
+    def test_cost_a_hash_for_each_row(
+        self, many: tuple[list[Row], list[LoggedOpening]], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        rows, openings = many
+        hashed = list[str]()
+
+        def counted(row: Row, fields: Mapping[str, Any]) -> bool:
+            hashed.append(row.row_id)
+            return is_row_of(row, fields)
+
+        monkeypatch.setattr(versions, "is_row_of", counted)
+        check_sealed([row.row_id for row in rows], rows, openings)
+        assert hashed == [row.row_id for row in rows]
+        unsealed = replace(rows[-1], row_id="row_other", contribution_id="ctb_other")
+        assert set(sealed_rows([*rows, unsealed], openings)) == {row.row_id for row in rows}
+        assert len(hashed) == 2 * len(rows)
+
+    def test_are_found_under_a_contribution_that_they_are_not_of(
+        self, many: tuple[list[Row], list[LoggedOpening]]
+    ) -> None:
+        """Which contribution a row is of, the registry says: a stranger doesn't take its word."""
+        rows, openings = many
+        renamed = [replace(rows[0], contribution_id="ctb_other"), *rows[1:]]
+        check_sealed([row.row_id for row in rows], renamed, openings)
+        with pytest.raises(InvalidInput, match=f"{rows[0].row_id} of ctb_other stands behind"):
+            check_sealed([row.row_id for row in (*rows[1:], rows[0])], renamed, openings)
 
 
 class TestAVersionOfBefore:

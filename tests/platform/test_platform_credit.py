@@ -19,11 +19,12 @@ from openledger.attribution.likeness import find_repeats, load_repeats
 from openledger.attribution.recompute import with_gone
 from openledger.core.clock import ManualClock
 from openledger.core.errors import Corrupt, InvalidInput
+from openledger.core.signed import contribution_id
 from openledger.core.signing import SigningKey
 from openledger.core.values import UNATTRIBUTED, RowDraft
 from openledger.datanets.contribution import sign_contribution
 from openledger.datanets.datanets import Datanets
-from openledger.datanets.seals import digest_of, seal_of
+from openledger.datanets.seals import SEAL_MS, digest_of, seal_of
 from openledger.datanets.shard import ShardHost
 from openledger.datanets.versions import check_sealed, credit_root, read_credit, write_manifest
 from openledger.economy import Parameters
@@ -32,7 +33,7 @@ from openledger.ledger.offers import OFFER
 from openledger.ledger.payouts import batches_in
 from openledger.ledger.seals import Seals
 from openledger.platform import pipeline, withdrawal
-from openledger.platform.credit import checked_credit, openings_in
+from openledger.platform.credit import checked_credit, credit_to_train, openings_in
 from openledger.platform.point_of_sale import purpose_of
 from openledger.training import trainer
 from openledger.training.examples import encode_row
@@ -214,11 +215,11 @@ def test_of_an_adapter_without_the_author_the_earliest_copy_is_paid(trained, wor
     plan = withdrawal.plan_withdrawal(world.registry, "greek", AUTHOR)
     parts = plan, world.registry, world.base, with_copies(), world.host, world.adapters, world.indexes
     with pytest.raises(InvalidInput) as caught:  # served it is, but nothing is settled by that record's order
-        withdrawal.withdraw(*parts, economy=world.economy, credit=ORDER[::-1])
+        withdrawal.withdraw(*parts, economy=world.economy, credit=lambda: ORDER[::-1])
     assert caught.value.code == "other_credit"
     assert world.registry.get("greek").digest != plan.adapter.digest
     plan = withdrawal.plan_withdrawal(world.registry, "greek", AUTHOR)
-    card = withdrawal.withdraw(plan, *parts[1:], economy=world.economy, credit=ORDER)
+    card = withdrawal.withdraw(plan, *parts[1:], economy=world.economy, credit=lambda: ORDER)
     known = load_repeats(index_of(trained)).anybodys
     found = load_repeats(pipeline.index_folder(world.indexes, card.digest)).anybodys
     owner = {row.row_id: row.contributor_id for row in with_copies()}
@@ -344,12 +345,18 @@ def test_from_the_publication_to_the_second_scorer_by_the_manifest_alone(publish
         assert caught.value.code == "other_credit"
 
 
+DRAFTS = [RowDraft(prompt=f"What is {text.split()[0]} for?", completion=text) for text in SAID]
+
+
+def sealed_of(key, drafts):
+    return sign_contribution(key, "docs", drafts, "1")
+
+
 @pytest.fixture
 def sealed_twice(here, tmp_path):
     """Ada sealed before Bob, and he sent his rows first."""
     house = House(tmp_path)
-    drafts = [RowDraft(prompt=f"What is {text.split()[0]} for?", completion=text) for text in SAID]
-    own, his = sign_contribution(ADA, "docs", drafts[:3], "1"), sign_contribution(BOB, "docs", drafts[3:], "1")
+    own, his = sealed_of(ADA, DRAFTS[:3]), sealed_of(BOB, DRAFTS[3:])
     for key, one in ((ADA, own), (BOB, his)):
         asyncio.run(house.seal(seal_of(key, one)))
         house.clock.advance(5)
@@ -362,7 +369,10 @@ def sealed_twice(here, tmp_path):
 def credit_of_latest(house):
     version = house.rows.publish("docs")
     rows = house.rows.rows("docs", version.number)
-    return checked_credit(Remote(house.rows), version, rows, house.ledger), rows
+    credit = credit_to_train(Remote(house.rows), version, rows, house.ledger)
+    assert credit.left_out == {}
+    assert checked_credit(Remote(house.rows), version, rows, house.ledger) == credit.order
+    return credit.order, rows
 
 
 def test_the_order_that_is_trained_by_has_sealed_rows_where_the_log_has_their_seals(sealed_twice, tmp_path):
@@ -378,6 +388,27 @@ def test_the_order_that_is_trained_by_has_sealed_rows_where_the_log_has_their_se
     assert openings_in(sealed_twice.ledger, "other") == []
 
 
+def test_seals_of_other_datanets_cost_whoever_trains_no_batch(sealed_twice):
+    """Seals are free, and so are keys."""
+    openings, read = openings_in(sealed_twice.ledger, "docs"), []
+    for number in range(40):
+        sealed_twice.economy.log_seal("docs-2", f"ctr_{number}", f"{number:064x}", 10**9)
+
+    class Counted:
+        def __getattr__(self, name):
+            return getattr(sealed_twice.ledger, name)
+
+        def batch(self, seq):
+            return self.batches([seq])[0]
+
+        def batches(self, seqs):
+            read.append(len(seqs))
+            return sealed_twice.ledger.batches(seqs)
+
+    assert openings_in(Counted(), "docs") == openings
+    assert read == [2 * len(openings)]
+
+
 def test_a_registry_whose_seals_were_changed_is_trained_by_no_more(sealed_twice):
     credit_of_latest(sealed_twice)
     registry = sealed_twice.rows._registry
@@ -385,9 +416,65 @@ def test_a_registry_whose_seals_were_changed_is_trained_by_no_more(sealed_twice)
         registry._connection.execute("UPDATE seals SET number = 30 - number")
     more = "Mount the volume read only and list what its root folder has."
     sealed_twice.rows.contribute(sign_contribution(BOB, "docs", [RowDraft(prompt="What for?", completion=more)], "2"))
-    with pytest.raises(InvalidInput) as caught:
-        credit_of_latest(sealed_twice)
-    assert (caught.value.code, caught.value.param) == ("other_credit", "credit")
+    late, version = contribution_id(sealed_of(ADA, DRAFTS[:3])), sealed_twice.rows.publish("docs")
+    rows = sealed_twice.rows.rows("docs", version.number)
+    for check in (credit_to_train, checked_credit):
+        with pytest.raises(InvalidInput, match=f"row_[a-z0-9]+ of {late} stands behind") as caught:
+            check(Remote(sealed_twice.rows), version, rows, sealed_twice.ledger)
+        assert (caught.value.code, caught.value.param) == ("other_credit", "credit")
+
+
+def test_rows_that_a_restored_registry_took_again_are_left_out_and_named(sealed_twice, tmp_path):
+    """The log has their opening; the registry got them once more, when their seal had expired."""
+    (tmp_path / "restored").mkdir()
+    restored, lines = House(tmp_path / "restored"), []
+    for key, drafts in ((ADA, DRAFTS[:3]), (BOB, DRAFTS[3:])):
+        asyncio.run(restored.seal(seal_of(key, sealed_of(key, drafts))))
+        restored.clock.advance(5)
+    asyncio.run(restored.contribute(sealed_of(BOB, DRAFTS[3:])))
+    restored.clock.advance(SEAL_MS)
+    asyncio.run(restored.contribute(sealed_of(ADA, DRAFTS[:3])))
+    version = restored.rows.publish("docs")
+    rows, log = restored.rows.rows("docs", 1), sealed_twice.ledger
+    credit = credit_to_train(Remote(restored.rows), version, rows, log, lines.append)
+    own = contribution_id(sealed_of(ADA, DRAFTS[:3]))
+    assert credit.left_out == {row.row_id: own for row in rows if row.contributor_id == ADA.contributor_id}
+    assert len(credit.left_out) == 3
+    assert len(lines) == 1
+    assert own in lines[0]
+    assert any(row_id in lines[0] for row_id in credit.left_out)
+    left = [row for row in rows if row.row_id not in credit.left_out]
+    assert checked_credit(Remote(restored.rows), version, left, log) == credit.order  # of what was trained on
+    with pytest.raises(InvalidInput):
+        checked_credit(Remote(restored.rows), version, rows, log)
+    restored.end()
+
+
+def test_a_log_that_is_behind_the_registry_is_trained_by_no_more(sealed_twice, tmp_path):
+    """It was restored from before the rows came; where it is only yet to be told of them, what is told counts."""
+    (tmp_path / "behind").mkdir()
+    behind = House(tmp_path / "behind")
+    for key, drafts in ((ADA, DRAFTS[:3]), (BOB, DRAFTS[3:])):
+        asyncio.run(behind.seal(seal_of(key, sealed_of(key, drafts))))
+        behind.clock.advance(5)
+    assert openings_in(behind.ledger, "docs") == []
+    order, rows = credit_of_latest(sealed_twice)
+    datanets, registry = Remote(sealed_twice.rows), sealed_twice.rows._registry
+    version = sealed_twice.rows.publish("docs")
+    with pytest.raises(InvalidInput, match="the log has no opening") as caught:
+        credit_to_train(datanets, version, rows, behind.ledger)
+    assert caught.value.code == "other_credit"
+    assert any(row.contribution_id in caught.value.message for row in rows)
+    with registry._writing():
+        registry._connection.execute("UPDATE seals SET opening_logged = 0")
+    assert credit_to_train(datanets, version, rows, behind.ledger).order == order
+    with registry._writing():
+        registry._connection.execute("UPDATE seals SET number = 30 - number")
+    more = "Mount the volume read only and list what its root folder has."
+    sealed_twice.rows.contribute(sign_contribution(BOB, "docs", [RowDraft(prompt="What for?", completion=more)], "2"))
+    with pytest.raises(InvalidInput, match="stands behind"):
+        credit_to_train(datanets, sealed_twice.rows.publish("docs"), rows, behind.ledger)
+    behind.end()
 
 
 def test_a_log_without_seals_leaves_the_order_as_it_is(here, tmp_path):

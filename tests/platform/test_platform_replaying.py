@@ -345,6 +345,21 @@ def test_where_nothing_was_ever_replayed_there_are_no_orphans(tmp_path):
     assert not (tmp_path / "rows").exists()
 
 
+def test_a_folder_without_a_place_for_locks_keeps_no_pool_from_being_paid(tmp_path, caplog):
+    """As where another user made it, or the disk is full."""
+    (tmp_path / ".locks").write_text("a file")
+    orphan = checkpoints_of(tmp_path, "a-1", "p0001")
+    orphan.mkdir(parents=True)
+    assert forget_orphans(tmp_path, []) == []
+    assert f"checkpoints that nobody needs stay in {tmp_path}" in caplog.text
+    assert orphan.exists()
+    replays, paid = Replays(share_ppm=10**6, training_cost_nano=1, folder=tmp_path, rows_of=lambda _: []), []
+    with one_at_a_time(replays, "a-1", "p0002"):
+        paid.append("p0002")
+    assert paid == ["p0002"]
+    assert "the pool of a-1 in p0002 can't be locked" in caplog.text
+
+
 class Dying:
     """An index actor that a replay ends."""
 

@@ -1,5 +1,7 @@
 """A contributor withdraws: the adapter without them is served at once, pays nobody for their rows, and is settled."""
 
+from argparse import Namespace
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +11,16 @@ from safetensors.torch import load_file
 from tiny_model import make_tiny_base
 from trained_world import Remote, World, paid_nano, rows_of
 
+from jobs import withdraw as job
+from openledger.adapters import base_model
 from openledger.adapters.base_model import load_tokenizer
 from openledger.adapters.card import load_card
+from openledger.attribution import actor
 from openledger.attribution.bank import member_without, run_bank
 from openledger.attribution.bank_folder import find_bank
 from openledger.core.errors import Conflict, InvalidInput, NotFound
-from openledger.platform import pipeline, withdrawal
+from openledger.platform import actors, cluster, credit, pipeline, withdrawal
+from openledger.platform.workdir import Workdir
 from openledger.training.examples import encode_row
 from openledger.training.record import load_held_out, load_run, load_weights
 
@@ -186,3 +192,36 @@ def test_what_can_not_be_withdrawn_is_refused_by_name(world):
     with pytest.raises(InvalidInput) as alone:
         withdrawal.plan_withdrawal(world.registry, "alone", "ctr_3a")
     assert alone.value.code == "one_contributor"
+
+
+def test_a_wrong_order_of_credit_keeps_nobodys_rows_on_sale(world, monkeypatch):
+    """The job asks for the order once the adapter without them is served, and builds no index by it."""
+    sold, asked = [], []
+
+    def other_credit(datanets, version, rows, ledger):
+        asked.extend(row.row_id for row in rows)
+        sold.append(world.registry.get("one").digest)
+        raise InvalidInput("the version's order of credit is not the log's", code="other_credit", param="credit")
+
+    for place, name, value in (
+        (base_model, "find_base_model", lambda _: world.base),
+        (actor, "start_index_host", lambda _: world.host),
+        (cluster, "connected", lambda _: nullcontext()),
+        (pipeline, "published", lambda *_: (None, ROWS)),
+        (credit, "checked_credit", other_credit),
+        *((actors, f"{each}_actor", lambda _: world.economy) for each in ("datanets", "economy", "ledger")),
+    ):
+        monkeypatch.setattr(place, name, value)
+    old = world.registry.get("one")
+    arguments = Namespace(adapter="one", contributor=GONE, base_model="", gpus=0, dry_run=False)
+    with pytest.raises(InvalidInput) as caught:
+        job.withdraw(Workdir(world.folder), arguments)
+    assert caught.value.code == "other_credit"
+    served = world.registry.get("one").digest
+    assert served != old.digest
+    assert sold == [served]
+    assert not (pipeline.index_folder(world.indexes, served) / "index.json").exists()
+    assert set(asked) == set(load_card(Path(old.folder)).rows_trained)
+    monkeypatch.setattr(credit, "checked_credit", lambda *_: [])
+    assert job.withdraw(Workdir(world.folder), arguments)["digest"] == served
+    assert (pipeline.index_folder(world.indexes, served) / "index.json").exists()
