@@ -376,19 +376,38 @@ class TestWhatIsSentAtOnce:
         assert found[0] == found[1]
         assert len(found[0][1]) == 12
 
-    def test_is_bounded_where_many_long_rows_are_near(self, tmp_path: Path) -> None:
-        """Each of these has a hundred near rows of 1,400 words in the shard."""
-        host, sizes = ShardHost(tmp_path), list[int]()
-        rows = features_of(long_near(115))
-        index = divided.DividedIndex([Weighing(host, sizes)], 1, FeatureKey(bytes(32)), 1, list, lambda _: [])
-        for number, row in enumerate(rows[:100]):
+    def test_is_bounded_where_many_long_rows_are_near(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Each of these has thirty near rows of 1,400 words in the shard, more than an answer should have."""
+        monkeypatch.setattr(owner, "TOLD_AT_ONCE", 20_000)
+        sizes, rows, alone = list[int](), features_of(long_near(36)), DuplicateIndex()
+        index = divided.DividedIndex(
+            [Weighing(ShardHost(tmp_path), sizes)], 1, FeatureKey(bytes(32)), 1, list, lambda _: []
+        )
+        for number, row in enumerate(rows[:30]):
             index.add(str(number), row, (1, 0), number)
-        overlay, alone, numbers = index.overlay((2, 0), rows[100:]), DuplicateIndex(), range(100)
-        alone.extend([(str(number), rows[number], ((1, 0), number)) for number in numbers])
-        under = alone.overlay((2, 0))
-        assert [overlay.find(row) for row in rows[100:]] == [under.find(row) for row in rows[100:]]
-        assert len(overlay._known) < 15
-        assert max(sizes) < 8_000_000
+            alone.add(str(number), row, (1, 0), number)
+        overlay, under = index.overlay((2, 0), rows[30:]), alone.overlay((2, 0))
+        kept = list[int]()
+        for row in rows[30:]:
+            assert overlay.find(row) == under.find(row)
+            kept.append(len(overlay._known))
+        assert kept == [1] * 6
+        assert 500_000 < max(sizes) < 1_200_000
+        index.close()
+
+    def test_is_bounded_where_long_rows_are_entered(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        sent, host = list[bytes](), ShardHost(tmp_path)
+        index = divided.DividedIndex([Listening(host, sent)], 1, FeatureKey(bytes(32)), 1, list, lambda _: [])  # type: ignore[list-item]
+        rows = features_of(long_near(12))
+        overlay = index.overlay((1, 0), rows)
+        for number, row in enumerate(rows):
+            overlay.add(str(number), row, ordinal=number)
+        index.absorb(overlay)
+        sent.clear()
+        monkeypatch.setattr(divided, "SENT_AT_ONCE", 4_000)
+        index.repeated_by(_features(), (0, 0))
+        assert sum(len(one) > 10_000 for one in sent) == 6
+        assert len(held(host)) == 12
         index.close()
 
 
