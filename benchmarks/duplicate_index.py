@@ -113,7 +113,7 @@ def _both_ways(ray: Any, num_rows: int, number: int, folder: Path) -> list[str]:
     hosts = [ray.remote(Host).options(num_cpus=0, max_concurrency=8).remote(folder / str(at)) for at in range(number)]
     processes = [psutil.Process(pid) for pid in ray.get([host.pid.remote() for host in hosts])]
     one, key = DuplicateIndex(), FeatureKey(bytes(KEY_BYTES))
-    several = DividedIndex([ShardHandle(host) for host in hosts], number, key, list, lambda rows: [])
+    several = DividedIndex([ShardHandle(host) for host in hosts], number, key, 1, list, lambda rows: [])
     spent, gained = defaultdict[str, float](float), 0
     for at, batch in enumerate(islice(batches(2 * num_rows, PART, "index"), 2 * num_rows // PART)):
         if at == 1:

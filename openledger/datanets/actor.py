@@ -85,7 +85,14 @@ def start_datanets(
         for number, place in enumerate(shard_places(folder.absolute(), num_shards, storage))
     ]
     datanets = _get_or_create(
-        DatanetsActor, DATANETS_ACTOR, namespace, folder.absolute(), shards, num_shards, at_once=CALLS_AT_ONCE
+        DatanetsActor,
+        DATANETS_ACTOR,
+        namespace,
+        folder.absolute(),
+        shards,
+        num_shards,
+        duplicates_by_shard,
+        at_once=CALLS_AT_ONCE,
     )
     _result(datanets.names.remote() if gate_workers is None else datanets.use_gate_workers.remote(gate_workers))
     if duplicates_by_shard is not None:
@@ -128,25 +135,25 @@ class ShardHandle:
     def count(self, datanet: str) -> int:
         return int(_result(self._actor.count.remote(datanet)))
 
-    def open_duplicates(self, key_name: str, session: str) -> dict[str, Order]:
-        found: dict[str, Order] = _result(self._actor.open_duplicates.remote(key_name, session))
+    def open_duplicates(self, key_name: str, session: int) -> dict[str, Order] | None:
+        found: dict[str, Order] | None = _result(self._actor.open_duplicates.remote(key_name, session))
         return found
 
     def enter_duplicates(
-        self, session: str, row_ids: Sequence[str], orders: Sequence[Order], features: KeyedBatch
+        self, session: int, row_ids: Sequence[str], orders: Sequence[Order], features: KeyedBatch
     ) -> bool | None:
         entered: bool | None = _result(self._actor.enter_duplicates.remote(session, row_ids, orders, features))
         return entered
 
-    def find_duplicates(self, session: str, features: KeyedBatch, place: tuple[int, int]) -> Found | None:
+    def find_duplicates(self, session: int, features: KeyedBatch, place: tuple[int, int]) -> Found | None:
         found: Found | None = _result(self._actor.find_duplicates.remote(session, features, place))
         return found
 
-    def find_repetitions(self, session: str, features: KeyedBatch, place: tuple[int, int]) -> Found | None:
+    def find_repetitions(self, session: int, features: KeyedBatch, place: tuple[int, int]) -> Found | None:
         found: Found | None = _result(self._actor.find_repetitions.remote(session, features, place))
         return found
 
-    def count_questions(self, session: str, words: Sequence[str]) -> list[int] | None:
+    def count_questions(self, session: int, words: Sequence[str]) -> list[int] | None:
         found: list[int] | None = _result(self._actor.count_questions.remote(session, words))
         return found
 
@@ -158,10 +165,20 @@ class DatanetsActor(Datanets):
     """`Datanets` over shard actors. While rows move, each step calls for the next one, behind whoever waits already. A
     step that fails is logged, told in `move_state` and tried again after `RETRY_S`: storage comes back."""
 
-    def __init__(self, folder: Path, shards: Sequence[Any], num_shards: int):
+    def __init__(self, folder: Path, shards: Sequence[Any], num_shards: int, duplicates_by_shard: bool | None = None):
         handles = [ShardHandle(shard) for shard in shards]
+        if ray.get_runtime_context().was_current_actor_reconstructed:
+            duplicates_by_shard = None  # it was asked for at the first start, and perhaps otherwise since
         os.environ.setdefault("RAY_WARN_BLOCKING_GET_INSIDE_ASYNC", "0")  # that nothing else goes on is what is wanted
-        super().__init__(folder, handles, SystemClock(), installed_detectors(), num_shards, moves_later=True)
+        super().__init__(
+            folder,
+            handles,
+            SystemClock(),
+            installed_detectors(),
+            num_shards,
+            moves_later=True,
+            duplicates_by_shard=duplicates_by_shard,
+        )
         self._ingest = Ingest(self, _prepared_by_ray, int(self._registry.find_property(_WORKERS) or GATE_WORKERS))
         self._call_for_next_step()
 

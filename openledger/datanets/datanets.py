@@ -62,7 +62,7 @@ from openledger.datanets.clusters import ClusterRow, EvidenceClusters, WordWeigh
 from openledger.datanets.contribution import check_signature, draft_bytes, row_ids
 from openledger.datanets.dedupe import DuplicateIndex, Features, Index, Overlay, features_of
 from openledger.datanets.disclosure import ANYBODY, Disclosure
-from openledger.datanets.divided import DividedIndex
+from openledger.datanets.divided import DividedIndex, emptied
 from openledger.datanets.export import write_export, write_leaves
 from openledger.datanets.feedback import Feedback
 from openledger.datanets.gate import GATE_VERSION, NO_DETECTORS, Detectors, Rules, decide, examine, rare_collections
@@ -131,6 +131,7 @@ class Datanets:
 
     `num_shards` of `shards` hold the rows, all of them without it. With more than before, or fewer, the rows that live
     elsewhere now are moved: before this returns, or by `move_rows` while reads and writes go on (`moves_later`).
+    `duplicates_by_shard` is as `divide_duplicates` has it, before an index is built where there is no memory for it.
     Raises Corrupt for a damaged registry, Conflict for fewer shards than rows lie in.
     """
 
@@ -143,6 +144,7 @@ class Datanets:
         num_shards: int | None = None,
         *,
         moves_later: bool = False,
+        duplicates_by_shard: bool | None = None,
     ):
         self._folder = folder
         self._detectors = detectors
@@ -175,7 +177,12 @@ class Datanets:
         with contextlib.suppress(Corrupt):  # it is the layout's `problem`
             while not moves_later and self.move_rows():
                 pass
-        self._index = self._built_index(by_shard=self._registry.find_property(_BY_SHARD) == "1")
+        if duplicates_by_shard is not None:
+            self._registry.set_property(_BY_SHARD, str(int(duplicates_by_shard)))
+        is_divided = self._registry.find_property(_BY_SHARD) == "1"
+        if not is_divided:  # a process before may not have come to it
+            emptied(self._shards, self._registry.epoch)
+        self._index = self._built_index(by_shard=is_divided)
         if self._registry.find_property(_WORDS_DUE) == "1":
             self._forget_words()
 
@@ -189,12 +196,14 @@ class Datanets:
         It is made anew where that is another place than before. Raises Unavailable where a shard is away; then it
         stays where it was."""
         before = self._index
-        if by_shard == isinstance(before, DividedIndex):
+        if by_shard and isinstance(before, DividedIndex):
             return
-        self._index = self._built_index(by_shard=by_shard)
-        self._registry.set_property(_BY_SHARD, str(int(by_shard)))
+        if by_shard or isinstance(before, DividedIndex):
+            self._index = self._moved_index(by_shard=by_shard)
         if isinstance(before, DividedIndex):
-            before.dissolve()
+            before.close()
+        if not by_shard:  # also when it is asked for again: a shard may have been away
+            emptied(self._shards, self._registry.epoch)
 
     def move_rows(self) -> bool:
         """Move some of the rows whose shard has changed. Whether more may be left; nothing else has to wait for it.
@@ -1200,12 +1209,27 @@ class Datanets:
         if by_shard:
             key = FeatureKey(bytes.fromhex(self._registry.fix_property(_FEATURE_KEY, secrets.token_hex(KEY_BYTES))))
             num_owners = self._layout.num_shards
-            return DividedIndex(self._shards, num_owners, key, self._credited_rows, self._features_of)
+            session = self._registry.epoch
+            return DividedIndex(self._shards, num_owners, key, session, self._credited_rows, self._features_of)
         index = DuplicateIndex()
         order = iter(self._credited_rows())
         while part := list(islice(order, _INDEXED_AT_ONCE)):
             index.extend([(row.row_id, features, row.order) for row, features in self._features_of(part)])
         return index
+
+    def _moved_index(self, *, by_shard: bool) -> Index:
+        """It, where the registry says from now on that it is; else nothing of it is left."""
+        moved: Index | None = None
+        try:
+            moved = self._built_index(by_shard=by_shard)
+            self._registry.set_property(_BY_SHARD, str(int(by_shard)))
+        except BaseException:
+            if isinstance(moved, DividedIndex):
+                moved.close()
+            if by_shard:
+                emptied(self._shards, self._registry.epoch)
+            raise
+        return moved
 
     def _credited_rows(self) -> list[CreditedRow]:
         for name in self._registry.names():

@@ -10,7 +10,8 @@ Rows are short and their questions follow templates, so two rules tell a copy fr
   answer that holds six in ten of the earlier one's words, are one answer edited.
 - *Another question*: honest answers repeat formulas, and say of one thing what they say of its neighbour. So only
   almost equal answers count, long ones sooner, and none whose every differing word stands in a name that only its own
-  question has ("a 1D pool" of `pool1d`, "a 2D pool" of `pool2d`).
+  question has ("a 1D pool" of `pool1d`, "a 2D pool" of `pool2d`). A question of more than 128 words is a text, in which
+  any short word stands within some other: there it has to be a word of its own.
 
 Rows have a place in the order of credit, which for sealed rows is earlier than their arrival (`seals`): a row repeats
 only what stands in an earlier place, and the index tells which rows of later places repeat it.
@@ -26,6 +27,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate, chain, groupby, pairwise
 from typing import Any, Literal, Protocol
 
@@ -40,6 +42,7 @@ SAME_QUESTION_SIMILARITY = 0.4
 SAME_QUESTION_CONTAINMENT = 0.6
 OTHER_QUESTION_WORDS, OTHER_QUESTION_SIMILARITY = 10, 0.95
 LONG_ANSWER_WORDS, LONG_ANSWER_SIMILARITY = 40, 0.7
+MAX_NAMING_WORDS = 128  # distinct ones of a question whose names are looked into
 MAX_CANDIDATES = 100  # rows like this one: ten thousand times one formula must not stop the gate
 
 NUM_BANDS = 32
@@ -88,7 +91,7 @@ class Features:
     """What the index compares: digests of the normalised text, word sets, and sketches of 128 permutations.
 
     Under a key (`keyed`) words aren't spelled out, and `within` tells which stand within which: pairs of a word's place
-    in `answer` and one's in `question`.
+    in `answer` and one's in `question`, in that order.
     """
 
     pair_key: bytes
@@ -98,7 +101,7 @@ class Features:
     num_words: int
     answer_sketch: Any  # rensa.RMinHash; under a key its bands
     row_sketch: Any
-    within: "array[int] | None" = None
+    within: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,26 +117,52 @@ class PackedFeatures:
 
 @dataclass(frozen=True, slots=True)
 class _Said:
-    """The words of a row that is compared. `within` has the pairs of an answer's word and a question's in which it
-    stands; None where the words themselves tell."""
+    """The words of a row that is compared. `told` is what tells which of the answer's stand within which of the
+    question's; None where the words themselves do."""
 
     question: frozenset[str]
     answer: frozenset[str]
     num_words: int
-    within: frozenset[tuple[str, str]] | None
+    told: "_Told | None"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """`Features.within`, and the words that it numbers."""
+
+    question: Sequence[str]
+    answer: Sequence[str]
+    within: bytes
+
+    def names(self, word: str) -> Iterator[str]:
+        """Those of the question in which the answer's `word` stands."""
+        places, place = self.within[::2], self.answer.index(word)
+        start = places.find(place)
+        return map(self.question.__getitem__, self.within[1::2][start : start + places.count(place)])
+
+
+class _Asked:
+    """The row that others are compared with. Its words are spelled out once, and only where one comes near."""
+
+    def __init__(self, features: Features, known: Any):
+        self.num_words = len(features.answer)  # distinct ones
+        self.known = known  # numbers of the answer's words
+        self._features = features
+
+    @cached_property
+    def said(self) -> _Said:
+        row = self._features
+        return _said(list(row.question), list(row.answer), row)
+
+
+@dataclass(frozen=True, slots=True)
 class Near:
-    """A row of the index of which the one asked about is an edited copy, or the other way round: for certain, or if the
-    later question names the subject of the earlier one, `question`, and so none of its words that are `missing` there.
-    """
+    """A row of the index of which the one asked about is an edited copy, or the other way round. `question` is its own
+    where that depends on whether the later question names the subject of the earlier one; None where it is certain."""
 
     order: Order
     row_id: str
-    is_certain: bool
-    question: frozenset[str]
-    missing: frozenset[str]
+    question: Words | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +192,7 @@ class _Entry:
     question: Any  # an array of numbers; in an overlay Words
     answer: Any
     num_words: int
-    within: "array[int] | None"
+    within: bytes | None
 
     @property
     def place(self) -> tuple[int, int]:
@@ -195,7 +224,7 @@ class _Vocabulary:
 
     def __init__(self) -> None:
         self._words: list[str] = []
-        self._numbers = _Numbers(self._words)
+        self._numbers = Numbers(self._words)
         self._num_uses = array("i")  # by number, in questions and in answers
         self._num_questions = array("i")
 
@@ -208,8 +237,8 @@ class _Vocabulary:
         """Of those words that are known."""
         return {number for number in map(self._numbers.get, some) if number is not None}
 
-    def words(self, numbers: Iterable[int]) -> Iterator[str]:
-        return map(self._words.__getitem__, numbers)
+    def words(self, numbers: "array[int]") -> Words:
+        return Words(self._words, numbers)
 
     def question_count(self, word: str) -> int:
         number = self._numbers.get(word)
@@ -253,14 +282,14 @@ class _Unnumbered:
     def numbers(self, some: Iterable[str]) -> frozenset[str]:
         return frozenset(some)
 
-    def words(self, some: Iterable[str]) -> Iterable[str]:
+    def words(self, some: Words) -> Words:
         return some
 
     def question_count(self, word: str) -> int:
         return self._num_questions[word]
 
 
-class _Numbers(dict[str, int]):
+class Numbers(dict[str, int]):
     """A word that is asked for gets the next number."""
 
     def __init__(self, words: list[str]):
@@ -323,8 +352,8 @@ class DuplicateIndex:
         """Ids of the rows that stand behind `place` and repeat the row of `features`."""
         exact = {key for key in self._of_text(features) if self._entry(key).place > place}
         candidates = self._candidates(features, lambda entry: entry.place > place)
-        known = self._vocabulary.numbers(features.answer) if candidates else frozenset()
-        compared = ((key, self._compared(self._entry(key), features, known, is_earlier=False)) for key in candidates)
+        asked = self._asked(features, candidates)
+        compared = ((key, self._compared(self._entry(key), asked, is_earlier=False)) for key in candidates)
         near = {key for key, both in compared if _repeats(both, self)}
         return [self._entry(key).row_id for key in sorted(exact | near, key=self._order)]
 
@@ -425,48 +454,41 @@ class DuplicateIndex:
     def _near(self, features: Features, top: "DuplicateIndex") -> _Entry | None:
         last = top._place
         candidates = self._candidates(features, lambda entry: entry.order[0] <= last)
-        known = self._vocabulary.numbers(features.answer) if candidates else frozenset()
+        asked = self._asked(features, candidates)
         for key in candidates:
-            if _repeats(self._compared(self._entry(key), features, known, is_earlier=True), top):
+            if _repeats(self._compared(self._entry(key), asked, is_earlier=True), top):
                 return self._entry(key)
         return None
 
     def _near_of(self, candidates: Sequence[int], features: Features, *, is_earlier: bool) -> Candidates:
-        known = self._vocabulary.numbers(features.answer) if candidates else frozenset()
+        asked = self._asked(features, candidates)
         near: list[Near] = []
         for key in candidates:
-            both = self._compared(self._entry(key), features, known, is_earlier=is_earlier)
+            entry = self._entry(key)
+            both = self._compared(entry, asked, is_earlier=is_earlier)
             if both is None or (is_edited := _is_edited(*both)) is False:
                 continue
-            near.append(
-                Near(
-                    order=self._entry(key).order,
-                    row_id=self._entry(key).row_id,
-                    is_certain=is_edited is True,
-                    question=both[0].question,
-                    missing=both[0].question - both[1].question,
-                )
-            )
+            near.append(Near(entry.order, entry.row_id, None if is_edited else self._vocabulary.words(entry.question)))
             if is_edited and is_earlier:
                 break
         return Candidates([self._entry(key).order for key in candidates], near)
 
-    def _compared(
-        self, entry: _Entry, features: Features, known: Any, *, is_earlier: bool
-    ) -> tuple[_Said, _Said] | None:
-        """The earlier and the later of the two; `is_earlier` of the entry, `known` numbers the answer's words. None for
-        most candidates, which share too few words: they are not spelled out."""
-        num_shared = len(known.intersection(entry.answer))
-        size_entry, size_sent = len(entry.answer), len(features.answer)
+    def _asked(self, features: Features, candidates: Sequence[int]) -> _Asked:
+        return _Asked(features, self._vocabulary.numbers(features.answer) if candidates else frozenset())
+
+    def _compared(self, entry: _Entry, asked: _Asked, *, is_earlier: bool) -> tuple[_Said, _Said] | None:
+        """The earlier and the later of the two; `is_earlier` of the entry. None for most candidates, which share too
+        few words: they are not spelled out."""
+        num_shared = len(asked.known.intersection(entry.answer))
+        size_entry, size_asked = len(entry.answer), asked.num_words
         if (
-            num_shared < SAME_QUESTION_SIMILARITY * (size_entry + size_sent - num_shared)
-            and num_shared < SAME_QUESTION_CONTAINMENT * (size_entry if is_earlier else size_sent)
+            num_shared < SAME_QUESTION_SIMILARITY * (size_entry + size_asked - num_shared)
+            and num_shared < SAME_QUESTION_CONTAINMENT * (size_entry if is_earlier else size_asked)
         ):  # fmt: skip
             return None
-        question, answer = (self._vocabulary.words(some) for some in (entry.question, entry.answer))
+        question, answer = (list(self._vocabulary.words(some)) for some in (entry.question, entry.answer))
         stored = _said(question, answer, entry)
-        sent = _said(features.question, features.answer, features)
-        return (stored, sent) if is_earlier else (sent, stored)
+        return (stored, asked.said) if is_earlier else (asked.said, stored)
 
     def _of_text(self, features: Features) -> list[int]:
         """Rows with this question and answer, or with this answer."""
@@ -519,7 +541,7 @@ def features_of_texts(rows: Sequence[tuple[Text, Text]]) -> list[Features]:
         [_row_tokens(question.words, answer) for (question, _), answer in zip(rows, answers, strict=True)]
     )
     table: list[str] = []
-    number_of = _Numbers(table).__getitem__
+    number_of = Numbers(table).__getitem__
     return [
         Features(
             pair_key=_digest(f"{question.normal}\0{answer.normal}"),
@@ -619,12 +641,9 @@ def names_subject(
     return not missing & ({word for word in rarest if "." in word} or rarest)
 
 
-def _said(question: Iterable[str], answer: Iterable[str], of: "_Entry | Features") -> _Said:
-    if (pairs := of.within) is None:
-        return _Said(frozenset(question), frozenset(answer), of.num_words, None)
-    asked, told = list(question), list(answer)
-    within = frozenset((told[a], asked[q]) for a, q in zip(pairs[::2], pairs[1::2], strict=True))
-    return _Said(frozenset(asked), frozenset(told), of.num_words, within)
+def _said(question: Sequence[str], answer: Sequence[str], of: "_Entry | Features") -> _Said:
+    told = None if of.within is None else _Told(question, answer, of.within)
+    return _Said(frozenset(question), frozenset(answer), of.num_words, told)
 
 
 def _is_edited(earlier: _Said, later: _Said) -> bool | None:
@@ -647,15 +666,19 @@ def _is_edited(earlier: _Said, later: _Said) -> bool | None:
 def _follows(earlier: _Said, later: _Said) -> bool:
     """Whether the answers differ as the questions do: every word that only one answer has stands within a word that
     only its question has."""
-    return _stand_within(
-        earlier.answer - later.answer, earlier.question - later.question, earlier.within
-    ) and _stand_within(later.answer - earlier.answer, later.question - earlier.question, later.within)
+    return _are_named(earlier, earlier.answer - later.answer, earlier.question - later.question) and _are_named(
+        later, later.answer - earlier.answer, later.question - earlier.question
+    )
 
 
-def _stand_within(some: frozenset[str], others: frozenset[str], pairs: frozenset[tuple[str, str]] | None) -> bool:
-    if pairs is None:
-        return all(any(word in other for other in others) for word in some)
-    return all(word in others or any((word, other) in pairs for other in others) for word in some)
+def _are_named(said: _Said, some: frozenset[str], names: frozenset[str]) -> bool:
+    """Whether each of some words of its answer stands within one of these `names`, which its question has."""
+    rest = some - names
+    if not rest or len(said.question) > MAX_NAMING_WORDS:
+        return not rest
+    if said.told is None:
+        return all(any(word in name for name in names) for word in rest)
+    return all(not names.isdisjoint(said.told.names(word)) for word in rest)
 
 
 def _dotted_names(normal: str) -> list[str]:

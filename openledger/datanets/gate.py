@@ -54,7 +54,7 @@ from openledger.datanets.terms import Terms
 
 Detectors = Mapping[str, Callable[[RowDraft], bool]]  # by the reason that is given
 NO_DETECTORS: Detectors = MappingProxyType({})
-GATE_VERSION = "gate/4"
+GATE_VERSION = "gate/5"
 REASONS = frozenset({
     "wrong_schema", "missing_column", "wrong_type", "unknown_column", "empty", "too_short", "too_long", "invalid_text",
     "noise", "repetition", "placeholder", "exact_duplicate", "near_duplicate", "reviewed", "personal_data",

@@ -8,10 +8,12 @@ neither exactly where the plain ones are. Knows nothing of who compares them.
 - A *sketch* of 128 numbers of 32 bits is compared in bands of four, and four are one block of AES: equal bands stay
   equal and others differ, so the same candidates are found. Of each block 64 bits are kept.
 - Which word of an answer *stands within* which of the question can't be read from keyed words. It is told for the rows
-  for which the rules ask (`dedupe._follows`): those of ten words or more that are not long.
+  for which the rules ask (`dedupe._follows`): those of ten words or more that are not long, to a question that isn't
+  either. So it is at most 5,248 pairs, of two bytes each.
 
 Each is a function of the key and the plain value alone, or nothing could be compared. So whoever holds them sees which
-rows share words, how many, and how often each occurs; and whoever knows a row and its keyed features knows its words.
+rows share words, how many, and how often each occurs; which words have which within them; and whoever knows a row and
+its keyed features knows its words.
 """
 
 import hashlib
@@ -26,6 +28,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from openledger.core.errors import invariant
 from openledger.datanets.dedupe import (
     LONG_ANSWER_WORDS,
+    MAX_NAMING_WORDS,
     NUM_BANDS,
     OTHER_QUESTION_SIMILARITY,
     OTHER_QUESTION_WORDS,
@@ -48,7 +51,7 @@ class KeyedBatch:
     numbers: "array[int]"
     sizes: "array[int]"
     bands: "array[int]"
-    rest: list[tuple[bytes, bytes | None, int, "array[int] | None"]]
+    rest: list[tuple[bytes, bytes | None, int, bytes | None]]
 
 
 class FeatureKey:
@@ -179,19 +182,22 @@ class Bands:
                 del rows[band]
 
 
-def _within(features: Features) -> "array[int]":
+def _within(features: Features) -> bytes:
     """Pairs of places, in the answer and in the question; a word that stands in both needs none."""
-    pairs = array("I")
-    if features.num_words < OTHER_QUESTION_WORDS or len(features.answer) > _MAX_COMPARED_WORDS:
-        return pairs
-    question = list(features.question)
+    if (
+        features.num_words < OTHER_QUESTION_WORDS
+        or len(features.answer) > _MAX_COMPARED_WORDS
+        or len(features.question) > MAX_NAMING_WORDS
+    ):
+        return b""
+    question, pairs = list(features.question), bytearray()
     joined = " ".join(question)
     for place, word in enumerate(features.answer):
         if word in joined:
             for other_place, other in enumerate(question):
                 if word != other and word in other:
-                    pairs.extend((place, other_place))
-    return pairs
+                    pairs += bytes((place, other_place))
+    return bytes(pairs)
 
 
 def _derived(secret: bytes, use: bytes) -> bytes:

@@ -197,7 +197,7 @@ class Registry:
                 self._add_columns()
             self._forget_text_of_before()
             self._check_format()
-            self._epoch = self._next_epoch()
+            self.epoch = self._next_epoch()
             self.seals = SealStore(self._connection, self._writing)
             self.holders = HolderStore(self._connection, self._writing)
             self.appeals = AppealStore(self._connection, self._writing, self.holders.held_by)
@@ -539,7 +539,7 @@ class Registry:
             raise self._unavailable(str(error)) from error
 
     def _check_epoch(self) -> None:
-        if self._stored_epoch() != self._epoch:
+        if self._stored_epoch() != self.epoch:
             raise Unavailable(
                 f"another process has opened {self._path}",
                 code="stale_process",

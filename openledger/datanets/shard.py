@@ -576,21 +576,21 @@ class ShardHost:
     def count(self, datanet: str) -> int:
         return self._shard(datanet).count
 
-    def open_duplicates(self, key_name: str, session: str) -> dict[str, Order]:
+    def open_duplicates(self, key_name: str, session: int) -> dict[str, Order] | None:
         return self._duplicates.open(key_name, session)
 
     def enter_duplicates(
-        self, session: str, row_ids: Sequence[str], orders: Sequence[Order], features: KeyedBatch
+        self, session: int, row_ids: Sequence[str], orders: Sequence[Order], features: KeyedBatch
     ) -> bool | None:
         return self._duplicates.enter(session, row_ids, orders, features)
 
-    def find_duplicates(self, session: str, features: KeyedBatch, place: tuple[int, int]) -> Found | None:
+    def find_duplicates(self, session: int, features: KeyedBatch, place: tuple[int, int]) -> Found | None:
         return self._duplicates.find(session, features, place)
 
-    def find_repetitions(self, session: str, features: KeyedBatch, place: tuple[int, int]) -> Found | None:
+    def find_repetitions(self, session: int, features: KeyedBatch, place: tuple[int, int]) -> Found | None:
         return self._duplicates.find_behind(session, features, place)
 
-    def count_questions(self, session: str, words: Sequence[str]) -> list[int] | None:
+    def count_questions(self, session: int, words: Sequence[str]) -> list[int] | None:
         return self._duplicates.question_counts(session, words)
 
     def forget_duplicates(self, row_ids: Collection[str]) -> None:

@@ -3,7 +3,6 @@ the shards."""
 
 import pickle
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,11 @@ from duplicate_world import contribute_all, contributions, hosts_of, opened, sea
 
 from openledger.core.errors import Unavailable
 from openledger.core.values import RowDraft
-from openledger.datanets import divided, layout
+from openledger.datanets import divided, layout, owner
 from openledger.datanets.appeals import appeal_of
 from openledger.datanets.datanets import Datanets
+from openledger.datanets.dedupe import DuplicateIndex, features_of
+from openledger.datanets.keyed import FeatureKey
 from openledger.datanets.placement import shard_of
 from openledger.datanets.removal import sign_withdrawal
 from openledger.datanets.shard import Shard, ShardHost
@@ -318,21 +319,151 @@ class TestAShard:
         datanets.contribute(signed("ada", [PRIVATE]))
         owner, batch = shards.hosts[0]._duplicates, divided.batch_of([])
         before = dict(owner._orders)
-        assert owner.enter("another", [], [], batch) is None
-        assert owner.find("another", batch, (1, 0)) is None
-        assert owner.find_behind("another", batch, (1, 0)) is None
-        assert owner.question_counts("another", ["word"]) is None
+        assert owner.enter(99, [], [], batch) is None
+        assert owner.find(99, batch, (1, 0)) is None
+        assert owner.find_behind(99, batch, (1, 0)) is None
+        assert owner.question_counts(99, ["word"]) is None
         assert (owner._orders, owner._session) == (before, datanets._index._session)  # type: ignore[attr-defined]
 
     def test_keeps_nothing_under_another_key(self, datanets: Datanets, shards: Shards) -> None:
         contribute_all(datanets, ALL[:1])
         enter_all(datanets)
         assert held(shards.hosts[0])
-        assert shards.hosts[0].open_duplicates("another key", "session") == {}
+        assert shards.hosts[0].open_duplicates("another key", 99) == {}
         assert held(shards.hosts[0]) == set()
 
 
+class TestAProcessThatWasReplaced:
+    def test_opens_no_shard_and_enters_nothing(self, tmp_path: Path, datanets: Datanets, shards: Shards) -> None:
+        receipt = datanets.contribute(signed("ada", [*sample_drafts(5), PRIVATE]))
+        later = opened(tmp_path, shards.ports)
+        later.withdraw(sign_withdrawal(key_of("ada"), "docs", [receipt.verdicts[5].row_id], "1"))
+        before = [dict(host._duplicates._orders) for host in shards.hosts]
+        with pytest.raises(Unavailable) as caught:
+            datanets.preview(signed("bob", [PRIVATE]))
+        assert caught.value.code == "stale_process"
+        assert [host._duplicates._orders for host in shards.hosts] == before
+        assert {verdict.outcome for verdict in later.preview(signed("bob", [PRIVATE]))} == {"accept"}
+        later.close()
+
+    def test_empties_no_shard(self, tmp_path: Path, datanets: Datanets, shards: Shards) -> None:
+        datanets.contribute(ALL[0])
+        later = opened(tmp_path, shards.ports)
+        with pytest.raises(Unavailable):
+            datanets.divide_duplicates(by_shard=False)
+        assert set().union(*map(held, shards.hosts)) == standing(later)
+        later.close()
+
+
+class TestWhatIsSentAtOnce:
+    @pytest.mark.parametrize(("sent", "told"), [(1, 1), (700, 150_000), (250_000, 300)])
+    def test_changes_no_verdict(
+        self, datanets: Datanets, expected: Any, monkeypatch: pytest.MonkeyPatch, sent: int, told: int
+    ) -> None:
+        monkeypatch.setattr(divided, "SENT_AT_ONCE", sent)
+        monkeypatch.setattr(owner, "TOLD_AT_ONCE", told)
+        assert contribute_all(datanets, ALL) == expected
+
+    def test_changes_nothing_that_sealed_rows_displace(
+        self, datanets: Datanets, undivided: Datanets, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(owner, "TOLD_AT_ONCE", 20)
+        found = []
+        for one in (datanets, undivided):
+            late, copier = sealed_late(one), Copier(4, ["archive", "number", "people"])
+            copies = [*map(copier.copy, late.drafts[:6]), *late.drafts[6:]]
+            found.append([contribute_all(one, [signed("bob", copies), late]), one._registry.seals.displaced()])
+        assert found[0] == found[1]
+        assert len(found[0][1]) == 12
+
+    def test_is_bounded_where_many_long_rows_are_near(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Each of these has thirty near rows of 1,400 words in the shard, more than an answer should have."""
+        monkeypatch.setattr(owner, "TOLD_AT_ONCE", 20_000)
+        sizes, rows, alone = list[int](), features_of(long_near(36)), DuplicateIndex()
+        index = divided.DividedIndex(
+            [Weighing(ShardHost(tmp_path), sizes)], 1, FeatureKey(bytes(32)), 1, list, lambda _: []
+        )
+        for number, row in enumerate(rows[:30]):
+            index.add(str(number), row, (1, 0), number)
+            alone.add(str(number), row, (1, 0), number)
+        overlay, under = index.overlay((2, 0), rows[30:]), alone.overlay((2, 0))
+        kept = list[int]()
+        for row in rows[30:]:
+            assert overlay.find(row) == under.find(row)
+            kept.append(len(overlay._known))
+        assert kept == [1] * 6
+        assert 500_000 < max(sizes) < 1_200_000
+        index.close()
+
+    def test_is_bounded_where_long_rows_are_entered(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        sent, host = list[bytes](), ShardHost(tmp_path)
+        index = divided.DividedIndex([Listening(host, sent)], 1, FeatureKey(bytes(32)), 1, list, lambda _: [])  # type: ignore[list-item]
+        rows = features_of(long_near(12))
+        overlay = index.overlay((1, 0), rows)
+        for number, row in enumerate(rows):
+            overlay.add(str(number), row, ordinal=number)
+        index.absorb(overlay)
+        sent.clear()
+        monkeypatch.setattr(divided, "SENT_AT_ONCE", 4_000)
+        index.repeated_by(_features(), (0, 0))
+        assert sum(len(one) > 10_000 for one in sent) == 6
+        assert len(held(host)) == 12
+        index.close()
+
+
 class TestTheSetting:
+    def test_can_be_made_before_an_index_is_built(
+        self, tmp_path: Path, shards: Shards, expected: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        before = opened(tmp_path, shards.ports)
+        found = contribute_all(before, ALL[:2])
+        before.close()
+        built, build = list[bool](), Datanets._built_index
+        monkeypatch.setattr(
+            Datanets, "_built_index", lambda self, by_shard: (built.append(by_shard), build(self, by_shard=by_shard))[1]
+        )
+        datanets = opened(tmp_path, shards.ports, duplicates_by_shard=True)
+        assert (built, datanets._registry.find_property("duplicates_by_shard")) == ([True], "1")
+        assert found + contribute_all(datanets, ALL[2:]) == expected
+        datanets.close()
+
+    @pytest.mark.parametrize("by_shard", [True, False])
+    def test_stays_as_it_was_where_the_registry_cannot_write_it(
+        self, tmp_path: Path, shards: Shards, monkeypatch: pytest.MonkeyPatch, by_shard: bool
+    ) -> None:
+        datanets = opened(tmp_path, shards.ports, duplicates_by_shard=not by_shard)
+        datanets.contribute(ALL[0])
+        enter_all(datanets)
+        before = datanets._index
+        with monkeypatch.context() as broken:
+            broken.setattr(datanets._registry, "set_property", _refuse)
+            with pytest.raises(Unavailable):
+                datanets.divide_duplicates(by_shard=by_shard)
+        assert datanets._index is before
+        assert set().union(*map(held, shards.hosts)) == (set() if by_shard else standing(datanets))
+        datanets.divide_duplicates(by_shard=by_shard)
+        assert isinstance(datanets._index, divided.DividedIndex) is by_shard
+        datanets.close()
+
+    @pytest.mark.parametrize("again", [True, False])
+    def test_leaves_nothing_with_a_shard_that_was_away_when_it_was_taken_back(
+        self, tmp_path: Path, datanets: Datanets, shards: Shards, again: bool
+    ) -> None:
+        datanets.contribute(ALL[0])
+        enter_all(datanets)
+        index = datanets._index
+        shards.ports[0].before = lambda name: _refuse() if name == "open_duplicates" else None
+        datanets.divide_duplicates(by_shard=False)
+        assert [bool(held(host)) for host in shards.hosts] == [True, False, False]
+        with pytest.raises(RuntimeError, match="after shutdown"):
+            index._pool.submit(print)  # type: ignore[attr-defined]
+        shards.ports[0].before = lambda name: None
+        if again:
+            datanets.divide_duplicates(by_shard=False)
+        else:
+            opened(tmp_path, shards.ports).close()
+        assert not held(shards.hosts[0])
+
     def test_is_kept_and_can_be_taken_back(self, tmp_path: Path, shards: Shards, expected: Any) -> None:
         datanets = opened(tmp_path, shards.ports)
         found = contribute_all(datanets, ALL[:2])
@@ -351,10 +482,11 @@ class TestTheSetting:
     def test_stays_as_it_was_where_a_shard_is_away(self, tmp_path: Path, shards: Shards) -> None:
         datanets = opened(tmp_path, shards.ports)
         datanets.contribute(ALL[0])
-        shards.ports[1].before = partial(_refuse, None)
+        shards.ports[2].before = lambda name: _refuse() if name == "enter_duplicates" else None
         with pytest.raises(Unavailable):
             datanets.divide_duplicates(by_shard=True)
-        shards.ports[1].before = lambda name: None
+        shards.ports[2].before = lambda name: None
+        assert not set().union(*map(held, shards.hosts))
         assert datanets._registry.find_property("duplicates_by_shard") is None
         assert {verdict.outcome for verdict in datanets.preview(signed("bob", ALL[0].drafts))} == {"reject"}
         datanets.close()
@@ -375,9 +507,29 @@ class Listening:
         return call
 
 
-def _features(draft: RowDraft = PRIVATE) -> Any:
-    from openledger.datanets.dedupe import features_of
+class Weighing:
+    """A shard of which each answer is weighed."""
 
+    def __init__(self, host: ShardHost, sizes: list[int]):
+        self._host, self._sizes = host, sizes
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*arguments: Any) -> Any:
+            answer = pickle.dumps(getattr(self._host, name)(*arguments))
+            self._sizes.append(len(answer))
+            return pickle.loads(answer)
+
+        return call
+
+
+def long_near(number: int) -> Iterator[tuple[str, str]]:
+    """Each with 1,400 words of its own in the question, and an answer of 38 of which all but two are everybody's."""
+    said = " ".join(f"word{place}" for place in range(36))
+    for row in range(number):
+        yield " ".join(f"q{row}x{place}" for place in range(1_400)), f"{said} a{row} b{row}"
+
+
+def _features(draft: RowDraft = PRIVATE) -> Any:
     return features_of([(draft.prompt, draft.completion)])[0]
 
 

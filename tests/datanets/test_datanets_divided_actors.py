@@ -2,6 +2,7 @@
 
 import contextlib
 import random
+import sqlite3
 import time
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,11 @@ def test_killed_shards_change_no_verdict_and_lose_and_double_nothing(cluster: An
         assert ray.get(datanets.preview.remote(some[-1])) == copies
         again = start_datanets(tmp_path, num_shards=2, namespace=NAMESPACE, duplicates_by_shard=False)
         assert ray.get(again.preview.remote(some[-1])) == copies
+        ray.kill(again, no_restart=False)  # it starts anew with what it was first started with
+        assert ray.get(again.preview.remote(some[-1]), timeout=900) == copies
+        with contextlib.closing(sqlite3.connect(tmp_path / "registry.sqlite")) as registry:
+            (kept,) = registry.execute("SELECT value FROM properties WHERE name = 'duplicates_by_shard'").fetchone()
+        assert kept == "0"
     finally:
         for name in (*SHARDS, DATANETS_ACTOR):
             with contextlib.suppress(ValueError):

@@ -2,11 +2,13 @@
 
 import pickle
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
-from duplicate_world import contributions, neighbours
+from duplicate_world import contributions, formulas, neighbours
 
 from openledger.core.values import RowDraft
+from openledger.datanets import dedupe
 from openledger.datanets.dedupe import DuplicateIndex, Features, Words, features_of
 from openledger.datanets.keyed import Bands, FeatureKey, batch_of, features_in, keyed_index
 
@@ -73,11 +75,42 @@ def test_which_words_stand_within_which_is_told_where_a_rule_asks() -> None:
     assert pairs == {(a, q) for a in answer for q in question if a in q and a != q}
 
 
-@pytest.mark.parametrize("num_words", [9, 42])
-def test_which_words_stand_within_which_is_not_told_else(num_words: int) -> None:
+@pytest.mark.parametrize(("num_words", "num_asked"), [(9, 4), (42, 4), (20, 129)])
+def test_which_words_stand_within_which_is_not_told_else(num_words: int, num_asked: int) -> None:
     words = " ".join(f"w{number}" for number in range(num_words))
-    (one,) = KEY.keyed(features([RowDraft(prompt="What does pool_w1_w2 do?", completion=words)]))
-    assert not one.within
+    asked = " ".join(f"pool_w1_w{number}" for number in range(num_asked))
+    (one,) = KEY.keyed(features([RowDraft(prompt=asked, completion=words)]))
+    assert one.within == b""
+
+
+def test_a_row_made_to_tell_much_tells_two_bytes_a_pair() -> None:
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789"
+    asked = " ".join(f"{letters}{number:03}" for number in range(128))
+    (one,) = KEY.keyed(features([RowDraft(prompt=asked, completion=" ".join(letters))]))
+    assert one.within is not None
+    assert len(one.within) == 2 * 36 * 128
+
+
+@pytest.mark.parametrize(("num_more", "expected"), [(0, None), (100, None), (130, "near_duplicate")])
+def test_neighbours_are_told_apart_in_both_forms_where_the_question_is_no_text(
+    num_more: int, expected: str | None
+) -> None:
+    more = " ".join(f"then {number} of them" for number in range(num_more))
+    drafts = [replace(draft, prompt=f"{draft.prompt} {more}") for draft in neighbours()[:2]]
+    plain = features(drafts)
+    for index, (first, second) in ((DuplicateIndex(), plain), (keyed_index(), KEY.keyed(plain))):
+        index.add("first", first, (1, 0), 0)
+        found = index.overlay((2, 0)).find(second)
+        assert (found and found.kind) == expected
+
+
+def test_the_words_of_the_row_that_is_asked_about_are_spelled_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = KEY.keyed(features(formulas()[:60]))
+    index, spelled, said = filled(keyed_index(), rows[:59]), list[object](), dedupe._said
+    monkeypatch.setattr(dedupe, "_said", lambda *some: (spelled.append(some[-1]), said(*some))[1])
+    near = index.matches(rows[59], (1, 0))
+    assert len(near.by_both.near) + len(near.by_one.near) > 20
+    assert sum(one is rows[59] for one in spelled) <= 2
 
 
 def test_on_the_way_nothing_is_changed_and_no_word_is_spelled_out(keyed: list[Features]) -> None:
