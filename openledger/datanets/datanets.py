@@ -543,7 +543,8 @@ class Datanets:
 
     def check_decider(self, row_id: str, account: str, public_key: str) -> None:
         """Raises Forbidden (`not_a_second_party`) for whoever contributed the row that an appealed one is said to
-        repeat: the log can't tell where it doesn't name him."""
+        repeat: the log can't tell where it doesn't name him. To be asked of registered reviewers only: of anybody else
+        the answer would tell whose a private row is."""
         self._registry.appeals.check_decider(row_id, account, public_key)
 
     def drop_appeal(self, row_id: str) -> None:
