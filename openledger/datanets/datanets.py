@@ -441,7 +441,7 @@ class Datanets:
         identifier = one.contribution_id
         if (known := self._registry.first_receipt(identifier)) is not None:
             return self._registry.find_pending(identifier) or known
-        self._check_new_key(one)
+        self._check_new(one)
         if not self._registry.knows_contributor(contribution.contributor_id):
             self._register(contribution.contributor_id, contribution.public_key, contribution.contributor_id)
         self._check_quota(one)
@@ -476,7 +476,7 @@ class Datanets:
         self._check_party(one)
         if self._registry.first_receipt(one.contribution_id) is not None:
             return None
-        self._check_new_key(one)
+        self._check_new(one)
         if not is_dry_run:
             self._check_quota(one)
         return self.rules(one.datanet)
@@ -521,8 +521,10 @@ class Datanets:
     def preview(self, contribution: Contribution, prepared: Prepared | None = None) -> tuple[Verdict, ...]:
         """The verdicts that `contribute` would give now; stores nothing."""
         one = self._checked(contribution)
-        self._check_new_key(one)
         known = self._registry.first_receipt(one.contribution_id)
+        if known is None:
+            check_not_withdrawn(self.terms(one.datanet))
+        self._check_new_key(one)
         sealed = self._registry.seals.place(one.contributor_id, one.digest, self._clock.now_ms())
         verdicts = known.verdicts if known else self._judge(contribution, sealed, prepared)[0]
         return self._disclosure.told(verdicts, one.contributor_id, self._clock.now_ms())
@@ -911,7 +913,6 @@ class Datanets:
     def _check_party(self, one: Announced) -> None:
         self._check_sound(one.datanet)
         self.check_key(one.contributor_id, one.public_key)
-        check_not_withdrawn(self.terms(one.datanet))
         self._check_permitted(one.datanet, one.contributor_id, "contribute")
 
     def _register(self, identifier: str, public_key: str, name: str) -> Contributor:
@@ -920,6 +921,11 @@ class Datanets:
         contributor = Contributor(contributor_id=identifier, public_key=present, name=name)
         self._registry.add_contributor(contributor, self._clock.now_ms())
         return contributor
+
+    def _check_new(self, one: Announced) -> None:
+        """What is asked of a contribution that wasn't judged before: a withdrawn licence takes back no answer."""
+        check_not_withdrawn(self.terms(one.datanet))
+        self._check_new_key(one)
 
     def _check_new_key(self, one: Announced) -> None:
         """Raises Forbidden (`key_replaced`) unless the rows were sealed with that key while it was in force."""

@@ -15,6 +15,7 @@ from openledger.core.values import RowDraft
 from openledger.datanets.appeals import appeal_of
 from openledger.datanets.datanets import Datanets
 from openledger.datanets.licences import LICENCES, WITHDRAWN, keeps, may_train, row_keeps
+from openledger.datanets.preparing import announced
 from openledger.datanets.reading import read_drafts
 from openledger.datanets.removal import sign_withdrawal
 from openledger.datanets.row_schema import Column, RowSchema, own_licence
@@ -195,6 +196,18 @@ class TestAWithdrawnLicence:
             datanets.contribute(contribution)
         relicense(datanets, "CC-BY-NC-4.0")
         assert len(datanets.contribute(contribution).verdicts) == 2
+
+    def test_leaves_what_was_stored_its_first_answer(self, datanets: Datanets) -> None:
+        contribution = signed("ada", sample_drafts(2))
+        receipt, previewed = datanets.contribute(contribution), datanets.preview(contribution)
+        relicense(datanets, WITHDRAWN)
+        assert datanets.admit(announced(contribution)) is None
+        assert (datanets.contribute(contribution), datanets.preview(contribution)) == (receipt, previewed)
+
+    def test_is_told_before_anybody_works_at_new_rows(self, datanets: Datanets) -> None:
+        relicense(datanets, WITHDRAWN)
+        with pytest.raises(Forbidden, match="withdrawn"):
+            datanets.admit(announced(signed("ada", sample_drafts(2))))
 
     def test_lets_rows_be_taken_back(self, datanets: Datanets) -> None:
         receipt = datanets.contribute(signed("ada", sample_drafts(2)))
