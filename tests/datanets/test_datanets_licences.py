@@ -242,6 +242,8 @@ class TestARowsOwnLicence:
             ({"license": "cc-by-nc-4.0"}, "cc-by-nc-4.0"),
             ({"licence": " MIT "}, "MIT"),
             ({"license": ["mit", "apache-2.0"]}, "mit AND apache-2.0"),
+            ({"licence": "MIT", "license": "CC-BY-NC-4.0"}, "MIT AND CC-BY-NC-4.0"),
+            ({"licence": "MIT", "license": ["MIT", "odbl"]}, "MIT AND odbl"),
             ({"license": None}, ""),
             ({"license": ""}, ""),
             ({}, ""),
@@ -254,6 +256,25 @@ class TestARowsOwnLicence:
         assert isinstance(draft, RowDraft)
         assert own_licence(draft) == own
         assert bool(draft.extra) == bool(own)
+
+    @pytest.mark.parametrize(
+        ("columns", "record", "own"),
+        [
+            (("license",), {"licence": "CC-BY-NC-4.0", "license": "mit"}, "CC-BY-NC-4.0 AND mit"),
+            (("license",), {"licence": "CC-BY-NC-4.0"}, "CC-BY-NC-4.0"),
+            (("licence", "license"), {"licence": "CC-BY-NC-4.0", "license": "mit"}, "CC-BY-NC-4.0 AND mit"),
+            (("license",), {}, "odbl"),
+        ],
+    )
+    def test_is_read_whole_where_the_schema_declares_its_column(
+        self, tmp_path: Path, columns: tuple[str, ...], record: dict[str, str], own: str
+    ) -> None:
+        schema = RowSchema(columns=tuple(Column(name=name, type="string", required=False) for name in columns))
+        (tmp_path / "README.md").write_text("---\nlicense: odbl\n---\n")
+        (tmp_path / "rows.jsonl").write_text(json.dumps({"prompt": "Who?", "completion": "They who do it.", **record}))
+        (draft,) = read_drafts(tmp_path, schema)
+        assert isinstance(draft, RowDraft)
+        assert (own_licence(draft), schema.problems(draft)) == (own, [])
 
     def test_that_is_too_long_is_refused_with_its_place(self, tmp_path: Path) -> None:
         path = tmp_path / "rows.jsonl"
