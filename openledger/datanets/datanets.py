@@ -28,8 +28,9 @@ import secrets
 import threading
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,7 @@ from openledger.datanets.terms import (
 from openledger.datanets.versions import (
     Manifest,
     ManifestRow,
+    Manifests,
     Stated,
     credit_root,
     read_credit,
@@ -113,7 +115,7 @@ _MAX_SUMMARY_CHARS = 1_000
 _MAX_NAME_CHARS = 128
 _MAX_OWNED = 100  # names are everybody's
 _INDEXED_AT_ONCE = 10_000
-_MANIFESTS_KEPT = 2  # in memory, for who reads one page by page
+_MANIFEST_BYTES = 64 * 1024 * 1024  # of those in memory, for who reads one page by page
 _WORD_WEIGHTS = "word_weights.json"
 _BY_SHARD, _FEATURE_KEY = "duplicates_by_shard", "feature_key"  # among the registry's properties
 _STORED: tuple[Outcome, ...] = ("accept", "review")
@@ -147,7 +149,7 @@ class Datanets:
         self._layout = Layout(shards, self._registry)
         self._index: Index = DuplicateIndex()  # of nothing, while what was cut off is finished
         self._reservations = Reservations()
-        self._manifests = dict[DatanetVersion, Manifest]()
+        self._manifests = Manifests(_MANIFEST_BYTES)
         self._forgotten = self._registry.tombstones.row_ids()  # by the shards, or about to be
         names = self._registry.names()
         pending = self._registry.pending_ids(names)
@@ -798,8 +800,9 @@ class Datanets:
             credit_root=roots[1],
         )
         stated = Stated(terms=self.terms(name), statistics=tuple(self.statistics(name)))
-        write_manifest(self._folder / "versions", version, accepted, self._registry.datanet(name).row_schema, stated)
-        self._registry.add_version(version)
+        schema = self._registry.datanet(name).row_schema
+        digest = write_manifest(self._folder / "versions", version, accepted, schema, stated)
+        self._registry.add_version(version, digest)
         return version
 
     def credit(self, name: str, number: int) -> list[str]:
@@ -830,19 +833,22 @@ class Datanets:
         """Write a version as Parquet with Croissant metadata and a dataset card into `folder` (see `export`)."""
         version, rows, stated = self.version(name, number), self.rows(name, number), self.stated(name, number)
         write_export(folder, self.datanet(name), stated.terms, version, rows, stated.statistics)
-        leaves = self.manifest_rows(name, number, "", version.num_rows)
-        write_leaves(folder, self.manifest(name, number), leaves)
+        leaves = Datanets.manifest_rows(self, name, number, "", version.num_rows)  # the actor's is to be waited for
+        write_leaves(folder, Datanets.manifest(self, name, number), leaves)
 
     def stated(self, name: str, number: int) -> Stated:
         """The terms and statistics that the version was published with; of one of before, those of now."""
-        found = read_stated(self._folder / "versions", self.version(name, number))
-        return found or Stated(terms=self.terms(name), statistics=tuple(self.statistics(name)))
+        version = self.version(name, number)
+        digest = self._registry.stated_digest(version)
+        return read_stated(self._folder / "versions", version, digest) or self._stated_now(name)
+
+    def _stated_now(self, name: str) -> Stated:
+        return Stated(terms=self.terms(name), statistics=tuple(self.statistics(name)))
 
     def manifest(self, name: str, number: int) -> dict[str, Any]:
         """What a version says of itself, but for its rows: roots, gate, terms, statistics, row schema."""
-        version, stated = self.version(name, number), self._manifest(name, number).stated
-        if stated is None:  # one of before
-            stated = self.stated(name, number)
+        version = self.version(name, number)
+        stated = self._manifest(name, number).stated or self._stated_now(name)
         return {**asdict(version), "row_schema": self.datanet(name).row_schema.to_json(), **asdict(stated)}
 
     def manifest_rows(self, name: str, number: int, after: str, limit: int) -> list[ManifestRow]:
@@ -859,12 +865,12 @@ class Datanets:
 
     def _manifest(self, name: str, number: int) -> Manifest:
         version = self.version(name, number)
-        if (known := self._manifests.pop(version, None)) is None:
-            known = read_manifest(self._folder / "versions", version)
-        self._manifests[version] = known
-        while len(self._manifests) > _MANIFESTS_KEPT:
-            del self._manifests[next(iter(self._manifests))]
-        return known
+        known = self._manifests.find(version)
+        return known or self._manifests.keep(version, self._manifest_reader(version)())
+
+    def _manifest_reader(self, version: DatanetVersion) -> Callable[[], Manifest]:
+        """Which any thread may call."""
+        return partial(read_manifest, self._folder / "versions", version, self._registry.stated_digest(version))
 
     def copies(self, name: str, number: int) -> dict[str, str]:
         """The version's rows that say what an earlier accepted row says, in this Datanet or in another contributor's
