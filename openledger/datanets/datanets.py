@@ -69,7 +69,7 @@ from openledger.datanets.holders import HeldChange
 from openledger.datanets.keyed import KEY_BYTES, FeatureKey
 from openledger.datanets.layout import Layout, ShardPort
 from openledger.datanets.leaderboard import Leaderboard, LeaderboardPage
-from openledger.datanets.licences import check_kept, keeps, not_kept, row_keeps
+from openledger.datanets.licences import WITHDRAWN, check_kept, not_kept, row_keeps
 from openledger.datanets.panels import PanelSeat
 from openledger.datanets.preparing import Announced, Prepared, announced
 from openledger.datanets.quotas import DAY_MS, HOUR_MS, check_day, check_hour
@@ -966,27 +966,37 @@ class Datanets:
             raise Forbidden(f"{by} doesn't own the Datanet {name!r}", code="not_the_owner", param="by")
 
     def _check_licences_kept(self, name: str, licence: str, owner: str) -> None:
-        """By a Datanet's new `licence`: that of others' rows, and what rows, the owner's too, name themselves. They fit
-        the present one, so one that asks more has nothing to check."""
-        present = self._registry.terms.terms(name).licence
-        if keeps(present, licence):
+        """By a Datanet's new `licence`: that of others' rows, and what rows, the owner's too, name themselves. One that
+        isn't known here is kept by the licence alone under which a reviewer let its row in."""
+        present, licences = self._registry.terms.terms(name).licence, self._registry.terms.licences
+        if licence in (present, WITHDRAWN):
             return
-        check_kept(self._registry.terms.licences.given(name, present, owner), licence)
+        check_kept(licences.given(name, present, owner), licence)
         self._check_sound(name)
         self._finish_pending(name)
         stored = self._layout.take(name, self._registry.row_ids(name, _STORED))
-        named = Counter(own for row in stored if (own := own_licence(row)))
-        for own, number in named.items():
-            if row_keeps(own, licence) is False:
-                raise not_kept(number, own, licence)
+        named = Counter((own, row.contribution_id) for row in stored if (own := own_licence(row)))
+        lost = Counter[str]()
+        for (own, contribution), number in named.items():
+            kept = row_keeps(own, licence)
+            if kept is None:
+                kept = licences.of_contribution(contribution, present) == licence
+            lost[own] += 0 if kept else number
+        for own, number in (+lost).items():
+            raise not_kept(number, own, licence)
 
     def _check_licence_kept(self, appeal: Appeal) -> None:
-        """An overturned row comes in under the licence of now: its own has to be kept by it. Of a contribution that
-        there isn't `AppealStore.hold` tells."""
+        """An overturned row comes in under the licence of now: what it was given under and what it names itself has to
+        be kept by it. Of a contribution that there isn't `AppealStore.hold` tells."""
         if self._registry.first_receipt(appeal.contribution_id) is not None:
             present = self.terms(appeal.datanet).licence
             given = self._registry.terms.licences.of_contribution(appeal.contribution_id, present)
             check_kept({given: 1}, present)
+            own = ""
+            with contextlib.suppress(ValueError):  # its `extra` is none, and names nothing
+                own = own_licence(appeal.draft)
+            if own and row_keeps(own, present) is False:
+                raise not_kept(1, own, present)
 
     def _check_permitted(self, name: str, party: str, action: Action) -> None:
         if party != self._registry.datanet(name).owner:

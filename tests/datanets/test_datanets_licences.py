@@ -179,6 +179,37 @@ def taken_back(datanets: Datanets, name: str) -> None:
     datanets.withdraw(sign_withdrawal(key_of(name), "docs", rows, "1"))
 
 
+class TestALicenceThatIsNotKnown:
+    @pytest.fixture
+    def reviewed(self, datanets: Datanets) -> Datanets:
+        (verdict,) = datanets.contribute(signed("ada", [naming("ask my lawyer")])).verdicts
+        datanets.review("docs", verdict.row_id, OWNER, accept=True)
+        return datanets
+
+    def test_is_kept_by_no_other_than_its_row_was_let_in_under(self, reviewed: Datanets) -> None:
+        assert relicense(reviewed, "CC-BY-NC-SA-4.0") == "licence_not_kept"
+        assert (relicense(reviewed, WITHDRAWN), relicense(reviewed, "CC-BY-NC-4.0")) == ("", "")
+
+    def test_binds_nobody_once_its_row_was_taken_back(self, reviewed: Datanets) -> None:
+        taken_back(reviewed, "ada")
+        assert relicense(reviewed, "CC-BY-NC-SA-4.0") == ""
+
+
+class TestAnAppealOfARowWithItsOwnLicence:
+    def test_brings_in_nothing_that_the_datanets_does_not_keep(self, datanets: Datanets) -> None:
+        contribution = signed("ada", [naming("cc-by-sa-4.0")])
+        assert datanets.contribute(contribution).verdicts[0].reasons == ("wrong_licence",)
+        with pytest.raises(Conflict) as caught:
+            datanets.hold_appeal(appeal_of(key_of("ada"), contribution, 0, "mine to give"))
+        assert (caught.value.code, datanets.held_appeals()) == ("licence_not_kept", {})
+
+    def test_is_heard_where_it_is_kept(self, datanets: Datanets) -> None:
+        noise = replace(NOISE, extra=naming("mit").extra)
+        contribution = signed("ada", [noise])
+        assert datanets.contribute(contribution).verdicts[0].outcome == "reject"
+        assert datanets.hold_appeal(appeal_of(key_of("ada"), contribution, 0, "a checksum")).outcome == "reject"
+
+
 class TestAWithdrawnLicence:
     def test_takes_no_row_not_even_the_owners(self, datanets: Datanets) -> None:
         relicense(datanets, WITHDRAWN)
