@@ -53,7 +53,8 @@ def _version(published: list[DatanetVersion], name: str, number: int) -> Datanet
         f"the Datanet {name!r} has no version {number or 'yet'}",
         code="unknown_version",
         param="version",
-        fix=f"it has {', '.join(str(one.number) for one in published) or 'none'}; jobs/train.py publishes one",
+        fix=f"it has {', '.join(str(one.number) for one in published) or 'none'}; jobs/train.py publishes one, where"
+        " the licence lets adapters be trained and sold",
     )
 
 

@@ -112,6 +112,7 @@ def test_a_version_that_there_is_not_is_told_with_those_there_are(
     with pytest.raises(NotFound) as caught:
         export_version(Remote(datanets), "greek", number, "", tmp_path / "out")
     assert (caught.value.code, "it has 1;" in caught.value.fix) == ("unknown_version", True)
+    assert "where the licence lets adapters be trained and sold" in caught.value.fix
 
 
 def test_an_earlier_export_is_written_over_and_nothing_else(datanets: Datanets, tmp_path: Path) -> None:
