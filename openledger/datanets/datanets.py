@@ -69,7 +69,7 @@ from openledger.datanets.holders import HeldChange
 from openledger.datanets.keyed import KEY_BYTES, FeatureKey
 from openledger.datanets.layout import Layout, ShardPort
 from openledger.datanets.leaderboard import Leaderboard, LeaderboardPage
-from openledger.datanets.licences import WITHDRAWN, check_kept, not_kept, row_keeps
+from openledger.datanets.licences import WITHDRAWN, check_kept, keeps, not_kept, row_keeps
 from openledger.datanets.panels import PanelSeat
 from openledger.datanets.preparing import Announced, Prepared, announced
 from openledger.datanets.quotas import DAY_MS, HOUR_MS, check_day, check_hour
@@ -405,7 +405,7 @@ class Datanets:
         self._registry.datanet(seal.datanet)
         if self._registry.seals.find(seal.contributor_id, seal.digest, self._clock.now_ms()) is None:
             self._registry.holders.check(seal.public_key)
-        return self._registry.seals.add(seal, self._clock.now_ms())
+        return self._registry.seals.add(seal, self._clock.now_ms(), self.terms(seal.datanet).licence)
 
     def find_seal(self, name: str, contributor: str, digest: str) -> SealReceipt:
         """Raises NotFound (`unknown_seal`)."""
@@ -423,8 +423,9 @@ class Datanets:
         registered is, by the id that his key gives: the signature shows that the key is his.
 
         Raises InvalidInput (`invalid_signature` and others), TooLarge (`quota_exceeded` and others), NotFound for an
-        unknown Datanet, Forbidden (`not_permitted`, `licence_withdrawn`) where its terms leave him out, and Unavailable
-        when storage is; then nothing was acknowledged, and sending the same again is safe.
+        unknown Datanet, Forbidden (`not_permitted`, `licence_withdrawn`) where its terms leave him out, Conflict
+        (`licence_not_kept`) for rows that were sealed under another licence, and Unavailable when storage is; then
+        nothing was acknowledged, and sending the same again is safe.
 
         `prepared` is what another process has found of the contribution (`preparing`), by `rules` of its Datanet.
         """
@@ -525,7 +526,7 @@ class Datanets:
         one = self._checked(contribution)
         known = self._registry.first_receipt(one.contribution_id)
         if known is None:
-            check_not_withdrawn(self.terms(one.datanet))
+            self._check_given(one)
         self._check_new_key(one)
         sealed = self._registry.seals.place(one.contributor_id, one.digest, self._clock.now_ms())
         verdicts = known.verdicts if known else self._judge(contribution, sealed, prepared)[0]
@@ -930,8 +931,23 @@ class Datanets:
 
     def _check_new(self, one: Announced) -> None:
         """What is asked of a contribution that wasn't judged before: a withdrawn licence takes back no answer."""
-        check_not_withdrawn(self.terms(one.datanet))
+        self._check_given(one)
         self._check_new_key(one)
+
+    def _check_given(self, one: Announced) -> None:
+        """Raises Forbidden (`licence_withdrawn`), and Conflict (`licence_not_kept`) for rows of others than the owner
+        that were sealed under a licence which the present one doesn't keep."""
+        present, owner = self.terms(one.datanet), self._registry.datanet(one.datanet).owner
+        check_not_withdrawn(present)
+        sealed = self._registry.seals.licence_of(one.contributor_id, one.digest)
+        is_owners = owner in (one.contributor_id, f"contributor:{one.contributor_id}")
+        if sealed and not is_owners and not keeps(sealed, present.licence):
+            raise Conflict(
+                f"the rows were sealed under {sealed}, and {present.licence} doesn't keep what that asks",
+                code="licence_not_kept",
+                param="licence",
+                fix="they weren't taken: to give them under the licence of now, sign them anew, with another nonce",
+            )
 
     def _check_new_key(self, one: Announced) -> None:
         """Raises Forbidden (`key_replaced`) unless the rows were sealed with that key while it was in force."""

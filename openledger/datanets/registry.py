@@ -561,6 +561,9 @@ class Registry:
             self._connection.execute("ALTER TABLE versions ADD COLUMN credit_root TEXT NOT NULL DEFAULT ''")
         if "stated_digest" not in columns:
             self._connection.execute("ALTER TABLE versions ADD COLUMN stated_digest TEXT")
+        columns = {name for _, name, *_ in self._connection.execute("PRAGMA table_info(seals)")}
+        if "licence" not in columns:
+            self._connection.execute("ALTER TABLE seals ADD COLUMN licence TEXT")
         columns = {name for _, name, *_ in self._connection.execute("PRAGMA table_info(decisions)")}
         if "told" not in columns:
             self._connection.execute("ALTER TABLE decisions ADD COLUMN told INTEGER NOT NULL DEFAULT 0")

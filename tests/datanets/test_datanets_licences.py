@@ -179,6 +179,46 @@ def taken_back(datanets: Datanets, name: str) -> None:
     datanets.withdraw(sign_withdrawal(key_of(name), "docs", rows, "1"))
 
 
+class TestASeal:
+    """Nobody's rows are given under a licence that came after they were promised."""
+
+    SEALED = signed("ada", sample_drafts(2))
+
+    @pytest.fixture
+    def sealed(self, datanets: Datanets) -> Datanets:
+        datanets.seal(seal_of(key_of("ada"), self.SEALED))
+        return datanets
+
+    def test_is_not_opened_under_a_licence_that_asks_less(self, sealed: Datanets) -> None:
+        assert relicense(sealed, "MIT") == ""
+        for call in (sealed.contribute, sealed.preview, lambda one: sealed.admit(announced(one))):
+            with pytest.raises(Conflict) as caught:
+                call(self.SEALED)
+            assert (caught.value.code, sealed.stored_count("docs")) == ("licence_not_kept", 0)
+        sealed.contribute(signed("ada", sample_drafts(2), nonce="another"))
+        assert sealed.stored_count("docs") == 2
+
+    def test_is_opened_under_the_licence_of_its_day_or_one_that_keeps_it(self, sealed: Datanets) -> None:
+        relicense(sealed, "MIT")
+        relicense(sealed, "CC-BY-NC-SA-4.0")
+        assert len(sealed.contribute(self.SEALED).verdicts) == 2
+
+    def test_that_was_opened_keeps_its_first_answer(self, sealed: Datanets) -> None:
+        receipt = sealed.contribute(self.SEALED)
+        taken_back(sealed, "ada")
+        assert relicense(sealed, "MIT") == ""
+        assert sealed.contribute(self.SEALED).contribution_id == receipt.contribution_id
+
+    def test_of_before_licences_were_kept_with_it_is_opened(self, sealed: Datanets, tmp_path: Path) -> None:
+        with sealed._registry._writing():
+            sealed._registry._connection.execute("ALTER TABLE seals DROP COLUMN licence")
+        sealed.close()
+        again = open_datanets(tmp_path / "datanets")
+        relicense(again, "MIT")
+        assert len(again.contribute(self.SEALED).verdicts) == 2
+        again.close()
+
+
 class TestALicenceThatIsNotKnown:
     @pytest.fixture
     def reviewed(self, datanets: Datanets) -> Datanets:
