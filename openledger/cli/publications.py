@@ -24,7 +24,7 @@ def versions(options: Namespace) -> None:
 
 def version(options: Namespace) -> None:
     with connect(options) as client:
-        told, rows = _checked(client, options.datanet, options.number)
+        told, rows, recomputed = _checked(client, options.datanet, options.number)
         older = None if options.since is None else _checked(client, options.datanet, options.since)[1]
     if options.out is not None:
         _write(options.out, {**told, "rows": rows})
@@ -32,7 +32,7 @@ def version(options: Namespace) -> None:
         "licence": told["terms"]["licence"],
         "published": output.format_time(told["published_ms"]),
         "removed since": sum(row["tombstone"] is not None for row in rows),
-        "roots recomputed": True,
+        "roots recomputed": ", ".join(recomputed),
     }
     if older is not None:
         now, before = ({row["row_id"] for row in some} for some in (rows, older))
@@ -41,8 +41,11 @@ def version(options: Namespace) -> None:
                        as_json=options.json)  # fmt: skip
 
 
-def _checked(client: OpenLedger, datanet: str, number: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """A version and its rows. Raises Corrupt (`wrong_root`) where they don't lead to its roots."""
+def _checked(
+    client: OpenLedger, datanet: str, number: int
+) -> tuple[dict[str, Any], list[dict[str, Any]], tuple[str, ...]]:
+    """A version, its rows, and which of its roots they were found to lead to. Raises Corrupt (`wrong_root`) where they
+    don't."""
     from openledger.datanets.versions import credit_root, row_root
 
     told, rows = client.version(datanet, number), list(client.version_rows(datanet, number))
@@ -58,7 +61,7 @@ def _checked(client: OpenLedger, datanet: str, number: int) -> tuple[dict[str, A
                 param=name,
                 fix="trust neither; keep what the server told, and show it to the Datanet's owner and contributors",
             )
-    return told, rows
+    return told, rows, tuple(found)
 
 
 def _short(value: Any) -> Any:

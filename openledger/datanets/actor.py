@@ -1,14 +1,15 @@
 """Ray actors around `ShardHost`, `Datanets` and `Ingest`: names, placement and restarts, no logic.
 
 The Datanets' methods run on one event loop, one after the other, but for contributions, which wait there for workers
-and shards; so nothing else of it needs a lock. A shard has threads, and stores what they bring together. What waits is
-bounded by how many calls an actor takes at a time.
+and shards, and manifests, which a thread reads; so nothing else of it needs a lock. A shard has threads, and stores
+what they bring together. What waits is bounded by how many calls an actor takes at a time.
 
 The actors are detached and hold state alone, so they take no CPU. They are pinned to the node that has the folder's
 disk: elsewhere a restarted actor would find an empty one. Shards in an object store may be anywhere, and start anew
 elsewhere when their node is lost. Every call may be repeated, so Ray may retry.
 """
 
+import asyncio
 import logging
 import os
 import threading
@@ -36,6 +37,7 @@ from openledger.datanets.preparing import Prepared
 from openledger.datanets.rows import packed
 from openledger.datanets.shard import ShardHost
 from openledger.datanets.storage import check_forgets, shard_places
+from openledger.datanets.versions import ManifestRow
 
 NAMESPACE = "openledger"
 RETRY_S = 30
@@ -179,6 +181,7 @@ class DatanetsActor(Datanets):
             moves_later=True,
             duplicates_by_shard=duplicates_by_shard,
         )
+        self._reading = asyncio.Lock()  # of a version's manifest
         self._ingest = Ingest(self, _prepared_by_ray, int(self._registry.find_property(_WORKERS) or GATE_WORKERS))
         self._call_for_next_step()
 
@@ -191,6 +194,26 @@ class DatanetsActor(Datanets):
         self, contribution: Contribution, prepared: Prepared | None = None
     ) -> tuple[Verdict, ...]:
         return super().preview(contribution, await self._ingest.prepared_dry_run(contribution))
+
+    async def manifest(self, name: str, number: int) -> dict[str, Any]:  # type: ignore[override]
+        await self._read_ahead(name, number)
+        return super().manifest(name, number)
+
+    async def manifest_rows(  # type: ignore[override]
+        self, name: str, number: int, after: str, limit: int
+    ) -> list[ManifestRow]:
+        await self._read_ahead(name, number)
+        return super().manifest_rows(name, number, after, limit)
+
+    async def _read_ahead(self, name: str, number: int) -> None:
+        """Anybody may ask for a version, and a large one takes a while to be read and checked: in a thread, while
+        others are answered, one at a time."""
+        version = self.version(name, number)
+        if self._manifests.find(version) is not None:
+            return
+        async with self._reading:
+            if self._manifests.find(version) is None:
+                self._manifests.keep(version, await asyncio.to_thread(self._manifest_reader(version)))
 
     def use_gate_workers(self, number: int) -> None:
         """From now on, also after a restart of this actor, of which nobody is told."""

@@ -30,8 +30,9 @@ import secrets
 import threading
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ from openledger.datanets.holders import HeldChange
 from openledger.datanets.keyed import KEY_BYTES, FeatureKey
 from openledger.datanets.layout import Layout, ShardPort
 from openledger.datanets.leaderboard import Leaderboard, LeaderboardPage
-from openledger.datanets.licences import check_kept, keeps, not_kept, row_keeps
+from openledger.datanets.licences import WITHDRAWN, check_kept, keeps, not_kept, row_keeps
 from openledger.datanets.panels import PanelSeat
 from openledger.datanets.preparing import Announced, Prepared, announced
 from openledger.datanets.quotas import DAY_MS, HOUR_MS, check_day, check_hour
@@ -103,6 +104,7 @@ from openledger.datanets.terms import (
 from openledger.datanets.versions import (
     Manifest,
     ManifestRow,
+    Manifests,
     Stated,
     credit_root,
     read_credit,
@@ -117,7 +119,7 @@ _MAX_SUMMARY_CHARS = 1_000
 _MAX_NAME_CHARS = 128
 _MAX_OWNED = 100  # names are everybody's
 _INDEXED_AT_ONCE = 10_000
-_MANIFESTS_KEPT = 2  # in memory, for who reads one page by page
+_MANIFEST_BYTES = 64 * 1024 * 1024  # of those in memory, for who reads one page by page
 _WORD_WEIGHTS = "word_weights.json"
 _BY_SHARD, _FEATURE_KEY = "duplicates_by_shard", "feature_key"  # among the registry's properties
 _WORDS_DUE = "words_to_forget"  # too: "1" while words of rows that were taken back may be left in the table
@@ -155,7 +157,7 @@ class Datanets:
         self._layout = Layout(shards, self._registry)
         self._index: Index = DuplicateIndex()  # of nothing, while what was cut off is finished
         self._reservations = Reservations()
-        self._manifests = dict[DatanetVersion, Manifest]()
+        self._manifests = Manifests(_MANIFEST_BYTES)
         self._forgotten = self._registry.tombstones.row_ids()  # by the shards, or about to be
         names = self._registry.names()
         pending = self._registry.pending_ids(names)
@@ -442,7 +444,7 @@ class Datanets:
         self._registry.datanet(seal.datanet)
         if self._registry.seals.find(seal.contributor_id, seal.digest, self._clock.now_ms()) is None:
             self._registry.holders.check(seal.public_key)
-        return self._registry.seals.add(seal, self._clock.now_ms())
+        return self._registry.seals.add(seal, self._clock.now_ms(), self.terms(seal.datanet).licence)
 
     def find_seal(self, name: str, contributor: str, digest: str) -> SealReceipt:
         """Raises NotFound (`unknown_seal`)."""
@@ -460,8 +462,9 @@ class Datanets:
         registered is, by the id that his key gives: the signature shows that the key is his.
 
         Raises InvalidInput (`invalid_signature` and others), TooLarge (`quota_exceeded` and others), NotFound for an
-        unknown Datanet, Forbidden (`not_permitted`, `licence_withdrawn`) where its terms leave him out, and Unavailable
-        when storage is; then nothing was acknowledged, and sending the same again is safe.
+        unknown Datanet, Forbidden (`not_permitted`, `licence_withdrawn`) where its terms leave him out, Conflict
+        (`licence_not_kept`) for rows that were sealed under another licence, and Unavailable when storage is; then
+        nothing was acknowledged, and sending the same again is safe.
 
         `prepared` is what another process has found of the contribution (`preparing`), by `rules` of its Datanet.
         """
@@ -480,7 +483,7 @@ class Datanets:
         identifier = one.contribution_id
         if (known := self._registry.first_receipt(identifier)) is not None:
             return self._registry.find_pending(identifier) or known
-        self._check_new_key(one)
+        self._check_new(one)
         if not self._registry.knows_contributor(contribution.contributor_id):
             self._register(contribution.contributor_id, contribution.public_key, contribution.contributor_id)
         self._check_quota(one)
@@ -515,7 +518,7 @@ class Datanets:
         self._check_party(one)
         if self._registry.first_receipt(one.contribution_id) is not None:
             return None
-        self._check_new_key(one)
+        self._check_new(one)
         if not is_dry_run:
             self._check_quota(one)
         return self.rules(one.datanet)
@@ -557,8 +560,10 @@ class Datanets:
     def preview(self, contribution: Contribution, prepared: Prepared | None = None) -> tuple[Verdict, ...]:
         """The verdicts that `contribute` would give now; stores nothing."""
         one = self._checked(contribution)
-        self._check_new_key(one)
         known = self._registry.first_receipt(one.contribution_id)
+        if known is None:
+            self._check_given(one)
+        self._check_new_key(one)
         sealed = self._registry.seals.place(one.contributor_id, one.digest, self._clock.now_ms())
         verdicts = known.verdicts if known else self._judge(contribution, sealed, prepared)[0]
         return self._disclosure.told(verdicts, one.contributor_id, self._clock.now_ms())
@@ -579,7 +584,8 @@ class Datanets:
 
     def check_decider(self, row_id: str, account: str, public_key: str) -> None:
         """Raises Forbidden (`not_a_second_party`) for whoever contributed the row that an appealed one is said to
-        repeat: the log can't tell where it doesn't name him."""
+        repeat: the log can't tell where it doesn't name him. To be asked of registered reviewers only: of anybody else
+        the answer would tell whose a private row is."""
         self._registry.appeals.check_decider(row_id, account, public_key)
 
     def drop_appeal(self, row_id: str) -> None:
@@ -833,8 +839,9 @@ class Datanets:
             credit_root=roots[1],
         )
         stated = Stated(terms=self.terms(name), statistics=tuple(self.statistics(name)))
-        write_manifest(self._folder / "versions", version, accepted, self._registry.datanet(name).row_schema, stated)
-        self._registry.add_version(version)
+        schema = self._registry.datanet(name).row_schema
+        digest = write_manifest(self._folder / "versions", version, accepted, schema, stated)
+        self._registry.add_version(version, digest)
         return version
 
     def credit(self, name: str, number: int) -> list[str]:
@@ -865,19 +872,22 @@ class Datanets:
         """Write a version as Parquet with Croissant metadata and a dataset card into `folder` (see `export`)."""
         version, rows, stated = self.version(name, number), self.rows(name, number), self.stated(name, number)
         write_export(folder, self.datanet(name), stated.terms, version, rows, stated.statistics)
-        leaves = self.manifest_rows(name, number, "", version.num_rows)
-        write_leaves(folder, self.manifest(name, number), leaves)
+        leaves = Datanets.manifest_rows(self, name, number, "", version.num_rows)  # the actor's is to be waited for
+        write_leaves(folder, Datanets.manifest(self, name, number), leaves)
 
     def stated(self, name: str, number: int) -> Stated:
         """The terms and statistics that the version was published with; of one of before, those of now."""
-        found = read_stated(self._folder / "versions", self.version(name, number))
-        return found or Stated(terms=self.terms(name), statistics=tuple(self.statistics(name)))
+        version = self.version(name, number)
+        digest = self._registry.stated_digest(version)
+        return read_stated(self._folder / "versions", version, digest) or self._stated_now(name)
+
+    def _stated_now(self, name: str) -> Stated:
+        return Stated(terms=self.terms(name), statistics=tuple(self.statistics(name)))
 
     def manifest(self, name: str, number: int) -> dict[str, Any]:
         """What a version says of itself, but for its rows: roots, gate, terms, statistics, row schema."""
-        version, stated = self.version(name, number), self._manifest(name, number).stated
-        if stated is None:  # one of before
-            stated = self.stated(name, number)
+        version = self.version(name, number)
+        stated = self._manifest(name, number).stated or self._stated_now(name)
         return {**asdict(version), "row_schema": self.datanet(name).row_schema.to_json(), **asdict(stated)}
 
     def manifest_rows(self, name: str, number: int, after: str, limit: int) -> list[ManifestRow]:
@@ -894,12 +904,12 @@ class Datanets:
 
     def _manifest(self, name: str, number: int) -> Manifest:
         version = self.version(name, number)
-        if (known := self._manifests.pop(version, None)) is None:
-            known = read_manifest(self._folder / "versions", version)
-        self._manifests[version] = known
-        while len(self._manifests) > _MANIFESTS_KEPT:
-            del self._manifests[next(iter(self._manifests))]
-        return known
+        known = self._manifests.find(version)
+        return known or self._manifests.keep(version, self._manifest_reader(version)())
+
+    def _manifest_reader(self, version: DatanetVersion) -> Callable[[], Manifest]:
+        """Which any thread may call."""
+        return partial(read_manifest, self._folder / "versions", version, self._registry.stated_digest(version))
 
     def copies(self, name: str, number: int) -> dict[str, str]:
         """The version's rows that say what an earlier accepted row says, in this Datanet or in another contributor's
@@ -948,7 +958,6 @@ class Datanets:
     def _check_party(self, one: Announced) -> None:
         self._check_sound(one.datanet)
         self.check_key(one.contributor_id, one.public_key)
-        check_not_withdrawn(self.terms(one.datanet))
         self._check_permitted(one.datanet, one.contributor_id, "contribute")
 
     def _register(self, identifier: str, public_key: str, name: str) -> Contributor:
@@ -957,6 +966,26 @@ class Datanets:
         contributor = Contributor(contributor_id=identifier, public_key=present, name=name)
         self._registry.add_contributor(contributor, self._clock.now_ms())
         return contributor
+
+    def _check_new(self, one: Announced) -> None:
+        """What is asked of a contribution that wasn't judged before: a withdrawn licence takes back no answer."""
+        self._check_given(one)
+        self._check_new_key(one)
+
+    def _check_given(self, one: Announced) -> None:
+        """Raises Forbidden (`licence_withdrawn`), and Conflict (`licence_not_kept`) for rows of others than the owner
+        that were sealed under a licence which the present one doesn't keep."""
+        present, owner = self.terms(one.datanet), self._registry.datanet(one.datanet).owner
+        check_not_withdrawn(present)
+        sealed = self._registry.seals.licence_of(one.contributor_id, one.digest)
+        is_owners = owner in (one.contributor_id, f"contributor:{one.contributor_id}")
+        if sealed and not is_owners and not keeps(sealed, present.licence):
+            raise Conflict(
+                f"the rows were sealed under {sealed}, and {present.licence} doesn't keep what that asks",
+                code="licence_not_kept",
+                param="licence",
+                fix="they weren't taken: to give them under the licence of now, sign them anew, with another nonce",
+            )
 
     def _check_new_key(self, one: Announced) -> None:
         """Raises Forbidden (`key_replaced`) unless the rows were sealed with that key while it was in force."""
@@ -992,27 +1021,37 @@ class Datanets:
             raise Forbidden(f"{by} doesn't own the Datanet {name!r}", code="not_the_owner", param="by")
 
     def _check_licences_kept(self, name: str, licence: str, owner: str) -> None:
-        """By a Datanet's new `licence`: that of others' rows, and what rows, the owner's too, name themselves. They fit
-        the present one, so one that asks more has nothing to check."""
-        present = self._registry.terms.terms(name).licence
-        if keeps(present, licence):
+        """By a Datanet's new `licence`: that of others' rows, and what rows, the owner's too, name themselves. One that
+        isn't known here is kept by the licence alone under which a reviewer let its row in."""
+        present, licences = self._registry.terms.terms(name).licence, self._registry.terms.licences
+        if licence in (present, WITHDRAWN):
             return
-        check_kept(self._registry.terms.licences.given(name, present, owner), licence)
+        check_kept(licences.given(name, present, owner), licence)
         self._check_sound(name)
         self._finish_pending(name)
         stored = self._layout.take(name, self._registry.row_ids(name, _STORED))
-        named = Counter(own for row in stored if (own := own_licence(row)))
-        for own, number in named.items():
-            if row_keeps(own, licence) is False:
-                raise not_kept(number, own, licence)
+        named = Counter((own, row.contribution_id) for row in stored if (own := own_licence(row)))
+        lost = Counter[str]()
+        for (own, contribution), number in named.items():
+            kept = row_keeps(own, licence)
+            if kept is None:
+                kept = licences.of_contribution(contribution, present) == licence
+            lost[own] += 0 if kept else number
+        for own, number in (+lost).items():
+            raise not_kept(number, own, licence)
 
     def _check_licence_kept(self, appeal: Appeal) -> None:
-        """An overturned row comes in under the licence of now: its own has to be kept by it. Of a contribution that
-        there isn't `AppealStore.hold` tells."""
+        """An overturned row comes in under the licence of now: what it was given under and what it names itself has to
+        be kept by it. Of a contribution that there isn't `AppealStore.hold` tells."""
         if self._registry.first_receipt(appeal.contribution_id) is not None:
             present = self.terms(appeal.datanet).licence
             given = self._registry.terms.licences.of_contribution(appeal.contribution_id, present)
             check_kept({given: 1}, present)
+            own = ""
+            with contextlib.suppress(ValueError):  # its `extra` is none, and names nothing
+                own = own_licence(appeal.draft)
+            if own and row_keeps(own, present) is False:
+                raise not_kept(1, own, present)
 
     def _check_permitted(self, name: str, party: str, action: Action) -> None:
         if party != self._registry.datanet(name).owner:

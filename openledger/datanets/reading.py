@@ -8,9 +8,11 @@
     .txt .pdf .docx       likewise                             (documents)
 
 A folder is read file by file in the order of their names, so a Hugging Face dataset directory, a repository of the Hub
-and an export of ours are folders like any other, less the files that say what they are. Where such a folder's card
-names a licence, its rows have that, unless a row names its own. What one row or file lacks stops no other: it is told
-as `Refused`, and reading goes on. A reader holds one row, one line or one document in memory, never a whole stream.
+and an export of ours are folders like any other, less the files that say what they are: those that stand in the folder
+of which they say it. Rows have the licence that they name, or else the nearest one that a card of their folder or of
+one above it names. A licence over documents alone makes no data set of them: their README is one of them. What one row
+or file lacks stops no other: it is told as `Refused`, and reading goes on. A reader holds one row, one line or one
+document in memory, never a whole stream.
 """
 
 import os
@@ -20,7 +22,7 @@ from pathlib import Path
 from openledger.core.errors import InvalidInput, NotFound, OpenLedgerError, TooLarge
 from openledger.core.values import RowDraft
 from openledger.datanets import documents, records
-from openledger.datanets.cards import CARD, CROISSANT, MANIFEST, read_card
+from openledger.datanets.cards import DATASET_FILES, Card, read_card
 from openledger.datanets.contribution import draft_bytes
 from openledger.datanets.records import Refused
 from openledger.datanets.row_schema import PLAIN, RowSchema
@@ -41,10 +43,6 @@ _DOCUMENTS = {
     ".docx": documents.read_docx,
 }
 FORMATS = tuple(sorted(_RECORDS | _DOCUMENTS))
-_DATASET_MARKS = ("dataset_info.json", "dataset_dict.json", "dataset_infos.json", CROISSANT)
-_DATASET_FILES = frozenset({
-    *_DATASET_MARKS, "state.json", MANIFEST, CARD, "LICENSE", "LICENSE.md", "LICENSE.txt", "CITATION.cff",
-})  # fmt: skip
 
 
 def read_drafts(path: Path, schema: RowSchema = PLAIN) -> Iterator[RowDraft | Refused]:
@@ -69,30 +67,32 @@ def only_rows(items: Iterable[RowDraft | Refused]) -> Iterator[RowDraft]:
 
 
 def _read_folder(folder: Path, schema: RowSchema) -> Iterator[RowDraft | Refused]:
-    root = folder.resolve()
-    card = read_card(folder)
-    is_dataset = card is not None or any((folder / mark).exists() for mark in _DATASET_MARKS)
-    for path in _files(folder):
-        name = path.relative_to(folder).as_posix()
-        if not path.resolve().is_relative_to(root):
-            yield Refused(name, "", "leaves_folder", "a link that leads out of the folder")
-        elif not (is_dataset and path.name in _DATASET_FILES):
-            found = _read_file(path, name, schema)
-            yield from (_licensed(item, card.licence, schema) for item in found) if card else found
+    root, licences = folder.resolve(), dict[Path, str]()
+    for parent, paths in _folders(folder):
+        card, above = read_card(parent), licences.get(parent.parent, "")
+        licences[parent] = above if card is None or card.licence is None else card.licence
+        skipped = DATASET_FILES if card is not None and _is_dataset(parent, card) else ()
+        for path in paths:
+            name = path.relative_to(folder).as_posix()
+            if not path.resolve().is_relative_to(root):
+                yield Refused(name, "", "leaves_folder", "a link that leads out of the folder")
+            elif path.name not in skipped:
+                yield from _read_file(path, name, schema, licences[parent])
 
 
-def _licensed(item: RowDraft | Refused, licence: str, schema: RowSchema) -> RowDraft | Refused:
-    return item if isinstance(item, Refused) else schema.licensed(item, licence)
+def _is_dataset(folder: Path, card: Card) -> bool:
+    return card.is_dataset or any(path.suffix.lower() in _RECORDS for _, paths in _folders(folder) for path in paths)
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    """In the order of their names; hidden files and folders are left out, and links to folders are not followed."""
+def _folders(folder: Path) -> Iterator[tuple[Path, list[Path]]]:
+    """Each with its files, in the order of their names, and before those below it; hidden files and folders are left
+    out, and links to folders are not followed."""
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(parent) / name for name in sorted(names) if not name.startswith("."))
+        yield Path(parent), [Path(parent) / name for name in sorted(names) if not name.startswith(".")]
 
 
-def _read_file(path: Path, name: str, schema: RowSchema) -> Iterator[RowDraft | Refused]:
+def _read_file(path: Path, name: str, schema: RowSchema, licence: str = "") -> Iterator[RowDraft | Refused]:
     suffix = path.suffix.lower()
     if suffix not in FORMATS:
         yield Refused(name, "", "unknown_format", f"not one of {' '.join(FORMATS)}")
@@ -100,13 +100,19 @@ def _read_file(path: Path, name: str, schema: RowSchema) -> Iterator[RowDraft | 
     try:
         records_of = _RECORDS.get(suffix)
         if records_of is not None:
-            yield from (_checked(item, name) for item in records_of(path, name, schema))
+            found = (_licensed(item, licence, schema) for item in records_of(path, name, schema))
+            yield from (_checked(item, name) for item in found)
         else:
-            yield from (_fitting(_checked(item, name), name, schema) for item in _DOCUMENTS[suffix](path, name))
+            found = (_licensed(item, licence, schema) for item in _DOCUMENTS[suffix](path, name))
+            yield from (_fitting(_checked(item, name), name, schema) for item in found)
     except OpenLedgerError as error:
         yield Refused(name, "", error.code, error.message)
     except OSError as error:
         yield Refused(name, "", "unreadable_file", f"can't be read ({error.strerror})")
+
+
+def _licensed(item: RowDraft | Refused, licence: str, schema: RowSchema) -> RowDraft | Refused:
+    return item if isinstance(item, Refused) else schema.licensed(item, licence)
 
 
 def _checked(item: RowDraft | Refused, name: str) -> RowDraft | Refused:

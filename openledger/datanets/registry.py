@@ -97,7 +97,7 @@ END;
 CREATE TABLE IF NOT EXISTS versions (
     datanet TEXT NOT NULL REFERENCES datanets (name), number INTEGER NOT NULL, row_root TEXT NOT NULL,
     num_rows INTEGER NOT NULL, gate_version TEXT NOT NULL, published_ms INTEGER NOT NULL,
-    credit_root TEXT NOT NULL DEFAULT '',
+    credit_root TEXT NOT NULL DEFAULT '', stated_digest TEXT,
     PRIMARY KEY (datanet, number)
 ) STRICT, WITHOUT ROWID;
 """
@@ -442,13 +442,20 @@ class Registry:
         row = self._connection.execute(query, (sequence,)).fetchone()
         return (sequence, 0) if row is None else (int(row[0]), int(row[1]))
 
-    def add_version(self, version: DatanetVersion) -> None:
+    def add_version(self, version: DatanetVersion, stated_digest: str) -> None:
         with self._writing():
             self._connection.execute(
-                "INSERT INTO versions VALUES (?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO versions (datanet, number, row_root, num_rows, gate_version, published_ms, credit_root,"
+                " stated_digest) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (version.datanet, version.number, version.row_root, version.num_rows, version.gate_version,
-                 version.published_ms, version.credit_root),
+                 version.published_ms, version.credit_root, stated_digest),
             )  # fmt: skip
+
+    def stated_digest(self, version: DatanetVersion) -> str:
+        """See `versions.stated_digest`; empty for one that was published before digests were kept."""
+        query = "SELECT stated_digest FROM versions WHERE datanet = ? AND number = ?"
+        row = self._connection.execute(query, (version.datanet, version.number)).fetchone()
+        return "" if row is None or row[0] is None else str(row[0])
 
     def versions(self, datanet: str) -> list[DatanetVersion]:
         rows = self._connection.execute(
@@ -559,6 +566,11 @@ class Registry:
         columns = {name for _, name, *_ in self._connection.execute("PRAGMA table_info(versions)")}
         if "credit_root" not in columns:
             self._connection.execute("ALTER TABLE versions ADD COLUMN credit_root TEXT NOT NULL DEFAULT ''")
+        if "stated_digest" not in columns:
+            self._connection.execute("ALTER TABLE versions ADD COLUMN stated_digest TEXT")
+        columns = {name for _, name, *_ in self._connection.execute("PRAGMA table_info(seals)")}
+        if "licence" not in columns:
+            self._connection.execute("ALTER TABLE seals ADD COLUMN licence TEXT")
         columns = {name for _, name, *_ in self._connection.execute("PRAGMA table_info(decisions)")}
         if "told" not in columns:
             self._connection.execute("ALTER TABLE decisions ADD COLUMN told INTEGER NOT NULL DEFAULT 0")

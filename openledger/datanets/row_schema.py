@@ -19,7 +19,7 @@ has no floats, as two machines may print one in two ways.
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -145,19 +145,31 @@ class RowSchema:
         kept: dict[str, Any] = {}
         if self.kind == "chat" and messages is not None and not _is_one_question(messages):
             kept[MESSAGES] = [{"role": one["role"], "content": one["content"]} for one in messages[:-1]]
+        own = self._licence_column()
         for column in self.columns:
             value = record.get(column.name)
+            if column.name == own and (value is None or isinstance(value, str | list | tuple)):
+                value = _named_licence(record) or value
             if value is not None and not (as_text and value == "" and column.type != "string"):
                 kept[column.name] = _written(column.type, value, as_text)
-        if not self._declares_licence() and (licence := _named_licence(record)):
+        if own == LICENCE and own not in kept and (licence := _named_licence(record)):
             kept[LICENCE] = licence
         return canonical_json(kept).decode() if kept else ""
 
     def licensed(self, draft: RowDraft, licence: str) -> RowDraft:
-        """`draft` under `licence`, unless it names one itself or the schema has its own column for it."""
-        if not licence or self._declares_licence() or own_licence(draft):
+        """`draft` under `licence`, unless it names one itself."""
+        column = self._licence_column()
+        if not licence or not column or own_licence(draft):
             return draft
-        return replace(draft, extra=canonical_json({**read_extra(draft.extra), LICENCE: licence}).decode())
+        return replace(draft, extra=canonical_json({**read_extra(draft.extra), column: licence}).decode())
+
+    def _licence_column(self) -> str:
+        """Where a row's own licence stands; empty where the schema's columns of that name can't have one, or where they
+        are two, each with its own."""
+        declared = [column for column in self.columns if column.name in _LICENCES]
+        if not declared:
+            return LICENCE
+        return declared[0].name if len(declared) == 1 and declared[0].type == "string" else ""
 
     def _declares_licence(self) -> bool:
         return any(column.name in _LICENCES for column in self.columns)
@@ -205,9 +217,10 @@ def read_extra(extra: str) -> dict[str, Any]:
 
 
 def own_licence(draft: RowDraft | Row) -> str:
-    """The licence that the row itself names; empty where it names none. `draft` is one of its schema."""
+    """The licence that the row itself names, or several that all hold; empty where it names none. `draft` is one of its
+    schema."""
     extra = read_extra(draft.extra) if "licen" in draft.extra else {}
-    return next((value for name in _LICENCES if isinstance(value := extra.get(name), str)), "").strip()
+    return _joined(value for name in _LICENCES if isinstance(value := extra.get(name), str))
 
 
 def turns_before(row: Row | RowDraft) -> list[Message]:
@@ -249,8 +262,12 @@ def _licence_problems(value: Any) -> list[Problem]:
 
 def _named_licence(record: Mapping[str, Any]) -> str:
     """What a record names as its licence, or several that all hold; empty for nothing."""
-    value = next((record[name] for name in _LICENCES if record.get(name)), "")
-    return BOTH.join(map(str, value)) if isinstance(value, list | tuple) else str(value).strip()
+    values = [record[name] for name in _LICENCES if record.get(name)]
+    return _joined(str(one) for value in values for one in (value if isinstance(value, list | tuple) else [value]))
+
+
+def _joined(names: Iterable[str]) -> str:
+    return BOTH.join(filter(None, dict.fromkeys(name.strip() for name in names)))
 
 
 def _is_of(type_: ColumnType, value: Any) -> bool:

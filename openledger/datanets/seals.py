@@ -44,7 +44,7 @@ CREATE TABLE IF NOT EXISTS seals (
     public_key TEXT NOT NULL, place_after INTEGER NOT NULL, sealed_ms INTEGER NOT NULL, expires_ms INTEGER NOT NULL,
     logged INTEGER NOT NULL DEFAULT 0,
     sequence INTEGER UNIQUE REFERENCES contributions (sequence), opened_ms INTEGER,
-    opening_logged INTEGER NOT NULL DEFAULT 0,
+    opening_logged INTEGER NOT NULL DEFAULT 0, licence TEXT,
     UNIQUE (contributor_id, digest)
 ) STRICT;
 CREATE INDEX IF NOT EXISTS seals_of_contributor ON seals (contributor_id) WHERE sequence IS NULL;
@@ -96,17 +96,19 @@ class SealStore:
         self._connection = connection
         self._writing = writing
 
-    def add(self, seal: Seal, now_ms: int) -> SealReceipt:
-        """Durable when it returns; the same seal again gives the first. Raises Conflict (`too_many_seals`)."""
+    def add(self, seal: Seal, now_ms: int, licence: str) -> SealReceipt:
+        """`licence` is the Datanet's now. Durable when it returns; the same seal again gives the first. Raises Conflict
+        (`too_many_seals`)."""
         with self._writing():
             if self.find(seal.contributor_id, seal.digest, now_ms) is None:
                 self._check_number(seal.contributor_id, now_ms)
                 last = self._connection.execute("SELECT coalesce(max(sequence), 0) FROM contributions").get
                 self._connection.execute(
                     "INSERT INTO seals (digest, datanet, contributor_id, public_key, place_after, sealed_ms,"
-                    " expires_ms) VALUES (?, ?, ?, ?, ?, ?, ?)",
-                    (seal.digest, seal.datanet, seal.contributor_id, seal.public_key, last, now_ms, now_ms + SEAL_MS),
-                )
+                    " expires_ms, licence) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                    (seal.digest, seal.datanet, seal.contributor_id, seal.public_key, last, now_ms, now_ms + SEAL_MS,
+                     licence),
+                )  # fmt: skip
         return self.get(seal.datanet, seal.contributor_id, seal.digest, now_ms)
 
     def get(self, datanet: str, contributor: str, digest: str, now_ms: int) -> SealReceipt:
@@ -139,6 +141,11 @@ class SealStore:
         """The public key that signed the seal; empty without one."""
         row = self._connection.execute(f"SELECT public_key FROM seals WHERE {_IS}", (contributor, digest)).fetchone()
         return "" if row is None else str(row[0])
+
+    def licence_of(self, contributor: str, digest: str) -> str:
+        """What the Datanet's licence was when the seal came; empty without one, or where that wasn't kept."""
+        row = self._connection.execute(f"SELECT licence FROM seals WHERE {_IS}", (contributor, digest)).fetchone()
+        return "" if row is None or row[0] is None else str(row[0])
 
     def has_any(self, contributor: str) -> bool:
         row = self._connection.execute(

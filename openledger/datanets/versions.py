@@ -12,10 +12,12 @@ first.
     row_root      over the row ids, sorted                 credit_root   over the row ids, first credited first
 
 The manifest also states on what terms the version was published, its licence among them, and whose rows it had then:
-later changes of either are of later versions.
+later changes of either are of later versions. The registry keeps a digest of that, so that a file which says otherwise
+is found out (`stated_digest`).
 """
 
 import json
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -25,6 +27,7 @@ from typing import Any, TypeGuard
 from openledger.core import merkle
 from openledger.core.errors import Corrupt, InvalidInput
 from openledger.core.files import write_json_durably
+from openledger.core.hashing import digest_bytes
 from openledger.core.signed import signed_id
 from openledger.core.values import DatanetVersion, Row
 from openledger.datanets.contribution import is_row_of
@@ -63,15 +66,22 @@ def write_manifest(
     row_ids: Sequence[str],
     row_schema: RowSchema = PLAIN,
     stated: Stated = Stated(),
-) -> None:
+) -> str:
     """`row_ids` first credited first. Durable. A manifest that no registered version names is a publication that was
-    cut off; it is written over."""
+    cut off; it is written over. What it gives is the digest of what is stated."""
     places = {row_id: place for place, row_id in enumerate(row_ids)}
     ordered = sorted(row_ids)
     told = {"row_schema": row_schema.to_json(), "row_ids": ordered, "credit": [places[row_id] for row_id in ordered]}
     told |= asdict(stated)
     make_folder(folder / version.datanet)
     write_json_durably(_path(folder, version), {"format": FORMAT, **asdict(version), **told})
+    return stated_digest({"format": FORMAT, **told})
+
+
+def stated_digest(told: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) of a manifest's format, terms and statistics."""
+    own = {name: told.get(name) for name in ("format", "terms", "statistics")}
+    return digest_bytes(json.dumps(own, sort_keys=True).encode())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,12 +103,40 @@ class ManifestRow:
     tombstone: str | None
 
 
-def read_manifest(folder: Path, version: DatanetVersion) -> Manifest:
-    """Raises Corrupt (`corrupt_manifest`) unless it leads to the version's roots."""
+class Manifests:
+    """Those that were read last, in memory: as many as have `max_bytes` together, and one in any case."""
+
+    def __init__(self, max_bytes: int):
+        self._max_bytes = max_bytes
+        self._kept = dict[DatanetVersion, tuple[Manifest, int]]()
+
+    def find(self, version: DatanetVersion) -> Manifest | None:
+        if (known := self._kept.pop(version, None)) is None:
+            return None
+        self._kept[version] = known
+        return known[0]
+
+    def keep(self, version: DatanetVersion, manifest: Manifest) -> Manifest:
+        self._kept[version] = manifest, _num_bytes(manifest)
+        while len(self._kept) > 1 and sum(size for _, size in self._kept.values()) > self._max_bytes:
+            del self._kept[next(iter(self._kept))]
+        return manifest
+
+
+def _num_bytes(manifest: Manifest) -> int:
+    """Roughly, in memory."""
+    each = manifest.row_ids, manifest.places
+    listed = sum(sys.getsizeof(values) + sum(map(sys.getsizeof, values)) for values in each)
+    return listed + (0 if manifest.stated is None else 2 * len(json.dumps(asdict(manifest.stated))))
+
+
+def read_manifest(folder: Path, version: DatanetVersion, digest: str = "") -> Manifest:
+    """`digest` is that of what it states, where the registry has one. Raises Corrupt (`corrupt_manifest`) unless it
+    leads to the version's roots, and to that."""
     row_ids, told = _read(folder, version)
     path = _path(folder, version)
     places = _places(path, version, row_ids, told)
-    return Manifest(row_ids=tuple(row_ids), places=tuple(places), stated=_stated(path, told))
+    return Manifest(row_ids=tuple(row_ids), places=tuple(places), stated=_stated(path, told, digest))
 
 
 def read_row_ids(folder: Path, version: DatanetVersion) -> list[str]:
@@ -114,10 +152,10 @@ def read_credit(folder: Path, version: DatanetVersion) -> list[str]:
     return [row_id for _, row_id in sorted(zip(places, row_ids, strict=True))] if places else []
 
 
-def read_stated(folder: Path, version: DatanetVersion) -> Stated | None:
+def read_stated(folder: Path, version: DatanetVersion, digest: str = "") -> Stated | None:
     """What the version was published with; None for one of before, which doesn't say. Raises Corrupt
     (`corrupt_manifest`)."""
-    return _stated(_path(folder, version), _read(folder, version)[1])
+    return _stated(_path(folder, version), _read(folder, version)[1], digest)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,7 +264,9 @@ def _places(path: Path, version: DatanetVersion, row_ids: Sequence[str], told: M
     return credit
 
 
-def _stated(path: Path, told: Mapping[str, Any]) -> Stated | None:
+def _stated(path: Path, told: Mapping[str, Any], digest: str) -> Stated | None:
+    if digest and stated_digest(told) != digest:
+        raise _corrupt(path, "says other terms or statistics than the version was published with")
     if told["format"] != FORMAT:
         return None
     try:

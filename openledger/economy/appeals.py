@@ -56,13 +56,22 @@ class AppealBook:
         Datanet, NotFound (`appeal_not_found`), Conflict (`appeal_closed`) where it was decided otherwise, or lapsed.
         """
         known = self.find(decision.row_id)
+        decided = self._decided(known, decision, now_ms)
+        if decided is not known:
+            self._commit(dict(decided.closing or {}))
+        return decided
+
+    def check_decision(self, decision: Decision, now_ms: int) -> None:
+        """Raises what `decide` would; writes nothing."""
+        self._decided(self.find(decision.row_id), decision, now_ms)
+
+    def _decided(self, known: LoggedAppeal | None, decision: Decision, now_ms: int) -> LoggedAppeal:
         if known is not None and known.closing is not None and _says(known, decision):
             return known
         claim = appeals.check_open(known, decision.row_id).claim
         statement = appeals.decided_statement(claim, decision, now_ms)
         self._signers.keys.check_second(decision.public_key, appeals.parties_of(claim), "not_a_second_party")
         self._signers.check("reviewer", decision.account, decision.public_key, decision.datanet)
-        self._commit(statement)
         return LoggedAppeal(claim=claim, closing=statement)
 
     def lapse(self, row_id: str, now_ms: int) -> LoggedAppeal | None:

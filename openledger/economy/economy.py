@@ -482,6 +482,10 @@ class Economy(Offices):
         """Contest the gate's verdict on a row; see `AppealBook.open`."""
         return self._appeals.open(appeal, judged, self._clock.now_ms())
 
+    def check_decision(self, decision: Decision) -> None:
+        """See `AppealBook.check_decision`."""
+        self._appeals.check_decision(decision, self._clock.now_ms())
+
     def decide_appeal(self, decision: Decision) -> LoggedAppeal:
         """See `AppealBook.decide`."""
         return self._appeals.decide(decision, self._clock.now_ms())

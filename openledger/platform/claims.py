@@ -180,6 +180,9 @@ class Claims:
         return {"row_id": row_id, **asdict(await answered(self._datanets.appealed_row.remote(row_id)))}
 
     async def decide(self, decision: Decision) -> dict[str, Any]:
+        """What the log can refuse comes first: only a reviewer of the Datanet, by his own key, may learn from the
+        Datanets that a row which nobody is told of is his."""
+        await answered(self._economy.check_decision.remote(decision))
         await answered(self._datanets.check_decider.remote(decision.row_id, decision.account, decision.public_key))
         decided: LoggedAppeal = await answered(self._economy.decide_appeal.remote(decision))
         await self._close_appeal(decision.row_id, decided)

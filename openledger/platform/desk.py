@@ -16,7 +16,7 @@ from openledger.core.values import Contribution, ContributionReceipt, Verdict
 from openledger.datanets.contribution import check_signature
 
 _log = logging.getLogger(__name__)
-_MISPLACED = {"wrong_schema", "missing_column", "wrong_type", "unknown_column", "wrong_language"}
+_MISPLACED = {"wrong_schema", "missing_column", "wrong_type", "unknown_column", "wrong_language", "wrong_licence"}
 
 
 class Ask(Protocol):
@@ -192,7 +192,7 @@ def may_become_spam(verdicts: Sequence[Verdict], num_undecided: int | None = Non
 
 def outcomes_of(verdicts: Sequence[Verdict]) -> dict[str, int]:
     """Verdicts as reputation counts them: what is neither accepted nor a copy, and was refused, is spam. What waits for
-    a review counts nothing yet, and nothing what only belongs elsewhere: of another schema or language."""
+    a review counts nothing yet, and nothing what only belongs elsewhere: of another schema, language or licence."""
     rejected = [one for one in verdicts if one.outcome == "reject" and not _MISPLACED.issuperset(one.reasons)]
     copies = sum(1 for verdict in rejected if any(reason.endswith("_duplicate") for reason in verdict.reasons))
     accepted = sum(1 for verdict in verdicts if verdict.outcome == "accept")

@@ -1,13 +1,20 @@
 """A version handed out as files: its rows are read straight from storage, once the Datanets have said for whom."""
 
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import ray
 
 from openledger.core.errors import InvalidInput, NotFound
+from openledger.core.files import sync_folder
 from openledger.core.values import DatanetVersion
+from openledger.datanets.cards import MANIFEST
 from openledger.datanets.export import FILES, write_export, write_leaves
+from openledger.datanets.folders import make_folder
 from openledger.platform.bulk import version_rows
 
 
@@ -22,8 +29,9 @@ def export_version(
     party = account or datanet.owner
     version = _version(ray.get(datanets.versions.remote(name)), name, number)
     ray.get(datanets.check_export.remote(name, party))
-    _check_folder(folder)
+    _check_folder(folder, name)
     stated = ray.get(datanets.stated.remote(name, version.number))
+    rows = [] if is_dry_run else version_rows(datanets, name, version.number, party, is_export=True)
     leaves = ray.get(datanets.manifest_rows.remote(name, version.number, "", version.num_rows))
     num_removed = sum(leaf.tombstone is not None for leaf in leaves)
     told = {
@@ -39,9 +47,12 @@ def export_version(
         "written": not is_dry_run,
     }
     if not is_dry_run:
-        rows = version_rows(datanets, name, version.number, party, is_export=True)
-        write_export(folder, datanet, stated.terms, version, rows, stated.statistics)
-        write_leaves(folder, ray.get(datanets.manifest.remote(name, version.number)), leaves)
+        gone = {leaf.row_id for leaf in leaves if leaf.tombstone is not None}  # some, perhaps, while rows were read
+        left = [row for row in rows if row.row_id not in gone]
+        manifest = ray.get(datanets.manifest.remote(name, version.number))
+        with _replacing(folder) as written:
+            write_export(written, datanet, stated.terms, version, left, stated.statistics)
+            write_leaves(written, manifest, leaves)
     return told
 
 
@@ -53,18 +64,51 @@ def _version(published: list[DatanetVersion], name: str, number: int) -> Datanet
         f"the Datanet {name!r} has no version {number or 'yet'}",
         code="unknown_version",
         param="version",
-        fix=f"it has {', '.join(str(one.number) for one in published) or 'none'}; jobs/train.py publishes one",
+        fix=f"it has {', '.join(str(one.number) for one in published) or 'none'}; jobs/train.py publishes one, where"
+        " the licence lets adapters be trained and sold",
     )
 
 
-def _check_folder(folder: Path) -> None:
+@contextmanager
+def _replacing(folder: Path) -> Iterator[Path]:
+    """A new folder beside `folder` to write into, which takes its place in the end: what is cut off, or fails, leaves
+    an earlier export as it was."""
+    folder = folder.resolve()
+    make_folder(folder.parent)
+    with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as beside:
+        written, former = Path(beside) / "written", Path(beside) / "former"
+        yield written
+        if folder.exists():
+            try:
+                folder.rename(former)
+            except OSError as error:  # such as a mounted disk
+                raise InvalidInput(
+                    f"{folder} can't be replaced: {error.strerror}",
+                    code="folder_in_use",
+                    param="out",
+                    fix="name a new folder, such as one in it",
+                ) from error
+        written.rename(folder)
+        sync_folder(folder.parent)
+
+
+def _check_folder(folder: Path, name: str) -> None:
     if folder.exists() and not folder.is_dir():
         raise InvalidInput(f"{folder} is no folder", code="folder_in_use", param="out", fix="name a new folder")
-    others = sorted(path.name for path in folder.iterdir() if path.name not in FILES) if folder.exists() else []
-    if others:
+    found = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    others = [path for path in found if path not in FILES]
+    if others or (found and not _is_export(folder, name)):
         raise InvalidInput(
-            f"{folder} holds other files, such as {others[0]}",
+            f"{folder} holds other files, such as {(others or found)[0]}",
             code="folder_in_use",
             param="out",
-            fix="name a new folder, or one with an earlier export alone",
+            fix=f"name a new folder, or one with an earlier export of {name} alone",
         )
+
+
+def _is_export(folder: Path, name: str) -> bool:
+    try:
+        told = json.loads((folder / MANIFEST).read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(told, dict) and told.get("datanet") == name and "row_root" in told

@@ -39,8 +39,17 @@ def test_versions_are_listed(published: House, capsys: pytest.CaptureFixture[str
 
 def test_a_version_is_told_with_its_roots_recomputed(published: House, capsys: pytest.CaptureFixture[str]) -> None:
     found = told(published, capsys, "version", "docs", "1")
-    assert (found["num_rows"], found["removed since"], found["roots recomputed"]) == (3, 1, True)
+    assert (found["num_rows"], found["removed since"]) == (3, 1)
+    assert found["roots recomputed"] == "row_root, credit_root"
     assert found["row_root"] == published.rows.version("docs", 1).row_root
+
+
+def test_a_version_without_an_order_of_credit_says_which_root_was_recomputed(
+    published: House, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    honest = published.rows.manifest
+    monkeypatch.setattr(published.rows, "manifest", lambda *given: {**honest(*given), "credit_root": ""})
+    assert told(published, capsys, "version", "docs", "1")["roots recomputed"] == "row_root"
 
 
 def test_a_difference_names_what_came_and_went(published: House, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,7 @@ from openledger.core.values import RowDraft
 from openledger.datanets.appeals import appeal_of
 from openledger.datanets.datanets import Datanets
 from openledger.datanets.licences import LICENCES, WITHDRAWN, keeps, may_train, row_keeps
+from openledger.datanets.preparing import announced
 from openledger.datanets.reading import read_drafts
 from openledger.datanets.removal import sign_withdrawal
 from openledger.datanets.row_schema import Column, RowSchema, own_licence
@@ -178,6 +179,77 @@ def taken_back(datanets: Datanets, name: str) -> None:
     datanets.withdraw(sign_withdrawal(key_of(name), "docs", rows, "1"))
 
 
+class TestASeal:
+    """Nobody's rows are given under a licence that came after they were promised."""
+
+    SEALED = signed("ada", sample_drafts(2))
+
+    @pytest.fixture
+    def sealed(self, datanets: Datanets) -> Datanets:
+        datanets.seal(seal_of(key_of("ada"), self.SEALED))
+        return datanets
+
+    def test_is_not_opened_under_a_licence_that_asks_less(self, sealed: Datanets) -> None:
+        assert relicense(sealed, "MIT") == ""
+        for call in (sealed.contribute, sealed.preview, lambda one: sealed.admit(announced(one))):
+            with pytest.raises(Conflict) as caught:
+                call(self.SEALED)
+            assert (caught.value.code, sealed.stored_count("docs")) == ("licence_not_kept", 0)
+        sealed.contribute(signed("ada", sample_drafts(2), nonce="another"))
+        assert sealed.stored_count("docs") == 2
+
+    def test_is_opened_under_the_licence_of_its_day_or_one_that_keeps_it(self, sealed: Datanets) -> None:
+        relicense(sealed, "MIT")
+        relicense(sealed, "CC-BY-NC-SA-4.0")
+        assert len(sealed.contribute(self.SEALED).verdicts) == 2
+
+    def test_that_was_opened_keeps_its_first_answer(self, sealed: Datanets) -> None:
+        receipt = sealed.contribute(self.SEALED)
+        taken_back(sealed, "ada")
+        assert relicense(sealed, "MIT") == ""
+        assert sealed.contribute(self.SEALED).contribution_id == receipt.contribution_id
+
+    def test_of_before_licences_were_kept_with_it_is_opened(self, sealed: Datanets, tmp_path: Path) -> None:
+        with sealed._registry._writing():
+            sealed._registry._connection.execute("ALTER TABLE seals DROP COLUMN licence")
+        sealed.close()
+        again = open_datanets(tmp_path / "datanets")
+        relicense(again, "MIT")
+        assert len(again.contribute(self.SEALED).verdicts) == 2
+        again.close()
+
+
+class TestALicenceThatIsNotKnown:
+    @pytest.fixture
+    def reviewed(self, datanets: Datanets) -> Datanets:
+        (verdict,) = datanets.contribute(signed("ada", [naming("ask my lawyer")])).verdicts
+        datanets.review("docs", verdict.row_id, OWNER, accept=True)
+        return datanets
+
+    def test_is_kept_by_no_other_than_its_row_was_let_in_under(self, reviewed: Datanets) -> None:
+        assert relicense(reviewed, "CC-BY-NC-SA-4.0") == "licence_not_kept"
+        assert (relicense(reviewed, WITHDRAWN), relicense(reviewed, "CC-BY-NC-4.0")) == ("", "")
+
+    def test_binds_nobody_once_its_row_was_taken_back(self, reviewed: Datanets) -> None:
+        taken_back(reviewed, "ada")
+        assert relicense(reviewed, "CC-BY-NC-SA-4.0") == ""
+
+
+class TestAnAppealOfARowWithItsOwnLicence:
+    def test_brings_in_nothing_that_the_datanets_does_not_keep(self, datanets: Datanets) -> None:
+        contribution = signed("ada", [naming("cc-by-sa-4.0")])
+        assert datanets.contribute(contribution).verdicts[0].reasons == ("wrong_licence",)
+        with pytest.raises(Conflict) as caught:
+            datanets.hold_appeal(appeal_of(key_of("ada"), contribution, 0, "mine to give"))
+        assert (caught.value.code, datanets.held_appeals()) == ("licence_not_kept", {})
+
+    def test_is_heard_where_it_is_kept(self, datanets: Datanets) -> None:
+        noise = replace(NOISE, extra=naming("mit").extra)
+        contribution = signed("ada", [noise])
+        assert datanets.contribute(contribution).verdicts[0].outcome == "reject"
+        assert datanets.hold_appeal(appeal_of(key_of("ada"), contribution, 0, "a checksum")).outcome == "reject"
+
+
 class TestAWithdrawnLicence:
     def test_takes_no_row_not_even_the_owners(self, datanets: Datanets) -> None:
         relicense(datanets, WITHDRAWN)
@@ -195,6 +267,18 @@ class TestAWithdrawnLicence:
             datanets.contribute(contribution)
         relicense(datanets, "CC-BY-NC-4.0")
         assert len(datanets.contribute(contribution).verdicts) == 2
+
+    def test_leaves_what_was_stored_its_first_answer(self, datanets: Datanets) -> None:
+        contribution = signed("ada", sample_drafts(2))
+        receipt, previewed = datanets.contribute(contribution), datanets.preview(contribution)
+        relicense(datanets, WITHDRAWN)
+        assert datanets.admit(announced(contribution)) is None
+        assert (datanets.contribute(contribution), datanets.preview(contribution)) == (receipt, previewed)
+
+    def test_is_told_before_anybody_works_at_new_rows(self, datanets: Datanets) -> None:
+        relicense(datanets, WITHDRAWN)
+        with pytest.raises(Forbidden, match="withdrawn"):
+            datanets.admit(announced(signed("ada", sample_drafts(2))))
 
     def test_lets_rows_be_taken_back(self, datanets: Datanets) -> None:
         receipt = datanets.contribute(signed("ada", sample_drafts(2)))
@@ -229,6 +313,8 @@ class TestARowsOwnLicence:
             ({"license": "cc-by-nc-4.0"}, "cc-by-nc-4.0"),
             ({"licence": " MIT "}, "MIT"),
             ({"license": ["mit", "apache-2.0"]}, "mit AND apache-2.0"),
+            ({"licence": "MIT", "license": "CC-BY-NC-4.0"}, "MIT AND CC-BY-NC-4.0"),
+            ({"licence": "MIT", "license": ["MIT", "odbl"]}, "MIT AND odbl"),
             ({"license": None}, ""),
             ({"license": ""}, ""),
             ({}, ""),
@@ -241,6 +327,25 @@ class TestARowsOwnLicence:
         assert isinstance(draft, RowDraft)
         assert own_licence(draft) == own
         assert bool(draft.extra) == bool(own)
+
+    @pytest.mark.parametrize(
+        ("columns", "record", "own"),
+        [
+            (("license",), {"licence": "CC-BY-NC-4.0", "license": "mit"}, "CC-BY-NC-4.0 AND mit"),
+            (("license",), {"licence": "CC-BY-NC-4.0"}, "CC-BY-NC-4.0"),
+            (("licence", "license"), {"licence": "CC-BY-NC-4.0", "license": "mit"}, "CC-BY-NC-4.0 AND mit"),
+            (("license",), {}, "odbl"),
+        ],
+    )
+    def test_is_read_whole_where_the_schema_declares_its_column(
+        self, tmp_path: Path, columns: tuple[str, ...], record: dict[str, str], own: str
+    ) -> None:
+        schema = RowSchema(columns=tuple(Column(name=name, type="string", required=False) for name in columns))
+        (tmp_path / "README.md").write_text("---\nlicense: odbl\n---\n")
+        (tmp_path / "rows.jsonl").write_text(json.dumps({"prompt": "Who?", "completion": "They who do it.", **record}))
+        (draft,) = read_drafts(tmp_path, schema)
+        assert isinstance(draft, RowDraft)
+        assert (own_licence(draft), schema.problems(draft)) == (own, [])
 
     def test_that_is_too_long_is_refused_with_its_place(self, tmp_path: Path) -> None:
         path = tmp_path / "rows.jsonl"

@@ -331,6 +331,10 @@ class TestFolders:
             ("license: unknown", ""),
             ("pretty_name: Bees", ""),
             ("license: null", ""),
+            ("license: mit\ndate: 2024-02-31", "mit"),
+            ("a: &a [mit, mit]\nb: &b [*a, *a]\nlicense: [*b, *b]", "unnamed licence"),
+            ("license: {name: mit}", "unnamed licence"),
+            (f"license: [{', '.join(['apache-2.0'] * 99)}, cc-by-nc-4.0]", "unnamed licence"),
         ],
     )
     def test_a_cards_licence_is_its_rows(self, tmp_path: Path, front: str, licence: str) -> None:
@@ -338,6 +342,71 @@ class TestFolders:
         write(tmp_path / "a.jsonl", lines(GOOD))
         ((row,), refused) = read(tmp_path)
         assert (own_licence(row), refused) == (licence, [])
+
+    def test_a_card_may_end_with_its_front_matter(self, tmp_path: Path) -> None:
+        write(tmp_path / "README.md", "---\r\nlicense: mit\r\n---")
+        write(tmp_path / "a.jsonl", lines(GOOD))
+        assert [own_licence(row) for row in read(tmp_path)[0]] == ["mit"]
+
+    @pytest.mark.parametrize(
+        ("name", "told", "licence"),
+        [
+            ("croissant.json", {"license": "https://spdx.org/licenses/CC-BY-NC-4.0"}, "CC-BY-NC-4.0"),
+            ("croissant.json", {"license": ["https://choosealicense.com/licenses/mit/", "odbl"]}, "mit AND odbl"),
+            ("dataset_info.json", {"license": "cc-by-4.0"}, "cc-by-4.0"),
+            ("dataset_infos.json", {"default": {"license": "cc-by-4.0"}}, "cc-by-4.0"),
+            ("dataset_infos.json", {"default": {"license": ""}}, ""),
+            ("croissant.json", ["no object"], ""),
+        ],
+    )
+    def test_a_folder_without_a_card_has_the_licence_of_its_metadata(
+        self, tmp_path: Path, name: str, told: object, licence: str
+    ) -> None:
+        write(tmp_path / name, json.dumps(told))
+        write(tmp_path / "README.md", "---\npretty_name: Bees\n---\n# Bees")
+        write(tmp_path / "a.jsonl", lines(GOOD))
+        ((row,), refused) = read(tmp_path)
+        assert (own_licence(row), refused) == (licence, [])
+
+    def test_the_nearest_card_upwards_names_the_licence(self, tmp_path: Path) -> None:
+        for folder, licence in (("", "mit"), ("nc/", "cc-by-nc-4.0"), ("nc/odd/", "other")):
+            write(tmp_path / f"{folder}README.md", f"---\nlicense: {licence}\npretty_name: Bees\n---\nNo row.")
+        write(tmp_path / "nc" / "silent" / "README.md", "---\npretty_name: Bees\n---\nNo row.")
+        for folder in ("", "nc/", "nc/data/", "nc/odd/", "nc/silent/", "plain/"):
+            write(tmp_path / f"{folder}a.jsonl", lines({**GOOD, "source": f"in {folder}"}))
+        rows, refused = read(tmp_path)
+        assert refused == []
+        assert {row.source: own_licence(row) for row in rows} == {
+            "in ": "mit", "in plain/": "mit", "in nc/": "cc-by-nc-4.0", "in nc/data/": "cc-by-nc-4.0", "in nc/odd/": "",
+            "in nc/silent/": "cc-by-nc-4.0",
+        }  # fmt: skip
+
+    def test_a_licence_over_notes_makes_no_data_set_of_them(self, tmp_path: Path) -> None:
+        said = "They fly by day and rest at night."
+        write(tmp_path / "README.md", f"---\nlicense: cc-by-4.0\n---\n\n{said}")
+        write(tmp_path / "LICENSE.md", said)
+        write(tmp_path / "below" / "state.json", "{}")
+        rows, refused = read(tmp_path)
+        assert [row.source.split("#")[0] for row in rows if row.completion == said] == ["LICENSE.md", "README.md"]
+        assert {own_licence(row) for row in rows} == {"cc-by-4.0"}
+        assert [(one.file, one.code) for one in refused] == [("below/state.json", "unknown_format")]
+
+    def test_a_data_sets_own_files_are_left_out_of_its_folder_alone(self, tmp_path: Path) -> None:
+        write(tmp_path / "dataset_dict.json", "{}")
+        write(tmp_path / "notes" / "README.md", "They fly by day and rest at night.")
+        rows, refused = read(tmp_path)
+        assert ([row.source for row in rows], refused) == (["notes/README.md#line=1"], [])
+
+    def test_a_row_that_its_licence_makes_too_long_stops_no_other(self, tmp_path: Path) -> None:
+        longest = {"prompt": "What is a?", "completion": "x" * (MAX_ROW_BYTES - 200)}
+        while read(write(tmp_path / "a.jsonl", lines(longest, GOOD)).parent)[1] == []:
+            longest["completion"] += "x"
+        write(tmp_path / "a.jsonl", lines({**longest, "completion": longest["completion"][:-1]}, GOOD))
+        assert len(read(tmp_path)[0]) == 2
+        write(tmp_path / "README.md", "---\nlicense: cc-by-nc-4.0\n---\n")
+        rows, refused = read(tmp_path)
+        assert [own_licence(row) for row in rows] == ["cc-by-nc-4.0"]
+        assert [(one.file, one.place, one.code) for one in refused] == [("a.jsonl", "line 1", "row_too_large")]
 
     def test_a_card_that_is_no_yaml_is_a_readme(self, tmp_path: Path) -> None:
         write(tmp_path / "README.md", "---\nlicense: [\n---\n\nThey fly by day and rest at night.")

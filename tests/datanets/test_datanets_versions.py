@@ -1,11 +1,14 @@
 """The order of credit that a published version states: whose row was first, whatever anybody chooses."""
 
+import asyncio
 import json
+import sys
+import threading
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from datanet_samples import key_of, open_datanets, sample_drafts, signed
@@ -16,13 +19,22 @@ from openledger.core.errors import Corrupt, InvalidInput
 from openledger.core.signed import contribution_fields, contribution_id
 from openledger.core.values import Contribution, ContributionReceipt, Row, RowDraft
 from openledger.datanets import versions
+from openledger.datanets.actor import DatanetsActor
 from openledger.datanets.appeals import appeal_of
 from openledger.datanets.contribution import is_row_of, row_ids
 from openledger.datanets.datanets import Datanets
 from openledger.datanets.removal import sign_withdrawal
 from openledger.datanets.seals import digest_of, seal_of
 from openledger.datanets.terms import Terms
-from openledger.datanets.versions import LoggedOpening, Stated, check_sealed, sealed_rows
+from openledger.datanets.versions import (
+    LoggedOpening,
+    Manifest,
+    Manifests,
+    Stated,
+    check_sealed,
+    read_manifest,
+    sealed_rows,
+)
 
 NOISE = RowDraft(prompt="What does pack.crc do?", completion="Xqzv wvkx zzqj kqvx jxqz wqkz vxjq.", source="s")
 PRIVATE = RowDraft(prompt="What does it cost?", completion="Ask jane.doe@mail.org for the price of a licence.")
@@ -313,8 +325,40 @@ class TestWhatAVersionStates:
         told = json.loads(manifest_of(tmp_path).read_text())
         older = {name: value for name, value in told.items() if name not in ("terms", "statistics")}
         manifest_of(tmp_path).write_text(json.dumps({**older, "format": "openledger/datanet-version/2"}))
-        datanets.set_terms("docs", Terms(licence="MIT"), by="acct_owner")
-        assert datanets.stated("docs", 1).terms.licence == "MIT"
+        with datanets._registry._writing():
+            datanets._registry._connection.execute("UPDATE versions SET stated_digest = NULL")
+        for licence in ("MIT", "CDLA-Permissive-2.0"):
+            datanets.set_terms("docs", Terms(licence=licence), by="acct_owner")
+            assert datanets.stated("docs", 1).terms.licence == licence
+            assert datanets.manifest("docs", 1)["terms"]["licence"] == licence
+
+    def test_is_read_of_a_registry_that_kept_no_digest_of_it(self, datanets: Datanets, tmp_path: Path) -> None:
+        found = self.published(datanets)
+        with datanets._registry._writing():
+            datanets._registry._connection.execute("ALTER TABLE versions DROP COLUMN stated_digest")
+        datanets.close()
+        again = open_datanets(tmp_path)
+        assert again.stated("docs", 1) == found
+        again.close()
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"terms": asdict(replace(TERMS, licence="MIT"))},
+            {"statistics": []},
+            {"format": "openledger/datanet-version/2"},
+        ],
+    )
+    def test_that_reads_well_and_is_not_what_was_published_is_corrupt(
+        self, datanets: Datanets, tmp_path: Path, change: dict[str, object]
+    ) -> None:
+        self.published(datanets)
+        told = json.loads(manifest_of(tmp_path).read_text())
+        manifest_of(tmp_path).write_text(json.dumps({**told, **change}))
+        for call in (datanets.stated, datanets.manifest):
+            with pytest.raises(Corrupt) as caught:
+                call("docs", 1)
+            assert caught.value.code == "corrupt_manifest"
 
     @pytest.mark.parametrize("terms", [None, "MIT", {"licence": "none of ours"}, {"colour": "red"}])
     def test_terms_that_were_changed_are_corrupt(self, datanets: Datanets, tmp_path: Path, terms: object) -> None:
@@ -348,3 +392,63 @@ def test_an_order_that_was_changed_is_corrupt(datanets: Datanets, tmp_path: Path
         datanets.credit("docs", 1)
     assert caught.value.code == "corrupt_manifest"
     assert len(datanets.rows("docs", 1)) == 4  # whose they are and what they say is another matter
+
+
+class TestWhoReadsVersions:
+    @pytest.fixture
+    def published(self, datanets: Datanets) -> Datanets:
+        for number in range(3):
+            send(datanets, "ada", f"own-{number}", nonce=str(number))
+            datanets.publish("docs")
+        return datanets
+
+    def test_has_each_read_and_checked_once(self, published: Datanets, tmp_path: Path) -> None:
+        for _ in range(2):
+            told = [(published.manifest("docs", n)["number"], len(published.manifest_rows("docs", n, "", 9)))
+                    for n in (1, 2, 3)]  # fmt: skip
+            assert told == [(1, 2), (2, 4), (3, 6)]
+            for number in (1, 2, 3):
+                manifest_of(tmp_path, number).unlink(missing_ok=True)
+
+    def test_has_one_of_before_read_once(self, published: Datanets, tmp_path: Path) -> None:
+        told = json.loads(manifest_of(tmp_path).read_text())
+        manifest_of(tmp_path).write_text(json.dumps({**told, "format": "openledger/datanet-version/1"}))
+        with published._registry._writing():
+            published._registry._connection.execute("UPDATE versions SET stated_digest = NULL")
+        assert published.manifest("docs", 1)["number"] == 1
+        manifest_of(tmp_path).unlink()
+        assert published.manifest("docs", 1)["number"] == 1
+
+    def test_takes_no_more_memory_than_is_allowed(self, published: Datanets, tmp_path: Path) -> None:
+        first, second, third = published.versions("docs")
+        read = {one: read_manifest(tmp_path / "versions", one) for one in (first, second, third)}
+        size = 2 * sys.getsizeof(read[third].row_ids) + sum(map(sys.getsizeof, read[third].row_ids))
+        for max_bytes, kept in ((1, [third]), (3 * size + 2_000, [first, third]), (1_000_000, [first, second, third])):
+            manifests = Manifests(max_bytes)
+            manifests.keep(first, read[first])
+            manifests.keep(second, read[second])
+            manifests.find(first)
+            manifests.keep(third, read[third])
+            assert [one for one in read if manifests.find(one) is not None] == kept
+
+    def test_leaves_the_actors_thread_to_others(self, published: Datanets, monkeypatch: pytest.MonkeyPatch) -> None:
+        threads = list[int]()
+
+        def read(*given: Any) -> Manifest:
+            threads.append(threading.get_ident())
+            return read_manifest(*given)
+
+        monkeypatch.setattr("openledger.datanets.datanets.read_manifest", read)
+        published.__class__ = DatanetsActor
+        actor = cast(DatanetsActor, published)
+
+        async def ask() -> list[Any]:
+            actor._reading = asyncio.Lock()
+            pages = [actor.manifest_rows("docs", 3, "", 9) for _ in range(3)]
+            return await asyncio.gather(*pages, actor.manifest("docs", 3))
+
+        *pages, told = asyncio.run(ask())
+        published.__class__ = Datanets
+        assert ([len(page) for page in pages], told["number"]) == ([6, 6, 6], 3)
+        assert len(threads) == 1
+        assert threads[0] != threading.get_ident()

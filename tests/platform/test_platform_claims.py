@@ -26,6 +26,7 @@ from openledger.platform.desk import is_spam
 
 BABBLE = RowDraft(prompt="What does pack.xor do?", completion="Zzkq wqxv jjxz vkqw qzxj xwkq.", source="pack")
 REVIEWER = Signer(role="reviewer", account="user:owner", public_key=OWNER.public_key, datanet="docs")
+STRANGER = SigningKey(b"x" * 32)
 SIGNED = sign_signer(OWNER, "reviewer", "user:owner", "docs")["signature"]
 
 
@@ -222,6 +223,17 @@ class TestAnAppeal:
         run(house.appeals("docs"))
         assert (self.outcome(house), house.rows.held_appeals()) == ("accept", {})
         assert house.rows.stored_count("docs") == num_stored + 1
+
+    @pytest.mark.parametrize("account", [f"contributor:{contributor_id(BOB.public_key)}", "contributor:ctr_else"])
+    def test_does_not_tell_a_stranger_whose_the_private_original_is(self, house, account):
+        house.kept_private()
+        copy = house.judged()
+        own = appeal_of(ADA, copy, 0, "I wrote it")
+        run(house.appeal(own))
+        with pytest.raises(Forbidden) as caught:
+            run(house.decide(sign_decision(STRANGER, "docs", own.row_id, account, overturned=False)))
+        assert caught.value.code == "not_a_signer"
+        assert run(house.find_appeal("docs", own.row_id))["state"] == "open"
 
     def test_that_nobody_decides_lapses_and_its_row_is_deleted_by_the_next_call(self, house, appeal):
         run(house.appeal(appeal))

@@ -72,6 +72,7 @@ def once_sent(judged):
     [
         ((None, None, "noise", "noise"), 1000),
         ((None, "noise", "noise", "repetition"), 950),
+        (("wrong_licence",) * 4, 1000),
         (("wrong_type", "unknown_column", "wrong_language", None), 1000),  # in the wrong place, and no spam
         (("exact_duplicate",) * 4, 1000),  # a copy may be an accident; it pays nothing anyway
     ],

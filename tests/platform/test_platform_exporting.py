@@ -1,5 +1,6 @@
 """A version handed out as files: for whom, of which version, and never over somebody's files."""
 
+import errno
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -112,6 +113,7 @@ def test_a_version_that_there_is_not_is_told_with_those_there_are(
     with pytest.raises(NotFound) as caught:
         export_version(Remote(datanets), "greek", number, "", tmp_path / "out")
     assert (caught.value.code, "it has 1;" in caught.value.fix) == ("unknown_version", True)
+    assert "where the licence lets adapters be trained and sold" in caught.value.fix
 
 
 def test_an_earlier_export_is_written_over_and_nothing_else(datanets: Datanets, tmp_path: Path) -> None:
@@ -126,3 +128,74 @@ def test_an_earlier_export_is_written_over_and_nothing_else(datanets: Datanets, 
     (tmp_path / "file").write_text("x")
     with pytest.raises(InvalidInput):
         export_version(Remote(datanets), "greek", 1, "", tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("README.md", "mine"),
+        ("rows.parquet", "mine"),
+        ("manifest.json", "{}"),
+        ("manifest.json", '{"datanet": "other", "row_root": "00"}'),
+    ],
+)
+def test_files_of_the_same_names_that_are_no_earlier_export_are_left_alone(
+    datanets: Datanets, tmp_path: Path, name: str, text: str
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_text(text)
+    for is_dry_run in (True, False):
+        with pytest.raises(InvalidInput) as caught:
+            export_version(Remote(datanets), "greek", 1, "", tmp_path / "out", is_dry_run=is_dry_run)
+        assert (caught.value.code, caught.value.param) == ("folder_in_use", "out")
+    assert [(path.name, path.read_text()) for path in (tmp_path / "out").iterdir()] == [(name, text)]
+
+
+def test_one_that_fails_half_way_leaves_the_earlier_export_whole(
+    datanets: Datanets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    export_version(Remote(datanets), "greek", 1, "", out)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    datanets.withdraw(sign_withdrawal(ADA, "greek", [datanets.credit("greek", 1)[0]], "1"))
+    with monkeypatch.context() as patched:
+        patched.setattr(exporting, "write_leaves", lambda *_: (tmp_path / "nowhere" / "a").write_text(""))
+        with pytest.raises(FileNotFoundError):
+            export_version(Remote(datanets), "greek", 1, "", out)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["datanets", "out"]
+    export_version(Remote(datanets), "greek", 1, "", out)
+    assert {path.name for path in out.iterdir()} == set(FILES)
+    assert pq.read_table(out / "rows.parquet").num_rows == 2
+
+
+def test_a_row_that_is_taken_back_while_rows_are_read_is_in_neither_file(
+    datanets: Datanets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (late, *_) = datanets.credit("greek", 1)
+
+    def read_and_withdraw(*named: Any, **more: Any) -> list[Row]:
+        rows = read_here(*named, **more)
+        datanets.withdraw(sign_withdrawal(ADA, "greek", [late], "1"))
+        return rows
+
+    monkeypatch.setattr(exporting, "version_rows", read_and_withdraw)
+    told = export_version(Remote(datanets), "greek", 1, "", tmp_path / "out")
+    leaves = json.loads((tmp_path / "out" / "manifest.json").read_text())["rows"]
+    assert (told["rows"], told["removed"]) == (2, 1)
+    assert [leaf["row_id"] for leaf in leaves if leaf["tombstone"] is not None] == [late]
+    assert late not in pq.read_table(tmp_path / "out" / "rows.parquet")["row_id"].to_pylist()
+
+
+def test_a_folder_that_can_not_be_replaced_is_told(
+    datanets: Datanets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "disk").mkdir()
+
+    def rename(*_: Any) -> None:
+        raise OSError(errno.EBUSY, "Device or resource busy")
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(InvalidInput, match="can't be replaced: Device or resource busy") as caught:
+        export_version(Remote(datanets), "greek", 1, "", tmp_path / "disk")
+    assert (caught.value.code, list((tmp_path / "disk").iterdir())) == ("folder_in_use", [])
