@@ -6,12 +6,14 @@ calls it first, the API every minute (`platform/desk.py`). It is not in an answe
 """
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import apsw
 
 from openledger.core.clock import Clock, SystemClock
-from openledger.core.errors import Forbidden
+from openledger.core.errors import Conflict, Forbidden
 from openledger.core.ids import check_name
 from openledger.core.money import Unit
 from openledger.economy import deposits, quotas, reputation, spot_checks, staking, vouching, withdrawals
@@ -172,9 +174,11 @@ class Offices:
         return self._governance.view(proposal)
 
     def withdraw(self, account: str, amount_nano: int, address: str, key: str) -> Statement:
-        """See `WithdrawalBook.withdraw`; the minimum is `payout_minimum_nano`."""
+        """See `WithdrawalBook.withdraw`; the minimum is `payout_minimum_nano`. Raises Conflict (`spot_checks_open`) for
+        the first one of a contributor whose rows are still looked at (`spot_checks`)."""
         minimum_nano = self._register.parameters().payout_minimum_nano
-        return self._withdrawals.withdraw(account, amount_nano, address, minimum_nano, key)
+        check = partial(self._check_looked_at, account)
+        return self._withdrawals.withdraw(account, amount_nano, address, minimum_nano, key, check)
 
     def close_claims(self) -> int:
         """See `WithdrawalBook.close_round`."""
@@ -271,6 +275,17 @@ class Offices:
         """Draw which of a contribution's accepted rows are reviewed, by its contributor's reputation; once."""
         review = self.reputation(contributor, datanet)["review_ppm"]
         self._spot_checks.draw(contributor, datanet, contribution_id, row_ids, review, self._clock.now_ms())
+
+    def _check_looked_at(self, account: str) -> None:
+        ends_ms = self._spot_checks.look_ends_ms(account.removeprefix("contributor:"))
+        if self._clock.now_ms() < ends_ms and not self._withdrawals.has_taken_out(account):
+            ends = datetime.fromtimestamp(ends_ms / 1000, UTC).isoformat(timespec="minutes")
+            raise Conflict(
+                f"rows of {account} were drawn to be looked at before anything is taken out",
+                code="spot_checks_open",
+                param="account",
+                fix=f"try again once they were checked (openledger spot-checks list DATANET), or after {ends}",
+            )
 
     def spot_checks(self, datanet: str) -> list[dict[str, Any]]:
         """See `SpotCheckBook.due`."""

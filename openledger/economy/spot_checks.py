@@ -3,6 +3,10 @@
 Each accepted row is drawn with the chance that its contributor's reputation gives (`reputation.review_ppm`), once for
 each contribution, by a die that nobody foresees: whoever could compute it would send rows until none is drawn. Knows no
 row's text; whoever reviews reads it in the Datanet. A row that was found bad stays until the owner removes it.
+
+A contributor who never took anything out waits with it while checks of his rows are open, and at most `FIRST_LOOK_MS`
+after the first of them was drawn: reviewers who don't look keep nobody's money. What he waits for lies in his own
+account, where refunds and deposits find it.
 """
 
 import random
@@ -17,12 +21,14 @@ from openledger.core.ids import check_name
 
 GOOD = "good"
 FINDINGS = (GOOD, "spam", "duplicate")
+FIRST_LOOK_MS = 3 * 86_400_000
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS spot_checks(
   row_id TEXT PRIMARY KEY, datanet TEXT NOT NULL, contributor TEXT NOT NULL, contribution_id TEXT NOT NULL,
   drawn_ms INTEGER NOT NULL, finding TEXT NOT NULL DEFAULT ''
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS spot_checks_due ON spot_checks(datanet, drawn_ms) WHERE finding = '';
+CREATE INDEX IF NOT EXISTS spot_checks_whose ON spot_checks(contributor, drawn_ms);
 CREATE TABLE IF NOT EXISTS spot_check_draws(contribution_id TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
 """
 _COLUMNS = ("row_id", "datanet", "contributor", "contribution_id", "drawn_ms", "finding")
@@ -67,6 +73,13 @@ class SpotCheckBook:
                 f"{row_id} of {datanet!r} wasn't drawn for a spot check", code="spot_check_not_found", param="row_id"
             )
         return dict(zip(_COLUMNS, row, strict=True))
+
+    def look_ends_ms(self, contributor: str) -> int:
+        """Until when open checks of the contributor's rows are waited for; 0 where none is open."""
+        whose = "FROM spot_checks WHERE contributor = ?"
+        if self._db.execute(f"SELECT 1 {whose} AND finding = '' LIMIT 1", (contributor,)).get is None:
+            return 0
+        return int(self._db.execute(f"SELECT min(drawn_ms) {whose}", (contributor,)).get) + FIRST_LOOK_MS
 
     def close(self, row_id: str, finding: str) -> None:
         with writing(self._db):

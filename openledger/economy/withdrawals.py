@@ -74,11 +74,19 @@ class WithdrawalBook:
             with suppress(Conflict):
                 self._write_again()
 
-    def withdraw(self, account: str, amount_nano: int, address: str, minimum_nano: int, key: str) -> Statement:
+    def withdraw(
+        self,
+        account: str,
+        amount_nano: int,
+        address: str,
+        minimum_nano: int,
+        key: str,
+        check: Callable[[], None] = lambda: None,
+    ) -> Statement:
         """Take OPEN out, to `address`; the same key again gives the first withdrawal, also where the minimum changed.
 
         Raises InvalidInput (`below_minimum`, `invalid_address`), InsufficientFunds, Conflict (`idempotency_conflict`,
-        `withdrawals_lost`).
+        `withdrawals_lost`), and what `check` raises of one that isn't there yet.
         """
         self._catch_up()
         check_key(key)
@@ -90,11 +98,18 @@ class WithdrawalBook:
         statement = {"format": withdrawals.WITHDRAWAL, **given, "minimum_nano": minimum_nano}
         withdrawals.check_withdrawal(statement, self._unit())
         self._check_balance(account, amount_nano)
+        check()
         self._accounts.open(withdrawals.WAITING)
         result = self._commit(statement)
         if result not in (CREATED, EXISTS):
             raise Conflict(f"the ledger refused it: {result}", code=result, param="account")
         return statement
+
+    def has_taken_out(self, account: str) -> bool:
+        """Asks every withdrawal there was."""
+        query = """SELECT 1 FROM taken_out
+                   WHERE transfer_id GLOB 'wdr_*' AND json_extract(CAST(statement AS TEXT), '$.account') = ? LIMIT 1"""
+        return self._db.execute(query, (account,)).get is not None
 
     def waiting(self) -> list[list[Any]]:
         """[transfer id, address, nano-OPEN] of each withdrawal that no round has handed over, in the log's order."""

@@ -3,7 +3,8 @@
 import pytest
 
 from openledger.core.errors import Conflict, Forbidden, InvalidInput, NotFound
-from openledger.economy.spot_checks import SpotCheckBook
+from openledger.core.money import NANO_PER_OPEN
+from openledger.economy.spot_checks import FIRST_LOOK_MS, SpotCheckBook
 
 ROWS = [f"row_{number}" for number in range(1000)]
 
@@ -75,3 +76,56 @@ def test_a_review_that_can_not_be_changes_nothing(reviewed, finding, row, accoun
         find(reviewed, finding, row, account)
     assert (caught.value.code, drawn(reviewed)) == (code, ["row_0", "row_2"])
     assert reviewed.economy.reputation("ctr_a", "py-docs")["ppm"] == 100_000
+
+
+class TestAFirstWithdrawal:
+    ALICES = "0x" + "ab" * 20
+
+    @pytest.fixture
+    def earned(self, reviewed):
+        for name in ("contributor:ctr_a", "contributor:ctr_b"):
+            reviewed.economy.grant(name, 20 * NANO_PER_OPEN, name)
+        return reviewed
+
+    def take(self, town, account="contributor:ctr_a", key="w1"):
+        return town.economy.withdraw(account, 2 * NANO_PER_OPEN, self.ALICES, key)
+
+    def refused(self, town, **options):
+        before = town.economy.balance("contributor:ctr_a")
+        with pytest.raises(Conflict) as caught:
+            self.take(town, **options)
+        assert caught.value.code == "spot_checks_open"
+        assert town.economy.balance("contributor:ctr_a") == before
+        return caught.value.fix
+
+    def test_waits_until_the_rows_were_looked_at_and_nobody_elses_does(self, earned):
+        self.refused(earned)
+        self.take(earned, account="contributor:ctr_b")
+        for row in ROWS[:2]:
+            find(earned, "good", row)
+        earned.restart()
+        self.refused(earned)
+        find(earned, "spam", "row_2")
+        assert self.take(earned)["amount_nano"] == 2 * NANO_PER_OPEN
+        earned.ledger.audit()
+
+    def test_waits_three_days_from_the_first_draw_whatever_is_drawn_since(self, earned):
+        assert "openledger spot-checks list" in self.refused(earned)
+        earned.clock.advance(FIRST_LOOK_MS - 1)
+        draw(earned, "ctb_2", rows=["later"])
+        self.refused(earned)
+        earned.clock.advance(1)
+        self.take(earned)
+
+    def test_is_the_only_one_that_waits_and_the_same_key_gives_it_again(self, earned):
+        for row in ROWS[:3]:
+            find(earned, "good", row)
+        first = self.take(earned)
+        draw(earned, "ctb_2", rows=["later"])
+        assert self.take(earned) == first
+        earned.restart()
+        self.take(earned, key="w2")
+
+    def test_that_waits_leaves_the_money_where_it_can_be_spent(self, earned):
+        self.refused(earned)
+        assert earned.economy.balance("contributor:ctr_a").available_nano == 20 * NANO_PER_OPEN
