@@ -2,13 +2,15 @@
 
 from argparse import Namespace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from openledger.cli import output
 from openledger.cli.remote import connect
-from openledger.client import OpenLedger
 from openledger.core.errors import Corrupt, InvalidInput
 from openledger.core.files import write_json_durably
+
+if TYPE_CHECKING:
+    from openledger.client import OpenLedger
 
 _LISTED = ("number", "num_rows", "gate_version", "row_root")
 _SHOWN = ("datanet", "number", "num_rows", "gate_version", "row_root", "credit_root")
@@ -42,7 +44,7 @@ def version(options: Namespace) -> None:
 
 
 def _checked(
-    client: OpenLedger, datanet: str, number: int
+    client: "OpenLedger", datanet: str, number: int
 ) -> tuple[dict[str, Any], list[dict[str, Any]], tuple[str, ...]]:
     """A version, its rows, and which of its roots they were found to lead to. Raises Corrupt (`wrong_root`) where they
     don't."""

@@ -23,7 +23,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from openledger.core.clock import SystemClock
-from openledger.core.errors import Corrupt, OpenLedgerError, Unavailable
+from openledger.core.errors import OpenLedgerError, Unavailable
 from openledger.core.values import Contribution, ContributionReceipt, Row, Verdict
 from openledger.datanets.bulk import Part
 from openledger.datanets.datanets import Datanets
@@ -163,13 +163,21 @@ class ShardHandle:
         _result(self._actor.forget_duplicates.remote(list(row_ids)))
 
 
+def _was_restarted() -> bool:
+    """Whether this process is an actor's that Ray started anew."""
+    if not ray.is_initialized():
+        return False
+    context = ray.get_runtime_context()
+    return context.get_actor_id() is not None and bool(context.was_current_actor_reconstructed)
+
+
 class DatanetsActor(Datanets):
     """`Datanets` over shard actors. While rows move, each step calls for the next one, behind whoever waits already. A
     step that fails is logged, told in `move_state` and tried again after `RETRY_S`: storage comes back."""
 
     def __init__(self, folder: Path, shards: Sequence[Any], num_shards: int, duplicates_by_shard: bool | None = None):
         handles = [ShardHandle(shard) for shard in shards]
-        if ray.get_runtime_context().was_current_actor_reconstructed:
+        if _was_restarted():
             duplicates_by_shard = None  # it was asked for at the first start, and perhaps otherwise since
         os.environ.setdefault("RAY_WARN_BLOCKING_GET_INSIDE_ASYNC", "0")  # that nothing else goes on is what is wanted
         super().__init__(
@@ -230,12 +238,6 @@ class DatanetsActor(Datanets):
         if more:
             self._call_for_next_step()
         return more
-
-    def _note(self, name: str, damages: Sequence[Corrupt]) -> None:
-        is_new = name not in self._damages
-        super()._note(name, damages)
-        if is_new and damages:
-            _log.error("the Datanet %s is closed: %s", name, damages[0])
 
     def _call_for_next_step(self, delay_s: float = 0) -> None:
         actor = ray.get_runtime_context().current_actor
