@@ -14,11 +14,14 @@ from openledger.platform.workdir import Workdir
 def run_job(act: Callable[[Workdir, Namespace], Any], arguments: Namespace) -> int:
     """Print what `act` returns for the working folder `arguments.workdir`; the exit status. `act` imports what needs
     ray: the environment has to stand before."""
-    workdir = Workdir(arguments.workdir.resolve())
-    prepare_environment(workdir)
     try:
+        workdir = Workdir(arguments.workdir.resolve())
+        prepare_environment(workdir)
         print(json.dumps(act(workdir, arguments)))
     except OpenLedgerError as error:
         print(json.dumps({"error": error.to_dict()}), file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on where it stopped", file=sys.stderr)
+        return 130
     return 0

@@ -12,13 +12,24 @@ rows/              row scores of settled periods
 from dataclasses import dataclass
 from pathlib import Path
 
+from openledger.core.errors import InvalidInput
+
 
 @dataclass(frozen=True, slots=True)
 class Workdir:
     root: Path
 
     def __post_init__(self) -> None:
-        self.root.mkdir(parents=True, exist_ok=True)
+        """Raises InvalidInput (`invalid_workdir`) where no folder can be."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InvalidInput(
+                f"{self.root} can't be a working folder: {error.strerror}",
+                code="invalid_workdir",
+                param="workdir",
+                fix="name a folder, or a path where one may be made",
+            ) from error
 
     def folder(self, name: str) -> Path:
         path = self.root / name
