@@ -567,9 +567,13 @@ def packed(features: Sequence[Features]) -> PackedFeatures:
     return PackedFeatures(tuple(features[0].answer.table) if features else (), numbers, sizes, rest)
 
 
+def divided_words(table: Sequence[str], numbers: "array[int]", sizes: Iterable[int]) -> list[Words]:
+    """`numbers` are those of all texts, one after the other; `sizes` are how many each has."""
+    return [Words(table, numbers[start:end]) for start, end in pairwise(accumulate(sizes, initial=0))]
+
+
 def unpacked(features: PackedFeatures) -> list[Features]:
-    ends = [0, *accumulate(features.sizes)]
-    each = [Words(features.table, features.numbers[start:end]) for start, end in pairwise(ends)]
+    each = divided_words(features.table, features.numbers, features.sizes)
     return [
         Features(
             pair_key=pair_key,

@@ -20,7 +20,7 @@ import hashlib
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise, repeat
+from itertools import repeat
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -35,6 +35,7 @@ from openledger.datanets.dedupe import (
     DuplicateIndex,
     Features,
     Words,
+    divided_words,
 )
 
 KEY_BYTES = 32
@@ -126,8 +127,7 @@ def batch_of(features: Sequence[Features]) -> KeyedBatch:
 
 def features_in(batch: KeyedBatch) -> list[Features]:
     """As a `DuplicateIndex` over `Bands` takes them."""
-    ends = [0, *accumulate(batch.sizes)]
-    words = [Words(batch.table, batch.numbers[start:end]) for start, end in pairwise(ends)]
+    words = divided_words(batch.table, batch.numbers, batch.sizes)
     bands = [batch.bands[at : at + NUM_BANDS] for at in range(0, len(batch.bands), NUM_BANDS)]
     return [
         Features(
