@@ -315,25 +315,6 @@ def _beside_gone(scores: ContributorScores, entries: Sequence[IndexEntry], num_g
     )
 
 
-def bank_scores(
-    adapter: str,
-    period: str,
-    entries: Sequence[IndexEntry],
-    scores: Scores,
-    weights_nano: Sequence[int],
-    gains: Sequence[float],
-    bank: Outcomes,
-    *,
-    least_error_scale: float = 1.0,
-    withdrawn: Collection[str] = (),
-    repeats: Collection[str] = (),
-) -> ContributorScores:
-    """By the bank, with the index as prior. `least_error_scale` is what an audit found the bank's errors to be too
-    small by. Raises InvalidInput where sizes don't fit or a number is not finite."""
-    fit = fit_bank(entries, scores, weights_nano, gains, bank, least_error_scale=least_error_scale)
-    return fitted_scores(adapter, period, entries, fit, withdrawn=withdrawn, repeats=repeats)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BankFit:
     """A bank fitted to one weighted sum of answers: the sum's posterior, how well the bank `check`s out, and what
@@ -357,7 +338,8 @@ def fit_bank(
     *,
     least_error_scale: float = 1.0,
 ) -> BankFit:
-    """Raises as `bank_scores`."""
+    """With the index as prior. `least_error_scale` is what an audit found the bank's errors to be too small by. Raises
+    InvalidInput where sizes don't fit or a number is not finite."""
     fees, gain = _checked(entries, scores, weights_nano, gains)
     rows_RQ, prior_GQ, group_R = _grouped(entries, scores, bank.design)
     total, scale, check = _fitted(prior_GQ, fees, bank, least_error_scale)
@@ -387,7 +369,7 @@ def fitted_scores(
     withdrawn: Collection[str] = (),
     repeats: Collection[str] = (),
 ) -> ContributorScores:
-    """`bank_scores` of a bank that is fitted."""
+    """Contributors' scores by a bank that is fitted."""
     bank, rows = fit.bank, fit.rows
     trained = [entry for entry in entries if entry.trained]
     paid_R = np.array([entry.row_id not in withdrawn for entry in trained])
@@ -429,8 +411,8 @@ def fitted_scores(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BankRows:
-    """What `bank_scores` divides: each trained row's influence and block, in the order of the index's trained entries,
-    and the stated error of each block. In OPEN x nats."""
+    """What `fitted_scores` divides: each trained row's influence and block, in the order of the index's trained
+    entries, and the stated error of each block. In OPEN x nats."""
 
     influence_R: npt.NDArray[np.float64]
     group_R: npt.NDArray[np.int64]

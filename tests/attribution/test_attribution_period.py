@@ -8,10 +8,15 @@ import pytest
 from openledger.attribution import coalitions
 from openledger.attribution.index import IndexEntry
 from openledger.attribution.likeness import Repeat
-from openledger.attribution.period import Measurement, bank_scores, contributor_scores, fit_bank, fit_outcomes
+from openledger.attribution.period import Measurement, contributor_scores, fit_bank, fit_outcomes, fitted_scores
 from openledger.core.errors import InvalidInput
 from openledger.core.shares import shares_ppb
 from openledger.core.values import UNATTRIBUTED
+
+
+def bank_scores(adapter, period, rows, scores, weights_nano, gains, bank, *, least_error_scale=1.0, **more):
+    fit = fit_bank(rows, scores, weights_nano, gains, bank, least_error_scale=least_error_scale)
+    return fitted_scores(adapter, period, rows, fit, **more)
 
 
 def entries(*trained_by: str, decoys: int = 2) -> list[IndexEntry]:
