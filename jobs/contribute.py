@@ -11,15 +11,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 from openledger.core.errors import OpenLedgerError
-from openledger.platform.environment import prepare_environment
+from openledger.platform.job import begin
 from openledger.platform.workdir import Workdir
 
 
 def main() -> int:
     arguments = parse_arguments()
-    workdir = Workdir(arguments.workdir.resolve())
-    prepare_environment(workdir)  # before anything imports ray
     try:
+        workdir = begin(arguments.workdir)  # before anything imports ray
         verdicts = contribute(workdir, arguments)
     except OpenLedgerError as error:
         print(json.dumps({"error": error.to_dict()}), file=sys.stderr)
