@@ -349,10 +349,15 @@ class Datanets:
     def permissions(self, name: str) -> list[Permission]:
         return self._registry.terms.permissions(self._registry.datanet(name).name)
 
-    def bulk_parts(self, name: str, number: int, party: str, *, is_export: bool = False) -> list[Part]:
-        """Where the rows of `rows` stand in storage, for readers beside this process (`bulk`), for `party` to train on,
-        or to hand on as they are. Raises as `check_training` or `check_export`."""
-        (self.check_export if is_export else self.check_training)(name, party)
+    def bulk_parts(self, name: str, number: int, party: str) -> list[Part]:
+        """Where the rows of `rows` stand in storage, for readers beside this process (`bulk`), for `party` to train on.
+        Raises as `check_training`."""
+        self.check_training(name, party)
+        return self._layout.parts(name, self._standing_ids(name, number))
+
+    def export_parts(self, name: str, number: int, party: str) -> list[Part]:
+        """As `bulk_parts`, for `party` to hand them on as they are. Raises as `check_export`."""
+        self.check_export(name, party)
         return self._layout.parts(name, self._standing_ids(name, number))
 
     def check_training(self, name: str, party: str) -> None:

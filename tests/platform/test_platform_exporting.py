@@ -42,16 +42,16 @@ class Remote:
         return type("Call", (), {"remote": staticmethod(method)})
 
 
-def read_here(datanets: Any, *named: Any, **more: Any) -> list[Row]:
-    """As `version_rows`, by no task of Ray's."""
-    parts = datanets.bulk_parts.remote(*named, **more)
+def read_here(datanets: Any, *named: Any) -> list[Row]:
+    """As `export_rows`, by no task of Ray's."""
+    parts = datanets.export_parts.remote(*named)
     return [row for part in parts for table in read_part(part) for row in rows_of(table)]
 
 
 @pytest.fixture
 def datanets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Datanets]:
     monkeypatch.setattr(exporting.ray, "get", lambda value: value)
-    monkeypatch.setattr(exporting, "version_rows", read_here)
+    monkeypatch.setattr(exporting, "export_rows", read_here)
     made = Datanets(tmp_path / "datanets", [ShardHost(tmp_path / "datanets" / "shard-0")], ManualClock())
     made.create("greek", "What letters do", OWNER)
     made.set_terms("greek", Terms(licence="CC-BY-NC-4.0", train="private"), OWNER)
