@@ -379,6 +379,10 @@ class Datanets:
         self._registry.holders.check(public_key)
         return self._register(self._registry.holders.held_by(public_key), public_key, name)
 
+    def has_signed(self, contributor: str) -> bool:
+        """Whether anything came in under this name."""
+        return self._registry.knows_contributor(contributor) or self._registry.seals.has_any(contributor)
+
     def hold_keys(self, change: KeyChange, decides: bool = False) -> None:
         """Let the key that it replaces sign no more; it is to be put into the log, and then adopted, or dropped. What
         that key took back is gone before, or an outage would put it into the log behind the change. Who `decides` as a
@@ -389,7 +393,7 @@ class Datanets:
         for removal in self._registry.tombstones.pending():
             if removal.by == change.contributor_id:
                 self._forget(removal)
-        self._registry.holders.hold(change, self._has_signed, self._clock.now_ms(), decides)
+        self._registry.holders.hold(change, self.has_signed, self._clock.now_ms(), decides)
 
     def adopt_keys(self, change: KeyChange) -> None:
         """The log has the change. May be repeated."""
@@ -998,10 +1002,6 @@ class Datanets:
         if holders.signs(key) or self._registry.seals.key_of(one.contributor_id, one.digest) == key:
             return
         holders.check(key)
-
-    def _has_signed(self, contributor: str) -> bool:
-        """Whether anything came in under this name."""
-        return self._registry.knows_contributor(contributor) or self._registry.seals.has_any(contributor)
 
     def _check_sound(self, name: str) -> None:
         if name in self._damages:
