@@ -21,16 +21,23 @@ LOADING = "loading torch and Ray ..."
 def run_job(act: Callable[[Workdir, Namespace], Any], arguments: Namespace, *, makes_workdir: bool = False) -> int:
     """Print what `act` returns for the working folder `arguments.workdir`; the exit status. `act` imports what needs
     ray: the environment has to stand before."""
+
+    def told() -> None:
+        print(json.dumps(act(begin(arguments.workdir, makes_workdir=makes_workdir), arguments)))
+
+    return ended(told)
+
+
+def ended(act: Callable[[], int | None]) -> int:
+    """The exit status of `act`: its own, an error's, which is told, or that of a run that was interrupted."""
     try:
-        workdir = begin(arguments.workdir, makes_workdir=makes_workdir)
-        print(json.dumps(act(workdir, arguments)))
+        return act() or 0
     except OpenLedgerError as error:
         print(json.dumps({"error": error.to_dict()}), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted: the same command goes on where it stopped", file=sys.stderr)
         return 130
-    return 0
 
 
 def begin(path: Path, *, makes_workdir: bool = False) -> Workdir:

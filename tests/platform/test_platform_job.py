@@ -10,7 +10,7 @@ from rich.console import Console
 
 from openledger.core.errors import InvalidInput, NotFound
 from openledger.platform.__main__ import parse_arguments, run
-from openledger.platform.job import run_job
+from openledger.platform.job import ended, run_job
 from openledger.platform.stages import timed
 from openledger.platform.workdir import Workdir
 
@@ -101,3 +101,8 @@ def test_an_interrupted_job_says_that_it_goes_on(workdir, capsys):
 def test_what_a_job_returns_is_the_last_line(workdir, capsys):
     assert run_job(lambda found, _: {"folder": found.root.name}, Namespace(workdir=workdir)) == 0
     assert json.loads(capsys.readouterr().out) == {"folder": "work"}
+
+
+@pytest.mark.parametrize(("own", "status"), [(None, 0), (0, 0), (3, 3)])
+def test_a_job_may_have_an_exit_status_of_its_own(own, status):
+    assert ended(lambda: own) == status
