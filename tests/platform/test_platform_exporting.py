@@ -174,12 +174,12 @@ def test_a_row_that_is_taken_back_while_rows_are_read_is_in_neither_file(
 ) -> None:
     (late, *_) = datanets.credit("greek", 1)
 
-    def read_and_withdraw(*named: Any, **more: Any) -> list[Row]:
-        rows = read_here(*named, **more)
+    def read_and_withdraw(*named: Any) -> list[Row]:
+        rows = read_here(*named)
         datanets.withdraw(sign_withdrawal(ADA, "greek", [late], "1"))
         return rows
 
-    monkeypatch.setattr(exporting, "version_rows", read_and_withdraw)
+    monkeypatch.setattr(exporting, "export_rows", read_and_withdraw)
     told = export_version(Remote(datanets), "greek", 1, "", tmp_path / "out")
     leaves = json.loads((tmp_path / "out" / "manifest.json").read_text())["rows"]
     assert (told["rows"], told["removed"]) == (2, 1)
