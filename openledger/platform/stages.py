@@ -56,6 +56,8 @@ class StageLog:
     def stage(self, name: str) -> Iterator[Stage]:
         self.number += 1
         started = time.monotonic()
+        if not self.console.is_terminal:  # where nothing turns, a line has to say what takes so long
+            tell(f"{name} ...")
         columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), TimeElapsedColumn())
         with (
             Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as progress,
