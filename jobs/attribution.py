@@ -13,11 +13,12 @@ import sys
 from pathlib import Path
 
 from openledger.platform.job import run_job
+from openledger.platform.stages import tell
 from openledger.platform.workdir import Workdir
 
 
 def main() -> int:
-    return run_job(prepare, parse_arguments())
+    return run_job(prepare, parse_arguments(), makes_workdir=True)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -47,7 +48,7 @@ def prepare(workdir: Workdir, arguments: argparse.Namespace) -> dict[str, object
             subject,
             plan,
             num_gpus=arguments.gpus,
-            on_member=lambda member: print(f"bank: {member.name} trained", file=sys.stderr, flush=True),
+            on_member=lambda member: tell(f"bank: {member.name} trained"),
         )
     views = [name for name, _ in index.plan.views]
     return {"members": len(plan.members) if plan else 0, "rows": len(index.entries), "views": views}

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 from openledger.platform.job import run_job
+from openledger.platform.stages import tell
 from openledger.platform.workdir import Workdir
 
 
@@ -54,9 +55,7 @@ def audit(workdir: Workdir, arguments: argparse.Namespace) -> dict[str, object]:
         told = {"adapter": arguments.adapter, "coalitions": len(plan.bank.coalitions), "trainings": len(plan.missing)}
         if arguments.dry_run:
             return {**told, "finishes_bank": plan.finishes_bank}
-        found = auditing.audit_adapter(
-            plan, num_gpus=arguments.gpus, tell=lambda line: print(line, file=sys.stderr, flush=True)
-        )
+        found = auditing.audit_adapter(plan, num_gpus=arguments.gpus, tell=tell)
     return {**told, "halves": found["halves"], "contributors": found["contributors"], "rows": found["rows"],
             "leave_one_out": found["leave_one_out"], "coverage": found["coverage"]}  # fmt: skip
 

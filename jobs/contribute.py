@@ -10,23 +10,19 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from openledger.core.errors import OpenLedgerError
-from openledger.platform.environment import prepare_environment
+from openledger.platform.job import begin, ended
 from openledger.platform.workdir import Workdir
 
 
 def main() -> int:
     arguments = parse_arguments()
-    workdir = Workdir(arguments.workdir.resolve())
-    prepare_environment(workdir)  # before anything imports ray
-    try:
-        verdicts = contribute(workdir, arguments)
-    except OpenLedgerError as error:
-        print(json.dumps({"error": error.to_dict()}), file=sys.stderr)
-        return error.exit_code
-    for verdict in verdicts:
-        print(json.dumps(verdict))
-    return 0
+
+    def told() -> None:
+        workdir = begin(arguments.workdir)  # before anything imports ray
+        for verdict in contribute(workdir, arguments):
+            print(json.dumps(verdict))
+
+    return ended(told)
 
 
 def parse_arguments() -> argparse.Namespace:

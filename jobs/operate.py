@@ -30,10 +30,10 @@ from openledger.core.files import write_durably, write_secret
 from openledger.core.money import format_open, parse_open, showing, shown_unit
 from openledger.ledger.stakes import CAUSES
 from openledger.ledger.vesting import standard_plan
-from openledger.platform.environment import prepare_environment
-from openledger.platform.workdir import Workdir
+from openledger.platform.job import begin
 
 Ask = Callable[..., Any]  # a method of the economy by name, and its arguments
+_FIRST = ("unit", "genesis", "account")  # what an installation may begin with
 
 
 def main() -> int:
@@ -161,8 +161,7 @@ def planned(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def over_the_actor(arguments: argparse.Namespace) -> dict[str, Any]:
-    workdir = Workdir(arguments.workdir.resolve())
-    prepare_environment(workdir)  # before anything imports ray
+    workdir = begin(arguments.workdir, makes_workdir=arguments.action in _FIRST)  # before anything imports ray
     import ray
 
     from openledger.platform.actors import choose_unit, economy_actor, ledger_actor

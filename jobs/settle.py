@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from openledger.core.errors import InvalidInput, OpenLedgerError
 from openledger.core.money import parse_open
 from openledger.core.values import Settlement
-from openledger.platform.environment import prepare_environment
+from openledger.platform.job import begin, ended
 from openledger.platform.workdir import Workdir
 
 if TYPE_CHECKING:  # it imports ray
@@ -31,12 +31,12 @@ if TYPE_CHECKING:  # it imports ray
 
 def main() -> int:
     arguments = parse_arguments()
-    workdir = Workdir(arguments.workdir.resolve())
-    prepare_environment(workdir)  # before anything imports ray
-    try:
+
+    def settled() -> int:
+        workdir = begin(arguments.workdir)  # before anything imports ray
         return settle(workdir, [arguments.base_model, *arguments.further_base], _budget(arguments))
-    except OpenLedgerError as error:
-        return _complain(error)
+
+    return ended(settled)
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -32,6 +32,7 @@ import sys
 from pathlib import Path
 
 from openledger.platform.job import run_job
+from openledger.platform.stages import tell
 from openledger.platform.workdir import Workdir
 
 
@@ -64,10 +65,6 @@ def parse_arguments() -> argparse.Namespace:
                         help="for each prompt and each completion token, in the smallest part of the ledger's unit"
                              " (nano-OPEN, micro-EUR); default: 0.0002 and 0.001 of it")  # fmt: skip
     return parser.parse_args()
-
-
-def tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def train(workdir: Workdir, arguments: argparse.Namespace) -> dict[str, object]:

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from openledger.platform.job import run_job
+from openledger.platform.stages import tell
 from openledger.platform.workdir import Workdir
 
 
@@ -55,7 +56,7 @@ def withdraw(workdir: Workdir, arguments: argparse.Namespace) -> dict[str, objec
             plan, registry, base, rows, start_index_host(base), workdir.adapters, workdir.indexes,
             economy=economy_actor(workdir), num_gpus=arguments.gpus,
             credit=lambda: checked_credit(datanets, version, [row for row in rows if row.row_id in trained], ledger),
-            tell=lambda line: print(line, file=sys.stderr, flush=True),
+            tell=tell,
         )  # fmt: skip
     return {**told, "digest": card.digest}
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from openledger.cli import output
 from openledger.cli.keys import is_first_recovery, load_key, name_first_recovery
-from openledger.cli.remote import connect
+from openledger.cli.remote import connect, find_datanet
 from openledger.core.errors import InvalidInput, NotFound, TooLarge, Unavailable
 from openledger.core.values import PRIVATE_ROW, Contribution, RowDraft, Verdict
 
@@ -36,6 +36,7 @@ class _Told:
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
     refused: list["Refused"] = field(default_factory=list)
     num_refused: int = 0
+    num_stored_before: int = 0
     not_accepted: list[dict[str, Any]] = field(default_factory=list)
     samples: list[dict[str, Any]] = field(default_factory=list)
     is_unsealed: bool = False
@@ -80,13 +81,15 @@ class _Recovery:
 
 
 def row_schema(options: Namespace) -> "RowSchema":
-    """The Datanet's, as the server tells it; of --schema, or rows without columns, where nothing is to be sent."""
-    from openledger.datanets.row_schema import PLAIN, RowSchema
+    """Of --schema, or the Datanet's, as the server tells it. Where a dry run finds no server, rows without columns."""
+    from openledger.datanets.row_schema import RowSchema
 
-    if options.schema:
-        return RowSchema.from_json(read_json(options.schema, "schema"))
+    given = RowSchema.from_json(read_json(options.schema, "schema")) if options.schema else None
     if options.dry_run:
-        return PLAIN
+        found = find_datanet(options) or {}
+        return given or RowSchema.from_json(found.get("row_schema") or {})
+    if given is not None:
+        return given
     with connect(options) as client, _told_to_repeat():
         return RowSchema.from_json(client.datanet(options.datanet).get("row_schema") or {})
 
@@ -233,11 +236,13 @@ def _stored(
     from openledger.datanets.seals import seal_of
 
     try:
-        (receipt,) = client.contribute_all([contribution])
+        known = client.stored(contribution)
+        receipt = known or client.contribute(contribution)
     except TooLarge as error:
         if error.code == "quota_exceeded":
             _check_part(client, options, len(contribution.drafts))
         raise
+    told.num_stored_before += len(receipt.verdicts) if known else 0
     _tell_place(client, seal_of(key, contribution), told)
     return receipt.contribution_id, receipt.verdicts
 
@@ -318,6 +323,7 @@ def _print(told: _Told, options: Namespace) -> None:
         "rows": told.num_rows,
         "sent": not (options.dry_run or options.preview),
         "contributions": told.contributions,
+        "stored_before": told.num_stored_before,
         "verdicts": verdicts,
         "not_accepted": told.not_accepted,
         "samples": told.samples,
@@ -327,6 +333,11 @@ def _print(told: _Told, options: Namespace) -> None:
     output.print_rows(
         "Verdicts" if whole["sent"] else "Verdicts (nothing was sent)", verdicts, as_json=options.json, whole=whole
     )
+    if told.num_stored_before:
+        output.print_note(
+            f"{told.num_stored_before} of {told.num_rows} rows came in before, with the same key and nonce:"
+            " they weren't sent again, and their verdicts are as they stand now"
+        )
     if told.samples and not whole["sent"] and not options.json:
         output.print_rows(f"Rows as they would be sent, the first {len(told.samples)}", told.samples)
     if told.not_accepted and not options.json:

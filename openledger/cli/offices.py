@@ -11,9 +11,9 @@ from typing import Any
 from openledger.cli import output
 from openledger.cli.keys import own_key
 from openledger.cli.remote import connect
-from openledger.core.errors import InvalidInput
+from openledger.core.errors import InsufficientFunds, InvalidInput
 from openledger.core.files import write_durably
-from openledger.core.money import parse_open
+from openledger.core.money import format_money, parse_open
 
 _OF_A_ROW = ("expected", "error", "this run")
 
@@ -132,7 +132,15 @@ def withdraw(options: Namespace) -> None:
     amount_nano = parse_open(options.amount)
     if options.dry_run:
         with connect(options) as client:
-            available_nano = client.balance(own_key(options))["available_nano"]
+            found = client.balance(own_key(options))
+        available_nano = found["available_nano"]
+        if amount_nano > available_nano:
+            raise InsufficientFunds(
+                f"{found['account']} has {format_money(available_nano)}, and not {format_money(amount_nano)}",
+                code="insufficient_funds",
+                param="amount",
+                fix="take out less; 'openledger payouts' lists what came in",
+            )
         told = {"amount_nano": amount_nano, "address": options.to, "available_nano": available_nano, "sent": False}
         output.print_pairs(told, as_json=options.json)
         return

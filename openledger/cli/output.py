@@ -94,14 +94,16 @@ def _print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(plain(title)), title_justify="left", box=None, header_style="dim")
+    table = Table(box=None, header_style="dim")
     for name in rows[0]:
         numeric = all(isinstance(row[name], int | float | None) for row in rows) or name.endswith("/token")
         table.add_column(_label(name), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(_cell(name, value)) for name, value in row.items()))
     # a pipe has no width: rows stay whole for whatever reads them
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    console.print(Text(plain(title), style="italic"))
+    console.print(table)
 
 
 def _label(name: str) -> str:

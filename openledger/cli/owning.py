@@ -9,7 +9,7 @@ from typing import Any
 from openledger.cli import output
 from openledger.cli.contributing import read_json
 from openledger.cli.keys import load_key
-from openledger.cli.remote import connect
+from openledger.cli.remote import connect, find_datanet
 from openledger.core.clock import format_span
 from openledger.core.errors import InvalidInput
 
@@ -105,6 +105,7 @@ def permissions(options: Namespace) -> None:
 def request(options: Namespace) -> None:
     key = load_key(options.key) if options.key else None
     if options.dry_run:
+        find_datanet(options)
         party = key.contributor_id if key else None
         told = {"datanet": options.datanet, "action": "contribute" if key else "train", "party": party, "sent": False}
         return output.print_pairs(told, as_json=options.json)

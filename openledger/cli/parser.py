@@ -171,7 +171,7 @@ def _add_data(commands: Any) -> None:
     contribute.add_argument("--terms", metavar="FILE", help=_TERMS_HELP)
     contribute.add_argument("--receipts", metavar="FILE", help="write each row's id and verdict there, one a line")
     trial = contribute.add_mutually_exclusive_group()
-    trial.add_argument("--dry-run", action="store_true", help="judge the rows by the gate here; send nothing")
+    trial.add_argument("--dry-run", action="store_true", help="judge the rows by the gate here; send none")
     trial.add_argument("--preview", action="store_true", help="ask the server for the verdicts; store nothing")
     trial.add_argument("--recovery", metavar="KEYFILE", help="make a recovery key there, named with the first rows")
 

@@ -36,6 +36,8 @@ def version(options: Namespace) -> None:
         "removed since": sum(row["tombstone"] is not None for row in rows),
         "roots recomputed": ", ".join(recomputed),
     }
+    if options.out is not None:
+        shown |= {"written": options.out}
     if older is not None:
         now, before = ({row["row_id"] for row in some} for some in (rows, older))
         shown |= {f"added since {options.since}": sorted(now - before), "gone since": sorted(before - now)}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from openledger.cli import output
 from openledger.cli.keys import own_key
-from openledger.core.errors import InvalidInput
+from openledger.core.errors import InvalidInput, Unavailable
 from openledger.core.files import write_durably
 from openledger.core.money import format_money, format_open, shown_unit
 from openledger.core.values import SamplingParameters
@@ -16,6 +16,7 @@ from openledger.core.values import SamplingParameters
 if TYPE_CHECKING:
     from openledger.client import OpenLedger, Receipt
 
+_DRY_RUN_TIMEOUT_S = 10.0
 _CONTRIBUTOR = ("name", "kind", "accepted", "rejected", "review", "share_ppb", "earned_nano")
 _GAMING = ("kind", "name", "earned_nano", "reference", "reference_nano", "ratio")
 
@@ -24,6 +25,19 @@ def connect(options: Namespace) -> "OpenLedger":
     from openledger.client import OpenLedger  # the HTTP library is half of a second: only commands that need it pay
 
     return OpenLedger(options.url, options.api_key)
+
+
+def find_datanet(options: Namespace) -> dict[str, Any] | None:
+    """The Datanet that a dry run names, which sends nothing more than the name. None where no server answers, which is
+    told. Raises NotFound (`unknown_datanet`), as what would be sent does."""
+    from openledger.client import OpenLedger
+
+    try:
+        with OpenLedger(options.url, options.api_key, timeout_s=_DRY_RUN_TIMEOUT_S) as client:
+            return client.datanet(options.datanet)
+    except Unavailable as error:
+        output.print_note(f"not checked whether there is a Datanet {options.datanet!r}: {error.message}")
+        return None
 
 
 def models(options: Namespace) -> None:
@@ -65,7 +79,13 @@ def datanets(options: Namespace) -> None:
 
 def balance(options: Namespace) -> None:
     with connect(options) as client:
-        output.print_pairs(client.balance(own_key(options)), as_json=options.json)
+        found = client.balance(own_key(options))
+    if options.json:
+        output.print_json(found)
+        return
+    output.print_pairs({name: value for name, value in found.items() if name != "is_open"}, as_json=False)
+    if not found.get("is_open", True):
+        output.print_note("nothing has been paid to this account yet: it opens with its first payment")
 
 
 def payouts(options: Namespace) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from openledger.cli import output
 from openledger.cli.keys import load_key
-from openledger.cli.remote import connect
+from openledger.cli.remote import connect, find_datanet
 from openledger.core.errors import InvalidInput
 from openledger.core.values import RowDraft
 
@@ -100,6 +100,7 @@ def correct(options: Namespace) -> None:
     draft = RowDraft(prompt=options.prompt, completion=options.completion, source=source)
     contribution = sign_contribution(key, options.datanet, [draft], nonce="feedback")
     if options.dry_run:
+        find_datanet(options)
         told = {"datanet": options.datanet, "contributor_id": contribution.contributor_id, "source": source}
         output.print_pairs({**told, "consent": options.consent, "sent": False}, as_json=options.json)
         return

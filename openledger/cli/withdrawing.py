@@ -6,7 +6,7 @@ from typing import Any
 
 from openledger.cli import output
 from openledger.cli.keys import load_key
-from openledger.cli.remote import connect
+from openledger.cli.remote import connect, find_datanet
 
 
 def withdraw(options: Namespace) -> None:
@@ -14,6 +14,7 @@ def withdraw(options: Namespace) -> None:
 
     withdrawal = sign_withdrawal(load_key(options.key), options.datanet, _row_ids(options), options.nonce)
     if options.dry_run:
+        find_datanet(options)
         told = {"datanet": options.datanet, "contributor_id": withdrawal.contributor_id}
         output.print_pairs({**told, "rows": len(withdrawal.row_ids), "sent": False}, as_json=options.json)
         return

@@ -67,7 +67,8 @@ class Offices:
         return self._send(f"/v1/proposals/{segment(proposal)}/cancel", {}, None)
 
     def balance(self, key: SigningKey | None = None) -> dict[str, Any]:
-        """At least `account`, `available_nano`, `held_nano`: of the API key's account, or of `key`'s contributor."""
+        """At least `account`, `available_nano`, `held_nano`: of the API key's account, or of `key`'s contributor. Until
+        something is paid to it, it isn't `is_open`."""
         return read_as(values.read_object, self._transport.get_json("/v1/balance", _signed(key)))
 
     def payouts(self, key: SigningKey | None = None) -> list[dict[str, Any]]:

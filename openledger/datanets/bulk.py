@@ -1,9 +1,9 @@
 """Bulk reads of rows straight from storage, beside the process that owns their shard: for training and statistics.
 
-Owns how a part of a shard is read by whoever was given it; who may is decided before (`Datanets.bulk_parts`). A part
-names files and the rows that are wanted of them. The owner may write its files anew meanwhile (it compacts, or rows are
-taken back); then what is left of the part is looked for in the files of now. A row that isn't there any more is never
-left out in silence, but for a reader that counts them (`is_whole`).
+Owns how a part of a shard is read by whoever was given it; who may is decided before (`Datanets.bulk_parts`,
+`export_parts`). A part names files and the rows that are wanted of them. The owner may write its files anew meanwhile
+(it compacts, or rows are taken back); then what is left of the part is looked for in the files of now. A row that isn't
+there any more is never left out in silence, but for a reader that counts them (`is_whole`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence

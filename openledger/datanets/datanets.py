@@ -1,7 +1,8 @@
 """Datanets: the way of a contribution from its signature to its receipt, and from accepted rows to a version.
 
 Owns the order of these steps, and so that nothing acknowledged is lost and nothing is stored twice. Knows neither Ray
-nor where a shard runs: shards come in as ports. One process at a time holds a folder (see `registry`).
+nor where a shard runs: shards come in as ports. One process at a time holds a folder (see `registry`). What needs no
+row, such as who may contribute, is in `agreements`.
 
 A contribution is stored in three steps, each durable before the next:
 
@@ -39,12 +40,9 @@ from typing import Any
 
 from openledger.core.appealing import Appeal, AppealState, Judged
 from openledger.core.clock import Clock
-from openledger.core.errors import Conflict, Corrupt, Forbidden, InvalidInput, NotFound, TooLarge
+from openledger.core.errors import Conflict, Corrupt, Forbidden, InvalidInput, NotFound
 from openledger.core.files import write_json_durably
-from openledger.core.ids import check_name
 from openledger.core.rekeying import KeyChange
-from openledger.core.sealing import Seal, SealReceipt, check_seal
-from openledger.core.signing import check_public_key
 from openledger.core.values import (
     Contribution,
     ContributionReceipt,
@@ -57,6 +55,7 @@ from openledger.core.values import (
     Verdict,
     Withdrawal,
 )
+from openledger.datanets.agreements import Agreements
 from openledger.datanets.appeals import HeldRow
 from openledger.datanets.bulk import Part
 from openledger.datanets.clusters import ClusterRow, EvidenceClusters, WordWeights, row_words
@@ -67,7 +66,6 @@ from openledger.datanets.divided import DividedIndex, emptied
 from openledger.datanets.export import write_export, write_leaves
 from openledger.datanets.feedback import Feedback
 from openledger.datanets.gate import GATE_VERSION, NO_DETECTORS, Detectors, Rules, decide, examine, rare_collections
-from openledger.datanets.holders import HeldChange
 from openledger.datanets.keyed import KEY_BYTES, FeatureKey
 from openledger.datanets.layout import Layout, ShardPort
 from openledger.datanets.leaderboard import Leaderboard, LeaderboardPage
@@ -77,30 +75,18 @@ from openledger.datanets.preparing import Announced, Prepared, announced
 from openledger.datanets.quotas import DAY_MS, HOUR_MS, check_day, check_hour
 from openledger.datanets.registry import (
     DEFAULT_DISPLAY,
-    Contributor,
     ContributorStatistics,
     CreditedRow,
     Datanet,
     Display,
     PendingContribution,
     Registry,
-    check_display,
 )
 from openledger.datanets.removal import check_withdrawal, removed, tombstone, withdrawn
-from openledger.datanets.reservations import Reservations
 from openledger.datanets.reviews import ReviewerRecord, ReviewOutcome
-from openledger.datanets.row_schema import PLAIN, RowSchema, own_licence
-from openledger.datanets.seals import Opening, Place, UnloggedSeal, digest_of
-from openledger.datanets.terms import (
-    Action,
-    Permission,
-    Terms,
-    changed_terms,
-    check_action,
-    check_licence,
-    check_not_withdrawn,
-    check_permitted,
-)
+from openledger.datanets.row_schema import RowSchema, own_licence
+from openledger.datanets.seals import Opening, Place, digest_of
+from openledger.datanets.terms import Terms, changed_terms, check_not_withdrawn
 from openledger.datanets.versions import (
     Manifest,
     ManifestRow,
@@ -115,9 +101,6 @@ from openledger.datanets.versions import (
     write_manifest,
 )
 
-_MAX_SUMMARY_CHARS = 1_000
-_MAX_NAME_CHARS = 128
-_MAX_OWNED = 100  # names are everybody's
 _INDEXED_AT_ONCE = 10_000
 _MANIFEST_BYTES = 64 * 1024 * 1024  # of those in memory, for who reads one page by page
 _WORD_WEIGHTS = "word_weights.json"
@@ -127,7 +110,7 @@ _STORED: tuple[Outcome, ...] = ("accept", "review")
 _log = logging.getLogger(__name__)
 
 
-class Datanets:
+class Datanets(Agreements):
     """Opening finishes what a crash cut off, checks that every credited row is stored, and builds the duplicate index.
     A Datanet with missing rows or damaged files raises Corrupt naming the shard when it is asked for; `damages` tells.
 
@@ -148,15 +131,13 @@ class Datanets:
         moves_later: bool = False,
         duplicates_by_shard: bool | None = None,
     ):
+        super().__init__(Registry(folder / "registry.sqlite"), clock)
         self._folder = folder
         self._detectors = detectors
-        self._clock = clock
-        self._registry = Registry(folder / "registry.sqlite")
         self._disclosure = Disclosure(self._registry)
         self._shards = tuple(shards)
         self._layout = Layout(shards, self._registry)
         self._index: Index = DuplicateIndex()  # of nothing, while what was cut off is finished
-        self._reservations = Reservations()
         self._manifests = Manifests(_MANIFEST_BYTES)
         self._forgotten = self._registry.tombstones.row_ids()  # by the shards, or about to be
         names = self._registry.names()
@@ -223,21 +204,6 @@ class Datanets:
         and opened again."""
         return dict(self._damages)
 
-    def create(
-        self,
-        name: str,
-        summary: str,
-        owner: str,
-        row_schema: RowSchema = PLAIN,
-        display: Display = DEFAULT_DISPLAY,
-    ) -> Datanet:
-        """Idempotent; one that exists keeps its display policy. Raises Conflict when `name` exists with other content,
-        InvalidInput."""
-        check_display(display)
-        datanet = replace(_described(name, summary, owner, row_schema), display=display)
-        self._registry.add_datanet(datanet, self._clock.now_ms())
-        return datanet
-
     def open_datanet(
         self,
         name: str,
@@ -255,49 +221,6 @@ class Datanets:
         self._reservations.release(name, owner)
         return self.datanet(name)
 
-    def reserve(self, name: str, summary: str, owner: str, row_schema: RowSchema) -> None:
-        """Keep the name of a new Datanet for `owner`, for a minute, or until `release`. Raises as `check_new`."""
-        self.check_new(name, summary, owner, row_schema)
-        self._reservations.take(name, owner, self._clock.now_ms())
-
-    def release(self, name: str, owner: str) -> None:
-        """Of a name that `owner` reserved and doesn't take."""
-        self._reservations.release(name, owner)
-
-    def check_new(self, name: str, summary: str, owner: str, row_schema: RowSchema) -> None:
-        """Raises what `open_datanet` does: InvalidInput, Conflict (`datanet_exists`, `datanet_reserved`), TooLarge."""
-        wanted = _described(name, summary, owner, row_schema)
-        reserved = self._reservations.owners(self._clock.now_ms())
-        owned = {known for known in self.names() if self._registry.datanet(known).owner == owner}
-        owned |= {known for known, holder in reserved.items() if holder == owner and known != name}
-        if name in self.names():
-            self._registry.add_datanet(wanted, self._clock.now_ms())
-        elif reserved.get(name, owner) != owner:
-            raise Conflict(
-                f"somebody else is creating the Datanet {name!r}",
-                code="datanet_reserved",
-                param="name",
-                fix="choose another name, or ask again in a minute",
-            )
-        elif len(owned) >= _MAX_OWNED:
-            raise TooLarge(
-                f"{owner} owns {len(owned)} Datanets; at most {_MAX_OWNED} are allowed",
-                code="too_many_datanets",
-                param="name",
-                fix="ask the operator, who sets up more",
-            )
-
-    def set_display(self, name: str, display: Display) -> Datanet:
-        """Say what a customer may see of the Datanet's rows: `none`, `reference` (the default) or `text`.
-
-        Idempotent. Raises NotFound, and InvalidInput for another policy.
-        """
-        return self._registry.set_display(name, display)
-
-    def displays(self) -> dict[str, Display]:
-        """Every Datanet's display policy."""
-        return {name: self._registry.datanet(name).display for name in self._registry.names()}
-
     def set_terms(self, name: str, terms: Terms, by: str) -> Terms:
         """What `name` is open on, from now on; rows that stand already stay, and so does what their licence asks.
 
@@ -311,68 +234,16 @@ class Datanets:
         """`set_terms` of the terms as they are now, with `changes`. Raises InvalidInput (`invalid_terms`) as well."""
         return self.set_terms(name, changed_terms(self.terms(name), changes), by)
 
-    def terms(self, name: str) -> Terms:
-        return self._registry.terms.terms(self._registry.datanet(name).name)
-
-    def request(self, name: str, party: str, action: Action) -> Permission:
-        """Ask to contribute or to train. What was approved stays so; what was revoked has to be approved anew."""
-        check_action(action)
-        _check_text(party, "party", _MAX_NAME_CHARS)
-        known = self._registry.terms.permission(self._registry.datanet(name).name, party, action)
-        if known is not None and known.state != "requested" and known.allows(self._clock.now_ms()):
-            return known
-        if known is not None and known.state == "revoked":
-            return known
-        self._registry.terms.check_request(name, party, action)
-        return self._permit(name, Permission(party=party, action=action, state="requested", expires_ms=0))
-
-    def approve(self, name: str, party: str, action: Action, by: str, expires_ms: int = 0) -> Permission:
-        """By the owner, also without a request (an invitation); until `expires_ms`, 0 for ever."""
-        check_action(action)
-        _check_text(party, "party", _MAX_NAME_CHARS)
-        self._check_owner(name, by)
-        if expires_ms and expires_ms <= self._clock.now_ms():
-            raise InvalidInput(
-                "the permission would have expired already",
-                code="invalid_expiry",
-                param="expires_ms",
-                fix="send a time in milliseconds since 1970 that is yet to come, or 0 for ever",
-            )
-        return self._permit(name, Permission(party=party, action=action, state="approved", expires_ms=expires_ms))
-
-    def revoke(self, name: str, party: str, action: Action, by: str) -> Permission:
-        """By the owner. Rows that were contributed and adapters that were trained until now stay."""
-        check_action(action)
-        self._check_owner(name, by)
-        return self._permit(name, Permission(party=party, action=action, state="revoked", expires_ms=0))
-
-    def permissions(self, name: str) -> list[Permission]:
-        return self._registry.terms.permissions(self._registry.datanet(name).name)
-
-    def bulk_parts(self, name: str, number: int, party: str, *, is_export: bool = False) -> list[Part]:
-        """Where the rows of `rows` stand in storage, for readers beside this process (`bulk`), for `party` to train on,
-        or to hand on as they are. Raises as `check_training` or `check_export`."""
-        (self.check_export if is_export else self.check_training)(name, party)
+    def bulk_parts(self, name: str, number: int, party: str) -> list[Part]:
+        """Where the rows of `rows` stand in storage, for readers beside this process (`bulk`), for `party` to train on.
+        Raises as `check_training`."""
+        self.check_training(name, party)
         return self._layout.parts(name, self._standing_ids(name, number))
 
-    def check_training(self, name: str, party: str) -> None:
-        """Raises Forbidden where the terms or the licence don't let `party` train on the rows (`not_permitted`,
-        `licence_withdrawn`, `licence_forbids`)."""
-        check_licence(self.terms(name))
-        self._check_permitted(name, party, "train")
-
-    def check_export(self, name: str, party: str) -> None:
-        """Raises Forbidden where the terms don't let `party` have the rows (`not_permitted`, `licence_withdrawn`). What
-        may be made of them is for the licence to say, which goes along."""
-        check_not_withdrawn(self.terms(name))
-        self._check_permitted(name, party, "train")
-
-    def register_contributor(self, public_key: str, name: str) -> Contributor:
-        """Idempotent. Raises Conflict when the key is registered under another name, Forbidden (`key_replaced`)."""
-        check_public_key(public_key)
-        _check_text(name, "name", _MAX_NAME_CHARS)
-        self._registry.holders.check(public_key)
-        return self._register(self._registry.holders.held_by(public_key), public_key, name)
+    def export_parts(self, name: str, number: int, party: str) -> list[Part]:
+        """As `bulk_parts`, for `party` to hand them on as they are. Raises as `check_export`."""
+        self.check_export(name, party)
+        return self._layout.parts(name, self._standing_ids(name, number))
 
     def hold_keys(self, change: KeyChange, decides: bool = False) -> None:
         """Let the key that it replaces sign no more; it is to be put into the log, and then adopted, or dropped. What
@@ -384,78 +255,7 @@ class Datanets:
         for removal in self._registry.tombstones.pending():
             if removal.by == change.contributor_id:
                 self._forget(removal)
-        self._registry.holders.hold(change, self._has_signed, self._clock.now_ms(), decides)
-
-    def adopt_keys(self, change: KeyChange) -> None:
-        """The log has the change. May be repeated."""
-        self._registry.holders.adopt(change)
-
-    def restore_keys(self, changes: Sequence[tuple[int, KeyChange]]) -> int:
-        """Adopt what the log has and this registry lacks, as one that was restored from a backup; how many. They are
-        told with their entries, and in the log's order, none left out behind `keys_told`."""
-        return self._registry.holders.restore(changes)
-
-    def keys_told(self) -> tuple[int, KeyChange] | None:
-        """The last change, and its entry, that `restore_keys` was told of."""
-        return self._registry.holders.told()
-
-    def forget_keys_told(self) -> None:
-        """The log isn't the one that it was: it is to be told from its beginning."""
-        self._registry.holders.forget_told()
-
-    def untold_keys(self) -> list[KeyChange]:
-        """The changes of keys that were adopted and `restore_keys` wasn't told of, each contributor's in their order.
-        The log has them, or had them."""
-        return self._registry.holders.untold()
-
-    def unlog_keys(self, changes: Sequence[KeyChange]) -> None:
-        """The log lacks these after all, as one that was restored from a backup: they are held, and nothing more."""
-        self._registry.holders.unlog(changes, self._clock.now_ms())
-
-    def drop_keys(self, change: KeyChange, min_age_ms: int = 0) -> None:
-        """The log hasn't got a change that was held; one that was held (again) since then stays."""
-        self._registry.holders.drop(change, self._clock.now_ms() - min_age_ms)
-
-    def held_keys(self) -> list[HeldChange]:
-        """Changes of keys that were held and neither adopted nor dropped."""
-        return self._registry.holders.held(self._clock.now_ms())
-
-    def check_key(self, contributor: str, public_key: str) -> None:
-        """Raises InvalidInput (`invalid_signature`) where the key never was the contributor's, Forbidden
-        (`key_awaited`) where its change isn't in the log yet."""
-        self._registry.holders.check_awaited(public_key)
-        if self._registry.holders.held_by(public_key) != contributor:
-            raise InvalidInput(
-                f"{public_key} is no key of {contributor}",
-                code="invalid_signature",
-                param="contributor_id",
-                fix="sign with the contributor's own key",
-            )
-
-    def seal(self, seal: Seal) -> SealReceipt:
-        """Keep a place in the order of credit for rows that are yet to come; durable when it returns, and counts from
-        when it is in the log. The same seal again gives the first.
-
-        Raises InvalidInput (`invalid_seal`, `invalid_signature`), NotFound for an unknown Datanet, Conflict
-        (`too_many_seals`) where many of the contributor's seals never got their rows.
-        """
-        check_public_key(seal.public_key)
-        check_seal(seal, self._registry.holders.held_by)
-        self._registry.datanet(seal.datanet)
-        if self._registry.seals.find(seal.contributor_id, seal.digest, self._clock.now_ms()) is None:
-            self._registry.holders.check(seal.public_key)
-        return self._registry.seals.add(seal, self._clock.now_ms(), self.terms(seal.datanet).licence)
-
-    def find_seal(self, name: str, contributor: str, digest: str) -> SealReceipt:
-        """Raises NotFound (`unknown_seal`)."""
-        return self._registry.seals.get(self._registry.datanet(name).name, contributor, digest, self._clock.now_ms())
-
-    def unlogged_seals(self) -> list[UnloggedSeal]:
-        """Seals and openings that the log lacks; whoever has put one there says so by `mark_seal_logged`."""
-        return self._registry.seals.unlogged()
-
-    def mark_seal_logged(self, contributor: str, digest: str, *, opened: bool) -> None:
-        self._registry.seals.mark_logged(contributor, digest, opened=opened)
+        self._registry.holders.hold(change, self.has_signed, self._clock.now_ms(), decides)
 
     def contribute(self, contribution: Contribution, prepared: Prepared | None = None) -> ContributionReceipt:
         """Check, judge and store. The same contribution again gets its first receipt again. A contributor who is not
@@ -939,15 +739,6 @@ class Datanets:
         """Rows that stand in the shards: the accepted ones and those in review."""
         return self._layout.count(self._registry.datanet(name).name)
 
-    def names(self) -> list[str]:
-        return self._registry.names()
-
-    def datanet(self, name: str) -> Datanet:
-        return self._registry.datanet(name)
-
-    def contributors(self) -> list[Contributor]:
-        return self._registry.contributors()
-
     def _checked(self, contribution: Contribution) -> Announced:
         """The signature also of one that comes prepared: its id doesn't cover the rows themselves."""
         check_signature(contribution)
@@ -959,13 +750,6 @@ class Datanets:
         self._check_sound(one.datanet)
         self.check_key(one.contributor_id, one.public_key)
         self._check_permitted(one.datanet, one.contributor_id, "contribute")
-
-    def _register(self, identifier: str, public_key: str, name: str) -> Contributor:
-        """With the key that signs for him now."""
-        present = self._registry.holders.keys(identifier, public_key).public_key
-        contributor = Contributor(contributor_id=identifier, public_key=present, name=name)
-        self._registry.add_contributor(contributor, self._clock.now_ms())
-        return contributor
 
     def _check_new(self, one: Announced) -> None:
         """What is asked of a contribution that wasn't judged before: a withdrawn licence takes back no answer."""
@@ -994,10 +778,6 @@ class Datanets:
             return
         holders.check(key)
 
-    def _has_signed(self, contributor: str) -> bool:
-        """Whether anything came in under this name."""
-        return self._registry.knows_contributor(contributor) or self._registry.seals.has_any(contributor)
-
     def _check_sound(self, name: str) -> None:
         if name in self._damages:
             raise self._damages[name].with_traceback(None)
@@ -1015,10 +795,6 @@ class Datanets:
         if damages and name not in self._damages:
             self._damages[name] = damages[0]
             _log.error("the Datanet %s is closed: %s", name, damages[0])
-
-    def _check_owner(self, name: str, by: str) -> None:
-        if by != self._registry.datanet(name).owner:
-            raise Forbidden(f"{by} doesn't own the Datanet {name!r}", code="not_the_owner", param="by")
 
     def _check_licences_kept(self, name: str, licence: str, owner: str) -> None:
         """By a Datanet's new `licence`: that of others' rows, and what rows, the owner's too, name themselves. One that
@@ -1053,11 +829,6 @@ class Datanets:
             if own and row_keeps(own, present) is False:
                 raise not_kept(1, own, present)
 
-    def _check_permitted(self, name: str, party: str, action: Action) -> None:
-        if party != self._registry.datanet(name).owner:
-            permission = self._registry.terms.permission(name, party, action)
-            check_permitted(self._registry.terms.terms(name), permission, action, party, self._clock.now_ms())
-
     def _check_quota(self, one: Announced) -> None:
         """Raises TooLarge (`quota_exceeded`) and TooManyRequests (`rate_exceeded`) for more rows in a day, or in an
         hour, than the Datanet takes from one contributor."""
@@ -1068,10 +839,6 @@ class Datanets:
         check_day(one.datanet, terms.max_rows_a_day, received, one.num_rows)
         lately = [(when, number) for when, number in received if when > now_ms - HOUR_MS]
         check_hour(one.datanet, terms.max_rows_an_hour, lately, one.num_rows, now_ms)
-
-    def _permit(self, name: str, permission: Permission) -> Permission:
-        self._registry.terms.set_permission(name, permission, self._clock.now_ms())
-        return permission
 
     def _judge(
         self, contribution: Contribution, sealed: Place | None, prepared: Prepared | None = None
@@ -1315,12 +1082,6 @@ class Datanets:
             )
 
 
-def _described(name: str, summary: str, owner: str, row_schema: RowSchema) -> Datanet:
-    _check_text(summary, "summary", _MAX_SUMMARY_CHARS)
-    _check_text(owner, "owner", _MAX_NAME_CHARS)
-    return Datanet(name=check_name(name, "name"), summary=summary, owner=owner, row_schema=row_schema)
-
-
 def _write_weights(path: Path, weights: WordWeights) -> None:
     """A word of one row alone weighs as much as an unknown one, and isn't kept."""
     counts = {word: count for word, count in weights.counts.items() if count > 1}
@@ -1365,10 +1126,3 @@ def _evidence(row: Row, place: int) -> ClusterRow:
 def _takes_its_place(first: Row, row: Row) -> bool:
     """A contributor may bring the same row to two Datanets: each has its own adapter and its own pool."""
     return first.datanet == row.datanet or first.contributor_id != row.contributor_id
-
-
-def _check_text(text: str, param: str, max_chars: int) -> None:
-    if not 1 <= len(text) <= max_chars or not text.isprintable() or not text.strip():
-        raise InvalidInput(
-            f"{param} must be 1 to {max_chars} printable characters on one line", code="invalid_text", param=param
-        )

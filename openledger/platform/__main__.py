@@ -62,19 +62,23 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
-    from openledger.platform.environment import prepare_environment
-    from openledger.platform.workdir import Workdir
+    from openledger.platform.job import LOADING, begin
+    from openledger.platform.stages import tell
+    from openledger.platform.workdir import named_workdir
 
-    workdir = None if arguments.dry_run else Workdir(arguments.workdir.expanduser().resolve())
-    if workdir is not None:
-        prepare_environment(workdir)  # before anything imports ray
+    root = named_workdir(arguments.workdir)
+    if arguments.dry_run:
+        workdir = None
+        tell(LOADING)
+    else:
+        workdir = begin(root, makes_workdir=True)  # before anything imports ray
     from openledger.platform.printing import print_report
     from openledger.platform.quickstart import demonstration, describe_plan
     from openledger.platform.stages import StageLog
 
     settings = _settings(arguments)
     if workdir is None:
-        describe_plan(settings, arguments.workdir, console)
+        describe_plan(settings, root, console)
         return 0
     with demonstration(settings, workdir, StageLog(console)) as finished:
         print_report(finished.report, console, serves=not arguments.exit)

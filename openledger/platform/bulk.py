@@ -37,14 +37,22 @@ def version_dataset(
     return _dataset(datanets, _answered(datanets.bulk_parts.remote(name, number, party)), columns)
 
 
-def version_rows(datanets: Any, name: str, number: int, party: str, *, is_export: bool = False) -> list[Row]:
-    """The rows of `version_dataset`, sorted by row id; with `is_export` for `party` to hand on, as
-    `Datanets.check_export` lets it. Where some weren't found, it asks again which rows stand, keeps
-    those of them that it has, and reads the others: rows that are taken back one after the other make nothing be read
-    twice. Raises as it does, and as its reading."""
-    rows, purpose = dict[str, Row](), {"is_export": True} if is_export else {}
+def version_rows(datanets: Any, name: str, number: int, party: str) -> list[Row]:
+    """The rows of `version_dataset`, sorted by row id. Raises as it does, and as its reading."""
+    return _standing_rows(datanets, lambda: _answered(datanets.bulk_parts.remote(name, number, party)))
+
+
+def export_rows(datanets: Any, name: str, number: int, party: str) -> list[Row]:
+    """As `version_rows`, for `party` to hand on, as `Datanets.check_export` lets it."""
+    return _standing_rows(datanets, lambda: _answered(datanets.export_parts.remote(name, number, party)))
+
+
+def _standing_rows(datanets: Any, ask: Callable[[], list[Part]]) -> list[Row]:
+    """Where some weren't found, it asks again which rows stand, keeps those of them that it has, and reads the others:
+    rows that are taken back one after the other make nothing be read twice."""
+    rows = dict[str, Row]()
     for left in reversed(range(_TRIES)):
-        parts: list[Part] = _answered(datanets.bulk_parts.remote(name, number, party, **purpose))
+        parts = ask()
         standing = {row_id for part in parts for row_id in part.row_ids}
         rows = {row_id: row for row_id, row in rows.items() if row_id in standing}
         missing = [replace(part, row_ids=tuple(one for one in part.row_ids if one not in rows)) for part in parts]

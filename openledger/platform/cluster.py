@@ -16,6 +16,7 @@ import ray
 
 from openledger.core.errors import Conflict, Unavailable
 from openledger.platform.environment import prepare_environment
+from openledger.platform.stages import timed
 from openledger.platform.workdir import Workdir
 
 NAMESPACE = "openledger"
@@ -36,13 +37,15 @@ def connected(workdir: Workdir, *, dashboard: bool = True, num_cpus: int | None 
     """A connection to Ray for as long as the block runs. A cluster started here ends with it, without a trace; it has
     the folder to itself, since a second one would take ledger and Datanets away from it.
 
-    Raises Unavailable where Ray doesn't start or can't be reached, Conflict (`workdir_in_use`).
+    It tells what it waits for. Raises Unavailable where Ray doesn't start or can't be reached, Conflict
+    (`workdir_in_use`).
     """
     token = prepare_environment(workdir)
     with ExitStack() as leaving:
         leaving.callback(ray.shutdown)
         if os.environ.get("RAY_ADDRESS"):
-            context = _init(address=os.environ["RAY_ADDRESS"], namespace=NAMESPACE, log_to_driver=False)
+            with timed(f"connecting to Ray at {os.environ['RAY_ADDRESS']}"):
+                context = _init(address=os.environ["RAY_ADDRESS"], namespace=NAMESPACE, log_to_driver=False)
             yield Cluster(dashboard=_dashboard_url(context), token=token, own=False)
             return
         leaving.enter_context(only_one(workdir))
@@ -51,16 +54,17 @@ def connected(workdir: Workdir, *, dashboard: bool = True, num_cpus: int | None 
         )  # AF_UNIX paths are short
         leaving.callback(shutil.rmtree, folder, ignore_errors=True)
         leaving.callback(ray.shutdown)  # before the folder goes
-        context = _init(
-            address="local",
-            num_cpus=num_cpus or max(2, os.cpu_count() or 2),
-            object_store_memory=_OBJECT_STORE_BYTES,
-            include_dashboard=dashboard,
-            dashboard_port=free_port(),
-            namespace=NAMESPACE,
-            log_to_driver=False,
-            _temp_dir=folder,
-        )
+        with timed("starting Ray"):
+            context = _init(
+                address="local",
+                num_cpus=num_cpus or max(2, os.cpu_count() or 2),
+                object_store_memory=_OBJECT_STORE_BYTES,
+                include_dashboard=dashboard,
+                dashboard_port=free_port(),
+                namespace=NAMESPACE,
+                log_to_driver=False,
+                _temp_dir=folder,
+            )
         yield Cluster(dashboard=_dashboard_url(context), token=token, own=True)
 
 

@@ -15,7 +15,7 @@ from openledger.core.values import DatanetVersion
 from openledger.datanets.cards import MANIFEST
 from openledger.datanets.export import FILES, write_export, write_leaves
 from openledger.datanets.folders import make_folder
-from openledger.platform.bulk import version_rows
+from openledger.platform.bulk import export_rows
 
 
 def export_version(
@@ -24,14 +24,14 @@ def export_version(
     """Write version `number` (0: the newest) of a Datanet into `folder` for `account` (empty: its owner); what to tell.
 
     Raises NotFound (`unknown_datanet`, `unknown_version`), InvalidInput (`folder_in_use`), and as
-    `Datanets.check_export` and `version_rows`."""
+    `Datanets.check_export` and `export_rows`."""
     datanet = ray.get(datanets.datanet.remote(name))
     party = account or datanet.owner
     version = _version(ray.get(datanets.versions.remote(name)), name, number)
     ray.get(datanets.check_export.remote(name, party))
     _check_folder(folder, name)
     stated = ray.get(datanets.stated.remote(name, version.number))
-    rows = [] if is_dry_run else version_rows(datanets, name, version.number, party, is_export=True)
+    rows = [] if is_dry_run else export_rows(datanets, name, version.number, party)
     leaves = ray.get(datanets.manifest_rows.remote(name, version.number, "", version.num_rows))
     num_removed = sum(leaf.tombstone is not None for leaf in leaves)
     told = {

@@ -274,9 +274,24 @@ class LiveService(Community, Owners):
         return str(await answered(self._economy.mark.remote(answer_id, verdict, account)))
 
     async def balance(self, account: str) -> dict[str, Any]:
-        balance = await answered(self._economy.balance.remote(account))
+        try:
+            balance = await answered(self._economy.balance.remote(account))
+        except NotFound:
+            await self._check_known(account)
+            return {"account": account, "available_nano": 0, "held_nano": 0, "is_open": False}
         held_nano = balance.posted_nano - balance.available_nano
-        return {"account": account, "available_nano": balance.available_nano, "held_nano": held_nano}
+        return {"account": account, "available_nano": balance.available_nano, "held_nano": held_nano, "is_open": True}
+
+    async def _check_known(self, account: str) -> None:
+        """An API key's account is known by its key, a contributor's by what came in under his."""
+        kind, _, contributor = account.partition(":")
+        if kind == "contributor" and not await answered(self._datanets.has_signed.remote(contributor)):
+            raise NotFound(
+                f"nothing was ever contributed as {contributor}",
+                code="unknown_contributor",
+                param="key",
+                fix="check that it is the key file, and the server, that you contributed with",
+            )
 
     async def datanets(self) -> list[dict[str, Any]]:
         told = await self._told()

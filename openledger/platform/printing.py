@@ -13,6 +13,11 @@ SPLITTER_NOTE = (
     "  rows under one name and several are compared in docs/attribution/redteam.md."
 )
 
+ERROR_NOTE = (
+    "± error says how well a share was measured for trainings from this initial A of LoRA. Another initial A gives\n"
+    "  another adapter and other shares: docs/concepts/attribution.md."
+)
+
 
 def print_report(report: dict[str, Any], console: Console, *, serves: bool = True) -> None:
     """Addresses are told only where something `serves` them on."""
@@ -26,6 +31,8 @@ def print_report(report: dict[str, Any], console: Console, *, serves: bool = Tru
                 console.print(
                     f"  unpaid of {person['name']}: {unpaid_ppb / 1e7:.1f} %, by rows that repeat earlier ones"
                 )
+    if report.get("datanets"):
+        console.print(f"  {ERROR_NOTE}\n", highlight=False)
     console.print(_gaming_table(report.get("gaming", [])))
     if any(entry["kind"] == "splitter" for entry in report.get("gaming", [])):
         console.print(f"  {SPLITTER_NOTE}", highlight=False)

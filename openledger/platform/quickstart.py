@@ -480,7 +480,7 @@ def describe_plan(settings: QuickstartSettings, workdir: Path, console: Console)
     """What a run would do, without doing any of it."""
     base = find_base_model(settings.base_model or None)
     console.print(f"base model  {base.name} ({base.path})", highlight=False)
-    console.print(f"workdir     {workdir.expanduser().resolve()}", highlight=False)
+    console.print(f"workdir     {workdir}", highlight=False)
     for datanet in (datanet for datanet in DATANETS if datanet.name in settings.datanets):
         people = contributors(datanet, settings.rows_per_contributor)
         num_rows = sum(len(person.drafts) for person in people)

@@ -236,7 +236,8 @@ class Service(Protocol):
         ...
 
     async def balance(self, account: str) -> dict[str, Any]:
-        """At least `account`, `available_nano` and `held_nano`."""
+        """At least `account`, `available_nano`, `held_nano`, and `is_open`: whether anything was ever paid to it.
+        Raises NotFound (`unknown_contributor`) for a contributor of whom nothing came in."""
         ...
 
     async def datanets(self) -> list[dict[str, Any]]:

@@ -1,9 +1,11 @@
-"""Telling a person what is being done: one line for each stage while it runs, and what it found when it ends.
+"""Telling a person what is being done: one line for each stage while it runs, and what it found when it ends. What is
+no result goes to standard error (`tell`).
 
 Also measures each stage: wall time, and the peak of the memory that this process and all it started hold together
 (proportional set size, so that shared pages count once).
 """
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +19,19 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 _SAMPLE_S = 1.0
 _MIB = 2**20
+
+
+def tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def timed(doing: str) -> Iterator[None]:
+    """Tells at once what the block is `doing`, and behind it how long that took."""
+    tell(f"{doing} ...")
+    started = time.monotonic()
+    yield
+    tell(f"{doing} took {time.monotonic() - started:.1f} s")
 
 
 @dataclass(slots=True)
@@ -41,6 +56,8 @@ class StageLog:
     def stage(self, name: str) -> Iterator[Stage]:
         self.number += 1
         started = time.monotonic()
+        if not self.console.is_terminal:  # where nothing turns, a line has to say what takes so long
+            tell(f"{name} ...")
         columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), TimeElapsedColumn())
         with (
             Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as progress,

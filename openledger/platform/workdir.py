@@ -1,4 +1,5 @@
 """The working folder: where everything that one installation keeps lies. Paths only; it creates nothing but folders.
+A job that works on what an installation holds looks for one (`found_workdir`): a mistyped path must not become one.
 
 config.yaml        resolved settings of the last run        runs/       Ray Train runs and their checkpoints
 keys/              signing keys and nonces, mode 0600       adapters/   PEFT folders with cards, registry.db
@@ -9,10 +10,14 @@ incoming/          adapters to be added over HTTP           cache/      adapters
 rows/              row scores of settled periods
 """
 
+import errno
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from openledger.core.errors import InvalidInput
+from openledger.core.errors import InvalidInput, NotFound
+
+_HOLDS = ("adapters", "datanets", "ledger")  # at least one of them, once anything is kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +29,7 @@ class Workdir:
         try:
             self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InvalidInput(
-                f"{self.root} can't be a working folder: {error.strerror}",
-                code="invalid_workdir",
-                param="workdir",
-                fix="name a folder, or a path where one may be made",
-            ) from error
+            raise _invalid(self.root, error) from error
 
     def folder(self, name: str) -> Path:
         path = self.root / name
@@ -87,3 +87,49 @@ class Workdir:
     @property
     def config(self) -> Path:
         return self.root / "config.yaml"
+
+
+def named_workdir(path: Path) -> Path:
+    """`path` as a working folder's root; nothing is made. Raises InvalidInput (`invalid_workdir`) as `Workdir` does."""
+    root = path.expanduser().resolve()
+    try:
+        standing = next(above for above in (root, *root.parents) if above.exists())
+    except OSError as error:
+        raise _invalid(root, error) from error
+    if not standing.is_dir():
+        raise _invalid(root, _because(errno.EEXIST if standing == root else errno.ENOTDIR))
+    if not os.access(standing, os.W_OK | os.X_OK):
+        raise _invalid(root, _because(errno.EACCES))
+    return root
+
+
+def is_workdir(root: Path) -> bool:
+    """Whether an installation has kept something there."""
+    return any((root / part).is_dir() for part in _HOLDS)
+
+
+def found_workdir(path: Path) -> Workdir:
+    """One that is there already. Raises NotFound (`workdir_not_found`), and as `named_workdir`."""
+    root = named_workdir(path)
+    if not is_workdir(root):
+        reason = f"the folder has none of {', '.join(_HOLDS)}" if root.exists() else "there is no such folder"
+        raise NotFound(
+            f"{root} is no working folder: {reason}",
+            code="workdir_not_found",
+            param="workdir",
+            fix="check the path; 'openledger quickstart --workdir DIR' makes a working folder",
+        )
+    return Workdir(root)
+
+
+def _because(reason: int) -> OSError:
+    return OSError(reason, os.strerror(reason))
+
+
+def _invalid(root: Path, error: OSError) -> InvalidInput:
+    return InvalidInput(
+        f"{root} can't be a working folder: {error.strerror}",
+        code="invalid_workdir",
+        param="workdir",
+        fix="name a folder, or a path where one may be made",
+    )

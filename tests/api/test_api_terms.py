@@ -79,7 +79,7 @@ class TestCreating:
         self, client: TestClient, house: House, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Two that create at once, the second while the first one's fee is taken: it is refused before it pays."""
-        monkeypatch.setattr("openledger.datanets.datanets._MAX_OWNED", 1)
+        monkeypatch.setattr("openledger.datanets.agreements._MAX_OWNED", 1)
         told: list[str] = []
 
         def charge(account: str, name: str) -> str:
@@ -117,7 +117,7 @@ class TestCreating:
         assert client.post("/v1/datanets", json=self.BODY).status_code == 401
 
     def test_names_are_not_hoarded(self, client: TestClient, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("openledger.datanets.datanets._MAX_OWNED", 1)
+        monkeypatch.setattr("openledger.datanets.agreements._MAX_OWNED", 1)
         client.post("/v1/datanets", json=self.BODY, headers=ALICE_KEY)
         response = client.post("/v1/datanets", json={**self.BODY, "name": "more"}, headers=ALICE_KEY)
         assert code(response) == (413, "too_many_datanets")

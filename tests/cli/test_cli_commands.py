@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from memory_service import API_KEY, POOR_KEY, PROOF, RECEIPT, MemoryService
@@ -57,6 +58,20 @@ class TestOverHttp:
     def test_report_as_json_is_the_whole_report(self, capsys: pytest.CaptureFixture[str], service: MemoryService):
         main(["report", "--json"])
         assert json.loads(capsys.readouterr().out) == service.told
+
+    def test_a_balance_before_any_payment_is_zero_and_says_why(
+        self, capsys: pytest.CaptureFixture[str], service: MemoryService, monkeypatch: pytest.MonkeyPatch
+    ):
+        async def unpaid(account: str) -> dict[str, Any]:
+            return {"account": account, "available_nano": 0, "held_nano": 0, "is_open": False}
+
+        monkeypatch.setattr(service, "balance", unpaid)
+        assert main(["balance"]) == 0
+        printed = capsys.readouterr()
+        assert ("available  0 OPEN" in printed.out, "is open" in printed.out) == (True, False)
+        assert printed.err.startswith("nothing has been paid to this account yet")
+        assert main(["balance", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["is_open"] is False
 
     def test_ask_prints_the_answer_alone_on_stdout(self, capsys: pytest.CaptureFixture[str]):
         assert main(["ask", "os-docs", "What?", "--max-tokens", "9"]) == 0

@@ -10,13 +10,16 @@ from served_app import served
 
 from openledger.api import create_app
 from openledger.cli.main import main
+from openledger.core.errors import InvalidInput, NotFound
 from openledger.core.signed import contribution_id
 from openledger.core.values import ContributionReceipt, Verdict
 from openledger.datanets.quotas import HOUR_MS
+from openledger.datanets.row_schema import RowSchema
 from openledger.datanets.seals import digest_of
 from openledger.datanets.terms import Terms
 
 contribution = pytest.importorskip("openledger.datanets.contribution")
+NOBODY = "http://127.0.0.1:9"  # where no server answers
 
 
 @pytest.fixture
@@ -49,13 +52,58 @@ def test_the_same_file_again_is_the_same_contribution(files: list[str]):
     assert first == again != other
 
 
+def test_rows_that_are_stored_already_are_told_to_be(
+    house: House, files: list[str], capsys: pytest.CaptureFixture[str]
+):
+    sending = ["contribute", "docs", *files[2:], "--url", house.url]  # type: ignore[attr-defined]
+    found = []
+    for _ in range(2):
+        capsys.readouterr()
+        assert main([*sending, "--json"]) == 0
+        printed = capsys.readouterr()
+        found.append((json.loads(printed.out)["stored_before"], "3 of 3 rows came in before" in printed.err))
+    assert found == [(0, False), (3, True)]
+    more = json.dumps({"prompt": "What is a hive?", "completion": "A house for bees, of wood or straw."}) + "\n"
+    Path(files[2]).write_text(Path(files[2]).read_text() + more)
+    assert main([*sending, "--part-rows", "3"]) == 0
+    assert "3 of 4 rows came in before" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("more", [[], ["--seal"]])
+def test_a_dry_run_of_an_unknown_datanet_ends_as_the_real_run_does(
+    files: list[str], capsys: pytest.CaptureFixture[str], more: list[str]
+):
+    service = MemoryService()
+    with served(create_app(service)) as url:
+        sending = ["contribute", "nowhere", *files[2:], "--json", "--url", url, *more]
+        capsys.readouterr()
+        codes = main(sending), main([*sending, "--dry-run"])
+    real, dry = (json.loads(part)["error"] for part in capsys.readouterr().err.replace("}\n{", "}\0{").split("\0"))
+    assert (codes, dry) == ((NotFound.exit_code,) * 2, real)
+    assert real["code"] == "unknown_datanet"
+    assert service.contributed == []
+
+
+def test_a_dry_run_has_the_columns_from_the_server_where_there_is_one(
+    house: House, files: list[str], capsys: pytest.CaptureFixture[str]
+):
+    year = {"name": "year", "type": "int64"}
+    house.rows.create("years", "When it was", "user:owner", RowSchema.from_json({"columns": [year]}))
+    capsys.readouterr()
+    sending = ["contribute", "years", *files[2:], "--dry-run"]
+    assert main([*sending, "--url", house.url]) == InvalidInput.exit_code  # type: ignore[attr-defined]
+    assert "no row to contribute (3 refused" in capsys.readouterr().err
+    assert main([*sending, "--url", NOBODY]) == 0
+    assert "not checked whether there is a Datanet 'years'" in capsys.readouterr().err
+
+
 def test_a_dry_run_sends_nothing(files: list[str], capsys: pytest.CaptureFixture[str]):
     capsys.readouterr()
-    assert main([*files, "--dry-run", "--json", "--url", "http://127.0.0.1:9"]) == 0
+    assert main([*files, "--dry-run", "--json", "--url", NOBODY]) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["rows"], told["sent"]) == (3, False)
     assert set(told["samples"][0]) == {"source", "prompt", "completion"}
-    assert main([*files, "--dry-run", "--url", "http://127.0.0.1:9"]) == 0
+    assert main([*files, "--dry-run", "--url", NOBODY]) == 0
     printed = capsys.readouterr()
     assert told["samples"][0]["completion"][:20] in printed.out
     assert "--receipts FILE" in printed.err
@@ -85,7 +133,7 @@ def test_rows_that_come_too_late_for_their_seal_are_told_so(files: list[str], ca
 
 def test_a_dry_run_tells_the_seal_and_sends_nothing(files: list[str], capsys: pytest.CaptureFixture[str]):
     capsys.readouterr()
-    assert main([*files, "--seal", "--dry-run", "--json", "--url", "http://127.0.0.1:9"]) == 0
+    assert main([*files, "--seal", "--dry-run", "--json", "--url", NOBODY]) == 0
     assert len(json.loads(capsys.readouterr().out)["seal"]) == 64
 
 
@@ -124,7 +172,7 @@ def test_a_dry_run_tells_the_gates_verdicts(files: list[str], capsys: pytest.Cap
         + json.dumps({"prompt": "What is it?", "completion": "qqzxw 7"}) + "\n"
     )  # fmt: skip
     capsys.readouterr()
-    assert main([*files, "--dry-run", "--json"]) == 0
+    assert main([*files, "--dry-run", "--json", "--url", NOBODY]) == 0
     verdicts = json.loads(capsys.readouterr().out)["verdicts"]
     assert [(one["outcome"], one["rows"]) for one in verdicts] == [("accept", 1), ("reject", 1)]
 
@@ -142,13 +190,13 @@ def test_a_dry_run_by_the_datanets_terms_knows_its_languages_and_licence(
     terms = tmp_path / "terms.json"
     terms.write_text(json.dumps({"object": "terms", "licence": "MIT", "languages": ["en"], "only_languages": True}))
     capsys.readouterr()
-    assert main([*files, "--dry-run", "--json", "--terms", str(terms)]) == 0
+    assert main([*files, "--dry-run", "--json", "--terms", str(terms), "--url", NOBODY]) == 0
     told = json.loads(capsys.readouterr().out)
     assert [one["reasons"] for one in told["not_accepted"]] == ["wrong_language", "wrong_licence"]
-    assert main([*files, "--dry-run", "--json"]) == 0
+    assert main([*files, "--dry-run", "--json", "--url", NOBODY]) == 0
     assert json.loads(capsys.readouterr().out)["not_accepted"] == []
     terms.write_text('{"licence": "Mine"}')
-    assert main([*files, "--dry-run", "--terms", str(terms)]) == 2
+    assert main([*files, "--dry-run", "--terms", str(terms), "--url", NOBODY]) == 2
 
 
 def test_a_dry_run_asks_the_detectors_that_are_installed_here(
@@ -159,7 +207,7 @@ def test_a_dry_run_asks_the_detectors_that_are_installed_here(
     row = {"prompt": "What is it?", "completion": "It is a secret of the archive."}
     Path(files[2]).write_text(json.dumps(row) + "\n")
     capsys.readouterr()
-    assert main([*files, "--dry-run", "--json"]) == 0
+    assert main([*files, "--dry-run", "--json", "--url", NOBODY]) == 0
     (one,) = json.loads(capsys.readouterr().out)["verdicts"]
     assert (one["outcome"], one["reasons"]) == ("review", "made_policy")
 
@@ -187,18 +235,18 @@ def test_a_server_that_is_away_says_that_sending_again_is_safe(files: list[str],
 
 
 def test_a_mistyped_key_does_not_become_an_identity(files: list[str], tmp_path: Path):
-    assert main([*files[:-1], str(tmp_path / "other.key"), "--dry-run"]) == 6
+    assert main([*files[:-1], str(tmp_path / "other.key"), "--dry-run", "--url", NOBODY]) == 6
     assert not (tmp_path / "other.key").exists()
 
 
 def test_a_file_that_is_not_there_is_named(files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    assert main([*files[:2], str(tmp_path / "none.jsonl"), *files[3:], "--dry-run"]) == 6
+    assert main([*files[:2], str(tmp_path / "none.jsonl"), *files[3:], "--dry-run", "--url", NOBODY]) == 6
     assert "none.jsonl" in capsys.readouterr().err
 
 
 def test_an_empty_file_is_refused(files: list[str], capsys: pytest.CaptureFixture[str]):
     Path(files[2]).write_text("")
-    assert main([*files, "--dry-run"]) == 2
+    assert main([*files, "--dry-run", "--url", NOBODY]) == 2
     assert "empty_contribution" in capsys.readouterr().err
 
 

@@ -45,6 +45,6 @@ def test_a_dry_run_of_ones_own_names_the_rows_of_the_files_alone(
     house: House, files: list[str], tmp_path: Path, capsys: Captured
 ):
     original = house.kept_private()
-    assert main([*files, "--dry-run"]) == 0
+    assert main([*files, "--dry-run", "--url", house.url]) == 0  # type: ignore[attr-defined]
     printed = capsys.readouterr()
     assert original not in printed.out + (tmp_path / "receipts.jsonl").read_text()

@@ -12,7 +12,7 @@ from served_app import served
 from openledger.api import create_app
 from openledger.cli.main import main
 from openledger.core.clock import ManualClock
-from openledger.core.errors import Unavailable
+from openledger.core.errors import InsufficientFunds, Unavailable
 from openledger.core.money import NANO_PER_OPEN, Unit
 from openledger.core.signing import SigningKey, contributor_id
 
@@ -96,7 +96,10 @@ def test_a_payout_is_explained_exported_and_withdrawn(town: Town, capsys: pytest
     (paid,) = [one for one in town.economy.payouts("user:alice") if one.code == "payout"]
     assert "went into the pool" in run(capsys, "payout", "explain", paid.transfer_id)
     assert paid.transfer_id in run(capsys, "payout", "csv")
-    assert '"sent": false' in run(capsys, "payout", "withdraw", "3", "--to", ADDRESS, "--dry-run", "--json")
+    assert '"sent": false' in run(capsys, "payout", "withdraw", "2", "--to", ADDRESS, "--dry-run", "--json")
+    capsys.readouterr()
+    codes = [main(["payout", "withdraw", "5000", "--to", ADDRESS, *more]) for more in (["--dry-run"], [])]
+    assert codes == [InsufficientFunds.exit_code] * 2
     run(capsys, "payout", "withdraw", "3", "--to", ADDRESS)
     town.economy.close_claims()
     assert town.economy.claims(1) == [(ADDRESS, 3 * OPEN)]

@@ -11,6 +11,7 @@ from served_app import served
 
 from openledger.api import create_app
 from openledger.cli.main import main
+from openledger.core.errors import NotFound
 from openledger.core.signing import SigningKey
 from openledger.core.values import RowDraft
 from openledger.datanets.contribution import sign_contribution
@@ -89,6 +90,23 @@ def test_create_then_terms_step_by_step(url: str, house: House, capsys: pytest.C
     assert (house.rows.terms("bees").contribute, house.rows.terms("bees").only_languages) == ("invited", True)
     assert main(["datanet", "terms", "bees", "--url", url]) == 0
     assert "invited" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["permissions", "request", "nowhere"],
+        ["withdraw", "nowhere", "row_a"],
+        ["feedback", "correct", "ans_1", "nowhere", "Who feeds the brood?", "The younger workers do."],
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_dry_run_finds_a_datanet_that_is_not_there(
+    url: str, key: str, words: list[str], capsys: pytest.CaptureFixture[str]
+):
+    capsys.readouterr()
+    assert main([*words, "--key", key, "--dry-run", "--json", "--url", url]) == NotFound.exit_code
+    assert json.loads(capsys.readouterr().err)["error"]["code"] == "unknown_datanet"
 
 
 def test_permissions_from_request_to_revocation(url: str, house: House, key: str, capsys: pytest.CaptureFixture[str]):

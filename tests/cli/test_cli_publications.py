@@ -64,7 +64,9 @@ def test_a_difference_names_what_came_and_went(published: House, capsys: pytest.
 def test_it_is_written_with_the_ids_of_its_rows(
     published: House, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told(published, capsys, "version", "docs", "1", "-o", str(tmp_path / "manifest.json"))
+    shown = told(published, capsys, "version", "docs", "1", "-o", str(tmp_path / "manifest.json"))
+    assert shown["written"] == str(tmp_path / "manifest.json")
+    assert "written" not in told(published, capsys, "version", "docs", "1")
     kept = json.loads((tmp_path / "manifest.json").read_text())
     assert [row["row_id"] for row in kept["rows"]] == sorted(published.rows.credit("docs", 1))
     assert kept["terms"]["licence"] == "LicenseRef-openledger-training"

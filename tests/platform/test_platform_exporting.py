@@ -42,16 +42,16 @@ class Remote:
         return type("Call", (), {"remote": staticmethod(method)})
 
 
-def read_here(datanets: Any, *named: Any, **more: Any) -> list[Row]:
-    """As `version_rows`, by no task of Ray's."""
-    parts = datanets.bulk_parts.remote(*named, **more)
+def read_here(datanets: Any, *named: Any) -> list[Row]:
+    """As `export_rows`, by no task of Ray's."""
+    parts = datanets.export_parts.remote(*named)
     return [row for part in parts for table in read_part(part) for row in rows_of(table)]
 
 
 @pytest.fixture
 def datanets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Datanets]:
     monkeypatch.setattr(exporting.ray, "get", lambda value: value)
-    monkeypatch.setattr(exporting, "version_rows", read_here)
+    monkeypatch.setattr(exporting, "export_rows", read_here)
     made = Datanets(tmp_path / "datanets", [ShardHost(tmp_path / "datanets" / "shard-0")], ManualClock())
     made.create("greek", "What letters do", OWNER)
     made.set_terms("greek", Terms(licence="CC-BY-NC-4.0", train="private"), OWNER)
@@ -174,12 +174,12 @@ def test_a_row_that_is_taken_back_while_rows_are_read_is_in_neither_file(
 ) -> None:
     (late, *_) = datanets.credit("greek", 1)
 
-    def read_and_withdraw(*named: Any, **more: Any) -> list[Row]:
-        rows = read_here(*named, **more)
+    def read_and_withdraw(*named: Any) -> list[Row]:
+        rows = read_here(*named)
         datanets.withdraw(sign_withdrawal(ADA, "greek", [late], "1"))
         return rows
 
-    monkeypatch.setattr(exporting, "version_rows", read_and_withdraw)
+    monkeypatch.setattr(exporting, "export_rows", read_and_withdraw)
     told = export_version(Remote(datanets), "greek", 1, "", tmp_path / "out")
     leaves = json.loads((tmp_path / "out" / "manifest.json").read_text())["rows"]
     assert (told["rows"], told["removed"]) == (2, 1)

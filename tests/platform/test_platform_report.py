@@ -210,6 +210,13 @@ def test_addresses_are_printed_only_while_something_answers_there(serves):
     assert "the ratio is no loss by splitting" in out.getvalue()
 
 
+def test_what_the_error_of_a_share_leaves_out_stands_below_the_shares():
+    for datanets, is_told in (([], False), ([{"name": "tables", "version": 1, "contributors": []}], True)):
+        out = io.StringIO()
+        print_report({"datanets": datanets}, Console(file=out, width=200))
+        assert ("± error says how well a share was measured" in out.getvalue()) == is_told
+
+
 def gaming_of(kind):
     return {
         "kind": kind, "name": "torch.ao", "accepted": 87, "sent": 90, "earned_nano": 5, "reference": "honest mean",
