@@ -55,14 +55,18 @@ class TestLeftOverRows:
 
 
 class TestSingleRows:
-    def test_of_most_contributors_leave_theta_where_it_was(self):
-        """Five of eight have one row that is alike to a stranger's."""
-        told = rows_of(*honest(*[30] * 5, alike=1), *[(f"g{number}", 30, 0) for number in range(3)])
+    """One alike to a stranger's in each of most groups of fewer than fifty rows: by the greatest of each, theta would
+    be at the bound."""
+
+    @pytest.mark.parametrize(("with_one", "without"), [(5, 3), (25, 15)])
+    def test_of_contributors_leave_theta_where_it_was(self, with_one, without):
+        told = rows_of(*honest(*[30] * with_one, alike=1), *[(f"g{number}", 30, 0) for number in range(without)])
         assert theta_milli(*told) == LEAST_MILLI
 
-    def test_of_names_of_noise_leave_theta_where_it_was(self):
-        noise = [(f"s{number}", 48, 1) for number in range(6)]
-        assert theta_milli(*rows_of(*honest(*[30] * 8), *noise)) == LEAST_MILLI
+    @pytest.mark.parametrize(("names", "contributors"), [(6, 8), (24, 20)])
+    def test_of_names_of_noise_leave_theta_where_it_was(self, names, contributors):
+        noise = [(f"s{number}", 48, 1) for number in range(names)]
+        assert theta_milli(*rows_of(*honest(*[30] * contributors), *noise)) == LEAST_MILLI
 
     def test_two_of_thirty_in_most_groups_are_no_chance_among_so_many_rows(self):
         """The median follows them, up to the bound."""
