@@ -30,7 +30,7 @@ Sketches = npt.NDArray[np.float16]
 
 
 def sketches(module: Any, examples: Sequence[Trainable], task: Task = LANGUAGE) -> Sketches:
-    """a of the module's formula for each example, sketched and of length one, in the basis of the first rules: [R, K]."""
+    """a of the module's formula for each example, sketched and of length one, in the first rules' basis: [R, K]."""
     return sketches_by(module, examples, (FIT_ROWS,), task)[0]
 
 
