@@ -89,7 +89,7 @@ PRICED = {"language": (16, 32), "digits": (16, 32, 64)}
 NAMES = tuple(f"c{number}" for number in range(CONTRIBUTORS))
 INSIDER, RIVAL, OUTSIDER = NAMES[-1], NAMES[0], "x"
 SHOPPED, SHADOWS = 8, 8
-FEW_ROWS = 10
+FEW_ROWS, MANY = 10, 40
 COMPLAINTS = 0.5
 
 
@@ -162,8 +162,8 @@ class World:
     ) -> Record:
         """`rows` were sent, some by `attacker`, who is an insider if he is in the honest world too."""
         attacked, before = self.payments(rows), self.payments(self.rows)
-        others = [name for name in NAMES if name != attacker]
-        inside = attacker in NAMES
+        people = {_person(row) for row in self.rows}
+        others, inside = sorted(people - {attacker}), attacker in people
         trained = self.defended_rows(rows)
         return Record(
             attacker={payer: total_pay(pay, attacker) for payer, pay in attacked.items()},
@@ -232,6 +232,16 @@ class DigitsWorld(World):
         """The same rows by three times as many contributors of ten rows; what three of them are paid is summed."""
         found = copy.copy(self)
         found.rows, found._paid = attacks.in_pieces(self.rows, FEW_ROWS), {}
+        return found
+
+    def of_many_rows(self) -> "DigitsWorld":
+        """Another world, of forty contributors of thirty rows; the insider is the last of them."""
+        found = copy.copy(self)
+        rows, questions = digits_task.make_examples(MANY, f"redteam-big-{self.seed}", ())
+        names = {f"c{number:02}": INSIDER if number == MANY - 1 else f"h{number:02}" for number in range(MANY)}
+        own = [replace(row, contributor_id=names[row.contributor_id]) for row in rows]
+        found.rows = sorted(own, key=lambda row: row.contributor_id, reverse=True)
+        found.sold, found.held_out, found._paid = questions[:60], questions[60:], {}
         return found
 
     def defended_rows(self, rows: Sequence[Digit]) -> list[Digit]:
@@ -624,15 +634,17 @@ def duplicate_two_names(world: DigitsWorld) -> Record:
     return world.record([*world.but(), *attacks.repeated(world.own(), 4, renamed)], INSIDER)
 
 
-def _many_names(names: int, each: int, *, few: bool = False, noise: bool = False) -> Attack:
+def _many_names(names: int, each: int, *, few: bool = False, many: bool = False, noise: int = 0) -> Attack:
     """Accounts of few repetitions each, which raise theta by `likeness/2`; where honest contributors have few rows too
-    (`few`) they share their groups there. `noise`: as many noise images under the same names, to look less alike."""
+    (`few`) they share their groups there. `many`: among more rows, where theta may be higher by `likeness/3`. `noise`:
+    so many noise images under the same names, to look less alike and to raise the number of rows."""
 
     def run(world: DigitsWorld) -> Record:
-        among = world.of_few_rows() if few else world
-        sent = attacks.many_repeated(world.own(), INSIDER, names, each)
+        large = world.of_many_rows() if many else world
+        among = large.of_few_rows() if few else large
+        sent = attacks.many_repeated(large.own(), INSIDER, names, each)
         if noise:
-            sent += attacks.sybils(attacks.noise_images(INSIDER, names * each, world.seed), INSIDER, names)
+            sent += attacks.sybils(attacks.noise_images(INSIDER, noise, world.seed), INSIDER, names)
         return among.record([*among.rows, *sent], INSIDER)
 
     return run
@@ -647,8 +659,20 @@ for _names, _each in ((8, 10), (16, 20), (30, 3)):
         _names, _each, few=True
     )
 DIGITS["the same among 24 contributors of 10 rows: 16 names of 10, and as many noise images"] = _many_names(
-    16, 10, few=True, noise=True
+    16, 10, few=True, noise=160
 )
+DIGITS["the same among 24 contributors of 10 rows: 16 names of 10, and six times as many noise images"] = _many_names(
+    16, 10, few=True, noise=960
+)
+DIGITS["the same among 24 contributors of 10 rows: 64 names of 20"] = _many_names(64, 20, few=True)
+for _names, _each in ((8, 10), (16, 20)):
+    DIGITS[f"the same among 40 contributors of 30 rows: {_names} names of {_each}"] = _many_names(
+        _names, _each, many=True
+    )
+for _names, _each in ((16, 20), (40, 8)):
+    DIGITS[f"the same among 120 contributors of 10 rows: {_names} names of {_each}"] = _many_names(
+        _names, _each, few=True, many=True
+    )
 
 
 def _outlier(epsilon: float) -> Attack:
@@ -863,13 +887,14 @@ def _record_file(folder: Path, world: World, name: str) -> Path:
 def table(title: str, results: Mapping[str, Any]) -> str:
     heads = [
         *("attack", "seeds", "rows sent / trained on", "undefended, absolute", "undefended, clipped"),
-        *("shares/2", "shares/3", RULE, "change", "others", "rival, undefended", f"rival, {RULE}"),
+        *("shares/2", "shares/3", "shares/4", RULE, "change", "others", "rival, undefended", f"rival, {RULE}"),
     ]
     lines = [f"\n{title}\n", f"| {' | '.join(heads)} |", "|" + " --- |" * len(heads)]
     for name, figures in results["attacks"].items():
         cells = [str(figures["seeds"]), f"{figures['sent']} / {figures['trained']}" if figures["sent"] else ""]
         cells += [
-            _cell(figures["roi"].get(payer)) for payer in ("absolute", "clipped", "shares/2", "shares/3", "shipped")
+            _cell(figures["roi"].get(payer))
+            for payer in ("absolute", "clipped", "shares/2", "shares/3", "shares/4", "shipped")
         ]
         cells += [_cell(figures[part].get("shipped"), percent=True) for part in ("change", "others")]
         cells += [_cell(figures["rival"].get(payer), percent=True) for payer in ("absolute", "shipped")]

@@ -27,7 +27,7 @@ from openledger.attribution.coalitions import Design
 from openledger.attribution.index import IndexEntry
 from openledger.attribution.period import Measurement, fit_outcomes
 from openledger.core.money import NANO_PER_OPEN
-from openledger.core.shares import RULE_1, WHOLE_PPB, ceiling_nano, shares_ppb
+from openledger.core.shares import RULE, RULE_1, RULE_3, RULE_4, WHOLE_PPB, ceiling_nano, shares_ppb
 from openledger.core.values import UNATTRIBUTED, ContributorScores
 from openledger.economy.parameters import Parameters
 
@@ -35,6 +35,7 @@ Array = npt.NDArray[np.float64]
 Pay = dict[str, float]
 
 PARAMETERS = Parameters()
+Z_BEFORE = 500  # thousandths, of shares/2 to shares/4: parameters before version 8
 NAIVE = ("absolute", "clipped", "rank", "sums")
 
 
@@ -127,24 +128,23 @@ def defended_payments(observed: Observed, fees: Array, idle: int = 0) -> dict[st
     """The shipped rule, and others on the same scores. `fees` in OPEN for each answer sold, 0 for those marked wrong.
     `idle` more answers at 1 OPEN were sold that owe nothing to anybody."""
     scores, unbounded = (period_scores(observed, fees, idle, ceiling=some) for some in (True, False))
-    own = period_scores(observed, fees, idle, of_others=False)
+    before = {rule: period_scores(observed, fees, idle, rule=rule) for rule in (RULE_4, RULE_3)}
     return {
         "shipped": shipped_pay(scores),
         "z = 0": shipped_pay(scores, 0),
+        "z = 1/2": shipped_pay(scores, Z_BEFORE),
         "pooled": pooled_pay(scores),
         "no ceiling": shipped_pay(unbounded),
-        "shares/3": shipped_pay(own),
+        **{rule: shipped_pay(own, Z_BEFORE) for rule, own in before.items()},
         "shares/2": every_row_pay(scores),
         "shares/1": first_pay(unbounded),
         "use only": _pay(scores.use),
     }
 
 
-def period_scores(
-    observed: Observed, fees: Array, idle: int = 0, *, ceiling: bool = True, of_others: bool = True
-) -> Scores:
-    """`of_others`: whether rows that repeat others' are unpaid, or the contributor's own alone, as by shares/3."""
-    everything = measured(observed, fees, slice(None), of_others=of_others)
+def period_scores(observed: Observed, fees: Array, idle: int = 0, *, ceiling: bool = True, rule: str = RULE) -> Scores:
+    """`rule`: the rule of shares by which repeated rows are unpaid."""
+    everything = measured(observed, fees, slice(None), rule=rule)
     improvement = everything.improvement()
     assert improvement is not None
     if not ceiling:
@@ -162,7 +162,7 @@ def shipped_pay(scores: Scores, z_milli: int | None = None) -> Pay:
 def every_row_pay(scores: Scores) -> Pay:
     """By shares/2, which pays for repeats too."""
     use, improvement = (replace(part, unpaid_nano={}) for part in (scores.use, scores.improvement))
-    return shipped_pay(Scores(use=use, improvement=improvement))
+    return shipped_pay(Scores(use=use, improvement=improvement), Z_BEFORE)
 
 
 def first_pay(scores: Scores) -> Pay:
@@ -210,7 +210,7 @@ def naive_pay(observed: Observed, kind: str, fees: Array | None = None) -> Pay:
     return _normalized(dict(pay))
 
 
-def measured(observed: Observed, fees: Array, columns: slice, *, of_others: bool = True) -> Measurement:
+def measured(observed: Observed, fees: Array, columns: slice, *, rule: str = RULE) -> Measurement:
     entries = tuple(
         IndexEntry(row_id=row_id, contributor_id=name, trained=True)
         for row_id, name in zip(observed.row_ids, observed.who, strict=True)
@@ -226,7 +226,7 @@ def measured(observed: Observed, fees: Array, columns: slice, *, of_others: bool
         gains=tuple(observed.gains_Q[columns].tolist()),
         bank=fit_outcomes(design, observed.outcomes_MQ[:, columns], entries, scores),
         fees_nano=(NANO_PER_OPEN,) * observed.num_sold,
-        repeats=observed.repeats.listed(of_others=of_others)[1] if observed.repeats else (),
+        repeats=observed.repeats.listed(rule)[1] if observed.repeats else (),
     )
 
 

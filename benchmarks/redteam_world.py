@@ -21,7 +21,7 @@ import torch
 
 from benchmarks import digits_task
 from openledger.adapters.base_model import BaseModel, load_model, load_tokenizer
-from openledger.attribution import likeness
+from openledger.attribution import likeness, likeness_3
 from openledger.attribution.bank import Bank, plan_bank
 from openledger.attribution.bank_folder import BANK_FORMAT
 from openledger.attribution.index import build_index
@@ -154,7 +154,7 @@ def observe(
 
 
 def repeats_of(kit: Any, folder: Path, rows: Sequence[Any], initial: str, credit: Mapping[str, int]) -> Repeats:
-    rule = [likeness.RULE, "by the fewer rows", likeness.LEAST_MILLI, likeness.MOST_MILLI]
+    rule = [likeness.RULE, likeness.LEAST_MILLI, likeness_3.LEAST_MILLI, likeness_3.FEW, likeness_3.DOUBLING_MILLI]
     key = digest_json(
         [kit.identity, [repr(row) for row in rows], initial, sorted(credit, key=credit.__getitem__), rule]
     )
@@ -164,8 +164,8 @@ def repeats_of(kit: Any, folder: Path, rows: Sequence[Any], initial: str, credit
         found = likeness.find_repeats(module, kit.encode(rows), kit.task, credit=credit)
         write_json_durably(path, asdict(found))
     kept = json.loads(path.read_text())
-    own, anybodys = (tuple(Repeat(**values) for values in kept[name]) for name in ("own", "anybodys"))
-    return Repeats(own=own, anybodys=anybodys)
+    lists = {name: tuple(Repeat(**values) for values in kept[name]) for name in ("own", "anybodys_2", "anybodys")}
+    return Repeats(**lists)
 
 
 def _trained(

@@ -4,7 +4,7 @@
 
 Images of the digits task with their true labels, drawn at random among contributors of equal sizes, or of sizes as 1,
 1/2, 1/3, ...; nobody copies. Counted are rows that `attribution.likeness` names: by likeness/1, of their contributor's
-own, and by likeness/2, of anybody's, in an order of contribution drawn at random.
+own, and by likeness/2 and /3, of anybody's, in an order of contribution drawn at random.
 
 `names`: as many accounts more as said, each with as many images of noise, before all others: theta is a median over
 contributors, so accounts that are alike to nobody might lower it for those who are. A row of theirs teaches nothing;
@@ -30,7 +30,7 @@ from openledger.core.files import write_json_durably
 from openledger.training.recipe import generator
 
 SEEDS, ORIGINALS = 2, 30
-RULES = ("likeness/1", "likeness/2")
+RULES = ("likeness/1", "likeness/2", "likeness/3")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,8 @@ def counted(world: World, seed: int) -> dict[str, list[float]]:
         return [names.total(), worst, (len(repeats) - names.total()) / added if added else 0.0]
 
     assert found.anybodys is not None
-    return {"likeness/1": lost(found.own), "likeness/2": lost(found.anybodys)}
+    assert found.anybodys_2 is not None
+    return {"likeness/1": lost(found.own), "likeness/2": lost(found.anybodys_2), "likeness/3": lost(found.anybodys)}
 
 
 def main() -> int:

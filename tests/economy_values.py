@@ -124,9 +124,9 @@ def answer(authorized: Authorization, prompt: int = 10, completion: int = 7, tok
 
 def scores(period: str = "p0001", adapter: str = "py", **values: Any) -> ContributorScores:
     given = {
-        "scores_nano": {"ctr_a": 68, "ctr_b": 27, "ctr_c": -5},
-        "errors_nano": {"ctr_a": 40, "ctr_b": 30, "ctr_c": 24},  # E = 50: with z = 1/2, 16 and 9 are taken
-        "gain_nano": 100,
+        "scores_nano": {"ctr_a": 136, "ctr_b": 54, "ctr_c": -10},
+        "errors_nano": {"ctr_a": 100, "ctr_b": 75, "ctr_c": 60},  # E = 125: with z = 2/5, 32 and 18 are taken
+        "gain_nano": 200,
         "quality": {"lds": "0.5"},
         **values,
     }
@@ -136,9 +136,9 @@ def scores(period: str = "p0001", adapter: str = "py", **values: Any) -> Contrib
 def improvement(period: str = "p0001", **values: Any) -> ContributorScores:
     """Influence on the held-out set: ctr_b's rows and, unlike on the answers, ctr_c's."""
     given = {
-        "scores_nano": {"ctr_b": 40, "ctr_c": 9},
-        "errors_nano": {"ctr_b": 8, "ctr_c": 6},  # E = 10
-        "gain_nano": 50,
+        "scores_nano": {"ctr_b": 80, "ctr_c": 18},
+        "errors_nano": {"ctr_b": 20, "ctr_c": 15},  # E = 25
+        "gain_nano": 100,
         "quality": {"lds": "0.4"},
         **values,
     }

@@ -125,7 +125,7 @@ class House(Community, Owners, MemoryService):
     def settled(self) -> None:
         """The pool is paid, 20 nano-OPEN of it to Ada, who has a dispute's deposit."""
         self.sold()
-        self.economy.settle(scores(scores_nano={"ctr_a": 60, ADA_ID: 20}, errors_nano={"ctr_a": 6, ADA_ID: 2}), {})
+        self.economy.settle(scores(scores_nano={"ctr_a": 120, ADA_ID: 40}, errors_nano={"ctr_a": 15, ADA_ID: 5}), {})
         self.economy.grant(f"contributor:{ADA_ID}", DEPOSIT, "deposit of a dispute")
 
     def logged_seals(self) -> list[str]:

@@ -2,12 +2,13 @@
 
     likeness/1   of their own contributor's rows                     likeness_1.py
     likeness/2   of anybody's, by the order of credit                likeness_2.py
+    likeness/3   the same in another basis, and with another theta   likeness_3.py
 
 Each rule that was published has a module of its own, with its constants: what a settlement of before names can be
 computed again as it was. This module knows which of them there are, and keeps what they find. A further rule is a
 further module, a further list in `Repeats`, and a format of the file that has it.
 
-What has no order of credit, as runs of before or of rows that belong to no Datanet, is judged by likeness/1. Both lists
+What has no order of credit, as runs of before or of rows that belong to no Datanet, is judged by likeness/1. All lists
 are kept: which one a period goes by, its rule of shares says.
 
 The list is of the rows that were trained on and were there when it was made. A row that is withdrawn later stays in it
@@ -24,22 +25,26 @@ from typing import Any
 import numpy.typing as npt
 
 from openledger.adapters.base_model import BaseModel, load_model
-from openledger.attribution import likeness_1, likeness_2
+from openledger.attribution import likeness_1, likeness_2, likeness_3
+from openledger.attribution.ekfac import FIT_ROWS
 from openledger.attribution.likeness_1 import repeats_of_own
 from openledger.attribution.likeness_2 import LEAST_MILLI as LEAST_MILLI
 from openledger.attribution.likeness_2 import MOST_MILLI as MOST_MILLI
-from openledger.attribution.likeness_2 import repeats_of_anybody
-from openledger.attribution.sketches import sketches
+from openledger.attribution.likest import Found
+from openledger.attribution.sketches import sketches_by
 from openledger.core.errors import Corrupt, InvalidInput
 from openledger.core.files import read_document, write_json_durably
 from openledger.core.hashing import digest_json
+from openledger.core.shares import RULE_3, RULE_4
 from openledger.training.lora import attach_lora
 from openledger.training.record import load_run, run_start
 from openledger.training.task import LANGUAGE, Task, Trainable
 
-OWN_RULE, RULE = likeness_1.RULE, likeness_2.RULE
+OWN_RULE, RULE_2, RULE = likeness_1.RULE, likeness_2.RULE, likeness_3.RULE
+UNMEASURED = "unmeasured"  # stated of an index that was built before there was a list
 FORMAT_1 = "openledger.repeats/1"  # one list, by likeness/1
-FORMAT = "openledger.repeats/2"
+FORMAT_2 = "openledger.repeats/2"  # none by likeness/3
+FORMAT = "openledger.repeats/3"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,18 +60,39 @@ class Repeat:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repeats:
-    """The repeats among one run's rows: `own` by likeness/1; `anybodys` by likeness/2, None where nobody knows the
-    order of credit, of which `credit_root` is the root."""
+    """The repeats among one run's rows: `own` by likeness/1; `anybodys_2` by likeness/2 and `anybodys` by likeness/3,
+    None where nobody knows the order of credit, of which `credit_root` is the root. Lists of before have none by the
+    later rules."""
 
     own: tuple[Repeat, ...]
+    anybodys_2: tuple[Repeat, ...] | None = None
     anybodys: tuple[Repeat, ...] | None = None
     credit_root: str = ""
 
-    def listed(self, *, of_others: bool) -> tuple[str, tuple[Repeat, ...]]:
-        """The list that counts, with its rule: likeness/2 if rows that repeat others' are to count, and are known."""
-        if of_others and self.anybodys is not None:
-            return RULE, self.anybodys
-        return OWN_RULE, self.own
+    def listed(self, shares_rule: str = "") -> tuple[str, tuple[Repeat, ...]]:
+        """The list that a rule of shares goes by (the newest rule where none is said), with the rule that it is by; or,
+        where that one isn't known, the newest before it."""
+        newest = {RULE_3: 2, RULE_4: 1}.get(shares_rule, 0)
+        return next((rule, rows) for rule, rows in self._lists[newest:] if rows is not None)
+
+    def stated(self, likeness: str) -> tuple[Repeat, ...]:
+        """The list by the rule that a settlement's quality states as its `likeness`: by it a second scorer goes,
+        whatever newer ones he knows. Raises InvalidInput (`unknown_rule`) where there is none by that rule."""
+        rule = likeness.partition(" ")[0]
+        known = {rule: rows for rule, rows in self._lists if rows is not None} | {UNMEASURED: ()}
+        if rule not in known:
+            raise InvalidInput(
+                f"there is no list of repeated rows by {rule!r}, only by {', '.join(known)}",
+                code="unknown_rule",
+                param="likeness",
+                fix="find the repeats again with the run's order of credit: find_repeats(..., credit=record.places)",
+            )
+        return known[rule]
+
+    @property
+    def _lists(self) -> tuple[tuple[str, tuple[Repeat, ...] | None], ...]:
+        """The newest rule first."""
+        return (RULE, self.anybodys), (RULE_2, self.anybodys_2), (OWN_RULE, self.own)
 
 
 def find_repeats(
@@ -82,11 +108,14 @@ def find_repeats(
     """
     ordered = sorted(examples, key=lambda example: example.row_id)
     places = None if credit is None else [_place(credit, example.row_id) for example in ordered]
+    fit_rows = (FIT_ROWS,) if places is None else (FIT_ROWS, likeness_3.FIT_ROWS)
+    found_RK, *clear_RK = sketches_by(module, ordered, fit_rows, task)
     return repeats_among(
         [example.row_id for example in ordered],
         [example.contributor_id for example in ordered],
-        sketches(module, ordered, task),
+        found_RK,
         places,
+        *clear_RK,
         credit_root=credit_root,
     )
 
@@ -96,12 +125,15 @@ def repeats_among(
     contributors: Sequence[str],
     sketches_RK: npt.NDArray[Any],
     places: Sequence[int] | None = None,
+    clear_RK: npt.NDArray[Any] | None = None,
     *,
     credit_root: str = "",
 ) -> Repeats:
-    """As the module says, of sketches of length one (or zero, which are alike to nothing), in the order of row ids."""
+    """As the module says, of sketches of length one (or zero, which are alike to nothing), in the order of row ids.
+    `clear_RK` are those in the basis of likeness/3, where they differ."""
+    clear_RK = sketches_RK if clear_RK is None else clear_RK
 
-    def named(found: Iterable[tuple[int, int, int]]) -> tuple[Repeat, ...]:
+    def named(found: Iterable[Found]) -> tuple[Repeat, ...]:
         return tuple(
             Repeat(
                 row_id=row_ids[row],
@@ -114,7 +146,8 @@ def repeats_among(
 
     return Repeats(
         own=named(repeats_of_own(contributors, sketches_RK)),
-        anybodys=None if places is None else named(repeats_of_anybody(contributors, sketches_RK, places)),
+        anybodys_2=None if places is None else named(likeness_2.repeats_of_anybody(contributors, sketches_RK, places)),
+        anybodys=None if places is None else named(likeness_3.repeats_of_anybody(contributors, clear_RK, places)),
         credit_root=credit_root,
     )
 
@@ -145,7 +178,7 @@ def build_repeats(base: BaseModel, adapter: Path, trained: Sequence[Trainable], 
 def save_repeats(folder: Path, found: Repeats) -> None:
     lists = {
         rule: [list(astuple(repeat)) for repeat in rows]
-        for rule, rows in ((OWN_RULE, found.own), (RULE, found.anybodys))
+        for rule, rows in ((OWN_RULE, found.own), (RULE_2, found.anybodys_2), (RULE, found.anybodys))
         if rows is not None
     }
     told = {"lists": lists, "credit_root": found.credit_root}
@@ -166,7 +199,7 @@ def load_repeats(folder: Path) -> Repeats | None:
             fix="remove the file and build the index again: it is made from the adapter and its rows",
         )
 
-    return read_document(_path(folder), (FORMAT, FORMAT_1), _parsed, refused)
+    return read_document(_path(folder), (FORMAT, FORMAT_2, FORMAT_1), _parsed, refused)
 
 
 def _parsed(values: dict[str, Any]) -> Repeats:
@@ -178,7 +211,12 @@ def _parsed(values: dict[str, Any]) -> Repeats:
     elif told.keys() != {"lists", "credit_root"} or digest_json(told) != values["digest"]:
         raise ValueError("it was changed")
     lists = {rule: tuple(_repeat(*row) for row in rows) for rule, rows in told["lists"].items()}
-    return Repeats(own=lists[OWN_RULE], anybodys=lists.get(RULE), credit_root=told.get("credit_root", ""))
+    return Repeats(
+        own=lists[OWN_RULE],
+        anybodys_2=lists.get(RULE_2),
+        anybodys=lists.get(RULE),
+        credit_root=told.get("credit_root", ""),
+    )
 
 
 def _repeat(row_id: str, earlier: str, likeness_milli: int, contributor_id: str = "") -> Repeat:

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from openledger.attribution.likest import Float, Integers, likest_earlier, products_of
+from openledger.attribution.likest import Float, Found, Integers, likest_earlier, products_of
 
 RULE = "likeness/1"
 LEAST_MILLI = 800
@@ -34,8 +34,8 @@ ALPHA_PPM = 20_000
 STRANGERS = 2048
 
 
-def repeats_of_own(contributors: Sequence[str], sketches_RK: npt.NDArray[Any]) -> Iterator[tuple[int, int, int]]:
-    """(a row's number, the earlier one's, their likeness in thousandths), of rows in the order of their ids."""
+def repeats_of_own(contributors: Sequence[str], sketches_RK: npt.NDArray[Any]) -> Iterator[Found]:
+    """Of rows in the order of their ids."""
     strangers = _strangers(contributors, sketches_RK)
     by_contributor: defaultdict[str, list[int]] = defaultdict(list)
     for number, name in enumerate(contributors):

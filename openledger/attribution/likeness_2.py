@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from openledger.attribution.likest import Likest, earlier_products
+from openledger.attribution.likest import ByCredit, Found
 from openledger.core.hashing import digest_json
 
 RULE = "likeness/2"
@@ -42,19 +42,10 @@ ALPHA_PPM = 20_000
 
 def repeats_of_anybody(
     contributors: Sequence[str], sketches_RK: npt.NDArray[Any], places: Sequence[int]
-) -> Iterator[tuple[int, int, int]]:
-    """(a row's number, the earlier one's, their likeness in thousandths). `places` are those in the order of credit."""
-    order = np.argsort(np.asarray(places), kind="stable").tolist()
-    whose, sorted_RK = [contributors[row] for row in order], sketches_RK[order]
-    name_R = np.unique(whose, return_inverse=True)[1]
-    anybodys, strangers = Likest.of(len(order)), Likest.of(len(order))
-    for rows, others, products in earlier_products(sorted_RK):
-        anybodys.see(rows, others, products)
-        strangers.see(rows, others, np.where(name_R[rows][:, None] == name_R[others], -1.0, products))
-    theta = theta_milli(whose, [milli for _, milli in strangers.found()])
-    for row, (earlier, milli) in enumerate(anybodys.found()):
-        if milli > theta:
-            yield order[row], order[earlier], milli
+) -> Iterator[Found]:
+    """`places` are those in the order of credit."""
+    rows = ByCredit.of(contributors, sketches_RK, places)
+    return rows.above(theta_milli(rows.whose, rows.strangers_milli))
 
 
 def theta_milli(contributors: Sequence[str], strangers_milli: Sequence[int]) -> int:

@@ -1,10 +1,10 @@
-"""The likest earlier row of each, of sketches in an order: by products of blocks, so that no table of all pairs is
-made.
+"""The likest earlier row of each, of sketches in an order, such as that of credit: by products of blocks, so that no
+table of all pairs is made.
 
 Shapes: R rows in their order, K the sketch.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 Float = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
+Found = tuple[int, int, int]  # a row's number, the earlier one's, their likeness in thousandths
 _BLOCK = 1024
 
 
@@ -47,6 +48,38 @@ class Likest:
         """Likenesses in thousandths; (0, 0) where there is none."""
         milli = [min(1000, round(1000 * likeness)) for likeness in self.likeness_R.tolist()]
         return list(zip(self.number_R.tolist(), milli, strict=True))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ByCredit:
+    """Rows in the order of credit, which `order` has by their numbers: whose they are, the likest earlier one of
+    anybody's, and how alike the likest of a stranger's is."""
+
+    order: Sequence[int]
+    whose: Sequence[str]
+    likest: Sequence[tuple[int, int]]
+    strangers_milli: Sequence[int]
+
+    @classmethod
+    def of(cls, contributors: Sequence[str], sketches_RK: npt.NDArray[Any], places: Sequence[int]) -> "ByCredit":
+        order = np.argsort(np.asarray(places), kind="stable").tolist()
+        whose = [contributors[row] for row in order]
+        name_R = np.unique(whose, return_inverse=True)[1]
+        anybodys, strangers = Likest.of(len(order)), Likest.of(len(order))
+        for rows, others, products in earlier_products(sketches_RK[order]):
+            anybodys.see(rows, others, products)
+            strangers.see(rows, others, np.where(name_R[rows][:, None] == name_R[others], -1.0, products))
+        return cls(
+            order=order,
+            whose=whose,
+            likest=anybodys.found(),
+            strangers_milli=[milli for _, milli in strangers.found()],
+        )
+
+    def above(self, theta_milli: int) -> Iterator[Found]:
+        for row, (earlier, milli) in enumerate(self.likest):
+            if milli > theta_milli:
+                yield self.order[row], self.order[earlier], milli
 
 
 def earlier_products(sketches_RK: npt.NDArray[Any]) -> Iterator[tuple[slice, slice, Float]]:

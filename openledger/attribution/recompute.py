@@ -68,8 +68,8 @@ def recompute(
     the base; `least_error_scale` is what the adapter's audit says, as in the first scorer's `quality`; so is `num_gone`
     (`gone_rows`), the rows of the adapter's card that its index lacks. `repeats` are those that `likeness.find_repeats`
     finds among the rows where the run began, or that `likeness.load_repeats` reads beside the index: the list of either
-    that the pool's rule of shares goes by (`Repeats.listed`). Where rows were taken back since, what is found among the
-    others is to be completed by `with_gone`.
+    by the rule that the settlement's quality states (`Repeats.stated`). Where rows were taken back since, what is found
+    among the others is to be completed by `with_gone`.
 
     Of a derived adapter each generation is recomputed on the answers that `answered_by` (a digest) gave, against what
     it gained over the adapter that it `began_from`, and under the ceiling of the one that answered;

@@ -5,7 +5,7 @@
 
 Gradients are compared by a count sketch of SKETCH numbers (Charikar et al., 2002), whose cosines err by about 0.015: so
 likeness takes 8 kB a row. At LoRA's start B is zero, and so are A's gradients: they, and what EK-FAC would make of
-them, aren't computed. Every rule of likeness compares the same sketches.
+them, aren't computed. Every rule of likeness compares such sketches; on which rows its basis is fitted, it says itself.
 
 Shapes: R rows, B rows of a batch, P numbers of a site, K the sketch.
 """
@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from openledger.attribution.ekfac import Eigenbasis, fit
+from openledger.attribution.ekfac import FIT_ROWS, Basis, Eigenbasis, fit
 from openledger.attribution.gradients import Site, row_gradients, sites
 from openledger.attribution.index import batches
 from openledger.training.recipe import generator
@@ -30,24 +30,35 @@ Sketches = npt.NDArray[np.float16]
 
 
 def sketches(module: Any, examples: Sequence[Trainable], task: Task = LANGUAGE) -> Sketches:
-    """a of the module's formula for each example, sketched and of length one: [R, K]."""
+    """a of the module's formula for each example, sketched and of length one, in the first rules' basis: [R, K]."""
+    return sketches_by(module, examples, (FIT_ROWS,), task)[0]
+
+
+def sketches_by(
+    module: Any, examples: Sequence[Trainable], fit_rows: Sequence[int], task: Task = LANGUAGE
+) -> list[Sketches]:
+    """Those in the basis that is fitted on each number of the examples, all by the same gradients."""
+    numbers = [min(number, len(examples)) for number in fit_rows]
     with _without_idle(module):
-        return _sketches(module, examples, task)
+        bases = {number: fit(module, examples, task=task, fit_rows=number) for number in dict.fromkeys(numbers)}
+        found = dict(zip(bases, _sketches(list(bases.values()), module, examples, task), strict=True))
+    return [found[number] for number in numbers]
 
 
-def _sketches(module: Any, examples: Sequence[Trainable], task: Task) -> Sketches:
-    basis, all_sites = fit(module, examples, task=task), sites(module)
-    found_RK = np.zeros((len(examples), SKETCH), np.float16)
+def _sketches(bases: Sequence[Basis], module: Any, examples: Sequence[Trainable], task: Task) -> list[Sketches]:
+    all_sites = sites(module)
+    found = [np.zeros((len(examples), SKETCH), np.float16) for _ in bases]
     hashes = {site.name: _hash(site) for site in all_sites}
     for numbers in batches(examples, sum(site.size for site in all_sites)):
         gradients = row_gradients(module, [examples[number] for number in numbers], task, all_sites)
-        sketch_BK = torch.zeros(len(numbers), SKETCH)
-        for site in all_sites:
-            place_P, sign_P = hashes[site.name]
-            whitened_BP = _whitened(basis[site.name], gradients[site.name].cpu()).flatten(1)
-            sketch_BK.index_add_(1, place_P, whitened_BP * sign_P)
-        found_RK[numbers] = torch.nn.functional.normalize(sketch_BK, dim=1).numpy()
-    return found_RK
+        for found_RK, basis in zip(found, bases, strict=True):
+            sketch_BK = torch.zeros(len(numbers), SKETCH)
+            for site in all_sites:
+                place_P, sign_P = hashes[site.name]
+                whitened_BP = _whitened(basis[site.name], gradients[site.name].cpu()).flatten(1)
+                sketch_BK.index_add_(1, place_P, whitened_BP * sign_P)
+            found_RK[numbers] = torch.nn.functional.normalize(sketch_BK, dim=1).numpy()
+    return found
 
 
 @contextmanager

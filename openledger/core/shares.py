@@ -3,9 +3,10 @@
 I_c is contributor c's influence summed over the period, SE_c its standard error, G the adapter's gain over the base
 in the same unit, and z is governed. A settlement names the rule that it was made by, and is checked by that one.
 
-    shares/4    w_c = max(0, I_c - U_c - z SE_c^2 / E)      E = sqrt(sum over j that are paid of SE_j^2)
+    shares/5    w_c = max(0, I_c - U_c - z SE_c^2 / E)      E = sqrt(sum over j that are paid of SE_j^2)
                 D   = max(G, sum over j of max(0, I_j), sum over adapters of max(0, g) F)
-    shares/3    the same with U_c of fewer rows
+    shares/4    the same with U_c of fewer rows
+    shares/3    the same with U_c of fewer still
     shares/2    the same with U_c = 0
     shares/1    w_c = max(0, I_c - z SE_c)            D = max(G, sum over j of max(0, I_j))
 
@@ -15,8 +16,9 @@ What the w_c leave of D is `unattributed`: weak evidence pays nobody, and nothin
 clipped once for each contributor, after the period's sum, so that rows may be negative.
 
 U_c is what of I_c comes from rows that repeat earlier ones (`attribution.likeness`), 0 where these moved nothing or to
-the worse: earlier ones of anybody's by shares/4, of the contributor's own alone by shares/3. Nobody is paid for it, and
-nobody else gets it, the earlier row's contributor neither: D is of the whole I_c.
+the worse: earlier ones of anybody's by likeness/3 for shares/5 and by likeness/2 for shares/4, of the contributor's own
+alone (likeness/1) for shares/3. Nobody is paid for it, and nobody else gets it, the earlier row's contributor neither:
+D is of the whole I_c.
 
 E is the standard error of the sum of the influences that are paid, as if the errors were independent, and z E is what
 is left out of that sum. Each contributor bears of it what he brought into it: SE_c^2 / E is Euler's division of E
@@ -49,8 +51,9 @@ from openledger.core.values import UNATTRIBUTED
 RULE_1 = "shares/1"
 RULE_2 = "shares/2"
 RULE_3 = "shares/3"
-RULE = "shares/4"
-RULES = (RULE_1, RULE_2, RULE_3, RULE)
+RULE_4 = "shares/4"
+RULE = "shares/5"
+RULES = (RULE_1, RULE_2, RULE_3, RULE_4, RULE)
 WHOLE_PPB = 10**9
 WHOLE_PPM = 10**6
 _NANO = 10**9
@@ -113,7 +116,7 @@ def terms_of(rule: str, ceilings: Sequence[Sequence[int]], unpaid_nano: Mapping[
 
 def leaves_unpaid(rule: str) -> bool:
     """Whether rows that repeat others may go unpaid by `rule`."""
-    return rule in (RULE_3, RULE)
+    return rule in (RULE_3, RULE_4, RULE)
 
 
 def ceiling_nano(ceilings: Sequence[Sequence[int]]) -> int:

@@ -47,8 +47,8 @@ class Parameters:
 
     A hold is released `hold_timeout_ms` after it was placed, unless its answer was stored by then; a stored answer may
     be posted for another `posting_grace_ms`, so that an outage costs nobody. `shares_rule` names the rule of shares
-    (`core.shares`), `z_milli` is its z. Ledgers that began before version 7 pay by `shares/3` until a vote; a vote can
-    go back to it, or to a rule before.
+    (`core.shares`), `z_milli` is its z. Ledgers that began before version 8 pay by the rule and the z of theirs until a
+    vote; a vote can go back to them.
 
     `use_ppm` and `improvement_ppm` divide the contributors' pool: by influence on the answers sold, and by influence on
     the loss of the held-out set. `verbatim_ppm` and `citation_ppm` are what the channels of that name weigh in the
@@ -77,7 +77,7 @@ class Parameters:
     proposes with it; 0 sets no limit, as in ledgers that began before version 6.
     """
 
-    version: int = 7
+    version: int = 8
     contributors_ppm: int = 500_000
     owner_ppm: int = 200_000
     stakers_ppm: int = 200_000
@@ -95,7 +95,7 @@ class Parameters:
     minimum_fee_nano: int = 1
     max_price_nano: int = NANO_PER_OPEN
     shares_rule: str = RULE
-    z_milli: int = 500
+    z_milli: int = 400
     hold_timeout_ms: int = 15 * _MINUTE_MS
     posting_grace_ms: int = 7 * _DAY_MS
     dispute_deposit_nano: int = NANO_PER_OPEN // 10

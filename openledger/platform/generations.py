@@ -25,13 +25,12 @@ from openledger.attribution.bank_folder import find_bank
 from openledger.attribution.generations import GenerationScores, combined
 from openledger.attribution.index_folder import is_finished, read_index
 from openledger.attribution.instruments import first_half
-from openledger.attribution.likeness import Repeat, likeness_stated, load_repeats
+from openledger.attribution.likeness import UNMEASURED, Repeat, likeness_stated, load_repeats
 from openledger.attribution.merges import Merge
 from openledger.attribution.period import Measurement, capped, ceiling_of, fit_outcomes
 from openledger.core.errors import InvalidInput, NotFound
 from openledger.core.money import NANO_PER_OPEN
 from openledger.core.scoring import gains
-from openledger.core.shares import RULE_3
 from openledger.core.values import Answer, ContributorScores, Pool
 from openledger.platform.scoring import bank_outcomes, gains_stated
 from openledger.training.examples import Example
@@ -373,8 +372,8 @@ def _repeats(index: Path, shares_rule: str) -> tuple[tuple[Repeat, ...], dict[st
     which order of credit."""
     found = load_repeats(index)
     if found is None:
-        return (), {"likeness": "unmeasured"}
-    rule, repeats = found.listed(of_others=shares_rule != RULE_3)
+        return (), {"likeness": UNMEASURED}
+    rule, repeats = found.listed(shares_rule)
     return repeats, {"likeness": likeness_stated(rule, repeats), "credit": found.credit_root or "unknown"}
 
 

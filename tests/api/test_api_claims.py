@@ -32,7 +32,7 @@ def code(response: Any) -> tuple[int, str]:
 
 
 def found(share: int = 60) -> dict[str, Any]:
-    more = scores(scores_nano={"ctr_a": 40, ADA_ID: share}, errors_nano={"ctr_a": 6, ADA_ID: 2})
+    more = scores(scores_nano={"ctr_a": 80, ADA_ID: 2 * share}, errors_nano={"ctr_a": 15, ADA_ID: 5})
     return recomputation_json(recomputed(AUDITOR, "user:auditor", BASIS, more))
 
 

@@ -176,7 +176,7 @@ def test_an_explanation_leads_from_answers_to_the_transfer(client: TestClient, t
     settlement = town.economy.settle(scores(), {"ctr_a": "user:alice"})
     lines = client.get(f"/v1/payouts/{settlement.transfer_ids['user:alice']}/explanation").json()["lines"]
     assert f"answer {sold.answer_id}: 10 + 7 tokens cost 0.00000031 OPEN" in lines[1]
-    assert [word for word in ("parameters version 7", "score 68 with error 40", "0.000000056 OPEN") if
+    assert [word for word in ("parameters version 8", "score 136 with error 100", "0.000000056 OPEN") if
             not any(word in line for line in lines)] == []  # fmt: skip
     assert "user:alice,py:p0001,56," in client.get("/v1/payouts/csv").text
 

@@ -102,7 +102,7 @@ class TestDisputes:
         assert (code, "False" in out, house.ledger.checkpoint()) == (0, True, before)
 
     def scores(self, tmp_path: Path, **change: Any) -> str:
-        part = scores(scores_nano={"ctr_a": 40, ADA_ID: 60}, errors_nano={"ctr_a": 6, ADA_ID: 2})
+        part = scores(scores_nano={"ctr_a": 80, ADA_ID: 120}, errors_nano={"ctr_a": 15, ADA_ID: 5})
         told = {"method": part.method, "scores_nano": part.scores_nano, "errors_nano": part.errors_nano,
                 "gain_nano": part.gain_nano}  # fmt: skip
         values = {"adapter": "py", "period": "p0001", "num_answers": 1, "answers_nano": 155, "scores": {"use": told}}

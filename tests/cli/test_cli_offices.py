@@ -83,12 +83,12 @@ def test_other_proposals_from_the_terminal(town: Town, capsys: pytest.CaptureFix
 
 def test_parameters_and_a_simulation_are_tables(town: Town, capsys: pytest.CaptureFixture[str]):
     shown = run(capsys, "govern", "parameters")
-    assert [text for text in ("version 7", "owner_ppm", "0 to 1000000") if text not in shown] == []
+    assert [text for text in ("version 8", "owner_ppm", "0 to 1000000") if text not in shown] == []
     shown = run(capsys, "govern", "simulate", "contributors_ppm=600000", "stakers_ppm=100000")
     assert [text for text in ("ctr_a", "0.000000056 OPEN", "0.000000068 OPEN") if text not in shown] == []
     assert "isn't in these figures" not in shown
     shown = run(capsys, "govern", "simulate", "shares_rule=shares/3")
-    assert "py was settled by shares/4." in shown
+    assert "py was settled by shares/5." in shown
     assert "isn't in these figures" in shown
 
 

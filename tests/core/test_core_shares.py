@@ -10,6 +10,7 @@ from openledger.core.shares import (
     RULE_1,
     RULE_2,
     RULE_3,
+    RULE_4,
     RULES,
     WHOLE_PPB,
     ceiling_nano,
@@ -105,7 +106,7 @@ def test_ceilings_of_adapters_add_and_one_without_gain_is_none():
 
 def test_only_rules_that_exist_make_shares_and_the_first_has_no_ceilings():
     for more in (
-        {"rule": "shares/5"},
+        {"rule": "shares/6"},
         {"rule": RULE_1, "ceilings": [(1, 1)]},
         {"rule": RULE_2, "unpaid_nano": {"a": 1}},
     ):
@@ -130,14 +131,14 @@ def test_rules_know_their_own_terms():
     assert terms_of(RULE_2, ceilings, unpaid) == {"ceilings": [[1, 2]]}
     assert terms_of(RULE_3, ceilings, unpaid) == {"ceilings": [[1, 2]], "unpaid_nano": {"a": 3}}
     assert terms_of(RULE, ceilings, unpaid) == terms_of(RULE_3, ceilings, unpaid)
-    assert [rule for rule in RULES if leaves_unpaid(rule)] == [RULE_3, RULE]
+    assert [rule for rule in RULES if leaves_unpaid(rule)] == [RULE_3, RULE_4, RULE]
 
 
 @given(measured, gains, st.integers(0, 5000), st.data())
-def test_the_fourth_rule_divides_as_the_third_does_what_is_unpaid_by_either(drawn, gain, z_milli, data):
+def test_the_later_rules_divide_as_the_third_does_what_is_unpaid_by_either(drawn, gain, z_milli, data):
     unpaid = {name: data.draw(st.integers(1, 10**20)) for name in drawn if data.draw(st.booleans())}
-    third, fourth = (shares_of(drawn, gain, z_milli, rule=rule, unpaid_nano=unpaid) for rule in (RULE_3, RULE))
-    assert third == fourth
+    third, *later = (shares_of(drawn, gain, z_milli, rule=r, unpaid_nano=unpaid) for r in (RULE_3, RULE_4, RULE))
+    assert later == [third, third]
 
 
 @pytest.mark.parametrize("unpaid", [{"a": 0}, {"a": 0.5}, {"b": 1}])

@@ -56,7 +56,7 @@ def dispute(town, claimed=PAID + 1000, contributor="ctr_b", account=None, reason
 
 def recomputed(b=40, **other):
     """Scores under which ctr_b's share is (b - 2) %."""
-    return scores(scores_nano={"ctr_a": 40, "ctr_b": b + 7, "ctr_c": 0}, **other)
+    return scores(scores_nano={"ctr_a": 80, "ctr_b": 2 * (b + 7), "ctr_c": 0}, **other)
 
 
 def signed(use, improvement=None, scorer=SECOND, key=AUDITOR, basis=None):
@@ -263,7 +263,7 @@ def test_who_is_right_when_nothing_is_left_gets_the_deposit_back(settled):
     dispute(settled, claimed=POOL, contributor="ctr_a")
     assert resolve(settled, b=50).award_nano == LEFT
     before, treasury = posted(settled, "contributor:ctr_a"), posted(settled, "treasury")
-    more = scores(scores_nano={"ctr_a": 100}, errors_nano={"ctr_a": 0})
+    more = scores(scores_nano={"ctr_a": 200}, errors_nano={"ctr_a": 0})
     late = settled.economy.resolve_dispute("ctr_a", signed(more, more))
     assert (late.state, late.award_nano, late.closing["recomputed_nano"]) == ("upheld", 0, POOL)
     assert posted(settled, "contributor:ctr_a") == before + DEPOSIT
@@ -400,7 +400,7 @@ def test_what_was_changed_after_signing_decides_nothing(settled, change):
     register(settled, "user:else")
     found = signed(recomputed(), recomputed())
     if "scores" in change:
-        use = replace(found.scores["use"], scores_nano={"ctr_a": 40, "ctr_b": 41, "ctr_c": 0})
+        use = replace(found.scores["use"], scores_nano={"ctr_a": 80, "ctr_b": 82, "ctr_c": 0})
         change = {"scores": {**found.scores, "use": use}}
     with pytest.raises(InvalidInput) as caught:
         settled.economy.resolve_dispute("ctr_b", replace(found, **change))
@@ -412,11 +412,11 @@ def test_a_claimant_scores_nothing_under_another_name(town):
     """Whose key is also the claimant's key."""
     claimant = contributor_id(AUDITOR.public_key)
     town.sell("k", completion=1330)
-    town.economy.settle(scores(scores_nano={claimant: 20}, errors_nano={claimant: 2}), {})
+    town.economy.settle(scores(scores_nano={claimant: 40}, errors_nano={claimant: 4}), {})
     town.economy.grant(f"contributor:{claimant}", DEPOSIT, "deposit")
     register(town, "user:alias")
     dispute(town, claimed=POOL // 2, contributor=claimant)
-    more = scores(scores_nano={claimant: 90}, errors_nano={claimant: 2})
+    more = scores(scores_nano={claimant: 180}, errors_nano={claimant: 4})
     with pytest.raises(Forbidden) as caught:
         town.economy.resolve_dispute(claimant, signed(more, scorer="user:alias"))
     assert caught.value.code == "not_a_second_scorer"
@@ -608,7 +608,7 @@ class TestTheAudit:
     @pytest.mark.parametrize(
         ("change", "code"),
         [
-            ({"scores_nano": {"ctr_a": 40, "ctr_b": 41, "ctr_c": 0}}, "invalid_signature"),
+            ({"scores_nano": {"ctr_a": 80, "ctr_b": 82, "ctr_c": 0}}, "invalid_signature"),
             ({"scores_nano": {"ctr_a": 40, "ctr_b": "40"}}, "invalid_claim"),
             ({"method": None}, "invalid_scores"),
             ({"more": 1}, "malformed_statement"),
@@ -749,7 +749,7 @@ def test_scores_without_the_settlements_ceilings_decide_nothing(town):
     """By the same scores without a ceiling ctr_b would be due twice as much."""
     town.sell("k", completion=1330)
     (usage,) = town.economy.pool("py", "p0001").answers
-    bounded = {"ceilings": ((10**9 * 200 // usage.fee_nano, usage.fee_nano),)}
+    bounded = {"ceilings": ((10**9 * 400 // usage.fee_nano, usage.fee_nano),)}
     town.economy.settle(scores(**bounded), {}, scores())
     register(town)
     town.economy.grant(CLAIMANT, DEPOSIT, "deposit")
@@ -765,7 +765,7 @@ def test_scores_without_the_settlements_ceilings_decide_nothing(town):
 
 
 REPEATS = (("row2", "row1", "ctr_a", 912),)
-UNPAID = {"unpaid_nano": {"ctr_b": 20}, "repeats": REPEATS}
+UNPAID = {"unpaid_nano": {"ctr_b": 40}, "repeats": REPEATS}
 
 
 @pytest.fixture
@@ -792,7 +792,7 @@ def test_a_scorer_who_finds_the_same_repeated_rows_awards_nothing(unpaid):
     verdict = unpaid.economy.resolve_dispute("ctr_b", signed(scores(**UNPAID), scores()))
     assert (verdict.state, verdict.award_nano) == ("rejected", 0)  # what was paid comes out again
     said = verdict.closing["scores"]
-    assert (said["use"]["unpaid_nano"], said["use"]["repeats"]) == ({"ctr_b": 20}, [list(REPEATS[0])])
+    assert (said["use"]["unpaid_nano"], said["use"]["repeats"]) == ({"ctr_b": 40}, [list(REPEATS[0])])
     assert said["improvement"]["unpaid_nano"] == {}
     unpaid.ledger.audit()
 

@@ -150,14 +150,14 @@ def test_a_payout_of_both_parts_is_proven_and_explained(town):
     assert proof.transfer.amount_nano == 54
     assert proof.statement["channels_ppm"] == {"verbatim": 0, "citation": 0}
     assert town.economy.explain(name)[4:] == [
-        "rule shares/4, z = 500/1000, parameters version 7",
+        "rule shares/5, z = 400/1000, parameters version 8",
         "use, influence on the answers sold: 700000 parts per million of the pool, 0.000000108 OPEN",
-        "scores by test/1; gain 100 nano-OPEN x nats",
-        "ctr_b: score 27 with error 30 nano-OPEN x nats, share 180000000 parts per billion -> 0.00000002 OPEN",
+        "scores by test/1; gain 200 nano-OPEN x nats",
+        "ctr_b: score 54 with error 75 nano-OPEN x nats, share 180000000 parts per billion -> 0.00000002 OPEN",
         "improvement, influence on the loss of the held-out set: 300000 parts per million of the pool,"
         " 0.000000047 OPEN",
-        "scores by test/2; gain 50 nano-nats on the held-out set",
-        "ctr_b: score 40 with error 8 nano-nats on the held-out set, share 736000000 parts per billion"
+        "scores by test/2; gain 100 nano-nats on the held-out set",
+        "ctr_b: score 80 with error 20 nano-nats on the held-out set, share 736000000 parts per billion"
         " -> 0.000000034 OPEN",
         "ctr_b: in all share 346800000 parts per billion -> 0.000000054 OPEN",
     ]
@@ -168,17 +168,17 @@ REPEATS = (("row2", "row1", "ctr_a", 912),)
 
 def test_repeated_rows_are_named_with_whose_they_repeat_unpaid_and_explained(town):
     town.sell("k1")
-    stated = replace(scores(), unpaid_nano={"ctr_b": 12}, repeats=REPEATS, quality={"constant": "row_root"})
+    stated = replace(scores(), unpaid_nano={"ctr_b": 24}, repeats=REPEATS, quality={"constant": "row_root"})
     settlement = town.economy.settle(stated, {}, improvement())
     name = settlement.transfer_ids["contributor:ctr_b"]
     statement = verify_proof(encode_proof(town.ledger.proof(name)), town.ledger.verification_key()).statement
     assert statement["repeated_rows"] == [["row2", "row1", "ctr_a", 912]]
-    assert statement["parts"]["use"]["unpaid_nano"] == {"ctr_b": 12}
-    assert settlement.parts["use"].shares_ppb["ctr_b"] == 60_000_000  # 180 without; the 12 of 100 are nobody's
+    assert statement["parts"]["use"]["unpaid_nano"] == {"ctr_b": 24}
+    assert settlement.parts["use"].shares_ppb["ctr_b"] == 60_000_000  # 180 without; the 24 of 200 are nobody's
     lines = town.economy.explain(name)
     assert "1 rows repeat earlier ones and aren't paid" in lines
     assert "no witness gave a nonce for the run's constant: whoever trained it could try out several" in lines
-    assert any(line.startswith("ctr_b: score 27 (12 of it by rows that repeat earlier ones: unpaid)") for line in lines)
+    assert any(line.startswith("ctr_b: score 54 (24 of it by rows that repeat earlier ones: unpaid)") for line in lines)
     town.ledger.audit()
 
 
@@ -203,7 +203,7 @@ def test_under_the_third_rule_the_rows_are_named_as_that_one_names_them(tmp_path
     town.economy.grant("user:alice", 1_000_000, "start")
     town.sell("k1")
     assert town.economy.pool("py", "p0001").shares_rule == "shares/3"
-    settlement = town.economy.settle(replace(scores(), unpaid_nano={"ctr_b": 12}, repeats=REPEATS), {})
+    settlement = town.economy.settle(replace(scores(), unpaid_nano={"ctr_b": 24}, repeats=REPEATS), {})
     name = settlement.transfer_ids["contributor:ctr_b"]
     statement = verify_proof(encode_proof(town.ledger.proof(name)), town.ledger.verification_key()).statement
     assert (statement["rule"], statement["repeated_rows"]) == ("shares/3", [["row2", "row1", 912]])
@@ -213,9 +213,23 @@ def test_under_the_third_rule_the_rows_are_named_as_that_one_names_them(tmp_path
     town.close()
 
 
+def test_a_ledger_that_began_before_keeps_its_rule_and_its_z(tmp_path, clock):
+    before = Town(tmp_path, clock, Parameters(version=7, shares_rule="shares/4", z_milli=500))
+    before.economy.grant("user:alice", 1_000_000, "start")
+    before.close()
+    town = Town(tmp_path, clock)
+    town.sell("k1")
+    settlement = town.economy.settle(scores(), {}, improvement())
+    name = settlement.transfer_ids["contributor:ctr_b"]
+    assert "rule shares/4, z = 500/1000, parameters version 7" in town.economy.explain(name)
+    assert settlement.parts["use"].shares_ppb["ctr_b"] == 157_500_000  # (54 - 75^2 / 250) / 200; by 2/5 it is 180
+    town.ledger.audit()
+    town.close()
+
+
 def test_by_the_second_rule_every_row_is_paid(town):
     town.sell("k1")
-    stated = replace(scores(), unpaid_nano={"ctr_b": 12}, repeats=REPEATS)
+    stated = replace(scores(), unpaid_nano={"ctr_b": 24}, repeats=REPEATS)
     sold = town.ledger.usages(pool_account(stated.adapter, stated.period))
     statement = settlement_statement(stated, sold, {}, Parameters(shares_rule="shares/2"))
     assert statement["parts"]["use"]["shares_ppb"]["ctr_b"] == 180_000_000
@@ -322,5 +336,5 @@ def test_a_pool_settled_in_the_old_format_stays_settled_proven_and_explained(tow
     assert (again.parts["use"].ppm, again.parts["use"].payouts_nano) == (10**6, old["payouts_nano"])
     name = again.transfer_ids["contributor:ctr_a"]
     assert verify_proof(town.ledger.proof(name), town.ledger.verification_key()).statement == old
-    assert "ctr_a: score 68 with error 40" in town.economy.explain(name)[-1]
+    assert "ctr_a: score 136 with error 100" in town.economy.explain(name)[-1]
     assert town.ledger.audit().num_settlements == 1

@@ -94,7 +94,7 @@ def test_a_number_of_rows_that_is_none_is_refused(town, rows):
 def test_what_a_settlement_measured_counts_once_by_its_sign(town):
     """ctr_b's score on held-out rows lies beyond twice its error; ctr_a's and ctr_c's on answers don't."""
     town.sell("k1")
-    far = scores(scores_nano={"ctr_a": 68, "ctr_b": 27, "ctr_c": -50})
+    far = scores(scores_nano={"ctr_a": 136, "ctr_b": 54, "ctr_c": -125})
     for _ in range(2):
         town.economy.settle(far, {}, improvement())
     told = {name: town.economy.reputation(name, "py-docs")["ppm"] for name in ("ctr_a", "ctr_b", "ctr_c")}

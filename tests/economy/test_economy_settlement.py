@@ -155,7 +155,7 @@ def test_a_payout_is_proven_and_explained(town):
         {"adapter_digest": DIGEST, "datanet": "py-docs", "datanet_version": 1, "row_root": "cd" * 32}
     ]
     text = "\n".join(town.economy.explain(name))
-    for part in ("3 answers paid", "py-docs version 1", "score 68 with error 40", "520000000 parts per billion"):
+    for part in ("3 answers paid", "py-docs version 1", "score 136 with error 100", "520000000 parts per billion"):
         assert part in text
     assert [payout.transfer_id for payout in town.economy.payouts("contributor:ctr_a")] == [name]
 

@@ -12,15 +12,15 @@ NOTHING = {"payout_minimum_nano": 7}
 
 def test_a_change_that_touches_no_payout_changes_none(town):
     town.sell("k1")
-    settled = town.economy.settle(scores(ceilings=((10**9, 310),)), {}, improvement())
-    assert settled.payouts_nano["ctr_a"] == 18  # of 109: D is the ceilings' 310, not the sum of influences
+    settled = town.economy.settle(scores(ceilings=((2 * 10**9, 310),)), {}, improvement())
+    assert settled.payouts_nano["ctr_a"] == 18  # of 109: D is the ceilings' 620, not the sum of influences
     (told,) = town.economy.simulate(NOTHING)["pools"]
     assert told["payouts_nano"] == {name: [paid, paid] for name, paid in sorted(settled.payouts_nano.items())}
 
 
 def test_where_a_minimum_changes_the_fees_the_shares_stay(town):
     town.sell("k1")
-    town.economy.settle(scores(ceilings=((10**9, 310),)), {}, improvement())
+    town.economy.settle(scores(ceilings=((2 * 10**9, 310),)), {}, improvement())
     (told,) = town.economy.simulate({"minimum_fee_nano": 3100})["pools"]
     assert (told["fees_nano"], told["pool_nano"]) == ([310, 3100], [155, 1550])
     assert told["payouts_nano"]["ctr_a"] == [18, 182]
@@ -40,7 +40,7 @@ def test_a_settlement_of_one_part_is_divided_as_one(town):
     assert [was for was, _ in told["payouts_nano"].values()] == [
         old["payouts_nano"][name] for name in sorted(old["payouts_nano"])
     ]
-    assert told["payouts_nano"]["ctr_a"] == [74, 81]  # shares/1 then, shares/4 now
+    assert told["payouts_nano"]["ctr_a"] == [74, 81]  # shares/1 then, shares/5 now
 
 
 REPEATS = (("row_2", "row_1", "ctr_a", 930), ("row_3", "row_1", "ctr_a", 910))
@@ -49,11 +49,11 @@ REPEATS = (("row_2", "row_1", "ctr_a", 930), ("row_3", "row_1", "ctr_a", 910))
 @pytest.mark.parametrize(
     ("settled_by", "asked", "as_settled"),
     [
-        ("shares/3", "shares/4", True),
-        ("shares/4", "shares/3", True),
-        ("shares/2", "shares/4", True),
-        ("shares/4", "shares/4", False),
-        ("shares/4", "shares/2", False),
+        ("shares/3", "shares/5", True),
+        ("shares/5", "shares/4", True),
+        ("shares/2", "shares/5", True),
+        ("shares/5", "shares/5", False),
+        ("shares/5", "shares/2", False),
     ],
 )
 def test_what_a_rule_would_find_repeated_is_not_known_and_the_simulation_says_so(

@@ -135,7 +135,7 @@ def test_a_proof_tells_both_parts_and_what_the_account_got_of_each(with_pool):
     lines = verify_proof(with_pool.proof(paid.transfer_id), with_pool.verification_key()).lines
     assert lines[-3] == (
         "use: 0.000000029 OPEN, 700000 parts per million of the pool; scores of 2 contributors (test/1) give its"
-        " shares by shares/4, and user:c 0.000000005 OPEN of it"
+        " shares by shares/5, and user:c 0.000000005 OPEN of it"
     )
     assert "improvement: 0.000000012 OPEN" in lines[-2]
     assert lines[-2].endswith("user:c 0.000000009 OPEN of it")

@@ -69,11 +69,11 @@ def test_seals_appeals_disputes_and_retention_go_through_the_actors(actors: Any)
         authorized = await economy.authorize.remote("user:alice", TERMS, 10, 20, "k")
         await economy.complete.remote(answer(authorized))
         assert (await claims.retention("user:alice"))["num_kept"] == 1
-        await economy.settle.remote(scores(scores_nano={ADA_ID: 20}, errors_nano={ADA_ID: 2}), {})
+        await economy.settle.remote(scores(scores_nano={ADA_ID: 40}, errors_nano={ADA_ID: 5}), {})
         opened = await claims.open_dispute(f"contributor:{ADA_ID}", *POOL, ADA_ID, 100, "mine")
         scorer = Signer(role="scorer", account="user:auditor", public_key=AUDITOR.public_key)
         await economy.add_signer.remote(scorer, sign_signer(AUDITOR, "scorer", "user:auditor")["signature"])
-        more = scores(scores_nano={ADA_ID: 60}, errors_nano={ADA_ID: 2})
+        more = scores(scores_nano={ADA_ID: 120}, errors_nano={ADA_ID: 5})
         found = recomputed(AUDITOR, "user:auditor", Basis(num_answers=1, answers_nano=155), more)
         assert (await claims.resolve_dispute(opened["dispute_id"], found))["state"] == "upheld"
 

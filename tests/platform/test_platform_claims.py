@@ -295,7 +295,7 @@ class TestADispute:
         assert run(house.disputes(*POOL)) == [opened]
         assert run(house.find_dispute(opened["dispute_id"])) == opened
         house.name_scorer()
-        more = scores(scores_nano={"ctr_a": 40, ADA_ID: 60}, errors_nano={"ctr_a": 6, ADA_ID: 2})
+        more = scores(scores_nano={"ctr_a": 80, ADA_ID: 120}, errors_nano={"ctr_a": 15, ADA_ID: 5})
         found = recomputed(AUDITOR, "user:auditor", Basis(num_answers=1, answers_nano=155), more)
         decided = run(house.resolve_dispute(opened["dispute_id"], found))
         assert (decided["state"], decided["verdict"]["scorer"]) == ("upheld", "user:auditor")

@@ -15,7 +15,7 @@ from trained_world import OWNER, RECIPE, Market, Remote, World, rows_of
 from openledger.adapters.base_model import load_model, load_tokenizer
 from openledger.adapters.card import load_card
 from openledger.attribution.actor import IndexHost
-from openledger.attribution.likeness import find_repeats, load_repeats
+from openledger.attribution.likeness import find_repeats, load_repeats, save_repeats
 from openledger.attribution.recompute import with_gone
 from openledger.core.clock import ManualClock
 from openledger.core.errors import Corrupt, InvalidInput
@@ -102,8 +102,8 @@ def test_the_statement_names_each_copy_with_the_earlier_row_and_whose_that_is(ma
         assert owner[earlier] == contributor
         assert place[earlier] < place[row]
     use = statement["parts"]["use"]
-    assert statement["rule"] == "shares/4"
-    assert (use["quality"]["likeness"], use["quality"]["credit"]) == (f"likeness/2 {len(named)}", credit_root(ORDER))
+    assert statement["rule"] == "shares/5"
+    assert (use["quality"]["likeness"], use["quality"]["credit"]) == (f"likeness/3 {len(named)}", credit_root(ORDER))
     assert set(use["unpaid_nano"]) & set(COPIERS)
     assert found.scores.unpaid_nano == use["unpaid_nano"]
     assert market.ledger.audit().num_settlements == 1
@@ -137,6 +137,23 @@ def test_a_second_scorer_takes_the_order_from_the_manifest(trained):
     places = dict(zip(record.row_ids, credit_of(record.row_ids, ORDER), strict=True))
     again = find_repeats(start_of(trained, record), encoded(trained), credit=places, credit_root=credit_root(ORDER))
     assert again == load_repeats(index_of(trained))
+
+
+def test_an_index_of_before_is_settled_by_its_newest_list_and_a_second_scorer_takes_the_same(trained, world, market):
+    """It has none by likeness/3, which who recomputes it finds besides."""
+    index = pipeline.index_folder(world.indexes, world.registry.get("greek").digest)
+    known = load_repeats(index)
+    save_repeats(index, replace(known, anybodys=None))
+    pool = market.sell(world.registry.get("greek").terms, tiny_rows()[::4])
+    found = world.attribute(pool)
+    statement = statement_of(market, pipeline.settle(Remote(market.economy), found))
+    likeness = statement["parts"]["use"]["quality"]["likeness"]
+    assert (statement["rule"], likeness) == ("shares/5", f"likeness/2 {len(known.anybodys_2)}")
+    record = load_run(Path(trained.job.output))
+    again = find_repeats(start_of(trained, record), encoded(trained), credit=record.places)
+    assert again.anybodys == known.anybodys
+    assert again.stated(likeness) == known.anybodys_2
+    assert [row[0] for row in statement["repeated_rows"]] == [each.row_id for each in known.anybodys_2]
 
 
 def test_the_log_has_the_order_with_the_offer_before_anything_is_settled(trained):
@@ -197,7 +214,8 @@ def test_a_dispute_after_the_author_withdrew_pays_his_copiers_no_more_than_the_s
     statement = statement_of(market, settlement)
     gone = {row.row_id for row in with_copies() if row.contributor_id == AUTHOR}
     record, left = load_run(Path(trained.job.output)), [row for row in encoded(trained) if row.row_id not in gone]
-    _, again = find_repeats(start_of(trained, record), left, credit=record.places).listed(of_others=True)
+    likeness = statement["parts"]["use"]["quality"]["likeness"]
+    again = find_repeats(start_of(trained, record), left, credit=record.places).stated(likeness)
     unpaid = {row for row, _, contributor, _ in statement["repeated_rows"] if contributor == AUTHOR}
     assert unpaid - {each.row_id for each in again}  # by what is left alone they would be paid
     completed = with_gone(again, statement["repeated_rows"], gone)

@@ -242,7 +242,7 @@ class TestMoney:
         successor = SigningKey(b"z" * 32, AUDITOR.contributor_id)
         change = sign_change(first_keys(AUDITOR.public_key), [AUDITOR, successor], public_key=successor.public_key)
         run(house.change_keys(change))
-        found = scores(scores_nano={"ctr_a": 40, ADA_ID: 60}, errors_nano={"ctr_a": 6, ADA_ID: 2})
+        found = scores(scores_nano={"ctr_a": 80, ADA_ID: 120}, errors_nano={"ctr_a": 15, ADA_ID: 5})
         basis = Basis(num_answers=1, answers_nano=155)
         old = recomputed(AUDITOR, "user:auditor", basis, found)
         assert code_of(Forbidden, house.economy.resolve_dispute, ADA_ID, old) == "key_replaced"

@@ -17,6 +17,7 @@ from openledger.attribution.recompute import agreement, recompute
 from openledger.attribution.views import load_views
 from openledger.core.shares import RULE_2, shares_ppb
 from openledger.core.values import UNATTRIBUTED
+from openledger.economy import Parameters
 from openledger.ledger import encode_proof, verify_proof
 from openledger.platform import pipeline, withdrawal
 from openledger.platform.generations import _held_out, built_views, find_ancestry
@@ -56,8 +57,9 @@ def settled(trained, market):
 
 def paid_for_all(scores):
     """The shares of use by the rule before, which pays for every row."""
+    z_milli = Parameters().z_milli
     return shares_ppb(
-        scores.scores_nano, scores.errors_nano, scores.gain_nano, 500, rule=RULE_2, ceilings=scores.ceilings
+        scores.scores_nano, scores.errors_nano, scores.gain_nano, z_milli, rule=RULE_2, ceilings=scores.ceilings
     )
 
 
@@ -77,7 +79,7 @@ def test_the_statement_names_the_repeated_rows_and_what_is_unpaid(trained, marke
         assert milli > LEAST_MILLI
     assert {contributor for _, _, contributor, _ in statement["repeated_rows"]} <= set(owner.values())
     use = statement["parts"]["use"]
-    assert statement["rule"] == "shares/4"
+    assert statement["rule"] == "shares/5"
     assert 0 < use["unpaid_nano"][GREEDY] == found.scores.unpaid_nano[GREEDY]
     assert use["quality"]["likeness"] == f"likeness/1 {len(repeats)}"  # nobody knows whose row was first
     assert use["quality"]["credit"] == "unknown"

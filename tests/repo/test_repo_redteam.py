@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ import torch
 from benchmarks import redteam_attacks as attacks
 from benchmarks import redteam_pay as pay
 from benchmarks.digits_task import TASK, Digit, make_module
-from benchmarks.redteam_world import Observed, admitted, first_sold, without_restated
+from benchmarks.redteam import DigitsWorld
+from benchmarks.redteam_world import DigitsKit, Observed, admitted, first_sold, without_restated
 from openledger.core.values import UNATTRIBUTED, ContributorScores
 from openledger.datanets.clusters import ClusterRow, WordWeights
 
@@ -167,6 +169,16 @@ def test_contributors_of_few_rows_have_the_same_rows_between_them() -> None:
         *("a.piece-0", "a.piece-0", "a.piece-1", "a.piece-1", "a.piece-2"),
         *("b.piece-0", "b.piece-0", "b.piece-1", "b.piece-1"),
     ]
+
+
+def test_a_larger_world_has_forty_contributors_and_the_insiders_rows_come_last(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed (pip install 'openledger[bench]')")
+    large = DigitsWorld(tmp_path, DigitsKit(), 500).of_many_rows()
+    assert Counter(Counter(row.contributor_id for row in large.rows).values()) == {30: 40}
+    assert [row.contributor_id for row in large.rows[-30:]] == ["c7"] * 30 == [r.contributor_id for r in large.own()]
+    assert (len(large.sold), len(large.held_out)) == (60, 40)
+    assert not {row.pixels for row in large.rows} & {row.pixels for row in [*large.sold, *large.held_out]}
+    assert len({row.contributor_id for row in large.of_few_rows().rows}) == 120
 
 
 # pay
