@@ -10,7 +10,8 @@ FOLDER is `benchmarks.redteam`'s: trainings that are there are used, others are 
     index        adapters without a bank: the index alone, with decoys, as `period.Measurement` pays without a design
     falsehoods   use pay held against improvement: by contributor, block or row, or less of it
     early        who is paid where a row repeats another's: the earlier, both, or nobody
-    mates        how a block that several share is divided, and who lies in it
+    division     how a block that several share is divided, by the same bank
+    mates        the same, and who lies in it: banks that are trained anew, a minute a seed
     orders       constants shopped for by the owner, undefended too, and how honest pay differs between them
     idle         self-querying beside answers that owe nothing, undefended too
     splits       language: splitting and merging with larger banks
@@ -653,6 +654,7 @@ PAYERS: dict[str, Callable[[Any, Sequence[Any]], dict[str, Pay]]] = {
     "index": _index_payers,
     "falsehoods": _falsehood_payers,
     "early": lambda world, rows: early_pays(bank_of(world, rows)),
+    "division": lambda world, rows: division_pays(bank_of(world, rows)),
     "mates": _mates_payers,
     "orders": _order_payers,
     "idle": _order_payers,
@@ -805,6 +807,7 @@ PARTS: dict[str, dict[str, dict[str, Attack]]] = {
     "index": {"digits": _but(DIGITS, "shop", "16 names"), "language": _but(LANGUAGE, "self-querying")},
     "falsehoods": {"digits": _only(DIGITS, "falsehood") | NAMED | _only(DIGITS, "flipping", "split good")},
     "early": {"digits": _only(DIGITS, "copy")},
+    "division": {"digits": _only(DIGITS, "block-mates")},
     "mates": {"digits": _only(DIGITS, "block-mates")},
     "orders": {"digits": ORDERS},
     "idle": {"language": IDLE},
