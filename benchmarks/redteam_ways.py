@@ -13,8 +13,6 @@ FOLDER is `benchmarks.redteam`'s: trainings that are there are used, others are 
     division     how a block that several share is divided, by the same bank
     mates        the same, and who lies in it: banks that are trained anew, a minute a seed
     orders       constants shopped for by the owner, undefended too, and how honest pay differs between them
-    idle         self-querying beside answers that owe nothing, undefended too
-    splits       language: splitting and merging with larger banks
 
 Payers are the columns, attacks the rows; "honest" is the part of the pool that is paid where nobody attacks. "shares/4"
 is the house with its bank. Nothing of this is in force.
@@ -32,7 +30,6 @@ Shapes: R rows (decoys too where the index stands alone), Q questions, G blocks.
 """
 
 import argparse
-import copy
 import json
 import sys
 from collections import defaultdict
@@ -49,8 +46,7 @@ import torch
 from benchmarks import language_task
 from benchmarks import redteam as house
 from benchmarks import redteam_attacks as attacks
-from benchmarks.clusters import restated
-from benchmarks.redteam import DIGITS, INSIDER, LANGUAGE, NAMES, Attack, DigitsWorld, LanguageWorld, World
+from benchmarks.redteam import DIGITS, INSIDER, LANGUAGE, Attack, DigitsWorld, LanguageWorld, World
 from benchmarks.redteam_pay import (
     NAIVE,
     PARAMETERS,
@@ -58,11 +54,9 @@ from benchmarks.redteam_pay import (
     Record,
     Scores,
     jackknife,
-    mean_pay,
     measured,
     naive_pay,
     shipped_pay,
-    total_pay,
 )
 from benchmarks.redteam_world import (
     Constants,
@@ -220,28 +214,26 @@ def chosen(rows: Sequence[Any], max_rows: int, lot: str) -> tuple[list[Any], lis
     return [row for row in rows if row.row_id in trained], [row for row in rows if row.row_id in decoys]
 
 
-def index_pays(found: Indexed, fees: Array, constant: str, idle: int = 0) -> dict[str, Pay]:
-    """By the index alone, and by each mend of it. `idle` more answers at 1 OPEN owe nothing to anybody."""
+def index_pays(found: Indexed, fees: Array, constant: str) -> dict[str, Pay]:
+    """By the index alone, and by each mend of it."""
     own = found.with_decoys(strangers=False)
-    plain = index_scores(own, fees, idle)
+    plain = index_scores(own, fees)
     paid = {
         "index": shipped_pay(plain),
         "index, z = 1": shipped_pay(plain, 1000),
         "index, z = 2": shipped_pay(plain, 2000),
-        "bounded": shipped_pay(index_scores(own, fees, idle, bounded)),
-        "own errors": shipped_pay(index_scores(own, fees, idle, own_errors=True)),
-        "bounded, own errors": shipped_pay(index_scores(own, fees, idle, bounded, own_errors=True)),
-        "blocks": shipped_pay(index_scores(own, fees, idle, in_blocks(own.entries, constant, divided=False))),
-        "divided": shipped_pay(index_scores(own, fees, idle, in_blocks(own.entries, constant, divided=True))),
+        "bounded": shipped_pay(index_scores(own, fees, bounded)),
+        "own errors": shipped_pay(index_scores(own, fees, own_errors=True)),
+        "bounded, own errors": shipped_pay(index_scores(own, fees, bounded, own_errors=True)),
+        "blocks": shipped_pay(index_scores(own, fees, in_blocks(own.entries, constant, divided=False))),
+        "divided": shipped_pay(index_scores(own, fees, in_blocks(own.entries, constant, divided=True))),
     }
     if found.num_strangers:
-        paid["strangers as decoys"] = shipped_pay(index_scores(found.with_decoys(strangers=True), fees, idle))
+        paid["strangers as decoys"] = shipped_pay(index_scores(found.with_decoys(strangers=True), fees))
     return paid
 
 
-def index_scores(
-    found: Indexed, fees: Array, idle: int = 0, mend: "Mend | None" = None, *, own_errors: bool = False
-) -> Scores:
+def index_scores(found: Indexed, fees: Array, mend: "Mend | None" = None, *, own_errors: bool = False) -> Scores:
     weights_nano = tuple(round(fee * NANO_PER_OPEN) for fee in fees.tolist())
     measurement = Measurement(
         adapter="adapter",
@@ -253,7 +245,7 @@ def index_scores(
         fees_nano=(NANO_PER_OPEN,) * found.num_sold,
         repeats=found.repeats,
     )
-    pair = ceiling_pair(measurement.owed, (NANO_PER_OPEN,) * (found.num_sold + idle))
+    pair = ceiling_pair(measurement.owed, (NANO_PER_OPEN,) * found.num_sold)
     sold, held_out = slice(0, found.num_sold), slice(found.num_sold, None)
     counted = np.array(measurement.counted_nano) / NANO_PER_OPEN
     ones = np.ones(len(found.gains_Q) - found.num_sold)
@@ -657,8 +649,6 @@ PAYERS: dict[str, Callable[[Any, Sequence[Any]], dict[str, Pay]]] = {
     "division": lambda world, rows: division_pays(bank_of(world, rows)),
     "mates": _mates_payers,
     "orders": _order_payers,
-    "idle": _order_payers,
-    "splits": _order_payers,
 }
 
 
@@ -666,8 +656,6 @@ PAYERS: dict[str, Callable[[Any, Sequence[Any]], dict[str, Pay]]] = {
 
 NAMED: dict[str, Attack] = {}
 ORDERS: dict[str, Attack] = {}
-IDLE: dict[str, Attack] = {}
-SPLITS: dict[str, Attack] = {}
 
 
 @house.on(NAMED, "confident falsehoods, each under a name of its own")
@@ -729,69 +717,6 @@ def _at_order(world: Any, number: int) -> dict[str, Pay]:
     return found
 
 
-def _self_query(number: int, idle: int) -> Attack:
-    """`redteam`'s self-querying. Undefended the idle answers have scores too, if only of chance: their questions are
-    of modules that nobody sent rows of, and what each was sold for is divided by itself."""
-
-    def run(world: Any) -> Record:
-        part = PARAMETERS.contributors_ppm / 1e6
-        pool = (len(world.sold) + idle) * part
-        more = (pool + number * part) / pool
-        paid, before = _queried(world, number, idle), _queried(world, 0, idle)
-        others = NAMES[:-1]
-        return Record(
-            attacker={p: more * total_pay(pay, INSIDER) - number / pool for p, pay in paid.items()},
-            honest={payer: more * mean_pay(pay, others) for payer, pay in paid.items()},
-            alone={payer: total_pay(pay, INSIDER) for payer, pay in before.items()},
-            alone_honest={payer: mean_pay(pay, others) for payer, pay in before.items()},
-            sent=number,
-        )
-
-    return run
-
-
-def _queried(world: Any, number: int, idle: int) -> dict[str, Pay]:
-    asked = copy.copy(world)
-    asked.sold = [*world.sold, *_elsewhere(world, idle)]
-    undefended = asked.observe(world.rows, 0, num_bought=number)
-    found = index_of(world, world.rows, world.bought).first_sold(len(world.sold) + number)
-    fees = np.ones(len(world.sold) + number)
-    alone = index_pays(found, fees, world.constants.order, idle)
-    return {kind: naive_pay(undefended, kind) for kind in NAIVE} | alone
-
-
-def _elsewhere(world: Any, number: int) -> list[Any]:
-    """Questions for rows of modules that nobody of this world brought."""
-    known = {row.row_id for row in world.rows}
-    brought = {record["contributor"] for record in world.everything if record["row_id"] in known}
-    found = [record for record in world.everything if record["contributor"] not in brought]
-    found = sorted(found, key=lambda record: (len(record["prompt"] + record["completion"]), record["row_id"]))
-    rows = [house._text_row(record, "nobody", 0) for record in found[:number]]
-    return [replace(row, row_id=f"asked/{row.row_id}", prompt=restated(row.prompt)) for row in rows]
-
-
-for _idle in (0, 48):
-    for _number in (3, 8):
-        _beside = f" and {_idle} that owe nothing" if _idle else ""
-        IDLE[f"self-querying, {_number} answers beside 16 sold{_beside}"] = _self_query(_number, _idle)
-
-
-def _with_bank(attack: Attack, num_coalitions: int) -> Attack:
-    def run(world: Any) -> Record:
-        larger = copy.copy(world)
-        larger.num_coalitions, larger._paid = num_coalitions, {}
-        return attack(larger)
-
-    return run
-
-
-for _coalitions in (16, 32, 64):
-    for _name in ("split, 2 names", "split, 7 names", "merge two contributors"):
-        SPLITS[f"{_name}, {_coalitions} coalitions"] = _with_bank(LANGUAGE[_name], _coalitions)
-for _number in (1, 2):
-    SPLITS[f"no attack, other blocks ({_number}), 16 coalitions"] = _with_bank(_other_order(_number), 16)
-
-
 # running and printing
 
 
@@ -810,8 +735,6 @@ PARTS: dict[str, dict[str, dict[str, Attack]]] = {
     "division": {"digits": _only(DIGITS, "block-mates")},
     "mates": {"digits": _only(DIGITS, "block-mates")},
     "orders": {"digits": ORDERS},
-    "idle": {"language": IDLE},
-    "splits": {"language": SPLITS},
 }
 
 
