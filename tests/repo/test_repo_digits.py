@@ -1,0 +1,55 @@
+"""The digits' benchmark at its smallest: every table is made, is taken up again, and what is exact by its making is."""
+
+import math
+
+import pytest
+
+pytest.importorskip("sklearn")
+
+from benchmarks.attribution_digits import goals, tables
+from benchmarks.digits_study import Sizes, Study
+
+SMALLEST = Sizes(
+    contributors=4, queries=6, halves=4, row_halves=4, removals=3, coalitions=(8,), twins=2, replayed=2
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("digits")
+
+
+@pytest.fixture(scope="module")
+def found(folder):
+    return tables(Study(folder, SMALLEST))
+
+
+def test_the_digits_have_every_table_of_the_language_task(found):
+    assert set(found) == {
+        "contributors, expected",
+        "rows, expected",
+        "contributors, this run",
+        "rows, this run",
+        "all row weights at once",
+    }
+    assert {"noise ceiling", "gradient dot", "index of a run with its bank", "estimate"} <= set(found["rows, expected"])
+    assert all(math.isfinite(f) for rows in found.values() for figures in rows.values() for f in figures.values())
+
+
+def test_the_digits_replay_is_the_derivative_in_all_row_weights(found):
+    assert found["all row weights at once"]["replay"]["correlation"] > 0.9
+
+
+def test_the_digits_goals_are_ratios_of_the_tables(found):
+    index = goals(found)["rows: index of a run, to EK-FAC of one run"]
+    assert index["ratio"] == pytest.approx(
+        found["rows, expected"]["index of a run"]["per answer"]
+        / found["rows, expected"]["EK-FAC, one run"]["per answer"]
+    )
+
+
+def test_the_digits_tables_are_made_again_from_what_is_kept(folder, found):
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors") if path.parent.name != "peers"}
+    assert tables(Study(folder, SMALLEST)) == found
+    after = {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors") if path.parent.name != "peers"}
+    assert after == before
