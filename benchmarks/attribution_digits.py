@@ -14,7 +14,7 @@ the tables and the goals' ratios, and writes FOLDER/digits.json.
 import argparse
 import itertools
 import sys
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -100,19 +100,26 @@ def goals(found: Tables) -> dict[str, Figures]:
     }
 
 
-def exact_truth(folder: Path) -> tuple[list[task.Digit], list[task.Digit], dict[str, Array]]:
-    """Eight contributors' rows, the questions, and exact Banzhaf and Shapley values, [C, Q]: all 256 coalitions."""
-    examples, queries = task.make_examples(8)
+def exact_game(
+    folder: Path, seed: str = task.SEED
+) -> tuple[list[task.Digit], list[task.Digit], dict[frozenset[str], Array]]:
+    """Eight contributors' rows, the questions, and what these are worth after each of all 256 coalitions, [Q]."""
+    examples, queries = task.make_examples(8, seed)
     names = sorted({example.contributor_id for example in examples})
     runs = task.make_runs(examples)
-    truth = Bank(folder / "exact", digest_json([task.SEED, 8]), runs)
-    coalitions = [set(c) for size in range(1, 9) for c in itertools.combinations(names, size)]
+    truth = Bank(folder / "exact", digest_json([seed, 8]), runs)
+    coalitions = [frozenset(c) for size in range(1, 9) for c in itertools.combinations(names, size)]
     members = [_member(f"exact-{'-'.join(sorted(there))}", examples, there) for there in coalitions]
     truth.train(members)
-    outcomes = truth.score(members, queries)
     start = dict(task.make_module(CONSTANTS.initial).named_parameters())
     empty = runs.score([{name: p.detach() for name, p in start.items()}], queries)[0]
-    value = {frozenset(): empty, **{frozenset(c): row for c, row in zip(coalitions, outcomes, strict=True)}}
+    return examples, queries, {frozenset(): empty, **dict(zip(coalitions, truth.score(members, queries), strict=True))}
+
+
+def exact_truth(folder: Path) -> tuple[list[task.Digit], list[task.Digit], dict[str, Array]]:
+    """Eight contributors' rows, the questions, and exact Banzhaf and Shapley values, [C, Q]."""
+    examples, queries, value = exact_game(folder)
+    names = sorted({example.contributor_id for example in examples})
     return examples, queries, {"Banzhaf": banzhaf(value, names), "Shapley": shapley(value, names)}
 
 
@@ -293,7 +300,7 @@ def index_scores(bank: Bank, examples: Sequence[task.Digit], queries: Sequence[t
         return index.score(index.query_vectors(module, queries, views=views, task=task.TASK)).astype(np.float64)
 
 
-def _member(name: str, examples: Sequence[task.Digit], there: set[str]) -> Member:
+def _member(name: str, examples: Sequence[task.Digit], there: Set[str]) -> Member:
     rows = tuple(row for row, example in enumerate(examples) if example.contributor_id in there)
     order = digest_json([CONSTANTS.order, "truth", name])
     return Member(name=name, rows=rows, initial=CONSTANTS.initial, order=order)

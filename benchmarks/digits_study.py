@@ -216,7 +216,7 @@ class Study:
         return contributor_sums(scores_RQ, self.who, self.names)
 
     def write_for_peers(self) -> None:
-        """The rows, the answers and where the run stood after each epoch, for benchmarks/digits_peers.py."""
+        """Rows, answers, where the run stood after each epoch and where its twins ended, for digits_peers.py."""
         folder = self.folder / "peers"
         folder.mkdir(parents=True, exist_ok=True)
         for name, digits in (("rows", self.examples), ("queries", self.queries)):
@@ -225,6 +225,9 @@ class Study:
             save_file({"pixels": pixels, "labels": labels}, folder / f"{name}.safetensors")
         for epoch, weights in self.epochs.items():
             save_file(weights, folder / f"epoch-{epoch}.safetensors")
+        self.bank.train(self.plan.twins)
+        for twin, weights in zip(self.plan.twins, self.bank.weights(self.plan.twins), strict=True):
+            save_file(weights, folder / f"{twin.name}.safetensors")
 
     def _view(self, view: View) -> Array:
         module = task.make_module(CONSTANTS.initial)
