@@ -101,14 +101,14 @@ def goals(found: Tables) -> dict[str, Figures]:
 
 
 def exact_game(
-    folder: Path, seed: str = task.SEED
+    folder: Path, seed: str = task.SEED, num_contributors: int = 8
 ) -> tuple[list[task.Digit], list[task.Digit], dict[frozenset[str], Array]]:
-    """Eight contributors' rows, the questions, and what these are worth after each of all 256 coalitions, [Q]."""
-    examples, queries = task.make_examples(8, seed)
+    """Rows of some contributors, the questions, and what these are worth after each of all coalitions, [Q]."""
+    examples, queries = task.make_examples(num_contributors, seed)
     names = sorted({example.contributor_id for example in examples})
     runs = task.make_runs(examples)
-    truth = Bank(folder / "exact", digest_json([seed, 8]), runs)
-    coalitions = [frozenset(c) for size in range(1, 9) for c in itertools.combinations(names, size)]
+    truth = Bank(folder / "exact", digest_json([seed, num_contributors]), runs)
+    coalitions = [frozenset(c) for size in range(1, num_contributors + 1) for c in itertools.combinations(names, size)]
     members = [_member(f"exact-{'-'.join(sorted(there))}", examples, there) for there in coalitions]
     truth.train(members)
     start = dict(task.make_module(CONSTANTS.initial).named_parameters())

@@ -15,9 +15,9 @@ without it, which is retraining alone: so the interval is held against what the 
 What is summed are the held-out questions: they are the same in all eight, answers sold are not. With FOLDER of
 `benchmarks.redteam` nothing is trained that was trained there ("blocks shopped among 8", 32 coalitions).
 
-**Contributors** as players: banks of six constants for the order, against exact Banzhaf values of eight contributors
-and against new trainings, the 70 coalitions of four among the exact ones. What each way of the sum's errors covers
-stands beside what is shipped (`SUM_WAYS`).
+**Contributors** as players: six banks, of as many constants for the order, against exact Banzhaf values of eight
+contributors and against new trainings, the 70 coalitions of four among the exact ones. What each way of the sum's
+errors covers stands beside what is shipped (`SUM_WAYS`).
 
 Writes FOLDER/intervals-blocks.json or FOLDER/intervals-contributors.json.
 """
@@ -49,7 +49,7 @@ from openledger.core.values import ContributorScores
 Array = npt.NDArray[np.float64]
 Tables = dict[str, dict[str, float]]
 LEVEL, NORMAL_90 = 0.9, 1.645
-COALITIONS, CONSTANTS = (8, 16, 32, 64), 6
+COALITIONS, BANKS = (8, 16, 32, 64), 6
 EVERY = 5  # of the held-out questions, answer by answer: each is a fit of its own
 
 
@@ -100,18 +100,20 @@ def contributors(folder: Path, num_worlds: int, sizes: Sequence[int]) -> Tables:
     return found
 
 
-def exact_coverage(folder: Path, world: int, number: int) -> list[dict[str, float]]:
+def exact_coverage(
+    folder: Path, world: int, number: int, num_contributors: int = 8, num_banks: int = BANKS
+) -> list[dict[str, float]]:
     """What the intervals of each bank cover: exact values and new trainings, for answers and for their sum."""
     seed = world_seed(world)
-    examples, queries, value = digits.exact_game(folder, seed)
+    examples, queries, value = digits.exact_game(folder, seed, num_contributors)
     names = sorted({example.contributor_id for example in examples})
     exact_GQ = banzhaf(value, names)
     fours = sorted((coalition for coalition in value if len(coalition) == len(names) // 2), key=sorted)
     asked_NG = np.array([[name in coalition for name in names] for coalition in fours])
     true_NQ = np.array([value[coalition] for coalition in fours])
-    bank = Bank(folder / "intervals8", digest_json([seed, 8]), task.make_runs(examples))
+    bank = Bank(folder / "intervals8", digest_json([seed, num_contributors]), task.make_runs(examples))
     found = []
-    for constant in range(CONSTANTS):
+    for constant in range(num_banks):
         order = digest_json([digits.CONSTANTS.order, "intervals", constant])
         constants = replace(digits.CONSTANTS, order=order)
         plan = plan_bank(constants, examples, num_coalitions=number, num_twins=0, players="contributors")

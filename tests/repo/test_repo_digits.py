@@ -2,11 +2,14 @@
 
 import math
 
+import numpy as np
 import pytest
 
 pytest.importorskip("sklearn")
 
 from benchmarks.attribution_digits import goals, tables
+from benchmarks.attribution_intervals import exact_coverage
+from benchmarks.digits_peers import DigitPeers
 from benchmarks.digits_study import Sizes, Study
 
 SMALLEST = Sizes(
@@ -53,3 +56,13 @@ def test_the_digits_tables_are_made_again_from_what_is_kept(folder, found):
     assert tables(Study(folder, SMALLEST)) == found
     after = {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors") if path.parent.name != "peers"}
     assert after == before
+
+
+def test_other_libraries_are_given_the_digits_own_model_rows_and_answers(folder, found, tmp_path):
+    assert np.allclose(DigitPeers(folder, tmp_path).dot, Study(folder, SMALLEST).dot(), rtol=1e-3, atol=1e-4)
+
+
+def test_intervals_of_a_bank_are_held_against_every_coalition(tmp_path):
+    (covers,) = exact_coverage(tmp_path, world=0, number=8, num_contributors=4, num_banks=1)
+    assert {"values", "new trainings", "sum's values, as shipped", "new trainings' sum, as shipped"} <= set(covers)
+    assert covers["values"] > 0.5
