@@ -38,6 +38,7 @@ from openledger.training.members import Member
 
 Array = npt.NDArray[np.float64]
 Tables = dict[str, dict[str, Figures]]
+CHANGED_BY = (0.1, 0.01, 0.001)  # of a normal draw
 ENSEMBLES = ("EK-FAC, the last 4 checkpoints", "EK-FAC, 5 runs", "EK-FAC, 5 runs and 4 checkpoints")
 
 
@@ -62,6 +63,15 @@ def tables(study: Study) -> Tables:
         "contributors, this run": contributors_this_run(study),
         "rows, this run": rows_this_run(study),
         "all row weights at once": finite_differences(study),
+    } | smooth_tables(Study(study.folder / "smooth", study.sizes, smooth=True))
+
+
+def smooth_tables(study: Study) -> Tables:
+    """What concerns one run, where units have no kinks: a derivative says more there."""
+    return {
+        "contributors, this run, smooth units": contributors_this_run(study),
+        "rows, this run, smooth units": rows_this_run(study),
+        "all row weights at once, smooth units": finite_differences(study),
     }
 
 
@@ -77,7 +87,6 @@ def goals(found: Tables) -> dict[str, Figures]:
     def best(figures: dict[str, Figures]) -> Figures:
         return max((figures[name] for name in ENSEMBLES), key=lambda own: own["per answer"])
 
-    replayed = found["rows, this run"]["replay"]
     return {
         "rows: index of a bare model, weights made smaller, to EK-FAC of one run": against(
             rows["index of a bare model, weights made smaller"], rows[one], 1.1
@@ -89,15 +98,15 @@ def goals(found: Tables) -> dict[str, Figures]:
         f"contributors: {most}, sum, to the ceiling": against(
             contributors[most], contributors["noise ceiling"], 0.95, "sum"
         ),
-        **{
-            f"this run: replay, {percent} %": {"figure": replayed[f"{percent} %, per answer"], "goal": 0.85}
-            for percent in (1, 5, 10)
-        },
-        "this run: leave-one-out members": {
-            "figure": found["contributors, this run"]["leave-one-out members against re-formed batches"]["per answer"],
-            "goal": 0.9,
-        },
-    }
+    } | {name: figures for units in ("", ", smooth units") for name, figures in _of_this_run(found, units).items()}
+
+
+def _of_this_run(found: Tables, units: str) -> dict[str, Figures]:
+    replayed, members = found[f"rows, this run{units}"]["replay"], found[f"contributors, this run{units}"]
+    figures = {f"replay, {percent} %": (replayed[f"{percent} %, per answer"], 0.85) for percent in (1, 5, 10)}
+    reformed = members["leave-one-out members against re-formed batches"]["per answer"]
+    figures["leave-one-out members"] = (reformed, 0.9)
+    return {f"this run{units}: {name}": {"figure": own, "goal": goal} for name, (own, goal) in figures.items()}
 
 
 def exact_game(
@@ -198,14 +207,16 @@ def rows_expected(study: Study) -> dict[str, Figures]:
 
 
 def contributors_this_run(study: Study) -> dict[str, Figures]:
-    """Leave-one-out members (weights 0 in place) against the run without the contributor, batches formed anew."""
+    """Leave-one-out members (weights 0 in place) against the run without the contributor, batches formed anew; and the
+    same runs from another order, which is how much of it is luck."""
     full = study.outcomes(study.bank, [study.full])[0]
     without, reformed = study.outcomes(study.bank, study.plan.withouts), study.reformed()
-    index = study.sums(np.mean(study.bank_views(), axis=0))
+    another = study.reformed(digest_json([CONSTANTS.order, "another"]))
     found = {}
     for name, mine in (
         ("leave-one-out members against re-formed batches", full - without),
-        ("index, all views", index),
+        ("re-formed batches of another order", full - another),
+        ("index, all views", study.sums(np.mean(study.bank_views(), axis=0))),
     ):
         found[name] = {
             "per answer": float(spearman(mine, full - reformed).mean()),
@@ -219,8 +230,10 @@ def rows_this_run(study: Study) -> dict[str, Figures]:
     was."""
     replayed, answers = study.replay(), study.replayed
     methods = {"replay": (replayed[:, 1:], replayed[:, :1])}
-    for name in ("index of a run with its bank", "EK-FAC, one run"):
-        scores = row_methods(study)[name]
+    for name, scores in (
+        ("index of a run with its bank", np.mean(study.bank_views(), axis=0)),
+        ("EK-FAC, one run", study.run_views()[-1]),
+    ):
         methods[name] = (scores[:, answers], scores.sum(axis=1, keepdims=True))
     found: dict[str, Figures] = {name: {} for name in methods}
     for percent in sorted(truth.REMOVALS):
@@ -235,17 +248,18 @@ def rows_this_run(study: Study) -> dict[str, Figures]:
 
 def finite_differences(study: Study) -> dict[str, Figures]:
     """The replay's derivative along random directions of all row weights, against two runs on either side of it."""
-    directions, change = study.perturbed()
-    actual = np.column_stack([change.sum(axis=1), change[:, study.replayed]])
-    predicted = directions @ study.replay()
-    error = np.linalg.norm(predicted - actual, axis=0) / np.linalg.norm(actual, axis=0)
-    return {
-        "replay": {
+    found = {}
+    for by in CHANGED_BY:
+        directions, change = study.perturbed(by)
+        actual = np.column_stack([change.sum(axis=1), change[:, study.replayed]])
+        predicted = directions @ study.replay()
+        error = np.linalg.norm(predicted - actual, axis=0) / np.linalg.norm(actual, axis=0)
+        found[f"replay, weights changed by {100 * by:g} %"] = {
             "correlation": float(np.corrcoef(predicted[:, 1:].ravel(), actual[:, 1:].ravel())[0, 1]),
             "relative error, per answer": float(np.median(error[1:])),
             "relative error, sum": float(error[0]),
         }
-    }
+    return found
 
 
 def row_methods(study: Study) -> dict[str, Array]:

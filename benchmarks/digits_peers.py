@@ -164,9 +164,7 @@ def dattri_trak(every_run: bool) -> Method:
             return (-loss(parameters, data)).exp()
 
         task, _ = peers.dattri_task(peers.ends if every_run else peers.ends[:1], margin)
-        attributor = TRAKAttributor(
-            task, probability, projector_kwargs={"proj_dim": PROJECTED, "device": "cpu", "use_half_precision": False}
-        )
+        attributor = TRAKAttributor(task, probability, projector_kwargs={"proj_dim": PROJECTED, "device": "cpu"})
         rows, queries = peers.dattri_loaders()
         clock.run("build", lambda: attributor.cache(rows))
         return clock.run("query", lambda: attributor.attribute(queries)).detach().numpy()

@@ -8,8 +8,8 @@ is not made again.
     halves-K-ORDER          a random half of the contributors, two orders each
     rows-K-ORDER            a random half of the rows, two orders each
     removed-P-K             the run itself with P % of the rows at weight 0, every batch as it was
-    perturbed-K-SIGN        the run itself with every row's weight 1 + SIGN 0.1 u, u drawn from N(0, 1)
-    reformed-NAME           the run without a contributor's rows, batches formed anew from the same order
+    perturbed-BY-K-SIGN     the run itself with every row's weight 1 + SIGN BY u, u drawn from N(0, 1)
+    reformed-NAME           the run without a contributor's rows, batches formed anew, from the same order or another
 
 Shapes: M members, R rows, Q queries, V views.
 """
@@ -65,8 +65,10 @@ class Sizes:
 
 
 class Study:
-    def __init__(self, folder: Path, sizes: Sizes = Sizes()):
-        self.folder, self.sizes = folder, sizes
+    """One model: with units that have a kink (ReLU), or that are `smooth` (SiLU), as those of language models are."""
+
+    def __init__(self, folder: Path, sizes: Sizes = Sizes(), smooth: bool = False):
+        self.folder, self.sizes, self.smooth = folder, sizes, smooth
         self.examples, queries = task.make_examples(sizes.contributors)
         self.queries = queries[: sizes.queries]
         self.who = [example.contributor_id for example in self.examples]
@@ -79,8 +81,8 @@ class Study:
         self.plan = self.plan_of(max(sizes.coalitions))
 
     def store(self, name: str) -> Bank:
-        identity = digest_json([task.SEED, self.sizes.contributors])
-        return Bank(self.folder / name, identity, task.make_runs(self.examples))
+        identity = digest_json([task.SEED, self.sizes.contributors, *(["smooth"] if self.smooth else [])])
+        return Bank(self.folder / name, identity, task.make_runs(self.examples, self.smooth))
 
     def plan_of(self, num_coalitions: int) -> BankPlan:
         return plan_bank(
@@ -133,19 +135,26 @@ class Study:
         members = [truth.removal(CONSTANTS, len(self.examples), percent, number) for number in numbers]
         return np.array([member.row_weights for member in members]), self.outcomes(self.truth, members)
 
-    def perturbed(self) -> tuple[Array, Array]:
-        """Directions of all row weights, [D, R], and the central difference of the outcomes along each, [D, Q]."""
-        size = len(self.examples)
-        members = [truth.perturbed(CONSTANTS, size, k, sign) for k in range(truth.PERTURBATIONS) for sign in (1, -1)]
+    def perturbed(self, by: float) -> tuple[Array, Array]:
+        """Directions of all row weights, [D, R], and the central difference of the outcomes along each, [D, Q], every
+        weight changed by `by` times the direction."""
+        directions = truth.directions(len(self.examples))
+        members = [
+            Member(
+                name=f"perturbed-{by:g}-{number}-{sign}", rows=self.full.rows, initial=CONSTANTS.initial,
+                order=CONSTANTS.order, row_weights=tuple((1.0 + sign * by * own).tolist()),
+            )
+            for number, own in enumerate(directions) for sign in (1, -1)
+        ]  # fmt: skip
         found = self.outcomes(self.truth, members)
-        return truth.directions(size), (found[0::2] - found[1::2]) / (2 * truth.PERTURBED_BY)
+        return directions, (found[0::2] - found[1::2]) / (2 * by)
 
-    def reformed(self) -> Array:
+    def reformed(self, order: str = CONSTANTS.order) -> Array:
         """Of the run without each contributor, batches formed anew, [contributors, Q]."""
         members = []
         for name in self.names:
             rows = tuple(row for row, own in enumerate(self.who) if own != name)
-            members.append(Member(name=f"reformed-{name}", rows=rows, initial=CONSTANTS.initial, order=CONSTANTS.order))
+            members.append(Member(name=f"reformed-{name}", rows=rows, initial=CONSTANTS.initial, order=order))
         return self.outcomes(self.truth, members)
 
     # What the methods say
@@ -192,7 +201,7 @@ class Study:
     def between_views(self) -> list[Array]:
         """On the line from the public start to the finished model: where LoRA with a smaller B stands."""
         end = self.epochs[max(self.epochs)]
-        start = {name: p.detach() for name, p in task.make_module(CONSTANTS.initial).named_parameters()}
+        start = {name: p.detach() for name, p in self._module().named_parameters()}
         points = {f: {name: torch.lerp(start[name], end[name], f) for name in end} for f in SCALED_VIEWS}
         return [self.view(f"between-{f:g}", weights) for f, weights in points.items()]
 
@@ -229,8 +238,12 @@ class Study:
         for twin, weights in zip(self.plan.twins, self.bank.weights(self.plan.twins), strict=True):
             save_file(weights, folder / f"{twin.name}.safetensors")
 
+    def _module(self) -> torch.nn.Module:
+        """As the run begins."""
+        return task.make_module(CONSTANTS.initial, self.smooth)
+
     def _view(self, view: View) -> Array:
-        module = task.make_module(CONSTANTS.initial)
+        module = self._module()
         with TemporaryDirectory() as temporary:
             index = build_index(
                 module, self.examples, (), Path(temporary) / "index", "full", views=[view], task=task.TASK
@@ -239,7 +252,7 @@ class Study:
             return index.score(vectors).astype(np.float64)
 
     def _dot(self) -> Array:
-        module = task.make_module(CONSTANTS.initial)
+        module = self._module()
         module.load_state_dict(self.epochs[max(self.epochs)])
         parts = []
         for digits in (self.examples, self.queries):
@@ -250,7 +263,7 @@ class Study:
     def _replay(self) -> Array:
         targets = [[(query, 1.0) for query in self.queries], *([(self.queries[n], 1.0)] for n in self.replayed)]
         found = replay(
-            task.make_module(CONSTANTS.initial), self.examples, task.RECIPE, CONSTANTS.order,
+            self._module(), self.examples, task.RECIPE, CONSTANTS.order,
             targets=targets, task=task.TASK, final=self.epochs[max(self.epochs)], within=0.0,
         )  # fmt: skip
         return found.scores_RT.astype(np.float64)
