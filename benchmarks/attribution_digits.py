@@ -39,7 +39,8 @@ from openledger.training.members import Member
 Array = npt.NDArray[np.float64]
 Tables = dict[str, dict[str, Figures]]
 CHANGED_BY = (0.1, 0.01, 0.001)  # of a normal draw
-ENSEMBLES = ("EK-FAC, the last 4 checkpoints", "EK-FAC, 5 runs", "EK-FAC, 5 runs and 4 checkpoints")
+EKFAC = ("EK-FAC", "EK-FAC fitted on all rows")
+ENSEMBLES = ("the last 4 checkpoints", "5 runs", "5 runs and 4 checkpoints")
 
 
 def main() -> int:
@@ -79,21 +80,24 @@ def goals(found: Tables) -> dict[str, Figures]:
     """Each of the goals' ratios, by the figures per answer unless a line says otherwise."""
     rows, contributors = found["rows, expected"], found["contributors, expected"]
     *_, most = (name for name in contributors if name.endswith("coalitions, with the index as prior"))
-    one = "EK-FAC, one run"
 
     def against(own: Figures, other: Figures, goal: float, what: str = "per answer") -> Figures:
         return {"figure": own[what], "against": other[what], "ratio": own[what] / other[what], "goal": goal}
 
-    def best(figures: dict[str, Figures]) -> Figures:
-        return max((figures[name] for name in ENSEMBLES), key=lambda own: own["per answer"])
+    def best(figures: dict[str, Figures], points: Sequence[str]) -> Figures:
+        """The better of the two EK-FACs: a goal is met against that."""
+        return max((figures[f"{kind}, {at}"] for kind in EKFAC for at in points), key=lambda own: own["per answer"])
 
+    one = best(rows, ["one run"])
     return {
         "rows: index of a bare model, weights made smaller, to EK-FAC of one run": against(
-            rows["index of a bare model, weights made smaller"], rows[one], 1.1
+            rows["index of a bare model, weights made smaller"], one, 1.1
         ),
-        "rows: index of a run, to EK-FAC of one run": against(rows["index of a run"], rows[one], 1.1),
-        "rows: estimate, to EK-FAC's best ensemble": against(rows["estimate"], best(rows), 1.1),
-        f"contributors: {most}, to EK-FAC's best ensemble": against(contributors[most], best(contributors), 1.0),
+        "rows: index of a run, to EK-FAC of one run": against(rows["index of a run"], one, 1.1),
+        "rows: estimate, to EK-FAC's best ensemble": against(rows["estimate"], best(rows, ENSEMBLES), 1.1),
+        f"contributors: {most}, to EK-FAC's best ensemble": against(
+            contributors[most], best(contributors, ENSEMBLES), 1.0
+        ),
         f"contributors: {most}, to the ceiling": against(contributors[most], contributors["noise ceiling"], 0.85),
         f"contributors: {most}, sum, to the ceiling": against(
             contributors[most], contributors["noise ceiling"], 0.95, "sum"
@@ -265,11 +269,16 @@ def finite_differences(study: Study) -> dict[str, Figures]:
 def row_methods(study: Study) -> dict[str, Array]:
     """Every method's scores, [R, Q]. EK-FAC is ours, at the points named."""
     run, ends = study.run_views(), study.twin_ends()
+    fitted, fitted_ends = study.fitted_on_all()
     sets = {
         "EK-FAC, one run": run[-1:],
         "EK-FAC, the last 4 checkpoints": run[-4:],
         "EK-FAC, 5 runs": [run[-1], *ends],
         "EK-FAC, 5 runs and 4 checkpoints": [*run[-4:], *ends],
+        "EK-FAC fitted on all rows, one run": fitted[-1:],
+        "EK-FAC fitted on all rows, the last 4 checkpoints": fitted[-4:],
+        "EK-FAC fitted on all rows, 5 runs": [fitted[-1], *fitted_ends],
+        "EK-FAC fitted on all rows, 5 runs and 4 checkpoints": [*fitted[-4:], *fitted_ends],
         "index of a bare model, weights made smaller": study.smaller_views(),
         "index of a bare model and its public start, weights between": study.between_views(),
         "index of a run": study.index_views(),

@@ -28,6 +28,7 @@ from safetensors.torch import save_file
 from benchmarks import attribution_truth as truth
 from benchmarks import digits_task as task
 from openledger.attribution.bank import Bank, BankPlan, plan_bank
+from openledger.attribution.ekfac import fit
 from openledger.attribution.estimate import contributor_sums
 from openledger.attribution.gradients import row_gradients, sites
 from openledger.attribution.index import View, build_index
@@ -39,6 +40,7 @@ from openledger.training.recipe import generator
 
 Array = npt.NDArray[np.float64]
 Membership = npt.NDArray[np.bool_]
+DAMPING = 0.1  # of the mean eigenvalue, as kronfluence has it; the index has 0.01 and fits on 64 rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +209,20 @@ class Study:
 
     def dot(self) -> Array:
         """Gradient dot product at the run's end, [R, Q]."""
-        return self._kept("views/dot", self._dot)
+        return self._kept("views/dot", lambda: self._products(self.epochs[max(self.epochs)], curved=False))
+
+    def fitted_on_all(self) -> tuple[list[Array], list[Array]]:
+        """EK-FAC as other libraries have it, fitted on all rows with their damping: of each epoch, and of the twins'
+        ends."""
+        self.bank.train(self.plan.twins)
+        points = {f"epoch-{epoch}": weights for epoch, weights in self.epochs.items()}
+        ends = zip(self.plan.twins, self.bank.weights(self.plan.twins), strict=True)
+        points |= {twin.name: end for twin, end in ends}
+        found = [
+            self._kept(f"fitted/{name}", lambda weights=weights: self._products(weights, curved=True))
+            for name, weights in points.items()
+        ]
+        return found[: len(self.epochs)], found[len(self.epochs) :]
 
     @property
     def replayed(self) -> list[int]:
@@ -251,13 +266,18 @@ class Study:
             vectors = index.query_vectors(module, self.queries, views=[view], task=task.TASK)
             return index.score(vectors).astype(np.float64)
 
-    def _dot(self) -> Array:
+    def _products(self, weights: Weights, curved: bool) -> Array:
+        """Gradient products at `weights`, [R, Q]; `curved` by EK-FAC fitted on all rows."""
         module = self._module()
-        module.load_state_dict(self.epochs[max(self.epochs)])
+        module.load_state_dict(weights)
+        basis = (
+            fit(module, self.examples, task=task.TASK, fit_rows=len(self.examples), damping=DAMPING) if curved else {}
+        )
         parts = []
-        for digits in (self.examples, self.queries):
+        for digits, own in ((self.examples, basis), (self.queries, {})):
             found = row_gradients(module, digits, task.TASK)
-            parts.append(torch.cat([found[site.name].flatten(1) for site in sites(module)], dim=1))
+            turned = {name: own[name].precondition(gradient) if own else gradient for name, gradient in found.items()}
+            parts.append(torch.cat([turned[site.name].flatten(1) for site in sites(module)], dim=1))
         return np.asarray((parts[0] @ parts[1].T).double().numpy())
 
     def _replay(self) -> Array:
