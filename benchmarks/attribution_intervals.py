@@ -16,8 +16,7 @@ What is summed are the held-out questions: they are the same in all eight, answe
 `benchmarks.redteam` nothing is trained that was trained there ("blocks shopped among 8", 32 coalitions).
 
 **Contributors** as players: six banks, of as many constants for the order, against exact Banzhaf values of eight
-contributors and against new trainings, the 70 coalitions of four among the exact ones. What each way of the sum's
-errors covers stands beside what is shipped (`SUM_WAYS`).
+contributors and against new trainings, the 70 coalitions of four among the exact ones.
 
 Writes FOLDER/intervals-blocks.json or FOLDER/intervals-contributors.json.
 """
@@ -41,7 +40,7 @@ from benchmarks.redteam_pay import jackknife, measured
 from benchmarks.redteam_world import DigitsKit
 from openledger.attribution.bank import Bank, plan_bank
 from openledger.attribution.evaluation import coverage
-from openledger.attribution.expected import Expected, Predictor, fit_expected
+from openledger.attribution.expected import fit_expected
 from openledger.core.files import write_json_durably
 from openledger.core.hashing import digest_json
 from openledger.core.values import ContributorScores
@@ -125,23 +124,15 @@ def exact_coverage(
             "new trainings": coverage(*predictor.interval(asked_NG, LEVEL), true_NQ),
         }
         exact_G1, true_N1 = (values.sum(axis=1, keepdims=True) for values in (exact_GQ, true_NQ))
-        for way, fit in SUM_WAYS.items():
-            total, total_predictor = fit(members_MG, outcomes_MQ, each)
-            covers[f"sum's values, {way}"] = coverage(*total.interval(LEVEL), exact_G1)
-            covers[f"new trainings' sum, {way}"] = coverage(*total_predictor.interval(asked_NG, LEVEL), true_N1)
+        total, total_predictor = fit_expected(members_MG, outcomes_MQ.sum(axis=1, keepdims=True), ratios=each.ratios)
+        covers["sum's values"] = coverage(*total.interval(LEVEL), exact_G1)
+        covers["new trainings' sum"] = coverage(*total_predictor.interval(asked_NG, LEVEL), true_N1)
         found.append(covers)
     return found
 
 
 def world_seed(world: int) -> str:
     return f"{task.SEED}-{world}" if world else task.SEED
-
-
-def _shipped(members_MG: npt.NDArray[np.bool_], outcomes_MQ: Array, each: Expected) -> tuple[Expected, Predictor]:
-    return fit_expected(members_MG, outcomes_MQ.sum(axis=1, keepdims=True), ratios=each.ratios)
-
-
-SUM_WAYS = {"as shipped": _shipped}
 
 
 def bank_scores(world: DigitsWorld, coalitions: int) -> dict[str, npt.NDArray[np.bool_]]:
