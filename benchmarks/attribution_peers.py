@@ -26,7 +26,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -98,9 +98,27 @@ class Peers:
     @cached_property
     def dot(self) -> np.ndarray[Any, Any]:
         """Gradient dot product, [R, Q], a backward pass for each row and answer."""
-        model = self.model()
-        rows_RP, queries_QP = (gradients(model, examples) for examples in (self.rows, self.queries))
+        rows_RP, queries_QP = (self.gradients(examples) for examples in (self.rows, self.queries))
         return (rows_RP @ queries_QP.T).numpy()
+
+    def gradients(self, examples: Sequence[Encoded]) -> torch.Tensor:
+        return gradients(self.model(), examples)
+
+    @property
+    def collate(self) -> Callable[..., Any]:
+        return collate
+
+    def modules(self, model: Any) -> list[str]:
+        return trained_modules(model)
+
+    def kronfluence_task(self, modules: list[str]) -> Any:
+        return kronfluence_task(modules)
+
+    def dattri_task(self, checkpoints: list[Path]) -> tuple[Any, list[str]]:
+        return dattri_task(self, checkpoints)
+
+    def dattri_loaders(self) -> tuple[Any, Any]:
+        return dattri_loaders(self)
 
     def _peft_folder(self, name: str) -> Path:
         folder = self.scratch / name
@@ -111,7 +129,7 @@ class Peers:
         return folder
 
 
-Method = Callable[[Peers, Clock], np.ndarray[Any, Any]]
+Method = Callable[[Any, Clock], np.ndarray[Any, Any]]  # of `Peers`, or of another task's
 
 
 def main() -> int:
@@ -123,26 +141,31 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_num_threads(1)
     out = options.out or options.folder / "scores" / "peers"
-    out.mkdir(parents=True, exist_ok=True)
-    failed = []
     with TemporaryDirectory(prefix="peers-") as scratch:
         peers = Peers(options.folder, Path(scratch))
-        for name in options.method:
-            if (out / f"{name}.npy").exists():
-                continue
-            try:
-                measure(peers, name, out)
-            except Exception as error:  # noqa: BLE001 - one library's failure is a result and must not end the others
-                failed.append(name)
-                print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        return measure_all(peers, {name: METHODS[name] for name in options.method}, out)
+
+
+def measure_all(peers: Any, methods: Mapping[str, Method], out: Path) -> int:
+    """Scores of each method whose are missing, and the table of what is there; 1 where a method failed."""
+    out.mkdir(parents=True, exist_ok=True)
+    failed = []
+    for name, method in methods.items():
+        if (out / f"{name}.npy").exists():
+            continue
+        try:
+            measure(peers, name, method, out)
+        except Exception as error:  # noqa: BLE001 - one library's failure is a result and must not end the others
+            failed.append(name)
+            print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
     print(summary(out))
     return 1 if failed else 0
 
 
-def measure(peers: Peers, name: str, out: Path) -> None:
+def measure(peers: Any, name: str, method: Method, out: Path) -> None:
     torch.manual_seed(SEED)
     clock = Clock()
-    scores_RQ = np.asarray(METHODS[name](peers, clock), dtype=np.float32)
+    scores_RQ = np.asarray(method(peers, clock), dtype=np.float32)
     if scores_RQ.shape != (len(peers.rows), len(peers.queries)) or not np.isfinite(scores_RQ).all():
         raise ValueError(f"scores of shape {scores_RQ.shape}, or not finite")
     agreement = float(np.mean([rank_correlation(scores_RQ[:, q], peers.dot[:, q]) for q in range(scores_RQ.shape[1])]))
@@ -252,18 +275,18 @@ def rank_correlation(first: np.ndarray[Any, Any], second: np.ndarray[Any, Any]) 
 
 
 def kronfluence(strategy: str) -> Method:
-    def scores(peers: Peers, clock: Clock) -> np.ndarray[Any, Any]:
+    def scores(peers: Any, clock: Clock) -> np.ndarray[Any, Any]:
         from kronfluence.analyzer import Analyzer, prepare_model
         from kronfluence.arguments import FactorArguments, ScoreArguments
         from kronfluence.utils.dataset import DataLoaderKwargs
 
         model = peers.model()
-        task = kronfluence_task(trained_modules(model))
+        task = peers.kronfluence_task(peers.modules(model))
         model = prepare_model(model, task)
         analyzer = Analyzer(
             analysis_name=strategy, model=model, task=task, cpu=True, disable_tqdm=True, output_dir=str(peers.scratch)
         )
-        analyzer.set_dataloader_kwargs(DataLoaderKwargs(collate_fn=collate))
+        analyzer.set_dataloader_kwargs(DataLoaderKwargs(collate_fn=peers.collate))
         clock.run(
             "build",
             lambda: analyzer.fit_all_factors(
@@ -323,40 +346,40 @@ def dattri_tracin(every_epoch: bool, cosine: bool = False) -> Method:
     """Gradient dot or cosine of the run's end, or TracIn: of each epoch's end, weighted with the learning rate in the
     epoch's middle."""
 
-    def scores(peers: Peers, clock: Clock) -> np.ndarray[Any, Any]:
+    def scores(peers: Any, clock: Clock) -> np.ndarray[Any, Any]:
         from dattri.algorithm.tracin import TracInAttributor
 
         chosen = peers.checkpoints if every_epoch else peers.checkpoints[-1:]
         weights = [1 - (epoch + 0.5) / len(chosen) for epoch in range(len(chosen))] if every_epoch else [1.0]
-        task, names = dattri_task(peers, chosen)
+        task, names = peers.dattri_task(chosen)
         attributor = TracInAttributor(task, torch.tensor(weights), normalized_grad=cosine, layer_name=names)
         attributor.projector_kwargs = None  # its default projects every gradient to 512 numbers
-        return clock.run("query", lambda: attributor.attribute(*dattri_loaders(peers))).numpy()
+        return clock.run("query", lambda: attributor.attribute(*peers.dattri_loaders())).numpy()
 
     return scores
 
 
-def dattri_datainf(peers: Peers, clock: Clock) -> np.ndarray[Any, Any]:
+def dattri_datainf(peers: Any, clock: Clock) -> np.ndarray[Any, Any]:
     """Kwon et al., 2024. The regularization is a tenth of the mean squared gradient, as the paper has it, but of all
     layers together: dattri takes one number."""
     from dattri.algorithm.influence_function import IFAttributorDataInf
 
-    size = float(gradients(peers.model(), peers.rows).square().mean())
-    task, names = dattri_task(peers, peers.checkpoints[-1:])
+    size = float(peers.gradients(peers.rows).square().mean())
+    task, names = peers.dattri_task(peers.checkpoints[-1:])
     attributor = IFAttributorDataInf(task, layer_name=names, regularization=0.1 * size)
-    rows, queries = dattri_loaders(peers)
+    rows, queries = peers.dattri_loaders()
     with torch.no_grad():  # without it every batch's graph is kept: 21 GB for the language task
         clock.run("build", lambda: attributor.cache(rows))
         return clock.run("query", lambda: attributor.attribute(rows, queries)).numpy()
 
 
-def dattri_ekfac(peers: Peers, clock: Clock) -> np.ndarray[Any, Any]:
+def dattri_ekfac(peers: Any, clock: Clock) -> np.ndarray[Any, Any]:
     from dattri.algorithm.influence_function import IFAttributorEKFAC
 
-    task, _ = dattri_task(peers, peers.checkpoints[-1:])
-    modules = trained_modules(task.get_model())
+    task, _ = peers.dattri_task(peers.checkpoints[-1:])
+    modules = peers.modules(task.get_model())
     attributor = IFAttributorEKFAC(task, module_name=modules, damping=1e-6)
-    rows, queries = dattri_loaders(peers)
+    rows, queries = peers.dattri_loaders()
     clock.run("build", lambda: attributor.cache(rows))
     return clock.run("query", lambda: attributor.attribute(rows, queries)).detach().numpy()
 

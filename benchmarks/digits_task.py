@@ -8,6 +8,7 @@ of eight contributors can be trained.
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -48,9 +49,10 @@ class DigitTask:
 TASK = DigitTask()
 
 
-def make_module(initial: str) -> torch.nn.Module:
-    """An MLP whose weights follow from the constant `initial`."""
-    module = torch.nn.Sequential(torch.nn.Linear(64, HIDDEN), torch.nn.ReLU(), torch.nn.Linear(HIDDEN, 10))
+def make_module(initial: str, smooth: bool = False) -> torch.nn.Module:
+    """An MLP whose weights follow from the constant `initial`. Its units have a kink (ReLU), or `smooth` (SiLU)."""
+    unit = torch.nn.SiLU() if smooth else torch.nn.ReLU()
+    module = torch.nn.Sequential(torch.nn.Linear(64, HIDDEN), unit, torch.nn.Linear(HIDDEN, 10))
     for name, parameter in module.named_parameters():
         bound = 1 / np.sqrt(64 if name.startswith("0.") else HIDDEN)
         values = generator(initial, name).random(tuple(parameter.shape)) * 2 * bound - bound
@@ -84,8 +86,8 @@ def make_examples(
     return [rows[n] for n in random.permutation(len(rows)).tolist()], queries
 
 
-def make_runs(examples: Sequence[Digit]) -> ModuleRuns:
-    return ModuleRuns(make_module, examples, RECIPE, TASK)
+def make_runs(examples: Sequence[Digit], smooth: bool = False) -> ModuleRuns:
+    return ModuleRuns(partial(make_module, smooth=smooth), examples, RECIPE, TASK)
 
 
 def _pixels(examples: Sequence[Digit]) -> torch.Tensor:
