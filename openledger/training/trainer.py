@@ -90,17 +90,23 @@ class TrainingJob:
         return replace(self, output=str(adapters / f"{self.name}-{self.key[:12]}"))
 
 
-def train_adapters(jobs: Sequence[TrainingJob], *, folder: Path, num_workers: int = 2, use_gpu: bool = False) -> None:
-    """Train every job in one Ray Train run; each leaves a PEFT folder with card.json at its `output`.
+def train_adapters(jobs: Sequence[TrainingJob], *, folder: Path, num_workers: int = 2) -> None:
+    """Train every job in one Ray Train run; each leaves a PEFT folder with card.json at its `output`. Where a recipe
+    asks for a part of a GPU, each worker takes a whole one.
 
     The run is named by its jobs and workers: with the same, and the same `folder`, it goes on where it was stopped.
-    Raises Unavailable when the run fails more often than Ray Train is told to try, and as `check_parent`.
+    Raises Unavailable when the run fails more often than Ray Train is told to try, and as `check_parent` and
+    `check_gpus`.
     """
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.config import LoggingConfig
     from ray.train.v2.api.exceptions import TrainingFailedError
 
+    from openledger.training.gpus import check_gpus
+
+    use_gpu = any(job.recipe.num_gpus for job in jobs)
+    check_gpus(float(use_gpu))
     for job in jobs:
         if job.parent is not None:
             check_parent(job.parent, job.base, job.recipe)
