@@ -175,6 +175,7 @@ def _begin_build(
     run: str = "",
 ) -> Any:
     num_gpus = gpus_for(load_run(Path(run)).recipe if run else None)
+    check_gpus(num_gpus)
     task = ray.remote(_build).options(num_cpus=1, num_gpus=num_gpus, max_retries=2, name="index")
     return task.remote(base, device_of(num_gpus), views, adapter_digest, trained, decoys, folder, run)
 

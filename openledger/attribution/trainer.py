@@ -22,7 +22,7 @@ from openledger.attribution.bank_folder import finish_bank
 from openledger.attribution.ekfac import FIT_ROWS
 from openledger.attribution.gradients import Site, sites
 from openledger.attribution.index import GradientIndex, build_shards, digests, fit_view, loaded, standing
-from openledger.attribution.index_folder import IndexFolder, IndexPlan, View, plan_index
+from openledger.attribution.index_folder import IndexFolder, IndexPlan, View, is_finished, plan_index
 from openledger.attribution.instruments import index_place, index_views
 from openledger.attribution.likeness import build_repeats
 from openledger.attribution.replay import KEEP_BYTES, Replay, Target, replay_run
@@ -97,9 +97,12 @@ def train_bank(
     Raises Unavailable (`task_failed`) where a member's task failed more often than it is retried.
     """
     bank, num_gpus = run_bank(folder, record, base, examples), gpus_for(record.recipe, num_gpus)
+    missing = bank.missing(members)
+    if missing:
+        check_gpus(num_gpus)
     shared = ray.put((str(folder), record, base, tuple(examples), start, device_of(num_gpus)))
     train = _remote(_train_member, "bank-member", 1, num_gpus)
-    longest_first = sorted(bank.missing(members), key=lambda member: len(member.rows), reverse=True)
+    longest_first = sorted(missing, key=lambda member: len(member.rows), reverse=True)
     tasks = {train.remote(shared, member): member for member in longest_first}
     _finish(tasks, lambda member: f"the bank's {member.name}", on_member)
     return bank
@@ -178,6 +181,7 @@ def _build_spread(
     run: str,
 ) -> int:
     num_gpus = gpus_for(load_run(Path(run)).recipe if run else None)
+    check_gpus(num_gpus)
     tokenizer, place = load_tokenizer(base), Path(folder)
     encoded, spare = ([encode_row(tokenizer, row) for row in rows] for rows in (trained, decoys))
     check_lengths([*encoded, *spare], base)
@@ -219,7 +223,8 @@ def build_index_distributed(
 
     Raises as `build_index`, and Unavailable (`task_failed`) where a task failed more often than it is retried.
     """
-    check_gpus(num_gpus)
+    if not is_finished(folder):
+        check_gpus(num_gpus)
     look = _remote(_look, "index-plan", threads, 0)
     all_sites, as_it_stands = _result(look.remote(base, str(adapter), threads), "looking at the adapter")
     views = views or [as_it_stands]
@@ -280,6 +285,7 @@ def replay_distributed(
     """
     options = {"member": member, "start": start, "final": final, "checkpoints": checkpoints, "keep_bytes": keep_bytes}
     num_gpus = gpus_for(record.recipe, num_gpus)
+    check_gpus(num_gpus)
     run = _remote(_replay, "replay", record.recipe.threads, num_gpus)
     found: Replay = _result(
         run.remote((base, record, tuple(examples), targets), {**options, "device": device_of(num_gpus)}), "the replay"

@@ -1,8 +1,8 @@
 """Which GPUs the work for an adapter asks the cluster for: those of its recipe, unless whoever starts the work says
 otherwise.
 
-Training, bank, index, replay and scoring all ask here, so that none takes less than the recipe says, and none waits for
-ever: Ray queues a task that no node can run, without an end.
+Training, bank, index, replay and scoring all ask here, and check before they begin: Ray queues a task that no node can
+run, without an end.
 """
 
 from typing import Any
@@ -14,10 +14,10 @@ from openledger.training.recipe import Recipe, check_gpu_share
 
 
 def gpus_for(recipe: Recipe | None, asked: float | None = None) -> float:
-    """What each task takes: `asked`, else the recipe's; none without either. Raises as `check_gpus`."""
-    num_gpus = asked if asked is not None else recipe.num_gpus if recipe is not None else 0.0
-    check_gpus(num_gpus)
-    return num_gpus
+    """What each task takes: `asked`, else the recipe's; none without either."""
+    if asked is not None:
+        return asked
+    return recipe.num_gpus if recipe is not None else 0.0
 
 
 def check_gpus(num_gpus: float) -> None:

@@ -4,7 +4,6 @@ import json
 import pickle
 import subprocess
 import sys
-from dataclasses import replace
 from types import SimpleNamespace
 
 import gpu_node
@@ -13,8 +12,15 @@ from tiny_model import make_tiny_base, tiny_rows
 
 from openledger.adapters.base_model import load_tokenizer
 from openledger.attribution.actor import index_task, start_index_host
+from openledger.attribution.bank import plan_bank
 from openledger.attribution.subject import Subject
-from openledger.attribution.trainer import build_index_distributed, prepare, replay_distributed, train_bank_of
+from openledger.attribution.trainer import (
+    build_index_distributed,
+    prepare,
+    replay_distributed,
+    train_bank,
+    train_bank_of,
+)
 from openledger.core.errors import InvalidInput, Unavailable
 from openledger.core.values import Answer
 from openledger.training import gpus
@@ -113,16 +119,26 @@ def test_a_node_that_died_has_none(monkeypatch):
     monkeypatch.setattr(gpus.ray, "nodes", lambda: [{"Alive": False, "Resources": {"GPU": 1.0}}])
     monkeypatch.setattr("ray._private.state.state.get_cluster_config", lambda: None)
     with pytest.raises(Unavailable):
-        gpus_for(RECIPE)
+        check_gpus(0.5)
 
 
 @pytest.mark.parametrize("num_gpus", [-0.5, 1.5, 2, float("nan")])
 def test_a_part_of_a_gpu_that_no_task_takes_is_refused(num_gpus):
-    for begin in (lambda: Recipe(num_gpus=num_gpus), lambda: gpus_for(None, num_gpus)):
+    for begin in (lambda: Recipe(num_gpus=num_gpus), lambda: check_gpus(num_gpus)):
         with pytest.raises(InvalidInput) as caught:
             begin()
         assert caught.value.code == "invalid_gpus"
 
 
-def test_without_a_recipe_and_a_wish_none_is_taken():
-    assert (gpus_for(None), gpus_for(replace(RECIPE, num_gpus=0)), gpus_for(RECIPE, 0)) == (0, 0, 0)
+def test_a_wish_goes_before_the_recipe_and_without_either_none_is_taken():
+    assert (gpus_for(RECIPE), gpus_for(RECIPE, 1), gpus_for(RECIPE, 0), gpus_for(None)) == (0.5, 1, 0, 0)
+
+
+@pytest.mark.cluster
+def test_what_is_trained_already_needs_no_gpu(cluster, world, tmp_path):
+    record = load_run(world.run)
+    plan = plan_bank(record, world.examples, num_coalitions=2, num_twins=0)
+    train_bank(tmp_path, record, world.base, world.examples, plan.members, num_gpus=0)
+    again = []
+    train_bank(tmp_path, record, world.base, world.examples, plan.members, on_member=again.append)
+    assert again == []

@@ -99,7 +99,7 @@ def test_a_member_is_trained_on_a_gpu_only_where_one_was_asked_for(world, tmp_pa
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(trainer_module.ray, "put", lambda value: value)
-    monkeypatch.setattr(trainer_module, "gpus_for", lambda recipe, asked: asked)
+    monkeypatch.setattr(trainer_module, "check_gpus", lambda num_gpus: None)
     monkeypatch.setattr(trainer_module, "_remote", run_here)
     monkeypatch.setattr(trainer_module, "_finish", lambda tasks, called, on_done: None)
     monkeypatch.setattr(trainer_module, "run_bank", lambda *_, device=None, start=None: devices.append(device) or bank)
