@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -48,7 +49,8 @@ def world(tmp_path_factory):
     tokenizer = load_tokenizer(base)
     examples = [encode_row(tokenizer, row) for row in ROWS]
     train_run(base, examples, RECIPE, folder / "run")
-    asked = {"base": base, "run": folder / "run", "rows": ROWS, "answer": ANSWER}
+    used = shutil.copytree(folder / "run", folder / "used")  # it gets a bank and an index
+    asked = {"base": base, "run": used, "rows": ROWS, "answer": ANSWER}
     (folder / "world.pickle").write_bytes(pickle.dumps(asked))
     return SimpleNamespace(folder=folder, base=base, run=folder / "run", examples=examples)
 
