@@ -27,8 +27,9 @@ from openledger.attribution.shards import Batcher, Top, merge_tops
 from openledger.attribution.views import load_views
 from openledger.core.values import Answer, Row
 from openledger.training.examples import check_lengths, encode_answer, encode_row
-from openledger.training.gpus import check_gpus, device_of, gpus_for
+from openledger.training.recipe import device_of, gpus_for
 from openledger.training.record import load_run, load_weights, run_start
+from openledger.training.trainer import check_gpus
 
 Float = npt.NDArray[np.float32]
 HELD_BYTES = 8 << 30

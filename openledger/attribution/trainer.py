@@ -31,10 +31,11 @@ from openledger.attribution.views import adapter_folder, load_views
 from openledger.core.errors import OpenLedgerError, Unavailable
 from openledger.core.values import Row
 from openledger.training.examples import Example, check_lengths, encode_row
-from openledger.training.gpus import check_gpus, device_of, gpus_for
 from openledger.training.lora import load_lora
 from openledger.training.members import Member, Weights
+from openledger.training.recipe import device_of, gpus_for
 from openledger.training.record import RunRecord, load_run, run_start
+from openledger.training.trainer import check_gpus
 
 _RETRIES = 3
 _SHARDS_PER_TASK = 4  # at most: a task reads base and adapter before its first

@@ -95,6 +95,20 @@ def check_gpu_share(num_gpus: float) -> None:
         )
 
 
+def gpus_for(recipe: Recipe | None, asked: float | None = None) -> float:
+    """What each task that computes for an adapter takes: `asked`, else what its recipe says; none without either. So
+    that nobody waits for one that isn't there, whoever begins calls `trainer.check_gpus` first."""
+    if asked is not None:
+        return asked
+    return recipe.num_gpus if recipe is not None else 0.0
+
+
+def device_of(num_gpus: float) -> str:
+    """Where a task with so much of a GPU computes. It is told, not looked for: without one Ray doesn't hide the
+    node's."""
+    return "cuda" if num_gpus else "cpu"
+
+
 def from_adapter(digest: str) -> str:
     """What a run says it began from where that was another adapter's matrices, and no constant."""
     return _FROM_ADAPTER + digest

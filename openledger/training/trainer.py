@@ -24,7 +24,7 @@ from openledger.core.errors import InvalidInput, Unavailable
 from openledger.core.files import sync_folder, write_json_durably
 from openledger.core.hashing import digest_json
 from openledger.core.values import DatanetVersion, Row
-from openledger.training.recipe import Recipe, from_adapter, public_constant, row_root_constant
+from openledger.training.recipe import Recipe, check_gpu_share, from_adapter, public_constant, row_root_constant
 from openledger.training.start import Parent, check_parent, keep_start, start_folder
 
 if TYPE_CHECKING:
@@ -103,8 +103,6 @@ def train_adapters(jobs: Sequence[TrainingJob], *, folder: Path, num_workers: in
     from ray.train.v2.api.config import LoggingConfig
     from ray.train.v2.api.exceptions import TrainingFailedError
 
-    from openledger.training.gpus import check_gpus
-
     use_gpu = any(job.recipe.num_gpus for job in jobs)
     check_gpus(float(use_gpu))
     for job in jobs:
@@ -138,6 +136,33 @@ def train_adapters(jobs: Sequence[TrainingJob], *, folder: Path, num_workers: in
     # a finished run of this name would be restored, and an adapter that was removed since never trained again
     shutil.rmtree(folder / run_name, ignore_errors=True)
     jobs_file.unlink(missing_ok=True)
+
+
+def check_gpus(num_gpus: float) -> None:
+    """Raises Unavailable (`no_gpu`) where no node of the cluster has so much of a GPU, nor any that its autoscaler may
+    start: Ray would queue the work without an end. InvalidInput (`invalid_gpus`) for what no task can take."""
+    check_gpu_share(num_gpus)
+    if num_gpus and max([*_gpus_of_nodes(), *_gpus_of_nodes_to_come()], default=0.0) < num_gpus:
+        raise Unavailable(
+            f"{num_gpus:g} GPUs for each task were asked for, and no node of the cluster has one",
+            code="no_gpu",
+            param="num_gpus",
+            fix="add a node with a GPU (a worker group, where the cluster scales itself), or go on without: --gpus 0",
+        )
+
+
+def _gpus_of_nodes() -> list[float]:
+    import ray
+
+    return [float(node["Resources"].get("GPU", 0.0)) for node in ray.nodes() if node["Alive"]]
+
+
+def _gpus_of_nodes_to_come() -> list[float]:
+    """Of each kind of node that the autoscaler, where there is one, says that it may start."""
+    from ray._private.state import state  # no public call tells it
+
+    config: Any = state.get_cluster_config()
+    return [float(group.resources.get("GPU", 0.0)) for group in config.node_group_configs] if config else []
 
 
 def _fit(trainer: Any) -> None:

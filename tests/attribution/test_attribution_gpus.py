@@ -24,12 +24,10 @@ from openledger.attribution.trainer import (
 )
 from openledger.core.errors import InvalidInput, Unavailable
 from openledger.core.values import Answer
-from openledger.training import gpus
 from openledger.training.examples import encode_row
-from openledger.training.gpus import check_gpus, gpus_for
-from openledger.training.recipe import Recipe
+from openledger.training.recipe import Recipe, gpus_for
 from openledger.training.record import load_run, train_run
-from openledger.training.trainer import train_adapters
+from openledger.training.trainer import check_gpus, train_adapters
 
 RECIPE = Recipe(rank=2, alpha=4, num_epochs=2, batch_rows=4, learning_rate=1e-2, num_gpus=0.5)
 ROWS = tiny_rows()[:24]
@@ -107,7 +105,7 @@ def test_who_starts_the_work_may_ask_for_less_than_the_recipe(cluster, world, tm
     ],
 )
 def test_one_node_must_have_it_or_be_one_that_the_autoscaler_may_start(monkeypatch, nodes, groups, num_gpus, passes):
-    monkeypatch.setattr(gpus.ray, "nodes", lambda: [{"Alive": True, "Resources": own} for own in nodes])
+    monkeypatch.setattr("ray.nodes", lambda: [{"Alive": True, "Resources": own} for own in nodes])
     config = SimpleNamespace(node_group_configs=[SimpleNamespace(resources=own) for own in groups])
     monkeypatch.setattr("ray._private.state.state.get_cluster_config", lambda: config)
     if passes:
@@ -118,7 +116,7 @@ def test_one_node_must_have_it_or_be_one_that_the_autoscaler_may_start(monkeypat
 
 
 def test_a_node_that_died_has_none(monkeypatch):
-    monkeypatch.setattr(gpus.ray, "nodes", lambda: [{"Alive": False, "Resources": {"GPU": 1.0}}])
+    monkeypatch.setattr("ray.nodes", lambda: [{"Alive": False, "Resources": {"GPU": 1.0}}])
     monkeypatch.setattr("ray._private.state.state.get_cluster_config", lambda: None)
     with pytest.raises(Unavailable):
         check_gpus(0.5)
