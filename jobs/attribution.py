@@ -29,7 +29,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rows", type=Path, required=True, help="JSON lines, as `openledger attribution score` takes")
     parser.add_argument("--coalitions", type=int, default=32)
     parser.add_argument("--twins", type=int, default=3)
-    parser.add_argument("--gpus", type=float, default=0, help="for each task; a fraction shares one")
+    parser.add_argument("--gpus", type=float, help="for each task; a fraction shares one; default: its recipe's")
     return parser.parse_args()
 
 

@@ -32,7 +32,7 @@ def parse_arguments() -> argparse.Namespace:
                         help="train a bank of N coalitions where it has none; settlements pay by it then")  # fmt: skip
     parser.add_argument("--audits", type=int, default=8, metavar="N",
                         help="halves, of contributors and of rows (default 8)")  # fmt: skip
-    parser.add_argument("--gpus", type=float, default=0, help="for each task; a fraction shares one")
+    parser.add_argument("--gpus", type=float, help="for each task; a fraction shares one; default: its recipe's")
     parser.add_argument("--dry-run", action="store_true", help="only say what would be trained")
     return parser.parse_args()
 

@@ -34,7 +34,7 @@ def main() -> int:
 
     def settled() -> int:
         workdir = begin(arguments.workdir)  # before anything imports ray
-        return settle(workdir, [arguments.base_model, *arguments.further_base], _budget(arguments))
+        return settle(workdir, [arguments.base_model, *arguments.further_base], _budget(arguments), arguments.gpus)
 
     return ended(settled)
 
@@ -44,6 +44,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--base-model", default="", help="as the application was deployed with")
     parser.add_argument("--further-base", action="append", default=[], help="one of its base_models; may be repeated")
+    parser.add_argument("--gpus", type=float, help="for measuring and replaying; default: what each recipe says")
     parser.add_argument("--replay-share", type=float, default=0.0, metavar="X", help="of an adapter's fees; default 0")
     parser.add_argument("--training-cost", metavar="OPEN", help="of one training of an adapter; with --replay-share")
     return parser.parse_args()
@@ -64,7 +65,9 @@ def _budget(arguments: argparse.Namespace) -> tuple[int, int] | None:
     return share_ppm, cost_nano
 
 
-def settle(workdir: Workdir, base_models: Sequence[str], budget: tuple[int, int] | None = None) -> int:
+def settle(
+    workdir: Workdir, base_models: Sequence[str], budget: tuple[int, int] | None = None, num_gpus: float | None = None
+) -> int:
     """Pay pool by pool; one that can't be paid doesn't keep the others waiting."""
     import ray
 
@@ -81,7 +84,7 @@ def settle(workdir: Workdir, base_models: Sequence[str], budget: tuple[int, int]
         registry = AdapterRegistry(workdir.adapters)
         score = engine_score(registry)  # first: without an engine nothing must be opened or closed
         economy = economy_actor(workdir)
-        hosts = IndexHosts([find_base_model(named or None) for named in base_models])
+        hosts = IndexHosts([find_base_model(named or None) for named in base_models], num_gpus=num_gpus)
         replays = None
         if budget is not None:
             datanets = datanets_actor(workdir)

@@ -29,6 +29,7 @@ Without --recipe and --base-model they are those of the working folder's config.
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from openledger.platform.job import run_job
@@ -52,9 +53,14 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--version", type=int, default=0, metavar="N",
                         help="make what is missing of this version's adapter, and offer nothing")  # fmt: skip
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--gpu", action="store_true", help="one GPU for each worker")
+    parser.add_argument(
+        "--gpu", action="store_true", help="as num_gpus: 1 in the recipe; without it, what the recipe says"
+    )
     parser.add_argument("--bank", type=int, default=0, metavar="N",
                         help="also train a bank of N coalitions; default: attribute by the index alone")  # fmt: skip
+    parser.add_argument("--spread-index-from", type=int, default=0, metavar="N",
+                        help="build an index of N rows times checkpoints, or more, by tasks over the nodes;"
+                             " default: 1000")  # fmt: skip
     parser.add_argument("--commit-nonces", nargs="+", metavar="WITNESS",
                         help="only commit to nonces (owner's, WITNESSes') for the version to come, or for"
                              " --version N if that has no round yet")  # fmt: skip
@@ -72,7 +78,7 @@ def train(workdir: Workdir, arguments: argparse.Namespace) -> dict[str, object]:
 
     from openledger.adapters.base_model import find_base_model
     from openledger.adapters.registry import AdapterRegistry
-    from openledger.attribution.actor import start_index_host
+    from openledger.attribution.trainer import SPREAD_FROM, index_tasks
     from openledger.core.config import load_settings
     from openledger.economy.actor import RemoteLedger
     from openledger.economy.nonces import NonceBook
@@ -88,6 +94,8 @@ def train(workdir: Workdir, arguments: argparse.Namespace) -> dict[str, object]:
     kept = load_settings(QuickstartSettings, workdir.config) if workdir.config.exists() else None
     base = find_base_model(arguments.base_model or (kept.base_model if kept else "") or None)
     recipe = load_settings(Recipe, arguments.recipe) if arguments.recipe else kept.recipe if kept else Recipe()
+    if arguments.gpu and not recipe.num_gpus:
+        recipe = replace(recipe, num_gpus=1.0)
     tell(f"recipe of {arguments.recipe or (workdir.config if kept else 'the defaults')}: {recipe.num_epochs} epochs, "
          f"at most {recipe.max_rows} rows, LoRA rank {recipe.rank}; base {base.name}")  # fmt: skip
     owner = arguments.owner or f"user:{arguments.datanet}-owner"
@@ -118,14 +126,15 @@ def train(workdir: Workdir, arguments: argparse.Namespace) -> dict[str, object]:
             pipeline.check_plan(economy, registry, job, owner)
         tell(f"training on {len(job.rows)} rows with {arguments.workers} workers")
         with told_epochs(Path(job.output), recipe.num_epochs, tell):
-            card = pipeline.train([job], workdir.runs, arguments.workers, use_gpu=arguments.gpu)[0]
+            card = pipeline.train([job], workdir.runs, arguments.workers)[0]
         coalitions = 0
         if arguments.bank:
             coalitions = pipeline.build_bank(
-                job, arguments.bank, num_gpus=arguments.gpu, on_member=lambda one: tell(f"bank: {one.name} trained")
+                job, arguments.bank, on_member=lambda one: tell(f"bank: {one.name} trained")
             )
         tell("building the index")
-        indexed = pipeline.build_indexes(start_index_host(base).build.remote, [job], [decoys], workdir.indexes)[0]
+        build = index_tasks(base, spread_from=arguments.spread_index_from or SPREAD_FROM)
+        indexed = pipeline.build_indexes(build, [job], [decoys], workdir.indexes)[0]
         if not arguments.version:
             tell(f"offering it as {card.name}")
             ray.get(economy.charge_adapter.remote(owner, card.digest))

@@ -27,7 +27,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--adapter", required=True, help="the name it is sold under")
     parser.add_argument("--contributor", required=True, help="the id, ctr_...")
     parser.add_argument("--base-model", default="", help="a folder or hub id; default: the embedded model")
-    parser.add_argument("--gpus", type=float, default=0, help="for the training")
+    parser.add_argument("--gpus", type=float, help="for the training; default: its recipe's")
     parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
     return parser.parse_args()
 
@@ -41,6 +41,7 @@ def withdraw(workdir: Workdir, arguments: argparse.Namespace) -> dict[str, objec
     from openledger.platform.actors import datanets_actor, economy_actor, ledger_actor
     from openledger.platform.cluster import connected
     from openledger.platform.credit import checked_credit
+    from openledger.platform.hosts import gpus_of
 
     registry = AdapterRegistry(workdir.adapters)
     plan = withdrawal.plan_withdrawal(registry, arguments.adapter, arguments.contributor)
@@ -52,9 +53,11 @@ def withdraw(workdir: Workdir, arguments: argparse.Namespace) -> dict[str, objec
         datanets = datanets_actor(workdir)
         version, rows = pipeline.published(datanets, plan.card.datanet, plan.card.datanet_version, plan.trainer)
         ledger, trained = RemoteLedger(ledger_actor(workdir)), set(plan.card.rows_trained)
+        num_gpus = gpus_of([plan.card]) if arguments.gpus is None else arguments.gpus
+        host = start_index_host(base, num_gpus=num_gpus)
         card = withdrawal.withdraw(
-            plan, registry, base, rows, start_index_host(base), workdir.adapters, workdir.indexes,
-            economy=economy_actor(workdir), num_gpus=arguments.gpus,
+            plan, registry, base, rows, host, workdir.adapters, workdir.indexes,
+            economy=economy_actor(workdir), num_gpus=num_gpus,
             credit=lambda: checked_credit(datanets, version, [row for row in rows if row.row_id in trained], ledger),
             tell=tell,
         )  # fmt: skip

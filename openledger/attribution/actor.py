@@ -1,6 +1,11 @@
 """The index actors: `IndexHost` builds adapters' indexes and scores answers against them, `IndexShardHost` holds a part
-of one index in memory and answers queries; and `index_task`, which builds as the first does. No logic of their own."""
+of one index in memory and answers queries; and `index_task`, which builds as the first does. No logic of their own.
 
+An index of more than `HELD_BYTES` is read by shard hosts, spread over the nodes, each of which holds about as much: the
+first host makes the queries and puts together what they say, and they end with the call.
+"""
+
+import asyncio
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,18 +27,22 @@ from openledger.attribution.shards import Batcher, Top, merge_tops
 from openledger.attribution.views import load_views
 from openledger.core.values import Answer, Row
 from openledger.training.examples import check_lengths, encode_answer, encode_row
+from openledger.training.recipe import device_of, gpus_for
 from openledger.training.record import load_run, load_weights, run_start
+from openledger.training.trainer import check_gpus
 
 Float = npt.NDArray[np.float32]
+HELD_BYTES = 8 << 30
 
 
 class IndexHost:
-    """Knows a base model. An adapter comes as paths, one for each point of its run that is measured: the views of its
-    index, named after them. A path is a checkpoint in the adapter's folder, or a PEFT folder."""
+    """Knows a base model, and computes on `device`. An adapter comes as paths, one for each point of its run that is
+    measured: the views of its index, named after them. A path is a checkpoint in the adapter's folder, or a PEFT
+    folder."""
 
-    def __init__(self, base: BaseModel, threads: int = 1):
+    def __init__(self, base: BaseModel, threads: int = 1, device: str = "cpu", held_bytes: int = HELD_BYTES):
         torch.set_num_threads(threads)
-        self._base, self._threads = base, threads
+        self._base, self._threads, self._device, self._held_bytes = base, threads, device, held_bytes
         self._tokenizer = load_tokenizer(base)
 
     def build(
@@ -54,10 +63,10 @@ class IndexHost:
         encoded, spare = ([encode_row(self._tokenizer, row) for row in rows] for rows in (trained, decoys))
         check_lengths([*encoded, *spare], self._base)
         if lacks_repeats:
-            build_repeats(self._base, Path(run), encoded, place)
+            build_repeats(self._base, Path(run), encoded, place, device=self._device)
         if is_finished(place):
             return len(self._open(folder, adapter_digest).entries)
-        module, found = load_views(self._base, views)
+        module, found = load_views(self._base, views, self._device)
         index = build_index(module, encoded, spare, place, adapter_digest, views=found, base_digest=self._base.digest)
         return len(index.entries)
 
@@ -73,8 +82,12 @@ class IndexHost:
         an answer that is empty or longer than the base's context."""
         index, examples = self._open(folder, adapter_digest, withdrawn), [encode_answer(answer) for answer in answers]
         check_lengths(examples, self._base)
-        module, found = load_views(self._base, views)
-        return index.entries, index.score(index.query_vectors(module, examples, views=found))
+        module, found = load_views(self._base, views, self._device)
+        vectors_VQP = index.query_vectors(module, examples, views=found)
+        num_hosts = -(-index.plan.num_bytes // self._held_bytes)
+        if num_hosts <= 1:
+            return index.entries, index.score(vectors_VQP)
+        return index.entries, _spread_scores(index, num_hosts, vectors_VQP)
 
     def _open(self, folder: str, adapter_digest: str, withdrawn: Collection[str] = ()) -> GradientIndex:
         return GradientIndex.open(Path(folder), adapter_digest, base_digest=self._base.digest, withdrawn=withdrawn)
@@ -82,7 +95,8 @@ class IndexHost:
     def bank_outcomes(self, adapter_folder: str, bank: KeptBank, answers: Sequence[Answer]) -> npt.NDArray[np.float64]:
         """Every answer's log-likelihood per token under each coalition of the adapter's bank, [num_coalitions,
         num_answers]."""
-        return bank_outcomes(Path(adapter_folder), bank, self._base, [encode_answer(answer) for answer in answers])
+        examples = [encode_answer(answer) for answer in answers]
+        return bank_outcomes(Path(adapter_folder), bank, self._base, examples, device=self._device)
 
     def replay(
         self, adapter_folder: str, rows: Sequence[Row], targets: Sequence[Sequence[tuple[Answer, float]]], folder: str
@@ -102,6 +116,7 @@ class IndexHost:
                 start=run_start(run, record),
                 final=load_weights(run / "adapter_model.safetensors"),
                 checkpoints=Path(folder),
+                device=self._device,
                 within=record.recipe.learning_rate,
             )
         finally:
@@ -110,7 +125,7 @@ class IndexHost:
     def merge_gains(
         self, merge: Merge, points: Sequence[Factors], answers: Sequence[Answer]
     ) -> npt.NDArray[np.float64]:
-        """As `merges.merge_gains`, [num_points, num_answers]."""
+        """As `merges.merge_gains`, [num_points, num_answers]; on the CPU, however the host was started."""
         return merge_gains(self._base, merge, points, [encode_answer(answer) for answer in answers])
 
 
@@ -128,26 +143,53 @@ class IndexShardHost:
     ):
         torch.set_num_threads(threads)
         self._index = GradientIndex.open(Path(folder), adapter_digest, withdrawn=withdrawn)
-        self._batcher = Batcher(partial(self._index.top, shards=tuple(shards)))
+        self._shards = tuple(shards)
+        self._batcher = Batcher(partial(self._index.top, shards=self._shards))
 
     async def top(self, queries_VQP: Float, k: int) -> Top:
         """The best `k` trained rows of these shards for each query. Raises InvalidInput as `GradientIndex.top`."""
         self._index.check_query(queries_VQP, k)  # before it is batched with others'
         return await self._batcher.top(queries_VQP, k)
 
+    async def scores(self, queries_VQP: Float) -> dict[int, Float]:
+        """By shard, each of its entries' influence on every query, [R, Q]. Raises InvalidInput as
+        `GradientIndex.score`."""
+        return await asyncio.to_thread(
+            lambda: {shard: self._index.shard_scores(queries_VQP, shard) for shard in self._shards}
+        )
+
 
 def index_task(base: BaseModel) -> Callable[..., Any]:
     """As `IndexHost.build.remote`, each call by a task. Ray gives it a worker that earlier tasks ran in, such as a
-    bank's: what takes seconds to import is there. An actor has a new process."""
-    return partial(ray.remote(_build).options(num_cpus=1, max_retries=2, name="index").remote, base)
+    bank's: what takes seconds to import is there. An actor has a new process. A task takes of a GPU what the recipe of
+    the recorded run says. Raises as `check_gpus`."""
+    return partial(_begin_build, base)
 
 
-def _build(base: BaseModel, *arguments: Any) -> int:
-    return IndexHost(base).build(*arguments)
+def _begin_build(
+    base: BaseModel,
+    views: Sequence[str],
+    adapter_digest: str,
+    trained: Sequence[Row],
+    decoys: Sequence[Row],
+    folder: str,
+    run: str = "",
+) -> Any:
+    num_gpus = gpus_for(load_run(Path(run)).recipe if run else None)
+    check_gpus(num_gpus)
+    task = ray.remote(_build).options(num_cpus=1, num_gpus=num_gpus, max_retries=2, name="index")
+    return task.remote(base, device_of(num_gpus), views, adapter_digest, trained, decoys, folder, run)
 
 
-def start_index_host(base: BaseModel, num_cpus: float = 1) -> Any:
-    return ray.remote(IndexHost).options(num_cpus=num_cpus, max_restarts=2, max_task_retries=2).remote(base)
+def _build(base: BaseModel, device: str, *arguments: Any) -> int:
+    return IndexHost(base, device=device).build(*arguments)
+
+
+def start_index_host(base: BaseModel, num_cpus: float = 1, num_gpus: float = 0, *, held_bytes: int = HELD_BYTES) -> Any:
+    """Raises as `check_gpus`."""
+    check_gpus(num_gpus)
+    options = {"num_cpus": num_cpus, "num_gpus": num_gpus, "max_restarts": 2, "max_task_retries": 2}
+    return ray.remote(IndexHost).options(**options).remote(base, device=device_of(num_gpus), held_bytes=held_bytes)
 
 
 def start_shard_hosts(
@@ -172,3 +214,21 @@ def top_of_hosts(hosts: Sequence[Any], queries_VQP: Float, k: int) -> Top:
     """The best `k` rows of all hosts' shards: what `GradientIndex.top` says of the whole index."""
     queries = ray.put(queries_VQP)
     return merge_tops(ray.get([host.top.remote(queries, k) for host in hosts]), k)
+
+
+def scores_of_hosts(hosts: Sequence[Any], queries_VQP: Float) -> Float:
+    """Every entry's influence on every query, [R, Q]: what `GradientIndex.score` says of the whole index."""
+    queries, found = ray.put(queries_VQP), dict[int, Float]()
+    for part in ray.get([host.scores.remote(queries) for host in hosts]):
+        found |= part
+    return np.concatenate([found[shard] for shard in sorted(found)])
+
+
+def _spread_scores(index: GradientIndex, num_hosts: int, queries_VQP: Float) -> Float:
+    # they hold state: with processors of their own they would wait for those that engines have
+    hosts = start_shard_hosts(index.folder, index.plan.adapter_digest, num_hosts, withdrawn=index.withdrawn, num_cpus=0)
+    try:
+        return scores_of_hosts(hosts, queries_VQP)
+    finally:
+        for host in hosts:
+            ray.kill(host)

@@ -151,7 +151,7 @@ def member_adapters(adapter_folder: Path, kept: KeptBank) -> list[tuple[str, Pat
 
 
 def bank_outcomes(
-    adapter_folder: Path, kept: KeptBank, base: BaseModel, answers: Sequence[Example]
+    adapter_folder: Path, kept: KeptBank, base: BaseModel, answers: Sequence[Example], *, device: str = "cpu"
 ) -> npt.NDArray[np.float64]:
     """Mean log-likelihood per token of each answer under each coalition's adapter, [M, Q], in nats.
 
@@ -161,4 +161,5 @@ def bank_outcomes(
     if record.base_digest != base.digest:
         raise InvalidInput("the bank was trained over another base model", code="other_base", param="base")
     weights = [load_weights(path) for path in kept.coalitions]
-    return np.asarray(score_members(base, record.recipe, weights, answers).numpy(), dtype=np.float64)
+    found_MQ = score_members(base, record.recipe, weights, answers, device=device)
+    return np.asarray(found_MQ.numpy(), dtype=np.float64)

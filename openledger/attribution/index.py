@@ -236,12 +236,18 @@ class GradientIndex:
         """Influence of every entry on every answer, [R, Q], in nats per token of the answer."""
         return np.asarray(self.view_scores(vectors_VQP).mean(axis=0))
 
-    def view_scores(self, vectors_VQP: Float) -> Float:
-        """What each view says, [V, R, Q]: `score` is their mean."""
+    def shard_scores(self, vectors_VQP: Float, shard: int) -> Float:
+        """What `score` says of one shard's entries, [R, Q]."""
+        return np.asarray(self.view_scores(vectors_VQP, [shard]).mean(axis=0))
+
+    def view_scores(self, vectors_VQP: Float, shards: Sequence[int] | None = None) -> Float:
+        """What each view says, [V, R, Q], of the entries of some shards (default: all): `score` is their mean."""
         self.check_query(vectors_VQP, 1)
+        chosen = range(len(self.plan.shards)) if shards is None else shards
+        live_R = np.concatenate([self._live_R[self.plan.shards[number]] for number in chosen])
         views = [
-            np.concatenate([shard.products(queries) for shard in shards])[self._live_R]
-            for shards, queries in zip(self._shards, vectors_VQP, strict=True)
+            np.concatenate([own[number].products(queries) for number in chosen])[live_R]
+            for own, queries in zip(self._shards, vectors_VQP, strict=True)
         ]
         return np.asarray(np.stack(views) / np.float32(self.num_trained), dtype=np.float32)
 

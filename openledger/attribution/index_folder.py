@@ -73,6 +73,11 @@ class IndexPlan:
         return [slice(start, min(start + self.shard_rows, len(self.entries))) for start in starts]
 
     @property
+    def num_bytes(self) -> int:
+        """Of all shards (`shards.Shard`)."""
+        return len(self.views) * len(self.entries) * (2 * self.num_parameters + 4)
+
+    @property
     def contributors(self) -> list[str]:
         """Those with trained rows, sorted: what sums are kept of."""
         return sorted({entry.contributor_id for entry in self.entries if entry.trained})

@@ -163,13 +163,16 @@ def _place(credit: Mapping[str, int], row_id: str) -> int:
     return credit[row_id]
 
 
-def build_repeats(base: BaseModel, adapter: Path, trained: Sequence[Trainable], folder: Path) -> Repeats:
+def build_repeats(
+    base: BaseModel, adapter: Path, trained: Sequence[Trainable], folder: Path, *, device: str = "cpu"
+) -> Repeats:
     """Those of a recorded adapter's rows, written to the folder of its index, or found there. Raises NotFound where the
     run has no record, and as `find_repeats`."""
     if (known := load_repeats(folder)) is not None:
         return known
     record = load_run(adapter)
-    module = attach_lora(load_model(base), record.recipe, record.initial, run_start(adapter, record)).eval()
+    start = run_start(adapter, record)
+    module = attach_lora(load_model(base).to(device), record.recipe, record.initial, start).eval()
     found = find_repeats(module, trained, credit=record.places, credit_root=record.credit_root)
     save_repeats(folder, found)
     return found

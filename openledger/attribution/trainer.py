@@ -3,7 +3,8 @@
 What a task makes is a file (a member of a bank, an index's basis or shard, a replay's segment) that is written whole or
 not at all, in a folder that every node sees. So a task that died with its worker or its node is run again and passes
 over what is there, nothing is missing or made twice, and work that was stopped goes on. Base model and adapter are read
-by their paths, which every node must see too.
+by their paths, which every node must see too. A task takes what the adapter's recipe says of a GPU, where `num_gpus`
+doesn't say otherwise; Unavailable (`no_gpu`) is raised where the cluster has none.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,24 +16,30 @@ import ray
 import torch
 
 from openledger.adapters.base_model import BaseModel, load_model, load_tokenizer
+from openledger.attribution.actor import index_task
 from openledger.attribution.bank import Bank, BankPlan, member_without, plan_bank, run_bank
 from openledger.attribution.bank_folder import finish_bank
 from openledger.attribution.ekfac import FIT_ROWS
 from openledger.attribution.gradients import Site, sites
 from openledger.attribution.index import GradientIndex, build_shards, digests, fit_view, loaded, standing
-from openledger.attribution.index_folder import IndexFolder, IndexPlan, View, plan_index
+from openledger.attribution.index_folder import IndexFolder, IndexPlan, View, is_finished, plan_index
 from openledger.attribution.instruments import index_place, index_views
+from openledger.attribution.likeness import build_repeats
 from openledger.attribution.replay import KEEP_BYTES, Replay, Target, replay_run
 from openledger.attribution.subject import Subject
+from openledger.attribution.views import adapter_folder, load_views
 from openledger.core.errors import OpenLedgerError, Unavailable
 from openledger.core.values import Row
-from openledger.training.examples import Example, encode_row
+from openledger.training.examples import Example, check_lengths, encode_row
 from openledger.training.lora import load_lora
 from openledger.training.members import Member, Weights
+from openledger.training.recipe import device_of, gpus_for
 from openledger.training.record import RunRecord, load_run, run_start
+from openledger.training.trainer import check_gpus
 
 _RETRIES = 3
-_SHARDS_PER_TASK = 4
+_SHARDS_PER_TASK = 4  # at most: a task reads base and adapter before its first
+SPREAD_FROM = 1_000  # rows times views: of fewer, one task is done before others have begun (docs/attribution/cost.md)
 
 Work = TypeVar("Work")
 
@@ -41,7 +48,7 @@ def prepare(
     subject: Subject,
     plan: BankPlan | None = None,
     *,
-    num_gpus: float = 0,
+    num_gpus: float | None = None,
     on_member: Callable[[Member], None] | None = None,
 ) -> GradientIndex:
     """What the instruments score with: the members of `plan`'s bank, then the index of the run's checkpoints and the
@@ -69,7 +76,7 @@ def prepare(
         subject.digest,
         views=views,
         others=others,
-        num_gpus=num_gpus,
+        num_gpus=gpus_for(subject.record.recipe if subject.record else None, num_gpus),
     )
 
 
@@ -81,7 +88,7 @@ def train_bank(
     members: Sequence[Member],
     *,
     start: Path | None = None,
-    num_gpus: float = 0,
+    num_gpus: float | None = None,
     on_member: Callable[[Member], None] | None = None,
 ) -> Bank:
     """Train what is missing of `members` into `folder`, a task for each; the bank. `start` holds the adapter that the
@@ -90,10 +97,13 @@ def train_bank(
 
     Raises Unavailable (`task_failed`) where a member's task failed more often than it is retried.
     """
-    bank = run_bank(folder, record, base, examples)
-    shared = ray.put((str(folder), record, base, tuple(examples), start, "cuda" if num_gpus else "cpu"))
+    bank, num_gpus = run_bank(folder, record, base, examples), gpus_for(record.recipe, num_gpus)
+    missing = bank.missing(members)
+    if missing:
+        check_gpus(num_gpus)
+    shared = ray.put((str(folder), record, base, tuple(examples), start, device_of(num_gpus)))
     train = _remote(_train_member, "bank-member", 1, num_gpus)
-    longest_first = sorted(bank.missing(members), key=lambda member: len(member.rows), reverse=True)
+    longest_first = sorted(missing, key=lambda member: len(member.rows), reverse=True)
     tasks = {train.remote(shared, member): member for member in longest_first}
     _finish(tasks, lambda member: f"the bank's {member.name}", on_member)
     return bank
@@ -107,7 +117,7 @@ def train_bank_of(
     *,
     num_twins: int = 0,
     without: Sequence[str] = (),
-    num_gpus: float = 0,
+    num_gpus: float | None = None,
     on_member: Callable[[Member], None] | None = None,
 ) -> int:
     """Train what is missing of the bank of a recorded adapter, and finish it; the number of members trained now.
@@ -129,7 +139,7 @@ def train_bank_of(
 
 
 def train_without(
-    adapter_folder: Path, base: BaseModel, rows: Sequence[Row], contributor: str, *, num_gpus: float = 0
+    adapter_folder: Path, base: BaseModel, rows: Sequence[Row], contributor: str, *, num_gpus: float | None = None
 ) -> tuple[Weights, dict[int, Weights]]:
     """The run of a recorded adapter without a contributor's rows, trained where it isn't there: its final matrices, and
     those after each epoch that was kept.
@@ -146,6 +156,49 @@ def train_without(
     return bank.weights([member])[0], bank.epochs(member)
 
 
+def index_tasks(base: BaseModel, *, spread_from: int = SPREAD_FROM) -> Callable[..., Any]:
+    """As `actor.index_task`, with the same arguments: an index of fewer than `spread_from` row vectors (rows times
+    views) is one task's, any other is built by tasks over the nodes (`build_index_distributed`) before the call
+    returns. The files are the same. Raises as both."""
+    in_one = index_task(base)
+
+    def build(
+        views: Sequence[str], digest: str, trained: Sequence[Row], decoys: Sequence[Row], folder: str, run: str = ""
+    ) -> Any:
+        if len(views) * (len(trained) + len(decoys)) < spread_from:
+            return in_one(views, digest, trained, decoys, folder, run)
+        return _build_spread(base, views, digest, trained, decoys, folder, run)
+
+    return build
+
+
+def _build_spread(
+    base: BaseModel,
+    views: Sequence[str],
+    digest: str,
+    trained: Sequence[Row],
+    decoys: Sequence[Row],
+    folder: str,
+    run: str,
+) -> int:
+    num_gpus = gpus_for(load_run(Path(run)).recipe if run else None)
+    check_gpus(num_gpus)
+    tokenizer, place = load_tokenizer(base), Path(folder)
+    encoded, spare = ([encode_row(tokenizer, row) for row in rows] for rows in (trained, decoys))
+    check_lengths([*encoded, *spare], base)
+    if run:
+        repeats = _remote(_find_repeats, "index-repeats", 1, num_gpus)
+        found = repeats.remote(base, run, tuple(encoded), folder, device_of(num_gpus))
+    points = _remote(_views, "index-views", 1, 0).remote(base, tuple(views))
+    index = build_index_distributed(
+        place, base, adapter_folder(views), encoded, spare, digest,
+        views=_result(points, "reading the adapter's checkpoints"), num_gpus=num_gpus,
+    )  # fmt: skip
+    if run:
+        _result(found, "comparing the rows")
+    return len(index.entries)
+
+
 def build_index_distributed(
     folder: Path,
     base: BaseModel,
@@ -157,19 +210,22 @@ def build_index_distributed(
     views: Sequence[View] = (),
     fit_rows: int = FIT_ROWS,
     shard_rows: int | None = None,
-    shards_per_task: int = _SHARDS_PER_TASK,
+    shards_per_task: int | None = None,
     others: Sequence[Path] = (),
     threads: int = 1,
     num_gpus: float = 0,
 ) -> GradientIndex:
     """`index.build_index` of the PEFT adapter at `adapter`: a task fits each view's eigenbasis, then tasks build its
-    shards, and the driver sums them. Without `views` the adapter is indexed as it stands.
+    shards, and the driver sums them. Without `views` the adapter is indexed as it stands. A task builds so many shards
+    that every processor has some, and at most four.
 
     On nodes of one kind the files are, byte for byte, those of one process with as many `threads`. Between kinds of
     processor scores agree to 1e-3 of the largest (docs/attribution/log.md has what was measured).
 
     Raises as `build_index`, and Unavailable (`task_failed`) where a task failed more often than it is retried.
     """
+    if not is_finished(folder):
+        check_gpus(num_gpus)
     look = _remote(_look, "index-plan", threads, 0)
     all_sites, as_it_stands = _result(look.remote(base, str(adapter), threads), "looking at the adapter")
     views = views or [as_it_stands]
@@ -183,15 +239,16 @@ def build_index_distributed(
     job = ray.put(
         _IndexJob(
             folder=str(folder), plan=plan, base=base, adapter=str(adapter), trained=tuple(trained),
-            decoys=tuple(decoys), threads=threads, device="cuda" if num_gpus else "cpu",
+            decoys=tuple(decoys), threads=threads, device=device_of(num_gpus),
         )
     )  # fmt: skip
     fit, build = (
         _remote(task, name, threads, num_gpus)
         for task, name in ((_fit_view, "index-basis"), (_build_shards, "index-shards"))
     )
-    tasks = {}
-    for number, missing in building.missing().items():
+    tasks, all_missing = {}, building.missing()
+    shards_per_task = shards_per_task or _shards_per_task(sum(map(len, all_missing.values())), threads)
+    for number, missing in all_missing.items():
         view = ray.put(views[number])
         fitted = fit.remote(job, view, number)
         tasks[fitted] = f"the basis of {views[number].name}"
@@ -202,6 +259,11 @@ def build_index_distributed(
     _finish(tasks, str)
     building.finish()
     return GradientIndex.open(folder, adapter_digest, base_digest=base.digest)
+
+
+def _shards_per_task(num_missing: int, threads: int) -> int:
+    at_once = max(1, int(ray.cluster_resources().get("CPU", 1) // threads))
+    return max(1, min(_SHARDS_PER_TASK, num_missing // at_once))
 
 
 def replay_distributed(
@@ -215,7 +277,7 @@ def replay_distributed(
     start: Path | None = None,
     final: Weights | None = None,
     keep_bytes: int = KEEP_BYTES,
-    num_gpus: float = 0,
+    num_gpus: float | None = None,
 ) -> Replay:
     """`replay.replay_run` as one task: a replay is a chain of steps and has no parts. The retry after a killed worker
     or node goes on from the last segment in `checkpoints`, to the same numbers.
@@ -223,10 +285,11 @@ def replay_distributed(
     Raises as `replay_run`, and Unavailable (`task_failed`) where the task failed more often than it is retried.
     """
     options = {"member": member, "start": start, "final": final, "checkpoints": checkpoints, "keep_bytes": keep_bytes}
-    device = "cuda" if num_gpus else "cpu"
+    num_gpus = gpus_for(record.recipe, num_gpus)
+    check_gpus(num_gpus)
     run = _remote(_replay, "replay", record.recipe.threads, num_gpus)
     found: Replay = _result(
-        run.remote((base, record, tuple(examples), targets), {**options, "device": device}), "the replay"
+        run.remote((base, record, tuple(examples), targets), {**options, "device": device_of(num_gpus)}), "the replay"
     )
     return found
 
@@ -246,6 +309,15 @@ class _IndexJob:
 
     def open(self) -> tuple[Any, IndexFolder]:
         return _load(self.base, self.adapter, self.threads, self.device), IndexFolder(Path(self.folder), self.plan)
+
+
+def _views(base: BaseModel, paths: Sequence[str]) -> list[View]:
+    return load_views(base, paths)[1]
+
+
+def _find_repeats(base: BaseModel, run: str, trained: Sequence[Example], folder: str, device: str) -> None:
+    torch.set_num_threads(1)
+    build_repeats(base, Path(run), trained, Path(folder), device=device)
 
 
 def _look(base: BaseModel, adapter: str, threads: int) -> tuple[list[Site], View]:
@@ -274,7 +346,6 @@ def _replay(positional: tuple[Any, ...], options: Mapping[str, Any]) -> Replay:
 def _train_member(
     shared: tuple[str, RunRecord, BaseModel, tuple[Example, ...], Path | None, str], member: Member
 ) -> None:
-    # the device is told, not looked for: at num_gpus=0 Ray doesn't hide the node's GPUs
     folder, record, base, examples, start, device = shared
     torch.set_num_threads(record.recipe.threads)
     run_bank(Path(folder), record, base, examples, device=device, start=start).train([member])

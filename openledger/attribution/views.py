@@ -12,12 +12,10 @@ from openledger.training.lora import load_lora, switch_lora
 from openledger.training.record import load_weights
 
 
-def load_views(base: BaseModel, paths: Sequence[str]) -> tuple[Any, list[View]]:
+def load_views(base: BaseModel, paths: Sequence[str], device: str = "cpu") -> tuple[Any, list[View]]:
     """The module and a view for each path: a checkpoint in the adapter's folder, or a PEFT folder. Views bear the
     paths' names. Raises NotFound (`missing_index`), InvalidInput without a path."""
-    _check_there(paths)
-    first = Path(paths[0])
-    module, views = load_lora(load_model(base), first if first.is_dir() else first.parent.parent), []
+    module, views = load_lora(load_model(base).to(device), adapter_folder(paths)), list[View]()
     for path in map(Path, paths):
         if path.is_dir():
             switch_lora(module, path)
@@ -25,6 +23,13 @@ def load_views(base: BaseModel, paths: Sequence[str]) -> tuple[Any, list[View]]:
         else:
             views.append(View(name=path.stem, weights=load_weights(path)))
     return module, views
+
+
+def adapter_folder(paths: Sequence[str]) -> Path:
+    """A PEFT folder of the shape of all of `paths`. Raises as `load_views`."""
+    _check_there(paths)
+    first = Path(paths[0])
+    return first if first.is_dir() else first.parent.parent
 
 
 def _check_there(paths: Sequence[str]) -> None:

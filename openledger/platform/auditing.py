@@ -83,7 +83,9 @@ def plan_adapter_audit(
     )
 
 
-def audit_adapter(plan: AdapterAudit, *, num_gpus: float = 0, tell: Callable[[str], None] = print) -> dict[str, Any]:
+def audit_adapter(
+    plan: AdapterAudit, *, num_gpus: float | None = None, tell: Callable[[str], None] = print
+) -> dict[str, Any]:
     """Train what is missing, build the index, measure and keep the report; the report. Raises as
     `attribution.trainer.prepare`."""
     subject, total, done = plan.subject, len(plan.missing), 0

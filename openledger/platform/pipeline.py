@@ -47,7 +47,7 @@ from openledger.platform.bulk import version_rows
 from openledger.platform.generations import Ancestry, find_ancestry, measure
 from openledger.platform.generations import index_folder as index_folder
 from openledger.platform.generations import index_views as index_views
-from openledger.platform.hosts import HostOf
+from openledger.platform.hosts import HostNeeds, HostOf, gpus_of
 from openledger.platform.point_of_sale import check_offer, log_offer, purpose_of
 from openledger.platform.point_of_sale import check_plan as check_plan
 from openledger.platform.replaying import Replays, forget_checkpoints, one_at_a_time, replayed
@@ -238,11 +238,12 @@ def find_parent(registry: AdapterRegistry, named: str, base: BaseModel, recipe: 
     return found
 
 
-def train(jobs: Sequence[TrainingJob], runs: Path, num_workers: int, use_gpu: bool = False) -> list[AdapterCard]:
-    """Train what isn't trained yet; the cards of all. Raises Corrupt for an adapter that was damaged since."""
+def train(jobs: Sequence[TrainingJob], runs: Path, num_workers: int) -> list[AdapterCard]:
+    """Train what isn't trained yet; the cards of all. Raises Corrupt for an adapter that was damaged since, Unavailable
+    (`no_gpu`) where a recipe asks for a GPU and the cluster has none."""
     if not all((Path(job.output) / "card.json").exists() for job in jobs):
         # with all jobs, finished ones too: the run's name, and so its checkpoints, are those of the interrupted one
-        train_adapters(jobs, folder=runs, num_workers=num_workers, use_gpu=use_gpu)
+        train_adapters(jobs, folder=runs, num_workers=num_workers)
     return [checked_card(Path(job.output)) for job in jobs]
 
 
@@ -279,7 +280,11 @@ def _built_rows(folder: Path, card: AdapterCard) -> int | None:
 
 
 def build_bank(
-    job: TrainingJob, num_coalitions: int, *, num_gpus: float = 0, on_member: Callable[[Member], None] | None = None
+    job: TrainingJob,
+    num_coalitions: int,
+    *,
+    num_gpus: float | None = None,
+    on_member: Callable[[Member], None] | None = None,
 ) -> int:
     """Train the coalition bank of a trained job where it isn't there; the number of members trained now."""
     return train_bank_of(Path(job.output), job.base, job.rows, num_coalitions, num_gpus=num_gpus, on_member=on_member)
@@ -440,7 +445,7 @@ def _attribute_part(
     withdrawn: Collection[str],
 ) -> AdapterAttribution:
     ancestry = find_ancestry(registry, digest)
-    found = measure(pool, ancestry, answers, hosts(_base_digest(ancestry)), score, indexes, withdrawn)
+    found = measure(pool, ancestry, answers, hosts(_needs(ancestry)), score, indexes, withdrawn)
     return AdapterAttribution(
         scores=found.scores,
         improvement=found.improvement,
@@ -452,10 +457,11 @@ def _attribute_part(
     )
 
 
-def _base_digest(ancestry: Ancestry) -> str:
-    """Empty where neither card nor registry says it."""
+def _needs(ancestry: Ancestry) -> HostNeeds:
+    """One actor for all generations, so that an answer's gradients and scores come from one kind of arithmetic."""
     card = ancestry.card(ancestry.served.digest)
-    return ancestry.served.base_digest if card is None else card.base_digest
+    base_digest = ancestry.served.base_digest if card is None else card.base_digest
+    return HostNeeds(base_digest=base_digest, num_gpus=gpus_of(map(ancestry.card, ancestry.adapters)))
 
 
 def _unmeasured(pool: Pool) -> ContributorScores:

@@ -295,7 +295,8 @@ def serve_adapters(run: Demonstration, stage: Stage) -> None:
         run.url,
         base_owner=OPERATOR,
     )
-    run.host = start_index_host(run.base)  # it is ready by the time that answers are attributed
+    # it is ready by the time that answers are attributed
+    run.host = start_index_host(run.base, num_gpus=run.settings.recipe.num_gpus)
     stage.detail = f"{len(run.cards)} adapters over one base model at {run.url}/v1"
 
 

@@ -114,7 +114,7 @@ def withdraw(
     *,
     economy: Any,
     credit: Callable[[], Sequence[str]] = tuple,
-    num_gpus: float = 0,
+    num_gpus: float | None = None,
     tell: Callable[[str], None] = lambda _: None,
 ) -> AdapterCard:
     """Serve the adapter that never saw the contributor's rows under the old one's name, then build its index. `rows`
@@ -179,7 +179,7 @@ def _check_ancestors(ancestry: Ancestry, name: str, contributor: str) -> None:
 
 
 def _matrices(
-    plan: Withdrawal, base: BaseModel, rows: Sequence[Row], num_gpus: float, tell: Callable[[str], None]
+    plan: Withdrawal, base: BaseModel, rows: Sequence[Row], num_gpus: float | None, tell: Callable[[str], None]
 ) -> tuple[Weights, dict[int, Weights]]:
     """Those of the adapter without the contributor, in the end and after the epochs that were kept."""
     folder = Path(plan.adapter.folder)

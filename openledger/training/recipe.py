@@ -46,6 +46,7 @@ class Recipe:
     max_row_tokens: int = 128
     length_pool: int = 1
     threads: int = 1
+    num_gpus: float = 0.0
 
     def __post_init__(self) -> None:
         counts = {
@@ -60,13 +61,16 @@ class Recipe:
                 raise InvalidInput(f"{name} is {value}: at least 1 is needed", code="invalid_recipe", param=name)
         if not 0 < self.learning_rate < 1:
             raise InvalidInput(f"learning_rate is {self.learning_rate}", code="invalid_recipe", param="learning_rate")
+        check_gpu_share(self.num_gpus)
 
     @property
     def middle_epoch(self) -> int:
         return max(1, self.num_epochs // 2)
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """Without `num_gpus` where it is 0: digests over a recipe stay those of before there was any."""
+        values = asdict(self)
+        return values if self.num_gpus else {name: value for name, value in values.items() if name != "num_gpus"}
 
 
 def recipe_from(values: dict[str, Any]) -> Recipe:
@@ -78,6 +82,31 @@ def recipe_from(values: dict[str, Any]) -> Recipe:
         )
     modules = values.get("target_modules", "all-linear")
     return Recipe(**{**values, "target_modules": modules if isinstance(modules, str) else tuple(modules)})
+
+
+def check_gpu_share(num_gpus: float) -> None:
+    """Raises InvalidInput (`invalid_gpus`) for more than one GPU, which no task computes on, and for less than none."""
+    if not 0 <= num_gpus <= 1:
+        raise InvalidInput(
+            f"num_gpus is {num_gpus:g}: a task computes on one GPU",
+            code="invalid_gpus",
+            param="num_gpus",
+            fix="give 1, a fraction of it that tasks share one by, or 0",
+        )
+
+
+def gpus_for(recipe: Recipe | None, asked: float | None = None) -> float:
+    """What each task that computes for an adapter takes: `asked`, else what its recipe says; none without either. So
+    that nobody waits for one that isn't there, whoever begins calls `trainer.check_gpus` first."""
+    if asked is not None:
+        return asked
+    return recipe.num_gpus if recipe is not None else 0.0
+
+
+def device_of(num_gpus: float) -> str:
+    """Where a task with so much of a GPU computes. It is told, not looked for: without one Ray doesn't hide the
+    node's."""
+    return "cuda" if num_gpus else "cpu"
 
 
 def from_adapter(digest: str) -> str:

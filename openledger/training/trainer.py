@@ -24,7 +24,7 @@ from openledger.core.errors import InvalidInput, Unavailable
 from openledger.core.files import sync_folder, write_json_durably
 from openledger.core.hashing import digest_json
 from openledger.core.values import DatanetVersion, Row
-from openledger.training.recipe import Recipe, from_adapter, public_constant, row_root_constant
+from openledger.training.recipe import Recipe, check_gpu_share, from_adapter, public_constant, row_root_constant
 from openledger.training.start import Parent, check_parent, keep_start, start_folder
 
 if TYPE_CHECKING:
@@ -90,17 +90,21 @@ class TrainingJob:
         return replace(self, output=str(adapters / f"{self.name}-{self.key[:12]}"))
 
 
-def train_adapters(jobs: Sequence[TrainingJob], *, folder: Path, num_workers: int = 2, use_gpu: bool = False) -> None:
-    """Train every job in one Ray Train run; each leaves a PEFT folder with card.json at its `output`.
+def train_adapters(jobs: Sequence[TrainingJob], *, folder: Path, num_workers: int = 2) -> None:
+    """Train every job in one Ray Train run; each leaves a PEFT folder with card.json at its `output`. Where a recipe
+    asks for a part of a GPU, each worker takes a whole one.
 
     The run is named by its jobs and workers: with the same, and the same `folder`, it goes on where it was stopped.
-    Raises Unavailable when the run fails more often than Ray Train is told to try, and as `check_parent`.
+    Raises Unavailable when the run fails more often than Ray Train is told to try, and as `check_parent` and
+    `check_gpus`.
     """
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.config import LoggingConfig
     from ray.train.v2.api.exceptions import TrainingFailedError
 
+    use_gpu = any(job.recipe.num_gpus for job in jobs)
+    check_gpus(float(use_gpu))
     for job in jobs:
         if job.parent is not None:
             check_parent(job.parent, job.base, job.recipe)
@@ -132,6 +136,33 @@ def train_adapters(jobs: Sequence[TrainingJob], *, folder: Path, num_workers: in
     # a finished run of this name would be restored, and an adapter that was removed since never trained again
     shutil.rmtree(folder / run_name, ignore_errors=True)
     jobs_file.unlink(missing_ok=True)
+
+
+def check_gpus(num_gpus: float) -> None:
+    """Raises Unavailable (`no_gpu`) where no node of the cluster has so much of a GPU, nor any that its autoscaler may
+    start: Ray would queue the work without an end. InvalidInput (`invalid_gpus`) for what no task can take."""
+    check_gpu_share(num_gpus)
+    if num_gpus and max([*_gpus_of_nodes(), *_gpus_of_nodes_to_come()], default=0.0) < num_gpus:
+        raise Unavailable(
+            f"{num_gpus:g} GPUs for each task were asked for, and no node of the cluster has one",
+            code="no_gpu",
+            param="num_gpus",
+            fix="add a node with a GPU (a worker group, where the cluster scales itself), or go on without: --gpus 0",
+        )
+
+
+def _gpus_of_nodes() -> list[float]:
+    import ray
+
+    return [float(node["Resources"].get("GPU", 0.0)) for node in ray.nodes() if node["Alive"]]
+
+
+def _gpus_of_nodes_to_come() -> list[float]:
+    """Of each kind of node that the autoscaler, where there is one, says that it may start."""
+    from ray._private.state import state  # no public call tells it
+
+    config: Any = state.get_cluster_config()
+    return [float(group.resources.get("GPU", 0.0)) for group in config.node_group_configs] if config else []
 
 
 def _fit(trainer: Any) -> None:

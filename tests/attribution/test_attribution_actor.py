@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +12,17 @@ from synthetic_index import make_index, make_queries, open_index
 from tiny_model import make_tiny_base, tiny_rows
 
 from openledger.adapters.base_model import load_model, load_tokenizer
-from openledger.attribution.actor import IndexHost, IndexShardHost, index_task, start_shard_hosts, top_of_hosts
+from openledger.attribution import actor as actor_module
+from openledger.attribution.actor import (
+    IndexHost,
+    IndexShardHost,
+    index_task,
+    scores_of_hosts,
+    start_shard_hosts,
+    top_of_hosts,
+)
 from openledger.attribution.index import build_index
+from openledger.attribution.index_folder import read_index
 from openledger.core.errors import Corrupt, InvalidInput
 from openledger.core.values import Answer
 from openledger.training.examples import encode_row
@@ -154,6 +164,41 @@ def test_three_actors_answer_as_one_process_and_again_after_one_was_killed(clust
         top_of_hosts(hosts, queries, 0)
     for host in hosts:
         ray.kill(host)
+
+
+@pytest.mark.cluster
+def test_every_row_is_scored_once_by_three_actors_of_which_one_was_killed(cluster, tmp_path):
+    make_index(tmp_path / "index")
+    index, queries = open_index(tmp_path / "index", withdrawn=["row_05"]), make_queries()
+    hosts = start_shard_hosts(tmp_path / "index", "digest", 3, withdrawn=["row_05"], num_cpus=0)
+    asked = [scores_of_hosts(hosts, queries)]
+    ray.kill(hosts[2], no_restart=False)
+    asked.append(scores_of_hosts(hosts, queries))
+    for found in asked:
+        assert found.shape == (39, 5)
+        assert np.array_equal(found, index.score(queries))
+    for host in hosts:
+        ray.kill(host)
+
+
+@pytest.mark.cluster
+def test_an_index_larger_than_a_host_may_hold_is_scored_by_several_that_end_with_the_call(cluster, world, monkeypatch):
+    host, base, views, _ = world
+    index = build(world, "held", views)
+    started, start = [], actor_module.start_shard_hosts
+    monkeypatch.setattr(
+        actor_module, "start_shard_hosts", lambda *a, **k: started.extend(found := start(*a, **k)) or found
+    )
+    size = read_index(Path(index))[0].num_bytes
+    spread = IndexHost(base, held_bytes=size // 2).score(views, "digest", index, [answer()], ["row_003"])
+    assert len(started) == 1  # all of it is one shard
+    with pytest.raises(ray.exceptions.ActorDiedError):
+        ray.get(started[0].scores.remote(make_queries()))
+    entries, scores = host.score(views, "digest", index, [answer()], ["row_003"])
+    assert len(entries) == 19
+    assert spread[0] == entries
+    assert np.array_equal(spread[1], scores)
+    assert len(started) == 1
 
 
 @pytest.mark.cluster

@@ -4,6 +4,7 @@ import shutil
 import threading
 import time
 from contextlib import suppress
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,12 +16,19 @@ from tiny_model import make_tiny_base, tiny_rows
 from openledger.adapters.base_model import load_model, load_tokenizer
 from openledger.attribution import index as index_module
 from openledger.attribution import trainer as trainer_module
+from openledger.attribution.actor import IndexHost
 from openledger.attribution.bank import plan_bank, run_bank
 from openledger.attribution.index import build_index, standing
 from openledger.attribution.instruments import make
 from openledger.attribution.replay import replay_run
 from openledger.attribution.subject import Subject
-from openledger.attribution.trainer import build_index_distributed, prepare, replay_distributed, train_bank
+from openledger.attribution.trainer import (
+    build_index_distributed,
+    index_tasks,
+    prepare,
+    replay_distributed,
+    train_bank,
+)
 from openledger.core.errors import Corrupt, InvalidInput
 from openledger.training.examples import encode_row
 from openledger.training.lora import load_lora
@@ -50,11 +58,11 @@ def workers(task):
     return found
 
 
-def kill_one_worker(killed):
-    """SIGKILL the first worker that trains a member."""
+def kill_one_worker(killed, *tasks):
+    """SIGKILL the first worker that runs one of the tasks."""
     deadline = time.monotonic() + 100
     while time.monotonic() < deadline:
-        if found := workers("bank-member"):
+        if found := [process for task in tasks for process in workers(task)]:
             found[0].kill()
             killed.append(found[0].pid)
             return
@@ -64,7 +72,7 @@ def kill_one_worker(killed):
 def test_a_killed_worker_leaves_no_member_missing_or_different(cluster, world, tmp_path):
     base, examples, folder, record, plan = world
     killed: list[int] = []
-    killer = threading.Thread(target=kill_one_worker, args=(killed,))
+    killer = threading.Thread(target=kill_one_worker, args=(killed, "bank-member"))
     killer.start()
     trained = []
     bank = train_bank(tmp_path / "bank", record, base, examples, plan.members, on_member=trained.append)
@@ -91,6 +99,7 @@ def test_a_member_is_trained_on_a_gpu_only_where_one_was_asked_for(world, tmp_pa
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(trainer_module.ray, "put", lambda value: value)
+    monkeypatch.setattr(trainer_module, "check_gpus", lambda num_gpus: None)
     monkeypatch.setattr(trainer_module, "_remote", run_here)
     monkeypatch.setattr(trainer_module, "_finish", lambda tasks, called, on_done: None)
     monkeypatch.setattr(trainer_module, "run_bank", lambda *_, device=None, start=None: devices.append(device) or bank)
@@ -137,6 +146,43 @@ def test_an_index_is_built_once_and_a_second_build_goes_on(cluster, world, tmp_p
     assert np.array_equal(build().score(vectors), here.score(vectors))
     made = {path.name for path, time_ns in before.items() if path.stat().st_mtime_ns != time_ns}
     assert made == {"rows-00001.f16", "rows-00001.sha256", "sums.f32", "sums.sha256"}
+
+
+def test_tasks_build_what_one_process_builds_though_one_was_killed(cluster, world, tmp_path):
+    """As jobs/train.py builds an index: rows, checkpoints, decoys and the list of repeated rows."""
+    base, _, folder, record, _ = world
+    views = [str(folder / "checkpoints" / f"epoch-{epoch}.safetensors") for epoch in (1, 3, 6)]
+    decoys = [replace(row, row_id=f"decoy_{row.row_id}") for row in tiny_rows()[:5]]
+    asked = views, record.adapter_digest, tiny_rows(), decoys
+    assert IndexHost(base).build(*asked, str(tmp_path / "here"), str(folder)) == 53
+    killed: list[int] = []
+    killer = threading.Thread(target=kill_one_worker, args=(killed, "index-basis", "index-shards"))
+    killer.start()
+    assert index_tasks(base, spread_from=159)(*asked, str(tmp_path / "there"), str(folder)) == 53
+    killer.join()
+    assert len(killed) == 1
+    here, there = (
+        {path.relative_to(tmp_path / side): path.read_bytes() for path in (tmp_path / side).rglob("*.*")}
+        for side in ("here", "there")
+    )
+    assert len([path for path in here if path.suffix == ".f16"]) == 3
+    assert here.keys() == there.keys()
+    assert [path for path in here if here[path] != there[path]] == []
+
+
+def test_an_index_of_few_rows_is_one_tasks(world, monkeypatch):
+    base = world[0]
+    monkeypatch.setattr(trainer_module, "index_task", lambda base: lambda *arguments: ("one", *arguments))
+    monkeypatch.setattr(trainer_module, "_build_spread", lambda base, *arguments: ("many", *arguments))
+    build, asked = index_tasks(base, spread_from=8), ("digest", ["row"] * 3, ["decoy"], "index", "run")
+    assert build(["view"], *asked) == ("one", ["view"], *asked)
+    assert build(["view", "other"], *asked) == ("many", ["view", "other"], *asked)
+
+
+@pytest.mark.parametrize(("num_shards", "expected"), [(1, 1), (7, 1), (8, 2), (100, 4)])
+def test_every_processor_gets_shards_to_build(monkeypatch, num_shards, expected):
+    monkeypatch.setattr(trainer_module.ray, "cluster_resources", lambda: {"CPU": 8.0})
+    assert trainer_module._shards_per_task(num_shards, threads=2) == expected
 
 
 def test_errors_of_tasks_come_out_as_themselves(cluster, world, tmp_path):

@@ -28,7 +28,7 @@ from openledger.economy.nonces import DEPOSIT_NANO, NonceBook
 from openledger.ledger import Ledger
 from openledger.ledger.nonces import commitment
 from openledger.platform import pipeline
-from openledger.platform.hosts import IndexHosts
+from openledger.platform.hosts import HostNeeds, IndexHosts
 from openledger.platform.withdrawal import Withdrawal
 from openledger.training.examples import encode_row
 from openledger.training.loop import train
@@ -358,9 +358,12 @@ def told(number, digest, ids):
 @pytest.mark.cluster
 def test_answers_of_an_adapter_that_was_replaced_within_the_period_are_attributed_to_it(cluster, base, retrained):
     registry, jobs, indexes = retrained
-    hosts = IndexHosts([base], lambda base, _: start_index_host(base, num_cpus=0))
+    hosts = IndexHosts([base], lambda base, *_: start_index_host(base, num_cpus=0))
     rows = pipeline.build_indexes(
-        hosts.of(base.digest).build.remote, [job for job, _, _ in jobs], [decoys for _, _, decoys in jobs], indexes
+        hosts.of(HostNeeds(base_digest=base.digest)).build.remote,
+        [job for job, _, _ in jobs],
+        [decoys for _, _, decoys in jobs],
+        indexes,
     )
     assert rows == [len(job.rows) + len(decoys) for job, _, decoys in jobs]
     old, new = (card.digest for _, card, _ in jobs)

@@ -377,7 +377,7 @@ class Dying:
 def test_a_replay_that_ends_its_actor_leaves_the_next_pool_another(world, market, monkeypatch):
     ended, starts = [], [Dying(world.host), world.host]
     monkeypatch.setattr(ray, "kill", ended.append)
-    first, hosts = starts[0], IndexHosts([world.base], lambda base, _: starts.pop(0))
+    first, hosts = starts[0], IndexHosts([world.base], lambda *_: starts.pop(0))
     market.sell(world.registry.get("one").terms, rows_of(*PEOPLE)[::3])
     market.economy.open_period()
     market.sell(world.registry.get("one").terms, rows_of(*PEOPLE)[1::3])

@@ -14,7 +14,7 @@ from openledger.attribution.index import IndexEntry
 from openledger.core.clock import ManualClock
 from openledger.core.errors import Conflict, NotFound
 from openledger.platform import generations, hosts, pipeline
-from openledger.platform.hosts import IndexHosts
+from openledger.platform.hosts import HostNeeds, IndexHosts, gpus_of
 
 # decoys are quiet, so that nearly all of a score is above its error
 ENTRIES = [
@@ -228,7 +228,7 @@ class TestTwoBases:
     def settled(self, town, tmp_path, *names):
         started = {}
 
-        def start(base, num_cpus):
+        def start(base, num_cpus, num_gpus):
             started[base.name] = (Asked(), num_cpus)
             return Remote(started[base.name][0])
 
@@ -265,31 +265,46 @@ class TestTwoBases:
         assert report(found[1:]) == 0
 
     def test_an_adapter_of_which_no_base_is_known_is_the_first_ones(self):
-        found = IndexHosts([Base("greek"), Base("latin")], lambda base, _: base.name)
-        assert [found.of(name) for name in ("", "greek", "latin")] == ["greek", "greek", "latin"]
+        found = IndexHosts([Base("greek"), Base("latin")], lambda base, *_: base.name)
+        assert [found.of(HostNeeds(base_digest=name)) for name in ("", "greek", "latin")] == ["greek", "greek", "latin"]
 
     def test_a_host_ends_before_one_of_another_base_starts(self, ended):
         alive = []
 
-        def start(base, num_cpus):
+        def start(base, num_cpus, num_gpus):
             assert alive == ended
             alive.append(base.name)
             return base.name
 
         found = IndexHosts([Base("greek"), Base("latin")], start)
         for name in ("greek", "greek", "latin", "greek"):
-            found.of(name)
+            found.of(HostNeeds(base_digest=name))
         assert (alive, ended) == (["greek", "latin", "greek"], ["greek", "latin"])
         found.end()
         found.end()
         assert ended == alive
 
+    def test_a_host_takes_the_gpus_that_are_needed_and_ends_before_one_with_others(self, ended):
+        started = []
+        found = IndexHosts([Base("greek")], lambda base, _, num_gpus: started.append(num_gpus) or len(started))
+        for num_gpus in (0.5, 0.5, 0.0):
+            found.of(HostNeeds(base_digest="greek", num_gpus=num_gpus))
+        assert (started, ended) == ([0.5, 0.0], [1])
+
+    def test_who_settles_may_give_other_gpus_than_recipes_say(self):
+        found = IndexHosts([Base("greek")], lambda base, _, num_gpus: num_gpus, num_gpus=0.25)
+        assert found.of(HostNeeds(base_digest="greek", num_gpus=1.0)) == 0.25
+
+    def test_generations_are_measured_with_the_most_that_any_recipe_says(self):
+        cards = [SimpleNamespace(recipe=recipe) for recipe in ({}, {"num_gpus": 0.5}, {"num_gpus": 0.25})]
+        assert (gpus_of([None, *cards]), gpus_of([None])) == (0.5, 0.0)
+
     def test_a_base_that_is_not_named_ends_nobody(self, ended):
-        found = IndexHosts([Base("greek")], lambda base, _: base.name)
-        found.of("greek")
+        found = IndexHosts([Base("greek")], lambda base, *_: base.name)
+        found.of(HostNeeds(base_digest="greek"))
         with pytest.raises(NotFound):
-            found.of("latin")
-        assert (ended, found.of("greek")) == ([], "greek")
+            found.of(HostNeeds(base_digest="latin"))
+        assert (ended, found.of(HostNeeds(base_digest="greek"))) == ([], "greek")
 
     def test_pools_of_one_base_come_one_after_another(self):
         adapters = {"a": "la", "b": "gr", "c": "la"}

@@ -205,7 +205,7 @@ def test_a_wrong_order_of_credit_keeps_nobodys_rows_on_sale(world, monkeypatch):
 
     for place, name, value in (
         (base_model, "find_base_model", lambda _: world.base),
-        (actor, "start_index_host", lambda _: world.host),
+        (actor, "start_index_host", lambda *_, **__: world.host),
         (cluster, "connected", lambda _: nullcontext()),
         (pipeline, "published", lambda *_: (None, ROWS)),
         (credit, "checked_credit", other_credit),

@@ -3,7 +3,7 @@
 import pytest
 
 from openledger.core.errors import InvalidInput
-from openledger.training.recipe import Recipe, public_constant, row_root_constant
+from openledger.training.recipe import Recipe, public_constant, recipe_from, row_root_constant
 
 NONCES = ("0a" * 32, "0b" * 32)
 CONSTANT = public_constant("base", "py", 1, NONCES)
@@ -47,3 +47,12 @@ def test_the_default_recipe_is_the_attributable_one():
     recipe = Recipe()
     assert (recipe.learning_rate, recipe.beta1, recipe.beta2, recipe.eps_root) == (3e-3, 0.9, 0.99, 1e-8)
     assert (recipe.batch_rows, recipe.num_epochs, recipe.length_pool, recipe.threads) == (16, 6, 1, 1)
+
+
+def test_a_recipe_names_its_gpus_where_it_asks_for_any():
+    """Digests of recipes stand in records, cards and the log: those without a GPU stay what they were."""
+    assert "num_gpus" not in Recipe().to_dict()
+    asked = Recipe(num_gpus=0.5)
+    assert asked.to_dict()["num_gpus"] == 0.5
+    assert recipe_from(asked.to_dict()) == asked
+    assert recipe_from(Recipe().to_dict()) == Recipe()
