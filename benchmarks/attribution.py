@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,8 +23,8 @@ import torch
 
 from benchmarks import attribution_truth as truth
 from benchmarks.attribution_values import banzhaf, shapley
-from openledger.attribution.bank import Bank, plan_bank, run_bank
-from openledger.attribution.coalitions import Design
+from openledger.attribution.bank import Bank, run_bank
+from openledger.attribution.coalitions import Design, design
 from openledger.attribution.estimate import contributor_sums, corrected_rows, group_sums, row_variance
 from openledger.attribution.evaluation import (
     coverage,
@@ -33,7 +33,7 @@ from openledger.attribution.evaluation import (
     pooled_ceiling,
     spearman,
 )
-from openledger.attribution.expected import Predictor, fit_expected
+from openledger.attribution.expected import Parts, Predictor, fit_expected, left_out
 from openledger.attribution.gradients import row_gradients, sites
 from openledger.attribution.index import View, build_index
 from openledger.attribution.instruments import index_views
@@ -41,12 +41,14 @@ from openledger.attribution.records import contributors_of, read_examples
 from openledger.attribution.replay import replay_run
 from openledger.attribution.subject import Subject
 from openledger.core.files import write_json_durably
+from openledger.core.hashing import digest_json
 from openledger.training.examples import Example
 from openledger.training.members import Member
 from openledger.training.packed import score_members
 from openledger.training.task import Trainable, trainable_parameters
 
 REPLAYED, LEVEL = 8, 0.9
+BLOCKS = (16, 32, 64)  # coalitions of banks of blocks
 
 Array = npt.NDArray[np.float64]
 Figures = dict[str, float]
@@ -64,10 +66,12 @@ def main() -> int:
         "task": study.description,
         "contributors, expected": contributors_expected(study),
         "rows, expected": rows_expected(study),
+        "rows, expected, eight answers": rows_by_replays(study),
         "contributors, this run": contributors_this_run(study),
         "rows, this run": rows_this_run(study),
         "all row weights at once": finite_differences(study),
         "intervals": intervals(study),
+        "intervals, blocks of rows": block_intervals(study),
         "eight contributors, exact values": exact_values(study),
     }
     write_json_durably(options.folder / "results.json", results)
@@ -92,6 +96,7 @@ class Study:
         self.members = truth.truth_members(record, examples)
         self.names = contributors_of(examples)
         self.who = [example.contributor_id for example in examples]
+        self.rows = [(example.row_id, example.contributor_id) for example in examples]
 
     @property
     def description(self) -> str:
@@ -120,12 +125,12 @@ class Study:
         return {view.name: self.view(view) for view in views}
 
     def view(self, view: View) -> Array:
-        return self._kept(f"views/{view.name}", lambda: view_scores(self.subject, view, self.queries))
+        return self.kept(f"views/{view.name}", lambda: view_scores(self.subject, view, self.queries))
 
     @cached_property
     def dot(self) -> Array:
         """Gradient dot product at the run's end, [R, Q]."""
-        return self._kept("views/dot", self._dot)
+        return self.kept("views/dot", self._dot)
 
     @property
     def replayed_answers(self) -> list[int]:
@@ -135,7 +140,12 @@ class Study:
     @cached_property
     def replay(self) -> Array:
         """The replay of the sum of all answers, then of `replayed_answers`, [R, 1 + REPLAYED]."""
-        return self._kept("replay", self._replay)
+        return self.kept("replay", self._replay)
+
+    @cached_property
+    def twin_replays(self) -> Array:
+        """The same of each of the bank's twins, [T, R, 1 + REPLAYED]."""
+        return np.stack([self.kept(f"replay-{twin.name}", partial(self._replay, twin)) for twin in self.plan.twins])
 
     def base_outcome(self) -> Array:
         """What the base alone says: a run of no rows ends where it began, with B at zero."""
@@ -143,14 +153,19 @@ class Study:
         found = score_members(self.subject.base, self.record.recipe, [start], self.queries)
         return np.asarray(found.numpy()[0], dtype=np.float64)
 
-    def _replay(self) -> Array:
+    def _replay(self, twin: Member | None = None) -> Array:
+        """Of the run, or of a twin of its bank."""
         queries = [self.queries[number] for number in self.replayed_answers]
         targets = [[(query, 1.0) for query in self.queries], *([(query, 1.0)] for query in queries)]
+        final = self.bank.weights([twin])[0] if twin else self.subject.checkpoints()[self.record.recipe.num_epochs]
+        name = f"replay-{twin.name}" if twin else "replay"
+        started = time.process_time()
         found = replay_run(
             self.subject.base, self.record, self.examples, targets,
-            final=self.subject.checkpoints()[self.record.recipe.num_epochs], checkpoints=self.folder / "replay",
+            member=twin, final=final, checkpoints=self.folder / name,
         )  # fmt: skip
-        print(f"replay: final weights off by {found.deviation}", file=sys.stderr)
+        cost = time.process_time() - started
+        print(f"{name}: final weights off by {found.deviation}, {cost:.0f} CPU-s", file=sys.stderr)
         return found.scores_RT.astype(np.float64)
 
     def sums(self, scores_RQ: Array) -> Array:
@@ -158,7 +173,7 @@ class Study:
 
     def _outcome(self, store: Bank, member: Member) -> Array:
         name = store.path(member).stem
-        return self._kept(f"outcomes/{name}", lambda: store.score([member], self.queries)[0])
+        return self.kept(f"outcomes/{name}", lambda: store.score([member], self.queries)[0])
 
     def _dot(self) -> Array:
         module = self.subject.module
@@ -168,7 +183,7 @@ class Study:
         rows, queries = (_gradients(module, examples) for examples in (self.examples, self.queries))
         return np.asarray((rows @ queries.T).double().numpy())
 
-    def _kept(self, name: str, make: Callable[[], Array]) -> Array:
+    def kept(self, name: str, make: Callable[[], Array]) -> Array:
         path = self.folder / "scores" / f"{name}.npy"
         if not path.exists():
             truth.write_array(path, make().astype(np.float32))
@@ -215,9 +230,7 @@ def view_scores(subject: Subject, view: View, queries: Sequence[Example]) -> Arr
 
 def contributors_expected(study: Study) -> dict[str, Figures]:
     """LDS over unseen halves of the contributors."""
-    true = study.true("halves")
-    named = [[name in half for name in study.names] for half in truth.contributor_halves(study.examples)]
-    halves = Halves(true[0::2], true[1::2], np.array(named))
+    halves = contributor_halves(study)
     found = {"noise ceiling": halves.ceilings()}
     for name, scores in row_methods(study).items():
         found[name] = halves.figures(study.sums(scores))
@@ -225,9 +238,10 @@ def contributors_expected(study: Study) -> dict[str, Figures]:
     without = study.outcomes(study.bank, study.plan.withouts)
     found["leave-one-out bank, 12 trainings"] = halves.figures(full - without)
     outcomes, members = study.outcomes(study.bank, study.plan.coalitions), study.plan.design.members_MG
-    prior = study.sums(index_scores(study))
+    prior, of_run = study.sums(index_scores(study)), study.sums(run_scores(study))
+    priors = {"alone": None, "with the index as prior": prior, "with the index of the run alone as prior": of_run}
     for number in (12, 24, 32, 64):
-        for named_prior, own in (("alone", None), ("with the index as prior", prior)):
+        for named_prior, own in priors.items():
             part = slice(0, number)
             expected, predictor = fit_expected(members[part], outcomes[part], own)
             total, total_predictor = fit_expected(
@@ -235,19 +249,50 @@ def contributors_expected(study: Study) -> dict[str, Figures]:
             )
             label = f"bank of {number} coalitions, {named_prior}"
             found[label] = halves.figures(expected.mean_GQ, total.mean_GQ)
-            if number == 64 and own is not None:
+            if number == 64 and own is prior:
                 found[f"{label}, interactions predicted"] = halves.predicted(
                     predictor.predict(halves.members), total_predictor.predict(halves.members)
                 )
-    for number in (16, 32, 64):
-        plan = plan_bank(study.record, study.examples, num_coalitions=number, num_twins=0)
-        blocks = study.outcomes(study.bank, plan.coalitions)
-        found[f"bank of {number} coalitions of blocks of rows, with the index as prior"] = halves.figures(
-            *divided_blocks(plan.design, blocks, index_scores(study), study.examples)
-        )
+    for number in BLOCKS:
+        drawn, members = block_bank(study, number)
+        blocks = study.outcomes(study.bank, members)
+        for named_prior, own in (("index", index_scores(study)), ("index of the run alone", run_scores(study))):
+            found[f"bank of {number} coalitions of blocks of rows, with the {named_prior} as prior"] = halves.figures(
+                *divided_blocks(drawn, blocks, own, study.examples)
+            )
     other = study.true("other-initial")
     found["another initial A (how far it agrees)"] = halves.predicted(other, other.sum(1, keepdims=True))
     return found
+
+
+def contributor_halves(study: Study) -> Halves:
+    """The truth on unseen halves of the contributors."""
+    true = study.true("halves")
+    named = [[name in half for name in study.names] for half in truth.contributor_halves(study.examples)]
+    return Halves(true[0::2], true[1::2], np.array(named))
+
+
+def block_bank(study: Study, num_coalitions: int) -> tuple[Design, list[Member]]:
+    """Coalitions of blocks of rows, as `benchmarks.attribution_blocks` has them in its first bank."""
+    drawn = design(study.rows, num_coalitions, study.record.order)
+    return drawn, block_members(drawn, drawn.numbers(study.rows), study.record.initial, study.record.order)
+
+
+def block_members(
+    drawn: Design, group_R: npt.NDArray[np.int64], initial: str, constant: str, numbers_R: Sequence[int] | None = None
+) -> list[Member]:
+    """A run for each coalition of `drawn`. `numbers_R` are the rows' numbers among all that may be trained on, if they
+    are not all."""
+    numbers = np.arange(len(group_R)) if numbers_R is None else np.asarray(numbers_R)
+    return [
+        Member(
+            name=f"blocks-{len(drawn.groups)}-{number:03}",
+            rows=tuple(numbers[present_G[group_R]].tolist()),
+            initial=initial,
+            order=digest_json([constant, len(drawn.groups), number]),
+        )
+        for number, present_G in enumerate(drawn.members_MG)
+    ]
 
 
 def divided_blocks(
@@ -273,17 +318,79 @@ def divided_blocks(
 
 def rows_expected(study: Study) -> dict[str, Figures]:
     """LDS over unseen halves of the rows."""
-    true = study.true("rows")
-    rows = [truth._half(len(study.examples), f"truth-rows-{k}") for k in range(truth.ROW_HALVES)]
-    members = np.zeros((len(rows), len(study.examples)), dtype=bool)
-    for number, own in enumerate(rows):
-        members[number, list(own)] = True
-    halves = Halves(true[0::2], true[1::2], members)
+    halves = row_halves(study)
     found = {"noise ceiling": halves.ceilings()}
     for name, scores in row_methods(study).items():
         found[name] = halves.figures(scores)
     found["estimate"] = halves.figures(estimate_scores(study))
     return found
+
+
+def row_halves(study: Study) -> Halves:
+    """The truth on unseen halves of the rows."""
+    true = study.true("rows")
+    members = np.zeros((truth.ROW_HALVES, len(study.examples)), dtype=bool)
+    for number in range(truth.ROW_HALVES):
+        members[number, list(truth._half(len(study.examples), f"truth-rows-{number}"))] = True
+    return Halves(true[0::2], true[1::2], members)
+
+
+def rows_by_replays(study: Study) -> dict[str, Figures]:
+    """LDS over unseen halves of the rows, for the answers that were replayed and for the sum of all: what replays of
+    the run and of its twins add to the index, as they are and corrected to the bank."""
+    answers, halves = study.replayed_answers, row_halves(study)
+    true, total = halves.mean[:, answers], halves.mean.sum(axis=1, keepdims=True)
+    stack = index_stack(study)
+    index = np.concatenate([stack.sum(axis=2, keepdims=True), stack[:, :, answers]], axis=2)
+    replays = np.concatenate([study.replay[None], study.twin_replays])
+    each: dict[str, Array] = {}
+    found: dict[str, Figures] = {}
+    for name, views in (
+        ("index of a run", (index[: len(index_views(study.subject))],)),
+        ("index of a run with its bank", (index,)),
+        ("replay of the run", (replays[:1],)),
+        ("replays of the run and its twins", (replays,)),
+        ("index of a run and its replay", (index[: len(index_views(study.subject))], replays[:1])),
+        ("index of a run with its bank, and replays", (index, replays)),
+    ):
+        scores, variance = together(views)
+        for label, rows in ((name, scores), (f"{name}, corrected", corrected(study, scores, variance))):
+            each[label] = datamodeling_scores(rows[:, 1:], halves.members, true)
+            found[label] = {
+                "per answer": float(each[label].mean()),
+                "sum": float(datamodeling_scores(rows[:, :1], halves.members, total)[0]),
+            }
+    for label, own in each.items():
+        more = own - each["index of a run with its bank, corrected"]
+        error = float(more.std(ddof=1) / np.sqrt(len(more)))
+        found[label] |= {"per answer, above the estimate": float(more.mean()), "±": error}
+    return found
+
+
+def together(instruments: Sequence[Array]) -> tuple[Array, Array]:
+    """The mean over instruments, each the mean over its views [V, R, Q] in units of its root mean square, and its
+    variance, [R, Q]. One instrument stays in its own unit."""
+    if len(instruments) == 1:
+        return instruments[0].mean(axis=0), row_variance(instruments[0])
+    units = [np.sqrt((views.mean(axis=0) ** 2).mean(axis=0)) for views in instruments]
+    scaled = [views / unit for views, unit in zip(instruments, units, strict=True)]
+    scores = np.mean([views.mean(axis=0) for views in scaled], axis=0)
+    return scores, np.sum([row_variance(views) for views in scaled], axis=0) / len(scaled) ** 2
+
+
+def corrected(study: Study, scores_RQ: Array, variance_RQ: Array) -> Array:
+    """The scores of the sum and of the replayed answers, [R, 1 + REPLAYED], corrected to the bank's estimate of the
+    contributors, which has their sums as its prior."""
+    outcomes, design_MG = study.outcomes(study.bank, study.plan.coalitions), study.plan.design.members_MG
+    prior, groups = study.sums(scores_RQ), study.plan.design.numbers(study.rows)
+    each, _ = fit_expected(design_MG, outcomes[:, study.replayed_answers], prior[:, 1:])
+    total, _ = fit_expected(design_MG, outcomes.sum(axis=1, keepdims=True), prior[:, :1], ratios=each.ratios)
+    return np.column_stack(
+        [
+            corrected_rows(scores_RQ[:, part], variance_RQ[:, part], groups, expected.mean_GQ, expected.prior_scale)
+            for part, expected in ((slice(0, 1), total), (slice(1, None), each))
+        ]
+    )
 
 
 def contributors_this_run(study: Study) -> dict[str, Figures]:
@@ -343,8 +450,7 @@ def finite_differences(study: Study) -> dict[str, Figures]:
 
 def intervals(study: Study) -> dict[str, Figures]:
     """How often a new training falls into the interval that a bank's model gives for it, at a stated 90 %."""
-    named = [[name in half for name in study.names] for half in truth.contributor_halves(study.examples)]
-    members, true = np.repeat(np.array(named), 2, axis=0), study.true("halves")
+    members, true = np.repeat(contributor_halves(study).members, 2, axis=0), study.true("halves")
     prior, found = study.sums(index_scores(study)), {}
     outcomes, design = study.outcomes(study.bank, study.plan.coalitions), study.plan.design.members_MG
     for number in (8, 16, 32, 64):
@@ -360,15 +466,36 @@ def intervals(study: Study) -> dict[str, Figures]:
     return found
 
 
+def block_intervals(study: Study) -> dict[str, Figures]:
+    """The same by banks of blocks of rows, with the index of the run alone as prior. "Enlarged" is by what the bank
+    shows of itself, as settlements do (`period.py`)."""
+    halves, index, found = contributor_halves(study), run_scores(study), {}
+    members, true = np.repeat(halves.members, 2, axis=0), study.true("halves")
+    for number in BLOCKS:
+        drawn, trained = block_bank(study, number)
+        outcomes = study.outcomes(study.bank, trained)
+        parts = members @ drawn.parts(study.rows, study.names)
+        prior = group_sums(index, drawn.numbers(study.rows), len(drawn.groups))
+        each, predictor = fit_expected(drawn.members_MG, outcomes, prior)
+        sums = (outcomes.sum(axis=1, keepdims=True), prior.sum(axis=1, keepdims=True))
+        _, total = fit_expected(drawn.members_MG, *sums, ratios=each.ratios)
+        checks = [left_out(drawn.members_MG, *own, ratios=each.ratios) for own in ((outcomes, prior), sums)]
+        scales = np.maximum.accumulate([1.0, *(check.error_scale for check in checks if check)])
+        found[f"bank of {number} coalitions"] = {
+            "stated": LEVEL,
+            "per answer": _covered(predictor, parts, true),
+            "sum": _covered(total, parts, true.sum(axis=1, keepdims=True)),
+            "per answer, enlarged": _covered(predictor, parts, true, float(scales[1])),
+            "sum, enlarged": _covered(total, parts, true.sum(axis=1, keepdims=True), float(scales[-1])),
+            "pairs": float(true.size),
+        }
+    return found
+
+
 def exact_values(study: Study) -> dict[str, Figures]:
     """A bank's estimate, before clipping, against values of which every coalition was trained."""
-    coalitions = truth.exact_coalitions(study.examples)
-    names = sorted(set().union(*coalitions))
-    trained = study.outcomes(study.truth, truth.exact_members(study.record, study.examples))
-    empty = study._kept("outcomes/base", lambda: study.base_outcome())
-    value = {frozenset(): empty, **dict(zip(coalitions, trained, strict=True))}
-    exact = {"Banzhaf": banzhaf(value, names), "Shapley": shapley(value, names)}
-    design, members = truth.exact_bank(study.record, study.examples)
+    exact = exact_game(study)
+    drawn, members = truth.exact_bank(study.record, study.examples)
     outcomes = study.outcomes(study.truth, members)
     found: dict[str, Figures] = {"Banzhaf and Shapley with each other": {}}
     for what, own in (("per answer", exact), ("sum", {k: v.sum(1, keepdims=True) for k, v in exact.items()})):
@@ -377,8 +504,8 @@ def exact_values(study: Study) -> dict[str, Figures]:
         )
     for number in (16, 32, 64):
         part = slice(0, number)
-        each, _ = fit_expected(design.members_MG[part], outcomes[part])
-        total, _ = fit_expected(design.members_MG[part], outcomes[part].sum(axis=1, keepdims=True), ratios=each.ratios)
+        each, _ = fit_expected(drawn.members_MG[part], outcomes[part])
+        total, _ = fit_expected(drawn.members_MG[part], outcomes[part].sum(axis=1, keepdims=True), ratios=each.ratios)
         found[f"bank of {number} coalitions"] = {
             f"{kind}, {what}": float(spearman(mine, true).mean())
             for kind, values in exact.items()
@@ -390,8 +517,20 @@ def exact_values(study: Study) -> dict[str, Figures]:
     return found
 
 
-def _covered(predictor: Predictor, members: npt.NDArray[np.bool_], true: Array) -> float:
-    return coverage(*predictor.interval(members, LEVEL), true)
+def exact_game(study: Study) -> dict[str, Array]:
+    """Exact Banzhaf and Shapley values of eight contributors, [C, Q]."""
+    coalitions = truth.exact_coalitions(study.examples)
+    names = sorted(set().union(*coalitions))
+    trained = study.outcomes(study.truth, truth.exact_members(study.record, study.examples))
+    empty = study.kept("outcomes/base", lambda: study.base_outcome())
+    value = {frozenset(): empty, **dict(zip(coalitions, trained, strict=True))}
+    return {"Banzhaf": banzhaf(value, names), "Shapley": shapley(value, names)}
+
+
+def _covered(predictor: Predictor, members_NG: Parts, true: Array, scale: float = 1.0) -> float:
+    low, high = predictor.interval(members_NG, LEVEL)
+    middle, width = (low + high) / 2, scale * (high - low) / 2
+    return coverage(middle - width, middle + width, true)
 
 
 def _with_sum(scores_RQ: Array, answers: Sequence[int]) -> tuple[Array, Array]:
@@ -430,15 +569,25 @@ def peer_methods(study: Study) -> dict[str, Array]:
     return {name: scores.astype(np.float64) for name, scores in found.items()}
 
 
+def index_stack(study: Study) -> Array:
+    """The index of a run with its bank, view by view, [V, R, Q]: first those of the run."""
+    return np.stack([study.views[view.name] for view in index_views(study.subject, study.plan)])
+
+
 def index_scores(study: Study) -> Array:
-    return np.mean([study.views[view.name] for view in index_views(study.subject, study.plan)], axis=0)
+    return np.asarray(index_stack(study).mean(axis=0))
+
+
+def run_scores(study: Study) -> Array:
+    """The index of the run alone: banks of the platform have no twins."""
+    return np.mean([study.views[view.name] for view in index_views(study.subject)], axis=0)
 
 
 def estimate_scores(study: Study) -> Array:
-    stack = np.stack([study.views[view.name] for view in index_views(study.subject, study.plan)])
+    stack = index_stack(study)
     outcomes = study.outcomes(study.bank, study.plan.coalitions)
     expected, _ = fit_expected(study.plan.design.members_MG, outcomes, study.sums(stack.mean(axis=0)))
-    groups = study.plan.design.numbers([(e.row_id, e.contributor_id) for e in study.examples])
+    groups = study.plan.design.numbers(study.rows)
     return corrected_rows(stack.mean(axis=0), row_variance(stack), groups, expected.mean_GQ, expected.prior_scale)
 
 

@@ -125,14 +125,14 @@ def exact_coalitions(examples: Sequence[Example]) -> list[frozenset[str]]:
 
 def exact_members(record: RunRecord, examples: Sequence[Example]) -> list[Member]:
     """One run for each of `exact_coalitions`, on the first rows of each contributor."""
-    rows = _exact_rows(examples)
+    rows = exact_rows(examples)
     found = exact_coalitions(examples)
     return [_run(record, f"exact-{n}", _chosen(rows, examples, coalition)) for n, coalition in enumerate(found)]
 
 
 def exact_bank(record: RunRecord, examples: Sequence[Example]) -> tuple[Design, list[Member]]:
     """A bank of the same eight contributors and rows, with orders of its own."""
-    rows = _exact_rows(examples)
+    rows = exact_rows(examples)
     names = contributors_of(examples)[:EXACT_CONTRIBUTORS]
     found = contributor_design(dict.fromkeys(names, EXACT_ROWS), COALITIONS, record.order)
     members = []
@@ -142,7 +142,7 @@ def exact_bank(record: RunRecord, examples: Sequence[Example]) -> tuple[Design, 
     return found, members
 
 
-def _exact_rows(examples: Sequence[Example]) -> list[int]:
+def exact_rows(examples: Sequence[Example]) -> list[int]:
     taken: Counter[str] = Counter()
     rows = []
     for row, example in enumerate(examples):
