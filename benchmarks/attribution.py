@@ -7,11 +7,12 @@ truth, prints the tables and writes FOLDER/results.json. Resumable: all outcomes
 """
 
 import argparse
+import itertools
 import platform
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -36,18 +37,19 @@ from openledger.attribution.evaluation import (
 from openledger.attribution.expected import Parts, Predictor, fit_expected, left_out
 from openledger.attribution.gradients import row_gradients, sites
 from openledger.attribution.index import View, build_index
-from openledger.attribution.instruments import index_views
+from openledger.attribution.instruments import first_half, index_views
 from openledger.attribution.records import contributors_of, read_examples
 from openledger.attribution.replay import replay_run
 from openledger.attribution.subject import Subject
 from openledger.core.files import write_json_durably
 from openledger.core.hashing import digest_json
 from openledger.training.examples import Example
-from openledger.training.members import Member
+from openledger.training.members import Member, Weights
 from openledger.training.packed import score_members
 from openledger.training.task import Trainable, trainable_parameters
 
 REPLAYED, LEVEL = 8, 0.9
+SCORED_TOGETHER = 16  # members; one at a time costs several times the CPU
 BLOCKS = (16, 32, 64)  # coalitions of banks of blocks
 
 Array = npt.NDArray[np.float64]
@@ -73,6 +75,7 @@ def main() -> int:
         "intervals": intervals(study),
         "intervals, blocks of rows": block_intervals(study),
         "eight contributors, exact values": exact_values(study),
+        "eight contributors, ways to Shapley values": shapley_ways(study),
     }
     write_json_durably(options.folder / "results.json", results)
     for name, value in results.items():
@@ -108,7 +111,13 @@ class Study:
     def outcomes(self, store: Bank, members: Sequence[Member]) -> Array:
         """Log-likelihood per token of each query under each member, [M, Q]; members are trained where missing."""
         store.train(members)
-        return np.stack([self._outcome(store, member) for member in members])
+        paths = [self.folder / "scores/outcomes" / f"{store.path(member).stem}.npy" for member in members]
+        todo = [(path, member) for path, member in zip(paths, members, strict=True) if not path.exists()]
+        for start in range(0, len(todo), SCORED_TOGETHER):
+            some_paths, some = zip(*todo[start : start + SCORED_TOGETHER], strict=True)
+            for path, found_Q in zip(some_paths, store.score(some, self.queries), strict=True):
+                truth.write_array(path, found_Q.astype(np.float32))
+        return np.stack([np.load(path).astype(np.float64) for path in paths])
 
     def true(self, kind: str) -> Array:
         return self.outcomes(self.truth, self.members[kind])
@@ -118,6 +127,7 @@ class Study:
         """Scores of the index at every point of the run, early and at the end of its twins, and at the adapter with B
         made smaller."""
         bare = Subject(base=self.subject.base, folder=self.subject.folder, examples=self.subject.examples)
+        self.bank.train(self.plan.twins)
         run = [View(name=f"epoch-{n}", weights=weights) for n, weights in self.subject.checkpoints().items()]
         twins = zip(self.plan.twins, self.bank.weights(self.plan.twins), strict=True)
         ends = [View(name=twin.name, weights=weights) for twin, weights in twins]
@@ -170,10 +180,6 @@ class Study:
 
     def sums(self, scores_RQ: Array) -> Array:
         return contributor_sums(scores_RQ, self.who, self.names)
-
-    def _outcome(self, store: Bank, member: Member) -> Array:
-        name = store.path(member).stem
-        return self.kept(f"outcomes/{name}", lambda: store.score([member], self.queries)[0])
 
     def _dot(self) -> Array:
         module = self.subject.module
@@ -517,14 +523,84 @@ def exact_values(study: Study) -> dict[str, Figures]:
     return found
 
 
+def shapley_ways(study: Study) -> dict[str, Figures]:
+    """64 coalitions, and what else could come nearer to Shapley values than the model's Banzhaf values: coalitions of
+    the sizes that Shapley values weigh, what the base and the run say (they cost no training), the index as prior. "The
+    game" is what the model predicts of all coalitions, with its pairs and its curvature in their number."""
+    exact = exact_game(study)
+    names = sorted({study.rows[row][1] for row in truth.exact_rows(study.examples)})
+    drawn, members = truth.exact_bank(study.record, study.examples)
+    halves = (drawn.members_MG, study.outcomes(study.truth, members))
+    kernel_MG, members = truth.kernel_bank(study.record, study.examples)
+    kernel = (kernel_MG, study.outcomes(study.truth, members))
+    run = study.outcomes(study.truth, [truth.exact_run(study.record, study.examples)])
+    ends = (np.array([[False] * len(names), [True] * len(names)]), np.concatenate([_base(study)[None], run]))
+    prior = contributor_sums(
+        exact_index(study), [study.rows[row][1] for row in truth.exact_rows(study.examples)], names
+    )
+    some = slice(0, 32)
+    banks = {
+        "halves and quarters, as shipped": [halves],
+        "sizes of the Shapley kernel": [kernel],
+        "32 of each": [(half[some], outcomes[some]) for half, outcomes in (halves, kernel)],
+        "halves and quarters, the base and the run": [halves, ends],
+        "32 of each, the base and the run": [
+            *((one[some], outcomes[some]) for one, outcomes in (halves, kernel)),
+            ends,
+        ],
+    }
+    found: dict[str, Figures] = {}
+    for name, parts in banks.items():
+        members_MG, outcomes = (np.concatenate(own) for own in zip(*parts, strict=True))
+        for label, own in (("", None), (", with the index as prior", prior)):
+            each, predictor = fit_expected(members_MG, outcomes, own)
+            sums = (outcomes.sum(axis=1, keepdims=True), None if own is None else own.sum(axis=1, keepdims=True))
+            total, predicted = fit_expected(members_MG, *sums, ratios=each.ratios)
+            mine = (each.mean_GQ, total.mean_GQ)
+            found[f"{name}{label}"] = value_figures(exact["Shapley"], *mine)
+            mine = (predicted_shapley(predictor, names), predicted_shapley(predicted, names))
+            found[f"{name}{label}, Shapley values of the game"] = value_figures(exact["Shapley"], *mine)
+    return found
+
+
+def value_figures(exact_CQ: Array, each_CQ: Array, total_C1: Array) -> Figures:
+    return {
+        "per answer": float(spearman(each_CQ, exact_CQ).mean()),
+        "sum": float(spearman(total_C1, exact_CQ.sum(axis=1, keepdims=True))[0]),
+    }
+
+
+def predicted_shapley(predictor: Predictor, names: Sequence[str]) -> Array:
+    """Shapley values of the game that a model predicts, [C, Q]."""
+    coalitions = [frozenset(c) for size in range(len(names) + 1) for c in itertools.combinations(names, size)]
+    members = np.array([[name in coalition for name in names] for coalition in coalitions])
+    return shapley(dict(zip(coalitions, predictor.predict(members), strict=True)), names)
+
+
+def exact_index(study: Study, choose: Callable[[Mapping[int, Weights]], list[View]] | None = None) -> Array:
+    """The index of the eight contributors' rows, [R, Q], at the first half of a run on these alone, or at the views
+    that `choose` makes of its epochs."""
+    rows = truth.exact_rows(study.examples)
+    run = truth.exact_run(study.record, study.examples)
+    study.truth.train([run])
+    epochs = study.truth.epochs(run)
+    views = choose(epochs) if choose else [View(name=f"epoch-{n}", weights=w) for n, w in first_half(epochs).items()]
+    few = replace(study.subject, examples=tuple(study.examples[row] for row in rows), record=None)
+    kept = [study.kept(f"views/exact-{view.name}", partial(view_scores, few, view, study.queries)) for view in views]
+    return np.asarray(np.mean(kept, axis=0))
+
+
 def exact_game(study: Study) -> dict[str, Array]:
     """Exact Banzhaf and Shapley values of eight contributors, [C, Q]."""
     coalitions = truth.exact_coalitions(study.examples)
     names = sorted(set().union(*coalitions))
     trained = study.outcomes(study.truth, truth.exact_members(study.record, study.examples))
-    empty = study.kept("outcomes/base", lambda: study.base_outcome())
-    value = {frozenset(): empty, **dict(zip(coalitions, trained, strict=True))}
+    value = {frozenset(): _base(study), **dict(zip(coalitions, trained, strict=True))}
     return {"Banzhaf": banzhaf(value, names), "Shapley": shapley(value, names)}
+
+
+def _base(study: Study) -> Array:
+    return study.kept("outcomes/base", study.base_outcome)
 
 
 def _covered(predictor: Predictor, members_NG: Parts, true: Array, scale: float = 1.0) -> float:

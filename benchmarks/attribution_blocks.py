@@ -32,8 +32,9 @@ from benchmarks.attribution import (
     block_members,
     contributor_halves,
     exact_game,
+    exact_index,
+    index_scores,
     table,
-    view_scores,
 )
 from openledger.attribution.bank import Bank
 from openledger.attribution.coalitions import Design, design
@@ -41,7 +42,7 @@ from openledger.attribution.estimate import contributor_sums, corrected_rows, gr
 from openledger.attribution.evaluation import spearman
 from openledger.attribution.expected import fit_expected
 from openledger.attribution.index import View, build_index
-from openledger.attribution.instruments import first_half, index_views
+from openledger.attribution.instruments import first_half
 from openledger.core.files import write_json_durably
 from openledger.core.hashing import digest_json
 from openledger.training.members import Member, Weights
@@ -257,26 +258,15 @@ def _digits_world(
 
 def language_worlds(study: Study) -> dict[str, World]:
     exact, eight = exact_game(study), truth.exact_rows(study.examples)
-    few = replace(study.subject, examples=tuple(study.examples[row] for row in eight), record=None)
-    run = Member(name="exact-run", rows=tuple(eight), initial=study.record.initial, order=study.record.order,
-                 keeps_epochs=True)  # fmt: skip
-
-    def twins(members: Sequence[Member]) -> Array:
-        return np.mean([study.view(view) for view in index_views(study.subject, study.plan)], axis=0)
 
     def index(name: str, members: Sequence[Member]) -> Array:
         if name == "twins":
-            return twins(members)
+            return index_scores(study)
         views = chosen_views(name, study.subject.checkpoints(), members, study.bank.weights)
         return np.mean([study.view(view) for view in views], axis=0)
 
     def few_index(name: str, members: Sequence[Member]) -> Array:
-        study.truth.train([run])
-        views = chosen_views(name, study.truth.epochs(run), members, study.truth.weights)
-        found = [
-            study.kept(f"views/exact-{view.name}", partial(view_scores, few, view, study.queries)) for view in views
-        ]
-        return np.mean(found, axis=0)
+        return exact_index(study, lambda epochs: chosen_views(name, epochs, members, study.truth.weights))
 
     return {
         HALVES: World(

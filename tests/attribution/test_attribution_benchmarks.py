@@ -2,12 +2,14 @@
 name says."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from benchmarks.attribution import block_members, together
+from benchmarks.attribution import block_members, predicted_shapley, together
 from benchmarks.attribution_blocks import SETTLED, WAYS, Banked, Way, row_scores
+from benchmarks.attribution_truth import COALITIONS, kernel_bank
 from openledger.attribution.coalitions import design
 from openledger.attribution.estimate import group_sums
 from openledger.attribution.index import IndexEntry
@@ -98,3 +100,24 @@ def test_instruments_count_alike_whatever_their_units(truth):
     assert scores == pytest.approx(again)
     assert (variance > 0).all()
     assert together((views,))[0] == pytest.approx(truth + 0.5)
+
+
+class Game:
+    """Two players are worth 1 and 2 on the only answer, and 3 more together."""
+
+    def predict(self, members):
+        return (members @ np.array([1.0, 2.0]) + 3 * members.all(axis=1))[:, None]
+
+
+def test_shapley_values_of_a_predicted_game_share_what_players_bring_together():
+    assert predicted_shapley(Game(), ["ann", "bob"])[:, 0].tolist() == [2.5, 3.5]
+
+
+def test_a_bank_of_the_kernels_sizes_has_each_coalition_beside_its_complement():
+    names = [f"c{number}" for number in range(9)]
+    examples = [SimpleNamespace(contributor_id=name, row_id=name) for name in names]
+    coalitions, members = kernel_bank(SimpleNamespace(initial="a", order="b"), examples)
+    assert coalitions.shape == (COALITIONS, 8)
+    assert (coalitions[0::2] == ~coalitions[1::2]).all()
+    assert [len(member.rows) for member in members] == coalitions.sum(axis=1).tolist()
+    assert {1, 7} <= set(coalitions.sum(axis=1).tolist())
