@@ -34,7 +34,7 @@ from openledger.attribution.evaluation import (
     pooled_ceiling,
     spearman,
 )
-from openledger.attribution.expected import Parts, Predictor, fit_expected, left_out
+from openledger.attribution.expected import Predictor, fit_expected
 from openledger.attribution.gradients import row_gradients, sites
 from openledger.attribution.index import View, build_index
 from openledger.attribution.instruments import first_half, index_views
@@ -473,29 +473,34 @@ def intervals(study: Study) -> dict[str, Figures]:
 
 
 def block_intervals(study: Study) -> dict[str, Figures]:
-    """The same by banks of blocks of rows, with the index of the run alone as prior. "Enlarged" is by what the bank
-    shows of itself, as settlements do (`period.py`)."""
-    halves, index, found = contributor_halves(study), run_scores(study), {}
-    members, true = np.repeat(halves.members, 2, axis=0), study.true("halves")
+    """By banks of blocks of rows, with the index of the run alone as prior: how often a coalition that was left out of
+    the fit, with its complement, falls into its interval. The ratios stay those of the whole fit. Halves of the
+    contributors are no such coalitions: their rows are less varied, and they are worth less than the model says."""
+    index, found = run_scores(study), {}
     for number in BLOCKS:
-        drawn, trained = block_bank(study, number)
-        outcomes = study.outcomes(study.bank, trained)
-        parts = members @ drawn.parts(study.rows, study.names)
+        drawn, members = block_bank(study, number)
+        outcomes = study.outcomes(study.bank, members)
         prior = group_sums(index, drawn.numbers(study.rows), len(drawn.groups))
-        each, predictor = fit_expected(drawn.members_MG, outcomes, prior)
+        ratios = fit_expected(drawn.members_MG, outcomes, prior)[0].ratios
         sums = (outcomes.sum(axis=1, keepdims=True), prior.sum(axis=1, keepdims=True))
-        _, total = fit_expected(drawn.members_MG, *sums, ratios=each.ratios)
-        checks = [left_out(drawn.members_MG, *own, ratios=each.ratios) for own in ((outcomes, prior), sums)]
-        scales = np.maximum.accumulate([1.0, *(check.error_scale for check in checks if check)])
         found[f"bank of {number} coalitions"] = {
             "stated": LEVEL,
-            "per answer": _covered(predictor, parts, true),
-            "sum": _covered(total, parts, true.sum(axis=1, keepdims=True)),
-            "per answer, enlarged": _covered(predictor, parts, true, float(scales[1])),
-            "sum, enlarged": _covered(total, parts, true.sum(axis=1, keepdims=True), float(scales[-1])),
-            "pairs": float(true.size),
+            "per answer": _covered_left_out(drawn, outcomes, prior, ratios),
+            "sum": _covered_left_out(drawn, *sums, ratios),
+            "pairs": float(outcomes.size),
         }
     return found
+
+
+def _covered_left_out(drawn: Design, outcomes_MQ: Array, prior_GQ: Array, ratios: dict[str, float]) -> float:
+    pair_M = np.arange(len(outcomes_MQ)) // 2
+    covered = []
+    for pair in range(pair_M[-1] + 1):
+        out_M = pair_M == pair
+        known = (drawn.members_MG[~out_M], outcomes_MQ[~out_M], prior_GQ)
+        _, predictor = fit_expected(*known, ratios=ratios)
+        covered.append(_covered(predictor, drawn.members_MG[out_M], outcomes_MQ[out_M]))
+    return float(np.mean(covered))
 
 
 def exact_values(study: Study) -> dict[str, Figures]:
@@ -603,10 +608,8 @@ def _base(study: Study) -> Array:
     return study.kept("outcomes/base", study.base_outcome)
 
 
-def _covered(predictor: Predictor, members_NG: Parts, true: Array, scale: float = 1.0) -> float:
-    low, high = predictor.interval(members_NG, LEVEL)
-    middle, width = (low + high) / 2, scale * (high - low) / 2
-    return coverage(middle - width, middle + width, true)
+def _covered(predictor: Predictor, members_NG: npt.NDArray[np.bool_], true: Array) -> float:
+    return coverage(*predictor.interval(members_NG, LEVEL), true)
 
 
 def _with_sum(scores_RQ: Array, answers: Sequence[int]) -> tuple[Array, Array]:
@@ -647,7 +650,8 @@ def peer_methods(study: Study) -> dict[str, Array]:
 
 def index_stack(study: Study) -> Array:
     """The index of a run with its bank, view by view, [V, R, Q]: first those of the run."""
-    return np.stack([study.views[view.name] for view in index_views(study.subject, study.plan)])
+    study.bank.train(study.plan.twins)
+    return np.stack([study.view(view) for view in index_views(study.subject, study.plan)])
 
 
 def index_scores(study: Study) -> Array:
@@ -656,7 +660,7 @@ def index_scores(study: Study) -> Array:
 
 def run_scores(study: Study) -> Array:
     """The index of the run alone: banks of the platform have no twins."""
-    return np.mean([study.views[view.name] for view in index_views(study.subject)], axis=0)
+    return np.asarray(np.mean([study.view(view) for view in index_views(study.subject)], axis=0))
 
 
 def estimate_scores(study: Study) -> Array:

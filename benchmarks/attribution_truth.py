@@ -167,11 +167,12 @@ def exact_run(record: RunRecord, examples: Sequence[Example]) -> Member:
 
 
 def exact_rows(examples: Sequence[Example]) -> list[int]:
-    taken: Counter[str] = Counter()
+    """The first rows of each of the eight contributors."""
+    names, taken = set(contributors_of(examples)[:EXACT_CONTRIBUTORS]), Counter[str]()
     rows = []
     for row, example in enumerate(examples):
         taken[example.contributor_id] += 1
-        if taken[example.contributor_id] <= EXACT_ROWS:
+        if example.contributor_id in names and taken[example.contributor_id] <= EXACT_ROWS:
             rows.append(row)
     return rows
 

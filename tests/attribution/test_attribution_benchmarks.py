@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.attribution import block_members, predicted_shapley, together
 from benchmarks.attribution_blocks import SETTLED, WAYS, Banked, Way, row_scores
-from benchmarks.attribution_truth import COALITIONS, kernel_bank
+from benchmarks.attribution_truth import COALITIONS, EXACT_ROWS, exact_rows, kernel_bank
 from openledger.attribution.coalitions import design
 from openledger.attribution.estimate import group_sums
 from openledger.attribution.index import IndexEntry
@@ -121,3 +121,10 @@ def test_a_bank_of_the_kernels_sizes_has_each_coalition_beside_its_complement():
     assert (coalitions[0::2] == ~coalitions[1::2]).all()
     assert [len(member.rows) for member in members] == coalitions.sum(axis=1).tolist()
     assert {1, 7} <= set(coalitions.sum(axis=1).tolist())
+
+
+def test_exact_values_are_of_as_many_rows_of_each_of_the_eight_and_of_nobody_else():
+    examples = [SimpleNamespace(contributor_id=f"c{number % 9}", row_id=str(number)) for number in range(300)]
+    whose = [examples[row].contributor_id for row in exact_rows(examples)]
+    assert sorted(set(whose)) == [f"c{number}" for number in range(8)]
+    assert {whose.count(name) for name in whose} == {EXACT_ROWS}
