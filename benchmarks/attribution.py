@@ -7,12 +7,13 @@ truth, prints the tables and writes FOLDER/results.json. Resumable: all outcomes
 """
 
 import argparse
+import itertools
 import platform
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,8 +24,8 @@ import torch
 
 from benchmarks import attribution_truth as truth
 from benchmarks.attribution_values import banzhaf, shapley
-from openledger.attribution.bank import Bank, plan_bank, run_bank
-from openledger.attribution.coalitions import Design
+from openledger.attribution.bank import Bank, run_bank
+from openledger.attribution.coalitions import Design, design
 from openledger.attribution.estimate import contributor_sums, corrected_rows, group_sums, row_variance
 from openledger.attribution.evaluation import (
     coverage,
@@ -36,17 +37,20 @@ from openledger.attribution.evaluation import (
 from openledger.attribution.expected import Predictor, fit_expected
 from openledger.attribution.gradients import row_gradients, sites
 from openledger.attribution.index import View, build_index
-from openledger.attribution.instruments import index_views
+from openledger.attribution.instruments import first_half, index_views
 from openledger.attribution.records import contributors_of, read_examples
 from openledger.attribution.replay import replay_run
 from openledger.attribution.subject import Subject
 from openledger.core.files import write_json_durably
+from openledger.core.hashing import digest_json
 from openledger.training.examples import Example
-from openledger.training.members import Member
+from openledger.training.members import Member, Weights
 from openledger.training.packed import score_members
 from openledger.training.task import Trainable, trainable_parameters
 
 REPLAYED, LEVEL = 8, 0.9
+SCORED_TOGETHER = 16  # members; one at a time costs several times the CPU
+BLOCKS = (16, 32, 64)  # coalitions of banks of blocks
 
 Array = npt.NDArray[np.float64]
 Figures = dict[str, float]
@@ -64,11 +68,14 @@ def main() -> int:
         "task": study.description,
         "contributors, expected": contributors_expected(study),
         "rows, expected": rows_expected(study),
+        "rows, expected, eight answers": rows_by_replays(study),
         "contributors, this run": contributors_this_run(study),
         "rows, this run": rows_this_run(study),
         "all row weights at once": finite_differences(study),
         "intervals": intervals(study),
+        "intervals, blocks of rows": block_intervals(study),
         "eight contributors, exact values": exact_values(study),
+        "eight contributors, ways to Shapley values": shapley_ways(study),
     }
     write_json_durably(options.folder / "results.json", results)
     for name, value in results.items():
@@ -92,6 +99,7 @@ class Study:
         self.members = truth.truth_members(record, examples)
         self.names = contributors_of(examples)
         self.who = [example.contributor_id for example in examples]
+        self.rows = [(example.row_id, example.contributor_id) for example in examples]
 
     @property
     def description(self) -> str:
@@ -103,7 +111,13 @@ class Study:
     def outcomes(self, store: Bank, members: Sequence[Member]) -> Array:
         """Log-likelihood per token of each query under each member, [M, Q]; members are trained where missing."""
         store.train(members)
-        return np.stack([self._outcome(store, member) for member in members])
+        paths = [self.folder / "scores/outcomes" / f"{store.path(member).stem}.npy" for member in members]
+        todo = [(path, member) for path, member in zip(paths, members, strict=True) if not path.exists()]
+        for start in range(0, len(todo), SCORED_TOGETHER):
+            some_paths, some = zip(*todo[start : start + SCORED_TOGETHER], strict=True)
+            for path, found_Q in zip(some_paths, store.score(some, self.queries), strict=True):
+                truth.write_array(path, found_Q.astype(np.float32))
+        return np.stack([np.load(path).astype(np.float64) for path in paths])
 
     def true(self, kind: str) -> Array:
         return self.outcomes(self.truth, self.members[kind])
@@ -113,6 +127,7 @@ class Study:
         """Scores of the index at every point of the run, early and at the end of its twins, and at the adapter with B
         made smaller."""
         bare = Subject(base=self.subject.base, folder=self.subject.folder, examples=self.subject.examples)
+        self.bank.train(self.plan.twins)
         run = [View(name=f"epoch-{n}", weights=weights) for n, weights in self.subject.checkpoints().items()]
         twins = zip(self.plan.twins, self.bank.weights(self.plan.twins), strict=True)
         ends = [View(name=twin.name, weights=weights) for twin, weights in twins]
@@ -120,12 +135,12 @@ class Study:
         return {view.name: self.view(view) for view in views}
 
     def view(self, view: View) -> Array:
-        return self._kept(f"views/{view.name}", lambda: view_scores(self.subject, view, self.queries))
+        return self.kept(f"views/{view.name}", lambda: view_scores(self.subject, view, self.queries))
 
     @cached_property
     def dot(self) -> Array:
         """Gradient dot product at the run's end, [R, Q]."""
-        return self._kept("views/dot", self._dot)
+        return self.kept("views/dot", self._dot)
 
     @property
     def replayed_answers(self) -> list[int]:
@@ -135,7 +150,12 @@ class Study:
     @cached_property
     def replay(self) -> Array:
         """The replay of the sum of all answers, then of `replayed_answers`, [R, 1 + REPLAYED]."""
-        return self._kept("replay", self._replay)
+        return self.kept("replay", self._replay)
+
+    @cached_property
+    def twin_replays(self) -> Array:
+        """The same of each of the bank's twins, [T, R, 1 + REPLAYED]."""
+        return np.stack([self.kept(f"replay-{twin.name}", partial(self._replay, twin)) for twin in self.plan.twins])
 
     def base_outcome(self) -> Array:
         """What the base alone says: a run of no rows ends where it began, with B at zero."""
@@ -143,22 +163,23 @@ class Study:
         found = score_members(self.subject.base, self.record.recipe, [start], self.queries)
         return np.asarray(found.numpy()[0], dtype=np.float64)
 
-    def _replay(self) -> Array:
+    def _replay(self, twin: Member | None = None) -> Array:
+        """Of the run, or of a twin of its bank."""
         queries = [self.queries[number] for number in self.replayed_answers]
         targets = [[(query, 1.0) for query in self.queries], *([(query, 1.0)] for query in queries)]
+        final = self.bank.weights([twin])[0] if twin else self.subject.checkpoints()[self.record.recipe.num_epochs]
+        name = f"replay-{twin.name}" if twin else "replay"
+        started = time.process_time()
         found = replay_run(
             self.subject.base, self.record, self.examples, targets,
-            final=self.subject.checkpoints()[self.record.recipe.num_epochs], checkpoints=self.folder / "replay",
+            member=twin, final=final, checkpoints=self.folder / name,
         )  # fmt: skip
-        print(f"replay: final weights off by {found.deviation}", file=sys.stderr)
+        cost = time.process_time() - started
+        print(f"{name}: final weights off by {found.deviation}, {cost:.0f} CPU-s", file=sys.stderr)
         return found.scores_RT.astype(np.float64)
 
     def sums(self, scores_RQ: Array) -> Array:
         return contributor_sums(scores_RQ, self.who, self.names)
-
-    def _outcome(self, store: Bank, member: Member) -> Array:
-        name = store.path(member).stem
-        return self._kept(f"outcomes/{name}", lambda: store.score([member], self.queries)[0])
 
     def _dot(self) -> Array:
         module = self.subject.module
@@ -168,7 +189,7 @@ class Study:
         rows, queries = (_gradients(module, examples) for examples in (self.examples, self.queries))
         return np.asarray((rows @ queries.T).double().numpy())
 
-    def _kept(self, name: str, make: Callable[[], Array]) -> Array:
+    def kept(self, name: str, make: Callable[[], Array]) -> Array:
         path = self.folder / "scores" / f"{name}.npy"
         if not path.exists():
             truth.write_array(path, make().astype(np.float32))
@@ -215,9 +236,7 @@ def view_scores(subject: Subject, view: View, queries: Sequence[Example]) -> Arr
 
 def contributors_expected(study: Study) -> dict[str, Figures]:
     """LDS over unseen halves of the contributors."""
-    true = study.true("halves")
-    named = [[name in half for name in study.names] for half in truth.contributor_halves(study.examples)]
-    halves = Halves(true[0::2], true[1::2], np.array(named))
+    halves = contributor_halves(study)
     found = {"noise ceiling": halves.ceilings()}
     for name, scores in row_methods(study).items():
         found[name] = halves.figures(study.sums(scores))
@@ -225,9 +244,10 @@ def contributors_expected(study: Study) -> dict[str, Figures]:
     without = study.outcomes(study.bank, study.plan.withouts)
     found["leave-one-out bank, 12 trainings"] = halves.figures(full - without)
     outcomes, members = study.outcomes(study.bank, study.plan.coalitions), study.plan.design.members_MG
-    prior = study.sums(index_scores(study))
+    prior, of_run = study.sums(index_scores(study)), study.sums(run_scores(study))
+    priors = {"alone": None, "with the index as prior": prior, "with the index of the run alone as prior": of_run}
     for number in (12, 24, 32, 64):
-        for named_prior, own in (("alone", None), ("with the index as prior", prior)):
+        for named_prior, own in priors.items():
             part = slice(0, number)
             expected, predictor = fit_expected(members[part], outcomes[part], own)
             total, total_predictor = fit_expected(
@@ -235,19 +255,50 @@ def contributors_expected(study: Study) -> dict[str, Figures]:
             )
             label = f"bank of {number} coalitions, {named_prior}"
             found[label] = halves.figures(expected.mean_GQ, total.mean_GQ)
-            if number == 64 and own is not None:
+            if number == 64 and own is prior:
                 found[f"{label}, interactions predicted"] = halves.predicted(
                     predictor.predict(halves.members), total_predictor.predict(halves.members)
                 )
-    for number in (16, 32, 64):
-        plan = plan_bank(study.record, study.examples, num_coalitions=number, num_twins=0)
-        blocks = study.outcomes(study.bank, plan.coalitions)
-        found[f"bank of {number} coalitions of blocks of rows, with the index as prior"] = halves.figures(
-            *divided_blocks(plan.design, blocks, index_scores(study), study.examples)
-        )
+    for number in BLOCKS:
+        drawn, members = block_bank(study, number)
+        blocks = study.outcomes(study.bank, members)
+        for named_prior, own in (("index", index_scores(study)), ("index of the run alone", run_scores(study))):
+            found[f"bank of {number} coalitions of blocks of rows, with the {named_prior} as prior"] = halves.figures(
+                *divided_blocks(drawn, blocks, own, study.examples)
+            )
     other = study.true("other-initial")
     found["another initial A (how far it agrees)"] = halves.predicted(other, other.sum(1, keepdims=True))
     return found
+
+
+def contributor_halves(study: Study) -> Halves:
+    """The truth on unseen halves of the contributors."""
+    true = study.true("halves")
+    named = [[name in half for name in study.names] for half in truth.contributor_halves(study.examples)]
+    return Halves(true[0::2], true[1::2], np.array(named))
+
+
+def block_bank(study: Study, num_coalitions: int) -> tuple[Design, list[Member]]:
+    """Coalitions of blocks of rows, as `benchmarks.attribution_blocks` has them in its first bank."""
+    drawn = design(study.rows, num_coalitions, study.record.order)
+    return drawn, block_members(drawn, drawn.numbers(study.rows), study.record.initial, study.record.order)
+
+
+def block_members(
+    drawn: Design, group_R: npt.NDArray[np.int64], initial: str, constant: str, numbers_R: Sequence[int] | None = None
+) -> list[Member]:
+    """A run for each coalition of `drawn`. `numbers_R` are the rows' numbers among all that may be trained on, if they
+    are not all."""
+    numbers = np.arange(len(group_R)) if numbers_R is None else np.asarray(numbers_R)
+    return [
+        Member(
+            name=f"blocks-{len(drawn.groups)}-{number:03}",
+            rows=tuple(numbers[present_G[group_R]].tolist()),
+            initial=initial,
+            order=digest_json([constant, len(drawn.groups), number]),
+        )
+        for number, present_G in enumerate(drawn.members_MG)
+    ]
 
 
 def divided_blocks(
@@ -273,17 +324,79 @@ def divided_blocks(
 
 def rows_expected(study: Study) -> dict[str, Figures]:
     """LDS over unseen halves of the rows."""
-    true = study.true("rows")
-    rows = [truth._half(len(study.examples), f"truth-rows-{k}") for k in range(truth.ROW_HALVES)]
-    members = np.zeros((len(rows), len(study.examples)), dtype=bool)
-    for number, own in enumerate(rows):
-        members[number, list(own)] = True
-    halves = Halves(true[0::2], true[1::2], members)
+    halves = row_halves(study)
     found = {"noise ceiling": halves.ceilings()}
     for name, scores in row_methods(study).items():
         found[name] = halves.figures(scores)
     found["estimate"] = halves.figures(estimate_scores(study))
     return found
+
+
+def row_halves(study: Study) -> Halves:
+    """The truth on unseen halves of the rows."""
+    true = study.true("rows")
+    members = np.zeros((truth.ROW_HALVES, len(study.examples)), dtype=bool)
+    for number in range(truth.ROW_HALVES):
+        members[number, list(truth._half(len(study.examples), f"truth-rows-{number}"))] = True
+    return Halves(true[0::2], true[1::2], members)
+
+
+def rows_by_replays(study: Study) -> dict[str, Figures]:
+    """LDS over unseen halves of the rows, for the answers that were replayed and for the sum of all: what replays of
+    the run and of its twins add to the index, as they are and corrected to the bank."""
+    answers, halves = study.replayed_answers, row_halves(study)
+    true, total = halves.mean[:, answers], halves.mean.sum(axis=1, keepdims=True)
+    stack = index_stack(study)
+    index = np.concatenate([stack.sum(axis=2, keepdims=True), stack[:, :, answers]], axis=2)
+    replays = np.concatenate([study.replay[None], study.twin_replays])
+    each: dict[str, Array] = {}
+    found: dict[str, Figures] = {}
+    for name, views in (
+        ("index of a run", (index[: len(index_views(study.subject))],)),
+        ("index of a run with its bank", (index,)),
+        ("replay of the run", (replays[:1],)),
+        ("replays of the run and its twins", (replays,)),
+        ("index of a run and its replay", (index[: len(index_views(study.subject))], replays[:1])),
+        ("index of a run with its bank, and replays", (index, replays)),
+    ):
+        scores, variance = together(views)
+        for label, rows in ((name, scores), (f"{name}, corrected", corrected(study, scores, variance))):
+            each[label] = datamodeling_scores(rows[:, 1:], halves.members, true)
+            found[label] = {
+                "per answer": float(each[label].mean()),
+                "sum": float(datamodeling_scores(rows[:, :1], halves.members, total)[0]),
+            }
+    for label, own in each.items():
+        more = own - each["index of a run with its bank, corrected"]
+        error = float(more.std(ddof=1) / np.sqrt(len(more)))
+        found[label] |= {"per answer, above the estimate": float(more.mean()), "±": error}
+    return found
+
+
+def together(instruments: Sequence[Array]) -> tuple[Array, Array]:
+    """The mean over instruments, each the mean over its views [V, R, Q] in units of its root mean square, and its
+    variance, [R, Q]. One instrument stays in its own unit."""
+    if len(instruments) == 1:
+        return instruments[0].mean(axis=0), row_variance(instruments[0])
+    units = [np.sqrt((views.mean(axis=0) ** 2).mean(axis=0)) for views in instruments]
+    scaled = [views / unit for views, unit in zip(instruments, units, strict=True)]
+    scores = np.mean([views.mean(axis=0) for views in scaled], axis=0)
+    return scores, np.sum([row_variance(views) for views in scaled], axis=0) / len(scaled) ** 2
+
+
+def corrected(study: Study, scores_RQ: Array, variance_RQ: Array) -> Array:
+    """The scores of the sum and of the replayed answers, [R, 1 + REPLAYED], corrected to the bank's estimate of the
+    contributors, which has their sums as its prior."""
+    outcomes, design_MG = study.outcomes(study.bank, study.plan.coalitions), study.plan.design.members_MG
+    prior, groups = study.sums(scores_RQ), study.plan.design.numbers(study.rows)
+    each, _ = fit_expected(design_MG, outcomes[:, study.replayed_answers], prior[:, 1:])
+    total, _ = fit_expected(design_MG, outcomes.sum(axis=1, keepdims=True), prior[:, :1], ratios=each.ratios)
+    return np.column_stack(
+        [
+            corrected_rows(scores_RQ[:, part], variance_RQ[:, part], groups, expected.mean_GQ, expected.prior_scale)
+            for part, expected in ((slice(0, 1), total), (slice(1, None), each))
+        ]
+    )
 
 
 def contributors_this_run(study: Study) -> dict[str, Figures]:
@@ -343,8 +456,7 @@ def finite_differences(study: Study) -> dict[str, Figures]:
 
 def intervals(study: Study) -> dict[str, Figures]:
     """How often a new training falls into the interval that a bank's model gives for it, at a stated 90 %."""
-    named = [[name in half for name in study.names] for half in truth.contributor_halves(study.examples)]
-    members, true = np.repeat(np.array(named), 2, axis=0), study.true("halves")
+    members, true = np.repeat(contributor_halves(study).members, 2, axis=0), study.true("halves")
     prior, found = study.sums(index_scores(study)), {}
     outcomes, design = study.outcomes(study.bank, study.plan.coalitions), study.plan.design.members_MG
     for number in (8, 16, 32, 64):
@@ -360,15 +472,41 @@ def intervals(study: Study) -> dict[str, Figures]:
     return found
 
 
+def block_intervals(study: Study) -> dict[str, Figures]:
+    """By banks of blocks of rows, with the index of the run alone as prior: how often a coalition that was left out of
+    the fit, with its complement, falls into its interval. The ratios stay those of the whole fit. Halves of the
+    contributors are no such coalitions: their rows are less varied, and they are worth less than the model says."""
+    index, found = run_scores(study), {}
+    for number in BLOCKS:
+        drawn, members = block_bank(study, number)
+        outcomes = study.outcomes(study.bank, members)
+        prior = group_sums(index, drawn.numbers(study.rows), len(drawn.groups))
+        ratios = fit_expected(drawn.members_MG, outcomes, prior)[0].ratios
+        sums = (outcomes.sum(axis=1, keepdims=True), prior.sum(axis=1, keepdims=True))
+        found[f"bank of {number} coalitions"] = {
+            "stated": LEVEL,
+            "per answer": _covered_left_out(drawn, outcomes, prior, ratios),
+            "sum": _covered_left_out(drawn, *sums, ratios),
+            "pairs": float(outcomes.size),
+        }
+    return found
+
+
+def _covered_left_out(drawn: Design, outcomes_MQ: Array, prior_GQ: Array, ratios: dict[str, float]) -> float:
+    pair_M = np.arange(len(outcomes_MQ)) // 2
+    covered = []
+    for pair in range(pair_M[-1] + 1):
+        out_M = pair_M == pair
+        known = (drawn.members_MG[~out_M], outcomes_MQ[~out_M], prior_GQ)
+        _, predictor = fit_expected(*known, ratios=ratios)
+        covered.append(_covered(predictor, drawn.members_MG[out_M], outcomes_MQ[out_M]))
+    return float(np.mean(covered))
+
+
 def exact_values(study: Study) -> dict[str, Figures]:
     """A bank's estimate, before clipping, against values of which every coalition was trained."""
-    coalitions = truth.exact_coalitions(study.examples)
-    names = sorted(set().union(*coalitions))
-    trained = study.outcomes(study.truth, truth.exact_members(study.record, study.examples))
-    empty = study._kept("outcomes/base", lambda: study.base_outcome())
-    value = {frozenset(): empty, **dict(zip(coalitions, trained, strict=True))}
-    exact = {"Banzhaf": banzhaf(value, names), "Shapley": shapley(value, names)}
-    design, members = truth.exact_bank(study.record, study.examples)
+    exact = exact_game(study)
+    drawn, members = truth.exact_bank(study.record, study.examples)
     outcomes = study.outcomes(study.truth, members)
     found: dict[str, Figures] = {"Banzhaf and Shapley with each other": {}}
     for what, own in (("per answer", exact), ("sum", {k: v.sum(1, keepdims=True) for k, v in exact.items()})):
@@ -377,8 +515,8 @@ def exact_values(study: Study) -> dict[str, Figures]:
         )
     for number in (16, 32, 64):
         part = slice(0, number)
-        each, _ = fit_expected(design.members_MG[part], outcomes[part])
-        total, _ = fit_expected(design.members_MG[part], outcomes[part].sum(axis=1, keepdims=True), ratios=each.ratios)
+        each, _ = fit_expected(drawn.members_MG[part], outcomes[part])
+        total, _ = fit_expected(drawn.members_MG[part], outcomes[part].sum(axis=1, keepdims=True), ratios=each.ratios)
         found[f"bank of {number} coalitions"] = {
             f"{kind}, {what}": float(spearman(mine, true).mean())
             for kind, values in exact.items()
@@ -390,8 +528,88 @@ def exact_values(study: Study) -> dict[str, Figures]:
     return found
 
 
-def _covered(predictor: Predictor, members: npt.NDArray[np.bool_], true: Array) -> float:
-    return coverage(*predictor.interval(members, LEVEL), true)
+def shapley_ways(study: Study) -> dict[str, Figures]:
+    """64 coalitions, and what else could come nearer to Shapley values than the model's Banzhaf values: coalitions of
+    the sizes that Shapley values weigh, what the base and the run say (they cost no training), the index as prior. "The
+    game" is what the model predicts of all coalitions, with its pairs and its curvature in their number."""
+    exact = exact_game(study)
+    names = sorted({study.rows[row][1] for row in truth.exact_rows(study.examples)})
+    drawn, members = truth.exact_bank(study.record, study.examples)
+    halves = (drawn.members_MG, study.outcomes(study.truth, members))
+    kernel_MG, members = truth.kernel_bank(study.record, study.examples)
+    kernel = (kernel_MG, study.outcomes(study.truth, members))
+    run = study.outcomes(study.truth, [truth.exact_run(study.record, study.examples)])
+    ends = (np.array([[False] * len(names), [True] * len(names)]), np.concatenate([_base(study)[None], run]))
+    prior = contributor_sums(
+        exact_index(study), [study.rows[row][1] for row in truth.exact_rows(study.examples)], names
+    )
+    some = slice(0, 32)
+    banks = {
+        "halves and quarters, as shipped": [halves],
+        "sizes of the Shapley kernel": [kernel],
+        "32 of each": [(half[some], outcomes[some]) for half, outcomes in (halves, kernel)],
+        "halves and quarters, the base and the run": [halves, ends],
+        "32 of each, the base and the run": [
+            *((one[some], outcomes[some]) for one, outcomes in (halves, kernel)),
+            ends,
+        ],
+    }
+    found: dict[str, Figures] = {}
+    for name, parts in banks.items():
+        members_MG, outcomes = (np.concatenate(own) for own in zip(*parts, strict=True))
+        for label, own in (("", None), (", with the index as prior", prior)):
+            each, predictor = fit_expected(members_MG, outcomes, own)
+            sums = (outcomes.sum(axis=1, keepdims=True), None if own is None else own.sum(axis=1, keepdims=True))
+            total, predicted = fit_expected(members_MG, *sums, ratios=each.ratios)
+            mine = (each.mean_GQ, total.mean_GQ)
+            found[f"{name}{label}"] = value_figures(exact["Shapley"], *mine)
+            mine = (predicted_shapley(predictor, names), predicted_shapley(predicted, names))
+            found[f"{name}{label}, Shapley values of the game"] = value_figures(exact["Shapley"], *mine)
+    return found
+
+
+def value_figures(exact_CQ: Array, each_CQ: Array, total_C1: Array) -> Figures:
+    return {
+        "per answer": float(spearman(each_CQ, exact_CQ).mean()),
+        "sum": float(spearman(total_C1, exact_CQ.sum(axis=1, keepdims=True))[0]),
+    }
+
+
+def predicted_shapley(predictor: Predictor, names: Sequence[str]) -> Array:
+    """Shapley values of the game that a model predicts, [C, Q]."""
+    coalitions = [frozenset(c) for size in range(len(names) + 1) for c in itertools.combinations(names, size)]
+    members = np.array([[name in coalition for name in names] for coalition in coalitions])
+    return shapley(dict(zip(coalitions, predictor.predict(members), strict=True)), names)
+
+
+def exact_index(study: Study, choose: Callable[[Mapping[int, Weights]], list[View]] | None = None) -> Array:
+    """The index of the eight contributors' rows, [R, Q], at the first half of a run on these alone, or at the views
+    that `choose` makes of its epochs."""
+    rows = truth.exact_rows(study.examples)
+    run = truth.exact_run(study.record, study.examples)
+    study.truth.train([run])
+    epochs = study.truth.epochs(run)
+    views = choose(epochs) if choose else [View(name=f"epoch-{n}", weights=w) for n, w in first_half(epochs).items()]
+    few = replace(study.subject, examples=tuple(study.examples[row] for row in rows), record=None)
+    kept = [study.kept(f"views/exact-{view.name}", partial(view_scores, few, view, study.queries)) for view in views]
+    return np.asarray(np.mean(kept, axis=0))
+
+
+def exact_game(study: Study) -> dict[str, Array]:
+    """Exact Banzhaf and Shapley values of eight contributors, [C, Q]."""
+    coalitions = truth.exact_coalitions(study.examples)
+    names = sorted(set().union(*coalitions))
+    trained = study.outcomes(study.truth, truth.exact_members(study.record, study.examples))
+    value = {frozenset(): _base(study), **dict(zip(coalitions, trained, strict=True))}
+    return {"Banzhaf": banzhaf(value, names), "Shapley": shapley(value, names)}
+
+
+def _base(study: Study) -> Array:
+    return study.kept("outcomes/base", study.base_outcome)
+
+
+def _covered(predictor: Predictor, members_NG: npt.NDArray[np.bool_], true: Array) -> float:
+    return coverage(*predictor.interval(members_NG, LEVEL), true)
 
 
 def _with_sum(scores_RQ: Array, answers: Sequence[int]) -> tuple[Array, Array]:
@@ -430,15 +648,26 @@ def peer_methods(study: Study) -> dict[str, Array]:
     return {name: scores.astype(np.float64) for name, scores in found.items()}
 
 
+def index_stack(study: Study) -> Array:
+    """The index of a run with its bank, view by view, [V, R, Q]: first those of the run."""
+    study.bank.train(study.plan.twins)
+    return np.stack([study.view(view) for view in index_views(study.subject, study.plan)])
+
+
 def index_scores(study: Study) -> Array:
-    return np.mean([study.views[view.name] for view in index_views(study.subject, study.plan)], axis=0)
+    return np.asarray(index_stack(study).mean(axis=0))
+
+
+def run_scores(study: Study) -> Array:
+    """The index of the run alone: banks of the platform have no twins."""
+    return np.asarray(np.mean([study.view(view) for view in index_views(study.subject)], axis=0))
 
 
 def estimate_scores(study: Study) -> Array:
-    stack = np.stack([study.views[view.name] for view in index_views(study.subject, study.plan)])
+    stack = index_stack(study)
     outcomes = study.outcomes(study.bank, study.plan.coalitions)
     expected, _ = fit_expected(study.plan.design.members_MG, outcomes, study.sums(stack.mean(axis=0)))
-    groups = study.plan.design.numbers([(e.row_id, e.contributor_id) for e in study.examples])
+    groups = study.plan.design.numbers(study.rows)
     return corrected_rows(stack.mean(axis=0), row_variance(stack), groups, expected.mean_GQ, expected.prior_scale)
 
 

@@ -10,6 +10,7 @@ Every run is one file of LoRA matrices under FOLDER/truth, and no method reads t
     removed-P-K          the run itself with P % of the rows at weight 0, every batch as it was
     perturbed-K-SIGN     the run itself with every row's weight 1 + SIGN 0.1 u, u drawn from N(0, 1)
     exact-K, exact-bank-K     all coalitions of eight contributors with 20 rows each, and a bank of their own
+    kernel-bank-K        a bank of coalitions in the sizes that Shapley values weigh; exact-run: the run on these rows
     reformed-NAME        the run without a contributor's rows, batches formed anew from the same order
 """
 
@@ -20,6 +21,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +30,7 @@ import torch
 from benchmarks import language_task
 from openledger.adapters.base_model import BaseModel, find_base_model, load_model, load_tokenizer
 from openledger.attribution.bank import Bank, BankPlan, plan_bank, run_bank
-from openledger.attribution.coalitions import Design, contributor_design
+from openledger.attribution.coalitions import Design, Membership, contributor_design
 from openledger.attribution.records import contributors_of, read_examples
 from openledger.core.files import write_durably
 from openledger.core.hashing import digest_json
@@ -125,14 +127,14 @@ def exact_coalitions(examples: Sequence[Example]) -> list[frozenset[str]]:
 
 def exact_members(record: RunRecord, examples: Sequence[Example]) -> list[Member]:
     """One run for each of `exact_coalitions`, on the first rows of each contributor."""
-    rows = _exact_rows(examples)
+    rows = exact_rows(examples)
     found = exact_coalitions(examples)
     return [_run(record, f"exact-{n}", _chosen(rows, examples, coalition)) for n, coalition in enumerate(found)]
 
 
 def exact_bank(record: RunRecord, examples: Sequence[Example]) -> tuple[Design, list[Member]]:
     """A bank of the same eight contributors and rows, with orders of its own."""
-    rows = _exact_rows(examples)
+    rows = exact_rows(examples)
     names = contributors_of(examples)[:EXACT_CONTRIBUTORS]
     found = contributor_design(dict.fromkeys(names, EXACT_ROWS), COALITIONS, record.order)
     members = []
@@ -142,12 +144,35 @@ def exact_bank(record: RunRecord, examples: Sequence[Example]) -> tuple[Design, 
     return found, members
 
 
-def _exact_rows(examples: Sequence[Example]) -> list[int]:
-    taken: Counter[str] = Counter()
+def kernel_bank(record: RunRecord, examples: Sequence[Example]) -> tuple[Membership, list[Member]]:
+    """Coalitions of these eight in the sizes that Shapley values weigh: size s of n with a probability in proportion to
+    1 / (s (n - s)) (Lundberg and Lee, 2017), each beside its complement."""
+    rows, names = exact_rows(examples), contributors_of(examples)[:EXACT_CONTRIBUTORS]
+    random, sizes = generator(record.order, "kernel-bank"), np.arange(1, len(names))
+    weights = 1 / (sizes * (len(names) - sizes))
+    coalitions: list[Membership] = []
+    for size in random.choice(sizes, COALITIONS // 2, p=weights / weights.sum()):
+        half = np.isin(np.arange(len(names)), random.permutation(len(names))[:size])
+        coalitions += [half, ~half]
+    members = []
+    for number, there in enumerate(coalitions):
+        chosen = {name for name, on in zip(names, there, strict=True) if on}
+        members.append(_run(record, f"kernel-bank-{number}", _chosen(rows, examples, chosen)))
+    return np.array(coalitions), members
+
+
+def exact_run(record: RunRecord, examples: Sequence[Example]) -> Member:
+    """The run of all these rows, which keeps its epochs for an index."""
+    return replace(_run(record, "exact-run", tuple(exact_rows(examples))), keeps_epochs=True)
+
+
+def exact_rows(examples: Sequence[Example]) -> list[int]:
+    """The first rows of each of the eight contributors."""
+    names, taken = set(contributors_of(examples)[:EXACT_CONTRIBUTORS]), Counter[str]()
     rows = []
     for row, example in enumerate(examples):
         taken[example.contributor_id] += 1
-        if taken[example.contributor_id] <= EXACT_ROWS:
+        if example.contributor_id in names and taken[example.contributor_id] <= EXACT_ROWS:
             rows.append(row)
     return rows
 

@@ -32,7 +32,9 @@ def add_commands(commands: Any) -> None:
     """Add each command's parser to `commands`; `action` in the parsed options is its name."""
     score = _add(commands, "score", "write the influence of rows or contributors on queries", _SCORE_EXAMPLES)
     add_inputs(score)
-    score.add_argument("--method", choices=METHODS, default="estimate", help="default: estimate")
+    score.add_argument(
+        "--method", choices=METHODS, default="estimate", help="default: estimate (index and bank, no replays)"
+    )
     score.add_argument("--out", type=Path, required=True, metavar="FILE", help="float32 .npy; its .json explains it")
     score.add_argument("--errors", type=Path, metavar="FILE", help="standard deviations beside the scores")
     score.add_argument("--weights", type=Path, metavar="FILE", help="for replay: a JSON list, one for each query")
