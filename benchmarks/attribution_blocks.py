@@ -1,12 +1,12 @@
 """Banks of blocks of rows, which settlements pay by, on both tasks: what their design and their fit change.
 
-    python -m benchmarks.attribution_blocks FOLDER [--task digits|language] [--banks 4]            resumable
+    python -m benchmarks.attribution_blocks FOLDER [--task digits|language] [--banks 4] [--contributors 8|12]
 
 Twelve contributors, LDS over 40 unseen halves, two orders each; eight contributors, Spearman with the exact Banzhaf
 and Shapley values of all 256 coalitions. Trainings that no bank saw are those of `attribution_digits` or
 `attribution_truth`, found in FOLDER or made there. Each figure is the mean over banks of as many public constants for
 the order (the initial weights are the same), with its standard error. Digits: four banks, some 900 small trainings.
-Language: one bank by default, some 450 trainings. Prints the tables and writes FOLDER/blocks.json.
+Language: one bank by default, some 450 trainings. Resumable. Prints the tables and writes FOLDER/blocks.json.
 """
 
 import argparse
@@ -139,6 +139,7 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--task", choices=("digits", "language"), default="digits")
     parser.add_argument("--banks", type=int, metavar="N", help="of as many constants (default: digits 4, language 1)")
+    parser.add_argument("--contributors", type=int, choices=(8, 12), help="only exact values (8), or halves (12)")
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.task == "digits":
@@ -148,7 +149,8 @@ def main() -> int:
         study = Study(options.folder)
         worlds, first = language_worlds(study), study.record.order
         constants = [first, *(digest_json([first, "blocks", number]) for number in range(1, options.banks or 1))]
-    results = {name: spread(scored(world, one) for one in constants) for name, world in worlds.items()}
+    chosen = [name for name, number in ((HALVES, 12), (EXACT, 8)) if options.contributors in (None, number)]
+    results = {name: spread(scored(worlds[name], one) for one in constants) for name in chosen}
     write_json_durably(options.folder / "blocks.json", results)
     for name, value in results.items():
         print(table(name, value))
