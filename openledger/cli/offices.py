@@ -135,11 +135,8 @@ def withdraw(options: Namespace) -> None:
             found = client.balance(own_key(options))
         available_nano = found["available_nano"]
         if amount_nano > available_nano:
-            raise InsufficientFunds(
-                f"{found['account']} has {format_money(available_nano)}, and not {format_money(amount_nano)}",
-                code="insufficient_funds",
-                param="amount",
-                fix="take out less; 'openledger payouts' lists what came in",
+            _refuse(
+                f"{found['account']} has {format_money(available_nano)}, and not {format_money(amount_nano)}", options
             )
         told = {"amount_nano": amount_nano, "address": options.to, "available_nano": available_nano, "sent": False}
         output.print_pairs(told, as_json=options.json)
@@ -148,6 +145,19 @@ def withdraw(options: Namespace) -> None:
         given = {"key": own_key(options), "idempotency_key": options.idempotency_key}
         told = client.withdraw(amount_nano, options.to, **given)
     output.print_pairs(told, as_json=options.json)
+
+
+def _refuse(shortage: str, options: Namespace) -> None:
+    """As the server would. One that it knows by its key it would answer again, whatever is left: then only a word."""
+    if options.idempotency_key:
+        output.print_note(f"{shortage}: only a withdrawal that was made with this key before would come back")
+        return
+    raise InsufficientFunds(
+        shortage,
+        code="insufficient_funds",
+        param="amount",
+        fix="take out less; 'openledger payouts' lists what came in",
+    )
 
 
 def payouts_csv(options: Namespace) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from economy_values import Town, scores
-from memory_service import API_KEY, MemoryService
+from memory_service import API_KEY, POOR_KEY, MemoryService
 from served_app import served
 
 from openledger.api import create_app
@@ -103,6 +103,29 @@ def test_a_payout_is_explained_exported_and_withdrawn(town: Town, capsys: pytest
     run(capsys, "payout", "withdraw", "3", "--to", ADDRESS)
     town.economy.close_claims()
     assert town.economy.claims(1) == [(ADDRESS, 3 * OPEN)]
+
+
+def test_a_withdrawal_by_nobody_who_was_paid_ends_alike_in_a_dry_run(
+    town: Town, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("OPENLEDGER_API_KEY", POOR_KEY)
+    told = []
+    for more in (["--dry-run"], []):
+        code = main(["payout", "withdraw", "2", "--to", ADDRESS, "--json", *more])
+        told.append((code, json.loads(capsys.readouterr().err)["error"]["code"]))
+    assert told == [(InsufficientFunds.exit_code, "insufficient_funds")] * 2
+
+
+def test_a_dry_run_with_a_key_may_be_of_a_withdrawal_that_was_made(town: Town, capsys: pytest.CaptureFixture[str]):
+    available = town.available() // OPEN
+    words = ["payout", "withdraw", str(available), "--to", ADDRESS, "--idempotency-key", "once"]
+    run(capsys, *words)
+    assert main([*words, "--dry-run", "--json"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["sent"] is False
+    assert "only a withdrawal that was made with this key before" in printed.err
+    run(capsys, *words)
+    assert town.available() < OPEN
 
 
 def test_what_each_row_did_is_a_table(town: Town, capsys: pytest.CaptureFixture[str]):
