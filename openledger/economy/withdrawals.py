@@ -274,20 +274,13 @@ class WithdrawalBook:
         return number
 
     def _check_balance(self, account: str, amount_nano: int) -> None:
-        missing_nano = amount_nano - self._available_nano(account)
+        missing_nano = amount_nano - max(0, self._ledger.balance(account).available_nano)
         if missing_nano > 0:
             raise InsufficientFunds(
                 f"{account} has {format_money(missing_nano)} less than that",
                 param="amount_nano",
                 fix="withdraw what is available; what a period earned is there once it is settled",
             )
-
-    def _available_nano(self, account: str) -> int:
-        """0 for an account that no payment has opened yet, as its balance is told."""
-        try:
-            return max(0, self._ledger.balance(account).available_nano)
-        except NotFound:
-            return 0
 
     def _known(self, transfer_id: str, given: dict[str, Any]) -> Statement | None:
         entry = self._ledger.find(transfer_id)

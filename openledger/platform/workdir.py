@@ -106,7 +106,8 @@ def named_workdir(path: Path) -> Path:
 
 
 def is_workdir(root: Path) -> bool:
-    """Whether an installation has kept something there. Its files say so: other folders have parts of the same names."""
+    """Whether an installation has kept something there. Its files say so: other folders, such as this package, have
+    parts of the same names."""
     return any((root / part).is_file() for part in _KEPT)
 
 

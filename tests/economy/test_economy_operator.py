@@ -77,7 +77,7 @@ def test_without_a_file_the_withdrawals_alone_are_on_standard_output(
         monkeypatch.setattr(job, "over_the_actor", lambda given: act(ask_of(town), given))
         assert job.main() == 0
         printed = capsys.readouterr()
-        assert printed.out == f"address,amount_nano,paid_by\n{ADDRESS},{9 * OPEN},chain\n"
+        assert printed.out == f"address,amount_nano,paid_by\r\n{ADDRESS},{9 * OPEN},chain\r\n"
         told = printed.err.splitlines()
         assert json.loads(told[-1]) == {"round": 1, "claims": 1, "total_open": "9"}
         assert told[:-1] == ([] if more else ["round 1 is closed"])
@@ -87,7 +87,7 @@ def test_without_a_file_the_withdrawals_alone_are_on_standard_output(
     ("words", "said"),
     [
         (["claims"], "'claims --round N' writes it again"),
-        (["unit", "EUR"], "the same command tells again what was done"),
+        (["unit", "EUR"], "the same command tells again"),
     ],
     ids=["claims", "unit"],
 )

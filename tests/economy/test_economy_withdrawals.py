@@ -6,7 +6,7 @@ import io
 import pytest
 from economy_values import scores
 
-from openledger.core.errors import Conflict, InsufficientFunds, InvalidInput
+from openledger.core.errors import Conflict, InsufficientFunds, InvalidInput, NotFound
 from openledger.core.money import NANO_PER_OPEN
 from openledger.economy import Economy, Parameters, port
 from openledger.ledger import encode_proof, verify_proof
@@ -73,7 +73,7 @@ def test_the_same_key_withdraws_once_also_where_nothing_is_left(rich):
         ("user:bob", 21 * OPEN, BOBS, InsufficientFunds, "insufficient_funds"),
         ("user:bob", OPEN, "0x12", InvalidInput, "invalid_address"),
         ("user:bob", OPEN, "0x" + "00" * 20, InvalidInput, "invalid_address"),
-        ("user:nobody", OPEN, BOBS, InsufficientFunds, "insufficient_funds"),
+        ("user:nobody", OPEN, BOBS, NotFound, "account_not_found"),
         ("treasury", OPEN, BOBS, InvalidInput, "invalid_account"),
         ("pool:py:p0001", OPEN, BOBS, InvalidInput, "invalid_account"),
     ],
@@ -87,7 +87,7 @@ def test_a_withdrawal_that_can_not_be_changes_nothing(unmoved, account, amount, 
 
 def test_what_waits_in_a_pool_can_not_be_withdrawn_before_it_is_settled(tmp_path, clock, town):
     town.sell("k1")
-    with pytest.raises(InsufficientFunds):
+    with pytest.raises(NotFound):
         town.economy.withdraw("contributor:ctr_a", OPEN, ALICES, "w1")
     town.economy.settle(scores(), {})
     with pytest.raises(InvalidInput) as caught:
