@@ -44,6 +44,7 @@ def prepare(workdir: Workdir, arguments: argparse.Namespace) -> dict[str, object
     if subject.record is not None and len(subject.contributors) > 1:
         plan = subject_plan(subject, arguments.coalitions, arguments.twins)
     with connected(workdir):
+        tell("loading the workers that train and index ...")
         index = trainer.prepare(
             subject,
             plan,

@@ -48,6 +48,7 @@ def audit(workdir: Workdir, arguments: argparse.Namespace) -> dict[str, object]:
     folder = Path(AdapterRegistry(workdir.adapters).get(arguments.adapter).folder)
     card, base = load_card(folder), find_base_model(arguments.base_model or None)
     with connected(workdir):
+        tell("loading the Datanets ...")
         _, rows = pipeline.published(datanets_actor(workdir), card.datanet, card.datanet_version)
         plan = auditing.plan_adapter_audit(
             folder, base, rows, num_coalitions=arguments.bank, num_halves=arguments.audits

@@ -7,11 +7,20 @@ python jobs/contribute.py ... --dry-run     the gate's verdicts, nothing stored
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from openledger.platform.job import begin, ended
+from openledger.platform.stages import tell
 from openledger.platform.workdir import Workdir
+
+if TYPE_CHECKING:
+    from openledger.core.signing import SigningKey
+    from openledger.core.values import Contribution, Verdict
+
+Ask = Callable[..., Any]  # a method of the Datanets by name, and its arguments
 
 
 def main() -> int:
@@ -49,13 +58,31 @@ def contribute(workdir: Workdir, arguments: argparse.Namespace) -> list[dict[str
     drafts = tuple(only_rows(read_drafts(arguments.rows)))
     contribution = sign_contribution(key, arguments.datanet, drafts, nonce="once")
     with connected(workdir):
+        tell("loading the Datanets ...")
         datanets = datanets_actor(workdir)
-        if arguments.dry_run:
-            verdicts = ray.get(datanets.preview.remote(contribution))
-        else:
-            ray.get(datanets.register_contributor.remote(key.public_key, arguments.name))
-            verdicts = ray.get(datanets.contribute.remote(contribution)).verdicts
+
+        def ask(method: str, *given: Any) -> Any:
+            return ray.get(getattr(datanets, method).remote(*given))
+
+        verdicts = hand_in(ask, key, contribution, arguments)
     return [asdict(verdict) for verdict in verdicts]
+
+
+def hand_in(
+    ask: Ask, key: "SigningKey", contribution: "Contribution", arguments: argparse.Namespace
+) -> "tuple[Verdict, ...]":
+    """Through `ask`; rows that came in before are told."""
+    from openledger.core.signed import contribution_id
+
+    if ask("judged", contribution_id(contribution)) is not None:
+        num_rows = len(contribution.drafts)
+        tell(
+            f"all {num_rows} rows came in before, with the same key: they aren't stored again, the verdicts are of then"
+        )
+    if arguments.dry_run:
+        return tuple(ask("preview", contribution))
+    ask("register_contributor", key.public_key, arguments.name)
+    return tuple(ask("contribute", contribution).verdicts)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from openledger.platform.job import run_job
+from openledger.platform.stages import tell
 from openledger.platform.workdir import Workdir
 
 
@@ -37,6 +38,7 @@ def export(workdir: Workdir, arguments: argparse.Namespace) -> dict[str, object]
     from openledger.platform.exporting import export_version
 
     with connected(workdir):
+        tell("loading the Datanets ...")
         given = arguments.datanet, arguments.version, arguments.account, arguments.out
         return export_version(datanets_actor(workdir), *given, is_dry_run=arguments.dry_run)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from openledger.core.errors import InvalidInput
 from openledger.platform.job import run_job
+from openledger.platform.stages import tell
 from openledger.platform.workdir import Workdir
 
 
@@ -51,6 +52,7 @@ def merge(workdir: Workdir, arguments: argparse.Namespace) -> dict[str, object]:
         return {"adapter": arguments.name, "parents": parents}
     base, owner = find_base_model(arguments.base_model or None), arguments.owner or f"user:{arguments.name}-owner"
     with connected(workdir):
+        tell("loading ledger and economy ...")
         economy = economy_actor(workdir)
         prices = prices_in(ray.get(economy.unit.remote()), arguments.prices)
 

@@ -11,11 +11,11 @@ hand withdrawals over, cap a key.
     python jobs/operate.py --workdir .openledger paid-out 1 --reference SEPA-2026-0117
     python jobs/operate.py --workdir .openledger cap API_KEY 25
 
-Prints one line of JSON. Everything but `claims` may be repeated: what was done is told again. `claims` hands over what
-waits now as a new round; with --round it writes an earlier one again. `account` gives each --grant once; a key file
-that is there already is kept, and no second key made. `unit` comes before anything else, or the unit is OPEN; in a
-currency there is no genesis, --fund is what was paid in, --grant the payment's reference, and `paid-out` records that a
-round of claims was paid.
+Prints one line of JSON; `claims` without --out prints the CSV instead, and that line to standard error. Everything but
+`claims` may be repeated: what was done is told again. `claims` hands over what waits now as a new round; with --round
+it writes an earlier one again. `account` gives each --grant once; a key file that is there already is kept, and no
+second key made. `unit` comes before anything else, or the unit is OPEN; in a currency there is no genesis, --fund is
+what was paid in, --grant the payment's reference, and `paid-out` records that a round of claims was paid.
 """
 
 import argparse
@@ -25,28 +25,29 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from openledger.core.errors import InvalidInput, OpenLedgerError
+from openledger.core.errors import InvalidInput
 from openledger.core.files import write_durably, write_secret
 from openledger.core.money import format_open, parse_open, showing, shown_unit
 from openledger.ledger.stakes import CAUSES
 from openledger.ledger.vesting import standard_plan
-from openledger.platform.job import begin
+from openledger.platform.job import begin, ended
+from openledger.platform.stages import tell
 
 Ask = Callable[..., Any]  # a method of the economy by name, and its arguments
 _FIRST = ("unit", "genesis", "account")  # what an installation may begin with
+_REPEAT = "the same command tells again what was done, and does what wasn't"
+_REPEAT_CLAIMS = "if a round was closed, 'claims --round N' writes it again"
 
 
 def main() -> int:
     arguments = parse_arguments()
-    try:
-        if arguments.action == "genesis" and arguments.dry_run:
-            print(json.dumps(planned(arguments)))
-            return 0
-        print(json.dumps(over_the_actor(arguments)))
-    except OpenLedgerError as error:
-        print(json.dumps({"error": error.to_dict()}), file=sys.stderr)
-        return error.exit_code
-    return 0
+
+    def told() -> None:
+        is_plan = arguments.action == "genesis" and arguments.dry_run
+        found = planned(arguments) if is_plan else over_the_actor(arguments)
+        sys.stdout.write(found if isinstance(found, str) else f"{json.dumps(found)}\n")
+
+    return ended(told, when_interrupted=_REPEAT_CLAIMS if arguments.action == "claims" else _REPEAT)
 
 
 def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
@@ -78,7 +79,7 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     slash.add_argument("--evidence", required=True, help="SHA-256 of what shows the cause, in hex")
     claims = actions.add_parser("claims", help="hand over the withdrawals that wait, as CSV")
     claims.add_argument("--round", type=int, help="an earlier round again, instead of a new one")
-    claims.add_argument("--out", type=Path, help="the CSV; standard error without it")
+    claims.add_argument("--out", type=Path, help="the CSV; standard output without it")
     paid_out = actions.add_parser("paid-out", help="record that a round of claims was paid, in a currency")
     paid_out.add_argument("round", type=int)
     paid_out.add_argument("--reference", required=True, help="of the payment")
@@ -88,8 +89,8 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
-def act(ask: Ask, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Do it, through `ask`; what to tell."""
+def act(ask: Ask, arguments: argparse.Namespace) -> dict[str, Any] | str:
+    """Do it, through `ask`; what to print."""
     if arguments.action == "genesis":
         plan = standard_plan(arguments.investors, arguments.team, arguments.liquidity)
         return dict(ask("found", plan))
@@ -135,16 +136,24 @@ def _available(ask: Ask, account: str) -> dict[str, str]:
     return {_named("available"): format_open(ask("balance", account).available_nano)}
 
 
-def hand_over(ask: Ask, arguments: argparse.Namespace) -> dict[str, Any]:
-    number = arguments.round or ask("close_claims")
-    text = ask("claims_csv", number)
-    if arguments.out is None:
-        sys.stderr.write(text)
-    else:
-        write_durably(arguments.out, text.encode())
-    claims = ask("claims", number)
+def hand_over(ask: Ask, arguments: argparse.Namespace) -> dict[str, Any] | str:
+    """What there is to say of a round, or its CSV where no file takes that."""
+    number = arguments.round or _closed_round(ask)
+    text, claims = ask("claims_csv", number), ask("claims", number)
     total_nano = sum(amount_nano for _, amount_nano in claims)
-    return {"round": number, "claims": len(claims), _named("total"): format_open(total_nano)}
+    told = {"round": number, "claims": len(claims), _named("total"): format_open(total_nano)}
+    if arguments.out is None:
+        tell(json.dumps(told))
+        return str(text)
+    write_durably(arguments.out, text.encode())
+    return told
+
+
+def _closed_round(ask: Ask) -> int:
+    """Told at once: whoever stops the job behind it needs the number."""
+    number = int(ask("close_claims"))
+    tell(f"round {number} is closed")
+    return number
 
 
 def planned(arguments: argparse.Namespace) -> list[dict[str, Any]]:
@@ -160,7 +169,7 @@ def planned(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     ]
 
 
-def over_the_actor(arguments: argparse.Namespace) -> dict[str, Any]:
+def over_the_actor(arguments: argparse.Namespace) -> dict[str, Any] | str:
     workdir = begin(arguments.workdir, makes_workdir=arguments.action in _FIRST)  # before anything imports ray
     import ray
 
@@ -168,6 +177,7 @@ def over_the_actor(arguments: argparse.Namespace) -> dict[str, Any]:
     from openledger.platform.cluster import connected
 
     with connected(workdir):
+        tell("loading ledger and economy ...")
         if arguments.action == "unit":
             unit = choose_unit(ledger_actor(workdir), arguments.unit)
             return {"unit": unit.name, "smallest": unit.smallest}

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from openledger.platform.job import run_job
+from openledger.platform.stages import tell
 from openledger.platform.workdir import Workdir
 
 
@@ -44,6 +45,7 @@ def write(workdir: Workdir, arguments: argparse.Namespace) -> dict[str, object]:
     card, record = load_card(folder), load_run(folder)
     base = find_base_model(arguments.base_model or None)
     with connected(workdir):
+        tell("loading the Datanets ...")
         _, rows = pipeline.published(datanets_actor(workdir), card.datanet, card.datanet_version)
     tokenizer = load_tokenizer(base)
     known = {row.row_id: row for row in rows}

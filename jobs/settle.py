@@ -23,6 +23,7 @@ from openledger.core.errors import InvalidInput, OpenLedgerError
 from openledger.core.money import parse_open
 from openledger.core.values import Settlement
 from openledger.platform.job import begin, ended
+from openledger.platform.stages import tell
 from openledger.platform.workdir import Workdir
 
 if TYPE_CHECKING:  # it imports ray
@@ -81,6 +82,7 @@ def settle(
     from openledger.platform.serving import engine_score
 
     with connected(workdir):
+        tell("loading ledger, economy and engines ...")
         registry = AdapterRegistry(workdir.adapters)
         score = engine_score(registry)  # first: without an engine nothing must be opened or closed
         economy = economy_actor(workdir)

@@ -100,6 +100,7 @@ def train(workdir: Workdir, arguments: argparse.Namespace) -> dict[str, object]:
          f"at most {recipe.max_rows} rows, LoRA rank {recipe.rank}; base {base.name}")  # fmt: skip
     owner = arguments.owner or f"user:{arguments.datanet}-owner"
     with connected(workdir):
+        tell("loading Datanets, ledger and economy ...")
         datanets, ledger, economy = datanets_actor(workdir), RemoteLedger(ledger_actor(workdir)), economy_actor(workdir)
         book = NonceBook(ledger)
         if arguments.commit_nonces:

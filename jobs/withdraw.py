@@ -50,6 +50,7 @@ def withdraw(workdir: Workdir, arguments: argparse.Namespace) -> dict[str, objec
         return {**told, "trainings": 0 if plan.ready else 1}
     base = find_base_model(arguments.base_model or None)
     with connected(workdir):
+        tell("loading the Datanets ...")
         datanets = datanets_actor(workdir)
         version, rows = pipeline.published(datanets, plan.card.datanet, plan.card.datanet_version, plan.trainer)
         ledger, trained = RemoteLedger(ledger_actor(workdir)), set(plan.card.rows_trained)

@@ -115,7 +115,7 @@ def _add_permissions(commands: Any) -> None:
     for parser in (listed, request, approve, revoke):
         _explained(parser, _PERMISSION_HELP).add_argument("datanet", metavar="DATANET")
     request.add_argument("--key", metavar="KEYFILE", help="to contribute with; without it, to train")
-    request.add_argument("--dry-run", action="store_true", help="sign it; send nothing")
+    request.add_argument("--dry-run", action="store_true", help="sign it; send the Datanet's name alone")
     for parser in (approve, revoke):
         parser.add_argument("party", metavar="PARTY", help="a contributor's id to contribute, an account to train")
         parser.add_argument("--to", required=True, choices=("contribute", "train"), dest="action")
@@ -155,7 +155,8 @@ def _add_feedback(commands: Any) -> None:
     for parser in (correct, rate):
         _explained(parser, _FEEDBACK_HELP).add_argument("answer_id", metavar="ANSWER_ID")
         parser.add_argument("--key", required=True, metavar="KEYFILE", help="of whom it is credited to")
-        parser.add_argument("--dry-run", action="store_true", help="sign it; send nothing")
+    rate.add_argument("--dry-run", action="store_true", help="sign it; send nothing")
+    correct.add_argument("--dry-run", action="store_true", help="sign it; send the Datanet's name alone")
     correct.add_argument("datanet", metavar="DATANET", help="of the model that answered")
     correct.add_argument("prompt", metavar="PROMPT", help="what was asked, in the words to be kept")
     correct.add_argument("completion", metavar="COMPLETION", help="what would have been right")

@@ -11,7 +11,7 @@ from typing import Any
 from openledger.cli import output
 from openledger.cli.keys import own_key
 from openledger.cli.remote import connect
-from openledger.core.errors import InsufficientFunds, InvalidInput
+from openledger.core.errors import InsufficientFunds, InvalidInput, NotFound
 from openledger.core.files import write_durably
 from openledger.core.money import format_money, parse_open
 
@@ -133,21 +133,35 @@ def withdraw(options: Namespace) -> None:
     if options.dry_run:
         with connect(options) as client:
             found = client.balance(own_key(options))
-        available_nano = found["available_nano"]
-        if amount_nano > available_nano:
-            raise InsufficientFunds(
-                f"{found['account']} has {format_money(available_nano)}, and not {format_money(amount_nano)}",
-                code="insufficient_funds",
-                param="amount",
-                fix="take out less; 'openledger payouts' lists what came in",
-            )
-        told = {"amount_nano": amount_nano, "address": options.to, "available_nano": available_nano, "sent": False}
-        output.print_pairs(told, as_json=options.json)
+        _check_covered(found, amount_nano, options)
+        told = {"amount_nano": amount_nano, "address": options.to, "available_nano": found["available_nano"]}
+        output.print_pairs({**told, "sent": False}, as_json=options.json)
         return
     with connect(options) as client:
         given = {"key": own_key(options), "idempotency_key": options.idempotency_key}
         told = client.withdraw(amount_nano, options.to, **given)
     output.print_pairs(told, as_json=options.json)
+
+
+def _check_covered(found: Mapping[str, Any], amount_nano: int, options: Namespace) -> None:
+    """Raises as the server would of a withdrawal that it doesn't know yet."""
+    available_nano = found["available_nano"]
+    if not found.get("is_open", True):
+        raise NotFound(
+            f"there is no account {found['account']}",
+            code="account_not_found",
+            param="account",
+            fix="nothing has been paid to it yet: it opens with its first payment",
+        )
+    if amount_nano > available_nano and not options.idempotency_key:
+        raise InsufficientFunds(
+            f"{found['account']} has {format_money(available_nano)}, and not {format_money(amount_nano)}",
+            code="insufficient_funds",
+            param="amount",
+            fix="take out less; 'openledger payouts' lists what came in",
+        )
+    if amount_nano > available_nano:  # the server answers again what it knows by its key, whatever is left
+        output.print_note("there is less than that: only a withdrawal that was made with this key before comes back")
 
 
 def payouts_csv(options: Namespace) -> None:

@@ -180,7 +180,7 @@ def _add_removals(commands: Any) -> None:
     withdraw = remote_command(commands, "withdraw", withdrawing.withdraw, "take back rows that you contributed")
     withdraw.add_argument("--key", required=True, metavar="KEYFILE", help="the key that contributed them")
     withdraw.add_argument("--nonce", default="0", help="another one makes another withdrawal of the same rows")
-    withdraw.add_argument("--dry-run", action="store_true", help="sign it and send nothing")
+    withdraw.add_argument("--dry-run", action="store_true", help="sign it; send the Datanet's name alone")
     remove = remote_command(commands, "remove", withdrawing.remove, "remove rows from a Datanet that you own")
     remove.add_argument("--reason", required=True, metavar="WORD", help="such as court_order; it stands in the log")
     for parser in (withdraw, remove):

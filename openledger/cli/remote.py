@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from openledger.cli import output
 from openledger.cli.keys import own_key
-from openledger.core.errors import InvalidInput, Unavailable
+from openledger.core.errors import InvalidInput, OpenLedgerError
 from openledger.core.files import write_durably
 from openledger.core.money import format_money, format_open, shown_unit
 from openledger.core.values import SamplingParameters
@@ -28,16 +28,19 @@ def connect(options: Namespace) -> "OpenLedger":
 
 
 def find_datanet(options: Namespace) -> dict[str, Any] | None:
-    """The Datanet that a dry run names, which sends nothing more than the name. None where no server answers, which is
-    told. Raises NotFound (`unknown_datanet`), as what would be sent does."""
+    """The Datanet that a dry run names, which sends that name and no key. None where nobody can say, which is told: a
+    dry run needs no server, and anything may listen at the URL. Raises NotFound (`unknown_datanet`), as what would be
+    sent does, and InvalidInput (`invalid_url`)."""
     from openledger.client import OpenLedger
 
-    try:
-        with OpenLedger(options.url, options.api_key, timeout_s=_DRY_RUN_TIMEOUT_S) as client:
+    with OpenLedger(options.url, timeout_s=_DRY_RUN_TIMEOUT_S) as client:
+        try:
             return client.datanet(options.datanet)
-    except Unavailable as error:
-        output.print_note(f"not checked whether there is a Datanet {options.datanet!r}: {error.message}")
-        return None
+        except OpenLedgerError as error:
+            if error.code == "unknown_datanet":
+                raise
+            output.print_note(f"not checked whether there is a Datanet {options.datanet!r}: {error.message}")
+            return None
 
 
 def models(options: Namespace) -> None:

@@ -265,8 +265,9 @@ def build_banks(run: Demonstration, stage: Stage) -> None:
     for job in chosen:
         stage.tell(f"{job.name}: {run.settings.bank_coalitions} coalitions")
         trained += pipeline.build_bank(job, run.settings.bank_coalitions, on_member=partial(_tell_member, stage, job))
-    names = ", ".join(job.name for job in chosen) or "no adapter"
-    stage.detail = f"{run.settings.bank_coalitions} coalitions for {names}, {trained} trained now"
+    names = ", ".join(job.name for job in chosen)
+    told = f"{run.settings.bank_coalitions} coalitions for {names}, {trained} trained now"
+    stage.detail = told if chosen else "no bank"
 
 
 def _tell_member(stage: Stage, job: TrainingJob, member: Member) -> None:

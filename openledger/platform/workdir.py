@@ -17,7 +17,7 @@ from pathlib import Path
 
 from openledger.core.errors import InvalidInput, NotFound
 
-_HOLDS = ("adapters", "datanets", "ledger")  # at least one of them, once anything is kept
+_KEPT = ("adapters/registry.db", "datanets/registry.sqlite", "ledger/ledger.db")  # one of them, once anything is kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +91,13 @@ class Workdir:
 
 def named_workdir(path: Path) -> Path:
     """`path` as a working folder's root; nothing is made. Raises InvalidInput (`invalid_workdir`) as `Workdir` does."""
-    root = path.expanduser().resolve()
     try:
+        root = path.expanduser().resolve()
         standing = next(above for above in (root, *root.parents) if above.exists())
+    except RuntimeError as error:  # ~NAME of nobody here, or a circle of links
+        raise _invalid(path, OSError(errno.ENOENT, str(error))) from error
     except OSError as error:
-        raise _invalid(root, error) from error
+        raise _invalid(path, error) from error
     if not standing.is_dir():
         raise _invalid(root, _because(errno.EEXIST if standing == root else errno.ENOTDIR))
     if not os.access(standing, os.W_OK | os.X_OK):
@@ -104,15 +106,21 @@ def named_workdir(path: Path) -> Path:
 
 
 def is_workdir(root: Path) -> bool:
-    """Whether an installation has kept something there."""
-    return any((root / part).is_dir() for part in _HOLDS)
+    """Whether an installation has kept something there. Its files say so: other folders, such as this package, have
+    parts of the same names."""
+    return any((root / part).is_file() for part in _KEPT)
+
+
+def is_begun(root: Path) -> bool:
+    """Whether a job has worked there, also one that keeps nothing: each has the folder for its keys."""
+    return (root / "keys").is_dir() or is_workdir(root)
 
 
 def found_workdir(path: Path) -> Workdir:
     """One that is there already. Raises NotFound (`workdir_not_found`), and as `named_workdir`."""
     root = named_workdir(path)
     if not is_workdir(root):
-        reason = f"the folder has none of {', '.join(_HOLDS)}" if root.exists() else "there is no such folder"
+        reason = f"the folder has none of {', '.join(_KEPT)}" if root.exists() else "there is no such folder"
         raise NotFound(
             f"{root} is no working folder: {reason}",
             code="workdir_not_found",

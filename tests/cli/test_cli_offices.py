@@ -12,7 +12,7 @@ from served_app import served
 from openledger.api import create_app
 from openledger.cli.main import main
 from openledger.core.clock import ManualClock
-from openledger.core.errors import InsufficientFunds, Unavailable
+from openledger.core.errors import InsufficientFunds, NotFound, Unavailable
 from openledger.core.money import NANO_PER_OPEN, Unit
 from openledger.core.signing import SigningKey, contributor_id
 
@@ -103,6 +103,38 @@ def test_a_payout_is_explained_exported_and_withdrawn(town: Town, capsys: pytest
     run(capsys, "payout", "withdraw", "3", "--to", ADDRESS)
     town.economy.close_claims()
     assert town.economy.claims(1) == [(ADDRESS, 3 * OPEN)]
+
+
+def test_a_withdrawal_of_whom_nobody_has_paid_ends_alike_in_a_dry_run(
+    town: Town, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    async def balance(_: MemoryService, account: str) -> dict[str, object]:
+        with pytest.raises(NotFound):
+            town.economy.balance(account)
+        return {"account": account, "available_nano": 0, "held_nano": 0, "is_open": False}
+
+    monkeypatch.setattr(MemoryService, "balance", balance)
+    SigningKey.load_or_create(tmp_path / "my.key")
+    told = []
+    for more in (["--dry-run"], ["--dry-run", "--idempotency-key", "once"], []):
+        words = ["payout", "withdraw", "2", "--to", ADDRESS, "--json", "--key", str(tmp_path / "my.key")]
+        assert main([*words, *more]) == NotFound.exit_code
+        told.append(json.loads(capsys.readouterr().err)["error"])
+    assert [(one["code"], one["message"], one["param"]) for one in told] == [
+        ("account_not_found", told[0]["message"], "account")
+    ] * 3
+
+
+def test_a_dry_run_with_a_key_may_be_of_a_withdrawal_that_was_made(town: Town, capsys: pytest.CaptureFixture[str]):
+    available = town.available() // OPEN
+    words = ["payout", "withdraw", str(available), "--to", ADDRESS, "--idempotency-key", "once"]
+    run(capsys, *words)
+    assert main([*words, "--dry-run", "--json"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["sent"] is False
+    assert "only a withdrawal that was made with this key before" in printed.err
+    run(capsys, *words)
+    assert town.available() < OPEN
 
 
 def test_what_each_row_did_is_a_table(town: Town, capsys: pytest.CaptureFixture[str]):

@@ -109,6 +109,45 @@ def test_a_dry_run_finds_a_datanet_that_is_not_there(
     assert json.loads(capsys.readouterr().err)["error"]["code"] == "unknown_datanet"
 
 
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [(404, b"<html>"), (403, b"<html>"), (429, b"{}"), (200, b"<html>"), (200, b"[]"),
+     (401, b'{"error": {"type": "unauthenticated", "code": "invalid_api_key", "message": "who are you?"}}')],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["permissions", "request", "docs"],
+        ["withdraw", "docs", "row_a"],
+        ["feedback", "correct", "ans_1", "docs", "Q", "A"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_dry_run_works_whatever_listens_there_and_shows_it_no_key(
+    key: str, words: list[str], status: int, body: bytes, capsys: pytest.CaptureFixture[str]
+):
+    asked = []
+
+    async def stranger(scope: Any, receive: Any, send: Any) -> None:
+        asked.append((scope["method"], scope["path"], dict(scope["headers"]).get(b"authorization")))
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        await send({"type": "http.response.body", "body": body})
+
+    with served(stranger) as url:
+        capsys.readouterr()
+        assert main([*words, "--key", key, "--dry-run", "--json", "--url", url, "--api-key", "olk_secret"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["sent"] is False
+    assert "not checked whether there is a Datanet 'docs': " in printed.err
+    assert asked == [("GET", "/v1/datanets/docs", None)]
+
+
+def test_a_url_that_is_none_ends_a_dry_run_too(key: str, capsys: pytest.CaptureFixture[str]):
+    capsys.readouterr()
+    assert main(["withdraw", "docs", "row_a", "--key", key, "--dry-run", "--json", "--url", "nowhere"]) == 2
+    assert json.loads(capsys.readouterr().err)["error"]["code"] == "invalid_url"
+
+
 def test_permissions_from_request_to_revocation(url: str, house: House, key: str, capsys: pytest.CaptureFixture[str]):
     own = ["--url", url, "--api-key", "olk_user:owner"]
     dry = told(capsys, "permissions", "request", "docs", "--key", key, "--dry-run", "--url", "http://127.0.0.1:9")

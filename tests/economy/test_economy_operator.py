@@ -1,5 +1,7 @@
 """The operator's job, over a real economy: what it does, what it tells, and that it may be repeated."""
 
+import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +9,7 @@ import pytest
 from documented_commands import ROOT, documented
 from economy_values import Town
 
+from jobs import operate as job
 from jobs.operate import act, parse_arguments, planned
 from openledger.core.clock import ManualClock
 from openledger.core.errors import Conflict, InvalidInput, NotFound
@@ -20,8 +23,17 @@ ADDRESS = "0x" + "ab" * 20
 
 
 def operate(town: Town, *words: str) -> dict[str, Any]:
-    arguments = parse_arguments(["--workdir", str(town.folder), *words])
-    return act(lambda method, *given: getattr(town.economy, method)(*given), arguments)
+    told = act(ask_of(town), parse_arguments(["--workdir", str(town.folder), *words]))
+    assert isinstance(told, dict)
+    return told
+
+
+def ask_of(town: Town) -> job.Ask:
+    return lambda method, *given: getattr(town.economy, method)(*given)
+
+
+def on_the_command_line(town: Town, monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["operate.py", "--workdir", str(town.folder), *words])
 
 
 def test_genesis_is_planned_before_it_is_done(town: Town):
@@ -53,6 +65,43 @@ def test_withdrawals_are_handed_over_as_a_file_that_can_be_written_again(town: T
     assert told == {"round": 1, "claims": 1, "total_open": "9"}
     assert operate(town, "claims", "--round", "1", "--out", str(files[1])) == told
     assert files[0].read_text() == files[1].read_text() == f"address,amount_nano,paid_by\n{ADDRESS},{9 * OPEN},chain\n"
+
+
+def test_without_a_file_the_withdrawals_alone_are_on_standard_output(
+    town: Town, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    town.economy.grant("user:bob", 9 * OPEN, "bob")
+    town.economy.withdraw("user:bob", 9 * OPEN, ADDRESS, "w1")
+    for more in ([], ["--round", "1"]):
+        on_the_command_line(town, monkeypatch, "claims", *more)
+        monkeypatch.setattr(job, "over_the_actor", lambda given: act(ask_of(town), given))
+        assert job.main() == 0
+        printed = capsys.readouterr()
+        assert printed.out == f"address,amount_nano,paid_by\r\n{ADDRESS},{9 * OPEN},chain\r\n"
+        told = printed.err.splitlines()
+        assert json.loads(told[-1]) == {"round": 1, "claims": 1, "total_open": "9"}
+        assert told[:-1] == ([] if more else ["round 1 is closed"])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["claims"], "'claims --round N' writes it again"),
+        (["unit", "EUR"], "the same command tells again"),
+    ],
+    ids=["claims", "unit"],
+)
+def test_whoever_stops_it_is_told_how_to_go_on(
+    town: Town, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+):
+    def interrupted(_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    on_the_command_line(town, monkeypatch, *words)
+    monkeypatch.setattr(job, "over_the_actor", interrupted)
+    assert job.main() == 130
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err.startswith("interrupted: "), said in printed.err) == ("", True, True)
 
 
 def test_a_cap_is_set_for_a_key(town: Town):

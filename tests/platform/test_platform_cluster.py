@@ -14,10 +14,10 @@ from tiny_model import tiny_rows
 
 from openledger.core.errors import Conflict, InvalidInput, Unavailable
 from openledger.core.values import RowDraft
-from openledger.platform import quickstart
+from openledger.platform import pipeline, quickstart
 from openledger.platform.cluster import check_port, free_port, only_one
 from openledger.platform.environment import prepare_environment
-from openledger.platform.quickstart import QuickstartSettings, _ask_one, describe_plan, held_in_drafts
+from openledger.platform.quickstart import QuickstartSettings, _ask_one, build_banks, describe_plan, held_in_drafts
 from openledger.platform.report_file import changing
 from openledger.platform.workdir import Workdir
 
@@ -92,6 +92,17 @@ def test_held_in_questions_do_not_depend_on_who_contributed():
     renamed = [replace(row, contributor_id=f"another_{number}") for number, row in enumerate(rows)]
     assert held_in_drafts(rows, 6) == held_in_drafts(renamed[::-1], 6)
     assert len(set(held_in_drafts(rows, 6))) == 6
+
+
+@pytest.mark.parametrize(
+    ("wanted", "detail"), [((), "no bank"), (("py",), "8 coalitions for py, 3 trained now")], ids=["none", "one"]
+)
+def test_coalitions_are_told_of_where_a_bank_is_asked_for(monkeypatch, wanted, detail):
+    monkeypatch.setattr(pipeline, "build_bank", lambda *_, **__: 3)
+    settings = SimpleNamespace(bank_datanets=wanted, bank_coalitions=8)
+    stage = SimpleNamespace(tell=lambda _: None, detail="")
+    build_banks(SimpleNamespace(jobs=[SimpleNamespace(name="py")], settings=settings), stage)
+    assert stage.detail == detail
 
 
 def test_an_answer_to_a_rows_own_question_names_the_row_and_another_names_none():

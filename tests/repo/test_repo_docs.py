@@ -1,5 +1,6 @@
 """The documents: links lead somewhere, commands exist, code compiles, every error and package is told."""
 
+import ast
 import inspect
 import re
 import subprocess
@@ -101,6 +102,20 @@ def test_the_structure_names_every_package() -> None:
     packages = {path.parent.name for path in (ROOT / "openledger").glob("*/__init__.py")}
     text = (ROOT / "docs" / "structure.md").read_text()
     assert {package for package in packages if f"`{package}/`" not in text} == set()
+
+
+def connections(path: Path) -> list[ast.With]:
+    return [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.With)
+            and ast.unparse(node.items[0].context_expr).startswith("connected(")]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in sorted((ROOT / "jobs").glob("*.py")) if connections(path)], ids=lambda path: path.name
+)
+def test_a_job_says_what_is_loaded_once_it_is_connected(path: Path) -> None:
+    """Actors import for seconds, in which nothing else is told."""
+    for block in connections(path):
+        assert ast.unparse(block.body[0]).startswith("tell('loading ")
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "jobs").glob("*.py")), ids=lambda path: path.name)
