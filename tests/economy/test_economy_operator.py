@@ -67,6 +67,15 @@ def test_withdrawals_are_handed_over_as_a_file_that_can_be_written_again(town: T
     assert files[0].read_text() == files[1].read_text() == f"address,amount_nano,paid_by\n{ADDRESS},{9 * OPEN},chain\n"
 
 
+@pytest.mark.parametrize("out", ["", "nowhere/claims.csv"], ids=["a folder", "in no folder"])
+def test_a_file_that_cannot_be_closes_no_round(town: Town, tmp_path: Path, out: str):
+    town.economy.grant("user:bob", 9 * OPEN, "bob")
+    town.economy.withdraw("user:bob", 9 * OPEN, ADDRESS, "w1")
+    with pytest.raises(InvalidInput, match="can't be written"):
+        operate(town, "claims", "--out", str(tmp_path / out))
+    assert operate(town, "claims", "--out", str(tmp_path / "claims.csv"))["round"] == 1
+
+
 def test_without_a_file_the_withdrawals_alone_are_on_standard_output(
     town: Town, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
