@@ -220,6 +220,30 @@ class TestAnIndexOfBefore:
         assert pipeline.build_indexes(nobody, [job], [()], world.indexes) == [len(entries)]
 
 
+def test_of_a_derived_adapter_every_generations_list_is_completed(world, market):
+    """Each states its own likeness, and all are by the settlement's one rule of shares."""
+    rows = rows_of("ctr_2")
+    order = [row.row_id for row in rows]
+    job, _ = world.train("latin", rows, parent="greek", credit=order)
+    folders = [pipeline.index_folder(world.indexes, world.registry.get(name).digest) for name in ("greek", "latin")]
+    whole = [load_repeats(folder) for folder in folders]
+    for folder, known in zip(folders, whole, strict=True):
+        save_repeats(folder, replace(known, anybodys=None))
+    pool = market.sell(world.registry.get("latin").terms, rows[::4])
+    given = {job.name: (rows, order), "greek": (with_copies(), ORDER)}
+    found = pipeline.attribute(
+        pool, lambda _: world.host, world.score, world.registry, world.indexes,
+        rows_of=lambda card: given[card.datanet],
+    )  # fmt: skip
+    assert [load_repeats(folder) for folder in folders] == whole
+    statement = statement_of(market, pipeline.settle(Remote(market.economy), found))
+    quality = statement["parts"]["use"]["quality"]
+    assert {quality[name].split()[0] for name in ("0.likeness", "1.likeness")} == {"likeness/3"}
+    assert {row[0] for row in statement["repeated_rows"]} == {
+        each.row_id for known in whole for each in known.listed(statement["rule"])[1]
+    }
+
+
 def test_a_settlement_by_another_list_than_its_rule_has_is_found_whatever_it_says(trained, world, tmp_path):
     """The operator puts one row more into the list by likeness/2, and states likeness/3."""
     fourth = Market(tmp_path, trained.base, Parameters(shares_rule="shares/4"))
