@@ -45,6 +45,7 @@ from benchmarks.clusters import restated
 from benchmarks.digits_task import Digit
 from benchmarks.redteam_pay import (
     NAIVE,
+    PARAMETERS,
     Array,
     Figure,
     Pay,
@@ -880,8 +881,9 @@ def _kept(folder: Path, world: World, name: str, attack: Attack) -> Record:
 
 
 def _record_file(folder: Path, world: World, name: str) -> Path:
-    file = "".join(letter if letter.isalnum() else "-" for letter in name)
-    return folder / "records" / f"{world.kit.name}-{file}-{world.seed}.json"
+    """With the rule and z that it is paid by: what another one paid is no result of this one."""
+    file, rule = ("".join(letter if letter.isalnum() else "-" for letter in text) for text in (name, RULE))
+    return folder / "records" / f"{world.kit.name}-{file}-{world.seed}-{rule}-z{PARAMETERS.z_milli}.json"
 
 
 def table(title: str, results: Mapping[str, Any]) -> str:

@@ -537,8 +537,8 @@ def index_of(world: Any, rows: Sequence[Any], bought: Sequence[Any] = ()) -> Ind
         (world.sold, bought, world.held_out),
         world.constants,
     )
-    repeats = repeats_of(world.kit, world.folder, trained, world.constants.initial, credit)
-    return replace(found, repeats=repeats.listed(of_others=True)[1])
+    repeats = repeats_of(world.kit, world.folder, trained, world.constants, credit)
+    return replace(found, repeats=repeats.listed()[1])
 
 
 def _index_payers(world: Any, rows: Sequence[Any]) -> dict[str, Pay]:

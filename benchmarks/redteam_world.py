@@ -150,22 +150,25 @@ def observe(
     """Train on `rows` (all), sell answers to `sold`, and measure; `extra` are sold answers taken as they are. `credit`
     is each row's place in the order of contribution."""
     found = _trained(kit, folder, rows, sold, held_out, constants, num_coalitions, extra)
-    return replace(found, repeats=repeats_of(kit, folder, rows, constants.initial, credit)) if num_coalitions else found
+    return replace(found, repeats=repeats_of(kit, folder, rows, constants, credit)) if num_coalitions else found
 
 
-def repeats_of(kit: Any, folder: Path, rows: Sequence[Any], initial: str, credit: Mapping[str, int]) -> Repeats:
-    rule = [likeness.RULE, likeness.LEAST_MILLI, likeness_3.LEAST_MILLI, likeness_3.FEW, likeness_3.DOUBLING_MILLI]
-    key = digest_json(
-        [kit.identity, [repr(row) for row in rows], initial, sorted(credit, key=credit.__getitem__), rule]
-    )
+def repeats_of(kit: Any, folder: Path, rows: Sequence[Any], constants: Constants, credit: Mapping[str, int]) -> Repeats:
+    given = [kit.identity, [repr(row) for row in rows], constants.initial, constants.order]
+    key = digest_json([*given, sorted(credit, key=credit.__getitem__), _constants_of(likeness_3)])
     path = folder / "repeats" / f"{kit.name}-{key[:24]}.json"
     if not path.exists():
-        module = kit.module(kit.start(initial))
-        found = likeness.find_repeats(module, kit.encode(rows), kit.task, credit=credit)
+        module = kit.module(kit.start(constants.initial))
+        found = likeness.find_repeats(module, kit.encode(rows), kit.task, credit=credit, salt=constants.order)
         write_json_durably(path, asdict(found))
     kept = json.loads(path.read_text())
     lists = {name: tuple(Repeat(**values) for values in kept[name]) for name in ("own", "anybodys_2", "anybodys")}
     return Repeats(**lists)
+
+
+def _constants_of(rule: Any) -> dict[str, Any]:
+    """All that a rule of likeness is published with."""
+    return {name: value for name, value in sorted(vars(rule).items()) if name.isupper()}
 
 
 def _trained(

@@ -84,8 +84,9 @@ def counted(world: World, seed: int) -> dict[str, list[float]]:
     """For each rule, how many honest rows go unpaid, the part of his rows of whoever loses most, and the part of the
     accounts' rows that goes unpaid."""
     rows = world.rows(seed)
-    module = digits_task.make_module(f"repeats-{seed}")
-    found = find_repeats(module, rows, digits_task.TASK, credit={row.row_id: n for n, row in enumerate(rows)})
+    constant = f"repeats-{seed}"
+    credit = {row.row_id: n for n, row in enumerate(rows)}
+    found = find_repeats(digits_task.make_module(constant), rows, digits_task.TASK, credit=credit, salt=constant)
     whose = {row.row_id: row.contributor_id for row in rows}
     sizes = Counter(whose.values())
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from openledger.core.errors import InvalidInput, OpenLedgerError
 from openledger.core.money import parse_open
-from openledger.core.values import Settlement
+from openledger.core.values import Row, Settlement
 from openledger.platform.job import begin, ended
 from openledger.platform.stages import tell
 from openledger.platform.workdir import Workdir
@@ -73,10 +73,13 @@ def settle(
     import ray
 
     from openledger.adapters.base_model import find_base_model
+    from openledger.adapters.card import AdapterCard
     from openledger.adapters.registry import AdapterRegistry
+    from openledger.economy.actor import RemoteLedger
     from openledger.platform import pipeline
-    from openledger.platform.actors import datanets_actor, economy_actor
+    from openledger.platform.actors import datanets_actor, economy_actor, ledger_actor
     from openledger.platform.cluster import connected
+    from openledger.platform.credit import rows_and_credit
     from openledger.platform.hosts import IndexHosts
     from openledger.platform.replaying import Replays, forget_orphans
     from openledger.platform.serving import engine_score
@@ -99,8 +102,14 @@ def settle(
             )
         ray.get(economy.open_period.remote())
         forget_orphans(workdir.rows, ray.get(economy.pools.remote()))
+
+        def rows_of(card: AdapterCard) -> tuple[Sequence[Row], Sequence[str]]:
+            return rows_and_credit(datanets_actor(workdir), RemoteLedger(ledger_actor(workdir)), card)
+
         try:
-            return report(pipeline.settle_waiting(economy, hosts.of, score, registry, workdir.indexes, replays))
+            return report(
+                pipeline.settle_waiting(economy, hosts.of, score, registry, workdir.indexes, replays, rows_of)
+            )
         finally:
             hosts.end()
 

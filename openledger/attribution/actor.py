@@ -20,7 +20,7 @@ from openledger.adapters.base_model import BaseModel, load_tokenizer
 from openledger.attribution.bank_folder import KeptBank, bank_outcomes
 from openledger.attribution.index import GradientIndex, IndexEntry, build_index
 from openledger.attribution.index_folder import is_finished, read_index
-from openledger.attribution.likeness import build_repeats, load_repeats
+from openledger.attribution.likeness import build_repeats, lacks_repeats
 from openledger.attribution.merges import Factors, Merge, merge_gains
 from openledger.attribution.replay import Replay, replay_run
 from openledger.attribution.shards import Batcher, Top, merge_tops
@@ -55,14 +55,15 @@ class IndexHost:
         run: str = "",
     ) -> int:
         """Build the adapter's index at `folder` (or find it there); the number of rows in it. With `run`, the folder of
-        the recorded run that made it, the rows that repeat others are found too (`likeness`)."""
+        the recorded run that made it, the rows that repeat others are found too, and lists of before are completed
+        (`likeness`); `trained` are the run's rows that are left."""
         place = Path(folder)
-        lacks_repeats = bool(run) and load_repeats(place) is None
-        if is_finished(place) and not lacks_repeats:
+        lacks = bool(run) and lacks_repeats(place, Path(run))
+        if is_finished(place) and not lacks:
             return len(self._open(folder, adapter_digest).entries)
         encoded, spare = ([encode_row(self._tokenizer, row) for row in rows] for rows in (trained, decoys))
         check_lengths([*encoded, *spare], self._base)
-        if lacks_repeats:
+        if lacks:
             build_repeats(self._base, Path(run), encoded, place, device=self._device)
         if is_finished(place):
             return len(self._open(folder, adapter_digest).entries)

@@ -14,7 +14,7 @@ from typing import Any
 from openledger.attribution.bank import Bank, BankPlan
 from openledger.attribution.index import GradientIndex
 from openledger.attribution.index_folder import View
-from openledger.attribution.likeness import Repeat
+from openledger.attribution.likeness import Repeat, with_pairs_of
 from openledger.attribution.period import Measurement, fit_outcomes
 from openledger.core.errors import InvalidInput
 from openledger.core.scoring import Scorer, gains
@@ -68,7 +68,7 @@ def recompute(
     the base; `least_error_scale` is what the adapter's audit says, as in the first scorer's `quality`; so is `num_gone`
     (`gone_rows`), the rows of the adapter's card that its index lacks. `repeats` are those that `likeness.find_repeats`
     finds among the rows where the run began, or that `likeness.load_repeats` reads beside the index: the list of either
-    by the rule that the settlement's quality states (`Repeats.stated`). Where rows were taken back since, what is found
+    that the settlement's rule of shares goes by (`Repeats.listed`). Where rows were taken back since, what is found
     among the others is to be completed by `with_gone`.
 
     Of a derived adapter each generation is recomputed on the answers that `answered_by` (a digest) gave, against what
@@ -117,10 +117,7 @@ def with_gone(found: Sequence[Repeat], stated: Sequence[Sequence[Any]], gone: Co
     list is of what was trained on, and for as long as that adapter is served. A pair of two rows that are there counts
     only where it is found.
     """
-    taken = {row_id: (row_id, *told) for row_id, *told in stated if {row_id, told[0]} & set(gone)}
-    own = {repeat.row_id: repeat for repeat in found}
-    unseen = [taken[row_id] for row_id in sorted(taken.keys() - own.keys())]
-    return (*found, *(_stated(*row) for row in unseen))
+    return with_pairs_of(found, (_stated(*row) for row in stated), gone)
 
 
 def _stated(row_id: str, earlier: str, *told: Any) -> Repeat:

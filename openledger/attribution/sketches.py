@@ -3,9 +3,10 @@
     a_i = Lambda^-1/2 Q^T g_i              g_i: gradient of row i's loss where the run begins, in EK-FAC's basis there
     likeness of i and j = cos(a_i, a_j)
 
-Gradients are compared by a count sketch of SKETCH numbers (Charikar et al., 2002), whose cosines err by about 0.015: so
-likeness takes 8 kB a row. At LoRA's start B is zero, and so are A's gradients: they, and what EK-FAC would make of
-them, aren't computed. Every rule of likeness compares such sketches; on which rows its basis is fitted, it says itself.
+Gradients are compared by a count sketch of SKETCH numbers (Charikar et al., 2002), whose cosines err by about 0.015. A
+sketch is 8 kB, and a row of a run that knows the order of credit has two, one in each basis. At LoRA's start B is zero,
+and so are A's gradients: they, and what EK-FAC would make of them, aren't computed. Every rule of likeness compares
+such sketches; on which rows its basis is fitted, it says itself.
 
 Shapes: R rows, B rows of a batch, P numbers of a site, K the sketch.
 """
@@ -31,18 +32,24 @@ Sketches = npt.NDArray[np.float16]
 
 def sketches(module: Any, examples: Sequence[Trainable], task: Task = LANGUAGE) -> Sketches:
     """a of the module's formula for each example, sketched and of length one, in the first rules' basis: [R, K]."""
-    return sketches_by(module, examples, (FIT_ROWS,), task)[0]
+    return sketches_by(module, examples, (fit_places(len(examples)),), task)[0]
+
+
+def fit_places(num_rows: int) -> Sequence[int]:
+    """Which of so many rows the first rules' basis is fitted on."""
+    return range(0, num_rows, max(1, -(-num_rows // FIT_ROWS)))
 
 
 def sketches_by(
-    module: Any, examples: Sequence[Trainable], fit_rows: Sequence[int], task: Task = LANGUAGE
+    module: Any, examples: Sequence[Trainable], fitted: Sequence[Sequence[int]], task: Task = LANGUAGE
 ) -> list[Sketches]:
-    """Those in the basis that is fitted on each number of the examples, all by the same gradients."""
-    numbers = [min(number, len(examples)) for number in fit_rows]
+    """Those in each basis, all by the same gradients; `fitted` are the places of the examples that it is fitted on."""
+    chosen, bases = [tuple(places) for places in fitted], dict[tuple[int, ...], Basis]()
     with _without_idle(module):
-        bases = {number: fit(module, examples, task=task, fit_rows=number) for number in dict.fromkeys(numbers)}
+        for places in dict.fromkeys(chosen):
+            bases[places] = fit(module, [examples[place] for place in places], task=task, fit_rows=max(1, len(places)))
         found = dict(zip(bases, _sketches(list(bases.values()), module, examples, task), strict=True))
-    return [found[number] for number in numbers]
+    return [found[places] for places in chosen]
 
 
 def _sketches(bases: Sequence[Basis], module: Any, examples: Sequence[Trainable], task: Task) -> list[Sketches]:

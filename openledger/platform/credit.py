@@ -12,6 +12,7 @@ from typing import Any
 
 import ray
 
+from openledger.adapters.card import AdapterCard
 from openledger.core.errors import InvalidInput, NotFound
 from openledger.core.sealing import FORMAT as SEAL
 from openledger.core.sealing import SealReceipt, seal_digest
@@ -21,7 +22,7 @@ from openledger.datanets.versions import LoggedOpening, misplaced, other_credit,
 from openledger.economy.port import LedgerPort, newest_first
 from openledger.ledger.seals import SEALS_ACCOUNT
 from openledger.ledger.statements import Statement, format_of
-from openledger.platform.pipeline import find_credit
+from openledger.platform.pipeline import find_credit, published
 
 Own = tuple[str, str]  # a contributor and his digest
 _PAGE = 256  # batches that one call reads
@@ -44,6 +45,14 @@ def checked_credit(datanets: Any, version: DatanetVersion, rows: Iterable[Row], 
         for found in misplaced(order, rows, sealed):
             raise other_credit(found)
     return order
+
+
+def rows_and_credit(datanets: Any, ledger: LedgerPort, card: AdapterCard) -> tuple[list[Row], list[str]]:
+    """Of the version that an adapter was trained on the rows that are left, and the order as of `checked_credit`: what
+    its list of repeated rows is made of. Raises as that and `published`."""
+    version, rows = published(datanets, card.datanet, card.datanet_version)
+    trained = set(card.rows_trained)
+    return rows, checked_credit(datanets, version, [row for row in rows if row.row_id in trained], ledger)
 
 
 def credit_to_train(

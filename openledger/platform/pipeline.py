@@ -19,7 +19,7 @@ from openledger.adapters.lineage import merge_lora
 from openledger.adapters.registry import AdapterRegistry, RegisteredAdapter
 from openledger.attribution.index import GradientIndex
 from openledger.attribution.index_folder import is_finished
-from openledger.attribution.likeness import load_repeats
+from openledger.attribution.likeness import lacks_repeats
 from openledger.attribution.parts import mean_improvement, summed
 from openledger.attribution.period import Measurement
 from openledger.attribution.trainer import train_bank_of
@@ -44,6 +44,7 @@ from openledger.factory.selection import choose_rows
 from openledger.ledger.nonces import commitment
 from openledger.ledger.proofs import encode_proof
 from openledger.platform.bulk import version_rows
+from openledger.platform.completing import RowsOf, complete_lists
 from openledger.platform.generations import Ancestry, find_ancestry, measure
 from openledger.platform.generations import index_folder as index_folder
 from openledger.platform.generations import index_views as index_views
@@ -264,7 +265,7 @@ def build_indexes(
     for job, own_decoys in zip(jobs, decoys, strict=True):
         card = load_card(Path(job.output))
         folder = index_folder(indexes, card.digest)
-        if (count := _built_rows(folder, card)) is None:
+        if (count := _built_rows(folder, card, Path(job.output))) is None:
             check_places(load_run(Path(job.output)), job.credit, job.credit_root)
             views = index_views(job.output, most_views)
             count = build(views, card.digest, job.rows, list(own_decoys), str(folder), job.output)
@@ -272,9 +273,9 @@ def build_indexes(
     return [count if isinstance(count, int) else ray.get(count) for count in counts]
 
 
-def _built_rows(folder: Path, card: AdapterCard) -> int | None:
+def _built_rows(folder: Path, card: AdapterCard, run: Path) -> int | None:
     """The rows in an index that lacks nothing; None for any other. Raises as `GradientIndex.open`."""
-    if not is_finished(folder) or load_repeats(folder) is None:
+    if not is_finished(folder) or lacks_repeats(folder, run):
         return None
     return len(GradientIndex.open(folder, card.digest, base_digest=card.base_digest).entries)
 
@@ -396,20 +397,23 @@ def attribute(
     registry: AdapterRegistry,
     indexes: Path,
     withdrawn: Collection[str] = (),
+    rows_of: RowsOf | None = None,
 ) -> PeriodAttribution:
     """Measure what the pool's answers owe to each row and contributor. Rows in `withdrawn` (by id) get nothing;
     settlement names none: a row that left its Datanet earns until no adapter that is served contains it.
 
     `score` is a core.Scorer's method: what the adapter gained over its base is measured by the engine that served it,
     and its rows by its base's one of `hosts`: a name may go over to another base within a period. Of an adapter that
-    came from others, every generation is measured. Raises as `find_ancestry`, `hosts` and `measure`.
+    came from others, every generation is measured. Lists of repeated rows that the pool's rule of shares needs and an
+    index of before lacks are added from the rows that `rows_of` gives. Raises as `find_ancestry`, `hosts`,
+    `complete_lists` and `measure`.
     """
     answers: dict[str, list[Answer]] = {}
     for answer in pool.answers:
         if answer.completion_ids and not _is_base(registry, answer.adapter_digest):
             answers.setdefault(answer.adapter_digest, []).append(answer)
     parts = [
-        _attribute_part(pool, registry, digest, own, hosts, score, indexes, withdrawn)
+        _attribute_part(pool, registry, digest, own, hosts, score, indexes, withdrawn, rows_of)
         for digest, own in sorted(answers.items())
     ]
     if not parts and not pool.total_nano:
@@ -443,9 +447,12 @@ def _attribute_part(
     score: Any,
     indexes: Path,
     withdrawn: Collection[str],
+    rows_of: RowsOf | None,
 ) -> AdapterAttribution:
     ancestry = find_ancestry(registry, digest)
-    found = measure(pool, ancestry, answers, hosts(_needs(ancestry)), score, indexes, withdrawn)
+    host = hosts(_needs(ancestry))
+    complete_lists(ancestry, pool.shares_rule, registry, indexes, host, rows_of)
+    found = measure(pool, ancestry, answers, host, score, indexes, withdrawn)
     return AdapterAttribution(
         scores=found.scores,
         improvement=found.improvement,
@@ -506,14 +513,21 @@ def settle_pool(
     registry: AdapterRegistry,
     indexes: Path,
     replays: Replays | None = None,
+    rows_of: RowsOf | None = None,
 ) -> tuple[PeriodAttribution, Settlement]:
     """Attribute one pool and pay it, withdrawn and removed rows too: the adapter that answered was trained on them.
-    With `replays` the settlement's replay is made before, where its fees buy it. Raises as `attribute` and `settle`."""
+    With `replays` the settlement's replay is made before, where its fees buy it; `rows_of` is `attribute`'s. Raises as
+    `attribute` and `settle`."""
+
+    def attributed() -> PeriodAttribution:
+        pool = ray.get(economy.pool.remote(adapter, period))
+        return attribute(pool, hosts, score, registry, indexes, rows_of=rows_of)
+
     if replays is None:
-        found = attribute(ray.get(economy.pool.remote(adapter, period)), hosts, score, registry, indexes)
+        found = attributed()
         return found, settle(economy, found)
     with one_at_a_time(replays, adapter, period):
-        found = attribute(ray.get(economy.pool.remote(adapter, period)), hosts, score, registry, indexes)
+        found = attributed()
         if stated := ray.get(economy.settlement_quality.remote(adapter, period)):  # by whom this one waited for
             found = replace(found, scores=replace(found.scores, quality=stated))
         else:
@@ -524,7 +538,13 @@ def settle_pool(
 
 
 def settle_waiting(
-    economy: Any, hosts: HostOf, score: Any, registry: AdapterRegistry, indexes: Path, replays: Replays | None = None
+    economy: Any,
+    hosts: HostOf,
+    score: Any,
+    registry: AdapterRegistry,
+    indexes: Path,
+    replays: Replays | None = None,
+    rows_of: RowsOf | None = None,
 ) -> Iterator[SettledPool]:
     """Attribute and pay every pool of a closed period that waits, one after another. One that can't be paid comes with
     its error, and keeps no other waiting; one that nobody paid into is passed over."""
@@ -536,7 +556,9 @@ def settle_waiting(
             found = ray.get(economy.pool.remote(adapter, period))
             if not found.total_nano:
                 continue
-            scored, settlement = settle_pool(economy, adapter, period, hosts, score, registry, indexes, replays)
+            scored, settlement = settle_pool(
+                economy, adapter, period, hosts, score, registry, indexes, replays, rows_of
+            )
         except OpenLedgerError as error:
             yield SettledPool(adapter=adapter, period=period, error=error)
         except Exception as error:  # noqa: BLE001 - whatever is wrong with one pool, the others' people are due

@@ -47,7 +47,7 @@ from openledger.economy.nonces import DEPOSIT_NANO, NonceBook
 from openledger.factory.evaluation import measure
 from openledger.platform import actors, pipeline, report
 from openledger.platform.cluster import Cluster, check_port, connected, free_port
-from openledger.platform.credit import credit_to_train
+from openledger.platform.credit import credit_to_train, rows_and_credit
 from openledger.platform.demonstration import (
     DATANETS,
     Contributor,
@@ -444,7 +444,8 @@ def attribute_and_pay(run: Demonstration, stage: Stage) -> None:
 def _settle_left_over(run: Demonstration) -> None:
     """Pay pools of earlier periods that an interrupted run left behind."""
     measuring = (lambda _: run.host), engine_score(), run.registry, run.workdir.indexes
-    for pool in pipeline.settle_waiting(run.economy, *measuring):
+    rows_of = partial(rows_and_credit, run.datanets, RemoteLedger(run.ledger))
+    for pool in pipeline.settle_waiting(run.economy, *measuring, rows_of=rows_of):
         if pool.error:
             run.log.console.print(f"[yellow]not settled:[/] {pool.adapter} {pool.period}: {pool.error.message}")
 

@@ -20,7 +20,7 @@ from openledger.adapters.card import AdapterCard, adapter_digest, checked_card, 
 from openledger.adapters.registry import AdapterRegistry, RegisteredAdapter
 from openledger.attribution.bank_folder import find_bank
 from openledger.attribution.index_folder import IndexEntry, read_index
-from openledger.attribution.likeness import load_repeats
+from openledger.attribution.likeness import knows_credit, load_repeats
 from openledger.attribution.trainer import train_without
 from openledger.core.errors import Conflict, InvalidInput, NotFound
 from openledger.core.hashing import digest_json
@@ -145,12 +145,13 @@ def withdraw(
 def _measured_run(
     registry: AdapterRegistry, card: AdapterCard, indexes: Path, credit: Callable[[], Sequence[str]]
 ) -> str:
-    """The old adapter's run, where its index has a list of repeated rows; else empty. It began where this one's did,
-    and the rows that are left are compared anew there: of rows alike one is paid, also where an earlier one is gone."""
+    """The old adapter's run, where its index has a list of repeated rows or it knows the order of credit; else empty.
+    It began where this one's did, and the rows that are left are compared anew there: of rows alike one is paid, also
+    where an earlier one is gone."""
     old = card.recipe["without_of"]
-    if load_repeats(index_folder(indexes, old)) is None:
-        return ""
     run = registry.find_digest(old).folder
+    if load_repeats(index_folder(indexes, old)) is None and not knows_credit(Path(run)):
+        return ""
     order = credit()
     check_credit(load_run(Path(run)), order, credit_root(order) if order else "")
     return run

@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import astuple, replace
 
 import numpy as np
 import pytest
@@ -12,9 +12,10 @@ from tiny_model import make_tiny_base
 
 from benchmarks.digits_task import TASK, Digit, make_module
 from openledger.adapters.base_model import load_model
-from openledger.attribution import likeness_3, likest
+from openledger.attribution import ekfac, likeness_3, likest
 from openledger.attribution import sketches as sketches_module
 from openledger.attribution.ekfac import fit
+from openledger.attribution.gradients import sampled_fisher_pass
 from openledger.attribution.index import gradient_vectors
 from openledger.attribution.likeness import (
     LEAST_MILLI,
@@ -26,6 +27,8 @@ from openledger.attribution.likeness import (
     Repeats,
     build_repeats,
     find_repeats,
+    knows_credit,
+    lacks_repeats,
     likeness_stated,
     load_repeats,
     repeats_among,
@@ -40,7 +43,7 @@ from openledger.core.shares import RULE_4 as SHARES_4
 from openledger.training.examples import Example
 from openledger.training.lora import attach_lora
 from openledger.training.recipe import Recipe
-from openledger.training.record import save_run, train_run
+from openledger.training.record import load_run, save_run, train_run
 
 
 def vectors(*rows):
@@ -90,7 +93,7 @@ def test_the_published_rules_find_what_they_found_when_they_were_published(numbe
     """By each rule: how many rows, the least likeness of them, and the digest of the list. Settlements of before are
     recomputed by these; whoever changes them makes another rule."""
     names, sketches_RK, places = published_rows(number)
-    repeats = repeats_among([f"r{row:04}" for row in range(number)], names, sketches_RK, places)
+    repeats = repeats_among([f"r{row:04}" for row in range(number)], names, sketches_RK, places, salt="published")
     for told, wanted in ((repeats.own, own), (repeats.anybodys_2, anybodys_2), (repeats.anybodys, anybodys)):
         rows = [[each.row_id, each.earlier, each.likeness_milli, each.contributor_id] for each in told]
         assert (len(rows), min(row[2] for row in rows), digest_json(rows)[:16]) == wanted
@@ -256,18 +259,16 @@ class TestRepeatsOfAnybody:
         assert Repeats(own=(), anybodys_2=some).listed(SHARES_5) == (RULE_2, some)
         assert Repeats(own=some).listed(SHARES_4) == (OWN_RULE, some)
 
-    def test_a_second_scorer_goes_by_the_rule_that_the_settlement_states(self):
-        """He knows all lists of an index of before, which was settled by the newest that it had."""
+    def test_a_second_scorer_goes_by_the_settlements_rule_of_shares_whatever_it_says_of_likeness(self):
+        """An operator who settles by another list than the one that was voted, and says so, is found all the same."""
         rows = [(Repeat(row_id=name, earlier="a", likeness_milli=900, contributor_id="x"),) for name in "bcd"]
         told = Repeats(own=rows[0], anybodys_2=rows[1], anybodys=rows[2])
-        stated = ("likeness/1 1", "likeness/2 1", "likeness/3 1", "unmeasured")
-        assert [told.stated(likeness) for likeness in stated] == [*rows, ()]
-        before = replace(told, anybodys=None)
-        assert before.stated(likeness_stated(*before.listed(SHARES_5))) == rows[1]
-        with pytest.raises(InvalidInput) as caught:
-            before.stated("likeness/3 1")
-        assert (caught.value.code, caught.value.param) == ("unknown_rule", "likeness")
-        assert "only by likeness/2, likeness/1" in str(caught.value)
+        settlements = [
+            {"rule": rule, "quality": {"likeness": "likeness/3 1"}} for rule in (SHARES_3, SHARES_4, SHARES_5)
+        ]
+        assert [told.listed(settlement["rule"])[1] for settlement in settlements] == rows
+        assert Repeats(own=(), anybodys_2=(), anybodys=rows[2]).listed(SHARES_4) == (RULE_2, ())
+        assert not hasattr(told, "stated")
 
 
 class TestNamesOfOneAttacker:
@@ -337,38 +338,64 @@ def test_somebody_elses_row_with_a_token_changed_repeats_whichever_came_first(wo
     stolen = [*rows[:-1], replace(rows[-1], contributor_id="c1")]
     module = attach_lora(load_model(base), Recipe(rank=2), "constant").eval()
     credit = {row.row_id: place for place, row in enumerate(stolen)}
-    (copy,) = find_repeats(module, stolen, credit=credit).anybodys
-    (original,) = find_repeats(module, stolen, credit={**credit, "r8": -1}).anybodys
+    (copy,) = find_repeats(module, stolen, credit=credit, salt="s").anybodys
+    (original,) = find_repeats(module, stolen, credit={**credit, "r8": -1}, salt="s").anybodys
     assert (copy.row_id, copy.earlier, copy.contributor_id) == ("r8", "r0", "c0")
     assert (original.row_id, original.earlier, original.contributor_id) == ("r0", "r8", "c1")
     assert copy.likeness_milli == original.likeness_milli
     assert find_repeats(module, stolen).own == ()
 
 
-def test_each_rules_basis_is_fitted_once_on_the_rows_that_it_says(monkeypatch):
-    random, fits = np.random.default_rng(5), []
+def digits(number):
+    random = np.random.default_rng(5)
+    return [Digit(f"r{n:03}", f"c{n % 8}", tuple(random.random(64).tolist()), n % 10) for n in range(number)]
 
-    def counted(module, examples, **options):
-        fits.append((len(examples), options["fit_rows"]))
+
+def test_each_rules_basis_is_fitted_once_on_the_rows_that_it_says(monkeypatch):
+    """Counted are the rows that the pass over them sees."""
+    fits = []
+
+    def counted_fit(module, examples, **options):
+        fits.append(0)
         return fit(module, examples, **options)
 
-    def rows(number):
-        return [Digit(f"r{n:03}", f"c{n % 8}", tuple(random.random(64).tolist()), n % 10) for n in range(number)]
+    def counted_pass(module, batch, *rest):
+        fits[-1] += len(batch)
+        return sampled_fisher_pass(module, batch, *rest)
 
-    monkeypatch.setattr(sketches_module, "fit", counted)
+    monkeypatch.setattr(sketches_module, "fit", counted_fit)
+    monkeypatch.setattr(ekfac, "sampled_fisher_pass", counted_pass)
     for number in (300, 120, 60):
-        some = rows(number)
-        find_repeats(make_module("bases"), some, TASK, credit={row.row_id: place for place, row in enumerate(some)})
-    assert fits == [(300, 64), (300, 256), (120, 64), (120, 120), (60, 60)]
-    find_repeats(make_module("bases"), rows(300), TASK)
-    assert fits[5:] == [(300, 64)]  # without an order of credit there is no list by likeness/3
+        some = digits(number)
+        credit = {row.row_id: place for place, row in enumerate(some)}
+        find_repeats(make_module("bases"), some, TASK, credit=credit, salt="s")
+    assert fits == [60, 256, 60, 120, 60]
+    find_repeats(make_module("bases"), digits(300), TASK)
+    assert fits[5:] == [60]  # without an order of credit there is no list by likeness/3
+
+
+def test_the_bound_is_of_all_rows_that_have_a_place_in_the_order_of_credit(monkeypatch):
+    asked = []
+    monkeypatch.setattr(likeness_3, "bound_milli", lambda number: asked.append(number) or 800)
+    credit = {f"r{n:03}": n for n in range(900)}
+    find_repeats(make_module("bases"), digits(60), TASK, credit=credit, salt="s")
+    assert asked == [900]
+
+
+def test_an_order_of_credit_without_the_runs_constant_is_refused(world):
+    base, rows = world
+    module = attach_lora(load_model(base), Recipe(rank=2), "constant").eval()
+    with pytest.raises(InvalidInput) as caught:
+        find_repeats(module, rows, credit={row.row_id: place for place, row in enumerate(rows)})
+    assert (caught.value.code, caught.value.param) == ("unknown_credit", "salt")
+    assert "salt=record.order" in caught.value.fix
 
 
 def test_a_row_without_a_place_in_the_order_of_credit_is_refused(world):
     base, rows = world
     module = attach_lora(load_model(base), Recipe(rank=2), "constant").eval()
     with pytest.raises(InvalidInput) as caught:
-        find_repeats(module, rows, credit={"r0": 0})
+        find_repeats(module, rows, credit={"r0": 0}, salt="s")
     assert (caught.value.code, caught.value.param) == ("unknown_credit", "credit")
 
 
@@ -435,6 +462,79 @@ def test_a_run_that_knows_the_order_of_credit_has_both_lists(world, tmp_path):
     assert [(each.row_id, each.earlier) for each in written.own] == [("r8", "r0")]
     assert [(each.row_id, each.earlier) for each in written.anybodys] == [("r0", "r8")]
     assert written.credit_root == "ab"
+
+
+def write_format_2(folder, own, anybodys_2):
+    """As indexes of before have it."""
+    lists = {"likeness/1": [list(astuple(each)) for each in own], "likeness/2": [list(astuple(e)) for e in anybodys_2]}
+    told = {"lists": lists, "credit_root": "ab"}
+    folder.mkdir(exist_ok=True)
+    written = {"format": "openledger.repeats/2", **told, "digest": digest_json(told)}
+    (folder / "repeats.json").write_text(json.dumps(written))
+
+
+@pytest.fixture
+def run_of_before(world, tmp_path):
+    """A run that knows the order of credit, and an index whose list has none by likeness/3."""
+    base, rows = world
+    record = train_run(base, rows, Recipe(rank=2, num_epochs=1), tmp_path / "run")
+    save_run(tmp_path / "run", replace(record, credit=tuple(range(len(rows))), credit_root="ab"))
+    own = (Repeat(row_id="r5", earlier="r3", likeness_milli=810, contributor_id="c1"),)  # nobody finds it now
+    gone = Repeat(row_id="r6", earlier="r1", likeness_milli=930, contributor_id="c1")
+    stands = Repeat(row_id="r7", earlier="r2", likeness_milli=920, contributor_id="c0")
+    write_format_2(tmp_path / "index", own, (gone, stands))
+    return tmp_path, own, gone, stands
+
+
+class TestListsOfBefore:
+    def test_are_completed_and_what_they_say_stays(self, world, run_of_before):
+        base, rows = world
+        folder, own, gone, stands = run_of_before
+        assert lacks_repeats(folder / "index", folder / "run")
+        assert lacks_repeats(folder / "index", folder / "run", SHARES_5)
+        assert not lacks_repeats(folder / "index", folder / "run", SHARES_4)
+        completed = build_repeats(base, folder / "run", rows, folder / "index")
+        assert (completed.own, completed.anybodys_2) == (own, (gone, stands))
+        assert [(each.row_id, each.earlier) for each in completed.anybodys] == [("r8", "r0")]
+        assert load_repeats(folder / "index") == completed
+        assert not lacks_repeats(folder / "index", folder / "run")
+        assert build_repeats(base, folder / "run", [], folder / "index") == completed
+
+    def test_hand_on_pairs_of_which_a_row_is_gone(self, world, run_of_before):
+        """Else who copied a row would be paid once its author withdraws it."""
+        base, rows = world
+        folder, _, gone, _ = run_of_before
+        left = [row for row in rows if row.row_id != "r1"]
+        completed = build_repeats(base, folder / "run", left, folder / "index")
+        assert [each.row_id for each in completed.anybodys] == ["r8", "r6"]
+        assert completed.anybodys[1] == gone
+
+    def test_of_which_no_row_is_left_hand_on_all(self, world, run_of_before):
+        folder, _, gone, stands = run_of_before
+        completed = build_repeats(world[0], folder / "run", [], folder / "index")
+        assert completed.anybodys == (gone, stands)
+
+    def test_by_likeness_1_alone_are_completed_by_both_others(self, world, run_of_before):
+        base, rows = world
+        folder, _, _, _ = run_of_before
+        own = [["r6", "r1", 930]]
+        told = {"format": "openledger.repeats/1", "rule": "likeness/1", "rows": own, "digest": digest_json(own)}
+        (folder / "index" / "repeats.json").write_text(json.dumps(told))
+        assert lacks_repeats(folder / "index", folder / "run", SHARES_4)
+        assert not lacks_repeats(folder / "index", folder / "run", SHARES_3)
+        left = [row for row in rows if row.row_id != "r1"]
+        completed = build_repeats(base, folder / "run", left, folder / "index")
+        assert completed.own == (Repeat(row_id="r6", earlier="r1", likeness_milli=930),)
+        assert [each.row_id for each in completed.anybodys_2] == ["r8", "r6"]
+        assert [each.row_id for each in completed.anybodys] == ["r8", "r6"]
+
+    def test_of_runs_that_know_no_order_of_credit_are_whole(self, run_of_before):
+        folder = run_of_before[0]
+        save_run(folder / "run", replace(load_run(folder / "run"), credit=(), credit_root=""))
+        assert not knows_credit(folder / "run")
+        assert not lacks_repeats(folder / "index", folder / "run")
+        assert not lacks_repeats(folder / "index", folder / "gone")
+        assert lacks_repeats(folder / "nowhere", folder / "run")
 
 
 CHANGES = [{"lists": {OWN_RULE: []}}, {"credit_root": "cd"}, {"rule": OWN_RULE}, {"digest": "00"}]

@@ -15,10 +15,11 @@ from trained_world import OWNER, RECIPE, Market, Remote, World, rows_of
 from openledger.adapters.base_model import load_model, load_tokenizer
 from openledger.adapters.card import load_card
 from openledger.attribution.actor import IndexHost
+from openledger.attribution.index_folder import read_index
 from openledger.attribution.likeness import find_repeats, load_repeats, save_repeats
 from openledger.attribution.recompute import with_gone
 from openledger.core.clock import ManualClock
-from openledger.core.errors import Corrupt, InvalidInput
+from openledger.core.errors import Corrupt, InvalidInput, NotFound
 from openledger.core.signed import contribution_id
 from openledger.core.signing import SigningKey
 from openledger.core.values import UNATTRIBUTED, RowDraft
@@ -33,7 +34,9 @@ from openledger.ledger.offers import OFFER
 from openledger.ledger.payouts import batches_in
 from openledger.ledger.seals import Seals
 from openledger.platform import pipeline, withdrawal
+from openledger.platform.completing import complete_lists
 from openledger.platform.credit import checked_credit, credit_to_train, openings_in
+from openledger.platform.generations import find_ancestry
 from openledger.platform.point_of_sale import purpose_of
 from openledger.training import trainer
 from openledger.training.examples import encode_row
@@ -135,25 +138,129 @@ def test_a_second_scorer_takes_the_order_from_the_manifest(trained):
     record = load_run(Path(trained.job.output))
     check_credit(record, ORDER, credit_root(ORDER))
     places = dict(zip(record.row_ids, credit_of(record.row_ids, ORDER), strict=True))
-    again = find_repeats(start_of(trained, record), encoded(trained), credit=places, credit_root=credit_root(ORDER))
+    again = find_repeats(
+        start_of(trained, record), encoded(trained), credit=places, salt=record.order, credit_root=credit_root(ORDER)
+    )
     assert again == load_repeats(index_of(trained))
 
 
-def test_an_index_of_before_is_settled_by_its_newest_list_and_a_second_scorer_takes_the_same(trained, world, market):
-    """It has none by likeness/3, which who recomputes it finds besides."""
-    index = pipeline.index_folder(world.indexes, world.registry.get("greek").digest)
-    known = load_repeats(index)
-    save_repeats(index, replace(known, anybodys=None))
-    pool = market.sell(world.registry.get("greek").terms, tiny_rows()[::4])
-    found = world.attribute(pool)
+def index_in(world):
+    return pipeline.index_folder(world.indexes, world.registry.get("greek").digest)
+
+
+def attributed(world, pool, rows=None, order=ORDER):
+    """With the rows of the version that are left, where they are given."""
+    rows_of = None if rows is None else lambda card: (rows, order)
+    return pipeline.attribute(pool, lambda _: world.host, world.score, world.registry, world.indexes, rows_of=rows_of)
+
+
+class TestAnIndexOfBefore:
+    """Its list has none by likeness/3, which shares/5 goes by."""
+
+    @pytest.fixture
+    def known(self, world):
+        known = load_repeats(index_in(world))
+        save_repeats(index_in(world), replace(known, anybodys=None))
+        return known
+
+    def test_is_completed_before_it_is_settled_and_a_second_scorer_takes_the_same_list(
+        self, trained, world, known, market
+    ):
+        pool = market.sell(world.registry.get("greek").terms, tiny_rows()[::4])
+        found = attributed(world, pool, with_copies())
+        statement = statement_of(market, pipeline.settle(Remote(market.economy), found))
+        likeness = statement["parts"]["use"]["quality"]["likeness"]
+        assert (statement["rule"], likeness) == ("shares/5", f"likeness/3 {len(known.anybodys)}")
+        assert load_repeats(index_in(world)) == known
+        record = load_run(Path(trained.job.output))
+        again = find_repeats(start_of(trained, record), encoded(trained), credit=record.places, salt=record.order)
+        assert [row[0] for row in statement["repeated_rows"]] == [
+            each.row_id for each in again.listed(statement["rule"])[1]
+        ]
+
+    def test_pays_nobody_while_the_list_cant_be_added(self, world, known, market):
+        pool = market.sell(world.registry.get("greek").terms, tiny_rows()[::4])
+        with pytest.raises(NotFound, match="no list of repeated rows by likeness/3") as caught:
+            attributed(world, pool)
+        assert (caught.value.code, caught.value.param) == ("missing_repeats", world.registry.get("greek").digest)
+        with pytest.raises(InvalidInput) as caught:
+            attributed(world, pool, with_copies(), ORDER[::-1])
+        assert caught.value.code == "other_credit"
+        assert load_repeats(index_in(world)).anybodys is None
+
+    def test_leaves_the_copies_of_rows_unpaid_that_were_withdrawn_since(self, world, known, market):
+        left = [row for row in with_copies() if row.contributor_id != AUTHOR]
+        pool = market.sell(world.registry.get("greek").terms, tiny_rows()[::4])
+        found = attributed(world, pool, left)
+        of_author = {each.row_id for each in known.anybodys_2 if each.contributor_id == AUTHOR}
+        assert of_author
+        assert of_author <= {row_id for row_id, *_ in found.scores.repeats}
+
+    def test_is_settled_as_it_is_by_a_rule_that_its_list_is_of(self, trained, world, known, tmp_path):
+        fourth = Market(tmp_path, trained.base, Parameters(shares_rule="shares/4"))
+        pool = fourth.sell(world.registry.get("greek").terms, tiny_rows()[::4])
+        assert attributed(world, pool).scores.quality["likeness"] == f"likeness/2 {len(known.anybodys_2)}"
+        assert load_repeats(index_in(world)).anybodys is None
+        fourth.close()
+
+    def test_that_was_built_without_any_list_gets_all(self, world, known, market):
+        (index_in(world) / "repeats.json").unlink()
+        pool = market.sell(world.registry.get("greek").terms, tiny_rows()[::4])
+        with pytest.raises(NotFound):
+            attributed(world, pool)
+        attributed(world, pool, with_copies())
+        assert load_repeats(index_in(world)) == known
+
+    def test_is_completed_where_indexes_are_built(self, trained, world, known):
+        job = replace(trained.job, output=world.registry.get("greek").folder)
+        entries = read_index(index_in(world))[0].entries
+        assert pipeline.build_indexes(world.host.build.remote, [job], [()], world.indexes) == [len(entries)]
+        assert load_repeats(index_in(world)) == known
+        nobody = Mock(side_effect=AssertionError)
+        assert pipeline.build_indexes(nobody, [job], [()], world.indexes) == [len(entries)]
+
+
+def test_of_a_derived_adapter_every_generations_list_is_completed(world, market):
+    """Each states its own likeness, and all are by the settlement's one rule of shares."""
+    rows = rows_of("ctr_2")
+    order = [row.row_id for row in rows]
+    job, _ = world.train("latin", rows, parent="greek", credit=order)
+    folders = [pipeline.index_folder(world.indexes, world.registry.get(name).digest) for name in ("greek", "latin")]
+    whole = [load_repeats(folder) for folder in folders]
+    for folder, known in zip(folders, whole, strict=True):
+        save_repeats(folder, replace(known, anybodys=None))
+    pool = market.sell(world.registry.get("latin").terms, rows[::4])
+    given = {job.name: (rows, order), "greek": (with_copies(), ORDER)}
+    found = pipeline.attribute(
+        pool, lambda _: world.host, world.score, world.registry, world.indexes,
+        rows_of=lambda card: given[card.datanet],
+    )  # fmt: skip
+    assert [load_repeats(folder) for folder in folders] == whole
     statement = statement_of(market, pipeline.settle(Remote(market.economy), found))
-    likeness = statement["parts"]["use"]["quality"]["likeness"]
-    assert (statement["rule"], likeness) == ("shares/5", f"likeness/2 {len(known.anybodys_2)}")
+    quality = statement["parts"]["use"]["quality"]
+    assert {quality[name].split()[0] for name in ("0.likeness", "1.likeness")} == {"likeness/3"}
+    assert {row[0] for row in statement["repeated_rows"]} == {
+        each.row_id for known in whole for each in known.listed(statement["rule"])[1]
+    }
+
+
+def test_a_settlement_by_another_list_than_its_rule_has_is_found_whatever_it_says(trained, world, tmp_path):
+    """The operator puts one row more into the list by likeness/2, and states likeness/3."""
+    fourth = Market(tmp_path, trained.base, Parameters(shares_rule="shares/4"))
+    known = load_repeats(index_in(world))
+    named = {each.row_id for each in known.anybodys_2}
+    more = next(row.row_id for row in with_copies()[1:] if row.row_id not in named)
+    forged = replace(known.anybodys_2[0], row_id=more)
+    save_repeats(index_in(world), replace(known, anybodys_2=(*known.anybodys_2, forged)))
+    found = attributed(world, fourth.sell(world.registry.get("greek").terms, tiny_rows()[::4]))
+    found = replace(found, scores=replace(found.scores, quality={**found.scores.quality, "likeness": "likeness/3 9"}))
+    statement = statement_of(fourth, pipeline.settle(Remote(fourth.economy), found))
     record = load_run(Path(trained.job.output))
-    again = find_repeats(start_of(trained, record), encoded(trained), credit=record.places)
-    assert again.anybodys == known.anybodys
-    assert again.stated(likeness) == known.anybodys_2
-    assert [row[0] for row in statement["repeated_rows"]] == [each.row_id for each in known.anybodys_2]
+    again = find_repeats(start_of(trained, record), encoded(trained), credit=record.places, salt=record.order)
+    rule, repeats = again.listed(statement["rule"])
+    assert rule == "likeness/2"
+    assert {row[0] for row in statement["repeated_rows"]} - {each.row_id for each in repeats} == {more}
+    fourth.close()
 
 
 def test_the_log_has_the_order_with_the_offer_before_anything_is_settled(trained):
@@ -189,7 +296,7 @@ def test_a_record_whose_owner_put_his_rows_first_is_found(trained, world):
         pipeline.build_indexes(nobody, [job], [()], world.indexes)
     assert caught.value.code == "other_credit"
     owner = {row.row_id: row.contributor_id for row in with_copies()}
-    found = find_repeats(start_of(trained, record), encoded(trained), credit=load_run(folder).places)
+    found = find_repeats(start_of(trained, record), encoded(trained), credit=load_run(folder).places, salt=record.order)
     assert AUTHOR in {owner[each.row_id] for each in found.anybodys}
 
 
@@ -214,8 +321,8 @@ def test_a_dispute_after_the_author_withdrew_pays_his_copiers_no_more_than_the_s
     statement = statement_of(market, settlement)
     gone = {row.row_id for row in with_copies() if row.contributor_id == AUTHOR}
     record, left = load_run(Path(trained.job.output)), [row for row in encoded(trained) if row.row_id not in gone]
-    likeness = statement["parts"]["use"]["quality"]["likeness"]
-    again = find_repeats(start_of(trained, record), left, credit=record.places).stated(likeness)
+    found = find_repeats(start_of(trained, record), left, credit=record.places, salt=record.order)
+    again = found.listed(statement["rule"])[1]
     unpaid = {row for row, _, contributor, _ in statement["repeated_rows"] if contributor == AUTHOR}
     assert unpaid - {each.row_id for each in again}  # by what is left alone they would be paid
     completed = with_gone(again, statement["repeated_rows"], gone)
@@ -245,6 +352,12 @@ def test_of_an_adapter_without_the_author_the_earliest_copy_is_paid(trained, wor
     assert COPIERS[0] in {owner[each.row_id] for each in known}
     assert {(owner[each.row_id], each.contributor_id) for each in found} & {(COPIERS[1], COPIERS[0])}
     assert len(found) < len(known)
+    index = pipeline.index_folder(world.indexes, card.digest)
+    whole = load_repeats(index)
+    save_repeats(index, replace(whole, anybodys=None))
+    ancestry = find_ancestry(world.registry, card.digest)
+    complete_lists(ancestry, "shares/5", world.registry, world.indexes, world.host, lambda _: (with_copies(), ORDER))
+    assert load_repeats(index) == whole  # by the old adapter's run, which the card names
 
 
 def test_a_row_accepted_late_takes_nothing_of_what_an_adapter_without_it_pays_its_copy(trained, market, tmp_path):
@@ -337,7 +450,7 @@ def test_from_the_publication_to_the_second_scorer_by_the_manifest_alone(publish
     check_sealed(order, rows, openings)
     examples = [encode_row(load_tokenizer(base), row) for row in job.rows]
     start = attach_lora(load_model(base), record.recipe, record.initial).eval()
-    found = find_repeats(start, examples, credit=record.places, credit_root=version.credit_root)
+    found = find_repeats(start, examples, credit=record.places, salt=record.order, credit_root=version.credit_root)
     assert found == listed
     owner = {row.row_id: row.contributor_id for row in rows}
     ada, bob = (keys[name].contributor_id for name in ("ada", "bob"))

@@ -1,15 +1,18 @@
 """The red team's attacks do what they say, and its arithmetic is right: a broken attack's table would comfort."""
 
+import json
 import random
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from benchmarks import redteam
 from benchmarks import redteam_attacks as attacks
 from benchmarks import redteam_pay as pay
 from benchmarks.digits_task import TASK, Digit, make_module
@@ -309,3 +312,25 @@ def test_pay_of_all_of_a_persons_names_is_summed() -> None:
     told = {"c7": 1.0, "c7.bad": 2.0, "c70": 4.0}
     assert pay.total_pay(told, "c7") == 3.0
     assert pay.mean_pay(told, ["c7", "c70"]) == 3.5
+
+
+def test_a_record_of_another_rule_or_z_is_no_result_of_this_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a folder of before would be told as what this rule pays."""
+    world, name = SimpleNamespace(kit=SimpleNamespace(name="digits"), seed=1), "split, 2 names"
+    record = pay.Record(attacker={"shipped": 0.3}, honest={"shipped": 0.1}, sent=3, trained=3)
+
+    def told() -> Any:
+        return redteam.run(tmp_path, [world], {name: lambda _: record}, [name], True)["attacks"]
+
+    (tmp_path / "records").mkdir()
+    (tmp_path / "records" / "digits-split--2-names-1.json").write_text(json.dumps(asdict(record)))
+    assert told() == {}
+    redteam.run(tmp_path, [world], {name: lambda _: record}, [name])
+    assert told()[name]["roi"]["shipped"]["value"] == pytest.approx(3.0)
+    monkeypatch.setattr(redteam, "PARAMETERS", replace(redteam.PARAMETERS, z_milli=redteam.PARAMETERS.z_milli + 1))
+    assert told() == {}
+    monkeypatch.undo()
+    monkeypatch.setattr(redteam, "RULE", "shares/6")
+    assert told() == {}
