@@ -26,12 +26,11 @@ import numpy.typing as npt
 
 from openledger.adapters.base_model import BaseModel, load_model
 from openledger.attribution import likeness_1, likeness_2, likeness_3
-from openledger.attribution.ekfac import FIT_ROWS
 from openledger.attribution.likeness_1 import repeats_of_own
 from openledger.attribution.likeness_2 import LEAST_MILLI as LEAST_MILLI
 from openledger.attribution.likeness_2 import MOST_MILLI as MOST_MILLI
 from openledger.attribution.likest import Found
-from openledger.attribution.sketches import sketches_by
+from openledger.attribution.sketches import FIT_ROWS, sketches_by
 from openledger.core.errors import Corrupt, InvalidInput
 from openledger.core.files import read_document, write_json_durably
 from openledger.core.hashing import digest_json

@@ -18,13 +18,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from openledger.attribution.ekfac import FIT_ROWS, Basis, Eigenbasis, fit
+from openledger.attribution.ekfac import Basis, Damping, Eigenbasis, fit
 from openledger.attribution.gradients import Site, row_gradients, sites
 from openledger.attribution.index import batches
 from openledger.training.recipe import generator
 from openledger.training.task import LANGUAGE, Task, Trainable, trainable_parameters
 
 SKETCH = 4096
+# Rules of likeness are published: their basis stays as it is, whatever the index's becomes.
+FIT_ROWS = 64  # of the first two rules
+DAMPING = Damping(least=0.01, unseen=0.0)
 _HASHED_BY = "likeness/1"  # of the first rule, whose sketches all later ones took over
 Sketches = npt.NDArray[np.float16]
 
@@ -40,7 +43,10 @@ def sketches_by(
     """Those in the basis that is fitted on each number of the examples, all by the same gradients."""
     numbers = [min(number, len(examples)) for number in fit_rows]
     with _without_idle(module):
-        bases = {number: fit(module, examples, task=task, fit_rows=number) for number in dict.fromkeys(numbers)}
+        bases = {
+            number: fit(module, examples, task=task, fit_rows=number, damping=DAMPING)
+            for number in dict.fromkeys(numbers)
+        }
         found = dict(zip(bases, _sketches(list(bases.values()), module, examples, task), strict=True))
     return [found[number] for number in numbers]
 
