@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from openledger.attribution.ekfac import DAMPING, Basis, Damping, Eigenbasis
+from openledger.attribution.ekfac import Basis, Damping, Eigenbasis
 from openledger.attribution.gradients import Site
 from openledger.attribution.shards import RowVectors, Shard, Sums, write_checked, write_shard, written_digest
 from openledger.core.errors import Corrupt, InvalidInput
@@ -32,7 +32,7 @@ from openledger.training.task import Trainable
 
 INDEX_FORMAT = "openledger.index/2"
 METHOD = "index/ekfac-3"
-METHODS = {"index/ekfac-2": Damping(least=0.01, unseen=0.0), METHOD: DAMPING}
+METHODS = {METHOD: Damping(least=0.01, unseen=0.25), "index/ekfac-2": Damping(least=0.01, unseen=0.0)}
 _SHARD_BYTES = 64 * 2**20
 
 

@@ -51,6 +51,12 @@ def test_a_new_index_is_by_the_newest_method_and_others_are_by_those_that_are_as
     assert not np.allclose(scores(new, rows), scores(old, rows), rtol=0.1)
 
 
+def test_what_a_method_means_does_not_change():
+    assert {name: (own.least, own.unseen) for name, own in METHODS.items()} == {
+        "index/ekfac-2": (0.01, 0.0), "index/ekfac-3": (0.01, 0.25),
+    }  # fmt: skip
+
+
 def test_an_index_of_before_stays_as_it_is(rows, tmp_path):
     before = build(rows, tmp_path / "index", OLDER)
     files = {path: path.read_bytes() for path in (tmp_path / "index").rglob("*") if path.is_file()}
