@@ -28,7 +28,7 @@ from safetensors.torch import save_file
 from benchmarks import attribution_truth as truth
 from benchmarks import digits_task as task
 from openledger.attribution.bank import Bank, BankPlan, plan_bank
-from openledger.attribution.ekfac import fit
+from openledger.attribution.ekfac import Damping, fit
 from openledger.attribution.estimate import contributor_sums
 from openledger.attribution.gradients import row_gradients, sites
 from openledger.attribution.index import View, build_index
@@ -40,7 +40,7 @@ from openledger.training.recipe import generator
 
 Array = npt.NDArray[np.float64]
 Membership = npt.NDArray[np.bool_]
-DAMPING = 0.1  # of the mean eigenvalue, as kronfluence has it; the index has 0.01 and fits on 64 rows
+DAMPING = Damping(least=0.1, unseen=0.0)  # as kronfluence has it
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,12 @@ and Q_x of the two factors, EK-FAC keeps the basis and measures the eigenvalues:
     Lambda = E over rows of (Q_g^T G Q_x)^2          H^-1 G  ~  Q_g ((Q_g^T G Q_x) / (Lambda + damping)) Q_x^T
 
 Labels are drawn from the model (the true Fisher), not taken from the data. Damping is a part of Lambda's mean, for each
-matrix on its own.
+matrix on its own, and the larger the less the fit saw of it:
+
+    damping = (least + unseen * longer side / positions) * mean of Lambda
+
+Positions are the tokens of the fit's rows that a gradient reaches: with few of them most measured eigenvalues are too
+small, and dividing by them makes noise of what a row teaches (docs/decisions/0019-index-damping.md).
 
 The fit takes FIT_ROWS rows, evenly spaced, whatever the number of rows indexed: curvature is a mean over rows, and the
 fit's cost would otherwise grow with them (docs/attribution/log.md has what fewer or more of them change).
@@ -24,9 +29,22 @@ from openledger.attribution.gradients import Site, not_finite, sampled_fisher_pa
 from openledger.core.errors import InvalidInput
 from openledger.training.task import LANGUAGE, Task, Trainable
 
-DAMPING = 0.01
 FIT_ROWS = 64
 _BATCH_ROWS = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Damping:
+    """Of a matrix, as a part of its mean eigenvalue."""
+
+    least: float = 0.01
+    unseen: float = 0.25
+
+    def of(self, site: Site, num_positions: int) -> float:
+        return self.least + self.unseen * max(site.outputs, site.inputs) / max(1, num_positions)
+
+
+DAMPING = Damping()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +89,7 @@ def fit(
     task: Task = LANGUAGE,
     fit_rows: int = FIT_ROWS,
     seed: int = 0,
-    damping: float = DAMPING,
+    damping: Damping = DAMPING,
 ) -> Basis:
     """The eigenbasis of every site, on the CPU, from one pass over `fit_rows` of `examples`.
 
@@ -84,13 +102,11 @@ def fit(
     chosen, all_sites = examples[:: -(-len(examples) // fit_rows)], sites(module)
     with TemporaryFile() as stream:
         gradients = _Gradients(stream, all_sites, len(chosen))
-        covariances = {site.name: _empty(site, module) for site in all_sites}
+        seen = {site.name: _Seen(*_empty(site, module)) for site in all_sites}
         for start in range(0, len(chosen), _BATCH_ROWS):
             batch = chosen[start : start + _BATCH_ROWS]
-            sampled_fisher_pass(module, batch, _Visit(covariances, gradients, start), seed + start, task)
-        return {
-            site.name: _eigenbasis(site, *covariances[site.name], gradients.of(site), damping) for site in all_sites
-        }
+            sampled_fisher_pass(module, batch, _Visit(seen, gradients, start), seed + start, task)
+        return {site.name: _eigenbasis(site, seen[site.name], gradients.of(site), damping) for site in all_sites}
 
 
 class _Gradients:
@@ -110,19 +126,29 @@ class _Gradients:
         return torch.from_numpy(self._blocks[site.name])
 
 
+@dataclass(slots=True)
+class _Seen:
+    """Of one matrix: sums over positions, and how many they were."""
+
+    outputs_OO: torch.Tensor
+    inputs_II: torch.Tensor
+    num_positions: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class _Visit:
-    covariances: dict[str, tuple[torch.Tensor, torch.Tensor]]
+    seen: dict[str, _Seen]
     gradients: _Gradients
     first_row: int
 
     def __call__(self, site: Site, input_BTI: torch.Tensor, gradient_BTO: torch.Tensor) -> None:
-        outputs_OO, inputs_II = self.covariances[site.name]
+        own = self.seen[site.name]
         gradient_NO, input_NI = gradient_BTO.flatten(0, 1), input_BTI.flatten(0, 1)
         reaches_N = gradient_NO.any(dim=1)  # positions before the completion have no gradient
         gradient_NO, input_NI = gradient_NO[reaches_N], input_NI[reaches_N]
-        outputs_OO += gradient_NO.T @ gradient_NO
-        inputs_II += input_NI.T @ input_NI
+        own.outputs_OO += gradient_NO.T @ gradient_NO
+        own.inputs_II += input_NI.T @ input_NI
+        own.num_positions += len(gradient_NO)
         self.gradients.add(site, self.first_row, site.outer(input_BTI, gradient_BTO))
 
 
@@ -131,14 +157,12 @@ def _empty(site: Site, module: Any) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.zeros(site.outputs, site.outputs, device=device), torch.zeros(site.inputs, site.inputs, device=device)
 
 
-def _eigenbasis(
-    site: Site, outputs_OO: torch.Tensor, inputs_II: torch.Tensor, gradient_BP: torch.Tensor, damping: float
-) -> Eigenbasis:
-    if not (outputs_OO.isfinite().all() and inputs_II.isfinite().all()):
+def _eigenbasis(site: Site, seen: _Seen, gradient_BP: torch.Tensor, damping: Damping) -> Eigenbasis:
+    if not (seen.outputs_OO.isfinite().all() and seen.inputs_II.isfinite().all()):
         raise not_finite(f"the curvature of {site.name}")
-    sides = (inputs_II, outputs_OO) if site.tall else (outputs_OO, inputs_II)
+    sides = (seen.inputs_II, seen.outputs_OO) if site.tall else (seen.outputs_OO, seen.inputs_II)
     short_SS, long_LL = (torch.linalg.eigh(covariance)[1].cpu() for covariance in sides)
     gradient_BSL = gradient_BP.view(-1, len(short_SS), len(long_LL))
     square_SL = (short_SS.T @ (gradient_BSL @ long_LL)).square().mean(dim=0)
-    floor = damping * square_SL.mean() + torch.finfo(torch.float32).tiny
+    floor = damping.of(site, seen.num_positions) * square_SL.mean() + torch.finfo(torch.float32).tiny
     return Eigenbasis(short_SS, long_LL, square_SL + floor)

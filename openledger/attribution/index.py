@@ -35,10 +35,12 @@ from openledger.attribution.ekfac import FIT_ROWS, Basis, fit
 from openledger.attribution.gradients import not_finite, row_gradients, sites
 from openledger.attribution.index_folder import (
     METHOD,
+    METHODS,
     IndexEntry,
     IndexFolder,
     IndexPlan,
     View,
+    method_at,
     open_shards,
     open_sums,
     plan_index,
@@ -50,7 +52,7 @@ from openledger.attribution.shards import RowVectors, Top, halved, merge_tops, t
 from openledger.core.errors import InvalidInput, invariant
 from openledger.training.task import LANGUAGE, Task, Trainable, trainable_parameters
 
-__all__ = ["METHOD", "GradientIndex", "IndexEntry", "ScoredRow", "View", "build_index", "row_vectors"]
+__all__ = ["METHOD", "METHODS", "GradientIndex", "IndexEntry", "ScoredRow", "View", "build_index", "row_vectors"]
 
 _BATCH_ROWS, _BATCH_TOKENS, _BATCH_BYTES = 32, 16_384, 256 * 2**20
 
@@ -77,17 +79,20 @@ def build_index(
     fit_rows: int = FIT_ROWS,
     shard_rows: int | None = None,
     others: Sequence[Path] = (),
+    method: str = "",
 ) -> "GradientIndex":
     """Build the index of `module` at `folder`, going on from finished shards, or open the one that is there.
 
-    Without `views` the module is indexed as it stands. `others` are indexes of the very same rows: views that one of
-    them has are taken from it. Raises InvalidInput (`wrong_index`) where the folder has the
-    index of something else, Corrupt (`not_finite`) naming a row whose loss or gradient is NaN or infinite.
+    `method` is one of METHODS, such as a settlement states; without it an index goes on by the one that it was begun
+    by, and a new one has METHOD. Without `views` the module is indexed as it stands. `others` are indexes of the very
+    same rows: views that one of them has by this method are taken from it. Raises InvalidInput (`wrong_index`) where
+    the folder has the index of something else or by another method, or `method` is unknown (`unknown_method`), Corrupt
+    (`not_finite`) naming a row whose loss or gradient is NaN or infinite.
     """
     views, rows = views or [standing(module)], [*trained, *decoys]
     plan = plan_index(
         sites(module), digests(views), trained, decoys, adapter_digest,
-        base_digest=base_digest, fit_rows=fit_rows, shard_rows=shard_rows,
+        base_digest=base_digest, fit_rows=fit_rows, shard_rows=shard_rows, method=method or method_at(folder),
     )  # fmt: skip
     building = IndexFolder(folder, plan)
     for other in others:
@@ -105,7 +110,8 @@ def fit_view(
 ) -> None:
     """Put the view's eigenbasis in the folder, unless it is there. `module` stands as the view says."""
     if building.basis(view) is None:
-        building.add_basis(view, fit(module, trained, task=task, fit_rows=building.plan.fit_rows))
+        plan = building.plan
+        building.add_basis(view, fit(module, trained, task=task, fit_rows=plan.fit_rows, damping=plan.damping))
 
 
 def build_shards(

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from openledger.attribution.ekfac import Basis, Eigenbasis
+from openledger.attribution.ekfac import Basis, Damping, Eigenbasis
 from openledger.attribution.gradients import Site
 from openledger.attribution.shards import RowVectors, Shard, Sums, write_checked, write_shard, written_digest
 from openledger.core.errors import Corrupt, InvalidInput
@@ -31,7 +31,8 @@ from openledger.training.members import Weights
 from openledger.training.task import Trainable
 
 INDEX_FORMAT = "openledger.index/2"
-METHOD = "index/ekfac-2"
+METHOD = "index/ekfac-3"
+METHODS = {METHOD: Damping(least=0.01, unseen=0.25), "index/ekfac-2": Damping(least=0.01, unseen=0.0)}
 _SHARD_BYTES = 64 * 2**20
 
 
@@ -61,6 +62,11 @@ class IndexPlan:
     entries: tuple[IndexEntry, ...]
     shard_rows: int
     fit_rows: int
+    method: str = METHOD
+
+    @property
+    def damping(self) -> Damping:
+        return METHODS[self.method]
 
     @property
     def num_parameters(self) -> int:
@@ -84,7 +90,7 @@ class IndexPlan:
 
     def document(self) -> dict[str, Any]:
         values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        return {"format": INDEX_FORMAT, "method": METHOD, **values}
+        return {"format": INDEX_FORMAT, **values}
 
 
 def plan_index(
@@ -97,14 +103,22 @@ def plan_index(
     base_digest: str,
     fit_rows: int,
     shard_rows: int | None,
+    method: str = METHOD,
 ) -> IndexPlan:
     """Shards are of about 64 MiB where `shard_rows` doesn't say otherwise. Raises InvalidInput where there is no
-    trained row, or two views have one name."""
+    trained row, two views have one name, or the method is none of METHODS."""
     names = [name for name, _ in views]
     if not trained:
         raise InvalidInput("there are no trained rows to index", code="empty_index", param="rows")
     if len(set(names)) < len(names):
         raise InvalidInput(f"two views have one name: {', '.join(names)}", code="invalid_view", param="views")
+    if method not in METHODS:
+        raise InvalidInput(
+            f"no index is built by {method!r} here",
+            code="unknown_method",
+            param="method",
+            fix=f"one of {', '.join(METHODS)}, or a version of OpenLedger that knows it",
+        )
     rows = [(row, True) for row in trained] + [(row, False) for row in decoys]
     return IndexPlan(
         adapter_digest=adapter_digest,
@@ -114,6 +128,7 @@ def plan_index(
         entries=tuple(IndexEntry(row_id=r.row_id, contributor_id=r.contributor_id, trained=t) for r, t in rows),
         shard_rows=shard_rows or max(16, _SHARD_BYTES // (2 * sum(site.size for site in sites))),
         fit_rows=fit_rows,
+        method=method,
     )
 
 
@@ -198,7 +213,6 @@ def read_index(folder: Path) -> tuple[IndexPlan, list[dict[str, Any]]]:
     """A finished index's plan and, for each view, its digests. Raises Corrupt (`corrupt_index`)."""
 
     def parse(document: dict[str, Any]) -> tuple[IndexPlan, list[dict[str, Any]]]:
-        document.pop("method")
         finished = document.pop("finished")
         document["sites"] = tuple(Site(**site) for site in document["sites"])
         document["views"] = tuple((name, digest) for name, digest in document["views"])
@@ -219,6 +233,13 @@ def read_index(folder: Path) -> tuple[IndexPlan, list[dict[str, Any]]]:
             fix="remove the folder; it is built again from the adapter and its rows",
         ),
     )
+
+
+def method_at(folder: Path) -> str:
+    """By which method the index at the folder is or was begun: it stays by that until it is removed. METHOD where there
+    is none, or one of an older format."""
+    found = _json(folder / "plan.json") or _json(folder / "index.json") or {}
+    return str(found["method"]) if found.get("format") == INDEX_FORMAT and "method" in found else METHOD
 
 
 def is_finished(folder: Path) -> bool:

@@ -103,6 +103,7 @@ class Measurement:
     generation of a derived adapter `gains` are what it added to its parent, and `served_gains` those of the adapter
     that was served, by which the ceiling is reckoned; empty where it is the same. `num_gone` are the
     adapter's trained rows that the index lacks. `repeats` are rows that the rule of shares doesn't pay for.
+    `index_method` is the index's.
 
     The bank is fitted to each part of the pool once, whether contributors' scores or rows are asked for.
     """
@@ -120,6 +121,7 @@ class Measurement:
     served_gains: tuple[float, ...] = ()
     num_gone: int = 0
     repeats: tuple[Repeat, ...] = ()
+    index_method: str = METHOD
     _fits: "dict[str, BankFit]" = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def use(self) -> ContributorScores:
@@ -201,10 +203,11 @@ class Measurement:
         pool = (self.adapter, self.period, self.entries)
         if fit is not None:
             found = fitted_scores(*pool, fit, withdrawn=self.withdrawn, repeats=unpaid)
+            found = replace(found, quality={**found.quality, "index_method": self.index_method})
         else:
             own = (self.scores[:, part], weights_nano, self.gains[part])
             alone = contributor_scores(*pool, *own, withdrawn=self.withdrawn, repeats=unpaid)
-            found = _beside_gone(alone, self.entries, self.num_gone)
+            found = replace(_beside_gone(alone, self.entries, self.num_gone), method=self.index_method)
         return replace(found, repeats=self._named())
 
     def _named(self) -> tuple[tuple[str, str, str, int], ...]:

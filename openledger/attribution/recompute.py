@@ -106,6 +106,7 @@ def recompute(
         served_gains=tuple(told_D[0] for told_D in told_QD),
         num_gone=num_gone,
         repeats=tuple(repeats),
+        index_method=index.plan.method,
     )
 
 

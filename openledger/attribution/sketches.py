@@ -19,13 +19,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from openledger.attribution.ekfac import FIT_ROWS, Basis, Eigenbasis, fit
+from openledger.attribution.ekfac import Basis, Damping, Eigenbasis, fit
 from openledger.attribution.gradients import Site, row_gradients, sites
 from openledger.attribution.index import batches
 from openledger.training.recipe import generator
 from openledger.training.task import LANGUAGE, Task, Trainable, trainable_parameters
 
 SKETCH = 4096
+# Rules of likeness are published: their basis stays as it is, whatever the index's becomes.
+FIT_ROWS = 64  # of the first two rules
+DAMPING = Damping(least=0.01, unseen=0.0)
 _HASHED_BY = "likeness/1"  # of the first rule, whose sketches all later ones took over
 Sketches = npt.NDArray[np.float16]
 
@@ -47,7 +50,8 @@ def sketches_by(
     chosen, bases = [tuple(places) for places in fitted], dict[tuple[int, ...], Basis]()
     with _without_idle(module):
         for places in dict.fromkeys(chosen):
-            bases[places] = fit(module, [examples[place] for place in places], task=task, fit_rows=max(1, len(places)))
+            rows = [examples[place] for place in places]
+            bases[places] = fit(module, rows, task=task, fit_rows=max(1, len(places)), damping=DAMPING)
         found = dict(zip(bases, _sketches(list(bases.values()), module, examples, task), strict=True))
     return [found[places] for places in chosen]
 

@@ -22,7 +22,7 @@ from openledger.attribution.bank_folder import finish_bank
 from openledger.attribution.ekfac import FIT_ROWS
 from openledger.attribution.gradients import Site, sites
 from openledger.attribution.index import GradientIndex, build_shards, digests, fit_view, loaded, standing
-from openledger.attribution.index_folder import IndexFolder, IndexPlan, View, is_finished, plan_index
+from openledger.attribution.index_folder import IndexFolder, IndexPlan, View, is_finished, method_at, plan_index
 from openledger.attribution.instruments import index_place, index_views
 from openledger.attribution.likeness import build_repeats
 from openledger.attribution.replay import KEEP_BYTES, Replay, Target, replay_run
@@ -214,6 +214,7 @@ def build_index_distributed(
     others: Sequence[Path] = (),
     threads: int = 1,
     num_gpus: float = 0,
+    method: str = "",
 ) -> GradientIndex:
     """`index.build_index` of the PEFT adapter at `adapter`: a task fits each view's eigenbasis, then tasks build its
     shards, and the driver sums them. Without `views` the adapter is indexed as it stands. A task builds so many shards
@@ -231,7 +232,7 @@ def build_index_distributed(
     views = views or [as_it_stands]
     plan = plan_index(
         all_sites, digests(views), trained, decoys, adapter_digest,
-        base_digest=base.digest, fit_rows=fit_rows, shard_rows=shard_rows,
+        base_digest=base.digest, fit_rows=fit_rows, shard_rows=shard_rows, method=method or method_at(folder),
     )  # fmt: skip
     building = IndexFolder(folder, plan)
     for other in others:

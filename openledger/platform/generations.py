@@ -23,7 +23,7 @@ from openledger.adapters.registry import AdapterRegistry, RegisteredAdapter
 from openledger.attribution.audit import audited_quality, load_audit
 from openledger.attribution.bank_folder import find_bank
 from openledger.attribution.generations import GenerationScores, combined
-from openledger.attribution.index_folder import is_finished, read_index
+from openledger.attribution.index_folder import is_finished, method_at, read_index
 from openledger.attribution.instruments import first_half
 from openledger.attribution.likeness import UNMEASURED, Repeat, likeness_stated, load_repeats
 from openledger.attribution.merges import Merge
@@ -356,6 +356,7 @@ def _measure_rows(
         if card is None
         else len({*card.rows_trained} - {entry.row_id for entry in entries if entry.trained}),
         repeats=repeats,
+        index_method=method_at(index),
     )
     stated = {
         "constant": "unknown" if card is None else card.initial_from,

@@ -94,13 +94,14 @@ def example(answer):
     return Example(row_id=answer.answer_id, contributor_id="", ids=ids, num_prompt=len(answer.prompt_ids))
 
 
-@pytest.mark.parametrize(("with_bank", "method"), [(False, "index/ekfac-2"), (True, "bank/2")])
+@pytest.mark.parametrize(("with_bank", "method"), [(False, "index/ekfac-3"), (True, "bank/2")])
 def test_recomputing_on_the_same_record_gives_the_same_scores(record, with_bank, method):
     measured, again = once(record, with_bank), once(record, with_bank)
     first, second = measured.use(), again.use()
     assert first == second
     assert measured.improvement() == again.improvement() != first
     assert first.method == method
+    assert first.quality.get("index_method") == ("index/ekfac-3" if with_bank else None)
     assert first.gain_nano > 0
     assert set(first.scores_nano) == {"ctr_0", "ctr_1", "ctr_2", "ctr_3"}
     assert agreement(first, second, 0, Z).agrees
@@ -161,6 +162,13 @@ def test_an_index_of_several_views_is_recomputed_where_it_was_built(record, tmp_
     with pytest.raises(InvalidInput) as caught:
         recompute("greek", "p0001", answers, [], module, index, scorer, views=views[:1])
     assert caught.value.code == "wrong_index"
+
+
+def test_a_settlement_of_before_is_recomputed_on_an_index_by_the_method_that_it_states(record, tmp_path):
+    answers, module, _, scorer, _, _ = record()
+    rows, digest = [example(answer) for answer in answers], answers[0].adapter_digest
+    older = build_index(module, rows, (), tmp_path / "index", digest, method="index/ekfac-2")
+    assert recompute("greek", "p0001", answers, [], module, older, scorer).use().method == "index/ekfac-2"
 
 
 def repeat(row_id, earlier, likeness_milli, contributor_id=""):

@@ -185,6 +185,17 @@ def test_every_processor_gets_shards_to_build(monkeypatch, num_shards, expected)
     assert trainer_module._shards_per_task(num_shards, threads=2) == expected
 
 
+def test_tasks_build_an_index_by_the_method_that_is_asked_for(cluster, world, tmp_path):
+    base, examples, folder, record, _ = world
+    asked = {"adapter_digest": record.adapter_digest, "method": "index/ekfac-2"}
+    module = load_lora(load_model(base), folder)
+    here = build_index(module, examples[:40], (), tmp_path / "here", base_digest=base.digest, **asked)
+    there = build_index_distributed(tmp_path / "there", base, folder, examples[:40], (), **asked)
+    assert there.plan.method == here.plan.method == "index/ekfac-2"
+    vectors = here.query_vectors(module, examples[:3])
+    assert np.array_equal(there.score(vectors), here.score(vectors))
+
+
 def test_errors_of_tasks_come_out_as_themselves(cluster, world, tmp_path):
     base, examples, folder, record, _ = world
     module = load_lora(load_model(base), folder)

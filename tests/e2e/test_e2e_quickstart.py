@@ -213,7 +213,7 @@ def test_honest_work_is_paid_and_the_copier_earns_no_tenth_of_the_original(first
 
 def test_one_adapter_is_paid_by_its_bank_and_the_other_by_its_index_and_both_say_so(first):
     methods = {entry["name"]: entry["attribution"]["method"] for entry in first["datanets"]}
-    assert methods == {"python-stdlib": "bank/2", "tables": "index/ekfac-2"}
+    assert methods == {"python-stdlib": "bank/2", "tables": "index/ekfac-3"}
     stated = {entry["name"]: entry["attribution"]["quality"] for entry in first["datanets"]}
     assert stated["python-stdlib"]["scored_by"] == "openlora float32"  # by the engine that answered
     assert "scored_by" not in stated["tables"]

@@ -60,12 +60,12 @@ def test_the_first_generations_contributors_are_paid_for_the_third_ones_answers(
     for name in ("use", "improvement"):
         part = settlement.parts[name]
         assert part.measured
-        assert part.method == f"{BANK_METHOD}+index/ekfac-2 through lineage/1"
+        assert part.method == f"{BANK_METHOD}+index/ekfac-3 through lineage/1"
         assert sum(part.payouts_nano.values()) == part.pool_nano
     assert paid_nano(settlement, "ctr_0") > 0
     assert sum(settlement.payouts_nano.values()) == settlement.pool_nano
     assert found.scores.quality["generations"] == "3"
-    assert [found.scores.quality[f"{place}.method"] for place in range(3)] == ["index/ekfac-2"] * 2 + [BANK_METHOD]
+    assert [found.scores.quality[f"{place}.method"] for place in range(3)] == ["index/ekfac-3"] * 2 + [BANK_METHOD]
     own = load_card(Path(world.registry.get("three").folder))
     assert set(own.contributors) == {"ctr_3a", "ctr_3b"}  # only an ancestor was trained on ctr_0's rows
 
@@ -353,10 +353,18 @@ def test_a_parent_is_found_by_name_digest_or_folder_and_an_unregistered_one_is_r
 
 def test_scores_of_an_adapter_of_its_own_are_what_they_were_without_lineage(world, market):
     found, settlement = settle(market, world, "side", rows_of("ctr_2"))
-    assert found.scores.method == "index/ekfac-2"
+    assert found.scores.method == "index/ekfac-3"
     assert "generations" not in found.scores.quality
     assert len(settlement.parts) == 2
     assert np.isfinite(found.parts[0].measured.scores).all()
+
+
+def test_an_index_of_before_is_scored_under_its_own_method(world, market):
+    folder = pipeline.index_folder(world.indexes, world.registry.get("side").digest)
+    for path in (folder / "plan.json", folder / "index.json"):
+        path.write_text(path.read_text().replace("index/ekfac-3", "index/ekfac-2"))
+    found, _ = settle(market, world, "side", rows_of("ctr_2"))
+    assert found.scores.method == "index/ekfac-2"
 
 
 def test_an_index_is_measured_over_the_first_half_of_the_run_or_at_as_many_points_as_asked(world):

@@ -96,7 +96,7 @@ def test_what_is_sold_from_then_on_pays_the_others_and_what_was_sold_before_is_s
     old, new = sorted(found.parts, key=lambda part: GONE not in part.scores.scores_nano)
     assert GONE in old.scores.scores_nano
     assert GONE not in new.scores.scores_nano
-    assert new.scores.method == "index/ekfac-2"
+    assert new.scores.method == "index/ekfac-3"
     settlement = pipeline.settle(Remote(market.economy), found)
     assert sum(settlement.payouts_nano.values()) == settlement.pool_nano
     assert paid_nano(settlement, "ctr_1") > 0
