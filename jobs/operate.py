@@ -137,8 +137,8 @@ def _available(ask: Ask, account: str) -> dict[str, str]:
 
 
 def hand_over(ask: Ask, arguments: argparse.Namespace) -> dict[str, Any] | str:
-    """What there is to say of a round, or its CSV where no file takes that. A file that can't be written is refused before
-    a round is closed for it."""
+    """What there is to say of a round, or its CSV where no file takes that. A file that can't be written is refused
+    before a round is closed for it."""
     if arguments.out is not None and (arguments.out.is_dir() or not arguments.out.parent.is_dir()):
         raise InvalidInput(
             f"{arguments.out} can't be written", code="usage", param="out", fix="name a file in a folder that is there"
