@@ -63,7 +63,8 @@ from openledger.training.trainer import TrainingJob, train_adapters
 class AdapterAttribution:
     """The answers that one adapter (by digest) gave in a period, and what they were measured to owe. `improvement` is
     None where no rows were held out to measure it on. `measured` is of the adapter's own rows, None for a merge;
-    `lineage` names every generation that is paid, as the settlement's statement does."""
+    `lineage` names every generation that is paid, as the settlement's statement does; `needs` which index actor
+    measured it, and replays it."""
 
     scores: ContributorScores
     improvement: ContributorScores | None
@@ -72,6 +73,7 @@ class AdapterAttribution:
     digest: str
     held_out: tuple[Answer, ...] = ()
     lineage: tuple[dict[str, Any], ...] = ()
+    needs: HostNeeds = field(default_factory=HostNeeds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -445,7 +447,8 @@ def _attribute_part(
     withdrawn: Collection[str],
 ) -> AdapterAttribution:
     ancestry = find_ancestry(registry, digest)
-    found = measure(pool, ancestry, answers, hosts(_needs(ancestry)), score, indexes, withdrawn)
+    needs = _needs(ancestry)
+    found = measure(pool, ancestry, answers, hosts(needs), score, indexes, withdrawn)
     return AdapterAttribution(
         scores=found.scores,
         improvement=found.improvement,
@@ -454,6 +457,7 @@ def _attribute_part(
         digest=digest,
         held_out=found.held_out,
         lineage=tuple(ancestry.lines()),
+        needs=needs,
     )
 
 
@@ -529,7 +533,7 @@ def settle_waiting(
     """Attribute and pay every pool of a closed period that waits, one after another. One that can't be paid comes with
     its error, and keeps no other waiting; one that nobody paid into is passed over."""
     current = ray.get(economy.current_period.remote())
-    for adapter, period in _by_base(ray.get(economy.pools.remote()), registry):
+    for adapter, period in _by_host(ray.get(economy.pools.remote()), registry):
         if period == current:
             continue
         try:
@@ -545,10 +549,18 @@ def settle_waiting(
             yield SettledPool(adapter=adapter, period=period, settlement=settlement, quality=scored.scores.quality)
 
 
-def _by_base(pools: Sequence[tuple[str, str]], registry: AdapterRegistry) -> list[tuple[str, str]]:
-    """Those of one base side by side: `hosts` may have to start another's anew."""
-    bases = {adapter.name: adapter.base_digest for adapter in registry.list()}
-    return sorted(pools, key=lambda pool: bases.get(pool[0], ""))
+def _by_host(pools: Sequence[tuple[str, str]], registry: AdapterRegistry) -> list[tuple[str, str]]:
+    """Those of one base and part of a GPU side by side: `hosts` has to start another's anew."""
+    needs = {one.name: (one.base_digest, _recipe_gpus(Path(one.folder))) for one in registry.list()}
+    return sorted(pools, key=lambda pool: needs.get(pool[0], ("", 0.0)))
+
+
+def _recipe_gpus(folder: Path) -> float:
+    """Of an adapter without a readable card nothing is known: its pool is told what is wrong when its turn comes."""
+    try:
+        return gpus_of([load_card(folder)])
+    except OpenLedgerError:
+        return 0.0
 
 
 def _unexpected(error: Exception) -> OpenLedgerError:
