@@ -49,10 +49,8 @@ def main(world: Path, out: Path) -> None:
     out.mkdir()
     import ray
 
-    from openledger.platform.cluster import free_port
-
     ray.init(
-        num_cpus=2, num_gpus=1, _temp_dir=folder, object_store_memory=100 * 2**20, dashboard_port=free_port(),
+        num_cpus=2, num_gpus=1, _temp_dir=folder, object_store_memory=100 * 2**20, include_dashboard=False,
         log_to_driver=False, logging_level="ERROR",
         runtime_env={"worker_process_setup_hook": note_gpus, "env_vars": {"NOTES": str(out)}},
     )  # fmt: skip

@@ -23,7 +23,6 @@ from openledger.attribution.actor import (
 )
 from openledger.attribution.index import build_index
 from openledger.attribution.index_folder import read_index
-from openledger.attribution.views import load_views
 from openledger.core.errors import Corrupt, InvalidInput
 from openledger.core.values import Answer
 from openledger.training.examples import encode_row
@@ -184,29 +183,22 @@ def test_every_row_is_scored_once_by_three_actors_of_which_one_was_killed(cluste
 
 @pytest.mark.cluster
 def test_an_index_larger_than_a_host_may_hold_is_scored_by_several_that_end_with_the_call(cluster, world, monkeypatch):
-    host, base, views, folder = world
-    index, tokenizer = str(folder / "held"), load_tokenizer(base)
-    examples = [encode_row(tokenizer, row) for row in ROWS]
-    module, found = load_views(base, views)
-    build_index(
-        module, examples[:16], examples[16:], folder / "held", "digest",
-        views=found, base_digest=base.digest, shard_rows=3,
-    )  # fmt: skip
+    host, base, views, _ = world
+    index = build(world, "held", views)
     started, start = [], actor_module.start_shard_hosts
     monkeypatch.setattr(
         actor_module, "start_shard_hosts", lambda *a, **k: started.extend(found := start(*a, **k)) or found
     )
-    size, gone = read_index(Path(index))[0].num_bytes, ["row_002", "row_003", "row_019"]  # on both sides of a border
-    spread = IndexHost(base, held_bytes=-(-size // 3)).score(views, "digest", index, [answer()], gone)
-    assert len(started) == 3
-    for ended in started:
-        with pytest.raises(ray.exceptions.ActorDiedError):
-            ray.get(ended.scores.remote(make_queries()))
-    entries, scores = host.score(views, "digest", index, [answer()], gone)
-    assert len(entries) == 17
+    size = read_index(Path(index))[0].num_bytes
+    spread = IndexHost(base, held_bytes=size // 2).score(views, "digest", index, [answer()], ["row_003"])
+    assert len(started) == 1  # all of it is one shard
+    with pytest.raises(ray.exceptions.ActorDiedError):
+        ray.get(started[0].scores.remote(make_queries()))
+    entries, scores = host.score(views, "digest", index, [answer()], ["row_003"])
+    assert len(entries) == 19
     assert spread[0] == entries
     assert np.array_equal(spread[1], scores)
-    assert len(started) == 3
+    assert len(started) == 1
 
 
 @pytest.mark.cluster
