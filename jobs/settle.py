@@ -83,11 +83,13 @@ def settle(
     from openledger.platform.hosts import IndexHosts
     from openledger.platform.replaying import Replays, forget_orphans
     from openledger.platform.serving import engine_score
+    from openledger.training.trainer import check_gpus
 
     with connected(workdir):
         tell("loading ledger, economy and engines ...")
         registry = AdapterRegistry(workdir.adapters)
-        score = engine_score(registry)  # first: without an engine nothing must be opened or closed
+        score = engine_score(registry)  # first: without an engine, or a GPU, nothing must be opened or closed
+        check_gpus(num_gpus or 0)
         economy = economy_actor(workdir)
         hosts = IndexHosts([find_base_model(named or None) for named in base_models], num_gpus=num_gpus)
         replays = None

@@ -52,10 +52,11 @@ def parse_arguments() -> argparse.Namespace:
                         help="go on from this adapter of one shape: a name, digest or folder")  # fmt: skip
     parser.add_argument("--version", type=int, default=0, metavar="N",
                         help="make what is missing of this version's adapter, and offer nothing")  # fmt: skip
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--workers", type=int, help="of the training; default: 2, on GPUs 1, each with a whole one")
     parser.add_argument(
-        "--gpu", action="store_true", help="as num_gpus: 1 in the recipe; without it, what the recipe says"
-    )
+        "--gpu", action="store_true",
+        help="as num_gpus: 1 in the recipe; without it, what the recipe says. Bank and index take as much",
+    )  # fmt: skip
     parser.add_argument("--bank", type=int, default=0, metavar="N",
                         help="also train a bank of N coalitions; default: attribute by the index alone")  # fmt: skip
     parser.add_argument("--spread-index-from", type=int, default=0, metavar="N",
@@ -90,12 +91,14 @@ def train(workdir: Workdir, arguments: argparse.Namespace) -> dict[str, object]:
     from openledger.platform.progress import told_epochs
     from openledger.platform.quickstart import QuickstartSettings
     from openledger.training.recipe import Recipe
+    from openledger.training.trainer import check_workers
 
     kept = load_settings(QuickstartSettings, workdir.config) if workdir.config.exists() else None
     base = find_base_model(arguments.base_model or (kept.base_model if kept else "") or None)
     recipe = load_settings(Recipe, arguments.recipe) if arguments.recipe else kept.recipe if kept else Recipe()
     if arguments.gpu and not recipe.num_gpus:
         recipe = replace(recipe, num_gpus=1.0)
+    num_workers = arguments.workers or (1 if recipe.num_gpus else 2)
     tell(f"recipe of {arguments.recipe or (workdir.config if kept else 'the defaults')}: {recipe.num_epochs} epochs, "
          f"at most {recipe.max_rows} rows, LoRA rank {recipe.rank}; base {base.name}")  # fmt: skip
     owner = arguments.owner or f"user:{arguments.datanet}-owner"
@@ -109,7 +112,8 @@ def train(workdir: Workdir, arguments: argparse.Namespace) -> dict[str, object]:
             pipeline.commit_nonces(book, workdir.nonces, arguments.datanet, number, owner, witnesses)
             return {"datanet": arguments.datanet, "version": number, "committed": [owner, *witnesses]}
         registry, parent = AdapterRegistry(workdir.adapters), None
-        if arguments.parent:  # first: what can't be built on must not cost a version
+        check_workers(recipe.num_gpus, num_workers)  # first: a GPU that isn't there must not cost a version's nonces
+        if arguments.parent:  # what can't be built on must not cost a version either
             parent = pipeline.find_parent(registry, arguments.parent, base, recipe)
         if arguments.version:
             version, rows = pipeline.published(datanets, arguments.datanet, arguments.version, owner)
@@ -125,16 +129,20 @@ def train(workdir: Workdir, arguments: argparse.Namespace) -> dict[str, object]:
         )  # fmt: skip
         if not arguments.version:  # first: what can't be offered must not cost a training
             pipeline.check_plan(economy, registry, job, owner)
-        tell(f"training on {len(job.rows)} rows with {arguments.workers} workers")
+        tell(f"training on {len(job.rows)} rows with {num_workers} workers")
         with told_epochs(Path(job.output), recipe.num_epochs, tell):
-            card = pipeline.train([job], workdir.runs, arguments.workers)[0]
+            card = pipeline.train([job], workdir.runs, num_workers)[0]
         coalitions = 0
         if arguments.bank:
             coalitions = pipeline.build_bank(
-                job, arguments.bank, on_member=lambda one: tell(f"bank: {one.name} trained")
+                job,
+                arguments.bank,
+                num_gpus=recipe.num_gpus,
+                on_member=lambda one: tell(f"bank: {one.name} trained"),
             )
         tell("building the index")
-        build = index_tasks(base, spread_from=arguments.spread_index_from or SPREAD_FROM)
+        border = arguments.spread_index_from or SPREAD_FROM
+        build = index_tasks(base, spread_from=border, num_gpus=recipe.num_gpus)
         indexed = pipeline.build_indexes(build, [job], [decoys], workdir.indexes)[0]
         if not arguments.version:
             tell(f"offering it as {card.name}")

@@ -27,7 +27,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--adapter", required=True, help="the name it is sold under")
     parser.add_argument("--contributor", required=True, help="the id, ctr_...")
     parser.add_argument("--base-model", default="", help="a folder or hub id; default: the embedded model")
-    parser.add_argument("--gpus", type=float, help="for the training; default: its recipe's")
+    parser.add_argument("--gpus", type=float, help="for training and index; default: the recipe's")
     parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
     return parser.parse_args()
 
@@ -35,7 +35,7 @@ def parse_arguments() -> argparse.Namespace:
 def withdraw(workdir: Workdir, arguments: argparse.Namespace) -> dict[str, object]:
     from openledger.adapters.base_model import find_base_model
     from openledger.adapters.registry import AdapterRegistry
-    from openledger.attribution.actor import start_index_host
+    from openledger.attribution.actor import index_task
     from openledger.economy.actor import RemoteLedger
     from openledger.platform import pipeline, withdrawal
     from openledger.platform.actors import datanets_actor, economy_actor, ledger_actor
@@ -55,9 +55,8 @@ def withdraw(workdir: Workdir, arguments: argparse.Namespace) -> dict[str, objec
         version, rows = pipeline.published(datanets, plan.card.datanet, plan.card.datanet_version, plan.trainer)
         ledger, trained = RemoteLedger(ledger_actor(workdir)), set(plan.card.rows_trained)
         num_gpus = gpus_of([plan.card]) if arguments.gpus is None else arguments.gpus
-        host = start_index_host(base, num_gpus=num_gpus)
         card = withdrawal.withdraw(
-            plan, registry, base, rows, host, workdir.adapters, workdir.indexes,
+            plan, registry, base, rows, index_task(base, num_gpus=num_gpus), workdir.adapters, workdir.indexes,
             economy=economy_actor(workdir), num_gpus=num_gpus,
             credit=lambda: checked_credit(datanets, version, [row for row in rows if row.row_id in trained], ledger),
             tell=tell,

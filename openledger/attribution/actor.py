@@ -25,6 +25,7 @@ from openledger.attribution.merges import Factors, Merge, merge_gains
 from openledger.attribution.replay import Replay, replay_run
 from openledger.attribution.shards import Batcher, Top, merge_tops
 from openledger.attribution.views import load_views
+from openledger.core.errors import Unavailable
 from openledger.core.values import Answer, Row
 from openledger.training.examples import check_lengths, encode_answer, encode_row
 from openledger.training.recipe import device_of, gpus_for
@@ -33,6 +34,7 @@ from openledger.training.trainer import check_gpus
 
 Float = npt.NDArray[np.float32]
 HELD_BYTES = 8 << 30
+GPU_WAIT_S = 300  # for a place on a GPU, and to begin there
 
 
 class IndexHost:
@@ -160,15 +162,16 @@ class IndexShardHost:
         )
 
 
-def index_task(base: BaseModel) -> Callable[..., Any]:
+def index_task(base: BaseModel, *, num_gpus: float | None = None) -> Callable[..., Any]:
     """As `IndexHost.build.remote`, each call by a task. Ray gives it a worker that earlier tasks ran in, such as a
     bank's: what takes seconds to import is there. An actor has a new process. A task takes of a GPU what the recipe of
-    the recorded run says. Raises as `check_gpus`."""
-    return partial(_begin_build, base)
+    the recorded run says, where `num_gpus` doesn't say otherwise. Raises as `check_gpus`."""
+    return partial(_begin_build, base, num_gpus)
 
 
 def _begin_build(
     base: BaseModel,
+    num_gpus: float | None,
     views: Sequence[str],
     adapter_digest: str,
     trained: Sequence[Row],
@@ -176,7 +179,7 @@ def _begin_build(
     folder: str,
     run: str = "",
 ) -> Any:
-    num_gpus = gpus_for(load_run(Path(run)).recipe if run else None)
+    num_gpus = gpus_for(load_run(Path(run)).recipe if run else None, num_gpus)
     check_gpus(num_gpus)
     task = ray.remote(_build).options(num_cpus=1, num_gpus=num_gpus, max_retries=2, name="index")
     return task.remote(base, device_of(num_gpus), views, adapter_digest, trained, decoys, folder, run)
@@ -186,11 +189,47 @@ def _build(base: BaseModel, device: str, *arguments: Any) -> int:
     return IndexHost(base, device=device).build(*arguments)
 
 
-def start_index_host(base: BaseModel, num_cpus: float = 1, num_gpus: float = 0, *, held_bytes: int = HELD_BYTES) -> Any:
-    """Raises as `check_gpus`."""
+def start_index_host(
+    base: BaseModel,
+    num_cpus: float = 1,
+    num_gpus: float = 0,
+    *,
+    held_bytes: int = HELD_BYTES,
+    wait_s: float = GPU_WAIT_S,
+) -> Any:
+    """One with a part of a GPU has begun when it is returned. Raises as `check_gpus`; Unavailable (`gpu_busy`) where
+    that hasn't begun within `wait_s`: other actors may keep a GPU for good."""
     check_gpus(num_gpus)
     options = {"num_cpus": num_cpus, "num_gpus": num_gpus, "max_restarts": 2, "max_task_retries": 2}
-    return ray.remote(IndexHost).options(**options).remote(base, device=device_of(num_gpus), held_bytes=held_bytes)
+    host = ray.remote(IndexHost).options(**options).remote(base, device=device_of(num_gpus), held_bytes=held_bytes)
+    if num_gpus:
+        try:
+            ray.get(host.__ray_ready__.remote(), timeout=wait_s)
+        except ray.exceptions.GetTimeoutError:
+            ray.kill(host)
+            raise Unavailable(
+                f"no {num_gpus:g} of a GPU was free within {wait_s:g} s; GPUs are held by {_gpu_holders()}",
+                code="gpu_busy",
+                param="num_gpus",
+                fix="run it again when that has ended, or without a GPU: --gpus 0",
+            ) from None
+    return host
+
+
+def _gpu_holders() -> str:
+    """The actors and tasks that have a part of a GPU, with how much, as far as Ray can tell."""
+    from ray.util.state import list_actors, list_tasks  # heavy, and each worker imports this module
+
+    options: Any = {"detail": True, "limit": 1000, "timeout": 10, "raise_on_missing_output": False}
+    try:
+        actors = list_actors(filters=[("state", "=", "ALIVE")], **options)
+        tasks = list_tasks(filters=[("state", "=", "RUNNING")], **options)
+    except Exception:  # noqa: BLE001 - it is the dashboard that tells, and there may be none
+        return "other work (ray status tells how many)"
+    asked = [(one.class_name, one.required_resources) for one in actors]
+    asked += [(one.name, one.required_resources) for one in tasks]
+    held = sorted(f"{name} ({own['GPU']:g})" for name, own in asked if own and own.get("GPU"))
+    return ", ".join(held) or "other work"
 
 
 def start_shard_hosts(

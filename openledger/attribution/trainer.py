@@ -156,18 +156,20 @@ def train_without(
     return bank.weights([member])[0], bank.epochs(member)
 
 
-def index_tasks(base: BaseModel, *, spread_from: int = SPREAD_FROM) -> Callable[..., Any]:
+def index_tasks(
+    base: BaseModel, *, spread_from: int = SPREAD_FROM, num_gpus: float | None = None
+) -> Callable[..., Any]:
     """As `actor.index_task`, with the same arguments: an index of fewer than `spread_from` row vectors (rows times
     views) is one task's, any other is built by tasks over the nodes (`build_index_distributed`) before the call
     returns. The files are the same. Raises as both."""
-    in_one = index_task(base)
+    in_one = index_task(base, num_gpus=num_gpus)
 
     def build(
         views: Sequence[str], digest: str, trained: Sequence[Row], decoys: Sequence[Row], folder: str, run: str = ""
     ) -> Any:
         if len(views) * (len(trained) + len(decoys)) < spread_from:
             return in_one(views, digest, trained, decoys, folder, run)
-        return _build_spread(base, views, digest, trained, decoys, folder, run)
+        return _build_spread(base, views, digest, trained, decoys, folder, run, num_gpus)
 
     return build
 
@@ -180,22 +182,22 @@ def _build_spread(
     decoys: Sequence[Row],
     folder: str,
     run: str,
+    num_gpus: float | None,
 ) -> int:
-    num_gpus = gpus_for(load_run(Path(run)).recipe if run else None)
+    num_gpus = gpus_for(load_run(Path(run)).recipe if run else None, num_gpus)
     check_gpus(num_gpus)
     tokenizer, place = load_tokenizer(base), Path(folder)
     encoded, spare = ([encode_row(tokenizer, row) for row in rows] for rows in (trained, decoys))
     check_lengths([*encoded, *spare], base)
+    needed = {}
     if run:
         repeats = _remote(_find_repeats, "index-repeats", 1, num_gpus)
-        found = repeats.remote(base, run, tuple(encoded), folder, device_of(num_gpus))
+        needed[repeats.remote(base, run, tuple(encoded), folder, device_of(num_gpus))] = "comparing the rows"
     points = _remote(_views, "index-views", 1, 0).remote(base, tuple(views))
     index = build_index_distributed(
         place, base, adapter_folder(views), encoded, spare, digest,
-        views=_result(points, "reading the adapter's checkpoints"), num_gpus=num_gpus,
+        views=_result(points, "reading the adapter's checkpoints"), num_gpus=num_gpus, needed=needed,
     )  # fmt: skip
-    if run:
-        _result(found, "comparing the rows")
     return len(index.entries)
 
 
@@ -215,10 +217,12 @@ def build_index_distributed(
     threads: int = 1,
     num_gpus: float = 0,
     method: str = "",
+    needed: Mapping[Any, str] | None = None,
 ) -> GradientIndex:
     """`index.build_index` of the PEFT adapter at `adapter`: a task fits each view's eigenbasis, then tasks build its
     shards, and the driver sums them. Without `views` the adapter is indexed as it stands. A task builds so many shards
-    that every processor has some, and at most four.
+    that every processor has some, and at most four. The index is finished once other tasks that it needs are done too:
+    `needed`, with what they are called. A settlement pays by an index that is finished, and once for all.
 
     On nodes of one kind the files are, byte for byte, those of one process with as many `threads`. Between kinds of
     processor scores agree to 1e-3 of the largest (docs/attribution/log.md has what was measured).
@@ -247,7 +251,7 @@ def build_index_distributed(
         _remote(task, name, threads, num_gpus)
         for task, name in ((_fit_view, "index-basis"), (_build_shards, "index-shards"))
     )
-    tasks, all_missing = {}, building.missing()
+    tasks, all_missing = dict(needed or {}), building.missing()
     shards_per_task = shards_per_task or _shards_per_task(sum(map(len, all_missing.values())), threads)
     for number, missing in all_missing.items():
         view = ray.put(views[number])

@@ -14,7 +14,7 @@ import ray
 from openledger.adapters.base_model import BaseModel
 from openledger.adapters.card import AdapterCard
 from openledger.attribution.actor import start_index_host
-from openledger.core.errors import NotFound
+from openledger.core.errors import NotFound, Unavailable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,11 +48,12 @@ class IndexHosts:
         self._bases = {"": bases[0], **{base.digest: base for base in bases}}
         self._start, self._num_gpus = start, num_gpus
         self._host: tuple[tuple[BaseModel, float], Any] | None = None
+        self._refused: dict[tuple[BaseModel, float], Unavailable] = {}
         self._num_cpus = 1.0
 
     def of(self, needs: HostNeeds) -> Any:
         """The actor; the last one ends, where that was another. Raises NotFound (`base_not_named`), and Unavailable
-        (`no_gpu`) where the cluster has no GPU for it."""
+        (`no_gpu`, `gpu_busy`) where it got no GPU. That is waited for once: who asks again is refused at once."""
         base_digest, num_gpus = needs.base_digest, needs.num_gpus if self._num_gpus is None else self._num_gpus
         base = self._bases.get(base_digest)
         if base is None:
@@ -63,9 +64,16 @@ class IndexHosts:
                 param="further_base",
                 fix="name its base with --further-base and settle again; nothing was paid",
             )
-        if self._host is None or self._host[0] != (base, num_gpus):
+        key = base, num_gpus
+        if key in self._refused:
+            raise self._refused[key]
+        if self._host is None or self._host[0] != key:
             self.end()
-            self._host = ((base, num_gpus), self._start(base, self._num_cpus, num_gpus))
+            try:
+                self._host = (key, self._start(base, self._num_cpus, num_gpus))
+            except Unavailable as error:
+                self._refused[key] = error
+                raise
             self._num_cpus = 0.0
         return self._host[1]
 

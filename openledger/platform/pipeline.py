@@ -64,7 +64,8 @@ from openledger.training.trainer import TrainingJob, train_adapters
 class AdapterAttribution:
     """The answers that one adapter (by digest) gave in a period, and what they were measured to owe. `improvement` is
     None where no rows were held out to measure it on. `measured` is of the adapter's own rows, None for a merge;
-    `lineage` names every generation that is paid, as the settlement's statement does."""
+    `lineage` names every generation that is paid, as the settlement's statement does; `needs` which index actor
+    measured it, and replays it."""
 
     scores: ContributorScores
     improvement: ContributorScores | None
@@ -73,6 +74,7 @@ class AdapterAttribution:
     digest: str
     held_out: tuple[Answer, ...] = ()
     lineage: tuple[dict[str, Any], ...] = ()
+    needs: HostNeeds = field(default_factory=HostNeeds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -450,7 +452,8 @@ def _attribute_part(
     rows_of: RowsOf | None,
 ) -> AdapterAttribution:
     ancestry = find_ancestry(registry, digest)
-    host = hosts(_needs(ancestry))
+    needs = _needs(ancestry)
+    host = hosts(needs)
     complete_lists(ancestry, pool.shares_rule, registry, indexes, host, rows_of)
     found = measure(pool, ancestry, answers, host, score, indexes, withdrawn)
     return AdapterAttribution(
@@ -461,6 +464,7 @@ def _attribute_part(
         digest=digest,
         held_out=found.held_out,
         lineage=tuple(ancestry.lines()),
+        needs=needs,
     )
 
 
@@ -549,7 +553,7 @@ def settle_waiting(
     """Attribute and pay every pool of a closed period that waits, one after another. One that can't be paid comes with
     its error, and keeps no other waiting; one that nobody paid into is passed over."""
     current = ray.get(economy.current_period.remote())
-    for adapter, period in _by_base(ray.get(economy.pools.remote()), registry):
+    for adapter, period in _by_host(ray.get(economy.pools.remote()), registry):
         if period == current:
             continue
         try:
@@ -567,10 +571,18 @@ def settle_waiting(
             yield SettledPool(adapter=adapter, period=period, settlement=settlement, quality=scored.scores.quality)
 
 
-def _by_base(pools: Sequence[tuple[str, str]], registry: AdapterRegistry) -> list[tuple[str, str]]:
-    """Those of one base side by side: `hosts` may have to start another's anew."""
-    bases = {adapter.name: adapter.base_digest for adapter in registry.list()}
-    return sorted(pools, key=lambda pool: bases.get(pool[0], ""))
+def _by_host(pools: Sequence[tuple[str, str]], registry: AdapterRegistry) -> list[tuple[str, str]]:
+    """Those of one base and part of a GPU side by side: `hosts` has to start another's anew."""
+    needs = {one.name: (one.base_digest, _recipe_gpus(Path(one.folder))) for one in registry.list()}
+    return sorted(pools, key=lambda pool: needs.get(pool[0], ("", 0.0)))
+
+
+def _recipe_gpus(folder: Path) -> float:
+    """Of an adapter without a readable card nothing is known: its pool is told what is wrong when its turn comes."""
+    try:
+        return gpus_of([load_card(folder)])
+    except OpenLedgerError:
+        return 0.0
 
 
 def _unexpected(error: Exception) -> OpenLedgerError:

@@ -28,6 +28,7 @@ from openledger.economy.witnesses import Training
 from openledger.ledger.nonces import Purpose
 from openledger.ledger.offers import Lot, Offer, lot_of
 from openledger.platform.generations import find_ancestry, is_merge
+from openledger.training.recipe import WHERE
 from openledger.training.trainer import TrainingJob
 
 _log = logging.getLogger(__name__)
@@ -132,10 +133,11 @@ def trainings(registry: AdapterRegistry, card: AdapterCard, seller: str) -> list
 
 
 def purpose_of(row_root: str, base_digest: str, recipe: Mapping[str, Any], credit_root: str = "") -> Purpose:
-    """What a constant is drawn for, of a version's rows, a base and a recipe's settings. Where the version has an order
+    """What a constant is drawn for, of a version's rows, a base and a recipe's settings but for those that say where it
+    computes. Where the version has an order
     of credit, the digest of the settings covers its root too: the log has it from when the round was closed, or the
     adapter offered, and who knows the settings can show that it was another."""
-    settings = {name: value for name, value in recipe.items() if name not in _OF_WITHDRAWALS}
+    settings = {name: value for name, value in recipe.items() if name not in {*_OF_WITHDRAWALS, *WHERE}}
     text = json.dumps(settings, sort_keys=True)
     return Purpose(
         row_root=row_root,

@@ -62,7 +62,7 @@ from openledger.platform.stages import Stage, StageLog
 from openledger.platform.workdir import Workdir
 from openledger.training.members import Member
 from openledger.training.recipe import Recipe
-from openledger.training.trainer import TrainingJob
+from openledger.training.trainer import TrainingJob, check_workers
 
 CUSTOMER = "user:customer"
 OPERATOR = "user:operator"
@@ -168,6 +168,7 @@ def demonstration(settings: QuickstartSettings, workdir: Workdir, log: StageLog)
         with log.stage("start") as stage:
             stage.tell("starting Ray")
             cluster = open_parts.enter_context(connected(workdir))
+            check_workers(settings.recipe.num_gpus, settings.num_workers)  # before anything is published
             run = Demonstration(settings, workdir, log, base, cluster, url=f"http://{settings.host}:{port}")
             start_actors(run, stage)
         open_parts.enter_context(showing(ray.get(run.economy.unit.remote())))
@@ -264,7 +265,10 @@ def build_banks(run: Demonstration, stage: Stage) -> None:
     trained = 0
     for job in chosen:
         stage.tell(f"{job.name}: {run.settings.bank_coalitions} coalitions")
-        trained += pipeline.build_bank(job, run.settings.bank_coalitions, on_member=partial(_tell_member, stage, job))
+        trained += pipeline.build_bank(
+            job, run.settings.bank_coalitions, num_gpus=run.settings.recipe.num_gpus,
+            on_member=partial(_tell_member, stage, job),
+        )  # fmt: skip
     names = ", ".join(job.name for job in chosen)
     told = f"{run.settings.bank_coalitions} coalitions for {names}, {trained} trained now"
     stage.detail = told if chosen else "no bank"
@@ -278,8 +282,9 @@ def build_indexes(run: Demonstration, stage: Stage) -> None:
     missing = [card for card in run.cards if not pipeline.index_folder(run.workdir.indexes, card.digest).exists()]
     stage.tell(f"{len(missing)} indexes to build")
     counts = pipeline.build_indexes(
-        index_task(run.base), run.jobs, run.decoys, run.workdir.indexes, most_views=run.settings.index_views
-    )
+        index_task(run.base, num_gpus=run.settings.recipe.num_gpus),
+        run.jobs, run.decoys, run.workdir.indexes, most_views=run.settings.index_views,
+    )  # fmt: skip
     stage.detail = f"{sum(counts)} rows' gradients in {len(counts)} indexes, {len(missing)} built now"
 
 

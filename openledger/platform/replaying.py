@@ -47,7 +47,7 @@ from openledger.core.ids import check_name
 from openledger.core.money import NANO_PER_OPEN
 from openledger.core.values import Answer, Row
 from openledger.platform.calls import reason_of
-from openledger.platform.hosts import HostNeeds, HostOf, gpus_of
+from openledger.platform.hosts import HostOf
 from openledger.training.record import load_run, rows_in_order
 
 if TYPE_CHECKING:  # it settles with what is here
@@ -235,8 +235,7 @@ def _replay(
     rows = rows_in_order(row_ids, replays.rows_of(card), "the run")
     folder = _begin(replays.folder, f"{_name(part, found)}-", part, found.left_out)
     targets = _first_targets(folder, part, targets)
-    needs = HostNeeds(base_digest=card.base_digest, num_gpus=gpus_of([card]))
-    asked = hosts(needs).replay.remote(served.folder, rows, list(targets.values()), str(folder))
+    asked = hosts(part.needs).replay.remote(served.folder, rows, list(targets.values()), str(folder))
     told: Replay = ray.get(asked)
     whose = {entry.row_id: entry.contributor_id for entry in measured.entries}
     named = [(row.row_id, whose.get(row.row_id, row.contributor_id)) for row in rows]

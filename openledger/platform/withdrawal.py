@@ -108,7 +108,7 @@ def withdraw(
     registry: AdapterRegistry,
     base: BaseModel,
     rows: Sequence[Row],
-    host: Any,
+    build: Callable[..., Any],
     adapters: Path,
     indexes: Path,
     *,
@@ -117,8 +117,9 @@ def withdraw(
     num_gpus: float | None = None,
     tell: Callable[[str], None] = lambda _: None,
 ) -> AdapterCard:
-    """Serve the adapter that never saw the contributor's rows under the old one's name, then build its index. `rows`
-    are those of its Datanet version that are still there; the contributor's own are needed only where the adapter
+    """Serve the adapter that never saw the contributor's rows under the old one's name, then build its index by `build`
+    (an `index_task`, or an `IndexHost`'s `build.remote`: one that has a GPU keeps it from the training). `rows` are
+    those of its Datanet version that are still there; the contributor's own are needed only where the adapter
     without them isn't ready. `credit` gives the order of credit of that version (`platform.credit`), and is asked only
     once the adapter without them is served. May be repeated; stopped on its way, it goes on.
 
@@ -138,7 +139,7 @@ def withdraw(
     folders = index_views(registry.get(plan.name).folder), card.digest
     trained, decoys = _indexed_rows(card, rows, indexes)
     folder, run = index_folder(indexes, card.digest), _measured_run(registry, card, indexes, credit)
-    ray.get(host.build.remote(*folders, trained, decoys, str(folder), run))
+    ray.get(build(*folders, trained, decoys, str(folder), run))
     return card
 
 

@@ -21,6 +21,7 @@ from openledger.core.errors import InvalidInput
 from openledger.core.hashing import digest_json
 
 _FROM_ADAPTER = "adapter:"
+WHERE = frozenset({"num_gpus"})  # settings that say where a run computes, not what: it is found again without them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +63,7 @@ class Recipe:
         if not 0 < self.learning_rate < 1:
             raise InvalidInput(f"learning_rate is {self.learning_rate}", code="invalid_recipe", param="learning_rate")
         check_gpu_share(self.num_gpus)
+        object.__setattr__(self, "num_gpus", float(self.num_gpus))  # YAML's 1 and 1.0 are one recipe in JSON too
 
     @property
     def middle_epoch(self) -> int:
@@ -85,10 +87,11 @@ def recipe_from(values: dict[str, Any]) -> Recipe:
 
 
 def check_gpu_share(num_gpus: float) -> None:
-    """Raises InvalidInput (`invalid_gpus`) for more than one GPU, which no task computes on, and for less than none."""
-    if not 0 <= num_gpus <= 1:
+    """Raises InvalidInput (`invalid_gpus`) for more than one GPU, which no task computes on, for less than none, and
+    for what is no number."""
+    if isinstance(num_gpus, bool) or not isinstance(num_gpus, int | float) or not 0 <= num_gpus <= 1:
         raise InvalidInput(
-            f"num_gpus is {num_gpus:g}: a task computes on one GPU",
+            f"num_gpus is {num_gpus}: a task computes on one GPU",
             code="invalid_gpus",
             param="num_gpus",
             fix="give 1, a fraction of it that tasks share one by, or 0",

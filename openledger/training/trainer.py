@@ -6,6 +6,7 @@ them and gradients summed by gloo.
 """
 
 import json
+import logging
 import os
 import pickle
 import shutil
@@ -24,11 +25,14 @@ from openledger.core.errors import InvalidInput, Unavailable
 from openledger.core.files import sync_folder, write_json_durably
 from openledger.core.hashing import digest_json
 from openledger.core.values import DatanetVersion, Row
-from openledger.training.recipe import Recipe, check_gpu_share, from_adapter, public_constant, row_root_constant
+from openledger.training.recipe import WHERE, Recipe, check_gpu_share, from_adapter, public_constant, row_root_constant
 from openledger.training.start import Parent, check_parent, keep_start, start_folder
 
 if TYPE_CHECKING:
     from openledger.training.examples import Example
+
+_NODE_WAIT_S = 600  # for an autoscaler to start a node with a GPU
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,10 +83,11 @@ class TrainingJob:
 
     @property
     def key(self) -> str:
-        """Digest of base, version, rows (held-out ones too), recipe and parent. Code, libraries and (for a shared job)
-        the number of workers also decide the last bits of what is computed; the card records them."""
+        """Digest of base, version, rows (held-out ones too), recipe and parent. Code, libraries, the device and (for a
+        shared job) the number of workers also decide the last bits of what is computed; the card records them."""
         rows = [[row.row_id for row in own] for own in (self.rows, self.held_out)]
-        parts = [self.constant, json.dumps(self.recipe.to_dict(), sort_keys=True), rows]
+        settings = {name: value for name, value in self.recipe.to_dict().items() if name not in WHERE}
+        parts = [self.constant, json.dumps(settings, sort_keys=True), rows]
         return digest_json([*parts, self.parent.digest] if self.parent else parts)
 
     def at(self, adapters: Path) -> "TrainingJob":
@@ -96,7 +101,7 @@ def train_adapters(jobs: Sequence[TrainingJob], *, folder: Path, num_workers: in
 
     The run is named by its jobs and workers: with the same, and the same `folder`, it goes on where it was stopped.
     Raises Unavailable when the run fails more often than Ray Train is told to try, and as `check_parent` and
-    `check_gpus`.
+    `check_workers`.
     """
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -104,7 +109,7 @@ def train_adapters(jobs: Sequence[TrainingJob], *, folder: Path, num_workers: in
     from ray.train.v2.api.exceptions import TrainingFailedError
 
     use_gpu = any(job.recipe.num_gpus for job in jobs)
-    check_gpus(float(use_gpu))
+    check_workers(float(use_gpu), num_workers)
     for job in jobs:
         if job.parent is not None:
             check_parent(job.parent, job.base, job.recipe)
@@ -138,17 +143,48 @@ def train_adapters(jobs: Sequence[TrainingJob], *, folder: Path, num_workers: in
     jobs_file.unlink(missing_ok=True)
 
 
-def check_gpus(num_gpus: float) -> None:
-    """Raises Unavailable (`no_gpu`) where no node of the cluster has so much of a GPU, nor any that its autoscaler may
-    start: Ray would queue the work without an end. InvalidInput (`invalid_gpus`) for what no task can take."""
+def check_workers(num_gpus: float, num_workers: int) -> None:
+    """As `check_gpus`, of a training under a recipe with `num_gpus`: each of its workers takes a whole one, all at
+    once. Ray Train would try again without an end."""
     check_gpu_share(num_gpus)
-    if num_gpus and max([*_gpus_of_nodes(), *_gpus_of_nodes_to_come()], default=0.0) < num_gpus:
+    if num_gpus and not _has_places(1.0, num_workers):
+        raise Unavailable(
+            f"a training by {num_workers} workers takes {num_workers} whole GPUs, and the cluster hasn't as many",
+            code="too_few_gpus",
+            param="num_workers",
+            fix="fewer workers: --workers 1, num_workers: 1 in a quickstart's config.yaml;"
+            " or train on the CPU: num_gpus: 0 in the recipe, and no --gpu",
+        )
+
+
+def check_gpus(num_gpus: float) -> None:
+    """Raises Unavailable (`no_gpu`) where no node of the cluster has so much of a GPU, and none comes: Ray would queue
+    the work without an end. InvalidInput (`invalid_gpus`) for what no task can take.
+
+    Where an autoscaler may start such a node, it is asked to, and waited for `_NODE_WAIT_S` at most.
+    """
+    check_gpu_share(num_gpus)
+    if num_gpus and not _has_places(num_gpus, 1):
         raise Unavailable(
             f"{num_gpus:g} GPUs for each task were asked for, and no node of the cluster has one",
             code="no_gpu",
             param="num_gpus",
-            fix="add a node with a GPU (a worker group, where the cluster scales itself), or go on without: --gpus 0",
+            fix="add a node with a GPU (a worker group, where the cluster scales itself), or go on without: --gpus 0;"
+            " in jobs/train.py and a quickstart num_gpus: 0 in the recipe, and no --gpu",
         )
+
+
+def _has_places(num_gpus: float, number: int) -> bool:
+    """Whether `number` tasks with so much of a GPU each fit on the nodes, or on those to come: on their whole, not on
+    what is free now, but a word is said where nothing is."""
+    import ray
+
+    places = sum(int(gpus / num_gpus) for gpus in _gpus_of_nodes())
+    if places < number:
+        return _may_come(num_gpus) and _come(num_gpus, number)
+    if ray.available_resources().get("GPU", 0.0) < num_gpus:
+        _logger.warning("every GPU of the cluster is taken at this moment: waiting until one is free")
+    return True
 
 
 def _gpus_of_nodes() -> list[float]:
@@ -157,12 +193,38 @@ def _gpus_of_nodes() -> list[float]:
     return [float(node["Resources"].get("GPU", 0.0)) for node in ray.nodes() if node["Alive"]]
 
 
-def _gpus_of_nodes_to_come() -> list[float]:
-    """Of each kind of node that the autoscaler, where there is one, says that it may start."""
-    from ray._private.state import state  # no public call tells it
+def _may_come(num_gpus: float) -> bool:
+    """False only where it is known that no such node comes: the cluster was started by this process, or its autoscaler
+    has told all that it may start. Those of open-source Ray tell nobody (2.60)."""
+    try:  # no public call tells
+        from ray._private import worker
+        from ray._private.state import state
 
-    config: Any = state.get_cluster_config()
-    return [float(group.resources.get("GPU", 0.0)) for group in config.node_group_configs] if config else []
+        node: Any = worker._global_node
+        if node is not None and node.is_head():
+            return False
+        config: Any = state.get_cluster_config()
+    except Exception:  # noqa: BLE001 - a client's connection, or another Ray: nothing is known
+        return True
+    if config is None:
+        return True
+    groups = [group for group in config.node_group_configs if group.max_count != 0]
+    return any(group.resources.get("GPU", 0.0) >= num_gpus for group in groups)
+
+
+def _come(num_gpus: float, number: int) -> bool:
+    """Ask the autoscaler for room for `number` such tasks, and wait: pending work is what makes it start a node."""
+    from ray.util.placement_group import placement_group, remove_placement_group
+
+    _logger.warning(
+        "no node of the cluster has the GPUs that are asked for (%g, %d times): waiting up to %d s for one to start",
+        num_gpus, number, _NODE_WAIT_S,
+    )  # fmt: skip
+    room = placement_group([{"GPU": num_gpus}] * number)
+    try:
+        return bool(room.wait(_NODE_WAIT_S))
+    finally:
+        remove_placement_group(room)
 
 
 def _fit(trainer: Any) -> None:
@@ -335,7 +397,7 @@ def _load_state(checkpoint: Any, rank: int) -> dict[str, Any]:
         return {"next": 0, "progress": None}
     with checkpoint.as_directory() as folder:
         # written by this module a moment ago, in this run's own folder: pickle is safe here
-        return torch.load(Path(folder) / f"rank{rank}.pt", weights_only=False)
+        return torch.load(Path(folder) / f"rank{rank}.pt", map_location="cpu", weights_only=False)
 
 
 def _report(state: dict[str, Any], name: str, rank: int) -> None:

@@ -55,7 +55,10 @@ def main(world: Path, out: Path) -> None:
         runtime_env={"worker_process_setup_hook": note_gpus, "env_vars": {"NOTES": str(out)}},
     )  # fmt: skip
     try:
-        compute(**pickle.loads((world / "world.pickle").read_bytes()), folder=world)
+        asked = pickle.loads((world / "world.pickle").read_bytes())
+        compute(**asked, folder=world)
+        withdraw(asked["base"], asked["run"], asked["rows"], folder=world)
+        print(json.dumps(refused_where_the_gpu_is_taken(asked["base"])))
     finally:
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
@@ -68,7 +71,7 @@ def compute(base, run, rows, answer, folder: Path) -> None:
     from openledger.attribution.actor import index_task, start_index_host
     from openledger.attribution.bank_folder import find_bank
     from openledger.attribution.subject import Subject
-    from openledger.attribution.trainer import prepare, replay_distributed, train_bank_of
+    from openledger.attribution.trainer import index_tasks, prepare, replay_distributed, train_bank_of
     from openledger.training.examples import encode_answer, encode_row
     from openledger.training.record import load_run
 
@@ -79,11 +82,45 @@ def compute(base, run, rows, answer, folder: Path) -> None:
     replay_distributed(base, record, examples, [[(encode_answer(answer), 1.0)]], folder / "replay")
     views, digest = [str(run / "checkpoints" / "epoch-1.safetensors")], record.adapter_digest
     ray.get(index_task(base)(views, digest, rows, [], str(folder / "task"), str(run)))
+    index_tasks(base, spread_from=1)(views, digest, rows, [], str(folder / "spread"), str(run))
     host = start_index_host(base, 1, record.recipe.num_gpus)
     ray.get(host.build.remote(views, digest, rows, [], str(folder / "index"), str(run)))
     ray.get(host.score.remote(views, digest, str(folder / "index"), [answer]))
     ray.get(host.bank_outcomes.remote(str(run), find_bank(run, digest), [answer]))
     ray.get(host.replay.remote(str(run), rows, [[(answer, 1.0)]], str(folder / "host")))
+    ray.kill(host)
+
+
+def withdraw(base, run, rows, folder: Path) -> None:
+    """As jobs/withdraw.py: a training that has the one GPU, then an index that has it."""
+    import ray
+
+    from openledger.attribution.actor import index_task
+    from openledger.attribution.trainer import train_without
+
+    train_without(run, base, rows, rows[0].contributor_id, num_gpus=1)
+    views = [str(run / "checkpoints" / "epoch-1.safetensors")]
+    ray.get(index_task(base, num_gpus=1)(views, "without", rows, [], str(folder / "without"), str(run)))
+
+
+def refused_where_the_gpu_is_taken(base) -> dict[str, str]:
+    """What is said to whom wants an actor on the GPU that another actor has for good."""
+    import ray
+
+    from openledger.attribution.actor import start_index_host
+    from openledger.core.errors import Unavailable
+
+    @ray.remote(num_cpus=0, num_gpus=0.75)
+    class Replica:
+        pass
+
+    replica = Replica.remote()
+    ray.get(replica.__ray_ready__.remote())
+    try:
+        start_index_host(base, 1, 0.5, wait_s=2)
+    except Unavailable as error:
+        return {"code": error.code, "message": error.message, "fix": error.fix}
+    return {}
 
 
 if __name__ == "__main__":

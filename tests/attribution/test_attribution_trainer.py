@@ -19,7 +19,9 @@ from openledger.attribution import trainer as trainer_module
 from openledger.attribution.actor import IndexHost
 from openledger.attribution.bank import plan_bank, run_bank
 from openledger.attribution.index import build_index, standing
+from openledger.attribution.index_folder import is_finished
 from openledger.attribution.instruments import make
+from openledger.attribution.likeness import load_repeats
 from openledger.attribution.replay import replay_run
 from openledger.attribution.subject import Subject
 from openledger.attribution.trainer import (
@@ -170,13 +172,29 @@ def test_tasks_build_what_one_process_builds_though_one_was_killed(cluster, worl
     assert [path for path in here if here[path] != there[path]] == []
 
 
+def test_an_index_whose_list_of_repeats_fails_is_not_finished(cluster, world, tmp_path):
+    """Settlements pay by a finished index, once for all; without the list its repeated rows would be paid."""
+    base, _, folder, record, _ = world
+    views, place = [str(folder / "checkpoints" / "epoch-1.safetensors")], tmp_path / "index"
+    place.mkdir()
+    (place / "repeats.json").write_text("half")
+    with pytest.raises(Corrupt) as caught:
+        index_tasks(base, spread_from=1)(views, record.adapter_digest, tiny_rows(), [], str(place), str(folder))
+    assert caught.value.code == "corrupt_repeats"
+    assert not is_finished(place)
+    (place / "repeats.json").unlink()
+    index_tasks(base, spread_from=1)(views, record.adapter_digest, tiny_rows(), [], str(place), str(folder))
+    assert is_finished(place)
+    assert load_repeats(place) is not None
+
+
 def test_an_index_of_few_rows_is_one_tasks(world, monkeypatch):
     base = world[0]
-    monkeypatch.setattr(trainer_module, "index_task", lambda base: lambda *arguments: ("one", *arguments))
+    monkeypatch.setattr(trainer_module, "index_task", lambda base, num_gpus: lambda *arguments: ("one", *arguments))
     monkeypatch.setattr(trainer_module, "_build_spread", lambda base, *arguments: ("many", *arguments))
-    build, asked = index_tasks(base, spread_from=8), ("digest", ["row"] * 3, ["decoy"], "index", "run")
+    build, asked = index_tasks(base, spread_from=8, num_gpus=0.5), ("digest", ["row"] * 3, ["decoy"], "index", "run")
     assert build(["view"], *asked) == ("one", ["view"], *asked)
-    assert build(["view", "other"], *asked) == ("many", ["view", "other"], *asked)
+    assert build(["view", "other"], *asked) == ("many", ["view", "other"], *asked, 0.5)
 
 
 @pytest.mark.parametrize(("num_shards", "expected"), [(1, 1), (7, 1), (8, 2), (100, 4)])

@@ -338,7 +338,7 @@ def test_of_an_adapter_without_the_author_the_earliest_copy_is_paid(trained, wor
     """He withdraws; an independent author later isn't unpaid for ever by a row that is gone."""
     world.bank(replace(trained.job, output=world.registry.get("greek").folder), without=[AUTHOR])
     plan = withdrawal.plan_withdrawal(world.registry, "greek", AUTHOR)
-    parts = plan, world.registry, world.base, with_copies(), world.host, world.adapters, world.indexes
+    parts = plan, world.registry, world.base, with_copies(), world.host.build.remote, world.adapters, world.indexes
     with pytest.raises(InvalidInput) as caught:  # served it is, but nothing is settled by that record's order
         withdrawal.withdraw(*parts, economy=world.economy, credit=lambda: ORDER[::-1])
     assert caught.value.code == "other_credit"

@@ -151,7 +151,7 @@ def test_without_a_contributor_one_of_the_rows_alike_is_paid_though_the_earliest
     rows = [row for row in with_repetitions() if row.row_id != first]
     world.bank(replace(trained.job, output=world.registry.get("greek").folder), without=["ctr_1a"])
     plan = withdrawal.plan_withdrawal(world.registry, "greek", "ctr_1a")
-    parts = plan, world.registry, world.base, rows, world.host, world.adapters, world.indexes
+    parts = plan, world.registry, world.base, rows, world.host.build.remote, world.adapters, world.indexes
     card = withdrawal.withdraw(*parts, economy=world.economy)
     repeats = load_repeats(pipeline.index_folder(world.indexes, card.digest))
     found = repeats.own
@@ -170,6 +170,6 @@ def test_without_a_list_of_the_old_adapters_there_is_none_of_the_new_ones(traine
     (old / "repeats.json").unlink()
     world.bank(replace(trained.job, output=world.registry.get("greek").folder), without=["ctr_1a"])
     plan = withdrawal.plan_withdrawal(world.registry, "greek", "ctr_1a")
-    parts = plan, world.registry, world.base, with_repetitions(), world.host, world.adapters, world.indexes
+    parts = plan, world.registry, world.base, with_repetitions(), world.host.build.remote, world.adapters, world.indexes
     card = withdrawal.withdraw(*parts, economy=world.economy)
     assert load_repeats(pipeline.index_folder(world.indexes, card.digest)) is None

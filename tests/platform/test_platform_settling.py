@@ -12,7 +12,7 @@ from jobs.settle import report
 from openledger.attribution.audit import save_audit
 from openledger.attribution.index import IndexEntry
 from openledger.core.clock import ManualClock
-from openledger.core.errors import Conflict, NotFound
+from openledger.core.errors import Conflict, Corrupt, NotFound, Unavailable
 from openledger.platform import generations, hosts, pipeline
 from openledger.platform.hosts import HostNeeds, IndexHosts, gpus_of
 
@@ -306,11 +306,37 @@ class TestTwoBases:
             found.of(HostNeeds(base_digest="latin"))
         assert (ended, found.of(HostNeeds(base_digest="greek"))) == ([], "greek")
 
-    def test_pools_of_one_base_come_one_after_another(self):
-        adapters = {"a": "la", "b": "gr", "c": "la"}
+    def test_who_gets_no_gpu_waits_for_it_once_and_another_hosts_pools_go_on(self, ended):
+        asked = []
+
+        def start(base, num_cpus, num_gpus):
+            asked.append(num_gpus)
+            if num_gpus:
+                raise Unavailable("no GPU is free", code="gpu_busy", param="num_gpus")
+            return "host"
+
+        found = IndexHosts([Base("greek")], start)
+        for _ in range(2):
+            with pytest.raises(Unavailable):
+                found.of(HostNeeds(base_digest="greek", num_gpus=0.5))
+        assert found.of(HostNeeds(base_digest="greek")) == "host"
+        assert asked == [0.5, 0.0]
+
+    def test_pools_of_one_base_and_part_of_a_gpu_come_one_after_another(self, tmp_path, monkeypatch):
+        adapters = {"a": ("la", 0.5), "b": ("gr", 0.0), "c": ("la", 0.0), "d": ("la", 0.5), "e": ("la", None)}
+
+        def load_card(folder):
+            if (num_gpus := adapters[folder.name][1]) is None:
+                raise Corrupt("no card", code="corrupt_adapter", param="e")
+            return SimpleNamespace(recipe={"num_gpus": num_gpus})
+
+        monkeypatch.setattr(pipeline, "load_card", load_card)
         registry = SimpleNamespace(
-            list=lambda: [SimpleNamespace(name=name, base_digest=base) for name, base in adapters.items()]
+            list=lambda: [
+                SimpleNamespace(name=name, base_digest=base, folder=str(tmp_path / name))
+                for name, (base, _) in adapters.items()
+            ]
         )
-        pools = [("a", "p1"), ("a", "p2"), ("b", "p1"), ("c", "p1"), ("gone", "p1")]
-        found = pipeline._by_base(pools, registry)
-        assert found == [("gone", "p1"), ("b", "p1"), ("a", "p1"), ("a", "p2"), ("c", "p1")]
+        pools = [("a", "p1"), ("a", "p2"), ("b", "p1"), ("c", "p1"), ("d", "p1"), ("e", "p1"), ("gone", "p1")]
+        found = [name for name, _ in pipeline._by_host(pools, registry)]
+        assert found == ["gone", "b", "c", "e", "a", "a", "d"]

@@ -48,7 +48,7 @@ def withdraw(world, rows=ROWS, contributor=GONE, **options):
         world.registry,
         world.base,
         rows,
-        world.host,
+        lambda *asked: world.host.build.remote(*asked),
         world.adapters,
         world.indexes,
         economy=world.economy,
@@ -156,6 +156,45 @@ def test_without_a_member_it_is_trained_and_needs_all_rows(world, monkeypatch):
     assert "ctr_1b" not in card.contributors
 
 
+def test_the_training_has_the_gpu_to_itself_and_the_index_after_it(world, monkeypatch):
+    """Of a node's one GPU an actor that waits for its work would keep the training for good."""
+    asked = []
+
+    def train_without(folder, base, rows, contributor, *, num_gpus):
+        asked.append(("training", num_gpus))
+        examples = [encode_row(load_tokenizer(base), row) for row in rows]
+        member = member_without(load_run(folder), examples, contributor)
+        bank = run_bank(folder / "bank", load_run(folder), base, examples)
+        bank.train([member])
+        return bank.weights([member])[0], {}
+
+    def index_task(base, *, num_gpus):
+        def build(*arguments):
+            asked.append(("index", num_gpus))
+            return world.host.build.remote(*arguments)
+
+        return build
+
+    monkeypatch.setattr(withdrawal, "train_without", train_without)
+    monkeypatch.setattr(actor, "start_index_host", lambda *_, **__: pytest.fail("an actor would hold the GPU"))
+    stand_in_for_the_cluster(world, monkeypatch, index_task)
+    arguments = Namespace(adapter="one", contributor="ctr_1b", base_model="", gpus=1.0, dry_run=False)
+    job.withdraw(Workdir(world.folder), arguments)
+    assert asked == [("training", 1.0), ("index", 1.0)]
+
+
+def stand_in_for_the_cluster(world, monkeypatch, index_task, checked_credit=lambda *_: []):
+    for place, name, value in (
+        (base_model, "find_base_model", lambda _: world.base),
+        (actor, "index_task", index_task),
+        (cluster, "connected", lambda _: nullcontext()),
+        (pipeline, "published", lambda *_: (None, ROWS)),
+        (credit, "checked_credit", checked_credit),
+        *((actors, f"{each}_actor", lambda _: world.economy) for each in ("datanets", "economy", "ledger")),
+    ):
+        monkeypatch.setattr(place, name, value)
+
+
 def test_stopped_before_its_index_it_goes_on_and_done_twice_it_is_done_once(world):
     build, world.host = world.host, None  # the host dies after the switch
     with pytest.raises(AttributeError):
@@ -203,15 +242,7 @@ def test_a_wrong_order_of_credit_keeps_nobodys_rows_on_sale(world, monkeypatch):
         sold.append(world.registry.get("one").digest)
         raise InvalidInput("the version's order of credit is not the log's", code="other_credit", param="credit")
 
-    for place, name, value in (
-        (base_model, "find_base_model", lambda _: world.base),
-        (actor, "start_index_host", lambda *_, **__: world.host),
-        (cluster, "connected", lambda _: nullcontext()),
-        (pipeline, "published", lambda *_: (None, ROWS)),
-        (credit, "checked_credit", other_credit),
-        *((actors, f"{each}_actor", lambda _: world.economy) for each in ("datanets", "economy", "ledger")),
-    ):
-        monkeypatch.setattr(place, name, value)
+    stand_in_for_the_cluster(world, monkeypatch, lambda base, num_gpus: world.host.build.remote, other_credit)
     old = world.registry.get("one")
     arguments = Namespace(adapter="one", contributor=GONE, base_model="", gpus=0, dry_run=False)
     with pytest.raises(InvalidInput) as caught:

@@ -1,5 +1,7 @@
 """The attributable recipe, and its public constant: what it takes, and what moves it."""
 
+import json
+
 import pytest
 
 from openledger.core.errors import InvalidInput
@@ -52,6 +54,7 @@ def test_the_default_recipe_is_the_attributable_one():
 def test_a_recipe_names_its_gpus_where_it_asks_for_any():
     """Digests of recipes stand in records, cards and the log: those without a GPU stay what they were."""
     assert "num_gpus" not in Recipe().to_dict()
+    assert [json.dumps(Recipe(num_gpus=one).to_dict()["num_gpus"]) for one in (1, 1.0)] == ["1.0", "1.0"]
     asked = Recipe(num_gpus=0.5)
     assert asked.to_dict()["num_gpus"] == 0.5
     assert recipe_from(asked.to_dict()) == asked

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from tiny_model import make_tiny_base, tiny_rows
 
-from openledger.adapters.base_model import load_model, load_tokenizer
+from openledger.adapters.base_model import BaseModel, load_model, load_tokenizer
 from openledger.adapters.card import adapter_digest, load_card
 from openledger.core.values import DatanetVersion
 from openledger.training.examples import Example, encode_row
@@ -57,6 +57,14 @@ def test_with_nonces_no_row_moves_the_constant_and_without_them_every_row_does(b
     assert drawn.constant == public_constant(base.digest, "greek", 1, drawn.nonces)
     assert with_another_row_root(drawn).constant == drawn.constant
     assert with_another_row_root(bare).constant != bare.constant
+
+
+@pytest.mark.parametrize("num_gpus", [0, 0.5, 1, 1.0])
+def test_where_it_is_trained_makes_no_other_job(num_gpus):
+    """The digest is that of before recipes named GPUs: folders and interrupted runs are found under it."""
+    base = BaseModel(path="", name="b", digest="base", max_positions=64)
+    asked = replace(job(base, Path(), "greek"), rows=(), recipe=Recipe(num_gpus=num_gpus))
+    assert asked.key == "c44ed4e2cba0f02b6e2688559b06712aedeadd0bfc05b173a4903e71b09e06e4"
 
 
 def test_jobs_of_other_nonces_are_other_jobs(base, tmp_path):
