@@ -73,6 +73,7 @@ from benchmarks.redteam_world import (
     without_restated,
 )
 from openledger.adapters.base_model import find_base_model
+from openledger.attribution.index import METHOD
 from openledger.attribution.spans import build_span_index
 from openledger.core.files import write_json_durably
 from openledger.core.hashing import digest_json
@@ -881,9 +882,9 @@ def _kept(folder: Path, world: World, name: str, attack: Attack) -> Record:
 
 
 def _record_file(folder: Path, world: World, name: str) -> Path:
-    """With the rule and z that it is paid by: what another one paid is no result of this one."""
-    file, rule = ("".join(letter if letter.isalnum() else "-" for letter in text) for text in (name, RULE))
-    return folder / "records" / f"{world.kit.name}-{file}-{world.seed}-{rule}-z{PARAMETERS.z_milli}.json"
+    """With the index, the rule and the z that it is paid by: what others paid is no result of these."""
+    file, rule, index = ("".join(letter if letter.isalnum() else "-" for letter in text) for text in (name, RULE, METHOD))
+    return folder / "records" / f"{world.kit.name}-{file}-{world.seed}-{index}-{rule}-z{PARAMETERS.z_milli}.json"
 
 
 def table(title: str, results: Mapping[str, Any]) -> str:

@@ -71,7 +71,7 @@ from benchmarks.redteam_world import (
 from openledger.adapters.base_model import find_base_model
 from openledger.attribution.bank import plan_bank
 from openledger.attribution.coalitions import Design, deal_blocks
-from openledger.attribution.index import IndexEntry, build_index
+from openledger.attribution.index import METHOD, IndexEntry, build_index
 from openledger.attribution.index_folder import View
 from openledger.attribution.instruments import first_half
 from openledger.attribution.likeness import Repeat
@@ -137,7 +137,8 @@ def indexed(
     """Train on `trained`, and score it and the decoys at the first half of the run's epochs. `asked` are questions,
     answers sold as they are, and held-out ones."""
     parts = [[repr(value) for value in values] for values in (trained, decoys, strangers, *asked)]
-    path = folder / "ways" / f"{kit.name}-{digest_json([kit.identity, parts, constants.initial, constants.order])}.npz"
+    key = digest_json([kit.identity, parts, constants.initial, constants.order, METHOD])
+    path = folder / "ways" / f"{kit.name}-{key}.npz"
     if not path.exists():
         found = _indexed(kit, trained, decoys, strangers, asked, constants)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,7 @@ from openledger.adapters.base_model import BaseModel, load_model, load_tokenizer
 from openledger.attribution import likeness, likeness_3
 from openledger.attribution.bank import Bank, plan_bank
 from openledger.attribution.bank_folder import BANK_FORMAT
-from openledger.attribution.index import build_index
+from openledger.attribution.index import METHOD, build_index
 from openledger.attribution.likeness import Repeat, Repeats
 from openledger.attribution.records import encode_record
 from openledger.core.files import write_durably, write_json_durably
@@ -183,7 +183,8 @@ def _trained(
 ) -> Observed:
     parts = [[repr(value) for value in values] for values in (rows, sold, held_out, extra)]
     players = BANK_FORMAT if num_coalitions else ""
-    key = digest_json([kit.identity, parts, constants.initial, constants.order, num_coalitions, players])[:24]
+    given = [kit.identity, parts, constants.initial, constants.order]
+    key = digest_json([*given, num_coalitions, players, METHOD])[:24]
     path = folder / "worlds" / f"{kit.name}-{key}.npz"
     if path.exists():
         return _read(path)
