@@ -883,8 +883,9 @@ def _kept(folder: Path, world: World, name: str, attack: Attack) -> Record:
 
 def _record_file(folder: Path, world: World, name: str) -> Path:
     """With the index, the rule and the z that it is paid by: what others paid is no result of these."""
-    file, rule, index = ("".join(letter if letter.isalnum() else "-" for letter in text) for text in (name, RULE, METHOD))
-    return folder / "records" / f"{world.kit.name}-{file}-{world.seed}-{index}-{rule}-z{PARAMETERS.z_milli}.json"
+    told = (world.kit.name, name, str(world.seed), METHOD, RULE, f"z{PARAMETERS.z_milli}")
+    file = "-".join("".join(letter if letter.isalnum() else "-" for letter in text) for text in told)
+    return folder / "records" / f"{file}.json"
 
 
 def table(title: str, results: Mapping[str, Any]) -> str:
