@@ -20,6 +20,7 @@ from openledger.platform.environment import prepare_environment
 from openledger.platform.quickstart import QuickstartSettings, _ask_one, build_banks, describe_plan, held_in_drafts
 from openledger.platform.report_file import changing
 from openledger.platform.workdir import Workdir
+from openledger.training.recipe import Recipe
 
 
 def test_a_taken_port_is_named_with_a_way_out():
@@ -99,7 +100,7 @@ def test_held_in_questions_do_not_depend_on_who_contributed():
 )
 def test_coalitions_are_told_of_where_a_bank_is_asked_for(monkeypatch, wanted, detail):
     monkeypatch.setattr(pipeline, "build_bank", lambda *_, **__: 3)
-    settings = SimpleNamespace(bank_datanets=wanted, bank_coalitions=8)
+    settings = SimpleNamespace(bank_datanets=wanted, bank_coalitions=8, recipe=Recipe())
     stage = SimpleNamespace(tell=lambda _: None, detail="")
     build_banks(SimpleNamespace(jobs=[SimpleNamespace(name="py")], settings=settings), stage)
     assert stage.detail == detail

@@ -154,10 +154,10 @@ def test_every_pool_that_waits_is_settled_and_one_that_can_not_be_keeps_no_other
     town.sell("k3")  # in the period that is still open
     attribute = pipeline.attribute
 
-    def fails_once(pool, *others):
+    def fails_once(pool, *others, **more):
         if pool.period == "p0001":
             raise failed
-        return attribute(pool, *others)
+        return attribute(pool, *others, **more)
 
     monkeypatch.setattr(pipeline, "attribute", fails_once)
     waiting = lambda: list(  # noqa: E731
