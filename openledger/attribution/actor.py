@@ -179,10 +179,17 @@ def _begin_build(
     folder: str,
     run: str = "",
 ) -> Any:
-    num_gpus = gpus_for(load_run(Path(run)).recipe if run else None, num_gpus)
-    check_gpus(num_gpus)
+    num_gpus = index_gpus(run, num_gpus)
     task = ray.remote(_build).options(num_cpus=1, num_gpus=num_gpus, max_retries=2, name="index")
     return task.remote(base, device_of(num_gpus), views, adapter_digest, trained, decoys, folder, run)
+
+
+def index_gpus(run: str, asked: float | None) -> float:
+    """What of a GPU a task of an index takes: what `asked` says, else the recipe of the recorded run at `run`, where
+    there is one. Raises as `check_gpus`."""
+    num_gpus = gpus_for(load_run(Path(run)).recipe if run else None, asked)
+    check_gpus(num_gpus)
+    return num_gpus
 
 
 def _build(base: BaseModel, device: str, *arguments: Any) -> int:

@@ -33,11 +33,6 @@ _HASHED_BY = "likeness/1"  # of the first rule, whose sketches all later ones to
 Sketches = npt.NDArray[np.float16]
 
 
-def sketches(module: Any, examples: Sequence[Trainable], task: Task = LANGUAGE) -> Sketches:
-    """a of the module's formula for each example, sketched and of length one, in the first rules' basis: [R, K]."""
-    return sketches_by(module, examples, (fit_places(len(examples)),), task)[0]
-
-
 def fit_places(num_rows: int) -> Sequence[int]:
     """Which of so many rows the first rules' basis is fitted on."""
     return range(0, num_rows, max(1, -(-num_rows // FIT_ROWS)))

@@ -16,7 +16,7 @@ import ray
 import torch
 
 from openledger.adapters.base_model import BaseModel, load_model, load_tokenizer
-from openledger.attribution.actor import index_task
+from openledger.attribution.actor import index_gpus, index_task
 from openledger.attribution.bank import Bank, BankPlan, member_without, plan_bank, run_bank
 from openledger.attribution.bank_folder import finish_bank
 from openledger.attribution.ekfac import FIT_ROWS
@@ -184,8 +184,7 @@ def _build_spread(
     run: str,
     num_gpus: float | None,
 ) -> int:
-    num_gpus = gpus_for(load_run(Path(run)).recipe if run else None, num_gpus)
-    check_gpus(num_gpus)
+    num_gpus = index_gpus(run, num_gpus)
     tokenizer, place = load_tokenizer(base), Path(folder)
     encoded, spare = ([encode_row(tokenizer, row) for row in rows] for rows in (trained, decoys))
     check_lengths([*encoded, *spare], base)

@@ -119,6 +119,6 @@ def test_the_basis_of_published_rules_of_likeness_stays(monkeypatch, rows):
     """Rows are paid by these rules: another basis would find other repeats under the same name."""
     asked = []
     monkeypatch.setattr(sketches, "fit", lambda *given, **named: asked.append(named) or fit(*given, **named))
-    sketches.sketches(make_module("method"), rows, TASK)
+    sketches.sketches_by(make_module("method"), rows, (sketches.fit_places(len(rows)),), TASK)
     assert [(own["fit_rows"], own["damping"]) for own in asked] == [(24, Damping(least=0.01, unseen=0.0))]
     assert (sketches.FIT_ROWS, likeness_3.FIT_ROWS, sketches.SKETCH) == (64, 256, 4096)

@@ -34,7 +34,7 @@ from openledger.attribution.likeness import (
     repeats_among,
     save_repeats,
 )
-from openledger.attribution.sketches import SKETCH, sketches
+from openledger.attribution.sketches import SKETCH, fit_places, sketches_by
 from openledger.core.errors import Corrupt, InvalidInput, NotFound
 from openledger.core.hashing import digest_json
 from openledger.core.shares import RULE as SHARES_5
@@ -397,6 +397,11 @@ def test_a_row_without_a_place_in_the_order_of_credit_is_refused(world):
     with pytest.raises(InvalidInput) as caught:
         find_repeats(module, rows, credit={"r0": 0}, salt="s")
     assert (caught.value.code, caught.value.param) == ("unknown_credit", "credit")
+
+
+def sketches(module, rows):
+    """In the first rules' basis."""
+    return sketches_by(module, rows, (fit_places(len(rows)),))[0]
 
 
 def test_sketches_keep_cosines(world):
